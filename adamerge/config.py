@@ -1,0 +1,141 @@
+"""The YAML file as types: what every key means, its default, and what a method's name stands for."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from adamerge.callbacks import Watching
+from adamerge.data import Batching, DataSource
+from adamerge.experts import Split
+from adamerge.feasible import Box, FeasibleSet
+from adamerge.module import BuildOptimizer, BuildScheduler
+from adamerge.objectives import Entropy, Objective
+from adamerge.transforms import Transform
+from adamerge.zero_shot import ZeroShot
+
+PRESETS: dict[str, dict[str, object]] = {
+    "adamerging": {
+        "grouping": "tensor",
+        "initial": 0.3,
+        "feasible": {"class_path": "adamerge.feasible.Box"},
+        "objective": {"class_path": "adamerge.objectives.Entropy"},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+        "trainer.max_steps": 500,
+    },
+}
+"""What `method:` stands for, as defaults that anything written explicitly overrules."""
+PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
+
+
+@dataclass
+class TrainerConfig:
+    """Those arguments of Lightning's Trainer that make sense here; see its documentation for their values.
+
+    Attributes:
+        max_steps: Optimiser steps at most.
+        max_time: Stop after this time, as DD:HH:MM:SS.
+        accelerator: cpu, gpu or auto.
+        devices: How many devices, which, or auto.
+        num_nodes: How many machines.
+        strategy: How several devices work together.
+        precision: 32-true, bf16-mixed or 64-true.
+        gradient_clip_val: Clip the coefficients' gradient to this size.
+        gradient_clip_algorithm: norm or value.
+        deterministic: Refuse operations that are not reproducible.
+        enable_progress_bar: null shows it on a terminal only.
+    """
+
+    max_steps: int = 100
+    max_time: str | None = None
+    accelerator: str = "auto"
+    devices: list[int] | str | int = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: bool | None = None
+    enable_progress_bar: bool | None = None
+
+
+@dataclass
+class ModelConfig:
+    """One expert.
+
+    Attributes:
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
+        task: What to call it; the last part of `model` by default.
+        calibration: Unlabeled rows: a path, or path and column names.
+        evaluation: Labeled rows, if the result is to be measured.
+        weight: Factor of this task's objective.
+        zero_shot: Class names and templates in place of a head, for CLIP-like models.
+    """
+
+    model: str
+    task: str | None = None
+    calibration: str | DataSource | None = None
+    evaluation: str | DataSource | None = None
+    weight: float = 1.0
+    zero_shot: ZeroShot | None = None
+
+    @property
+    def name(self) -> str:
+        """What the task is called."""
+        return self.task or Path(self.model.partition("@")[0]).name
+
+
+@dataclass
+class MergeConfig:
+    """What to merge, and how.
+
+    Attributes:
+        base_model: Directory or hub id of the model that all experts were fine-tuned from.
+        models: The experts.
+        method: Preset for the keys below it; anything written explicitly wins.
+        dtype: In which merging is computed while learning.
+        out_dtype: Of the exported checkpoint; by default one that holds base and experts exactly.
+        parameters: Patterns that overrule which parameters are merged.
+        task_vectors: Transform of the task vectors (for example Ties); null takes expert minus base.
+        memory: resident holds the task vectors in memory (fast), mapped reads them from their files (memory does not
+            grow with the number of experts), auto chooses by the memory that is free.
+        grouping: What shares a coefficient: the whole model (task), a transformer block, or a tensor.
+        initial: Coefficient of every expert at the start.
+        feasible: Where coefficients may live: Unbounded, Box or Simplex.
+        objective: What is made small.
+        data: How calibration rows are used.
+        watch: How the best iterate is chosen.
+        optimizer: Any torch optimiser.
+        lr_scheduler: Any torch scheduler; stepped after every step.
+        trainer: Arguments of Lightning's Trainer.
+        seed_everything: Seed of everything that is drawn at random.
+        run_dir: Where everything is written; must not exist, unless a run is resumed.
+        allow_pickle: Read pickled weights (.bin), with weights_only.
+        trust_remote_code: Run code that lies beside the weights.
+    """
+
+    base_model: str
+    models: list[ModelConfig]
+    method: Literal["adamerging", "adamerging++"] = "adamerging"
+    dtype: Literal["float32", "float64"] = "float32"
+    out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
+    parameters: Split = field(default_factory=Split)
+    task_vectors: Transform | None = None
+    memory: Literal["auto", "resident", "mapped"] = "auto"
+    grouping: Literal["task", "block", "tensor"] = "tensor"
+    initial: float = 0.3
+    feasible: FeasibleSet = field(default_factory=Box)
+    objective: Objective = field(default_factory=Entropy)
+    data: Batching = field(default_factory=Batching)
+    watch: Watching = field(default_factory=Watching)
+    optimizer: BuildOptimizer | None = None
+    lr_scheduler: BuildScheduler | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed_everything: int = 0
+    run_dir: str = "run"
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+def source_of(data: str | DataSource) -> DataSource:
+    """A path alone stands for a data source with the usual column names."""
+    return DataSource(data) if isinstance(data, str) else data

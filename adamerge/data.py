@@ -1,0 +1,273 @@
+"""Unlabeled calibration batches for every task (the file that knows `datasets`)."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import torch
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from torch import Tensor
+
+from adamerge.types import Batch, ConfigError
+
+_FORMATS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows are and what their columns are called.
+
+    Attributes:
+        path: A .jsonl, .json, .csv, .tsv, .parquet or .txt file, a folder of images, a saved `datasets` directory, or
+            a hub dataset id.
+        text: Column with the text.
+        text_pair: Column with a second text, for tasks on pairs.
+        messages: Column with chat messages, for language models; the tokenizer's chat template is applied.
+        completion: Column with what follows the text, for language models.
+        image: Column with the image.
+        label: Column with the label; needed for evaluation and ignored in calibration.
+        split: Of a hub dataset or a saved directory.
+        name: Configuration of a hub dataset.
+        rows: Take this many rows, drawn with the seed; all by default.
+    """
+
+    path: str
+    text: str = "text"
+    text_pair: str | None = None
+    messages: str | None = None
+    completion: str | None = None
+    image: str = "image"
+    label: str = "label"
+    split: str = "train"
+    name: str | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How calibration rows are used.
+
+    Attributes:
+        rows: Calibration rows a task, drawn with the seed; null takes all.
+        held_out: Share of them that is watched and not learned from; 0 watches nothing.
+        batch_size: Rows a task and step; null takes all rows at every step.
+        micro_batch: Rows that pass a model together; a matter of memory and padding alone.
+        max_length: Tokens a row at most; null leaves it to the tokenizer.
+    """
+
+    rows: int | None = 256
+    held_out: float = 0.25
+    batch_size: int | None = 16
+    micro_batch: int = 64
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for key, value in (("rows", self.rows), ("batch_size", self.batch_size), ("micro_batch", self.micro_batch)):
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{key}: expected at least 1, got {value}.")
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"data.held_out: expected a share from 0 up to but not 1, got {self.held_out}.")
+
+
+class Rows(ABC):
+    """One task's rows, ready to be made into batches."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The rows of these indices as one batch."""
+
+    def by_length(self, indices: Sequence[int]) -> Sequence[int]:
+        """These indices with rows of like length beside each other: less padding where the order does not matter."""
+        return indices
+
+    def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All rows, or those of `indices`, in batches of `size` of like length."""
+        indices = self.by_length(range(len(self)) if indices is None else indices)
+        for start in range(0, len(indices), size):
+            yield self.batch(indices[start : start + size])
+
+
+class TensorRows(Rows):
+    """Rows that are tensors already.
+
+    Args:
+        inputs: Keyword arguments of the module, each (N, …).
+        labels: (N,) or None.
+        positions: Which positions count, (N, S), or None.
+    """
+
+    def __init__(self, inputs: Mapping[str, Tensor], labels: Tensor | None = None, positions: Tensor | None = None) -> None:
+        self._inputs, self._labels, self._positions = dict(inputs), labels, positions
+
+    def __len__(self) -> int:
+        return len(next(iter(self._inputs.values())))
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        rows = torch.as_tensor(indices)
+        labels, positions = (None if t is None else t[rows] for t in (self._labels, self._positions))
+        return Batch({name: tensor[rows] for name, tensor in self._inputs.items()}, rows, positions, labels)
+
+
+class Subset(Rows):
+    """Some rows of another, under new indices."""
+
+    def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
+        self._rows, self._indices = rows, list(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        return self._rows.batch([self._indices[i] for i in indices])._replace(rows=torch.as_tensor(list(indices)))
+
+    def by_length(self, indices: Sequence[int]) -> Sequence[int]:
+        here = {self._indices[i]: i for i in indices}
+        return [here[i] for i in self._rows.by_length(list(here))]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which rows a step takes: a pure function of (seed, step), so that resuming needs no state.
+
+    Each pass over a task's rows is in a new random order; batches run on from one pass into the next.
+
+    Attributes:
+        seed: Of the orders.
+        size: Rows a task and step; None takes all rows at every step, in their own order.
+    """
+
+    seed: int
+    size: int | None
+
+    def rows(self, step: int, task: int, count: int) -> list[int]:
+        """Indices of the rows that the task with that index, which has `count` rows, takes in a step.
+
+        Example:
+            >>> schedule = Schedule(seed=0, size=2)
+            >>> sorted(schedule.rows(0, 0, 4) + schedule.rows(1, 0, 4))
+            [0, 1, 2, 3]
+        """
+        if self.size is None:
+            return list(range(count))
+        places = range(step * self.size, (step + 1) * self.size)
+        orders = {epoch: self._order(epoch, task, count) for epoch in {place // count for place in places}}
+        return [orders[place // count][place % count] for place in places]
+
+    def _order(self, epoch: int, task: int, count: int) -> list[int]:
+        seed = (self.seed * 1_000_003 + task) * 1_000_003 + epoch
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Divide row indices into those to learn from and those to watch, at random but for the seed.
+
+    Example:
+        >>> learn, watch = split_held_out(8, 0.25, seed=0)
+        >>> len(learn), len(watch), sorted(learn + watch) == list(range(8))
+        (6, 2, True)
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    watched = min(round(count * share), count - 1)
+    return sorted(order[watched:]), sorted(order[:watched])
+
+
+def load_table(source: DataSource, task: str, seed: int) -> datasets.Dataset:
+    """Read a table of rows from wherever it is.
+
+    Raises:
+        ConfigError: There is nothing at the path, it cannot be read, or it is empty; names task, file and row.
+    """
+    try:
+        table = _read(source)
+    except (DatasetNotFoundError, FileNotFoundError) as error:
+        raise ConfigError(
+            f"{task}: {source.path}: no such file or folder, and no dataset of that name on the hub ({_first_line(error)})."
+        ) from error
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise ConfigError(f"{task}: {source.path}: {_broken_row(source) or _first_line(error.__cause__ or error)}") from error
+    if len(table) == 0:
+        raise ConfigError(f"{task}: {source.path}: expected rows, but it is empty.")
+    if source.rows is not None and source.rows < len(table):
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
+        table = table.select(sorted(order[: source.rows].tolist()))
+    return table
+
+
+def check_columns(table: datasets.Dataset, columns: Sequence[str], source: DataSource, task: str) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        ConfigError: Names the missing column and those that are there.
+    """
+    for column in columns:
+        if column not in table.column_names:
+            raise ConfigError(
+                f"{task}: {source.path}: expected a column {column!r}, but the columns are "
+                f"{', '.join(table.column_names)}. Name the right one in the task's data settings."
+            )
+
+
+def overlap(one: datasets.Dataset, other: datasets.Dataset, column: str) -> int:
+    """How many rows of `one` stand in `other` too, judged by a text column."""
+    if column not in one.column_names or column not in other.column_names or not isinstance(one[0][column], str):
+        return 0
+    return len(set(one[column]) & set(other[column]))
+
+
+def _read(source: DataSource) -> datasets.Dataset:
+    datasets.disable_progress_bars()
+    path = Path(source.path).expanduser()
+    if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        saved = datasets.load_from_disk(str(path))
+        return saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
+    if path.is_dir():
+        if not any(file.suffix.lower() in _IMAGES for file in path.rglob("*")):
+            raise ValueError("expected a folder of images or a saved datasets directory; it is neither.")
+        return _table(datasets.load_dataset("imagefolder", data_dir=str(path), split="train"))
+    if path.suffix in _FORMATS:
+        if not path.exists():
+            raise FileNotFoundError(str(path))
+        if path.stat().st_size == 0:
+            return datasets.Dataset.from_dict({})
+        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        return _table(datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options))
+    return _table(datasets.load_dataset(source.path, source.name, split=source.split))
+
+
+def _table(loaded: object) -> datasets.Dataset:
+    assert isinstance(loaded, datasets.Dataset)  # one split of a dataset that is not streamed
+    return loaded
+
+
+def _broken_row(source: DataSource) -> str | None:
+    """Which line of a JSON-lines file is not JSON, if one is not."""
+    path = Path(source.path)
+    if path.suffix not in (".jsonl", ".json") or not path.is_file():
+        return None
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            json.loads(line or "{}")
+        except ValueError as error:
+            return f"row {number} is not JSON ({error}): {line[:80]}"
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

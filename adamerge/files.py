@@ -1,0 +1,122 @@
+"""Files that are complete or absent, never half."""
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from adamerge.weights import DTYPES, Header
+
+
+class SafetensorsWriter:
+    """Writes one safetensors file tensor by tensor, so that no more than one of them need be in memory.
+
+    The file appears under its name only when it is complete and on disk: a writer that is left by an exception, a kill
+    or a full disk leaves nothing of that name. The format: 8 bytes with the header's length, a JSON header with each
+    tensor's dtype, shape and offsets, the numbers (https://huggingface.co/docs/safetensors/index#format).
+
+    Args:
+        path: The file to write.
+        headers: Shape and dtype of every tensor that will be written.
+        metadata: Strings for the header.
+    """
+
+    def __init__(self, path: Path, headers: Mapping[str, Header], metadata: Mapping[str, str]) -> None:
+        self._path, self._headers = path, headers
+        words = {dtype: word for word, dtype in DTYPES.items()}
+        self._offsets: dict[str, int] = {}
+        entries: dict[str, object] = {"__metadata__": dict(metadata)}
+        end = 0
+        for name, (shape, dtype) in headers.items():
+            start, end = end, end + shape.numel() * dtype.itemsize
+            entries[name] = {"dtype": words[dtype], "shape": list(shape), "data_offsets": [start, end]}
+            self._offsets[name] = start
+        text = json.dumps(entries).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+        self._start, self._end = 8 + len(text), 8 + len(text) + end
+        self._file = partial_name(path).open("wb")
+        self._file.write(struct.pack("<Q", len(text)) + text)
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Write one of the tensors that the header announces, in any order.
+
+        Raises:
+            ValueError: Shape or dtype is not what the header says.
+        """
+        if Header(tensor.shape, tensor.dtype) != self._headers[name]:
+            raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} is not {self._headers[name]}")
+        self._file.seek(self._start + self._offsets.pop(name))
+        self._file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+    def __enter__(self) -> "SafetensorsWriter":
+        """Begin to write."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Put the complete file in its place, or remove what there is of it."""
+        part = partial_name(self._path)
+        try:
+            if kind is None:
+                assert not self._offsets, f"never written: {list(self._offsets)}"
+                self._file.truncate(self._end)
+                sync(self._file)
+        except BaseException:
+            kind = OSError
+            raise
+        finally:
+            self._file.close()
+            if kind is None:
+                part.replace(self._path)
+            else:
+                part.unlink(missing_ok=True)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors that are in memory as one complete file, or none."""
+    headers = {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    with SafetensorsWriter(path, headers, metadata) as writer:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: beside its place, synced, then renamed."""
+    part = partial_name(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            sync(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file or folder is written before it is renamed in whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that appears at `path` only when the block ends without an exception."""
+    part = partial_name(path)
+    shutil.rmtree(part, ignore_errors=True)  # left there by a run that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def sync(file: IO[bytes] | IO[str]) -> None:
+    """Wait until an open file is on disk."""
+    file.flush()
+    os.fsync(file.fileno())

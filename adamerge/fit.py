@@ -1,0 +1,191 @@
+"""The main job: open, check, learn, export, compare, report."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from adamerge.agreement import HeldOut, hold_out
+from adamerge.coefficients import save_coefficients
+from adamerge.compare import Comparison, compare
+from adamerge.config import MergeConfig
+from adamerge.experts import Experts
+from adamerge.export import Exported, export
+from adamerge.files import write_text
+from adamerge.inspection import inspect_weights
+from adamerge.job import build_model, describe, load_data, open_experts
+from adamerge.learn import LAST, Calibration, Learned, Learning, divide, learn
+from adamerge.merged import MergedModel
+from adamerge.recipe import recipe
+from adamerge.report import curve, heat_map, table
+from adamerge.types import ConfigError
+
+COEFFICIENTS = "coefficients.safetensors"
+CHECKPOINTS = "checkpoints"
+TASK_VECTORS = "task_vectors"
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """Result of a finished job.
+
+    Attributes:
+        run_dir: Where everything was written.
+        learned: Coefficients and history.
+        comparison: What was measured.
+        exported: The merged checkpoint.
+    """
+
+    run_dir: Path
+    learned: Learned
+    comparison: Comparison
+    exported: Exported
+
+
+def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Merge | None:
+    """Run a whole job.
+
+    Args:
+        config: What to merge, and how.
+        resolved: The same as YAML, for the run directory.
+        resume: Go on with the run that the directory holds.
+        console: Where to report.
+
+    Returns:
+        What came of it; None if it was interrupted and can be resumed.
+
+    Raises:
+        ConfigError: Something in the configuration cannot be used; nothing is written.
+        IncompatibleExpertsError: Base and experts do not belong together; nothing is written.
+    """
+    console = console or Console()
+    run_dir = Path(config.run_dir)
+    _check_run_dir(run_dir, resolved, resume)
+    experts = open_experts(config)
+    _tell(console, describe(experts))
+    inspection = inspect_weights(experts)
+    _tell(console, [f"warning: {line}" for line in inspection.warnings])
+    data = load_data(config, experts)
+    _tell(console, data.notes)
+    _check_space(experts, run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / "config.yaml", resolved)
+
+    model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS)
+    calibration = divide(data.calibration, config.data, config.seed_everything)
+    held_out = hold_out(model, calibration.watch, config.data.micro_batch)
+    learned = _learn(config, model, calibration, held_out, run_dir, resume, console)
+    if learned.interrupted:
+        console.print(f"\n[bold]interrupted[/]; go on with: adamerge fit --config … --run_dir {run_dir} --ckpt_path last")
+        return None
+    save_coefficients(run_dir / COEFFICIENTS, learned.coefficients, model.grouping, model.vectors.experts)
+    groups, names = model.grouping.groups, model.vectors.experts
+    heat_map(learned.coefficients, groups, names, run_dir / "coefficients.png")
+    curve(learned.history, learned.best_step, run_dir / "learning.png")
+
+    merged = run_dir / "merged"
+    shutil.rmtree(merged, ignore_errors=resume)  # of a run that was killed between export and recipe
+    exported = export(model, learned.coefficients, merged, dtype=_dtype(config))
+    comparison = compare(model, inspection.changed, data.evaluation, held_out, learned.coefficients, console)
+    report(run_dir, comparison, learned, model, exported, console)
+    write_text(run_dir / "recipe.json", json.dumps(recipe(config, resolved, experts, data, run_dir), indent=2) + "\n")
+    console.print(f"\nbest iterate: step {learned.best_step}")
+    _tell(console, [f"{name}: {run_dir / name}" for name in (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png")])
+    _tell(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
+    return Merge(run_dir, learned, comparison, exported)
+
+
+def report(
+    run_dir: Path, comparison: Comparison, learned: Learned, model: MergedModel, exported: Exported, console: Console
+) -> None:
+    """Write metrics.json and print the table."""
+    sizes = {
+        "groups": len(model.grouping),
+        "experts": len(model.vectors.experts),
+        "coefficients": learned.coefficients.numel(),
+        "numbers_merged": sum(shape.numel() for shape in model.vectors.shapes.values()),
+        "bytes_on_disk": exported.bytes,
+    }
+    learning = {"best_step": learned.best_step, "history": learned.history}
+    write_text(run_dir / "metrics.json", json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2) + "\n")
+    if comparison.scores:
+        console.print(table(comparison.scores, comparison.relative(), comparison.unit))
+
+
+def _learn(
+    config: MergeConfig,
+    model: MergedModel,
+    calibration: Calibration,
+    held_out: HeldOut,
+    run_dir: Path,
+    resume: bool,
+    console: Console,
+) -> Learned:
+    assert config.optimizer is not None
+    options = {key: value for key, value in asdict(config.trainer).items() if value is not None}
+    options.setdefault("enable_progress_bar", console.is_terminal)
+    learning = Learning(
+        optimizer=config.optimizer,
+        scheduler=config.lr_scheduler,
+        feasible=config.feasible,
+        initial=config.initial,
+        batching=config.data,
+        watching=config.watch,
+        seed=config.seed_everything,
+        task_weights={expert.name: expert.weight for expert in config.models},
+        trainer=options,
+    )
+    return learn(
+        model,
+        config.objective,
+        calibration,
+        learning,
+        held_out=held_out,
+        checkpoints=run_dir / CHECKPOINTS,
+        resume=resume,
+        tell=lambda line: _tell(console, [line]),
+    )
+
+
+def _check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
+    """An existing directory is refused unless its run is resumed with the same configuration."""
+    if not resume:
+        if run_dir.exists() and any(run_dir.iterdir()):
+            raise ConfigError(
+                f"{run_dir}: exists already. Choose another --run_dir, or go on with its run by --ckpt_path {LAST[:4]}."
+            )
+        return
+    if not (run_dir / "config.yaml").exists():
+        raise ConfigError(f"{run_dir}: there is no run to resume (no config.yaml in it).")
+    former = (run_dir / "config.yaml").read_text(encoding="utf-8").splitlines()
+    differing = [line.strip() for line in resolved.splitlines() if line not in former and "max_steps" not in line]
+    if differing:
+        raise ConfigError(
+            f"{run_dir}: the configuration differs from the run to be resumed, in: {'; '.join(differing[:5])}. "
+            "Resume with the same settings, or start anew in another run_dir."
+        )
+
+
+def _check_space(experts: Experts, run_dir: Path) -> None:
+    """Refuse before learning what could not be written after it."""
+    size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
+    place = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < 1.2 * size:
+        raise ConfigError(
+            f"{run_dir}: the disk is full: the merged checkpoint needs about {size / 1e6:.0f} MB and "
+            f"{free / 1e6:.0f} MB are free at {place}."
+        )
+
+
+def _dtype(config: MergeConfig) -> torch.dtype | None:
+    return getattr(torch, config.out_dtype) if config.out_dtype else None
+
+
+def _tell(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False)

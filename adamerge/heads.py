@@ -1,0 +1,52 @@
+"""Which parameters are a head: what turns the backbone's output into a task's labels."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def head_names(module: nn.Module) -> frozenset[str]:
+    """Parameters of a module that belong to its task's labels rather than to the shared model.
+
+    Decided by building the module once more for one label more: a parameter whose shape follows the number of labels
+    is a head. So is the rest of its top-level module, and whatever else lies outside the backbone of such a module
+    (DistilBERT's `pre_classifier`). A module without any such parameter, a language model for example, has no head:
+    its output embeddings are shared. Nothing here knows an architecture.
+
+    Args:
+        module: A transformers model; others have no head that could be known.
+
+    Returns:
+        Canonical parameter names; empty where the model has no labels.
+    """
+    if not isinstance(module, PreTrainedModel):
+        return frozenset()
+    following = _follow_labels(module)
+    if not following:
+        return frozenset()
+    tops = {name.partition(".")[0] for name in following}
+    names = dict(module.named_parameters())
+    head = {name for name in names if name.partition(".")[0] in tops}
+    if sum(names[name].numel() for name in head) > sum(p.numel() for p in names.values()) / 2:
+        head = set(following)  # the labels' module holds the backbone too
+    return frozenset(head | _outside_backbone(module))
+
+
+def _follow_labels(module: PreTrainedModel) -> set[str]:
+    """Parameters whose shape changes when there is one label more."""
+    config = copy.deepcopy(module.config)
+    config.num_labels = (config.num_labels or 0) + 1
+    with torch.device("meta"):
+        other = dict(type(module)._from_config(config).named_parameters())
+    return {name for name, p in module.named_parameters() if name not in other or other[name].shape != p.shape}
+
+
+def _outside_backbone(module: PreTrainedModel) -> Iterable[str]:
+    backbone = module.base_model
+    if backbone is module:
+        return set()
+    inside = {id(parameter) for parameter in backbone.parameters()}
+    return {name for name, parameter in module.named_parameters() if id(parameter) not in inside}

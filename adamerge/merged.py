@@ -1,0 +1,133 @@
+"""Coefficients → parameters → torch.func.functional_call."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from adamerge.experts import Experts
+from adamerge.grouping import Grouping
+from adamerge.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
+from adamerge.types import Coefficients, Outputs, Parameters
+
+
+class MergedModel:
+    """All tasks' models over one set of merged parameters.
+
+    Nothing merged is kept here: `merge` returns the parameters, and whoever calls passes them on to `forward`.
+
+    Args:
+        experts: The base and its experts.
+        vectors: Their task vectors.
+        grouping: Which coefficient governs which parameter.
+    """
+
+    def __init__(self, experts: Experts, vectors: TaskVectors, grouping: Grouping) -> None:
+        self.experts, self.vectors, self.grouping = experts, vectors, grouping
+        for expert in experts.tasks.values():
+            _buffers_to(expert.module, vectors.device)
+        fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
+        self._fixed = {name: self._own(experts.base[name]) for name in fixed}
+        self._heads = {
+            task: {name: self._own(expert.weights[name]) for name in expert.head} for task, expert in experts.tasks.items()
+        }
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The experts' names, in the order of the coefficients' columns."""
+        return tuple(self.experts.tasks)
+
+    def merge(self, coefficients: Coefficients) -> dict[str, Tensor]:
+        """Merged parameters as leaves that gradients accumulate in; coefficients (G, K)."""
+        merged = self.vectors.combine(coefficients, self.grouping)
+        return {name: tensor.requires_grad_() for name, tensor in merged.items()}
+
+    def gradient(self, merged: Parameters) -> Coefficients:
+        """∂L/∂C (G, K) from the gradients that backward passes have left in the leaves of `merge`."""
+        gradients = {name: leaf.grad for name, leaf in merged.items() if leaf.grad is not None}
+        return self.vectors.inner(gradients, self.grouping)
+
+    def forward(
+        self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], hidden: bool = False, own_head: bool = True
+    ) -> Outputs:
+        """Run one task's model on merged parameters.
+
+        Args:
+            task: Whose model and head.
+            merged: What `merge` returned.
+            inputs: Keyword arguments of the module.
+            hidden: Whether to return hidden states too.
+            own_head: Whether the head is the expert's, or the base's.
+        """
+        expert = self.experts.tasks[task]
+        head = self._heads[task] if own_head else {name: self._own(self.experts.base[name]) for name in expert.head}
+        parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
+        return _call(expert.module, parameters, inputs, hidden)
+
+    @torch.no_grad()
+    def forward_expert(self, task: str, inputs: Mapping[str, Tensor], hidden: bool = False) -> Outputs:
+        """Run a task's unmerged expert, with its own buffers."""
+        expert = self.experts.tasks[task]
+        state = {expert.prefix + name: self._own(value) for name, value in self.experts.state_of(task).items()}
+        return _call(expert.module, state, inputs, hidden)
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """A tensor of a checkpoint as the computation needs it; integers stay integers."""
+        dtype = self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.vectors.device, dtype)
+
+
+def task_vectors(
+    experts: Experts,
+    names: Sequence[str],
+    *,
+    resident: bool | None = None,
+    room: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> TaskVectors:
+    """Plain task vectors τₖ = expertₖ − base of the parameters `names`.
+
+    Args:
+        experts: The base and its experts.
+        names: Parameters that get coefficients.
+        resident: Whether to hold them in memory (fast) or map them from their files (memory does not grow with K).
+            None chooses: resident where they take less than half of `room`.
+        room: Free bytes on the device; needed where `resident` is None.
+        dtype: Of the computation.
+        device: Of the computation.
+    """
+    mapped = Mapped(experts.weights, names, experts.base, experts.base, dtype, device)
+    return hold(mapped, resident, room)
+
+
+def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVectors:
+    """Make mapped task vectors resident if asked for, or if None is said and they take less than half of `room`."""
+    if resident is None:
+        needed = resident_bytes(mapped.shapes, len(mapped.experts), mapped.dtype)
+        resident = room is not None and 2 * needed < room
+    return Resident(mapped) if resident else mapped
+
+
+def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], hidden: bool) -> Outputs:
+    module.eval()  # dropout would make the objective a random number, whatever someone called before
+    extra = {"output_hidden_states": True} if hidden else {}
+    output = functional_call(module, dict(state), (), {**inputs, **extra})
+    if isinstance(output, Tensor):
+        return Outputs(output)
+    return Outputs(output.logits, _hidden_states(output) if hidden else ())
+
+
+def _hidden_states(output: object) -> tuple[Tensor, ...]:
+    """Hidden states of an encoder or decoder, or of both, the encoder's first."""
+    found = [getattr(output, key, None) for key in ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")]
+    return tuple(state for states in found if states is not None for state in states)
+
+
+def _buffers_to(module: torch.nn.Module, device: torch.device) -> None:
+    """Move the buffers alone: parameters are on the meta device and stay there."""
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                owner._buffers[name] = buffer.to(device)

@@ -1,0 +1,134 @@
+"""The Lightning module: one step over all tasks; nothing mathematical inside."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from adamerge.agreement import move
+from adamerge.data import Rows, Schedule
+from adamerge.feasible import FeasibleSet
+from adamerge.merged import MergedModel
+from adamerge.objectives import Objective
+from adamerge.optim import keep_feasible
+from adamerge.types import Batch, Coefficients, Outputs, Parameters
+
+BuildOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
+BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
+
+
+class MergeModule(LightningModule):
+    """Learns coefficients; they are its only parameters.
+
+    A step merges once, lets every task's loss run backward into the merged leaves (a task's activations are freed before
+    the next task starts), and takes the inner products once. What it returns has the loss's value and the coefficients'
+    exact gradient, so Lightning's own loop, closures and schedulers work on it as they are.
+
+    Base and experts are no submodules: else Lightning would move, broadcast and checkpoint them.
+
+    Args:
+        model: All tasks' models over merged parameters.
+        objective: What is made small.
+        rows: Calibration rows by task.
+        schedule: Which of them a step takes.
+        initial: Coefficients at the start, (G, K).
+        feasible: Where coefficients may live.
+        build_optimizer: Called with the coefficients.
+        task_weights: Factor of each task's objective; 1 where absent.
+        targets: The experts' outputs on rows, for objectives that compare with them.
+        build_scheduler: Called with the optimiser; its schedule is stepped after every step.
+        micro_batch: Rows that pass a model together; a task's larger batch is split.
+    """
+
+    def __init__(
+        self,
+        model: MergedModel,
+        objective: Objective,
+        rows: Mapping[str, Rows],
+        schedule: Schedule,
+        initial: Coefficients,
+        feasible: FeasibleSet,
+        build_optimizer: BuildOptimizer,
+        *,
+        task_weights: Mapping[str, float] | None = None,
+        targets: Callable[[str, Tensor], Outputs] | None = None,
+        build_scheduler: BuildScheduler | None = None,
+        micro_batch: int = 64,
+    ) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(feasible.project(initial))
+        self._model = (model,)  # in a tuple nn.Module does not look for submodules
+        self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
+        self._build_optimizer, self._build_scheduler = build_optimizer, build_scheduler
+        self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
+
+    @property
+    def model(self) -> MergedModel:
+        """All tasks' models over merged parameters."""
+        return self._model[0]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """One merge, every task's loss backward, one pass of inner products."""
+        del batch, batch_idx  # a batch is a pure function of the seed and the step
+        merged = self.model.merge(self.coefficients)
+        loss = sum(self._backward(task, merged) for task in self._rows)
+        gradient = self.model.gradient(merged).to(self.coefficients.dtype)
+        self._log(loss)
+        return surrogate(torch.as_tensor(loss), self.coefficients, gradient)
+
+    def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[dict[str, object]]]:
+        """The optimiser, its iterates projected onto the feasible set after every step."""
+        optimizer = self._build_optimizer([self.coefficients])
+        keep_feasible(optimizer, self._feasible)
+        if self._build_scheduler is None:
+            return optimizer
+        return [optimizer], [{"scheduler": self._build_scheduler(optimizer), "interval": "step"}]
+
+    def train_dataloader(self) -> DataLoader[int]:
+        """Counts steps; the rows of a step follow from its number alone."""
+        return DataLoader(range(max(1, self.trainer.max_steps)), batch_size=None)  # pyright: ignore
+
+    def _backward(self, task: str, merged: Parameters) -> Tensor:
+        """Leave one task's gradient in the merged leaves; returns its weighted objective."""
+        chosen = self._schedule.rows(self.global_step, self.model.tasks.index(task), len(self._rows[task]))
+        batches = list(self._rows[task].batches(self._micro_batch, chosen))
+        weight = self._task_weights.get(task, 1.0) / sum(_counted(batch) for batch in batches)
+        total = torch.zeros((), dtype=self.coefficients.dtype, device=self.coefficients.device)
+        for batch in batches:
+            batch = move(batch, self.model.vectors.device, self.model.vectors.dtype)
+            targets = self._targets(task, batch.rows) if self._targets else None
+            outputs = self.model.forward(task, merged, batch.inputs, hidden=bool(self._objective.layers))
+            loss = weight * _counted(batch) * self._objective(outputs, batch, targets)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _log(self, loss: Tensor | int) -> None:
+        low, high = self.coefficients.detach().aminmax()
+        self.log_dict({"loss": loss, "c_min": low, "c_max": high}, prog_bar=True)
+
+
+def surrogate(loss: Tensor, coefficients: Coefficients, gradient: Coefficients) -> Tensor:
+    """A scalar with the value of `loss` whose gradient in the coefficients is `gradient`.
+
+    L + ⟨C, g⟩ − stop_gradient(⟨C, g⟩), with L and g constants.
+
+    Example:
+        >>> c = torch.ones(2, 1, requires_grad=True)
+        >>> value = surrogate(torch.tensor(5.0), c, torch.tensor([[1.0], [2.0]]))
+        >>> value.backward()
+        >>> value.item(), c.grad.tolist()
+        (5.0, [[1.0], [2.0]])
+    """
+    linear = (coefficients * gradient.detach()).sum()
+    return loss.detach() + linear - linear.detach()
+
+
+def _counted(batch: Batch) -> int:
+    """What a mean over a batch is taken over: rows, or positions."""
+    return len(batch.rows) if batch.positions is None else int(batch.positions.sum())

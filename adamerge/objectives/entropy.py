@@ -1,0 +1,57 @@
+"""Entropy of the predictions: AdaMerging's objective."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adamerge.objectives.objective import Objective, mean_where
+from adamerge.types import Batch, ConfigError, Outputs
+
+
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Shannon entropy of softmax(z / T), in nats: H = −Σ_c p_c · log p_c.
+
+    Computed from log_softmax, so that the gradient of tiny probabilities is kept; log(p + ε) would drop it.
+
+    Args:
+        logits: z, (…, C).
+        temperature: T > 0.
+
+    Returns:
+        H of each distribution, (…), between 0 and log C.
+
+    Reference:
+        Wang et al., Tent: Fully Test-time Adaptation by Entropy Minimization, 2021, equation 1.
+        Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task Learning, 2024, equation 6.
+
+    Example:
+        >>> import torch
+        >>> entropy(torch.zeros(1, 4)).item() == math.log(4)
+        True
+    """
+    log_probabilities = (logits.float() if logits.itemsize < 4 else logits).div(temperature).log_softmax(-1)
+    return -(log_probabilities.exp() * log_probabilities).sum(-1)
+
+
+@dataclass(frozen=True)
+class Entropy(Objective):
+    """Mean entropy of each row's (or each counted position's) prediction. It needs no expert to compare with.
+
+    Args:
+        temperature: T > 0 divides the logits.
+        per_log_classes: Divide by log C, so that a task of many classes weighs no more than one of few.
+    """
+
+    temperature: float = 1.0
+    per_log_classes: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.temperature > 0:
+            raise ConfigError(f"objective.temperature: expected a number above 0, got {self.temperature}.")
+
+    def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
+        del targets
+        mean = mean_where(entropy(outputs.logits, self.temperature), batch.positions)
+        return mean / math.log(outputs.logits.shape[-1]) if self.per_log_classes else mean

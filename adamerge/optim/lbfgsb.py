@@ -1,0 +1,268 @@
+"""L-BFGS-B through SciPy, resumable by replaying a log of evaluations."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypedDict, cast, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from adamerge.feasible import Box, Unbounded
+from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
+from adamerge.optim.pairs import OptimizerKind, check_pair
+from adamerge.types import Coefficients, ConfigError
+
+Numbers = NDArray[np.float64]
+
+_MEMORY = "lbfgsb"
+
+
+class _Memory(TypedDict):
+    """What a resumed run needs: the log of E evaluations of N = G·K unknowns, and how far they have led."""
+
+    iterations: int
+    points: Tensor  # float64, (E, N)
+    losses: Tensor  # float64, (E,)
+    gradients: Tensor  # float64, (E, N)
+    unknowns: Tensor  # float64, (N,)
+    converged: bool
+    stalled: bool
+    evaluations: int
+
+
+@final
+class _Replay:
+    """The loss as SciPy sees it: from the log as long as SciPy asks for what is in it, then from the closure.
+
+    SciPy keeps no state that could be stored, but asks for the same points when it gets the same answers. Should it
+    ever ask for another one (another version of SciPy, another processor), the log is cut there and goes on afresh.
+    """
+
+    def __init__(self, memory: _Memory, objective: Objective, like: Coefficients) -> None:
+        self._points: list[Numbers] = list(_array(memory["points"]))
+        self._losses: list[float] = _array(memory["losses"]).tolist()
+        self._gradients: list[Numbers] = list(_array(memory["gradients"]))
+        self._objective = objective
+        self._like = like
+        self._asked = 0
+
+    def __call__(self, unknowns: Numbers) -> tuple[float, Numbers]:  # (N,) -> (), (N,)
+        at = self._asked
+        self._asked += 1
+        if at == len(self._points) or not np.array_equal(self._points[at], unknowns):
+            self._cut(at)
+            self._evaluate(unknowns)
+        return self._losses[at], self._gradients[at].copy()
+
+    def _cut(self, length: int) -> None:
+        del self._points[length:], self._losses[length:], self._gradients[length:]
+
+    def _evaluate(self, unknowns: Numbers) -> None:
+        found = self._objective.at(_table(torch.from_numpy(unknowns.copy()), self._like))
+        self._points.append(unknowns.copy())
+        self._losses.append(found.loss)
+        self._gradients.append(_array(found.gradient.reshape(-1)))
+
+    def log(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Points (E, N), losses (E,) and gradients (E, N)."""
+        return (
+            torch.from_numpy(np.stack(self._points)),
+            torch.tensor(self._losses, dtype=torch.float64),
+            torch.from_numpy(np.stack(self._gradients)),
+        )
+
+
+@final
+class LBFGSB(Optimizer):
+    r"""Limited-memory quasi-Newton descent within bounds, for a closure that sees the same rows each time.
+
+    $$\min_C L(C) \quad \text{subject to} \quad \text{lower} \le C \le \text{upper}$$
+
+    One step is one iteration of SciPy's L-BFGS-B: as many evaluations as its line search needs, mostly one. The
+    unknowns are float64; the closure sees them rounded to the dtype of the coefficients.
+
+    Args:
+        params: one parameter of coefficients, float, (G, K), in the set.
+        feasible: no bounds, or a box.
+        history: number of steps that the curvature is taken from, at least 1.
+        loss_tolerance: relative decrease of the loss that ends the descent; by default 10 rounding units of the
+            coefficients' dtype (1.2e-6 in fp32), since less is noise.
+        gradient_tolerance: greatest number of the projected gradient that ends the descent; by default 100 rounding
+            units (1.2e-5 in fp32).
+
+    Raises:
+        ConfigError: if an option is out of its range, the set is a simplex, or the coefficients are no table or outside
+            of the set.
+
+    Reference:
+        R. H. Byrd, P. Lu, J. Nocedal, C. Zhu, "A limited memory algorithm for bound constrained optimization", SIAM
+        Journal on Scientific Computing 16, 1995.
+
+    Example:
+        >>> coefficients = nn.Parameter(torch.tensor([[0.5, 0.5]]))
+        >>> optimizer = LBFGSB([coefficients], Box())
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (coefficients - torch.tensor([[2.0, 0.25]])).square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> while not optimizer.converged:
+        ...     _ = optimizer.step(closure)
+        >>> coefficients.data
+        tensor([[1.0000, 0.2500]])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        feasible: Unbounded | Box,
+        *,
+        history: int = 10,
+        loss_tolerance: float | None = None,
+        gradient_tolerance: float | None = None,
+    ) -> None:
+        """Check the options and the start."""
+        check_pair(OptimizerKind.LBFGSB, feasible)
+        super().__init__(params, {"lr": 1.0})
+        coefficients = coefficients_of(self)
+        check_start(coefficients, feasible)
+        rounding = torch.finfo(coefficients.dtype).eps
+        self._feasible = feasible
+        self._history = history
+        self._loss_tolerance = 10.0 * rounding if loss_tolerance is None else loss_tolerance
+        self._gradient_tolerance = 100.0 * rounding if gradient_tolerance is None else gradient_tolerance
+        if not (history >= 1 and self._loss_tolerance >= 0 and self._gradient_tolerance >= 0):
+            raise ConfigError(
+                f"Expected history ≥ 1 and tolerances ≥ 0 of L-BFGS-B, found {history}, {self._loss_tolerance} and "
+                f"{self._gradient_tolerance}."
+            )
+        self._memory = _fresh(coefficients)
+
+    @property
+    def converged(self) -> bool:
+        """Whether SciPy reports convergence; a step then leaves the coefficients as they are."""
+        return self._memory["converged"]
+
+    @property
+    def stalled(self) -> bool:
+        """Whether no further decrease can be found, mostly since rounding hides it; a step then changes nothing."""
+        return self._memory["stalled"]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the closure was called; replaying the log calls it never."""
+        return self._memory["evaluations"]
+
+    @property
+    def _memory(self) -> _Memory:
+        # A key that is no parameter: torch stores and loads its value as it is, float64 whatever the coefficients are.
+        return cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY]
+
+    @_memory.setter
+    def _memory(self, memory: _Memory) -> None:
+        cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY] = memory
+
+    @override
+    def step(self, closure: Closure | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one iteration of L-BFGS-B.
+
+        Args:
+            closure: zeroes the gradient, computes the loss, runs backward, returns the loss.
+
+        Returns:
+            The loss at the end of the iteration.
+
+        Raises:
+            ConfigError: if there is no closure.
+            FloatingPointError: if the loss is not finite where the descent starts.
+        """
+        coefficients = coefficients_of(self)
+        objective = Objective(coefficients, closure)
+        memory = self._memory
+        if not torch.equal(_table(memory["unknowns"], coefficients), coefficients.detach()):
+            # Somebody else moved the coefficients: the log is of another descent.
+            memory = _fresh(coefficients)
+        if memory["converged"] or memory["stalled"]:
+            loss = objective.start().loss
+            self._memory = {**memory, "evaluations": self.evaluations + objective.evaluations}
+            return loss
+        return self._iterate(objective, memory)
+
+    def _iterate(self, objective: Objective, memory: _Memory) -> float:
+        coefficients = coefficients_of(self)
+        if len(memory["losses"]) == 0:
+            memory = _logged(memory, objective.start())
+        replay = _Replay(memory, objective, coefficients)
+        iterations = memory["iterations"] + 1
+        result = minimize(
+            replay,
+            _array(memory["points"])[0],
+            jac=True,
+            method="L-BFGS-B",
+            bounds=self._bounds(coefficients.numel()),
+            options={
+                "maxiter": iterations,
+                "maxfun": np.iinfo(np.int32).max,
+                "maxcor": self._history,
+                "ftol": self._loss_tolerance,
+                "gtol": self._gradient_tolerance,
+            },
+        )
+        points, losses, gradients = replay.log()
+        unknowns = torch.from_numpy(np.asarray(result.x, dtype=np.float64).copy())
+        if objective.evaluations == 0:
+            objective.start()  # Lightning expects every step to call its closure
+        objective.move(_table(unknowns, coefficients))
+        self._memory = _Memory(
+            iterations=iterations,
+            points=points,
+            losses=losses,
+            gradients=gradients,
+            unknowns=unknowns,
+            converged=bool(result.success),
+            # Status 1 is the iteration limit, which each step sets; 2 an abnormal end of the line search.
+            stalled=result.status == 2,
+            evaluations=self.evaluations + objective.evaluations,
+        )
+        return float(result.fun)
+
+    def _bounds(self, unknowns: int) -> Sequence[tuple[float, float]] | None:
+        if isinstance(self._feasible, Unbounded):
+            return None
+        return [(self._feasible.lower, self._feasible.upper)] * unknowns
+
+
+def _fresh(coefficients: Coefficients) -> _Memory:
+    unknowns = coefficients.detach().to("cpu", torch.float64, copy=True).reshape(-1)
+    return _Memory(
+        iterations=0,
+        points=unknowns.new_empty(0, len(unknowns)),
+        losses=unknowns.new_empty(0),
+        gradients=unknowns.new_empty(0, len(unknowns)),
+        unknowns=unknowns,
+        converged=False,
+        stalled=False,
+        evaluations=0,
+    )
+
+
+def _logged(memory: _Memory, start: Evaluation) -> _Memory:
+    gradient = start.gradient.to("cpu", torch.float64).reshape(1, -1)
+    return {
+        **memory,
+        "points": memory["unknowns"][None],
+        "losses": torch.tensor([start.loss], dtype=torch.float64),
+        "gradients": gradient,
+    }
+
+
+def _array(values: Tensor) -> Numbers:
+    return values.detach().to("cpu", torch.float64).numpy()
+
+
+def _table(unknowns: Tensor, like: Coefficients) -> Coefficients:  # (N,) -> (G, K)
+    return unknowns.to(like.device, like.dtype).reshape(like.shape)

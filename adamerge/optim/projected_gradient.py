@@ -1,0 +1,180 @@
+"""Projected gradient descent, with a line search along the projection arc."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal, TypedDict, cast, final
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from adamerge.feasible import FeasibleSet
+from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
+from adamerge.optim.line_search import backtrack
+from adamerge.optim.pairs import OptimizerKind, check_pair
+from adamerge.types import Coefficients, ConfigError
+
+StepRule = Literal["armijo", "constant"]
+
+_MEMORY = "projected_gradient"
+
+
+class _Memory(TypedDict):
+    """What a resumed run needs besides the coefficients."""
+
+    step_size: float
+    residual: float
+    evaluations: int
+
+
+@final
+class ProjectedGradient(Optimizer):
+    r"""Gradient descent that is projected back onto the feasible set.
+
+    $$C \leftarrow \text{project}(C - \alpha \nabla L(C))$$
+
+    With "armijo", the step size starts at the last accepted one, grown by a factor, and shrinks until the decrease of
+    the loss is sufficient: for a closure that sees the same rows each time. With "constant" it is `lr`, and a step
+    evaluates once.
+
+    Args:
+        params: one parameter of coefficients, float, (G, K), in the set.
+        feasible: the set of each row.
+        lr: the step size, or the first one tried; above 0.
+        step_rule: "armijo" or "constant".
+        grow: factor from an accepted step size to the next one tried, at least 1.
+        shrink: factor from a refused step size to the next one tried, between 0 and 1.
+        sufficient: share of the decrease promised by the gradient that an accepted step delivers, between 0 and 1. On
+            a quadratic a small share lets steps of nearly twice the inverse curvature pass, which zigzag for ever; a
+            quarter ends at one and a half.
+        tolerance: residual at or below which the descent has converged, at least 0.
+
+    Raises:
+        ConfigError: if an option is out of its range, or the coefficients are no table or outside of the set.
+
+    Reference:
+        D. P. Bertsekas, "On the Goldstein-Levitin-Polyak gradient projection method", IEEE Transactions on Automatic
+        Control 21, 1976, equation 12.
+
+    Example:
+        >>> import torch
+        >>> from adamerge.feasible import Simplex
+        >>> coefficients = nn.Parameter(torch.tensor([[0.5, 0.5]]))
+        >>> optimizer = ProjectedGradient([coefficients], Simplex())
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (coefficients - torch.tensor([[2.0, 0.0]])).square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> _ = optimizer.step(closure)
+        >>> coefficients.data
+        tensor([[1., 0.]])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        feasible: FeasibleSet,
+        lr: float = 1.0,
+        *,
+        step_rule: StepRule = "armijo",
+        grow: float = 2.0,
+        shrink: float = 0.5,
+        sufficient: float = 0.25,
+        tolerance: float = 1e-6,
+    ) -> None:
+        """Check the options and the start."""
+        if not (math.isfinite(lr) and lr > 0):
+            raise ConfigError(f"Expected lr of projected gradient descent to be above 0, found {lr}.")
+        if step_rule not in ("armijo", "constant"):
+            raise ConfigError(f"Expected step_rule to be 'armijo' or 'constant', found {step_rule!r}.")
+        if not (grow >= 1 and 0 < shrink < 1 and 0 < sufficient < 1 and tolerance >= 0):
+            raise ConfigError(
+                f"Expected grow ≥ 1, 0 < shrink < 1, 0 < sufficient < 1 and tolerance ≥ 0, found {grow}, {shrink}, "
+                f"{sufficient} and {tolerance}."
+            )
+        check_pair(OptimizerKind.PROJECTED_GRADIENT, feasible)
+        super().__init__(params, {"lr": lr})
+        check_start(coefficients_of(self), feasible)
+        self._feasible = feasible
+        self._step_rule = step_rule
+        self._grow = grow
+        self._shrink = shrink
+        self._sufficient = sufficient
+        self._tolerance = tolerance
+        self._memory = _Memory(step_size=lr / grow, residual=math.inf, evaluations=0)
+
+    @property
+    def step_size(self) -> float:
+        """The last accepted step size."""
+        return self._memory["step_size"]
+
+    @property
+    def residual(self) -> float:
+        r"""$\max |C - \text{project}(C - \nabla L(C))|$ at the start of the last step; 0 at stationary points."""
+        return self._memory["residual"]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the residual is within the tolerance; a step then leaves the coefficients as they are."""
+        return self._memory["residual"] <= self._tolerance
+
+    @property
+    def evaluations(self) -> int:
+        """How often the closure was called."""
+        return self._memory["evaluations"]
+
+    @property
+    def _memory(self) -> _Memory:
+        # A key that is no parameter: torch stores and loads its value as it is, without a cast.
+        return cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY]
+
+    @_memory.setter
+    def _memory(self, memory: _Memory) -> None:
+        cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY] = memory
+
+    @override
+    def step(self, closure: Closure | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step.
+
+        Args:
+            closure: zeroes the gradient, computes the loss, runs backward, returns the loss.
+
+        Returns:
+            The loss at the start of the step.
+
+        Raises:
+            ConfigError: if there is no closure.
+            FloatingPointError: if the loss is not finite.
+        """
+        objective = Objective(coefficients_of(self), closure)
+        start = objective.start()
+        residual = (start.coefficients - self._arc(start, 1.0)).abs().max().item()
+        step_size = self.step_size
+        end = start.coefficients
+        if residual > self._tolerance:
+            step_size, end = self._descend(objective, start)
+        objective.move(end)
+        self._memory = _Memory(
+            step_size=step_size, residual=residual, evaluations=self.evaluations + objective.evaluations
+        )
+        return start.loss
+
+    def _descend(self, objective: Objective, start: Evaluation) -> tuple[float, Coefficients]:
+        if self._step_rule == "constant":
+            step_size = cast("float", self.param_groups[0]["lr"])
+            return step_size, self._arc(start, step_size)
+        trial = self._grow * self.step_size
+        step_size, end = backtrack(
+            objective,
+            start,
+            lambda length: self._arc(start, length),
+            trial,
+            shrink=self._shrink,
+            sufficient=self._sufficient,
+        )
+        # A search that failed forgets nothing: on other rows the last step size may do.
+        return step_size or self.step_size, end.coefficients
+
+    def _arc(self, start: Evaluation, step_size: float) -> Tensor:
+        return self._feasible.project(start.coefficients - step_size * start.gradient)

@@ -1,0 +1,82 @@
+"""Coefficient heat map, loss curve, per-task table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from adamerge.evaluate import Scores
+from adamerge.files import partial_name
+from adamerge.types import Coefficients
+
+NAMES = {
+    "base": "base",
+    "expert": "experts, each on its own task",
+    "average": "average of the experts",
+    "task_arithmetic": "task arithmetic, 0.3",
+    "task_arithmetic_tuned": "task arithmetic, scale by agreement",
+    "learned": "learned",
+}
+
+
+def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str], path: Path) -> None:
+    """Draw coefficients (G, K): a row a group, a column an expert; zero is white."""
+    rows, columns = coefficients.shape
+    figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
+    axes = figure.add_subplot()
+    reach = max(float(coefficients.abs().max()), 1e-6)
+    image = axes.imshow(coefficients.numpy(), cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
+    axes.set_xticks(range(columns), experts, rotation=45, ha="right")
+    step = max(1, rows // 240)
+    axes.set_yticks(range(0, rows, step), [_short(group) for group in groups[::step]], fontsize=6 if rows > 30 else 8)
+    figure.colorbar(image, label="coefficient", shrink=min(1.0, 40 / max(rows, 40) + 0.3))
+    _save(figure, path)
+
+
+def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) -> None:
+    """Draw the objective and the agreement on held-out rows over steps, and where the best iterate lies."""
+    seen = [entry for entry in history if "agreement" in entry]
+    if not seen:
+        return
+    steps = [entry["step"] for entry in seen]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot()
+    right = left.twinx()
+    left.plot(steps, [entry["objective"] for entry in seen], color="tab:gray", label="objective, held out")
+    right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", label="agreement, held out")
+    left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}")
+    left.set(xlabel="step", ylabel="objective")
+    right.set_ylabel("agreement, %")
+    left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, loc="best")
+    _save(figure, path)
+
+
+def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str) -> Table:
+    """One line a model, one column a task: the value, and in brackets its ratio to the expert's in %."""
+    tasks = list(next(iter(metrics.values())))
+    result = Table(title=f"{unit} (in brackets: % of the expert)", title_justify="left")
+    result.add_column("model")
+    for task in tasks:
+        result.add_column(task, justify="right")
+    for key, scores in metrics.items():
+        if any(value is not None for value in scores.values()):
+            cells = [_cell(scores.get(task), ratios[key].get(task)) for task in tasks]
+            result.add_row(NAMES.get(key, key), *cells, style="bold" if key == "learned" else "")
+    return result
+
+
+def _cell(value: float | None, ratio: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if ratio is None else f"{value:.1f} ({ratio:.0f})"
+
+
+def _short(group: str, limit: int = 48) -> str:
+    return group if len(group) <= limit else "…" + group[-limit + 1 :]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure).print_png(str(partial_name(path)))
+    partial_name(path).replace(path)

@@ -1,0 +1,61 @@
+"""A finished run once more: export and measure what it learned, without learning again."""
+
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from adamerge.agreement import hold_out
+from adamerge.coefficients import Table, load_coefficients
+from adamerge.compare import compare
+from adamerge.config import MergeConfig
+from adamerge.export import export
+from adamerge.files import write_text
+from adamerge.fit import COEFFICIENTS, TASK_VECTORS
+from adamerge.job import build_model, load_data, open_experts
+from adamerge.learn import divide
+from adamerge.merged import MergedModel
+from adamerge.report import table
+from adamerge.types import ConfigError
+
+
+def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | None, console: Console) -> None:
+    """Write the merged checkpoint of a finished run to another place.
+
+    Raises:
+        ConfigError: The run is not finished, `out` exists, or the dtype is unknown.
+    """
+    model, learned = _reopen(config, run)
+    word = out_dtype or config.out_dtype
+    dtype = getattr(torch, word, None) if word else None
+    if word and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"--out_dtype: expected a floating-point dtype such as float32 or bfloat16, got {word}.")
+    done = export(model, learned.coefficients, out, dtype=dtype)
+    for task, place in done.checkpoints.items():
+        console.print(f"{task}: {place}", markup=False, highlight=False)
+
+
+def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
+    """Measure a finished run on its evaluation rows, print the table and renew metrics.json.
+
+    Raises:
+        ConfigError: The run is not finished, or has no evaluation rows.
+    """
+    model, learned = _reopen(config, run)
+    data = load_data(config, model.experts)
+    if not data.evaluation:
+        raise ConfigError(f"{run / 'config.yaml'}: no model has evaluation rows, so there is nothing to measure.")
+    held_out = hold_out(model, divide(data.calibration, config.data, config.seed_everything).watch, config.data.micro_batch)
+    names = tuple(model.vectors.shapes)
+    comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console)
+    console.print(table(comparison.scores, comparison.relative(), comparison.unit))
+    former = run / "metrics.json"
+    kept = json.loads(former.read_text(encoding="utf-8")) if former.exists() else {}
+    write_text(former, json.dumps({**kept, **comparison.as_json()}, indent=2) + "\n")
+
+
+def _reopen(config: MergeConfig, run: Path) -> tuple[MergedModel, Table]:
+    learned = load_coefficients(run / COEFFICIENTS)
+    model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run / TASK_VECTORS)
+    return MergedModel(model.experts, model.vectors, learned.grouping), learned

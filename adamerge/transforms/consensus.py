@@ -1,0 +1,94 @@
+"""Consensus: keep the changes that several tasks use."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
+
+
+def tall_masks(stack: Tensor, threshold: float) -> Tensor:
+    """Say which entries of the merged vector a task uses: mₖ = |τₖ| ≥ λ · |Σⱼ τⱼ - τₖ|.
+
+    Args:
+        stack: (K, *shape).
+        threshold: λ > 0; larger is more selective.
+
+    Returns:
+        (K, *shape), bool.
+
+    Reference: Wang, Dimitriadis, Ortiz-Jimenez, Fleuret, Frossard, "Localizing Task Information for Improved Model
+    Merging and Compression", ICML 2024 (TALL masks).
+
+    >>> tall_masks(torch.tensor([[1.0, 1.0], [1.0, -9.0]]), 0.5)
+    tensor([[ True, False],
+            [ True,  True]])
+    """
+    total = stack.sum(0)
+    return stack.abs() >= threshold * (total - stack).abs()
+
+
+def consensus(stack: Tensor, threshold: float, agreement: int) -> Tensor:
+    """Keep the entries that at least `agreement` tasks use: τ'ₖ = 1[Σⱼ mⱼ ≥ k] ⊙ τₖ.
+
+    The masked vectors add up to the paper's 1[Σⱼ mⱼ ≥ k] ⊙ Σⱼ τⱼ. With k = 2 it drops the selfish entries, which one
+    task uses, and the catastrophic ones, which none does.
+
+    Args:
+        stack: (K, *shape).
+        threshold: λ of the masks, > 0.
+        agreement: k, from 1 to K.
+
+    Returns:
+        (K, *shape).
+
+    Raises:
+        ConfigError: where k exceeds K.
+
+    Reference: Wang et al., ICML 2024 (consensus merging).
+
+    >>> consensus(torch.tensor([[1.0, 1.0], [1.0, -9.0]]), threshold=0.5, agreement=2)
+    tensor([[1., 0.],
+            [1., 0.]])
+    """
+    require(agreement <= len(stack), "agreement", f"at most the number of experts, {len(stack)}", agreement)
+    users = tall_masks(stack, threshold).sum(0)  # (*shape)
+    return torch.where(users >= agreement, stack, 0)
+
+
+@dataclass(frozen=True)
+class Consensus(Transform):
+    """TALL masks and consensus merging.
+
+    The paper tunes the coefficient of the plain sum on validation data; 0.3 is that of the task arithmetic which the
+    masks are applied to.
+
+    Attributes:
+        threshold: λ of the masks; the paper searches 0.2 to 0.6.
+        agreement: number of tasks that must use an entry.
+
+    Raises:
+        ConfigError: on a threshold that is not positive, or an agreement below 1 or above the number of experts.
+    """
+
+    threshold: float = 0.4
+    agreement: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        require(self.threshold > 0, "threshold", "positive", self.threshold)
+        require(self.agreement >= 1, "agreement", "1 or more", self.agreement)
+
+    @property
+    def coefficient(self) -> float:
+        """0.3, that of task arithmetic."""
+        return 0.3
+
+    def plan(self, stacks: Stacks) -> TensorTransform:
+        """Nothing global; see `Transform.plan`."""
+        return lambda name, stack: consensus(stack, self.threshold, self.agreement)
+
+    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The experts themselves; see `Transform.experts`."""
+        return names

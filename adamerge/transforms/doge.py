@@ -1,0 +1,385 @@
+"""DOGE: norm-balanced coefficients and one shared modification outside the shared subspace."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from adamerge.transforms.gram import thin_svd
+from adamerge.transforms.magnitude import global_thresholds, tensor_thresholds, trim
+from adamerge.transforms.selection import Scope
+from adamerge.transforms.transform import (
+    Stacks,
+    TensorTransform,
+    Transform,
+    is_matrix,
+    matrices,
+    per_expert,
+    require,
+    vectors,
+)
+
+Residual: TypeAlias = Literal["row", "matrix"]
+"""One residual for each expert and row, (K, R), or one for each expert, (K,)."""
+
+LinearMap: TypeAlias = Callable[[Tensor], Tensor]
+
+Vectors: TypeAlias = Literal["base", "average", "task_arithmetic"]
+"""What becomes of the tensors that are no matrices."""
+
+CONTRACTION: dict[Residual, str] = {"row": "kr", "matrix": "k"}
+
+
+def norm_coefficients(stack: Tensor, eta: float) -> Tensor:
+    """Give every expert an update of equal norm: λₖ = η/‖τₖ‖_F, and 0 for a zero task vector.
+
+    Args:
+        stack: (K, *shape).
+        eta: > 0.
+
+    Returns:
+        (K,).
+
+    Reference: Wei, Tang, Shen, Hu, Yuan, Cao, "Modeling Multi-Task Model Merging as Adaptive Projective Gradient
+    Descent", ICML 2025 (task-aware coefficients), for each tensor as in its code.
+
+    >>> norm_coefficients(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 0.5)
+    tensor([0.1000, 0.0000])
+    """
+    norms = vectors(stack).norm(dim=1)
+    return torch.where(norms > 0, eta / norms, 0)
+
+
+def shared_subspace(stack: Tensor, rank: int | None = None) -> Tensor:
+    """Find the directions of the output space that the experts share.
+
+    The first max(1, ⌊r/K⌋) left singular vectors of each τₖ, r = min(R, M), are concatenated; the first q left singular
+    vectors of these are the shared ones.
+
+    Args:
+        stack: (K, R, M).
+        rank: q ≥ 1; None takes max(1, ⌊r/K⌋).
+
+    Returns:
+        Q (R, at most q), orthonormal columns.
+
+    Reference: Wei et al., ICML 2025 (shared subspace), as in its code.
+
+    >>> shared_subspace(torch.tensor([[[1.0, 0.0], [0.0, 0.1]], [[0.0, 2.0], [0.0, 0.0]]]), 1).abs()
+    tensor([[1.],
+            [0.]])
+    """
+    own = max(1, min(stack.shape[1:]) // len(stack))
+    bases = [thin_svd(expert)[0][:, :own] for expert in stack]
+    left, _, _ = thin_svd(torch.cat(bases, 1))
+    return left[:, : own if rank is None else rank].to(stack.dtype)
+
+
+def complement(matrix: Tensor, basis: Tensor) -> Tensor:
+    """Project on the complement of the shared subspace: X - Q (Qᵀ X); the R by R projector is never formed.
+
+    Args:
+        matrix: (R, M).
+        basis: Q (R, q), orthonormal columns.
+
+    Returns:
+        (R, M).
+
+    >>> complement(torch.ones(2, 1), torch.tensor([[1.0], [0.0]])).tolist()
+    [[0.0], [1.0]]
+    """
+    return matrix - basis @ (basis.mT @ matrix)
+
+
+def residuals(stack: Tensor, coefficients: Tensor, delta: Tensor, residual: Residual = "row") -> Tensor:
+    """Measure the gap of the merged update to each expert, along the expert: ⟨τₖ, τₖ - U⟩, U = Σⱼ λⱼ (τⱼ + Δ).
+
+    Args:
+        stack: (K, R, M).
+        coefficients: λ (K,).
+        delta: Δ (R, M).
+        residual: inner products of rows, or of whole matrices.
+
+    Returns:
+        (K, R), or (K,); DOGE minimises the sum of their squares.
+
+    Reference: Wei et al., ICML 2025 (data-free objective): the unknown gradient of a task's loss is replaced by
+    its task vector. Its code takes rows.
+
+    >>> stack = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])
+    >>> residuals(stack, torch.tensor([0.5, 0.5]), torch.zeros(1, 2)).tolist()
+    [[0.5], [2.0]]
+    """
+    merged = torch.einsum("k,krm->rm", coefficients, stack) + coefficients.sum() * delta
+    form = CONTRACTION[residual]
+    return torch.einsum(f"krm,krm->{form}", stack, stack) - torch.einsum(f"krm,rm->{form}", stack, merged)
+
+
+def least_squares(
+    forward: LinearMap, adjoint: LinearMap, target: Tensor, damping: float, tolerance: float, steps: int
+) -> Tensor:
+    """Minimise ‖A x - b‖² + damping · ‖x‖² by conjugate gradients on the normal equations, from 0.
+
+    Args:
+        forward: x → A x.
+        adjoint: y → Aᵀ y.
+        target: b.
+        damping: 0 or more; 0 gives the least-squares solution of least norm.
+        tolerance: stop where ‖A x - b‖² ≤ tolerance · ‖b‖², or where the gradient's square has shrunk by tolerance^1.5.
+        steps: at most.
+
+    Returns:
+        x, of the shape of Aᵀ b.
+
+    Reference: Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952 (CGLS).
+
+    >>> A = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> least_squares(lambda x: A @ x, lambda y: A.T @ y, torch.tensor([4.0, 3.0]), 0.0, 1e-12, 10).round(decimals=4)
+    tensor([2., 3.])
+    """
+    rest = target.clone()
+    gradient = adjoint(rest)
+    solution, direction = torch.zeros_like(gradient), gradient
+    energy = first = gradient.square().sum()
+    for _ in range(steps):
+        image = forward(direction)
+        length = energy / (image.square().sum() + damping * direction.square().sum())
+        if not length.isfinite():
+            break
+        solution = solution + length * direction
+        rest = rest - length * image
+        gradient = adjoint(rest) - damping * solution
+        energy, previous = gradient.square().sum(), energy
+        if rest.square().sum() <= tolerance * target.square().sum() or energy <= tolerance**1.5 * first:
+            break
+        direction = gradient + energy / previous * direction
+    return solution
+
+
+def fit(
+    stack: Tensor,
+    coefficients: Tensor,
+    basis: Tensor,
+    residual: Residual = "row",
+    damping: float = 1e-4,
+    tolerance: float = 1e-8,
+    steps: int = 500,
+) -> Tensor:
+    """Fit the shared modification exactly: min over Δ of Σ residuals² subject to Qᵀ Δ = 0.
+
+    Linear least squares in z = (Σλ)·Δ: conjugate gradients on the projected normal equations from 0, so the solution
+    of least norm. Where (R - q)·M > K·R the row residuals can all be made zero. A slight damping keeps Δ from growing
+    without bound along directions that the experts hardly use (an embedding row that none was trained on).
+
+    Args:
+        stack: (K, R, M).
+        coefficients: λ (K,).
+        basis: Q (R, q).
+        residual: see `residuals`.
+        damping: of ‖z‖², in shares of the mean squared norm of a row (or matrix) τ.
+        tolerance: share of the initial loss at which to stop.
+        steps: of conjugate gradients, at most.
+
+    Returns:
+        Δ (R, M); 0 where the shared subspace is the whole space, or no expert differs from the base.
+
+    Reference: Wei et al., ICML 2025 (constrained objective); solved exactly, since Adam leaves the complement.
+
+    >>> stack = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
+    >>> delta = fit(stack, torch.tensor([0.5]), torch.tensor([[1.0], [0.0]]), damping=0.0)
+    >>> residuals(stack, torch.tensor([0.5]), delta).tolist()
+    [[0.5, 0.0]]
+    """
+    total, scale = coefficients.sum(), stack.abs().max()
+    zero = torch.zeros_like(stack[0])
+    if basis.shape[1] == stack.shape[1] or total == 0:
+        return zero
+    form = CONTRACTION[residual]
+
+    def forward(delta: Tensor) -> Tensor:
+        return torch.einsum(f"krm,rm->{form}", stack, delta) / scale
+
+    def adjoint(weights: Tensor) -> Tensor:
+        return complement(torch.einsum(f"krm,{form}->rm", stack, weights) / scale, basis)
+
+    target = residuals(stack, coefficients, zero, residual) / scale
+    energy = (stack / scale).square().sum() / target.numel()
+    shift = least_squares(forward, adjoint, target, damping * energy.item(), tolerance, steps)
+    return complement(shift, basis) / total
+
+
+def fit_adam(
+    stack: Tensor,
+    coefficients: Tensor,
+    basis: Tensor,
+    residual: Residual = "row",
+    lr: float = 1e-4,
+    steps: int = 400,
+) -> Tensor:
+    """Fit the shared modification as published: Adam on projected gradients.
+
+    Adam rescales the projected gradient entry by entry, so Δ does not stay in the complement.
+
+    Args:
+        stack: (K, R, M).
+        coefficients: λ (K,).
+        basis: Q (R, q).
+        residual: see `residuals`.
+        lr: learning rate.
+        steps: number of steps.
+
+    Returns:
+        Δ (R, M).
+
+    Reference: Wei et al., ICML 2025 (adaptive projective gradient descent), with the constants of its code.
+
+    >>> stack = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
+    >>> fit_adam(stack, torch.tensor([0.5]), torch.tensor([[1.0], [0.0]])).round(decimals=2)
+    tensor([[0.0000, 0.0000, 0.0000],
+            [0.0000, 0.0400, 0.0000]])
+    """
+    delta = nn.Parameter(torch.zeros_like(stack[0]), requires_grad=False)
+    optimizer = torch.optim.Adam([delta], lr=lr)
+    slope = -2 * coefficients.sum()
+    for _ in range(steps):
+        gaps = residuals(stack, coefficients, delta, residual)
+        gradient = slope * torch.einsum(f"krm,{CONTRACTION[residual]}->rm", stack, gaps)
+        delta.grad = complement(gradient, basis)
+        optimizer.step()
+    return delta.data
+
+
+def scale_vectors(stack: Tensor, treatment: Vectors) -> Tensor:
+    """Treat what is no matrix: nothing, τₖ/K or 0.3 · τₖ.
+
+    Args:
+        stack: (K, *shape).
+        treatment: base, average or task_arithmetic.
+
+    Returns:
+        (K, *shape).
+
+    >>> scale_vectors(torch.tensor([[2.0], [4.0]]), "average").tolist()
+    [[1.0], [2.0]]
+    """
+    return {"base": 0.0, "average": 1 / len(stack), "task_arithmetic": 0.3}[treatment] * stack
+
+
+def only_matrices(stacks: Stacks) -> Iterator[tuple[str, Tensor]]:
+    """Pass over the tensors of two dimensions or more.
+
+    Args:
+        stacks: a fresh pass over all tensors.
+
+    Yields:
+        Name and stack (K, R, ...).
+    """
+    return ((name, stack) for name, stack in stacks() if is_matrix(stack))
+
+
+@dataclass(frozen=True)
+class Doge(Transform):
+    """DOGE without data: K vectors λₖ·Mₖ⊙(τₖ + Δ) for each matrix, whose plain sum is the merged update.
+
+    λₖ = η/‖τₖ‖, Δ fitted by least squares in the exact complement of the shared subspace, Mₖ the largest changes of
+    expert k. Masking `before` the fit replaces τₖ by Mₖ⊙τₖ throughout and leaves Δ whole, so the fit stays optimal;
+    `after` masks τₖ + Δ with the largest |τₖ|, as published, which undoes the fit. Beside the stack of one tensor,
+    K·R·M numbers, it holds a masked copy, five R by M matrices and the smaller Gram in float64.
+
+    Only tensors of two dimensions or more are fitted; what becomes of the others is the option `vectors`, and `at_base`
+    names those that stay as they are in the base. λ is in the outputs, so the coefficient is 1.
+
+    Attributes:
+        eta: norm η of each expert's update of a tensor, > 0.
+        density: share of the changes that a mask keeps, in (0, 1].
+        mask_order: before (the fit), after (as published) or none.
+        scope: mask over all matrices of an expert, or over each.
+        residual: row or matrix.
+        shared_rank: dimension of the shared subspace; None takes max(1, ⌊min(R, M)/K⌋).
+        damping: of the exact solver, see `fit`; 0 or more.
+        solver: exact, or adam (400 steps of 1e-4, as published).
+        vectors: base (no change), average (τₖ/K) or task_arithmetic (0.3 · τₖ).
+
+    Raises:
+        ConfigError: on η ≤ 0, a density outside (0, 1], a rank below 1 or an unknown word.
+    """
+
+    eta: float = 0.07
+    density: float = 0.3
+    mask_order: Literal["before", "after", "none"] = "before"
+    scope: Scope = "global"
+    residual: Residual = "row"
+    shared_rank: int | None = None
+    damping: float = 1e-4
+    solver: Literal["exact", "adam"] = "exact"
+    vectors: Vectors = "base"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        require(self.eta > 0 and math.isfinite(self.eta), "eta", "positive", self.eta)
+        require(0 < self.density <= 1, "density", "a share in (0, 1]", self.density)
+        require(self.mask_order in ("before", "after", "none"), "mask_order", "before, after or none", self.mask_order)
+        require(self.scope in ("global", "tensor"), "scope", "global or tensor", self.scope)
+        require(self.residual in ("row", "matrix"), "residual", "row or matrix", self.residual)
+        require(self.shared_rank is None or self.shared_rank >= 1, "shared_rank", "1 or more", self.shared_rank)
+        require(self.damping >= 0, "damping", "0 or more", self.damping)
+        require(self.solver in ("exact", "adam"), "solver", "exact or adam", self.solver)
+        words = ("base", "average", "task_arithmetic")
+        require(self.vectors in words, "vectors", "base, average or task_arithmetic", self.vectors)
+
+    @property
+    def coefficient(self) -> float:
+        """1: λ is in the outputs."""
+        return 1.0
+
+    def at_base(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+        """Name the tensors that stay as they are in the base.
+
+        Args:
+            shapes: of all parameters.
+
+        Returns:
+            Scalars and vectors where `vectors` is base, else none.
+        """
+        return tuple(name for name, shape in shapes.items() if len(shape) < 2 and self.vectors == "base")
+
+    def plan(self, stacks: Stacks) -> TensorTransform:
+        """Select the thresholds of the masks over all matrices where they are global; see `Transform.plan`."""
+        thresholds = self._thresholds(stacks)
+
+        def transform(name: str, stack: Tensor) -> Tensor:
+            if not is_matrix(stack):
+                return scale_vectors(stack, self.vectors)
+            flat = matrices(stack)
+            return self._merge(flat, thresholds(flat)).reshape(stack.shape)
+
+        return transform
+
+    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The experts themselves; see `Transform.experts`."""
+        return names
+
+    def _thresholds(self, stacks: Stacks) -> Callable[[Tensor], Tensor]:
+        """Give the magnitude from which each expert's entries pass the mask, for a stack (K, R, M): (K,)."""
+        if self.mask_order == "none":
+            return lambda stack: stack.new_zeros(len(stack))
+        if self.scope == "tensor":
+            return lambda stack: tensor_thresholds(stack, self.density)
+        found = global_thresholds(lambda: only_matrices(stacks), self.density)
+        return lambda stack: found
+
+    def _merge(self, stack: Tensor, thresholds: Tensor) -> Tensor:
+        """Fit Δ to a stack (K, R, M) masked before or not, and mask the sum after or not: (K, R, M)."""
+        fitted = trim(stack, thresholds) if self.mask_order == "before" else stack
+        coefficients = norm_coefficients(fitted, self.eta)
+        basis = shared_subspace(fitted, self.shared_rank)
+        if self.solver == "exact":
+            delta = fit(fitted, coefficients, basis, self.residual, self.damping)
+        else:
+            delta = fit_adam(fitted, coefficients, basis, self.residual)
+        modified = per_expert(coefficients, fitted) * (fitted + delta)
+        kept = per_expert(thresholds, stack) <= stack.abs()
+        return torch.where(kept, modified, 0) if self.mask_order == "after" else modified

@@ -1,0 +1,61 @@
+"""Iso-C: the summed update with a flat spectrum."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adamerge.transforms.gram import thin_svd
+from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices
+
+
+def isotropic(update: Tensor) -> Tensor:
+    """Replace all singular values of an update by their mean: mean(s) · U Vᵀ with Σₖ τₖ = U diag(s) Vᵀ.
+
+    The mean is over the nonzero singular values, and null directions stay null (the published code fills them with
+    arbitrary singular vectors); for full rank this is the paper's formula.
+
+    Args:
+        update: (R, M), the sum of the task vectors.
+
+    Returns:
+        (R, M), singular values all equal, same nuclear norm.
+
+    Reference: Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de Weijer, "No Task Left Behind: Isotropic Model
+    Merging with Common and Task-Specific Subspaces", ICML 2025 (Iso-C).
+
+    >>> isotropic(torch.diag(torch.tensor([1.0, 3.0]))).round(decimals=4)
+    tensor([[2., 0.],
+            [0., 2.]])
+    """
+    left, sigma, right = thin_svd(update)
+    if not len(sigma):
+        return torch.zeros_like(update)
+    return (sigma.mean() * left @ right.T).to(update.dtype)
+
+
+@dataclass(frozen=True)
+class Isotropic(Transform):
+    """Iso-C: one update whose singular values are all equal; vectors are averaged.
+
+    The paper picks the coefficient on validation data, near 1.
+    """
+
+    @property
+    def coefficient(self) -> float:
+        """1."""
+        return 1.0
+
+    def plan(self, stacks: Stacks) -> TensorTransform:
+        """Nothing global; see `Transform.plan`."""
+
+        def merge(name: str, stack: Tensor) -> Tensor:
+            if not is_matrix(stack):
+                return stack.mean(0, keepdim=True)
+            return isotropic(matrices(stack).sum(0)).reshape(1, *stack.shape[1:])
+
+        return merge
+
+    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """One merged update; see `Transform.experts`."""
+        return MERGED

@@ -1,0 +1,123 @@
+"""LiNeS: changes grow linearly with depth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
+from adamerge.types import ConfigError
+
+
+def stack_and_layer(name: str) -> tuple[str, int] | None:
+    """Split a parameter name at its first integer component.
+
+    Args:
+        name: dotted.
+
+    Returns:
+        The name of the stack of layers and the layer's number, or None for a parameter outside of every stack.
+
+    >>> stack_and_layer("encoder.layer.3.output.dense.weight")
+    ('encoder.layer', 3)
+    >>> stack_and_layer("pooler.dense.bias")
+    """
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        if part.isdecimal():
+            return ".".join(parts[:i]), int(part)
+    return None
+
+
+def depth_shares(names: Sequence[str]) -> dict[str, float]:
+    """Place each parameter between the first layer (0) and the last (1): l/(L - 1), l and L by its own stack.
+
+    Parameters outside of a stack get the end that they are at: 0 before the first layer, 1 after it.
+
+    Args:
+        names: all parameters, in the order of the module (embeddings first, heads last).
+
+    Returns:
+        Name → share of the depth in [0, 1].
+
+    Raises:
+        ConfigError: where no name has a layer number.
+
+    >>> depth_shares(["embed.weight", "layer.0.weight", "layer.1.weight", "layer.2.weight", "norm.weight"])
+    {'embed.weight': 0.0, 'layer.0.weight': 0.0, 'layer.1.weight': 0.5, 'layer.2.weight': 1.0, 'norm.weight': 1.0}
+    """
+    places = {name: stack_and_layer(name) for name in names}
+    last: dict[str, int] = {}
+    for place in places.values():
+        if place is not None:
+            last[place[0]] = max(last.get(place[0], 0), place[1])
+    if not last:
+        raise ConfigError(f"LiNeS needs parameter names with a layer number, found none in {', '.join(names)[:200]}.")
+    shares, outside = {}, 0.0
+    for name, place in places.items():
+        if place is not None:
+            outside = 1.0
+        shares[name] = outside if place is None else place[1] / max(1, last[place[0]])
+    return shares
+
+
+def scale_by_depth(stack: Tensor, share: float, alpha: float, beta: float) -> Tensor:
+    """Scale a tensor's changes by alpha + beta · l/(L - 1).
+
+    Args:
+        stack: (K, *shape).
+        share: l/(L - 1), of `depth_shares`.
+        alpha: scale of the first layer.
+        beta: what the last layer has more.
+
+    Returns:
+        (K, *shape).
+
+    Reference: Wang, Dimitriadis, Favero, Ortiz-Jimenez, Fleuret, Frossard, "LiNeS: Post-training Layer Scaling
+    Prevents Forgetting and Enhances Model Merging", ICLR 2025.
+
+    >>> import torch
+    >>> scale_by_depth(torch.tensor([[2.0, 4.0]]), share=0.5, alpha=0.25, beta=0.5)
+    tensor([[1., 2.]])
+    """
+    return (alpha + beta * share) * stack
+
+
+@dataclass(frozen=True)
+class Lines(Transform):
+    """Layer scaling linear in depth; the scale is in the outputs, so their plain sum is the merge.
+
+    Attributes:
+        alpha: scale of the first layer; None takes 1/K, as the paper does for a sum of K task vectors.
+        beta: what the last layer has more; the paper searches it on validation data.
+
+    Raises:
+        ConfigError: on negative scales.
+    """
+
+    alpha: float | None = None
+    beta: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        require(self.alpha is None or self.alpha >= 0, "alpha", "0 or more, or null for 1/K", self.alpha)
+        require(self.beta >= 0, "beta", "0 or more", self.beta)
+
+    @property
+    def coefficient(self) -> float:
+        """1: alpha + beta · l/(L - 1) is in the outputs."""
+        return 1.0
+
+    def plan(self, stacks: Stacks) -> TensorTransform:
+        """Read the names for the number of layers; see `Transform.plan`."""
+        shares = depth_shares([name for name, _ in stacks()])
+
+        def scale(name: str, stack: Tensor) -> Tensor:
+            alpha = 1 / len(stack) if self.alpha is None else self.alpha
+            return scale_by_depth(stack, shares[name], alpha, self.beta)
+
+        return scale
+
+    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The experts themselves; see `Transform.experts`."""
+        return names

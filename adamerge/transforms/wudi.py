@@ -1,0 +1,154 @@
+"""WUDI: the update that disturbs no task along its own task vector."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices, require
+
+
+def interference(update: Tensor, stack: Tensor) -> Tensor:
+    """Measure F(U) = Σₖ ‖(U - τₖ) τₖᵀ‖²_F / ‖τₖ‖²_F; zero task vectors count nothing.
+
+    Args:
+        update: (R, M).
+        stack: (K, R, M).
+
+    Returns:
+        A scalar.
+
+    Reference: Cheng, Zhang, Song, Yang, Guo, "Whoever Started the Interference Should End It: Guiding Data-Free Model
+    Merging via Task Vectors", ICML 2025.
+
+    >>> interference(torch.tensor([[1.0, 0.0]]), torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]))
+    tensor(4.)
+    """
+    energy = stack.square().sum((1, 2))
+    gaps = ((update - stack) @ stack.mT).square().sum((1, 2))
+    return torch.where(energy > 0, gaps / energy, 0).sum()
+
+
+def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum Gₖ = τₖᵀτₖ/‖τₖ‖² and τₖGₖ, so that ∇F(U) = 2 (U ΣG - ΣτG).
+
+    Args:
+        stack: (K, R, M).
+
+    Returns:
+        ΣG (M, M) and ΣτG (R, M), float64; M² numbers are held.
+
+    >>> gram, target = normal_equations(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]))
+    >>> gram.tolist(), target.tolist()
+    ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 2.0]])
+    """
+    _, rows, columns = stack.shape
+    gram = stack.new_zeros(columns, columns, dtype=torch.float64)
+    target = stack.new_zeros(rows, columns, dtype=torch.float64)
+    for expert in stack.double():
+        unit = expert / expert.norm().clamp(min=torch.finfo(torch.float64).tiny)
+        gram += unit.mT @ unit
+        target += expert @ unit.mT @ unit
+    return gram, target
+
+
+def wudi(stack: Tensor, ridge: float = 1e-6) -> Tensor:
+    """Minimise F in closed form, with a ridge towards Σₖ τₖ, where the published solver starts.
+
+    U = S + (ΣτG - S ΣG)(ΣG + hI)⁻¹ with S = Σₖ τₖ and h = ridge · tr(ΣG)/M, which is `ridge` times the mean
+    eigenvalue; ΣG alone is singular where the task vectors lack rank.
+
+    Args:
+        stack: (K, R, M).
+        ridge: share of the mean eigenvalue, > 0.
+
+    Returns:
+        (R, M).
+
+    Reference: Cheng et al., ICML 2025; solved directly instead of by Adam.
+
+    >>> wudi(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])).round(decimals=3)
+    tensor([[1., 2.]])
+    """
+    gram, target = normal_equations(stack)
+    start = stack.double().sum(0)
+    shift = ridge * gram.trace() / len(gram)
+    if shift == 0:
+        return start.to(stack.dtype)
+    ridged = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    step = torch.cholesky_solve((target - start @ gram).mT, torch.linalg.cholesky(ridged)).mT
+    return (start + step).to(stack.dtype)
+
+
+def wudi_adam(stack: Tensor, lr: float = 1e-5, steps: int = 300) -> Tensor:
+    """Minimise F by Adam from Σₖ τₖ, as published; stopping early is what regularises it.
+
+    Args:
+        stack: (K, R, M).
+        lr: learning rate.
+        steps: number of steps.
+
+    Returns:
+        (R, M).
+
+    Reference: Cheng et al., ICML 2025, with the constants of its code.
+
+    >>> wudi_adam(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])).round(decimals=3)
+    tensor([[1., 2.]])
+    """
+    gram, target = (matrix.to(stack.dtype) for matrix in normal_equations(stack))
+    update = nn.Parameter(stack.sum(0), requires_grad=False)
+    optimizer = torch.optim.Adam([update], lr=lr)
+    for _ in range(steps):
+        update.grad = 2 * (update @ gram - target)
+        optimizer.step()
+    return update.data
+
+
+@dataclass(frozen=True)
+class Wudi(Transform):
+    """WUDI: one update of all experts; vectors are averaged. There is no scale to choose, so the coefficient is 1.
+
+    Attributes:
+        solver: closed (normal equations with a ridge) or adam (300 steps of 1e-5, as published).
+        ridge: of the closed form, in shares of the mean eigenvalue.
+        lr: of Adam.
+        steps: of Adam.
+
+    Raises:
+        ConfigError: on an unknown solver, or numbers that are not positive.
+    """
+
+    solver: Literal["closed", "adam"] = "closed"
+    ridge: float = 1e-6
+    lr: float = 1e-5
+    steps: int = 300
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        require(self.solver in ("closed", "adam"), "solver", "closed or adam", self.solver)
+        require(self.ridge > 0, "ridge", "positive", self.ridge)
+        require(self.lr > 0, "lr", "positive", self.lr)
+        require(self.steps >= 1, "steps", "1 or more", self.steps)
+
+    @property
+    def coefficient(self) -> float:
+        """1."""
+        return 1.0
+
+    def plan(self, stacks: Stacks) -> TensorTransform:
+        """Nothing global; see `Transform.plan`."""
+
+        def merge(name: str, stack: Tensor) -> Tensor:
+            if not is_matrix(stack):
+                return stack.mean(0, keepdim=True)
+            flat = matrices(stack)
+            merged = wudi(flat, self.ridge) if self.solver == "closed" else wudi_adam(flat, self.lr, self.steps)
+            return merged.reshape(1, *stack.shape[1:])
+
+        return merge
+
+    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """One merged update; see `Transform.experts`."""
+        return MERGED

@@ -1,0 +1,52 @@
+"""Domain aliases and the two errors of the package.
+
+The letters of shape comments mean one thing everywhere: K experts, G groups, B rows of a batch, S positions,
+C classes (or words of a vocabulary), D hidden channels, R rows of a parameter, M its columns, N = R·M its numbers.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+Coefficients: TypeAlias = Tensor
+"""float, (G, K): how much of each expert's task vector a group of parameters takes."""
+
+Parameters: TypeAlias = Mapping[str, Tensor]
+"""Parameters or gradients by their name in the module."""
+
+
+class Batch(NamedTuple):
+    """Some rows of one task.
+
+    Attributes:
+        inputs: Keyword arguments of the task's module.
+        rows: Which rows of the task's data these are, int64, (B,).
+        positions: Which positions count, bool, (B, S); None where the model says one thing a row.
+        labels: (B,), or (B, S) with -100 where there is none; None where the rows have no labels.
+    """
+
+    inputs: Mapping[str, Tensor]
+    rows: Tensor
+    positions: Tensor | None = None
+    labels: Tensor | None = None
+
+
+class Outputs(NamedTuple):
+    """What a task's model says of a batch.
+
+    Attributes:
+        logits: (B, C), or (B, S, C) where the model speaks at every position.
+        hidden: Hidden states, each (B, S, D), the embeddings' output first; empty where not asked for.
+    """
+
+    logits: Tensor
+    hidden: tuple[Tensor, ...] = ()
+
+
+class ConfigError(ValueError):
+    """Something the user wrote (a key, a path, a value, a pair of choices) cannot be used as it stands."""
+
+
+class IncompatibleExpertsError(ValueError):
+    """Base and experts are not checkpoints of one architecture, or a checkpoint cannot be read."""

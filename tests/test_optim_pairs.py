@@ -1,0 +1,62 @@
+import pytest
+from torch import nn, ones, optim, tensor
+
+from adamerge.feasible import Box, Simplex, Unbounded
+from adamerge.optim import OptimizerKind, check_pair, keep_feasible
+from adamerge.types import ConfigError
+
+HARD, SOFT, LBFGSB = OptimizerKind.FRANK_WOLFE_HARD, OptimizerKind.FRANK_WOLFE_SOFT, OptimizerKind.LBFGSB
+REFUSED = {(HARD, Unbounded), (SOFT, Unbounded), (SOFT, Box), (LBFGSB, Simplex)}
+
+
+@pytest.mark.parametrize("feasible", [Unbounded(), Box(), Simplex(), Simplex(includes_base=True)], ids=str)
+@pytest.mark.parametrize("kind", OptimizerKind)
+def test_the_table_refuses_what_is_not_defined(kind, feasible):
+    if (kind, type(feasible)) not in REFUSED:
+        check_pair(kind, feasible)
+        return
+    with pytest.raises(ConfigError, match=f"{type(feasible).__name__}.* is not defined: "):
+        check_pair(kind, feasible)
+
+
+@pytest.mark.parametrize("kind", OptimizerKind)
+def test_closure_optimisers_refuse_clipping_and_fp16(kind):
+    if kind == OptimizerKind.TORCH:
+        check_pair(kind, Box(), gradient_clipping=True, half_precision=True)
+        return
+    feasible = Box() if kind == LBFGSB else Simplex()
+    with pytest.raises(ConfigError, match="gradient clipping is not defined"):
+        check_pair(kind, feasible, gradient_clipping=True)
+    with pytest.raises(ConfigError, match="fp16 is not defined"):
+        check_pair(kind, feasible, half_precision=True)
+
+
+@pytest.mark.parametrize("feasible", [Box(upper=0.5), Simplex(), Simplex(includes_base=True)], ids=str)
+def test_adam_is_kept_feasible(feasible):
+    coefficients = nn.Parameter(ones(3, 4))
+    optimizer = optim.Adam([coefficients], lr=0.1)
+    handle = keep_feasible(optimizer, feasible)
+    free = nn.Parameter(ones(3, 4))
+    reference = optim.Adam([free], lr=0.1)
+    for weights in (tensor([3.0, -1.0, 0.5, 1.0]), tensor([-2.0, 1.0, 1.0, -3.0])):
+        for parameter, stepped in ((coefficients, optimizer), (free, reference)):
+            stepped.zero_grad()
+            (parameter * weights).sum().backward()
+            stepped.step()
+        free.data.copy_(feasible.project(free.data))
+        assert feasible.contains(coefficients.detach())
+        assert coefficients.equal(free)
+    handle.remove()
+    optimizer.param_groups[0]["lr"] = 10.0
+    (coefficients * -1.0).sum().backward()
+    optimizer.step()
+    assert not feasible.contains(coefficients.detach())
+
+
+@pytest.mark.parametrize(
+    ("shape", "feasible", "message"),
+    [((3,), Box(), r"shape \(G, K\)"), ((3, 1), Simplex(), "nothing to learn")],
+)
+def test_keeping_feasible_checks_the_coefficients(shape, feasible, message):
+    with pytest.raises(ConfigError, match=message):
+        keep_feasible(optim.SGD([nn.Parameter(ones(shape))], lr=1.0), feasible)
