@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,10 @@ def export(
     *,
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
-    tell: Callable[[str], None] | None = None,
-) -> Exported:
+    ) -> Exported:
     """Merge in fp64, one parameter at a time, write the checkpoint, read it back and compare.
 
-    `folder` holds the shared backbone under the base's configuration. A task with a head of its own gets a folder in it,
+    `folder` is the base with its shared parameters merged: a head of its own stays what it was. A task with a head of its own gets a folder in it,
     with the backbone's files hard-linked (copied where links fail) beside a small file for the head.
 
     Args:
@@ -60,13 +59,11 @@ def export(
         folder: Where to; must not exist.
         dtype: Of the numbers on disk; by default one that holds base and experts exactly.
         shard_bytes: Size of one file at most.
-        tell: Called with a line of text for each stage.
 
     Raises:
         ConfigError: The folder exists, or base and experts are not checkpoints on disk.
         RuntimeError: What was read back is not what was merged; nothing is left in the folder.
     """
-    tell = tell or (lambda line: None)
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export writes a copy of the base's files, so base and experts must be checkpoints on disk.")
@@ -76,12 +73,11 @@ def export(
     dtype = dtype or _common_dtype(model.experts)
     with whole_folder(folder) as part:
         shards = _write_backbone(model, coefficients, part, dtype, shard_bytes)
-        _write_index(part, shards, {})
+        _write_index(part, shards, _write_rest_of_base(model.experts, part, dtype))
         _write_side_files(base, part, dtype)
         for expert in model.experts.tasks.values():
             if expert.head:
                 _write_task(expert, part, shards, dtype)
-        tell("reading the checkpoint back and comparing it with the merge in memory")
         _compare(model, coefficients, part, dtype)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size)
@@ -161,6 +157,19 @@ def _write_index(folder: Path, shards: Mapping[str, Mapping[str, Header]], more:
         "weight_map": {name: file for file, names in files.items() for name in names},
     }
     write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+
+
+def _write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype) -> dict[str, dict[str, Header]]:
+    """What the base alone has, its own head for example, in a file that tasks do not link to; returns its headers."""
+    assert experts.checkpoint is not None
+    backbone = set(_backbone(experts))
+    rest = {name: experts.base[name] for name in experts.base.headers if name not in backbone}
+    rest |= {name: experts.checkpoint.tensors[name] for name in experts.left_out}
+    if not rest:
+        return {}
+    rest = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in rest.items()}
+    write_safetensors(folder / "model-base.safetensors", rest, {"format": "pt"})
+    return {"model-base.safetensors": {name: Header(tensor.shape, tensor.dtype) for name, tensor in rest.items()}}
 
 
 def _write_task(expert: Expert, root: Path, shards: Mapping[str, Mapping[str, Header]], dtype: torch.dtype) -> None:

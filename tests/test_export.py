@@ -1,0 +1,110 @@
+"""Exported checkpoints: exact corners, plain transformers loads them, complete or absent."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from families import build, save_family
+
+from adamerge.checkpoint import open_checkpoint
+from adamerge.experts import from_checkpoints
+from adamerge.export import export
+from adamerge.grouping import tensor_wise
+from adamerge.inspection import inspect_weights
+from adamerge.merged import MergedModel, task_vectors
+from adamerge.types import ConfigError
+
+FAMILIES = [
+    ("BertModel", "BertForSequenceClassification", "bert", {}),
+    ("BertForMaskedLM", "BertForSequenceClassification", "bert", {}),
+    ("ViTModel", "ViTForImageClassification", "vit", {}),
+    ("CLIPForImageClassification", "CLIPForImageClassification", "clip", {}),
+    ("LlamaForCausalLM", "LlamaForCausalLM", "llama", {"tie_word_embeddings": True}),
+    ("LlamaForCausalLM", "LlamaForCausalLM", "llama", {"tie_word_embeddings": False}),
+    ("T5ForConditionalGeneration", "T5ForConditionalGeneration", "t5", {}),
+]
+
+
+def merged_model(folder, backbone, architecture, family, more, dtype=torch.float32):
+    base = build(backbone, family, 0, **more).to(dtype)
+    models = {name: build(architecture, family, seed, **more).to(dtype) for seed, name in enumerate("ab", 1)}
+    paths = save_family(folder, base, models)
+    experts = from_checkpoints(open_checkpoint(paths.pop("")), {n: open_checkpoint(p) for n, p in paths.items()})
+    vectors = task_vectors(experts, inspect_weights(experts).changed, resident=False)
+    return MergedModel(experts, vectors, tensor_wise(tuple(vectors.shapes))), base, models
+
+
+def load(architecture, place, dtype=torch.float32):
+    model, info = getattr(transformers, architecture).from_pretrained(place, dtype=dtype, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("backbone", "architecture", "family", "more"), FAMILIES)
+def test_one_hot_gives_the_expert_back_bit_for_bit_and_zeros_the_base(tmp_path, backbone, architecture, family, more, dtype):
+    model, base, experts = merged_model(tmp_path, backbone, architecture, family, more, dtype)
+    for column, task in enumerate("ab"):
+        one_hot = torch.zeros(len(model.grouping), 2)
+        one_hot[:, column] = 1
+        exported = export(model, one_hot, tmp_path / f"only_{task}")
+        state = load(architecture, exported.checkpoints[task], dtype)
+        for name, value in experts[task].state_dict().items():
+            assert torch.equal(state[name], value), name
+    exported = export(model, torch.zeros(len(model.grouping), 2), tmp_path / "neither")
+    state = load(backbone, exported.folder, dtype)
+    assert state.keys() == base.state_dict().keys()
+    for name, value in base.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+def test_heads_share_one_backbone_on_disk(tmp_path):
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+    exported = export(model, torch.full((len(model.grouping), 2), 0.3), tmp_path / "merged", shard_bytes=8000)
+    shards = sorted(path.name for path in exported.folder.glob("model-*.safetensors"))
+    assert len(shards) > 3
+    for shard in shards:
+        assert (exported.folder / "a" / shard).stat().st_ino == (exported.folder / shard).stat().st_ino
+    index = json.loads((exported.folder / "a" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] > 0
+    assert set(index["weight_map"].values()) == {*shards, "model-head.safetensors"}
+    transformers.AutoModel.from_pretrained(exported.folder)
+
+
+def test_logits_of_the_exported_checkpoint_are_those_of_the_merge(tmp_path):
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+    coefficients = torch.rand(len(model.grouping), 2)
+    exported = export(model, coefficients, tmp_path / "merged")
+    inputs = {"input_ids": torch.tensor([[3, 4, 5]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    expected = model.forward("b", model.merge(coefficients), inputs).logits
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(exported.checkpoints["b"])
+    torch.testing.assert_close(loaded.eval()(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_output_dtype(tmp_path):
+    model, *_ = merged_model(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", {})
+    exported = export(model, torch.full((len(model.grouping), 2), 0.3), tmp_path / "merged", dtype=torch.bfloat16)
+    assert json.loads((exported.folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert transformers.AutoModelForCausalLM.from_pretrained(exported.folder).dtype == torch.bfloat16
+    assert (exported.folder / "generation_config.json").exists()
+
+
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
+    model, *_ = merged_model(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", {})
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(ConfigError, match="exists already"):
+        export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("adamerge.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base"]
