@@ -13,7 +13,7 @@ from typing_extensions import override
 from adamerge.feasible import Box, Simplex, project_simplex
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
 from adamerge.optim.hull import Hull, Move, Variant, away_move, pairwise_move, toward_move, weight_gap
-from adamerge.optim.line_search import backtrack, interpolate, secant_curvature, short_step, spectral_size
+from adamerge.optim.line_search import backtrack, interpolate, short_step, spectral_size
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
@@ -313,7 +313,8 @@ class FrankWolfe(Optimizer):
                 return path(1.0 / steps.curvature)
             curvature = self._memory["curvature"]
             if curvature is None:
-                first = 1.1 * secant_curvature(start, objective.at(path(nearest)))
+                # Where one trial tells nothing, doubling finds the curvature from below.
+                first = 1.1 / (spectral_size(start, objective.at(path(nearest))) or furthest)
             else:
                 first = 0.9 * curvature
             found, end = short_step(objective, start, path, first)

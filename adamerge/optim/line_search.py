@@ -170,25 +170,6 @@ def interpolate(
     return (trial, first) if good else backtrack(objective, start, path, 0.5 * min(trial, best))
 
 
-def secant_curvature(start: Evaluation, end: Evaluation) -> float:
-    r"""Curvature of the parabola through a start, its slope and an end.
-
-    $$M = 2\,\frac{L(C') - L(C) - \langle \nabla L(C), C' - C \rangle}{\|C' - C\|^2}$$
-
-    Args:
-        start: at C.
-        end: at C', another point.
-
-    Returns:
-        M, at least what makes C' the minimum, so that a concave stretch still gives a finite step.
-    """
-    slope = promised(start, end.coefficients)
-    square = (end.coefficients - start.coefficients).square().sum().item()
-    least = abs(slope) / square
-    found = 2.0 * (end.loss - start.loss - slope) / square
-    return max(found, least) if math.isfinite(found) else least
-
-
 def short_step(objective: Objective, start: Evaluation, path: Path, curvature: float) -> tuple[float, Evaluation]:
     r"""Step to the minimum of a quadratic upper bound, whose curvature doubles until it is one.
 
@@ -228,7 +209,7 @@ def spectral_size(start: Evaluation, end: Evaluation, scale: float = 1.0) -> flo
         scale: change of the coefficients with a change of the unknowns, where these are other numbers.
 
     Returns:
-        The step size in the unknowns, or None where the loss is not convex along the step.
+        The step size in the unknowns, or None where the loss is not convex along the step, or the step is too small.
 
     Reference:
         E. G. Birgin, J. M. Martinez, M. Raydan, "Nonmonotone spectral projected gradient methods on convex sets", SIAM
@@ -236,4 +217,7 @@ def spectral_size(start: Evaluation, end: Evaluation, scale: float = 1.0) -> flo
     """
     moved = end.coefficients - start.coefficients  # (G, K)
     bend = (moved * (end.gradient - start.gradient)).sum().item()
-    return moved.square().sum().item() / (scale**2 * bend) if bend > 0 else None
+    # A move so small that its square underflows says nothing.
+    if not bend > 0 or not moved.square().sum().item() > 0:
+        return None
+    return moved.square().sum().item() / (scale**2 * bend)
