@@ -6,17 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamerge.data import Rows
+from adamerge.data import Rows, move
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective
+from adamerge.targets import Targets
 from adamerge.types import Batch, Outputs, Parameters
-
-
-def move(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    """A batch on the device of the computation, images in its dtype."""
-    inputs = {n: t.to(device, dtype if t.is_floating_point() else None) for n, t in batch.inputs.items()}
-    rest = (None if t is None else t.to(device) for t in (batch.positions, batch.labels))
-    return Batch(inputs, batch.rows, *rest)
 
 
 def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
@@ -37,11 +31,13 @@ class HeldOut:
     Attributes:
         rows: By task.
         predicted: Each expert's predictions, a tensor a batch, by task.
+        targets: What each expert says of them, for objectives that compare with it, by task; else empty.
         size: Rows a batch.
     """
 
     rows: Mapping[str, Rows]
     predicted: Mapping[str, list[Tensor]]
+    targets: Mapping[str, Targets]
     size: int
 
     def __bool__(self) -> bool:
@@ -63,26 +59,28 @@ class HeldOut:
 
     @torch.no_grad()
     def objective(self, model: MergedModel, merged: Parameters, objective: Objective) -> dict[str, float]:
-        """Mean of an objective that needs no targets, by task."""
-        return {
-            task: _mean(
-                [
-                    (objective(model.forward(task, merged, batch.inputs), batch, None).item(), len(batch.rows))
-                    for batch in _moved(rows, self.size, model)
-                ]
-            )
-            for task, rows in self.rows.items()
-        }
+        """Mean of an objective over the held-out rows, by task; one that compares does so with the kept outputs."""
+        return {task: self._mean(model, merged, task, objective) for task in self.rows}
+
+    def _mean(self, model: MergedModel, merged: Parameters, task: str, objective: Objective) -> float:
+        total = 0.0
+        for batch in _moved(self.rows[task], self.size, model):
+            outputs = model.forward(task, merged, batch.inputs, objective.layers)
+            targets = self.targets[task](batch, outputs) if objective.uses_targets else None
+            total += len(batch.rows) * objective(outputs, batch, targets).item()
+        return total / len(self.rows[task])
 
 
-def hold_out(model: MergedModel, rows: Mapping[str, Rows], size: int) -> HeldOut:
+def hold_out(
+    model: MergedModel, rows: Mapping[str, Rows], size: int, targets: Mapping[str, Targets] | None = None
+) -> HeldOut:
     """Let each expert predict its held-out rows once; afterwards no expert is run again."""
     rows = {task: own for task, own in rows.items() if len(own)}
     predicted = {
         task: [predictions(_expert(model, task, batch).logits, batch.positions) for batch in _moved(own, size, model)]
         for task, own in rows.items()
     }
-    return HeldOut(rows, predicted, size)
+    return HeldOut(rows, predicted, targets or {}, size)
 
 
 def _expert(model: MergedModel, task: str, batch: Batch) -> Outputs:
@@ -91,7 +89,3 @@ def _expert(model: MergedModel, task: str, batch: Batch) -> Outputs:
 
 def _moved(rows: Rows, size: int, model: MergedModel) -> Iterator[Batch]:
     return (move(batch, model.vectors.device, model.vectors.dtype) for batch in rows.batches(size))
-
-
-def _mean(weighted: list[tuple[float, int]]) -> float:
-    return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)

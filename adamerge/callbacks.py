@@ -1,22 +1,29 @@
 """What happens between steps: watch held-out rows, keep the best iterate, checkpoint, stop when asked to."""
 
+import io
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 from typing import Literal, TypeAlias
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
+from typing_extensions import override
 
-from adamerge.files import partial_name, sync
+from adamerge.files import whole_file
 from adamerge.types import Coefficients, ConfigError
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
 """Coefficients → what held-out rows say of them: "agreement" and "objective", each the mean over tasks."""
+Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
+"""What Lightning shows beside its bar."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,19 @@ class KeepBest(Callback):
     def __init__(self, measure: Measure | None, watching: Watching, tell: Callable[[str], None]) -> None:
         self._measure, self._watching, self._tell = measure, watching, tell
         self.history: list[dict[str, float]] = []
-        self.best_step = 0
-        self.best = torch.empty(0)
+        self.best_step: int = 0
+        self.best: Coefficients = torch.empty(0)
         self._best_rank: list[float] = []
         self._clock = 0.0
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._look(trainer, pl_module, {})
         trainer.should_stop = trainer.should_stop or self._stale()
         self._clock = time.perf_counter()
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
@@ -98,7 +107,8 @@ class KeepBest(Callback):
         """What makes an iterate better than another: a list that compares as greater."""
         if not seen or self._watching.monitor == "last":
             return [step]
-        return [seen["agreement"], -seen["objective"]] if self._watching.monitor == "agreement" else [-seen["objective"]]
+        low = -seen["objective"]
+        return [seen["agreement"], low] if self._watching.monitor == "agreement" else [low]
 
     def _stale(self) -> bool:
         """Whether too many looks have passed since the best one."""
@@ -106,9 +116,11 @@ class KeepBest(Callback):
         since = len(looks) - 1 - looks.index(self.best_step)
         return self._watching.patience is not None and since >= self._watching.patience
 
+    @override
     def state_dict(self) -> dict[str, object]:
         return {"history": self.history, "step": self.best_step, "best": self.best, "rank": self._best_rank}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         self.history, self.best_step = state_dict["history"], state_dict["step"]  # pyright: ignore
         self.best, self._best_rank = state_dict["best"], state_dict["rank"]  # pyright: ignore
@@ -119,6 +131,9 @@ class StopOnInterrupt(Callback):
 
     Args:
         checkpoint: Where to write it.
+
+    Attributes:
+        interrupted: Whether someone asked to stop.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -126,10 +141,15 @@ class StopOnInterrupt(Callback):
         self._former: dict[int, object] = {}
         self.interrupted = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._former[number] = signal.signal(number, self._note)
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._listen()
 
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen()  # once more: since setup, Lightning has put a handler of its own before SIGTERM's
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
@@ -137,15 +157,24 @@ class StopOnInterrupt(Callback):
             trainer.should_stop = True
             trainer.save_checkpoint(self._checkpoint)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
 
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            former = signal.signal(number, self._note)
+            self._former.setdefault(number, former)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)  # of a KeyboardInterrupt Lightning would make exit code 1
         self.interrupted = True
 
     def _restore(self) -> None:
@@ -154,21 +183,38 @@ class StopOnInterrupt(Callback):
         self._former = {}
 
 
+class Progress(TQDMProgressBar):
+    """Lightning's bar with steps, the time that is left and the numbers that count, in 80 columns."""
+
+    BAR_FORMAT = "{n_fmt}/{total_fmt} {remaining}{postfix}"
+
+    @override
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Numbers:
+        seen = trainer.progress_bar_metrics
+        formats = {"loss": ".3g", "agreement": ".3f", "s/step": ".2g", "c_min": ".2f", "c_max": ".2f"}
+        return {key: f"{seen[key]:{form}}" for key, form in formats.items() if key in seen}
+
+
 class WholeCheckpoints(CheckpointIO):
-    """Checkpoints that are complete or absent, and that are read without unpickling anything but tensors and numbers."""
+    """Checkpoints that are complete or absent, and are read without unpickling anything but tensors and numbers."""
 
+    @override
     def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial_name(path).open("wb") as file:
-            torch.save(checkpoint, file)
-            sync(file)
-        partial_name(path).replace(path)
+        content = io.BytesIO()  # torch.save would report a full disk as an error of its own
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(Path(path)) as file:
+            file.write(content.getbuffer())
 
+    @override
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, object]:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ConfigError(f"{path}: the checkpoint is damaged; start anew in another run_dir ({error}).") from error
 
+    @override
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)

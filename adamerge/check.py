@@ -1,9 +1,12 @@
 """What can be known before anything is learned."""
 
+import torch
 from rich.console import Console
 
-from adamerge.config import MergeConfig
+from adamerge.config import MergeConfig, source_of
+from adamerge.data import load_table
 from adamerge.experts import Experts
+from adamerge.fit import learning_of
 from adamerge.inspection import inspect_weights
 from adamerge.job import GROUPINGS, describe, free_bytes, load_data, open_experts
 from adamerge.task_vectors import resident_bytes
@@ -11,7 +14,7 @@ from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
 def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[str]:
-    """Print what would be merged, and every problem in one list.
+    """Print what would be merged, and every problem in one list. Writes nothing.
 
     Args:
         config: What would be merged.
@@ -21,20 +24,22 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     Returns:
         The problems.
     """
-    problems: list[str] = []
+    problems = _problems_of_learning(config)
+    lines: list[str] = []
     try:
         experts = open_experts(config)
     except (ConfigError, IncompatibleExpertsError) as error:
-        problems += str(error).splitlines()
+        problems += str(error).splitlines() + _problems_of_tables(config)
     else:
-        for line in [*describe(experts), *_estimates(config, experts)]:
-            console.print(line, markup=False, highlight=False)
+        lines += [*describe(experts), *_estimates(config, experts)]
         problems += _problems_of_data(config, experts)
         if deep:
-            problems += _problems_of_numbers(experts, console)
-    for problem in problems:
-        console.print(f"problem: {problem}", markup=False, highlight=False, soft_wrap=True)
-    console.print("no problem found" if not problems else f"{len(problems)} problems found")
+            more, found = _numbers(experts)
+            lines += more
+            problems += found
+    for line in [*lines, *(f"problem: {problem}" for problem in problems)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(problems) or 'no'} problem{'s' if len(problems) > 1 else ''} found")
     return problems
 
 
@@ -42,7 +47,7 @@ def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
     shapes = {name: experts.base.shape(name) for name in experts.shared}
     count, groups = len(experts.tasks), len(GROUPINGS[config.grouping](experts.shared))
     model = sum(shape.numel() for shape in shapes.values()) * 4 / 1e6
-    stacks, free = resident_bytes(shapes, count) / 1e6, free_bytes_of_cpu() / 1e6
+    stacks, free = resident_bytes(shapes, count) / 1e6, free_bytes(torch.device("cpu")) / 1e6
     return [
         f"coefficients: at most {groups} groups × {count} experts = {groups * count}",
         f"memory: merged model and gradient {2 * model:.0f} MB, activations of one batch come on top; task vectors "
@@ -50,29 +55,41 @@ def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
     ]
 
 
+def _problems_of_learning(config: MergeConfig) -> list[str]:
+    try:
+        learning_of(config, progress_bar=False)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
 def _problems_of_data(config: MergeConfig, experts: Experts) -> list[str]:
     try:
         load_data(config, experts)
     except ConfigError as error:
-        return [str(error)]
+        return str(error).splitlines()
     return []
 
 
-def _problems_of_numbers(experts: Experts, console: Console) -> list[str]:
+def _problems_of_tables(config: MergeConfig) -> list[str]:
+    """What is wrong with the rows as far as it can be told without the models."""
+    problems: list[str] = []
+    for model in config.models:
+        for data in (model.calibration, model.evaluation):
+            try:
+                if data is not None:
+                    load_table(source_of(data), model.name, config.seed_everything)
+            except ConfigError as error:
+                problems += str(error).splitlines()
+    return problems
+
+
+def _numbers(experts: Experts) -> tuple[list[str], list[str]]:
+    """What the weights themselves tell, and the problems with them."""
     try:
         found = inspect_weights(experts)
     except IncompatibleExpertsError as error:
-        return str(error).splitlines()
-    for warning in found.warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    for task, size in found.update.items():
-        console.print(f"{task}: ‖expert − base‖ / ‖base‖ = {size:.4f}", highlight=False)
-    console.print(f"unchanged in all experts, so without a coefficient: {', '.join(found.unchanged) or 'none'}", highlight=False)
-    return []
-
-
-def free_bytes_of_cpu() -> int:
-    """Free memory of this machine."""
-    import torch
-
-    return free_bytes(torch.device("cpu"))
+        return [], str(error).splitlines()
+    lines = [f"warning: {warning}" for warning in found.warnings]
+    lines += [f"{task}: ‖expert − base‖ / ‖base‖ = {size:.4f}" for task, size in found.update.items()]
+    return [*lines, f"unchanged in all experts, so without a coefficient: {', '.join(found.unchanged) or 'none'}"], []

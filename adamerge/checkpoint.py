@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, rename_source_key
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from adamerge.types import ConfigError, IncompatibleExpertsError
 from adamerge.weights import Header, InMemory, MappedFiles, Weights
@@ -77,8 +77,8 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
         raise ConfigError(f"{folder / 'config.json'}: transformers cannot read it: {error}") from error
     if getattr(config, "quantization_config", None):
         raise IncompatibleExpertsError(
-            f"{source}: the checkpoint is quantised (config.json has quantization_config), and quantised numbers cannot "
-            "be merged. Use the checkpoint from before quantisation, or save a dequantised copy."
+            f"{source}: the checkpoint is quantised (config.json has quantization_config), and quantised numbers "
+            "cannot be merged. Use the checkpoint from before quantisation, or save a dequantised copy."
         )
     return Checkpoint(source, folder, config, _tensors(folder, allow_pickle), trust_remote_code)
 
@@ -100,8 +100,8 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
     cls = getattr(transformers, architecture, None)
     if cls is None:
         raise ConfigError(
-            f"config.json names the architecture {architecture}, which transformers {transformers.__version__} does not "
-            "have. If its code lies beside the weights, set trust_remote_code: true; else update transformers."
+            f"config.json names the architecture {architecture}, which transformers {transformers.__version__} does "
+            "not have. If its code lies beside the weights, set trust_remote_code: true; else update transformers."
         )
     with parameters_on_meta():
         return cls._from_config(config, dtype=torch.float32).eval()
@@ -121,7 +121,7 @@ def parameters_on_meta() -> Iterator[None]:
             parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta
+    nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -135,7 +135,7 @@ def match(checkpoint: Checkpoint, module: nn.Module) -> Match:
     parameter is found under any of its names.
 
     Raises:
-        IncompatibleExpertsError: transformers would fuse or split tensors on loading; they have no file to be mapped from.
+        IncompatibleExpertsError: transformers would fuse or split tensors on loading, so no file has them as they are.
     """
     wanted = module.state_dict()
     renamed = _renaming(checkpoint.source, module, wanted)
@@ -180,7 +180,7 @@ def _renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Call
         return lambda name: name
     conversions = get_model_conversion_mapping(module)
     converters = [rule for rule in conversions if isinstance(rule, WeightConverter)]
-    renamings = [rule for rule in conversions if not isinstance(rule, WeightConverter)]
+    renamings = [rule for rule in conversions if isinstance(rule, WeightRenaming)]
 
     def renamed(name: str) -> str:
         if name in wanted:
@@ -188,8 +188,8 @@ def _renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Call
         target, converted = rename_source_key(name, renamings, converters, module.base_model_prefix, wanted)
         if converted is not None and target in wanted:
             raise IncompatibleExpertsError(
-                f"{source}: transformers fuses or splits {name} when it loads a {type(module).__name__} (into {target}); "
-                "such checkpoints cannot be merged from their files."
+                f"{source}: transformers fuses or splits {name} when it loads a {type(module).__name__} (into "
+                f"{target}); such checkpoints cannot be merged from their files."
             )
         return target
 
@@ -237,7 +237,9 @@ def _tensors(folder: Path, allow_pickle: bool) -> Weights:
         try:
             tensors |= torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises whatever the bytes happen to break
-            raise IncompatibleExpertsError(f"{file}: torch.load(weights_only=True) cannot read it: {error}") from error
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = next((line for line in lines if "unsupported" in line.lower()), lines[0])
+            raise IncompatibleExpertsError(f"{file}: torch.load(weights_only=True) cannot read it: {reason}") from error
     return InMemory(tensors)
 
 
@@ -250,7 +252,7 @@ def _files(folder: Path, name: str) -> list[Path]:
         return []
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise IncompatibleExpertsError(f"{index}: expected JSON with a weight_map ({error!r}).") from error
     for shard in shards:
         if not (folder / shard).exists():

@@ -1,51 +1,94 @@
 """Commands; the only place where a word in YAML becomes a class (jsonargparse)."""
 
 import os
+import shlex
 import sys
+import textwrap
 import warnings
-from collections.abc import Sequence
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from rich.console import Console
 
-from adamerge.config import PRESETS, MergeConfig
-from adamerge.mistakes import explain
 from adamerge.types import ConfigError, IncompatibleExpertsError
+
+if TYPE_CHECKING:  # what takes seconds to import is imported by the command that needs it
+    from adamerge.config import MergeConfig
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+SCREEN = 20
+"""Lines of an error at most."""
+
+COMMANDS = {
+    "fit": "Learn coefficients from unlabeled rows, export the merged checkpoint, measure it.",
+    "check": "List every problem with a configuration; reads file headers only, and writes nothing.",
+    "export": "Write the merged checkpoint of a finished run once more, elsewhere or in another dtype.",
+    "evaluate": "Measure a finished run once more on its evaluation rows.",
+    "demo": "Train a small model and four experts here, merge them, show the gain.",
+}
+
+MINIMAL = """
+A configuration needs no more than this; every other key has a default:
+
+  base_model: models/base
+  models:
+    - {model: models/news, calibration: news.jsonl}
+    - {model: models/trec, calibration: trec.jsonl, evaluation: trec_test.jsonl}
+
+Save it as merge.yaml and run
+
+  adamerge check --config merge.yaml
+  adamerge fit --config merge.yaml --run_dir runs/first
+
+Every key below can stand in the file or, after --config, on the command line.
+Classes are written as Name or {class_path: Name, init_args: {key: value}}.
+"""
+
+DType: TypeAlias = Literal["float32", "float16", "bfloat16", "float64"]
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help that leaves the line breaks of descriptions alone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    console = Console(stderr=True)
     try:
-        return _run(arguments or ["--help"])
+        return _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except (ConfigError, IncompatibleExpertsError) as error:
-        console.print("[bold red]error:[/]", end=" ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        _complain(str(error))
     except OSError as error:  # a full disk, a missing permission
         if error.errno is None:
             raise
-        console.print(f"error: {error.filename or ''}: {error.strerror}. Nothing half-written was left.", markup=False)
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}{error.strerror}. Nothing half-written was left.")
     except KeyboardInterrupt:
+        _complain("interrupted. Nothing half-written was left.")
         return INTERRUPTED
     return BAD_INPUT
 
 
+def _complain(message: str) -> None:
+    lines = message.splitlines()
+    if len(lines) > SCREEN:
+        lines = [*lines[: SCREEN - 1], f"… and {len(lines) - SCREEN + 1} more; `adamerge check` lists all."]
+    console = Console(stderr=True)
+    console.print("[bold red]error:[/]", end=" ")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
 def _run(arguments: list[str]) -> int:
-    parser = _parser(_preset(arguments))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            chosen = parser.parse_args(arguments)
-    except Exception as error:  # jsonargparse raises several kinds, all of them about what was written
-        raise ConfigError(explain(str(error))) from error
+    with _plain_errors():
+        chosen = _parser(arguments).parse_args(arguments)
     command = chosen.subcommand
     options = chosen[command]
     console = Console()
@@ -59,7 +102,8 @@ def _run(arguments: list[str]) -> int:
         case "export":
             from adamerge.rerun import export_again
 
-            export_again(parse_file(Path(options.run) / "config.yaml"), Path(options.run), Path(options.out), options.out_dtype, console)
+            run = Path(options.run)
+            export_again(parse_file(run / "config.yaml"), run, Path(options.out), options.out_dtype, console)
         case "evaluate":
             from adamerge.rerun import evaluate_again
 
@@ -74,88 +118,147 @@ def _run(arguments: list[str]) -> int:
 def _fit(options: Namespace, console: Console) -> int:
     from adamerge.fit import fit
 
-    if options.ckpt_path not in (None, "last"):
-        raise ConfigError(f"--ckpt_path: expected last, got {options.ckpt_path}; a run resumes from its last checkpoint.")
-    done = fit(_config(options), _resolved(options), resume=options.ckpt_path == "last", console=console)
-    return 0 if done else INTERRUPTED
+    config = _config(options)
+    resume = options.ckpt_path == "last"
+    try:
+        done = fit(config, _resolved(options), resume=resume, console=console)
+    except KeyboardInterrupt:
+        done = None
+    if done:
+        return 0
+    command = ["adamerge", "fit", "--config", str(Path(config.run_dir) / "config.yaml"), "--ckpt_path", "last"]
+    begun = Path(command[3]).exists()
+    _complain(f"interrupted. Go on with: {shlex.join(command)}" if begun else "interrupted. Nothing was written.")
+    return INTERRUPTED
 
 
-def parse_file(path: Path) -> MergeConfig:
+def parse_file(path: Path) -> "MergeConfig":
     """Read a configuration from a YAML file.
 
     Raises:
         ConfigError: There is no such file, or a key or value in it is wrong.
     """
     arguments = ["--config", str(path)]
-    parser = _merge_parser(_preset(arguments))
-    try:
+    parser = ArgumentParser(exit_on_error=False)
+    _add_merge(parser, arguments)
+    with _plain_errors():
         return _config(parser.parse_args(arguments))
-    except Exception as error:
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Say in plain words what jsonargparse finds wrong with what was written."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*optimizer", category=DeprecationWarning)
+            yield
+    except ConfigError:
+        raise
+    except (ArgumentError, ValueError, TypeError) as error:
+        from adamerge.mistakes import explain
+
         raise ConfigError(explain(str(error))) from error
 
 
-def _parser(preset: dict[str, object]) -> ArgumentParser:
+def _parser(arguments: Sequence[str]) -> ArgumentParser:
+    """All commands, of which only the one that is asked for has its options: the others' take time to find out."""
     parser = ArgumentParser(
         prog="adamerge",
-        description="Learn from unlabeled data how much of each fine-tuned expert to merge into one model.",
+        description="Learn from unlabeled rows how much of each fine-tuned expert to merge.",
+        epilog="adamerge COMMAND --help explains a command.",
         exit_on_error=False,
         allow_abbrev=False,
+        formatter_class=_HelpFormatter,  # of the commands too
     )
-    commands = parser.add_subcommands()
-    fit = _merge_parser(preset)
-    fit.add_argument("--ckpt_path", type=str | None, default=None, help="last: go on with the run in run_dir.")
-    commands.add_subcommand("fit", fit, help="Learn coefficients, export the merged checkpoint, measure it.")
-    check = _merge_parser(preset)
-    check.add_argument("--deep", type=bool, default=False, help="Read all weights too: NaNs, equal to the base, wrong base.")
-    commands.add_subcommand("check", check, help="List every problem; read configurations and file headers only.")
-    export = ArgumentParser(exit_on_error=False, description="Write the merged checkpoint of a finished run once more.")
-    export.add_argument("run", type=str, help="Run directory.")
-    export.add_argument("out", type=str, help="Where to; must not exist.")
-    export.add_argument("--out_dtype", type=str | None, default=None, help="float32, bfloat16, …; as in the run by default.")
-    commands.add_subcommand("export", export, help="Write the merged checkpoint of a finished run once more.")
-    evaluate = ArgumentParser(exit_on_error=False, description="Measure a finished run once more.")
-    evaluate.add_argument("run", type=str, help="Run directory.")
-    commands.add_subcommand("evaluate", evaluate, help="Measure a finished run once more on its evaluation rows.")
-    demo = ArgumentParser(exit_on_error=False, description="Train a base and four experts on digits here, and merge them.")
-    demo.add_argument("--folder", type=str, default="demo", help="Where everything is written.")
-    commands.add_subcommand("demo", demo, help="Make a small model and four experts here, merge them, show the gain.")
+    commands = parser.add_subcommands(title="commands", description=None, metavar="COMMAND")
+    for command, description in COMMANDS.items():
+        own = ArgumentParser(description=textwrap.fill(description), exit_on_error=False, allow_abbrev=False)
+        if command == arguments[0]:
+            _add_options(own, command, arguments)
+        commands.add_subcommand(command, own, help=description)
+        own.prog = f"adamerge {command}"
     return parser
 
 
-def _merge_parser(preset: dict[str, object]) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=MergeConfig.__doc__)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; options after it overrule it.")
+def _add_options(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> None:
+    match command:
+        case "fit":
+            _add_merge(parser, arguments)
+            parser.add_argument(
+                "--ckpt_path", type=Literal["last"] | None, default=None, help="last: go on with the run in run_dir."
+            )
+        case "check":
+            _add_merge(parser, arguments)
+            parser.add_argument(
+                "--deep", action="store_true", help="Read all weights too: NaNs, equal to the base, from another base."
+            )
+        case "export":
+            parser.add_argument("run", type=str, help="Run directory.")
+            parser.add_argument("out", type=str, help="Where to; must not exist.")
+            parser.add_argument(
+                "--out_dtype", type=DType | None, default=None, help="Of the numbers on disk; as in the run by default."
+            )
+        case "evaluate":
+            parser.add_argument("run", type=str, help="Run directory.")
+        case _:
+            parser.add_argument("--folder", type=str, default="demo", help="Where everything is written.")
+
+
+def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    from adamerge.config import PRESETS, MergeConfig
+
+    parser.description = f"{parser.description or ''}\n{MINIMAL}"
+    parser.usage = "%(prog)s --config FILE [--key value ...]"
+    parser.add_argument("--config", action="config", help="YAML file; options after it overrule it.")
     parser.add_class_arguments(MergeConfig, None)
-    parser.set_defaults(preset)
-    return parser
+    parser.set_defaults(PRESETS.get(_method(arguments), PRESETS["adamerging"]))
 
 
-def _preset(arguments: Sequence[str]) -> dict[str, object]:
-    """Defaults that the method's name stands for, whether it is on the command line or in the file."""
-    method: object = "adamerging"
-    pairs = [(a.partition("=")[0], a.partition("=")[2] or b) for a, b in zip(arguments, [*arguments[1:], ""], strict=True)]
-    for option, value in pairs:
-        if option == "--config" and Path(value).is_file():
-            try:
-                content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
-                raise ConfigError(f"{value}: this is not YAML: {error}") from error
-            method = content.get("method", method) if isinstance(content, dict) else method
+def _method(arguments: Sequence[str]) -> str:
+    """The method's name, whether it is on the command line or in the file."""
+    method = "adamerging"
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, _, value = argument.partition("=")
+        if option == "--config" and (value or following):
+            method = str(_content(Path(value or following)).get("method", method))
         if option == "--method":
-            method = value
-    return PRESETS.get(str(method), PRESETS["adamerging"])
+            method = value or following
+    return method
 
 
-def _config(options: Namespace) -> MergeConfig:
+def _content(file: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"{file}: there is no such file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: this is not YAML in UTF-8: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected keys and values, such as base_model: …; see adamerge fit --help.")
+    return content
+
+
+def _config(options: Namespace) -> "MergeConfig":
     """The part of a command's options that says what to merge, as objects."""
-    made = _merge_parser(PRESETS[options.method]).instantiate(_part(options))
-    return MergeConfig(**{key: getattr(made, key) for key in MergeConfig.__annotations__})
+    from adamerge.config import MergeConfig
+
+    with _plain_errors():
+        made = _merge_parser(options).instantiate(_part(options))
+    return MergeConfig(**{field.name: made[field.name] for field in fields(MergeConfig)})
 
 
 def _resolved(options: Namespace) -> str:
     """The same as YAML, everything that was left to its default included."""
-    return _merge_parser(PRESETS[options.method]).dump(_part(options), skip_none=False)
+    return _merge_parser(options).dump(_part(options), skip_unset=False)
+
+
+def _merge_parser(options: Namespace) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    _add_merge(parser, ["--method", options.method])
+    return parser
 
 
 def _part(options: Namespace) -> Namespace:
-    return Namespace({key: options[key] for key in MergeConfig.__annotations__})
+    from adamerge.config import MergeConfig
+
+    return Namespace({field.name: options[field.name] for field in fields(MergeConfig)})

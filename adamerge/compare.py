@@ -65,7 +65,9 @@ def compare(
         learned: The learned coefficients, (G, K).
         console: Where to report what is under way.
     """
-    vectors = task_vectors(model.experts, changed, resident=False, dtype=model.vectors.dtype, device=model.vectors.device)
+    vectors = task_vectors(
+        model.experts, changed, resident=False, dtype=model.vectors.dtype, device=model.vectors.device
+    )
     plain = MergedModel(model.experts, vectors, task_wise(changed))
     candidates = {
         "average": (plain, uniform(plain, 1 / len(vectors.experts))),

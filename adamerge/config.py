@@ -9,7 +9,7 @@ from adamerge.data import Batching, DataSource
 from adamerge.experts import Split
 from adamerge.feasible import Box, FeasibleSet
 from adamerge.module import BuildOptimizer, BuildScheduler
-from adamerge.objectives import Entropy, Objective
+from adamerge.objectives import Entropy, Objective, Regulariser
 from adamerge.transforms import Transform
 from adamerge.zero_shot import ZeroShot
 
@@ -24,6 +24,13 @@ PRESETS: dict[str, dict[str, object]] = {
     },
 }
 """What `method:` stands for, as defaults that anything written explicitly overrules."""
+PRESETS["expert_merging"] = PRESETS["adamerging"] | {
+    "feasible": {"class_path": "adamerge.feasible.Unbounded"},
+    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
+    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 3e-2}},
+    "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 100}},
+    "trainer.max_steps": 100,
+}
 PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
 
 
@@ -102,6 +109,7 @@ class MergeConfig:
         initial: Coefficient of every expert at the start.
         feasible: Where coefficients may live: Unbounded, Box or Simplex.
         objective: What is made small.
+        regulariser: A pull of the coefficients towards the start.
         data: How calibration rows are used.
         watch: How the best iterate is chosen.
         optimizer: Any torch optimiser.
@@ -115,7 +123,7 @@ class MergeConfig:
 
     base_model: str
     models: list[ModelConfig]
-    method: Literal["adamerging", "adamerging++"] = "adamerging"
+    method: Literal["adamerging", "adamerging++", "expert_merging"] = "adamerging"
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     parameters: Split = field(default_factory=Split)
@@ -125,6 +133,7 @@ class MergeConfig:
     initial: float = 0.3
     feasible: FeasibleSet = field(default_factory=Box)
     objective: Objective = field(default_factory=Entropy)
+    regulariser: Regulariser = field(default_factory=Regulariser)
     data: Batching = field(default_factory=Batching)
     watch: Watching = field(default_factory=Watching)
     optimizer: BuildOptimizer | None = None

@@ -1,6 +1,7 @@
 """Unlabeled calibration batches for every task (the file that knows `datasets`)."""
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import datasets
 import torch
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from torch import Tensor
+from typing_extensions import override
 
 from adamerge.types import Batch, ConfigError
 
@@ -112,12 +114,15 @@ class TensorRows(Rows):
         positions: Which positions count, (N, S), or None.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], labels: Tensor | None = None, positions: Tensor | None = None) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Tensor], labels: Tensor | None = None, positions: Tensor | None = None
+    ) -> None:
         self._inputs, self._labels, self._positions = dict(inputs), labels, positions
 
     def __len__(self) -> int:
         return len(next(iter(self._inputs.values())))
 
+    @override
     def batch(self, indices: Sequence[int]) -> Batch:
         rows = torch.as_tensor(indices)
         labels, positions = (None if t is None else t[rows] for t in (self._labels, self._positions))
@@ -133,9 +138,11 @@ class Subset(Rows):
     def __len__(self) -> int:
         return len(self._indices)
 
+    @override
     def batch(self, indices: Sequence[int]) -> Batch:
         return self._rows.batch([self._indices[i] for i in indices])._replace(rows=torch.as_tensor(list(indices)))
 
+    @override
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
         here = {self._indices[i]: i for i in indices}
         return [here[i] for i in self._rows.by_length(list(here))]
@@ -174,6 +181,13 @@ class Schedule:
         return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
+def move(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+    """A batch on the device of the computation, images in its dtype."""
+    inputs = {n: t.to(device, dtype if t.is_floating_point() else None) for n, t in batch.inputs.items()}
+    rest = (None if t is None else t.to(device) for t in (batch.positions, batch.labels))
+    return Batch(inputs, batch.rows, *rest)
+
+
 def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Divide row indices into those to learn from and those to watch, at random but for the seed.
 
@@ -197,10 +211,13 @@ def load_table(source: DataSource, task: str, seed: int) -> datasets.Dataset:
         table = _read(source)
     except (DatasetNotFoundError, FileNotFoundError) as error:
         raise ConfigError(
-            f"{task}: {source.path}: no such file or folder, and no dataset of that name on the hub ({_first_line(error)})."
+            f"{task}: {source.path}: no such file or folder, and no dataset of that name on the hub "
+            f"({_first_line(error)})."
         ) from error
     except (DatasetGenerationError, ValueError, OSError) as error:
-        raise ConfigError(f"{task}: {source.path}: {_broken_row(source) or _first_line(error.__cause__ or error)}") from error
+        raise ConfigError(
+            f"{task}: {source.path}: {_broken_row(source) or _first_line(error.__cause__ or error)}"
+        ) from error
     if len(table) == 0:
         raise ConfigError(f"{task}: {source.path}: expected rows, but it is empty.")
     if source.rows is not None and source.rows < len(table):
@@ -232,6 +249,7 @@ def overlap(one: datasets.Dataset, other: datasets.Dataset, column: str) -> int:
 
 def _read(source: DataSource) -> datasets.Dataset:
     datasets.disable_progress_bars()
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # of a broken row the error tells
     path = Path(source.path).expanduser()
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         saved = datasets.load_from_disk(str(path))
@@ -245,8 +263,9 @@ def _read(source: DataSource) -> datasets.Dataset:
             raise FileNotFoundError(str(path))
         if path.stat().st_size == 0:
             return datasets.Dataset.from_dict({})
-        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        return _table(datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options))
+        if path.suffix == ".tsv":
+            return _table(datasets.load_dataset("csv", data_files=str(path), split="train", sep="\t"))
+        return _table(datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train"))
     return _table(datasets.load_dataset(source.path, source.name, split=source.split))
 
 

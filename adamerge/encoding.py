@@ -1,13 +1,15 @@
 """Rows of text and images → the inputs of a transformers model."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias, cast
 
 import datasets
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
+from typing_extensions import override
 
 from adamerge.checkpoint import Checkpoint
 from adamerge.data import DataSource, Rows, check_columns
@@ -46,11 +48,13 @@ class TextRows(Rows):
     def __len__(self) -> int:
         return len(self._encodings)
 
+    @override
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
         return sorted(indices, key=lambda i: len(self._encodings[i]))
 
+    @override
     def batch(self, indices: Sequence[int]) -> Batch:
-        padding = self._tokenizer.pad_token_id
+        padding = cast(int, self._tokenizer.pad_token_id)
         ids, mask = _pad([self._encodings[i] for i in indices], padding)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._pairs is not None:
@@ -87,9 +91,10 @@ class ImageRows(Rows):
     def __len__(self) -> int:
         return len(self._table)
 
+    @override
     def batch(self, indices: Sequence[int]) -> Batch:
         images = [image.convert("RGB") for image in self._table[list(indices)][self._column]]
-        pixels = self._processor(images, return_tensors="pt")["pixel_values"]
+        pixels = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")["pixel_values"]
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
         return Batch({"pixel_values": pixels}, torch.as_tensor(list(indices)), None, labels)
 
@@ -103,13 +108,21 @@ def load_processor(checkpoint: Checkpoint, module: nn.Module) -> Processor:
     images = takes_images(module)
     loader, what = (AutoImageProcessor, "image processor") if images else (AutoTokenizer, "tokenizer")
     try:
-        return loader.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+        processor = loader.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+        if not images and not _has_vocabulary(checkpoint.folder, processor):  # transformers makes one without words
+            raise OSError(f"there is no vocabulary in {checkpoint.folder}")
+        return processor
     except (OSError, ValueError, ImportError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"{checkpoint.source}: expected the {what} of {type(module).__name__} beside the weights, but transformers "
             f"cannot load one ({reason}). Copy its files there from the model that was fine-tuned."
         ) from error
+
+
+def _has_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    files = {"tokenizer.json", "tokenizer_config.json", *tokenizer.vocab_files_names.values()}
+    return any((folder / file).exists() for file in files)
 
 
 def takes_images(module: nn.Module) -> bool:
@@ -153,8 +166,8 @@ def encode(
         return ImageRows(table, source.image, processor, _labels(table, source, task, module) if labeled else None)
     if processor.pad_token_id is None:
         raise ConfigError(
-            f"{task}: the tokenizer has no pad token, and rows of different lengths must be padded. Set one in the base's "
-            "tokenizer_config.json (for example the end-of-text token; padding never counts)."
+            f"{task}: the tokenizer has no pad token, and rows of different lengths must be padded. Set one in the "
+            "base's tokenizer_config.json (for example the end-of-text token; padding never counts)."
         )
     limit = min(max_length or 10**9, processor.model_max_length, _positions(module))
     if not speaks(module):
@@ -174,7 +187,7 @@ def _classified(
     columns = [source.text, *([source.text_pair] if source.text_pair else [])]
     check_columns(table, [*columns, *([source.label] if labeled else [])], source, task)
     texts = [_texts(table, column, source, task) for column in columns]
-    encoded = tokenizer(*texts, truncation=True, max_length=limit)
+    encoded = tokenizer(texts[0], texts[1] if source.text_pair else None, truncation=True, max_length=limit)
     segments = encoded.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
     labels = _labels(table, source, task, module) if labeled else None
     return TextRows(encoded["input_ids"], tokenizer, speaks=False, labels=labels, pairs=segments)
@@ -189,7 +202,7 @@ def _spoken(
     limit: int,
 ) -> Rows:
     """Rows of a language model: text, text and completion, or chat messages."""
-    config = module.config
+    config = cast(PreTrainedModel, module).config
     if source.messages:
         check_columns(table, [source.messages], source, task)
         return TextRows(_chats(table, source, task, tokenizer, limit), tokenizer, speaks=True)
@@ -213,17 +226,21 @@ def _chats(
 ) -> list[list[int]]:
     if not tokenizer.chat_template:
         raise ConfigError(f"{task}: {source.path}: the rows are chat messages, but the tokenizer has no chat template.")
+    column = cast(str, source.messages)
     chats: list[list[int]] = []
-    for number, messages in enumerate(table[source.messages], 1):
+    for number, messages in enumerate(table[column], 1):
         if not isinstance(messages, list) or not messages:
             raise ConfigError(f"{task}: {source.path}: row {number} has no messages in {source.messages!r}.")
         ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-        chats.append(list(ids)[:limit])
+        chats.append(cast(list[int], ids)[:limit])
     return chats
 
 
 def _texts(table: datasets.Dataset, column: str, source: DataSource, task: str) -> list[str]:
-    texts = list(table[column])
+    try:
+        texts = list(table[column])
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{task}: {source.path}: the column {column!r} is not text in UTF-8 ({error}).") from error
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
             raise ConfigError(f"{task}: {source.path}: row {number} has {text!r} where {column!r} should be a text.")
@@ -239,8 +256,8 @@ def _labels(table: datasets.Dataset, source: DataSource, task: str, module: nn.M
         index = words.get(label) if isinstance(label, str) else label
         if not isinstance(index, int) or (count is not None and not 0 <= index < count):
             raise ConfigError(
-                f"{task}: {source.path}: row {number} has the label {label!r}, which is none of the expert's {count} labels "
-                f"({', '.join(list(words)[:8])})."
+                f"{task}: {source.path}: row {number} has the label {label!r}, which is none of the expert's {count} "
+                f"labels ({', '.join(list(words)[:8])})."
             )
         labels.append(index)
     return labels

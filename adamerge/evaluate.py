@@ -8,8 +8,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
-from adamerge.agreement import HeldOut, move
-from adamerge.data import Rows
+from adamerge.agreement import HeldOut
+from adamerge.data import Rows, move
 from adamerge.encoding import speaks
 from adamerge.merged import MergedModel
 from adamerge.types import Batch, Coefficients, ConfigError, Outputs
@@ -36,7 +36,9 @@ class Evaluation:
     @property
     def metric(self) -> str:
         """What is measured: accuracy or perplexity."""
-        return "perplexity" if any(speaks(self._model.experts.tasks[task].module) for task in self._rows) else "accuracy"
+        return (
+            "perplexity" if any(speaks(self._model.experts.tasks[task].module) for task in self._rows) else "accuracy"
+        )
 
     def merged(self, coefficients: Coefficients, own_head: bool = True) -> Scores:
         """Scores of the model merged with these coefficients, (G, K)."""

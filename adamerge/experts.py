@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adamerge.checkpoint import Checkpoint, Match, match, parameters_on_meta, quantised, skeleton, tied_names
 from adamerge.heads import head_names
-from adamerge.types import IncompatibleExpertsError
+from adamerge.types import ConfigError, IncompatibleExpertsError
 from adamerge.weights import InMemory, Joined, Renamed, Weights
 from adamerge.zero_shot import ZeroShot, ZeroShotClassifier, text_head
 
@@ -119,27 +119,20 @@ def from_checkpoints(
     tasks: dict[str, Expert] = {}
     text_side: set[str] = set()
     for name, checkpoint in experts.items():
-        problems += _config_problems(base, checkpoint)
-        if zero_shot and name in zero_shot and not problems:
-            tasks[name], text = _zero_shot_expert(name, base, checkpoint, zero_shot[name])
+        try:
+            tasks[name], text = _expert(name, base, checkpoint, (zero_shot or {}).get(name))
             text_side |= text
-            continue
-        module = skeleton(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
-        found = match(checkpoint, module)
-        problems += _match_problems(checkpoint, module, found)
-        tasks[name] = Expert(
-            name, module, Renamed(checkpoint.tensors, found.names), tuple(head_names(module)), "", checkpoint, found.names
-        )
-    if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
-    split = split or Split()
-    split = Split(split.head, [*split.base, *sorted(text_side)], split.shared)
-    modules = {type(expert.own_module): expert.own_module for expert in tasks.values()}
-    matches = [match(base, module) for module in modules.values()]
-    names = {name: disk for found in matches for name, disk in found.names.items()}
-    left_out = tuple(name for name in matches[0].unexpected if all(name in m.unexpected for m in matches))
-    together = Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base)
-    return _divide(together, split, source=base.source)
+        except (ConfigError, IncompatibleExpertsError) as error:
+            problems.append(str(error))
+    if tasks:
+        try:
+            together = _together(base, tasks, split or Split(), text_side)
+        except IncompatibleExpertsError as error:
+            problems.append(str(error))
+        else:
+            if not problems:
+                return together
+    raise IncompatibleExpertsError("\n".join(problems))
 
 
 def from_modules(
@@ -165,6 +158,35 @@ def from_modules(
         weights = InMemory({n: state[n] for n in kept if n in state})
         tasks[name] = Expert(name, module, weights, tuple(head_names(module)))
     return _divide(Experts(InMemory(base.state_dict()), tasks, ()), split or Split(), source="base")
+
+
+def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> tuple[Expert, set[str]]:
+    """An expert that fits its own configuration and the base's, and parameters that must stay the base's."""
+    problems = _config_problems(base, checkpoint)
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
+    if words is not None:
+        return _zero_shot_expert(name, base, checkpoint, words)
+    try:
+        module = skeleton(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint.folder}/{error}") from error
+    found = match(checkpoint, module)
+    problems = _match_problems(checkpoint, module, found)
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
+    weights, head = Renamed(checkpoint.tensors, found.names), tuple(head_names(module))
+    return Expert(name, module, weights, head, "", checkpoint, found.names), set()
+
+
+def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_side: set[str]) -> Experts:
+    """The base under the experts' names, and every parameter divided among them."""
+    split = Split(split.head, [*split.base, *sorted(text_side)], split.shared)
+    modules = {type(expert.own_module): expert.own_module for expert in tasks.values()}
+    matches = [match(base, module) for module in modules.values()]
+    names = {name: disk for found in matches for name, disk in found.names.items()}
+    left_out = tuple(name for name in matches[0].unexpected if all(name in m.unexpected for m in matches))
+    return _divide(Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base), split, source=base.source)
 
 
 def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: ZeroShot) -> tuple[Expert, set[str]]:
@@ -197,7 +219,9 @@ def _divide(experts: Experts, split: Split, source: str) -> Experts:
         problems += _shape_problems(name, experts, source)
     for expert in experts.tasks.values():
         alone = [n for n in _parameters(expert) if n not in everywhere and n not in heads[expert.name]]
-        problems += [f"{expert.name}: {n} is a parameter that not all experts share; name it under head." for n in alone]
+        problems += [
+            f"{expert.name}: {n} is a parameter that not all experts share; name it under head." for n in alone
+        ]
     if not shared and not problems:
         problems.append(f"{source}: base and experts have no parameter in common that could be merged.")
     if problems:

@@ -47,11 +47,12 @@ def export(
     *,
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
-    ) -> Exported:
+) -> Exported:
     """Merge in fp64, one parameter at a time, write the checkpoint, read it back and compare.
 
-    `folder` is the base with its shared parameters merged: a head of its own stays what it was. A task with a head of its own gets a folder in it,
-    with the backbone's files hard-linked (copied where links fail) beside a small file for the head.
+    `folder` is the base with its shared parameters merged; a head of the base's own stays what it was. A task with a
+    head of its own gets a folder in it, with the backbone's files hard-linked (copied where links fail) beside a small
+    file for the head.
 
     Args:
         model: The experts and their task vectors.
@@ -88,7 +89,9 @@ def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
     return {name: folder / name if expert.head else folder for name, expert in experts.tasks.items()}
 
 
-def exact_parameters(model: MergedModel, coefficients: Coefficients, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def exact_parameters(
+    model: MergedModel, coefficients: Coefficients, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer of the merged backbone, one at a time, combined in fp64 and rounded once."""
     vectors = model.vectors.exact()
     for name in _backbone(model.experts):
@@ -146,7 +149,9 @@ def _divide(headers: Mapping[str, Header], shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _write_index(folder: Path, shards: Mapping[str, Mapping[str, Header]], more: Mapping[str, Mapping[str, Header]]) -> None:
+def _write_index(
+    folder: Path, shards: Mapping[str, Mapping[str, Header]], more: Mapping[str, Mapping[str, Header]]
+) -> None:
     files = {**shards, **more}
     headers = [header for file in files.values() for header in file.values()]
     index = {
@@ -236,7 +241,13 @@ def _load(expert: Expert, place: Path, dtype: torch.dtype) -> nn.Module:
         name = type(next(expert.module.children())).__name__
     cls = getattr(transformers, name, transformers.AutoModel)
     trust = {"trust_remote_code": True} if expert.checkpoint.trust_remote_code else {}
-    loaded, info = cls.from_pretrained(place, dtype=dtype, output_loading_info=True, **trust)
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # one for each task would bury what matters
+    try:
+        loaded, info = cls.from_pretrained(place, dtype=dtype, output_loading_info=True, **trust)
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
     if info["missing_keys"] or info["mismatched_keys"]:
         raise RuntimeError(f"{place}: transformers does not find {sorted(info['missing_keys'])}. Please report this.")
     return loaded

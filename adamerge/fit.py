@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from rich.console import Console
 
-from adamerge.agreement import HeldOut, hold_out
+from adamerge.agreement import hold_out
 from adamerge.coefficients import save_coefficients
 from adamerge.compare import Comparison, compare
 from adamerge.config import MergeConfig
@@ -18,7 +19,7 @@ from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, describe, load_data, open_experts
-from adamerge.learn import LAST, Calibration, Learned, Learning, divide, learn
+from adamerge.learn import LAST, Learned, Learning, check_learning, divide, learn
 from adamerge.merged import MergedModel
 from adamerge.recipe import recipe
 from adamerge.report import curve, heat_map, table
@@ -27,6 +28,9 @@ from adamerge.types import ConfigError
 COEFFICIENTS = "coefficients.safetensors"
 CHECKPOINTS = "checkpoints"
 TASK_VECTORS = "task_vectors"
+TARGETS = "targets"
+MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
+"""What a run that is resumed need not have in common with its first part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     console = console or Console()
     run_dir = Path(config.run_dir)
     _check_run_dir(run_dir, resolved, resume)
+    learning = learning_of(config, progress_bar=console.is_terminal)
     experts = open_experts(config)
     _tell(console, describe(experts))
     inspection = inspect_weights(experts)
@@ -78,9 +83,18 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS)
     calibration = divide(data.calibration, config.data, config.seed_everything)
     held_out = hold_out(model, calibration.watch, config.data.micro_batch)
-    learned = _learn(config, model, calibration, held_out, run_dir, resume, console)
+    learned = learn(
+        model,
+        config.objective,
+        calibration,
+        learning,
+        held_out=held_out,
+        targets=run_dir / TARGETS,
+        checkpoints=run_dir / CHECKPOINTS,
+        resume=resume,
+        tell=None if learning.trainer["enable_progress_bar"] else lambda line: _tell(console, [line]),
+    )
     if learned.interrupted:
-        console.print(f"\n[bold]interrupted[/]; go on with: adamerge fit --config … --run_dir {run_dir} --ckpt_path last")
         return None
     save_coefficients(run_dir / COEFFICIENTS, learned.coefficients, model.grouping, model.vectors.experts)
     groups, names = model.grouping.groups, model.vectors.experts
@@ -88,13 +102,17 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     curve(learned.history, learned.best_step, run_dir / "learning.png")
 
     merged = run_dir / "merged"
-    shutil.rmtree(merged, ignore_errors=resume)  # of a run that was killed between export and recipe
+    if merged.exists():  # left by a run that was killed between export and recipe
+        shutil.rmtree(merged)
     exported = export(model, learned.coefficients, merged, dtype=_dtype(config))
     comparison = compare(model, inspection.changed, data.evaluation, held_out, learned.coefficients, console)
     report(run_dir, comparison, learned, model, exported, console)
     write_text(run_dir / "recipe.json", json.dumps(recipe(config, resolved, experts, data, run_dir), indent=2) + "\n")
     console.print(f"\nbest iterate: step {learned.best_step}")
-    _tell(console, [f"{name}: {run_dir / name}" for name in (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png")])
+    _tell(
+        console,
+        [f"{name}: {run_dir / name}" for name in (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png")],
+    )
     _tell(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
     return Merge(run_dir, learned, comparison, exported)
 
@@ -111,23 +129,23 @@ def report(
         "bytes_on_disk": exported.bytes,
     }
     learning = {"best_step": learned.best_step, "history": learned.history}
-    write_text(run_dir / "metrics.json", json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2) + "\n")
+    write_text(
+        run_dir / "metrics.json", json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2) + "\n"
+    )
     if comparison.scores:
         console.print(table(comparison.scores, comparison.relative(), comparison.unit))
 
 
-def _learn(
-    config: MergeConfig,
-    model: MergedModel,
-    calibration: Calibration,
-    held_out: HeldOut,
-    run_dir: Path,
-    resume: bool,
-    console: Console,
-) -> Learned:
-    assert config.optimizer is not None
+def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
+    """How coefficients are learned, as the configuration says.
+
+    Raises:
+        ConfigError: The optimiser, the scheduler or an option of the Trainer cannot be used.
+    """
+    if config.optimizer is None:
+        raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")
     options = {key: value for key, value in asdict(config.trainer).items() if value is not None}
-    options.setdefault("enable_progress_bar", console.is_terminal)
+    options.setdefault("enable_progress_bar", progress_bar)
     learning = Learning(
         optimizer=config.optimizer,
         scheduler=config.lr_scheduler,
@@ -137,37 +155,43 @@ def _learn(
         watching=config.watch,
         seed=config.seed_everything,
         task_weights={expert.name: expert.weight for expert in config.models},
+        regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
-    return learn(
-        model,
-        config.objective,
-        calibration,
-        learning,
-        held_out=held_out,
-        checkpoints=run_dir / CHECKPOINTS,
-        resume=resume,
-        tell=lambda line: _tell(console, [line]),
-    )
+    check_learning(learning)
+    return learning
 
 
 def _check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
     """An existing directory is refused unless its run is resumed with the same configuration."""
+    former = run_dir / "config.yaml"
     if not resume:
-        if run_dir.exists() and any(run_dir.iterdir()):
+        if run_dir.is_file() or any(not file.name.endswith(".partial") for file in run_dir.glob("*")):
             raise ConfigError(
                 f"{run_dir}: exists already. Choose another --run_dir, or go on with its run by --ckpt_path {LAST[:4]}."
             )
         return
-    if not (run_dir / "config.yaml").exists():
+    if not former.exists():
         raise ConfigError(f"{run_dir}: there is no run to resume (no config.yaml in it).")
-    former = (run_dir / "config.yaml").read_text(encoding="utf-8").splitlines()
-    differing = [line.strip() for line in resolved.splitlines() if line not in former and "max_steps" not in line]
+    then, now = (_flat(yaml.safe_load(text)) for text in (former.read_text(encoding="utf-8"), resolved))
+    differing = [
+        f"{key} (was {then.get(key)}, is {now.get(key)})"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key) and key not in MAY_DIFFER
+    ]
     if differing:
         raise ConfigError(
-            f"{run_dir}: the configuration differs from the run to be resumed, in: {'; '.join(differing[:5])}. "
+            f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
             "Resume with the same settings, or start anew in another run_dir."
         )
+
+
+def _flat(value: object, key: str = "") -> dict[str, object]:
+    """Nested settings by dotted key."""
+    if not isinstance(value, dict | list) or not value:
+        return {key: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for name, inner in items for k, v in _flat(inner, f"{key}.{name}" if key else str(name)).items()}
 
 
 def _check_space(experts: Experts, run_dir: Path) -> None:
@@ -188,4 +212,4 @@ def _dtype(config: MergeConfig) -> torch.dtype | None:
 
 def _tell(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

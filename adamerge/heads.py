@@ -1,7 +1,6 @@
 """Which parameters are a head: what turns the backbone's output into a task's labels."""
 
 import copy
-from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -44,7 +43,7 @@ def _follow_labels(module: PreTrainedModel) -> set[str]:
     return {name for name, p in module.named_parameters() if name not in other or other[name].shape != p.shape}
 
 
-def _outside_backbone(module: PreTrainedModel) -> Iterable[str]:
+def _outside_backbone(module: PreTrainedModel) -> set[str]:
     backbone = module.base_model
     if backbone is module:
         return set()

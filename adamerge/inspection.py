@@ -99,7 +99,8 @@ def _square(tensor: Tensor, other: Tensor | None = None) -> float:
     """‖tensor‖² or ‖tensor − other‖², summed in fp64 over pieces."""
     others = _pieces(other) if other is not None else None
     return sum(
-        torch.linalg.vector_norm(piece.float() - (next(others).float() if others else 0.0), dtype=torch.float64).item() ** 2
+        torch.linalg.vector_norm(piece.float() - (next(others).float() if others else 0.0), dtype=torch.float64).item()
+        ** 2
         for piece in _pieces(tensor)
     )
 

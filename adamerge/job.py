@@ -14,7 +14,7 @@ from adamerge.data import DataSource, Rows, load_table, overlap
 from adamerge.encoding import Processor, encode, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
-from adamerge.merged import MergedModel, task_vectors
+from adamerge.merged import MergedModel, hold, task_vectors
 from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.store import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -50,12 +50,7 @@ def open_experts(config: MergeConfig) -> Experts:
         ConfigError: A model cannot be found, or two tasks have one name.
         IncompatibleExpertsError: With every problem of every expert, a line each.
     """
-    names = [model.name for model in config.models]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ConfigError(f"models: two experts are called {', '.join(twice)}; give each its own task.")
-    if not names:
-        raise ConfigError("models: expected at least one expert.")
+    _check_names([model.name for model in config.models])
     problems: list[str] = []
     opened: dict[str, Checkpoint] = {}
     for name, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]:
@@ -65,45 +60,70 @@ def open_experts(config: MergeConfig) -> Experts:
             )
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
-    if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
-    base = opened.pop("")
+    base = opened.pop("", None)
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
-    return from_checkpoints(base, opened, config.parameters, zero_shot)
+    if base and opened:
+        try:
+            experts = from_checkpoints(base, opened, config.parameters, zero_shot)
+        except (ConfigError, IncompatibleExpertsError) as error:
+            problems.append(str(error))
+        else:
+            if not problems:
+                return experts
+    raise IncompatibleExpertsError("\n".join(problems))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise ConfigError("models: expected at least one expert.")
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ConfigError(f"models: two experts are called {', '.join(twice)}; give each its own task.")
+    for name in names:
+        if not name or Path(name).name != name:
+            raise ConfigError(
+                f"models: {name!r} cannot be the name of a folder, as a task's must; give it another task."
+            )
 
 
 def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) -> Data:
     """Read and encode the rows of every task.
 
     Raises:
-        ConfigError: Rows are missing or cannot be used; names task, file, column or row.
+        ConfigError: With every task whose rows are missing or cannot be used: its file, column or row.
     """
     assert experts.checkpoint is not None
     first = next(iter(experts.tasks.values()))
     processor = load_processor(experts.checkpoint, first.module)
     notes: list[str] = []
+    problems: list[str] = []
     tables: dict[tuple[str, str], datasets.Dataset] = {}
     calibration: dict[str, Rows] = {}
     evaluation: dict[str, Rows] = {}
     for model in config.models:
-        if calibrate:
-            if model.calibration is None:
-                raise ConfigError(f"{model.name}: expected calibration rows (models: calibration), but there are none.")
-            table, rows = _read(model, source_of(model.calibration), experts, processor, config, labeled=False)
-            tables["calibration", model.name], calibration[model.name] = table, rows
-            column = source_of(model.calibration).label
-            if column in table.column_names:
-                notes.append(f"{model.name}: the column {column!r} of the calibration rows is ignored.")
-        if model.evaluation is not None:
-            table, rows = _read(model, source_of(model.evaluation), experts, processor, config, labeled=True)
-            evaluation[model.name] = rows
-            notes += _overlap_note(model, tables, table)
+        try:
+            if calibrate:
+                if model.calibration is None:
+                    raise ConfigError(f"{model.name}: expected calibration rows (key calibration), but there are none.")
+                source = source_of(model.calibration)
+                table, rows = _read(model, source, experts, processor, config, labeled=False)
+                tables["calibration", model.name], calibration[model.name] = table, rows
+                if source.label in table.column_names:
+                    notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
+            if model.evaluation is not None:
+                source = source_of(model.evaluation)
+                table, evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True)
+                notes += _overlap_note(model, tables, table)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
     fingerprints = {task: table._fingerprint for (_, task), table in tables.items()}
     return Data(calibration, evaluation, fingerprints, tuple(notes))
 
 
 def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], store: Path) -> MergedModel:
-    """Task vectors of the parameters `names`, transformed and kept under `store` if the configuration says so, grouped."""
+    """Task vectors of the parameters `names`, transformed and kept under `store` if so configured, and grouped."""
     device = torch.device(_accelerator(config))
     room = free_bytes(device)
     dtype: torch.dtype = getattr(torch, config.dtype)
@@ -113,7 +133,7 @@ def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], sto
         vectors = task_vectors(experts, names, resident=resident, room=room, dtype=dtype, device=device)
     else:
         plain = task_vectors(experts, names, resident=False, dtype=dtype, device=device)
-        vectors = transformed(plain, experts.base, config.task_vectors, store, resident=resident, room=room)
+        vectors = hold(transformed(plain, experts.base, config.task_vectors, store), resident, room)
     return MergedModel(experts, vectors, GROUPINGS[config.grouping](names))
 
 
@@ -155,7 +175,9 @@ def _read(
     return table, encode(table, source, model.name, module, processor, labeled=labeled, max_length=length)
 
 
-def _overlap_note(model: ModelConfig, tables: Mapping[tuple[str, str], datasets.Dataset], table: datasets.Dataset) -> list[str]:
+def _overlap_note(
+    model: ModelConfig, tables: Mapping[tuple[str, str], datasets.Dataset], table: datasets.Dataset
+) -> list[str]:
     known = tables.get(("calibration", model.name))
     if known is None or model.calibration is None:
         return []

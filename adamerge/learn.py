@@ -1,23 +1,33 @@
 """Learning: the parts put together for Lightning's Trainer."""
 
+import logging
+import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from adamerge.agreement import HeldOut, hold_out
-from adamerge.callbacks import KeepBest, StopOnInterrupt, Watching, WholeCheckpoints
+from adamerge.callbacks import KeepBest, Progress, StopOnInterrupt, Watching, WholeCheckpoints
 from adamerge.data import Batching, Rows, Schedule, Subset, split_held_out
 from adamerge.evaluate import mean, uniform
 from adamerge.feasible import FeasibleSet, Unbounded
 from adamerge.merged import MergedModel
 from adamerge.module import BuildOptimizer, BuildScheduler, MergeModule
-from adamerge.objectives import Objective
+from adamerge.objectives import Objective, Regulariser
+from adamerge.targets import Targets, TargetSettings, compute_targets
 from adamerge.types import Coefficients, ConfigError
+
+_ADVICE = re.compile(
+    r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
+    r"Checkpoint directory .* exists and is not empty|your dataloader is not resumable)"
+)
 
 LAST = "last.ckpt"
 """Name of the checkpoint that a run resumes from."""
@@ -66,6 +76,7 @@ class Learning:
         watching: How the best iterate is chosen.
         seed: Of the order of the rows.
         task_weights: Factor of each task's objective; 1 where absent.
+        regulariser: A pull of the coefficients towards the start.
         trainer: Arguments of Lightning's Trainer, `max_steps` among them.
     """
 
@@ -77,6 +88,7 @@ class Learning:
     watching: Watching = field(default_factory=Watching)
     seed: int = 0
     task_weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    regulariser: Regulariser | None = None
     trainer: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
@@ -96,6 +108,7 @@ def learn(
     learning: Learning,
     *,
     held_out: HeldOut | None = None,
+    targets: Path | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     tell: Callable[[str], None] | None = None,
@@ -108,6 +121,7 @@ def learn(
         calibration: The rows.
         learning: How.
         held_out: The experts' predictions on the held-out rows, if they are known already.
+        targets: Folder where the experts' outputs are kept, for objectives that compare with them; None keeps none.
         checkpoints: Folder for the checkpoint that a run resumes from; none is written by default.
         resume: Go on from that checkpoint.
         tell: Called with a line of text after each look at the held-out rows.
@@ -119,8 +133,10 @@ def learn(
         ConfigError: The Trainer was asked for something that would alter the gradient silently.
     """
     options = {"max_steps": 100, **learning.trainer}
-    _check_trainer(options)
+    check_learning(learning)
+    kept, watched = _targets(model, objective, calibration, targets)
     held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch)
+    held_out = replace(held_out, targets=watched)
     best = KeepBest(
         (lambda c: _measure(model, held_out, objective, c)) if held_out else None,
         learning.watching,
@@ -135,6 +151,8 @@ def learn(
         learning.feasible,
         learning.optimizer,
         task_weights=learning.task_weights,
+        targets=kept,
+        regulariser=learning.regulariser,
         build_scheduler=learning.scheduler,
         micro_batch=learning.batching.micro_batch,
     )
@@ -143,31 +161,90 @@ def learn(
     if checkpoints and stop:
         every = learning.watching.every
         callbacks += [stop, ModelCheckpoint(checkpoints, LAST.removesuffix(".ckpt"), every_n_train_steps=every)]
+    if options.get("enable_progress_bar", True):
+        callbacks.append(Progress())
     _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
     return Learned(best.best, best.best_step, best.history, stop is not None and stop.interrupted)
 
 
+def _targets(
+    model: MergedModel, objective: Objective, calibration: Calibration, folder: Path | None
+) -> tuple[dict[str, Targets], dict[str, Targets]]:
+    """What the experts say of the rows that are learned from and of those that are watched."""
+    if not objective.uses_targets:
+        return {}, {}
+    settings = TargetSettings(objective.layers, temperature=getattr(objective, "temperature", 1.0))
+    parts = ((calibration.learn, "learn"), (calibration.watch, "watch"))
+    learned, watched = (
+        compute_targets(model, rows, settings, folder / name if folder else None) for rows, name in parts
+    )
+    return learned, watched
+
+
 def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> None:
-    quiet = {"logger": False, "enable_model_summary": False, "enable_checkpointing": len(callbacks) > 1}
-    with warnings.catch_warnings():
-        # Loading is done by then, batches are indices, and the steps are one epoch: Lightning's advice is not for us.
-        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-        trainer = Trainer(**{**quiet, **options}, callbacks=callbacks, plugins=[WholeCheckpoints()])  # pyright: ignore
+    with _without_advice():
+        trainer = _trainer(options, callbacks)
         trainer.fit(module, ckpt_path=resume if resume and resume.exists() else None)
 
 
-def _measure(model: MergedModel, held_out: HeldOut, objective: Objective, coefficients: Coefficients) -> dict[str, float]:
+def _trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
+    checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    ours = {"logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
+    return Trainer(**{**ours, **options}, callbacks=callbacks, plugins=[WholeCheckpoints()])  # pyright: ignore
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep to itself what Lightning advises everyone: other losses, data loaders and loggers than we have."""
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not _ADVICE.search(record.getMessage())
+
+    logger.addFilter(wanted)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_ADVICE.pattern)
+            yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+def _measure(
+    model: MergedModel, held_out: HeldOut, objective: Objective, coefficients: Coefficients
+) -> dict[str, float]:
     with torch.no_grad():
         merged = model.vectors.combine(coefficients, model.grouping)
         agreement = mean(held_out.agreement(model, merged))
         return {"agreement": agreement, "objective": mean(held_out.objective(model, merged, objective))}
 
 
-def _check_trainer(options: Mapping[str, object]) -> None:
+def check_learning(learning: Learning) -> None:
+    """Refuse now what Lightning and torch would refuse only when learning begins.
+
+    Raises:
+        ConfigError: An option of the Trainer, the optimiser or the scheduler cannot be used.
+    """
+    options = learning.trainer
+    if str(options.get("max_steps", 100)).startswith(("-", "0")):
+        raise ConfigError(f"trainer.max_steps: expected at least 1, got {options['max_steps']}.")
     if options.get("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
-            "trainer.accumulate_grad_batches: would merge once a micro-batch. Set data.batch_size as large as you like; "
+            "trainer.accumulate_grad_batches: would merge once a micro-batch. Set data.batch_size as large as need be: "
             "data.micro_batch splits it inside a step."
         )
     if str(options.get("precision", "")) in ("16", "16-mixed", "16-true"):
-        raise ConfigError("trainer.precision: fp16 would need a scaling of its own for the merge; use bf16-mixed or 32-true.")
+        raise ConfigError(
+            "trainer.precision: fp16 would need a scaling of its own for the merge; use bf16-mixed or 32-true."
+        )
+    key = "trainer"
+    try:
+        with _without_advice():
+            _trainer(options, [])
+        key = "optimizer"
+        optimizer = learning.optimizer([torch.nn.Parameter(torch.zeros(1, 1))])
+        key = "lr_scheduler"
+        if learning.scheduler:
+            learning.scheduler(optimizer)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"{key}: {error}") from error

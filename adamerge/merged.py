@@ -1,6 +1,7 @@
 """Coefficients → parameters → torch.func.functional_call."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,7 +10,10 @@ from torch.func import functional_call
 from adamerge.experts import Experts
 from adamerge.grouping import Grouping
 from adamerge.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
-from adamerge.types import Coefficients, Outputs, Parameters
+from adamerge.types import Coefficients, ConfigError, Outputs, Parameters
+
+Layers: TypeAlias = tuple[int | str, ...]
+"""Which hidden states: indices, negative ones from the end, or "middle"."""
 
 
 class MergedModel:
@@ -30,7 +34,8 @@ class MergedModel:
         fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
         self._fixed = {name: self._own(experts.base[name]) for name in fixed}
         self._heads = {
-            task: {name: self._own(expert.weights[name]) for name in expert.head} for task, expert in experts.tasks.items()
+            task: {name: self._own(expert.weights[name]) for name in expert.head}
+            for task, expert in experts.tasks.items()
         }
 
     @property
@@ -49,7 +54,7 @@ class MergedModel:
         return self.vectors.inner(gradients, self.grouping)
 
     def forward(
-        self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], hidden: bool = False, own_head: bool = True
+        self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], layers: Layers = (), own_head: bool = True
     ) -> Outputs:
         """Run one task's model on merged parameters.
 
@@ -57,20 +62,20 @@ class MergedModel:
             task: Whose model and head.
             merged: What `merge` returned.
             inputs: Keyword arguments of the module.
-            hidden: Whether to return hidden states too.
+            layers: Hidden states to return: indices, or "middle".
             own_head: Whether the head is the expert's, or the base's.
         """
         expert = self.experts.tasks[task]
         head = self._heads[task] if own_head else {name: self._own(self.experts.base[name]) for name in expert.head}
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
-        return _call(expert.module, parameters, inputs, hidden)
+        return _call(expert.module, parameters, inputs, layers)
 
     @torch.no_grad()
-    def forward_expert(self, task: str, inputs: Mapping[str, Tensor], hidden: bool = False) -> Outputs:
+    def forward_expert(self, task: str, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run a task's unmerged expert, with its own buffers."""
         expert = self.experts.tasks[task]
         state = {expert.prefix + name: self._own(value) for name, value in self.experts.state_of(task).items()}
-        return _call(expert.module, state, inputs, hidden)
+        return _call(expert.module, state, inputs, layers)
 
     def _own(self, tensor: Tensor) -> Tensor:
         """A tensor of a checkpoint as the computation needs it; integers stay integers."""
@@ -110,13 +115,25 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
     return Resident(mapped) if resident else mapped
 
 
-def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], hidden: bool) -> Outputs:
+def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
     module.eval()  # dropout would make the objective a random number, whatever someone called before
-    extra = {"output_hidden_states": True} if hidden else {}
+    extra = {"output_hidden_states": True} if layers else {}
     output = functional_call(module, dict(state), (), {**inputs, **extra})
     if isinstance(output, Tensor):
         return Outputs(output)
-    return Outputs(output.logits, _hidden_states(output) if hidden else ())
+    return Outputs(output.logits, choose_layers(_hidden_states(output), layers) if layers else ())
+
+
+def choose_layers(states: Sequence[Tensor], layers: Layers) -> tuple[Tensor, ...]:
+    """Those of all hidden states that are asked for.
+
+    Raises:
+        ConfigError: A layer is out of range.
+    """
+    for layer in layers:
+        if isinstance(layer, int) and not -len(states) <= layer < len(states):
+            raise ConfigError(f"objective: expected layers from {-len(states)} to {len(states) - 1}, got {layer}.")
+    return tuple(states[len(states) // 2 if layer == "middle" else int(layer)] for layer in layers)
 
 
 def _hidden_states(output: object) -> tuple[Tensor, ...]:

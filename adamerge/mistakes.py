@@ -6,47 +6,76 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from adamerge.callbacks import Watching
-from adamerge.config import PRESETS, MergeConfig, ModelConfig, TrainerConfig
+from adamerge.config import MergeConfig, ModelConfig, TrainerConfig
 from adamerge.data import Batching, DataSource
 from adamerge.experts import Split
 from adamerge.feasible import FeasibleSet
-from adamerge.objectives import Objective
+from adamerge.objectives import Objective, Regulariser
 from adamerge.transforms import Transform
 from adamerge.zero_shot import ZeroShot
 
-_SECTIONS = (MergeConfig, ModelConfig, TrainerConfig, Batching, Watching, Split, DataSource, ZeroShot)
-_CHOICES = (FeasibleSet, Objective, Transform)
+_SECTIONS = (MergeConfig, ModelConfig, TrainerConfig, Batching, Watching, Split, DataSource, ZeroShot, Regulariser)
+_CHOICES = (FeasibleSet, Objective, Transform, Optimizer, LRScheduler)
 
-_UNKNOWN = re.compile(
-    r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|Key '?\"?([\w.]+)\"?'? is not expected"
-    r"|dot import path string: (\w+)|Got value: (\w+)|invalid choice: '([\w.]+)'|Unknown argument '([\w.]+)'"
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value(?: type)?: [{N<]"
 )
+"""Lines of jsonargparse's messages that repeat what was written or tell of its own types."""
+
+_PLAINLY = [
+    (re.compile(phrase), plain)
+    for phrase, plain in (
+        (r'Parser key "([\w.]+)": *', r"\1: "),
+        (r"Problem with given class_path 'adamerge.config.ModelConfig': *", ""),
+        (r"Problem with given class_path '[\w.]*?(\w+)': *", r"\1: "),
+        (r"Type .* expects a function or a callable class: (.*?)\. Got value: .*", r"\1"),
+        (r"(?:Subcommand '\w+' does not accept option|Option) '([\w.]+)'(?: is not accepted)?", r"there is no key \1"),
+        (r"Key '([\w.]+)' is not expected", r"there is no key \1"),
+        (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
+        (r"argument \S+ invalid choice: '(\S+)' \(choose from (.*)\)", r"there is no command \1; known are \2"),
+        (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
+        (r"Expected a typing\.Literal\[(.*)\]", r"expected one of \1"),
+        (r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1"),
+        (r"\.? (?:Got|Given) value: ", ", got "),
+        (r"the following arguments are required: ", "missing: "),
+        (r"\b(?:fit|check|export|evaluate)\.(?=base_model|models|run|out)", ""),
+    )
+]
+"""jsonargparse's phrases and ours."""
+
+_UNKNOWN = re.compile(r"there is no (?:key|class|command|option) -*([\w.+]+)|expected one of (.*), got (\S+)")
 
 
 def explain(message: str) -> str:
-    """A parser's message, and below it the known words that are nearest to the unknown one.
+    """What a parser complains of in plain words, with the known word that is nearest to an unknown one.
 
     Example:
-        >>> print(explain("Option 'calibratoin' is not accepted"))
-        Option 'calibratoin' is not accepted
-        Did you mean calibration?
+        >>> explain("Subcommand 'fit' does not accept option 'data.batchsize'")
+        'there is no key data.batchsize. Did you mean batch_size?'
     """
+    lines = [line.strip() for line in message.splitlines()]
+    message = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
+    for phrase, plain in _PLAINLY:
+        message = phrase.sub(plain, message)
     found = _UNKNOWN.search(message)
     if not found:
         return message
-    word = next(group for group in found.groups() if group).split(".")[-1]
-    near = difflib.get_close_matches(word, sorted(set(_words())), n=2, cutoff=0.6)
-    return f"{message}\nDid you mean {' or '.join(near)}?" if near else message
+    key, choices, choice = found.groups()
+    known = re.findall(r"'(.*?)'", choices) if choices else sorted(set(_words()))
+    near = difflib.get_close_matches((key or choice).rpartition(".")[2], known, n=1, cutoff=0.6)
+    return f"{message}. Did you mean {near[0]}?" if near else message
 
 
 def _words() -> Iterator[str]:
-    """Every key of the configuration, every class that can be named in it, and every option of those."""
+    """Every key of the configuration, every class that can be named in it, every option of those, every command."""
     for section in _SECTIONS:
         yield from (field.name for field in fields(section))
     for choice in _CHOICES:
         for cls in choice.__subclasses__():
             yield cls.__name__
             yield from (f.name for f in fields(cls)) if is_dataclass(cls) else inspect.signature(cls).parameters
-    yield from PRESETS
-    yield from ("task", "block", "tensor", "resident", "mapped", "auto", "fit", "check", "export", "evaluate", "demo")
+    yield from ("config", "ckpt_path", "deep", "fit", "check", "export", "evaluate", "demo")

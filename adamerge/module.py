@@ -5,18 +5,20 @@ from typing import TypeAlias
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
-from adamerge.agreement import move
-from adamerge.data import Rows, Schedule
+from adamerge.data import Rows, Schedule, move
 from adamerge.feasible import FeasibleSet
 from adamerge.merged import MergedModel
-from adamerge.objectives import Objective
+from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import keep_feasible
-from adamerge.types import Batch, Coefficients, Outputs, Parameters
+from adamerge.targets import Targets
+from adamerge.types import Batch, Coefficients, Parameters
 
 BuildOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
@@ -25,9 +27,9 @@ BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
 class MergeModule(LightningModule):
     """Learns coefficients; they are its only parameters.
 
-    A step merges once, lets every task's loss run backward into the merged leaves (a task's activations are freed before
-    the next task starts), and takes the inner products once. What it returns has the loss's value and the coefficients'
-    exact gradient, so Lightning's own loop, closures and schedulers work on it as they are.
+    A step merges once, lets every task's loss run backward into the merged leaves (a task's activations are freed
+    before the next task starts), and takes the inner products once. What it returns has the loss's value and the
+    coefficients' exact gradient, so Lightning's own loop, closures and schedulers work on it as they are.
 
     Base and experts are no submodules: else Lightning would move, broadcast and checkpoint them.
 
@@ -40,7 +42,8 @@ class MergeModule(LightningModule):
         feasible: Where coefficients may live.
         build_optimizer: Called with the coefficients.
         task_weights: Factor of each task's objective; 1 where absent.
-        targets: The experts' outputs on rows, for objectives that compare with them.
+        targets: The experts' outputs on their rows by task, for objectives that compare with them.
+        regulariser: A pull of the coefficients towards the start.
         build_scheduler: Called with the optimiser; its schedule is stepped after every step.
         micro_batch: Rows that pass a model together; a task's larger batch is split.
     """
@@ -56,7 +59,8 @@ class MergeModule(LightningModule):
         build_optimizer: BuildOptimizer,
         *,
         task_weights: Mapping[str, float] | None = None,
-        targets: Callable[[str, Tensor], Outputs] | None = None,
+        targets: Mapping[str, Targets] | None = None,
+        regulariser: Regulariser | None = None,
         build_scheduler: BuildScheduler | None = None,
         micro_batch: int = 64,
     ) -> None:
@@ -66,6 +70,7 @@ class MergeModule(LightningModule):
         self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
         self._build_optimizer, self._build_scheduler = build_optimizer, build_scheduler
         self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
+        self._regulariser, self._initial = regulariser, initial
 
     @property
     def model(self) -> MergedModel:
@@ -78,16 +83,21 @@ class MergeModule(LightningModule):
         merged = self.model.merge(self.coefficients)
         loss = sum(self._backward(task, merged) for task in self._rows)
         gradient = self.model.gradient(merged).to(self.coefficients.dtype)
-        self._log(loss)
-        return surrogate(torch.as_tensor(loss), self.coefficients, gradient)
+        total = surrogate(torch.as_tensor(loss), self.coefficients, gradient)
+        if self._regulariser is not None:
+            total = total + self._regulariser(self.coefficients, self._initial.to(self.coefficients))
+        self._log(total.detach())
+        return total
 
-    def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[dict[str, object]]]:
+    @override
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
         """The optimiser, its iterates projected onto the feasible set after every step."""
         optimizer = self._build_optimizer([self.coefficients])
         keep_feasible(optimizer, self._feasible)
         if self._build_scheduler is None:
             return optimizer
-        return [optimizer], [{"scheduler": self._build_scheduler(optimizer), "interval": "step"}]
+        scheduler = LRSchedulerConfigType(scheduler=self._build_scheduler(optimizer), interval="step")
+        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=scheduler)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Counts steps; the rows of a step follow from its number alone."""
@@ -101,14 +111,14 @@ class MergeModule(LightningModule):
         total = torch.zeros((), dtype=self.coefficients.dtype, device=self.coefficients.device)
         for batch in batches:
             batch = move(batch, self.model.vectors.device, self.model.vectors.dtype)
-            targets = self._targets(task, batch.rows) if self._targets else None
-            outputs = self.model.forward(task, merged, batch.inputs, hidden=bool(self._objective.layers))
+            outputs = self.model.forward(task, merged, batch.inputs, self._objective.layers)
+            targets = self._targets[task](batch, outputs) if self._targets else None
             loss = weight * _counted(batch) * self._objective(outputs, batch, targets)
             loss.backward()
             total += loss.detach()
         return total
 
-    def _log(self, loss: Tensor | int) -> None:
+    def _log(self, loss: Tensor) -> None:
         low, high = self.coefficients.detach().aminmax()
         self.log_dict({"loss": loss, "c_min": low, "c_max": high}, prog_bar=True)
 

@@ -27,7 +27,9 @@ def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequenc
     figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
     axes = figure.add_subplot()
     reach = max(float(coefficients.abs().max()), 1e-6)
-    image = axes.imshow(coefficients.numpy(), cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        coefficients.numpy(), cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest"
+    )
     axes.set_xticks(range(columns), experts, rotation=45, ha="right")
     step = max(1, rows // 240)
     axes.set_yticks(range(0, rows, step), [_short(group) for group in groups[::step]], fontsize=6 if rows > 30 else 8)

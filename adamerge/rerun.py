@@ -24,16 +24,13 @@ def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | Non
     """Write the merged checkpoint of a finished run to another place.
 
     Raises:
-        ConfigError: The run is not finished, `out` exists, or the dtype is unknown.
+        ConfigError: The run is not finished, or `out` exists.
     """
     model, learned = _reopen(config, run)
     word = out_dtype or config.out_dtype
-    dtype = getattr(torch, word, None) if word else None
-    if word and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"--out_dtype: expected a floating-point dtype such as float32 or bfloat16, got {word}.")
-    done = export(model, learned.coefficients, out, dtype=dtype)
+    done = export(model, learned.coefficients, out, dtype=getattr(torch, word) if word else None)
     for task, place in done.checkpoints.items():
-        console.print(f"{task}: {place}", markup=False, highlight=False)
+        console.print(f"{task}: {place}", markup=False, highlight=False, soft_wrap=True)
 
 
 def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
@@ -46,7 +43,9 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
     data = load_data(config, model.experts)
     if not data.evaluation:
         raise ConfigError(f"{run / 'config.yaml'}: no model has evaluation rows, so there is nothing to measure.")
-    held_out = hold_out(model, divide(data.calibration, config.data, config.seed_everything).watch, config.data.micro_batch)
+    held_out = hold_out(
+        model, divide(data.calibration, config.data, config.seed_everything).watch, config.data.micro_batch
+    )
     names = tuple(model.vectors.shapes)
     comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console)
     console.print(table(comparison.scores, comparison.relative(), comparison.unit))
@@ -56,6 +55,11 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
 
 
 def _reopen(config: MergeConfig, run: Path) -> tuple[MergedModel, Table]:
+    if not (run / COEFFICIENTS).exists():
+        raise ConfigError(
+            f"{run}: this run is not finished (no {COEFFICIENTS} in it). Go on with it: "
+            f"adamerge fit --config {run / 'config.yaml'} --ckpt_path last"
+        )
     learned = load_coefficients(run / COEFFICIENTS)
     model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run / TASK_VECTORS)
     return MergedModel(model.experts, model.vectors, learned.grouping), learned

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from adamerge.grouping import Grouping
 from adamerge.types import Coefficients, Parameters
@@ -150,19 +151,23 @@ class Mapped(TaskVectors):
         self._centre = centre
         self._base = base
 
+    @override
     def centre(self, name: str) -> Tensor:
         return self._centre[name]
 
+    @override
     def exact(self) -> TaskVectors:
         experts = dict(zip(self.experts, self._weights, strict=True))
         return Mapped(experts, tuple(self.shapes), self._centre, self._base, torch.float64)
 
+    @override
     def tiles(self, name: str) -> Iterator[Tile]:
         sources = [_matrix(weights[name]) for weights in self._weights]
         base = None if self._base is None else _matrix(self._base[name])
         room = max(1, SCRATCH // len(sources))
         scratch = torch.empty(len(sources) * min(room, sources[0].numel()), dtype=self.dtype, device=self.device)
-        for r, m in _windows(*sources[0].shape, room):
+        rows, columns = sources[0].shape
+        for r, m in _windows(rows, columns, room):
             shape = sources[0][r, m].shape
             stack = scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
             offset = None if base is None else base[r, m].to(self.device, self.dtype)
@@ -188,16 +193,20 @@ class Resident(TaskVectors):
         self._centre = {name: source.centre(name).to(source.device) for name in source.shapes}
         self._stacks = {name: source.stack(name) for name in source.shapes}
 
+    @override
     def centre(self, name: str) -> Tensor:
         return self._centre[name]
 
+    @override
     def exact(self) -> TaskVectors:
         return self._source.exact()
 
+    @override
     def tiles(self, name: str) -> Iterator[Tile]:
         stack = self._stacks[name].view(len(self.experts), *matrix_shape(self.shapes[name]))
         yield Tile(slice(None), slice(None), stack)
 
+    @override
     def stack(self, name: str) -> Tensor:
         return self._stacks[name]
 

@@ -36,12 +36,15 @@ class Outputs(NamedTuple):
     """What a task's model says of a batch.
 
     Attributes:
-        logits: (B, C), or (B, S, C) where the model speaks at every position.
-        hidden: Hidden states, each (B, S, D), the embeddings' output first; empty where not asked for.
+        logits: (B, C), or (B, S, C) where the model speaks at every position. With `top`, log-probabilities of those
+            words, and of all the rest together, (…, k + 1).
+        hidden: Hidden states that were asked for, each (B, S, D).
+        top: Indices of the likeliest words, int64, (…, k), where no more than these was kept.
     """
 
     logits: Tensor
     hidden: tuple[Tensor, ...] = ()
+    top: Tensor | None = None
 
 
 class ConfigError(ValueError):

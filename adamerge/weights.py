@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import override
 
 from adamerge.types import IncompatibleExpertsError
 
@@ -65,6 +66,7 @@ class InMemory(Weights):
         self._headers = {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
     @property
+    @override
     def headers(self) -> Mapping[str, Header]:
         return self._headers
 
@@ -85,12 +87,13 @@ class MappedFiles(Weights):
         for file in files:
             with _readable(file):
                 reader = safe_open(file, framework="pt")
-                for name in reader.keys():  # noqa: SIM118  (not a dict)
+                for name in reader.keys():
                     entry = reader.get_slice(name)
                     self._headers[name] = Header(torch.Size(entry.get_shape()), _dtype(entry.get_dtype(), name, file))
                     self._readers[name] = reader
 
     @property
+    @override
     def headers(self) -> Mapping[str, Header]:
         return self._headers
 
@@ -111,6 +114,7 @@ class Renamed(Weights):
         self._headers = {name: source.headers[original] for name, original in names.items()}
 
     @property
+    @override
     def headers(self) -> Mapping[str, Header]:
         return self._headers
 
@@ -131,6 +135,7 @@ class Joined(Weights):
         self._headers = {**second.headers, **first.headers}
 
     @property
+    @override
     def headers(self) -> Mapping[str, Header]:
         return self._headers
 
@@ -144,7 +149,7 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except (SafetensorError, OSError) as error:
         raise IncompatibleExpertsError(
-            f"{file}: expected a complete safetensors file, but it cannot be read ({error}).\n"
+            f"{file}: expected a complete safetensors file, but it cannot be read ({error}). "
             "It was probably cut off or damaged while it was written or copied: copy or download it again."
         ) from error
 

@@ -1,7 +1,7 @@
 """Zero-shot heads: class names instead of a classifier, for CLIP-like models."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
@@ -87,35 +87,33 @@ def text_head(module: nn.Module, weights: Weights, base: Checkpoint, words: Zero
         Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, section 3.1.4.
     """
     if not hasattr(module, "get_text_features") or "logit_scale" not in weights:
-        raise ConfigError(f"{base.source}: zero_shot needs a CLIP-like base; {type(module).__name__} makes no text features.")
+        raise ConfigError(
+            f"{base.source}: zero_shot needs a CLIP-like base; {type(module).__name__} makes no text features."
+        )
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
     parameters = {ZeroShotClassifier.PREFIX + n: weights[n].float() for n, _ in module.named_parameters()}
     texts = _TextFeatures(module).eval()
     rows: list[Tensor] = []
     with _parameters_used(module) as used:
         for name in words.classes:
-            tokens = tokenizer([t.format(name) for t in words.templates], return_tensors="pt", padding="max_length", truncation=True)
+            tokens = tokenizer(
+                [t.format(name) for t in words.templates], return_tensors="pt", padding="max_length", truncation=True
+            )
             accepted = {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
             features = nn.functional.normalize(functional_call(texts, parameters, (), accepted), dim=-1)  # (T, D)
             rows.append(nn.functional.normalize(features.mean(0), dim=-1))
     return torch.stack(rows) * weights["logit_scale"].float().exp(), used | {"logit_scale", "logit_bias"}
 
 
-class _parameters_used(ExitStack):  # noqa: N801  (reads as a statement)
+@contextmanager
+def _parameters_used(module: nn.Module) -> Iterator[set[str]]:
     """Names of the parameters of those submodules that run inside the block."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self._module = module
-
-    def __enter__(self) -> set[str]:
-        used: set[str] = set()
-        super().__enter__()
-        for path, part in self._module.named_modules():
+    used: set[str] = set()
+    with ExitStack() as hooks:
+        for path, part in module.named_modules():
             names = {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)}
-            handle = part.register_forward_hook(lambda *_, names=names: used.update(names))
-            self.callback(handle.remove)
-        return used
+            hooks.callback(part.register_forward_hook(lambda *_, names=names: used.update(names)).remove)
+        yield used
 
 
 def _features(model: nn.Module, method: str) -> Callable[..., Tensor]:

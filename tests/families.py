@@ -1,15 +1,21 @@
 """Tiny bases and experts of real architectures, and plain modules, for tests."""
 
+import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
+import tokenizers
 import torch
 import transformers
+import yaml
 from torch import nn
 from transformers import (
     BertConfig,
     CLIPConfig,
     LlamaConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     SiglipConfig,
     T5Config,
     ViTConfig,
@@ -74,3 +80,64 @@ class Tiny(nn.Module):
     def forward(self, x: torch.Tensor, deep: torch.Tensor | None = None) -> torch.Tensor:
         hidden = self.again(torch.tanh(self.first(self.second(torch.tanh(self.first(x))))))
         return self.scale * (hidden if deep is None else self.side(hidden))
+
+
+WORDS = "the a of to in is it was good bad dull bright film book plot song loud calm fast slow red blue old new".split()
+SPECIAL = {"[CLS]": 0, "[SEP]": 1, "[PAD]": 2, "[UNK]": 3}
+PIECES = ["##ly", "##er", "##est", "##ness", "##s", "##ed", "##ing", "un", "re", "not", "very", "so"]
+
+
+def save_tokenizer(folder: Path, pad: bool = True) -> None:
+    """A WordPiece tokenizer of 40 pieces."""
+    vocabulary = SPECIAL | {word: index for index, word in enumerate([*WORDS, *PIECES], len(SPECIAL))}
+    pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    pieces.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    special = {
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "unk_token": "[UNK]",
+        **({"pad_token": "[PAD]"} if pad else {}),
+    }
+    PreTrainedTokenizerFast(tokenizer_object=pieces, **special, model_max_length=64).save_pretrained(folder)
+
+
+def save_rows(file: Path, rows: int, seed: int, labels: int | None = None) -> None:
+    """JSON lines of four to nine random words, with a label where `labels` says how many there are."""
+    draw = random.Random(seed)
+    with file.open("w", encoding="utf-8") as out:
+        for _ in range(rows):
+            row = {"text": " ".join(draw.choices(WORDS, k=draw.randint(4, 9)))}
+            out.write(json.dumps(row | ({} if labels is None else {"label": draw.randrange(labels)})) + "\n")
+
+
+def save_text_family(folder: Path, tasks: Sequence[str] = ("mood", "topic", "speed")) -> Path:
+    """A BERT base with a tokenizer, an expert a task near it with its own head, rows, and the YAML that merges them."""
+    base = build("BertModel", "bert", 0)
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            parameter.mul_(2).add_(float(name.endswith("LayerNorm.weight")))  # predictions shall depend on the words
+    experts = {}
+    for number, task in enumerate(tasks, 1):
+        expert = build("BertForSequenceClassification", "bert", number, num_labels=2 + number % 2)
+        with torch.no_grad():
+            for name, parameter in expert.bert.named_parameters():  # fine-tuning moves weights a little
+                parameter.mul_(0.8).add_(base.get_parameter(name))
+            expert.classifier.bias.zero_()
+        experts[task] = expert
+        save_rows(folder / f"{task}.jsonl", 32, number)
+        save_rows(folder / f"{task}_test.jsonl", 16, 100 + number, labels=2 + number % 2)
+    save_family(folder, base, experts)
+    save_tokenizer(folder / "base")
+    config = {
+        "base_model": "base",
+        "models": [{"model": t, "calibration": f"{t}.jsonl", "evaluation": f"{t}_test.jsonl"} for t in tasks],
+        "optimizer": {"class_path": "Adam", "init_args": {"lr": 0.02}},
+        "data": {"batch_size": 4},
+        "watch": {"every": 5},
+        "trainer": {"max_steps": 10, "accelerator": "cpu"},
+    }
+    (folder / "merge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return folder

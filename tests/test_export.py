@@ -44,7 +44,9 @@ def load(architecture, place, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("backbone", "architecture", "family", "more"), FAMILIES)
-def test_one_hot_gives_the_expert_back_bit_for_bit_and_zeros_the_base(tmp_path, backbone, architecture, family, more, dtype):
+def test_one_hot_gives_the_expert_back_bit_for_bit_and_zeros_the_base(
+    tmp_path, backbone, architecture, family, more, dtype
+):
     model, base, experts = merged_model(tmp_path, backbone, architecture, family, more, dtype)
     for column, task in enumerate("ab"):
         one_hot = torch.zeros(len(model.grouping), 2)

@@ -85,5 +85,7 @@ def test_every_problem_is_listed_by_name(tmp_path):
     assert "words: vocabularies differ: vocab_size is 44 here and 40 in the base" in text
     assert "the expert is a llama, but the base" in text
     del paths["words"], paths["llama"]
-    with pytest.raises(IncompatibleExpertsError, match=r"position_embeddings.weight has the shape \(99, 16\), but \(512, 16\)"):
+    with pytest.raises(
+        IncompatibleExpertsError, match=r"position_embeddings.weight has the shape \(99, 16\), but \(512, 16\)"
+    ):
         from_checkpoints(open_checkpoint(str(tmp_path / "base")), {n: open_checkpoint(p) for n, p in paths.items()})

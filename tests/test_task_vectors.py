@@ -60,7 +60,9 @@ def test_gradient_is_autograd_through_a_naive_merge(monkeypatch, dtype, resident
     for inputs in ({"x": x}, {"x": 2 * x}, {"x": x, "deep": deep}):
         functional_call(base, parameters, (), inputs).square().mean().backward(retain_graph=True)
     assert free.grad.abs().max() > 0.01
-    torch.testing.assert_close(found, free.grad, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * free.grad.abs().max().item())
+    torch.testing.assert_close(
+        found, free.grad, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * free.grad.abs().max().item()
+    )
     for name, value in parameters.items():
         torch.testing.assert_close(merged[name], value, rtol=1e-5, atol=1e-6)
 

@@ -122,8 +122,12 @@ def test_vectors_option_and_what_stays_at_the_base():
     stacks = {"a": experts(4, 6, 8), "bias": torch.ones(4, 3), "scale": torch.ones(4)}
     assert torch.equal(run(Doge(vectors="average"), stacks)["bias"].sum(0), torch.ones(3))
     torch.testing.assert_close(run(Doge(vectors="task_arithmetic"), stacks)["bias"], torch.full((4, 3), 0.3))
+    stacks["embed.weight"] = torch.ones(4, 5, 2)
+    assert not run(Doge(), stacks)["embed.weight"].any()
+    assert run(Doge(exclude=()), stacks)["embed.weight"].any()
     shapes = {name: tuple(stack.shape[1:]) for name, stack in stacks.items()}
-    assert Doge().at_base(shapes) == ("bias", "scale")
+    assert Doge().at_base(shapes) == ("bias", "scale", "embed.weight")
+    assert Doge(exclude=()).at_base(shapes) == ("bias", "scale")
     assert Doge(vectors="average").at_base(shapes) == ()
 
 

@@ -1,6 +1,8 @@
 """What "well merged" means; pure functions with thin frozen shells."""
 
+from adamerge.objectives.alignment import HiddenAlignment, LogitAlignment, Sum
 from adamerge.objectives.entropy import Entropy, entropy
 from adamerge.objectives.objective import Objective
+from adamerge.objectives.regulariser import Regulariser
 
-__all__ = ["Entropy", "Objective", "entropy"]
+__all__ = ["Entropy", "HiddenAlignment", "LogitAlignment", "Objective", "Regulariser", "Sum", "entropy"]

@@ -8,15 +8,17 @@ from adamerge.types import Batch, Outputs
 
 
 class Objective(ABC):
-    """A number to be made small by the coefficients: one task's mean over the rows of a batch.
+    """A number to be made small by the coefficients: one task's mean over the rows of a batch."""
 
-    Attributes:
-        uses_targets: Whether it compares with the experts' own outputs on the same rows.
-        layers: Hidden states that it compares, by index (negative from the end); empty where none.
-    """
+    @property
+    def uses_targets(self) -> bool:
+        """Whether it compares with the experts' own outputs on the same rows."""
+        return False
 
-    uses_targets: bool = False
-    layers: tuple[int, ...] = ()
+    @property
+    def layers(self) -> tuple[int | str, ...]:
+        """Hidden states that it compares: indices, negative ones from the end, or "middle"; empty where none."""
+        return ()
 
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:

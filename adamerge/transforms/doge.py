@@ -15,7 +15,6 @@ from adamerge.transforms.transform import (
     Stacks,
     TensorTransform,
     Transform,
-    is_matrix,
     matrices,
     per_expert,
     require,
@@ -28,7 +27,7 @@ Residual: TypeAlias = Literal["row", "matrix"]
 LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 
 Vectors: TypeAlias = Literal["base", "average", "task_arithmetic"]
-"""What becomes of the tensors that are no matrices."""
+"""What becomes of the tensors that are not fitted."""
 
 CONTRACTION: dict[Residual, str] = {"row": "kr", "matrix": "k"}
 
@@ -253,7 +252,7 @@ def fit_adam(
 
 
 def scale_vectors(stack: Tensor, treatment: Vectors) -> Tensor:
-    """Treat what is no matrix: nothing, τₖ/K or 0.3 · τₖ.
+    """Treat what is not fitted: nothing, τₖ/K or 0.3 · τₖ.
 
     Args:
         stack: (K, *shape).
@@ -268,16 +267,21 @@ def scale_vectors(stack: Tensor, treatment: Vectors) -> Tensor:
     return {"base": 0.0, "average": 1 / len(stack), "task_arithmetic": 0.3}[treatment] * stack
 
 
-def only_matrices(stacks: Stacks) -> Iterator[tuple[str, Tensor]]:
-    """Pass over the tensors of two dimensions or more.
+def is_fitted(name: str, dimensions: int, exclude: tuple[str, ...]) -> bool:
+    """Whether a tensor is one that DOGE fits: two dimensions or more, and no excluded word in its name.
 
     Args:
-        stacks: a fresh pass over all tensors.
+        name: of the parameter.
+        dimensions: of its tensor.
+        exclude: words.
 
-    Yields:
-        Name and stack (K, R, ...).
+    Returns:
+        False for the tensors that the option `vectors` decides on.
+
+    >>> is_fitted("encoder.fc.weight", 2, ("embed",)), is_fitted("embeddings.word.weight", 2, ("embed",))
+    (True, False)
     """
-    return ((name, stack) for name, stack in stacks() if is_matrix(stack))
+    return dimensions >= 2 and not any(word in name for word in exclude)
 
 
 @dataclass(frozen=True)
@@ -289,8 +293,9 @@ class Doge(Transform):
     `after` masks τₖ + Δ with the largest |τₖ|, as published, which undoes the fit. Beside the stack of one tensor,
     K·R·M numbers, it holds a masked copy, five R by M matrices and the smaller Gram in float64.
 
-    Only tensors of two dimensions or more are fitted; what becomes of the others is the option `vectors`, and `at_base`
-    names those that stay as they are in the base. λ is in the outputs, so the coefficient is 1.
+    Only matrices are fitted: tensors of two dimensions or more, embeddings excluded as published (an update of norm η
+    is out of proportion where the experts hardly moved). What becomes of the others is the option `vectors`, and
+    `at_base` names those that stay as they are in the base. λ is in the outputs, so the coefficient is 1.
 
     Attributes:
         eta: norm η of each expert's update of a tensor, > 0.
@@ -301,7 +306,8 @@ class Doge(Transform):
         shared_rank: dimension of the shared subspace; None takes max(1, ⌊min(R, M)/K⌋).
         damping: of the exact solver, see `fit`; 0 or more.
         solver: exact, or adam (400 steps of 1e-4, as published).
-        vectors: base (no change), average (τₖ/K) or task_arithmetic (0.3 · τₖ).
+        vectors: what is not fitted: base (no change), average (τₖ/K) or task_arithmetic (0.3 · τₖ).
+        exclude: matrices whose names contain one of these words are not fitted.
 
     Raises:
         ConfigError: on η ≤ 0, a density outside (0, 1], a rank below 1 or an unknown word.
@@ -316,6 +322,7 @@ class Doge(Transform):
     damping: float = 1e-4
     solver: Literal["exact", "adam"] = "exact"
     vectors: Vectors = "base"
+    exclude: tuple[str, ...] = ("embed",)
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -342,16 +349,17 @@ class Doge(Transform):
             shapes: of all parameters.
 
         Returns:
-            Scalars and vectors where `vectors` is base, else none.
+            Those that are not fitted, where `vectors` is base; else none.
         """
-        return tuple(name for name, shape in shapes.items() if len(shape) < 2 and self.vectors == "base")
+        rest = tuple(name for name, shape in shapes.items() if not is_fitted(name, len(shape), self.exclude))
+        return rest if self.vectors == "base" else ()
 
     def plan(self, stacks: Stacks) -> TensorTransform:
         """Select the thresholds of the masks over all matrices where they are global; see `Transform.plan`."""
         thresholds = self._thresholds(stacks)
 
         def transform(name: str, stack: Tensor) -> Tensor:
-            if not is_matrix(stack):
+            if not is_fitted(name, stack.ndim - 1, self.exclude):
                 return scale_vectors(stack, self.vectors)
             flat = matrices(stack)
             return self._merge(flat, thresholds(flat)).reshape(stack.shape)
@@ -368,7 +376,11 @@ class Doge(Transform):
             return lambda stack: stack.new_zeros(len(stack))
         if self.scope == "tensor":
             return lambda stack: tensor_thresholds(stack, self.density)
-        found = global_thresholds(lambda: only_matrices(stacks), self.density)
+
+        def fitted() -> Iterator[tuple[str, Tensor]]:
+            return ((name, stack) for name, stack in stacks() if is_fitted(name, stack.ndim - 1, self.exclude))
+
+        found = global_thresholds(fitted, self.density)
         return lambda stack: found
 
     def _merge(self, stack: Tensor, thresholds: Tensor) -> Tensor:

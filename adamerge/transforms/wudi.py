@@ -53,11 +53,13 @@ def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
     return gram, target
 
 
-def wudi(stack: Tensor, ridge: float = 1e-6) -> Tensor:
+def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
     """Minimise F in closed form, with a ridge towards Σₖ τₖ, where the published solver starts.
 
     U = S + (ΣτG - S ΣG)(ΣG + hI)⁻¹ with S = Σₖ τₖ and h = ridge · tr(ΣG)/M, which is `ridge` times the mean
-    eigenvalue; ΣG alone is singular where the task vectors lack rank.
+    eigenvalue; ΣG alone is singular where the task vectors lack rank, and following its small eigenvalues hurts: on
+    the eight experts of the zoo (150 training rows a task) accuracy is 62.0 with a ridge of 1e-6, 96.2 with 0.1,
+    92.3 with the published 300 steps of Adam, 92.4 with task arithmetic 0.3.
 
     Args:
         stack: (K, R, M).
@@ -121,7 +123,7 @@ class Wudi(Transform):
     """
 
     solver: Literal["closed", "adam"] = "closed"
-    ridge: float = 1e-6
+    ridge: float = 0.1
     lr: float = 1e-5
     steps: int = 300
 

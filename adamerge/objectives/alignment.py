@@ -1,0 +1,201 @@
+"""Alignment of the merged model with each task's expert: logits and hidden states."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from adamerge.objectives.objective import Objective, mean_where
+from adamerge.types import Batch, ConfigError, Outputs
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence T²·KL(softmax(z*/T) ‖ softmax(z/T)), in nats.
+
+    The same gradient as T²·soft cross-entropy, of which it lacks only the expert's own entropy, so that 0 means equal.
+
+    Args:
+        logits: z of the merged model, (…, C).
+        targets: z* of the expert, (…, C).
+        temperature: T > 0.
+
+    Returns:
+        (…), at least 0.
+
+    Reference:
+        Zhang et al., Expert Merging: Model Merging with Unsupervised Expert Alignment and Importance-Guided Layer
+        Chunking, 2025; Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 2.0]])
+        >>> soft_cross_entropy(z, z + 5.0).item()
+        0.0
+    """
+    merged = (logits / temperature).log_softmax(-1)
+    expert = (targets.to(logits.device, logits.dtype) / temperature).log_softmax(-1)
+    return temperature**2 * (expert.exp() * (expert - merged)).sum(-1)
+
+
+def partial_cross_entropy(logits: Tensor, top: Tensor, log_probabilities: Tensor, temperature: float = 1.0) -> Tensor:
+    """The same where only the expert's k likeliest words are known, and the probability of all the rest together.
+
+    KL between the distributions over k + 1 outcomes, the last being "any other word": a lower bound of the whole KL
+    that is exact where the rest is spread alike.
+
+    Args:
+        logits: z of the merged model, (…, C).
+        top: Indices of the expert's likeliest words, int64, (…, k).
+        log_probabilities: Their log-probabilities under the expert and the log of the rest's, (…, k + 1).
+        temperature: Must be that with which the log-probabilities were made.
+
+    Returns:
+        (…), at least 0.
+    """
+    merged = (logits / temperature).log_softmax(-1)
+    known = merged.gather(-1, top)  # (…, k)
+    rest = torch.log1p(-known.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-6))
+    both = torch.cat([known, rest], -1)  # (…, k + 1)
+    return temperature**2 * (log_probabilities.exp() * (log_probabilities - both)).sum(-1)
+
+
+@dataclass(frozen=True)
+class LogitAlignment(Objective):
+    """Mean divergence of the merged model's predictions from the expert's.
+
+    Args:
+        form: kl (the temperature's square times the Kullback-Leibler divergence) or mse (of the logits).
+        temperature: T > 0 divides both logits; kl only.
+    """
+
+    form: Literal["kl", "mse"] = "kl"
+    temperature: float = 1.0
+
+    @property
+    @override
+    def uses_targets(self) -> bool:
+        return True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.temperature > 0:
+            raise ConfigError(f"objective.temperature: expected a number above 0, got {self.temperature}.")
+
+    @override
+    def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
+        assert targets is not None  # uses_targets
+        logits = outputs.logits.float() if outputs.logits.itemsize < 4 else outputs.logits
+        if targets.top is not None:
+            return mean_where(
+                partial_cross_entropy(logits, targets.top, targets.logits, self.temperature), batch.positions
+            )
+        if self.form == "mse":
+            return mean_where((logits - targets.logits.to(logits)).square().mean(-1), batch.positions)
+        return mean_where(soft_cross_entropy(logits, targets.logits, self.temperature), batch.positions)
+
+
+def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor) -> Tensor:
+    """Distance of two hidden states, mean over the positions that are present.
+
+    mse: mean over channels of (h − h*)². cosine: 1 − cos(h, h*). scaled: mse divided by the variance of h* over
+    positions and channels, so that layers weigh alike.
+
+    Args:
+        hidden: h of the merged model, (B, S, D).
+        targets: h* of the expert, (B, S, D).
+        form: mse, cosine or scaled.
+        present: What is not padding, bool, (B, S).
+
+    Returns:
+        A scalar.
+    """
+    targets = targets.to(hidden.device, hidden.dtype)
+    if form == "cosine":
+        return mean_where(1 - torch.cosine_similarity(hidden, targets, dim=-1), present)
+    distance = mean_where((hidden - targets).square().mean(-1), present)
+    return distance if form == "mse" else distance / targets[present].var().clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class HiddenAlignment(Objective):
+    """Mean distance of the merged model's hidden states from the expert's, over chosen layers; padding never counts.
+
+    Args:
+        chosen: Indices of hidden states, 0 being the embeddings' output and negative ones counting from the end; auto
+            takes the middle and the last.
+        form: mse, cosine, or scaled (mse by the expert's own variance).
+    """
+
+    chosen: Literal["auto"] | list[int] = "auto"
+    form: Literal["mse", "cosine", "scaled"] = "scaled"
+
+    @property
+    @override
+    def uses_targets(self) -> bool:
+        return True
+
+    @property
+    @override
+    def layers(self) -> tuple[int | str, ...]:
+        return ("middle", -1) if self.chosen == "auto" else tuple(self.chosen)
+
+    @override
+    def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
+        assert targets is not None  # uses_targets
+        return torch.stack(
+            [
+                hidden_distance(h, t, self.form, present_at(batch, h))
+                for h, t in zip(outputs.hidden, targets.hidden, strict=True)
+            ]
+        ).mean()
+
+
+@dataclass(frozen=True)
+class Sum(Objective):
+    """Weighted sum of objectives.
+
+    Args:
+        terms: The objectives.
+        weights: One a term; all 1 by default.
+    """
+
+    terms: list[Objective]
+    weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.terms or (self.weights is not None and len(self.weights) != len(self.terms)):
+            raise ConfigError("objective: a Sum needs at least one term, and one weight a term if weights are given.")
+
+    @property
+    @override
+    def uses_targets(self) -> bool:
+        return any(term.uses_targets for term in self.terms)
+
+    @property
+    @override
+    def layers(self) -> tuple[int | str, ...]:
+        return tuple(layer for term in self.terms for layer in term.layers)
+
+    @override
+    def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
+        total = torch.zeros((), device=outputs.logits.device)
+        start = 0
+        for term, weight in zip(self.terms, self.weights or [1.0] * len(self.terms), strict=True):
+            end = start + len(term.layers)
+            part = outputs._replace(hidden=outputs.hidden[start:end])
+            goal = targets._replace(hidden=targets.hidden[start:end]) if targets else None
+            total = total + weight * term(part, batch, goal)
+            start = end
+        return total
+
+
+def present_at(batch: Batch, hidden: Tensor) -> Tensor:
+    """What is not padding in a hidden state (B, S, D), bool, (B, S)."""
+    mask = batch.inputs.get("attention_mask")
+    if mask is not None and mask.shape == hidden.shape[:2]:
+        return mask.bool()
+    if batch.positions is not None and batch.positions.shape == hidden.shape[:2]:
+        return batch.positions
+    return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
