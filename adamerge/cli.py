@@ -5,7 +5,7 @@ import shlex
 import sys
 import textwrap
 import warnings
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
         case "check":
             from adamerge.check import check
 
-            return BAD_INPUT if check(_config(options), console, deep=options.deep) else 0
+            return BAD_INPUT if check(_config(options), console, deep="deep" in options) else 0
         case "export":
             from adamerge.rerun import export_again
 
@@ -119,7 +119,7 @@ def _fit(options: Namespace, console: Console) -> int:
     from adamerge.fit import fit
 
     config = _config(options)
-    resume = options.ckpt_path == "last"
+    resume = "ckpt_path" in options
     try:
         done = fit(config, _resolved(options), resume=resume, console=console)
     except KeyboardInterrupt:
@@ -185,12 +185,15 @@ def _add_options(parser: ArgumentParser, command: str, arguments: Sequence[str])
         case "fit":
             _add_merge(parser, arguments)
             parser.add_argument(
-                "--ckpt_path", type=Literal["last"] | None, default=None, help="last: go on with the run in run_dir."
+                "--ckpt_path", type=Literal["last"], default=SUPPRESS, help="last: go on with the run in run_dir."
             )
         case "check":
             _add_merge(parser, arguments)
             parser.add_argument(
-                "--deep", action="store_true", help="Read all weights too: NaNs, equal to the base, from another base."
+                "--deep",
+                action="store_true",
+                default=SUPPRESS,
+                help="Read all weights too: NaNs, equal to the base, from another base.",
             )
         case "export":
             parser.add_argument("run", type=str, help="Run directory.")

@@ -66,7 +66,8 @@ def explain(message: str) -> str:
         return message
     key, choices, choice = found.groups()
     known = re.findall(r"'(.*?)'", choices) if choices else sorted(set(_words()))
-    near = difflib.get_close_matches((key or choice).rpartition(".")[2], known, n=1, cutoff=0.6)
+    word = (key or choice).rpartition(".")[2]
+    near = [other for other in difflib.get_close_matches(word, known, n=1) if other != word]  # it may be out of place
     return f"{message}. Did you mean {near[0]}?" if near else message
 
 

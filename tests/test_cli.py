@@ -1,14 +1,23 @@
 """The command: what it writes and says, and that every mistake gets an answer rather than a traceback."""
 
+import errno
+import fcntl
 import json
 import os
+import pty
 import shutil
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 import yaml
 from families import build, save_rows, save_tokenizer
+from processes import Strike, run, start
 from safetensors.torch import load_file, save_file
 
 from adamerge import cli
@@ -454,3 +463,364 @@ def test_a_mistake_is_explained_and_nothing_is_written(family, main, name):
     for word in words:
         assert word in listed + complaint
     assert listing(family) == before
+
+
+def test_check_lists_every_problem_of_every_expert(family, main):
+    config = configuration()
+    for name in ("truncated_weights", "corrupt_header", "rows_are_missing"):
+        MISTAKES[name][0](family, config)
+    edit_tensors(family / "speed/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
+    config["models"][2]["evaluation"] = "nowhere.jsonl"
+    config["trainer"]["max_steps"] = 0
+    before = listing(family)
+    code, listed, _ = main("check", "--config", write(config))
+    assert code == cli.BAD_INPUT
+    problems = [line for line in listed.splitlines() if line.startswith("problem: ")]
+    expected = (
+        "trainer.max_steps",
+        "mood/model.safe",
+        "topic/model.safe",
+        "speed: the file has no",
+        "mood: nowhere",
+        "speed: nowhere",
+    )
+    assert len(problems) == len(expected)
+    for word, problem in zip(expected, problems, strict=True):
+        assert word in problem
+    assert listed.splitlines()[-1] == "6 problems found"
+    (family / "changed.yaml").unlink()
+    before.pop(family / "changed.yaml", None)
+    assert listing(family) == before
+
+
+@pytest.mark.parametrize("deep", [(), ("--deep",)])
+def test_check_of_what_is_right(family, main, deep):
+    before = listing(family)
+    code, said, complaint = main("check", "--config", "merge.yaml", *deep)
+    assert code == 0
+    assert not complaint
+    assert said.splitlines()[-1] == "no problem found"
+    assert "coefficients: at most 39 groups × 3 experts = 117" in said
+    assert ("‖expert − base‖ / ‖base‖" in said) is bool(deep)
+    assert listing(family) == before
+
+
+def test_an_expert_from_another_base_is_warned_about_by_name(family, main):
+    edit_tensors(
+        family / "speed/model.safetensors", lambda t: [tensor.copy_(torch.randn_like(tensor)) for tensor in t.values()]
+    )
+    code, said, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == 0
+    assert not complaint
+    assert "warning: speed (speed): ‖expert − base‖ is" in said
+    assert "mood (mood)" not in said
+
+
+def test_pickled_weights_are_read_with_permission(family, main):
+    MISTAKES["pickle_without_permission"][0](family, {})
+    assert main("fit", "--config", "merge.yaml", "--run_dir", "run", "--allow_pickle", "true")[0] == 0
+    assert not (family / "pwned").exists()
+
+
+# --- run directories -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(text_family, tmp_path_factory):
+    """A finished run with its family, and what it printed."""
+    place = shutil.copytree(text_family, tmp_path_factory.mktemp("finished") / "family")
+    assert run(["fit", "--config", "merge.yaml", "--run_dir", "run"], place, place / "log.txt") == 0
+    return place
+
+
+@pytest.fixture
+def in_finished(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    return finished
+
+
+def test_a_run_says_only_what_matters(in_finished):
+    said = (in_finished / "log.txt").read_text()
+    for noise in ("litlogger", "GPU", "TPU", "Warning", "warning", "weights_only", "Loading", "Trainer.fit", "it/s"):
+        assert noise not in said
+    looks = [line for line in said.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in looks] == ["0", "5", "10"]
+    for word in ("loss", "agreement", "s/step", "c_min", "c_max"):
+        assert word in looks[1]
+
+
+def test_a_run_dir_that_exists_is_refused(in_finished, main):
+    before = listing(in_finished)
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == cli.BAD_INPUT
+    assert "run: exists already. Choose another --run_dir, or go on with its run by --ckpt_path last" in complaint
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "merge.yaml")
+    assert code == cli.BAD_INPUT
+    assert "merge.yaml: exists already" in complaint
+    assert listing(in_finished) == before
+
+
+def test_an_empty_run_dir_is_taken(family, main):
+    (family / "run").mkdir()
+    assert main("fit", "--config", "merge.yaml", "--run_dir", "run", "--trainer.max_steps", "1")[0] == 0
+
+
+def test_nothing_to_resume(family, main):
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run", "--ckpt_path", "last")
+    assert code == cli.BAD_INPUT
+    assert "run: there is no run to resume" in complaint
+    assert not (family / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "key"),
+    [
+        ("--initial", "0.4", "initial (was 0.3, is 0.4)"),
+        ("--data.batch_size", "null", "data.batch_size (was 4, is None)"),
+        ("--feasible", "Unbounded", "feasible.class_path"),
+        (
+            "--models",
+            '[{"model": "mood", "calibration": "mood.jsonl", "evaluation": "mood_test.jsonl"}]',
+            "models.1.model",
+        ),
+    ],
+)
+def test_resuming_with_another_configuration_is_refused(in_finished, main, option, value, key):
+    before = listing(in_finished)
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run", option, value, "--ckpt_path", "last")
+    assert code == cli.BAD_INPUT
+    assert "run: the configuration differs from the run to be resumed" in complaint
+    assert key in complaint
+    assert listing(in_finished) == before
+
+
+def test_export_and_evaluate_of_a_finished_run(in_finished, main):
+    code, said, complaint = main("export", "run", "again/deeper", "--out_dtype", "bfloat16")
+    assert (code, complaint) == (0, "")
+    assert "mood: again/deeper/mood" in said
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained("again/deeper/mood")
+    assert loaded.dtype == torch.bfloat16
+    assert main("export", "run", "exact")[0] == 0
+    first, second = (load_file(f"{place}/model-00001-of-00001.safetensors") for place in ("run/merged", "exact"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    code, _, complaint = main("export", "run", "exact")
+    assert code == cli.BAD_INPUT
+    assert "exact: exists already" in complaint
+    before = json.loads(Path("run/metrics.json").read_text())
+    code, said, complaint = main("evaluate", "run")
+    assert (code, complaint) == (0, "")
+    assert "learned" in said
+    assert json.loads(Path("run/metrics.json").read_text()) == before
+
+
+@pytest.mark.parametrize("command", [("export", "run", "out"), ("evaluate", "run")])
+def test_a_run_that_is_not_finished(family, main, command):
+    code, _, complaint = main(*command)
+    assert code == cli.BAD_INPUT
+    assert "run/config.yaml: there is no such file" in complaint
+    strike = Strike("adamerge.fit.save_coefficients")
+    assert (
+        run(["fit", "--config", "merge.yaml", "--run_dir", "run"], family, family / "log.txt", strike) == -strike.number
+    )
+    before = listing(family)
+    code, _, complaint = main(*command)
+    assert code == cli.BAD_INPUT
+    assert "run: this run is not finished" in complaint
+    assert "adamerge fit --config run/config.yaml --ckpt_path last" in complaint
+    assert listing(family) == before
+
+
+# --- full disks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_without_room_is_noticed_before_learning(family, main, monkeypatch):
+    monkeypatch.setattr("adamerge.fit.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == cli.BAD_INPUT
+    assert "run: the disk is full" in complaint
+    assert not (family / "run").exists()
+
+
+@pytest.mark.parametrize("write_number", [1, 3, 8, 11])
+def test_a_disk_that_fills_up_leaves_nothing_half(family, main, monkeypatch, write_number):
+    sync, calls = os.fsync, []
+
+    def fsync(file):
+        calls.append(file)
+        if len(calls) >= write_number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(file)
+
+    monkeypatch.setattr("adamerge.files.os.fsync", fsync)
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == cli.BAD_INPUT
+    assert "No space left on device. Nothing half-written was left." in complaint
+    assert "run/" in complaint  # which file it was
+    assert not list(family.rglob("*.partial"))
+    assert not (family / "run/merged").exists()
+
+
+def test_a_disk_that_is_really_full(family, main, monkeypatch):
+    place = family / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    try:
+        usage = shutil.disk_usage
+        monkeypatch.setattr("adamerge.fit.shutil.disk_usage", lambda place: usage("/"))
+        code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "small/run")
+        assert code == cli.BAD_INPUT
+        assert "No space left on device" in complaint
+        assert (place / "run/config.yaml").exists()
+        assert not list(place.rglob("*.partial"))
+        assert not (place / "run/merged").exists()
+        subprocess.run(["mount", "-o", "remount,size=8m", str(place)], check=True)
+        assert main("fit", "--config", "small/run/config.yaml", "--ckpt_path", "last")[0] == 0
+        assert (place / "run/recipe.json").exists()
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+# --- configuration files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"base_model: [1,\nmodels: 2", "bad.yaml: this is not YAML in UTF-8"),
+        (b"base_model: b\xe4se", "bad.yaml: this is not YAML in UTF-8"),
+        (b"- 1\n- 2", "bad.yaml: expected keys and values"),
+        (b"", "bad.yaml: expected keys and values"),
+        (b"base_model: base", "missing: models"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "check"])
+def test_files_that_are_no_configuration(family, main, content, words, command):
+    (family / "bad.yaml").write_bytes(content)
+    code, _, complaint = main(command, "--config", "bad.yaml")
+    assert code == cli.BAD_INPUT
+    assert words in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fti"], "there is no command fti; known are 'fit', 'check', 'export', 'evaluate', 'demo'. Did you mean fit?"),
+        (["fit"], "missing: base_model, models"),
+        (["fit", "--config"], "--config: expected one argument"),
+        (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["fit", "--config", "."], ".: there is no such file"),
+        (
+            ["fit", "--config", "merge.yaml", "--gruping", "task"],
+            "there is no option --gruping. Did you mean grouping?",
+        ),
+        (["fit", "--config", "merge.yaml", "--data.bach_size", "4"], "Did you mean batch_size?"),
+        (["fit", "--config", "merge.yaml", "--ckpt_path", "first"], "ckpt_path: expected one of 'last', got first"),
+        (["fit", "--config", "merge.yaml", "--grouping", "blok"], "Did you mean block?"),
+        (["export", "run"], "missing: out"),
+        (["export", "run", "out", "--out_dtype", "float31"], "Did you mean float32?"),
+        (["evaluate"], "missing: run"),
+        (["--hlep"], "there is no option --hlep"),
+    ],
+)
+def test_mistakes_on_the_command_line(family, main, arguments, words):
+    code, _, complaint = main(*arguments)
+    assert code == cli.BAD_INPUT
+    assert words in complaint
+
+
+def test_a_long_list_of_problems_fits_on_a_screen(family, main):
+    another = transformers.BertConfig(**{**json.loads((family / "base/config.json").read_text()), "hidden_size": 8})
+    transformers.BertForSequenceClassification(another).save_pretrained(family / "mood")
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == cli.BAD_INPUT
+    assert len(complaint.splitlines()) == cli.SCREEN
+    assert "more; `adamerge check` lists all" in complaint
+
+
+# --- help and printing -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in cli.COMMANDS)], ids=" ".join)
+def test_help(main, capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert max(map(len, said.splitlines())) <= 80
+    assert "[options]" not in said
+    if command in (("fit",), ("check",)):
+        assert "  base_model: models/base\n  models:\n    - {model: models/news, calibration: news.jsonl}\n" in said
+        options = said.split("\n  --")[1:]
+        lacking = [option.split()[0] for option in options if len(option.split("(type")[0].split()) < 4]
+        assert not lacking
+
+
+def test_no_command_is_a_call_for_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([])
+    assert stop.value.code == 0
+    assert "usage: adamerge COMMAND" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_what_it_does_not_need():
+    script = "import sys, adamerge.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"transformers", "pytorch_lightning", "datasets", "matplotlib", "scipy"}
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "adamerge", "fti"], capture_output=True, text=True, check=False)
+    assert done.returncode == cli.BAD_INPUT
+    assert (
+        done.stderr
+        == "error: there is no command fti; known are 'fit', 'check', 'export', 'evaluate', 'demo'. Did you mean fit?\n"
+    )
+
+
+def test_print_config_shows_what_a_method_stands_for(family, main, capsys):
+    for method, transform in (("adamerging", None), ("adamerging++", "adamerge.transforms.Ties")):
+        with pytest.raises(SystemExit):
+            cli.main(["fit", "--config", "merge.yaml", "--method", method, "--initial", "0.4", "--print_config"])
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert shown["base_model"] == "base"
+        assert shown["initial"] == 0.4
+        assert shown["optimizer"]["init_args"]["lr"] == 0.02
+        assert (shown["task_vectors"] or {}).get("class_path") == transform
+        assert main("check", "--config", write(shown))[0] == 0
+
+
+def test_a_long_path_stays_in_one_piece(family, main):
+    run_dir = "a_folder_with_a_rather_long_name/" * 4 + "run"
+    code, said, _ = main("fit", "--config", "merge.yaml", "--run_dir", run_dir, "--trainer.max_steps", "1")
+    assert code == 0
+    assert f"mood: {run_dir}/merged/mood\n" in said
+    complaint = main("fit", "--config", "merge.yaml", "--run_dir", run_dir)[2]
+    assert f"error: {run_dir}: exists already" in complaint
+
+
+def test_a_terminal_shows_a_bar(family):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = start(["fit", "--config", "merge.yaml", "--run_dir", "run"], family, os.ttyname(theirs))
+    shown = b""
+    while process.is_alive() or os.get_blocking(ours):
+        os.set_blocking(ours, False)
+        try:
+            shown += os.read(ours, 2**16)
+        except BlockingIOError:
+            process.join(0.05)
+            if not process.is_alive():
+                break
+    os.close(theirs)
+    os.close(ours)
+    assert process.exitcode == 0
+    bars = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.startswith("10/10 ")]
+    assert bars
+    for word in ("loss=", "agreement=", "s/step=", "c_min=", "c_max="):
+        assert word in bars[-1]
+    assert max(map(len, bars)) <= 80
+    assert "step 5 " not in shown.decode()

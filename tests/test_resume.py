@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 import yaml
 from processes import Strike, run, start
 
@@ -150,3 +151,22 @@ def test_resuming_a_finished_run_changes_nothing(family, whole, tmp_path):
     before = learned(whole[0] / "early")
     assert run(go_on(whole[0] / "early"), family, tmp_path / "log.txt") == 0
     assert learned(whole[0] / "early") == before
+
+
+def test_a_checkpoint_holds_coefficients_and_little_else(whole):
+    kept = torch.load(whole[0] / "long/checkpoints/last.ckpt", weights_only=True)
+    assert list(kept["state_dict"]) == ["coefficients"]
+    assert kept["global_step"] <= STEPS
+    assert set(kept["callbacks"]) >= {"KeepBest"}
+    assert (whole[0] / "long/checkpoints/last.ckpt").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and nothing more"])
+def test_a_damaged_checkpoint_is_refused_by_name(family, tmp_path, content):
+    strike = Strike("adamerge.fit.save_coefficients")
+    assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == -signal.SIGKILL
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(content)
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 2
+    said = (tmp_path / "log.txt").read_text()
+    assert "run/checkpoints/last.ckpt: the checkpoint is damaged; start anew in another run_dir" in said
+    assert "Traceback" not in said

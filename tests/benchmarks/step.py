@@ -3,11 +3,11 @@
     python tests/benchmarks/step.py             # everything, about 15 minutes on two cores
     python tests/benchmarks/step.py --pairs 3 --experts 2 8 --rows 4
 
-A vision transformer of the size of ViT-B/32 with random weights, K experts of it on disk, as many tasks as experts. Timed in
-turn, in one process: a plain forward and backward of the base over the same batches; our step, resident and mapped; and the
-step of the published codes, which merges by autograd and walks back through the merge once a task. Reported are medians
-over interleaved rounds and their ratio to the plain step. Anonymous memory (RssAnon) is sampled from outside, a process a
-measurement, since ru_maxrss would count the page cache.
+A vision transformer of the size of ViT-B/32 with random weights, K experts of it on disk, as many tasks as experts.
+Timed, in one process and in turn: a plain forward and backward of the base over the same batches; our step, resident and
+mapped; and the step of the published codes, which merges by autograd and walks back through the merge once a task.
+Reported are medians over interleaved rounds and their ratio to the plain step. Anonymous memory (RssAnon) is sampled
+from outside, a process a measurement, since ru_maxrss would count the page cache.
 """
 
 import argparse
@@ -68,7 +68,8 @@ class Naive:
         self.experts = experts
         self.base = {name: experts.base[name].clone() for name in experts.shared}
         self.vectors = [
-            {name: expert.weights[name] - self.base[name] for name in experts.shared} for expert in experts.tasks.values()
+            {name: expert.weights[name] - self.base[name] for name in experts.shared}
+            for expert in experts.tasks.values()
         ]
 
     def step(self, coefficients: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
@@ -174,7 +175,9 @@ def main() -> None:
         table = {kind: [peak(folder, k, kind) for k in options.experts] for kind in ("mapped", "resident", "published")}
         print("  K         ", *(f"{k:>8d}" for k in options.experts))
         for kind, values in table.items():
-            print(f"  {kind:10s}", *(f"{value:8.0f}" for value in values), f"   last / first {values[-1] / values[0]:.3f}")
+            print(
+                f"  {kind:10s}", *(f"{value:8.0f}" for value in values), f"   last / first {values[-1] / values[0]:.3f}"
+            )
         print(json.dumps({"experts": options.experts, "peak_mb": table}))
 
 

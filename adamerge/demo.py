@@ -1,0 +1,267 @@
+"""The embedded default: digits, a small vision transformer, four experts."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from adamerge.files import whole_folder, write_text
+from adamerge.types import ConfigError
+
+Pictures: TypeAlias = NDArray[np.uint8]
+"""Grey images, (N, 16, 16)."""
+
+
+def _occluded(pictures: Pictures) -> Pictures:
+    """The lower right quarter hidden under white."""
+    covered = pictures.copy()
+    covered[:, 8:, 8:] = 255
+    return covered
+
+
+TASKS: Mapping[str, Callable[[Pictures], Pictures]] = {
+    "upright": lambda pictures: pictures,
+    "rotated": lambda pictures: np.rot90(pictures, axes=(1, 2)),
+    "inverted": lambda pictures: 255 - pictures,
+    "occluded": _occluded,
+}
+"""What is done to the digits, by task."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the base and its experts are trained.
+
+    The base sees a few digits in all four manners, each expert many in one. The expert on occluded digits is trained
+    at a higher rate than the others: its task vector is the longest, and the others suffer from it where all are
+    added at one scale.
+
+    Attributes:
+        few: Digits that the base sees, in every manner.
+        many: Digits that an expert sees.
+        calibration: Digits after those, without labels; the rest is for evaluation.
+        width: Hidden channels.
+        base_steps: Optimiser steps of the base.
+        expert_steps: Optimiser steps of an expert.
+        batch: Digits a step.
+        base_rate: Highest learning rate of the base.
+        rates: Highest learning rate of each expert.
+        seed: Of everything that is drawn.
+    """
+
+    few: int = 80
+    many: int = 900
+    calibration: int = 256
+    width: int = 128
+    base_steps: int = 500
+    expert_steps: int = 200
+    batch: int = 64
+    base_rate: float = 1e-3
+    rates: tuple[float, ...] = (3e-3, 3e-3, 3e-3, 9e-3)
+    seed: int = 0
+
+
+TRAINING = Training()
+
+CONFIG = """\
+# AdaMerging (Yang et al., 2024) on a base and four experts that `adamerge demo` trains on scikit-learn's digits.
+# To merge them once more: adamerge fit --config demo/demo.yaml --run_dir demo/another_run
+base_model: demo/models/base
+models:
+  - model: demo/models/upright
+    calibration: demo/data/upright/calibration
+    evaluation: demo/data/upright/evaluation
+  - model: demo/models/rotated
+    calibration: demo/data/rotated/calibration
+    evaluation: demo/data/rotated/evaluation
+  - model: demo/models/inverted
+    calibration: demo/data/inverted/calibration
+    evaluation: demo/data/inverted/evaluation
+  - model: demo/models/occluded
+    calibration: demo/data/occluded/calibration
+    evaluation: demo/data/occluded/evaluation
+method: adamerging
+optimizer: {class_path: Adam, init_args: {lr: 1e-2}}
+trainer: {max_steps: 100}
+run_dir: demo/run
+"""
+"""What `fit` is run on, for the folder `demo`; configs/demo.yaml is the same."""
+
+
+def demo(folder: Path, console: Console) -> list[str]:
+    """Make everything that a merge needs; returns the arguments of `adamerge fit`.
+
+    Args:
+        folder: Where to; models that an earlier call finished there are used again.
+        console: Where to report.
+
+    Raises:
+        ConfigError: scikit-learn is missing, or the folder holds a run already.
+    """
+    run = folder / "run"
+    if run.exists():
+        raise ConfigError(
+            f"{run}: exists already. Remove it to see the demo again, choose another --folder, or merge the same "
+            f"experts once more: adamerge fit --config {folder / 'demo.yaml'} --run_dir {folder / 'another_run'}"
+        )
+    return ["--config", str(prepare(folder, console))]
+
+
+def prepare(folder: Path, console: Console) -> Path:
+    """Write models, data and demo.yaml, except for what is there; returns the path of demo.yaml.
+
+    Raises:
+        ConfigError: scikit-learn is missing.
+    """
+    pictures, labels = _digits(TRAINING.seed)
+    if not (folder / "data").exists():
+        with whole_folder(folder / "data") as data:
+            for task, alter in TASKS.items():
+                _save_rows(alter(pictures), labels, data / task)
+    if (folder / "models").exists():
+        console.print(f"base and experts: those in {folder / 'models'}", markup=False, highlight=False)
+    else:
+        with whole_folder(folder / "models") as models, _one_thread():
+            _train_all(pictures, torch.from_numpy(labels), models, console)
+    config = folder / "demo.yaml"
+    write_text(config, CONFIG.replace("demo/", f"{folder.as_posix()}/"))
+    return config
+
+
+def _digits(seed: int) -> tuple[Pictures, NDArray[np.int64]]:
+    """1797 digits of 8×8 pixels, shuffled, drawn at twice their size; and their labels (N,)."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ConfigError('demo: needs scikit-learn for its digits: pip install "adamerge[demo]"') from error
+    digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.target))
+    grey = (digits.images[order] * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
+    return grey.repeat(2, axis=1).repeat(2, axis=2), digits.target[order].astype(np.int64)
+
+
+def _save_rows(pictures: Pictures, labels: NDArray[np.int64], folder: Path) -> None:
+    """Calibration rows without labels and evaluation rows with them; no expert has seen either."""
+    start = TRAINING.many
+    end = start + TRAINING.calibration
+    image = {"image": datasets.Image()}
+    unlabeled = datasets.Dataset.from_dict({"image": _images(pictures[start:end])}, datasets.Features(image))
+    labeled = datasets.Dataset.from_dict(
+        {"image": _images(pictures[end:]), "label": labels[end:].tolist()},
+        datasets.Features({**image, "label": datasets.Value("int64")}),
+    )
+    datasets.disable_progress_bars()
+    unlabeled.save_to_disk(str(folder / "calibration"))
+    labeled.save_to_disk(str(folder / "evaluation"))
+
+
+def _images(pictures: Pictures) -> list[Image.Image]:
+    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in pictures]
+
+
+def _train_all(pictures: Pictures, labels: Tensor, folder: Path, console: Console) -> None:
+    """Train and save the base, then every expert from it."""
+    pixels = {task: _pixels(alter(pictures[: TRAINING.many])) for task, alter in TASKS.items()}
+    few, many = labels[: TRAINING.few], labels[: TRAINING.many]
+    console.print("training a small vision transformer on digits, then four experts from it")
+    steps = TRAINING.base_steps + len(TASKS) * TRAINING.expert_steps
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("training", total=steps)
+        advance = lambda: progress.advance(bar)  # noqa: E731
+        started = time.perf_counter()
+        base = _fresh()
+        seen = torch.cat([images[: TRAINING.few] for images in pixels.values()])
+        optimizer = torch.optim.AdamW(base.parameters(), weight_decay=0.0)
+        _train(base, optimizer, TRAINING.base_rate, TRAINING.base_steps, seen, few.repeat(len(TASKS)), advance)
+        _save(base, folder / "base")
+        console.print(f"base: {TRAINING.few} digits in every manner, {time.perf_counter() - started:.0f} s")
+        for (task, images), rate in zip(pixels.items(), TRAINING.rates, strict=True):
+            started = time.perf_counter()
+            expert = copy.deepcopy(base)
+            optimizer = torch.optim.SGD(expert.parameters(), momentum=0.9)
+            _train(expert, optimizer, rate, TRAINING.expert_steps, images, many, advance)
+            _save(expert, folder / task)
+            console.print(f"{task}: {TRAINING.many} digits, {time.perf_counter() - started:.0f} s")
+
+
+def _pixels(pictures: Pictures) -> Tensor:
+    """What the image processor makes of them: (N, 3, 16, 16), from −1 to 1."""
+    grey = torch.from_numpy(np.ascontiguousarray(pictures)).float() / 127.5 - 1
+    return grey[:, None].expand(-1, 3, -1, -1).contiguous()
+
+
+def _fresh() -> ViTForImageClassification:
+    """An untrained model of 16×16 images in patches of 8×8."""
+    config = ViTConfig(
+        image_size=16,
+        patch_size=8,
+        hidden_size=TRAINING.width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=2 * TRAINING.width,
+        num_labels=10,
+        id2label={digit: str(digit) for digit in range(10)},
+        label2id={str(digit): digit for digit in range(10)},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TRAINING.seed)
+        return ViTForImageClassification(config)
+
+
+def _train(
+    model: ViTForImageClassification,
+    optimizer: Optimizer,
+    rate: float,
+    steps: int,
+    pixels: Tensor,
+    labels: Tensor,
+    advance: Callable[[], None],
+) -> None:
+    """Cross-entropy on random batches; the learning rate rises for a tenth of the steps, then falls."""
+    draw = torch.Generator().manual_seed(TRAINING.seed)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    model.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(pixels), (TRAINING.batch,), generator=draw)
+        loss = cross_entropy(model(pixels[chosen]).logits, labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        advance()
+    model.eval()
+
+
+def _save(model: ViTForImageClassification, folder: Path) -> None:
+    """A checkpoint as anyone would publish it: weights, configuration and image processor."""
+    model.save_pretrained(folder)
+    processor = ViTImageProcessor(
+        do_resize=False, size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    processor.save_pretrained(folder)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small are no faster on several threads, and their sums would depend on the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

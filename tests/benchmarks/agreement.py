@@ -1,0 +1,79 @@
+"""Does agreement on unlabeled rows pick an iterate near the best one? A learning curve on the zoo.
+
+    python ../shared/zoo/unpack.py zoo
+    python tests/benchmarks/agreement.py              # about 12 minutes on two cores
+
+Learns as configs/zoo_adamerging.yaml says, from unlabeled training rows, in a plain PyTorch loop. At every look it
+notes the agreement with the experts on held-out training rows, and the accuracy on the whole test files, which decides
+nothing.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from adamerge.agreement import hold_out
+from adamerge.cli import parse_file
+from adamerge.data import Schedule, move
+from adamerge.evaluate import Evaluation, mean, uniform
+from adamerge.inspection import inspect_weights
+from adamerge.job import build_model, load_data, open_experts
+from adamerge.learn import divide
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("configs/zoo_adamerging.yaml"))
+    parser.add_argument("--steps", type=int, default=45)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    config = parse_file(options.config)
+    config.seed_everything = options.seed
+    experts = open_experts(config)
+    model = build_model(config, experts, inspect_weights(experts).changed, Path("none"))
+    data = load_data(config, experts)
+    calibration = divide(data.calibration, config.data, options.seed)
+    held_out = hold_out(model, calibration.watch, config.data.micro_batch)
+    schedule = Schedule(options.seed, config.data.batch_size)
+    coefficients = torch.nn.Parameter(uniform(model, config.initial))
+    assert config.optimizer is not None
+    optimizer = config.optimizer([coefficients])
+    evaluation = Evaluation(model, data.evaluation)
+
+    seen: list[tuple[int, float, float, float]] = []
+    for step in range(options.steps + 1):
+        merged = model.merge(coefficients)
+        if step % config.watch.every == 0:
+            with torch.no_grad():
+                agreement = mean(held_out.agreement(model, merged))
+                entropy = mean(held_out.objective(model, merged, config.objective))
+                accuracy = evaluation.merged(coefficients.detach())["mean"] or 0.0
+            seen.append((step, agreement, entropy, accuracy))
+            print(
+                f"step {step:3d}  agreement {100 * agreement:.2f}  entropy {entropy:.3f}  test accuracy {accuracy:.2f}",
+                flush=True,
+            )
+        for number, task in enumerate(model.tasks):
+            rows = calibration.learn[task]
+            chosen = schedule.rows(step, number, len(rows))
+            for batch in rows.batches(config.data.micro_batch, chosen):
+                batch = move(batch, model.vectors.device, model.vectors.dtype)
+                loss = config.objective(model.forward(task, merged, batch.inputs), batch, None)
+                (loss * len(batch.rows) / len(chosen)).backward()
+        coefficients.grad = model.gradient(merged)
+        optimizer.step()
+
+    best = max(seen, key=lambda entry: entry[3])
+    picked = max(seen, key=lambda entry: (entry[1], -entry[2]))
+    lowest = min(seen, key=lambda entry: entry[2])
+    ours, theirs = torch.tensor([e[1] for e in seen]), torch.tensor([e[3] for e in seen])
+    correlation = torch.corrcoef(torch.stack([ours, theirs]))[0, 1].item()
+    print(f"best iterate: step {best[0]}, {best[3]:.2f}")
+    print(f"picked by agreement: step {picked[0]}, {picked[3]:.2f} ({best[3] - picked[3]:.2f} below the best)")
+    print(f"picked by entropy: step {lowest[0]}, {lowest[3]:.2f} ({best[3] - lowest[3]:.2f} below the best)")
+    print(f"correlation of agreement and accuracy over the curve: {correlation:.2f}")
+
+
+if __name__ == "__main__":
+    main()
