@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import datasets
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -18,6 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from adamerge.files import whole_folder, write_text
@@ -106,6 +109,9 @@ run_dir: demo/run
 def demo(folder: Path, console: Console) -> list[str]:
     """Make everything that a merge needs; returns the arguments of `adamerge fit`.
 
+    From then on torch computes on one thread: on several, products this small mostly wait, up to ten times as long
+    on a busy machine.
+
     Args:
         folder: Where to; models that an earlier call finished there are used again.
         console: Where to report.
@@ -119,6 +125,7 @@ def demo(folder: Path, console: Console) -> list[str]:
             f"{run}: exists already. Remove it to see the demo again, choose another --folder, or merge the same "
             f"experts once more: adamerge fit --config {folder / 'demo.yaml'} --run_dir {folder / 'another_run'}"
         )
+    torch.set_num_threads(1)
     return ["--config", str(prepare(folder, console))]
 
 
@@ -149,10 +156,10 @@ def _digits(seed: int) -> tuple[Pictures, NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ConfigError('demo: needs scikit-learn for its digits: pip install "adamerge[demo]"') from error
-    digits = load_digits()
-    order = np.random.default_rng(seed).permutation(len(digits.target))
-    grey = (digits.images[order] * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
-    return grey.repeat(2, axis=1).repeat(2, axis=2), digits.target[order].astype(np.int64)
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    order = np.random.default_rng(seed).permutation(len(labels))
+    grey = (images[order].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return grey.repeat(2, axis=1).repeat(2, axis=2), labels[order].astype(np.int64)
 
 
 def _save_rows(pictures: Pictures, labels: NDArray[np.int64], folder: Path) -> None:
@@ -182,7 +189,7 @@ def _train_all(pictures: Pictures, labels: Tensor, folder: Path, console: Consol
     steps = TRAINING.base_steps + len(TASKS) * TRAINING.expert_steps
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("training", total=steps)
-        advance = lambda: progress.advance(bar)  # noqa: E731
+        advance = partial(progress.advance, bar)
         started = time.perf_counter()
         base = _fresh()
         seen = torch.cat([images[: TRAINING.few] for images in pixels.values()])
@@ -214,7 +221,6 @@ def _fresh() -> ViTForImageClassification:
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=2 * TRAINING.width,
-        num_labels=10,
         id2label={digit: str(digit) for digit in range(10)},
         label2id={str(digit): digit for digit in range(10)},
     )
@@ -234,7 +240,7 @@ def _train(
 ) -> None:
     """Cross-entropy on random batches; the learning rate rises for a tenth of the steps, then falls."""
     draw = torch.Generator().manual_seed(TRAINING.seed)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    schedule = OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False)
     model.train()
     for _ in range(steps):
         chosen = torch.randint(len(pixels), (TRAINING.batch,), generator=draw)
@@ -249,7 +255,13 @@ def _train(
 
 def _save(model: ViTForImageClassification, folder: Path) -> None:
     """A checkpoint as anyone would publish it: weights, configuration and image processor."""
-    model.save_pretrained(folder)
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # one for each file would bury what matters
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
     processor = ViTImageProcessor(
         do_resize=False, size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
@@ -258,7 +270,7 @@ def _save(model: ViTForImageClassification, folder: Path) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Products this small are no faster on several threads, and their sums would depend on the number of cores."""
+    """Products this small are no faster on several threads, and rounding would depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 from adamerge.evaluate import Scores
@@ -13,12 +14,13 @@ from adamerge.types import Coefficients
 
 NAMES = {
     "base": "base",
-    "expert": "experts, each on its own task",
-    "average": "average of the experts",
-    "task_arithmetic": "task arithmetic, 0.3",
-    "task_arithmetic_tuned": "task arithmetic, scale by agreement",
+    "expert": "expert",
+    "average": "average",
+    "task_arithmetic": "task\narithm.\n0.3",
+    "task_arithmetic_tuned": "task\narithm.\ntuned",
     "learned": "learned",
 }
+"""Heads of the table's columns; an expert is measured on its own task."""
 
 
 def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str], path: Path) -> None:
@@ -27,8 +29,9 @@ def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequenc
     figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
     axes = figure.add_subplot()
     reach = max(float(coefficients.abs().max()), 1e-6)
+    colours, low = ("RdBu_r", -reach) if float(coefficients.min()) < 0 else ("Reds", 0.0)
     image = axes.imshow(
-        coefficients.numpy(), cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest"
+        coefficients.numpy(), cmap=colours, vmin=low, vmax=reach, aspect="auto", interpolation="nearest"
     )
     axes.set_xticks(range(columns), experts, rotation=45, ha="right")
     step = max(1, rows // 240)
@@ -51,22 +54,31 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) ->
     left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}")
     left.set(xlabel="step", ylabel="objective")
     right.set_ylabel("agreement, %")
-    left.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, loc="best")
+    figure.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, loc="outside upper center", ncols=3)
     _save(figure, path)
 
 
 def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str) -> Table:
-    """One line a model, one column a task: the value, and in brackets its ratio to the expert's in %."""
+    """One line a task, one column a model: the value, and in brackets its ratio to the expert's in %."""
     tasks = list(next(iter(metrics.values())))
-    result = Table(title=f"{unit} (in brackets: % of the expert)", title_justify="left")
-    result.add_column("model")
+    shown = {key: scores for key, scores in metrics.items() if any(value is not None for value in scores.values())}
+    title = f"{unit} (in brackets: % of the expert on its own task)"
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    if "task_arithmetic_tuned" in shown:
+        result.caption, result.caption_justify = "tuned: at the scale that agreement picks", "left"
+    result.add_column("task", vertical="bottom")
+    for key in shown:
+        result.add_column(NAMES.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))
     for task in tasks:
-        result.add_column(task, justify="right")
-    for key, scores in metrics.items():
-        if any(value is not None for value in scores.values()):
-            cells = [_cell(scores.get(task), ratios[key].get(task)) for task in tasks]
-            result.add_row(NAMES.get(key, key), *cells, style="bold" if key == "learned" else "")
+        cells = [
+            _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()
+        ]
+        result.add_row(task, *cells, style=_bold(task == "mean"), end_section=task == tasks[-2])
     return result
+
+
+def _bold(chosen: bool) -> str:
+    return "bold" if chosen else ""
 
 
 def _cell(value: float | None, ratio: float | None) -> str:
