@@ -162,11 +162,11 @@ def from_modules(
 
 def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> tuple[Expert, set[str]]:
     """An expert that fits its own configuration and the base's, and parameters that must stay the base's."""
+    if words is not None:
+        return _zero_shot_expert(name, base, checkpoint, words)
     problems = _config_problems(base, checkpoint)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    if words is not None:
-        return _zero_shot_expert(name, base, checkpoint, words)
     try:
         module = skeleton(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
     except ConfigError as error:
@@ -197,12 +197,21 @@ def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: Ze
     module = skeleton(base.config, base.architecture, trust_remote_code=base.trust_remote_code)
     own = match(base, module)
     head, text_side = text_head(module, Renamed(base.tensors, own.names), base, words)
-    found = match(expert, module)
-    if found.unexpected:
-        raise IncompatibleExpertsError("\n".join(_match_problems(expert, module, found)))
-    weights = Joined(Renamed(expert.tensors, found.names), Renamed(base.tensors, own.names))
+    weights = Joined(Renamed(expert.tensors, _tower_names(expert, module)), Renamed(base.tensors, own.names))
     classifier = ZeroShotClassifier(module, head)
     return Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert, own.names), text_side
+
+
+def _tower_names(expert: Checkpoint, module: nn.Module) -> dict[str, str]:
+    """Names on disk by the module's names, whether the checkpoint is of the module or of one of its towers."""
+    whole = match(expert, module)
+    if not whole.unexpected:
+        return dict(whole.names)
+    for path, tower in module.named_children():
+        found = match(expert, tower)
+        if not found.unexpected:
+            return {f"{path}.{name}": disk for name, disk in found.names.items()}
+    raise IncompatibleExpertsError("\n".join(_match_problems(expert, module, whole)))
 
 
 def _divide(experts: Experts, split: Split, source: str) -> Experts:

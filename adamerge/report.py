@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from adamerge.evaluate import Scores
-from adamerge.files import partial_name
+from adamerge.files import whole_file
 from adamerge.types import Coefficients
 
 NAMES = {
@@ -92,5 +92,5 @@ def _short(group: str, limit: int = 48) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(partial_name(path)))
-    partial_name(path).replace(path)
+    with whole_file(path) as file:
+        FigureCanvasAgg(figure).print_png(file)

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import (
     BertConfig,
     CLIPConfig,
+    CLIPVisionConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -35,6 +36,7 @@ CONFIGS = {
     "bert": lambda **more: BertConfig(**TEXT, **more),
     "vit": lambda **more: ViTConfig(**VISION, **more),
     "clip": lambda **more: CLIPConfig(**CLIP, **more),
+    "clip_vision": lambda **more: CLIPVisionConfig(**VISION, projection_dim=12, **more),
     "siglip": lambda **more: SiglipConfig(text_config=TEXT, vision_config=VISION, **more),
     "llama": lambda **more: LlamaConfig(**TEXT, **more),
     "t5": lambda **more: T5Config(

@@ -1,0 +1,81 @@
+"""Zero-shot heads: text features of the base in place of a classifier."""
+
+import pytest
+import torch
+from families import build, save_family, save_tokenizer
+
+from adamerge.checkpoint import open_checkpoint
+from adamerge.experts import from_checkpoints
+from adamerge.export import export
+from adamerge.grouping import tensor_wise
+from adamerge.inspection import inspect_weights
+from adamerge.merged import MergedModel, task_vectors
+from adamerge.types import IncompatibleExpertsError
+from adamerge.zero_shot import ZeroShot
+
+WORDS = {"a": ZeroShot(["red", "blue", "old"], ["a {} book", "the {} film"]), "b": ZeroShot(["loud", "calm"])}
+
+
+@pytest.fixture(params=["CLIPModel", "CLIPVisionModel"])
+def opened(tmp_path, request):
+    """A CLIP base and two experts: whole models, or vision towers alone."""
+    base = build("CLIPModel", "clip", 0)
+    experts = {}
+    for seed, name in enumerate("ab", 1):
+        expert = build("CLIPModel", "clip", seed)
+        if request.param == "CLIPVisionModel":
+            tower = build("CLIPVisionModel", "clip_vision", seed)
+            tower.load_state_dict(expert.vision_model.state_dict(), strict=False)
+            expert = tower
+        experts[name] = expert
+    paths = save_family(tmp_path, base, experts)
+    save_tokenizer(tmp_path / "base")
+    opened = {name: open_checkpoint(path) for name, path in paths.items()}
+    return base, from_checkpoints(opened.pop(""), opened, None, WORDS), tmp_path
+
+
+def test_logits_are_scaled_cosines_with_text_features(opened):
+    base, experts, folder = opened
+    model = MergedModel(experts, task_vectors(experts, inspect_weights(experts).changed), tensor_wise(experts.shared))
+    pixels = torch.randn(4, 3, 16, 16)
+    zero = {name: experts.base[name] for name in model.vectors.shapes}
+    found = model.forward("a", zero, {"pixel_values": pixels}).logits
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    rows = []
+    with torch.no_grad():
+        for name in WORDS["a"].classes:
+            texts = [template.format(name) for template in WORDS["a"].templates]
+            tokens = tokenizer(texts, return_tensors="pt", padding="max_length", truncation=True)
+            features = base.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+            rows.append((features / features.norm(dim=-1, keepdim=True)).mean(0))
+        images = base.get_image_features(pixels).pooler_output
+        expected = torch.cosine_similarity(images[:, None], torch.stack(rows)[None], dim=-1) * base.logit_scale.exp()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_text_tower_and_scale_stay_the_bases(opened):
+    _, experts, _ = opened
+    assert "logit_scale" in experts.kept
+    assert not any(name.startswith("text_") for name in experts.shared)
+    assert "vision_model.embeddings.patch_embedding.weight" in experts.shared
+    assert all(expert.head == () for expert in experts.tasks.values())
+
+
+def test_export_is_one_clip_model(opened):
+    base, experts, folder = opened
+    vectors = task_vectors(experts, inspect_weights(experts).changed)
+    model = MergedModel(experts, vectors, tensor_wise(tuple(vectors.shapes)))
+    exported = export(model, torch.full((len(model.grouping), 2), 0.3), folder / "merged")
+    loaded = type(base).from_pretrained(exported.checkpoints["a"])
+    assert torch.equal(loaded.text_projection.weight, base.text_projection.weight)
+    assert not torch.equal(loaded.vision_model.post_layernorm.weight, base.vision_model.post_layernorm.weight)
+
+
+def test_a_base_without_text_is_refused(tmp_path):
+    paths = save_family(tmp_path, build("ViTModel", "vit", 0), {"a": build("ViTModel", "vit", 1)})
+    opened = {name: open_checkpoint(path) for name, path in paths.items()}
+    with pytest.raises(IncompatibleExpertsError, match="zero_shot needs a CLIP-like base"):
+        from_checkpoints(opened.pop(""), opened, None, WORDS)
