@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from adamerge.files import whole_folder, write_text
 from adamerge.types import ConfigError
@@ -262,7 +262,7 @@ def _save(model: ViTForImageClassification, folder: Path) -> None:
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
-    processor = ViTImageProcessor(
+    processor = ViTImageProcessorPil(
         do_resize=False, size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     processor.save_pretrained(folder)

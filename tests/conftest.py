@@ -14,3 +14,15 @@ from families import save_text_family
 def text_family(tmp_path_factory):
     """A folder with a tiny base, three experts, their rows and merge.yaml; not to be altered."""
     return save_text_family(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory):
+    """What `adamerge demo` leaves, its finished run included, with a model trained for less long; not to be altered."""
+    from adamerge import cli, demo
+
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "TRAINING", demo.Training(base_steps=300, expert_steps=150))
+        assert cli.main(["demo", "--folder", str(folder)]) == 0
+    return folder

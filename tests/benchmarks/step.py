@@ -4,8 +4,8 @@
     python tests/benchmarks/step.py --pairs 3 --experts 2 8 --rows 4
 
 A vision transformer of the size of ViT-B/32 with random weights, K experts of it on disk, as many tasks as experts.
-Timed, in one process and in turn: a plain forward and backward of the base over the same batches; our step, resident and
-mapped; and the step of the published codes, which merges by autograd and walks back through the merge once a task.
+Timed, in one process and in turn: a plain forward and backward of the base over the same batches; our step, resident
+and mapped; and the step of the published codes, which merges by autograd and walks back through it for every task.
 Reported are medians over interleaved rounds and their ratio to the plain step. Anonymous memory (RssAnon) is sampled
 from outside, a process a measurement, since ru_maxrss would count the page cache.
 """

@@ -1,0 +1,52 @@
+"""Every notebook runs from its first cell to its last, defines nothing, and is committed without outputs."""
+
+import ast
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def code_of(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_notebook_is_clean_and_defines_nothing(notebook):
+    nbformat.validate(notebook)
+    for cell in code_of(notebook):
+        assert not cell.outputs
+        assert cell.execution_count is None
+        nodes = ast.walk(ast.parse(cell.source))
+        assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda) for node in nodes)
+
+
+def test_notebook_runs(notebook, demo_folder, tmp_path, monkeypatch):
+    """With the models of the small demo in its temporary folder; it leaves nothing anywhere else."""
+    place = tmp_path / "adamerge_digits"
+    place.mkdir()
+    for part in ("models", "data"):
+        (place / part).symlink_to(demo_folder / part)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = {folder: sorted(os.listdir(folder)) for folder in (ROOT, ROOT / "notebooks")}
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}})
+    client.execute()
+    kinds = [kind for cell in code_of(notebook) for output in cell.outputs for kind in output.get("data", {})]
+    assert kinds.count("image/png") == 4
+    said = "".join(output.get("text", "") for cell in code_of(notebook) for output in cell.outputs)
+    assert "learned" in said
+    assert "Warning" not in said
+    assert before == {folder: sorted(os.listdir(folder)) for folder in (ROOT, ROOT / "notebooks")}
