@@ -7,17 +7,18 @@ In Python, after `adamerge demo` has made a base and four experts::
 
     from torch.optim import Adam
 
-    from adamerge import api
+    from adamerge.api import Learning, MergeConfig, ModelConfig
+    from adamerge.api import build_model, divide, export, inspect_weights, learn, load_data, open_experts
 
     tasks = ("upright", "rotated", "inverted", "occluded")
-    models = [api.ModelConfig(f"demo/models/{task}", calibration=f"demo/data/{task}/calibration") for task in tasks]
-    config = api.MergeConfig("demo/models/base", models)
-    experts = api.open_experts(config)
-    rows = api.divide(api.load_data(config, experts).calibration, config.data, seed=0)
-    model = api.build_model(config, experts, api.inspect_weights(experts).changed, Path("task_vectors"))
-    learning = api.Learning(partial(Adam, lr=1e-2), feasible=config.feasible)
-    learned = api.learn(model, config.objective, rows, learning)  # learned.coefficients: (groups, experts)
-    api.export(model, learned.coefficients, Path("merged"))
+    models = [ModelConfig(f"demo/models/{task}", calibration=f"demo/data/{task}/calibration") for task in tasks]
+    config = MergeConfig("demo/models/base", models)
+    experts = open_experts(config)
+    rows = divide(load_data(config, experts).calibration, config.data, seed=0)
+    model = build_model(config, experts, inspect_weights(experts).changed, Path("task_vectors"))
+    learned = learn(model, config.objective, rows, Learning(partial(Adam, lr=1e-2), feasible=config.feasible))
+    export(model, learned.coefficients, Path("merged"))
+    print(learned.best_step, learned.coefficients.shape)  # coefficients: (groups, experts)
 
 `adamerge.api` holds all that a merge needs; importing `adamerge` alone imports nothing.
 """

@@ -111,7 +111,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     console.print(f"\nbest iterate: step {learned.best_step}")
     _tell(
         console,
-        [f"{name}: {run_dir / name}" for name in (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png")],
+        [f"{name}: {run_dir / name}" for name in (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")],
     )
     _tell(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
     return Merge(run_dir, learned, comparison, exported)

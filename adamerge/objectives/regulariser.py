@@ -24,7 +24,7 @@ def pull(coefficients: Coefficients, start: Coefficients, norm: str) -> Tensor:
 
     Example:
         >>> import torch
-        >>> pull(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.3, 0.3]]), "l1").item()
+        >>> round(pull(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.3, 0.3]]), "l1").item(), 6)
         0.4
     """
     distance = coefficients - start
