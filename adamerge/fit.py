@@ -109,10 +109,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     report(run_dir, comparison, learned, model, exported, console)
     write_text(run_dir / "recipe.json", json.dumps(recipe(config, resolved, experts, data, run_dir), indent=2) + "\n")
     console.print(f"\nbest iterate: step {learned.best_step}")
-    _tell(
-        console,
-        [f"{name}: {run_dir / name}" for name in (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")],
-    )
+    written = (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")
+    _tell(console, [f"{name}: {run_dir / name}" for name in written if (run_dir / name).exists()])
     _tell(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
     return Merge(run_dir, learned, comparison, exported)
 
