@@ -242,7 +242,8 @@ def check_learning(learning: Learning) -> None:
         with _without_advice():
             _trainer(options, [])
         key = "optimizer"
-        optimizer = learning.optimizer([torch.nn.Parameter(torch.zeros(1, 1))])
+        probe = learning.feasible.project(torch.zeros(1, 2))
+        optimizer = learning.optimizer([torch.nn.Parameter(probe)])
         key = "lr_scheduler"
         if learning.scheduler:
             learning.scheduler(optimizer)
