@@ -23,6 +23,7 @@ from adamerge.learn import LAST, Learned, Learning, check_learning, divide, lear
 from adamerge.merged import MergedModel
 from adamerge.recipe import recipe
 from adamerge.report import curve, heat_map, table
+from adamerge.task_vectors import resident_bytes
 from adamerge.types import ConfigError
 
 COEFFICIENTS = "coefficients.safetensors"
@@ -76,7 +77,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     _tell(console, [f"warning: {line}" for line in inspection.warnings])
     data = load_data(config, experts)
     _tell(console, data.notes)
-    _check_space(experts, run_dir)
+    _check_space(config, experts, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "config.yaml", resolved)
 
@@ -192,14 +193,17 @@ def _flat(value: object, key: str = "") -> dict[str, object]:
     return {k: v for name, inner in items for k, v in _flat(inner, f"{key}.{name}" if key else str(name)).items()}
 
 
-def _check_space(experts: Experts, run_dir: Path) -> None:
-    """Refuse before learning what could not be written after it."""
+def _check_space(config: MergeConfig, experts: Experts, run_dir: Path) -> None:
+    """Refuse before learning what could not be written: the checkpoint, and task vectors that are stored."""
     size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
+    if config.task_vectors is not None:
+        names = config.task_vectors.experts(tuple(experts.tasks))
+        size += resident_bytes({name: experts.base.shape(name) for name in experts.shared}, len(names))
     place = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 1.2 * size:
         raise ConfigError(
-            f"{run_dir}: the disk is full: the merged checkpoint needs about {size / 1e6:.0f} MB and "
+            f"{run_dir}: the disk is full: what will be written needs about {size / 1e6:.0f} MB and "
             f"{free / 1e6:.0f} MB are free at {place}."
         )
 
