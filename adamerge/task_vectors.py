@@ -150,6 +150,8 @@ class Mapped(TaskVectors):
         self._weights = tuple(experts.values())
         self._centre = centre
         self._base = base
+        # One for all parameters: a new one for each would leave holes in the heap between the merged ones.
+        self._scratch = torch.empty(max(SCRATCH, len(experts)), dtype=dtype, device=device)
 
     @override
     def centre(self, name: str) -> Tensor:
@@ -164,12 +166,11 @@ class Mapped(TaskVectors):
     def tiles(self, name: str) -> Iterator[Tile]:
         sources = [_matrix(weights[name]) for weights in self._weights]
         base = None if self._base is None else _matrix(self._base[name])
-        room = max(1, SCRATCH // len(sources))
-        scratch = torch.empty(len(sources) * min(room, sources[0].numel()), dtype=self.dtype, device=self.device)
+        room = len(self._scratch) // len(sources)
         rows, columns = sources[0].shape
         for r, m in _windows(rows, columns, room):
             shape = sources[0][r, m].shape
-            stack = scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
+            stack = self._scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
             offset = None if base is None else base[r, m].to(self.device, self.dtype)
             for source, vector in zip(sources, stack, strict=True):
                 if offset is None:

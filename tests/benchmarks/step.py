@@ -164,15 +164,19 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--timed", type=int, default=8, help="Experts (and tasks) in the timed comparison.")
     parser.add_argument("--rows", type=int, default=16, help="Rows a task.")
-    parser.add_argument("--pairs", type=int, default=5, help="Interleaved rounds.")
+    parser.add_argument("--pairs", type=int, default=5, help="Interleaved rounds; 0 measures memory alone.")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["mapped", "resident", "published"], help="Whose memory to measure."
+    )
     parser.add_argument("--layers", type=int, default=12)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make(folder, max([*options.experts, options.timed]), options.layers)
-        time_steps(folder, options.timed, options.rows, options.pairs)
+        if options.pairs:
+            time_steps(folder, options.timed, options.rows, options.pairs)
         print("peak RssAnon, MB (4 rows a task)")
-        table = {kind: [peak(folder, k, kind) for k in options.experts] for kind in ("mapped", "resident", "published")}
+        table = {kind: [peak(folder, k, kind) for k in options.experts] for kind in options.kinds}
         print("  K         ", *(f"{k:>8d}" for k in options.experts))
         for kind, values in table.items():
             print(
