@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamerge.data import Rows, move
+from adamerge.data import Rows, count, move
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective
 from adamerge.targets import Targets
@@ -63,12 +63,13 @@ class HeldOut:
         return {task: self._mean(model, merged, task, objective) for task in self.rows}
 
     def _mean(self, model: MergedModel, merged: Parameters, task: str, objective: Objective) -> float:
-        total = 0.0
+        total = counted = 0.0
         for batch in _moved(self.rows[task], self.size, model):
             outputs = model.forward(task, merged, batch.inputs, objective.layers)
             targets = self.targets[task](batch, outputs) if objective.uses_targets else None
-            total += len(batch.rows) * objective(outputs, batch, targets).item()
-        return total / len(self.rows[task])
+            total += count(batch) * objective(outputs, batch, targets).item()
+            counted += count(batch)
+        return total / counted
 
 
 def hold_out(

@@ -88,8 +88,15 @@ class KeepBest(Callback):
         steps = trainer.global_step - self.history[-1]["step"]
         seconds = (time.perf_counter() - self._clock) / max(1, steps)
         self._look(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"]), "s/step": seconds})
+        shown = {key: self.history[-1][key] for key in ("agreement", "s/step") if key in self.history[-1]}
+        pl_module.log_dict(shown, prog_bar=True)
         trainer.should_stop = trainer.should_stop or self._stale()
         self._clock = time.perf_counter()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.history and trainer.global_step > self.history[-1]["step"]:  # stopped by the clock between two looks
+            self._look(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"])})
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, learned: dict[str, float]) -> None:
         coefficients = pl_module.get_parameter("coefficients").detach()
@@ -99,8 +106,6 @@ class KeepBest(Callback):
         rank = self._rank(trainer.global_step, seen)
         if rank > self._best_rank:
             self._best_rank, self.best_step, self.best = rank, trainer.global_step, coefficients.cpu().clone()
-        if learned and seen:
-            pl_module.log_dict({"agreement": seen["agreement"], "s/step": learned["s/step"]}, prog_bar=True)
         self._tell("  ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
 
     def _rank(self, step: int, seen: dict[str, float]) -> list[float]:

@@ -1,14 +1,18 @@
 """What can be known before anything is learned."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from rich.console import Console
 
 from adamerge.config import MergeConfig, source_of
-from adamerge.data import load_table
 from adamerge.experts import Experts
 from adamerge.fit import learning_of
 from adamerge.inspection import inspect_weights
 from adamerge.job import GROUPINGS, describe, free_bytes, load_data, open_experts
+from adamerge.run_dir import check_run_dir, check_space
+from adamerge.tables import load_table
 from adamerge.task_vectors import resident_bytes
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -24,7 +28,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     Returns:
         The problems.
     """
-    problems = _problems_of_learning(config)
+    problems = _found(lambda: check_run_dir(Path(config.run_dir), "", resume=False))
+    problems += _found(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:
         experts = open_experts(config)
@@ -32,7 +37,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += str(error).splitlines() + _problems_of_tables(config)
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
-        problems += _problems_of_data(config, experts)
+        problems += _found(lambda: load_data(config, experts))
+        problems += _found(lambda: check_space(config, experts, Path(config.run_dir)))
         if deep:
             more, found = _numbers(experts)
             lines += more
@@ -55,17 +61,10 @@ def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
     ]
 
 
-def _problems_of_learning(config: MergeConfig) -> list[str]:
+def _found(look: Callable[[], object]) -> list[str]:
+    """The problems that a function raises, one a line."""
     try:
-        learning_of(config, progress_bar=False)
-    except ConfigError as error:
-        return str(error).splitlines()
-    return []
-
-
-def _problems_of_data(config: MergeConfig, experts: Experts) -> list[str]:
-    try:
-        load_data(config, experts)
+        look()
     except ConfigError as error:
         return str(error).splitlines()
     return []

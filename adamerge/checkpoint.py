@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
@@ -80,7 +81,7 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
             f"{source}: the checkpoint is quantised (config.json has quantization_config), and quantised numbers "
             "cannot be merged. Use the checkpoint from before quantisation, or save a dequantised copy."
         )
-    return Checkpoint(source, folder, config, _tensors(folder, allow_pickle), trust_remote_code)
+    return Checkpoint(source, folder, config, _tensors(source, folder, allow_pickle), trust_remote_code)
 
 
 def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:
@@ -129,21 +130,33 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def match(checkpoint: Checkpoint, module: nn.Module) -> Match:
-    """Pair a checkpoint's names with a module's, as transformers would when loading one into the other.
+    """Pair a checkpoint's names with a module's; see `match_tensors`."""
+    return match_tensors(checkpoint.source, checkpoint.tensors, module)
+
+
+def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
+    """Pair names of tensors with a module's, as transformers would when loading one into the other.
 
     A prefix that only one of them has is added or removed, transformers' own renamings are applied, and a tied
-    parameter is found under any of its names.
+    parameter is found under any of its names. Where several of them are stored, their numbers are compared.
+
+    Args:
+        source: What the tensors are called in errors.
+        tensors: Tensors by the names that they were saved under.
+        module: Where they belong.
 
     Raises:
-        IncompatibleExpertsError: transformers would fuse or split tensors on loading, so no file has them as they are.
+        IncompatibleExpertsError: transformers would fuse or split tensors on loading, so no file has them as they
+            are; or a tied parameter is stored twice and differently.
     """
     wanted = module.state_dict()
-    renamed = _renaming(checkpoint.source, module, wanted)
-    found = {renamed(name): name for name in checkpoint.tensors.headers}
+    renamed = _renaming(source, module, wanted)
+    found = {renamed(name): name for name in tensors.headers}
     names: dict[str, str] = {}
     missing: list[str] = []
     for aliases in tied_names(module):
         present = [found.pop(alias) for alias in aliases if alias in found]
+        _check_tied(source, tensors, present, type(module).__name__)
         if present:
             names[aliases[0]] = present[0]
         else:
@@ -172,6 +185,18 @@ def tied_names(module: nn.Module) -> list[tuple[str, ...]]:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return [tuple(aliases) for aliases in names.values()]
+
+
+def _check_tied(source: str, tensors: Weights, present: Sequence[str], what: str) -> None:
+    """Refuse a tied parameter that is stored under several names with different numbers."""
+    for other in present[1:]:
+        first = present[0]
+        if tensors.headers[first] != tensors.headers[other] or not torch.equal(tensors[first], tensors[other]):
+            raise IncompatibleExpertsError(
+                f"{source}: {first} and {other} are one tied parameter of {what}, but two different tensors here. If "
+                "they are meant to be two, untie them (tie_word_embeddings: false in config.json, of the base and of "
+                f"every expert); else remove {other}."
+            )
 
 
 def _renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Callable[[str], str]:
@@ -220,27 +245,40 @@ def _locate(source: str, allow_pickle: bool) -> Path:
         ) from error
 
 
-def _tensors(folder: Path, allow_pickle: bool) -> Weights:
+def _tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
     files = _files(folder, "model.safetensors")
     if files:
         return MappedFiles(files)
     pickles = _files(folder, "pytorch_model.bin")
-    if not pickles:
-        raise ConfigError(f"{folder}: expected model.safetensors or model.safetensors.index.json; it has neither.")
-    if not allow_pickle:
+    only = str(pickles[0]) if pickles else _pickle_on_the_hub(source)
+    if only and not allow_pickle:
         raise ConfigError(
-            f"{pickles[0]}: the weights are pickled, and unpickling can run code. Set allow_pickle: true to read them "
+            f"{only}: the weights are pickled, and unpickling can run code. Set allow_pickle: true to read them "
             "(with weights_only=True), or convert them to safetensors."
         )
+    if not pickles:
+        raise ConfigError(f"{folder}: expected model.safetensors or model.safetensors.index.json; it has neither.")
     tensors: dict[str, Tensor] = {}
     for file in pickles:
         try:
-            tensors |= torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            tensors |= torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         except Exception as error:  # torch raises whatever the bytes happen to break
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = next((line for line in lines if "unsupported" in line.lower()), lines[0])
             raise IncompatibleExpertsError(f"{file}: torch.load(weights_only=True) cannot read it: {reason}") from error
     return InMemory(tensors)
+
+
+def _pickle_on_the_hub(source: str) -> str | None:
+    """A pickle that was not downloaded for want of permission, as far as the hub can be asked."""
+    if Path(source).expanduser().is_dir():
+        return None
+    name, _, revision = source.partition("@")
+    try:
+        names = list_repo_files(name, revision=revision or None)
+    except Exception:  # offline, in whatever way: nothing is known, and the caller has an error of its own
+        return None
+    return next((f"{source}: {file}" for file in names if Path(file).match("pytorch_model*.bin")), None)
 
 
 def _files(folder: Path, name: str) -> list[Path]:

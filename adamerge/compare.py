@@ -12,6 +12,9 @@ from adamerge.grouping import task_wise
 from adamerge.merged import MergedModel, task_vectors
 from adamerge.types import Coefficients
 
+CANDIDATES = ("base", "expert", "average", "task_arithmetic", "task_arithmetic_tuned", "learned")
+"""What is compared, in the order in which it is shown; what was not measured is None everywhere."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -28,6 +31,11 @@ class Comparison:
     agreement: Mapping[str, Mapping[str, float]]
     metric: str
     tuned_scale: float | None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there were labeled rows."""
+        return any(value is not None for scores in self.scores.values() for value in scores.values())
 
     @property
     def unit(self) -> str:
@@ -79,12 +87,12 @@ def compare(
         candidates["task_arithmetic_tuned"] = (plain, uniform(plain, scale))
     candidates["learned"] = (model, learned)
     agreement = {key: _agreement(held_out, *candidate) for key, candidate in candidates.items()} if held_out else {}
-    scores: dict[str, Scores] = {}
+    scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, "mean"]) for key in CANDIDATES}
     metric = "accuracy"
     if rows:
         with console.status("evaluating"):
             own = Evaluation(model, rows)
-            scores = {"base": own.base(), "expert": own.experts()}
+            scores |= {"base": own.base(), "expert": own.experts()}
             for key, (candidate, coefficients) in candidates.items():
                 scores[key] = Evaluation(candidate, rows).merged(coefficients)
         metric = own.metric

@@ -42,9 +42,6 @@ class TrainerConfig:
         max_steps: Optimiser steps at most.
         max_time: Stop after this time, as DD:HH:MM:SS.
         accelerator: cpu, gpu or auto.
-        devices: How many devices, which, or auto.
-        num_nodes: How many machines.
-        strategy: How several devices work together.
         precision: 32-true, bf16-mixed or 64-true.
         gradient_clip_val: Clip the coefficients' gradient to this size.
         gradient_clip_algorithm: norm or value.
@@ -55,9 +52,6 @@ class TrainerConfig:
     max_steps: int = 100
     max_time: str | None = None
     accelerator: str = "auto"
-    devices: list[int] | str | int = "auto"
-    num_nodes: int = 1
-    strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None

@@ -1,29 +1,14 @@
-"""Unlabeled calibration batches for every task (the file that knows `datasets`)."""
+"""Unlabeled calibration batches for every task."""
 
-import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import datasets
 import torch
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from torch import Tensor
 from typing_extensions import override
 
 from adamerge.types import Batch, ConfigError
-
-_FORMATS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -188,6 +173,11 @@ def move(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
     return Batch(inputs, batch.rows, *rest)
 
 
+def count(batch: Batch) -> int:
+    """What a mean over a batch is taken over: its rows, or the positions that count."""
+    return len(batch.rows) if batch.positions is None else int(batch.positions.sum())
+
+
 def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Divide row indices into those to learn from and those to watch, at random but for the seed.
 
@@ -199,94 +189,3 @@ def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     watched = min(round(count * share), count - 1)
     return sorted(order[watched:]), sorted(order[:watched])
-
-
-def load_table(source: DataSource, task: str, seed: int) -> datasets.Dataset:
-    """Read a table of rows from wherever it is.
-
-    Raises:
-        ConfigError: There is nothing at the path, it cannot be read, or it is empty; names task, file and row.
-    """
-    try:
-        table = _read(source)
-    except (DatasetNotFoundError, FileNotFoundError) as error:
-        raise ConfigError(
-            f"{task}: {source.path}: no such file or folder, and no dataset of that name on the hub "
-            f"({_first_line(error)})."
-        ) from error
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"{task}: {source.path}: {_broken_row(source) or _first_line(error.__cause__ or error)}"
-        ) from error
-    if len(table) == 0:
-        raise ConfigError(f"{task}: {source.path}: expected rows, but it is empty.")
-    if source.rows is not None and source.rows < len(table):
-        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
-        table = table.select(sorted(order[: source.rows].tolist()))
-    return table
-
-
-def check_columns(table: datasets.Dataset, columns: Sequence[str], source: DataSource, task: str) -> None:
-    """Refuse a table that lacks a column.
-
-    Raises:
-        ConfigError: Names the missing column and those that are there.
-    """
-    for column in columns:
-        if column not in table.column_names:
-            raise ConfigError(
-                f"{task}: {source.path}: expected a column {column!r}, but the columns are "
-                f"{', '.join(table.column_names)}. Name the right one in the task's data settings."
-            )
-
-
-def overlap(one: datasets.Dataset, other: datasets.Dataset, column: str) -> int:
-    """How many rows of `one` stand in `other` too, judged by a text column."""
-    if column not in one.column_names or column not in other.column_names or not isinstance(one[0][column], str):
-        return 0
-    return len(set(one[column]) & set(other[column]))
-
-
-def _read(source: DataSource) -> datasets.Dataset:
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # of a broken row the error tells
-    path = Path(source.path).expanduser()
-    if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        saved = datasets.load_from_disk(str(path))
-        return saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
-    if path.is_dir():
-        if not any(file.suffix.lower() in _IMAGES for file in path.rglob("*")):
-            raise ValueError("expected a folder of images or a saved datasets directory; it is neither.")
-        return _table(datasets.load_dataset("imagefolder", data_dir=str(path), split="train"))
-    if path.suffix in _FORMATS:
-        if not path.exists():
-            raise FileNotFoundError(str(path))
-        if path.stat().st_size == 0:
-            return datasets.Dataset.from_dict({})
-        if path.suffix == ".tsv":
-            return _table(datasets.load_dataset("csv", data_files=str(path), split="train", sep="\t"))
-        return _table(datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train"))
-    return _table(datasets.load_dataset(source.path, source.name, split=source.split))
-
-
-def _table(loaded: object) -> datasets.Dataset:
-    assert isinstance(loaded, datasets.Dataset)  # one split of a dataset that is not streamed
-    return loaded
-
-
-def _broken_row(source: DataSource) -> str | None:
-    """Which line of a JSON-lines file is not JSON, if one is not."""
-    path = Path(source.path)
-    if path.suffix not in (".jsonl", ".json") or not path.is_file():
-        return None
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            json.loads(line or "{}")
-        except ValueError as error:
-            return f"row {number} is not JSON ({error}): {line[:80]}"
-    return None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

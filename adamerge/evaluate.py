@@ -10,8 +10,8 @@ from torchmetrics.text import Perplexity
 
 from adamerge.agreement import HeldOut
 from adamerge.data import Rows, move
-from adamerge.encoding import speaks
 from adamerge.merged import MergedModel
+from adamerge.outputs import speaks
 from adamerge.types import Batch, Coefficients, ConfigError, Outputs
 
 Scores: TypeAlias = dict[str, float | None]

@@ -1,40 +1,19 @@
 """One base and its named experts, proven compatible once: architecture, shapes, vocabulary, heads."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from adamerge.checkpoint import Checkpoint, Match, match, parameters_on_meta, quantised, skeleton, tied_names
-from adamerge.heads import head_names
+from adamerge.checkpoint import Checkpoint, match, match_tensors, parameters_on_meta, skeleton
+from adamerge.heads import head_names, parts_of_backbone
+from adamerge.mismatch import config_problems, match_problems, name_problems, quantised_problems
+from adamerge.split import Split
 from adamerge.types import ConfigError, IncompatibleExpertsError
 from adamerge.weights import InMemory, Joined, Renamed, Weights
 from adamerge.zero_shot import ZeroShot, ZeroShotClassifier, text_head
-
-
-@dataclass(frozen=True)
-class Split:
-    """Patterns (`*` and `?` as in a shell) that overrule which parameters are merged; the first that matches counts.
-
-    Attributes:
-        head: Stay each expert's own.
-        base: Stay the base's.
-        shared: Are merged, though they would pass for a head.
-    """
-
-    head: Sequence[str] = ()
-    base: Sequence[str] = ()
-    shared: Sequence[str] = ()
-
-    def word(self, name: str) -> str | None:
-        """Which of the three lists a parameter's name is on, if on any."""
-        for word, patterns in (("head", self.head), ("base", self.base), ("shared", self.shared)):
-            if any(fnmatchcase(name, pattern) for pattern in patterns):
-                return word
-        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,15 +127,14 @@ def from_modules(
         IncompatibleExpertsError: With every problem that was found, a line each.
     """
     tasks: dict[str, Expert] = {}
+    problems: list[str] = []
     for name, expert in experts.items():
-        module = _emptied(expert if isinstance(expert, nn.Module) else base)
-        state = dict(expert.state_dict() if isinstance(expert, nn.Module) else expert)
-        kept = [aliases[0] for aliases in tied_names(module)] + [n for n, _ in module.named_buffers()]
-        lacking = [n for n, _ in module.named_parameters() if n not in state]
-        if lacking:
-            raise IncompatibleExpertsError(f"{name}: the state dict lacks {', '.join(lacking)}.")
-        weights = InMemory({n: state[n] for n in kept if n in state})
-        tasks[name] = Expert(name, module, weights, tuple(head_names(module)))
+        try:
+            tasks[name] = _expert_in_memory(name, base, expert)
+        except IncompatibleExpertsError as error:
+            problems.append(str(error))
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
     return _divide(Experts(InMemory(base.state_dict()), tasks, ()), split or Split(), source="base")
 
 
@@ -164,7 +142,7 @@ def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot
     """An expert that fits its own configuration and the base's, and parameters that must stay the base's."""
     if words is not None:
         return _zero_shot_expert(name, base, checkpoint, words)
-    problems = _config_problems(base, checkpoint)
+    problems = config_problems(base, checkpoint)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     try:
@@ -172,19 +150,31 @@ def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot
     except ConfigError as error:
         raise ConfigError(f"{checkpoint.folder}/{error}") from error
     found = match(checkpoint, module)
-    problems = _match_problems(checkpoint, module, found)
+    problems = match_problems(checkpoint, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     weights, head = Renamed(checkpoint.tensors, found.names), tuple(head_names(module))
     return Expert(name, module, weights, head, "", checkpoint, found.names), set()
 
 
+def _expert_in_memory(name: str, base: nn.Module, expert: nn.Module | Mapping[str, Tensor]) -> Expert:
+    module = _emptied(expert if isinstance(expert, nn.Module) else base)
+    state = InMemory(expert.state_dict() if isinstance(expert, nn.Module) else expert)
+    found = match_tensors(name, state, module)
+    weights = Renamed(state, found.names)
+    parameters = [parameter for parameter, _ in module.named_parameters() if parameter in found.names]
+    problems = name_problems(name, "the state dict", module, found) + quantised_problems(name, weights, parameters)
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
+    return Expert(name, module, weights, tuple(head_names(module)))
+
+
 def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_side: set[str]) -> Experts:
     """The base under the experts' names, and every parameter divided among them."""
-    split = Split(split.head, [*split.base, *sorted(text_side)], split.shared)
     modules = {type(expert.own_module): expert.own_module for expert in tasks.values()}
     matches = [match(base, module) for module in modules.values()]
     names = {name: disk for found in matches for name, disk in found.names.items()}
+    split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
     left_out = tuple(name for name in matches[0].unexpected if all(name in m.unexpected for m in matches))
     return _divide(Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base), split, source=base.source)
 
@@ -211,13 +201,15 @@ def _tower_names(expert: Checkpoint, module: nn.Module) -> dict[str, str]:
         found = match(expert, tower)
         if not found.unexpected:
             return {f"{path}.{name}": disk for name, disk in found.names.items()}
-    raise IncompatibleExpertsError("\n".join(_match_problems(expert, module, whole)))
+    raise IncompatibleExpertsError("\n".join(match_problems(expert, module, whole)))
 
 
 def _divide(experts: Experts, split: Split, source: str) -> Experts:
     """Decide of every parameter whether it is shared, a head or the base's, and check the shared ones' shapes."""
-    problems: list[str] = []
     words = {name: split.word(name) for expert in experts.tasks.values() for name in _parameters(expert)}
+    problems = split.problems(tuple(words))
+    for expert in experts.tasks.values():
+        problems += [p for p in _holes(expert, experts, words, source) if p not in problems]
     heads: dict[str, tuple[str, ...]] = {}
     for expert in experts.tasks.values():
         own = {n for n in _parameters(expert) if words[n] == "head" or (words[n] is None and _own(n, expert, experts))}
@@ -226,6 +218,7 @@ def _divide(experts: Experts, split: Split, source: str) -> Experts:
     shared = tuple(name for name in everywhere if words[name] != "base")
     for name in everywhere:
         problems += _shape_problems(name, experts, source)
+    problems += quantised_problems(source, experts.base, [name for name in everywhere if name in experts.base])
     for expert in experts.tasks.values():
         alone = [n for n in _parameters(expert) if n not in everywhere and n not in heads[expert.name]]
         problems += [
@@ -239,6 +232,37 @@ def _divide(experts: Experts, split: Split, source: str) -> Experts:
     kept = tuple(name for name in everywhere if words[name] == "base")
     has_head = {n: all(_fits(h, e, experts.base) for h in e.head) for n, e in tasks.items()}
     return Experts(experts.base, tasks, shared, kept, experts.left_out, experts.checkpoint, has_head)
+
+
+def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], source: str) -> list[str]:
+    """Parameters that the base should have, but lacks: they must not become heads by accident.
+
+    A part of an expert's backbone (a child of it, a pooler for example) of which the base has nothing is new in the
+    expert, and a head. It is a hole in the base if the base has other parameters of that part, or tensors that not
+    even its own class has a place for (it may be there under a wrong name).
+    """
+    parts = parts_of_backbone(expert.own_module)
+    known = {part for name, part in parts.items() if name in experts.base}
+    lacking = [n for n in parts if n not in experts.base and n not in expert.head and words.get(n) != "head"]
+    new = [name for name in lacking if parts[name] not in known]
+    strange = _strange(experts) if new else []
+    holes = lacking if strange else [name for name in lacking if parts[name] in known]
+    beside = strange or list(experts.left_out)
+    hint = f" It has {', '.join(beside[:3])}, which has no place: perhaps a wrong name?" if beside else ""
+    return [
+        f"{source}: the base lacks {name}, which lies inside the backbone.{hint} If it is to stay each expert's own, "
+        "name it under parameters.head."
+        for name in holes
+    ]
+
+
+def _strange(experts: Experts) -> list[str]:
+    """Tensors of the base that neither the experts' classes nor its own have a place for."""
+    base = experts.checkpoint
+    if base is None or not experts.left_out:
+        return []
+    own = match(base, skeleton(base.config, base.architecture, trust_remote_code=base.trust_remote_code))
+    return [name for name in experts.left_out if name in own.unexpected]
 
 
 def _parameters(expert: Expert) -> list[str]:
@@ -261,36 +285,6 @@ def _with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
         if name in base and base.shape(name) == buffer.shape:
             buffer.copy_(base[name])
     return Expert(expert.name, expert.module, expert.weights, head, expert.prefix, expert.checkpoint, expert.disk)
-
-
-def _config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
-    """What two configurations say of why two checkpoints cannot belong together."""
-    source, problems = expert.source, list[str]()
-    if expert.config.model_type != base.config.model_type:
-        kinds = f"{expert.config.model_type}, but the base {base.source} is a {base.config.model_type}"
-        return [f"{source}: the expert is a {kinds}. Experts must be fine-tuned from this base."]
-    for key, what in (("vocab_size", "vocabularies"), ("tie_word_embeddings", "the tying of embeddings")):
-        here, there = (getattr(c.config.get_text_config(), key, None) for c in (expert, base))
-        if here != there:
-            problems.append(f"{source}: {what} differ: {key} is {here} here and {there} in the base {base.source}.")
-    return problems
-
-
-def _match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> list[str]:
-    what, source = type(module).__name__, checkpoint.source
-    problems = [f"{source}: the file has no tensor for {name} of {what}." for name in found.missing]
-    problems += [f"{source}: {what} has no place for the tensor {name} in the file." for name in found.unexpected]
-    parameters = [name for name, _ in module.named_parameters() if name in found.names]
-    headers = {name: checkpoint.tensors.headers[found.names[name]] for name in parameters}
-    problems += [
-        f"{source}: {name} is quantised ({headers[name].dtype}); use the checkpoint from before quantisation."
-        for name in quantised(headers, parameters)
-    ]
-    for name, parameter in module.named_parameters():
-        if name in headers and headers[name].shape != parameter.shape:
-            shapes = f"{tuple(headers[name].shape)} in the file but {tuple(parameter.shape)} by config.json"
-            problems.append(f"{source}: {name} has the shape {shapes}.")
-    return problems
 
 
 def _shape_problems(name: str, experts: Experts, source: str) -> list[str]:

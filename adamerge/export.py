@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def export(
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Where to; must not exist.
-        dtype: Of the numbers on disk; by default one that holds base and experts exactly.
+        dtype: Of the numbers on disk; by default, tensor by tensor, one that holds base and experts exactly.
         shard_bytes: Size of one file at most.
 
     Raises:
@@ -71,15 +72,15 @@ def export(
     if folder.exists():
         raise ConfigError(f"{folder}: exists already; choose another place for the merged checkpoint.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    dtype = dtype or _common_dtype(model.experts)
     with whole_folder(folder) as part:
-        shards = _write_backbone(model, coefficients, part, dtype, shard_bytes)
+        dtypes = _dtypes(model.experts, dtype)
+        shards = _write_backbone(model, coefficients, part, dtypes, shard_bytes)
         _write_index(part, shards, _write_rest_of_base(model.experts, part, dtype))
-        _write_side_files(base, part, dtype)
+        _write_side_files(base, part, _usual(model.experts, dtypes))
         for expert in model.experts.tasks.values():
             if expert.head:
-                _write_task(expert, part, shards, dtype)
-        _compare(model, coefficients, part, dtype)
+                _write_task(expert, part, shards, dtype, _usual(model.experts, dtypes))
+        _compare(model, coefficients, part, dtypes)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size)
 
@@ -90,16 +91,15 @@ def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
 
 
 def exact_parameters(
-    model: MergedModel, coefficients: Coefficients, dtype: torch.dtype
+    model: MergedModel, coefficients: Coefficients, dtypes: Mapping[str, torch.dtype]
 ) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer of the merged backbone, one at a time, combined in fp64 and rounded once."""
-    vectors = model.vectors.exact()
     for name in _backbone(model.experts):
-        if name in vectors.shapes:
-            yield name, vectors.combine_one(name, coefficients.cpu(), model.grouping.rows[name]).to(dtype)
+        if name in model.vectors.shapes:
+            merged = model.vectors.combine_exactly(name, coefficients, model.grouping.rows[name])
         else:
-            tensor = model.experts.base[name]
-            yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+            merged = model.experts.base[name]
+        yield name, merged.to(dtypes[name])
 
 
 def _backbone(experts: Experts) -> list[str]:
@@ -110,16 +110,15 @@ def _backbone(experts: Experts) -> list[str]:
 
 
 def _write_backbone(
-    model: MergedModel, coefficients: Coefficients, folder: Path, dtype: torch.dtype, shard_bytes: int
+    model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype], shard_bytes: int
 ) -> dict[str, dict[str, Header]]:
     """Write the backbone's files; returns the headers of each file."""
     disk = _names_on_disk(model.experts)
     headers: dict[str, Header] = {}
     for name in _backbone(model.experts):
-        shape, own = model.experts.base.headers[name]
-        headers[name] = Header(shape, dtype if own.is_floating_point else own)
+        headers[name] = Header(model.experts.base.shape(name), dtypes[name])
     shards = _divide(headers, shard_bytes)
-    parameters = exact_parameters(model, coefficients, dtype)
+    parameters = exact_parameters(model, coefficients, dtypes)
     files: dict[str, dict[str, Header]] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -164,7 +163,7 @@ def _write_index(
     write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
 
 
-def _write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype) -> dict[str, dict[str, Header]]:
+def _write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None) -> dict[str, dict[str, Header]]:
     """What the base alone has, its own head for example, in a file that tasks do not link to; returns its headers."""
     assert experts.checkpoint is not None
     backbone = set(_backbone(experts))
@@ -172,22 +171,29 @@ def _write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype) -> d
     rest |= {name: experts.checkpoint.tensors[name] for name in experts.left_out}
     if not rest:
         return {}
-    rest = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in rest.items()}
+    rest = {name: tensor.to(_asked(tensor.dtype, dtype)) for name, tensor in rest.items()}
     write_safetensors(folder / "model-base.safetensors", rest, {"format": "pt"})
     return {"model-base.safetensors": {name: Header(tensor.shape, tensor.dtype) for name, tensor in rest.items()}}
 
 
-def _write_task(expert: Expert, root: Path, shards: Mapping[str, Mapping[str, Header]], dtype: torch.dtype) -> None:
+def _write_task(
+    expert: Expert,
+    root: Path,
+    shards: Mapping[str, Mapping[str, Header]],
+    dtype: torch.dtype | None,
+    usual: torch.dtype,
+) -> None:
     """A folder that loads as one task's model: links to the backbone, its head, its configuration."""
     folder = root / expert.name
     folder.mkdir()
     for file in shards:
         _link(root / file, folder / file)
-    head = {expert.disk.get(name, name): expert.weights[name].to(dtype) for name in expert.head}
+    head = {expert.disk.get(name, name): expert.weights[name] for name in expert.head}
+    head = {name: tensor.to(_asked(tensor.dtype, dtype)) for name, tensor in head.items()}
     write_safetensors(folder / "model-head.safetensors", head, {"format": "pt"})
     _write_index(folder, shards, {"model-head.safetensors": {n: Header(t.shape, t.dtype) for n, t in head.items()}})
     assert expert.checkpoint is not None
-    _write_side_files(expert.checkpoint, folder, dtype)
+    _write_side_files(expert.checkpoint, folder, usual)
     for file in root.iterdir():  # an expert saved without its tokenizer takes the base's
         if file.is_file() and not file.name.startswith("model") and not (folder / file.name).exists():
             shutil.copy(file, folder / file.name)
@@ -201,7 +207,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
-    """The configuration with the dtype as written, and whatever else lies beside the weights."""
+    """The configuration with the dtype of most numbers, and whatever else lies beside the weights."""
     config = json.loads((checkpoint.folder / "config.json").read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
@@ -211,40 +217,58 @@ def _write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) 
             shutil.copy(file, folder / file.name)
 
 
-def _common_dtype(experts: Experts) -> torch.dtype:
-    """The smallest dtype that holds base and experts exactly."""
-    name = experts.shared[0]
-    dtype = experts.base.headers[name].dtype
-    for weights in experts.weights.values():
-        dtype = torch.promote_types(dtype, weights.headers[name].dtype)
-    return dtype
+def _asked(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that was asked for, if one was; integers stay what they are."""
+    return dtype if dtype is not None and own.is_floating_point else own
 
 
-def _compare(model: MergedModel, coefficients: Coefficients, folder: Path, dtype: torch.dtype) -> None:
-    """Load every task's checkpoint as a user would and compare its parameters with the merge in memory."""
+def _dtypes(experts: Experts, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """Of each backbone tensor: as asked for, else the smallest that holds the base's and the experts' exactly."""
+    dtypes: dict[str, torch.dtype] = {}
+    for name in _backbone(experts):
+        own = experts.base.headers[name].dtype
+        for weights in experts.weights.values():
+            if name in experts.shared:
+                own = torch.promote_types(own, weights.headers[name].dtype)
+        dtypes[name] = _asked(own, dtype)
+    return dtypes
+
+
+def _usual(experts: Experts, dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
+    """The dtype of most numbers, which transformers will load all of them in."""
+    numbers: Counter[torch.dtype] = Counter()
+    for name, dtype in dtypes.items():
+        numbers[dtype] += experts.base.shape(name).numel()
+    return numbers.most_common(1)[0][0]
+
+
+def _compare(model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Load every checkpoint as a user would, and each task's parameters against the merge in memory."""
     merged = model.vectors.combine(coefficients, model.grouping)
-    for task, place in checkpoints(model.experts, folder).items():
+    places = checkpoints(model.experts, folder)
+    if folder not in places.values():
+        assert model.experts.checkpoint is not None
+        _load(model.experts.checkpoint.architecture, folder, model.experts.checkpoint.trust_remote_code)
+    for task, place in places.items():
         expert = model.experts.tasks[task]
-        loaded = _load(expert, place, dtype)
+        assert expert.checkpoint is not None
+        name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
+        loaded = _load(name, place, expert.checkpoint.trust_remote_code)
         names = {alias: aliases[0] for aliases in tied_names(loaded) for alias in aliases}
         found = dict(loaded.named_parameters(remove_duplicate=False))
-        for name in (*merged, *expert.head):
-            expected = merged[name] if name in merged else expert.weights[name]
-            if not _close(found[names.get(name, name)], expected, dtype):
+        for name in (*model.experts.shared, *model.experts.kept, *expert.head):
+            expected = merged.get(name, expert.weights[name] if name in expert.head else model.experts.base[name])
+            if not _close(found[names.get(name, name)], expected, dtypes.get(name, _usual(model.experts, dtypes))):
                 raise RuntimeError(f"{place}: {name} was read back different from what was merged. Please report this.")
 
 
-def _load(expert: Expert, place: Path, dtype: torch.dtype) -> nn.Module:
-    assert expert.checkpoint is not None
-    name = expert.checkpoint.architecture
-    if expert.prefix:  # a zero-shot task loads as the base's own class
-        name = type(next(expert.module.children())).__name__
-    cls = getattr(transformers, name, transformers.AutoModel)
-    trust = {"trust_remote_code": True} if expert.checkpoint.trust_remote_code else {}
+def _load(architecture: str, place: Path, trust_remote_code: bool) -> nn.Module:
+    cls = getattr(transformers, architecture, transformers.AutoModel)
+    trust = {"trust_remote_code": True} if trust_remote_code else {}
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()  # one for each task would bury what matters
     try:
-        loaded, info = cls.from_pretrained(place, dtype=dtype, output_loading_info=True, **trust)
+        loaded, info = cls.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **trust)
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()

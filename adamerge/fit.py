@@ -7,31 +7,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from rich.console import Console
 
 from adamerge.agreement import hold_out
 from adamerge.coefficients import save_coefficients
 from adamerge.compare import Comparison, compare
 from adamerge.config import MergeConfig
-from adamerge.experts import Experts
 from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, describe, load_data, open_experts
-from adamerge.learn import LAST, Learned, Learning, check_learning, divide, learn
+from adamerge.learn import Learned, Learning, check_learning, divide, learn
 from adamerge.merged import MergedModel
-from adamerge.recipe import recipe
+from adamerge.recipe import inputs, recipe, remember
 from adamerge.report import curve, heat_map, table
-from adamerge.task_vectors import resident_bytes
+from adamerge.run_dir import check_run_dir, check_space
 from adamerge.types import ConfigError
 
 COEFFICIENTS = "coefficients.safetensors"
 CHECKPOINTS = "checkpoints"
 TASK_VECTORS = "task_vectors"
 TARGETS = "targets"
-MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
-"""What a run that is resumed need not have in common with its first part."""
+INPUTS = "inputs.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +66,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     """
     console = console or Console()
     run_dir = Path(config.run_dir)
-    _check_run_dir(run_dir, resolved, resume)
+    check_run_dir(run_dir, resolved, resume)
     learning = learning_of(config, progress_bar=console.is_terminal)
     experts = open_experts(config)
     _tell(console, describe(experts))
@@ -77,9 +74,11 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     _tell(console, [f"warning: {line}" for line in inspection.warnings])
     data = load_data(config, experts)
     _tell(console, data.notes)
-    _check_space(config, experts, run_dir)
+    check_space(config, experts, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "config.yaml", resolved)
+    made_from = inputs(config, experts, data)
+    remember(made_from, run_dir / INPUTS)
 
     model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS)
     calibration = divide(data.calibration, config.data, config.seed_everything)
@@ -108,7 +107,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     exported = export(model, learned.coefficients, merged, dtype=_dtype(config))
     comparison = compare(model, inspection.changed, data.evaluation, held_out, learned.coefficients, console)
     report(run_dir, comparison, learned, model, exported, console)
-    write_text(run_dir / "recipe.json", json.dumps(recipe(config, resolved, experts, data, run_dir), indent=2) + "\n")
+    write_text(run_dir / "recipe.json", json.dumps(recipe(config, resolved, made_from, run_dir), indent=2) + "\n")
     console.print(f"\nbest iterate: step {learned.best_step}")
     written = (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")
     _tell(console, [f"{name}: {run_dir / name}" for name in written if (run_dir / name).exists()])
@@ -129,9 +128,10 @@ def report(
     }
     learning = {"best_step": learned.best_step, "history": learned.history}
     write_text(
-        run_dir / "metrics.json", json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2) + "\n"
+        run_dir / "metrics.json",
+        json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2, allow_nan=False) + "\n",
     )
-    if comparison.scores:
+    if comparison.measured:
         console.print(table(comparison.scores, comparison.relative(), comparison.unit))
 
 
@@ -139,7 +139,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
     """How coefficients are learned, as the configuration says.
 
     Raises:
-        ConfigError: The optimiser, the scheduler or an option of the Trainer cannot be used.
+        ConfigError: The optimiser, the scheduler, an option of the Trainer or the feasible set cannot be used.
     """
     if config.optimizer is None:
         raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")
@@ -158,54 +158,9 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         trainer=options,
     )
     check_learning(learning)
+    names = tuple(expert.name for expert in config.models)
+    config.feasible.check_experts(len(config.task_vectors.experts(names) if config.task_vectors else names))
     return learning
-
-
-def _check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
-    """An existing directory is refused unless its run is resumed with the same configuration."""
-    former = run_dir / "config.yaml"
-    if not resume:
-        if run_dir.is_file() or any(not file.name.endswith(".partial") for file in run_dir.glob("*")):
-            raise ConfigError(
-                f"{run_dir}: exists already. Choose another --run_dir, or go on with its run by --ckpt_path {LAST[:4]}."
-            )
-        return
-    if not former.exists():
-        raise ConfigError(f"{run_dir}: there is no run to resume (no config.yaml in it).")
-    then, now = (_flat(yaml.safe_load(text)) for text in (former.read_text(encoding="utf-8"), resolved))
-    differing = [
-        f"{key} (was {then.get(key)}, is {now.get(key)})"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in MAY_DIFFER
-    ]
-    if differing:
-        raise ConfigError(
-            f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
-            "Resume with the same settings, or start anew in another run_dir."
-        )
-
-
-def _flat(value: object, key: str = "") -> dict[str, object]:
-    """Nested settings by dotted key."""
-    if not isinstance(value, dict | list) or not value:
-        return {key: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for name, inner in items for k, v in _flat(inner, f"{key}.{name}" if key else str(name)).items()}
-
-
-def _check_space(config: MergeConfig, experts: Experts, run_dir: Path) -> None:
-    """Refuse before learning what could not be written: the checkpoint, and task vectors that are stored."""
-    size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
-    if config.task_vectors is not None:
-        names = config.task_vectors.experts(tuple(experts.tasks))
-        size += resident_bytes({name: experts.base.shape(name) for name in experts.shared}, len(names))
-    place = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    if free < 1.2 * size:
-        raise ConfigError(
-            f"{run_dir}: the disk is full: what will be written needs about {size / 1e6:.0f} MB and "
-            f"{free / 1e6:.0f} MB are free at {place}."
-        )
 
 
 def _dtype(config: MergeConfig) -> torch.dtype | None:

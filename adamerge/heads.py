@@ -49,3 +49,18 @@ def _outside_backbone(module: PreTrainedModel) -> set[str]:
         return set()
     inside = {id(parameter) for parameter in backbone.parameters()}
     return {name for name, parameter in module.named_parameters() if id(parameter) not in inside}
+
+
+def parts_of_backbone(module: nn.Module) -> dict[str, str]:
+    """The child of the backbone that each of its parameters lies in; a module that has no backbone in it is one.
+
+    Example:
+        >>> body = nn.Sequential(nn.Linear(2, 2, bias=False))
+        >>> parts_of_backbone(nn.ModuleDict({"body": body, "top": nn.Linear(2, 1, bias=False)}))
+        {'body.0.weight': 'body', 'top.weight': 'top'}
+    """
+    backbone = module.base_model if isinstance(module, PreTrainedModel) else module
+    path = next(name for name, part in module.named_modules() if part is backbone)
+    start = f"{path}." if path else ""
+    names = [name for name, _ in module.named_parameters() if name.startswith(start)]
+    return {name: start + name.removeprefix(start).partition(".")[0] for name in names}

@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import torch
 
 from adamerge.checkpoint import Checkpoint, open_checkpoint
 from adamerge.config import MergeConfig, ModelConfig, source_of
-from adamerge.data import DataSource, Rows, load_table, overlap
-from adamerge.encoding import Processor, encode, load_processor
+from adamerge.data import DataSource, Rows
+from adamerge.encoding import Encoded, Processor, encode, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merged import MergedModel, hold, task_vectors
+from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.store import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -33,13 +33,13 @@ class Data:
     Attributes:
         calibration: Unlabeled, by task.
         evaluation: Labeled, by task; a task without evaluation rows is absent.
-        fingerprints: What identifies the calibration table of each task.
+        fingerprints: SHA-256 of the rows' content, by task and what they are for (calibration, evaluation).
         notes: What a user should know of them.
     """
 
     calibration: Mapping[str, Rows]
     evaluation: Mapping[str, Rows]
-    fingerprints: Mapping[str, str]
+    fingerprints: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...]
 
 
@@ -97,29 +97,29 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     processor = load_processor(experts.checkpoint, first.module)
     notes: list[str] = []
     problems: list[str] = []
-    tables: dict[tuple[str, str], datasets.Dataset] = {}
-    calibration: dict[str, Rows] = {}
-    evaluation: dict[str, Rows] = {}
+    calibration: dict[str, Encoded] = {}
+    evaluation: dict[str, Encoded] = {}
     for model in config.models:
         try:
             if calibrate:
                 if model.calibration is None:
                     raise ConfigError(f"{model.name}: expected calibration rows (key calibration), but there are none.")
-                source = source_of(model.calibration)
-                table, rows = _read(model, source, experts, processor, config, labeled=False)
-                tables["calibration", model.name], calibration[model.name] = table, rows
-                if source.label in table.column_names:
-                    notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
+                calibration[model.name] = _read(model, source_of(model.calibration), experts, processor, config)
+                notes += calibration[model.name].notes
             if model.evaluation is not None:
                 source = source_of(model.evaluation)
-                table, evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True)
-                notes += _overlap_note(model, tables, table)
+                evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True)
+                notes += [*evaluation[model.name].notes, *_overlap_note(model.name, calibration, evaluation)]
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
-    fingerprints = {task: table._fingerprint for (_, task), table in tables.items()}
-    return Data(calibration, evaluation, fingerprints, tuple(notes))
+    return Data(
+        {task: encoded.rows for task, encoded in calibration.items()},
+        {task: encoded.rows for task, encoded in evaluation.items()},
+        {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
+        tuple(notes),
+    )
 
 
 def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], store: Path) -> MergedModel:
@@ -163,28 +163,32 @@ def _read(
     processor: Processor,
     config: MergeConfig,
     *,
-    labeled: bool,
-) -> tuple[datasets.Dataset, Rows]:
+    labeled: bool = False,
+) -> Encoded:
     table = load_table(source, model.name, config.seed_everything)
-    limit = config.data.rows
-    if not labeled and limit is not None and limit < len(table):
-        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(config.seed_everything))
-        table = table.select(sorted(order[:limit].tolist()))
-    module = experts.tasks[model.name].module
-    length = config.data.max_length
-    return table, encode(table, source, model.name, module, processor, labeled=labeled, max_length=length)
+    notes: list[str] = []
+    if not labeled:
+        table = table.sample(config.data.rows, config.seed_everything)
+        if source.label in table.data.column_names:
+            notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
+    module, length = experts.tasks[model.name].module, config.data.max_length
+    classes = model.zero_shot.classes if model.zero_shot else None
+    encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes)
+    return encoded._replace(notes=(*notes, *encoded.notes))
 
 
-def _overlap_note(
-    model: ModelConfig, tables: Mapping[tuple[str, str], datasets.Dataset], table: datasets.Dataset
-) -> list[str]:
-    known = tables.get(("calibration", model.name))
-    if known is None or model.calibration is None:
+def _fingerprints(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> dict[str, str]:
+    both = {"calibration": calibration, "evaluation": evaluation}
+    return {purpose: tasks[task].contents.fingerprint for purpose, tasks in both.items() if task in tasks}
+
+
+def _overlap_note(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> list[str]:
+    if task not in calibration:
         return []
-    both = overlap(known, table, source_of(model.calibration).text)
+    both = calibration[task].contents.overlap(evaluation[task].contents)
     if not both:
         return []
-    return [f"warning: {model.name}: {both} calibration rows stand in the evaluation rows too; its score flatters."]
+    return [f"warning: {task}: {both} calibration rows stand in the evaluation rows too; its score flatters."]
 
 
 def _accelerator(config: MergeConfig) -> str:

@@ -138,7 +138,7 @@ def learn(
     held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch)
     held_out = replace(held_out, targets=watched)
     best = KeepBest(
-        (lambda c: _measure(model, held_out, objective, c)) if held_out else None,
+        (lambda c: _measure(model, held_out, objective, learning.task_weights, c)) if held_out else None,
         learning.watching,
         tell or (lambda line: None),
     )
@@ -189,7 +189,7 @@ def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, o
 
 def _trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
     checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-    ours = {"logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
+    ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
     return Trainer(**{**ours, **options}, callbacks=callbacks, plugins=[WholeCheckpoints()])  # pyright: ignore
 
 
@@ -211,12 +211,19 @@ def _without_advice() -> Iterator[None]:
 
 
 def _measure(
-    model: MergedModel, held_out: HeldOut, objective: Objective, coefficients: Coefficients
+    model: MergedModel,
+    held_out: HeldOut,
+    objective: Objective,
+    task_weights: Mapping[str, float],
+    coefficients: Coefficients,
 ) -> dict[str, float]:
+    """Mean agreement, and the objective that is learned, both on held-out rows."""
     with torch.no_grad():
         merged = model.vectors.combine(coefficients, model.grouping)
         agreement = mean(held_out.agreement(model, merged))
-        return {"agreement": agreement, "objective": mean(held_out.objective(model, merged, objective))}
+        objectives = held_out.objective(model, merged, objective)
+        weighted = {task: task_weights.get(task, 1.0) * value for task, value in objectives.items()}
+        return {"agreement": agreement, "objective": mean(weighted)}
 
 
 def check_learning(learning: Learning) -> None:
@@ -237,6 +244,8 @@ def check_learning(learning: Learning) -> None:
         raise ConfigError(
             "trainer.precision: fp16 would need a scaling of its own for the merge; use bf16-mixed or 32-true."
         )
+    if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
+        raise ConfigError("trainer.devices: one device learns; choose it with CUDA_VISIBLE_DEVICES.")
     key = "trainer"
     try:
         with _without_advice():

@@ -12,13 +12,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from adamerge.data import Rows, Schedule, move
+from adamerge.data import Rows, Schedule, count, move
 from adamerge.feasible import FeasibleSet
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import keep_feasible
 from adamerge.targets import Targets
-from adamerge.types import Batch, Coefficients, Parameters
+from adamerge.types import Coefficients, Parameters
 
 BuildOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
@@ -107,13 +107,13 @@ class MergeModule(LightningModule):
         """Leave one task's gradient in the merged leaves; returns its weighted objective."""
         chosen = self._schedule.rows(self.global_step, self.model.tasks.index(task), len(self._rows[task]))
         batches = list(self._rows[task].batches(self._micro_batch, chosen))
-        weight = self._task_weights.get(task, 1.0) / sum(_counted(batch) for batch in batches)
+        weight = self._task_weights.get(task, 1.0) / sum(count(batch) for batch in batches)
         total = torch.zeros((), dtype=self.coefficients.dtype, device=self.coefficients.device)
         for batch in batches:
             batch = move(batch, self.model.vectors.device, self.model.vectors.dtype)
             outputs = self.model.forward(task, merged, batch.inputs, self._objective.layers)
             targets = self._targets[task](batch, outputs) if self._targets else None
-            loss = weight * _counted(batch) * self._objective(outputs, batch, targets)
+            loss = weight * count(batch) * self._objective(outputs, batch, targets)
             loss.backward()
             total += loss.detach()
         return total
@@ -137,8 +137,3 @@ def surrogate(loss: Tensor, coefficients: Coefficients, gradient: Coefficients) 
     """
     linear = (coefficients * gradient.detach()).sum()
     return loss.detach() + linear - linear.detach()
-
-
-def _counted(batch: Batch) -> int:
-    """What a mean over a batch is taken over: rows, or positions."""
-    return len(batch.rows) if batch.positions is None else int(batch.positions.sum())

@@ -1,43 +1,85 @@
 """All that is needed to redo a merge: resolved configuration, hashes, seed, versions."""
 
 import hashlib
+import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from adamerge.config import MergeConfig
 from adamerge.experts import Experts
+from adamerge.files import write_text
 from adamerge.job import Data
+from adamerge.types import ConfigError
 
 PACKAGES = ("adamerge", "torch", "transformers", "safetensors", "pytorch-lightning", "datasets", "numpy", "scipy")
 
 
-def recipe(config: MergeConfig, resolved: str, experts: Experts, data: Data, run_dir: Path) -> dict[str, object]:
-    """Content of recipe.json. Reads every file of base and experts once, for its hash.
+def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, object]:
+    """What a run is made from: hashes of base and experts and of the rows. Reads every file of them once.
 
     Args:
         config: What was asked for.
-        resolved: The same as YAML, with everything that was left to its default.
         experts: Base and experts.
-        data: For the fingerprints of the calibration rows.
-        run_dir: Holds the learned coefficients.
+        data: For the fingerprints of the rows.
     """
     assert experts.checkpoint is not None
     sources = {model.name: experts.tasks[model.name].checkpoint for model in config.models}
     return {
-        "config": resolved,
-        "seed": config.seed_everything,
         "base": {"source": config.base_model, "sha256": hash_files(experts.checkpoint.folder)},
         "experts": {
             name: {"source": checkpoint.source, "sha256": hash_files(checkpoint.folder)}
             for name, checkpoint in sources.items()
             if checkpoint is not None
         },
+        "data": dict(data.fingerprints),
+    }
+
+
+def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], run_dir: Path) -> dict[str, object]:
+    """Content of recipe.json.
+
+    Args:
+        config: What was asked for.
+        resolved: The same as YAML, with everything that was left to its default.
+        made_from: What `inputs` found.
+        run_dir: Holds the learned coefficients.
+    """
+    return {
+        "config": resolved,
+        "seed": config.seed_everything,
+        **made_from,
         "coefficients": {"sha256": _hash(run_dir / "coefficients.safetensors")},
-        "calibration": dict(data.fingerprints),
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
+
+
+def remember(made_from: Mapping[str, object], file: Path) -> None:
+    """Note what a run is made from when it begins; when it goes on, refuse to do so with something else.
+
+    Raises:
+        ConfigError: A checkpoint or the rows have changed since; names which.
+    """
+    now = json.loads(json.dumps(made_from))
+    if not file.exists():
+        write_text(file, json.dumps(now, indent=2) + "\n")
+        return
+    then = json.loads(file.read_text(encoding="utf-8"))
+    if then == now:
+        return
+    changed = [f"base {now['base']['source']}"] if then["base"] != now["base"] else []
+    changed += [
+        f"{kind} of {task}"
+        for kind in ("experts", "data")
+        for task in now[kind]
+        if then[kind].get(task) != now[kind][task]
+    ]
+    raise ConfigError(
+        f"{file.parent}: {', '.join(changed)} changed since this run began. "
+        "Put back what it was, or start anew in another run_dir."
+    )
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -51,7 +51,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
     console.print(table(comparison.scores, comparison.relative(), comparison.unit))
     former = run / "metrics.json"
     kept = json.loads(former.read_text(encoding="utf-8")) if former.exists() else {}
-    write_text(former, json.dumps({**kept, **comparison.as_json()}, indent=2) + "\n")
+    write_text(former, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
 
 
 def _reopen(config: MergeConfig, run: Path) -> tuple[MergedModel, Table]:

@@ -10,6 +10,7 @@ size, so anonymous memory does not grow with K.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -56,8 +57,18 @@ class TaskVectors(ABC):
         """The task vectors of one parameter, seen as a matrix (R, M); a tile is valid until the next one."""
 
     @abstractmethod
-    def exact(self) -> "TaskVectors":
-        """The same in fp64 on the CPU, from their source: there a one-hot coefficient gives the expert bit for bit."""
+    def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
+        """Merge one parameter in fp64 on the CPU, from its source, for export.
+
+        Terms with coefficient zero take no part, and plain task vectors are written out as (1 − Σₖ cₖ)·base +
+        Σₖ cₖ·expertₖ: so a one-hot coefficient gives the expert bit for bit, however small its numbers are beside the
+        base's, and zeros give the base.
+
+        Args:
+            name: The parameter.
+            coefficients: (G, K).
+            groups: The group of the whole of it, (1,), or of each of its rows, (R,).
+        """
 
     def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
         """Merge all parameters: centre + Σₖ Cₖ·τₖ.
@@ -67,20 +78,27 @@ class TaskVectors(ABC):
             grouping: Of the parameters that have task vectors.
 
         Returns:
-            New tensors of the parameters' shapes, in `dtype` on `device`.
+            New tensors of the parameters' shapes, in `dtype` on `device`; views of one block of memory.
         """
-        return {name: self.combine_one(name, coefficients, grouping.rows[name]) for name in self.shapes}
+        # One block is taken and given back whole; a few hundred would leave holes in the heap.
+        starts = [0, *accumulate(_aligned(shape.numel()) for shape in self.shapes.values())]
+        block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
+        merged: dict[str, Tensor] = {}
+        for start, (name, shape) in zip(starts, self.shapes.items(), strict=False):
+            merged[name] = block[start : start + shape.numel()].view(shape)
+            self._combine_into(merged[name], name, coefficients, grouping.rows[name])
+        return merged
 
     @torch.no_grad()
-    def combine_one(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
+    def _combine_into(self, out: Tensor, name: str, coefficients: Coefficients, groups: Tensor) -> None:
         """Merge one parameter, given the group of the whole of it, (1,), or of each of its rows, (R,)."""
-        merged = _matrix(self.centre(name).to(self.device, self.dtype, copy=True))  # (R, M)
+        merged = _matrix(out.copy_(self.centre(name)))  # (R, M)
         weights = coefficients.detach().to(self.device, self.dtype)[groups.to(self.device)]
         weights = weights.expand(len(merged), -1).unsqueeze(1)  # (R, 1, K)
-        for rows, columns, stack in self.tiles(name):
-            part = merged[rows, columns].unsqueeze(1)  # (r, 1, m)
-            part.baddbmm_(weights[rows], stack.transpose(0, 1))  # (r, 1, K) @ (r, K, m)
-        return merged.view(self.shapes[name])
+        with self._full_precision():
+            for rows, columns, stack in self.tiles(name):
+                part = merged[rows, columns].unsqueeze(1)  # (r, 1, m)
+                part.baddbmm_(weights[rows], stack.transpose(0, 1))  # (r, 1, K) @ (r, K, m)
 
     @torch.no_grad()
     def inner(self, gradients: Parameters, grouping: Grouping) -> Coefficients:
@@ -104,8 +122,9 @@ class TaskVectors(ABC):
         """⟨gradient, τₖ⟩ of one parameter, row by row, (R, K)."""
         gradient = _matrix(gradient.to(self.device, self.dtype)).unsqueeze(1)  # (R, 1, M)
         products = gradient.new_zeros(len(gradient), 1, len(self.experts))
-        for rows, columns, stack in self.tiles(name):
-            products[rows] += torch.bmm(gradient[rows, :, columns], stack.permute(1, 2, 0))  # (r, 1, m) @ (r, m, K)
+        with self._full_precision():
+            for rows, columns, stack in self.tiles(name):
+                products[rows] += torch.bmm(gradient[rows, :, columns], stack.permute(1, 2, 0))  # (r, 1, m) @ (r, m, K)
         return products.squeeze(1)
 
     def stack(self, name: str) -> Tensor:
@@ -116,6 +135,10 @@ class TaskVectors(ABC):
         for rows, columns, part in self.tiles(name):
             matrices[:, rows, columns] = part
         return stack
+
+    def _full_precision(self) -> torch.autocast:
+        """Mixed precision is for the models: what is summed over experts is summed in `dtype`."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def stacks(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter's name and stack, one at a time."""
@@ -158,9 +181,23 @@ class Mapped(TaskVectors):
         return self._centre[name]
 
     @override
-    def exact(self) -> TaskVectors:
-        experts = dict(zip(self.experts, self._weights, strict=True))
-        return Mapped(experts, tuple(self.shapes), self._centre, self._base, torch.float64)
+    @torch.no_grad()
+    def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
+        weights = coefficients.detach().cpu().double()[groups.cpu()]  # (1 or R, K)
+        terms = list(zip(self._weights, weights.unsqueeze(2).unbind(1), strict=True))
+        rest = 1 - weights.sum(1, keepdim=True) if self._base is not None else torch.ones_like(weights[:, :1])
+        if self._base is not None and self._base is not self._centre:
+            terms += [(self._base, rest - 1)]
+            rest = torch.ones_like(rest)
+        shape = matrix_shape(self.shapes[name])
+        total = torch.full(shape, -0.0, dtype=torch.float64)  # what leaves every number as it is when added, −0 too
+        for source, weight in [(self._centre, rest), *terms]:
+            values = _matrix(source[name])
+            for rows, columns in _windows(*shape, SCRATCH):
+                factor = weight[rows] if len(weight) > 1 else weight
+                part = total[rows, columns]
+                part.copy_(torch.where(factor != 0, part + factor * values[rows, columns].double(), part))
+        return total.view(self.shapes[name])
 
     @override
     def tiles(self, name: str) -> Iterator[Tile]:
@@ -199,8 +236,8 @@ class Resident(TaskVectors):
         return self._centre[name]
 
     @override
-    def exact(self) -> TaskVectors:
-        return self._source.exact()
+    def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
+        return self._source.combine_exactly(name, coefficients, groups)
 
     @override
     def tiles(self, name: str) -> Iterator[Tile]:
@@ -226,6 +263,11 @@ def matrix_shape(shape: torch.Size) -> tuple[int, int]:
     """
     rows = shape[0] if len(shape) > 1 else 1
     return rows, shape.numel() // rows
+
+
+def _aligned(numbers: int) -> int:
+    """Room for that many numbers such that the next ones begin at a cache line."""
+    return -(-numbers // 16) * 16
 
 
 def _matrix(tensor: Tensor) -> Tensor:

@@ -144,6 +144,33 @@ def test_a_hub_id_with_a_revision(tmp_path, monkeypatch):
     assert asked == [("someone/bert", "v1.2", False), ("someone/bert", None, True)]
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickles_of_either_kind_are_read_with_permission(tmp_path, legacy):
+    model = build("BertModel", "bert", 1)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+    opened = open_checkpoint(str(tmp_path), allow_pickle=True).tensors
+    for name, parameter in model.named_parameters():
+        assert torch.equal(opened[name], parameter)
+
+
+def test_a_pickle_on_the_hub_that_was_not_downloaded(tmp_path, monkeypatch):
+    build("BertModel", "bert", 1).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    monkeypatch.setattr(checkpoint, "snapshot_download", lambda name, revision, allow_patterns: str(tmp_path))
+    monkeypatch.setattr(checkpoint, "list_repo_files", lambda name, revision: ["config.json", "pytorch_model.bin"])
+    with pytest.raises(ConfigError, match=r"someone/bert@v1: pytorch_model.bin: .* Set allow_pickle: true"):
+        open_checkpoint("someone/bert@v1")
+
+    def offline(name, revision):
+        raise OSError("offline")
+
+    monkeypatch.setattr(checkpoint, "list_repo_files", offline)
+    with pytest.raises(ConfigError, match=r"expected model.safetensors or model.safetensors.index.json"):
+        open_checkpoint("someone/bert@v1")
+
+
 def test_a_hub_id_that_cannot_be_had():
     with pytest.raises(ConfigError, match="someone/nothing: no directory of that name here, and the Hugging Face hub"):
         open_checkpoint("someone/nothing")

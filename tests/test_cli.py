@@ -634,7 +634,7 @@ def test_a_run_that_is_not_finished(family, main, command):
 
 
 def test_a_disk_without_room_is_noticed_before_learning(family, main, monkeypatch):
-    monkeypatch.setattr("adamerge.fit.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr("adamerge.run_dir.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
     code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
     assert code == cli.BAD_INPUT
     assert "run: the disk is full" in complaint
@@ -668,7 +668,7 @@ def test_a_disk_that_is_really_full(family, main, monkeypatch):
         pytest.skip("only root can mount a small disk")
     try:
         usage = shutil.disk_usage
-        monkeypatch.setattr("adamerge.fit.shutil.disk_usage", lambda place: usage("/"))
+        monkeypatch.setattr("adamerge.run_dir.shutil.disk_usage", lambda place: usage("/"))
         code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "small/run")
         assert code == cli.BAD_INPUT
         assert "No space left on device" in complaint

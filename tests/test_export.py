@@ -110,3 +110,21 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base"]
+
+
+def test_each_tensor_keeps_a_dtype_that_holds_it(tmp_path):
+    base = build("BertModel", "bert", 0).to(torch.bfloat16)
+    base.embeddings.to(torch.float32)
+    experts = {name: build("BertForSequenceClassification", "bert", seed) for seed, name in enumerate("ab", 1)}
+    for expert in experts.values():
+        expert.bert.to(torch.bfloat16).embeddings.to(torch.float32)  # the head stays fp32
+    paths = save_family(tmp_path, base, experts)
+    together = from_checkpoints(open_checkpoint(paths.pop("")), {n: open_checkpoint(p) for n, p in paths.items()})
+    vectors = task_vectors(together, together.shared)
+    model = MergedModel(together, vectors, tensor_wise(together.shared))
+    exported = export(model, torch.tensor([[0.0, 1.0]]).expand(len(together.shared), 2), tmp_path / "merged")
+    weights = open_checkpoint(str(exported.checkpoints["b"])).tensors
+    assert json.loads((exported.checkpoints["b"] / "config.json").read_text())["dtype"] == "float32"  # of most numbers
+    for name, value in experts["b"].state_dict().items():
+        assert weights[name].dtype == value.dtype
+        assert torch.equal(weights[name], value)

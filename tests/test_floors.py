@@ -9,10 +9,10 @@ import adamerge
 
 FLOORS = [
     {"types"},
-    {"grouping", "feasible", "weights"},
-    {"files", "task_vectors", "objectives", "checkpoint", "data"},
-    {"heads", "zero_shot", "optim", "transforms", "coefficients"},
-    {"experts"},
+    {"grouping", "feasible", "split", "weights"},
+    {"files", "task_vectors", "objectives", "checkpoint", "data", "outputs"},
+    {"heads", "mismatch", "zero_shot", "optim", "transforms", "coefficients", "tables"},
+    {"experts", "labels", "images", "text"},
     {"inspection", "merged", "encoding"},
     {"targets", "callbacks"},
     {"agreement", "module"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"compare", "report", "learn"},
     {"config"},
     {"mistakes", "job"},
-    {"recipe"},
+    {"recipe", "run_dir"},
     {"fit"},
     {"check", "rerun", "demo", "api"},
     {"cli"},

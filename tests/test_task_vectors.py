@@ -103,3 +103,50 @@ def test_auto_is_resident_where_twice_the_stacks_fit():
 
 def test_matrix_shape_of_a_scalar():
     assert matrix_shape(torch.Size([])) == (1, 1)
+
+
+class Numbers(torch.nn.Module):
+    def __init__(self, values):
+        super().__init__()
+        self.values = torch.nn.Parameter(torch.tensor(values))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_exact_corners_hold_for_numbers_of_any_size(resident):
+    base = Numbers([[1.0, -3.0, 2.0], [1e30, 5.0, -0.0]])
+    small = Numbers([[1.2345678e-12, 3.3e-20, -0.0], [0.0, 1e-45, 7.0]])
+    other = Numbers([[1e20, 1.0, 4.0], [2.0, -1e-30, 1.0]])
+    together = from_modules(base, {"small": small, "other": other})
+    vectors = task_vectors(together, together.shared, resident=resident)
+    for column, expected in ((0, small), (1, other), (None, base)):
+        coefficients = torch.zeros(1, 2)
+        if column is not None:
+            coefficients[0, column] = 1
+        found = vectors.combine_exactly("values", coefficients, torch.tensor([0])).float()
+        assert torch.equal(found.view(torch.int32), expected.values.detach().view(torch.int32))  # -0.0 too
+
+
+def test_exact_combine_of_rows_is_the_formula():
+    base, one, two = Tiny(0), Tiny(1), Tiny(2)
+    together = from_modules(base, {"a": one, "b": two})
+    vectors = task_vectors(together, together.shared)
+    groups = row_blocks(vectors.shapes, 3)
+    coefficients = torch.randn(len(groups), 2)
+    expected = naive(base.double(), [one.double(), two.double()], coefficients.double(), groups)
+    for name, value in expected.items():
+        found = vectors.combine_exactly(name, coefficients, groups.rows[name])
+        torch.testing.assert_close(found, value.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_mixed_precision_leaves_sums_over_experts_alone(resident):
+    together = from_modules(Tiny(0), {"a": Tiny(1), "b": Tiny(2)})
+    vectors = task_vectors(together, together.shared, resident=resident)
+    groups = tensor_wise(together.shared)
+    gradients = {name: torch.randn(shape) for name, shape in vectors.shapes.items()}
+    coefficients = torch.randn(len(groups), 2)
+    inner, merged = vectors.inner(gradients, groups), vectors.combine(coefficients, groups)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(vectors.inner(gradients, groups), inner)
+        for name, value in vectors.combine(coefficients, groups).items():
+            assert torch.equal(value, merged[name])

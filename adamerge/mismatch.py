@@ -1,0 +1,57 @@
+"""What keeps a checkpoint from belonging to its module or its base, in words."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from adamerge.checkpoint import Checkpoint, Match, quantised
+from adamerge.weights import Renamed, Weights
+
+
+def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
+    """What two configurations say of why two checkpoints cannot belong together."""
+    source, problems = expert.source, list[str]()
+    if expert.config.model_type != base.config.model_type:
+        kinds = f"{expert.config.model_type}, but the base {base.source} is a {base.config.model_type}"
+        return [f"{source}: the expert is a {kinds}. Experts must be fine-tuned from this base."]
+    for key, what in (("vocab_size", "vocabularies"), ("tie_word_embeddings", "the tying of embeddings")):
+        here, there = (getattr(c.config.get_text_config(), key, None) for c in (expert, base))
+        if here != there:
+            problems.append(f"{source}: {what} differ: {key} is {here} here and {there} in the base {base.source}.")
+    return problems
+
+
+def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> list[str]:
+    """Why a checkpoint's tensors are not those that its own configuration asks for."""
+    source, headers = checkpoint.source, checkpoint.tensors.headers
+    problems = name_problems(source, "the file", module, found)
+    expected = {name: p.shape for name, p in module.named_parameters() if name in found.names}
+    problems += quantised_problems(source, Renamed(checkpoint.tensors, found.names), tuple(expected))
+    for name, shape in expected.items():
+        stored = headers[found.names[name]].shape
+        if stored != shape:
+            shapes = f"{tuple(stored)} in the file but {tuple(shape)} by config.json"
+            problems.append(f"{source}: {name} has the shape {shapes}.")
+    return problems
+
+
+def name_problems(source: str, where: str, module: nn.Module, found: Match) -> list[str]:
+    """Parameters that are missing, and tensors that a module has no place for.
+
+    Args:
+        source: Whose tensors they are.
+        where: What holds them: "the file", "the state dict".
+        module: Where they belong.
+        found: How their names belong to the module's.
+    """
+    what = type(module).__name__
+    problems = [f"{source}: {where} has no tensor for {name} of {what}." for name in found.missing]
+    return problems + [f"{source}: {what} has no place for the tensor {name} in {where}." for name in found.unexpected]
+
+
+def quantised_problems(source: str, tensors: Weights, names: Sequence[str]) -> list[str]:
+    """Those tensors that no task vector can be taken of."""
+    return [
+        f"{source}: {name} is quantised ({tensors.headers[name].dtype}); use the checkpoint from before quantisation."
+        for name in quantised(tensors.headers, names)
+    ]

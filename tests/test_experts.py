@@ -1,0 +1,142 @@
+"""Base and experts are brought together by name: nothing is dropped, invented or merged by accident."""
+
+import pytest
+import torch
+from families import Tiny, build, save_family
+from safetensors.torch import load_file, save_file
+
+from adamerge.checkpoint import open_checkpoint
+from adamerge.experts import Split, from_checkpoints, from_modules
+from adamerge.types import IncompatibleExpertsError
+
+QUERY = "encoder.layer.0.attention.self.query.weight"
+
+
+def edit(folder, change):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def save(folder, base, expert, family, **more):
+    """A base and the experts a and b."""
+    models = {name: build(expert, family, seed, **more) for seed, name in enumerate("ab", 1)}
+    save_family(folder, build(base, family, 0, **more), models)
+
+
+def together(folder, split=None):
+    opened = {name: open_checkpoint(str(folder / name)) for name in ("base", "a", "b")}
+    return from_checkpoints(opened.pop("base"), opened, split)
+
+
+# --- tied weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["base", "a"])
+def test_tied_weights_that_differ_in_the_file_are_refused(tmp_path, who):
+    save(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", tie_word_embeddings=True)
+    embeddings = "model.embed_tokens.weight"
+    edit(tmp_path / who, lambda t: t.update({"lm_head.weight": t[embeddings].clone()}))
+    assert embeddings in together(tmp_path).shared  # stored twice and equal: fine
+    edit(tmp_path / who, lambda t: t["lm_head.weight"].mul_(2))
+    with pytest.raises(IncompatibleExpertsError) as error:
+        together(tmp_path)
+    assert f"{tmp_path / who}: {embeddings} and lm_head.weight are one tied parameter" in str(error.value)
+
+
+def test_tied_weights_that_differ_in_a_state_dict_are_refused():
+    state = dict(Tiny(1).state_dict())
+    assert from_modules(Tiny(0), {"a": state}).shared
+    state["again.weight"] = state["again.weight"] + 1
+    with pytest.raises(IncompatibleExpertsError, match=r"a: second.weight and again.weight are one tied parameter"):
+        from_modules(Tiny(0), {"a": state})
+
+
+def test_a_state_dict_may_hold_a_tied_weight_once_under_any_name():
+    state = dict(Tiny(1).state_dict())
+    del state["second.weight"]
+    assert torch.equal(from_modules(Tiny(0), {"a": state}).weights["a"]["second.weight"], state["again.weight"])
+
+
+# --- names that do not belong ----------------------------------------------------------------------------------------
+
+
+def test_every_name_that_a_state_dict_lacks_or_has_too_many_is_listed():
+    lacking, extra = dict(Tiny(1).state_dict()), dict(Tiny(2).state_dict())
+    del lacking["scale"]
+    extra |= {"extra.weight": torch.ones(3), "secnd.weight": torch.ones(5)}
+    with pytest.raises(IncompatibleExpertsError) as error:
+        from_modules(Tiny(0), {"a": lacking, "b": extra})
+    assert str(error.value).splitlines() == [
+        "a: the state dict has no tensor for scale of Tiny.",
+        "b: Tiny has no place for the tensor extra.weight in the state dict.",
+        "b: Tiny has no place for the tensor secnd.weight in the state dict.",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_base_with_quantised_numbers_is_refused(tmp_path, dtype):
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    edit(tmp_path / "base", lambda t: t.update({QUERY: t[QUERY].to(dtype)}))
+    with pytest.raises(IncompatibleExpertsError, match=f"base: bert.{QUERY} is quantised .{dtype}"):
+        together(tmp_path)
+
+
+# --- a base that lacks something -------------------------------------------------------------------------------------
+
+
+def misname(old, new):
+    return lambda tensors: tensors.update({new: tensors.pop(old)})
+
+
+@pytest.mark.parametrize(
+    ("expert", "prefix"), [("BertForSequenceClassification", "bert."), ("BertModel", "")], ids=["prefix", "whole"]
+)
+def test_a_misnamed_tensor_of_the_base_does_not_become_a_head(tmp_path, expert, prefix):
+    save(tmp_path, "BertModel", expert, "bert")
+    edit(tmp_path / "base", misname(QUERY, QUERY.replace("query", "qry")))
+    with pytest.raises(IncompatibleExpertsError) as error:
+        together(tmp_path)
+    assert str(error.value).count("\n") == 0  # once, not for every expert
+    assert f"base: the base lacks {prefix}{QUERY}, which lies inside the backbone. It has" in str(error.value)
+    assert QUERY.replace("query", "qry") in str(error.value)
+    own = together(tmp_path, Split(head=["*layer.0.attention.self.query.weight"]))
+    assert prefix + QUERY in own.tasks["a"].head
+
+
+@pytest.mark.parametrize(
+    ("base", "expert", "family", "name"),
+    [
+        ("LlamaModel", "LlamaForSequenceClassification", "llama", "norm.weight"),
+        ("BertModel", "BertForSequenceClassification", "bert", "pooler.dense.weight"),
+    ],
+)
+def test_a_lacking_tensor_that_is_a_part_by_itself_or_half_of_one(tmp_path, base, expert, family, name):
+    save(tmp_path, base, expert, family)
+    edit(tmp_path / "base", misname(name, "misnamed"))
+    with pytest.raises(IncompatibleExpertsError, match=rf"the base lacks \w+.{name}.* It has misnamed"):
+        together(tmp_path)
+
+
+def test_a_part_that_the_base_was_saved_without_stays_the_experts_own(tmp_path):
+    save(tmp_path, "BertForMaskedLM", "BertForSequenceClassification", "bert")  # has no pooler, but predictions
+    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert pooler < set(together(tmp_path).tasks["a"].head)
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    edit(tmp_path / "base", lambda t: [t.pop(name) for name in ("pooler.dense.weight", "pooler.dense.bias")])
+    assert pooler < set(together(tmp_path).tasks["a"].head)
+
+
+# --- patterns --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tmp_path):
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    with pytest.raises(IncompatibleExpertsError) as error:
+        together(tmp_path, Split(head=["*.poler.*"], base=["embedings*", "*.embeddings.*"]))
+    first, second = str(error.value).splitlines()
+    assert first.startswith("parameters.head: *.poler.* matches no parameter. Near it are bert.pooler.dense.weight, ")
+    assert second.startswith("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
+    with pytest.raises(IncompatibleExpertsError, match=r"parameters.head: firts.\* matches no parameter"):
+        from_modules(Tiny(0), {"a": Tiny(1)}, Split(head=["firts.*"]))
