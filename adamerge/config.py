@@ -16,7 +16,7 @@ from adamerge.zero_shot import ZeroShot
 PRESETS: dict[str, dict[str, object]] = {
     "adamerging": {
         "grouping": "tensor",
-        "initial": 0.3,
+        "init": 0.3,
         "feasible": {"class_path": "adamerge.feasible.Box"},
         "objective": {"class_path": "adamerge.objectives.Entropy"},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
@@ -100,7 +100,7 @@ class MergeConfig:
         memory: resident holds the task vectors in memory (fast), mapped reads them from their files (memory does not
             grow with the number of experts), auto chooses by the memory that is free.
         grouping: What shares a coefficient: the whole model (task), a transformer block, or a tensor.
-        initial: Coefficient of every expert at the start.
+        init: Coefficient of every expert at the start.
         feasible: Where coefficients may live: Unbounded, Box or Simplex.
         objective: What is made small.
         regulariser: A pull of the coefficients towards the start.
@@ -124,7 +124,7 @@ class MergeConfig:
     task_vectors: Transform | None = None
     memory: Literal["auto", "resident", "mapped"] = "auto"
     grouping: Literal["task", "block", "tensor"] = "tensor"
-    initial: float = 0.3
+    init: float = 0.3
     feasible: FeasibleSet = field(default_factory=Box)
     objective: Objective = field(default_factory=Entropy)
     regulariser: Regulariser = field(default_factory=Regulariser)

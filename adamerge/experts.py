@@ -1,15 +1,15 @@
 """One base and its named experts, proven compatible once: architecture, shapes, vocabulary, heads."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from adamerge.checkpoint import Checkpoint, match, match_tensors, parameters_on_meta, skeleton
 from adamerge.heads import head_names, parts_of_backbone
-from adamerge.mismatch import config_problems, match_problems, name_problems, quantised_problems
+from adamerge.mismatch import config_differences, config_problems, match_problems, name_problems, quantised_problems
 from adamerge.split import Split
 from adamerge.types import ConfigError, IncompatibleExpertsError
 from adamerge.weights import InMemory, Joined, Renamed, Weights
@@ -39,6 +39,11 @@ class Expert:
     disk: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
+    def source(self) -> str:
+        """Where the numbers come from, in words."""
+        return self.checkpoint.source if self.checkpoint else self.name
+
+    @property
     def own_module(self) -> nn.Module:
         """The module without a wrapper round it."""
         return self.module.get_submodule(self.prefix.removesuffix("."))
@@ -56,6 +61,7 @@ class Experts:
         left_out: Tensors of the base that no expert has a place for.
         checkpoint: Where the base comes from, if from disk.
         head_of_base: Whether the base has a head of its own that fits, by task.
+        warnings: What looks wrong but can be merged.
     """
 
     base: Weights
@@ -65,6 +71,7 @@ class Experts:
     left_out: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     head_of_base: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    warnings: tuple[str, ...] = ()
 
     @property
     def weights(self) -> dict[str, Weights]:
@@ -176,7 +183,18 @@ def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_
     names = {name: disk for found in matches for name, disk in found.names.items()}
     split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
     left_out = tuple(name for name in matches[0].unexpected if all(name in m.unexpected for m in matches))
-    return _divide(Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base), split, source=base.source)
+    together = _divide(Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base), split, source=base.source)
+    return replace(together, warnings=tuple(_config_warnings(base, tasks)))
+
+
+def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[str]:
+    for name, expert in tasks.items():
+        differences = config_differences(base, expert.checkpoint) if expert.checkpoint else []
+        if differences:
+            yield (
+                f"{name} ({expert.source}): {'; '.join(differences)}. The same numbers then make another model, so "
+                "merged weights may fit neither."
+            )
 
 
 def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: ZeroShot) -> tuple[Expert, set[str]]:
@@ -186,8 +204,14 @@ def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: Ze
     """
     module = skeleton(base.config, base.architecture, trust_remote_code=base.trust_remote_code)
     own = match(base, module)
+    problems = name_problems(base.source, "the file", module, replace(own, unexpected=()))
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
     head, text_side = text_head(module, Renamed(base.tensors, own.names), base, words)
     weights = Joined(Renamed(expert.tensors, _tower_names(expert, module)), Renamed(base.tensors, own.names))
+    problems = quantised_problems(expert.source, weights, [n for n, _ in module.named_parameters()])
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
     classifier = ZeroShotClassifier(module, head)
     return Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert, own.names), text_side
 
@@ -231,7 +255,7 @@ def _divide(experts: Experts, split: Split, source: str) -> Experts:
     tasks = {name: _with_head(expert, heads[name], experts.base) for name, expert in experts.tasks.items()}
     kept = tuple(name for name in everywhere if words[name] == "base")
     has_head = {n: all(_fits(h, e, experts.base) for h in e.head) for n, e in tasks.items()}
-    return Experts(experts.base, tasks, shared, kept, experts.left_out, experts.checkpoint, has_head)
+    return replace(experts, tasks=tasks, shared=shared, kept=kept, head_of_base=has_head)
 
 
 def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], source: str) -> list[str]:
@@ -284,7 +308,7 @@ def _with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
     for name, buffer in expert.own_module.named_buffers():
         if name in base and base.shape(name) == buffer.shape:
             buffer.copy_(base[name])
-    return Expert(expert.name, expert.module, expert.weights, head, expert.prefix, expert.checkpoint, expert.disk)
+    return replace(expert, head=head)
 
 
 def _shape_problems(name: str, experts: Experts, source: str) -> list[str]:
@@ -292,7 +316,7 @@ def _shape_problems(name: str, experts: Experts, source: str) -> list[str]:
         return [f"{source}: the base lacks {name}, which is to be merged."]
     expected = tuple(experts.base.shape(name))
     return [
-        f"{expert.checkpoint.source if expert.checkpoint else expert.name}: {name} has the shape "
+        f"{expert.source}: {name} has the shape "
         f"{tuple(expert.weights.shape(name))}, but {expected} in the base {source}."
         for expert in experts.tasks.values()
         if tuple(expert.weights.shape(name)) != expected

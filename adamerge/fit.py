@@ -149,7 +149,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         optimizer=config.optimizer,
         scheduler=config.lr_scheduler,
         feasible=config.feasible,
-        initial=config.initial,
+        init=config.init,
         batching=config.data,
         watching=config.watch,
         seed=config.seed_everything,

@@ -10,28 +10,29 @@ from transformers import PreTrainedModel
 def head_names(module: nn.Module) -> frozenset[str]:
     """Parameters of a module that belong to its task's labels rather than to the shared model.
 
-    Decided by building the module once more for one label more: a parameter whose shape follows the number of labels
-    is a head. So is the rest of its top-level module, and whatever else lies outside the backbone of such a module
-    (DistilBERT's `pre_classifier`). A module without any such parameter, a language model for example, has no head:
-    its output embeddings are shared. Nothing here knows an architecture.
+    What lies outside the backbone (what transformers calls `base_model`) is a head, whether or not it counts labels:
+    a classifier, scores of multiple choices, DistilBERT's `pre_classifier`. The output embeddings of a language model
+    are not, nor is the rest of the module that they lie in (BERT's `cls.predictions`).
+
+    Some modules hold no backbone of their own (CLIP's and SigLIP's image classifiers, T5). There the module is built
+    once more for one label more: a parameter whose shape follows the number of labels is a head, and so is the rest of
+    its top-level module. Nothing here knows an architecture.
 
     Args:
         module: A transformers model; others have no head that could be known.
 
     Returns:
-        Canonical parameter names; empty where the model has no labels.
+        Canonical parameter names; empty where there is no head.
     """
     if not isinstance(module, PreTrainedModel):
         return frozenset()
     following = _follow_labels(module)
-    if not following:
-        return frozenset()
     tops = {name.partition(".")[0] for name in following}
     names = dict(module.named_parameters())
     head = {name for name in names if name.partition(".")[0] in tops}
     if sum(names[name].numel() for name in head) > sum(p.numel() for p in names.values()) / 2:
-        head = set(following)  # the labels' module holds the backbone too
-    return frozenset(head | _outside_backbone(module))
+        head = following  # the labels' module holds the backbone too
+    return frozenset(head | (_outside_backbone(module) - _around_output_embeddings(module)))
 
 
 def _follow_labels(module: PreTrainedModel) -> set[str]:
@@ -49,6 +50,16 @@ def _outside_backbone(module: PreTrainedModel) -> set[str]:
         return set()
     inside = {id(parameter) for parameter in backbone.parameters()}
     return {name for name, parameter in module.named_parameters() if id(parameter) not in inside}
+
+
+def _around_output_embeddings(module: PreTrainedModel) -> set[str]:
+    """Parameters of the module that holds a language model's output embeddings; of all of it if that is the model."""
+    embeddings = module.get_output_embeddings()
+    path = next((name for name, part in module.named_modules() if part is embeddings), None)
+    if path is None:
+        return set()
+    around = path.rpartition(".")[0]
+    return {name for name, _ in module.named_parameters() if not around or name.startswith(f"{around}.")}
 
 
 def parts_of_backbone(module: nn.Module) -> dict[str, str]:

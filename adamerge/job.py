@@ -153,7 +153,7 @@ def describe(experts: Experts) -> list[str]:
         lines.append(f"kept from the base: {', '.join(experts.kept)}")
     if experts.left_out:
         lines.append(f"only the base has, so left out: {', '.join(experts.left_out)}")
-    return lines
+    return [*lines, *(f"warning: {warning}" for warning in experts.warnings)]
 
 
 def _read(

@@ -61,7 +61,7 @@ def _meaning(
     pairs = ", ".join(f"{name} = {index}" for index, name in enumerate(names[:8]))
     return list(range(len(names))), (
         f"{table.task}: {table.source.path}: the model knows none of the classes of {table.source.label!r} by name "
-        f"({', '.join(list(classes)[:4])} are its own), so their order counts: {pairs}."
+        f"({_known(classes)} are its own), so their order counts: {pairs}."
     )
 
 
@@ -78,7 +78,8 @@ def _number(name: str, count: int) -> int | None:
 
 
 def _unknown(row: int, label: object, classes: Mapping[str, int], count: int) -> str:
-    return (
-        f"row {row} has the label {label!r}, which is none of the expert's {count} labels "
-        f"({', '.join(sorted(classes, key=classes.__getitem__)[:8])})."
-    )
+    return f"row {row} has the label {label!r}, which is none of the expert's {count} labels ({_known(classes)})."
+
+
+def _known(classes: Mapping[str, int]) -> str:
+    return ", ".join(sorted(classes, key=lambda name: classes[name])[:8])

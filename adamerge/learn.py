@@ -71,7 +71,7 @@ class Learning:
         optimizer: Called with the coefficients.
         scheduler: Called with the optimiser; None keeps the learning rate.
         feasible: Where coefficients may live.
-        initial: Coefficient of every expert at the start, or a table (G, K).
+        init: Coefficient of every expert at the start, or a table (G, K).
         batching: Rows a step.
         watching: How the best iterate is chosen.
         seed: Of the order of the rows.
@@ -83,7 +83,7 @@ class Learning:
     optimizer: BuildOptimizer
     scheduler: BuildScheduler | None = None
     feasible: FeasibleSet = field(default_factory=Unbounded)
-    initial: float | Coefficients = 0.3
+    init: float | Coefficients = 0.3
     batching: Batching = field(default_factory=Batching)
     watching: Watching = field(default_factory=Watching)
     seed: int = 0
@@ -147,7 +147,7 @@ def learn(
         objective,
         calibration.learn,
         Schedule(learning.seed, learning.batching.batch_size),
-        uniform(model, learning.initial) if isinstance(learning.initial, float | int) else learning.initial,
+        uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init,
         learning.feasible,
         learning.optimizer,
         task_weights=learning.task_weights,

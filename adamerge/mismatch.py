@@ -1,11 +1,19 @@
 """What keeps a checkpoint from belonging to its module or its base, in words."""
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
 
 from adamerge.checkpoint import Checkpoint, Match, quantised
 from adamerge.weights import Renamed, Weights
+
+_DOES_NOT_MATTER = re.compile(
+    r"label|dtype|name|version|drop|token_id|task|problem_type|architectures|model_type|auto_map|initializer|loss|"
+    r"use_cache|output_|return_dict|gradient_checkpointing|chunk_size|classifier|attn_implementation|vocab_size|"
+    r"tie_word_embeddings|projection_dim"
+)
+"""Keys of a configuration that say nothing of what the backbone computes, or that `config_problems` looks at."""
 
 
 def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
@@ -19,6 +27,31 @@ def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
         if here != there:
             problems.append(f"{source}: {what} differ: {key} is {here} here and {there} in the base {base.source}.")
     return problems
+
+
+def config_differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
+    """Settings by which the same numbers make another model than the base, though all shapes agree: key and values.
+
+    Only keys that both configurations have are compared, down to the towers' own (`text_config`, `vision_config`); an
+    expert that is one tower is compared with that tower of the base.
+    """
+    configs = [base.config, *(getattr(base.config, key, None) for key in base.config.sub_configs)]
+    like = next((c for c in configs if c is not None and c.model_type == expert.config.model_type), base.config)
+    there, here = (_settings(config.to_dict()) for config in (like, expert.config))
+    return [
+        f"{key} is {here[key]} in the expert's config.json and {there[key]} in the base's"
+        for key in sorted(here.keys() & there.keys())
+        if here[key] != there[key]
+    ]
+
+
+def _settings(value: object, key: str = "") -> dict[str, object]:
+    """Those settings that matter to what a model computes, by dotted key; a list is one setting."""
+    if _DOES_NOT_MATTER.search(key):
+        return {}
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name, inner in value.items() for k, v in _settings(inner, f"{key}.{name}".lstrip(".")).items()}
 
 
 def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> list[str]:

@@ -38,7 +38,7 @@ class MergeModule(LightningModule):
         objective: What is made small.
         rows: Calibration rows by task.
         schedule: Which of them a step takes.
-        initial: Coefficients at the start, (G, K).
+        init: Coefficients at the start, (G, K).
         feasible: Where coefficients may live.
         build_optimizer: Called with the coefficients.
         task_weights: Factor of each task's objective; 1 where absent.
@@ -54,7 +54,7 @@ class MergeModule(LightningModule):
         objective: Objective,
         rows: Mapping[str, Rows],
         schedule: Schedule,
-        initial: Coefficients,
+        init: Coefficients,
         feasible: FeasibleSet,
         build_optimizer: BuildOptimizer,
         *,
@@ -65,12 +65,12 @@ class MergeModule(LightningModule):
         micro_batch: int = 64,
     ) -> None:
         super().__init__()
-        self.coefficients = nn.Parameter(feasible.project(initial))
+        self.coefficients = nn.Parameter(feasible.project(init))
         self._model = (model,)  # in a tuple nn.Module does not look for submodules
         self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
         self._build_optimizer, self._build_scheduler = build_optimizer, build_scheduler
         self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
-        self._regulariser, self._initial = regulariser, initial
+        self._regulariser, self._start = regulariser, init
 
     @property
     def model(self) -> MergedModel:
@@ -85,7 +85,7 @@ class MergeModule(LightningModule):
         gradient = self.model.gradient(merged).to(self.coefficients.dtype)
         total = surrogate(torch.as_tensor(loss), self.coefficients, gradient)
         if self._regulariser is not None:
-            total = total + self._regulariser(self.coefficients, self._initial.to(self.coefficients))
+            total = total + self._regulariser(self.coefficients, self._start.to(self.coefficients))
         self._log(total.detach())
         return total
 

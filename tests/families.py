@@ -11,12 +11,16 @@ import transformers
 import yaml
 from torch import nn
 from transformers import (
+    BartConfig,
     BertConfig,
     CLIPConfig,
     CLIPVisionConfig,
+    DistilBertConfig,
+    GPT2Config,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
     SiglipConfig,
     T5Config,
     ViTConfig,
@@ -39,6 +43,23 @@ CONFIGS = {
     "clip_vision": lambda **more: CLIPVisionConfig(**VISION, projection_dim=12, **more),
     "siglip": lambda **more: SiglipConfig(text_config=TEXT, vision_config=VISION, **more),
     "llama": lambda **more: LlamaConfig(**TEXT, **more),
+    "roberta": lambda **more: RobertaConfig(**TEXT, **more),
+    "distilbert": lambda **more: DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=40, **more),
+    "gpt2": lambda **more: GPT2Config(
+        n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=40, bos_token_id=0, eos_token_id=1, **more
+    ),
+    "bart": lambda **more: BartConfig(
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=32,
+        vocab_size=40,
+        **more,
+    ),
     "t5": lambda **more: T5Config(
         d_model=16, num_layers=2, num_heads=2, d_ff=32, d_kv=8, vocab_size=40, decoder_start_token_id=0, **more
     ),

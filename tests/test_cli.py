@@ -445,6 +445,17 @@ def trainer_option_that_would_alter_the_gradient(folder, config):
     config["trainer"]["accumulate_grad_batches"] = 2
 
 
+@mistake("A simplex over 1 expert is a single point")
+def nothing_to_learn(folder, config):
+    config["models"] = config["models"][:1]
+    config["feasible"] = "Simplex"
+
+
+@mistake("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
+def pattern_that_matches_nothing(folder, config):
+    config["parameters"] = {"base": ["embedings*"]}
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_explained_and_nothing_is_written(family, main, name):
     spoil, words = MISTAKES[name]
@@ -557,6 +568,9 @@ def test_a_run_dir_that_exists_is_refused(in_finished, main):
     code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "merge.yaml")
     assert code == cli.BAD_INPUT
     assert "merge.yaml: exists already" in complaint
+    code, said, _ = main("check", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == cli.BAD_INPUT
+    assert "problem: run: exists already" in said
     assert listing(in_finished) == before
 
 
@@ -575,7 +589,7 @@ def test_nothing_to_resume(family, main):
 @pytest.mark.parametrize(
     ("option", "value", "key"),
     [
-        ("--initial", "0.4", "initial (was 0.3, is 0.4)"),
+        ("--init", "0.4", "init (was 0.3, is 0.4)"),
         ("--data.batch_size", "null", "data.batch_size (was 4, is None)"),
         ("--feasible", "Unbounded", "feasible.class_path"),
         (
@@ -639,6 +653,9 @@ def test_a_disk_without_room_is_noticed_before_learning(family, main, monkeypatc
     assert code == cli.BAD_INPUT
     assert "run: the disk is full" in complaint
     assert not (family / "run").exists()
+    code, said, _ = main("check", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == cli.BAD_INPUT
+    assert "problem: run: the disk is full" in said
 
 
 @pytest.mark.parametrize("write_number", [1, 3, 8, 11])
@@ -784,10 +801,10 @@ def test_as_a_module():
 def test_print_config_shows_what_a_method_stands_for(family, main, capsys):
     for method, transform in (("adamerging", None), ("adamerging++", "adamerge.transforms.Ties")):
         with pytest.raises(SystemExit):
-            cli.main(["fit", "--config", "merge.yaml", "--method", method, "--initial", "0.4", "--print_config"])
+            cli.main(["fit", "--config", "merge.yaml", "--method", method, "--init", "0.4", "--print_config"])
         shown = yaml.safe_load(capsys.readouterr().out)
         assert shown["base_model"] == "base"
-        assert shown["initial"] == 0.4
+        assert shown["init"] == 0.4
         assert shown["optimizer"]["init_args"]["lr"] == 0.02
         assert (shown["task_vectors"] or {}).get("class_path") == transform
         assert main("check", "--config", write(shown))[0] == 0

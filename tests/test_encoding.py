@@ -148,7 +148,7 @@ def test_unknown_labels_are_refused(labels, names, words):
         label_indices(labelled(labels, names), ANIMALS, 2)
 
 
-# --- hashes of what rows hold ------------------------------------------------------------------------------------------
+# --- hashes of what rows hold ---------------------------------------------------------------------------------------
 
 
 def test_overlap_of_pairs_and_of_messages(tokenizer):

@@ -1,5 +1,7 @@
 """Base and experts are brought together by name: nothing is dropped, invented or merged by accident."""
 
+import json
+
 import pytest
 import torch
 from families import Tiny, build, save_family
@@ -7,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from adamerge.checkpoint import open_checkpoint
 from adamerge.experts import Split, from_checkpoints, from_modules
+from adamerge.job import describe
 from adamerge.types import IncompatibleExpertsError
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -140,3 +143,53 @@ def test_a_pattern_that_matches_nothing_is_refused(tmp_path):
     assert second.startswith("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
     with pytest.raises(IncompatibleExpertsError, match=r"parameters.head: firts.\* matches no parameter"):
         from_modules(Tiny(0), {"a": Tiny(1)}, Split(head=["firts.*"]))
+
+
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+def reconfigure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = config
+        for part in path:
+            place = place[part]
+        place[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("expert", "family", "changes", "words"),
+    [
+        ("LlamaForCausalLM", "llama", {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 4},
+         "head_dim is 4 in the expert's config.json and 8 in the base's; num_attention_heads is 4"),
+        ("LlamaForCausalLM", "llama", {"rope_parameters__rope_theta": 500.0},
+         "rope_parameters.rope_theta is 500.0 in the expert's config.json and 10000.0 in the base's. "),
+        ("BertModel", "bert", {"layer_norm_eps": 1e-5, "hidden_act": "relu"},
+         "hidden_act is relu in the expert's config.json and gelu in the base's; layer_norm_eps is 1e-05"),
+        ("CLIPModel", "clip", {"vision_config__hidden_act": "gelu"},
+         "vision_config.hidden_act is gelu in the expert's config.json and quick_gelu in the base's"),
+    ],
+)  # fmt: skip
+def test_configurations_that_make_other_models_are_warned_about(tmp_path, expert, family, changes, words):
+    save(tmp_path, expert, expert, family)
+    assert not together(tmp_path).warnings
+    reconfigure(tmp_path / "b", **changes)
+    (warning,) = together(tmp_path).warnings
+    assert warning.startswith(f"b ({tmp_path / 'b'}): {words}")
+    assert f"warning: {warning}" in describe(together(tmp_path))
+
+
+def test_what_a_task_may_set_is_not_warned_about(tmp_path):
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    reconfigure(
+        tmp_path / "a", dtype="bfloat16", classifier_dropout=0.3, hidden_dropout_prob=0.0, pad_token_id=1,
+        id2label={"0": "x", "1": "y", "2": "z"}, label2id={"x": 0, "y": 1, "z": 2}, finetuning_task="x",
+        problem_type="single_label_classification", transformers_version="4.0.0", use_cache=False,
+    )  # fmt: skip
+    edit(
+        tmp_path / "a",
+        lambda t: t.update({"classifier.weight": torch.ones(3, 16), "classifier.bias": torch.ones(3)}),
+    )
+    assert not together(tmp_path).warnings

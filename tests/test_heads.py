@@ -15,8 +15,19 @@ HEADS = {
     ("CLIPForImageClassification", "clip"): {"classifier.weight", "classifier.bias"},
     ("SiglipForImageClassification", "siglip"): {"classifier.weight", "classifier.bias"},
     ("LlamaForSequenceClassification", "llama"): {"score.weight"},
+    ("BertForMultipleChoice", "bert"): {"classifier.weight", "classifier.bias"},
+    ("BertForQuestionAnswering", "bert"): {"qa_outputs.weight", "qa_outputs.bias"},
+    ("BertForNextSentencePrediction", "bert"): {"cls.seq_relationship.weight", "cls.seq_relationship.bias"},
+    ("BertForPreTraining", "bert"): {"cls.seq_relationship.weight", "cls.seq_relationship.bias"},
+    ("DistilBertForSequenceClassification", "distilbert"): {
+        f"{layer}.{kind}" for layer in ("pre_classifier", "classifier") for kind in ("weight", "bias")
+    },
     ("LlamaForCausalLM", "llama"): set(),
     ("BertForMaskedLM", "bert"): set(),
+    ("DistilBertForMaskedLM", "distilbert"): set(),
+    ("RobertaForMaskedLM", "roberta"): set(),
+    ("GPT2LMHeadModel", "gpt2"): set(),
+    ("BartForConditionalGeneration", "bart"): set(),
     ("CLIPModel", "clip"): set(),
     ("T5ForConditionalGeneration", "t5"): set(),
     ("T5ForSequenceClassification", "t5"): {
@@ -38,6 +49,7 @@ def test_head_of(architecture, family):
         ("BertModel", "BertForSequenceClassification", "bert"),
         ("ViTModel", "ViTForImageClassification", "vit"),
         ("CLIPForImageClassification", "CLIPForImageClassification", "clip"),
+        ("BertForMultipleChoice", "BertForMultipleChoice", "bert"),  # one output, however many choices
     ],
 )
 def test_heads_of_equal_shape_are_not_merged(tmp_path, backbone, architecture, family):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import build, save_family, save_tokenizer
+from safetensors.torch import load_file, save_file
 
 from adamerge.checkpoint import open_checkpoint
 from adamerge.experts import from_checkpoints
@@ -59,6 +60,7 @@ def test_logits_are_scaled_cosines_with_text_features(opened):
 def test_text_tower_and_scale_stay_the_bases(opened):
     _, experts, _ = opened
     assert "logit_scale" in experts.kept
+    assert not experts.warnings
     assert not any(name.startswith("text_") for name in experts.shared)
     assert "vision_model.embeddings.patch_embedding.weight" in experts.shared
     assert all(expert.head == () for expert in experts.tasks.values())
@@ -79,3 +81,19 @@ def test_a_base_without_text_is_refused(tmp_path):
     opened = {name: open_checkpoint(path) for name, path in paths.items()}
     with pytest.raises(IncompatibleExpertsError, match="zero_shot needs a CLIP-like base"):
         from_checkpoints(opened.pop(""), opened, None, WORDS)
+
+
+def test_a_base_that_lacks_a_tensor_and_a_quantised_expert_are_refused(tmp_path):
+    paths = save_family(tmp_path, build("CLIPModel", "clip", 0), {"a": build("CLIPModel", "clip", 1)})
+    save_tokenizer(tmp_path / "base")
+    for place in ("a", "base"):
+        tensors = load_file(tmp_path / place / "model.safetensors")
+        name = "vision_model.post_layernorm.weight"
+        tensors[name] = tensors[name].to(torch.int8)
+        if place == "base":
+            del tensors[name]
+        save_file(tensors, tmp_path / place / "model.safetensors", {"format": "pt"})
+        opened = {name: open_checkpoint(path) for name, path in paths.items()}
+        words = {"a": "a: .* is quantised .torch.int8", "base": "base: the file has no tensor for vision_model"}
+        with pytest.raises(IncompatibleExpertsError, match=words[place]):
+            from_checkpoints(opened.pop(""), opened, None, WORDS)

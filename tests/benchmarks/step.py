@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument(
         "--kinds", nargs="+", default=["mapped", "resident", "published"], help="Whose memory to measure."
     )
+    parser.add_argument("--repeats", type=int, default=3, help="Processes whose peak the median is taken of.")
     parser.add_argument("--layers", type=int, default=12)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -179,7 +180,10 @@ def main() -> None:
         if options.pairs:
             time_steps(folder, options.timed, options.rows, options.pairs)
         print("peak RssAnon, MB (two tasks, 4 rows each)")
-        table = {kind: [peak(folder, k, kind) for k in options.experts] for kind in options.kinds}
+        table = {
+            kind: [statistics.median(peak(folder, k, kind) for _ in range(options.repeats)) for k in options.experts]
+            for kind in options.kinds
+        }
         print("  K         ", *(f"{k:>8d}" for k in options.experts))
         for kind, values in table.items():
             print(
