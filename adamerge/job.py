@@ -1,6 +1,5 @@
 """From a configuration to opened experts, encoded rows and a model to learn on; every problem is found here."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from adamerge.encoding import Encoded, Processor, encode, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merged import MergedModel, hold, task_vectors
+from adamerge.room import free_memory
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.store import transformed
@@ -141,14 +141,14 @@ def free_bytes(device: torch.device) -> int:
     """Free memory of a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_memory()
 
 
 def describe(experts: Experts) -> list[str]:
     """The split of parameters in words: what is merged, what stays whose own, what is left out."""
     total = sum(experts.base.shape(name).numel() for name in experts.shared)
     lines = [f"merged: {len(experts.shared)} parameters, {total / 1e6:.1f} M numbers"]
-    lines += [f"head of {name}: {', '.join(e.head)}" for name, e in experts.tasks.items() if e.head]
+    lines += [f"head of {name}: {', '.join(e.whole_head)}" for name, e in experts.tasks.items() if e.head]
     if experts.kept:
         lines.append(f"kept from the base: {', '.join(experts.kept)}")
     if experts.left_out:

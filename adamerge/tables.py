@@ -247,7 +247,7 @@ def _table(loaded: object) -> datasets.Dataset:
 
 def _broken_row(source: DataSource) -> str | None:
     """Which line of a JSON-lines file is not JSON, if one is not."""
-    path = Path(source.path)
+    path = Path(source.path).expanduser()
     if path.suffix not in (".jsonl", ".json") or not path.is_file():
         return None
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):

@@ -627,6 +627,41 @@ def test_export_and_evaluate_of_a_finished_run(in_finished, main):
     assert json.loads(Path("run/metrics.json").read_text()) == before
 
 
+def test_a_run_is_used_from_another_directory(family, main, monkeypatch, tmp_path):
+    config = configuration()
+    config["models"][0]["calibration"] = {"path": "mood.jsonl", "rows": 24}
+    config["models"][1]["model"] = str(family / "topic")
+    strike = Strike("adamerge.fit.save_coefficients")
+    command = ["fit", "--config", write(config), "--run_dir", "deep/../run"]
+    (family / "deep").mkdir()
+    assert run(command, family, family / "log.txt", strike) == -strike.number
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    code, _, complaint = main("fit", "--config", "../family/run/config.yaml", "--ckpt_path", "last")
+    assert (code, complaint) == (0, "")
+    assert main("export", "../family/run", "out")[0] == 0
+    assert main("evaluate", "../family/run")[0] == 0
+    assert transformers.AutoModelForSequenceClassification.from_pretrained("out/mood").num_labels
+    assert [place.name for place in elsewhere.iterdir()] == ["out"]
+    recipe = json.loads((family / "run/recipe.json").read_text())
+    assert recipe["base"]["source"] == str(family / "base")
+    assert recipe["experts"]["mood"]["source"] == str(family / "mood")
+    again = yaml.safe_load(recipe["config"])
+    assert again["models"][0]["calibration"]["path"] == str(family / "mood.jsonl")
+    assert again["models"][2]["evaluation"] == str(family / "speed_test.jsonl")
+    assert main("fit", "--config", write(again, "again.yaml"), "--run_dir", "again")[0] == 0
+    first, second = (load_file(f"{place}/coefficients.safetensors") for place in (family / "run", "again"))
+    assert torch.equal(first["coefficients"], second["coefficients"])
+
+
+def test_a_run_dir_in_the_home_directory(family, main, monkeypatch):
+    monkeypatch.setenv("HOME", str(family / "home"))
+    assert main("fit", "--config", "merge.yaml", "--run_dir", "~/run", "--trainer.max_steps", "1")[0] == 0
+    assert (family / "home/run/recipe.json").exists()
+    assert not (family / "~").exists()
+
+
 @pytest.mark.parametrize("command", [("export", "run", "out"), ("evaluate", "run")])
 def test_a_run_that_is_not_finished(family, main, command):
     code, _, complaint = main(*command)
