@@ -1,6 +1,7 @@
 """What happens between steps: watch held-out rows, keep the best iterate, checkpoint, stop when asked to."""
 
 import io
+import math
 import signal
 import threading
 import time
@@ -59,7 +60,8 @@ class KeepBest(Callback):
         tell: Called with a line of text after each look.
 
     Attributes:
-        history: What was seen at each look: step, loss, agreement, objective, range of the coefficients.
+        history: What was seen at each look: step, loss, agreement, objective, range of the coefficients; all finite,
+            else learning ends with a ConfigError.
         best_step: The step of the best coefficients; the last one where nothing can be measured.
         best: The best coefficients, (G, K).
     """
@@ -103,6 +105,7 @@ class KeepBest(Callback):
         seen = dict(self._measure(coefficients)) if self._measure else {}
         extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
         self.history.append({"step": trainer.global_step, **learned, **seen, **extent})
+        _check_finite(self.history[-1])
         rank = self._rank(trainer.global_step, seen)
         if rank > self._best_rank:
             self._best_rank, self.best_step, self.best = rank, trainer.global_step, coefficients.cpu().clone()
@@ -129,6 +132,15 @@ class KeepBest(Callback):
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         self.history, self.best_step = state_dict["history"], state_dict["step"]  # pyright: ignore
         self.best, self._best_rank = state_dict["best"], state_dict["rank"]  # pyright: ignore
+
+
+def _check_finite(seen: Mapping[str, float]) -> None:
+    bad = [key for key, value in seen.items() if not math.isfinite(value)]
+    if bad:
+        remedy = "Lower the optimiser's learning rate, or bound the coefficients (feasible: Box)."
+        if seen["step"] == 0:
+            remedy = "The models' outputs overflow before anything is learned: choose a smaller init or a wider dtype."
+        raise ConfigError(f"step {seen['step']}: not a finite number: {', '.join(bad)}. {remedy}")
 
 
 class StopOnInterrupt(Callback):
@@ -160,7 +172,7 @@ class StopOnInterrupt(Callback):
     ) -> None:
         if self.interrupted:
             trainer.should_stop = True
-            trainer.save_checkpoint(self._checkpoint)
+            trainer.save_checkpoint(self._checkpoint, weights_only=False)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,5 +1,6 @@
 """The YAML file as types: what every key means, its default, and what a method's name stands for."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from adamerge.feasible import Box, FeasibleSet
 from adamerge.module import BuildOptimizer, BuildScheduler
 from adamerge.objectives import Entropy, Objective, Regulariser
 from adamerge.transforms import Transform
+from adamerge.types import ConfigError
 from adamerge.zero_shot import ZeroShot
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -78,6 +80,11 @@ class ModelConfig:
     evaluation: str | DataSource | None = None
     weight: float = 1.0
     zero_shot: ZeroShot | None = None
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"{self.name}: expected a weight of 0 or more, got {self.weight}.")
 
     @property
     def name(self) -> str:

@@ -65,7 +65,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         IncompatibleExpertsError: Base and experts do not belong together; nothing is written.
     """
     console = console or Console()
-    run_dir = Path(config.run_dir)
+    run_dir = Path(config.run_dir).expanduser()
     check_run_dir(run_dir, resolved, resume)
     learning = learning_of(config, progress_bar=console.is_terminal)
     experts = open_experts(config)
@@ -107,7 +107,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     exported = export(model, learned.coefficients, merged, dtype=_dtype(config))
     comparison = compare(model, inspection.changed, data.evaluation, held_out, learned.coefficients, console)
     report(run_dir, comparison, learned, model, exported, console)
-    write_text(run_dir / "recipe.json", json.dumps(recipe(config, resolved, made_from, run_dir), indent=2) + "\n")
+    redo = json.dumps(recipe(config, resolved, made_from, run_dir), indent=2, allow_nan=False)
+    write_text(run_dir / "recipe.json", redo + "\n")
     console.print(f"\nbest iterate: step {learned.best_step}")
     written = (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")
     _tell(console, [f"{name}: {run_dir / name}" for name in written if (run_dir / name).exists()])

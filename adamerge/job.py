@@ -1,8 +1,8 @@
 """From a configuration to opened experts, encoded rows and a model to learn on; every problem is found here."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from adamerge.encoding import Encoded, Processor, encode, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merged import MergedModel, hold, task_vectors
+from adamerge.room import free_memory
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.store import transformed
@@ -141,19 +142,34 @@ def free_bytes(device: torch.device) -> int:
     """Free memory of a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_memory()
 
 
 def describe(experts: Experts) -> list[str]:
     """The split of parameters in words: what is merged, what stays whose own, what is left out."""
     total = sum(experts.base.shape(name).numel() for name in experts.shared)
     lines = [f"merged: {len(experts.shared)} parameters, {total / 1e6:.1f} M numbers"]
-    lines += [f"head of {name}: {', '.join(e.head)}" for name, e in experts.tasks.items() if e.head]
+    lines += [f"head of {name}: {_brief(e.whole_head)}" for name, e in experts.tasks.items() if e.head]
     if experts.kept:
-        lines.append(f"kept from the base: {', '.join(experts.kept)}")
+        lines.append(f"kept from the base: {_brief(experts.kept)}")
     if experts.left_out:
-        lines.append(f"only the base has, so left out: {', '.join(experts.left_out)}")
+        lines.append(f"only the base has, so left out: {_brief(experts.left_out)}")
     return [*lines, *(f"warning: {warning}" for warning in experts.warnings)]
+
+
+def _brief(names: Sequence[str], few: int = 8) -> str:
+    """Names, of which many under one module are given by their number: a tower that is kept has hundreds.
+
+    Example:
+        >>> _brief(["logit_scale", *(f"text.layers.0.{part}" for part in "abc")], few=2)
+        'logit_scale, text.layers.0.* (3)'
+    """
+    said: list[str] = []
+    for top in dict.fromkeys(name.partition(".")[0] for name in names):
+        inside = [name for name in names if name.partition(".")[0] == top]
+        common = ".".join(commonprefix([name.split(".")[:-1] for name in inside]))
+        said += [f"{common}.* ({len(inside)})"] if len(inside) > few else inside
+    return ", ".join(said)
 
 
 def _read(

@@ -26,7 +26,7 @@ from adamerge.types import Coefficients, ConfigError
 
 _ADVICE = re.compile(
     r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
-    r"Checkpoint directory .* exists and is not empty|your dataloader is not resumable)"
+    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable)"
 )
 
 LAST = "last.ckpt"
@@ -130,7 +130,8 @@ def learn(
         The best iterate, the start among them.
 
     Raises:
-        ConfigError: The Trainer was asked for something that would alter the gradient silently.
+        ConfigError: The Trainer was asked for something that would alter the gradient silently, or the loss or a
+            coefficient is no longer finite.
     """
     options = {"max_steps": 100, **learning.trainer}
     check_learning(learning)
@@ -164,6 +165,8 @@ def learn(
     if options.get("enable_progress_bar", True):
         callbacks.append(Progress())
     _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
+    if not best.history:
+        raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
     return Learned(best.best, best.best_step, best.history, stop is not None and stop.interrupted)
 
 

@@ -34,7 +34,7 @@ class MergedModel:
         fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
         self._fixed = {name: self._own(experts.base[name]) for name in fixed}
         self._heads = {
-            task: {name: self._own(expert.weights[name]) for name in expert.head}
+            task: {name: self._own(expert.weights[name]) for name in expert.whole_head}
             for task, expert in experts.tasks.items()
         }
 
@@ -66,7 +66,8 @@ class MergedModel:
             own_head: Whether the head is the expert's, or the base's.
         """
         expert = self.experts.tasks[task]
-        head = self._heads[task] if own_head else {name: self._own(self.experts.base[name]) for name in expert.head}
+        base = self.experts.base
+        head = self._heads[task] if own_head else {name: self._own(base[name]) for name in expert.whole_head}
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
         return _call(expert.module, parameters, inputs, layers)
 

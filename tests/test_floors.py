@@ -9,7 +9,7 @@ import adamerge
 
 FLOORS = [
     {"types"},
-    {"grouping", "feasible", "split", "weights"},
+    {"grouping", "feasible", "split", "weights", "places", "room"},
     {"files", "task_vectors", "objectives", "checkpoint", "data", "outputs"},
     {"heads", "mismatch", "zero_shot", "optim", "transforms", "coefficients", "tables"},
     {"experts", "labels", "images", "text"},
