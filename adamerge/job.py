@@ -1,11 +1,14 @@
 """From a configuration to opened experts, encoded rows and a model to learn on; every problem is found here."""
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from adamerge.checkpoint import Checkpoint, open_checkpoint
 from adamerge.config import MergeConfig, ModelConfig, source_of
@@ -13,7 +16,9 @@ from adamerge.data import DataSource, Rows
 from adamerge.encoding import Encoded, Processor, encode, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
+from adamerge.information import fisher_information
 from adamerge.merged import MergedModel, hold, task_vectors
+from adamerge.outputs import speaks
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.store import transformed
@@ -87,7 +92,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) -> Data:
-    """Read and encode the rows of every task.
+    """Read and encode the rows of every task. Calibration rows may be absent where none are needed.
 
     Raises:
         ConfigError: With every task whose rows are missing or cannot be used: its file, column or row.
@@ -101,9 +106,12 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     evaluation: dict[str, Encoded] = {}
     for model in config.models:
         try:
-            if calibrate:
-                if model.calibration is None:
-                    raise ConfigError(f"{model.name}: expected calibration rows (key calibration), but there are none.")
+            if calibrate and model.calibration is None and config.needs_rows:
+                raise ConfigError(
+                    f"{model.name}: expected calibration rows (key calibration), but there are none. "
+                    "Name them, or take a method that needs none, such as doge, ties or average."
+                )
+            if calibrate and model.calibration is not None:
                 calibration[model.name] = _read(model, source_of(model.calibration), experts, processor, config)
                 notes += calibration[model.name].notes
             if model.evaluation is not None:
@@ -122,8 +130,24 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     )
 
 
-def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], store: Path) -> MergedModel:
-    """Task vectors of the parameters `names`, transformed and kept under `store` if so configured, and grouped."""
+def build_model(
+    config: MergeConfig,
+    experts: Experts,
+    names: Sequence[str],
+    store: Path,
+    rows: Mapping[str, Rows] | None = None,
+    console: Console | None = None,
+) -> MergedModel:
+    """Task vectors of the parameters `names`, transformed and kept under `store` if so configured, and grouped.
+
+    Args:
+        config: Transform, grouping, dtype, and where task vectors are held.
+        experts: Base and experts.
+        names: Parameters to merge.
+        store: Folder of transformed task vectors; those that it holds already are used.
+        rows: Calibration rows, for a transform that looks at them.
+        console: Where a transform reports.
+    """
     device = torch.device(_accelerator(config))
     room = free_bytes(device)
     dtype: torch.dtype = getattr(torch, config.dtype)
@@ -133,8 +157,38 @@ def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], sto
         vectors = task_vectors(experts, names, resident=resident, room=room, dtype=dtype, device=device)
     else:
         plain = task_vectors(experts, names, resident=False, dtype=dtype, device=device)
-        vectors = hold(transformed(plain, experts.base, config.task_vectors, store), resident, room)
+        whole, look = MergedModel(experts, plain, task_wise(names)), store.with_name("information")
+        settings = config.task_vectors.fisher
+        made = transformed(
+            plain,
+            experts.base,
+            config.task_vectors,
+            store,
+            information=partial(fisher_information, whole, rows or {}, settings, look, console) if settings else None,
+            console=console,
+        )
+        shutil.rmtree(look, ignore_errors=True)  # as large as all experts, and of no more use
+        vectors = hold(made, resident, room)
     return MergedModel(experts, vectors, GROUPINGS[config.grouping](names))
+
+
+def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
+    """Refuse before anything is written what the transform of the task vectors cannot work with.
+
+    Raises:
+        ConfigError: Too few experts, parameters that mean nothing to the method, or labels it cannot have.
+    """
+    transform = config.task_vectors
+    if transform is None:
+        return
+    transform.check(len(experts.tasks), {name: experts.base.shape(name) for name in names})
+    if transform.fisher and transform.fisher.labels == "expected":
+        speaking = [task for task, expert in experts.tasks.items() if speaks(expert.module)]
+        if speaking:
+            raise ConfigError(
+                f"task_vectors: labels: {', '.join(speaking)} speaks at every position, where an expectation over all "
+                "labels would take a backward pass a word; take sampled."
+            )
 
 
 def free_bytes(device: torch.device) -> int:

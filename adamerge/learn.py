@@ -68,7 +68,7 @@ class Learning:
     """How coefficients are learned, whatever the objective.
 
     Attributes:
-        optimizer: Called with the coefficients.
+        optimizer: Called with the coefficients; None where nothing is learned.
         scheduler: Called with the optimiser; None keeps the learning rate.
         feasible: Where coefficients may live.
         init: Coefficient of every expert at the start, or a table (G, K).
@@ -77,10 +77,10 @@ class Learning:
         seed: Of the order of the rows.
         task_weights: Factor of each task's objective; 1 where absent.
         regulariser: A pull of the coefficients towards the start.
-        trainer: Arguments of Lightning's Trainer, `max_steps` among them.
+        trainer: Arguments of Lightning's Trainer, `max_steps` among them; with 0 the start is the result.
     """
 
-    optimizer: BuildOptimizer
+    optimizer: BuildOptimizer | None
     scheduler: BuildScheduler | None = None
     feasible: FeasibleSet = field(default_factory=Unbounded)
     init: float | Coefficients = 0.3
@@ -134,6 +134,9 @@ def learn(
     """
     options = {"max_steps": 100, **learning.trainer}
     check_learning(learning)
+    start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
+    if learning.optimizer is None or options["max_steps"] == 0:
+        return Learned(learning.feasible.project(start), 0, [], interrupted=False)
     kept, watched = _targets(model, objective, calibration, targets)
     held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch)
     held_out = replace(held_out, targets=watched)
@@ -147,7 +150,7 @@ def learn(
         objective,
         calibration.learn,
         Schedule(learning.seed, learning.batching.batch_size),
-        uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init,
+        start,
         learning.feasible,
         learning.optimizer,
         task_weights=learning.task_weights,
@@ -233,8 +236,12 @@ def check_learning(learning: Learning) -> None:
         ConfigError: An option of the Trainer, the optimiser or the scheduler cannot be used.
     """
     options = learning.trainer
-    if str(options.get("max_steps", 100)).startswith(("-", "0")):
-        raise ConfigError(f"trainer.max_steps: expected at least 1, got {options['max_steps']}.")
+    if str(options.get("max_steps", 100)).startswith("-"):
+        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, got {options['max_steps']}.")
+    if options.get("max_steps") == 0:
+        return
+    if learning.optimizer is None:
+        raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")
     if options.get("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
             "trainer.accumulate_grad_batches: would merge once a micro-batch. Set data.batch_size as large as need be: "

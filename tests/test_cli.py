@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from families import build, save_rows, save_tokenizer
+from families import build, configuration, listing, save_rows, save_tokenizer, write
 from processes import Strike, run, start
 from safetensors.torch import load_file, save_file
 
@@ -35,39 +35,6 @@ def mistake(*words):
     return register
 
 
-@pytest.fixture
-def family(text_family, tmp_path, monkeypatch):
-    """A copy of the family that may be spoilt, as the current directory."""
-    monkeypatch.chdir(shutil.copytree(text_family, tmp_path / "family"))
-    return tmp_path / "family"
-
-
-@pytest.fixture
-def main(capsys):
-    """Runs a command; returns the exit code, what was printed, and what was complained of."""
-
-    def run(*arguments):
-        capsys.readouterr()  # what making the family said
-        code = cli.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return code, said.out, said.err
-
-    return run
-
-
-def configuration(**changes):
-    """merge.yaml with some keys replaced."""
-    with open("merge.yaml", encoding="utf-8") as file:
-        return {**yaml.safe_load(file), **changes}
-
-
-def write(config, name="changed.yaml"):
-    with open(name, "w", encoding="utf-8") as file:
-        yaml.safe_dump(config, file)
-    return name
-
-
 def edit_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -76,10 +43,6 @@ def edit_tensors(path, change):
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, {"format": "pt"})
-
-
-def listing(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -375,12 +338,7 @@ def held_out_more_than_all(folder, config):
     config["data"] = {"held_out": 1.5}
 
 
-@mistake("trainer.max_steps: expected at least 1, got 0")
-def no_steps(folder, config):
-    config["trainer"]["max_steps"] = 0
-
-
-@mistake("trainer.max_steps: expected at least 1, got -1")
+@mistake("trainer.max_steps: expected 0 (nothing is learned) or more, got -1")
 def endless_steps(folder, config):
     config["trainer"]["max_steps"] = -1
 
@@ -482,7 +440,7 @@ def test_check_lists_every_problem_of_every_expert(family, main):
         MISTAKES[name][0](family, config)
     edit_tensors(family / "speed/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
     config["models"][2]["evaluation"] = "nowhere.jsonl"
-    config["trainer"]["max_steps"] = 0
+    config["trainer"]["max_steps"] = -2
     before = listing(family)
     code, listed, _ = main("check", "--config", write(config))
     assert code == cli.BAD_INPUT

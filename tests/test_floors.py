@@ -14,7 +14,7 @@ FLOORS = [
     {"heads", "mismatch", "zero_shot", "optim", "transforms", "coefficients", "tables"},
     {"experts", "labels", "images", "text"},
     {"inspection", "merged", "encoding"},
-    {"targets", "callbacks"},
+    {"targets", "information", "callbacks"},
     {"agreement", "module"},
     {"evaluate", "export"},
     {"compare", "report", "learn"},
