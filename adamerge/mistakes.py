@@ -15,11 +15,12 @@ from adamerge.data import Batching, DataSource
 from adamerge.experts import Split
 from adamerge.feasible import FeasibleSet
 from adamerge.objectives import Objective, Regulariser
+from adamerge.optim import Descent
 from adamerge.transforms import Transform
 from adamerge.zero_shot import ZeroShot
 
 _SECTIONS = (MergeConfig, ModelConfig, TrainerConfig, Batching, Watching, Split, DataSource, ZeroShot, Regulariser)
-_CHOICES = (FeasibleSet, Objective, Transform, Optimizer, LRScheduler)
+_CHOICES = (FeasibleSet, Objective, Transform, Descent, Optimizer, LRScheduler)
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value(?: type)?: [{N<]"

@@ -261,7 +261,13 @@ def rows_are_missing(folder, config):
 
 @mistake("mood: expected calibration rows")
 def no_calibration(folder, config):
-    del config["models"][0]["calibration"]
+    for model in config["models"]:
+        del model["calibration"]
+
+
+@mistake("mood: mood.jsonl: the objective learns from labels", "a column 'label'", "the columns are text", "Entropy")
+def no_labels_to_learn_from(folder, config):
+    config["objective"] = "CrossEntropy"
 
 
 @mistake("topic: topic.jsonl: expected a column 'sentence', but the columns are text")
