@@ -8,8 +8,9 @@ from adamerge.callbacks import Watching
 from adamerge.data import Batching, DataSource
 from adamerge.experts import Split
 from adamerge.feasible import Box, FeasibleSet
-from adamerge.module import BuildOptimizer, BuildScheduler
+from adamerge.module import BuildScheduler
 from adamerge.objectives import Entropy, Objective, Regulariser
+from adamerge.optim import BuildOptimizer, Descent
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.zero_shot import ZeroShot
 
@@ -114,7 +115,8 @@ class ModelConfig:
     Attributes:
         model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
         task: What to call it; the last part of `model` by default.
-        calibration: Unlabeled rows: a path, or path and column names. Not needed where nothing is learned.
+        calibration: Unlabeled rows: a path, or path and column names. Without any the expert is only chosen from:
+            it gets coefficients, but no objective of its own. Where nothing is learned none are needed at all.
         evaluation: Labeled rows, if the result is to be measured.
         weight: Factor of this task's objective.
         zero_shot: Class names and templates in place of a head, for CLIP-like models.
@@ -155,7 +157,8 @@ class MergeConfig:
         regulariser: A pull of the coefficients towards the start.
         data: How calibration rows are used.
         watch: How the best iterate is chosen.
-        optimizer: Any torch optimiser; null where nothing is learned.
+        optimizer: Any torch optimiser, kept feasible by projection; FrankWolfe, SoftFrankWolfe, ProjectedGradient, or
+            LBFGSB with data.batch_size null; null where nothing is learned.
         lr_scheduler: Any torch scheduler; stepped after every step.
         trainer: Arguments of Lightning's Trainer.
         seed_everything: Seed of everything that is drawn at random.
@@ -179,7 +182,7 @@ class MergeConfig:
     regulariser: Regulariser = field(default_factory=Regulariser)
     data: Batching = field(default_factory=Batching)
     watch: Watching = field(default_factory=Watching)
-    optimizer: BuildOptimizer | None = None
+    optimizer: Descent | BuildOptimizer | None = None
     lr_scheduler: BuildScheduler | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed_everything: int = 0

@@ -22,6 +22,7 @@ from adamerge.merged import MergedModel
 from adamerge.recipe import inputs, recipe, remember
 from adamerge.report import curve, heat_map, table
 from adamerge.run_dir import check_run_dir, check_space
+from adamerge.selected import as_json, selection_table, sentence
 
 COEFFICIENTS = "coefficients.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -126,11 +127,19 @@ def report(
         "numbers_merged": sum(shape.numel() for shape in model.vectors.shapes.values()),
         "bytes_on_disk": exported.bytes,
     }
-    learning = {"best_step": learned.best_step, "history": learned.history}
+    learning: dict[str, object] = {"best_step": learned.best_step, "history": learned.history}
+    if learned.certificate:
+        learning["certificate"] = {**learned.certificate, "converged": learned.converged}
+    if learned.selections:
+        learning["selections"] = as_json(learned.selections, model.grouping.groups, model.vectors.experts)
     write_text(
         run_dir / "metrics.json",
         json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2, allow_nan=False) + "\n",
     )
+    if learned.certificate:
+        _tell(console, [sentence(learned.certificate, learned.converged)])
+    if learned.selections:
+        console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
         console.print(table(comparison.scores, comparison.relative(), comparison.unit))
 
@@ -155,9 +164,8 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
-    check_learning(learning)
     names = tuple(expert.name for expert in config.models)
-    config.feasible.check_experts(len(config.task_vectors.experts(names) if config.task_vectors else names))
+    check_learning(learning, len(config.task_vectors.experts(names) if config.task_vectors else names))
     return learning
 
 

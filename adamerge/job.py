@@ -36,7 +36,7 @@ class Data:
     """Every task's rows.
 
     Attributes:
-        calibration: Unlabeled, by task.
+        calibration: By task, unlabeled unless the objective uses labels; a task without calibration rows is absent.
         evaluation: Labeled, by task; a task without evaluation rows is absent.
         fingerprints: SHA-256 of the rows' content, by task and what they are for (calibration, evaluation).
         notes: What a user should know of them.
@@ -92,10 +92,13 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) -> Data:
-    """Read and encode the rows of every task. Calibration rows may be absent where none are needed.
+    """Read and encode the rows of every task that has some.
+
+    An expert without calibration rows is a member of the pool: it gets coefficients, but no objective of its own.
+    Where nothing is learned no expert needs any.
 
     Raises:
-        ConfigError: With every task whose rows are missing or cannot be used: its file, column or row.
+        ConfigError: There are no calibration rows at all, or rows cannot be used: with every file, column or row.
     """
     assert experts.checkpoint is not None
     first = next(iter(experts.tasks.values()))
@@ -104,19 +107,17 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     problems: list[str] = []
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
+    if calibrate:
+        notes += _pool_note(config)
     for model in config.models:
         try:
-            if calibrate and model.calibration is None and config.needs_rows:
-                raise ConfigError(
-                    f"{model.name}: expected calibration rows (key calibration), but there are none. "
-                    "Name them, or take a method that needs none, such as doge, ties or average."
-                )
             if calibrate and model.calibration is not None:
-                calibration[model.name] = _read(model, source_of(model.calibration), experts, processor, config)
+                source, labeled = source_of(model.calibration), config.objective.uses_labels
+                calibration[model.name] = _read(model, source, experts, processor, config, labeled, sample=True)
                 notes += calibration[model.name].notes
             if model.evaluation is not None:
                 source = source_of(model.evaluation)
-                evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True)
+                evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True, sample=False)
                 notes += [*evaluation[model.name].notes, *_overlap_note(model.name, calibration, evaluation)]
         except ConfigError as error:
             problems.append(str(error))
@@ -216,19 +217,46 @@ def _read(
     experts: Experts,
     processor: Processor,
     config: MergeConfig,
+    labeled: bool,
     *,
-    labeled: bool = False,
+    sample: bool,
 ) -> Encoded:
     table = load_table(source, model.name, config.seed_everything)
     notes: list[str] = []
-    if not labeled:
-        table = table.sample(config.data.rows, config.seed_everything)
-        if source.label in table.data.column_names:
-            notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
     module, length = experts.tasks[model.name].module, config.data.max_length
+    if sample:
+        table = table.sample(config.data.rows, config.seed_everything)
+        has_labels = source.label in table.data.column_names
+        if has_labels and not labeled:
+            notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
+        if labeled and not has_labels and not speaks(module):
+            raise table.error(
+                f"the objective learns from labels, so expected a column {source.label!r} in the calibration rows, but "
+                f"the columns are {', '.join(table.data.column_names)}. Name it (key calibration.label), or choose an "
+                "objective that needs none, such as Entropy."
+            )
     classes = model.zero_shot.classes if model.zero_shot else None
     encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes)
     return encoded._replace(notes=(*notes, *encoded.notes))
+
+
+def _pool_note(config: MergeConfig) -> list[str]:
+    """Who has no calibration rows, where they are for something.
+
+    Raises:
+        ConfigError: Nobody has, or the transform of the task vectors looks at every expert's.
+    """
+    without = [model.name for model in config.models if model.calibration is None]
+    if not without or not config.needs_rows:
+        return []
+    if config.task_vectors and config.task_vectors.fisher:
+        raise ConfigError(f"{', '.join(without)}: expected calibration rows (key calibration), but there are none.")
+    if len(without) == len(config.models):
+        raise ConfigError(
+            f"{without[0]}: expected calibration rows (key calibration) of at least one task, but there are none. "
+            "Name some, or take a method that needs none, such as doge, ties or average."
+        )
+    return [f"without calibration rows, so with coefficients alone: {', '.join(without)}"]
 
 
 def _fingerprints(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> dict[str, str]:

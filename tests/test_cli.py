@@ -224,7 +224,13 @@ def rows_are_missing(folder, config):
 
 @mistake("mood: expected calibration rows")
 def no_calibration(folder, config):
-    del config["models"][0]["calibration"]
+    for model in config["models"]:
+        del model["calibration"]
+
+
+@mistake("mood: mood.jsonl: the objective learns from labels", "a column 'label'", "the columns are text", "Entropy")
+def no_labels_to_learn_from(folder, config):
+    config["objective"] = "CrossEntropy"
 
 
 @mistake("topic: topic.jsonl: expected a column 'sentence', but the columns are text")
@@ -407,6 +413,55 @@ def trainer_option_that_would_alter_the_gradient(folder, config):
 def nothing_to_learn(folder, config):
     config["models"] = config["models"][:1]
     config["feasible"] = "Simplex"
+
+
+@mistake("Frank-Wolfe (soft) on Unbounded() is not defined", "there is no vertex to select; choose a simplex")
+def frank_wolfe_without_bounds(folder, config):
+    config |= {"optimizer": "SoftFrankWolfe", "feasible": "Unbounded"}
+
+
+@mistake("L-BFGS-B on Simplex", "bounds on single coefficients only")
+def quasi_newton_on_a_simplex(folder, config):
+    config |= {"optimizer": "LBFGSB", "feasible": "Simplex", "data": {"batch_size": None}}
+
+
+@mistake("L-BFGS-B with another batch at every step is not defined", "data.batch_size: null")
+def quasi_newton_on_changing_rows(folder, config):
+    config |= {"optimizer": "LBFGSB"}
+
+
+@mistake("projected gradient with gradient clipping is not defined", "leave out trainer.gradient_clip_val")
+def line_search_on_a_clipped_gradient(folder, config):
+    config |= {"optimizer": "ProjectedGradient"}
+    config["trainer"]["gradient_clip_val"] = 1.0
+
+
+@mistake("Frank-Wolfe (hard) with a learning-rate scheduler is not defined", "lr_scheduler: null")
+def scheduler_without_use(folder, config):
+    scheduler = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": 10}}
+    config |= {"optimizer": "FrankWolfe", "feasible": "Simplex", "lr_scheduler": scheduler}
+
+
+@mistake("optimizer: top_k=5 exceeds the pool of 4 vertices", "smaller k")
+def more_than_the_pool(folder, config):
+    config["optimizer"] = {"class_path": "SoftFrankWolfe", "init_args": {"top_k": 5}}
+    config["feasible"] = {"class_path": "Simplex", "init_args": {"includes_base": True}}
+
+
+@mistake("Selection by cosine is the published code's, which knows plain steps alone")
+def cosine_without_plain_steps(folder, config):
+    config["optimizer"] = {"class_path": "FrankWolfe", "init_args": {"selection": "cosine"}}
+    config["feasible"] = "Simplex"
+
+
+@mistake("optimizer: FrankWolfe: there is no key varient. Did you mean variant?")
+def unknown_key_of_an_optimiser_of_ours(folder, config):
+    config["optimizer"] = {"class_path": "FrankWolfe", "init_args": {"varient": "away"}}
+
+
+@mistake("optimizer: there is no class FrankWolf", "Did you mean FrankWolfe?")
+def misspelt_optimizer_of_ours(folder, config):
+    config["optimizer"] = "FrankWolf"
 
 
 @mistake("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")

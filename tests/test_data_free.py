@@ -166,8 +166,8 @@ def test_options_out_of_range_are_refused_before_anything_is_written(family, mai
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "adamerging"}, "mood: expected calibration rows (key calibration), but there are none."),
-        ({"method": "fisher"}, "topic: expected calibration rows"),
+        ({"method": "adamerging"}, "mood: expected calibration rows (key calibration) of at least one task"),
+        ({"method": "fisher"}, "mood, topic, speed: expected calibration rows"),
         (
             {"method": "doge", "trainer": {"max_steps": 5}},
             "optimizer: expected an optimiser, for example Adam, got null",
