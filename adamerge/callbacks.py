@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from typing_extensions import override
 
 from adamerge.files import whole_file
+from adamerge.optim import SearchingOptimizer
 from adamerge.types import Coefficients, ConfigError
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
@@ -58,16 +59,19 @@ class KeepBest(Callback):
         measure: Measures coefficients on held-out rows; None where there are none.
         watching: What counts as better, and how often to look.
         tell: Called with a line of text after each look.
+        same_rows: Whether all steps see the same rows, so that an optimiser that is done stays done: then stop.
 
     Attributes:
-        history: What was seen at each look: step, loss, agreement, objective, range of the coefficients; all finite,
-            else learning ends with a ConfigError.
+        history: What was seen at each look: step, loss, agreement, objective, range of the coefficients, and the
+            optimiser's certificate if it gives one; all finite, else learning ends with a ConfigError.
         best_step: The step of the best coefficients; the last one where nothing can be measured.
         best: The best coefficients, (G, K).
     """
 
-    def __init__(self, measure: Measure | None, watching: Watching, tell: Callable[[str], None]) -> None:
-        self._measure, self._watching, self._tell = measure, watching, tell
+    def __init__(
+        self, measure: Measure | None, watching: Watching, tell: Callable[[str], None], *, same_rows: bool = False
+    ) -> None:
+        self._measure, self._watching, self._tell, self._same_rows = measure, watching, tell, same_rows
         self.history: list[dict[str, float]] = []
         self.best_step: int = 0
         self.best: Coefficients = torch.empty(0)
@@ -78,21 +82,22 @@ class KeepBest(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._look(trainer, pl_module, {})
-        trainer.should_stop = trainer.should_stop or self._stale()
+        trainer.should_stop = trainer.should_stop or self._stale() or self.done(trainer)
         self._clock = time.perf_counter()
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if trainer.global_step % self._watching.every and trainer.global_step != trainer.max_steps:
+        done = self.done(trainer)
+        if trainer.global_step % self._watching.every and trainer.global_step != trainer.max_steps and not done:
             return
         steps = trainer.global_step - self.history[-1]["step"]
         seconds = (time.perf_counter() - self._clock) / max(1, steps)
         self._look(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"]), "s/step": seconds})
-        shown = {key: self.history[-1][key] for key in ("agreement", "s/step") if key in self.history[-1]}
+        shown = {key: self.history[-1][key] for key in ("agreement", "gap", "s/step") if key in self.history[-1]}
         pl_module.log_dict(shown, prog_bar=True)
-        trainer.should_stop = trainer.should_stop or self._stale()
+        trainer.should_stop = trainer.should_stop or self._stale() or done
         self._clock = time.perf_counter()
 
     @override
@@ -100,11 +105,16 @@ class KeepBest(Callback):
         if self.history and trainer.global_step > self.history[-1]["step"]:  # stopped by the clock between two looks
             self._look(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"])})
 
+    def done(self, trainer: Trainer) -> bool:
+        """Whether the optimiser says that further steps would change nothing."""
+        (optimizer,) = trainer.optimizers
+        return self._same_rows and isinstance(optimizer, SearchingOptimizer) and optimizer.done
+
     def _look(self, trainer: Trainer, pl_module: LightningModule, learned: dict[str, float]) -> None:
         coefficients = pl_module.get_parameter("coefficients").detach()
         seen = dict(self._measure(coefficients)) if self._measure else {}
         extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
-        self.history.append({"step": trainer.global_step, **learned, **seen, **extent})
+        self.history.append({"step": trainer.global_step, **learned, **certificate(trainer), **seen, **extent})
         _check_finite(self.history[-1])
         rank = self._rank(trainer.global_step, seen)
         if rank > self._best_rank:
@@ -132,6 +142,12 @@ class KeepBest(Callback):
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         self.history, self.best_step = state_dict["history"], state_dict["step"]  # pyright: ignore
         self.best, self._best_rank = state_dict["best"], state_dict["rank"]  # pyright: ignore
+
+
+def certificate(trainer: Trainer) -> dict[str, float]:
+    """What the optimiser says of how far it has come, if it is one that does."""
+    (optimizer,) = trainer.optimizers
+    return dict(optimizer.certificate) if isinstance(optimizer, SearchingOptimizer) else {}
 
 
 def _check_finite(seen: Mapping[str, float]) -> None:
@@ -208,7 +224,7 @@ class Progress(TQDMProgressBar):
     @override
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Numbers:
         seen = trainer.progress_bar_metrics
-        formats = {"loss": ".3g", "agreement": ".3f", "s/step": ".2g", "c_min": ".2f", "c_max": ".2f"}
+        formats = {"loss": ".3g", "agreement": ".3f", "gap": ".2g", "s/step": ".2g", "c_min": ".2f", "c_max": ".2f"}
         return {key: f"{seen[key]:{form}}" for key, form in formats.items() if key in seen}
 
 

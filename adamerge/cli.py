@@ -1,11 +1,12 @@
 """Commands; the only place where a word in YAML becomes a class (jsonargparse)."""
 
 import os
+import re
 import shlex
 import sys
 import textwrap
 import warnings
-from argparse import SUPPRESS, ArgumentError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -55,7 +56,11 @@ DType: TypeAlias = Literal["float32", "float16", "bfloat16", "float64"]
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Help that leaves the line breaks of descriptions alone."""
+    """Help that leaves the line breaks of descriptions alone, and breaks long lists of choices."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        text = re.sub(r",(?=\S)", ", ", super()._format_action_invocation(action))
+        return textwrap.fill(text, 76, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,15 +3,16 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from adamerge.callbacks import Watching
 from adamerge.data import Batching, DataSource
 from adamerge.experts import Split
 from adamerge.feasible import Box, FeasibleSet
-from adamerge.module import BuildOptimizer, BuildScheduler
+from adamerge.module import BuildScheduler
 from adamerge.objectives import Entropy, Objective, Regulariser
-from adamerge.transforms import Transform
+from adamerge.optim import BuildOptimizer, Descent
+from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 from adamerge.zero_shot import ZeroShot
 
@@ -35,13 +36,61 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
 }
 PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
 
+NOTHING_LEARNED: dict[str, object] = {
+    "grouping": "task",
+    "init": "published",
+    "feasible": {"class_path": "adamerge.feasible.Unbounded"},
+    "optimizer": None,
+    "trainer.max_steps": 0,
+}
+"""The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
+PRESETS["average"] = NOTHING_LEARNED | {"init": "average"}
+PRESETS["task_arithmetic"] = NOTHING_LEARNED
+for method, transform in {
+    "ties": {"class_path": "adamerge.transforms.Ties", "init_args": {"reduce": "mean"}},
+    "dare": {"class_path": "adamerge.transforms.Dare"},
+    "magnitude": {"class_path": "adamerge.transforms.Magnitude"},
+    "lines": {"class_path": "adamerge.transforms.Lines"},
+    "consensus": {"class_path": "adamerge.transforms.Consensus"},
+    "pcb": {"class_path": "adamerge.transforms.Pcb"},
+    "wudi": {"class_path": "adamerge.transforms.Wudi"},
+    "isotropic": {"class_path": "adamerge.transforms.Isotropic"},
+    "task_singular_vectors": {"class_path": "adamerge.transforms.TaskSingularVectors"},
+    "doge": {"class_path": "adamerge.transforms.Doge"},
+    "fisher": {"class_path": "adamerge.transforms.Fisher"},
+}.items():
+    PRESETS[method] = NOTHING_LEARNED | {"task_vectors": transform}
+
+Method: TypeAlias = Literal[
+    "adamerging",
+    "adamerging++",
+    "expert_merging",
+    "average",
+    "task_arithmetic",
+    "ties",
+    "dare",
+    "magnitude",
+    "lines",
+    "consensus",
+    "pcb",
+    "wudi",
+    "isotropic",
+    "task_singular_vectors",
+    "doge",
+    "fisher",
+]
+"""The presets' names; one without learning needs no calibration rows, except for fisher."""
+
+Start: TypeAlias = Literal["average", "published"]
+"""Words for the coefficients at the start."""
+
 
 @dataclass
 class TrainerConfig:
     """Those arguments of Lightning's Trainer that make sense here; see its documentation for their values.
 
     Attributes:
-        max_steps: Optimiser steps at most.
+        max_steps: Optimiser steps at most; with 0 nothing is learned, the start is the result.
         max_time: Stop after this time, as DD:HH:MM:SS.
         accelerator: cpu, gpu or auto.
         precision: 32-true, bf16-mixed or 64-true.
@@ -68,7 +117,8 @@ class ModelConfig:
     Attributes:
         model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
         task: What to call it; the last part of `model` by default.
-        calibration: Unlabeled rows: a path, or path and column names.
+        calibration: Unlabeled rows: a path, or path and column names. Without any the expert is only chosen from:
+            it gets coefficients, but no objective of its own. Where nothing is learned none are needed at all.
         evaluation: Labeled rows, if the result is to be measured.
         weight: Factor of this task's objective.
         zero_shot: Class names and templates in place of a head, for CLIP-like models.
@@ -107,13 +157,15 @@ class MergeConfig:
         memory: resident holds the task vectors in memory (fast), mapped reads them from their files (memory does not
             grow with the number of experts), auto chooses by the memory that is free.
         grouping: What shares a coefficient: the whole model (task), a transformer block, or a tensor.
-        init: Coefficient of every expert at the start.
+        init: Coefficient of every expert at the start: a number; average is 1/K; published is the scale at which the
+            authors of the task vectors' transform add them up, 0.3 for plain ones.
         feasible: Where coefficients may live: Unbounded, Box or Simplex.
         objective: What is made small.
         regulariser: A pull of the coefficients towards the start.
         data: How calibration rows are used.
         watch: How the best iterate is chosen.
-        optimizer: Any torch optimiser.
+        optimizer: Any torch optimiser, kept feasible by projection; FrankWolfe, SoftFrankWolfe, ProjectedGradient, or
+            LBFGSB with data.batch_size null; null where nothing is learned.
         lr_scheduler: Any torch scheduler; stepped after every step.
         trainer: Arguments of Lightning's Trainer.
         seed_everything: Seed of everything that is drawn at random.
@@ -124,26 +176,41 @@ class MergeConfig:
 
     base_model: str
     models: list[ModelConfig]
-    method: Literal["adamerging", "adamerging++", "expert_merging"] = "adamerging"
+    method: Method = "adamerging"
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None = None
     memory: Literal["auto", "resident", "mapped"] = "auto"
     grouping: Literal["task", "block", "tensor"] = "tensor"
-    init: float = 0.3
+    init: float | Start = 0.3
     feasible: FeasibleSet = field(default_factory=Box)
     objective: Objective = field(default_factory=Entropy)
     regulariser: Regulariser = field(default_factory=Regulariser)
     data: Batching = field(default_factory=Batching)
     watch: Watching = field(default_factory=Watching)
-    optimizer: BuildOptimizer | None = None
+    optimizer: Descent | BuildOptimizer | None = None
     lr_scheduler: BuildScheduler | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed_everything: int = 0
     run_dir: str = "run"
     allow_pickle: bool = False
     trust_remote_code: bool = False
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether calibration rows are needed: something is learned, or the transform looks at them."""
+        return self.trainer.max_steps != 0 or (self.task_vectors is not None and self.task_vectors.fisher is not None)
+
+    @property
+    def start(self) -> float:
+        """Coefficient of every expert at the start, as a number."""
+        if self.init == "published":
+            return self.task_vectors.coefficient if self.task_vectors else TASK_ARITHMETIC
+        if self.init == "average":
+            names = tuple(model.name for model in self.models)
+            return 1 / len(self.task_vectors.experts(names) if self.task_vectors else names)
+        return self.init
 
 
 def source_of(data: str | DataSource) -> DataSource:

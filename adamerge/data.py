@@ -23,7 +23,7 @@ class DataSource:
         messages: Column with chat messages, for language models; the tokenizer's chat template is applied.
         completion: Column with what follows the text, for language models.
         image: Column with the image.
-        label: Column with the label; needed for evaluation and ignored in calibration.
+        label: Column with the label; needed for evaluation, and in calibration by the objective CrossEntropy alone.
         split: Of a hub dataset or a saved directory.
         name: Configuration of a hub dataset.
         rows: Take this many rows, drawn with the seed; all by default.

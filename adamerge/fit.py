@@ -16,13 +16,13 @@ from adamerge.config import MergeConfig
 from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, describe, load_data, open_experts
+from adamerge.job import build_model, check_task_vectors, describe, load_data, open_experts
 from adamerge.learn import Learned, Learning, check_learning, divide, learn
 from adamerge.merged import MergedModel
 from adamerge.recipe import inputs, recipe, remember
 from adamerge.report import curve, heat_map, table
 from adamerge.run_dir import check_run_dir, check_space
-from adamerge.types import ConfigError
+from adamerge.selected import as_json, selection_table, sentence
 
 COEFFICIENTS = "coefficients.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -72,6 +72,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     _tell(console, describe(experts))
     inspection = inspect_weights(experts)
     _tell(console, [f"warning: {line}" for line in inspection.warnings])
+    check_task_vectors(config, experts, inspection.changed)
     data = load_data(config, experts)
     _tell(console, data.notes)
     check_space(config, experts, run_dir)
@@ -80,7 +81,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     made_from = inputs(config, experts, data)
     remember(made_from, run_dir / INPUTS)
 
-    model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS)
+    model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS, data.calibration, console)
     calibration = divide(data.calibration, config.data, config.seed_everything)
     held_out = hold_out(model, calibration.watch, config.data.micro_batch)
     learned = learn(
@@ -109,7 +110,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     report(run_dir, comparison, learned, model, exported, console)
     redo = json.dumps(recipe(config, resolved, made_from, run_dir), indent=2, allow_nan=False)
     write_text(run_dir / "recipe.json", redo + "\n")
-    console.print(f"\nbest iterate: step {learned.best_step}")
+    console.print(f"\nbest iterate: step {learned.best_step}" if learned.history else "")
     written = (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")
     _tell(console, [f"{name}: {run_dir / name}" for name in written if (run_dir / name).exists()])
     _tell(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
@@ -127,11 +128,19 @@ def report(
         "numbers_merged": sum(shape.numel() for shape in model.vectors.shapes.values()),
         "bytes_on_disk": exported.bytes,
     }
-    learning = {"best_step": learned.best_step, "history": learned.history}
+    learning: dict[str, object] = {"best_step": learned.best_step, "history": learned.history}
+    if learned.certificate:
+        learning["certificate"] = {**learned.certificate, "converged": learned.converged}
+    if learned.selections:
+        learning["selections"] = as_json(learned.selections, model.grouping.groups, model.vectors.experts)
     write_text(
         run_dir / "metrics.json",
         json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2, allow_nan=False) + "\n",
     )
+    if learned.certificate:
+        _tell(console, [sentence(learned.certificate, learned.converged)])
+    if learned.selections:
+        console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
         console.print(table(comparison.scores, comparison.relative(), comparison.unit))
 
@@ -142,15 +151,13 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
     Raises:
         ConfigError: The optimiser, the scheduler, an option of the Trainer or the feasible set cannot be used.
     """
-    if config.optimizer is None:
-        raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")
     options = {key: value for key, value in asdict(config.trainer).items() if value is not None}
     options.setdefault("enable_progress_bar", progress_bar)
     learning = Learning(
         optimizer=config.optimizer,
         scheduler=config.lr_scheduler,
         feasible=config.feasible,
-        init=config.init,
+        init=config.start,
         batching=config.data,
         watching=config.watch,
         seed=config.seed_everything,
@@ -158,9 +165,8 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
-    check_learning(learning)
     names = tuple(expert.name for expert in config.models)
-    config.feasible.check_experts(len(config.task_vectors.experts(names) if config.task_vectors else names))
+    check_learning(learning, len(config.task_vectors.experts(names) if config.task_vectors else names))
     return learning
 
 

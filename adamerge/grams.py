@@ -24,7 +24,7 @@ Grams: TypeAlias = dict[str, list[Tensor]]
 """By the name of a linear layer's weight: one (D, D) for each task that has rows."""
 
 
-class _Seen(Exception):
+class _SeenAllError(Exception):
     """All inputs that were asked for have passed; the rest of the model need not run."""
 
 
@@ -103,12 +103,12 @@ def _gram(
         counts[name] += len(chosen)
         waiting.discard(name)
         if not waiting:
-            raise _Seen
+            raise _SeenAllError
 
     with _listening(model.experts.tasks[task].own_module, names, add):
         for batch in batches:
             waiting.update(names)
-            with suppress(_Seen):
+            with suppress(_SeenAllError):
                 if merged is None:
                     model.forward_expert(task, batch.inputs)
                 else:
@@ -122,9 +122,12 @@ def _listening(module: nn.Module, names: Sequence[str], hear: Callable[[str, Ten
     with ExitStack() as hooks:
         for name in names:
             layer = module.get_submodule(name.removesuffix(".weight"))
-            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: hear(name, inputs[0]))
-            hooks.callback(hook.remove)
+            hooks.callback(layer.register_forward_pre_hook(_hook(hear, name)).remove)
         yield
+
+
+def _hook(hear: Callable[[str, Tensor], None], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda module, inputs: hear(name, inputs[0])
 
 
 def _parts(widths: Mapping[str, int], tasks: int, room: int) -> Iterator[list[str]]:

@@ -1,11 +1,14 @@
 """From a configuration to opened experts, encoded rows and a model to learn on; every problem is found here."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from adamerge.checkpoint import Checkpoint, open_checkpoint
 from adamerge.config import MergeConfig, ModelConfig, source_of
@@ -13,7 +16,9 @@ from adamerge.data import DataSource, Rows
 from adamerge.encoding import Encoded, Processor, encode, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
+from adamerge.information import fisher_information
 from adamerge.merged import MergedModel, hold, task_vectors
+from adamerge.outputs import speaks
 from adamerge.room import free_memory
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
@@ -32,7 +37,7 @@ class Data:
     """Every task's rows.
 
     Attributes:
-        calibration: Unlabeled, by task.
+        calibration: By task, unlabeled unless the objective uses labels; a task without calibration rows is absent.
         evaluation: Labeled, by task; a task without evaluation rows is absent.
         fingerprints: SHA-256 of the rows' content, by task and what they are for (calibration, evaluation).
         notes: What a user should know of them.
@@ -88,10 +93,13 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) -> Data:
-    """Read and encode the rows of every task.
+    """Read and encode the rows of every task that has some.
+
+    An expert without calibration rows is a member of the pool: it gets coefficients, but no objective of its own.
+    Where nothing is learned no expert needs any.
 
     Raises:
-        ConfigError: With every task whose rows are missing or cannot be used: its file, column or row.
+        ConfigError: There are no calibration rows at all, or rows cannot be used: with every file, column or row.
     """
     assert experts.checkpoint is not None
     first = next(iter(experts.tasks.values()))
@@ -100,16 +108,17 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     problems: list[str] = []
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
+    if calibrate:
+        notes += _pool_note(config)
     for model in config.models:
         try:
-            if calibrate:
-                if model.calibration is None:
-                    raise ConfigError(f"{model.name}: expected calibration rows (key calibration), but there are none.")
-                calibration[model.name] = _read(model, source_of(model.calibration), experts, processor, config)
+            if calibrate and model.calibration is not None:
+                source, labeled = source_of(model.calibration), config.objective.uses_labels
+                calibration[model.name] = _read(model, source, experts, processor, config, labeled, sample=True)
                 notes += calibration[model.name].notes
             if model.evaluation is not None:
                 source = source_of(model.evaluation)
-                evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True)
+                evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True, sample=False)
                 notes += [*evaluation[model.name].notes, *_overlap_note(model.name, calibration, evaluation)]
         except ConfigError as error:
             problems.append(str(error))
@@ -123,8 +132,24 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     )
 
 
-def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], store: Path) -> MergedModel:
-    """Task vectors of the parameters `names`, transformed and kept under `store` if so configured, and grouped."""
+def build_model(
+    config: MergeConfig,
+    experts: Experts,
+    names: Sequence[str],
+    store: Path,
+    rows: Mapping[str, Rows] | None = None,
+    console: Console | None = None,
+) -> MergedModel:
+    """Task vectors of the parameters `names`, transformed and kept under `store` if so configured, and grouped.
+
+    Args:
+        config: Transform, grouping, dtype, and where task vectors are held.
+        experts: Base and experts.
+        names: Parameters to merge.
+        store: Folder of transformed task vectors; those that it holds already are used.
+        rows: Calibration rows, for a transform that looks at them.
+        console: Where a transform reports.
+    """
     device = torch.device(_accelerator(config))
     room = free_bytes(device)
     dtype: torch.dtype = getattr(torch, config.dtype)
@@ -134,8 +159,38 @@ def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], sto
         vectors = task_vectors(experts, names, resident=resident, room=room, dtype=dtype, device=device)
     else:
         plain = task_vectors(experts, names, resident=False, dtype=dtype, device=device)
-        vectors = hold(transformed(plain, experts.base, config.task_vectors, store), resident, room)
+        whole, look = MergedModel(experts, plain, task_wise(names)), store.with_name("information")
+        settings = config.task_vectors.fisher
+        made = transformed(
+            plain,
+            experts.base,
+            config.task_vectors,
+            store,
+            information=partial(fisher_information, whole, rows or {}, settings, look, console) if settings else None,
+            console=console,
+        )
+        shutil.rmtree(look, ignore_errors=True)  # as large as all experts, and of no more use
+        vectors = hold(made, resident, room)
     return MergedModel(experts, vectors, GROUPINGS[config.grouping](names))
+
+
+def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
+    """Refuse before anything is written what the transform of the task vectors cannot work with.
+
+    Raises:
+        ConfigError: Too few experts, parameters that mean nothing to the method, or labels it cannot have.
+    """
+    transform = config.task_vectors
+    if transform is None:
+        return
+    transform.check(len(experts.tasks), {name: experts.base.shape(name) for name in names})
+    if transform.fisher and transform.fisher.labels == "expected":
+        speaking = [task for task, expert in experts.tasks.items() if speaks(expert.module)]
+        if speaking:
+            raise ConfigError(
+                f"task_vectors: labels: {', '.join(speaking)} speaks at every position, where an expectation over all "
+                "labels would take a backward pass a word; take sampled."
+            )
 
 
 def free_bytes(device: torch.device) -> int:
@@ -167,7 +222,8 @@ def _brief(names: Sequence[str], few: int = 8) -> str:
     said: list[str] = []
     for top in dict.fromkeys(name.partition(".")[0] for name in names):
         inside = [name for name in names if name.partition(".")[0] == top]
-        common = ".".join(commonprefix([name.split(".")[:-1] for name in inside]))
+        levels = zip(*(name.split(".")[:-1] for name in inside), strict=False)
+        common = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
         said += [f"{common}.* ({len(inside)})"] if len(inside) > few else inside
     return ", ".join(said)
 
@@ -178,19 +234,46 @@ def _read(
     experts: Experts,
     processor: Processor,
     config: MergeConfig,
+    labeled: bool,
     *,
-    labeled: bool = False,
+    sample: bool,
 ) -> Encoded:
     table = load_table(source, model.name, config.seed_everything)
     notes: list[str] = []
-    if not labeled:
-        table = table.sample(config.data.rows, config.seed_everything)
-        if source.label in table.data.column_names:
-            notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
     module, length = experts.tasks[model.name].module, config.data.max_length
+    if sample:
+        table = table.sample(config.data.rows, config.seed_everything)
+        has_labels = source.label in table.data.column_names
+        if has_labels and not labeled:
+            notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
+        if labeled and not has_labels and not speaks(module):
+            raise table.error(
+                f"the objective learns from labels, so expected a column {source.label!r} in the calibration rows, but "
+                f"the columns are {', '.join(table.data.column_names)}. Name it (key calibration.label), or choose an "
+                "objective that needs none, such as Entropy."
+            )
     classes = model.zero_shot.classes if model.zero_shot else None
     encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes)
     return encoded._replace(notes=(*notes, *encoded.notes))
+
+
+def _pool_note(config: MergeConfig) -> list[str]:
+    """Who has no calibration rows, where they are for something.
+
+    Raises:
+        ConfigError: Nobody has, or the transform of the task vectors looks at every expert's.
+    """
+    without = [model.name for model in config.models if model.calibration is None]
+    if not without or not config.needs_rows:
+        return []
+    if config.task_vectors and config.task_vectors.fisher:
+        raise ConfigError(f"{', '.join(without)}: expected calibration rows (key calibration), but there are none.")
+    if len(without) == len(config.models):
+        raise ConfigError(
+            f"{without[0]}: expected calibration rows (key calibration) of at least one task, but there are none. "
+            "Name some, or take a method that needs none, such as doge, ties or average."
+        )
+    return [f"without calibration rows, so with coefficients alone: {', '.join(without)}"]
 
 
 def _fingerprints(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> dict[str, str]:

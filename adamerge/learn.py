@@ -14,13 +14,22 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from adamerge.agreement import HeldOut, hold_out
-from adamerge.callbacks import KeepBest, Progress, StopOnInterrupt, Watching, WholeCheckpoints
+from adamerge.callbacks import KeepBest, Progress, StopOnInterrupt, Watching, WholeCheckpoints, certificate
 from adamerge.data import Batching, Rows, Schedule, Subset, split_held_out
 from adamerge.evaluate import mean, uniform
 from adamerge.feasible import FeasibleSet, Unbounded
 from adamerge.merged import MergedModel
-from adamerge.module import BuildOptimizer, BuildScheduler, MergeModule
+from adamerge.module import BuildScheduler, MergeModule
 from adamerge.objectives import Objective, Regulariser
+from adamerge.optim import (
+    BuildOptimizer,
+    Circumstance,
+    Descent,
+    FrankWolfeOptimizer,
+    Selection,
+    build_optimizer,
+    check_pair,
+)
 from adamerge.targets import Targets, TargetSettings, compute_targets
 from adamerge.types import Coefficients, ConfigError
 
@@ -42,12 +51,19 @@ class Learned:
         best_step: Its step.
         history: What was seen at each look at the held-out rows.
         interrupted: Whether someone asked to stop before the end.
+        certificate: What the optimiser says of its last step: the loss there, the gap (Frank-Wolfe) or the residual of
+            the projected gradient, and how often the loss was evaluated. Empty for torch's optimisers.
+        converged: Whether it was done: no further step on the same rows would have changed anything.
+        selections: What Frank-Wolfe selected, with the weights that the coefficients give.
     """
 
     coefficients: Coefficients
     best_step: int
     history: list[dict[str, float]]
     interrupted: bool
+    certificate: dict[str, float] = field(default_factory=dict[str, float])
+    converged: bool = False
+    selections: list[Selection] = field(default_factory=list[Selection])
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,8 @@ class Learning:
     """How coefficients are learned, whatever the objective.
 
     Attributes:
-        optimizer: Called with the coefficients.
+        optimizer: Moves the coefficients: options such as FrankWolfe(), or any of torch's, called with them; None where
+            nothing is learned.
         scheduler: Called with the optimiser; None keeps the learning rate.
         feasible: Where coefficients may live.
         init: Coefficient of every expert at the start, or a table (G, K).
@@ -77,10 +94,10 @@ class Learning:
         seed: Of the order of the rows.
         task_weights: Factor of each task's objective; 1 where absent.
         regulariser: A pull of the coefficients towards the start.
-        trainer: Arguments of Lightning's Trainer, `max_steps` among them.
+        trainer: Arguments of Lightning's Trainer, `max_steps` among them; with 0 the start is the result.
     """
 
-    optimizer: BuildOptimizer
+    optimizer: Descent | BuildOptimizer | None
     scheduler: BuildScheduler | None = None
     feasible: FeasibleSet = field(default_factory=Unbounded)
     init: float | Coefficients = 0.3
@@ -134,7 +151,10 @@ def learn(
             coefficient is no longer finite.
     """
     options = {"max_steps": 100, **learning.trainer}
-    check_learning(learning)
+    check_learning(learning, len(model.vectors.experts))
+    start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
+    if learning.optimizer is None or options["max_steps"] == 0:
+        return Learned(learning.feasible.project(start), 0, [], interrupted=False)
     kept, watched = _targets(model, objective, calibration, targets)
     held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch)
     held_out = replace(held_out, targets=watched)
@@ -142,13 +162,14 @@ def learn(
         (lambda c: _measure(model, held_out, objective, learning.task_weights, c)) if held_out else None,
         learning.watching,
         tell or (lambda line: None),
+        same_rows=learning.batching.batch_size is None,
     )
     module = MergeModule(
         model,
         objective,
         calibration.learn,
         Schedule(learning.seed, learning.batching.batch_size),
-        uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init,
+        start,
         learning.feasible,
         learning.optimizer,
         task_weights=learning.task_weights,
@@ -164,10 +185,19 @@ def learn(
         callbacks += [stop, ModelCheckpoint(checkpoints, LAST.removesuffix(".ckpt"), every_n_train_steps=every)]
     if options.get("enable_progress_bar", True):
         callbacks.append(Progress())
-    _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
+    trainer = _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
-    return Learned(best.best, best.best_step, best.history, stop is not None and stop.interrupted)
+    (optimizer,) = trainer.optimizers
+    return Learned(
+        best.best,
+        best.best_step,
+        best.history,
+        stop is not None and stop.interrupted,
+        certificate(trainer),
+        best.done(trainer),
+        optimizer.selections(best.best) if isinstance(optimizer, FrankWolfeOptimizer) else [],
+    )
 
 
 def _targets(
@@ -184,10 +214,11 @@ def _targets(
     return learned, watched
 
 
-def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> None:
+def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> Trainer:
     with _without_advice():
         trainer = _trainer(options, callbacks)
         trainer.fit(module, ckpt_path=resume if resume and resume.exists() else None)
+    return trainer
 
 
 def _trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
@@ -229,21 +260,33 @@ def _measure(
         return {"agreement": agreement, "objective": mean(weighted)}
 
 
-def check_learning(learning: Learning) -> None:
-    """Refuse now what Lightning and torch would refuse only when learning begins.
+def check_learning(learning: Learning, experts: int) -> None:
+    """Refuse now what Lightning and torch would refuse only when learning begins, and what is not defined.
+
+    Args:
+        learning: How coefficients are to be learned.
+        experts: K, how many task vectors there are.
 
     Raises:
-        ConfigError: An option of the Trainer, the optimiser or the scheduler cannot be used.
+        ConfigError: An option of the Trainer, the optimiser, the scheduler or the set cannot be used, alone or with
+            the others.
     """
     options = learning.trainer
-    if str(options.get("max_steps", 100)).startswith(("-", "0")):
-        raise ConfigError(f"trainer.max_steps: expected at least 1, got {options['max_steps']}.")
+    if str(options.get("max_steps", 100)).startswith("-"):
+        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, got {options['max_steps']}.")
+    if options.get("max_steps") == 0:
+        return
+    if learning.optimizer is None:
+        raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")
     if options.get("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
             "trainer.accumulate_grad_batches: would merge once a micro-batch. Set data.batch_size as large as need be: "
             "data.micro_batch splits it inside a step."
         )
-    if str(options.get("precision", "")) in ("16", "16-mixed", "16-true"):
+    learning.feasible.check_experts(experts)
+    if isinstance(learning.optimizer, Descent):
+        check_pair(learning.optimizer.kind, learning.feasible, _circumstances(learning, learning.optimizer))
+    if _is_fp16(learning):
         raise ConfigError(
             "trainer.precision: fp16 would need a scaling of its own for the merge; use bf16-mixed or 32-true."
         )
@@ -254,10 +297,24 @@ def check_learning(learning: Learning) -> None:
         with _without_advice():
             _trainer(options, [])
         key = "optimizer"
-        probe = learning.feasible.project(torch.zeros(1, 2))
-        optimizer = learning.optimizer([torch.nn.Parameter(probe)])
+        probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
+        optimizer = build_optimizer(learning.optimizer, probe, learning.feasible)
         key = "lr_scheduler"
         if learning.scheduler:
             learning.scheduler(optimizer)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def _circumstances(learning: Learning, optimizer: Descent) -> list[Circumstance]:
+    there = {
+        Circumstance.CLIPPING: bool(learning.trainer.get("gradient_clip_val")),
+        Circumstance.FP16: _is_fp16(learning),
+        Circumstance.MINI_BATCHES: learning.batching.batch_size is not None,
+        Circumstance.IDLE_SCHEDULER: learning.scheduler is not None and not optimizer.uses_lr,
+    }
+    return [circumstance for circumstance, is_so in there.items() if is_so]
+
+
+def _is_fp16(learning: Learning) -> bool:
+    return str(learning.trainer.get("precision", "")) in ("16", "16-mixed", "16-true")

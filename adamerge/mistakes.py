@@ -15,16 +15,21 @@ from adamerge.data import Batching, DataSource
 from adamerge.experts import Split
 from adamerge.feasible import FeasibleSet
 from adamerge.objectives import Objective, Regulariser
+from adamerge.optim import Descent
 from adamerge.transforms import Transform
 from adamerge.zero_shot import ZeroShot
 
 _SECTIONS = (MergeConfig, ModelConfig, TrainerConfig, Batching, Watching, Split, DataSource, ZeroShot, Regulariser)
-_CHOICES = (FeasibleSet, Objective, Transform, Optimizer, LRScheduler)
+_CHOICES = (FeasibleSet, Objective, Transform, Descent, Optimizer, LRScheduler)
 
 _NOISE = re.compile(
-    r"Does not validate against|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value(?: type)?: [{N<]"
+    r"Does not validate against|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value(?: type)?: [{N<]|"
+    r"- Import path \S+ does not correspond to a subclass|- Type .*: Expected \S+ to be a subclass"
 )
 """Lines of jsonargparse's messages that repeat what was written or tell of its own types."""
+
+_NO_CLASS = "- Expected a dot import path string"
+"""Where a key takes classes of two kinds, what is said of the kind that was not meant."""
 
 _PLAINLY = [
     (re.compile(phrase), plain)
@@ -58,7 +63,9 @@ def explain(message: str) -> str:
         'there is no key data.batchsize. Did you mean batch_size?'
     """
     lines = [line.strip() for line in message.splitlines()]
-    message = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
+    lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
+    meant = [line for line in lines if line.startswith("- ") and not line.startswith(_NO_CLASS)]
+    message = " ".join(line.removeprefix("- ") for line in lines if not (meant and line.startswith(_NO_CLASS)))
     for phrase, plain in _PLAINLY:
         message = phrase.sub(plain, message)
     found = _UNKNOWN.search(message)

@@ -1,6 +1,6 @@
 """The Lightning module: one step over all tasks; nothing mathematical inside."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
@@ -12,15 +12,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from adamerge.cosine import ExpertCosines
 from adamerge.data import Rows, Schedule, count, move
 from adamerge.feasible import FeasibleSet
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective, Regulariser
-from adamerge.optim import keep_feasible
+from adamerge.optim import BuildOptimizer, Descent, build_optimizer
 from adamerge.targets import Targets
 from adamerge.types import Coefficients, Parameters
 
-BuildOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
 
 
@@ -40,7 +40,7 @@ class MergeModule(LightningModule):
         schedule: Which of them a step takes.
         init: Coefficients at the start, (G, K).
         feasible: Where coefficients may live.
-        build_optimizer: Called with the coefficients.
+        optimizer: Moves the coefficients.
         task_weights: Factor of each task's objective; 1 where absent.
         targets: The experts' outputs on their rows by task, for objectives that compare with them.
         regulariser: A pull of the coefficients towards the start.
@@ -56,7 +56,7 @@ class MergeModule(LightningModule):
         schedule: Schedule,
         init: Coefficients,
         feasible: FeasibleSet,
-        build_optimizer: BuildOptimizer,
+        optimizer: Descent | BuildOptimizer,
         *,
         task_weights: Mapping[str, float] | None = None,
         targets: Mapping[str, Targets] | None = None,
@@ -68,7 +68,10 @@ class MergeModule(LightningModule):
         self.coefficients = nn.Parameter(feasible.project(init))
         self._model = (model,)  # in a tuple nn.Module does not look for submodules
         self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
-        self._build_optimizer, self._build_scheduler = build_optimizer, build_scheduler
+        self._optimizer, self._build_scheduler = optimizer, build_scheduler
+        scored = isinstance(optimizer, Descent) and optimizer.uses_cosines
+        self._cosines = ExpertCosines(model.vectors, model.grouping) if scored else None
+        self._scores = torch.empty(0)  # of the last evaluation, for an optimiser that selects by cosine
         self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
         self._regulariser, self._start = regulariser, init
 
@@ -83,6 +86,8 @@ class MergeModule(LightningModule):
         merged = self.model.merge(self.coefficients)
         loss = sum(self._backward(task, merged) for task in self._rows)
         gradient = self.model.gradient(merged).to(self.coefficients.dtype)
+        if self._cosines is not None:
+            self._scores = self._cosines({name: leaf.grad for name, leaf in merged.items() if leaf.grad is not None})
         total = surrogate(torch.as_tensor(loss), self.coefficients, gradient)
         if self._regulariser is not None:
             total = total + self._regulariser(self.coefficients, self._start.to(self.coefficients))
@@ -91,9 +96,8 @@ class MergeModule(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
-        """The optimiser, its iterates projected onto the feasible set after every step."""
-        optimizer = self._build_optimizer([self.coefficients])
-        keep_feasible(optimizer, self._feasible)
+        """The optimiser, whose iterates stay in the feasible set."""
+        optimizer = build_optimizer(self._optimizer, self.coefficients, self._feasible, lambda: self._scores)
         if self._build_scheduler is None:
             return optimizer
         scheduler = LRSchedulerConfigType(scheduler=self._build_scheduler(optimizer), interval="step")

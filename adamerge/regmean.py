@@ -17,7 +17,7 @@ from adamerge.files import SafetensorsWriter
 from adamerge.grams import grams_of_experts, linear_layers
 from adamerge.merged import MergedModel
 from adamerge.types import ConfigError
-from adamerge.weights import Header, MappedFiles
+from adamerge.weights import Header
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def check_space(config: MergeConfig, experts: Experts, run_dir: Path) -> None:
     size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
     if config.task_vectors is not None:
         names = config.task_vectors.experts(tuple(experts.tasks))
-        size += resident_bytes({name: experts.base.shape(name) for name in experts.shared}, len(names))
+        kept = resident_bytes({name: experts.base.shape(name) for name in experts.shared}, len(names))
+        size += 2 * kept if config.task_vectors.fisher else kept  # the information is kept until they are made
     place = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 1.2 * size:

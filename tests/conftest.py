@@ -6,6 +6,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import shutil
+
 import pytest
 from families import save_text_family
 
@@ -26,3 +28,26 @@ def demo_folder(tmp_path_factory):
         patch.setattr(demo, "TRAINING", demo.Training(base_steps=300, expert_steps=150))
         assert cli.main(["demo", "--folder", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def family(text_family, tmp_path, monkeypatch):
+    """A copy of the family that may be spoilt, as the current directory."""
+    monkeypatch.chdir(shutil.copytree(text_family, tmp_path / "family"))
+    return tmp_path / "family"
+
+
+@pytest.fixture
+def main(capsys):
+    """Runs a command; returns the exit code, what was printed, and what was complained of."""
+
+    from adamerge import cli
+
+    def run(*arguments):
+        capsys.readouterr()  # what making the family said
+        code = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return run

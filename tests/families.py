@@ -181,3 +181,21 @@ def save_text_family(folder: Path, tasks: Sequence[str] = ("mood", "topic", "spe
     }
     (folder / "merge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def configuration(**changes):
+    """merge.yaml of the current directory with some keys replaced."""
+    with open("merge.yaml", encoding="utf-8") as file:
+        return {**yaml.safe_load(file), **changes}
+
+
+def write(config, name="changed.yaml"):
+    """A configuration as a file in the current directory; returns its name."""
+    with open(name, "w", encoding="utf-8") as file:
+        yaml.safe_dump(config, file)
+    return name
+
+
+def listing(folder):
+    """Everything in a folder and when it was last written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -14,9 +14,7 @@ from adamerge.feasible import Box, FeasibleSet, Simplex
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from adamerge.optim import LBFGSB, FrankWolfe, ProjectedGradient
-
-    AnyOptimizer = FrankWolfe | LBFGSB | ProjectedGradient
+    from adamerge.optim import SearchingOptimizer
 
 EXPERTS = 6
 ACTIVE = 3  # coefficients of the minimiser that are strictly inside their bounds
@@ -93,11 +91,11 @@ def closure_of(problem: Quadratic, coefficients: nn.Parameter) -> Callable[[], T
 
 
 def resumed_and_not(
-    problem: Quadratic, make: Callable[[nn.Parameter], AnyOptimizer], before: int = 4, after: int = 5
-) -> tuple[tuple[Tensor, AnyOptimizer], tuple[Tensor, AnyOptimizer]]:
+    problem: Quadratic, make: Callable[[nn.Parameter], SearchingOptimizer], before: int = 4, after: int = 5
+) -> tuple[tuple[Tensor, SearchingOptimizer], tuple[Tensor, SearchingOptimizer]]:
     """Run before + after steps without a break, and with a break through a file after `before` of them."""
 
-    def run(coefficients: nn.Parameter, optimizer: AnyOptimizer, steps: int) -> None:
+    def run(coefficients: nn.Parameter, optimizer: SearchingOptimizer, steps: int) -> None:
         for _ in range(steps):
             optimizer.step(closure_of(problem, coefficients))
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from families import build, save_rows, save_tokenizer
+from families import build, configuration, listing, save_rows, save_tokenizer, write
 from processes import Strike, run, start
 from safetensors.torch import load_file, save_file
 
@@ -35,39 +35,6 @@ def mistake(*words):
     return register
 
 
-@pytest.fixture
-def family(text_family, tmp_path, monkeypatch):
-    """A copy of the family that may be spoilt, as the current directory."""
-    monkeypatch.chdir(shutil.copytree(text_family, tmp_path / "family"))
-    return tmp_path / "family"
-
-
-@pytest.fixture
-def main(capsys):
-    """Runs a command; returns the exit code, what was printed, and what was complained of."""
-
-    def run(*arguments):
-        capsys.readouterr()  # what making the family said
-        code = cli.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return code, said.out, said.err
-
-    return run
-
-
-def configuration(**changes):
-    """merge.yaml with some keys replaced."""
-    with open("merge.yaml", encoding="utf-8") as file:
-        return {**yaml.safe_load(file), **changes}
-
-
-def write(config, name="changed.yaml"):
-    with open(name, "w", encoding="utf-8") as file:
-        yaml.safe_dump(config, file)
-    return name
-
-
 def edit_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -76,10 +43,6 @@ def edit_tensors(path, change):
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, {"format": "pt"})
-
-
-def listing(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -261,7 +224,13 @@ def rows_are_missing(folder, config):
 
 @mistake("mood: expected calibration rows")
 def no_calibration(folder, config):
-    del config["models"][0]["calibration"]
+    for model in config["models"]:
+        del model["calibration"]
+
+
+@mistake("mood: mood.jsonl: the objective learns from labels", "a column 'label'", "the columns are text", "Entropy")
+def no_labels_to_learn_from(folder, config):
+    config["objective"] = "CrossEntropy"
 
 
 @mistake("topic: topic.jsonl: expected a column 'sentence', but the columns are text")
@@ -405,12 +374,7 @@ def held_out_more_than_all(folder, config):
     config["data"] = {"held_out": 1.5}
 
 
-@mistake("trainer.max_steps: expected at least 1, got 0")
-def no_steps(folder, config):
-    config["trainer"]["max_steps"] = 0
-
-
-@mistake("trainer.max_steps: expected at least 1, got -1")
+@mistake("trainer.max_steps: expected 0 (nothing is learned) or more, got -1")
 def endless_steps(folder, config):
     config["trainer"]["max_steps"] = -1
 
@@ -481,6 +445,55 @@ def nothing_to_learn(folder, config):
     config["feasible"] = "Simplex"
 
 
+@mistake("Frank-Wolfe (soft) on Unbounded() is not defined", "there is no vertex to select; choose a simplex")
+def frank_wolfe_without_bounds(folder, config):
+    config |= {"optimizer": "SoftFrankWolfe", "feasible": "Unbounded"}
+
+
+@mistake("L-BFGS-B on Simplex", "bounds on single coefficients only")
+def quasi_newton_on_a_simplex(folder, config):
+    config |= {"optimizer": "LBFGSB", "feasible": "Simplex", "data": {"batch_size": None}}
+
+
+@mistake("L-BFGS-B with another batch at every step is not defined", "data.batch_size: null")
+def quasi_newton_on_changing_rows(folder, config):
+    config |= {"optimizer": "LBFGSB"}
+
+
+@mistake("projected gradient with gradient clipping is not defined", "leave out trainer.gradient_clip_val")
+def line_search_on_a_clipped_gradient(folder, config):
+    config |= {"optimizer": "ProjectedGradient"}
+    config["trainer"]["gradient_clip_val"] = 1.0
+
+
+@mistake("Frank-Wolfe (hard) with a learning-rate scheduler is not defined", "lr_scheduler: null")
+def scheduler_without_use(folder, config):
+    scheduler = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": 10}}
+    config |= {"optimizer": "FrankWolfe", "feasible": "Simplex", "lr_scheduler": scheduler}
+
+
+@mistake("optimizer: top_k=5 exceeds the pool of 4 vertices", "smaller k")
+def more_than_the_pool(folder, config):
+    config["optimizer"] = {"class_path": "SoftFrankWolfe", "init_args": {"top_k": 5}}
+    config["feasible"] = {"class_path": "Simplex", "init_args": {"includes_base": True}}
+
+
+@mistake("Selection by cosine is the published code's, which knows plain steps alone")
+def cosine_without_plain_steps(folder, config):
+    config["optimizer"] = {"class_path": "FrankWolfe", "init_args": {"selection": "cosine"}}
+    config["feasible"] = "Simplex"
+
+
+@mistake("optimizer: FrankWolfe: there is no key varient. Did you mean variant?")
+def unknown_key_of_an_optimiser_of_ours(folder, config):
+    config["optimizer"] = {"class_path": "FrankWolfe", "init_args": {"varient": "away"}}
+
+
+@mistake("optimizer: there is no class FrankWolf", "Did you mean FrankWolfe?")
+def misspelt_optimizer_of_ours(folder, config):
+    config["optimizer"] = "FrankWolf"
+
+
 @mistake("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
 def pattern_that_matches_nothing(folder, config):
     config["parameters"] = {"base": ["embedings*"]}
@@ -512,7 +525,7 @@ def test_check_lists_every_problem_of_every_expert(family, main):
         MISTAKES[name][0](family, config)
     edit_tensors(family / "speed/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
     config["models"][2]["evaluation"] = "nowhere.jsonl"
-    config["trainer"]["max_steps"] = 0
+    config["trainer"]["max_steps"] = -2
     before = listing(family)
     code, listed, _ = main("check", "--config", write(config))
     assert code == cli.BAD_INPUT

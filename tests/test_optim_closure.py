@@ -40,7 +40,7 @@ class TwoProcesses:
 
 def descend(problem):
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = FrankWolfe([coefficients], Simplex())
+    optimizer = FrankWolfe().build([coefficients], Simplex())
     for _ in range(STEPS):
         optimizer.step(closure_of(problem, coefficients))
     return coefficients.detach(), optimizer.gap
@@ -51,7 +51,7 @@ def test_processes_with_different_rows_take_the_same_decisions(monkeypatch):
     problems = [quadratic(Simplex(), groups=2, seed=seed) for seed in (0, 1)]
     alone, _ = descend(problems[0])
     coefficients = nn.Parameter(problems[0].start.clone())
-    optimizer = FrankWolfe([coefficients], Simplex())
+    optimizer = FrankWolfe().build([coefficients], Simplex())
 
     def average():
         coefficients.grad = None

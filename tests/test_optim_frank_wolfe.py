@@ -7,25 +7,25 @@ from quadratics import EXPERTS, closure_of, quadratic, resumed_and_not, same  # 
 from torch import nn
 
 from adamerge.feasible import Box, Simplex, Unbounded
-from adamerge.optim import FrankWolfe, Hard, Selection, Soft
+from adamerge.optim import FrankWolfe, Selection, SoftFrankWolfe
 from adamerge.types import ConfigError
 
 SIMPLEXES = [Simplex(2.4), Simplex(2.4, includes_base=True)]
 SETS = [*SIMPLEXES, Box(-0.2, 0.4)]
 LINEAR = [
-    Hard("armijo", "away"),
-    Hard("armijo", "pairwise"),
-    Hard("short_step", "away"),
-    Hard("short_step", "pairwise"),
-    Hard("short_step", "away", curvature=6.5),
-    Hard("short_step", "pairwise", curvature=6.5),
+    FrankWolfe("armijo", "away"),
+    FrankWolfe("armijo", "pairwise"),
+    FrankWolfe("short_step", "away"),
+    FrankWolfe("short_step", "pairwise"),
+    FrankWolfe("short_step", "away", curvature=6.5),
+    FrankWolfe("short_step", "pairwise", curvature=6.5),
 ]
 
 
 def run(problem, feasible, steps, count, tolerance=0.0):
     """Optimise, checking each iterate; losses after each step, the coefficients, the optimiser."""
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = FrankWolfe([coefficients], feasible, steps, tolerance=tolerance)
+    optimizer = replace(steps, tolerance=tolerance).build([coefficients], feasible)
     rounding = 50 * torch.finfo(coefficients.dtype).eps
     losses = []
     for _ in range(count):
@@ -58,7 +58,7 @@ def test_away_and_pairwise_reach_the_minimiser_on_a_face(steps, feasible, groups
 @pytest.mark.parametrize("feasible", SETS, ids=str)
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize(
-    "steps", [Hard("armijo", "plain"), Hard("short_step", "plain"), Hard("classic", "plain")], ids=str
+    "steps", [FrankWolfe("armijo", "plain"), FrankWolfe("short_step", "plain"), FrankWolfe("classic", "plain")], ids=str
 )
 def test_plain_obeys_the_sublinear_bound(steps, groups, feasible):
     problem = quadratic(feasible, groups)
@@ -74,11 +74,11 @@ def test_plain_obeys_the_sublinear_bound(steps, groups, feasible):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("variant", ["plain", "away", "pairwise"])
 def test_line_search_decreases_as_much_as_the_exact_one(variant, seed):
-    """Direction and step from their definitions; Hard must reach 99 % of that decrease (FLAT²)."""
+    """Direction and step from their definitions; FrankWolfe must reach 99 % of that decrease (FLAT²)."""
     feasible = Simplex(2.4)
     problem = quadratic(feasible, seed=seed)
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = FrankWolfe([coefficients], feasible, Hard("armijo", variant), tolerance=0.0)
+    optimizer = FrankWolfe("armijo", variant, tolerance=0.0).build([coefficients], feasible)
     for _ in range(20):
         at = coefficients.detach().clone()
         gradient = problem.gradient(at)
@@ -110,7 +110,7 @@ def test_classic_steps_are_two_over_t_plus_two():
     expected = problem.start.clone()
     for step in range(6):
         expected = expected + 2.0 / (step + 2.0) * (feasible.vertex(problem.gradient(expected)) - expected)
-    _, found, optimizer = run(problem, feasible, Hard("classic", "plain"), 6)
+    _, found, optimizer = run(problem, feasible, FrankWolfe("classic", "plain"), 6)
     torch.testing.assert_close(found, expected)
     assert optimizer.evaluations == 6
 
@@ -119,7 +119,7 @@ def test_the_constant_step_is_the_learning_rate():
     feasible = Box()
     problem = quadratic(feasible)
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = FrankWolfe([coefficients], feasible, Hard("constant", "plain", size=0.5))
+    optimizer = FrankWolfe("constant", "plain", size=0.5).build([coefficients], feasible)
     optimizer.param_groups[0]["lr"] = 0.25  # as a scheduler does
     optimizer.step(closure_of(problem, coefficients))
     expected = 0.75 * problem.start + 0.25 * feasible.vertex(problem.gradient(problem.start))
@@ -130,7 +130,7 @@ def test_the_constant_step_is_the_learning_rate():
 @pytest.mark.parametrize("groups", [1, 3])
 def test_soft_reaches_the_minimiser(feasible, groups):
     problem = quadratic(feasible, groups)
-    losses, found, optimizer = run(problem, feasible, Soft(top_k=2, inner_steps=40), 60, tolerance=1e-7)
+    losses, found, optimizer = run(problem, feasible, SoftFrankWolfe(top_k=2, inner_steps=40), 60, tolerance=1e-7)
     assert optimizer.gap < 1e-6
     assert losses[-1] - problem.minimum <= optimizer.gap
     torch.testing.assert_close(found, problem.minimiser, atol=1e-3, rtol=0.0)
@@ -140,7 +140,7 @@ def test_soft_stays_on_the_vertices_it_may_use():
     feasible = Simplex()
     problem = quadratic(feasible)
     best = problem.gradient(problem.start).topk(2, largest=False).indices[0].tolist()
-    _, found, _ = run(problem, feasible, Soft(top_k=2, inner_steps=200), 1, tolerance=1e-9)
+    _, found, _ = run(problem, feasible, SoftFrankWolfe(top_k=2, inner_steps=200), 1, tolerance=1e-9)
     used = sorted({*best, EXPERTS - 1})
     assert set(found[0].nonzero()[:, 0].tolist()) <= set(used)
     # The minimum over that face, by brute force: no exchange within the face decreases the loss.
@@ -149,7 +149,7 @@ def test_soft_stays_on_the_vertices_it_may_use():
     assert (slopes[active].max() - slopes.min()).item() < 1e-6
 
 
-@pytest.mark.parametrize("steps", [*LINEAR, Soft(2, 20)], ids=str)
+@pytest.mark.parametrize("steps", [*LINEAR, SoftFrankWolfe(2, 20)], ids=str)
 def test_single_precision_comes_near_and_stays_feasible(steps):
     feasible = Simplex(2.4, includes_base=True)
     problem = quadratic(feasible, groups=3).to(torch.float32)
@@ -166,19 +166,19 @@ def test_curvature_is_remembered():
     feasible = Simplex(radius)
     other = quadratic(feasible)
     problem = replace(other, matrices=bend * torch.eye(EXPERTS, dtype=torch.float64)[None], centre=other.minimiser)
-    _, _, armijo = run(problem, feasible, Hard("armijo", "plain"), 8)
+    _, _, armijo = run(problem, feasible, FrankWolfe("armijo", "plain"), 8)
     assert armijo.evaluations <= 3 + 2 * 7
     assert armijo.state_dict()["state"]["frank_wolfe"]["inverse_curvature"] == pytest.approx(1 / bend)
-    _, _, soft = run(problem, feasible, Soft(top_k=2, inner_steps=5), 2)
+    _, _, soft = run(problem, feasible, SoftFrankWolfe(top_k=2, inner_steps=5), 2)
     assert soft.state_dict()["state"]["frank_wolfe"]["inner_step_size"] == pytest.approx(1 / (bend * radius**2))
-    _, _, short = run(other, feasible, Hard("short_step", "pairwise"), 60)
+    _, _, short = run(other, feasible, FrankWolfe("short_step", "pairwise"), 60)
     assert short.evaluations <= 2.3 * 60
 
 
 def test_gap_is_that_of_the_set():
     feasible = Simplex(2.4, includes_base=True)
     problem = quadratic(feasible, groups=3)
-    _, _, optimizer = run(problem, feasible, Hard(), 1)
+    _, _, optimizer = run(problem, feasible, FrankWolfe(), 1)
     truth = feasible.gap(problem.start, problem.gradient(problem.start)).item()
     assert optimizer.gap == pytest.approx(truth, rel=1e-12)
 
@@ -187,8 +187,8 @@ def test_selections_say_what_when_and_how_much():
     feasible = Simplex(2.0, includes_base=True)
     coefficients = nn.Parameter(torch.tensor([[1.0, 1.0], [0.0, 2.0]], dtype=torch.float64))
     target = torch.tensor([[1.5, 0.0], [-1.0, -1.0]], dtype=torch.float64)  # outside of the set in the second group
-    optimizer = FrankWolfe([coefficients], feasible, Hard("armijo", "pairwise"), tolerance=1e-12)
-    assert optimizer.selections == []
+    optimizer = FrankWolfe("armijo", "pairwise", tolerance=1e-12).build([coefficients], feasible)
+    assert optimizer.selections() == []
     assert optimizer.gap == math.inf
     assert not optimizer.converged
 
@@ -201,7 +201,7 @@ def test_selections_say_what_when_and_how_much():
     for _ in range(50):
         optimizer.step(closure)
     torch.testing.assert_close(coefficients.detach(), target.clamp(min=0.0), atol=1e-6, rtol=0.0)
-    selections = optimizer.selections
+    selections = optimizer.selections()
     first = selections[0]
     assert (first.group, first.expert, first.first_step) == (0, 0, 0)
     assert first.weight == pytest.approx(0.75, abs=1e-6)
@@ -213,7 +213,7 @@ def test_selections_say_what_when_and_how_much():
 
 def test_selections_on_a_box_are_upper_ends():
     coefficients = nn.Parameter(torch.full((2, 2), 0.5))
-    optimizer = FrankWolfe([coefficients], Box(), Hard("constant", "plain", size=1.0))
+    optimizer = FrankWolfe("constant", "plain", size=1.0).build([coefficients], Box())
 
     def closure():
         coefficients.grad = None
@@ -222,13 +222,13 @@ def test_selections_on_a_box_are_upper_ends():
         return loss
 
     optimizer.step(closure)
-    assert optimizer.selections == [Selection(group=0, expert=1, first_step=0, times=1, weight=1.0)]
+    assert optimizer.selections() == [Selection(group=0, expert=1, first_step=0, times=1, weight=1.0)]
 
 
 def test_a_converged_optimiser_rests():
     feasible = Simplex()
     problem = quadratic(feasible)
-    _, _, optimizer = run(problem, feasible, Hard(), 500, tolerance=1e-6)
+    _, _, optimizer = run(problem, feasible, FrankWolfe(), 500, tolerance=1e-6)
     coefficients = optimizer.param_groups[0]["params"][0]
     before, evaluations = coefficients.detach().clone(), optimizer.evaluations
     assert optimizer.converged
@@ -238,11 +238,13 @@ def test_a_converged_optimiser_rests():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("steps", [*LINEAR, Hard("classic", "plain"), Hard("constant", "plain"), Soft(2, 3)], ids=str)
+@pytest.mark.parametrize(
+    "steps", [*LINEAR, FrankWolfe("classic", "plain"), FrankWolfe("constant", "plain"), SoftFrankWolfe(2, 3)], ids=str
+)
 def test_resumes_bit_identically(steps, dtype):
     feasible = Simplex(2.4, includes_base=True)
     problem = quadratic(feasible, groups=2).to(dtype)
-    (whole, unbroken), (part, resumed) = resumed_and_not(problem, lambda c: FrankWolfe([c], feasible, steps))
+    (whole, unbroken), (part, resumed) = resumed_and_not(problem, lambda c: steps.build([c], feasible))
     assert torch.equal(whole, part)
     assert not torch.equal(whole, problem.start)
     assert same(unbroken.state_dict(), resumed.state_dict())
@@ -251,21 +253,21 @@ def test_resumes_bit_identically(steps, dtype):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FrankWolfe([nn.Parameter(torch.ones(1, 1))], Simplex()), "nothing to learn"),
-        (lambda: FrankWolfe([nn.Parameter(torch.ones(1, 1))], Unbounded()), "no vertex"),  # pyright: ignore
-        (lambda: FrankWolfe([nn.Parameter(torch.full((1, 2), 0.5))], Simplex(), Soft(3)), "exceeds the pool of 2"),
-        (lambda: FrankWolfe([nn.Parameter(torch.full((1, 2), 0.5))], Box(), Soft(1)), "no k best"),
-        (lambda: FrankWolfe([nn.Parameter(torch.full((1, 2), 0.6))], Simplex()), "start outside"),
-        (lambda: FrankWolfe([nn.Parameter(torch.ones(2))], Simplex()), r"shape \(G, K\)"),
-        (lambda: FrankWolfe([nn.Parameter(torch.full((1, 2), 0.5))], Simplex(), tolerance=-1.0), "tolerance"),
-        (lambda: Hard("classic", "pairwise"), "looks at the loss"),
-        (lambda: Hard("armijo", curvature=1.0), "short step only"),
-        (lambda: Hard("short_step", curvature=0.0), "above 0"),
-        (lambda: Hard("constant", "plain", size=0.0), "step size"),
-        (lambda: Hard("newton"), "step_rule"),  # pyright: ignore
-        (lambda: Hard(variant="toward"), "variant"),  # pyright: ignore
-        (lambda: Soft(top_k=0), "top_k"),
-        (lambda: Soft(inner_steps=0), "inner_steps"),
+        (lambda: FrankWolfe().build([nn.Parameter(torch.ones(1, 1))], Simplex()), "nothing to learn"),
+        (lambda: FrankWolfe().build([nn.Parameter(torch.ones(1, 1))], Unbounded()), "no vertex"),
+        (lambda: SoftFrankWolfe(3).build([nn.Parameter(torch.full((1, 2), 0.5))], Simplex()), "exceeds the pool of 2"),
+        (lambda: SoftFrankWolfe(1).build([nn.Parameter(torch.full((1, 2), 0.5))], Box()), "no k best"),
+        (lambda: FrankWolfe().build([nn.Parameter(torch.full((1, 2), 0.6))], Simplex()), "start outside"),
+        (lambda: FrankWolfe().build([nn.Parameter(torch.ones(2))], Simplex()), r"shape \(G, K\)"),
+        (lambda: FrankWolfe(tolerance=-1.0), "tolerance"),
+        (lambda: FrankWolfe("classic", "pairwise"), "looks at the loss"),
+        (lambda: FrankWolfe("armijo", curvature=1.0), "short step only"),
+        (lambda: FrankWolfe("short_step", curvature=0.0), "above 0"),
+        (lambda: FrankWolfe("constant", "plain", size=0.0), "step size"),
+        (lambda: FrankWolfe("newton"), "step_rule"),  # pyright: ignore
+        (lambda: FrankWolfe(variant="toward"), "variant"),  # pyright: ignore
+        (lambda: SoftFrankWolfe(top_k=0), "top_k"),
+        (lambda: SoftFrankWolfe(inner_steps=0), "inner_steps"),
     ],
 )
 def test_bad_choices_are_refused(make, message):
@@ -275,7 +277,7 @@ def test_bad_choices_are_refused(make, message):
 
 def test_a_step_needs_a_closure_that_works():
     coefficients = nn.Parameter(torch.full((1, 2), 0.5))
-    optimizer = FrankWolfe([coefficients], Simplex())
+    optimizer = FrankWolfe().build([coefficients], Simplex())
     with pytest.raises(ConfigError, match=r"step\(closure\)"):
         optimizer.step()
     with pytest.raises(ConfigError, match=r"backward\(\)"):

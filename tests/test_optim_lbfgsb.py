@@ -32,7 +32,7 @@ def test_iterates_are_those_of_scipy(feasible):
     """Every step ends where SciPy ends with that many iterations, on a loss that needs many of them."""
     start = torch.tensor([[-1.2, 0.7, -0.5], [0.1, 0.3, 0.5]], dtype=torch.float64)
     coefficients = nn.Parameter(start.clone())
-    optimizer = LBFGSB([coefficients], feasible, loss_tolerance=1e-12, gradient_tolerance=1e-8)
+    optimizer = LBFGSB(loss_tolerance=1e-12, gradient_tolerance=1e-8).build([coefficients], feasible)
     tolerances = {"ftol": 1e-12, "gtol": 1e-8}
     iterations, truth = 0, OptimizeResult()
     while not optimizer.converged and iterations < 200:
@@ -61,7 +61,7 @@ def test_reaches_the_minimum(feasible, dtype, excess):
     exact = quadratic(feasible, groups=3)
     problem = exact.to(dtype)
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = LBFGSB([coefficients], feasible)
+    optimizer = LBFGSB().build([coefficients], feasible)
     for _ in range(100):
         optimizer.step(closure_of(problem, coefficients))
         if optimizer.converged or optimizer.stalled:
@@ -74,7 +74,7 @@ def test_reaches_the_minimum(feasible, dtype, excess):
 def test_a_converged_optimiser_rests_but_calls_its_closure():
     problem = quadratic(Box())
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = LBFGSB([coefficients], Box())
+    optimizer = LBFGSB().build([coefficients], Box())
     while not optimizer.converged:
         optimizer.step(closure_of(problem, coefficients))
     before, evaluations = coefficients.detach().clone(), optimizer.evaluations
@@ -88,7 +88,9 @@ def test_a_converged_optimiser_rests_but_calls_its_closure():
 @pytest.mark.parametrize("feasible", SETS, ids=str)
 def test_resumes_bit_identically(feasible, dtype):
     problem = quadratic(feasible, groups=2).to(dtype)
-    (whole, unbroken), (part, resumed) = resumed_and_not(problem, lambda c: LBFGSB([c], feasible), before=3, after=3)
+    (whole, unbroken), (part, resumed) = resumed_and_not(
+        problem, lambda c: LBFGSB().build([c], feasible), before=3, after=3
+    )
     assert torch.equal(whole, part)
     assert not torch.equal(whole, problem.start)
     assert same(unbroken.state_dict(), resumed.state_dict())
@@ -98,7 +100,7 @@ def test_resumes_bit_identically(feasible, dtype):
 def test_a_log_that_does_not_fit_is_evaluated_afresh():
     problem = quadratic(Box())
     coefficients, other = nn.Parameter(problem.start.clone()), nn.Parameter(problem.start.clone())
-    optimizer, untouched = LBFGSB([coefficients], Box()), LBFGSB([other], Box())
+    optimizer, untouched = LBFGSB().build([coefficients], Box()), LBFGSB().build([other], Box())
     for _ in range(3):
         optimizer.step(closure_of(problem, coefficients))
         untouched.step(closure_of(problem, other))
@@ -114,13 +116,13 @@ def test_a_log_that_does_not_fit_is_evaluated_afresh():
 def test_coefficients_moved_by_others_start_a_new_descent():
     problem = quadratic(Box())
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = LBFGSB([coefficients], Box())
+    optimizer = LBFGSB().build([coefficients], Box())
     for _ in range(3):
         optimizer.step(closure_of(problem, coefficients))
     with torch.no_grad():
         coefficients.fill_(0.5)
     fresh = nn.Parameter(torch.full_like(problem.start, 0.5))
-    for mine, moved in ((optimizer, coefficients), (LBFGSB([fresh], Box()), fresh)):
+    for mine, moved in ((optimizer, coefficients), (LBFGSB().build([fresh], Box()), fresh)):
         mine.step(closure_of(problem, moved))
     assert torch.equal(coefficients, fresh)
 
@@ -128,14 +130,11 @@ def test_coefficients_moved_by_others_start_a_new_descent():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda c: LBFGSB([c], Simplex(2.0)),  # pyright: ignore[reportArgumentType]
-            "bounds on single coefficients",
-        ),
-        (lambda c: LBFGSB([c], Box(upper=0.5)), "start outside"),
-        (lambda c: LBFGSB([c], Box(), history=0), "history"),
-        (lambda c: LBFGSB([c], Box(), loss_tolerance=-1.0), "tolerances"),
-        (lambda c: LBFGSB([c], Box()).step(), r"step\(closure\)"),
+        (lambda c: LBFGSB().build([c], Simplex(2.0)), "bounds on single coefficients"),
+        (lambda c: LBFGSB().build([c], Box(upper=0.5)), "start outside"),
+        (lambda c: LBFGSB(history=0), "history"),
+        (lambda c: LBFGSB(loss_tolerance=-1.0), "tolerances"),
+        (lambda c: LBFGSB().build([c], Box()).step(), r"step\(closure\)"),
     ],
 )
 def test_bad_choices_are_refused(make, message):

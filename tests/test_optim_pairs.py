@@ -1,12 +1,15 @@
+import re
+
 import pytest
 from torch import nn, ones, optim, tensor
 
 from adamerge.feasible import Box, Simplex, Unbounded
-from adamerge.optim import OptimizerKind, check_pair, keep_feasible
+from adamerge.optim import Circumstance, OptimizerKind, check_pair, keep_feasible
 from adamerge.types import ConfigError
 
 HARD, SOFT, LBFGSB = OptimizerKind.FRANK_WOLFE_HARD, OptimizerKind.FRANK_WOLFE_SOFT, OptimizerKind.LBFGSB
-REFUSED = {(HARD, Unbounded), (SOFT, Unbounded), (SOFT, Box), (LBFGSB, Simplex)}
+COSINE = OptimizerKind.FRANK_WOLFE_COSINE
+REFUSED = {(COSINE, Unbounded), (COSINE, Box), (HARD, Unbounded), (SOFT, Unbounded), (SOFT, Box), (LBFGSB, Simplex)}
 
 
 @pytest.mark.parametrize("feasible", [Unbounded(), Box(), Simplex(), Simplex(includes_base=True)], ids=str)
@@ -19,16 +22,17 @@ def test_the_table_refuses_what_is_not_defined(kind, feasible):
         check_pair(kind, feasible)
 
 
+@pytest.mark.parametrize("circumstance", Circumstance)
 @pytest.mark.parametrize("kind", OptimizerKind)
-def test_closure_optimisers_refuse_clipping_and_fp16(kind):
-    if kind == OptimizerKind.TORCH:
-        check_pair(kind, Box(), gradient_clipping=True, half_precision=True)
-        return
+def test_what_learning_comes_with_may_rule_an_optimiser_out(kind, circumstance):
     feasible = Box() if kind == LBFGSB else Simplex()
-    with pytest.raises(ConfigError, match="gradient clipping is not defined"):
-        check_pair(kind, feasible, gradient_clipping=True)
-    with pytest.raises(ConfigError, match="fp16 is not defined"):
-        check_pair(kind, feasible, half_precision=True)
+    check_pair(kind, feasible)
+    only_on_fixed_rows = circumstance is Circumstance.MINI_BATCHES
+    if kind is OptimizerKind.TORCH or (only_on_fixed_rows and kind is not LBFGSB):
+        check_pair(kind, feasible, [circumstance])
+        return
+    with pytest.raises(ConfigError, match=f"{re.escape(kind)} with {circumstance} is not defined: "):
+        check_pair(kind, feasible, [circumstance])
 
 
 @pytest.mark.parametrize("feasible", [Box(upper=0.5), Simplex(), Simplex(includes_base=True)], ids=str)

@@ -18,7 +18,7 @@ def test_reaches_the_minimiser_and_stays_feasible(feasible, step_rule):
     problem = quadratic(feasible, groups=3)
     coefficients = nn.Parameter(problem.start.clone())
     lr = 1.0 / problem.curvature if step_rule == "constant" else 1.0
-    optimizer = ProjectedGradient([coefficients], feasible, lr, step_rule=step_rule, tolerance=1e-7)
+    optimizer = ProjectedGradient(lr, step_rule, tolerance=1e-7).build([coefficients], feasible)
     assert optimizer.residual == math.inf
     last = problem.loss(problem.start).item()
     for _ in range(1000):
@@ -37,7 +37,7 @@ def test_armijo_accepts_by_bertsekas_condition():
     feasible = Box()
     problem = quadratic(feasible)
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = ProjectedGradient([coefficients], feasible, 1e3, shrink=0.5, grow=2.0, sufficient=0.4)
+    optimizer = ProjectedGradient(1e3, shrink=0.5, grow=2.0, sufficient=0.4).build([coefficients], feasible)
     start, gradient = problem.start, problem.gradient(problem.start)
     optimizer.step(closure_of(problem, coefficients))
 
@@ -59,7 +59,7 @@ def test_armijo_accepts_by_bertsekas_condition():
 def test_constant_step_is_one_evaluation_and_follows_the_scheduler():
     problem = quadratic(Box())
     coefficients = nn.Parameter(problem.start.clone())
-    optimizer = ProjectedGradient([coefficients], Box(), 0.1, step_rule="constant")
+    optimizer = ProjectedGradient(0.1, "constant").build([coefficients], Box())
     optimizer.param_groups[0]["lr"] = 0.05
     optimizer.step(closure_of(problem, coefficients))
     expected = Box().project(problem.start - 0.05 * problem.gradient(problem.start))
@@ -69,7 +69,7 @@ def test_constant_step_is_one_evaluation_and_follows_the_scheduler():
 
 def test_steps_back_from_a_loss_that_is_not_a_number():
     coefficients = nn.Parameter(torch.tensor([[0.5, 0.5]]))
-    optimizer = ProjectedGradient([coefficients], Unbounded(), 1e3)
+    optimizer = ProjectedGradient(1e3).build([coefficients], Unbounded())
 
     def closure():
         coefficients.grad = None
@@ -88,7 +88,7 @@ def test_resumes_bit_identically(step_rule, dtype):
     feasible = Simplex(2.4, includes_base=True)
     problem = quadratic(feasible, groups=2).to(dtype)
     (whole, unbroken), (part, resumed) = resumed_and_not(
-        problem, lambda c: ProjectedGradient([c], feasible, 0.02, step_rule=step_rule)
+        problem, lambda c: ProjectedGradient(0.02, step_rule).build([c], feasible)
     )
     assert torch.equal(whole, part)
     assert not torch.equal(whole, problem.start)
@@ -98,14 +98,14 @@ def test_resumes_bit_identically(step_rule, dtype):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda c: ProjectedGradient(c, Box(), lr=0.0), "lr"),
-        (lambda c: ProjectedGradient(c, Box(), lr=math.nan), "lr"),
-        (lambda c: ProjectedGradient(c, Box(), step_rule="wolfe"), "step_rule"),  # pyright: ignore[reportArgumentType]
-        (lambda c: ProjectedGradient(c, Box(), grow=0.9), "grow"),
-        (lambda c: ProjectedGradient(c, Box(), shrink=1.0), "shrink"),
-        (lambda c: ProjectedGradient(c, Box(), sufficient=1.0), "sufficient"),
-        (lambda c: ProjectedGradient(c, Box(), tolerance=-1.0), "tolerance"),
-        (lambda c: ProjectedGradient(c, Simplex()), "start outside"),
+        (lambda c: ProjectedGradient(lr=0.0), "lr"),
+        (lambda c: ProjectedGradient(lr=math.nan), "lr"),
+        (lambda c: ProjectedGradient(step_rule="wolfe"), "step_rule"),  # pyright: ignore[reportArgumentType]
+        (lambda c: ProjectedGradient(grow=0.9), "grow"),
+        (lambda c: ProjectedGradient(shrink=1.0), "shrink"),
+        (lambda c: ProjectedGradient(sufficient=1.0), "sufficient"),
+        (lambda c: ProjectedGradient(tolerance=-1.0), "tolerance"),
+        (lambda c: ProjectedGradient().build(c, Simplex()), "start outside"),
     ],
 )
 def test_bad_options_are_refused(make, message):
@@ -115,4 +115,4 @@ def test_bad_options_are_refused(make, message):
 
 def test_one_table_of_coefficients_is_expected():
     with pytest.raises(ConfigError, match=r"shape \(G, K\)"):
-        ProjectedGradient([nn.Parameter(torch.ones(1, 2)), nn.Parameter(torch.ones(1, 2))], Box())
+        ProjectedGradient().build([nn.Parameter(torch.ones(1, 2)), nn.Parameter(torch.ones(1, 2))], Box())

@@ -29,4 +29,4 @@ def test_bad_options_are_named():
     with pytest.raises(ConfigError, match="agreement"):
         Consensus(agreement=0)
     with pytest.raises(ConfigError, match="number of experts, 2"):
-        Consensus(agreement=3).plan(lambda: iter(()))("a", torch.ones(2, 3))
+        Consensus(agreement=3).check(2, {"a": (3,)})

@@ -18,6 +18,16 @@ def test_mean_is_preserved_and_survivors_are_rescaled():
     assert ((draws.mean(0) - stack).abs() < 0.12 * stack.abs() + 0.01).all()
 
 
+@pytest.mark.parametrize("drop", [0.3, 0.9])
+def test_with_the_same_masks_the_sum_is_that_of_peft(drop, monkeypatch):
+    merge_utils = pytest.importorskip("peft.utils.merge_utils")
+    stack = torch.randn(3, 20, 30, generator=torch.Generator().manual_seed(0))
+    found = Dare(drop).plan(no_stacks)("a", stack)
+    masks = iter((found != 0).float())
+    monkeypatch.setattr(merge_utils.torch, "bernoulli", lambda probabilities: next(masks))
+    torch.testing.assert_close(found.sum(0), merge_utils.dare_linear(list(stack), torch.ones(3), 1 - drop))
+
+
 def test_masks_depend_on_seed_name_and_expert_alone():
     stack = torch.ones(2, 50)
     apply = Dare(0.5, seed=1).plan(no_stacks)

@@ -125,10 +125,20 @@ def test_vectors_option_and_what_stays_at_the_base():
     stacks["embed.weight"] = torch.ones(4, 5, 2)
     assert not run(Doge(), stacks)["embed.weight"].any()
     assert run(Doge(exclude=()), stacks)["embed.weight"].any()
-    shapes = {name: tuple(stack.shape[1:]) for name, stack in stacks.items()}
-    assert Doge().at_base(shapes) == ("bias", "scale", "embed.weight")
-    assert Doge(exclude=()).at_base(shapes) == ("bias", "scale")
-    assert Doge(vectors="average").at_base(shapes) == ()
+
+
+def test_unbalanced_outputs_lack_the_coefficients_alone():
+    stacks = {"a": experts(4, 6, 8), "bias": torch.ones(4, 3)}
+    whole, bare = (run(Doge(vectors="average", balanced=balanced), stacks) for balanced in (True, False))
+    ratio = (whole["a"].flatten(1).norm(dim=1) / bare["a"].flatten(1).norm(dim=1))[:, None, None]
+    torch.testing.assert_close(whole["a"], ratio * bare["a"])
+    torch.testing.assert_close(whole["bias"], Doge(balanced=False).coefficient * bare["bias"])
+
+
+def test_nothing_to_fit_is_refused():
+    with pytest.raises(ConfigError, match="fits matrices"):
+        Doge().check(2, {"bias": (3,), "embed.weight": (4, 5)})
+    Doge(exclude=()).check(2, {"embed.weight": (4, 5)})
 
 
 @pytest.mark.parametrize("solver", ["exact", "adam"])

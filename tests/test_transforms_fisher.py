@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from adamerge.transforms import fisher_weights
+from adamerge.transforms.fisher import fisher_weights
 
 
 def test_weights_are_the_minimiser_of_the_weighted_squared_distances():

@@ -48,6 +48,14 @@ def test_tensor_scope_agrees_with_peft(density):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.5])
+def test_tensor_scope_agrees_with_mergekit(density):
+    sparsify = pytest.importorskip("mergekit.sparsify")
+    stack = tensors()["a.weight"]
+    found = run(Magnitude(density, "tensor"), {"a.weight": stack})["a.weight"]
+    assert torch.equal(found, torch.stack([sparsify.magnitude(expert, density) for expert in stack]))
+
+
 @pytest.mark.parametrize(("options", "key"), [({"density": 0.0}, "density"), ({"scope": "layer"}, "scope")])
 def test_bad_options_are_named(options, key):
     with pytest.raises(ConfigError, match=key):

@@ -60,6 +60,17 @@ def test_the_mean_is_that_of_peft(density):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("density", [0.2, 0.5])
+def test_the_mean_is_that_of_mergekit(density):
+    sparsify = pytest.importorskip("mergekit.sparsify")
+    arithmetic = pytest.importorskip("mergekit.merge_methods.generalized_task_arithmetic")
+    stack = tensors(3)["a.weight"]
+    found = run(Ties(density, scope="tensor", reduce="mean"), {"a.weight": stack})["a.weight"].sum(0)
+    sparse = torch.stack([sparsify.magnitude(expert, density) for expert in stack])
+    mask = arithmetic.get_mask(sparse, "sum")
+    torch.testing.assert_close(found, (sparse * mask).sum(0) / mask.sum(0).clamp(min=1))
+
+
 def test_exact_cancellation_takes_the_total_sign():
     stacks = {"a": torch.tensor([[1.0, -5.0], [-1.0, -5.0]]), "b": torch.tensor([[2.0, 2.0, 2.0], [3.0, 3.0, 3.0]])}
     globally = run(Ties(1.0), stacks)

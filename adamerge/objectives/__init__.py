@@ -1,8 +1,19 @@
 """What "well merged" means; pure functions with thin frozen shells."""
 
 from adamerge.objectives.alignment import HiddenAlignment, LogitAlignment, Sum
+from adamerge.objectives.cross_entropy import CrossEntropy, cross_entropy
 from adamerge.objectives.entropy import Entropy, entropy
 from adamerge.objectives.objective import Objective
 from adamerge.objectives.regulariser import Regulariser
 
-__all__ = ["Entropy", "HiddenAlignment", "LogitAlignment", "Objective", "Regulariser", "Sum", "entropy"]
+__all__ = [
+    "CrossEntropy",
+    "Entropy",
+    "HiddenAlignment",
+    "LogitAlignment",
+    "Objective",
+    "Regulariser",
+    "Sum",
+    "cross_entropy",
+    "entropy",
+]

@@ -174,6 +174,11 @@ class Sum(Objective):
         return any(term.uses_targets for term in self.terms)
 
     @property
+    @override
+    def uses_labels(self) -> bool:
+        return any(term.uses_labels for term in self.terms)
+
+    @property
     def temperature(self) -> float:
         """Of the term that compares logits."""
         return next((term.temperature for term in self.terms if isinstance(term, LogitAlignment)), 1.0)

@@ -16,6 +16,11 @@ class Objective(ABC):
         return False
 
     @property
+    def uses_labels(self) -> bool:
+        """Whether it needs the labels of the calibration rows."""
+        return False
+
+    @property
     def layers(self) -> tuple[int | str, ...]:
         """Hidden states that it compares: indices, negative ones from the end, or "middle"; empty where none."""
         return ()

@@ -1,21 +1,30 @@
 """Projected gradient, Frank-Wolfe, L-BFGS-B: torch optimisers over coefficients."""
 
 from adamerge.optim.closure import Closure
+from adamerge.optim.descent import BuildOptimizer, Cosines, Descent, SearchingOptimizer, build_optimizer
 from adamerge.optim.feasibility import keep_feasible
-from adamerge.optim.frank_wolfe import FrankWolfe, Hard, Selection, Soft
-from adamerge.optim.lbfgsb import LBFGSB
-from adamerge.optim.pairs import OptimizerKind, check_pair
-from adamerge.optim.projected_gradient import ProjectedGradient
+from adamerge.optim.frank_wolfe import FrankWolfe, FrankWolfeOptimizer, Selection, SoftFrankWolfe
+from adamerge.optim.lbfgsb import LBFGSB, LBFGSBOptimizer
+from adamerge.optim.pairs import Circumstance, OptimizerKind, check_pair
+from adamerge.optim.projected_gradient import ProjectedGradient, ProjectedGradientOptimizer
 
 __all__ = [
     "LBFGSB",
+    "BuildOptimizer",
+    "Circumstance",
     "Closure",
+    "Cosines",
+    "Descent",
     "FrankWolfe",
-    "Hard",
+    "FrankWolfeOptimizer",
+    "LBFGSBOptimizer",
     "OptimizerKind",
     "ProjectedGradient",
+    "ProjectedGradientOptimizer",
+    "SearchingOptimizer",
     "Selection",
-    "Soft",
+    "SoftFrankWolfe",
+    "build_optimizer",
     "check_pair",
     "keep_feasible",
 ]

@@ -1,4 +1,4 @@
-"""Frank-Wolfe: selects experts by the linear score of their vertices; hard (one a step) or soft (the best k)."""
+"""Frank-Wolfe: selects experts by the score of their vertices; hard (one a step) or soft (the best k)."""
 
 import math
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from typing import Literal, TypedDict, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from typing_extensions import override
 
-from adamerge.feasible import Box, Simplex, project_simplex
+from adamerge.feasible import Box, FeasibleSet, Simplex, project_simplex
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
+from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
 from adamerge.optim.hull import Hull, Move, Variant, away_move, pairwise_move, toward_move, weight_gap
 from adamerge.optim.line_search import backtrack, interpolate, short_step, spectral_size
 from adamerge.optim.pairs import OptimizerKind, check_pair
@@ -19,6 +19,7 @@ from adamerge.types import Coefficients, ConfigError
 
 StepRule = Literal["armijo", "short_step", "classic", "constant"]
 VariantName = Literal["plain", "away", "pairwise"]
+Score = Literal["linear", "cosine"]
 
 _VARIANTS: dict[VariantName, Variant] = {"plain": toward_move, "away": away_move, "pairwise": pairwise_move}
 _SEARCHING: tuple[StepRule, ...] = ("armijo", "short_step")
@@ -29,11 +30,13 @@ _MEMORY = "frank_wolfe"
 
 @final
 @dataclass(frozen=True)
-class Hard:
-    """One vertex a step in each row.
+class FrankWolfe(Descent):
+    r"""Hard Frank-Wolfe over the hull of the experts: a step goes towards one vertex in each group.
+
+    $$s_g = \arg\min_{s} \langle \nabla_g L(C), s - C_g \rangle, \qquad C_g \leftarrow C_g + \gamma_g (s_g - C_g)$$
 
     Args:
-        step_rule: how far to go.
+        step_rule: How far to go.
             "armijo": to where the interpolated slope vanishes, with a sufficient decrease; 2 to 3 evaluations a step.
             "short_step": to the minimum of a quadratic upper bound, of given curvature (1 evaluation a step), or of
             the curvature that backtracking finds (2 evaluations, mostly).
@@ -41,17 +44,43 @@ class Hard:
             "constant": `size`; 1 evaluation. The optimiser's `lr`, so a scheduler may change it.
         variant: "plain" towards the best vertex, "away" from the worst one too where that descends faster, "pairwise"
             from the worst to the best; the last two converge linearly where the minimum lies on a face.
-        size: of the constant step, above 0, at most 1.
-        curvature: the Lipschitz constant of the gradient in coefficients, above 0, for "short_step".
+        size: Of the constant step, above 0, at most 1.
+        curvature: The Lipschitz constant of the gradient in coefficients, above 0, for "short_step".
+        selection: What makes a vertex the best: the "linear" score above, or the "cosine" of the gradient with the
+            whole expert (not with what it adds to the base), summed over a group's tensors, as in the published code.
+            The second may select a vertex towards which the loss rises; the plain variant alone has it.
+        tolerance: Gap at or below which the descent has converged, at least 0, in units of the loss.
 
     Raises:
-        ConfigError: if an option is unknown, out of its range, or of no use beside the others.
+        ConfigError: An option is unknown, out of its range, or of no use beside the others.
+
+    Reference:
+        M. Jaggi, "Revisiting Frank-Wolfe: projection-free sparse convex optimization", ICML 2013; S. Lacoste-Julien,
+        M. Jaggi, "On the global linear convergence of Frank-Wolfe optimization variants", NeurIPS 2015; H. Chen et al.,
+        "FW-Merging: scaling model merging with Frank-Wolfe optimization", ICCV 2025.
+
+    Example:
+        >>> coefficients = nn.Parameter(torch.tensor([[0.5, 0.5, 0.0]]))
+        >>> optimizer = FrankWolfe().build([coefficients], Simplex())
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (coefficients - torch.tensor([[0.0, 0.0, 2.0]])).square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> while not optimizer.done:
+        ...     _ = optimizer.step(closure)
+        >>> coefficients.data
+        tensor([[0., 0., 1.]])
+        >>> optimizer.selections()
+        [Selection(group=0, expert=2, first_step=0, times=2, weight=1.0)]
     """
 
     step_rule: StepRule = "armijo"
     variant: VariantName = "pairwise"
     size: float = 0.1
     curvature: float | None = None
+    selection: Score = "linear"
+    tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
         """Refuse options that do not fit each other."""
@@ -64,34 +93,97 @@ class Hard:
                 f"The variant {self.variant!r} needs a step rule that looks at the loss, since its steps have no size "
                 f"known beforehand. Choose one of {_SEARCHING}, or the plain variant with {self.step_rule!r}."
             )
+        if self.variant != "plain" and self.selection == "cosine":
+            raise ConfigError(
+                f"Selection by cosine is the published code's, which knows plain steps alone; the variant "
+                f"{self.variant!r} compares linear scores. Choose variant: plain, or selection: linear."
+            )
         if not 0 < self.size <= 1:
             raise ConfigError(f"Expected the constant step size to be in (0, 1], found {self.size}.")
         if self.curvature is not None and not (self.curvature > 0 and math.isfinite(self.curvature)):
             raise ConfigError(f"Expected the curvature to be a finite number above 0, found {self.curvature}.")
         if self.curvature is not None and self.step_rule != "short_step":
             raise ConfigError(f"The curvature is for the short step only, not for {self.step_rule!r}; leave it out.")
+        _check_tolerance(self.tolerance)
+
+    @property
+    @override
+    def kind(self) -> OptimizerKind:
+        by_cosine = self.uses_cosines
+        return OptimizerKind.FRANK_WOLFE_COSINE if by_cosine else OptimizerKind.FRANK_WOLFE_HARD
+
+    @property
+    @override
+    def uses_lr(self) -> bool:
+        return self.step_rule == "constant"
+
+    @property
+    @override
+    def uses_cosines(self) -> bool:
+        return self.selection == "cosine"
+
+    @override
+    def build(
+        self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
+    ) -> "FrankWolfeOptimizer":
+        return FrankWolfeOptimizer(parameters, feasible, self, cosines)
 
 
 @final
 @dataclass(frozen=True)
-class Soft:
-    """The best k vertices a step in each row, with weights optimised over them and all that have weight (corrective).
+class SoftFrankWolfe(Descent):
+    """Soft Frank-Wolfe: the best k vertices a step, with weights optimised over them and all that have weight.
+
+    Fully corrective: the weights of the proposed and the active vertices are moved by projected gradient steps.
 
     Args:
-        top_k: number of vertices proposed by their linear score, at least 1.
-        inner_steps: most projected gradient steps on their weights, at least 1; each takes 1 evaluation, mostly.
+        top_k: Number of vertices proposed by their score, at least 1.
+        inner_steps: Most projected gradient steps on their weights, at least 1; each takes 1 evaluation, mostly.
+        per: Whether each "group" proposes its own k vertices, or all groups of the "model" the same k, by the sum of
+            their scores, so that an expert is in the merge or out of it as a whole.
+        selection: The "linear" score, or the "cosine" of the published code; see `FrankWolfe`.
+        tolerance: Gap at or below which the descent has converged, at least 0, in units of the loss.
 
     Raises:
-        ConfigError: if an option is out of its range.
+        ConfigError: An option is out of its range.
+
+    Reference:
+        H. Chen et al., "FW-Merging: scaling model merging with Frank-Wolfe optimization", ICCV 2025; S. Lacoste-Julien,
+        M. Jaggi, "On the global linear convergence of Frank-Wolfe optimization variants", NeurIPS 2015, algorithm 4.
     """
 
     top_k: int = 3
     inner_steps: int = 10
+    per: Literal["group", "model"] = "group"
+    selection: Score = "linear"
+    tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Refuse numbers below 1."""
+        """Refuse numbers out of their range."""
         if self.top_k < 1 or self.inner_steps < 1:
             raise ConfigError(f"Expected top_k ≥ 1 and inner_steps ≥ 1, found {self.top_k} and {self.inner_steps}.")
+        _check_tolerance(self.tolerance)
+
+    @property
+    @override
+    def kind(self) -> OptimizerKind:
+        return OptimizerKind.FRANK_WOLFE_SOFT
+
+    @property
+    @override
+    def uses_cosines(self) -> bool:
+        return self.selection == "cosine"
+
+    @override
+    def build(
+        self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
+    ) -> "FrankWolfeOptimizer":
+        return FrankWolfeOptimizer(parameters, feasible, self, cosines)
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not tolerance >= 0:
+        raise ConfigError(f"Expected the tolerance of the gap to be at least 0, found {tolerance}.")
 
 
 @final
@@ -118,7 +210,9 @@ class _Memory(TypedDict):
     """What a resumed run needs besides the coefficients."""
 
     step: int
+    loss: float
     gap: float
+    stalled: bool
     evaluations: int
     inverse_curvature: float | None  # length of the last line search
     curvature: float | None  # of the last short step
@@ -128,75 +222,50 @@ class _Memory(TypedDict):
 
 
 @final
-class FrankWolfe(Optimizer):
-    r"""Frank-Wolfe over the hull of the experts: a linear score selects vertices, steps go between them.
-
-    $$s_g = \arg\min_{s} \langle \nabla_g L(C), s - C_g \rangle, \qquad C_g \leftarrow C_g + \gamma_g (s_g - C_g)$$
+class FrankWolfeOptimizer(SearchingOptimizer):
+    r"""Frank-Wolfe as a torch optimiser: a score selects vertices, steps go between them.
 
     Each row g has a simplex (or the ends of a box) of its own. Searching rules share one curvature M between the rows
     and give each row its own step, $\gamma_g = \langle -\nabla_g, d_g \rangle / (M \|d_g\|^2)$ up to its limit: the
     minimum of the quadratic upper bound, which is separable. With one row this is the ordinary step.
 
     Args:
-        params: one parameter of coefficients, float, (G, K), in the set.
-        feasible: the set of each row: a simplex, or for hard steps a box.
-        steps: hard or soft, with their options.
-        tolerance: gap at or below which the descent has converged, at least 0, in units of the loss.
+        params: One parameter of coefficients, float, (G, K), in the set.
+        feasible: The set of each row: a simplex, or for hard steps a box.
+        options: Hard or soft, and how.
+        cosines: Cosines at the last evaluation, where these select.
 
     Raises:
-        ConfigError: if the set is unbounded or a single point, k exceeds the pool, or the coefficients are no table or
+        ConfigError: The set is unbounded or a single point, k exceeds the pool, or the coefficients are no table or
             outside of the set.
-
-    Reference:
-        M. Jaggi, "Revisiting Frank-Wolfe: projection-free sparse convex optimization", ICML 2013; S. Lacoste-Julien,
-        M. Jaggi, "On the global linear convergence of Frank-Wolfe optimization variants", NeurIPS 2015; H. Chen et al.,
-        "FW-Merging: scaling model merging with Frank-Wolfe optimization", ICCV 2025 (hard and soft; scores there are
-        cosines with checkpoints).
-
-    Example:
-        >>> coefficients = nn.Parameter(torch.tensor([[0.5, 0.5, 0.0]]))
-        >>> optimizer = FrankWolfe([coefficients], Simplex())
-        >>> def closure():
-        ...     optimizer.zero_grad()
-        ...     loss = (coefficients - torch.tensor([[0.0, 0.0, 2.0]])).square().sum()
-        ...     loss.backward()
-        ...     return loss
-        >>> while not optimizer.converged:
-        ...     _ = optimizer.step(closure)
-        >>> coefficients.data
-        tensor([[0., 0., 1.]])
-        >>> optimizer.selections
-        [Selection(group=0, expert=2, first_step=0, times=2, weight=1.0)]
     """
 
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        feasible: Simplex | Box,
-        steps: Hard | Soft = Hard(),
-        *,
-        tolerance: float = 1e-6,
+        feasible: FeasibleSet,
+        options: FrankWolfe | SoftFrankWolfe,
+        cosines: Cosines | None = None,
     ) -> None:
-        """Check the options and the start."""
-        if not tolerance >= 0:
-            raise ConfigError(f"Expected the tolerance of the gap to be at least 0, found {tolerance}.")
-        kind = OptimizerKind.FRANK_WOLFE_HARD if isinstance(steps, Hard) else OptimizerKind.FRANK_WOLFE_SOFT
-        check_pair(kind, feasible)
-        super().__init__(params, {"lr": steps.size if isinstance(steps, Hard) else 1.0})
+        check_pair(options.kind, feasible)
+        assert isinstance(feasible, Simplex | Box)  # check_pair
+        super().__init__(params, {"lr": options.size if isinstance(options, FrankWolfe) else 1.0})
         coefficients = coefficients_of(self)
         check_start(coefficients, feasible)
         self._hull = Hull(feasible, coefficients.shape[1])
-        self._steps = steps
-        self._tolerance = tolerance
-        if isinstance(steps, Soft) and steps.top_k > self._hull.vertices:
+        self._options = options
+        self._cosines = cosines
+        if isinstance(options, SoftFrankWolfe) and options.top_k > self._hull.vertices:
             raise ConfigError(
-                f"top_k={steps.top_k} exceeds the pool of {self._hull.vertices} vertices (experts, and the base where "
-                "it is included); choose a smaller k."
+                f"top_k={options.top_k} exceeds the pool of {self._hull.vertices} vertices (experts, and the base "
+                "where it is included); choose a smaller k."
             )
         shape = self._hull.weights(coefficients.detach()).shape
         self._memory = _Memory(
             step=0,
+            loss=math.inf,
             gap=math.inf,
+            stalled=False,
             evaluations=0,
             inverse_curvature=None,
             curvature=None,
@@ -206,6 +275,18 @@ class FrankWolfe(Optimizer):
         )
 
     @property
+    @override
+    def done(self) -> bool:
+        return self.converged or self._memory["stalled"]
+
+    @property
+    @override
+    def certificate(self) -> dict[str, float]:
+        if not self.evaluations:
+            return {}
+        return {"loss": self._memory["loss"], "gap": self.gap, "evaluations": self.evaluations}
+
+    @property
     def gap(self) -> float:
         """Frank-Wolfe gap at the start of the last step, summed over rows; infinite before the first."""
         return self._memory["gap"]
@@ -213,20 +294,23 @@ class FrankWolfe(Optimizer):
     @property
     def converged(self) -> bool:
         """Whether the gap is within the tolerance; a step then leaves the coefficients as they are."""
-        return self._memory["gap"] <= self._tolerance
+        return self._memory["gap"] <= self._options.tolerance
 
     @property
     def evaluations(self) -> int:
         """How often the closure was called."""
         return self._memory["evaluations"]
 
-    @property
-    def selections(self) -> list[Selection]:
+    def selections(self, coefficients: Coefficients | None = None) -> list[Selection]:
         """Every vertex selected so far, by group, then in the order of selection.
 
         On a box these are the upper ends; going to a lower end selects nothing.
+
+        Args:
+            coefficients: Whose weights to report, float, (G, K), in the set; the present ones by default.
         """
-        weights = self._hull.weights(coefficients_of(self).detach()).cpu()  # (R, V)
+        chosen = coefficients_of(self).detach() if coefficients is None else coefficients
+        weights = self._hull.weights(chosen).cpu()  # (R, V)
         times, first = self._memory["times"].cpu(), self._memory["first"].cpu()  # (R, V), (R, V)
         found: list[Selection] = []
         for row, vertex in times.nonzero().tolist():
@@ -264,22 +348,25 @@ class FrankWolfe(Optimizer):
         weights, scores = self._hull.weights(start.coefficients), self._hull.scores(start.gradient)  # (R, V), (R, V)
         gap = weight_gap(weights, scores).sum().item()
         end = start.coefficients
-        if gap > self._tolerance:
-            take = self._take_hard if isinstance(self._steps, Hard) else self._take_soft
-            end = take(objective, start, weights, scores)
+        if gap > self._options.tolerance:
+            hard = isinstance(self._options, FrankWolfe)
+            end = (self._take_hard if hard else self._take_soft)(objective, start, weights, scores)
         objective.move(end)
         memory = self._memory
         self._memory = {
             **memory,
             "step": memory["step"] + 1,
+            "loss": start.loss,
             "gap": gap,
+            "stalled": torch.equal(end, start.coefficients),
             "evaluations": memory["evaluations"] + objective.evaluations,
         }
         return start.loss
 
     def _take_hard(self, objective: Objective, start: Evaluation, weights: Tensor, scores: Tensor) -> Coefficients:
-        steps = cast("Hard", self._steps)
-        move = _VARIANTS[steps.variant](weights, scores)
+        steps = cast("FrankWolfe", self._options)
+        choice = self._choice(scores)
+        move = _VARIANTS[steps.variant](weights, scores) if choice is scores else toward_move(weights, choice)
         if steps.step_rule in _FIXED:
             end = self._hull.coefficients(move.at(self._fixed_size(move.limit)))
         else:
@@ -289,14 +376,22 @@ class FrankWolfe(Optimizer):
             self._record(move.selected)
         return end
 
+    def _choice(self, scores: Tensor) -> Tensor:  # (R, V) -> (R, V)
+        """The scores by which vertices are selected, the least being the best; called right after the evaluation."""
+        if not self._options.uses_cosines:
+            return scores
+        if self._cosines is None:
+            raise ConfigError("Selection by cosine needs the experts themselves: give build() a function for cosines.")
+        return self._cosines()[:, : self._hull.vertices].to(scores)
+
     def _fixed_size(self, like: Tensor) -> Tensor:  # (R, 1)
-        classic = cast("Hard", self._steps).step_rule == "classic"
+        classic = cast("FrankWolfe", self._options).step_rule == "classic"
         size = 2.0 / (self._memory["step"] + 2.0) if classic else cast("float", self.param_groups[0]["lr"])
         return torch.full_like(like, size)
 
     def _search(self, objective: Objective, start: Evaluation, scores: Tensor, move: Move) -> Coefficients:
         """Search along the lengths 1 / M, where M is a curvature in common to all rows."""
-        steps = cast("Hard", self._steps)
+        steps = cast("FrankWolfe", self._options)
         slopes = -(scores * move.direction).sum(dim=1, keepdim=True).clamp(max=0.0)  # (R, 1)
         squares = self._hull.squares(move.direction)  # (R, 1)
         rates = torch.where(squares > 0, slopes / squares, 0.0)  # (R, 1)
@@ -328,8 +423,11 @@ class FrankWolfe(Optimizer):
         return end.coefficients
 
     def _take_soft(self, objective: Objective, start: Evaluation, weights: Tensor, scores: Tensor) -> Coefficients:
-        steps = cast("Soft", self._steps)
-        best = scores.topk(steps.top_k, dim=1, largest=False).indices  # (R, k)
+        steps = cast("SoftFrankWolfe", self._options)
+        choice = self._choice(scores)  # (R, V)
+        if steps.per == "model":
+            choice = choice.sum(dim=0, keepdim=True).expand_as(choice)
+        best = choice.topk(steps.top_k, dim=1, largest=False).indices  # (R, k)
         proposed = torch.zeros_like(weights, dtype=torch.bool).scatter(1, best, value=True)  # (R, V)
         end = self._correct(objective, start, outside=~proposed & (weights <= 0))
         self._record(proposed & (self._hull.weights(end) > 0))
@@ -338,10 +436,10 @@ class FrankWolfe(Optimizer):
     def _correct(self, objective: Objective, start: Evaluation, outside: Tensor) -> Coefficients:
         """Projected gradient descent on the weights of a face, given what lies outside of it, bool (R, V)."""
         hull, size = self._hull, self._memory["inner_step_size"]
-        for _ in range(cast("Soft", self._steps).inner_steps):
+        for _ in range(cast("SoftFrankWolfe", self._options).inner_steps):
             weights = hull.weights(start.coefficients)  # (R, V)
             scores = hull.scores(start.gradient).masked_fill(outside, torch.inf)  # (R, V)
-            if weight_gap(weights, scores).sum().item() <= self._tolerance:
+            if weight_gap(weights, scores).sum().item() <= self._options.tolerance:
                 break
 
             def path(length: float, weights: Tensor = weights, scores: Tensor = scores) -> Coefficients:

@@ -1,6 +1,8 @@
 """L-BFGS-B through SciPy, resumable by replaying a log of evaluations."""
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypedDict, cast, final
 
 import numpy as np
@@ -8,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from typing_extensions import override
 
-from adamerge.feasible import Box, Unbounded
+from adamerge.feasible import Box, FeasibleSet
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
+from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
@@ -31,6 +33,8 @@ class _Memory(TypedDict):
     unknowns: Tensor  # float64, (N,)
     converged: bool
     stalled: bool
+    loss: float
+    residual: float
     evaluations: int
 
 
@@ -77,8 +81,9 @@ class _Replay:
 
 
 @final
-class LBFGSB(Optimizer):
-    r"""Limited-memory quasi-Newton descent within bounds, for a closure that sees the same rows each time.
+@dataclass(frozen=True)
+class LBFGSB(Descent):
+    r"""Limited-memory quasi-Newton descent within bounds, where every step sees the same rows.
 
     $$\min_C L(C) \quad \text{subject to} \quad \text{lower} \le C \le \text{upper}$$
 
@@ -86,17 +91,14 @@ class LBFGSB(Optimizer):
     unknowns are float64; the closure sees them rounded to the dtype of the coefficients.
 
     Args:
-        params: one parameter of coefficients, float, (G, K), in the set.
-        feasible: no bounds, or a box.
-        history: number of steps that the curvature is taken from, at least 1.
-        loss_tolerance: relative decrease of the loss that ends the descent; by default 10 rounding units of the
+        history: Number of steps that the curvature is taken from, at least 1.
+        loss_tolerance: Relative decrease of the loss that ends the descent; by default 10 rounding units of the
             coefficients' dtype (1.2e-6 in fp32), since less is noise.
-        gradient_tolerance: greatest number of the projected gradient that ends the descent; by default 100 rounding
+        gradient_tolerance: Greatest number of the projected gradient that ends the descent; by default 100 rounding
             units (1.2e-5 in fp32).
 
     Raises:
-        ConfigError: if an option is out of its range, the set is a simplex, or the coefficients are no table or outside
-            of the set.
+        ConfigError: An option is out of its range.
 
     Reference:
         R. H. Byrd, P. Lu, J. Nocedal, C. Zhu, "A limited memory algorithm for bound constrained optimization", SIAM
@@ -104,43 +106,87 @@ class LBFGSB(Optimizer):
 
     Example:
         >>> coefficients = nn.Parameter(torch.tensor([[0.5, 0.5]]))
-        >>> optimizer = LBFGSB([coefficients], Box())
+        >>> optimizer = LBFGSB().build([coefficients], Box())
         >>> def closure():
         ...     optimizer.zero_grad()
         ...     loss = (coefficients - torch.tensor([[2.0, 0.25]])).square().sum()
         ...     loss.backward()
         ...     return loss
-        >>> while not optimizer.converged:
+        >>> while not optimizer.done:
         ...     _ = optimizer.step(closure)
         >>> coefficients.data
         tensor([[1.0000, 0.2500]])
     """
 
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        feasible: Unbounded | Box,
-        *,
-        history: int = 10,
-        loss_tolerance: float | None = None,
-        gradient_tolerance: float | None = None,
-    ) -> None:
-        """Check the options and the start."""
-        check_pair(OptimizerKind.LBFGSB, feasible)
+    history: int = 10
+    loss_tolerance: float | None = None
+    gradient_tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        tolerances = [given for given in (self.loss_tolerance, self.gradient_tolerance) if given is not None]
+        if not (self.history >= 1 and all(tolerance >= 0 for tolerance in tolerances)):
+            raise ConfigError(
+                f"Expected history ≥ 1 and tolerances ≥ 0 of L-BFGS-B, found {self.history}, {self.loss_tolerance} "
+                f"and {self.gradient_tolerance}."
+            )
+
+    @property
+    @override
+    def kind(self) -> OptimizerKind:
+        return OptimizerKind.LBFGSB
+
+    @override
+    def build(
+        self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
+    ) -> "LBFGSBOptimizer":
+        del cosines
+        return LBFGSBOptimizer(parameters, feasible, self)
+
+
+@final
+class LBFGSBOptimizer(SearchingOptimizer):
+    """L-BFGS-B as a torch optimiser.
+
+    Args:
+        params: One parameter of coefficients, float, (G, K), in the set.
+        feasible: No bounds, or a box.
+        options: How.
+
+    Raises:
+        ConfigError: The set is a simplex, or the coefficients are no table or outside of the set.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], feasible: FeasibleSet, options: LBFGSB) -> None:
+        check_pair(options.kind, feasible)
         super().__init__(params, {"lr": 1.0})
         coefficients = coefficients_of(self)
         check_start(coefficients, feasible)
         rounding = torch.finfo(coefficients.dtype).eps
         self._feasible = feasible
-        self._history = history
-        self._loss_tolerance = 10.0 * rounding if loss_tolerance is None else loss_tolerance
-        self._gradient_tolerance = 100.0 * rounding if gradient_tolerance is None else gradient_tolerance
-        if not (history >= 1 and self._loss_tolerance >= 0 and self._gradient_tolerance >= 0):
-            raise ConfigError(
-                f"Expected history ≥ 1 and tolerances ≥ 0 of L-BFGS-B, found {history}, {self._loss_tolerance} and "
-                f"{self._gradient_tolerance}."
-            )
+        self._history = options.history
+        self._loss_tolerance = 10.0 * rounding if options.loss_tolerance is None else options.loss_tolerance
+        self._gradient_tolerance = (
+            100.0 * rounding if options.gradient_tolerance is None else options.gradient_tolerance
+        )
         self._memory = _fresh(coefficients)
+
+    @property
+    @override
+    def done(self) -> bool:
+        return self.converged or self.stalled
+
+    @property
+    @override
+    def certificate(self) -> dict[str, float]:
+        if not math.isfinite(self.residual):
+            return {}
+        return {"loss": self._memory["loss"], "residual": self.residual, "evaluations": self.evaluations}
+
+    @property
+    def residual(self) -> float:
+        r"""$\max |C - \text{project}(C - \nabla L(C))|$ at the end of the last step; 0 at stationary points."""
+        return self._memory["residual"]
 
     @property
     def converged(self) -> bool:
@@ -226,12 +272,17 @@ class LBFGSB(Optimizer):
             converged=bool(result.success),
             # Status 1 is the iteration limit, which each step sets; 2 an abnormal end of the line search.
             stalled=result.status == 2,
+            loss=float(result.fun),
+            residual=self._residual(unknowns, torch.from_numpy(np.asarray(result.jac, dtype=np.float64).copy())),
             evaluations=self.evaluations + objective.evaluations,
         )
         return float(result.fun)
 
+    def _residual(self, unknowns: Tensor, gradient: Tensor) -> float:  # (N,), (N,)
+        return (unknowns - self._feasible.project(unknowns - gradient)).abs().max().item()
+
     def _bounds(self, unknowns: int) -> Sequence[tuple[float, float]] | None:
-        if isinstance(self._feasible, Unbounded):
+        if not isinstance(self._feasible, Box):
             return None
         return [(self._feasible.lower, self._feasible.upper)] * unknowns
 
@@ -246,6 +297,8 @@ def _fresh(coefficients: Coefficients) -> _Memory:
         unknowns=unknowns,
         converged=False,
         stalled=False,
+        loss=math.inf,
+        residual=math.inf,
         evaluations=0,
     )
 

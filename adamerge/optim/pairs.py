@@ -1,5 +1,6 @@
 """The pairs of choices that mathematics rules out, in one table, each with its reason."""
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from adamerge.feasible import Box, FeasibleSet, Simplex, Unbounded
@@ -12,6 +13,7 @@ class OptimizerKind(StrEnum):
     TORCH = "torch"
     PROJECTED_GRADIENT = "projected gradient"
     FRANK_WOLFE_HARD = "Frank-Wolfe (hard)"
+    FRANK_WOLFE_COSINE = "Frank-Wolfe (hard, by cosine)"
     FRANK_WOLFE_SOFT = "Frank-Wolfe (soft)"
     LBFGSB = "L-BFGS-B"
 
@@ -20,6 +22,11 @@ _NO_VERTEX = "a linear loss has no least point on an unbounded set, so there is 
 
 UNDEFINED_SETS: dict[tuple[OptimizerKind, type[FeasibleSet]], str] = {
     (OptimizerKind.FRANK_WOLFE_HARD, Unbounded): _NO_VERTEX,
+    (OptimizerKind.FRANK_WOLFE_COSINE, Unbounded): _NO_VERTEX,
+    (OptimizerKind.FRANK_WOLFE_COSINE, Box): (
+        "the ends of a box are no experts, whose cosine with the gradient could be taken; choose a simplex, or "
+        "selection by the linear score"
+    ),
     (OptimizerKind.FRANK_WOLFE_SOFT, Unbounded): _NO_VERTEX,
     (OptimizerKind.FRANK_WOLFE_SOFT, Box): (
         "each coefficient of a box has two ends of its own, so there are no k best experts to choose among; choose a "
@@ -35,30 +42,48 @@ UNDEFINED_SETS: dict[tuple[OptimizerKind, type[FeasibleSet]], str] = {
 CLOSURE_KINDS = frozenset(OptimizerKind) - {OptimizerKind.TORCH}
 """Optimisers that evaluate the loss several times a step and decide by what they see."""
 
-NO_CLIPPING = (
-    "a clipped gradient is not the slope of the loss, so line search, gap and curvature would believe a wrong number; "
-    "switch clipping off, or choose a torch optimiser"
-)
-NO_HALF_PRECISION = (
-    "the gradient scaler of fp16 unscales and steps once, without the closure that this optimiser evaluates; choose "
-    "bf16 or fp32, or a torch optimiser"
-)
+
+class Circumstance(StrEnum):
+    """What learning may come with besides an optimiser and a set."""
+
+    CLIPPING = "gradient clipping"
+    FP16 = "fp16"
+    MINI_BATCHES = "another batch at every step"
+    IDLE_SCHEDULER = "a learning-rate scheduler"
 
 
-def check_pair(
-    optimizer: OptimizerKind,
-    feasible: FeasibleSet,
-    *,
-    gradient_clipping: bool = False,
-    half_precision: bool = False,
-) -> None:
+UNDEFINED_CIRCUMSTANCES: dict[Circumstance, tuple[frozenset[OptimizerKind], str]] = {
+    Circumstance.CLIPPING: (
+        CLOSURE_KINDS,
+        "a clipped gradient is not the slope of the loss, so line search, gap and curvature would believe a wrong "
+        "number; leave out trainer.gradient_clip_val, or choose a torch optimiser",
+    ),
+    Circumstance.FP16: (
+        CLOSURE_KINDS,
+        "the gradient scaler of fp16 unscales and steps once, without the closure that this optimiser evaluates; "
+        "choose bf16-mixed or 32-true, or a torch optimiser",
+    ),
+    Circumstance.MINI_BATCHES: (
+        frozenset({OptimizerKind.LBFGSB}),
+        "it takes curvature from one step to the next, and the loss of other rows is another function; set "
+        "data.batch_size: null (and data.rows as few as the time allows), or choose another optimiser",
+    ),
+    Circumstance.IDLE_SCHEDULER: (
+        CLOSURE_KINDS,
+        "it finds the size of its steps itself, so a scheduler would change nothing; set lr_scheduler: null, or choose "
+        "a step rule of constant size",
+    ),
+}
+"""Which optimisers a circumstance rules out, and why."""
+
+
+def check_pair(optimizer: OptimizerKind, feasible: FeasibleSet, circumstances: Collection[Circumstance] = ()) -> None:
     """Refuse a pair of choices that is not defined, with the reason.
 
     Args:
         optimizer: what moves the coefficients.
         feasible: where they may live.
-        gradient_clipping: whether gradients are clipped before a step.
-        half_precision: whether training runs under fp16 with a gradient scaler (bf16 needs none).
+        circumstances: what learning comes with; a scheduler only where the optimiser has no use for its learning rate.
 
     Raises:
         ConfigError: naming the two choices and why they exclude each other.
@@ -72,7 +97,7 @@ def check_pair(
     reason = UNDEFINED_SETS.get((optimizer, type(feasible)))
     if reason is not None:
         raise ConfigError(f"{optimizer} on {feasible} is not defined: {reason}.")
-    if gradient_clipping and optimizer in CLOSURE_KINDS:
-        raise ConfigError(f"{optimizer} with gradient clipping is not defined: {NO_CLIPPING}.")
-    if half_precision and optimizer in CLOSURE_KINDS:
-        raise ConfigError(f"{optimizer} under fp16 is not defined: {NO_HALF_PRECISION}.")
+    for circumstance in circumstances:
+        kinds, reason = UNDEFINED_CIRCUMSTANCES[circumstance]
+        if optimizer in kinds:
+            raise ConfigError(f"{optimizer} with {circumstance} is not defined: {reason}.")

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal, TypedDict, cast, final
 
+import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from adamerge.feasible import FeasibleSet
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
+from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
 from adamerge.optim.line_search import backtrack
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
@@ -23,34 +25,35 @@ class _Memory(TypedDict):
     """What a resumed run needs besides the coefficients."""
 
     step_size: float
+    loss: float
     residual: float
+    stalled: bool
     evaluations: int
 
 
 @final
-class ProjectedGradient(Optimizer):
+@dataclass(frozen=True)
+class ProjectedGradient(Descent):
     r"""Gradient descent that is projected back onto the feasible set.
 
     $$C \leftarrow \text{project}(C - \alpha \nabla L(C))$$
 
     With "armijo", the step size starts at the last accepted one, grown by a factor, and shrinks until the decrease of
-    the loss is sufficient: for a closure that sees the same rows each time. With "constant" it is `lr`, and a step
-    evaluates once.
+    the loss is sufficient: best where every step sees the same rows. With "constant" it is `lr`, and a step evaluates
+    once.
 
     Args:
-        params: one parameter of coefficients, float, (G, K), in the set.
-        feasible: the set of each row.
-        lr: the step size, or the first one tried; above 0.
+        lr: The step size, or the first one tried; above 0.
         step_rule: "armijo" or "constant".
-        grow: factor from an accepted step size to the next one tried, at least 1.
-        shrink: factor from a refused step size to the next one tried, between 0 and 1.
-        sufficient: share of the decrease promised by the gradient that an accepted step delivers, between 0 and 1. On
+        grow: Factor from an accepted step size to the next one tried, at least 1.
+        shrink: Factor from a refused step size to the next one tried, between 0 and 1.
+        sufficient: Share of the decrease promised by the gradient that an accepted step delivers, between 0 and 1. On
             a quadratic a small share lets steps of nearly twice the inverse curvature pass, which zigzag for ever; a
             quarter ends at one and a half.
-        tolerance: residual at or below which the descent has converged, at least 0.
+        tolerance: Residual at or below which the descent has converged, at least 0.
 
     Raises:
-        ConfigError: if an option is out of its range, or the coefficients are no table or outside of the set.
+        ConfigError: An option is out of its range.
 
     Reference:
         D. P. Bertsekas, "On the Goldstein-Levitin-Polyak gradient projection method", IEEE Transactions on Automatic
@@ -60,7 +63,7 @@ class ProjectedGradient(Optimizer):
         >>> import torch
         >>> from adamerge.feasible import Simplex
         >>> coefficients = nn.Parameter(torch.tensor([[0.5, 0.5]]))
-        >>> optimizer = ProjectedGradient([coefficients], Simplex())
+        >>> optimizer = ProjectedGradient().build([coefficients], Simplex())
         >>> def closure():
         ...     optimizer.zero_grad()
         ...     loss = (coefficients - torch.tensor([[2.0, 0.0]])).square().sum()
@@ -71,38 +74,76 @@ class ProjectedGradient(Optimizer):
         tensor([[1., 0.]])
     """
 
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        feasible: FeasibleSet,
-        lr: float = 1.0,
-        *,
-        step_rule: StepRule = "armijo",
-        grow: float = 2.0,
-        shrink: float = 0.5,
-        sufficient: float = 0.25,
-        tolerance: float = 1e-6,
-    ) -> None:
-        """Check the options and the start."""
-        if not (math.isfinite(lr) and lr > 0):
-            raise ConfigError(f"Expected lr of projected gradient descent to be above 0, found {lr}.")
-        if step_rule not in ("armijo", "constant"):
-            raise ConfigError(f"Expected step_rule to be 'armijo' or 'constant', found {step_rule!r}.")
-        if not (grow >= 1 and 0 < shrink < 1 and 0 < sufficient < 1 and tolerance >= 0):
+    lr: float = 1.0
+    step_rule: StepRule = "armijo"
+    grow: float = 2.0
+    shrink: float = 0.5
+    sufficient: float = 0.25
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"Expected lr of projected gradient descent to be above 0, found {self.lr}.")
+        if self.step_rule not in ("armijo", "constant"):
+            raise ConfigError(f"Expected step_rule to be 'armijo' or 'constant', found {self.step_rule!r}.")
+        if not (self.grow >= 1 and 0 < self.shrink < 1 and 0 < self.sufficient < 1 and self.tolerance >= 0):
             raise ConfigError(
-                f"Expected grow ≥ 1, 0 < shrink < 1, 0 < sufficient < 1 and tolerance ≥ 0, found {grow}, {shrink}, "
-                f"{sufficient} and {tolerance}."
+                f"Expected grow ≥ 1, 0 < shrink < 1, 0 < sufficient < 1 and tolerance ≥ 0, found {self.grow}, "
+                f"{self.shrink}, {self.sufficient} and {self.tolerance}."
             )
-        check_pair(OptimizerKind.PROJECTED_GRADIENT, feasible)
-        super().__init__(params, {"lr": lr})
+
+    @property
+    @override
+    def kind(self) -> OptimizerKind:
+        return OptimizerKind.PROJECTED_GRADIENT
+
+    @property
+    @override
+    def uses_lr(self) -> bool:
+        return self.step_rule == "constant"
+
+    @override
+    def build(
+        self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
+    ) -> "ProjectedGradientOptimizer":
+        del cosines
+        return ProjectedGradientOptimizer(parameters, feasible, self)
+
+
+@final
+class ProjectedGradientOptimizer(SearchingOptimizer):
+    """Projected gradient descent as a torch optimiser.
+
+    Args:
+        params: One parameter of coefficients, float, (G, K), in the set.
+        feasible: The set of each row.
+        options: How.
+
+    Raises:
+        ConfigError: The coefficients are no table or outside of the set.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], feasible: FeasibleSet, options: ProjectedGradient) -> None:
+        check_pair(options.kind, feasible)
+        super().__init__(params, {"lr": options.lr})
         check_start(coefficients_of(self), feasible)
-        self._feasible = feasible
-        self._step_rule = step_rule
-        self._grow = grow
-        self._shrink = shrink
-        self._sufficient = sufficient
-        self._tolerance = tolerance
-        self._memory = _Memory(step_size=lr / grow, residual=math.inf, evaluations=0)
+        self._feasible, self._options = feasible, options
+        self._memory = _Memory(
+            step_size=options.lr / options.grow, loss=math.inf, residual=math.inf, stalled=False, evaluations=0
+        )
+
+    @property
+    @override
+    def done(self) -> bool:
+        return self.converged or self._memory["stalled"]
+
+    @property
+    @override
+    def certificate(self) -> dict[str, float]:
+        if not self.evaluations:
+            return {}
+        return {"loss": self._memory["loss"], "residual": self.residual, "evaluations": self.evaluations}
 
     @property
     def step_size(self) -> float:
@@ -117,7 +158,7 @@ class ProjectedGradient(Optimizer):
     @property
     def converged(self) -> bool:
         """Whether the residual is within the tolerance; a step then leaves the coefficients as they are."""
-        return self._memory["residual"] <= self._tolerance
+        return self._memory["residual"] <= self._options.tolerance
 
     @property
     def evaluations(self) -> int:
@@ -152,26 +193,30 @@ class ProjectedGradient(Optimizer):
         residual = (start.coefficients - self._arc(start, 1.0)).abs().max().item()
         step_size = self.step_size
         end = start.coefficients
-        if residual > self._tolerance:
+        if residual > self._options.tolerance:
             step_size, end = self._descend(objective, start)
         objective.move(end)
         self._memory = _Memory(
-            step_size=step_size, residual=residual, evaluations=self.evaluations + objective.evaluations
+            step_size=step_size,
+            loss=start.loss,
+            residual=residual,
+            stalled=torch.equal(end, start.coefficients),
+            evaluations=self.evaluations + objective.evaluations,
         )
         return start.loss
 
     def _descend(self, objective: Objective, start: Evaluation) -> tuple[float, Coefficients]:
-        if self._step_rule == "constant":
+        if self._options.uses_lr:
             step_size = cast("float", self.param_groups[0]["lr"])
             return step_size, self._arc(start, step_size)
-        trial = self._grow * self.step_size
+        trial = self._options.grow * self.step_size
         step_size, end = backtrack(
             objective,
             start,
             lambda length: self._arc(start, length),
             trial,
-            shrink=self._shrink,
-            sufficient=self._sufficient,
+            shrink=self._options.shrink,
+            sufficient=self._options.sufficient,
         )
         # A search that failed forgets nothing: on other rows the last step size may do.
         return step_size or self.step_size, end.coefficients

@@ -8,21 +8,25 @@ model (a threshold, a norm, a total sign) is gathered in bounded memory by `Tran
 from adamerge.transforms.consensus import Consensus
 from adamerge.transforms.dare import Dare
 from adamerge.transforms.doge import Doge
-from adamerge.transforms.fisher import fisher_weights
+from adamerge.transforms.fisher import Fisher
 from adamerge.transforms.isotropic import Isotropic
 from adamerge.transforms.lines import Lines
 from adamerge.transforms.magnitude import Magnitude
 from adamerge.transforms.pcb import Pcb
 from adamerge.transforms.singular import TaskSingularVectors
 from adamerge.transforms.ties import Ties
-from adamerge.transforms.transform import Stacks, TensorTransform, Transform
+from adamerge.transforms.transform import TASK_ARITHMETIC, FisherSettings, Labels, Stacks, TensorTransform, Transform
 from adamerge.transforms.wudi import Wudi
 
 __all__ = [
+    "TASK_ARITHMETIC",
     "Consensus",
     "Dare",
     "Doge",
+    "Fisher",
+    "FisherSettings",
     "Isotropic",
+    "Labels",
     "Lines",
     "Magnitude",
     "Pcb",
@@ -32,5 +36,4 @@ __all__ = [
     "Ties",
     "Transform",
     "Wudi",
-    "fisher_weights",
 ]

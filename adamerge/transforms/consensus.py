@@ -1,11 +1,13 @@
 """Consensus: keep the changes that several tasks use."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
+from adamerge.task_vectors import TaskVectors
+from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
 
 
 def tall_masks(stack: Tensor, threshold: float) -> Tensor:
@@ -43,16 +45,12 @@ def consensus(stack: Tensor, threshold: float, agreement: int) -> Tensor:
     Returns:
         (K, *shape).
 
-    Raises:
-        ConfigError: where k exceeds K.
-
     Reference: Wang et al., ICML 2024 (consensus merging).
 
     >>> consensus(torch.tensor([[1.0, 1.0], [1.0, -9.0]]), threshold=0.5, agreement=2)
     tensor([[1., 0.],
             [1., 0.]])
     """
-    require(agreement <= len(stack), "agreement", f"at most the number of experts, {len(stack)}", agreement)
     users = tall_masks(stack, threshold).sum(0)  # (*shape)
     return torch.where(users >= agreement, stack, 0)
 
@@ -83,9 +81,13 @@ class Consensus(Transform):
     @property
     def coefficient(self) -> float:
         """0.3, that of task arithmetic."""
-        return 0.3
+        return TASK_ARITHMETIC
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
+        """At least `agreement` experts; see `Transform.check`."""
+        require(self.agreement <= experts, "agreement", f"at most the number of experts, {experts}", self.agreement)
+
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Nothing global; see `Transform.plan`."""
         return lambda name, stack: consensus(stack, self.threshold, self.agreement)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
+from adamerge.task_vectors import TaskVectors
+from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -73,9 +74,9 @@ class Dare(Transform):
     @property
     def coefficient(self) -> float:
         """0.3, that of task arithmetic."""
-        return 0.3
+        return TASK_ARITHMETIC
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Nothing global; see `Transform.plan`."""
         return lambda name, stack: dare(stack, self.drop, generator_for(self.seed, name))
 

@@ -8,10 +8,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from adamerge.task_vectors import TaskVectors
+from adamerge.transforms.conjugate import least_squares
 from adamerge.transforms.gram import thin_svd
 from adamerge.transforms.magnitude import global_thresholds, tensor_thresholds, trim
 from adamerge.transforms.selection import Scope
 from adamerge.transforms.transform import (
+    TASK_ARITHMETIC,
     Stacks,
     TensorTransform,
     Transform,
@@ -20,11 +23,10 @@ from adamerge.transforms.transform import (
     require,
     vectors,
 )
+from adamerge.types import ConfigError
 
 Residual: TypeAlias = Literal["row", "matrix"]
 """One residual for each expert and row, (K, R), or one for each expert, (K,)."""
-
-LinearMap: TypeAlias = Callable[[Tensor], Tensor]
 
 Vectors: TypeAlias = Literal["base", "average", "task_arithmetic"]
 """What becomes of the tensors that are not fitted."""
@@ -115,47 +117,6 @@ def residuals(stack: Tensor, coefficients: Tensor, delta: Tensor, residual: Resi
     merged = torch.einsum("k,krm->rm", coefficients, stack) + coefficients.sum() * delta
     form = CONTRACTION[residual]
     return torch.einsum(f"krm,krm->{form}", stack, stack) - torch.einsum(f"krm,rm->{form}", stack, merged)
-
-
-def least_squares(
-    forward: LinearMap, adjoint: LinearMap, target: Tensor, damping: float, tolerance: float, steps: int
-) -> Tensor:
-    """Minimise ‖A x - b‖² + damping · ‖x‖² by conjugate gradients on the normal equations, from 0.
-
-    Args:
-        forward: x → A x.
-        adjoint: y → Aᵀ y.
-        target: b.
-        damping: 0 or more; 0 gives the least-squares solution of least norm.
-        tolerance: stop where ‖A x - b‖² ≤ tolerance · ‖b‖², or where the gradient's square has shrunk by tolerance^1.5.
-        steps: at most.
-
-    Returns:
-        x, of the shape of Aᵀ b.
-
-    Reference: Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952 (CGLS).
-
-    >>> A = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    >>> least_squares(lambda x: A @ x, lambda y: A.T @ y, torch.tensor([4.0, 3.0]), 0.0, 1e-12, 10).round(decimals=4)
-    tensor([2., 3.])
-    """
-    rest = target.clone()
-    gradient = adjoint(rest)
-    solution, direction = torch.zeros_like(gradient), gradient
-    energy = first = gradient.square().sum()
-    for _ in range(steps):
-        image = forward(direction)
-        length = energy / (image.square().sum() + damping * direction.square().sum())
-        if not length.isfinite():
-            break
-        solution = solution + length * direction
-        rest = rest - length * image
-        gradient = adjoint(rest) - damping * solution
-        energy, previous = gradient.square().sum(), energy
-        if rest.square().sum() <= tolerance * target.square().sum() or energy <= tolerance**1.5 * first:
-            break
-        direction = gradient + energy / previous * direction
-    return solution
 
 
 def fit(
@@ -264,7 +225,7 @@ def scale_vectors(stack: Tensor, treatment: Vectors) -> Tensor:
     >>> scale_vectors(torch.tensor([[2.0], [4.0]]), "average").tolist()
     [[1.0], [2.0]]
     """
-    return {"base": 0.0, "average": 1 / len(stack), "task_arithmetic": 0.3}[treatment] * stack
+    return {"base": 0.0, "average": 1 / len(stack), "task_arithmetic": TASK_ARITHMETIC}[treatment] * stack
 
 
 def is_fitted(name: str, dimensions: int, exclude: tuple[str, ...]) -> bool:
@@ -290,12 +251,14 @@ class Doge(Transform):
 
     λₖ = η/‖τₖ‖, Δ fitted by least squares in the exact complement of the shared subspace, Mₖ the largest changes of
     expert k. Masking `before` the fit replaces τₖ by Mₖ⊙τₖ throughout and leaves Δ whole, so the fit stays optimal;
-    `after` masks τₖ + Δ with the largest |τₖ|, as published, which undoes the fit. Beside the stack of one tensor,
-    K·R·M numbers, it holds a masked copy, five R by M matrices and the smaller Gram in float64.
+    `after` masks τₖ + Δ with the largest |τₖ|, which undoes the fit. Beside the stack of one tensor, K·R·M numbers, it
+    holds a masked copy, five R by M matrices and the smaller Gram in float64.
+
+    As published (FusionBench, doge_ta): mask_order after, solver adam, vectors base, eta 0.07.
+    As published with AdaMerging: the same with balanced false. PEFT's port: scope tensor, residual matrix, solver adam.
 
     Only matrices are fitted: tensors of two dimensions or more, embeddings excluded as published (an update of norm η
-    is out of proportion where the experts hardly moved). What becomes of the others is the option `vectors`, and
-    `at_base` names those that stay as they are in the base. λ is in the outputs, so the coefficient is 1.
+    is out of proportion where the experts hardly moved). What becomes of the others is the option `vectors`.
 
     Attributes:
         eta: norm η of each expert's update of a tensor, > 0.
@@ -308,6 +271,7 @@ class Doge(Transform):
         solver: exact, or adam (400 steps of 1e-4, as published).
         vectors: what is not fitted: base (no change), average (τₖ/K) or task_arithmetic (0.3 · τₖ).
         exclude: matrices whose names contain one of these words are not fitted.
+        balanced: whether λ is in the outputs. False gives Mₖ⊙(τₖ + Δ), for learned coefficients that start at 0.3.
 
     Raises:
         ConfigError: on η ≤ 0, a density outside (0, 1], a rank below 1 or an unknown word.
@@ -323,6 +287,7 @@ class Doge(Transform):
     solver: Literal["exact", "adam"] = "exact"
     vectors: Vectors = "base"
     exclude: tuple[str, ...] = ("embed",)
+    balanced: bool = True
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -339,28 +304,24 @@ class Doge(Transform):
 
     @property
     def coefficient(self) -> float:
-        """1: λ is in the outputs."""
-        return 1.0
+        """1, or where λ is not in the outputs the 0.3 at which FusionBench lets AdaMerging start."""
+        return 1.0 if self.balanced else TASK_ARITHMETIC
 
-    def at_base(self, shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-        """Name the tensors that stay as they are in the base.
+    def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
+        """At least one matrix to fit; see `Transform.check`."""
+        if not any(is_fitted(name, len(shape), self.exclude) for name, shape in shapes.items()):
+            raise ConfigError(
+                f"Doge fits matrices, but of {', '.join(shapes)[:200]} none is one whose name is free of "
+                f"{', '.join(self.exclude)} (key exclude)."
+            )
 
-        Args:
-            shapes: of all parameters.
-
-        Returns:
-            Those that are not fitted, where `vectors` is base; else none.
-        """
-        rest = tuple(name for name, shape in shapes.items() if not is_fitted(name, len(shape), self.exclude))
-        return rest if self.vectors == "base" else ()
-
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Select the thresholds of the masks over all matrices where they are global; see `Transform.plan`."""
         thresholds = self._thresholds(stacks)
 
         def transform(name: str, stack: Tensor) -> Tensor:
             if not is_fitted(name, stack.ndim - 1, self.exclude):
-                return scale_vectors(stack, self.vectors)
+                return scale_vectors(stack, self.vectors) / self.coefficient
             flat = matrices(stack)
             return self._merge(flat, thresholds(flat)).reshape(stack.shape)
 
@@ -392,6 +353,8 @@ class Doge(Transform):
             delta = fit(fitted, coefficients, basis, self.residual, self.damping)
         else:
             delta = fit_adam(fitted, coefficients, basis, self.residual)
-        modified = per_expert(coefficients, fitted) * (fitted + delta)
+        modified = fitted + delta
+        if self.balanced:
+            modified = per_expert(coefficients, fitted) * modified
         kept = per_expert(thresholds, stack) <= stack.abs()
         return torch.where(kept, modified, 0) if self.mask_order == "after" else modified

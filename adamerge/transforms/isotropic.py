@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.gram import thin_svd
 from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices
 
@@ -46,7 +47,7 @@ class Isotropic(Transform):
         """1."""
         return 1.0
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Nothing global; see `Transform.plan`."""
 
         def merge(name: str, stack: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """LiNeS: changes grow linearly with depth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
 from adamerge.types import ConfigError
 
@@ -108,7 +109,11 @@ class Lines(Transform):
         """1: alpha + beta · l/(L - 1) is in the outputs."""
         return 1.0
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Names with layer numbers; see `Transform.check`."""
+        depth_shares(list(shapes))
+
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Read the names for the number of layers; see `Transform.plan`."""
         shares = depth_shares([name for name, _ in stacks()])
 

@@ -6,8 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.selection import Scope, order_statistics
-from adamerge.transforms.transform import Stacks, TensorTransform, Transform, per_expert, require, vectors
+from adamerge.transforms.transform import (
+    TASK_ARITHMETIC,
+    Stacks,
+    TensorTransform,
+    Transform,
+    per_expert,
+    require,
+    vectors,
+)
 
 
 def kept(density: float, length: int) -> int:
@@ -115,9 +124,9 @@ class Magnitude(Transform):
     @property
     def coefficient(self) -> float:
         """0.3, that of task arithmetic."""
-        return 0.3
+        return TASK_ARITHMETIC
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Select the thresholds of the whole vectors where they are global; see `Transform.plan`."""
         if self.scope == "tensor":
             return lambda name, stack: trim(stack, tensor_thresholds(stack, self.density))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.selection import Scope, Scores, order_statistics
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, per_expert, require, vectors
 
@@ -160,7 +161,7 @@ class Pcb(Transform):
         """1.2."""
         return 1.2
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Select bounds and thresholds of the whole vectors where they are global; see `Transform.plan`."""
         if self.scope == "tensor":
             return lambda name, stack: pcb(stack, *ranges(lambda: iter([(name, stack)]), self.ratio))

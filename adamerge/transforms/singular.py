@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.gram import polar, thin_svd
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, is_matrix, matrices
 
@@ -49,7 +50,7 @@ class TaskSingularVectors(Transform):
         """1."""
         return 1.0
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Nothing global; see `Transform.plan`."""
 
         def split(name: str, stack: Tensor) -> Tensor:

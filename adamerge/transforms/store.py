@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
 from adamerge.files import SafetensorsWriter, whole_folder, write_text
-from adamerge.task_vectors import Mapped, TaskVectors
+from adamerge.task_vectors import Mapped, TaskVectors, resident_bytes
 from adamerge.transforms.transform import Transform
 from adamerge.types import ConfigError
 from adamerge.weights import Header, MappedFiles, Weights
@@ -14,7 +20,15 @@ from adamerge.weights import Header, MappedFiles, Weights
 MADE_FROM = "made_from.json"
 
 
-def transformed(plain: TaskVectors, centre: Weights, transform: Transform, folder: Path) -> Mapped:
+def transformed(
+    plain: TaskVectors,
+    centre: Weights,
+    transform: Transform,
+    folder: Path,
+    *,
+    information: Callable[[], TaskVectors] | None = None,
+    console: Console | None = None,
+) -> Mapped:
     """Transform task vectors one tensor at a time and store the results, a safetensors file each.
 
     Memory: the stack of one tensor, K·N numbers, and what the transform needs for it. A folder that is there already
@@ -25,6 +39,8 @@ def transformed(plain: TaskVectors, centre: Weights, transform: Transform, folde
         centre: What the results will be added to.
         transform: What to do.
         folder: Where the results are kept.
+        information: Finds the experts' diagonal Fisher information, for a transform that asks for it.
+        console: Where to say what stays at the centre, and to show progress if it is a terminal.
 
     Returns:
         The results, mapped from their files; they are not added to the base again.
@@ -36,7 +52,7 @@ def transformed(plain: TaskVectors, centre: Weights, transform: Transform, folde
     made_from = _key(plain, transform)
     if not folder.exists():
         with whole_folder(folder) as part:
-            _write(plain, transform, part, names)
+            _write(plain, transform, part, information() if information else None, console or Console(quiet=True))
             write_text(part / MADE_FROM, made_from)
     elif not (folder / MADE_FROM).exists() or (folder / MADE_FROM).read_text(encoding="utf-8") != made_from:
         raise ConfigError(
@@ -53,14 +69,49 @@ def _key(plain: TaskVectors, transform: Transform) -> str:
     return json.dumps([repr(transform), plain.experts, list(plain.shapes), numbers])
 
 
-def _write(plain: TaskVectors, transform: Transform, folder: Path, names: tuple[str, ...]) -> None:
+def _write(
+    plain: TaskVectors, transform: Transform, folder: Path, information: TaskVectors | None, console: Console
+) -> None:
     headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
-    apply = transform.plan(plain.stacks)
-    with ExitStack() as files:
+    largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
+    size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
+    kind = type(transform).__name__
+    _say(
+        console,
+        f"task vectors: {kind}, one tensor of all experts at a time; the largest, {largest}, takes {size:.1f} MB",
+    )
+    unchanged: list[str] = []
+    with ExitStack() as open_things:
+        progress = open_things.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
+
+        def stacks(what: str = "looking at task vectors") -> Iterator[tuple[str, Tensor]]:
+            yield from progress.track(plain.stacks(), total=len(plain.shapes), description=what)
+
+        apply = transform.plan(stacks, information)
         writers = [
-            files.enter_context(SafetensorsWriter(folder / f"{name}.safetensors", headers, {"format": "pt"}))
-            for name in names
+            open_things.enter_context(SafetensorsWriter(folder / f"{name}.safetensors", headers, {"format": "pt"}))
+            for name in transform.experts(plain.experts)
         ]
-        for name, stack in plain.stacks():
-            for writer, vector in zip(writers, apply(name, stack), strict=True):
+        for name, stack in stacks("transforming them"):
+            result = apply(name, stack)
+            if not result.any():
+                unchanged.append(name)
+            for writer, vector in zip(writers, result, strict=True):
                 writer.write(name, vector.to(plain.dtype))
+    if unchanged:
+        where = ", ".join(_by_layer(unchanged))
+        _say(console, f"{len(unchanged)} of {len(plain.shapes)} parameters stay as they are: {where}")
+
+
+def _by_layer(names: Iterable[str]) -> list[str]:
+    """Names without their layers' numbers, each once.
+
+    Example:
+        >>> _by_layer(["layer.0.bias", "layer.1.bias"])
+        ['layer.*.bias']
+    """
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

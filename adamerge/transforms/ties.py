@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.magnitude import global_thresholds, tensor_thresholds, trim
 from adamerge.transforms.selection import Scope
-from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
+from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
 
 
 def elect_signs(trimmed: Tensor) -> Tensor:
@@ -139,9 +140,9 @@ class Ties(Transform):
     @property
     def coefficient(self) -> float:
         """0.3 for the sum (AdaMerging++), 1 for the mean (TIES)."""
-        return 0.3 if self.reduce == "sum" else 1.0
+        return TASK_ARITHMETIC if self.reduce == "sum" else 1.0
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Select global thresholds and the total sign where they are global; see `Transform.plan`."""
         reduce = share_by_count if self.reduce == "mean" else Tensor.clone
         if self.scope == "tensor":

@@ -1,11 +1,12 @@
 """The seam: a plan over all tensors, then one tensor of all experts at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.types import ConfigError
 
 TensorTransform: TypeAlias = Callable[[str, Tensor], Tensor]
@@ -16,6 +17,29 @@ Stacks: TypeAlias = Callable[[], Iterator[tuple[str, Tensor]]]
 
 MERGED = ("merged",)
 """The names of the outputs of a method that yields one update of all experts."""
+
+
+Labels: TypeAlias = Literal["sampled", "expected", "likeliest"]
+"""Labels that an expert gives itself: one drawn as it predicts, all weighed by their probability, or the likeliest."""
+
+
+TASK_ARITHMETIC = 0.3
+"""Scale of the plain sum of task vectors: Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023, whose best
+scales on eight tasks lie near it, and where AdaMerging starts."""
+
+
+class FisherSettings(NamedTuple):
+    """How diagonal Fisher information is taken.
+
+    Attributes:
+        labels: On which labels.
+        rows: Of how many calibration rows an expert; None takes all.
+        seed: Of the labels that are drawn.
+    """
+
+    labels: Labels
+    rows: int | None
+    seed: int
 
 
 class Transform(ABC):
@@ -30,12 +54,31 @@ class Transform(ABC):
     def coefficient(self) -> float:
         """The published scale of each output in the plain sum base + coefficient · Σ outputs."""
 
+    @property
+    def fisher(self) -> FisherSettings | None:
+        """How it needs the experts' diagonal Fisher information taken, on calibration rows; None needs none."""
+        return None
+
+    def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Refuse before anything is written what cannot be transformed; by default nothing is.
+
+        Args:
+            experts: K.
+            shapes: of all parameters.
+
+        Raises:
+            ConfigError: there are too few experts, or the parameters are not such that the method means something.
+        """
+        del experts, shapes
+
     @abstractmethod
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Gather what the method must know of the whole model, in bounded memory.
 
         Args:
             stacks: a fresh pass over all tensors at each call; called as often as the method has global passes.
+            information: every expert's diagonal Fisher information, held as task vectors are; None unless
+                `fisher` asks for it.
 
         Returns:
             The transform of one tensor of all experts; it may be called in any order, each tensor by itself.

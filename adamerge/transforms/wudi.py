@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices, require
 
 
@@ -139,7 +140,7 @@ class Wudi(Transform):
         """1."""
         return 1.0
 
-    def plan(self, stacks: Stacks) -> TensorTransform:
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Nothing global; see `Transform.plan`."""
 
         def merge(name: str, stack: Tensor) -> Tensor:

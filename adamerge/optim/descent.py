@@ -1,0 +1,90 @@
+"""The seam of optimisers that know the feasible set, and how any optimiser is built over coefficients."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from adamerge.feasible import FeasibleSet
+from adamerge.optim.feasibility import keep_feasible
+from adamerge.optim.pairs import OptimizerKind
+
+BuildOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""Any torch optimiser, called with the coefficients."""
+
+Cosines: TypeAlias = Callable[[], Tensor]
+"""Cosine of the last evaluation's gradient with each expert itself, the centre last, (G, K + 1)."""
+
+
+class SearchingOptimizer(Optimizer, ABC):
+    """A torch optimiser that evaluates the loss itself, through its closure, and knows when it is done."""
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether further steps on the same rows would leave the coefficients as they are."""
+
+    @property
+    @abstractmethod
+    def certificate(self) -> Mapping[str, float]:
+        """Loss, what tells how far its minimum may be from it, and what was spent; empty before the first step."""
+
+
+class Descent(ABC):
+    """Options of an optimiser that knows the feasible set; a subclass is a final frozen dataclass."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> OptimizerKind:
+        """Which row of the table of undefined pairs it is."""
+
+    @property
+    def uses_lr(self) -> bool:
+        """Whether it takes steps of the size of its `lr`, which a scheduler may change."""
+        return False
+
+    @property
+    def uses_cosines(self) -> bool:
+        """Whether it scores experts by their cosine with the gradient."""
+        return False
+
+    @abstractmethod
+    def build(
+        self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
+    ) -> SearchingOptimizer:
+        """The torch optimiser.
+
+        Args:
+            parameters: One parameter of coefficients, float, (G, K), in the set.
+            feasible: The set of each row.
+            cosines: Called after an evaluation; needed where `uses_cosines`.
+
+        Raises:
+            ConfigError: The set does not fit the optimiser, or the coefficients are no table or outside of it.
+        """
+
+
+def build_optimizer(
+    optimizer: Descent | BuildOptimizer,
+    coefficients: nn.Parameter,
+    feasible: FeasibleSet,
+    cosines: Cosines | None = None,
+) -> Optimizer:
+    """An optimiser whose iterates stay in the set: one that knows it, or any of torch's, projected after its step.
+
+    Args:
+        optimizer: Which one.
+        coefficients: float, (G, K), in the set.
+        feasible: The set of each row.
+        cosines: See `Descent.build`.
+
+    Raises:
+        ConfigError: The set does not fit the optimiser or the coefficients.
+    """
+    if isinstance(optimizer, Descent):
+        return optimizer.build([coefficients], feasible, cosines)
+    built = optimizer([coefficients])
+    keep_feasible(built, feasible)
+    return built

@@ -1,0 +1,60 @@
+"""What Frank-Wolfe selected, and how far an optimiser came: for metrics.json and for the screen."""
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+
+from adamerge.optim import Selection
+from adamerge.types import Coefficients
+
+BASE = "(base)"
+"""What the vertex at zero is called."""
+
+
+def as_json(selections: Sequence[Selection], groups: Sequence[str], experts: Sequence[str]) -> list[dict[str, object]]:
+    """Every selection with its names: group, expert, first step, number of steps, final weight.
+
+    Example:
+        >>> as_json([Selection(group=0, expert=None, first_step=2, times=1, weight=0.25)], ["model"], ["news"])
+        [{'group': 'model', 'expert': '(base)', 'first_step': 2, 'times': 1, 'weight': 0.25}]
+    """
+    return [
+        {
+            "group": groups[selection.group],
+            "expert": BASE if selection.expert is None else experts[selection.expert],
+            "first_step": selection.first_step,
+            "times": selection.times,
+            "weight": selection.weight,
+        }
+        for selection in selections
+    ]
+
+
+def selection_table(selections: Sequence[Selection], coefficients: Coefficients, experts: Sequence[str]) -> Table:
+    """One line an expert: in how many groups and when it was selected, and its mean coefficient (G, K) at the end."""
+    result = Table(title="selected by Frank-Wolfe", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    result.add_column("expert")
+    for head in ("groups", "first at step", "times", "mean coefficient"):
+        result.add_column(head, justify="right")
+    means = dict(enumerate(coefficients.mean(0).tolist()))
+    for expert, name in [*enumerate(experts), (None, BASE)]:
+        own = [selection for selection in selections if selection.expert == expert]
+        if expert is None and not own:
+            continue
+        first = str(min(selection.first_step for selection in own)) if own else "–"
+        times = sum(selection.times for selection in own)
+        mean = "–" if expert is None else f"{means[expert]:.3f}"
+        result.add_row(name, f"{len(own)} of {len(coefficients)}", first, str(times), mean)
+    return result
+
+
+def sentence(certificate: Mapping[str, float], converged: bool) -> str:
+    """How far the optimiser came, in words.
+
+    Example:
+        >>> sentence({"loss": 0.5, "gap": 1e-7, "evaluations": 12}, converged=True)
+        'the optimiser was done: loss 0.5, gap 1e-07, evaluations 12'
+    """
+    numbers = ", ".join(f"{key} {value:.4g}" for key, value in certificate.items())
+    return f"the optimiser {'was done' if converged else 'had further to go'}: {numbers}"

@@ -1,0 +1,159 @@
+"""Every method on the zoo: the README's table, by one command.
+
+    python ../shared/zoo/unpack.py zoo
+    python tests/benchmarks/methods.py                        # all that are not in --out yet
+    python tests/benchmarks/methods.py --only doge,ties --rows 100
+
+A row a method: as configs/zoo_<method>.yaml says where there is one, else as its preset does on the same models. Each
+is merged by `adamerge fit` in a process of its own; calibration rows are from the train files, and are left out where
+the method needs none. Seconds and peak anonymous memory (RssAnon, sampled from outside) are those from the start of
+the command until the coefficients are written; exporting and measuring come after. The exported checkpoints are then
+loaded in plain transformers: accuracy and agreement with the experts are on the test files, which decide nothing.
+Results are kept as JSON after every row, and a row that is there is not run again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from adamerge.cli import parse_file
+from adamerge.config import PRESETS, MergeConfig
+from adamerge.data import DataSource, Rows
+from adamerge.evaluate import mean
+from adamerge.files import write_text
+from adamerge.fit import COEFFICIENTS
+from adamerge.job import load_data, open_experts
+
+EXPERTS = "experts"
+"""The row of the unmerged experts, each on its own task."""
+
+
+def recipes(folder: Path) -> dict[str, dict[str, object]]:
+    """The configuration of every row."""
+    written = {
+        path.stem.removeprefix("zoo_").replace("_pp", "++"): yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("zoo_*.yaml"))
+    }
+    models = {key: written["adamerging"][key] for key in ("base_model", "models", "data")}
+    return {method: {**models, "method": method} for method in PRESETS} | written
+
+
+def prepare(recipe: Mapping[str, object], file: Path) -> MergeConfig:
+    """Write a configuration that measures nothing, and reads calibration rows only if it needs any."""
+    models = [{key: value for key, value in model.items() if key != "evaluation"} for model in recipe["models"]]
+    write_text(file, yaml.safe_dump({**recipe, "models": models}))
+    config = parse_file(file)
+    if not config.needs_rows:
+        models = [{key: value for key, value in model.items() if key != "calibration"} for model in models]
+        write_text(file, yaml.safe_dump({**recipe, "models": models}))
+    return config
+
+
+def merge(file: Path, run_dir: Path, seed: int) -> tuple[float, float]:
+    """Run the command; returns seconds and peak RssAnon in MB until the coefficients are written."""
+    command = [sys.executable, "-m", "adamerge", "fit", "--config", str(file), "--run_dir", str(run_dir)]
+    began, peak, done = time.time(), 0, run_dir / COEFFICIENTS
+    with subprocess.Popen([*command, "--seed_everything", str(seed)]) as process:
+        while process.poll() is None:
+            if not done.exists():
+                peak = max(peak, anonymous(process.pid))
+            time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{file.stem}: adamerge fit ended with code {process.returncode}")
+    return done.stat().st_mtime - began, peak / 1024
+
+
+def anonymous(pid: int) -> int:
+    """RssAnon of a process in kB; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+
+
+@torch.no_grad()
+def predict(folder: Path, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a checkpoint predicts in plain transformers, and the labels."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    predicted, labels = [], []
+    for batch in rows.batches(64):
+        predicted.append(model(**batch.inputs).logits.argmax(-1))
+        labels.append(batch.labels)
+    return torch.cat(predicted), torch.cat(labels)
+
+
+def share(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return 100 * (found == expected).double().mean().item()
+
+
+def table(rows: Mapping[str, Mapping[str, object]]) -> str:
+    lines = ["| method | calibration | accuracy, % | agreement, % | seconds | peak MB |", "|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        cells = [f"{row[key]['mean']:.2f}" if key in row else "" for key in ("accuracy", "agreement")]
+        cells += [f"{row[key]:.0f}" if key in row else "" for key in ("seconds", "peak_mb")]
+        data = {True: "unlabeled", False: "none", None: ""}[row.get("needs_rows")]
+        lines.append(f"| {name} | {data} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="Rows to run, with commas between; all by default.")
+    parser.add_argument("--rows", type=int, help="Test rows a task; all by default.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--configs", type=Path, default=Path("configs"))
+    parser.add_argument("--out", type=Path, default=Path("runs/methods.json"))
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    known = recipes(options.configs)
+    asked = options.only.split(",") if options.only else list(known)
+    unknown = set(asked) - known.keys()
+    if unknown:
+        parser.error(f"--only: unknown {', '.join(sorted(unknown))}; known are {', '.join(known)}")
+    settings = {"rows": options.rows, "seed": options.seed}
+    kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {**settings, "methods": {}}
+    if {key: kept[key] for key in settings} != settings:
+        parser.error(f"{options.out}: was made with other --rows or --seed; choose another --out")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+    config = parse_file(options.configs / "zoo_adamerging.yaml")
+    for model in config.models:
+        assert isinstance(model.evaluation, str)
+        model.evaluation = DataSource(model.evaluation, rows=options.rows)
+    data = load_data(config, open_experts(config), calibrate=False).evaluation
+    by_experts = {model.name: predict(Path(model.model), data[model.name]) for model in config.models}
+    done: dict[str, dict[str, object]] = kept["methods"]
+    accuracy = {task: share(*pair) for task, pair in by_experts.items()}
+    done[EXPERTS] = {"accuracy": {**accuracy, "mean": mean(accuracy)}}
+    for name in [name for name in asked if name not in done]:
+        with tempfile.TemporaryDirectory() as place:
+            made = prepare(known[name], Path(place) / f"{name}.yaml")
+            seconds, peak = merge(Path(place) / f"{name}.yaml", Path(place) / "run", options.seed)
+            found = {task: predict(Path(place) / "run" / "merged" / task, rows) for task, rows in data.items()}
+        accuracy = {task: share(*pair) for task, pair in found.items()}
+        agreement = {task: share(found[task][0], by_experts[task][0]) for task in found}
+        done[name] = {
+            "accuracy": {**accuracy, "mean": mean(accuracy)},
+            "agreement": {**agreement, "mean": mean(agreement)},
+            "seconds": seconds,
+            "peak_mb": peak,
+            "needs_rows": made.needs_rows,
+        }
+        write_text(options.out, json.dumps(kept, indent=2) + "\n")
+    print(table({name: done[name] for name in (EXPERTS, *known) if name in done}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Every two values of any two axes work together on a small real problem; `benchmarks/product.py` takes them all."""
+
+import itertools
+
+import pytest
+from pairs import covering
+from table import AXES, Table, allowed
+
+ROWS = covering(AXES, allowed)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return Table(tmp_path_factory.mktemp("vectors"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
+def test_every_pair_of_values_works(table, row, tmp_path):
+    table.judge(row, tmp_path)
+
+
+def test_the_table_holds_every_defined_pair():
+    for one, other in itertools.combinations(AXES, 2):
+        held = {(row[one], row[other]) for row in ROWS}
+        defined = {
+            pair
+            for pair in itertools.product(AXES[one], AXES[other])
+            if allowed(dict(zip((one, other), pair, strict=True)))
+        }
+        assert held == defined
