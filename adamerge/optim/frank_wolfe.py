@@ -13,7 +13,7 @@ from adamerge.feasible import Box, FeasibleSet, Simplex, project_simplex
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
 from adamerge.optim.hull import Hull, Move, Variant, away_move, pairwise_move, toward_move, weight_gap
-from adamerge.optim.line_search import backtrack, interpolate, short_step, spectral_size
+from adamerge.optim.line_search import backtrack, interpolate, resolution, short_step, spectral_size
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
@@ -358,7 +358,8 @@ class FrankWolfeOptimizer(SearchingOptimizer):
             "step": memory["step"] + 1,
             "loss": start.loss,
             "gap": gap,
-            "stalled": torch.equal(end, start.coefficients),
+            # What is left to gain is lost in the rounding of the loss, or could not be gained.
+            "stalled": gap <= resolution(start) or torch.equal(end, start.coefficients),
             "evaluations": memory["evaluations"] + objective.evaluations,
         }
         return start.loss
