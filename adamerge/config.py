@@ -32,6 +32,12 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
     "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 100}},
     "trainer.max_steps": 100,
 }
+PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
+    "feasible": {"class_path": "adamerge.feasible.Simplex", "init_args": {"includes_base": True}},
+    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
+    "optimizer": {"class_path": "adamerge.optim.SoftFrankWolfe"},
+    "trainer.max_steps": 20,
+}
 PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
 
 
@@ -120,7 +126,7 @@ class MergeConfig:
 
     base_model: str
     models: list[ModelConfig]
-    method: Literal["adamerging", "adamerging++", "expert_merging"] = "adamerging"
+    method: Literal["adamerging", "adamerging++", "expert_merging", "frank_wolfe"] = "adamerging"
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     parameters: Split = field(default_factory=Split)
