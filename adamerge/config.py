@@ -34,6 +34,12 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
     "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 100}},
     "trainer.max_steps": 100,
 }
+PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
+    "feasible": {"class_path": "adamerge.feasible.Simplex", "init_args": {"includes_base": True}},
+    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
+    "optimizer": {"class_path": "adamerge.optim.SoftFrankWolfe"},
+    "trainer.max_steps": 20,
+}
 PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
 
 NOTHING_LEARNED: dict[str, object] = {
@@ -65,6 +71,7 @@ Method: TypeAlias = Literal[
     "adamerging",
     "adamerging++",
     "expert_merging",
+    "frank_wolfe",
     "average",
     "task_arithmetic",
     "ties",
