@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from adamerge.grouping import Grouping, row_blocks
 from adamerge.task_vectors import TaskVectors, matrix_shape
@@ -23,7 +24,7 @@ class Chunks:
         allocation: importance, or what it must beat: uniform (every matrix alike) or random.
         importance: What makes a parameter important, with c its learned coefficients, τ its task vectors and n its
             size: rms (Σₖ |cₖ|·‖τₖ‖/√n), norm (Σₖ |cₖ|·‖τₖ‖), energy (Σₖ cₖ²·‖τₖ‖²·n), or gradient (Σₖ |cₖ·∂L/∂cₖ|,
-            the gradient taken at the start of the second stage).
+            its mean over the first stage's steps).
         most: Chunks a parameter at most.
         first_steps: Steps of the tensor-wise stage, out of trainer.max_steps; 0 goes without it.
     """
@@ -42,6 +43,8 @@ class Chunks:
             raise ConfigError(f"chunks.most: expected at least 1, got {self.most}.")
         if self.first_steps < 0:
             raise ConfigError(f"chunks.first_steps: expected at least 0, got {self.first_steps}.")
+        if self.allocation == "importance" and self.importance == "gradient" and not self.first_steps:
+            raise ConfigError("chunks.first_steps: expected at least 1, since importance by gradient is found there.")
 
 
 def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Grouping, form: str) -> Importance:
@@ -71,9 +74,8 @@ def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Group
     return _shares(raw)
 
 
-def importance_by_gradient(coefficients: Coefficients, gradient: Coefficients, grouping: Grouping) -> Importance:
-    """Importance Σₖ |cₖ·∂L/∂cₖ| of every parameter, normalised to Σ = 1; both (G, K), the grouping tensor-wise."""
-    product = (coefficients * gradient.to(coefficients)).abs().sum(1)
+def importance_by_gradient(product: Tensor, grouping: Grouping) -> Importance:
+    """Importance of every parameter from Σₖ |cₖ·∂L/∂cₖ|, (G,), normalised to Σ = 1; the grouping is tensor-wise."""
     return _shares({name: product[rows].item() for name, rows in grouping.rows.items()})
 
 

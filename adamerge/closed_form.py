@@ -10,16 +10,17 @@ mean of the system's diagonal, so that ρ has no unit. Only Gram matrices Gₖ =
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from adamerge.data import Rows
+from adamerge.coefficients import load_coefficients, save_coefficients
+from adamerge.data import Rows, first_rows
 from adamerge.evaluate import uniform
-from adamerge.grams import forward_order, grams_of_experts, grams_of_merged, linear_layers
+from adamerge.grams import forward_order, grams_of_experts, grams_of_merged
 from adamerge.merged import MergedModel
-from adamerge.task_vectors import matrix_shape
 from adamerge.types import Coefficients, ConfigError
 
 ROWS_AT_ONCE = 2**22
@@ -32,13 +33,13 @@ class ClosedForm:
 
     Attributes:
         ridge: Pull ρ towards `towards`, at least 0.
-        towards: Coefficient c⁰ that the solution is pulled to, and that of groups without data.
+        towards: Coefficient c⁰ that the solution is pulled to.
         inputs: Where the layers' inputs come from: each task's own expert (one pass), or the merged model, its layers
             solved in forward order (a pass for each layer).
         rows: Calibration rows of a task that are used.
     """
 
-    ridge: float = 0.1
+    ridge: float = 1.0
     towards: float = 0.3
     inputs: Literal["experts", "merged"] = "experts"
     rows: int = 64
@@ -65,12 +66,12 @@ class System:
         self._left = torch.zeros(groups, len(experts), len(experts), dtype=torch.float64)
         self._right = torch.zeros(groups, len(experts), dtype=torch.float64)
 
-    def add(self, stack: Tensor, grams: Sequence[Tensor | None], groups: Tensor) -> None:
+    def add(self, stack: Tensor, grams: Sequence[Tensor], groups: Tensor) -> None:
         """Add one layer.
 
         Args:
             stack: Its task vectors τ, (K, R, D).
-            grams: Gₖ of each task that has rows, (D, D); None stands for the unit matrix.
+            grams: Gₖ of each task that has rows, (D, D).
             groups: The group of the whole layer, (1,), or of each of its rows, (R,).
         """
         index = groups.cpu().expand(stack.shape[1])
@@ -82,42 +83,43 @@ class System:
                 self._right.index_add_(0, index, products[:, :, k] / scale)
 
     def solve(self, ridge: float, towards: float) -> Coefficients:
-        """The least-squares coefficients of all groups, fp32, (G, K); `towards` where a group has no data."""
+        """The least-squares coefficients of all groups, fp32, (G, K).
+
+        A group that no layer was added to gets each expert's mean over the others, or `towards` if there are none.
+        """
         mean = self._left.diagonal(dim1=1, dim2=2).mean(1)  # a, (G,)
-        pull = torch.where(mean > 0, ridge * mean, 1.0)[:, None]
+        pull = (ridge * mean)[:, None]
         left = self._left + torch.diag_embed(pull.expand_as(self._right))
-        solution = torch.linalg.lstsq(left, (self._right + pull * towards)[..., None], driver="gelsd").solution
-        return solution.squeeze(-1).float()
+        solution = torch.linalg.lstsq(left, (self._right + pull * towards)[..., None], driver="gelsd").solution[..., 0]
+        known = mean > 0
+        solution[~known] = solution[known].mean(0) if known.any() else towards
+        return solution.float()
 
 
-def _products(stack: Tensor, gram: Tensor | None) -> Tensor:
+def _products(stack: Tensor, gram: Tensor) -> Tensor:
     """τⱼ[r] G τₗ[r]ᵀ for every row and pair of experts, fp64 on the CPU, (R, K, K)."""
     count, rows, width = stack.shape
     products = torch.empty(rows, count, count, dtype=torch.float64)
     step = max(1, ROWS_AT_ONCE // (count * width))
     for start in range(0, rows, step):
         part = stack[:, start : start + step]  # (K, r, D)
-        products[start : start + step] = torch.einsum("jrd,lrd->rjl", part if gram is None else part @ gram, part)
+        products[start : start + step] = torch.einsum("jrd,lrd->rjl", part @ gram, part)
     return products
 
 
 def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, size: int = 32) -> Coefficients:
     """Coefficients that bring each layer's output nearest to the experts', (G, K).
 
-    A parameter that is no linear layer's weight (a bias, a norm, an embedding) counts as a layer with the inputs of
-    the unit matrix: it is its own output.
+    Groups without a linear layer's weight (biases, norms, embeddings) follow the mean over the other groups.
 
     Args:
         model: Experts, task vectors and grouping.
-        rows: Calibration rows of the tasks that have any, `settings.rows` of each at most.
+        rows: Calibration rows of the tasks that have any; the first `settings.rows` of each are used.
         settings: Ridge, start and where inputs come from.
         size: Rows that pass a model together.
     """
+    rows = first_rows(rows, settings.rows)
     system = System(len(model.grouping), model.vectors.experts, tuple(rows))
-    layers = linear_layers(model)
-    for name in model.vectors.shapes:
-        if name not in layers:
-            _add(system, model, {name: [None] * len(rows)})
     if settings.inputs == "experts":
         for grams in grams_of_experts(model, rows, size):
             _add(system, model, grams)
@@ -130,7 +132,15 @@ def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedFo
     return coefficients
 
 
-def _add(system: System, model: MergedModel, grams: Mapping[str, Sequence[Tensor | None]]) -> None:
+def kept_closed_form(
+    model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, file: Path, size: int = 32
+) -> Coefficients:
+    """The closed-form coefficients that a file holds already, or new ones that are written to it, (G, K)."""
+    if not file.exists():
+        save_coefficients(file, closed_form(model, rows, settings, size), model.grouping, model.vectors.experts)
+    return load_coefficients(file).coefficients
+
+
+def _add(system: System, model: MergedModel, grams: Mapping[str, Sequence[Tensor]]) -> None:
     for name, own in grams.items():
-        stack = model.vectors.stack(name)
-        system.add(stack.view(len(stack), *matrix_shape(stack.shape[1:])), own, model.grouping.rows[name])
+        system.add(model.vectors.stack(name), own, model.grouping.rows[name])

@@ -139,6 +139,11 @@ class Subset(Rows):
         return [here[i] for i in self._rows.by_length(list(here))]
 
 
+def first_rows(rows: Mapping[str, Rows], count: int) -> dict[str, Rows]:
+    """At most so many rows of every task; they were drawn at random before, so any will do."""
+    return {task: Subset(own, range(min(count, len(own)))) for task, own in rows.items()}
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Which rows a step takes: a pure function of (seed, step), so that resuming needs no state.

@@ -19,11 +19,15 @@ from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.information import fisher_information
 from adamerge.merged import MergedModel, hold, task_vectors
 from adamerge.outputs import speaks
+from adamerge.regmean import RegMean, kept_regmean
 from adamerge.room import free_memory
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.store import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.weights import Weights
+
+CENTRE = "centre.safetensors"
 
 GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
@@ -155,15 +159,16 @@ def build_model(
     dtype: torch.dtype = getattr(torch, config.dtype)
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors: TaskVectors
+    centre = _centre(config, experts, names, store.with_name(CENTRE), rows or {})
     if config.task_vectors is None:
-        vectors = task_vectors(experts, names, resident=resident, room=room, dtype=dtype, device=device)
+        vectors = task_vectors(experts, names, centre=centre, resident=resident, room=room, dtype=dtype, device=device)
     else:
-        plain = task_vectors(experts, names, resident=False, dtype=dtype, device=device)
+        plain = task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
         whole, look = MergedModel(experts, plain, task_wise(names)), store.with_name("information")
         settings = config.task_vectors.fisher
         made = transformed(
             plain,
-            experts.base,
+            centre,
             config.task_vectors,
             store,
             information=partial(fisher_information, whole, rows or {}, settings, look, console) if settings else None,
@@ -191,6 +196,18 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
                 f"task_vectors: labels: {', '.join(speaking)} speaks at every position, where an expectation over all "
                 "labels would take a backward pass a word; take sampled."
             )
+
+
+def _centre(
+    config: MergeConfig, experts: Experts, names: Sequence[str], file: Path, rows: Mapping[str, Rows]
+) -> Weights:
+    """What task vectors are added to and taken from."""
+    if config.centre is None:
+        return experts.base
+    settings = RegMean() if config.centre == "regmean" else config.centre
+    device = torch.device(_accelerator(config))
+    plain = task_vectors(experts, names, resident=False, dtype=getattr(torch, config.dtype), device=device)
+    return kept_regmean(MergedModel(experts, plain, task_wise(names)), rows, settings, file, config.data.micro_batch)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adamerge.data import Rows
+from adamerge.data import Rows, first_rows
 from adamerge.files import SafetensorsWriter
 from adamerge.grams import grams_of_experts, linear_layers
 from adamerge.merged import MergedModel
 from adamerge.types import ConfigError
-from adamerge.weights import Header
+from adamerge.weights import Header, MappedFiles, Weights
 
 
 @dataclass(frozen=True)
@@ -69,27 +69,33 @@ def regression_mean(weights: list[Tensor], grams: list[Tensor], scale: float) ->
     return torch.linalg.solve(left, right, left=False)
 
 
-def write_regmean(model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, file: Path, size: int = 32) -> None:
-    """Merge by RegMean, one part of the layers at a time, into a safetensors file.
+def kept_regmean(
+    model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, file: Path, size: int = 32
+) -> Weights:
+    """The RegMean merge that a file holds already, or a new one that is written to it, a part of the layers at a time.
 
     Args:
         model: Experts and the parameters to merge; every expert takes part whose task has rows.
-        rows: Calibration rows by task.
+        rows: Calibration rows by task; the first `settings.rows` of each are used.
         settings: Options.
         file: Complete or absent.
         size: Rows that pass an expert together.
+
+    Returns:
+        The merged parameters, mapped from the file.
     """
-    vectors, tasks = model.vectors, list(rows)
+    if file.exists():
+        return MappedFiles([file])
+    vectors, rows = model.vectors, first_rows(rows, settings.rows)
     headers = {name: Header(shape, vectors.dtype) for name, shape in vectors.shapes.items()}
     with SafetensorsWriter(file, headers, {"format": "pt"}) as writer:
-        for name, tensor in _merged(model, rows, tasks, settings, size):
+        for name, tensor in _merged(model, rows, settings, size):
             writer.write(name, tensor.to(vectors.dtype))
+    return MappedFiles([file])
 
 
-def _merged(
-    model: MergedModel, rows: Mapping[str, Rows], tasks: list[str], settings: RegMean, size: int
-) -> Iterator[tuple[str, Tensor]]:
-    weights = {task: model.experts.weights[task] for task in tasks}
+def _merged(model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, size: int) -> Iterator[tuple[str, Tensor]]:
+    weights = {task: model.experts.weights[task] for task in rows}
     layers = linear_layers(model)
     for name in model.vectors.shapes:
         if name not in layers:
