@@ -28,6 +28,9 @@ from transformers import (
     ViTConfig,
 )
 
+from adamerge.task_vectors import Mapped
+from adamerge.weights import InMemory
+
 TEXT = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40,
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
@@ -199,3 +202,14 @@ def write(config, name="changed.yaml"):
 def listing(folder):
     """Everything in a folder and when it was last written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def random_vectors(shapes: dict[str, tuple[int, ...]], experts: int) -> Mapped:
+    """Task vectors of random experts of a random base."""
+
+    def drawn(seed: int) -> InMemory:
+        generator = torch.Generator().manual_seed(seed)
+        return InMemory({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
+
+    base = drawn(0)
+    return Mapped({f"expert{k}": drawn(k) for k in range(1, experts + 1)}, tuple(shapes), base, base)
