@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -167,7 +167,8 @@ def _brief(names: Sequence[str], few: int = 8) -> str:
     said: list[str] = []
     for top in dict.fromkeys(name.partition(".")[0] for name in names):
         inside = [name for name in names if name.partition(".")[0] == top]
-        common = ".".join(commonprefix([name.split(".")[:-1] for name in inside]))
+        places = zip(*(name.split(".")[:-1] for name in inside), strict=False)  # what stands first, second, …
+        common = ".".join(words[0] for words in takewhile(lambda words: len(set(words)) == 1, places))
         said += [f"{common}.* ({len(inside)})"] if len(inside) > few else inside
     return ", ".join(said)
 
