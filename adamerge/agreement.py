@@ -75,7 +75,14 @@ class HeldOut:
 def hold_out(
     model: MergedModel, rows: Mapping[str, Rows], size: int, targets: Mapping[str, Targets] | None = None
 ) -> HeldOut:
-    """Let each expert predict its held-out rows once; afterwards no expert is run again."""
+    """Let each expert predict its held-out rows once; afterwards no expert is run again.
+
+    Args:
+        model: Runs the experts.
+        rows: Held-out rows by task; tasks without any are left out.
+        size: Rows a batch.
+        targets: What each expert says of them, for objectives that compare with it.
+    """
     rows = {task: own for task, own in rows.items() if len(own)}
     predicted = {
         task: [predictions(_expert(model, task, batch).logits, batch.positions) for batch in _moved(own, size, model)]

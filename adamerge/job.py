@@ -239,8 +239,8 @@ def _brief(names: Sequence[str], few: int = 8) -> str:
     said: list[str] = []
     for top in dict.fromkeys(name.partition(".")[0] for name in names):
         inside = [name for name in names if name.partition(".")[0] == top]
-        levels = zip(*(name.split(".")[:-1] for name in inside), strict=False)
-        common = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+        places = zip(*(name.split(".")[:-1] for name in inside), strict=False)  # what stands first, second, …
+        common = ".".join(words[0] for words in takewhile(lambda words: len(set(words)) == 1, places))
         said += [f"{common}.* ({len(inside)})"] if len(inside) > few else inside
     return ", ".join(said)
 

@@ -24,7 +24,14 @@ NAMES = {
 
 
 def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str], path: Path) -> None:
-    """Draw coefficients (G, K): a row a group, a column an expert; zero is white."""
+    """Draw coefficients as a PNG: a row a group, a column an expert; zero is white.
+
+    Args:
+        coefficients: On the CPU, (G, K).
+        groups: Names of the rows, (G,).
+        experts: Names of the columns, (K,).
+        path: The file.
+    """
     rows, columns = coefficients.shape
     figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
     axes = figure.add_subplot()
@@ -41,7 +48,13 @@ def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequenc
 
 
 def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) -> None:
-    """Draw the objective and the agreement on held-out rows over steps, and where the best iterate lies."""
+    """Draw the objective and the agreement on held-out rows over steps, and where the best iterate lies.
+
+    Args:
+        history: What was seen at each look: step, agreement (0 to 1) and objective; nothing is drawn without them.
+        best_step: Step of the best iterate.
+        path: The PNG.
+    """
     seen = [entry for entry in history if "agreement" in entry]
     if not seen:
         return
@@ -59,7 +72,13 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) ->
 
 
 def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str) -> Table:
-    """One line a task, one column a model: the value, and in brackets its ratio to the expert's in %."""
+    """One line a task, one column a model: the value, and in brackets its ratio to the expert's in %.
+
+    Args:
+        metrics: Scores by model; a model without any is left out.
+        ratios: The same in % of the expert's.
+        unit: The metric and its unit, for the title.
+    """
     tasks = list(next(iter(metrics.values())))
     shown = {key: scores for key, scores in metrics.items() if any(value is not None for value in scores.values())}
     title = f"{unit} (in brackets: % of the expert on its own task)"

@@ -71,10 +71,10 @@ class TaskVectors(ABC):
         """
 
     def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
-        """Merge all parameters: centre + Σₖ Cₖ·τₖ.
+        """Merge all parameters: merged[p] = centre[p] + Σₖ C[g(p), k]·τₖ[p], g(p) being the group of p or of its row.
 
         Args:
-            coefficients: (G, K).
+            coefficients: C, (G, K).
             grouping: Of the parameters that have task vectors.
 
         Returns:
@@ -103,6 +103,9 @@ class TaskVectors(ABC):
     @torch.no_grad()
     def inner(self, gradients: Parameters, grouping: Grouping) -> Coefficients:
         """Gradient in the coefficients from the gradient in the merged parameters.
+
+        ∂L/∂C[g, k] = Σ over the parameters p of group g of ⟨∂L/∂merged[p], τₖ[p]⟩, with τₖ = expertₖ − base taken
+        tile by tile; ⟨∂L/∂merged, expertₖ⟩ − ⟨∂L/∂merged, base⟩ would lose digits.
 
         Args:
             gradients: ∂L/∂merged by parameter; one that is absent counts as zero.
@@ -250,7 +253,17 @@ class Resident(TaskVectors):
 
 
 def resident_bytes(shapes: Mapping[str, torch.Size], experts: int, dtype: torch.dtype = torch.float32) -> int:
-    """What `Resident` needs for the stacks of that many experts."""
+    """Bytes that `Resident` needs for the stacks: K·N numbers a parameter.
+
+    Args:
+        shapes: Shape of each parameter.
+        experts: K.
+        dtype: Of the stacks.
+
+    Example:
+        >>> resident_bytes({"w": torch.Size([2, 3])}, experts=4)
+        96
+    """
     return sum(shape.numel() for shape in shapes.values()) * experts * dtype.itemsize
 
 

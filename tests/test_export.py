@@ -1,5 +1,6 @@
 """Exported checkpoints: exact corners, plain transformers loads them, complete or absent."""
 
+import errno
 import json
 
 import pytest
@@ -73,6 +74,40 @@ def test_heads_share_one_backbone_on_disk(tmp_path):
     assert index["metadata"]["total_size"] > 0
     assert set(index["weight_map"].values()) == {*shards, "model-head.safetensors"}
     transformers.AutoModel.from_pretrained(exported.folder)
+
+
+def test_where_links_fail_files_are_copied(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("adamerge.export.os.link", link)
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+    exported = export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
+    (shard,) = exported.folder.glob("model-0*.safetensors")
+    for task in "ab":
+        assert (exported.folder / task / shard.name).read_bytes() == shard.read_bytes()
+        load("BertForSequenceClassification", exported.checkpoints[task])
+
+
+def test_what_no_expert_changed_has_no_coefficient_and_stays_the_bases(tmp_path):
+    base = build("BertModel", "bert", 0)
+    models = {task: build("BertForSequenceClassification", "bert", seed) for seed, task in enumerate("ab", 1)}
+    frozen = [name for name, _ in base.named_parameters() if name.startswith("embeddings.")]
+    with torch.no_grad():
+        for model in models.values():
+            for name in frozen:
+                model.bert.get_parameter(name).copy_(base.get_parameter(name))
+    paths = save_family(tmp_path, base, models)
+    experts = from_checkpoints(open_checkpoint(paths.pop("")), {n: open_checkpoint(p) for n, p in paths.items()})
+    found = inspect_weights(experts)
+    assert found.unchanged == tuple(f"bert.{name}" for name in frozen)
+    vectors = task_vectors(experts, found.changed)
+    merged = MergedModel(experts, vectors, tensor_wise(found.changed))
+    assert len(merged.grouping) == len(experts.shared) - len(frozen)
+    exported = export(merged, torch.ones(len(merged.grouping), 2), tmp_path / "merged")
+    state = load("BertForSequenceClassification", exported.checkpoints["a"])
+    for name in frozen:
+        assert torch.equal(state[f"bert.{name}"], base.get_parameter(name))
 
 
 def test_logits_of_the_exported_checkpoint_are_those_of_the_merge(tmp_path):

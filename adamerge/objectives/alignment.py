@@ -67,6 +67,9 @@ class LogitAlignment(Objective):
     Args:
         form: kl (the temperature's square times the Kullback-Leibler divergence) or mse (of the logits).
         temperature: T > 0 divides both logits; kl only.
+
+    Raises:
+        ConfigError: The temperature is not above 0.
     """
 
     form: Literal["kl", "mse"] = "kl"
@@ -108,7 +111,15 @@ def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor)
         present: What is not padding, bool, (B, S).
 
     Returns:
-        A scalar.
+        A scalar, at least 0.
+
+    Reference:
+        Zhang et al., Expert Merging, 2025 (mse of hidden states beside the logits).
+
+    Example:
+        >>> h = torch.tensor([[[1.0, 0.0], [9.0, 9.0]]])
+        >>> hidden_distance(h, torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]), "cosine", torch.tensor([[True, False]])).item()
+        1.0
     """
     targets = targets.to(hidden.device, hidden.dtype)
     if form == "cosine":

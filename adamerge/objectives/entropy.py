@@ -42,6 +42,9 @@ class Entropy(Objective):
     Args:
         temperature: T > 0 divides the logits.
         per_log_classes: Divide by log C, so that a task of many classes weighs no more than one of few.
+
+    Raises:
+        ConfigError: The temperature is not above 0.
     """
 
     temperature: float = 1.0

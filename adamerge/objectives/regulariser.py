@@ -38,6 +38,9 @@ class Regulariser:
     Attributes:
         strength: γ; 0 switches it off.
         norm: l1 (the paper's) or l2.
+
+    Raises:
+        ConfigError: The strength is below 0.
     """
 
     strength: float = 0.0
