@@ -17,7 +17,7 @@ from adamerge.zero_shot import ZeroShot
 PRESETS: dict[str, dict[str, object]] = {
     "adamerging": {
         "grouping": "tensor",
-        "init": 0.3,
+        "init": "published",
         "feasible": {"class_path": "adamerge.feasible.Box"},
         "objective": {"class_path": "adamerge.objectives.Entropy"},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
@@ -176,7 +176,7 @@ class MergeConfig:
     task_vectors: Transform | None = None
     memory: Literal["auto", "resident", "mapped"] = "auto"
     grouping: Literal["task", "block", "tensor"] = "tensor"
-    init: float | Start = 0.3
+    init: float | Start = "published"
     feasible: FeasibleSet = field(default_factory=Box)
     objective: Objective = field(default_factory=Entropy)
     regulariser: Regulariser = field(default_factory=Regulariser)

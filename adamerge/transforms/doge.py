@@ -339,7 +339,7 @@ class Doge(Transform):
             return lambda stack: tensor_thresholds(stack, self.density)
 
         def fitted() -> Iterator[tuple[str, Tensor]]:
-            return ((name, stack) for name, stack in stacks() if is_fitted(name, stack.ndim - 1, self.exclude))
+            return filter(lambda pair: is_fitted(pair[0], pair[1].ndim - 1, self.exclude), stacks())
 
         found = global_thresholds(fitted, self.density)
         return lambda stack: found
