@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from adamerge.transforms import Doge
-from adamerge.transforms.doge import (
+from adamerge.transforms.modification import (
     complement,
     fit,
     fit_adam,

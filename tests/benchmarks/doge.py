@@ -24,8 +24,9 @@ from adamerge.job import load_data, open_experts
 from adamerge.merged import MergedModel, task_vectors
 from adamerge.task_vectors import Mapped
 from adamerge.transforms import Doge, Transform
-from adamerge.transforms.doge import fit, is_fitted, norm_coefficients, residuals, shared_subspace
+from adamerge.transforms.doge import is_fitted
 from adamerge.transforms.magnitude import global_thresholds, trim
+from adamerge.transforms.modification import fit, norm_coefficients, residuals, shared_subspace
 from adamerge.weights import InMemory
 
 
