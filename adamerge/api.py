@@ -18,24 +18,30 @@ from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, describe, load_data, open_experts
 from adamerge.learn import Calibration, Learned, Learning, divide, learn
 from adamerge.merged import MergedModel, task_vectors
-from adamerge.objectives import Entropy
+from adamerge.objectives import CrossEntropy, Entropy
+from adamerge.optim import LBFGSB, FrankWolfe, ProjectedGradient, SoftFrankWolfe
 from adamerge.report import curve, heat_map, table
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 __all__ = [
+    "LBFGSB",
     "Batching",
     "Box",
     "Calibration",
     "ConfigError",
+    "CrossEntropy",
     "DataSource",
     "Entropy",
+    "FrankWolfe",
     "IncompatibleExpertsError",
     "Learned",
     "Learning",
     "MergeConfig",
     "MergedModel",
     "ModelConfig",
+    "ProjectedGradient",
     "Simplex",
+    "SoftFrankWolfe",
     "Split",
     "TensorRows",
     "Unbounded",

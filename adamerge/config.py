@@ -32,6 +32,12 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
     "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 100}},
     "trainer.max_steps": 100,
 }
+PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
+    "feasible": {"class_path": "adamerge.feasible.Simplex", "init_args": {"includes_base": True}},
+    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
+    "optimizer": {"class_path": "adamerge.optim.SoftFrankWolfe"},
+    "trainer.max_steps": 20,
+}
 PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
 
 NOTHING_LEARNED: dict[str, object] = {
@@ -44,7 +50,7 @@ NOTHING_LEARNED: dict[str, object] = {
 """The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
 PRESETS["average"] = NOTHING_LEARNED | {"init": "average"}
 PRESETS["task_arithmetic"] = NOTHING_LEARNED
-for method, transform in {
+FINISHED: dict[str, dict[str, object]] = {
     "ties": {"class_path": "adamerge.transforms.Ties", "init_args": {"reduce": "mean"}},
     "dare": {"class_path": "adamerge.transforms.Dare"},
     "magnitude": {"class_path": "adamerge.transforms.Magnitude"},
@@ -56,13 +62,14 @@ for method, transform in {
     "task_singular_vectors": {"class_path": "adamerge.transforms.TaskSingularVectors"},
     "doge": {"class_path": "adamerge.transforms.Doge"},
     "fisher": {"class_path": "adamerge.transforms.Fisher"},
-}.items():
-    PRESETS[method] = NOTHING_LEARNED | {"task_vectors": transform}
+}
+PRESETS |= {method: NOTHING_LEARNED | {"task_vectors": transform} for method, transform in FINISHED.items()}
 
 Method: TypeAlias = Literal[
     "adamerging",
     "adamerging++",
     "expert_merging",
+    "frank_wolfe",
     "average",
     "task_arithmetic",
     "ties",

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import entropy as scipy_entropy
 
-from adamerge.objectives import Entropy, HiddenAlignment, LogitAlignment, Regulariser, Sum, entropy
+from adamerge.objectives import CrossEntropy, Entropy, HiddenAlignment, LogitAlignment, Regulariser, Sum, entropy
 from adamerge.objectives.alignment import partial_cross_entropy, soft_cross_entropy
 from adamerge.targets import top_and_rest
 from adamerge.types import Batch, ConfigError, Outputs
@@ -54,6 +54,19 @@ def test_top_words_bound_the_divergence_from_below_and_reach_it():
         assert (part <= whole + 1e-6).all()
         if count == 6:  # one word is left, which is then "the rest"
             torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_cross_entropy_is_minus_the_log_probability_of_the_label():
+    labels = torch.tensor([0, 6, 3, 3, 1])
+    expected = -log_softmax(LOGITS.numpy(), axis=-1)[np.arange(5), labels]
+    batch = Batch({}, torch.arange(5), None, labels)
+    assert CrossEntropy()(Outputs(LOGITS), batch, None).item() == pytest.approx(expected.mean())
+    # Of a language model: the next token at the positions that count, where there is one.
+    positions = torch.tensor([[True, True, True, True, False]])
+    speech = Batch({}, torch.arange(1), positions, torch.tensor([[0, 6, 3, -100, -100]]))
+    assert CrossEntropy()(Outputs(LOGITS[None]), speech, None).item() == pytest.approx(expected[:3].sum() / 4)
+    assert Sum([Entropy(), CrossEntropy()]).uses_labels
+    assert not Sum([Entropy()]).uses_labels
 
 
 def test_positions_that_do_not_count_have_no_say():

@@ -264,6 +264,9 @@ def test_resumes_bit_identically(steps, dtype):
         (lambda: FrankWolfe("armijo", curvature=1.0), "short step only"),
         (lambda: FrankWolfe("short_step", curvature=0.0), "above 0"),
         (lambda: FrankWolfe("constant", "plain", size=0.0), "step size"),
+        (lambda: FrankWolfe("armijo", "plain", selection="sine"), "selection"),  # pyright: ignore
+        (lambda: FrankWolfe(selection="cosine"), "plain steps alone"),
+        (lambda: SoftFrankWolfe(per="tensor"), "per to be"),  # pyright: ignore
         (lambda: FrankWolfe("newton"), "step_rule"),  # pyright: ignore
         (lambda: FrankWolfe(variant="toward"), "variant"),  # pyright: ignore
         (lambda: SoftFrankWolfe(top_k=0), "top_k"),
@@ -290,3 +293,30 @@ def test_a_step_needs_a_closure_that_works():
 
     with pytest.raises(FloatingPointError, match="overflow"):
         optimizer.step(overflow)
+
+
+def _backward(loss):
+    loss.backward()
+    return loss
+
+
+def test_cosines_select_where_they_are_asked_for():
+    """The least cosine is selected, against the linear score; a step that would only raise the loss is not taken."""
+    feasible = Simplex(includes_base=True)
+    coefficients = nn.Parameter(torch.tensor([[0.5, 0.5]]))
+    published = FrankWolfe("constant", "plain", size=0.5, selection="cosine")
+    optimizer = published.build([coefficients], feasible, lambda: torch.tensor([[0.1, -0.1, 0.0]]))
+    optimizer.step(lambda: _backward((coefficients * torch.tensor([[-1.0, 1.0]])).sum()))
+    torch.testing.assert_close(coefficients.detach(), torch.tensor([[0.25, 0.75]]))
+    assert [selection.expert for selection in optimizer.selections()] == [1]
+    careful = nn.Parameter(torch.tensor([[0.5, 0.5]]))
+    optimizer = FrankWolfe("armijo", "plain", selection="cosine").build([careful], feasible, lambda: torch.eye(3)[1:2])
+    optimizer.step(lambda: _backward((careful * torch.tensor([[1.0, 3.0]])).sum()))
+    assert torch.equal(careful.detach(), torch.tensor([[1.0, 0.0]]))  # 0 is less than 1, and a descent
+    optimizer.step(lambda: _backward((careful * torch.tensor([[3.0, 1.0]])).sum()))
+    assert torch.equal(careful.detach(), torch.tensor([[1.0, 0.0]]))
+    assert optimizer.done
+    with pytest.raises(ConfigError, match="the experts themselves"):
+        FrankWolfe("armijo", "plain", selection="cosine").build([careful], feasible).step(
+            lambda: _backward((careful * torch.tensor([[1.0, 3.0]])).sum())
+        )

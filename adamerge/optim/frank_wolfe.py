@@ -13,7 +13,7 @@ from adamerge.feasible import Box, FeasibleSet, Simplex, project_simplex
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
 from adamerge.optim.hull import Hull, Move, Variant, away_move, pairwise_move, toward_move, weight_gap
-from adamerge.optim.line_search import backtrack, interpolate, short_step, spectral_size
+from adamerge.optim.line_search import backtrack, interpolate, resolution, short_step, spectral_size
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
@@ -104,13 +104,12 @@ class FrankWolfe(Descent):
             raise ConfigError(f"Expected the curvature to be a finite number above 0, found {self.curvature}.")
         if self.curvature is not None and self.step_rule != "short_step":
             raise ConfigError(f"The curvature is for the short step only, not for {self.step_rule!r}; leave it out.")
-        _check_tolerance(self.tolerance)
+        _check(self.selection, self.tolerance)
 
     @property
     @override
     def kind(self) -> OptimizerKind:
-        by_cosine = self.uses_cosines
-        return OptimizerKind.FRANK_WOLFE_COSINE if by_cosine else OptimizerKind.FRANK_WOLFE_HARD
+        return OptimizerKind.FRANK_WOLFE_COSINE if self.uses_cosines else OptimizerKind.FRANK_WOLFE_HARD
 
     @property
     @override
@@ -162,7 +161,9 @@ class SoftFrankWolfe(Descent):
         """Refuse numbers out of their range."""
         if self.top_k < 1 or self.inner_steps < 1:
             raise ConfigError(f"Expected top_k ≥ 1 and inner_steps ≥ 1, found {self.top_k} and {self.inner_steps}.")
-        _check_tolerance(self.tolerance)
+        if self.per not in ("group", "model"):
+            raise ConfigError(f"Expected per to be 'group' or 'model', found {self.per!r}.")
+        _check(self.selection, self.tolerance)
 
     @property
     @override
@@ -181,7 +182,9 @@ class SoftFrankWolfe(Descent):
         return FrankWolfeOptimizer(parameters, feasible, self, cosines)
 
 
-def _check_tolerance(tolerance: float) -> None:
+def _check(selection: str, tolerance: float) -> None:
+    if selection not in ("linear", "cosine"):
+        raise ConfigError(f"Expected selection to be 'linear' or 'cosine', found {selection!r}.")
     if not tolerance >= 0:
         raise ConfigError(f"Expected the tolerance of the gap to be at least 0, found {tolerance}.")
 
@@ -358,7 +361,8 @@ class FrankWolfeOptimizer(SearchingOptimizer):
             "step": memory["step"] + 1,
             "loss": start.loss,
             "gap": gap,
-            "stalled": torch.equal(end, start.coefficients),
+            # What is left to gain is lost in the rounding of the loss, or could not be gained.
+            "stalled": gap <= resolution(start) or torch.equal(end, start.coefficients),
             "evaluations": memory["evaluations"] + objective.evaluations,
         }
         return start.loss

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypedDict, cast, final
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from adamerge.feasible import FeasibleSet
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
-from adamerge.optim.line_search import backtrack
+from adamerge.optim.line_search import backtrack, promised, resolution
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
@@ -136,6 +135,7 @@ class ProjectedGradientOptimizer(SearchingOptimizer):
     @property
     @override
     def done(self) -> bool:
+        # Stalled: a search cut the step short, and yet what is promised is lost in the rounding of the loss.
         return self.converged or self._memory["stalled"]
 
     @property
@@ -174,6 +174,10 @@ class ProjectedGradientOptimizer(SearchingOptimizer):
     def _memory(self, memory: _Memory) -> None:
         cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY] = memory
 
+    @property
+    def _searches(self) -> bool:
+        return not self._options.uses_lr
+
     @override
     def step(self, closure: Closure | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take one step.
@@ -200,13 +204,13 @@ class ProjectedGradientOptimizer(SearchingOptimizer):
             step_size=step_size,
             loss=start.loss,
             residual=residual,
-            stalled=torch.equal(end, start.coefficients),
+            stalled=self._searches and step_size <= self.step_size and -promised(start, end) <= resolution(start),
             evaluations=self.evaluations + objective.evaluations,
         )
         return start.loss
 
     def _descend(self, objective: Objective, start: Evaluation) -> tuple[float, Coefficients]:
-        if self._options.uses_lr:
+        if not self._searches:
             step_size = cast("float", self.param_groups[0]["lr"])
             return step_size, self._arc(start, step_size)
         trial = self._options.grow * self.step_size

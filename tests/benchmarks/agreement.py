@@ -20,6 +20,7 @@ from adamerge.evaluate import Evaluation, mean, uniform
 from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, load_data, open_experts
 from adamerge.learn import divide
+from adamerge.optim import build_optimizer
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     schedule = Schedule(options.seed, config.data.batch_size)
     coefficients = torch.nn.Parameter(uniform(model, config.start))
     assert config.optimizer is not None
-    optimizer = config.optimizer([coefficients])
+    optimizer = build_optimizer(config.optimizer, coefficients, config.feasible)
     evaluation = Evaluation(model, data.evaluation)
 
     seen: list[tuple[int, float, float, float]] = []
