@@ -108,7 +108,7 @@ def test_agreement_is_reported_where_there_are_rows(family, main):
 
 
 def test_doge_with_adamerging(family, main):
-    config = configuration(task_vectors="Doge", feasible="Unbounded")
+    config = configuration(task_vectors="Doge", feasible="Unbounded", watch={"monitor": "last"})
     code, _, complaint = main("fit", "--config", write(config), "--run_dir", "run")
     assert (code, complaint) == (0, "")
     learned = load_coefficients(Path("run/coefficients.safetensors"))

@@ -103,7 +103,7 @@ class Doge(Transform):
     scope: Scope = "global"
     residual: Residual = "row"
     shared_rank: int | None = None
-    damping: float = 1e-4
+    damping: float = 3e-5
     solver: Literal["exact", "adam"] = "exact"
     vectors: Vectors = "base"
     exclude: tuple[str, ...] = ("embed",)

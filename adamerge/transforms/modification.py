@@ -105,7 +105,7 @@ def fit(
     coefficients: Tensor,
     basis: Tensor,
     residual: Residual = "row",
-    damping: float = 1e-4,
+    damping: float = 3e-5,
     tolerance: float = 1e-8,
     steps: int = 500,
 ) -> Tensor:
