@@ -22,7 +22,7 @@ from adamerge.zero_shot import ZeroShot
 PRESETS: dict[str, dict[str, object]] = {
     "adamerging": {
         "grouping": "tensor",
-        "init": 0.3,
+        "init": "published",
         "feasible": {"class_path": "adamerge.feasible.Box"},
         "objective": {"class_path": "adamerge.objectives.Entropy"},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
@@ -57,7 +57,7 @@ NOTHING_LEARNED: dict[str, object] = {
 PRESETS["average"] = NOTHING_LEARNED | {"init": "average"}
 PRESETS["task_arithmetic"] = NOTHING_LEARNED
 PRESETS["regmean"] = NOTHING_LEARNED | {"centre": "regmean", "init": 0.0}
-for method, transform in {
+FINISHED: dict[str, dict[str, object]] = {
     "ties": {"class_path": "adamerge.transforms.Ties", "init_args": {"reduce": "mean"}},
     "dare": {"class_path": "adamerge.transforms.Dare"},
     "magnitude": {"class_path": "adamerge.transforms.Magnitude"},
@@ -69,8 +69,8 @@ for method, transform in {
     "task_singular_vectors": {"class_path": "adamerge.transforms.TaskSingularVectors"},
     "doge": {"class_path": "adamerge.transforms.Doge"},
     "fisher": {"class_path": "adamerge.transforms.Fisher"},
-}.items():
-    PRESETS[method] = NOTHING_LEARNED | {"task_vectors": transform}
+}
+PRESETS |= {method: NOTHING_LEARNED | {"task_vectors": transform} for method, transform in FINISHED.items()}
 
 Method: TypeAlias = Literal[
     "adamerging",
@@ -204,7 +204,7 @@ class MergeConfig:
     centre: Literal["regmean"] | RegMean | None = None
     grouping: Literal["task", "block", "tensor"] = "tensor"
     chunks: Chunks | None = None
-    init: float | Start | ClosedForm = 0.3
+    init: float | Start | ClosedForm = "published"
     feasible: FeasibleSet = field(default_factory=Box)
     objective: Objective = field(default_factory=Entropy)
     regulariser: Regulariser = field(default_factory=Regulariser)

@@ -166,6 +166,8 @@ def build_model(
         plain = task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
         whole, look = MergedModel(experts, plain, task_wise(names)), store.with_name("information")
         settings = config.task_vectors.fisher
+        if settings and not rows and not store.exists():
+            raise ConfigError(f"{store}: expected the task vectors of the run, but they are gone; run it once more.")
         made = transformed(
             plain,
             centre,

@@ -632,7 +632,7 @@ def test_nothing_to_resume(family, main):
 @pytest.mark.parametrize(
     ("option", "value", "key"),
     [
-        ("--init", "0.4", "init (was 0.3, is 0.4)"),
+        ("--init", "0.4", "init (was published, is 0.4)"),
         ("--data.batch_size", "null", "data.batch_size (was 4, is None)"),
         ("--feasible", "Unbounded", "feasible.class_path"),
         (

@@ -62,7 +62,7 @@ def test_a_whole_job_without_calibration_rows(family, main):
     assert (code, complaint) == (0, "")
     code, said, complaint = main("fit", "--config", file, "--run_dir", "run")
     assert (code, complaint) == (0, "")
-    assert "task vectors: Doge, one tensor of all experts at a time; the largest, " in said
+    assert "task vectors: Doge, one tensor at a time; the largest stack, bert." in said
     assert "26 of 39 parameters stay as they are: bert.embeddings.word_embeddings.weight, " in said
     assert "bert.encoder.layer.*.attention.self.query.bias" in said
     assert "step" not in said
@@ -108,7 +108,7 @@ def test_agreement_is_reported_where_there_are_rows(family, main):
 
 
 def test_doge_with_adamerging(family, main):
-    config = configuration(task_vectors="Doge", init="published", feasible="Unbounded")
+    config = configuration(task_vectors="Doge", feasible="Unbounded", watch={"monitor": "last"})
     code, _, complaint = main("fit", "--config", write(config), "--run_dir", "run")
     assert (code, complaint) == (0, "")
     learned = load_coefficients(Path("run/coefficients.safetensors"))
@@ -118,8 +118,16 @@ def test_doge_with_adamerging(family, main):
     assert ((learned.coefficients != 1).any(1) == torch.tensor(moved)).all()
 
 
+@pytest.mark.parametrize(
+    ("vectors", "start"),
+    [(None, 0.3), ("Ties", 0.3), ("Doge", 1.0), ({"class_path": "Doge", "init_args": {"balanced": False}}, 0.3)],
+)
+def test_learning_starts_at_the_published_scale(family, vectors, start):
+    assert parse_file(Path(write(configuration(task_vectors=vectors)))).start == start
+
+
 def test_a_merge_of_one_update_is_learned_on_too(family, main):
-    config = configuration(task_vectors="Wudi", init="published", feasible="Unbounded")
+    config = configuration(task_vectors="Wudi", feasible="Unbounded")
     assert main("fit", "--config", write(config), "--run_dir", "run")[0] == 0
     assert load_coefficients(Path("run/coefficients.safetensors")).experts == ("merged",)
 

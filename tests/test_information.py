@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import Tiny
+from families import Tiny, build
 from torch.nn.functional import log_softmax
 
 from adamerge.data import TensorRows
@@ -98,3 +98,22 @@ def test_merged_numbers_minimise_the_weighted_distances(model, rows, tmp_path, n
         merged = apply(name, stack).sum(0)
         gradient = (fisher * (merged - stack)).sum(0)
         assert gradient.abs().max() <= 1e-12 * fisher.max()
+
+
+def test_of_a_language_model_only_positions_that_count_do(tmp_path):
+    together = from_modules(build("LlamaForCausalLM", "llama", 0), {"a": build("LlamaForCausalLM", "llama", 1)})
+    model = MergedModel(together, task_vectors(together, together.shared, resident=False), task_wise(together.shared))
+    ids = torch.tensor([[4, 7, 9, 12, 5], [6, 8, 2, 2, 2]])
+    counted = torch.tensor([[False, True, True, True, True], [True, True, False, False, False]])
+    rows = {"a": TensorRows({"input_ids": ids, "attention_mask": (ids != 2).long()}, positions=counted)}
+    found = fisher_information(model, rows, FisherSettings("likeliest", None, 0), tmp_path)
+    module = build("LlamaForCausalLM", "llama", 1)
+    total = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters()}
+    for row, positions in zip(ids, counted, strict=True):
+        module.zero_grad()
+        logs = module(row[None][:, row != 2]).logits[0].log_softmax(-1)
+        logs[positions[row != 2]].amax(-1).sum().backward()
+        for name, parameter in module.named_parameters():
+            total[name] += parameter.grad.square() / 2
+    for name in found.shapes:
+        torch.testing.assert_close(found.stack(name)[0], total[name], rtol=1e-3, atol=1e-9)

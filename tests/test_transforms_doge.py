@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from adamerge.transforms import Doge
-from adamerge.transforms.doge import (
+from adamerge.transforms.modification import (
     complement,
     fit,
     fit_adam,
@@ -104,7 +104,7 @@ def run(transform, stacks):
 @pytest.mark.parametrize("order", ["before", "after", "none"])
 def test_outputs_are_scaled_masked_modified_task_vectors(order, scope):
     stacks = {"a": experts(3, 20, 30), "bias": torch.ones(3, 7), "b": experts(3, 24, 12, seed=1)}
-    found = run(Doge(mask_order=order, scope=scope), stacks)
+    found = run(Doge(density=0.3, mask_order=order, scope=scope), stacks)
     flat = torch.cat([stacks[name].flatten(1) for name in ("a", "b")], 1).abs()
     for name in ("a", "b"):
         own = flat if scope == "global" else stacks[name].flatten(1).abs()

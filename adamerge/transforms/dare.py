@@ -58,7 +58,7 @@ class Dare(Transform):
 
     Attributes:
         drop: probability p of dropping an entry, in [0, 1).
-        seed: of the masks.
+        seed: of the masks, apart from seed_everything.
 
     Raises:
         ConfigError: on a probability outside [0, 1).

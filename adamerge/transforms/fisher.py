@@ -67,7 +67,7 @@ class Fisher(Transform):
         rows: calibration rows that it is taken of, an expert; null takes all.
         normalise: divide each expert's information by its norm over the whole model, as the authors' code does; the
             paper's formula does not.
-        seed: of the drawn labels.
+        seed: of the drawn labels, apart from seed_everything.
 
     Raises:
         ConfigError: on an unknown word or a number of rows below 1.

@@ -76,31 +76,33 @@ def _write(
     largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
     size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
     kind = type(transform).__name__
-    _say(
-        console,
-        f"task vectors: {kind}, one tensor of all experts at a time; the largest, {largest}, takes {size:.1f} MB",
-    )
+    _say(console, f"task vectors: {kind}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
     unchanged: list[str] = []
     with ExitStack() as open_things:
         progress = open_things.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
 
-        def stacks(what: str = "looking at task vectors") -> Iterator[tuple[str, Tensor]]:
-            yield from progress.track(plain.stacks(), total=len(plain.shapes), description=what)
+        def stacks() -> Iterator[tuple[str, Tensor]]:
+            names = progress.track(plain.shapes, description="looking at task vectors")
+            return ((name, plain.stack(name)) for name in names)
 
         apply = transform.plan(stacks, information)
         writers = [
             open_things.enter_context(SafetensorsWriter(folder / f"{name}.safetensors", headers, {"format": "pt"}))
             for name in transform.experts(plain.experts)
         ]
-        for name, stack in stacks("transforming them"):
-            result = apply(name, stack)
-            if not result.any():
+        for name in progress.track(plain.shapes, description="transforming them"):
+            if not _write_one(name, apply(name, plain.stack(name)).to(plain.dtype), writers):
                 unchanged.append(name)
-            for writer, vector in zip(writers, result, strict=True):
-                writer.write(name, vector.to(plain.dtype))
     if unchanged:
         where = ", ".join(_by_layer(unchanged))
         _say(console, f"{len(unchanged)} of {len(plain.shapes)} parameters stay as they are: {where}")
+
+
+def _write_one(name: str, vectors: Tensor, writers: Iterable[SafetensorsWriter]) -> bool:
+    """Write the task vectors of one parameter, (K', *shape); returns whether any is not zero."""
+    for writer, vector in zip(writers, vectors, strict=True):
+        writer.write(name, vector)
+    return bool(vectors.any())
 
 
 def _by_layer(names: Iterable[str]) -> list[str]:

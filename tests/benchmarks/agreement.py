@@ -37,7 +37,7 @@ def main() -> None:
     calibration = divide(data.calibration, config.data, options.seed)
     held_out = hold_out(model, calibration.watch, config.data.micro_batch)
     schedule = Schedule(options.seed, config.data.batch_size)
-    coefficients = torch.nn.Parameter(uniform(model, config.init))
+    coefficients = torch.nn.Parameter(uniform(model, config.start))
     assert config.optimizer is not None
     optimizer = build_optimizer(config.optimizer, coefficients, config.feasible)
     evaluation = Evaluation(model, data.evaluation)

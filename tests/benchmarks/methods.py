@@ -59,17 +59,17 @@ def prepare(recipe: Mapping[str, object], file: Path) -> MergeConfig:
     return config
 
 
-def merge(file: Path, run_dir: Path, seed: int) -> tuple[float, float]:
+def merge(file: Path, run_dir: Path, seed: int, log: Path) -> tuple[float, float]:
     """Run the command; returns seconds and peak RssAnon in MB until the coefficients are written."""
     command = [sys.executable, "-m", "adamerge", "fit", "--config", str(file), "--run_dir", str(run_dir)]
     began, peak, done = time.time(), 0, run_dir / COEFFICIENTS
-    with subprocess.Popen([*command, "--seed_everything", str(seed)]) as process:
+    with log.open("w") as said, subprocess.Popen([*command, "--seed_everything", str(seed)], stdout=said) as process:
         while process.poll() is None:
             if not done.exists():
                 peak = max(peak, anonymous(process.pid))
             time.sleep(0.02)
     if process.returncode:
-        raise SystemExit(f"{file.stem}: adamerge fit ended with code {process.returncode}")
+        raise SystemExit(f"{file.stem}: adamerge fit ended with code {process.returncode}; see {log}")
     return done.stat().st_mtime - began, peak / 1024
 
 
@@ -95,6 +95,19 @@ def predict(folder: Path, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
 
 def share(found: torch.Tensor, expected: torch.Tensor) -> float:
     return 100 * (found == expected).double().mean().item()
+
+
+def with_mean(values: Mapping[str, float]) -> dict[str, float]:
+    return {**values, "mean": mean(values)}
+
+
+def labeled(file: Path, rows: int | None) -> Mapping[str, Rows]:
+    """Labeled test rows of every task."""
+    config = parse_file(file)
+    for model in config.models:
+        assert isinstance(model.evaluation, str)
+        model.evaluation = DataSource(model.evaluation, rows=rows)
+    return load_data(config, open_experts(config), calibrate=False).evaluation
 
 
 def table(rows: Mapping[str, Mapping[str, object]]) -> str:
@@ -128,25 +141,21 @@ def main() -> None:
         parser.error(f"{options.out}: was made with other --rows or --seed; choose another --out")
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
-    config = parse_file(options.configs / "zoo_adamerging.yaml")
-    for model in config.models:
-        assert isinstance(model.evaluation, str)
-        model.evaluation = DataSource(model.evaluation, rows=options.rows)
-    data = load_data(config, open_experts(config), calibrate=False).evaluation
-    by_experts = {model.name: predict(Path(model.model), data[model.name]) for model in config.models}
     done: dict[str, dict[str, object]] = kept["methods"]
-    accuracy = {task: share(*pair) for task, pair in by_experts.items()}
-    done[EXPERTS] = {"accuracy": {**accuracy, "mean": mean(accuracy)}}
-    for name in [name for name in asked if name not in done]:
+    left = [name for name in asked if name not in done]
+    if left:
+        data = labeled(options.configs / "zoo_adamerging.yaml", options.rows)
+        by_experts = {task: predict(Path("zoo") / task, rows) for task, rows in data.items()}
+        done[EXPERTS] = {"accuracy": with_mean({task: share(*pair) for task, pair in by_experts.items()})}
+    for name in left:
         with tempfile.TemporaryDirectory() as place:
             made = prepare(known[name], Path(place) / f"{name}.yaml")
-            seconds, peak = merge(Path(place) / f"{name}.yaml", Path(place) / "run", options.seed)
+            log = options.out.with_name(f"{options.out.stem}_{name}.log")
+            seconds, peak = merge(Path(place) / f"{name}.yaml", Path(place) / "run", options.seed, log)
             found = {task: predict(Path(place) / "run" / "merged" / task, rows) for task, rows in data.items()}
-        accuracy = {task: share(*pair) for task, pair in found.items()}
-        agreement = {task: share(found[task][0], by_experts[task][0]) for task in found}
         done[name] = {
-            "accuracy": {**accuracy, "mean": mean(accuracy)},
-            "agreement": {**agreement, "mean": mean(agreement)},
+            "accuracy": with_mean({task: share(*pair) for task, pair in found.items()}),
+            "agreement": with_mean({task: share(found[task][0], by_experts[task][0]) for task in found}),
             "seconds": seconds,
             "peak_mb": peak,
             "needs_rows": made.needs_rows,
