@@ -10,7 +10,7 @@ from adamerge.config import MergeConfig, source_of
 from adamerge.experts import Experts
 from adamerge.fit import learning_of
 from adamerge.inspection import inspect_weights
-from adamerge.job import GROUPINGS, describe, free_bytes, load_data, open_experts
+from adamerge.job import GROUPINGS, check_layers, describe, free_bytes, load_data, open_experts
 from adamerge.run_dir import check_run_dir, check_space
 from adamerge.tables import load_table
 from adamerge.task_vectors import resident_bytes
@@ -37,7 +37,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += str(error).splitlines() + _problems_of_tables(config)
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
-        problems += _found(lambda: load_data(config, experts))
+        problems += _found(lambda: check_layers(config.objective, experts, load_data(config, experts)))
         problems += _found(lambda: check_space(config, experts, Path(config.run_dir)))
         if deep:
             more, found = _numbers(experts)

@@ -16,7 +16,7 @@ from adamerge.config import MergeConfig
 from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, describe, load_data, open_experts
+from adamerge.job import answers_to, build_model, check_layers, describe, load_data, open_experts
 from adamerge.learn import Learned, Learning, check_learning, divide, learn
 from adamerge.merged import MergedModel
 from adamerge.recipe import inputs, recipe, remember
@@ -74,6 +74,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     _tell(console, [f"warning: {line}" for line in inspection.warnings])
     data = load_data(config, experts)
     _tell(console, data.notes)
+    check_layers(config.objective, experts, data)
     check_space(config, experts, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "config.yaml", resolved)
@@ -81,7 +82,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     remember(made_from, run_dir / INPUTS)
 
     model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS)
-    calibration = divide(data.calibration, config.data, config.seed_everything)
+    rows = answers_to(model, data.calibration, config, run_dir)
+    calibration = divide(rows, config.data, config.seed_everything)
     held_out = hold_out(model, calibration.watch, config.data.micro_batch)
     learned = learn(
         model,

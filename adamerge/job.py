@@ -7,17 +7,24 @@ from pathlib import Path
 
 import torch
 
+from adamerge.answers import answer
 from adamerge.checkpoint import Checkpoint, open_checkpoint
 from adamerge.config import MergeConfig, ModelConfig, source_of
 from adamerge.data import DataSource, Rows
 from adamerge.encoding import Encoded, Processor, encode, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
-from adamerge.merged import MergedModel, hold, task_vectors
+from adamerge.merged import MergedModel, hold, task_vectors, try_layers
+from adamerge.objectives import Objective
+from adamerge.speech import Speech
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
+from adamerge.text import Prompts
 from adamerge.transforms.store import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
+
+ANSWERS = "answers"
+"""Folder of the pseudo-answers in a run directory."""
 
 GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
@@ -122,6 +129,24 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     )
 
 
+def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
+    """Refuse hidden states that the experts do not have, before anything is learned.
+
+    Raises:
+        ConfigError: A layer is out of range, or the models return no hidden states.
+    """
+    if objective.layers:
+        for task, rows in data.calibration.items():
+            tried = rows.answered([[0]] * len(rows)) if isinstance(rows, Prompts) else rows
+            try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
+
+
+def answers_to(model: MergedModel, rows: Mapping[str, Rows], config: MergeConfig, run_dir: Path) -> dict[str, Rows]:
+    """Calibration rows with their pseudo-answers, if so configured; these are kept in the run directory."""
+    seed, size = config.seed_everything, config.data.micro_batch
+    return answer(model, rows, config.data.pseudo_answers, seed=seed, size=size, folder=run_dir / ANSWERS)
+
+
 def build_model(config: MergeConfig, experts: Experts, names: Sequence[str], store: Path) -> MergedModel:
     """Task vectors of the parameters `names`, transformed and kept under `store` if so configured, and grouped."""
     device = torch.device(_accelerator(config))
@@ -173,7 +198,9 @@ def _read(
             notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
     module, length = experts.tasks[model.name].module, config.data.max_length
     classes = model.zero_shot.classes if model.zero_shot else None
-    encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes)
+    answers = None if labeled else config.data.pseudo_answers
+    speech = Speech(config.data.positions, answers.max_new_tokens if answers else None)
+    encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes, speech=speech)
     return encoded._replace(notes=(*notes, *encoded.notes))
 
 
