@@ -42,7 +42,7 @@ CONFIGS = {
     "clip": lambda **more: CLIPConfig(**CLIP, **more),
     "clip_vision": lambda **more: CLIPVisionConfig(**VISION, projection_dim=12, **more),
     "siglip": lambda **more: SiglipConfig(text_config=TEXT, vision_config=VISION, **more),
-    "llama": lambda **more: LlamaConfig(**TEXT, **more),
+    "llama": lambda **more: LlamaConfig(**{**TEXT, **more}),
     "roberta": lambda **more: RobertaConfig(**TEXT, **more),
     "distilbert": lambda **more: DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=40, **more),
     "gpt2": lambda **more: GPT2Config(

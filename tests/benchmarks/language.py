@@ -41,9 +41,9 @@ class Recipe:
     """
 
     rows: int = 256
-    steps: int = 150
-    rate: float = 3e-2
-    blocks: int = 8
+    steps: int = 100
+    rate: float = 6e-2
+    blocks: int = 32
     batch: int = 16
 
 

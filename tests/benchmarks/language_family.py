@@ -43,6 +43,7 @@ class Training:
         batch: Rows a step.
         length: Tokens a row.
         characters: Of each domain at most.
+        rows: Of each domain at most, to calibrate with and to test on.
     """
 
     words: int = 1024
@@ -53,6 +54,7 @@ class Training:
     batch: int = 16
     length: int = 64
     characters: int = 1_200_000
+    rows: int = 256
 
 
 def documents(domain: str) -> Iterator[str]:
@@ -129,7 +131,7 @@ def make_family(folder: Path, training: Training) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for domain, parts in rows.items():
         for part in ("calibration", "test"):
-            chosen = _every(parts[part], 512 if part == "calibration" else 256)
+            chosen = _every(parts[part], training.rows)
             text = "".join(json.dumps(_row(piece)) + "\n" for piece in chosen)
             (folder / "data" / f"{domain}_{part}.jsonl").write_text(text, encoding="utf-8")
     tokenizer = make_tokenizer([row for parts in rows.values() for row in _every(parts["train"], 1500)], training)
