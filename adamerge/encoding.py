@@ -1,5 +1,6 @@
 """Rows of text and images → the inputs of a transformers model."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,9 +55,45 @@ def load_processor(checkpoint: Checkpoint, module: nn.Module) -> Processor:
             f"{checkpoint.source}: expected the {what} of {type(module).__name__} beside the weights, but transformers "
             f"cannot load one ({reason}). Copy its files there from the model that was fine-tuned."
         ) from error
-    if isinstance(processor, PreTrainedTokenizerBase) and processor.pad_token_id is None and speaks(module):
-        processor.pad_token = processor.eos_token  # any would do: what a language model says of padding never counts
     return processor
+
+
+def lend_padding(processor: Processor, module: nn.Module) -> tuple[str, ...]:
+    """Let a language model's tokenizer without a pad token pad with its end-of-text token; returns a note of it.
+
+    Any token would do, since what a language model says of padding never counts. Classifiers may look for it.
+    """
+    if isinstance(processor, ImageProcessingMixin) or processor.pad_token_id is not None or not speaks(module):
+        return ()
+    if processor.eos_token is None:
+        return ()
+    processor.pad_token = processor.eos_token
+    return (f"the tokenizer has no pad token: rows are padded with {processor.eos_token}, which never counts.",)
+
+
+def check_vocabulary(processor: Processor, base: Checkpoint, expert: Checkpoint, task: str) -> None:
+    """Refuse an expert whose own tokenizer, if one lies beside it, has other numbers for the base's words.
+
+    Words that it has besides, and reserved places that it gave a name, are no mistake.
+
+    Raises:
+        ConfigError: Names the first word.
+    """
+    here, there = (checkpoint.folder / "tokenizer.json" for checkpoint in (expert, base))
+    if isinstance(processor, ImageProcessingMixin) or not (here.exists() and there.exists()):
+        return
+    if here.read_bytes() == there.read_bytes():
+        return
+    own, known = (json.loads(file.read_text(encoding="utf-8"))["model"].get("vocab") for file in (here, there))
+    if not (isinstance(own, dict) and isinstance(known, dict)):  # a unigram model's list goes by place
+        return
+    moved = [word for word, index in known.items() if own.get(word, index) != index]
+    if moved:
+        raise ConfigError(
+            f"{task}: {expert.source}: vocabularies differ: {len(moved)} of the base's {len(known)} words have another "
+            f"number in the expert's tokenizer.json, {moved[0]!r} for one ({own[moved[0]]} instead of "
+            f"{known[moved[0]]}). Experts must be fine-tuned with the base's tokenizer."
+        )
 
 
 def encode(

@@ -11,7 +11,7 @@ from adamerge.answers import answer
 from adamerge.checkpoint import Checkpoint, open_checkpoint
 from adamerge.config import MergeConfig, ModelConfig, source_of
 from adamerge.data import DataSource, Rows
-from adamerge.encoding import Encoded, Processor, encode, load_processor
+from adamerge.encoding import Encoded, Processor, check_vocabulary, encode, lend_padding, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merged import MergedModel, hold, task_vectors, try_layers
@@ -102,12 +102,15 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     assert experts.checkpoint is not None
     first = next(iter(experts.tasks.values()))
     processor = load_processor(experts.checkpoint, first.module)
-    notes: list[str] = []
+    notes: list[str] = list(lend_padding(processor, first.module))
     problems: list[str] = []
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
     for model in config.models:
         try:
+            expert = experts.tasks[model.name].checkpoint
+            if expert is not None:
+                check_vocabulary(processor, experts.checkpoint, expert, model.name)
             if calibrate:
                 if model.calibration is None:
                     raise ConfigError(f"{model.name}: expected calibration rows (key calibration), but there are none.")

@@ -139,7 +139,9 @@ def test_a_whole_run(families, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(shutil.copytree(families[name], tmp_path / "family"))
     assert cli.main(["check", "--config", "merge.yaml"]) == 0
     assert cli.main(["fit", "--config", "merge.yaml", "--run_dir", "run"]) == 0
-    assert "Traceback" not in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert said.out.count("the tokenizer has no pad token: rows are padded with [SEP], which never counts.") == 1
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["metric"] == "perplexity"
     assert {file.name for file in Path("run/answers").iterdir()} == {
@@ -190,6 +192,17 @@ def another_vocabulary(config):
     return "vocabularies differ: vocab_size is 44 here and 40 in the base base"
 
 
+def words_of_other_numbers(config):
+    shutil.copy("base/tokenizer.json", "mood/tokenizer.json")
+    content = json.loads(Path("mood/tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    Path("mood/tokenizer.json").write_text(json.dumps(content))
+    return (
+        "mood: mood: vocabularies differ: 2 of the base's 40 words have another number in the expert's tokenizer.json"
+    )
+
+
 def no_token_to_pad_with(config):
     settings = json.loads(Path("base/tokenizer_config.json").read_text())
     del settings["eos_token"]
@@ -224,9 +237,17 @@ def nothing_to_complete(config):
 
 
 MISTAKES = [
-    a_layer_out_of_range, states_of_another_size, another_vocabulary, no_token_to_pad_with, answers_that_leave_no_room,
-    answers_of_no_token, an_unknown_kind_of_positions, a_misspelt_key, nothing_to_complete,
-]  # fmt: skip
+    a_layer_out_of_range,
+    states_of_another_size,
+    another_vocabulary,
+    words_of_other_numbers,
+    no_token_to_pad_with,
+    answers_that_leave_no_room,
+    answers_of_no_token,
+    an_unknown_kind_of_positions,
+    a_misspelt_key,
+    nothing_to_complete,
+]
 
 
 @pytest.mark.parametrize("spoil", MISTAKES)
