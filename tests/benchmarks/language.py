@@ -1,6 +1,6 @@
 """Does alignment beat task arithmetic at its best scale on language models? Perplexity on three domains.
 
-    python tests/benchmarks/language.py               # about 2 minutes to train the family, once, and 3 to merge it
+    python tests/benchmarks/language.py               # about a minute to train the family, once, and two to merge it
 
 The family of tests/benchmarks/language_family.py: a tiny Llama and experts for code, docs and names. Merged by logit
 alignment on unlabeled calibration rows that neither base nor experts were trained on; what is learned on and what is
@@ -41,7 +41,7 @@ class Recipe:
     """
 
     rows: int = 256
-    steps: int = 100
+    steps: int = 60
     rate: float = 6e-2
     blocks: int = 32
     batch: int = 16

@@ -1,6 +1,6 @@
 """A base and three experts of a tiny Llama, trained on what every Python brings along: its code, its docs, its names.
 
-    python tests/benchmarks/language_family.py language_family       # about 2 minutes on two cores
+    python tests/benchmarks/language_family.py language_family       # about a minute
 
 The base is trained on a mix of three domains, each expert goes on with one of them: `code` is the standard library's
 source without comments and docstrings, `docs` its docstrings and help texts, `names` the characters of Unicode with
@@ -49,8 +49,8 @@ class Training:
     words: int = 1024
     width: int = 128
     layers: int = 3
-    base_steps: int = 500
-    expert_steps: int = 250
+    base_steps: int = 300
+    expert_steps: int = 150
     batch: int = 16
     length: int = 64
     characters: int = 1_200_000
