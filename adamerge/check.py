@@ -10,7 +10,15 @@ from adamerge.config import MergeConfig, source_of
 from adamerge.experts import Experts
 from adamerge.fit import learning_of
 from adamerge.inspection import inspect_weights
-from adamerge.job import GROUPINGS, check_task_vectors, describe, free_bytes, load_data, open_experts
+from adamerge.job import (
+    GROUPINGS,
+    check_layers,
+    check_task_vectors,
+    describe,
+    free_bytes,
+    load_data,
+    open_experts,
+)
 from adamerge.run_dir import check_run_dir, check_space
 from adamerge.tables import load_table
 from adamerge.task_vectors import resident_bytes
@@ -38,7 +46,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
         problems += _found(lambda: check_task_vectors(config, experts, experts.shared))
-        problems += _found(lambda: load_data(config, experts))
+        problems += _found(lambda: check_layers(config.objective, experts, load_data(config, experts)))
         problems += _found(lambda: check_space(config, experts, Path(config.run_dir).expanduser()))
         if deep:
             more, found = _numbers(experts)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ class DataSource:
             a hub dataset id.
         text: Column with the text.
         text_pair: Column with a second text, for tasks on pairs.
-        messages: Column with chat messages, for language models; the tokenizer's chat template is applied.
-        completion: Column with what follows the text, for language models.
+        messages: Column with chat messages, for language models; the tokenizer's chat template is applied. A column
+            called messages is found by itself where there is no column of texts.
+        completion: Column with what follows the text, or what an encoder-decoder says to it, for language models.
         image: Column with the image.
         label: Column with the label; needed for evaluation, and in calibration by the objective CrossEntropy alone.
         split: Of a hub dataset or a saved directory.
@@ -47,6 +49,32 @@ class DataSource:
 
 
 @dataclass(frozen=True)
+class PseudoAnswers:
+    """How each expert answers the prompts of its calibration rows, once, before anything is learned.
+
+    Attributes:
+        max_new_tokens: Tokens an answer at most.
+        sample: Draw each token at random, with the run's seed, rather than take the likeliest (greedy).
+        temperature: Of drawing; lower is nearer to greedy.
+        top_p: Draw from the likeliest tokens that together have this probability.
+    """
+
+    max_new_tokens: int = 64
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"data.pseudo_answers.max_new_tokens: expected at least 1, got {self.max_new_tokens}.")
+        if not self.temperature > 0:
+            raise ConfigError(f"data.pseudo_answers.temperature: expected more than 0, got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"data.pseudo_answers.top_p: expected more than 0 and at most 1, got {self.top_p}.")
+
+
+@dataclass(frozen=True)
 class Batching:
     """How calibration rows are used.
 
@@ -56,6 +84,10 @@ class Batching:
         batch_size: Rows a task and step; null takes all rows at every step.
         micro_batch: Rows that pass a model together; a matter of memory and padding alone.
         max_length: Tokens a row at most; null leaves it to the tokenizer.
+        positions: Of language models, which positions count, in learning, agreement and perplexity alike: all that are
+            not padding, or those that predict a token of the completion (of chats, of the assistant's last turn).
+        pseudo_answers: Let each expert first answer its own calibration prompts, which then are the completions;
+            null takes the rows as they are.
     """
 
     rows: int | None = 256
@@ -63,6 +95,8 @@ class Batching:
     batch_size: int | None = 16
     micro_batch: int = 64
     max_length: int | None = None
+    positions: Literal["all", "completion"] = "all"
+    pseudo_answers: PseudoAnswers | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""

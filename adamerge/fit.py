@@ -17,7 +17,7 @@ from adamerge.config import MergeConfig
 from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, check_task_vectors, describe, load_data, open_experts
+from adamerge.job import answers_to, build_model, check_layers, check_task_vectors, describe, load_data, open_experts
 from adamerge.learn import Learned, Learning, check_learning, divide
 from adamerge.merged import MergedModel
 from adamerge.recipe import inputs, recipe, remember
@@ -80,13 +80,15 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     check_task_vectors(config, experts, inspection.changed)
     data = load_data(config, experts)
     _tell(console, data.notes)
+    check_layers(config.objective, experts, data)
     check_space(config, experts, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "config.yaml", resolved)
     made_from = inputs(config, experts, data)
     remember(made_from, run_dir / INPUTS)
 
-    calibration = divide(data.calibration, config.data, config.seed_everything)
+    rows = answers_to(config, experts, inspection.changed, data.calibration, run_dir)
+    calibration = divide(rows, config.data, config.seed_everything)
     model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS, calibration.learn, console)
     if isinstance(config.start, ClosedForm):
         init = kept_closed_form(model, calibration.learn, config.start, run_dir / START, config.data.micro_batch)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adamerge.data import Rows, move
 from adamerge.merged import MergedModel
-from adamerge.objectives.alignment import present_at
+from adamerge.objectives.objective import present_at
 from adamerge.types import Parameters
 
 ROOM = 2**28
@@ -98,7 +98,7 @@ def _gram(
     batches = (move(batch, model.vectors.device, model.vectors.dtype) for batch in rows.batches(size))
 
     def add(name: str, x: Tensor) -> None:
-        chosen = x[present_at(batch, x)] if x.ndim == 3 else x.reshape(-1, x.shape[-1])
+        chosen = x[present_at(batch, x, encoded=True)] if x.ndim == 3 else x.reshape(-1, x.shape[-1])
         totals[name].addmm_(chosen.T, chosen)
         counts[name] += len(chosen)
         waiting.discard(name)

@@ -10,24 +10,31 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from adamerge.answers import answer
 from adamerge.checkpoint import Checkpoint, open_checkpoint
 from adamerge.config import MergeConfig, ModelConfig, source_of
 from adamerge.data import DataSource, Rows
-from adamerge.encoding import Encoded, Processor, encode, load_processor
+from adamerge.encoding import Encoded, Processor, check_vocabulary, encode, lend_padding, load_processor
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.information import fisher_information
-from adamerge.merged import MergedModel, hold, task_vectors
+from adamerge.merged import MergedModel, hold, task_vectors, try_layers
+from adamerge.objectives import Objective
 from adamerge.outputs import speaks
 from adamerge.regmean import RegMean, kept_regmean
 from adamerge.room import free_memory
+from adamerge.speech import Speech
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
+from adamerge.text import Prompts
 from adamerge.transforms.store import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
 from adamerge.weights import Weights
 
 CENTRE = "centre.safetensors"
+
+ANSWERS = "answers"
+"""Folder of the pseudo-answers in a run directory."""
 
 GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
@@ -108,7 +115,7 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
     assert experts.checkpoint is not None
     first = next(iter(experts.tasks.values()))
     processor = load_processor(experts.checkpoint, first.module)
-    notes: list[str] = []
+    notes: list[str] = list(lend_padding(processor, first.module))
     problems: list[str] = []
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
@@ -116,6 +123,9 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
         notes += _pool_note(config)
     for model in config.models:
         try:
+            expert = experts.tasks[model.name].checkpoint
+            if expert is not None:
+                check_vocabulary(processor, experts.checkpoint, expert, model.name)
             if calibrate and model.calibration is not None:
                 source, labeled = source_of(model.calibration), config.objective.uses_labels
                 calibration[model.name] = _read(model, source, experts, processor, config, labeled, sample=True)
@@ -134,6 +144,31 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
         {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
         tuple(notes),
     )
+
+
+def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
+    """Refuse hidden states that the experts do not have, before anything is learned.
+
+    Raises:
+        ConfigError: A layer is out of range, or the models return no hidden states.
+    """
+    if objective.layers:
+        for task, rows in data.calibration.items():
+            tried = rows.answered([[0]] * len(rows)) if isinstance(rows, Prompts) else rows
+            try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
+
+
+def answers_to(
+    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], run_dir: Path
+) -> dict[str, Rows]:
+    """Calibration rows with their pseudo-answers, if so configured; these are kept in the run directory."""
+    if not any(isinstance(own, Prompts) for own in rows.values()):
+        return dict(rows)
+    vectors = task_vectors(
+        experts, names, resident=False, dtype=getattr(torch, config.dtype), device=torch.device(_accelerator(config))
+    )
+    model, seed, size = MergedModel(experts, vectors, task_wise(names)), config.seed_everything, config.data.micro_batch
+    return answer(model, rows, config.data.pseudo_answers, seed=seed, size=size, folder=run_dir / ANSWERS)
 
 
 def build_model(
@@ -272,7 +307,9 @@ def _read(
                 "objective that needs none, such as Entropy."
             )
     classes = model.zero_shot.classes if model.zero_shot else None
-    encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes)
+    answers = None if labeled else config.data.pseudo_answers
+    speech = Speech(config.data.positions, answers.max_new_tokens if answers else None)
+    encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes, speech=speech)
     return encoded._replace(notes=(*notes, *encoded.notes))
 
 

@@ -23,7 +23,7 @@ from adamerge.evaluate import mean, uniform
 from adamerge.feasible import FeasibleSet, Unbounded
 from adamerge.merged import MergedModel
 from adamerge.module import BuildScheduler, MergeModule
-from adamerge.objectives import Objective, Regulariser
+from adamerge.objectives import LogitAlignment, Objective, Regulariser
 from adamerge.optim import (
     BuildOptimizer,
     Circumstance,
@@ -217,12 +217,24 @@ def _targets(
     """What the experts say of the rows that are learned from and of those that are watched."""
     if not objective.uses_targets:
         return {}, {}
-    settings = TargetSettings(objective.layers, temperature=getattr(objective, "temperature", 1.0))
+    settings = target_settings(objective)
     parts = ((calibration.learn, "learn"), (calibration.watch, "watch"))
     learned, watched = (
         compute_targets(model, rows, settings, folder / name if folder else None) for rows, name in parts
     )
     return learned, watched
+
+
+def target_settings(objective: Objective) -> TargetSettings:
+    """What must be kept of the experts' outputs: of a large vocabulary all words where the likeliest do not suffice."""
+    aligned = [part for part in objective.parts if isinstance(part, LogitAlignment)]
+    temperatures = {part.temperature for part in aligned} or {1.0}
+    return TargetSettings(
+        objective.layers,
+        whole=len(temperatures) > 1 or any(part.form == "mse" for part in aligned),
+        tail=min((part.tail for part in aligned), default=1e-3),
+        temperature=min(temperatures),
+    )
 
 
 def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> Trainer:

@@ -1,14 +1,16 @@
 """Coefficients → parameters → torch.func.functional_call."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from transformers import GenerationConfig, GenerationMixin
 
 from adamerge.experts import Experts
 from adamerge.grouping import Grouping
+from adamerge.outputs import trial
 from adamerge.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
 from adamerge.types import Coefficients, ConfigError, Outputs, Parameters
 from adamerge.weights import Weights
@@ -73,6 +75,13 @@ class MergedModel:
         return _call(expert.module, parameters, inputs, layers)
 
     @torch.no_grad()
+    def answer_of_expert(self, task: str, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        """What a task's unmerged expert generates, by its class's own `generate`: token ids (B, S)."""
+        expert = self.experts.tasks[task]
+        state = {f"model.{expert.prefix}{name}": self._own(v) for name, v in self.experts.state_of(task).items()}
+        return functional_call(_Generator(expert.module), state, (dict(inputs), how))
+
+    @torch.no_grad()
     def forward_expert(self, task: str, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run a task's unmerged expert, with its own buffers."""
         expert = self.experts.tasks[task]
@@ -126,25 +135,71 @@ def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tenso
     output = functional_call(module, dict(state), (), {**inputs, **extra})
     if isinstance(output, Tensor):
         return Outputs(output)
-    return Outputs(output.logits, choose_layers(_hidden_states(output), layers) if layers else ())
+    if not layers:
+        return Outputs(output.logits)
+    states, encoded = _hidden_states(output)
+    chosen = choose_layers(len(states), layers, encoded)
+    return Outputs(output.logits, tuple(states[i] for i in chosen), None, tuple(i < encoded for i in chosen))
 
 
-def choose_layers(states: Sequence[Tensor], layers: Layers) -> tuple[Tensor, ...]:
-    """Those of all hidden states that are asked for.
+def try_layers(module: torch.nn.Module, inputs: Mapping[str, Tensor], layers: Layers) -> None:
+    """Refuse hidden states that a module does not have; no weights are read.
+
+    Raises:
+        ConfigError: A layer is out of range, or the module returns no hidden states.
+    """
+    states, encoded = _hidden_states(trial(module, inputs, hidden=True))
+    if not states:
+        raise ConfigError(f"objective: {type(module).__name__} returns no hidden states; align with its logits alone.")
+    choose_layers(len(states), layers, encoded)
+
+
+def choose_layers(count: int, layers: Layers, encoded: int = 0) -> tuple[int, ...]:
+    """Indices, from 0 on, of those hidden states that are asked for.
+
+    Args:
+        count: How many there are.
+        layers: Which are asked for.
+        encoded: How many of them, the first ones, are of an encoder that a decoder reads; "middle" is then its last.
 
     Raises:
         ConfigError: A layer is out of range.
+
+    Example:
+        >>> choose_layers(7, (0, -1, "middle"))
+        (0, 6, 3)
     """
     for layer in layers:
-        if isinstance(layer, int) and not -len(states) <= layer < len(states):
-            raise ConfigError(f"objective: expected layers from {-len(states)} to {len(states) - 1}, got {layer}.")
-    return tuple(states[len(states) // 2 if layer == "middle" else int(layer)] for layer in layers)
+        if isinstance(layer, int) and not -count <= layer < count:
+            raise ConfigError(
+                f"objective: expected layers from {-count} to {count - 1}, got {layer}: the model has {count} hidden "
+                "states, that of the embeddings among them."
+            )
+    middle = encoded - 1 if encoded else count // 2
+    return tuple(middle if layer == "middle" else int(layer) % count for layer in layers)
 
 
-def _hidden_states(output: object) -> tuple[Tensor, ...]:
-    """Hidden states of an encoder or decoder, or of both, the encoder's first."""
-    found = [getattr(output, key, None) for key in ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")]
-    return tuple(state for states in found if states is not None for state in states)
+def _hidden_states(output: object) -> tuple[tuple[Tensor, ...], int]:
+    """Hidden states of an encoder or decoder, or of both, the encoder's first; and how many are such an encoder's."""
+    keys = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
+    encoded, *rest = (getattr(output, key, None) or () for key in keys)
+    return (*encoded, *(state for states in rest for state in states)), len(encoded)
+
+
+class _Generator(torch.nn.Module):
+    """Lets `functional_call` put parameters under a module's `generate` as it does under its `forward`."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = module
+
+    def forward(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        module = cast(GenerationMixin, self.model.eval())
+        own, module.generation_config = module.generation_config, how  # it would fill in what `how` leaves open
+        try:
+            return cast(Tensor, module.generate(**inputs))  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            module.generation_config = own
 
 
 def _buffers_to(module: torch.nn.Module, device: torch.device) -> None:

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from adamerge.callbacks import Watching
 from adamerge.config import MergeConfig, ModelConfig, TrainerConfig
-from adamerge.data import Batching, DataSource
+from adamerge.data import Batching, DataSource, PseudoAnswers
 from adamerge.experts import Split
 from adamerge.feasible import FeasibleSet
 from adamerge.objectives import Objective, Regulariser
@@ -19,7 +19,9 @@ from adamerge.optim import Descent
 from adamerge.transforms import Transform
 from adamerge.zero_shot import ZeroShot
 
-_SECTIONS = (MergeConfig, ModelConfig, TrainerConfig, Batching, Watching, Split, DataSource, ZeroShot, Regulariser)
+_SECTIONS = (
+    MergeConfig, ModelConfig, TrainerConfig, Batching, PseudoAnswers, Watching, Split, DataSource, ZeroShot, Regulariser
+)  # fmt: skip
 _CHOICES = (FeasibleSet, Objective, Transform, Descent, Optimizer, LRScheduler)
 
 _NOISE = re.compile(

@@ -45,14 +45,10 @@ def classes_by_token(module: nn.Module, inputs: Mapping[str, Tensor], task: str)
     """
     kind = type(module).__name__
     try:
-        seen = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # changes no shape
-        output = _trial(module, seen, "meta")
-    except Exception:  # it looks into its inputs, or keeps tensors that are no buffers
-        try:
-            output = _trial(module, inputs, "cpu")
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"{task}: {kind} cannot be run on {', '.join(inputs)} ({reason}). {_WORKING}") from error
+        output = trial(module, inputs)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{task}: {kind} cannot be run on {', '.join(inputs)} ({reason}). {_WORKING}") from error
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         raise ConfigError(f"{task}: {kind} returns no logits. {_WORKING}")
@@ -74,10 +70,26 @@ def classes_by_token(module: nn.Module, inputs: Mapping[str, Tensor], task: str)
     return len(shape) == 3
 
 
+def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False) -> object:
+    """What a module returns with all parameters zero, on the meta device where it can be: no weights are read.
+
+    Args:
+        module: Its parameters may be on any device.
+        inputs: Some row as it takes it.
+        hidden: Whether to ask for hidden states too.
+    """
+    try:
+        seen = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # changes no shape
+        return _trial(module, seen, "meta", hidden)
+    except Exception:  # it looks into its inputs, or keeps tensors that are no buffers
+        return _trial(module, inputs, "cpu", hidden)
+
+
 @torch.no_grad()
-def _trial(module: nn.Module, inputs: Mapping[str, Tensor], device: str) -> object:
+def _trial(module: nn.Module, inputs: Mapping[str, Tensor], device: str, hidden: bool) -> object:
     zero = torch.zeros((), device=device)
     state = {name: zero.expand(parameter.shape) for name, parameter in module.named_parameters()}
     state |= {name: buffer.to(device) for name, buffer in module.named_buffers()}
     module.eval()
-    return functional_call(module, state, (), {name: tensor.to(device) for name, tensor in inputs.items()})
+    extra = {"output_hidden_states": True} if hidden else {}
+    return functional_call(module, state, (), {**{name: t.to(device) for name, t in inputs.items()}, **extra})

@@ -13,7 +13,7 @@ from adamerge.config import MergeConfig
 from adamerge.export import export
 from adamerge.files import write_text
 from adamerge.fit import COEFFICIENTS, TASK_VECTORS
-from adamerge.job import build_model, load_data, open_experts
+from adamerge.job import answers_to, build_model, load_data, open_experts
 from adamerge.learn import divide
 from adamerge.merged import MergedModel
 from adamerge.report import table
@@ -43,10 +43,9 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
     data = load_data(config, model.experts)
     if not data.evaluation:
         raise ConfigError(f"{run / 'config.yaml'}: no model has evaluation rows, so there is nothing to measure.")
-    held_out = hold_out(
-        model, divide(data.calibration, config.data, config.seed_everything).watch, config.data.micro_batch
-    )
     names = tuple(model.vectors.shapes)
+    rows = answers_to(config, model.experts, names, data.calibration, run)
+    held_out = hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
     comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console)
     console.print(table(comparison.scores, comparison.relative(), comparison.unit))
     former = run / "metrics.json"

@@ -1,9 +1,7 @@
 """What every expert says of its own calibration rows: computed once, kept on disk, keyed by content."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,33 +9,45 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adamerge.data import Rows, move
+from adamerge.digests import digest_of, made_from
 from adamerge.files import write_safetensors
 from adamerge.merged import Layers, MergedModel
+from adamerge.objectives.objective import present_at
 from adamerge.types import Batch, Outputs
 
 MANY_CLASSES = 4096
 """Above this many words only the likeliest are kept."""
+
+FEWEST, MOST = 64, 2 * MANY_CLASSES
+"""How many of the likeliest words are kept at least, and at most."""
 
 
 @dataclass(frozen=True)
 class TargetSettings:
     """What is kept of an expert's outputs.
 
+    Of a large vocabulary the likeliest words are kept, plus the log of the rest's probability. The divergence that is
+    then learned from is below the whole one by the rest's probability times the divergence within the rest, so with as
+    many words as leave out a thousandth it lacks less than a thousandth of a nat wherever the rest differs by less than
+    a nat.
+
     Attributes:
         layers: Hidden states, kept in half precision.
-        top: How many of the likeliest words are kept of a large vocabulary, plus the log of the rest's probability.
-        temperature: With which those log-probabilities are made.
+        whole: Keep all words, whatever the vocabulary's size.
+        tail: Else the probability that words that are not kept may have, on average over the positions of a batch.
+        temperature: With which the log-probabilities of a large vocabulary are made.
         size: Rows that pass an expert together.
     """
 
     layers: Layers = ()
-    top: int = 64
+    whole: bool = False
+    tail: float = 1e-3
     temperature: float = 1.0
     size: int = 32
 
 
 class Targets:
-    """One task's kept outputs, row by row.
+    """One task's kept outputs, row by row; of positions, those that count.
 
     Args:
         tensors: `logits` (N, C), or for models that speak at every position the rows' positions one after the other,
@@ -53,24 +63,23 @@ class Targets:
         }
 
     def __call__(self, batch: Batch, like: Outputs) -> Outputs:
-        """The kept outputs of a batch's rows, as long as those of the merged model on the same batch."""
-        rows, device = batch.rows.tolist(), like.logits.device
-        if "logits" in self._starts:
-            logits = self._padded("logits", rows, like.logits).to(device)
+        """The kept outputs of a batch's rows, where those of the merged model on the same batch are; zero elsewhere."""
+        masks = _counted(batch, like)
+        if "logits" not in self._starts:
+            logits = self._tensors["logits"][batch.rows].to(like.logits.device)
         else:
-            logits = self._tensors["logits"][batch.rows].to(device)
-        top = self._padded("top", rows, like.logits).to(device) if "top" in self._tensors else None
-        hidden = (self._padded(f"hidden.{i}", rows, state).to(state) for i, state in enumerate(like.hidden))
-        return Outputs(logits, tuple(hidden), top)
+            logits = self._placed("logits", batch, masks["logits"])
+        top = self._placed("top", batch, masks["logits"]).long() if "top" in self._tensors else None
+        hidden = (self._placed(f"hidden.{i}", batch, masks[f"hidden.{i}"]).to(h) for i, h in enumerate(like.hidden))
+        return Outputs(logits, tuple(hidden), top, like.encoded)
 
-    def _padded(self, key: str, rows: Sequence[int], like: Tensor) -> Tensor:
-        """Rows of one tensor, cut or filled with zeros (that never count) to the length of `like`, (B, S, …)."""
+    def _placed(self, key: str, batch: Batch, mask: Tensor) -> Tensor:
+        """Rows of one tensor at the positions (B, S) that count, however they are padded: (B, S, …)."""
         tensor, starts = self._tensors[key], self._starts[key]
-        padded = tensor.new_zeros(len(rows), like.shape[1], tensor.shape[-1])
-        for place, row in enumerate(rows):
-            part = tensor[starts[row] : starts[row + 1]][: like.shape[1]]
-            padded[place, : len(part)] = part
-        return padded
+        kept = torch.cat([tensor[starts[row] : starts[row + 1]] for row in batch.rows.tolist()])
+        placed = kept.new_zeros(*mask.shape, kept.shape[-1], device=mask.device)
+        placed[mask] = kept.to(mask.device)
+        return placed
 
 
 def compute_targets(
@@ -95,14 +104,15 @@ def _kept_or_made(
 ) -> dict[str, Tensor]:
     if folder is None:
         return _made(model, task, rows, settings)
-    path = folder / f"{task}.{_key(model, task, rows, settings)}.safetensors"
+    key = made_from(model, task, rows, asdict(settings), settings.size)
+    path = folder / f"{task}.{key}.safetensors"
     kept = _kept(path)
     if kept is None:
         kept = _made(model, task, rows, settings)
         folder.mkdir(parents=True, exist_ok=True)
         for former in folder.glob(f"{task}.*.safetensors"):  # of another expert, other rows or settings
             former.unlink()
-        write_safetensors(path, kept, {"sha256": _digest(kept)})
+        write_safetensors(path, kept, {"sha256": digest_of(kept)})
     return kept
 
 
@@ -114,7 +124,7 @@ def _kept(path: Path) -> dict[str, Tensor] | None:
             expected = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return None
-    return tensors if _digest(tensors) == expected else None
+    return tensors if digest_of(tensors) == expected else None
 
 
 @torch.no_grad()
@@ -124,27 +134,63 @@ def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -
     for start in range(0, len(order), settings.size):
         batch = rows.batch(order[start : start + settings.size])
         batch = move(batch, model.vectors.device, model.vectors.dtype)
-        for key, values in _outputs(model.forward_expert(task, batch.inputs, settings.layers), settings).items():
-            parts.setdefault(key, {}).update(zip(batch.rows.tolist(), values.cpu(), strict=True))
+        outputs = model.forward_expert(task, batch.inputs, settings.layers)
+        masks = _counted(batch, outputs)
+        for key, values in _outputs(outputs, settings, masks.get("logits")).items():
+            mask = masks.get("logits" if key == "top" else key)
+            own = values if mask is None else [value[row] for value, row in zip(values, mask, strict=True)]
+            parts.setdefault(key, {}).update(zip(batch.rows.tolist(), (value.cpu() for value in own), strict=True))
     made: dict[str, Tensor] = {}
     for key, values in parts.items():
         ordered = [values[row] for row in range(len(rows))]
         if ordered[0].ndim == 1:
             made[key] = torch.stack(ordered)
         else:
-            made[key] = torch.cat(ordered)
+            made[key] = torch.cat(_equally_wide(key, ordered))
             made[f"lengths.{key}"] = torch.tensor([len(value) for value in ordered])
     return made
 
 
-def _outputs(outputs: Outputs, settings: TargetSettings) -> dict[str, Tensor]:
+def _counted(batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+    """Which positions are kept, bool, (B, S): of the logits where the model speaks at every position, of each state."""
+    encoded = outputs.encoded or (False,) * len(outputs.hidden)
+    states = zip(outputs.hidden, encoded, strict=True)
+    masks = {f"hidden.{i}": present_at(batch, state, own) for i, (state, own) in enumerate(states)}
+    if outputs.logits.ndim > 2:
+        everywhere = torch.ones(outputs.logits.shape[:2], dtype=torch.bool)
+        masks["logits"] = everywhere if batch.positions is None else batch.positions
+    return {key: mask.to(outputs.logits.device) for key, mask in masks.items()}
+
+
+def _outputs(outputs: Outputs, settings: TargetSettings, counted: Tensor | None) -> dict[str, Tensor]:
     """What is kept of a batch: (B, …) tensors by key."""
     kept = {f"hidden.{i}": state.to(_half(state)) for i, state in enumerate(outputs.hidden)}
     logits = outputs.logits
-    if logits.ndim < 3 or logits.shape[-1] <= MANY_CLASSES:
+    if counted is None or settings.whole or logits.shape[-1] <= MANY_CLASSES:
         return {"logits": logits, **kept}
-    top, log_probabilities = top_and_rest(logits, settings.top, settings.temperature)
-    return {"logits": log_probabilities, "top": top, **kept}
+    count = FEWEST
+    while True:
+        top, log_probabilities = top_and_rest(logits, min(count, logits.shape[-1]), settings.temperature)
+        if count >= min(MOST, logits.shape[-1]) or log_probabilities[counted][:, -1].exp().mean() <= settings.tail:
+            return {"logits": log_probabilities, "top": top.int(), **kept}
+        count *= 2
+
+
+def _equally_wide(key: str, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Rows' kept words (S, k), as many for all of them: where fewer were kept, one comes again with no probability.
+
+    Other tensors are as wide already. Of log-probabilities (S, k + 1) the last is that of the rest.
+    """
+    width = max(row.shape[-1] for row in rows)
+    widened: list[Tensor] = []
+    for row in rows:
+        more = width - row.shape[-1]
+        if more and key == "top":
+            row = torch.cat([row, row[:, :1].expand(-1, more)], -1)
+        elif more:
+            row = torch.cat([row[:, :-1], row.new_full((len(row), more), -torch.inf), row[:, -1:]], -1)
+        widened.append(row)
+    return widened
 
 
 def top_and_rest(logits: Tensor, count: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -172,25 +218,3 @@ def top_and_rest(logits: Tensor, count: int, temperature: float = 1.0) -> tuple[
 def _half(state: Tensor) -> torch.dtype:
     """Half precision with the range that the numbers need."""
     return torch.float16 if state.abs().max() < 6e4 else torch.bfloat16
-
-
-def _key(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -> str:
-    """Hash of what the outputs depend on: the expert's numbers, the rows as the model sees them, the settings."""
-    digest = hashlib.sha256(json.dumps([settings.layers, settings.top, settings.temperature]).encode())
-    for name, tensor in sorted(model.experts.state_of(task).items()):
-        digest.update(name.encode() + _bytes(tensor))
-    for batch in rows.batches(settings.size):
-        for name, tensor in sorted(batch.inputs.items()):
-            digest.update(name.encode() + str(tuple(tensor.shape)).encode() + _bytes(tensor))
-    return digest.hexdigest()[:16]
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + _bytes(tensors[name]))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -40,11 +40,13 @@ class Outputs(NamedTuple):
             words, and of all the rest together, (…, k + 1).
         hidden: Hidden states that were asked for, each (B, S, D).
         top: Indices of the likeliest words, int64, (…, k), where no more than these was kept.
+        encoded: Of each hidden state, whether it is of an encoder that a decoder reads.
     """
 
     logits: Tensor
     hidden: tuple[Tensor, ...] = ()
     top: Tensor | None = None
+    encoded: tuple[bool, ...] = ()
 
 
 class ConfigError(ValueError):

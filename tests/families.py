@@ -47,7 +47,7 @@ CONFIGS = {
     "clip": lambda **more: CLIPConfig(**CLIP, **more),
     "clip_vision": lambda **more: CLIPVisionConfig(**VISION, projection_dim=12, **more),
     "siglip": lambda **more: SiglipConfig(text_config=TEXT, vision_config=VISION, **more),
-    "llama": lambda **more: LlamaConfig(**TEXT, **more),
+    "llama": lambda **more: LlamaConfig(**{**TEXT, **more}),
     "roberta": lambda **more: RobertaConfig(**TEXT, **more),
     "distilbert": lambda **more: DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=40, **more),
     "gpt2": lambda **more: GPT2Config(
@@ -130,8 +130,8 @@ SPECIAL = {"[CLS]": 0, "[SEP]": 1, "[PAD]": 2, "[UNK]": 3}
 PIECES = ["##ly", "##er", "##est", "##ness", "##s", "##ed", "##ing", "un", "re", "not", "very", "so"]
 
 
-def save_tokenizer(folder: Path, pad: bool = True) -> None:
-    """A WordPiece tokenizer of 40 pieces."""
+def save_tokenizer(folder: Path, pad: bool = True, end: str | None = None) -> None:
+    """A WordPiece tokenizer of 40 pieces; `end` is the token that ends a text."""
     vocabulary = SPECIAL | {word: index for index, word in enumerate([*WORDS, *PIECES], len(SPECIAL))}
     pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     pieces.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -143,6 +143,7 @@ def save_tokenizer(folder: Path, pad: bool = True) -> None:
         "sep_token": "[SEP]",
         "unk_token": "[UNK]",
         **({"pad_token": "[PAD]"} if pad else {}),
+        **({"eos_token": end} if end else {}),
     }
     PreTrainedTokenizerFast(tokenizer_object=pieces, **special, model_max_length=64).save_pretrained(folder)
 
@@ -213,3 +214,46 @@ def random_vectors(shapes: dict[str, tuple[int, ...]], experts: int) -> Mapped:
 
     base = drawn(0)
     return Mapped({f"expert{k}": drawn(k) for k in range(1, experts + 1)}, tuple(shapes), base, base)
+
+
+CHATS = (
+    "{% for m in messages %}"
+    "{% if loop.first and m['role'] == 'assistant' %}{{ raise_exception('ask first') }}{% endif %}"
+    "{{ m['role'][:1] }} is {{ m['content'] }} [SEP] {% endfor %}{% if add_generation_prompt %}a is {% endif %}"
+)
+"""A chat template: who speaks, what is said, and an end."""
+
+
+def near(architecture: str, family: str, base: PreTrainedModel, seed: int, **more) -> PreTrainedModel:
+    """A model as fine-tuning would leave it: the base's numbers, moved a little."""
+    expert = build(architecture, family, seed, **more)
+    with torch.no_grad():
+        for parameter, start in zip(expert.parameters(), base.parameters(), strict=True):
+            parameter.mul_(0.5).add_(start)
+    return expert
+
+
+def save_speaking_family(
+    folder: Path, architecture: str, family: str, tasks: Sequence[str] = ("mood", "topic")
+) -> Path:
+    """A language model as base, an expert a task near it, rows with completions, and the YAML that merges them."""
+    base = build(architecture, family, 0)
+    save_family(folder, base, {task: near(architecture, family, base, seed) for seed, task in enumerate(tasks, 1)})
+    save_tokenizer(folder / "base", pad=False, end="[SEP]")
+    for seed, task in enumerate(tasks):
+        draw = random.Random(seed)
+        with (folder / f"{task}.jsonl").open("w", encoding="utf-8") as out:
+            for _ in range(12):
+                row = {key: " ".join(draw.choices(WORDS, k=draw.randint(2, 6))) for key in ("text", "completion")}
+                out.write(json.dumps(row) + "\n")
+    rows = {task: {"path": f"{task}.jsonl", "completion": "completion"} for task in tasks}
+    config = {
+        "base_model": "base",
+        "models": [{"model": task, "calibration": rows[task], "evaluation": rows[task]} for task in tasks],
+        "method": "expert_merging",
+        "data": {"batch_size": 4, "positions": "completion", "pseudo_answers": {"max_new_tokens": 6}},
+        "watch": {"every": 2},
+        "trainer": {"max_steps": 4, "accelerator": "cpu"},
+    }
+    (folder / "merge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return folder

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from adamerge.data import DataSource
 from adamerge.encoding import encode
 from adamerge.labels import label_indices
+from adamerge.speech import Speech
 from adamerge.tables import Table, load_table
 from adamerge.types import ConfigError
 
@@ -99,7 +100,7 @@ def test_completions_without_a_token_cannot_be_measured(tokenizer):
     rows = table({"text": ["good", "bad"], "completion": ["", ""]}, completion="completion")
     for family in (("LlamaForCausalLM", "llama"), ("T5ForConditionalGeneration", "t5")):
         with pytest.raises(ConfigError, match="no row has a token to predict"):
-            encode(rows, build(*family, 0), tokenizer, labeled=True)
+            encode(rows, build(*family, 0), tokenizer, labeled=True, speech=Speech("completion"))
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

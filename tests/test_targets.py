@@ -6,13 +6,13 @@ from families import build, save_family
 
 from adamerge.checkpoint import open_checkpoint
 from adamerge.data import Batching, TensorRows
-from adamerge.experts import from_checkpoints
+from adamerge.experts import from_checkpoints, from_modules
 from adamerge.feasible import Unbounded
 from adamerge.grouping import task_wise
 from adamerge.inspection import inspect_weights
-from adamerge.learn import Learning, divide, learn
+from adamerge.learn import Learning, divide, learn, target_settings
 from adamerge.merged import MergedModel, choose_layers, task_vectors
-from adamerge.objectives import LogitAlignment
+from adamerge.objectives import HiddenAlignment, LogitAlignment, Sum
 from adamerge.targets import TargetSettings, compute_targets
 from adamerge.types import ConfigError
 
@@ -54,9 +54,51 @@ def test_kept_outputs_are_the_experts_own(tmp_path, architecture, family):
     batch = rows.batch([5, 0, 3])
     online = model.forward_expert("a", batch.inputs, settings.layers)
     found = kept(batch, online)
-    torch.testing.assert_close(found.logits, online.logits, rtol=1e-5, atol=1e-5)
+    counts = batch.positions
+    logits = (found.logits, online.logits) if family == "bert" else (found.logits[counts], online.logits[counts])
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
     for state, expected in zip(found.hidden, online.hidden, strict=True):
-        torch.testing.assert_close(state, expected, rtol=2e-3, atol=2e-3)  # half precision
+        torch.testing.assert_close(state[counts], expected[counts], rtol=2e-3, atol=2e-3)  # half precision
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.5, 2.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_of_a_large_vocabulary_the_likeliest_words_suffice(tmp_path, spread, temperature):
+    """Within a thousandth of a nat of the whole divergence, whether the expert is unsure of its words or sure."""
+    base, expert = (build("LlamaForCausalLM", "llama", seed, vocab_size=5000) for seed in (0, 1))
+    with torch.no_grad():
+        for parameter, start in zip(expert.parameters(), base.parameters(), strict=True):
+            parameter.mul_(0.3).add_(start)
+        for model in (base, expert):
+            model.lm_head.weight.mul_(spread / 0.2)
+    experts = from_modules(base, {"a": expert})
+    vectors = task_vectors(experts, inspect_weights(experts).changed)
+    model, rows = MergedModel(experts, vectors, task_wise(tuple(vectors.shapes))), rows_of(12)
+    objective = LogitAlignment(temperature=temperature)
+    compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)
+    kept = compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)["a"]
+    batch = rows.batch([3, 0, 7, 11, 5])
+    merged, whole = model.merge(torch.tensor([[0.4]])), model.merge(torch.tensor([[0.4]]))
+    outputs = model.forward("a", merged, batch.inputs)
+    targets = kept(batch, outputs)
+    assert 64 <= targets.top.shape[-1] <= 5000
+    found = objective(outputs, batch, targets)
+    expected = objective(model.forward("a", whole, batch.inputs), batch, model.forward_expert("a", batch.inputs))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-3)
+    assert found <= expected + 1e-5
+    found.backward()
+    expected.backward()
+    one, two = model.gradient(merged), model.gradient(whole)
+    assert torch.isfinite(one).all()
+    torch.testing.assert_close(one, two, rtol=0.02, atol=2e-3)
+
+
+def test_what_needs_all_words_has_them_whatever_the_vocabulary():
+    mixed = Sum([LogitAlignment(temperature=1.0), LogitAlignment(temperature=2.0)])
+    nested = Sum([HiddenAlignment([1]), Sum([LogitAlignment(temperature=3.0, tail=0.01)])])
+    assert target_settings(LogitAlignment("mse")).whole
+    assert target_settings(mixed).whole
+    assert target_settings(nested) == TargetSettings((1,), False, 0.01, 3.0)
 
 
 def test_a_second_run_reuses_and_a_change_is_noticed(tmp_path, monkeypatch):
@@ -106,4 +148,4 @@ def test_one_expert_alone_is_found_again(tmp_path):
 
 def test_a_layer_out_of_range_is_refused():
     with pytest.raises(ConfigError, match=r"expected layers from -3 to 2, got 3"):
-        choose_layers([torch.zeros(1)] * 3, (3,))
+        choose_layers(3, (3,))

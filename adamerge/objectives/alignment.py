@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.objectives.objective import Objective, mean_where
+from adamerge.objectives.objective import Objective, mean_where, present_at
 from adamerge.types import Batch, ConfigError, Outputs
+
+_NEVER = -1e4
+"""Log-probability of what is left out; finite, so that its gradient is 0 and not undefined."""
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -47,7 +50,8 @@ def partial_cross_entropy(logits: Tensor, top: Tensor, log_probabilities: Tensor
     Args:
         logits: z of the merged model, (…, C).
         top: Indices of the expert's likeliest words, int64, (…, k).
-        log_probabilities: Their log-probabilities under the expert and the log of the rest's, (…, k + 1).
+        log_probabilities: Their log-probabilities under the expert and the log of the rest's, (…, k + 1); −inf stands
+            for what must not count.
         temperature: Must be that with which the log-probabilities were made.
 
     Returns:
@@ -55,9 +59,10 @@ def partial_cross_entropy(logits: Tensor, top: Tensor, log_probabilities: Tensor
     """
     merged = (logits / temperature).log_softmax(-1)
     known = merged.gather(-1, top)  # (…, k)
-    rest = torch.log1p(-known.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-6))
+    rest = merged.scatter(-1, top, _NEVER).logsumexp(-1, keepdim=True)
     both = torch.cat([known, rest], -1)  # (…, k + 1)
-    return temperature**2 * (log_probabilities.exp() * (log_probabilities - both)).sum(-1)
+    expert = log_probabilities.exp()
+    return temperature**2 * torch.where(expert > 0, expert * (log_probabilities - both), 0.0).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class LogitAlignment(Objective):
     Args:
         form: kl (the temperature's square times the Kullback-Leibler divergence) or mse (of the logits).
         temperature: T > 0 divides both logits; kl only.
+        tail: Of a large vocabulary only the expert's likeliest words are kept, and the probability of all the rest
+            together: as many words as leave out this probability on average; kl only.
 
     Raises:
         ConfigError: The temperature is not above 0.
@@ -74,6 +81,7 @@ class LogitAlignment(Objective):
 
     form: Literal["kl", "mse"] = "kl"
     temperature: float = 1.0
+    tail: float = 1e-3
 
     @property
     @override
@@ -84,6 +92,8 @@ class LogitAlignment(Objective):
         """Check the options."""
         if not self.temperature > 0:
             raise ConfigError(f"objective.temperature: expected a number above 0, got {self.temperature}.")
+        if not 0 < self.tail < 1:
+            raise ConfigError(f"objective.tail: expected a probability between 0 and 1, got {self.tail}.")
 
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
@@ -130,11 +140,13 @@ def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor)
 
 @dataclass(frozen=True)
 class HiddenAlignment(Objective):
-    """Mean distance of the merged model's hidden states from the expert's, over chosen layers; padding never counts.
+    """Mean distance of the merged model's hidden states from the expert's, over chosen layers.
+
+    The positions that count are those that count for the logits, and of an encoder all that are not padding.
 
     Args:
         chosen: Indices of hidden states, 0 being the embeddings' output and negative ones counting from the end; auto
-            takes the middle and the last.
+            takes the middle and the last. Of encoder-decoders the encoder's come first, and its last is the middle.
         form: mse, cosine, or scaled (mse by the expert's own variance).
     """
 
@@ -154,12 +166,12 @@ class HiddenAlignment(Objective):
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         assert targets is not None  # uses_targets
-        return torch.stack(
-            [
-                hidden_distance(h, t, self.form, present_at(batch, h))
-                for h, t in zip(outputs.hidden, targets.hidden, strict=True)
-            ]
-        ).mean()
+        encoded = outputs.encoded or (False,) * len(outputs.hidden)
+        distances = [
+            hidden_distance(h, t, self.form, present_at(batch, h, of_encoder))
+            for h, t, of_encoder in zip(outputs.hidden, targets.hidden, encoded, strict=True)
+        ]
+        return torch.stack(distances).mean()
 
 
 @dataclass(frozen=True)
@@ -190,9 +202,9 @@ class Sum(Objective):
         return any(term.uses_labels for term in self.terms)
 
     @property
-    def temperature(self) -> float:
-        """Of the term that compares logits."""
-        return next((term.temperature for term in self.terms if isinstance(term, LogitAlignment)), 1.0)
+    @override
+    def parts(self) -> tuple[Objective, ...]:
+        return tuple(part for term in self.terms for part in term.parts)
 
     @property
     @override
@@ -205,18 +217,8 @@ class Sum(Objective):
         start = 0
         for term, weight in zip(self.terms, self.weights or [1.0] * len(self.terms), strict=True):
             end = start + len(term.layers)
-            part = outputs._replace(hidden=outputs.hidden[start:end])
+            part = outputs._replace(hidden=outputs.hidden[start:end], encoded=outputs.encoded[start:end])
             goal = targets._replace(hidden=targets.hidden[start:end]) if targets else None
             total = total + weight * term(part, batch, goal)
             start = end
         return total
-
-
-def present_at(batch: Batch, hidden: Tensor) -> Tensor:
-    """What is not padding in a hidden state (B, S, D), bool, (B, S)."""
-    mask = batch.inputs.get("attention_mask")
-    if mask is not None and mask.shape == hidden.shape[:2]:
-        return mask.bool()
-    if batch.positions is not None and batch.positions.shape == hidden.shape[:2]:
-        return batch.positions
-    return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)

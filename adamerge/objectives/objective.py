@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from adamerge.types import Batch, Outputs
@@ -24,6 +25,11 @@ class Objective(ABC):
     def layers(self) -> tuple[int | str, ...]:
         """Hidden states that it compares: indices, negative ones from the end, or "middle"; empty where none."""
         return ()
+
+    @property
+    def parts(self) -> tuple["Objective", ...]:
+        """The objectives that it is a sum of; itself where it is none."""
+        return (self,)
 
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
@@ -51,3 +57,18 @@ def mean_where(values: Tensor, positions: Tensor | None) -> Tensor:
         return values.mean()
     counts = positions.to(values.dtype)
     return (values * counts).sum() / counts.sum().clamp_min(1)
+
+
+def present_at(batch: Batch, hidden: Tensor, encoded: bool) -> Tensor:
+    """Which positions of a hidden state (B, S, D) count, bool, (B, S).
+
+    Args:
+        batch: The rows.
+        hidden: Of the model that they were run through.
+        encoded: Whether it is of an encoder that a decoder reads, so that the batch's positions are not its own.
+    """
+    mask = batch.inputs.get("attention_mask")
+    for known in (None if encoded else batch.positions, mask):
+        if known is not None and known.shape == hidden.shape[:2]:
+            return known.bool()
+    return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
