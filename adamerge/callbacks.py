@@ -1,6 +1,7 @@
 """What happens between steps: watch held-out rows, keep the best iterate, checkpoint, stop when asked to."""
 
 import io
+import math
 import signal
 import threading
 import time
@@ -62,7 +63,7 @@ class KeepBest(Callback):
 
     Attributes:
         history: What was seen at each look: step, loss, agreement, objective, range of the coefficients, and the
-            optimiser's certificate if it gives one.
+            optimiser's certificate if it gives one; all finite, else learning ends with a ConfigError.
         best_step: The step of the best coefficients; the last one where nothing can be measured.
         best: The best coefficients, (G, K).
     """
@@ -114,6 +115,7 @@ class KeepBest(Callback):
         seen = dict(self._measure(coefficients)) if self._measure else {}
         extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
         self.history.append({"step": trainer.global_step, **learned, **certificate(trainer), **seen, **extent})
+        _check_finite(self.history[-1])
         rank = self._rank(trainer.global_step, seen)
         if rank > self._best_rank:
             self._best_rank, self.best_step, self.best = rank, trainer.global_step, coefficients.cpu().clone()
@@ -148,6 +150,15 @@ def certificate(trainer: Trainer) -> dict[str, float]:
     return dict(optimizer.certificate) if isinstance(optimizer, SearchingOptimizer) else {}
 
 
+def _check_finite(seen: Mapping[str, float]) -> None:
+    bad = [key for key, value in seen.items() if not math.isfinite(value)]
+    if bad:
+        remedy = "Lower the optimiser's learning rate, or bound the coefficients (feasible: Box)."
+        if seen["step"] == 0:
+            remedy = "The models' outputs overflow before anything is learned: choose a smaller init or a wider dtype."
+        raise ConfigError(f"step {seen['step']}: not a finite number: {', '.join(bad)}. {remedy}")
+
+
 class StopOnInterrupt(Callback):
     """Ctrl-C (or SIGTERM) lets the step under way finish, writes a checkpoint and stops; a second one stops at once.
 
@@ -177,7 +188,7 @@ class StopOnInterrupt(Callback):
     ) -> None:
         if self.interrupted:
             trainer.should_stop = True
-            trainer.save_checkpoint(self._checkpoint)
+            trainer.save_checkpoint(self._checkpoint, weights_only=False)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

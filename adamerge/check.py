@@ -28,7 +28,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     Returns:
         The problems.
     """
-    problems = _found(lambda: check_run_dir(Path(config.run_dir), "", resume=False))
+    problems = _found(lambda: check_run_dir(Path(config.run_dir).expanduser(), "", resume=False))
     problems += _found(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:
@@ -39,7 +39,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         lines += [*describe(experts), *_estimates(config, experts)]
         problems += _found(lambda: check_task_vectors(config, experts, experts.shared))
         problems += _found(lambda: load_data(config, experts))
-        problems += _found(lambda: check_space(config, experts, Path(config.run_dir)))
+        problems += _found(lambda: check_space(config, experts, Path(config.run_dir).expanduser()))
         if deep:
             more, found = _numbers(experts)
             lines += more

@@ -233,7 +233,7 @@ def _locate(source: str, allow_pickle: bool) -> Path:
             raise ConfigError(f"{source}: expected a Hugging Face checkpoint, but there is no config.json in it.")
         return folder
     name, _, revision = source.partition("@")
-    if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise ConfigError(f"{source}: expected a directory with a checkpoint, or a hub id; there is no such directory.")
     try:
         patterns = _NOT_PICKLES + (_PICKLES if allow_pickle else [])

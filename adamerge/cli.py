@@ -131,9 +131,9 @@ def _fit(options: Namespace, console: Console) -> int:
         done = None
     if done:
         return 0
-    command = ["adamerge", "fit", "--config", str(Path(config.run_dir) / "config.yaml"), "--ckpt_path", "last"]
-    begun = Path(command[3]).exists()
-    _complain(f"interrupted. Go on with: {shlex.join(command)}" if begun else "interrupted. Nothing was written.")
+    former = Path(config.run_dir).expanduser() / "config.yaml"
+    command = shlex.join(["adamerge", "fit", "--config", str(former), "--ckpt_path", "last"])
+    _complain(f"interrupted. Go on with: {command}" if former.exists() else "interrupted. Nothing was written.")
     return INTERRUPTED
 
 
@@ -256,8 +256,11 @@ def _config(options: Namespace) -> "MergeConfig":
 
 
 def _resolved(options: Namespace) -> str:
-    """The same as YAML, everything that was left to its default included."""
-    return _merge_parser(options).dump(_part(options), skip_unset=False)
+    """The same as YAML, everything that was left to its default included, and local paths absolute."""
+    from adamerge.places import anchored
+
+    settings = yaml.safe_load(_merge_parser(options).dump(_part(options), skip_unset=False))
+    return yaml.safe_dump(anchored(settings), sort_keys=False, allow_unicode=True)
 
 
 def _merge_parser(options: Namespace) -> ArgumentParser:

@@ -1,5 +1,6 @@
 """The learned merge beside what it must beat: base, experts, average, task arithmetic."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,15 @@ class Comparison:
     def as_json(self) -> dict[str, object]:
         """As metrics.json has it: the candidates at the top, everything else beside them."""
         beside = {"agreement": self.agreement, "metric": self.metric, "task_arithmetic_scale": self.tuned_scale}
-        return {**self.scores, "percent_of_expert": self.relative(), **beside}
+        return {**_finite(self.scores), "percent_of_expert": _finite(self.relative()), **beside}
+
+
+def _finite(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The same with None for what JSON has no word for: the perplexity of a broken merge may be infinite."""
+    return {
+        key: {task: value if value is not None and math.isfinite(value) else None for task, value in own.items()}
+        for key, own in scores.items()
+    }
 
 
 def compare(

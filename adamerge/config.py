@@ -1,17 +1,22 @@
 """The YAML file as types: what every key means, its default, and what a method's name stands for."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from adamerge.callbacks import Watching
+from adamerge.chunks import Chunks
+from adamerge.closed_form import ClosedForm
 from adamerge.data import Batching, DataSource
 from adamerge.experts import Split
 from adamerge.feasible import Box, FeasibleSet
 from adamerge.module import BuildScheduler
 from adamerge.objectives import Entropy, Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
+from adamerge.regmean import RegMean
 from adamerge.transforms import TASK_ARITHMETIC, Transform
+from adamerge.types import ConfigError
 from adamerge.zero_shot import ZeroShot
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -29,9 +34,10 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
     "feasible": {"class_path": "adamerge.feasible.Unbounded"},
     "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
     "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 3e-2}},
-    "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 100}},
+    "lr_scheduler": "cosine",
     "trainer.max_steps": 100,
 }
+PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {"chunks": {"budget": 16}, "trainer.max_steps": 150}
 PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
     "feasible": {"class_path": "adamerge.feasible.Simplex", "init_args": {"includes_base": True}},
     "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
@@ -50,6 +56,7 @@ NOTHING_LEARNED: dict[str, object] = {
 """The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
 PRESETS["average"] = NOTHING_LEARNED | {"init": "average"}
 PRESETS["task_arithmetic"] = NOTHING_LEARNED
+PRESETS["regmean"] = NOTHING_LEARNED | {"centre": "regmean", "init": 0.0}
 FINISHED: dict[str, dict[str, object]] = {
     "ties": {"class_path": "adamerge.transforms.Ties", "init_args": {"reduce": "mean"}},
     "dare": {"class_path": "adamerge.transforms.Dare"},
@@ -69,9 +76,11 @@ Method: TypeAlias = Literal[
     "adamerging",
     "adamerging++",
     "expert_merging",
+    "expert_merging++",
     "frank_wolfe",
     "average",
     "task_arithmetic",
+    "regmean",
     "ties",
     "dare",
     "magnitude",
@@ -84,9 +93,9 @@ Method: TypeAlias = Literal[
     "doge",
     "fisher",
 ]
-"""The presets' names; one without learning needs no calibration rows, except for fisher."""
+"""The presets' names; one without learning needs no calibration rows, except for fisher and regmean."""
 
-Start: TypeAlias = Literal["average", "published"]
+Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Words for the coefficients at the start."""
 
 
@@ -136,6 +145,11 @@ class ModelConfig:
     weight: float = 1.0
     zero_shot: ZeroShot | None = None
 
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"{self.name}: expected a weight of 0 or more, got {self.weight}.")
+
     @property
     def name(self) -> str:
         """What the task is called."""
@@ -156,9 +170,14 @@ class MergeConfig:
         task_vectors: Transform of the task vectors (for example Ties); null takes expert minus base.
         memory: resident holds the task vectors in memory (fast), mapped reads them from their files (memory does not
             grow with the number of experts), auto chooses by the memory that is free.
+        centre: What the weighted task vectors are added to, and taken from: the base by default, or a RegMean merge
+            (regmean, or its options scale and rows).
         grouping: What shares a coefficient: the whole model (task), a transformer block, or a tensor.
+        chunks: Coefficients for blocks of rows of the parameters that matter, after a first tensor-wise stage; null
+            stays with the grouping.
         init: Coefficient of every expert at the start: a number; average is 1/K; published is the scale at which the
-            authors of the task vectors' transform add them up, 0.3 for plain ones.
+            authors of the task vectors' transform add them up, 0.3 for plain ones; closed_form solves for it layer by
+            layer, with options as a mapping (ridge, towards, inputs, rows).
         feasible: Where coefficients may live: Unbounded, Box or Simplex.
         objective: What is made small.
         regulariser: A pull of the coefficients towards the start.
@@ -166,7 +185,7 @@ class MergeConfig:
         watch: How the best iterate is chosen.
         optimizer: Any torch optimiser, kept feasible by projection; FrankWolfe, SoftFrankWolfe, ProjectedGradient, or
             LBFGSB with data.batch_size null; null where nothing is learned.
-        lr_scheduler: Any torch scheduler; stepped after every step.
+        lr_scheduler: Any torch scheduler; stepped after every step. cosine decays to 0 over trainer.max_steps.
         trainer: Arguments of Lightning's Trainer.
         seed_everything: Seed of everything that is drawn at random.
         run_dir: Where everything is written; must not exist, unless a run is resumed.
@@ -182,15 +201,17 @@ class MergeConfig:
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None = None
     memory: Literal["auto", "resident", "mapped"] = "auto"
+    centre: Literal["regmean"] | RegMean | None = None
     grouping: Literal["task", "block", "tensor"] = "tensor"
-    init: float | Start = "published"
+    chunks: Chunks | None = None
+    init: float | Start | ClosedForm = "published"
     feasible: FeasibleSet = field(default_factory=Box)
     objective: Objective = field(default_factory=Entropy)
     regulariser: Regulariser = field(default_factory=Regulariser)
     data: Batching = field(default_factory=Batching)
     watch: Watching = field(default_factory=Watching)
     optimizer: Descent | BuildOptimizer | None = None
-    lr_scheduler: BuildScheduler | None = None
+    lr_scheduler: Literal["cosine"] | BuildScheduler | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed_everything: int = 0
     run_dir: str = "run"
@@ -200,11 +221,14 @@ class MergeConfig:
     @property
     def needs_rows(self) -> bool:
         """Whether calibration rows are needed: something is learned, or the transform looks at them."""
-        return self.trainer.max_steps != 0 or (self.task_vectors is not None and self.task_vectors.fisher is not None)
+        looks = self.task_vectors is not None and self.task_vectors.fisher is not None
+        return self.trainer.max_steps != 0 or looks or bool(self.centre) or isinstance(self.start, ClosedForm)
 
     @property
-    def start(self) -> float:
-        """Coefficient of every expert at the start, as a number."""
+    def start(self) -> float | ClosedForm:
+        """Coefficient of every expert at the start: a number, or how it is found."""
+        if self.init == "closed_form":
+            return ClosedForm()
         if self.init == "published":
             return self.task_vectors.coefficient if self.task_vectors else TASK_ARITHMETIC
         if self.init == "average":

@@ -40,6 +40,11 @@ class DataSource:
     name: str | None = None
     rows: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.rows is not None and self.rows < 1:
+            raise ConfigError(f"{self.path}: expected at least 1 under rows, got {self.rows}.")
+
 
 @dataclass(frozen=True)
 class Batching:
@@ -61,7 +66,8 @@ class Batching:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for key, value in (("rows", self.rows), ("batch_size", self.batch_size), ("micro_batch", self.micro_batch)):
+        numbers = {"rows": self.rows, "batch_size": self.batch_size, "micro_batch": self.micro_batch}
+        for key, value in {**numbers, "max_length": self.max_length}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key}: expected at least 1, got {value}.")
         if not 0 <= self.held_out < 1:
@@ -131,6 +137,11 @@ class Subset(Rows):
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
         here = {self._indices[i]: i for i in indices}
         return [here[i] for i in self._rows.by_length(list(here))]
+
+
+def first_rows(rows: Mapping[str, Rows], count: int) -> dict[str, Rows]:
+    """At most so many rows of every task; they were drawn at random before, so any will do."""
+    return {task: Subset(own, range(min(count, len(own)))) for task, own in rows.items()}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Expert:
         prefix: What stands before those names in `module`, where that is a wrapper round the expert's own module.
         checkpoint: Where they come from, if from disk.
         disk: Name on disk of each parameter, if from disk.
+        head_buffers: Stored buffers of the head, running statistics for example, which stay its own too.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Expert:
     prefix: str = ""
     checkpoint: Checkpoint | None = None
     disk: Mapping[str, str] = field(default_factory=dict[str, str])
+    head_buffers: tuple[str, ...] = ()
+
+    @property
+    def whole_head(self) -> tuple[str, ...]:
+        """Parameters and buffers of the head."""
+        return (*self.head, *self.head_buffers)
 
     @property
     def source(self) -> str:
@@ -254,7 +261,7 @@ def _divide(experts: Experts, split: Split, source: str) -> Experts:
         raise IncompatibleExpertsError("\n".join(problems))
     tasks = {name: _with_head(expert, heads[name], experts.base) for name, expert in experts.tasks.items()}
     kept = tuple(name for name in everywhere if words[name] == "base")
-    has_head = {n: all(_fits(h, e, experts.base) for h in e.head) for n, e in tasks.items()}
+    has_head = {n: all(_fits(h, e, experts.base) for h in e.whole_head) for n, e in tasks.items()}
     return replace(experts, tasks=tasks, shared=shared, kept=kept, head_of_base=has_head)
 
 
@@ -308,7 +315,18 @@ def _with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
     for name, buffer in expert.own_module.named_buffers():
         if name in base and base.shape(name) == buffer.shape:
             buffer.copy_(base[name])
-    return replace(expert, head=head)
+    return replace(expert, head=head, head_buffers=tuple(_buffers_of_head(expert, frozenset(head))))
+
+
+def _buffers_of_head(expert: Expert, head: frozenset[str]) -> Iterator[str]:
+    """Stored buffers of which the nearest module around that has parameters has none but the head's."""
+    for name, _ in expert.own_module.named_buffers():
+        path, around = name, set[str]()
+        while path and not around:
+            path = path.rpartition(".")[0]
+            around = {n for n, _ in expert.own_module.get_submodule(path).named_parameters(prefix=path)}
+        if name in expert.weights and around and around <= head:
+            yield name
 
 
 def _shape_problems(name: str, experts: Experts, source: str) -> list[str]:

@@ -105,8 +105,8 @@ def exact_parameters(
 def _backbone(experts: Experts) -> list[str]:
     """Names of what all tasks have in common: merged parameters, the base's own, and the base's buffers."""
     expert = next(iter(experts.tasks.values()))
-    buffers = [name for name, _ in expert.module.named_buffers() if name.removeprefix(expert.prefix) in experts.base]
-    return [*experts.shared, *experts.kept, *(name.removeprefix(expert.prefix) for name in buffers)]
+    stored = [name for name, _ in expert.own_module.named_buffers() if name in experts.base]
+    return [*experts.shared, *experts.kept, *(name for name in stored if name not in expert.head_buffers)]
 
 
 def _write_backbone(
@@ -188,7 +188,7 @@ def _write_task(
     folder.mkdir()
     for file in shards:
         _link(root / file, folder / file)
-    head = {expert.disk.get(name, name): expert.weights[name] for name in expert.head}
+    head = {expert.disk.get(name, name): expert.weights[name] for name in expert.whole_head}
     head = {name: tensor.to(_asked(tensor.dtype, dtype)) for name, tensor in head.items()}
     write_safetensors(folder / "model-head.safetensors", head, {"format": "pt"})
     _write_index(folder, shards, {"model-head.safetensors": {n: Header(t.shape, t.dtype) for n, t in head.items()}})
@@ -255,9 +255,9 @@ def _compare(model: MergedModel, coefficients: Coefficients, folder: Path, dtype
         name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
         loaded = _load(name, place, expert.checkpoint.trust_remote_code)
         names = {alias: aliases[0] for aliases in tied_names(loaded) for alias in aliases}
-        found = dict(loaded.named_parameters(remove_duplicate=False))
-        for name in (*model.experts.shared, *model.experts.kept, *expert.head):
-            expected = merged.get(name, expert.weights[name] if name in expert.head else model.experts.base[name])
+        found = dict(loaded.named_parameters(remove_duplicate=False)) | dict(loaded.named_buffers())
+        for name in (*_backbone(model.experts), *expert.whole_head):
+            expected = merged.get(name, expert.weights[name] if name in expert.whole_head else model.experts.base[name])
             if not _close(found[names.get(name, name)], expected, dtypes.get(name, _usual(model.experts, dtypes))):
                 raise RuntimeError(f"{place}: {name} was read back different from what was merged. Please report this.")
 
@@ -278,7 +278,9 @@ def _load(architecture: str, place: Path, trust_remote_code: bool) -> nn.Module:
 
 
 def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Equal but for fp32 combining and one rounding to the dtype on disk."""
+    """Equal but for fp32 combining and one rounding to the dtype on disk; integers are equal."""
+    if not expected.is_floating_point():
+        return torch.equal(found.cpu(), expected.cpu())
     found, expected = found.detach().float(), expected.detach().cpu().float()
     rounding = max(torch.finfo(dtype).eps, 1e-5)
     return bool(((found - expected).abs() <= rounding * (expected.abs() + expected.abs().amax())).all())

@@ -1,5 +1,6 @@
 """Files that are complete or absent, never half."""
 
+import errno
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ def whole_file(path: Path) -> Iterator[BufferedWriter]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _sync(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say by itself which file it cut off
         raise
@@ -46,15 +48,31 @@ def whole_file(path: Path) -> Iterator[BufferedWriter]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that appears at `path` only when the block ends without an exception."""
+    """A folder to write into that appears at `path`, synced, only when the block ends without an exception."""
     part = partial_name(path)
     shutil.rmtree(part, ignore_errors=True)  # left there by a run that was killed
     part.mkdir(parents=True)
     try:
         yield part
+        for inside in (*part.rglob("*"), part):
+            _sync(inside)
         part.rename(path)
+        _sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Put a file, or a folder's names, on disk: a synced file may still lose its name when the power fails."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync folders
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(handle)
 
 
 def partial_name(path: Path) -> Path:

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from adamerge.agreement import hold_out
+from adamerge.closed_form import ClosedForm, kept_closed_form
 from adamerge.coefficients import save_coefficients
 from adamerge.compare import Comparison, compare
 from adamerge.config import MergeConfig
@@ -17,18 +18,22 @@ from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, check_task_vectors, describe, load_data, open_experts
-from adamerge.learn import Learned, Learning, check_learning, divide, learn
+from adamerge.learn import Learned, Learning, check_learning, divide
 from adamerge.merged import MergedModel
 from adamerge.recipe import inputs, recipe, remember
 from adamerge.report import curve, heat_map, table
 from adamerge.run_dir import check_run_dir, check_space
 from adamerge.selected import as_json, selection_table, sentence
+from adamerge.stages import learn_in_stages
+from adamerge.types import ConfigError
 
 COEFFICIENTS = "coefficients.safetensors"
 CHECKPOINTS = "checkpoints"
 TASK_VECTORS = "task_vectors"
 TARGETS = "targets"
 INPUTS = "inputs.json"
+START = "start.safetensors"
+FIRST_STAGE = "first_stage"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +70,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         IncompatibleExpertsError: Base and experts do not belong together; nothing is written.
     """
     console = console or Console()
-    run_dir = Path(config.run_dir)
+    run_dir = Path(config.run_dir).expanduser()
     check_run_dir(run_dir, resolved, resume)
     learning = learning_of(config, progress_bar=console.is_terminal)
     experts = open_experts(config)
@@ -81,20 +86,26 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     made_from = inputs(config, experts, data)
     remember(made_from, run_dir / INPUTS)
 
-    model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS, data.calibration, console)
     calibration = divide(data.calibration, config.data, config.seed_everything)
+    model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS, calibration.learn, console)
+    if isinstance(config.start, ClosedForm):
+        init = kept_closed_form(model, calibration.learn, config.start, run_dir / START, config.data.micro_batch)
+        learning = replace(learning, init=init)
     held_out = hold_out(model, calibration.watch, config.data.micro_batch)
-    learned = learn(
+    staged = learn_in_stages(
         model,
         config.objective,
         calibration,
         learning,
+        config.chunks,
+        run_dir / FIRST_STAGE,
         held_out=held_out,
         targets=run_dir / TARGETS,
         checkpoints=run_dir / CHECKPOINTS,
         resume=resume,
         tell=None if learning.trainer["enable_progress_bar"] else lambda line: _tell(console, [line]),
     )
+    model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
     save_coefficients(run_dir / COEFFICIENTS, learned.coefficients, model.grouping, model.vectors.experts)
@@ -108,7 +119,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     exported = export(model, learned.coefficients, merged, dtype=_dtype(config))
     comparison = compare(model, inspection.changed, data.evaluation, held_out, learned.coefficients, console)
     report(run_dir, comparison, learned, model, exported, console)
-    write_text(run_dir / "recipe.json", json.dumps(recipe(config, resolved, made_from, run_dir), indent=2) + "\n")
+    redo = json.dumps(recipe(config, resolved, made_from, run_dir), indent=2, allow_nan=False)
+    write_text(run_dir / "recipe.json", redo + "\n")
     console.print(f"\nbest iterate: step {learned.best_step}" if learned.history else "")
     written = (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")
     _tell(console, [f"{name}: {run_dir / name}" for name in written if (run_dir / name).exists()])
@@ -156,7 +168,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         optimizer=config.optimizer,
         scheduler=config.lr_scheduler,
         feasible=config.feasible,
-        init=config.start,
+        init=0.3 if isinstance(config.start, ClosedForm) else config.start,  # until there is a model to solve for
         batching=config.data,
         watching=config.watch,
         seed=config.seed_everything,
@@ -164,6 +176,8 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
+    if config.chunks is not None and config.grouping != "tensor":
+        raise ConfigError(f"chunks: the first stage is tensor-wise; expected grouping: tensor, got {config.grouping}.")
     names = tuple(expert.name for expert in config.models)
     check_learning(learning, len(config.task_vectors.experts(names) if config.task_vectors else names))
     return learning

@@ -60,7 +60,7 @@ def inspect_weights(experts: Experts) -> Inspection:
         if differs:
             changed.append(name)
     for task, expert in experts.tasks.items():
-        for name in expert.head:
+        for name in expert.whole_head:
             problems += _not_finite(expert.weights[name], name, _source(experts, task))
     problems += [
         f"{_source(experts, task)}: all shared parameters equal the base's; this is the base, not an expert of it."
@@ -82,11 +82,16 @@ def _warnings(experts: Experts, update: dict[str, float]) -> Iterator[str]:
                 f"{_source(experts, task)}: ‖expert − base‖ is {size:.2f} times ‖base‖ (median of all experts "
                 f"{usual:.3f}). It was probably fine-tuned from another base than {_base_source(experts)}."
             )
-    statistics = [n for e in experts.tasks.values() for n, _ in e.module.named_buffers() if n.endswith("running_mean")]
+    statistics = {
+        name: None
+        for expert in experts.tasks.values()
+        for name, _ in expert.own_module.named_buffers()
+        if name.endswith("running_mean") and name not in expert.head_buffers
+    }
     if statistics:
         yield (
-            f"{len(set(statistics))} BatchNorm layers ({statistics[0]}, …): buffers are not merged, the base's running "
-            "statistics are kept, and they do not fit merged weights well."
+            f"{len(statistics)} BatchNorm layers ({next(iter(statistics))}, …): buffers are not merged, the base's "
+            "running statistics are kept, and they do not fit merged weights well."
         )
 
 

@@ -1,10 +1,10 @@
 """From a configuration to opened experts, encoded rows and a model to learn on; every problem is found here."""
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -19,10 +19,15 @@ from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.information import fisher_information
 from adamerge.merged import MergedModel, hold, task_vectors
 from adamerge.outputs import speaks
+from adamerge.regmean import RegMean, kept_regmean
+from adamerge.room import free_memory
 from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
 from adamerge.transforms.store import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.weights import Weights
+
+CENTRE = "centre.safetensors"
 
 GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
@@ -154,17 +159,18 @@ def build_model(
     dtype: torch.dtype = getattr(torch, config.dtype)
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors: TaskVectors
+    centre = _centre(config, experts, names, store.with_name(CENTRE), rows or {})
     if config.task_vectors is None:
-        vectors = task_vectors(experts, names, resident=resident, room=room, dtype=dtype, device=device)
+        vectors = task_vectors(experts, names, centre=centre, resident=resident, room=room, dtype=dtype, device=device)
     else:
-        plain = task_vectors(experts, names, resident=False, dtype=dtype, device=device)
+        plain = task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
         whole, look = MergedModel(experts, plain, task_wise(names)), store.with_name("information")
         settings = config.task_vectors.fisher
         if settings and not rows and not store.exists():
             raise ConfigError(f"{store}: expected the task vectors of the run, but they are gone; run it once more.")
         made = transformed(
             plain,
-            experts.base,
+            centre,
             config.task_vectors,
             store,
             information=partial(fisher_information, whole, rows or {}, settings, look, console) if settings else None,
@@ -194,23 +200,51 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
             )
 
 
+def _centre(
+    config: MergeConfig, experts: Experts, names: Sequence[str], file: Path, rows: Mapping[str, Rows]
+) -> Weights:
+    """What task vectors are added to and taken from."""
+    if config.centre is None:
+        return experts.base
+    settings = RegMean() if config.centre == "regmean" else config.centre
+    device = torch.device(_accelerator(config))
+    plain = task_vectors(experts, names, resident=False, dtype=getattr(torch, config.dtype), device=device)
+    return kept_regmean(MergedModel(experts, plain, task_wise(names)), rows, settings, file, config.data.micro_batch)
+
+
 def free_bytes(device: torch.device) -> int:
     """Free memory of a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_memory()
 
 
 def describe(experts: Experts) -> list[str]:
     """The split of parameters in words: what is merged, what stays whose own, what is left out."""
     total = sum(experts.base.shape(name).numel() for name in experts.shared)
     lines = [f"merged: {len(experts.shared)} parameters, {total / 1e6:.1f} M numbers"]
-    lines += [f"head of {name}: {', '.join(e.head)}" for name, e in experts.tasks.items() if e.head]
+    lines += [f"head of {name}: {_brief(e.whole_head)}" for name, e in experts.tasks.items() if e.head]
     if experts.kept:
-        lines.append(f"kept from the base: {', '.join(experts.kept)}")
+        lines.append(f"kept from the base: {_brief(experts.kept)}")
     if experts.left_out:
-        lines.append(f"only the base has, so left out: {', '.join(experts.left_out)}")
+        lines.append(f"only the base has, so left out: {_brief(experts.left_out)}")
     return [*lines, *(f"warning: {warning}" for warning in experts.warnings)]
+
+
+def _brief(names: Sequence[str], few: int = 8) -> str:
+    """Names, of which many under one module are given by their number: a tower that is kept has hundreds.
+
+    Example:
+        >>> _brief(["logit_scale", *(f"text.layers.0.{part}" for part in "abc")], few=2)
+        'logit_scale, text.layers.0.* (3)'
+    """
+    said: list[str] = []
+    for top in dict.fromkeys(name.partition(".")[0] for name in names):
+        inside = [name for name in names if name.partition(".")[0] == top]
+        levels = zip(*(name.split(".")[:-1] for name in inside), strict=False)
+        common = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+        said += [f"{common}.* ({len(inside)})"] if len(inside) > few else inside
+    return ", ".join(said)
 
 
 def _read(

@@ -3,15 +3,18 @@
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from adamerge.agreement import HeldOut, hold_out
 from adamerge.callbacks import KeepBest, Progress, StopOnInterrupt, Watching, WholeCheckpoints, certificate
@@ -35,7 +38,7 @@ from adamerge.types import Coefficients, ConfigError
 
 _ADVICE = re.compile(
     r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
-    r"Checkpoint directory .* exists and is not empty|your dataloader is not resumable)"
+    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable)"
 )
 
 LAST = "last.ckpt"
@@ -86,7 +89,7 @@ class Learning:
     Attributes:
         optimizer: Moves the coefficients: options such as FrankWolfe(), or any of torch's, called with them; None where
             nothing is learned.
-        scheduler: Called with the optimiser; None keeps the learning rate.
+        scheduler: Called with the optimiser; cosine decays to 0 over max_steps, None keeps the learning rate.
         feasible: Where coefficients may live.
         init: Coefficient of every expert at the start, or a table (G, K).
         batching: Rows a step.
@@ -98,7 +101,7 @@ class Learning:
     """
 
     optimizer: Descent | BuildOptimizer | None
-    scheduler: BuildScheduler | None = None
+    scheduler: Literal["cosine"] | BuildScheduler | None = None
     feasible: FeasibleSet = field(default_factory=Unbounded)
     init: float | Coefficients = 0.3
     batching: Batching = field(default_factory=Batching)
@@ -129,6 +132,7 @@ def learn(
     checkpoints: Path | None = None,
     resume: bool = False,
     tell: Callable[[str], None] | None = None,
+    also: Sequence[Callback] = (),
 ) -> Learned:
     """Learn coefficients from unlabeled rows.
 
@@ -142,12 +146,14 @@ def learn(
         checkpoints: Folder for the checkpoint that a run resumes from; none is written by default.
         resume: Go on from that checkpoint.
         tell: Called with a line of text after each look at the held-out rows.
+        also: Callbacks of Lightning's Trainer beside our own.
 
     Returns:
         The best iterate, the start among them.
 
     Raises:
-        ConfigError: The Trainer was asked for something that would alter the gradient silently.
+        ConfigError: The Trainer was asked for something that would alter the gradient silently, or the loss or a
+            coefficient is no longer finite.
     """
     options = {"max_steps": 100, **learning.trainer}
     check_learning(learning, len(model.vectors.experts))
@@ -174,10 +180,10 @@ def learn(
         task_weights=learning.task_weights,
         targets=kept,
         regulariser=learning.regulariser,
-        build_scheduler=learning.scheduler,
+        build_scheduler=_scheduler(learning),
         micro_batch=learning.batching.micro_batch,
     )
-    callbacks: list[Callback] = [best]
+    callbacks: list[Callback] = [best, *also]
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
     if checkpoints and stop:
         every = learning.watching.every
@@ -185,6 +191,8 @@ def learn(
     if options.get("enable_progress_bar", True):
         callbacks.append(Progress())
     trainer = _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
+    if not best.history:
+        raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
     (optimizer,) = trainer.optimizers
     return Learned(
         best.best,
@@ -195,6 +203,12 @@ def learn(
         best.done(trainer),
         optimizer.selections(best.best) if isinstance(optimizer, FrankWolfeOptimizer) else [],
     )
+
+
+def _scheduler(learning: Learning) -> BuildScheduler | None:
+    if learning.scheduler != "cosine":
+        return learning.scheduler
+    return partial(CosineAnnealingLR, T_max=int(str(learning.trainer.get("max_steps", 100))))
 
 
 def _targets(
@@ -297,8 +311,9 @@ def check_learning(learning: Learning, experts: int) -> None:
         probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
         optimizer = build_optimizer(learning.optimizer, probe, learning.feasible)
         key = "lr_scheduler"
-        if learning.scheduler:
-            learning.scheduler(optimizer)
+        scheduler = _scheduler(learning)
+        if scheduler:
+            scheduler(optimizer)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
 

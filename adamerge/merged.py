@@ -11,6 +11,7 @@ from adamerge.experts import Experts
 from adamerge.grouping import Grouping
 from adamerge.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
 from adamerge.types import Coefficients, ConfigError, Outputs, Parameters
+from adamerge.weights import Weights
 
 Layers: TypeAlias = tuple[int | str, ...]
 """Which hidden states: indices, negative ones from the end, or "middle"."""
@@ -34,7 +35,7 @@ class MergedModel:
         fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
         self._fixed = {name: self._own(experts.base[name]) for name in fixed}
         self._heads = {
-            task: {name: self._own(expert.weights[name]) for name in expert.head}
+            task: {name: self._own(expert.weights[name]) for name in expert.whole_head}
             for task, expert in experts.tasks.items()
         }
 
@@ -66,7 +67,8 @@ class MergedModel:
             own_head: Whether the head is the expert's, or the base's.
         """
         expert = self.experts.tasks[task]
-        head = self._heads[task] if own_head else {name: self._own(self.experts.base[name]) for name in expert.head}
+        base = self.experts.base
+        head = self._heads[task] if own_head else {name: self._own(base[name]) for name in expert.whole_head}
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
         return _call(expert.module, parameters, inputs, layers)
 
@@ -87,23 +89,26 @@ def task_vectors(
     experts: Experts,
     names: Sequence[str],
     *,
+    centre: Weights | None = None,
     resident: bool | None = None,
     room: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> TaskVectors:
-    """Plain task vectors τₖ = expertₖ − base of the parameters `names`.
+    """Plain task vectors τₖ = expertₖ − centre of the parameters `names`.
 
     Args:
         experts: The base and its experts.
         names: Parameters that get coefficients.
+        centre: What the weighted task vectors are added to; the base by default.
         resident: Whether to hold them in memory (fast) or map them from their files (memory does not grow with K).
             None chooses: resident where they take less than half of `room`.
         room: Free bytes on the device; needed where `resident` is None.
         dtype: Of the computation.
         device: Of the computation.
     """
-    mapped = Mapped(experts.weights, names, experts.base, experts.base, dtype, device)
+    centre = centre or experts.base
+    mapped = Mapped(experts.weights, names, centre, centre, dtype, device)
     return hold(mapped, resident, room)
 
 

@@ -37,7 +37,7 @@ _PLAINLY = [
         (r'Parser key "([\w.]+)": *', r"\1: "),
         (r"Problem with given class_path 'adamerge.config.ModelConfig': *", ""),
         (r"Problem with given class_path '[\w.]*?(\w+)': *", r"\1: "),
-        (r"Type .* expects a function or a callable class: (.*?)\. Got value: .*", r"\1"),
+        (r"Type .* expects a function or a callable class: (.*?)(?:\. Got value: .*|$)", r"\1"),
         (r"(?:Subcommand '\w+' does not accept option|Option) '([\w.]+)'(?: is not accepted)?", r"there is no key \1"),
         (r"Key '([\w.]+)' is not expected", r"there is no key \1"),
         (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
@@ -72,10 +72,18 @@ def explain(message: str) -> str:
     if not found:
         return message
     key, choices, choice = found.groups()
-    known = re.findall(r"'(.*?)'", choices) if choices else sorted(set(_words()))
-    word = (key or choice).rpartition(".")[2]
+    section, _, word = (key or choice).rpartition(".")
+    if key and word in ("yaml", "yml"):
+        return f"{message}. Did you mean --config {key}?"
+    known = re.findall(r"'(.*?)'", choices) if choices else _keys_of(section) or sorted(set(_words()))
     near = [other for other in difflib.get_close_matches(word, known, n=1) if other != word]  # it may be out of place
     return f"{message}. Did you mean {near[0]}?" if near else message
+
+
+def _keys_of(section: str) -> list[str]:
+    """Keys of a section of the configuration; none where it is not one that is always of the same kind."""
+    kinds = {"trainer": TrainerConfig, "data": Batching, "watch": Watching, "parameters": Split}
+    return [field.name for field in fields(kinds[section])] if section in kinds else []
 
 
 def _words() -> Iterator[str]:

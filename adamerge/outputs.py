@@ -40,7 +40,8 @@ def classes_by_token(module: nn.Module, inputs: Mapping[str, Tensor], task: str)
         task: For messages.
 
     Raises:
-        ConfigError: It cannot be run, or what it says are not logits of at least two classes.
+        ConfigError: It cannot be run, or what it says are not logits of at least two classes that exclude each other
+            (a regression, a multi-label classifier).
     """
     kind = type(module).__name__
     try:
@@ -63,6 +64,12 @@ def classes_by_token(module: nn.Module, inputs: Mapping[str, Tensor], task: str)
         raise ConfigError(
             f"{task}: expected at least two classes, but {kind} is a regression (num_labels: {shape[-1]}, "
             f"problem_type: {problem}); entropy, agreement and accuracy mean nothing there. {_WORKING}"
+        )
+    if problem == "multi_label_classification":
+        raise ConfigError(
+            f"{task}: expected classes of which a row has one, but {kind} says of each by itself whether it applies "
+            f"(problem_type: {problem}); the entropy of a softmax, agreement and accuracy mean nothing there. "
+            f"{_WORKING}"
         )
     return len(shape) == 3
 

@@ -11,6 +11,7 @@ from adamerge.config import MergeConfig
 from adamerge.experts import Experts
 from adamerge.files import write_text
 from adamerge.job import Data
+from adamerge.places import anchor
 from adamerge.types import ConfigError
 
 PACKAGES = ("adamerge", "torch", "transformers", "safetensors", "pytorch-lightning", "datasets", "numpy", "scipy")
@@ -27,9 +28,9 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
     assert experts.checkpoint is not None
     sources = {model.name: experts.tasks[model.name].checkpoint for model in config.models}
     return {
-        "base": {"source": config.base_model, "sha256": hash_files(experts.checkpoint.folder)},
+        "base": {"source": anchor(config.base_model), "sha256": hash_files(experts.checkpoint.folder)},
         "experts": {
-            name: {"source": checkpoint.source, "sha256": hash_files(checkpoint.folder)}
+            name: {"source": anchor(checkpoint.source), "sha256": hash_files(checkpoint.folder)}
             for name, checkpoint in sources.items()
             if checkpoint is not None
         },
@@ -62,9 +63,9 @@ def remember(made_from: Mapping[str, object], file: Path) -> None:
     Raises:
         ConfigError: A checkpoint or the rows have changed since; names which.
     """
-    now = json.loads(json.dumps(made_from))
+    now = json.loads(json.dumps(made_from, allow_nan=False))
     if not file.exists():
-        write_text(file, json.dumps(now, indent=2) + "\n")
+        write_text(file, json.dumps(now, indent=2, allow_nan=False) + "\n")
         return
     then = json.loads(file.read_text(encoding="utf-8"))
     if then == now:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,10 +166,10 @@ def load_table(source: DataSource, task: str, seed: int) -> Table:
     """
     try:
         table = Table(_read(source), source, task)
-    except (DatasetNotFoundError, FileNotFoundError) as error:
+    except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ConfigError(
-            f"{task}: {source.path}: no such file or folder, and no dataset of that name on the hub "
-            f"({_first_line(error)})."
+            f"{task}: {source.path}: no such file or folder here, and the hub does not give a dataset of that name "
+            f"either ({_first_line(error)})."
         ) from error
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise ConfigError(
@@ -210,7 +211,23 @@ def _stripped(value: object) -> object:
 
 def _read(source: DataSource) -> datasets.Dataset:
     datasets.disable_progress_bars()
-    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # of a broken row the error tells
+    with _quiet("datasets.packaged_modules"), _quiet("huggingface_hub"):  # our error tells of a broken row, a deaf hub
+        return _rows_of(source)
+
+
+@contextmanager
+def _quiet(talker: str) -> Iterator[None]:
+    """Keep a logger silent inside the block."""
+    logger = logging.getLogger(talker)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _rows_of(source: DataSource) -> datasets.Dataset:
     path = Path(source.path).expanduser()
     if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         return _saved(path, source.split)
@@ -247,7 +264,7 @@ def _table(loaded: object) -> datasets.Dataset:
 
 def _broken_row(source: DataSource) -> str | None:
     """Which line of a JSON-lines file is not JSON, if one is not."""
-    path = Path(source.path)
+    path = Path(source.path).expanduser()
     if path.suffix not in (".jsonl", ".json") or not path.is_file():
         return None
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):

@@ -17,9 +17,11 @@ from transformers import (
     CLIPVisionConfig,
     DistilBertConfig,
     GPT2Config,
+    LevitConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    ResNetConfig,
     RobertaConfig,
     SiglipConfig,
     T5Config,
@@ -60,6 +62,18 @@ CONFIGS = {
         vocab_size=40,
         **more,
     ),
+    "resnet": lambda **more: ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **more
+    ),
+    "levit": lambda **more: LevitConfig(
+        image_size=64,
+        hidden_sizes=[16, 24, 32],
+        num_attention_heads=[2, 2, 2],
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
+        drop_path_rate=0,
+        **more,
+    ),
     "t5": lambda **more: T5Config(
         d_model=16, num_layers=2, num_heads=2, d_ff=32, d_kv=8, vocab_size=40, decoder_start_token_id=0, **more
     ),
@@ -73,6 +87,9 @@ def build(architecture: str, family: str, seed: int, **more) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2)
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.uniform_(0.5, 1.5)
     return model.eval()
 
 

@@ -309,6 +309,16 @@ def unknown_key_of_a_section(folder, config):
     config["data"] = {"batchsize": 4}
 
 
+@mistake("there is no key trainer.max_stepps. Did you mean max_steps?")
+def unknown_key_of_the_trainer(folder, config):
+    config["trainer"]["max_stepps"] = 4
+
+
+@mistake("lr_scheduler: missing: step_size")
+def scheduler_without_what_it_needs(folder, config):
+    config["lr_scheduler"] = "StepLR"
+
+
 @mistake("feasible: there is no class Simplexx. Did you mean Simplex?")
 def misspelt_class(folder, config):
     config["feasible"] = "Simplexx"
@@ -337,6 +347,26 @@ def word_for_a_number(folder, config):
 @mistake("data.batch_size: expected at least 1, got 0")
 def no_rows_a_step(folder, config):
     config["data"] = {"batch_size": 0}
+
+
+@mistake("data.max_length: expected at least 1, got 0")
+def no_tokens_a_row(folder, config):
+    config["data"] = {"max_length": 0}
+
+
+@mistake("mood_test.jsonl: expected at least 1 under rows, got 0")
+def no_rows_of_a_file(folder, config):
+    config["models"][0]["evaluation"] = {"path": "mood_test.jsonl", "rows": 0}
+
+
+@mistake("mood: expected a weight of 0 or more, got -1.0")
+def negative_weight(folder, config):
+    config["models"][0]["weight"] = -1
+
+
+@mistake("./bert: expected a directory with a checkpoint", "there is no such directory")
+def path_that_cannot_be_a_hub_id(folder, config):
+    config["base_model"] = "./bert"
 
 
 @mistake("data.held_out", "got 1.5")
@@ -640,6 +670,41 @@ def test_export_and_evaluate_of_a_finished_run(in_finished, main):
     assert json.loads(Path("run/metrics.json").read_text()) == before
 
 
+def test_a_run_is_used_from_another_directory(family, main, monkeypatch, tmp_path):
+    config = configuration()
+    config["models"][0]["calibration"] = {"path": "mood.jsonl", "rows": 24}
+    config["models"][1]["model"] = str(family / "topic")
+    strike = Strike("adamerge.fit.save_coefficients")
+    command = ["fit", "--config", write(config), "--run_dir", "deep/../run"]
+    (family / "deep").mkdir()
+    assert run(command, family, family / "log.txt", strike) == -strike.number
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    code, _, complaint = main("fit", "--config", "../family/run/config.yaml", "--ckpt_path", "last")
+    assert (code, complaint) == (0, "")
+    assert main("export", "../family/run", "out")[0] == 0
+    assert main("evaluate", "../family/run")[0] == 0
+    assert transformers.AutoModelForSequenceClassification.from_pretrained("out/mood").num_labels
+    assert [place.name for place in elsewhere.iterdir()] == ["out"]
+    recipe = json.loads((family / "run/recipe.json").read_text())
+    assert recipe["base"]["source"] == str(family / "base")
+    assert recipe["experts"]["mood"]["source"] == str(family / "mood")
+    again = yaml.safe_load(recipe["config"])
+    assert again["models"][0]["calibration"]["path"] == str(family / "mood.jsonl")
+    assert again["models"][2]["evaluation"] == str(family / "speed_test.jsonl")
+    assert main("fit", "--config", write(again, "again.yaml"), "--run_dir", "again")[0] == 0
+    first, second = (load_file(f"{place}/coefficients.safetensors") for place in (family / "run", "again"))
+    assert torch.equal(first["coefficients"], second["coefficients"])
+
+
+def test_a_run_dir_in_the_home_directory(family, main, monkeypatch):
+    monkeypatch.setenv("HOME", str(family / "home"))
+    assert main("fit", "--config", "merge.yaml", "--run_dir", "~/run", "--trainer.max_steps", "1")[0] == 0
+    assert (family / "home/run/recipe.json").exists()
+    assert not (family / "~").exists()
+
+
 @pytest.mark.parametrize("command", [("export", "run", "out"), ("evaluate", "run")])
 def test_a_run_that_is_not_finished(family, main, command):
     code, _, complaint = main(*command)
@@ -655,6 +720,30 @@ def test_a_run_that_is_not_finished(family, main, command):
     assert "run: this run is not finished" in complaint
     assert "adamerge fit --config run/config.yaml --ckpt_path last" in complaint
     assert listing(family) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--optimizer.lr", "1e30", "--feasible", "Unbounded"],
+            "step 5: not a finite number: loss, objective, c_min, c_max. Lower the optimiser's learning rate",
+        ),
+        (["--trainer.max_time", "00:00:00:00"], "trainer.max_time: 00:00:00:00 was over before the first step"),
+    ],
+)
+def test_learning_that_leads_nowhere_is_ended(family, main, options, words):
+    code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run", *options)
+    assert code == cli.BAD_INPUT
+    assert words in complaint
+    assert not (family / "run/merged").exists()
+
+
+def test_mixed_precision_says_nothing_of_itself(family, main):
+    assert main("fit", "--config", "merge.yaml", "--run_dir", "run", "--trainer.precision", "bf16-mixed")[::2] == (
+        0,
+        "",
+    )
 
 
 # --- full disks ------------------------------------------------------------------------------------------------------
@@ -741,6 +830,7 @@ def test_files_that_are_no_configuration(family, main, content, words, command):
         (["fit", "--config"], "--config: expected one argument"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["fit", "--config", "."], ".: there is no such file"),
+        (["fit", "merge.yaml"], "there is no option merge.yaml. Did you mean --config merge.yaml?"),
         (
             ["fit", "--config", "merge.yaml", "--gruping", "task"],
             "there is no option --gruping. Did you mean grouping?",

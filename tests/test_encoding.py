@@ -41,6 +41,10 @@ REFUSED = {
         "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "regression"}, {}, False,
         r"is a regression \(num_labels: 3, problem_type: regression\)",
     ),
+    "several labels": (
+        "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "multi_label_classification"}, {},
+        False, "classes of which a row has one, but BertForSequenceClassification says of each by itself",
+    ),
     "labels of tokens": ("BertForTokenClassification", "bert", {}, {}, True, "gives each token a class, and labels of"),
     "fills in": ("BertForMaskedLM", "bert", {}, {}, True, "BertForMaskedLM fills in words"),
     "no completion": ("T5ForConditionalGeneration", "t5", {}, {}, True, r"key completion of the evaluation"),

@@ -128,3 +128,42 @@ def test_each_tensor_keeps_a_dtype_that_holds_it(tmp_path):
     for name, value in experts["b"].state_dict().items():
         assert weights[name].dtype == value.dtype
         assert torch.equal(weights[name], value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "architecture", "family"),
+    [
+        ("ResNetModel", "ResNetForImageClassification", "resnet"),
+        ("LevitModel", "LevitForImageClassification", "levit"),  # its head holds a BatchNorm
+        ("LevitForImageClassification", "LevitForImageClassification", "levit"),
+    ],
+)
+def test_running_statistics_are_the_bases_and_in_a_head_the_experts_own(tmp_path, backbone, architecture, family):
+    model, base, experts = merged_model(tmp_path, backbone, architecture, family, {})
+    (warning,) = (line for line in inspect_weights(model.experts).warnings if "BatchNorm" in line)
+    inside = [n for n, _ in experts["a"].named_buffers() if n.endswith("running_mean") and "classifier" not in n]
+    assert warning.startswith(f"{len(inside)} BatchNorm layers ({inside[0]}, …): buffers are not merged, the base's")
+    coefficients = torch.rand(len(model.grouping), 2)
+    exported = export(model, coefficients, tmp_path / "merged")
+    load(backbone, exported.folder)
+    inputs = {"pixel_values": torch.randn(2, 3, 64, 64)}
+    merged = model.vectors.combine(coefficients, model.grouping)
+    bases = base.state_dict()
+    for task, expert in experts.items():
+        state = load(architecture, exported.checkpoints[task])
+        buffers = expert.state_dict().keys() - dict(expert.named_parameters()).keys()
+        for name in buffers:
+            own = expert.state_dict()[name] if name.startswith("classifier.") else None
+            expected = bases.get(name, bases.get(name.partition(".")[2])) if own is None else own
+            assert torch.equal(state[name], expected), name
+        loaded = getattr(transformers, architecture).from_pretrained(exported.checkpoints[task])
+        with torch.no_grad():
+            expected = model.forward(task, merged, inputs).logits
+            torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+            assert torch.allclose(model.forward_expert(task, inputs).logits, expert(**inputs).logits, atol=1e-6)
+    if architecture == backbone:
+        assert model.experts.head_of_base == {"a": True, "b": True}
+        zero = model.vectors.combine(torch.zeros(len(model.grouping), 2), model.grouping)
+        with torch.no_grad():
+            found = model.forward("a", zero, inputs, own_head=False).logits
+            torch.testing.assert_close(found, base(**inputs).logits, rtol=1e-4, atol=1e-5)

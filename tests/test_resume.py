@@ -110,6 +110,7 @@ def test_interrupted(family, whole, tmp_path, strike):
     said = (tmp_path / "log.txt").read_text()
     assert f"interrupted. Go on with: adamerge fit --config {tmp_path}/run/config.yaml --ckpt_path last" in said
     assert "Traceback" not in said
+    assert "weights_only" not in said
     assert not list((tmp_path / "run").rglob("*.partial"))
     assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0
     assert learned(tmp_path / "run") == learned(whole[0] / "long")

@@ -10,6 +10,7 @@ from adamerge.experts import from_checkpoints
 from adamerge.export import export
 from adamerge.grouping import tensor_wise
 from adamerge.inspection import inspect_weights
+from adamerge.job import describe
 from adamerge.merged import MergedModel, task_vectors
 from adamerge.types import IncompatibleExpertsError
 from adamerge.zero_shot import ZeroShot
@@ -60,6 +61,8 @@ def test_logits_are_scaled_cosines_with_text_features(opened):
 def test_text_tower_and_scale_stay_the_bases(opened):
     _, experts, _ = opened
     assert "logit_scale" in experts.kept
+    (said,) = (line for line in describe(experts) if line.startswith("kept from the base: "))
+    assert "logit_scale, text_model.* (36), text_projection.weight" in said
     assert not experts.warnings
     assert not any(name.startswith("text_") for name in experts.shared)
     assert "vision_model.embeddings.patch_embedding.weight" in experts.shared

@@ -1,0 +1,63 @@
+"""Memory that is free on this machine, as far as the kernel and a container's limit allow."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_LIMIT_AND_USE = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Files of a control group, versions 2 and 1."""
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that may still be taken: what the machine has, or less where a control group (a container) has a limit.
+
+    The page cache counts as free: memory-mapped checkpoints fill it, and it gives way.
+
+    Args:
+        root: Where `proc` and `sys` are.
+
+    Example:
+        >>> free_memory() > 0
+        True
+    """
+    return max(0, min((_of_machine(root), *_of_groups(root))))
+
+
+def _of_machine(root: Path) -> int:
+    kilobytes = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    return 1024 * kilobytes if kilobytes else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """What each limited group that this process is in has left."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text()
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in (line.split(":", 2) for line in groups.splitlines()):
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        own = top / path.lstrip("/")
+        if not controllers or "memory" in controllers.split(","):
+            for group in (own, *own.parents):
+                if group.is_relative_to(top):
+                    yield from _left(group)
+
+
+def _left(group: Path) -> Iterator[int]:
+    for limit, use in _LIMIT_AND_USE:
+        try:
+            most, used = int((group / limit).read_text()), int((group / use).read_text())
+        except (OSError, ValueError):  # there is no such file, or it says "max"
+            continue
+        cache = _numbers(group / "memory.stat")
+        prefix = "total_" if "total_inactive_file" in cache else ""  # version 1 counts groups inside apart
+        yield most - used + sum(cache.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Lines of a name and a number; empty where there is no such file."""
+    try:
+        lines = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}
