@@ -19,7 +19,7 @@ from adamerge.job import build_model, load_data, open_experts
 from adamerge.learn import Calibration, Learning, learn
 from adamerge.merged import task_vectors
 
-FREE = [method for method, preset in PRESETS.items() if preset.get("trainer.max_steps") == 0]
+FREE = [m for m, preset in PRESETS.items() if preset.get("trainer.max_steps") == 0 and "centre" not in preset]
 SCALES = {"average": 1 / 3, "task_arithmetic": 0.3, "dare": 0.3, "magnitude": 0.3, "consensus": 0.3, "pcb": 1.2}
 
 
