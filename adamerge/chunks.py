@@ -31,9 +31,9 @@ class Chunks:
 
     budget: float = 8.0
     allocation: Literal["importance", "uniform", "random"] = "importance"
-    importance: Literal["rms", "norm", "energy", "gradient"] = "rms"
+    importance: Literal["gradient", "rms", "norm", "energy"] = "gradient"
     most: int = 64
-    first_steps: int = 50
+    first_steps: int = 100
 
     def __post_init__(self) -> None:
         """Check the numbers."""

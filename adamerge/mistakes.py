@@ -10,17 +10,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from adamerge.callbacks import Watching
+from adamerge.chunks import Chunks
+from adamerge.closed_form import ClosedForm
 from adamerge.config import MergeConfig, ModelConfig, TrainerConfig
 from adamerge.data import Batching, DataSource, PseudoAnswers
 from adamerge.experts import Split
 from adamerge.feasible import FeasibleSet
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import Descent
+from adamerge.regmean import RegMean
 from adamerge.transforms import Transform
 from adamerge.zero_shot import ZeroShot
 
 _SECTIONS = (
-    MergeConfig, ModelConfig, TrainerConfig, Batching, PseudoAnswers, Watching, Split, DataSource, ZeroShot, Regulariser
+    MergeConfig, ModelConfig, TrainerConfig, Batching, PseudoAnswers, Watching, Split, DataSource, ZeroShot,
+    Regulariser, Chunks, ClosedForm, RegMean,
 )  # fmt: skip
 _CHOICES = (FeasibleSet, Objective, Transform, Descent, Optimizer, LRScheduler)
 
@@ -33,11 +37,15 @@ _NOISE = re.compile(
 _NO_CLASS = "- Expected a dot import path string"
 """Where a key takes classes of two kinds, what is said of the kind that was not meant."""
 
+_NO_WORD = re.compile(r"- Expected a (typing\.Literal|<class 'float'>)")
+_LACKING = "the following arguments are required: "
+"""Where a key takes words as well as classes, a class that was named but lacks an option is no misspelt word."""
+
 _PLAINLY = [
     (re.compile(phrase), plain)
     for phrase, plain in (
         (r'Parser key "([\w.]+)": *', r"\1: "),
-        (r"Problem with given class_path 'adamerge.config.ModelConfig': *", ""),
+        (r"Problem with given class_path 'adamerge.(?:config.ModelConfig|chunks.Chunks)': *", ""),
         (r"Problem with given class_path '[\w.]*?(\w+)': *", r"\1: "),
         (r"Type .* expects a function or a callable class: (.*?)(?:\. Got value: .*|$)", r"\1"),
         (r"(?:Subcommand '\w+' does not accept option|Option) '([\w.]+)'(?: is not accepted)?", r"there is no key \1"),
@@ -45,10 +53,11 @@ _PLAINLY = [
         (r"unrecognized arguments: (\S+).*", r"there is no option \1"),
         (r"argument \S+ invalid choice: '(\S+)' \(choose from (.*)\)", r"there is no command \1; known are \2"),
         (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
+        (r"Expected a <class 'float'> Expected a typing\.Literal\[", r"Expected a typing.Literal[a number, "),
         (r"Expected a typing\.Literal\[(.*)\]", r"expected one of \1"),
         (r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1"),
         (r"\.? (?:Got|Given) value: ", ", got "),
-        (r"the following arguments are required: ", "missing: "),
+        (_LACKING, "missing: "),
         (r"\b(?:fit|check|export|evaluate)\.(?=base_model|models|run|out)", ""),
     )
 ]
@@ -66,6 +75,8 @@ def explain(message: str) -> str:
     """
     lines = [line.strip() for line in message.splitlines()]
     lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
+    if any(_LACKING in line for line in lines):
+        lines = [line for line in lines if not _NO_WORD.match(line)]
     meant = [line for line in lines if line.startswith("- ") and not line.startswith(_NO_CLASS)]
     message = " ".join(line.removeprefix("- ") for line in lines if not (meant and line.startswith(_NO_CLASS)))
     for phrase, plain in _PLAINLY:

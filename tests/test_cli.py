@@ -319,6 +319,38 @@ def scheduler_without_what_it_needs(folder, config):
     config["lr_scheduler"] = "StepLR"
 
 
+@mistake("lr_scheduler: expected one of 'cosine', got cosin. Did you mean cosine?")
+def misspelt_word_of_a_scheduler(folder, config):
+    config["lr_scheduler"] = "cosin"
+
+
+@mistake(
+    "init: expected one of a number, 'average', 'published', 'closed_form', got close_form. Did you mean closed_form"
+)
+def misspelt_start(folder, config):
+    config["init"] = "close_form"
+
+
+@mistake("centre: expected one of 'regmean', got regmeen. Did you mean regmean?")
+def misspelt_centre(folder, config):
+    config["centre"] = "regmeen"
+
+
+@mistake("chunks: there is no key budgit. Did you mean budget?")
+def unknown_key_of_chunks(folder, config):
+    config["chunks"] = {"budgit": 8}
+
+
+@mistake("chunks: the first stage is tensor-wise; expected grouping: tensor, got task.")
+def chunks_of_another_grouping(folder, config):
+    config["chunks"], config["grouping"] = {"budget": 8}, "task"
+
+
+@mistake("chunks.budget: expected at least 1")
+def budget_below_one(folder, config):
+    config["chunks"] = {"budget": 0.5}
+
+
 @mistake("feasible: there is no class Simplexx. Did you mean Simplex?")
 def misspelt_class(folder, config):
     config["feasible"] = "Simplexx"
