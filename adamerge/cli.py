@@ -213,18 +213,20 @@ def _add_options(parser: ArgumentParser, command: str, arguments: Sequence[str])
 
 
 def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    from adamerge.config import PRESETS, MergeConfig
+    from adamerge.config import DEFAULT, PRESETS, MergeConfig
 
     parser.description = f"{parser.description or ''}\n{MINIMAL}"
     parser.usage = "%(prog)s --config FILE [--key value ...]"
     parser.add_argument("--config", action="config", help="YAML file; options after it overrule it.")
     parser.add_class_arguments(MergeConfig, None)
-    parser.set_defaults(PRESETS.get(_method(arguments), PRESETS["adamerging"]))
+    parser.set_defaults(PRESETS.get(_method(arguments), PRESETS[DEFAULT]))
 
 
 def _method(arguments: Sequence[str]) -> str:
     """The method's name, whether it is on the command line or in the file."""
-    method = "adamerging"
+    from adamerge.config import DEFAULT
+
+    method: str = DEFAULT
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         if option == "--config" and (value or following):

@@ -35,9 +35,12 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
     "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
     "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 3e-2}},
     "lr_scheduler": "cosine",
+    "watch.patience": None,
     "trainer.max_steps": 100,
 }
-PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {"chunks": {"budget": 16}, "trainer.max_steps": 150}
+PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {"chunks": {"budget": 16}, "trainer.max_steps": 250}
+DEFAULT = "expert_merging++"
+"""What a configuration without a method gets: what did best on the zoo (tests/benchmarks/alignment.py)."""
 PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
     "feasible": {"class_path": "adamerge.feasible.Simplex", "init_args": {"includes_base": True}},
     "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
@@ -163,7 +166,8 @@ class MergeConfig:
     Attributes:
         base_model: Directory or hub id of the model that all experts were fine-tuned from.
         models: The experts.
-        method: Preset for the keys below it; anything written explicitly wins.
+        method: Preset for the keys below it, applied where a file or the command line is read; anything written
+            explicitly wins.
         dtype: In which merging is computed while learning.
         out_dtype: Of the exported checkpoint; by default one that holds base and experts exactly.
         parameters: Patterns that overrule which parameters are merged.
@@ -195,7 +199,7 @@ class MergeConfig:
 
     base_model: str
     models: list[ModelConfig]
-    method: Method = "adamerging"
+    method: Method = DEFAULT
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     parameters: Split = field(default_factory=Split)

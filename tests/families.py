@@ -178,6 +178,7 @@ def save_text_family(folder: Path, tasks: Sequence[str] = ("mood", "topic", "spe
     config = {
         "base_model": "base",
         "models": [{"model": t, "calibration": f"{t}.jsonl", "evaluation": f"{t}_test.jsonl"} for t in tasks],
+        "method": "adamerging",
         "optimizer": {"class_path": "Adam", "init_args": {"lr": 0.02}},
         "data": {"batch_size": 4},
         "watch": {"every": 5},

@@ -1,5 +1,6 @@
 """Interrupted or killed at any moment and resumed: the same coefficients bit for bit."""
 
+import csv
 import json
 import random
 import signal
@@ -24,6 +25,10 @@ def family(text_family):
     config["watch"] = {"every": 2, "patience": 2, "monitor": "objective"}
     config["optimizer"] = {"class_path": "SGD", "init_args": {"lr": 40.0}}  # jumps about, and so gets worse soon
     (text_family / "early.yaml").write_text(yaml.safe_dump(config))
+    config["method"], config["init"], config["centre"] = "expert_merging++", "closed_form", "regmean"
+    config["watch"], config["optimizer"] = {"every": 2}, {"class_path": "Adam", "init_args": {"lr": 0.05}}
+    config["chunks"], config["trainer"]["max_steps"] = {"budget": 4, "first_steps": 6}, 14
+    (text_family / "staged.yaml").write_text(yaml.safe_dump(config))
     return text_family
 
 
@@ -32,7 +37,7 @@ def whole(family, tmp_path_factory):
     """Run directories of uninterrupted runs by configuration, and how long the longer one took."""
     place = tmp_path_factory.mktemp("whole")
     began = time.monotonic()
-    for name in ("early", "long"):
+    for name in ("early", "staged", "long"):
         began = time.monotonic()
         assert run(fit(name, place / name), family, place / f"{name}.txt") == 0, (place / f"{name}.txt").read_text()
     return place, time.monotonic() - began
@@ -92,6 +97,44 @@ def test_killed_at_a_delicate_moment(family, whole, tmp_path, strike):
     assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
     assert learned(tmp_path / "run") == learned(whole[0] / "long")
     assert is_whole(tmp_path / "run")
+
+
+STAGES = [
+    Strike("adamerge.regmean._merged"),
+    Strike("adamerge.closed_form.closed_form"),
+    Strike("adamerge.learn._measure", call=3),  # in the first stage
+    Strike("adamerge.stages._table"),
+    Strike("adamerge.learn._measure", call=7),  # in the second
+    Strike("adamerge.learn._measure", signal.SIGINT, call=2),
+    Strike("adamerge.learn._measure", signal.SIGINT, call=7),
+]
+
+
+@pytest.mark.parametrize("strike", STAGES, ids=lambda strike: f"{strike.function}-{strike.call}")
+def test_stopped_in_either_stage(family, whole, tmp_path, strike):
+    expected = 130 if strike.number == signal.SIGINT else -signal.SIGKILL
+    assert run(fit("staged", tmp_path / "run"), family, tmp_path / "log.txt", strike) == expected
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
+    assert learned(tmp_path / "run") == learned(whole[0] / "staged")
+    assert is_whole(tmp_path / "run")
+
+
+def test_two_stages_spend_the_budget_and_tell_of_both(whole):
+    from adamerge.coefficients import load_coefficients
+
+    run_dir = whole[0] / "staged"
+    first = load_coefficients(run_dir / "first_stage/coefficients.safetensors").grouping
+    chunked = load_coefficients(run_dir / "coefficients.safetensors").grouping
+    matrices = sum(len(rows.unique()) > 1 for rows in chunked.rows.values())
+    assert len(chunked) == 4 * len(first)
+    assert 0 < matrices < len(first)
+    with (run_dir / "first_stage/importance.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {row["parameter"] for row in table} == set(first.groups)
+    assert sum(float(row["importance"]) for row in table) == pytest.approx(1)
+    history = json.loads((run_dir / "metrics.json").read_text())["history"]
+    assert [look["step"] for look in history] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert history[-1]["objective"] < history[0]["objective"]
 
 
 INTERRUPTS = [
