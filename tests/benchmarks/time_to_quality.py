@@ -1,0 +1,118 @@
+"""Seconds until a given accuracy on the zoo: alignment from a closed-form start against AdaMerging as published.
+
+    python ../shared/zoo/unpack.py zoo
+    python tests/benchmarks/time_to_quality.py               # 25 minutes on two quiet cores
+    python tests/benchmarks/time_to_quality.py --steps 50    # a shorter AdaMerging, to see that it works
+
+Both in one process with our own code. Ours: targets, closed-form start, agreement, then logit alignment in 16 × as many
+chunks, allotted alike. AdaMerging: entropy, tensor-wise, Adam 1e-3 in the box [0, 1], 16 rows a task, 500 steps. A look
+every few steps notes the coefficients and the time until then; they are measured on the test files afterwards, and the
+time that this takes does not count.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from alignment import Seed
+from pytorch_lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from adamerge.callbacks import Watching
+from adamerge.chunks import Chunks, chunked
+from adamerge.closed_form import ClosedForm, closed_form
+from adamerge.data import first_rows
+from adamerge.evaluate import Evaluation
+from adamerge.feasible import Box
+from adamerge.learn import Learning, learn
+from adamerge.merged import MergedModel
+from adamerge.objectives import Entropy, LogitAlignment, Objective
+
+
+class Clock(Callback):
+    """Notes the coefficients and the seconds since it was made."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.began = every, time.perf_counter()
+        self.seen: list[tuple[int, float, torch.Tensor]] = []
+
+    def note(self, step: int, coefficients: torch.Tensor) -> None:
+        self.seen.append((step, time.perf_counter() - self.began, coefficients.detach().clone()))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every == 0:
+            self.note(trainer.global_step, pl_module.get_parameter("coefficients"))
+
+
+def run(
+    seed: Seed, model: MergedModel, objective: Objective, learning: Learning, clock: Clock, folder: str, count: int
+) -> list[tuple[int, float, float]]:
+    """Steps, seconds and accuracy at each note."""
+    learn(
+        model, objective, seed.calibration, learning, held_out=seed.held_out, targets=Path(folder) / "targets",
+        also=[clock],
+    )  # fmt: skip
+    labeled = first_rows(seed.evaluation, count)
+    return [(step, took, Evaluation(model, labeled).merged(c)["mean"] or 0.0) for step, took, c in clock.seen]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=500, help="of AdaMerging")
+    parser.add_argument("--ours", type=int, default=50, help="of alignment")
+    parser.add_argument("--goal", type=float, default=87.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="32-true", help="of both")
+    parser.add_argument("--evaluation", type=int, default=10**9, help="evaluation rows a task, for a quick look")
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        seed = Seed(options.seed, Path(folder), None)
+        common = Learning(
+            optimizer=None,
+            batching=seed.config.data,
+            seed=options.seed,
+            watching=Watching(every=25, patience=None),
+            trainer={"precision": options.precision, "enable_progress_bar": False},
+        )
+
+        clock = Clock(5)
+        grouping = chunked(seed.model.vectors, Chunks(16, "uniform", first_steps=0), None, options.seed)
+        ours = MergedModel(seed.experts, seed.model.vectors, grouping)
+        start = closed_form(ours, seed.calibration.learn, ClosedForm())
+        clock.note(0, start)
+        learning = replace(
+            common, optimizer=partial(torch.optim.Adam, lr=3e-2), scheduler="cosine", init=start,
+            trainer={**common.trainer, "max_steps": options.ours},
+        )  # fmt: skip
+        aligned = run(seed, ours, LogitAlignment(), learning, clock, folder, options.evaluation)
+
+        clock = Clock(max(1, options.steps // 10))
+        learning = replace(
+            common, optimizer=partial(torch.optim.Adam, lr=1e-3), feasible=Box(),
+            trainer={**common.trainer, "max_steps": options.steps},
+        )  # fmt: skip
+        published = run(seed, seed.model, Entropy(), learning, clock, folder, options.evaluation)
+    for word, rows in (("alignment", aligned), ("AdaMerging as published", published)):
+        for step, took, accuracy in rows:
+            print(f"{word:24s} step {step:4d}  {took:6.0f} s  {accuracy:.2f}")
+    reached = next((took for _, took, accuracy in aligned if accuracy >= options.goal), None)
+    _, took, best = max(published, key=lambda row: (row[2], -row[1]))
+    print(f"AdaMerging's best: {best:.2f} after {took:.0f} s of {published[-1][1]:.0f} s")
+    if reached is None:
+        print(f"alignment did not reach {options.goal}")
+    else:
+        print(
+            f"alignment reaches {options.goal} after {reached:.0f} s: {took / reached:.1f} times sooner than "
+            f"AdaMerging its best, {published[-1][1] / reached:.1f} times sooner than it is done"
+        )
+
+
+if __name__ == "__main__":
+    main()
