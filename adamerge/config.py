@@ -38,7 +38,7 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
     "watch.patience": None,
     "trainer.max_steps": 100,
 }
-PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {"chunks": {"budget": 16}, "trainer.max_steps": 250}
+PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {"chunks": {"budget": 16}, "trainer.max_steps": 150}
 DEFAULT = "expert_merging++"
 """What a configuration without a method gets: what did best on the zoo (tests/benchmarks/alignment.py)."""
 PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {

@@ -945,6 +945,18 @@ def test_print_config_shows_what_a_method_stands_for(family, main, capsys):
         assert main("check", "--config", write(shown))[0] == 0
 
 
+def test_a_minimal_configuration_gets_the_recipe_that_does_best(family, main, capsys):
+    minimal = {key: configuration()[key] for key in ("base_model", "models")}
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", write(minimal), "--print_config"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["method"] == "expert_merging++"
+    assert shown["objective"]["class_path"] == "adamerge.objectives.LogitAlignment"
+    assert shown["chunks"]["budget"] == 16
+    assert shown["trainer"]["max_steps"] == 150
+    assert main("check", "--config", write(minimal))[0] == 0
+
+
 def test_a_long_path_stays_in_one_piece(family, main):
     run_dir = "a_folder_with_a_rather_long_name/" * 4 + "run"
     code, said, _ = main("fit", "--config", "merge.yaml", "--run_dir", run_dir, "--trainer.max_steps", "1")
