@@ -61,6 +61,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
     shapes = {name: experts.base.shape(name) for name in experts.shared}
     count, groups = len(experts.tasks), len(GROUPINGS[config.grouping](experts.shared))
+    if config.chunks is not None:
+        groups = round(config.chunks.budget * groups)
     model = sum(shape.numel() for shape in shapes.values()) * 4 / 1e6
     stacks, free = resident_bytes(shapes, count) / 1e6, free_bytes(torch.device("cpu")) / 1e6
     return [
