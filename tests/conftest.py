@@ -1,10 +1,11 @@
-"""Quiet libraries, one thread where that is enough, and no hub."""
+"""Quiet libraries, one thread, and no hub."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and rounding would follow the machine
 
 import shutil
 
