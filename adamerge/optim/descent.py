@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,8 +18,25 @@ Cosines: TypeAlias = Callable[[], Tensor]
 """Cosine of the last evaluation's gradient with each expert itself, the centre last, (G, K + 1)."""
 
 
-class SearchingOptimizer(Optimizer, ABC):
-    """A torch optimiser that evaluates the loss itself, through its closure, and knows when it is done."""
+Memory = TypeVar("Memory")
+
+
+class SearchingOptimizer(Optimizer, ABC, Generic[Memory]):
+    """A torch optimiser that evaluates the loss itself, through its closure, and knows when it is done.
+
+    What a resumed run needs of it besides the coefficients is one value, its memory, under the key `MEMORY` of torch's
+    state. This key is no parameter: torch stores and loads the value as it is, float64 whatever the coefficients are.
+    """
+
+    MEMORY: ClassVar[str]
+
+    @property
+    def _memory(self) -> Memory:
+        return cast("dict[str, Memory]", cast("object", self.state))[self.MEMORY]
+
+    @_memory.setter
+    def _memory(self, memory: Memory) -> None:
+        cast("dict[str, Memory]", cast("object", self.state))[self.MEMORY] = memory
 
     @property
     @abstractmethod

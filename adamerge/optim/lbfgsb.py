@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, cast, final
+from typing import TypedDict, final
 
 import numpy as np
 import torch
@@ -19,8 +19,6 @@ from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
 Numbers = NDArray[np.float64]
-
-_MEMORY = "lbfgsb"
 
 
 class _Memory(TypedDict):
@@ -145,7 +143,7 @@ class LBFGSB(Descent):
 
 
 @final
-class LBFGSBOptimizer(SearchingOptimizer):
+class LBFGSBOptimizer(SearchingOptimizer[_Memory]):
     """L-BFGS-B as a torch optimiser.
 
     Args:
@@ -156,6 +154,8 @@ class LBFGSBOptimizer(SearchingOptimizer):
     Raises:
         ConfigError: The set is a simplex, or the coefficients are no table or outside of the set.
     """
+
+    MEMORY = "lbfgsb"
 
     def __init__(self, params: Iterable[nn.Parameter], feasible: FeasibleSet, options: LBFGSB) -> None:
         check_pair(options.kind, feasible)
@@ -202,15 +202,6 @@ class LBFGSBOptimizer(SearchingOptimizer):
     def evaluations(self) -> int:
         """How often the closure was called; replaying the log calls it never."""
         return self._memory["evaluations"]
-
-    @property
-    def _memory(self) -> _Memory:
-        # A key that is no parameter: torch stores and loads its value as it is, float64 whatever the coefficients are.
-        return cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY]
-
-    @_memory.setter
-    def _memory(self, memory: _Memory) -> None:
-        cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY] = memory
 
     @override
     def step(self, closure: Closure | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -17,8 +17,6 @@ from adamerge.types import Coefficients, ConfigError
 
 StepRule = Literal["armijo", "constant"]
 
-_MEMORY = "projected_gradient"
-
 
 class _Memory(TypedDict):
     """What a resumed run needs besides the coefficients."""
@@ -111,7 +109,7 @@ class ProjectedGradient(Descent):
 
 
 @final
-class ProjectedGradientOptimizer(SearchingOptimizer):
+class ProjectedGradientOptimizer(SearchingOptimizer[_Memory]):
     """Projected gradient descent as a torch optimiser.
 
     Args:
@@ -122,6 +120,8 @@ class ProjectedGradientOptimizer(SearchingOptimizer):
     Raises:
         ConfigError: The coefficients are no table or outside of the set.
     """
+
+    MEMORY = "projected_gradient"
 
     def __init__(self, params: Iterable[nn.Parameter], feasible: FeasibleSet, options: ProjectedGradient) -> None:
         check_pair(options.kind, feasible)
@@ -164,15 +164,6 @@ class ProjectedGradientOptimizer(SearchingOptimizer):
     def evaluations(self) -> int:
         """How often the closure was called."""
         return self._memory["evaluations"]
-
-    @property
-    def _memory(self) -> _Memory:
-        # A key that is no parameter: torch stores and loads its value as it is, without a cast.
-        return cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY]
-
-    @_memory.setter
-    def _memory(self, memory: _Memory) -> None:
-        cast("dict[str, _Memory]", cast("object", self.state))[_MEMORY] = memory
 
     @property
     def _searches(self) -> bool:
