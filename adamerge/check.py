@@ -10,15 +10,8 @@ from adamerge.config import MergeConfig, source_of
 from adamerge.experts import Experts
 from adamerge.fit import learning_of
 from adamerge.inspection import inspect_weights
-from adamerge.job import (
-    GROUPINGS,
-    check_layers,
-    check_task_vectors,
-    describe,
-    free_bytes,
-    load_data,
-    open_experts,
-)
+from adamerge.job import GROUPINGS, check_task_vectors, describe, free_bytes, open_experts
+from adamerge.reading import check_layers, load_data
 from adamerge.run_dir import check_run_dir, check_space
 from adamerge.tables import load_table
 from adamerge.task_vectors import resident_bytes

@@ -12,6 +12,9 @@ from adamerge.files import write_safetensors
 from adamerge.grouping import Grouping
 from adamerge.types import Coefficients, ConfigError
 
+COEFFICIENTS = "coefficients.safetensors"
+"""What the file is called, in a run directory and in that of its first stage."""
+
 
 class Table(NamedTuple):
     """Content of a coefficients file.

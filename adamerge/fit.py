@@ -11,15 +11,16 @@ from rich.console import Console
 
 from adamerge.agreement import hold_out
 from adamerge.closed_form import ClosedForm, kept_closed_form
-from adamerge.coefficients import save_coefficients
+from adamerge.coefficients import COEFFICIENTS, save_coefficients
 from adamerge.compare import Comparison, compare
 from adamerge.config import MergeConfig
 from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
-from adamerge.job import answers_to, build_model, check_layers, check_task_vectors, describe, load_data, open_experts
+from adamerge.job import answers_to, build_model, check_task_vectors, describe, open_experts
 from adamerge.learn import Learned, Learning, check_learning, divide
 from adamerge.merged import MergedModel
+from adamerge.reading import check_layers, load_data
 from adamerge.recipe import inputs, recipe, remember
 from adamerge.report import curve, heat_map, table
 from adamerge.run_dir import check_run_dir, check_space
@@ -27,7 +28,6 @@ from adamerge.selected import as_json, selection_table, sentence
 from adamerge.stages import learn_in_stages
 from adamerge.types import ConfigError
 
-COEFFICIENTS = "coefficients.safetensors"
 CHECKPOINTS = "checkpoints"
 TASK_VECTORS = "task_vectors"
 TARGETS = "targets"
@@ -110,11 +110,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
-    save_coefficients(run_dir / COEFFICIENTS, learned.coefficients, model.grouping, model.vectors.experts)
-    groups, names = model.grouping.groups, model.vectors.experts
-    heat_map(learned.coefficients, groups, names, run_dir / "coefficients.png")
-    curve(learned.history, learned.best_step, run_dir / "learning.png")
-
+    _write_learned(run_dir, model, learned)
     merged = run_dir / "merged"
     if merged.exists():  # left by a run that was killed between export and recipe
         shutil.rmtree(merged)
@@ -123,11 +119,22 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     report(run_dir, comparison, learned, model, exported, console)
     redo = json.dumps(recipe(config, resolved, made_from, run_dir), indent=2, allow_nan=False)
     write_text(run_dir / "recipe.json", redo + "\n")
+    _tell_places(console, run_dir, learned, exported)
+    return Merge(run_dir, learned, comparison, exported)
+
+
+def _write_learned(run_dir: Path, model: MergedModel, learned: Learned) -> None:
+    groups, names = model.grouping.groups, model.vectors.experts
+    save_coefficients(run_dir / COEFFICIENTS, learned.coefficients, model.grouping, names)
+    heat_map(learned.coefficients, groups, names, run_dir / "coefficients.png")
+    curve(learned.history, learned.best_step, run_dir / "learning.png")
+
+
+def _tell_places(console: Console, run_dir: Path, learned: Learned, exported: Exported) -> None:
     console.print(f"\nbest iterate: step {learned.best_step}" if learned.history else "")
     written = (COEFFICIENTS, "metrics.json", "recipe.json", "coefficients.png", "learning.png")
     _tell(console, [f"{name}: {run_dir / name}" for name in written if (run_dir / name).exists()])
     _tell(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
-    return Merge(run_dir, learned, comparison, exported)
 
 
 def report(

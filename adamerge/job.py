@@ -1,8 +1,7 @@
-"""From a configuration to opened experts, encoded rows and a model to learn on; every problem is found here."""
+"""From a configuration to opened experts and a model to learn on; every problem with them is found here."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -12,21 +11,18 @@ from rich.console import Console
 
 from adamerge.answers import answer
 from adamerge.checkpoint import Checkpoint, open_checkpoint
-from adamerge.config import MergeConfig, ModelConfig, source_of
-from adamerge.data import DataSource, Rows
-from adamerge.encoding import Encoded, Processor, check_vocabulary, encode, lend_padding, load_processor
+from adamerge.config import MergeConfig
+from adamerge.data import Rows
 from adamerge.experts import Experts, from_checkpoints
 from adamerge.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.information import fisher_information
-from adamerge.merged import MergedModel, hold, task_vectors, try_layers
-from adamerge.objectives import Objective
+from adamerge.merged import MergedModel, hold, task_vectors
 from adamerge.outputs import speaks
 from adamerge.regmean import RegMean, kept_regmean
 from adamerge.room import free_memory
-from adamerge.speech import Speech
-from adamerge.tables import load_table
 from adamerge.task_vectors import TaskVectors
 from adamerge.text import Prompts
+from adamerge.transforms import Transform
 from adamerge.transforms.store import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
 from adamerge.weights import Weights
@@ -41,23 +37,6 @@ GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "block": block_wise,
     "tensor": tensor_wise,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """Every task's rows.
-
-    Attributes:
-        calibration: By task, unlabeled unless the objective uses labels; a task without calibration rows is absent.
-        evaluation: Labeled, by task; a task without evaluation rows is absent.
-        fingerprints: SHA-256 of the rows' content, by task and what they are for (calibration, evaluation).
-        notes: What a user should know of them.
-    """
-
-    calibration: Mapping[str, Rows]
-    evaluation: Mapping[str, Rows]
-    fingerprints: Mapping[str, Mapping[str, str]]
-    notes: tuple[str, ...]
 
 
 def open_experts(config: MergeConfig) -> Experts:
@@ -103,71 +82,14 @@ def _check_names(names: Sequence[str]) -> None:
             )
 
 
-def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) -> Data:
-    """Read and encode the rows of every task that has some.
-
-    An expert without calibration rows is a member of the pool: it gets coefficients, but no objective of its own.
-    Where nothing is learned no expert needs any.
-
-    Raises:
-        ConfigError: There are no calibration rows at all, or rows cannot be used: with every file, column or row.
-    """
-    assert experts.checkpoint is not None
-    first = next(iter(experts.tasks.values()))
-    processor = load_processor(experts.checkpoint, first.module)
-    notes: list[str] = list(lend_padding(processor, first.module))
-    problems: list[str] = []
-    calibration: dict[str, Encoded] = {}
-    evaluation: dict[str, Encoded] = {}
-    if calibrate:
-        notes += _pool_note(config)
-    for model in config.models:
-        try:
-            expert = experts.tasks[model.name].checkpoint
-            if expert is not None:
-                check_vocabulary(processor, experts.checkpoint, expert, model.name)
-            if calibrate and model.calibration is not None:
-                source, labeled = source_of(model.calibration), config.objective.uses_labels
-                calibration[model.name] = _read(model, source, experts, processor, config, labeled, sample=True)
-                notes += calibration[model.name].notes
-            if model.evaluation is not None:
-                source = source_of(model.evaluation)
-                evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True, sample=False)
-                notes += [*evaluation[model.name].notes, *_overlap_note(model.name, calibration, evaluation)]
-        except ConfigError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return Data(
-        {task: encoded.rows for task, encoded in calibration.items()},
-        {task: encoded.rows for task, encoded in evaluation.items()},
-        {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
-        tuple(notes),
-    )
-
-
-def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
-    """Refuse hidden states that the experts do not have, before anything is learned.
-
-    Raises:
-        ConfigError: A layer is out of range, or the models return no hidden states.
-    """
-    if objective.layers:
-        for task, rows in data.calibration.items():
-            tried = rows.answered([[0]] * len(rows)) if isinstance(rows, Prompts) else rows
-            try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
-
-
 def answers_to(
     config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], run_dir: Path
 ) -> dict[str, Rows]:
     """Calibration rows with their pseudo-answers, if so configured; these are kept in the run directory."""
     if not any(isinstance(own, Prompts) for own in rows.values()):
         return dict(rows)
-    vectors = task_vectors(
-        experts, names, resident=False, dtype=getattr(torch, config.dtype), device=torch.device(_accelerator(config))
-    )
-    model, seed, size = MergedModel(experts, vectors, task_wise(names)), config.seed_everything, config.data.micro_batch
+    model = _over_one_group(experts, _plain(config, experts, names))
+    seed, size = config.seed_everything, config.data.micro_batch
     return answer(model, rows, config.data.pseudo_answers, seed=seed, size=size, folder=run_dir / ANSWERS)
 
 
@@ -189,30 +111,12 @@ def build_model(
         rows: Calibration rows, for a transform that looks at them.
         console: Where a transform reports.
     """
-    device = torch.device(_accelerator(config))
-    room = free_bytes(device)
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
-    vectors: TaskVectors
     centre = _centre(config, experts, names, store.with_name(CENTRE), rows or {})
-    if config.task_vectors is None:
-        vectors = task_vectors(experts, names, centre=centre, resident=resident, room=room, dtype=dtype, device=device)
-    else:
-        plain = task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
-        whole, look = MergedModel(experts, plain, task_wise(names)), store.with_name("information")
-        settings = config.task_vectors.fisher
-        if settings and not rows and not store.exists():
-            raise ConfigError(f"{store}: expected the task vectors of the run, but they are gone; run it once more.")
-        made = transformed(
-            plain,
-            centre,
-            config.task_vectors,
-            store,
-            information=partial(fisher_information, whole, rows or {}, settings, look, console) if settings else None,
-            console=console,
-        )
-        shutil.rmtree(look, ignore_errors=True)  # as large as all experts, and of no more use
-        vectors = hold(made, resident, room)
+    vectors = _plain(config, experts, names, centre)
+    if config.task_vectors is not None:
+        vectors = _transformed(config.task_vectors, experts, vectors, centre, store, rows or {}, console)
+    resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
+    vectors = hold(vectors, resident, free_bytes(vectors.device))
     return MergedModel(experts, vectors, GROUPINGS[config.grouping](names))
 
 
@@ -235,6 +139,43 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
             )
 
 
+def _plain(config: MergeConfig, experts: Experts, names: Sequence[str], centre: Weights | None = None) -> TaskVectors:
+    """Plain task vectors, mapped from their files."""
+    device, dtype = torch.device(_accelerator(config)), getattr(torch, config.dtype)
+    return task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
+
+
+def _transformed(
+    transform: Transform,
+    experts: Experts,
+    plain: TaskVectors,
+    centre: Weights,
+    store: Path,
+    rows: Mapping[str, Rows],
+    console: Console | None,
+) -> TaskVectors:
+    look = store.with_name("information")
+    information = None
+    if transform.fisher:
+        _check_remade(store, rows)
+        model = _over_one_group(experts, plain)
+        information = partial(fisher_information, model, rows, transform.fisher, look, console)
+    made = transformed(plain, centre, transform, store, information=information, console=console)
+    shutil.rmtree(look, ignore_errors=True)  # as large as all experts, and of no more use
+    return made
+
+
+def _over_one_group(experts: Experts, vectors: TaskVectors) -> MergedModel:
+    """A model to run the experts with, before there is a grouping."""
+    return MergedModel(experts, vectors, task_wise(tuple(vectors.shapes)))
+
+
+def _check_remade(place: Path, rows: Mapping[str, Rows]) -> None:
+    """Refuse to open a finished run once more where what it made of its rows is gone."""
+    if not rows and not place.exists():
+        raise ConfigError(f"{place}: expected what the run made of its rows, but it is gone; run it once more.")
+
+
 def _centre(
     config: MergeConfig, experts: Experts, names: Sequence[str], file: Path, rows: Mapping[str, Rows]
 ) -> Weights:
@@ -242,9 +183,9 @@ def _centre(
     if config.centre is None:
         return experts.base
     settings = RegMean() if config.centre == "regmean" else config.centre
-    device = torch.device(_accelerator(config))
-    plain = task_vectors(experts, names, resident=False, dtype=getattr(torch, config.dtype), device=device)
-    return kept_regmean(MergedModel(experts, plain, task_wise(names)), rows, settings, file, config.data.micro_batch)
+    _check_remade(file, rows)
+    model = _over_one_group(experts, _plain(config, experts, names))
+    return kept_regmean(model, rows, settings, file, config.data.micro_batch)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -280,70 +221,6 @@ def _brief(names: Sequence[str], few: int = 8) -> str:
         common = ".".join(words[0] for words in takewhile(lambda words: len(set(words)) == 1, places))
         said += [f"{common}.* ({len(inside)})"] if len(inside) > few else inside
     return ", ".join(said)
-
-
-def _read(
-    model: ModelConfig,
-    source: DataSource,
-    experts: Experts,
-    processor: Processor,
-    config: MergeConfig,
-    labeled: bool,
-    *,
-    sample: bool,
-) -> Encoded:
-    table = load_table(source, model.name, config.seed_everything)
-    notes: list[str] = []
-    module, length = experts.tasks[model.name].module, config.data.max_length
-    if sample:
-        table = table.sample(config.data.rows, config.seed_everything)
-        has_labels = source.label in table.data.column_names
-        if has_labels and not labeled:
-            notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
-        if labeled and not has_labels and not speaks(module):
-            raise table.error(
-                f"the objective learns from labels, so expected a column {source.label!r} in the calibration rows, but "
-                f"the columns are {', '.join(table.data.column_names)}. Name it (key calibration.label), or choose an "
-                "objective that needs none, such as Entropy."
-            )
-    classes = model.zero_shot.classes if model.zero_shot else None
-    answers = None if labeled else config.data.pseudo_answers
-    speech = Speech(config.data.positions, answers.max_new_tokens if answers else None)
-    encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes, speech=speech)
-    return encoded._replace(notes=(*notes, *encoded.notes))
-
-
-def _pool_note(config: MergeConfig) -> list[str]:
-    """Who has no calibration rows, where they are for something.
-
-    Raises:
-        ConfigError: Nobody has, or the transform of the task vectors looks at every expert's.
-    """
-    without = [model.name for model in config.models if model.calibration is None]
-    if not without or not config.needs_rows:
-        return []
-    if config.task_vectors and config.task_vectors.fisher:
-        raise ConfigError(f"{', '.join(without)}: expected calibration rows (key calibration), but there are none.")
-    if len(without) == len(config.models):
-        raise ConfigError(
-            f"{without[0]}: expected calibration rows (key calibration) of at least one task, but there are none. "
-            "Name some, or take a method that needs none, such as doge, ties or average."
-        )
-    return [f"without calibration rows, so with coefficients alone: {', '.join(without)}"]
-
-
-def _fingerprints(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> dict[str, str]:
-    both = {"calibration": calibration, "evaluation": evaluation}
-    return {purpose: tasks[task].contents.fingerprint for purpose, tasks in both.items() if task in tasks}
-
-
-def _overlap_note(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> list[str]:
-    if task not in calibration:
-        return []
-    both = calibration[task].contents.overlap(evaluation[task].contents)
-    if not both:
-        return []
-    return [f"warning: {task}: {both} calibration rows stand in the evaluation rows too; its score flatters."]
 
 
 def _accelerator(config: MergeConfig) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -82,6 +82,18 @@ class Calibration:
     watch: Mapping[str, Rows]
 
 
+class Goals(NamedTuple):
+    """What the experts say, by task.
+
+    Attributes:
+        learn: Of the rows that are learned from.
+        watch: Of the held-out ones.
+    """
+
+    learn: Mapping[str, Targets]
+    watch: Mapping[str, Targets]
+
+
 @dataclass(frozen=True)
 class Learning:
     """How coefficients are learned, whatever the objective.
@@ -111,6 +123,11 @@ class Learning:
     regulariser: Regulariser | None = None
     trainer: Mapping[str, object] = field(default_factory=dict[str, object])
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps at most."""
+        return int(str(self.trainer.get("max_steps", 100)))
+
 
 def divide(rows: Mapping[str, Rows], batching: Batching, seed: int) -> Calibration:
     """Hold out a share of every task's rows; a task with too few for one held-out row holds out none."""
@@ -128,7 +145,7 @@ def learn(
     learning: Learning,
     *,
     held_out: HeldOut | None = None,
-    targets: Path | None = None,
+    targets: Path | Goals | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     tell: Callable[[str], None] | None = None,
@@ -142,7 +159,8 @@ def learn(
         calibration: The rows.
         learning: How.
         held_out: The experts' predictions on the held-out rows, if they are known already.
-        targets: Folder where the experts' outputs are kept, for objectives that compare with them; None keeps none.
+        targets: What the experts say, for objectives that compare with it, or a folder where it is kept; None keeps
+            none.
         checkpoints: Folder for the checkpoint that a run resumes from; none is written by default.
         resume: Go on from that checkpoint.
         tell: Called with a line of text after each look at the held-out rows.
@@ -155,14 +173,14 @@ def learn(
         ConfigError: The Trainer was asked for something that would alter the gradient silently, or the loss or a
             coefficient is no longer finite.
     """
-    options = {"max_steps": 100, **learning.trainer}
+    options = {**learning.trainer, "max_steps": learning.steps}
     check_learning(learning, len(model.vectors.experts))
     start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
-    if learning.optimizer is None or options["max_steps"] == 0:
+    if learning.optimizer is None or learning.steps == 0:
         return Learned(learning.feasible.project(start), 0, [], interrupted=False)
-    kept, watched = _targets(model, objective, calibration, targets)
+    goals = targets if isinstance(targets, Goals) else goals_of(model, objective, calibration, targets)
     held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch)
-    held_out = replace(held_out, targets=watched)
+    held_out = replace(held_out, targets=goals.watch)
     best = KeepBest(
         (lambda c: _measure(model, held_out, objective, learning.task_weights, c)) if held_out else None,
         learning.watching,
@@ -178,7 +196,7 @@ def learn(
         learning.feasible,
         learning.optimizer,
         task_weights=learning.task_weights,
-        targets=kept,
+        targets=goals.learn,
         regulariser=learning.regulariser,
         build_scheduler=_scheduler(learning),
         micro_batch=learning.batching.micro_batch,
@@ -208,21 +226,16 @@ def learn(
 def _scheduler(learning: Learning) -> BuildScheduler | None:
     if learning.scheduler != "cosine":
         return learning.scheduler
-    return partial(CosineAnnealingLR, T_max=int(str(learning.trainer.get("max_steps", 100))))
+    return partial(CosineAnnealingLR, T_max=learning.steps)
 
 
-def _targets(
-    model: MergedModel, objective: Objective, calibration: Calibration, folder: Path | None
-) -> tuple[dict[str, Targets], dict[str, Targets]]:
-    """What the experts say of the rows that are learned from and of those that are watched."""
+def goals_of(model: MergedModel, objective: Objective, calibration: Calibration, folder: Path | None) -> Goals:
+    """What the experts say of their rows, computed or read from the folder; nothing if the objective needs nothing."""
     if not objective.uses_targets:
-        return {}, {}
+        return Goals({}, {})
     settings = target_settings(objective)
     parts = ((calibration.learn, "learn"), (calibration.watch, "watch"))
-    learned, watched = (
-        compute_targets(model, rows, settings, folder / name if folder else None) for rows, name in parts
-    )
-    return learned, watched
+    return Goals(*(compute_targets(model, rows, settings, folder / name if folder else None) for rows, name in parts))
 
 
 def target_settings(objective: Objective) -> TargetSettings:
@@ -295,9 +308,9 @@ def check_learning(learning: Learning, experts: int) -> None:
             the others.
     """
     options = learning.trainer
-    if str(options.get("max_steps", 100)).startswith("-"):
-        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, got {options['max_steps']}.")
-    if options.get("max_steps") == 0:
+    if learning.steps < 0:
+        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, got {learning.steps}.")
+    if learning.steps == 0:
         return
     if learning.optimizer is None:
         raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from adamerge.coefficients import COEFFICIENTS
 from adamerge.config import MergeConfig
 from adamerge.experts import Experts
 from adamerge.files import write_text
-from adamerge.job import Data
 from adamerge.places import anchor
+from adamerge.reading import Data
 from adamerge.types import ConfigError
 
 PACKAGES = ("adamerge", "torch", "transformers", "safetensors", "pytorch-lightning", "datasets", "numpy", "scipy")
@@ -51,7 +52,7 @@ def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], 
         "config": resolved,
         "seed": config.seed_everything,
         **made_from,
-        "coefficients": {"sha256": _hash(run_dir / "coefficients.safetensors")},
+        "coefficients": {"sha256": _hash(run_dir / COEFFICIENTS)},
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }

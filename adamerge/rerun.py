@@ -7,15 +7,16 @@ import torch
 from rich.console import Console
 
 from adamerge.agreement import hold_out
-from adamerge.coefficients import Table, load_coefficients
+from adamerge.coefficients import COEFFICIENTS, Table, load_coefficients
 from adamerge.compare import compare
 from adamerge.config import MergeConfig
 from adamerge.export import export
 from adamerge.files import write_text
-from adamerge.fit import COEFFICIENTS, TASK_VECTORS
-from adamerge.job import answers_to, build_model, load_data, open_experts
+from adamerge.fit import TASK_VECTORS
+from adamerge.job import answers_to, build_model, open_experts
 from adamerge.learn import divide
 from adamerge.merged import MergedModel
+from adamerge.reading import load_data
 from adamerge.report import table
 from adamerge.types import ConfigError
 

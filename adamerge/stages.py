@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,16 +15,15 @@ from typing_extensions import override
 
 from adamerge.agreement import HeldOut
 from adamerge.chunks import Chunks, Importance, chunked, importance, importance_by_gradient
-from adamerge.coefficients import load_coefficients, save_coefficients
+from adamerge.coefficients import COEFFICIENTS, load_coefficients, save_coefficients
 from adamerge.files import whole_folder, write_text
 from adamerge.grouping import Grouping
-from adamerge.learn import Calibration, Learned, Learning, learn
+from adamerge.learn import Calibration, Learned, Learning, goals_of, learn
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective
 from adamerge.task_vectors import TaskVectors
 from adamerge.types import Coefficients
 
-COEFFICIENTS = "coefficients.safetensors"
 STORY = "learned.json"
 TABLE = "importance.csv"
 
@@ -96,28 +96,24 @@ def learn_in_stages(
         resume: As for `learn`.
         tell: As for `learn`.
     """
-    steps = int(str(learning.trainer.get("max_steps", 100)))
+    # Computed once for both stages: to know the experts again, all their numbers are hashed.
+    goals = None if learning.steps == 0 else goals_of(model, objective, calibration, targets)
 
-    def stage(place: Path | None, model: MergedModel, learning: Learning, also: list[Callback]) -> Learned:
-        return learn(
-            model,
-            objective,
-            calibration,
-            learning,
-            held_out=held_out,
-            targets=targets,
-            checkpoints=place,
-            resume=resume,
-            tell=tell,
-            also=also,
-        )
-
+    run = partial(
+        learn,
+        objective=objective,
+        calibration=calibration,
+        held_out=held_out,
+        targets=goals,
+        resume=resume,
+        tell=tell,
+    )
     if chunks is None:
-        return Staged(model, stage(checkpoints, model, learning, []))
-    first_place, second_place = ((checkpoints / word if checkpoints else None) for word in ("first", "second"))
+        return Staged(model, run(model, learning=learning, checkpoints=checkpoints))
     if not folder.exists():
         product = MeanProduct()
-        first = stage(first_place, model, _with_steps(learning, min(chunks.first_steps, steps)), [product])
+        opening = _with_steps(learning, min(chunks.first_steps, learning.steps))
+        first = run(model, learning=opening, checkpoints=_under(checkpoints, "first"), also=[product])
         if first.interrupted:
             return Staged(model, first)
         _write(folder, model, first, _shares(model, first.coefficients, chunks, product.total))
@@ -125,9 +121,11 @@ def learn_in_stages(
     grouping = chunked(model.vectors, chunks, shares, learning.seed)
     finer = MergedModel(model.experts, model.vectors, grouping)
     start = spread(first.coefficients, model.grouping, grouping)
-    if steps <= chunks.first_steps:
+    left = learning.steps - chunks.first_steps
+    if left <= 0:
         return Staged(finer, replace(first, coefficients=start))
-    second = stage(second_place, finer, replace(_with_steps(learning, steps - chunks.first_steps), init=start), [])
+    going_on = replace(_with_steps(learning, left), init=start)
+    second = run(finer, learning=going_on, checkpoints=_under(checkpoints, "second"))
     return Staged(finer, _joined(first, second, chunks.first_steps))
 
 
@@ -143,6 +141,10 @@ def spread(coefficients: Coefficients, coarse: Grouping, fine: Grouping) -> Coef
     for name, rows in fine.rows.items():
         source[rows] = coarse.rows[name].expand_as(rows)
     return coefficients[source]
+
+
+def _under(checkpoints: Path | None, stage: str) -> Path | None:
+    return checkpoints / stage if checkpoints else None
 
 
 def _with_steps(learning: Learning, steps: int) -> Learning:

@@ -15,7 +15,8 @@ from adamerge.answers import answer
 from adamerge.cli import parse_file
 from adamerge.data import PseudoAnswers
 from adamerge.inspection import inspect_weights
-from adamerge.job import answers_to, build_model, load_data, open_experts
+from adamerge.job import answers_to, build_model, open_experts
+from adamerge.reading import load_data
 from adamerge.types import ConfigError
 
 FAMILIES = {

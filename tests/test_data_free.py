@@ -15,9 +15,10 @@ from adamerge.cli import parse_file
 from adamerge.coefficients import load_coefficients
 from adamerge.config import PRESETS
 from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, load_data, open_experts
+from adamerge.job import build_model, open_experts
 from adamerge.learn import Calibration, Learning, learn
 from adamerge.merged import task_vectors
+from adamerge.reading import load_data
 
 FREE = [m for m, preset in PRESETS.items() if preset.get("trainer.max_steps") == 0 and "centre" not in preset]
 SCALES = {"average": 1 / 3, "task_arithmetic": 0.3, "dare": 0.3, "magnitude": 0.3, "consensus": 0.3, "pcb": 1.2}

@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluate", "export"},
     {"closed_form", "compare", "report", "learn"},
     {"config", "stages"},
-    {"mistakes", "job"},
+    {"mistakes", "job", "reading"},
     {"recipe", "run_dir"},
     {"fit"},
     {"check", "rerun", "demo", "api"},

@@ -9,7 +9,8 @@ from language_family import DOMAINS, Training, make_family
 from adamerge.cli import parse_file
 from adamerge.data import PseudoAnswers
 from adamerge.evaluate import Evaluation
-from adamerge.job import load_data, open_experts
+from adamerge.job import open_experts
+from adamerge.reading import load_data
 from adamerge.text import Prompts
 
 SMALL = Training(

@@ -18,9 +18,10 @@ from adamerge.cli import parse_file
 from adamerge.data import Schedule, move
 from adamerge.evaluate import Evaluation, mean, uniform
 from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, load_data, open_experts
+from adamerge.job import build_model, open_experts
 from adamerge.learn import divide
 from adamerge.optim import build_optimizer
+from adamerge.reading import load_data
 
 
 def main() -> None:

@@ -31,10 +31,11 @@ from adamerge.data import first_rows
 from adamerge.evaluate import Evaluation, uniform
 from adamerge.grouping import tensor_wise
 from adamerge.inspection import inspect_weights
-from adamerge.job import load_data, open_experts
+from adamerge.job import open_experts
 from adamerge.learn import Calibration, Learning, divide
 from adamerge.merged import MergedModel, task_vectors
 from adamerge.objectives import LogitAlignment
+from adamerge.reading import load_data
 from adamerge.regmean import RegMean, kept_regmean
 from adamerge.stages import learn_in_stages
 from adamerge.types import Coefficients

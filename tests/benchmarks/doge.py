@@ -20,8 +20,9 @@ from adamerge.data import DataSource
 from adamerge.evaluate import Evaluation, uniform
 from adamerge.grouping import task_wise
 from adamerge.inspection import inspect_weights
-from adamerge.job import load_data, open_experts
+from adamerge.job import open_experts
 from adamerge.merged import MergedModel, task_vectors
+from adamerge.reading import load_data
 from adamerge.task_vectors import Mapped
 from adamerge.transforms import Doge, Transform
 from adamerge.transforms.doge import is_fitted

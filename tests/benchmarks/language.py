@@ -22,10 +22,11 @@ from adamerge.data import Batching
 from adamerge.evaluate import SCALES, Evaluation, Scores, uniform
 from adamerge.grouping import row_blocks
 from adamerge.inspection import inspect_weights
-from adamerge.job import Data, build_model, load_data, open_experts
+from adamerge.job import build_model, open_experts
 from adamerge.learn import Learned, Learning, divide, learn
 from adamerge.merged import MergedModel
 from adamerge.objectives import LogitAlignment
+from adamerge.reading import Data, load_data
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from adamerge.data import Rows
 from adamerge.evaluate import uniform
 from adamerge.feasible import Box
 from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, load_data, open_experts
+from adamerge.job import build_model, open_experts
 from adamerge.merged import MergedModel
 from adamerge.objectives import entropy
 from adamerge.optim import LBFGSB, SearchingOptimizer, build_optimizer
+from adamerge.reading import load_data
 
 Point = tuple[int, float, float]
 """Evaluations, seconds, and the best objective until then."""

@@ -32,7 +32,8 @@ from adamerge.data import DataSource, Rows
 from adamerge.evaluate import mean
 from adamerge.files import write_text
 from adamerge.fit import COEFFICIENTS
-from adamerge.job import load_data, open_experts
+from adamerge.job import open_experts
+from adamerge.reading import load_data
 
 EXPERTS = "experts"
 """The row of the unmerged experts, each on its own task."""
