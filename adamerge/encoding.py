@@ -138,13 +138,14 @@ def encode(
         labels, notes = _labels(table, module, classes) if labeled else (None, ())
         return Encoded(ImageRows(table, processor, labels), found, notes)
     if processor.pad_token_id is None:
+        why = (
+            "padding never counts; language models' rows are padded with the end-of-text token, but there is none either"
+            if speaks(module)
+            else "for example the end-of-text token; padding never counts"
+        )
         raise ConfigError(
             f"{table.task}: the tokenizer has no pad token, and rows of different lengths must be padded. Set one in "
-            "the base's tokenizer_config.json (padding never counts; language models' rows are padded with the "
-            "end-of-text token, but there is none either)."
-            if speaks(module)
-            else f"{table.task}: the tokenizer has no pad token, and rows of different lengths must be padded. Set one "
-            "in the base's tokenizer_config.json (for example the end-of-text token; padding never counts)."
+            f"the base's tokenizer_config.json ({why})."
         )
     limit = min(max_length or 10**9, processor.model_max_length, _positions(module))
     if speaks(module):

@@ -44,15 +44,18 @@ def check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
 
 
 def check_space(config: MergeConfig, experts: Experts, run_dir: Path) -> None:
-    """Refuse before learning what could not be written: the checkpoint, and task vectors that are stored.
+    """Refuse before learning what could not be written: the checkpoint, a centre and task vectors that are stored.
 
     Raises:
         ConfigError: The disk has too little room.
     """
     size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
+    shapes = {name: experts.base.shape(name) for name in experts.shared}
+    if config.centre is not None:
+        size += resident_bytes(shapes, 1)
     if config.task_vectors is not None:
         names = config.task_vectors.experts(tuple(experts.tasks))
-        kept = resident_bytes({name: experts.base.shape(name) for name in experts.shared}, len(names))
+        kept = resident_bytes(shapes, len(names))
         size += 2 * kept if config.task_vectors.fisher else kept  # the information is kept until they are made
     place = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
