@@ -139,7 +139,8 @@ def encode(
         return Encoded(ImageRows(table, processor, labels), found, notes)
     if processor.pad_token_id is None:
         why = (
-            "padding never counts; language models' rows are padded with the end-of-text token, but there is none either"
+            "padding never counts; language models' rows are padded with the end-of-text token, but there is none "
+            "either"
             if speaks(module)
             else "for example the end-of-text token; padding never counts"
         )
