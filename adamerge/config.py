@@ -59,7 +59,7 @@ NOTHING_LEARNED: dict[str, object] = {
 """The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
 PRESETS["average"] = NOTHING_LEARNED | {"init": "average"}
 PRESETS["task_arithmetic"] = NOTHING_LEARNED
-PRESETS["regmean"] = NOTHING_LEARNED | {"centre": "regmean", "init": 0.0}
+PRESETS["regmean"] = NOTHING_LEARNED | {"centre": "regmean"}
 FINISHED: dict[str, dict[str, object]] = {
     "ties": {"class_path": "adamerge.transforms.Ties", "init_args": {"reduce": "mean"}},
     "dare": {"class_path": "adamerge.transforms.Dare"},
@@ -174,14 +174,15 @@ class MergeConfig:
         task_vectors: Transform of the task vectors (for example Ties); null takes expert minus base.
         memory: resident holds the task vectors in memory (fast), mapped reads them from their files (memory does not
             grow with the number of experts), auto chooses by the memory that is free.
-        centre: What the weighted task vectors are added to, and taken from: the base by default, or a RegMean merge
-            (regmean, or its options scale and rows).
+        centre: What the weighted task vectors are added to, and taken from: the base by default, or a finished merge,
+            by RegMean (regmean, or its options scale and rows) or by a transform of the task vectors (for example
+            Wudi).
         grouping: What shares a coefficient: the whole model (task), a transformer block, or a tensor.
         chunks: Coefficients for blocks of rows of the parameters that matter, after a first tensor-wise stage; null
             stays with the grouping.
         init: Coefficient of every expert at the start: a number; average is 1/K; published is the scale at which the
-            authors of the task vectors' transform add them up, 0.3 for plain ones; closed_form solves for it layer by
-            layer, with options as a mapping (ridge, towards, inputs, rows).
+            authors of the task vectors' transform add them up, 0.3 for plain ones, and 0 over a centre that is merged
+            already; closed_form solves for it layer by layer, with options as a mapping (ridge, towards, inputs, rows).
         feasible: Where coefficients may live: Unbounded, Box or Simplex.
         objective: What is made small.
         regulariser: A pull of the coefficients towards the start.
@@ -205,7 +206,7 @@ class MergeConfig:
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None = None
     memory: Literal["auto", "resident", "mapped"] = "auto"
-    centre: Literal["regmean"] | RegMean | None = None
+    centre: Literal["regmean"] | RegMean | Transform | None = None
     grouping: Literal["task", "block", "tensor"] = "tensor"
     chunks: Chunks | None = None
     init: float | Start | ClosedForm = "published"
@@ -225,8 +226,15 @@ class MergeConfig:
     @property
     def needs_rows(self) -> bool:
         """Whether calibration rows are needed: something is learned, or the transform looks at them."""
-        looks = self.task_vectors is not None and self.task_vectors.fisher is not None
-        return self.trainer.max_steps != 0 or looks or bool(self.centre) or isinstance(self.start, ClosedForm)
+        looks = any(transform.fisher for transform in self.transforms.values())
+        regression = self.centre is not None and "centre" not in self.transforms
+        return self.trainer.max_steps != 0 or looks or regression or isinstance(self.start, ClosedForm)
+
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """Transforms of task vectors, by the key that asks for them."""
+        keys = {"centre": self.centre, "task_vectors": self.task_vectors}
+        return {key: value for key, value in keys.items() if isinstance(value, Transform)}
 
     @property
     def start(self) -> float | ClosedForm:
@@ -234,11 +242,17 @@ class MergeConfig:
         if self.init == "closed_form":
             return ClosedForm()
         if self.init == "published":
-            return self.task_vectors.coefficient if self.task_vectors else TASK_ARITHMETIC
+            return self._published
         if self.init == "average":
             names = tuple(model.name for model in self.models)
             return 1 / len(self.task_vectors.experts(names) if self.task_vectors else names)
         return self.init
+
+    @property
+    def _published(self) -> float:
+        if self.centre is not None:
+            return 0.0
+        return self.task_vectors.coefficient if self.task_vectors else TASK_ARITHMETIC
 
 
 def source_of(data: str | DataSource) -> DataSource:

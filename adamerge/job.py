@@ -1,7 +1,8 @@
 """From a configuration to opened experts and a model to learn on; every problem with them is found here."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -23,7 +24,7 @@ from adamerge.room import free_memory
 from adamerge.task_vectors import TaskVectors
 from adamerge.text import Prompts
 from adamerge.transforms import Transform
-from adamerge.transforms.store import transformed
+from adamerge.transforms.store import merged_at_once, transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
 from adamerge.weights import Weights
 
@@ -111,32 +112,32 @@ def build_model(
         rows: Calibration rows, for a transform that looks at them.
         console: Where a transform reports.
     """
-    centre = _centre(config, experts, names, store.with_name(CENTRE), rows or {})
+    centre = _centre(config, experts, names, store.with_name(CENTRE), rows or {}, console)
     vectors = _plain(config, experts, names, centre)
     if config.task_vectors is not None:
-        vectors = _transformed(config.task_vectors, experts, vectors, centre, store, rows or {}, console)
+        with _information(config.task_vectors, experts, vectors, store, rows or {}, console) as look:
+            vectors = transformed(vectors, centre, config.task_vectors, store, information=look, console=console)
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors = hold(vectors, resident, free_bytes(vectors.device))
     return MergedModel(experts, vectors, GROUPINGS[config.grouping](names))
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
-    """Refuse before anything is written what the transform of the task vectors cannot work with.
+    """Refuse before anything is written what the transforms of task vectors, or the centre's, cannot work with.
 
     Raises:
         ConfigError: Too few experts, parameters that mean nothing to the method, or labels it cannot have.
     """
-    transform = config.task_vectors
-    if transform is None:
-        return
-    transform.check(len(experts.tasks), {name: experts.base.shape(name) for name in names})
-    if transform.fisher and transform.fisher.labels == "expected":
-        speaking = [task for task, expert in experts.tasks.items() if speaks(expert.module)]
-        if speaking:
-            raise ConfigError(
-                f"task_vectors: labels: {', '.join(speaking)} speaks at every position, where an expectation over all "
-                "labels would take a backward pass a word; take sampled."
-            )
+    shapes = {name: experts.base.shape(name) for name in names}
+    for key, transform in config.transforms.items():
+        transform.check(len(experts.tasks), shapes)
+        if transform.fisher and transform.fisher.labels == "expected":
+            speaking = [task for task, expert in experts.tasks.items() if speaks(expert.module)]
+            if speaking:
+                raise ConfigError(
+                    f"{key}: labels: {', '.join(speaking)} speaks at every position, where an expectation over all "
+                    "labels would take a backward pass a word; take sampled."
+                )
 
 
 def _plain(config: MergeConfig, experts: Experts, names: Sequence[str], centre: Weights | None = None) -> TaskVectors:
@@ -145,24 +146,23 @@ def _plain(config: MergeConfig, experts: Experts, names: Sequence[str], centre: 
     return task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
 
 
-def _transformed(
+@contextmanager
+def _information(
     transform: Transform,
     experts: Experts,
     plain: TaskVectors,
-    centre: Weights,
     store: Path,
     rows: Mapping[str, Rows],
     console: Console | None,
-) -> TaskVectors:
-    look = store.with_name("information")
-    information = None
-    if transform.fisher:
-        _check_remade(store, rows)
-        model = _over_one_group(experts, plain)
-        information = partial(fisher_information, model, rows, transform.fisher, look, console)
-    made = transformed(plain, centre, transform, store, information=information, console=console)
+) -> Iterator[Callable[[], TaskVectors] | None]:
+    """How to look at calibration rows, for a transform that does; what was seen is kept no longer than this."""
+    if not transform.fisher:
+        yield None
+        return
+    _check_remade(store, rows)
+    look, model = store.with_name("information"), _over_one_group(experts, plain)
+    yield partial(fisher_information, model, rows, transform.fisher, look, console)
     shutil.rmtree(look, ignore_errors=True)  # as large as all experts, and of no more use
-    return made
 
 
 def _over_one_group(experts: Experts, vectors: TaskVectors) -> MergedModel:
@@ -177,15 +177,23 @@ def _check_remade(place: Path, rows: Mapping[str, Rows]) -> None:
 
 
 def _centre(
-    config: MergeConfig, experts: Experts, names: Sequence[str], file: Path, rows: Mapping[str, Rows]
+    config: MergeConfig,
+    experts: Experts,
+    names: Sequence[str],
+    file: Path,
+    rows: Mapping[str, Rows],
+    console: Console | None,
 ) -> Weights:
     """What task vectors are added to and taken from."""
     if config.centre is None:
         return experts.base
+    plain = _plain(config, experts, names)
+    if isinstance(config.centre, Transform):
+        with _information(config.centre, experts, plain, file, rows, console) as look:
+            return merged_at_once(plain, config.centre, file, information=look, console=console)
     settings = RegMean() if config.centre == "regmean" else config.centre
     _check_remade(file, rows)
-    model = _over_one_group(experts, _plain(config, experts, names))
-    return kept_regmean(model, rows, settings, file, config.data.micro_batch)
+    return kept_regmean(_over_one_group(experts, plain), rows, settings, file, config.data.micro_batch)
 
 
 def free_bytes(device: torch.device) -> int:

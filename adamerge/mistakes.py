@@ -30,7 +30,8 @@ _CHOICES = (FeasibleSet, Objective, Transform, Descent, Optimizer, LRScheduler)
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value(?: type)?: [{N<]|"
-    r"- Import path \S+ does not correspond to a subclass|- Type .*: Expected \S+ to be a subclass"
+    r"- Import path \S+ does not correspond to a subclass|- Type .*: Expected \S+ to be a subclass|"
+    r"- Expected an instantiatable class"
 )
 """Lines of jsonargparse's messages that repeat what was written or tell of its own types."""
 
@@ -39,7 +40,8 @@ _NO_CLASS = "- Expected a dot import path string"
 
 _NO_WORD = re.compile(r"- Expected a (typing\.Literal|<class 'float'>)")
 _LACKING = "the following arguments are required: "
-"""Where a key takes words as well as classes, a class that was named but lacks an option is no misspelt word."""
+_NAMED = re.compile(rf"{_LACKING}|Key '[\w.]+' is not expected|Option '[\w.]+' is not accepted")
+"""Where a key takes words as well as classes, a class that was named with wrong options is no misspelt word."""
 
 _PLAINLY = [
     (re.compile(phrase), plain)
@@ -75,7 +77,7 @@ def explain(message: str) -> str:
     """
     lines = [line.strip() for line in message.splitlines()]
     lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
-    if any(_LACKING in line for line in lines):
+    if any(_NAMED.search(line) for line in lines):
         lines = [line for line in lines if not _NO_WORD.match(line)]
     meant = [line for line in lines if line.startswith("- ") and not line.startswith(_NO_CLASS)]
     message = " ".join(line.removeprefix("- ") for line in lines if not (meant and line.startswith(_NO_CLASS)))
@@ -88,7 +90,7 @@ def explain(message: str) -> str:
     section, _, word = (key or choice).rpartition(".")
     if key and word in ("yaml", "yml"):
         return f"{message}. Did you mean --config {key}?"
-    known = re.findall(r"'(.*?)'", choices) if choices else _keys_of(section) or sorted(set(_words()))
+    known = [*re.findall(r"'(.*?)'", choices), *_classes()] if choices else _keys_of(section) or sorted(set(_words()))
     near = [other for other in difflib.get_close_matches(word, known, n=1) if other != word]  # it may be out of place
     return f"{message}. Did you mean {near[0]}?" if near else message
 
@@ -97,6 +99,11 @@ def _keys_of(section: str) -> list[str]:
     """Keys of a section of the configuration; none where it is not one that is always of the same kind."""
     kinds = {"trainer": TrainerConfig, "data": Batching, "watch": Watching, "parameters": Split}
     return [field.name for field in fields(kinds[section])] if section in kinds else []
+
+
+def _classes() -> Iterator[str]:
+    """Every class that can be named in the configuration."""
+    return (cls.__name__ for choice in _CHOICES for cls in choice.__subclasses__())
 
 
 def _words() -> Iterator[str]:

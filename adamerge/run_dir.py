@@ -54,9 +54,9 @@ def check_space(config: MergeConfig, experts: Experts, run_dir: Path) -> None:
     if config.centre is not None:
         size += resident_bytes(shapes, 1)
     if config.task_vectors is not None:
-        names = config.task_vectors.experts(tuple(experts.tasks))
-        kept = resident_bytes(shapes, len(names))
-        size += 2 * kept if config.task_vectors.fisher else kept  # the information is kept until they are made
+        size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
+    if any(transform.fisher for transform in config.transforms.values()):  # the information is kept until they are made
+        size += resident_bytes(shapes, len(experts.tasks))
     place = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 1.2 * size:

@@ -336,6 +336,21 @@ def misspelt_centre(folder, config):
     config["centre"] = "regmeen"
 
 
+@mistake("centre: expected one of 'regmean', got Wudy. Did you mean Wudi?")
+def misspelt_transform_as_centre(folder, config):
+    config["centre"] = "Wudy"
+
+
+@mistake("centre: Wudi: there is no key ridg. Did you mean ridge?")
+def unknown_key_of_a_centre(folder, config):
+    config["centre"] = {"class_path": "Wudi", "init_args": {"ridg": 0.1}}
+
+
+@mistake("centre: RegMean: there is no key scal. Did you mean scale?")
+def unknown_key_of_a_regmean_centre(folder, config):
+    config["centre"] = {"scal": 0.5}
+
+
 @mistake("chunks: there is no key budgit. Did you mean budget?")
 def unknown_key_of_chunks(folder, config):
     config["chunks"] = {"budgit": 8}

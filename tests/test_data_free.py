@@ -127,6 +127,36 @@ def test_learning_starts_at_the_published_scale(family, vectors, start):
     assert parse_file(Path(write(configuration(task_vectors=vectors)))).start == start
 
 
+@pytest.mark.parametrize("transform", ["Wudi", "Doge", "Fisher"])
+def test_a_finished_merge_is_the_centre(family, main, transform):
+    config = configuration() if transform == "Fisher" else without_rows()
+    config |= {"optimizer": None, "trainer": {"accelerator": "cpu"}}
+    finished = {**config, "method": transform.lower()}
+    centred = {**config, "method": "task_arithmetic", "centre": transform}
+    merged: list[dict[str, torch.Tensor]] = []
+    for name, said in (("finished", finished), ("centred", centred)):
+        code, told, complaint = main("fit", "--config", write(said), "--run_dir", name)
+        assert (code, complaint) == (0, "")
+        merged.append(load_file(f"{name}/merged/model-00001-of-00001.safetensors"))
+    assert f"centre: {transform}, one tensor at a time" in told
+    for name, tensor in merged[0].items():
+        torch.testing.assert_close(merged[1][name], tensor, rtol=1e-4, atol=1e-6)
+    learned = load_coefficients(Path("centred/coefficients.safetensors"))
+    assert not learned.coefficients.any()
+    assert learned.experts == ("mood", "topic", "speed")
+    assert not Path("centred/information").exists()
+    Path("centred/centre.safetensors").unlink()
+    code, _, complaint = main("export", "centred", "again")
+    assert (code, "is gone; run it once more" in complaint) == ((2, True) if transform == "Fisher" else (0, False))
+
+
+def test_learning_over_a_finished_merge_starts_with_it(family, main):
+    config = configuration(centre="Wudi", feasible="Unbounded", watch={"monitor": "last"})
+    assert main("fit", "--config", write(config), "--run_dir", "run")[0] == 0
+    assert json.loads(Path("run/metrics.json").read_text())["history"][0]["c_max"] == 0
+    assert load_coefficients(Path("run/coefficients.safetensors")).coefficients.any()
+
+
 def test_a_merge_of_one_update_is_learned_on_too(family, main):
     config = configuration(task_vectors="Wudi", feasible="Unbounded")
     assert main("fit", "--config", write(config), "--run_dir", "run")[0] == 0

@@ -62,6 +62,38 @@ def transformed(
     return Mapped(stored, tuple(plain.shapes), centre, None, plain.dtype, plain.device)
 
 
+def merged_at_once(
+    plain: TaskVectors,
+    transform: Transform,
+    file: Path,
+    *,
+    information: Callable[[], TaskVectors] | None = None,
+    console: Console | None = None,
+) -> Weights:
+    """The finished merge, centre + coefficient · Σ outputs, that a file holds already, or that is written to it now.
+
+    Memory: as for `transformed`.
+
+    Args:
+        plain: The task vectors.
+        transform: What to do.
+        file: Where the merge is kept; complete or absent.
+        information: As for `transformed`.
+        console: As for `transformed`.
+
+    Returns:
+        The merged parameters, mapped from the file.
+    """
+    if not file.exists():
+        headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
+        look, console = information() if information else None, console or Console(quiet=True)
+        with SafetensorsWriter(file, headers, {"format": "pt"}) as writer:
+            for name, outputs in _outputs(plain, transform, look, "centre", console):
+                centre = plain.centre(name).to(outputs)
+                writer.write(name, centre + transform.coefficient * outputs.sum(0))
+    return MappedFiles([file])
+
+
 def _key(plain: TaskVectors, transform: Transform) -> str:
     """What stored results are of: transform, experts, and their numbers as far as the smallest parameter shows."""
     smallest = min(plain.shapes, key=lambda name: (plain.shapes[name].numel(), name))
@@ -73,29 +105,37 @@ def _write(
     plain: TaskVectors, transform: Transform, folder: Path, information: TaskVectors | None, console: Console
 ) -> None:
     headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
+    unchanged: list[str] = []
+    with ExitStack() as files:
+        writers = [
+            files.enter_context(SafetensorsWriter(folder / f"{name}.safetensors", headers, {"format": "pt"}))
+            for name in transform.experts(plain.experts)
+        ]
+        for name, outputs in _outputs(plain, transform, information, "task vectors", console):
+            if not _write_one(name, outputs, writers):
+                unchanged.append(name)
+    if unchanged:
+        where = ", ".join(_by_layer(unchanged))
+        _say(console, f"{len(unchanged)} of {len(plain.shapes)} parameters stay as they are: {where}")
+
+
+def _outputs(
+    plain: TaskVectors, transform: Transform, information: TaskVectors | None, what: str, console: Console
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
     largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
     size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
     kind = type(transform).__name__
-    _say(console, f"task vectors: {kind}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
-    unchanged: list[str] = []
-    with ExitStack() as open_things:
-        progress = open_things.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
+    _say(console, f"{what}: {kind}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def stacks() -> Iterator[tuple[str, Tensor]]:
             names = progress.track(plain.shapes, description="looking at task vectors")
             return ((name, plain.stack(name)) for name in names)
 
         apply = transform.plan(stacks, information)
-        writers = [
-            open_things.enter_context(SafetensorsWriter(folder / f"{name}.safetensors", headers, {"format": "pt"}))
-            for name in transform.experts(plain.experts)
-        ]
         for name in progress.track(plain.shapes, description="transforming them"):
-            if not _write_one(name, apply(name, plain.stack(name)).to(plain.dtype), writers):
-                unchanged.append(name)
-    if unchanged:
-        where = ", ".join(_by_layer(unchanged))
-        _say(console, f"{len(unchanged)} of {len(plain.shapes)} parameters stay as they are: {where}")
+            yield name, apply(name, plain.stack(name)).to(plain.dtype)
 
 
 def _write_one(name: str, vectors: Tensor, writers: Iterable[SafetensorsWriter]) -> bool:
