@@ -78,7 +78,7 @@ def compare(
         model: What was learned on.
         changed: Parameters in which experts differ from the base.
         rows: Labeled rows by task; without any, agreement alone is measured.
-        held_out: Held-out rows and what the experts predict on them.
+        held_out: Held-out rows, what the experts predict on them, and how many rows pass a model together.
         learned: The learned coefficients, (G, K).
         console: Where to report what is under way.
     """
@@ -100,10 +100,10 @@ def compare(
     metric = "accuracy"
     if rows:
         with console.status("evaluating"):
-            own = Evaluation(model, rows)
+            own = Evaluation(model, rows, held_out.size)
             scores |= {"base": own.base(), "expert": own.experts()}
             for key, (candidate, coefficients) in candidates.items():
-                scores[key] = Evaluation(candidate, rows).merged(coefficients)
+                scores[key] = Evaluation(candidate, rows, held_out.size).merged(coefficients)
         metric = own.metric
     return Comparison(scores, agreement, metric, scale)
 

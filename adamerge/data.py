@@ -120,7 +120,11 @@ class Rows(ABC):
         """The rows of these indices as one batch."""
 
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        """These indices with rows of like length beside each other: less padding where the order does not matter."""
+        """These indices with rows of like length beside each other: less padding where the order does not matter.
+
+        The longest come first: the batches after them fit into the memory that they gave back, where growing ones would
+        each need more, and what does not fit at all fails at once.
+        """
         return indices
 
     def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:

@@ -180,7 +180,7 @@ def _speech(
     else:
         rows, notes = asked(table, module, tokenizer, limit, speech)
         tried = rows.answered([[0]] * len(rows))
-    longest = tried.by_length(range(len(tried)))[-1:]
+    longest = tried.by_length(range(len(tried)))[:1]
     classes_by_token(module, tried.batch(longest).inputs, table.task)
     return rows, notes
 

@@ -51,7 +51,7 @@ class TextRows(Rows):
 
     @override
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        return sorted(indices, key=lambda i: len(self._encodings[i]))
+        return sorted(indices, key=lambda i: -len(self._encodings[i]))
 
     @override
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -107,7 +107,7 @@ class Prompts(Rows):
 
     @override
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        return sorted(indices, key=lambda i: len(self._prompts[i]))
+        return sorted(indices, key=lambda i: -len(self._prompts[i]))
 
     @override
     def batch(self, indices: Sequence[int]) -> Batch:
