@@ -29,11 +29,11 @@ class Chunks:
         first_steps: Steps of the tensor-wise stage, out of trainer.max_steps; 0 goes without it.
     """
 
-    budget: float = 8.0
+    budget: float = 16.0
     allocation: Literal["importance", "uniform", "random"] = "importance"
     importance: Literal["gradient", "rms", "norm", "energy"] = "gradient"
     most: int = 64
-    first_steps: int = 100
+    first_steps: int = 20
 
     def __post_init__(self) -> None:
         """Check the numbers."""

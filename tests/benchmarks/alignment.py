@@ -1,12 +1,12 @@
-"""Expert Merging and its chunks on the zoo: accuracy on the full test files, by allocation, budget, rows and seed.
+"""Expert Merging and its chunks on the zoo: accuracy on the full test files, by centre, allocation, budget and seed.
 
     python ../shared/zoo/unpack.py zoo
-    python tests/benchmarks/alignment.py                       # three seeds, about 40 minutes on two quiet cores
+    python tests/benchmarks/alignment.py                       # three seeds, about an hour on two quiet cores
     python tests/benchmarks/alignment.py --seeds 0 --only "tensor-wise" --steps 10 --evaluation 50
 
 Calibration rows are of the train files, without their labels; the test files are read for the table alone. Settings
-were chosen on train-file rows. All chunked runs of a seed go on from that seed's tensor-wise run, as
-`adamerge fit --method expert_merging++` does. Rows that are in the JSON file already are not run again.
+were chosen on train-file rows (tests/benchmarks/sweep.py). All runs are those of `adamerge fit`; chunked ones of a seed
+and a centre go on from one tensor-wise stage. Rows that are in the JSON file already are not run again.
 """
 
 import argparse
@@ -14,35 +14,31 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from adamerge.agreement import hold_out
-from adamerge.callbacks import Watching
-from adamerge.chunks import Chunks
 from adamerge.cli import parse_file
 from adamerge.closed_form import ClosedForm, closed_form
-from adamerge.data import first_rows
+from adamerge.config import MergeConfig
+from adamerge.data import Subset, first_rows
 from adamerge.evaluate import Evaluation, uniform
-from adamerge.grouping import tensor_wise
+from adamerge.fit import learning_of
 from adamerge.inspection import inspect_weights
-from adamerge.job import open_experts
-from adamerge.learn import Calibration, Learning, divide
-from adamerge.merged import MergedModel, task_vectors
-from adamerge.objectives import LogitAlignment
+from adamerge.job import build_model, open_experts
+from adamerge.learn import Calibration, divide
+from adamerge.merged import MergedModel
 from adamerge.reading import load_data
-from adamerge.regmean import RegMean, kept_regmean
 from adamerge.stages import learn_in_stages
 from adamerge.types import Coefficients
 
-ZOO = Path("configs/zoo_expert_merging.yaml")
-FIRST, SECOND, LONG = 100, 50, 150
-"""Steps of the tensor-wise stage, of the chunked one, and of a longer chunked one."""
+CONFIGS = {
+    "tensor-wise": Path("configs/zoo_expert_merging.yaml"),
+    "default": Path("configs/zoo_default.yaml"),
+}
 
 
 @dataclass
@@ -56,57 +52,75 @@ class Found:
 
 
 class Seed:
-    """One seed's rows and models; everything that its runs share."""
+    """One seed's rows and models; everything that its runs share.
 
-    def __init__(self, seed: int, folder: Path, steps: int | None) -> None:
-        config = parse_file(ZOO)
-        self.config = replace(config, seed_everything=seed)
-        self.experts = open_experts(self.config)
+    Args:
+        seed: Of all that is drawn.
+        folder: Where it keeps what its runs share.
+        steps: Of every stage, for a quick look; None leaves them as they are.
+        spare: Calibration rows a task that no run learns from.
+    """
+
+    def __init__(self, seed: int, folder: Path, steps: int | None, spare: int = 0) -> None:
+        self.folder, self.steps, self.seed = folder, steps, seed
+        config = self.config("tensor-wise")
+        self.experts = open_experts(config)
         self.changed = inspect_weights(self.experts).changed
-        data = load_data(self.config, self.experts)
+        rows = config.data.rows or 0
+        data = load_data(replace(config, data=replace(config.data, rows=rows + spare)), self.experts)
         self.evaluation = data.evaluation
-        self.calibration = divide(data.calibration, self.config.data, seed)
-        self.model = self.over(None)
-        self.held_out = hold_out(self.model, self.calibration.watch, self.config.data.micro_batch)
-        self.folder, self.steps = folder, steps
+        self.spare = {task: Subset(own, range(rows, len(own))) for task, own in data.calibration.items()}
+        self.calibration = divide(first_rows(data.calibration, rows), config.data, seed)
+        self.model = self.over(config, folder)
+        self.held_out = hold_out(self.model, self.calibration.watch, config.data.micro_batch)
 
-    def over(self, centre) -> MergedModel:
-        """The experts' task vectors over a centre, in memory."""
-        vectors = task_vectors(self.experts, self.changed, centre=centre, resident=True)
-        return MergedModel(self.experts, vectors, tensor_wise(self.changed))
+    def config(self, name: str, **changes: object) -> MergeConfig:
+        """One of the recipes, for this seed."""
+        config = replace(parse_file(CONFIGS[name]), seed_everything=self.seed, memory="resident", **changes)
+        return replace(config, trainer=replace(config.trainer, precision="bf16-mixed", enable_progress_bar=False))
 
-    def learned(self, chunks: Chunks | None, steps: int, few: int | None = None) -> Found:
-        """Alignment as `adamerge fit` runs it; with `few` rows all of them at every step and none held out."""
-        calibration, held_out, batching = self.calibration, self.held_out, self.config.data
+    def over(self, config: MergeConfig, folder: Path) -> MergedModel:
+        """The experts' task vectors over the configuration's centre, which is kept in a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return build_model(config, self.experts, self.changed, folder / "task_vectors", self.calibration.learn)
+
+    def learned(self, config: MergeConfig, few: int | None = None, shared: Path | None = None) -> Found:
+        """What `adamerge fit` learns.
+
+        Args:
+            config: The recipe.
+            few: Learn from so many rows a task, and hold out none.
+            shared: Where centre and first stage are, or will be; those of another recipe must not be there.
+        """
+        calibration, held_out, targets = self.calibration, self.held_out, self.folder / "targets"
         if few:
-            calibration = Calibration(first_rows(calibration.learn, few), {})
-            held_out, batching = None, replace(batching, batch_size=None)
-        learning = Learning(
-            optimizer=partial(torch.optim.Adam, lr=3e-2),
-            scheduler="cosine",
-            batching=batching,
-            watching=Watching(every=10, patience=None),
-            seed=self.config.seed_everything,
-            trainer={"max_steps": steps, "precision": "bf16-mixed", "enable_progress_bar": False},
-        )
+            size = min(few, config.data.batch_size or few)
+            config = replace(config, data=replace(config.data, batch_size=size))
+            calibration, held_out, targets = Calibration(first_rows(calibration.learn, few), {}), None, None
+        if self.steps:
+            config = self.shortened(config, self.steps)
         began = time.perf_counter()
-        staged = learn_in_stages(
-            self.model, LogitAlignment(), calibration, learning, chunks, self.folder / "first", held_out=held_out,
-            targets=None if few else self.folder / "targets",
-        )  # fmt: skip
+        with TemporaryDirectory() as other:
+            place = shared or Path(other)
+            model = self.over(config, place)
+            staged = learn_in_stages(
+                model, config.objective, calibration, learning_of(config, progress_bar=False), config.chunks,
+                place / "first", held_out=held_out, targets=targets,
+            )  # fmt: skip
         found = staged.learned
         return Found(staged.model, found.coefficients, time.perf_counter() - began, found.history)
 
-    def chunked(self, allocation: str, budget: float, second: int = SECOND) -> Found:
-        """The tensor-wise stage, which is shared, and a chunked one."""
-        first = self.steps or FIRST
-        chunks = Chunks(budget, allocation, first_steps=first)  # pyright: ignore[reportArgumentType]
-        return self.learned(chunks, first + (self.steps or second))
+    def shortened(self, config: MergeConfig, steps: int) -> MergeConfig:
+        """For a quick look: so many steps a stage."""
+        chunks = config.chunks and replace(config.chunks, first_steps=steps)
+        return replace(config, chunks=chunks, trainer=replace(config.trainer, max_steps=2 * steps if chunks else steps))
 
-    def tensor_wise(self) -> Found:
-        """The first stage alone: what the chunked runs go on from."""
-        first = self.steps or FIRST
-        return self.learned(Chunks(1, "uniform", first_steps=first), first)
+    def chunked(self, allocation: str, budget: float, **changes: object) -> Found:
+        """The default recipe with another allocation or budget; its tensor-wise stage is shared."""
+        config = self.config("default", **changes)
+        assert config.chunks is not None
+        chunks = replace(config.chunks, budget=budget, allocation=allocation)
+        return self.learned(replace(config, chunks=chunks), shared=self.folder / type(config.centre).__name__)
 
     def fixed(self, scale: float) -> Found:
         """The same coefficient everywhere."""
@@ -118,30 +132,31 @@ class Seed:
         coefficients = closed_form(self.model, self.calibration.learn, ClosedForm())
         return Found(self.model, coefficients, time.perf_counter() - began, [])
 
-    def regression(self) -> Found:
-        """RegMean alone."""
+    def finished(self, **changes: object) -> Found:
+        """A centre alone."""
         began = time.perf_counter()
         with TemporaryDirectory() as folder:
-            centre = kept_regmean(self.model, self.calibration.learn, RegMean(), Path(folder) / "centre.safetensors")
-            took = time.perf_counter() - began
-            model = self.over(centre)
-            return Found(model, uniform(model, 0.0), took, [])
+            model = self.over(self.config("default", **changes), Path(folder))
+            return Found(model, uniform(model, 0.0), time.perf_counter() - began, [])
 
 
 RUNS: dict[str, Callable[[Seed], Found]] = {
     "average": lambda s: s.fixed(1 / 8),
     "task arithmetic 0.3": lambda s: s.fixed(0.3),
     "closed-form start": Seed.solved,
-    "RegMean": Seed.regression,
-    "tensor-wise": Seed.tensor_wise,
-    "tensor-wise, 8 rows a task": lambda s: s.learned(None, 60, few=8),
+    "RegMean": lambda s: s.finished(centre="regmean"),
+    "the default's centre alone, data-free": Seed.finished,
+    "tensor-wise": lambda s: s.learned(s.config("tensor-wise")),
+    "tensor-wise over the default's centre": lambda s: s.learned(s.config("default", chunks=None)),
     "++ 8 ×, importance": lambda s: s.chunked("importance", 8),
-    "++ 16 ×, importance": lambda s: s.chunked("importance", 16),
-    "++ 16 ×, uniform": lambda s: s.chunked("uniform", 16),
-    "++ 16 ×, random": lambda s: s.chunked("random", 16),
-    "++ 16 ×, 150 more steps": lambda s: s.chunked("importance", 16, LONG),
     "++ 8 ×, uniform": lambda s: s.chunked("uniform", 8),
     "++ 8 ×, random": lambda s: s.chunked("random", 8),
+    "++ 16 ×, importance (the default)": lambda s: s.chunked("importance", 16),
+    "++ 16 ×, uniform": lambda s: s.chunked("uniform", 16),
+    "++ 16 ×, random": lambda s: s.chunked("random", 16),
+    "++ 16 ×, importance, over the base": lambda s: s.chunked("importance", 16, centre=None),
+    "8 rows a task, tensor-wise": lambda s: s.learned(s.config("tensor-wise"), few=8),
+    "8 rows a task, the default": lambda s: s.learned(s.config("default"), few=8),
 }
 
 
@@ -173,7 +188,7 @@ def main() -> None:
                 "history": found.history,
             }
             file.write_text(json.dumps(rows, indent=1))
-            print(f"seed {number}  {word:28s} {scores['mean']:.2f}  {found.seconds:.0f} s", flush=True)
+            print(f"seed {number}  {word:38s} {scores['mean']:.2f}  {found.seconds:.0f} s", flush=True)
     show(rows)
 
 
@@ -188,7 +203,7 @@ def show(rows: dict[str, dict]) -> None:
             mean, listed = f"{sum(each) / len(each):.2f}", " ".join(f"{value:.2f}" for value in each)
             table.add_row(word, str(own[0]["groups"]), str(len(own)), mean, listed, took)
     Console(width=120).print(table)
-    curve = next((row["history"] for row in rows.values() if row["run"] == "++ 16 ×, importance"), [])
+    curve = next((row["history"] for row in rows.values() if row["run"].endswith("(the default)")), [])
     for seen in curve:
         print(f"step {seen['step']:.0f}  agreement {seen['agreement']:.4f}  objective {seen['objective']:.4f}")
 
