@@ -4,11 +4,11 @@
     python tests/benchmarks/time_to_quality.py               # 25 minutes on two quiet cores
     python tests/benchmarks/time_to_quality.py --steps 50    # a shorter AdaMerging, to see that it works
 
-Both in one process with our own code. Ours is the first, tensor-wise stage of what a configuration without a method gets:
-Iso-C centre, targets, agreement, logit alignment. AdaMerging: entropy, tensor-wise, Adam 1e-3 in the box [0, 1], 16 rows
-a task, 500 steps, nothing watched. A look every few steps notes the coefficients and the time until then; they are
-measured on the test files afterwards, and the time that this takes does not count. The closed-form start alone is timed
-and measured too.
+Both in one process with our own code. Ours is the first, tensor-wise stage of what a configuration without a method
+gets: Iso-C centre, targets, agreement, logit alignment. AdaMerging: entropy, tensor-wise, Adam 1e-3 in the box [0, 1],
+16 rows a task, 500 steps, nothing watched. A look every few steps notes the coefficients and the time until then; they
+are measured on the test files afterwards, and the time that this takes does not count. The closed-form start alone is
+timed and measured too.
 """
 
 import argparse
@@ -102,8 +102,8 @@ def main() -> None:
 
         clock = Clock(max(1, options.steps // 10))
         learning = replace(
-            common, optimizer=partial(torch.optim.Adam, lr=1e-3), feasible=Box(), watching=Watching("last", options.steps),
-            trainer={**common.trainer, "max_steps": options.steps},
+            common, optimizer=partial(torch.optim.Adam, lr=1e-3), feasible=Box(),
+            watching=Watching("last", options.steps), trainer={**common.trainer, "max_steps": options.steps},
         )  # fmt: skip
         published = run(seed, seed.model, Entropy(), learning, clock, folder, options.evaluation)
     table = (("closed-form start alone", closed), ("alignment", aligned), ("AdaMerging as published", published))
