@@ -100,7 +100,7 @@ def compare(
     metric = "accuracy"
     if rows:
         with console.status("evaluating"):
-            own = Evaluation(model, rows, held_out.size)
+            own = Evaluation(plain, rows, held_out.size)
             scores |= {"base": own.base(), "expert": own.experts()}
             for key, (candidate, coefficients) in candidates.items():
                 scores[key] = Evaluation(candidate, rows, held_out.size).merged(coefficients)

@@ -54,6 +54,16 @@ def test_merged_checkpoint_scores_in_plain_transformers_what_metrics_say(task, d
     assert accuracy == pytest.approx(metrics["learned"][task], abs=100 / len(rows) + 1e-6)  # one row at a tie
 
 
+def test_another_centre_is_not_measured_as_the_base(demo_folder, metrics, main, tmp_path, monkeypatch):
+    monkeypatch.chdir(demo_folder.parent)
+    options = ("--method", "wudi", "--centre", "Isotropic", "--optimizer", "null", "--trainer.max_steps", 0)
+    code, _, complaint = main("fit", "--config", "demo/demo.yaml", *options, "--run_dir", tmp_path / "run")
+    assert (code, complaint) == (0, "")
+    centred = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {key: centred[key] for key in ("base", "expert")} == {key: metrics[key] for key in ("base", "expert")}
+    assert centred["learned"] != centred["base"]
+
+
 def test_run_directory_is_complete(demo_folder):
     left = {file.name for file in (demo_folder / "run").iterdir()}
     promised = {"config.yaml", "coefficients.safetensors", "coefficients.png", "learning.png", "metrics.json"}
