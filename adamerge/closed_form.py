@@ -21,6 +21,7 @@ from adamerge.data import Rows, first_rows
 from adamerge.evaluate import uniform
 from adamerge.grams import forward_order, grams_of_experts, grams_of_merged
 from adamerge.merged import MergedModel
+from adamerge.transforms import TASK_ARITHMETIC
 from adamerge.types import Coefficients, ConfigError
 
 ROWS_AT_ONCE = 2**22
@@ -33,14 +34,15 @@ class ClosedForm:
 
     Attributes:
         ridge: Pull ρ towards `towards`, at least 0.
-        towards: Coefficient c⁰ that the solution is pulled to.
+        towards: Coefficient c⁰ that the solution is pulled to; None stands for where learning would start otherwise
+            (`init: published`), and without a configuration for task arithmetic's 0.3.
         inputs: Where the layers' inputs come from: each task's own expert (one pass), or the merged model, its layers
             solved in forward order (a pass for each layer).
         rows: Calibration rows of a task that are used.
     """
 
     ridge: float = 1.0
-    towards: float = 0.3
+    towards: float | None = None
     inputs: Literal["experts", "merged"] = "experts"
     rows: int = 64
 
@@ -119,16 +121,17 @@ def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedFo
         size: Rows that pass a model together.
     """
     rows = first_rows(rows, settings.rows)
+    towards = TASK_ARITHMETIC if settings.towards is None else settings.towards
     system = System(len(model.grouping), model.vectors.experts, tuple(rows))
     if settings.inputs == "experts":
         for grams in grams_of_experts(model, rows, size):
             _add(system, model, grams)
-        return system.solve(settings.ridge, settings.towards)
-    coefficients = uniform(model, settings.towards)
+        return system.solve(settings.ridge, towards)
+    coefficients = uniform(model, towards)
     for names in forward_order(model, rows):
         merged = model.vectors.combine(coefficients, model.grouping)
         _add(system, model, grams_of_merged(model, rows, names, merged, size))
-        coefficients = system.solve(settings.ridge, settings.towards)
+        coefficients = system.solve(settings.ridge, towards)
     return coefficients
 
 

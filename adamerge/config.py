@@ -1,7 +1,7 @@
 """The YAML file as types: what every key means, its default, and what a method's name stands for."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -243,8 +243,9 @@ class MergeConfig:
     @property
     def start(self) -> float | ClosedForm:
         """Coefficient of every expert at the start: a number, or how it is found."""
-        if self.init == "closed_form":
-            return ClosedForm()
+        if self.init == "closed_form" or isinstance(self.init, ClosedForm):
+            given = ClosedForm() if self.init == "closed_form" else self.init
+            return given if given.towards is not None else replace(given, towards=self._published)
         if self.init == "published":
             return self._published
         if self.init == "average":

@@ -157,6 +157,17 @@ def test_learning_over_a_finished_merge_starts_with_it(family, main):
     assert load_coefficients(Path("run/coefficients.safetensors")).coefficients.any()
 
 
+@pytest.mark.parametrize(
+    ("settings", "towards"),
+    [({}, 0.3), ({"centre": "Wudi"}, 0.0), ({"centre": "regmean"}, 0.0), ({"task_vectors": "Doge"}, 1.0)],
+)
+def test_the_closed_form_is_pulled_to_where_learning_would_start(family, settings, towards):
+    for init in ("closed_form", {"ridge": 2.0}):
+        assert parse_file(Path(write(configuration(init=init, **settings)))).start.towards == towards
+    given = configuration(init={"towards": 0.7}, **settings)
+    assert parse_file(Path(write(given))).start.towards == 0.7
+
+
 def test_a_merge_of_one_update_is_learned_on_too(family, main):
     config = configuration(task_vectors="Wudi", feasible="Unbounded")
     assert main("fit", "--config", write(config), "--run_dir", "run")[0] == 0
