@@ -60,11 +60,12 @@ def prepare(recipe: Mapping[str, object], file: Path) -> MergeConfig:
     return config
 
 
-def merge(file: Path, run_dir: Path, seed: int, log: Path) -> tuple[float, float]:
+def merge(file: Path, run_dir: Path, settings: Mapping[str, object], log: Path) -> tuple[float, float]:
     """Run the command; returns seconds and peak RssAnon in MB until the coefficients are written."""
     command = [sys.executable, "-m", "adamerge", "fit", "--config", str(file), "--run_dir", str(run_dir)]
+    command += ["--seed_everything", str(settings["seed"]), "--trainer.precision", str(settings["precision"])]
     began, peak, done = time.time(), 0, run_dir / COEFFICIENTS
-    with log.open("w") as said, subprocess.Popen([*command, "--seed_everything", str(seed)], stdout=said) as process:
+    with log.open("w") as said, subprocess.Popen(command, stdout=said) as process:
         while process.poll() is None:
             if not done.exists():
                 peak = max(peak, anonymous(process.pid))
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--only", help="Rows to run, with commas between; all by default.")
     parser.add_argument("--rows", type=int, help="Test rows a task; all by default.")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="32-true", help="Of learning.")
     parser.add_argument("--configs", type=Path, default=Path("configs"))
     parser.add_argument("--out", type=Path, default=Path("runs/methods.json"))
     options = parser.parse_args()
@@ -136,10 +138,10 @@ def main() -> None:
     unknown = set(asked) - known.keys()
     if unknown:
         parser.error(f"--only: unknown {', '.join(sorted(unknown))}; known are {', '.join(known)}")
-    settings = {"rows": options.rows, "seed": options.seed}
+    settings = {"rows": options.rows, "seed": options.seed, "precision": options.precision}
     kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {**settings, "methods": {}}
     if {key: kept[key] for key in settings} != settings:
-        parser.error(f"{options.out}: was made with other --rows or --seed; choose another --out")
+        parser.error(f"{options.out}: was made with other --rows, --seed or --precision; choose another --out")
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
     done: dict[str, dict[str, object]] = kept["methods"]
@@ -152,7 +154,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             made = prepare(known[name], Path(place) / f"{name}.yaml")
             log = options.out.with_name(f"{options.out.stem}_{name}.log")
-            seconds, peak = merge(Path(place) / f"{name}.yaml", Path(place) / "run", options.seed, log)
+            seconds, peak = merge(Path(place) / f"{name}.yaml", Path(place) / "run", settings, log)
             found = {task: predict(Path(place) / "run" / "merged" / task, rows) for task, rows in data.items()}
         done[name] = {
             "accuracy": with_mean({task: share(*pair) for task, pair in found.items()}),
