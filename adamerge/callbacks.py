@@ -66,6 +66,7 @@ class KeepBest(Callback):
             optimiser's certificate if it gives one; all finite, else learning ends with a ConfigError.
         best_step: The step of the best coefficients; the last one where nothing can be measured.
         best: The best coefficients, (G, K).
+        certificate: The optimiser's, of the step that led to them; empty for the start.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class KeepBest(Callback):
         self.history: list[dict[str, float]] = []
         self.best_step: int = 0
         self.best: Coefficients = torch.empty(0)
+        self.certificate: dict[str, float] = {}
         self._best_rank: list[float] = []
         self._clock = 0.0
 
@@ -114,11 +116,13 @@ class KeepBest(Callback):
         coefficients = pl_module.get_parameter("coefficients").detach()
         seen = dict(self._measure(coefficients)) if self._measure else {}
         extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
-        self.history.append({"step": trainer.global_step, **learned, **certificate(trainer), **seen, **extent})
+        certificate = _certificate(trainer)
+        self.history.append({"step": trainer.global_step, **learned, **certificate, **seen, **extent})
         _check_finite(self.history[-1])
         rank = self._rank(trainer.global_step, seen)
         if rank > self._best_rank:
             self._best_rank, self.best_step, self.best = rank, trainer.global_step, coefficients.cpu().clone()
+            self.certificate = certificate
         self._tell("  ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
 
     def _rank(self, step: int, seen: dict[str, float]) -> list[float]:
@@ -136,15 +140,17 @@ class KeepBest(Callback):
 
     @override
     def state_dict(self) -> dict[str, object]:
-        return {"history": self.history, "step": self.best_step, "best": self.best, "rank": self._best_rank}
+        best = {"step": self.best_step, "best": self.best, "rank": self._best_rank, "certificate": self.certificate}
+        return {"history": self.history, **best}
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         self.history, self.best_step = state_dict["history"], state_dict["step"]  # pyright: ignore
         self.best, self._best_rank = state_dict["best"], state_dict["rank"]  # pyright: ignore
+        self.certificate = state_dict["certificate"]  # pyright: ignore
 
 
-def certificate(trainer: Trainer) -> dict[str, float]:
+def _certificate(trainer: Trainer) -> dict[str, float]:
     """What the optimiser says of how far it has come, if it is one that does."""
     (optimizer,) = trainer.optimizers
     return dict(optimizer.certificate) if isinstance(optimizer, SearchingOptimizer) else {}

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from adamerge.config import MergeConfig, source_of
 from adamerge.experts import Experts
-from adamerge.fit import learning_of
+from adamerge.fit import learning_notes, learning_of
 from adamerge.inspection import inspect_weights
 from adamerge.job import GROUPINGS, check_task_vectors, describe, free_bytes, open_experts
 from adamerge.reading import check_layers, load_data
@@ -40,6 +40,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         lines += [*describe(experts), *_estimates(config, experts)]
         problems += _found(lambda: check_task_vectors(config, experts, experts.shared))
         problems += _found(lambda: check_layers(config.objective, experts, load_data(config, experts)))
+        lines += [] if problems else learning_notes(config)
         problems += _found(lambda: check_space(config, experts, Path(config.run_dir).expanduser()))
         if deep:
             more, found = _numbers(experts)

@@ -1,5 +1,6 @@
 """More coefficients where they matter: a budget of row blocks, allotted to parameters by importance."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -37,14 +38,19 @@ class Chunks:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not self.budget >= 1:
-            raise ConfigError(f"chunks.budget: expected at least 1 (the tensor-wise count itself), got {self.budget}.")
+        if not 1 <= self.budget < math.inf:
+            raise ConfigError(
+                f"chunks.budget: expected a finite number of at least 1 (the tensor-wise count), got {self.budget}."
+            )
         if self.most < 1:
             raise ConfigError(f"chunks.most: expected at least 1, got {self.most}.")
         if self.first_steps < 0:
             raise ConfigError(f"chunks.first_steps: expected at least 0, got {self.first_steps}.")
-        if self.allocation == "importance" and self.importance == "gradient" and not self.first_steps:
-            raise ConfigError("chunks.first_steps: expected at least 1, since importance by gradient is found there.")
+        if self.allocation == "importance" and self.importance == "gradient" and self.first_steps < 2:
+            raise ConfigError(  # at the first step the coefficients may be 0, and with them cₖ·∂L/∂cₖ
+                f"chunks.first_steps: expected at least 2, since importance by gradient is found there, got "
+                f"{self.first_steps}."
+            )
 
 
 def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Grouping, form: str) -> Importance:

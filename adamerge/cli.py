@@ -8,7 +8,7 @@ import textwrap
 import warnings
 from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -219,21 +219,24 @@ def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.usage = "%(prog)s --config FILE [--key value ...]"
     parser.add_argument("--config", action="config", help="YAML file; options after it overrule it.")
     parser.add_class_arguments(MergeConfig, None)
-    parser.set_defaults(PRESETS.get(_method(arguments), PRESETS[DEFAULT]))
+    preset = dict(PRESETS.get(str(_given(arguments, "method")), PRESETS[DEFAULT]))
+    centre = _given(arguments, "centre")
+    if isinstance(centre, dict) and "class_path" not in centre:  # options of RegMean, not of the preset's own centre
+        preset.pop("centre", None)
+    parser.set_defaults(preset)
 
 
-def _method(arguments: Sequence[str]) -> str:
-    """The method's name, whether it is on the command line or in the file."""
-    from adamerge.config import DEFAULT
-
-    method: str = DEFAULT
+def _given(arguments: Sequence[str], key: str) -> object:
+    """What the command line and its files say of a key of the first level, the last one winning; None if nothing."""
+    found: object = None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         if option == "--config" and (value or following):
-            method = str(_content(Path(value or following)).get("method", method))
-        if option == "--method":
-            method = value or following
-    return method
+            found = _content(Path(value or following)).get(key, found)
+        if option == f"--{key}":
+            with suppress(yaml.YAMLError):  # the parser will complain of it
+                found = yaml.safe_load(value or following)
+    return found
 
 
 def _content(file: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ mean of the system's diagonal, so that ρ has no unit. Only Gram matrices Gₖ =
     (A + ρ·a·I) c = b + ρ·a·c⁰,   Aⱼₗ = Σₖ Σᵣ τⱼ[r] Gₖ τₗ[r]ᵀ / sₖ,   bⱼ = Σₖ Σᵣ τⱼ[r] Gₖ τₖ[r]ᵀ / sₖ
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,10 @@ class ClosedForm:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not self.ridge >= 0:
-            raise ConfigError(f"init.ridge: expected a number of at least 0, got {self.ridge}.")
+        if not 0 <= self.ridge < math.inf:
+            raise ConfigError(f"init.ridge: expected a finite number of at least 0, got {self.ridge}.")
+        if self.towards is not None and not math.isfinite(self.towards):
+            raise ConfigError(f"init.towards: expected a finite number, got {self.towards}.")
         if self.rows < 1:
             raise ConfigError(f"init.rows: expected at least 1, got {self.rows}.")
 

@@ -48,6 +48,7 @@ DEFAULT = "expert_merging++"
 PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
     "feasible": {"class_path": "adamerge.feasible.Simplex", "init_args": {"includes_base": True}},
     "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
+    "init": 0.0,  # the base, one of the vertices: what has weight in the end was selected
     "optimizer": {"class_path": "adamerge.optim.SoftFrankWolfe"},
     "trainer.max_steps": 20,
 }
@@ -244,7 +245,7 @@ class MergeConfig:
     def start(self) -> float | ClosedForm:
         """Coefficient of every expert at the start: a number, or how it is found."""
         if self.init == "closed_form" or isinstance(self.init, ClosedForm):
-            given = ClosedForm() if self.init == "closed_form" else self.init
+            given = self.init if isinstance(self.init, ClosedForm) else ClosedForm()
             return given if given.towards is not None else replace(given, towards=self._published)
         if self.init == "published":
             return self._published

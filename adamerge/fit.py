@@ -81,6 +81,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     data = load_data(config, experts)
     _tell(console, data.notes)
     check_layers(config.objective, experts, data)
+    _tell(console, learning_notes(config))
     check_space(config, experts, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "config.yaml", resolved)
@@ -186,10 +187,33 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         trainer=options,
     )
     if config.chunks is not None and config.grouping != "tensor":
-        raise ConfigError(f"chunks: the first stage is tensor-wise; expected grouping: tensor, got {config.grouping}.")
+        raise ConfigError(
+            f"chunks: the first stage is tensor-wise; expected grouping: tensor, got {config.grouping}. "
+            "Without a second stage (chunks: null) any grouping will do."
+        )
     names = tuple(expert.name for expert in config.models)
-    check_learning(learning, len(config.task_vectors.experts(names) if config.task_vectors else names))
+    vectors = config.task_vectors.experts(names) if config.task_vectors else names
+    if vectors != names and isinstance(config.start, ClosedForm):
+        raise ConfigError(
+            f"init: closed_form looks for each expert's own output, but {type(config.task_vectors).__name__} makes one "
+            "task vector of all experts; start from a number, or leave out task_vectors."
+        )
+    check_learning(learning, len(vectors))
     return learning
+
+
+def learning_notes(config: MergeConfig) -> list[str]:
+    """What is allowed, but perhaps not meant: a start outside of the set, a second stage without steps."""
+    notes: list[str] = []
+    start, steps = config.start, config.trainer.max_steps
+    if not isinstance(start, ClosedForm) and not config.feasible.contains(torch.full((1, len(config.models)), start)):
+        notes.append(f"note: the start, {start:g}, is outside of {config.feasible}; its nearest point is taken")
+    if config.chunks is not None and 0 < steps <= config.chunks.first_steps:
+        notes.append(
+            f"warning: trainer.max_steps ({steps}) ends within the first stage (chunks.first_steps: "
+            f"{config.chunks.first_steps}), so no chunk gets a coefficient of its own"
+        )
+    return notes
 
 
 def _dtype(config: MergeConfig) -> torch.dtype | None:

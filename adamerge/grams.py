@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adamerge.data import Rows, move
 from adamerge.merged import MergedModel
 from adamerge.objectives.objective import present_at
-from adamerge.types import Parameters
+from adamerge.types import ConfigError, Parameters
 
 ROOM = 2**28
 """Numbers in the Gram matrices that are held at once: 1 GiB in fp32."""
@@ -29,10 +29,20 @@ class _SeenAllError(Exception):
 
 
 def linear_layers(model: MergedModel) -> dict[str, int]:
-    """Weights (R, D) of linear layers that have task vectors, and D, in the order in which the module names them."""
+    """Weights (R, D) of linear layers that have task vectors, and D, in the order in which the module names them.
+
+    Raises:
+        ConfigError: There are none, as in GPT-2, whose layers have their weights the other way round.
+    """
     own = next(iter(model.experts.tasks.values())).own_module
     layers = {f"{path}.weight": part for path, part in own.named_modules() if isinstance(part, nn.Linear)}
-    return {name: part.in_features for name, part in layers.items() if name in model.vectors.shapes}
+    found = {name: part.in_features for name, part in layers.items() if name in model.vectors.shapes}
+    if not found:
+        raise ConfigError(
+            f"{type(own).__name__} has no torch.nn.Linear among the parameters to be merged, so neither closed_form "
+            "nor regmean has anything to solve; choose another start or centre."
+        )
+    return found
 
 
 def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, room: int = ROOM) -> Iterator[Grams]:
@@ -91,7 +101,9 @@ def _gram(
     model: MergedModel, task: str, rows: Rows, names: Sequence[str], size: int, merged: Parameters | None
 ) -> dict[str, Tensor]:
     """One task's Gram matrices, (D, D) each; zero for a layer that the task's model does not run."""
-    widths = linear_layers(model)
+    widths, module = linear_layers(model), model.experts.tasks[task].own_module
+    if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+        size = 1  # no padding: of which of its two halves a layer's input is cannot be told from the input
     totals = {name: torch.zeros(widths[name], widths[name], dtype=model.vectors.dtype) for name in names}
     totals = {name: total.to(model.vectors.device) for name, total in totals.items()}
     counts, waiting = dict.fromkeys(names, 0), set(names)
@@ -105,7 +117,7 @@ def _gram(
         if not waiting:
             raise _SeenAllError
 
-    with _listening(model.experts.tasks[task].own_module, names, add):
+    with _listening(module, names, add):
         for batch in batches:
             waiting.update(names)
             with suppress(_SeenAllError):

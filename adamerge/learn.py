@@ -14,10 +14,11 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from adamerge.agreement import HeldOut, hold_out
-from adamerge.callbacks import KeepBest, Progress, StopOnInterrupt, Watching, WholeCheckpoints, certificate
+from adamerge.callbacks import KeepBest, Progress, StopOnInterrupt, Watching, WholeCheckpoints
 from adamerge.data import Batching, Rows, Schedule, Subset, split_held_out
 from adamerge.evaluate import mean, uniform
 from adamerge.feasible import FeasibleSet, Unbounded
@@ -29,6 +30,7 @@ from adamerge.optim import (
     Circumstance,
     Descent,
     FrankWolfeOptimizer,
+    OptimizerKind,
     Selection,
     build_optimizer,
     check_pair,
@@ -54,10 +56,11 @@ class Learned:
         best_step: Its step.
         history: What was seen at each look at the held-out rows.
         interrupted: Whether someone asked to stop before the end.
-        certificate: What the optimiser says of its last step: the loss there, the gap (Frank-Wolfe) or the residual of
-            the projected gradient, and how often the loss was evaluated. Empty for torch's optimisers.
-        converged: Whether it was done: no further step on the same rows would have changed anything.
-        selections: What Frank-Wolfe selected, with the weights that the coefficients give.
+        certificate: What the optimiser says of the step that led to them: the loss there, the gap (Frank-Wolfe) or the
+            residual of the projected gradient, and how often the loss was evaluated until then. Empty for torch's
+            optimisers, and for the start.
+        converged: Whether it was done with them: no further step on the same rows would have changed anything.
+        selections: What Frank-Wolfe selected until then, with the weights that the coefficients give.
     """
 
     coefficients: Coefficients
@@ -212,14 +215,15 @@ def learn(
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
     (optimizer,) = trainer.optimizers
+    selections = optimizer.selections(best.best) if isinstance(optimizer, FrankWolfeOptimizer) else []
     return Learned(
         best.best,
         best.best_step,
         best.history,
         stop is not None and stop.interrupted,
-        certificate(trainer),
-        best.done(trainer),
-        optimizer.selections(best.best) if isinstance(optimizer, FrankWolfeOptimizer) else [],
+        best.certificate,
+        best.done(trainer) and torch.equal(best.best, module.coefficients.detach().cpu()),
+        [selection for selection in selections if selection.first_step < best.best_step],
     )
 
 
@@ -328,27 +332,42 @@ def check_learning(learning: Learning, experts: int) -> None:
         )
     if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
         raise ConfigError("trainer.devices: one device learns; choose it with CUDA_VISIBLE_DEVICES.")
+    optimizer = _built(learning, learning.optimizer, experts)
+    if isinstance(optimizer, LBFGS):
+        check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible, _circumstances(learning, learning.optimizer))
+
+
+def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -> Optimizer:
+    """Trainer, optimiser and scheduler, on coefficients that nothing is done with; returns the optimiser.
+
+    Raises:
+        ConfigError: One of them refuses what it was given.
+    """
     key = "trainer"
     try:
         with _without_advice():
-            _trainer(options, [])
+            _trainer(learning.trainer, [])
         key = "optimizer"
         probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
-        optimizer = build_optimizer(learning.optimizer, probe, learning.feasible)
+        optimizer = build_optimizer(chosen, probe, learning.feasible)
         key = "lr_scheduler"
         scheduler = _scheduler(learning)
         if scheduler:
             scheduler(optimizer)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
+    return optimizer
 
 
-def _circumstances(learning: Learning, optimizer: Descent) -> list[Circumstance]:
+def _circumstances(learning: Learning, optimizer: Descent | BuildOptimizer) -> list[Circumstance]:
+    precision = str(learning.trainer.get("precision", ""))
+    idle = isinstance(optimizer, Descent) and not optimizer.uses_lr
     there = {
         Circumstance.CLIPPING: bool(learning.trainer.get("gradient_clip_val")),
         Circumstance.FP16: _is_fp16(learning),
+        Circumstance.BF16: precision.startswith("bf16"),
         Circumstance.MINI_BATCHES: learning.batching.batch_size is not None,
-        Circumstance.IDLE_SCHEDULER: learning.scheduler is not None and not optimizer.uses_lr,
+        Circumstance.IDLE_SCHEDULER: learning.scheduler is not None and idle,
     }
     return [circumstance for circumstance, is_so in there.items() if is_so]
 

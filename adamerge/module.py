@@ -65,7 +65,8 @@ class MergeModule(LightningModule):
         micro_batch: int = 64,
     ) -> None:
         super().__init__()
-        self.coefficients = nn.Parameter(feasible.project(init))
+        start = feasible.project(init)
+        self.coefficients = nn.Parameter(start.clone())
         self._model = (model,)  # in a tuple nn.Module does not look for submodules
         self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
         self._optimizer, self._build_scheduler = optimizer, build_scheduler
@@ -73,7 +74,7 @@ class MergeModule(LightningModule):
         self._cosines = ExpertCosines(model.vectors, model.grouping) if scored else None
         self._scores = torch.empty(0)  # of the last evaluation, for an optimiser that selects by cosine
         self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
-        self._regulariser, self._start = regulariser, init
+        self._regulariser, self._start = regulariser, start
 
     @property
     def model(self) -> MergedModel:

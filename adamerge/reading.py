@@ -128,7 +128,7 @@ def _pool_note(config: MergeConfig) -> list[str]:
     without = [model.name for model in config.models if model.calibration is None]
     if not without or not config.needs_rows:
         return []
-    if config.task_vectors and config.task_vectors.fisher:
+    if any(transform.fisher for transform in config.transforms.values()):
         raise ConfigError(f"{', '.join(without)}: expected calibration rows (key calibration), but there are none.")
     if len(without) == len(config.models):
         raise ConfigError(

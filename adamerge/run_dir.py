@@ -12,7 +12,7 @@ from adamerge.task_vectors import resident_bytes
 from adamerge.types import ConfigError
 
 MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
-"""What a run that is resumed need not have in common with its first part."""
+"""What a run that is resumed need not have in common with its first part; a cosine is laid out over max_steps."""
 
 
 def check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
@@ -31,10 +31,11 @@ def check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
     if not former.exists():
         raise ConfigError(f"{run_dir}: there is no run to resume (no config.yaml in it).")
     then, now = (_flat(yaml.safe_load(text)) for text in (former.read_text(encoding="utf-8"), resolved))
+    may_differ = MAY_DIFFER - ({"trainer.max_steps"} if now.get("lr_scheduler") == "cosine" else set())
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in MAY_DIFFER
+        if then.get(key) != now.get(key) and key not in may_differ
     ]
     if differing:
         raise ConfigError(

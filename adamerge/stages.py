@@ -186,4 +186,5 @@ def _joined(first: Learned, second: Learned, steps: int) -> Learned:
     """One history: the second stage's start is the first one's best iterate."""
     history = first.history + [{**seen, "step": seen["step"] + steps} for seen in second.history if seen["step"]]
     best = second.best_step + steps if second.best_step else first.best_step
-    return replace(second, history=history, best_step=best)
+    later = [replace(selection, first_step=selection.first_step + steps) for selection in second.selections]
+    return replace(second, history=history, best_step=best, selections=later)

@@ -76,7 +76,8 @@ class Targets:
     def _placed(self, key: str, batch: Batch, mask: Tensor) -> Tensor:
         """Rows of one tensor at the positions (B, S) that count, however they are padded: (B, S, …)."""
         tensor, starts = self._tensors[key], self._starts[key]
-        kept = torch.cat([tensor[starts[row] : starts[row + 1]] for row in batch.rows.tolist()])
+        # By indices: cat would be cast under autocast, which knows no half-precision hidden states beside bf16.
+        kept = tensor[[place for row in batch.rows.tolist() for place in range(starts[row], starts[row + 1])]]
         placed = kept.new_zeros(*mask.shape, kept.shape[-1], device=mask.device)
         placed[mask] = kept.to(mask.device)
         return placed

@@ -351,6 +351,49 @@ def unknown_key_of_a_regmean_centre(folder, config):
     config["centre"] = {"scal": 0.5}
 
 
+@mistake("speed: expected calibration rows (key calibration), but there are none.")
+def fisher_as_centre_without_rows(folder, config):
+    config["centre"] = "Fisher"
+    del config["models"][2]["calibration"]
+
+
+@mistake("init: closed_form looks for each expert's own output, but Isotropic makes one task vector of all experts")
+def closed_form_of_one_update(folder, config):
+    config["task_vectors"], config["init"], config["feasible"] = "Isotropic", "closed_form", "Unbounded"
+
+
+@mistake("init.ridge: expected a finite number of at least 0, got inf.")
+def infinite_ridge(folder, config):
+    config["init"] = {"ridge": float("inf")}
+
+
+@mistake("init.towards: expected a finite number, got nan.")
+def closed_form_towards_nothing(folder, config):
+    config["init"] = {"towards": float("nan")}
+
+
+@mistake("chunks.budget: expected a finite number of at least 1")
+def infinite_budget(folder, config):
+    config["chunks"] = {"budget": float("inf")}
+
+
+@mistake("objective.chosen: expected auto or at least one layer, got none.")
+def no_layer_at_all(folder, config):
+    config["objective"] = {"class_path": "HiddenAlignment", "init_args": {"chosen": []}}
+
+
+@mistake("torch's LBFGS on Box(lower=0.0, upper=1.0) is not defined")
+def torchs_lbfgs_in_a_box(folder, config):
+    config["optimizer"], config["feasible"] = "LBFGS", "Box"
+    config["data"]["batch_size"] = None
+
+
+@mistake("projected gradient with bf16 is not defined: a loss in bf16 is rounded at its third digit")
+def line_search_in_bf16(folder, config):
+    config["optimizer"], config["feasible"] = "ProjectedGradient", "Box"
+    config["trainer"]["precision"] = "bf16-mixed"
+
+
 @mistake("chunks: there is no key budgit. Did you mean budget?")
 def unknown_key_of_chunks(folder, config):
     config["chunks"] = {"budgit": 8}
@@ -361,7 +404,7 @@ def chunks_of_another_grouping(folder, config):
     config["chunks"], config["grouping"] = {"budget": 8}, "task"
 
 
-@mistake("chunks.budget: expected at least 1")
+@mistake("chunks.budget: expected a finite number of at least 1")
 def budget_below_one(folder, config):
     config["chunks"] = {"budget": 0.5}
 
@@ -968,7 +1011,8 @@ def test_a_minimal_configuration_gets_the_recipe_that_does_best(family, main, ca
     assert shown["method"] == "expert_merging++"
     assert shown["objective"]["class_path"] == "adamerge.objectives.LogitAlignment"
     assert shown["chunks"]["budget"] == 16
-    assert shown["trainer"]["max_steps"] == 150
+    assert shown["trainer"]["max_steps"] == 60
+    assert shown["centre"]["class_path"] == "adamerge.transforms.Isotropic"
     assert main("check", "--config", write(minimal))[0] == 0
 
 

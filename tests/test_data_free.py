@@ -19,6 +19,8 @@ from adamerge.job import build_model, open_experts
 from adamerge.learn import Calibration, Learning, learn
 from adamerge.merged import task_vectors
 from adamerge.reading import load_data
+from adamerge.regmean import RegMean
+from adamerge.types import ConfigError
 
 FREE = [m for m, preset in PRESETS.items() if preset.get("trainer.max_steps") == 0 and "centre" not in preset]
 SCALES = {"average": 1 / 3, "task_arithmetic": 0.3, "dare": 0.3, "magnitude": 0.3, "consensus": 0.3, "pcb": 1.2}
@@ -148,6 +150,26 @@ def test_a_finished_merge_is_the_centre(family, main, transform):
     Path("centred/centre.safetensors").unlink()
     code, _, complaint = main("export", "centred", "again")
     assert (code, "is gone; run it once more" in complaint) == ((2, True) if transform == "Fisher" else (0, False))
+
+
+def test_a_centre_of_something_else_is_not_taken(family, tmp_path):
+    def build(**changes):
+        config = parse_file(Path(write(configuration(**changes))))
+        experts = open_experts(config)
+        return build_model(config, experts, inspect_weights(experts).changed, tmp_path / "task_vectors")
+
+    first = build(centre="Isotropic").vectors
+    again = build(centre="Isotropic").vectors
+    assert all(torch.equal(first.centre(name), again.centre(name)) for name in first.shapes)
+    with pytest.raises(ConfigError, match="holds a merge of other experts or by another than Wudi"):
+        build(centre="Wudi")
+
+
+def test_options_of_regmean_need_no_name_whatever_the_preset(family, main):
+    config = configuration(centre={"scale": 0.8})
+    assert parse_file(Path(write(config))).centre == RegMean(scale=0.8)
+    file = write(configuration())
+    assert main("check", "--config", file, "--method", "expert_merging++", "--centre", "{scale: 0.8}")[0] == 0
 
 
 def test_learning_over_a_finished_merge_starts_with_it(family, main):

@@ -82,6 +82,11 @@ def test_positions_that_do_not_count_have_no_say():
         assert objective(Outputs(changed), batch, Outputs(targets)) != before
 
 
+def _scaled(hidden: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    """Of one row without padding, (S,)."""
+    return (hidden - goal).square().mean(-1) / goal.var(correction=0)
+
+
 @pytest.mark.parametrize("form", ["mse", "cosine", "scaled"])
 def test_padding_has_no_say_in_hidden_states(form):
     hidden, targets = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
@@ -93,12 +98,25 @@ def test_padding_has_no_say_in_hidden_states(form):
     expected = {
         "mse": (flat - goal).square().mean(),
         "cosine": 1 - torch.cosine_similarity(flat, goal, dim=-1).mean(),
-        "scaled": (flat - goal).square().mean() / goal.var(),
+        "scaled": torch.cat([_scaled(hidden[0, :2], targets[0, :2]), _scaled(hidden[1], targets[1])]).mean(),
     }[form]
     torch.testing.assert_close(value, expected)
     assert objective(Outputs(LOGITS, (targets,)), batch, Outputs(LOGITS, (targets,))).item() == pytest.approx(
         0, abs=1e-6
     )
+
+
+@pytest.mark.parametrize("form", ["mse", "cosine", "scaled"])
+def test_hidden_states_weigh_alike_however_rows_are_batched(form):
+    hidden, targets = torch.randn(4, 3, 5), torch.randn(4, 3, 5) * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]
+
+    def value(rows: slice) -> float:
+        batch = Batch({"attention_mask": torch.ones(4, 3)[rows]}, torch.arange(4)[rows])
+        outputs, goal = Outputs(LOGITS, (hidden[rows],)), Outputs(LOGITS, (targets[rows],))
+        return HiddenAlignment([0], form)(outputs, batch, goal).item()
+
+    apart = [value(slice(row, row + 1)) for row in range(4)]
+    assert value(slice(None)) == pytest.approx(sum(apart) / 4, rel=1e-5)
 
 
 def test_sum_gives_each_term_its_own_hidden_states():

@@ -8,8 +8,11 @@ from adamerge.optim import Circumstance, OptimizerKind, check_pair, keep_feasibl
 from adamerge.types import ConfigError
 
 HARD, SOFT, LBFGSB = OptimizerKind.FRANK_WOLFE_HARD, OptimizerKind.FRANK_WOLFE_SOFT, OptimizerKind.LBFGSB
-COSINE = OptimizerKind.FRANK_WOLFE_COSINE
-REFUSED = {(COSINE, Unbounded), (COSINE, Box), (HARD, Unbounded), (SOFT, Unbounded), (SOFT, Box), (LBFGSB, Simplex)}
+COSINE, TORCH, LBFGS = OptimizerKind.FRANK_WOLFE_COSINE, OptimizerKind.TORCH, OptimizerKind.TORCH_LBFGS
+REFUSED = {
+    (COSINE, Unbounded), (COSINE, Box), (HARD, Unbounded), (SOFT, Unbounded), (SOFT, Box),
+    (LBFGSB, Simplex), (LBFGS, Simplex), (LBFGS, Box),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("feasible", [Unbounded(), Box(), Simplex(), Simplex(includes_base=True)], ids=str)
@@ -25,10 +28,11 @@ def test_the_table_refuses_what_is_not_defined(kind, feasible):
 @pytest.mark.parametrize("circumstance", Circumstance)
 @pytest.mark.parametrize("kind", OptimizerKind)
 def test_what_learning_comes_with_may_rule_an_optimiser_out(kind, circumstance):
-    feasible = Box() if kind == LBFGSB else Simplex()
+    feasible = {LBFGSB: Box(), LBFGS: Unbounded()}.get(kind, Simplex())
     check_pair(kind, feasible)
     only_on_fixed_rows = circumstance is Circumstance.MINI_BATCHES
-    if kind is OptimizerKind.TORCH or (only_on_fixed_rows and kind is not LBFGSB):
+    takes_a_rate = circumstance is Circumstance.IDLE_SCHEDULER
+    if kind is TORCH or (only_on_fixed_rows and kind not in (LBFGSB, LBFGS)) or (takes_a_rate and kind is LBFGS):
         check_pair(kind, feasible, [circumstance])
         return
     with pytest.raises(ConfigError, match=f"{re.escape(kind)} with {circumstance} is not defined: "):

@@ -1,5 +1,6 @@
 """Alignment of the merged model with each task's expert: logits and hidden states."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,8 +91,8 @@ class LogitAlignment(Objective):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not self.temperature > 0:
-            raise ConfigError(f"objective.temperature: expected a number above 0, got {self.temperature}.")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"objective.temperature: expected a finite number above 0, got {self.temperature}.")
         if not 0 < self.tail < 1:
             raise ConfigError(f"objective.tail: expected a probability between 0 and 1, got {self.tail}.")
 
@@ -111,8 +112,8 @@ class LogitAlignment(Objective):
 def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor) -> Tensor:
     """Distance of two hidden states, mean over the positions that are present.
 
-    mse: mean over channels of (h − h*)². cosine: 1 − cos(h, h*). scaled: mse divided by the variance of h* over
-    positions and channels, so that layers weigh alike.
+    mse: mean over channels of (h − h*)². cosine: 1 − cos(h, h*). scaled: mse divided by the variance of h* over its
+    row's positions and channels, so that layers weigh alike.
 
     Args:
         hidden: h of the merged model, (B, S, D).
@@ -134,8 +135,18 @@ def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor)
     targets = targets.to(hidden.device, hidden.dtype)
     if form == "cosine":
         return mean_where(1 - torch.cosine_similarity(hidden, targets, dim=-1), present)
-    distance = mean_where((hidden - targets).square().mean(-1), present)
-    return distance if form == "mse" else distance / targets[present].var().clamp_min(1e-12)
+    distance = (hidden - targets).square().mean(-1)  # (B, S)
+    if form == "scaled":
+        distance = distance / _variances(targets, present)[:, None]
+    return mean_where(distance, present)
+
+
+def _variances(targets: Tensor, present: Tensor) -> Tensor:
+    """Variance of each row of (B, S, D) over its present positions and all channels, above 0, (B,)."""
+    here = present.unsqueeze(-1).to(targets.dtype)  # (B, S, 1)
+    numbers = (here.sum((1, 2)) * targets.shape[-1]).clamp_min(1)  # (B,)
+    means = (targets * here).sum((1, 2)) / numbers
+    return ((targets - means[:, None, None]).square() * here).sum((1, 2)).div(numbers).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,11 @@ class HiddenAlignment(Objective):
 
     chosen: Literal["auto"] | list[int] = "auto"
     form: Literal["mse", "cosine", "scaled"] = "scaled"
+
+    def __post_init__(self) -> None:
+        """Check the layers."""
+        if not self.chosen:
+            raise ConfigError("objective.chosen: expected auto or at least one layer, got none.")
 
     @property
     @override
@@ -190,6 +206,8 @@ class Sum(Objective):
         """Check the options."""
         if not self.terms or (self.weights is not None and len(self.weights) != len(self.terms)):
             raise ConfigError("objective: a Sum needs at least one term, and one weight a term if weights are given.")
+        if not all(math.isfinite(weight) for weight in self.weights or []):
+            raise ConfigError(f"objective.weights: expected finite numbers, got {self.weights}.")
 
     @property
     @override

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adamerge.feasible import Box, FeasibleSet, Simplex
-from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
+from adamerge.optim.closure import (
+    Closure,
+    Evaluation,
+    Objective,
+    check_start,
+    coefficients_of,
+    mean_over_processes,
+)
 from adamerge.optim.descent import Cosines, SearchingOptimizer
 from adamerge.optim.hull import Hull, weight_gap
 from adamerge.optim.line_search import resolution
@@ -295,4 +302,4 @@ class FrankWolfeOptimizer(SearchingOptimizer[_Memory]):
             return scores
         if self._cosines is None:
             raise ConfigError("Selection by cosine needs the experts themselves: give build() a function for cosines.")
-        return self._cosines()[:, : self._hull.vertices].to(scores)
+        return mean_over_processes(self._cosines()[:, : self._hull.vertices].to(scores))

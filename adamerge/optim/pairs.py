@@ -11,6 +11,7 @@ class OptimizerKind(StrEnum):
     """What moves the coefficients."""
 
     TORCH = "torch"
+    TORCH_LBFGS = "torch's LBFGS"
     PROJECTED_GRADIENT = "projected gradient"
     FRANK_WOLFE_HARD = "Frank-Wolfe (hard)"
     FRANK_WOLFE_COSINE = "Frank-Wolfe (hard, by cosine)"
@@ -19,6 +20,10 @@ class OptimizerKind(StrEnum):
 
 
 _NO_VERTEX = "a linear loss has no least point on an unbounded set, so there is no vertex to select; choose a simplex"
+_PROJECTED = (
+    "it goes to many points in a step, and curvature from points outside of the set, or pushed back onto it, is not "
+    "that of the loss; choose L-BFGS-B on a box, or projected gradient descent"
+)
 
 UNDEFINED_SETS: dict[tuple[OptimizerKind, type[FeasibleSet]], str] = {
     (OptimizerKind.FRANK_WOLFE_HARD, Unbounded): _NO_VERTEX,
@@ -32,6 +37,8 @@ UNDEFINED_SETS: dict[tuple[OptimizerKind, type[FeasibleSet]], str] = {
         "each coefficient of a box has two ends of its own, so there are no k best experts to choose among; choose a "
         "simplex, or projected gradient descent"
     ),
+    (OptimizerKind.TORCH_LBFGS, Simplex): _PROJECTED,
+    (OptimizerKind.TORCH_LBFGS, Box): _PROJECTED,
     (OptimizerKind.LBFGSB, Simplex): (
         "L-BFGS-B knows bounds on single coefficients only, not on their sum; choose a box, or projected gradient "
         "descent or Frank-Wolfe on the simplex"
@@ -41,6 +48,8 @@ UNDEFINED_SETS: dict[tuple[OptimizerKind, type[FeasibleSet]], str] = {
 
 CLOSURE_KINDS = frozenset(OptimizerKind) - {OptimizerKind.TORCH}
 """Optimisers that evaluate the loss several times a step and decide by what they see."""
+SEARCHING_KINDS = CLOSURE_KINDS - {OptimizerKind.TORCH_LBFGS}
+"""Ours among them, which find the size of their steps themselves and know when they are done."""
 
 
 class Circumstance(StrEnum):
@@ -48,6 +57,7 @@ class Circumstance(StrEnum):
 
     CLIPPING = "gradient clipping"
     FP16 = "fp16"
+    BF16 = "bf16"
     MINI_BATCHES = "another batch at every step"
     IDLE_SCHEDULER = "a learning-rate scheduler"
 
@@ -61,15 +71,20 @@ UNDEFINED_CIRCUMSTANCES: dict[Circumstance, tuple[frozenset[OptimizerKind], str]
     Circumstance.FP16: (
         CLOSURE_KINDS,
         "the gradient scaler of fp16 unscales and steps once, without the closure that this optimiser evaluates; "
-        "choose bf16-mixed or 32-true, or a torch optimiser",
+        "choose 32-true, or a torch optimiser",
+    ),
+    Circumstance.BF16: (
+        CLOSURE_KINDS,
+        "a loss in bf16 is rounded at its third digit, where a line search takes the rounding for a descent, or for "
+        "the end of it; choose 32-true, or a torch optimiser",
     ),
     Circumstance.MINI_BATCHES: (
-        frozenset({OptimizerKind.LBFGSB}),
+        frozenset({OptimizerKind.LBFGSB, OptimizerKind.TORCH_LBFGS}),
         "it takes curvature from one step to the next, and the loss of other rows is another function; set "
         "data.batch_size: null (and data.rows as few as the time allows), or choose another optimiser",
     ),
     Circumstance.IDLE_SCHEDULER: (
-        CLOSURE_KINDS,
+        SEARCHING_KINDS,
         "it finds the size of its steps itself, so a scheduler would change nothing; set lr_scheduler: null, or choose "
         "a step rule of constant size",
     ),

@@ -106,7 +106,7 @@ class Doge(Transform):
     damping: float = 3e-5
     solver: Literal["exact", "adam"] = "exact"
     vectors: Vectors = "base"
-    exclude: tuple[str, ...] = ("embed",)
+    exclude: tuple[str, ...] = ("embed", "wte.", "wpe.", "shared.weight", "relative_attention_bias", "lm_head")
     balanced: bool = True
 
     def __post_init__(self) -> None:

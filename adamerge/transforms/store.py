@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
+from safetensors import safe_open
 from torch import Tensor
 
 from adamerge.files import SafetensorsWriter, whole_folder, write_text
@@ -83,22 +84,30 @@ def merged_at_once(
 
     Returns:
         The merged parameters, mapped from the file.
+
+    Raises:
+        ConfigError: The file holds something else.
     """
+    made_from = _key(plain, transform)
     if not file.exists():
         headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
         look, console = information() if information else None, console or Console(quiet=True)
-        with SafetensorsWriter(file, headers, {"format": "pt"}) as writer:
+        with SafetensorsWriter(file, headers, {"format": "pt", "made_from": made_from}) as writer:
             for name, outputs in _outputs(plain, transform, look, "centre", console):
                 centre = plain.centre(name).to(outputs)
                 writer.write(name, centre + transform.coefficient * outputs.sum(0))
+    with safe_open(file, framework="pt") as kept:
+        if (kept.metadata() or {}).get("made_from") != made_from:
+            raise ConfigError(f"{file}: holds a merge of other experts or by another than {transform}; remove it.")
     return MappedFiles([file])
 
 
 def _key(plain: TaskVectors, transform: Transform) -> str:
-    """What stored results are of: transform, experts, and their numbers as far as the smallest parameter shows."""
-    smallest = min(plain.shapes, key=lambda name: (plain.shapes[name].numel(), name))
-    numbers = hashlib.sha256(plain.stack(smallest).cpu().numpy().tobytes()).hexdigest()
-    return json.dumps([repr(transform), plain.experts, list(plain.shapes), numbers])
+    """What stored results are of: transform, experts, and where their task vectors begin, every one of them."""
+    numbers = hashlib.sha256()
+    for name in plain.shapes:
+        numbers.update(next(plain.tiles(name)).stack.cpu().numpy().data)
+    return json.dumps([repr(transform), plain.experts, list(plain.shapes), numbers.hexdigest()])
 
 
 def _write(
