@@ -1,17 +1,24 @@
 """Gram matrices, the closed-form start and RegMean, against NumPy on the stacked problem."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from families import save_speaking_family
 from torch import nn
 from torch.func import functional_call
 
+from adamerge.cli import parse_file
 from adamerge.closed_form import ClosedForm, closed_form, kept_closed_form
 from adamerge.data import TensorRows
 from adamerge.experts import from_modules
 from adamerge.grams import forward_order, grams_of_experts, grams_of_merged, linear_layers
 from adamerge.grouping import row_blocks, task_wise, tensor_wise
+from adamerge.inspection import inspect_weights
+from adamerge.job import build_model, open_experts
 from adamerge.merged import MergedModel, task_vectors
+from adamerge.reading import load_data
 from adamerge.regmean import RegMean, kept_regmean, regression_mean
 from adamerge.types import ConfigError
 
@@ -213,3 +220,30 @@ def test_regmean_is_kept_and_merges_everything(tmp_path):
 def test_bad_options(make, word):
     with pytest.raises(ConfigError, match=word):
         make()
+
+
+def opened(folder, monkeypatch, architecture, family):
+    """A language model's family, and its rows with their completions."""
+    monkeypatch.chdir(save_speaking_family(folder, architecture, family))
+    config = parse_file(folder / "merge.yaml")
+    config.data = replace(config.data, pseudo_answers=None)
+    experts = open_experts(config)
+    model = build_model(config, experts, inspect_weights(experts).changed, folder / "none")
+    return model, dict(load_data(config, experts).calibration)
+
+
+@pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "LlamaForCausalLM"])
+def test_gram_matrices_do_not_depend_on_how_rows_are_batched(tmp_path, monkeypatch, architecture):
+    family = "t5" if architecture.startswith("T5") else "llama"
+    model, rows = opened(tmp_path, monkeypatch, architecture, family)
+    one, many = (next(grams_of_experts(model, rows, size)) for size in (1, 12))
+    assert any("decoder" in name for name in one) is (family == "t5")
+    for name, grams in one.items():
+        for alone, together in zip(grams, many[name], strict=True):
+            torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_linear_layers_is_refused(tmp_path, monkeypatch):
+    model, rows = opened(tmp_path, monkeypatch, "GPT2LMHeadModel", "gpt2")
+    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel has no torch\.nn\.Linear among the parameters"):
+        closed_form(model, rows, ClosedForm())

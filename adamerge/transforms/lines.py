@@ -33,7 +33,8 @@ def stack_and_layer(name: str) -> tuple[str, int] | None:
 def depth_shares(names: Sequence[str]) -> dict[str, float]:
     """Place each parameter between the first layer (0) and the last (1): l/(L - 1), l and L by its own stack.
 
-    Parameters outside of a stack get the end that they are at: 0 before the first layer, 1 after it.
+    Parameters outside of a stack get the end that they are at: 0 before the first layer, 1 after it. (The authors'
+    code has 0 for all of them; a pooler or a last norm is as deep as the last layer, though.)
 
     Args:
         names: all parameters, in the order of the module (embeddings first, heads last).
