@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adamerge.files import SafetensorsWriter, whole_folder, write_text
@@ -88,18 +88,26 @@ def merged_at_once(
     Raises:
         ConfigError: The file holds something else.
     """
-    made_from = _key(plain, transform)
-    if not file.exists():
+    made_from, kept_from = _key(plain, transform), _made_from(file)
+    if kept_from is None:
         headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
         look, console = information() if information else None, console or Console(quiet=True)
         with SafetensorsWriter(file, headers, {"format": "pt", "made_from": made_from}) as writer:
             for name, outputs in _outputs(plain, transform, look, "centre", console):
                 centre = plain.centre(name).to(outputs)
                 writer.write(name, centre + transform.coefficient * outputs.sum(0))
-    with safe_open(file, framework="pt") as kept:
-        if (kept.metadata() or {}).get("made_from") != made_from:
-            raise ConfigError(f"{file}: holds a merge of other experts or by another than {transform}; remove it.")
+    elif kept_from != made_from:
+        raise ConfigError(f"{file}: holds a merge of other experts or by another than {transform}; remove it.")
     return MappedFiles([file])
+
+
+def _made_from(file: Path) -> str | None:
+    """What the merge in a file was made from; None if there is none, or it is damaged."""
+    try:
+        with safe_open(file, framework="pt") as kept:
+            return (kept.metadata() or {}).get("made_from", "")
+    except (OSError, SafetensorError):
+        return None
 
 
 def _key(plain: TaskVectors, transform: Transform) -> str:
