@@ -30,7 +30,7 @@ class Chunks:
         first_steps: Steps of the tensor-wise stage, out of trainer.max_steps; 0 goes without it.
     """
 
-    budget: float = 16.0
+    budget: float = 8.0
     allocation: Literal["importance", "uniform", "random"] = "importance"
     importance: Literal["gradient", "rms", "norm", "energy"] = "gradient"
     most: int = 64

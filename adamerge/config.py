@@ -40,7 +40,7 @@ PRESETS["expert_merging"] = PRESETS["adamerging"] | {
 }
 PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {
     "centre": {"class_path": "adamerge.transforms.Isotropic"},  # ours; centre: null is as published
-    "chunks": {"budget": 16},
+    "chunks": {"budget": 8},
     "trainer.max_steps": 60,
 }
 DEFAULT = "expert_merging++"

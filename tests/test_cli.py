@@ -1010,7 +1010,7 @@ def test_a_minimal_configuration_gets_the_recipe_that_does_best(family, main, ca
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["method"] == "expert_merging++"
     assert shown["objective"]["class_path"] == "adamerge.objectives.LogitAlignment"
-    assert shown["chunks"]["budget"] == 16
+    assert shown["chunks"]["budget"] == 8
     assert shown["trainer"]["max_steps"] == 60
     assert shown["centre"]["class_path"] == "adamerge.transforms.Isotropic"
     assert main("check", "--config", write(minimal))[0] == 0

@@ -61,7 +61,7 @@ VARIANTS: dict[str, Callable[[MergeConfig], MergeConfig]] = {
     "over WUDI": lambda c: replace(c, centre=Wudi()),
     "over Iso-C": lambda c: replace(c, centre=Isotropic()),
     "tensor-wise": lambda c: replace(c, chunks=None),
-    "budget 8 ×": lambda c: budget(c, 8),
+    "budget 16 ×": lambda c: budget(c, 16),
     "budget 64 ×": lambda c: budget(c, 64),
     "half the steps": lambda c: steps(c, 10, 20),
     "twice the steps": lambda c: steps(c, 40, 80),
