@@ -4,8 +4,8 @@
     python tests/benchmarks/methods.py                        # all that are not in --out yet
     python tests/benchmarks/methods.py --only doge,ties --rows 100
 
-A row a method: as configs/zoo_<method>.yaml says where there is one, else as its preset does on the same models. Each
-is merged by `adamerge fit` in a process of its own; calibration rows are from the train files, and are left out where
+A row a method: as configs/zoo_<method>.yaml says where there is one, else as its preset does on the same models; and a
+row a variant, which alters one of these recipes (VARIANTS). Each is merged by `adamerge fit` in a process of its own; calibration rows are from the train files, and are left out where
 the method needs none. Seconds and peak anonymous memory (RssAnon, sampled from outside) are those from the start of
 the command until the coefficients are written; exporting and measuring come after. The exported checkpoints are then
 loaded in plain transformers: accuracy and agreement with the experts are on the test files, which decide nothing.
@@ -35,6 +35,25 @@ from adamerge.fit import COEFFICIENTS
 from adamerge.job import open_experts
 from adamerge.reading import load_data
 
+FULL_BATCH = {"rows": 64, "batch_size": None, "micro_batch": 8}
+
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "adamerging++": ("adamerging", {"method": "adamerging++"}),
+    "adamerging on doge": ("adamerging", {"task_vectors": "Doge"}),
+    "adamerging over isotropic": ("adamerging", {"centre": "Isotropic"}),
+    "expert_merging on hidden states": ("expert_merging", {"objective": "HiddenAlignment"}),
+    "expert_merging with labels": ("expert_merging", {"objective": "CrossEntropy"}),
+    "expert_merging by lbfgsb": (
+        "expert_merging",
+        {"optimizer": "LBFGSB", "lr_scheduler": None, "data": FULL_BATCH, "trainer": {"max_steps": 25}},
+    ),
+    "expert_merging++ over the base": ("expert_merging++", {"centre": None}),
+    "frank_wolfe hard": ("frank_wolfe", {"optimizer": "FrankWolfe", "trainer": {"max_steps": 20}}),
+    "frank_wolfe over isotropic": ("frank_wolfe", {"centre": "Isotropic"}),
+    "projected_gradient": ("frank_wolfe", {"optimizer": "ProjectedGradient", "trainer": {"max_steps": 20}}),
+}
+"""Rows that alter the recipe of another: which, and what is written in it."""
+
 EXPERTS = "experts"
 """The row of the unmerged experts, each on its own task."""
 
@@ -46,7 +65,8 @@ def recipes(folder: Path) -> dict[str, dict[str, object]]:
         for path in sorted(folder.glob("zoo_*.yaml"))
     }
     models = {key: written["adamerging"][key] for key in ("base_model", "models", "data")}
-    return {method: {**models, "method": method} for method in PRESETS} | written
+    presets = {method: {**models, "method": method} for method in PRESETS}
+    return presets | written | {name: written[of] | changes for name, (of, changes) in VARIANTS.items()}
 
 
 def prepare(recipe: Mapping[str, object], file: Path) -> MergeConfig:
@@ -112,12 +132,19 @@ def labeled(file: Path, rows: int | None) -> Mapping[str, Rows]:
     return load_data(config, open_experts(config), calibrate=False).evaluation
 
 
+def calibration(config: MergeConfig) -> str:
+    """What a method sees of the calibration rows."""
+    if not config.needs_rows:
+        return "none"
+    return "labeled" if config.objective.uses_labels and config.trainer.max_steps else "unlabeled"
+
+
 def table(rows: Mapping[str, Mapping[str, object]]) -> str:
     lines = ["| method | calibration | accuracy, % | agreement, % | seconds | peak MB |", "|---|---|---|---|---|---|"]
     for name, row in rows.items():
         cells = [f"{row[key]['mean']:.2f}" if key in row else "" for key in ("accuracy", "agreement")]
         cells += [f"{row[key]:.0f}" if key in row else "" for key in ("seconds", "peak_mb")]
-        data = {True: "unlabeled", False: "none", None: ""}[row.get("needs_rows")]
+        data = row.get("calibration", "")
         lines.append(f"| {name} | {data} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -161,7 +188,7 @@ def main() -> None:
             "agreement": with_mean({task: share(found[task][0], by_experts[task][0]) for task in found}),
             "seconds": seconds,
             "peak_mb": peak,
-            "needs_rows": made.needs_rows,
+            "calibration": calibration(made),
         }
         write_text(options.out, json.dumps(kept, indent=2) + "\n")
     print(table({name: done[name] for name in (EXPERTS, *known) if name in done}))
