@@ -5,10 +5,11 @@
     python tests/benchmarks/methods.py --only doge,ties --rows 100
 
 A row a method: as configs/zoo_<method>.yaml says where there is one, else as its preset does on the same models; and a
-row a variant, which alters one of these recipes (VARIANTS). Each is merged by `adamerge fit` in a process of its own; calibration rows are from the train files, and are left out where
-the method needs none. Seconds and peak anonymous memory (RssAnon, sampled from outside) are those from the start of
-the command until the coefficients are written; exporting and measuring come after. The exported checkpoints are then
-loaded in plain transformers: accuracy and agreement with the experts are on the test files, which decide nothing.
+row a variant, which alters one of these recipes (VARIANTS). Each is merged by `adamerge fit` in a process of its own;
+calibration rows are from the train files, and are left out where the method needs none. Seconds and peak anonymous
+memory (RssAnon, sampled from outside) are those from the start of the command until the coefficients are written;
+exporting and measuring come after. The exported checkpoints are then loaded in plain transformers: accuracy and
+agreement with the experts are on the test files, which decide nothing.
 Results are kept as JSON after every row, and a row that is there is not run again.
 """
 
