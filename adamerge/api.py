@@ -17,7 +17,8 @@ from adamerge.feasible import Box, Simplex, Unbounded
 from adamerge.grouping import block_wise, row_blocks, task_wise, tensor_wise
 from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, describe, open_experts
-from adamerge.learn import Calibration, Learned, Learning, divide, learn
+from adamerge.learn import Calibration, Learned, divide, learn
+from adamerge.learning import Learning
 from adamerge.merged import MergedModel, task_vectors
 from adamerge.objectives import CrossEntropy, Entropy, HiddenAlignment, LogitAlignment
 from adamerge.optim import LBFGSB, FrankWolfe, ProjectedGradient, SoftFrankWolfe

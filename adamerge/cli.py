@@ -219,24 +219,25 @@ def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.usage = "%(prog)s --config FILE [--key value ...]"
     parser.add_argument("--config", action="config", help="YAML file; options after it overrule it.")
     parser.add_class_arguments(MergeConfig, None)
-    preset = dict(PRESETS.get(str(_given(arguments, "method")), PRESETS[DEFAULT]))
-    centre = _given(arguments, "centre")
+    written = _written(arguments)
+    preset = dict(PRESETS.get(str(written.get("method")), PRESETS[DEFAULT]))
+    centre = written.get("centre")
     if isinstance(centre, dict) and "class_path" not in centre:  # options of RegMean, not of the preset's own centre
         preset.pop("centre", None)
     parser.set_defaults(preset)
 
 
-def _given(arguments: Sequence[str], key: str) -> object:
-    """What the command line and its files say of a key of the first level, the last one winning; None if nothing."""
-    found: object = None
+def _written(arguments: Sequence[str]) -> dict[str, object]:
+    """What the command line and its files say of every key, the last one winning."""
+    written: dict[str, object] = {}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         if option == "--config" and (value or following):
-            found = _content(Path(value or following)).get(key, found)
-        if option == f"--{key}":
+            written |= _content(Path(value or following))
+        elif option.startswith("--"):
             with suppress(yaml.YAMLError):  # the parser will complain of it
-                found = yaml.safe_load(value or following)
-    return found
+                written[option.removeprefix("--")] = yaml.safe_load(value or following)
+    return written
 
 
 def _content(file: Path) -> dict[str, object]:

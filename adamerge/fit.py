@@ -18,7 +18,8 @@ from adamerge.export import Exported, export
 from adamerge.files import write_text
 from adamerge.inspection import inspect_weights
 from adamerge.job import answers_to, build_model, check_task_vectors, describe, open_experts
-from adamerge.learn import Learned, Learning, check_learning, divide
+from adamerge.learn import Learned, divide
+from adamerge.learning import Learning, check_learning
 from adamerge.merged import MergedModel
 from adamerge.reading import check_layers, load_data
 from adamerge.recipe import inputs, recipe, remember

@@ -17,7 +17,7 @@ from adamerge.data import Batching, DataSource, PseudoAnswers
 from adamerge.experts import Split
 from adamerge.feasible import FeasibleSet
 from adamerge.objectives import Objective, Regulariser
-from adamerge.optim import Descent
+from adamerge.optim import Descent, SearchingOptimizer
 from adamerge.regmean import RegMean
 from adamerge.transforms import Transform
 from adamerge.zero_shot import ZeroShot
@@ -90,7 +90,10 @@ def explain(message: str) -> str:
     section, _, word = (key or choice).rpartition(".")
     if key and word in ("yaml", "yml"):
         return f"{message}. Did you mean --config {key}?"
-    known = [*re.findall(r"'(.*?)'", choices), *_classes()] if choices else _keys_of(section) or sorted(set(_words()))
+    if choices:
+        known = [*re.findall(r"'(.*?)'", choices), *(cls.__name__ for cls in _classes())]
+    else:
+        known = _keys_of(section) or sorted(set(_words()))
     near = [other for other in difflib.get_close_matches(word, known, n=1) if other != word]  # it may be out of place
     return f"{message}. Did you mean {near[0]}?" if near else message
 
@@ -101,17 +104,24 @@ def _keys_of(section: str) -> list[str]:
     return [field.name for field in fields(kinds[section])] if section in kinds else []
 
 
-def _classes() -> Iterator[str]:
+def _classes() -> Iterator[type]:
     """Every class that can be named in the configuration."""
-    return (cls.__name__ for choice in _CHOICES for cls in choice.__subclasses__())
+    for choice in _CHOICES:
+        yield from (cls for cls in _below(choice) if not inspect.isabstract(cls))
+
+
+def _below(kind: type) -> Iterator[type]:
+    for cls in kind.__subclasses__():
+        if cls is not SearchingOptimizer:  # which its options build
+            yield cls
+            yield from _below(cls)
 
 
 def _words() -> Iterator[str]:
     """Every key of the configuration, every class that can be named in it, every option of those, every command."""
     for section in _SECTIONS:
         yield from (field.name for field in fields(section))
-    for choice in _CHOICES:
-        for cls in choice.__subclasses__():
-            yield cls.__name__
-            yield from (f.name for f in fields(cls)) if is_dataclass(cls) else inspect.signature(cls).parameters
+    for cls in _classes():
+        yield cls.__name__
+        yield from (f.name for f in fields(cls)) if is_dataclass(cls) else inspect.signature(cls).parameters
     yield from ("config", "ckpt_path", "deep", "fit", "check", "export", "evaluate", "demo")

@@ -18,7 +18,8 @@ from adamerge.chunks import Chunks, Importance, chunked, importance, importance_
 from adamerge.coefficients import COEFFICIENTS, load_coefficients, save_coefficients
 from adamerge.files import whole_folder, write_text
 from adamerge.grouping import Grouping
-from adamerge.learn import Calibration, Learned, Learning, goals_of, learn
+from adamerge.learn import Calibration, Learned, goals_of, learn
+from adamerge.learning import Learning
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective
 from adamerge.task_vectors import TaskVectors

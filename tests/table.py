@@ -13,7 +13,8 @@ from adamerge.data import Batching
 from adamerge.evaluate import uniform
 from adamerge.feasible import Box, Simplex, Unbounded
 from adamerge.grouping import block_wise, row_blocks, task_wise, tensor_wise
-from adamerge.learn import LAST, Calibration, Learned, Learning, learn
+from adamerge.learn import LAST, Calibration, Learned, learn
+from adamerge.learning import Learning
 from adamerge.merged import MergedModel, task_vectors
 from adamerge.objectives import CrossEntropy, Entropy, HiddenAlignment, LogitAlignment, Regulariser, Sum
 from adamerge.optim import LBFGSB, Descent, FrankWolfe, ProjectedGradient, SoftFrankWolfe, check_pair

@@ -17,7 +17,8 @@ from adamerge.coefficients import load_coefficients
 from adamerge.config import PRESETS
 from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, open_experts
-from adamerge.learn import Calibration, Learning, learn
+from adamerge.learn import Calibration, learn
+from adamerge.learning import Learning
 from adamerge.merged import task_vectors
 from adamerge.reading import load_data
 from adamerge.regmean import RegMean

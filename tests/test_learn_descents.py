@@ -11,7 +11,8 @@ from adamerge.callbacks import Watching
 from adamerge.data import Batching, Schedule
 from adamerge.feasible import Simplex, Unbounded
 from adamerge.grouping import task_wise, tensor_wise
-from adamerge.learn import Calibration, Learning, check_learning, learn
+from adamerge.learn import Calibration, learn
+from adamerge.learning import Learning, check_learning
 from adamerge.merged import MergedModel, task_vectors
 from adamerge.objectives import CrossEntropy, LogitAlignment
 from adamerge.optim import LBFGSB, FrankWolfe, ProjectedGradient, SoftFrankWolfe

@@ -10,7 +10,8 @@ from adamerge.experts import from_checkpoints, from_modules
 from adamerge.feasible import Unbounded
 from adamerge.grouping import task_wise
 from adamerge.inspection import inspect_weights
-from adamerge.learn import Learning, divide, learn, target_settings
+from adamerge.learn import divide, learn, target_settings
+from adamerge.learning import Learning
 from adamerge.merged import MergedModel, choose_layers, task_vectors
 from adamerge.objectives import HiddenAlignment, LogitAlignment, Sum
 from adamerge.targets import TargetSettings, compute_targets

@@ -1,9 +1,10 @@
 """Frank-Wolfe as a torch optimiser: scores select vertices, and steps that are hard or soft go between them."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias, TypedDict, final
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, final
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,10 @@ from adamerge.optim.closure import (
     coefficients_of,
     mean_over_processes,
 )
-from adamerge.optim.descent import Cosines, SearchingOptimizer
+from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
 from adamerge.optim.hull import Hull, weight_gap
 from adamerge.optim.line_search import resolution
-from adamerge.optim.pairs import OptimizerKind, check_pair
+from adamerge.optim.pairs import check_pair
 from adamerge.types import Coefficients, ConfigError
 
 Score: TypeAlias = Literal["linear", "cosine"]
@@ -108,39 +109,36 @@ class Taken(NamedTuple):
     pace: Pace
 
 
-class Manner(Protocol):
-    """Hard or soft, and how: what the optimiser asks of either's options."""
+@dataclass(frozen=True, kw_only=True)
+class FrankWolfeOptions(Descent, ABC):
+    """What hard and soft Frank-Wolfe have in common, for the optimiser that takes their steps.
 
-    @property
-    def kind(self) -> OptimizerKind:
-        """Which row of the table of undefined pairs it is."""
-        ...
-
-    @property
-    def tolerance(self) -> float:
-        """Gap at or below which the descent has converged."""
-        ...
-
-    @property
-    def uses_cosines(self) -> bool:
-        """Whether cosines select."""
-        ...
-
-    def take(self, turn: Turn) -> Taken:
-        """One step from where the gap is above the tolerance."""
-        ...
-
-
-def check_options(selection: str, tolerance: float) -> None:
-    """Refuse an unknown selection or a negative tolerance.
+    Args:
+        selection: What makes a vertex the best: the "linear" score, or the "cosine" of the published code.
+        tolerance: Gap at or below which the descent has converged, at least 0, in units of the loss.
 
     Raises:
-        ConfigError: With the option.
+        ConfigError: An option is out of its range.
     """
-    if selection not in ("linear", "cosine"):
-        raise ConfigError(f"Expected selection to be 'linear' or 'cosine', found {selection!r}.")
-    if not tolerance >= 0:
-        raise ConfigError(f"Expected the tolerance of the gap to be at least 0, found {tolerance}.")
+
+    selection: Score = "linear"
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown selection or a negative tolerance."""
+        if self.selection not in ("linear", "cosine"):
+            raise ConfigError(f"Expected selection to be 'linear' or 'cosine', found {self.selection!r}.")
+        if not self.tolerance >= 0:
+            raise ConfigError(f"Expected the tolerance of the gap to be at least 0, found {self.tolerance}.")
+
+    @property
+    @override
+    def uses_cosines(self) -> bool:
+        return self.selection == "cosine"
+
+    @abstractmethod
+    def take(self, turn: Turn) -> Taken:
+        """One step from where the gap is above the tolerance."""
 
 
 @final
@@ -168,7 +166,7 @@ class FrankWolfeOptimizer(SearchingOptimizer[_Memory]):
         self,
         params: Iterable[nn.Parameter],
         feasible: FeasibleSet,
-        options: Manner,
+        options: FrankWolfeOptions,
         cosines: Cosines | None = None,
         lr: float = 1.0,
     ) -> None:

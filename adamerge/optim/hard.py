@@ -10,8 +10,8 @@ from torch import nn
 from typing_extensions import override
 
 from adamerge.feasible import FeasibleSet
-from adamerge.optim.descent import Cosines, Descent
-from adamerge.optim.frank_wolfe import FrankWolfeOptimizer, Pace, Score, Taken, Turn, check_options
+from adamerge.optim.descent import Cosines
+from adamerge.optim.frank_wolfe import FrankWolfeOptimizer, FrankWolfeOptions, Pace, Taken, Turn
 from adamerge.optim.hull import Move, Variant, away_move, pairwise_move, toward_move
 from adamerge.optim.line_search import interpolate, short_step, spectral_size
 from adamerge.optim.pairs import OptimizerKind
@@ -27,7 +27,7 @@ _FIXED: tuple[StepRule, ...] = ("classic", "constant")
 
 @final
 @dataclass(frozen=True)
-class FrankWolfe(Descent):
+class FrankWolfe(FrankWolfeOptions):
     r"""Hard Frank-Wolfe over the hull of the experts: a step goes towards one vertex in each group.
 
     $$s_g = \arg\min_{s} \langle \nabla_g L(C), s - C_g \rangle, \qquad C_g \leftarrow C_g + \gamma_g (s_g - C_g)$$
@@ -77,11 +77,10 @@ class FrankWolfe(Descent):
     variant: VariantName = "pairwise"
     size: float = 0.1
     curvature: float | None = None
-    selection: Score = "linear"
-    tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
         """Refuse options that do not fit each other."""
+        super().__post_init__()
         if self.step_rule not in (*_SEARCHING, *_FIXED):
             raise ConfigError(f"Expected step_rule to be one of {(*_SEARCHING, *_FIXED)}, found {self.step_rule!r}.")
         if self.variant not in _VARIANTS:
@@ -102,7 +101,6 @@ class FrankWolfe(Descent):
             raise ConfigError(f"Expected the curvature to be a finite number above 0, found {self.curvature}.")
         if self.curvature is not None and self.step_rule != "short_step":
             raise ConfigError(f"The curvature is for the short step only, not for {self.step_rule!r}; leave it out.")
-        check_options(self.selection, self.tolerance)
 
     @property
     @override
@@ -114,17 +112,13 @@ class FrankWolfe(Descent):
     def uses_lr(self) -> bool:
         return self.step_rule == "constant"
 
-    @property
-    @override
-    def uses_cosines(self) -> bool:
-        return self.selection == "cosine"
-
     @override
     def build(
         self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
     ) -> "FrankWolfeOptimizer":
         return FrankWolfeOptimizer(parameters, feasible, self, cosines, self.size)
 
+    @override
     def take(self, turn: Turn) -> Taken:
         """Go towards one vertex in each group; see `FrankWolfeOptimizer`."""
         by_cosine = turn.choice is not turn.scores

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adamerge.feasible import FeasibleSet, project_simplex
-from adamerge.optim.descent import Cosines, Descent
-from adamerge.optim.frank_wolfe import FrankWolfeOptimizer, Score, Taken, Turn, check_options
+from adamerge.optim.descent import Cosines
+from adamerge.optim.frank_wolfe import FrankWolfeOptimizer, FrankWolfeOptions, Taken, Turn
 from adamerge.optim.hull import weight_gap
 from adamerge.optim.line_search import backtrack, spectral_size
 from adamerge.optim.pairs import OptimizerKind
@@ -19,7 +19,7 @@ from adamerge.types import Coefficients, ConfigError
 
 @final
 @dataclass(frozen=True)
-class SoftFrankWolfe(Descent):
+class SoftFrankWolfe(FrankWolfeOptions):
     """Soft Frank-Wolfe: the best k vertices a step, with weights optimised over them and all that have weight.
 
     Fully corrective: the weights of the proposed and the active vertices are moved by projected gradient steps.
@@ -43,26 +43,19 @@ class SoftFrankWolfe(Descent):
     top_k: int = 3
     inner_steps: int = 10
     per: Literal["group", "model"] = "group"
-    selection: Score = "linear"
-    tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
         """Refuse numbers out of their range."""
+        super().__post_init__()
         if self.top_k < 1 or self.inner_steps < 1:
             raise ConfigError(f"Expected top_k ≥ 1 and inner_steps ≥ 1, found {self.top_k} and {self.inner_steps}.")
         if self.per not in ("group", "model"):
             raise ConfigError(f"Expected per to be 'group' or 'model', found {self.per!r}.")
-        check_options(self.selection, self.tolerance)
 
     @property
     @override
     def kind(self) -> OptimizerKind:
         return OptimizerKind.FRANK_WOLFE_SOFT
-
-    @property
-    @override
-    def uses_cosines(self) -> bool:
-        return self.selection == "cosine"
 
     @override
     def build(
@@ -76,6 +69,7 @@ class SoftFrankWolfe(Descent):
             )
         return built
 
+    @override
     def take(self, turn: Turn) -> Taken:
         """Propose the best k vertices and correct the weights of all; see `FrankWolfeOptimizer`."""
         choice = turn.choice  # (R, V)

@@ -23,7 +23,8 @@ from adamerge.evaluate import SCALES, Evaluation, Scores, uniform
 from adamerge.grouping import row_blocks
 from adamerge.inspection import inspect_weights
 from adamerge.job import build_model, open_experts
-from adamerge.learn import Learned, Learning, divide, learn
+from adamerge.learn import Learned, divide, learn
+from adamerge.learning import Learning
 from adamerge.merged import MergedModel
 from adamerge.objectives import LogitAlignment
 from adamerge.reading import Data, load_data

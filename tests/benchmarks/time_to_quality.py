@@ -28,7 +28,8 @@ from adamerge.closed_form import ClosedForm, closed_form
 from adamerge.data import first_rows
 from adamerge.evaluate import Evaluation, uniform
 from adamerge.feasible import Box
-from adamerge.learn import Learning, learn
+from adamerge.learn import learn
+from adamerge.learning import Learning
 from adamerge.merged import MergedModel
 from adamerge.objectives import Entropy, LogitAlignment, Objective
 
