@@ -242,6 +242,16 @@ class MergeConfig:
         return {key: value for key, value in keys.items() if isinstance(value, Transform)}
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What the experts' tasks are called."""
+        return tuple(model.name for model in self.models)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the coefficients' columns are called: as the experts, or as what a transform makes of them."""
+        return self.task_vectors.experts(self.names) if self.task_vectors else self.names
+
+    @property
     def start(self) -> float | ClosedForm:
         """Coefficient of every expert at the start: a number, or how it is found."""
         if self.init == "closed_form" or isinstance(self.init, ClosedForm):
@@ -250,8 +260,7 @@ class MergeConfig:
         if self.init == "published":
             return self._published
         if self.init == "average":
-            names = tuple(model.name for model in self.models)
-            return 1 / len(self.task_vectors.experts(names) if self.task_vectors else names)
+            return 1 / len(self.columns)
         return self.init
 
     @property

@@ -25,7 +25,7 @@ from adamerge.reading import check_layers, load_data
 from adamerge.recipe import inputs, recipe, remember
 from adamerge.report import curve, heat_map, table
 from adamerge.run_dir import check_run_dir, check_space
-from adamerge.selected import as_json, selection_table, sentence
+from adamerge.selected import selection_table, sentence
 from adamerge.stages import learn_in_stages
 from adamerge.types import ConfigError
 
@@ -150,15 +150,9 @@ def report(
         "numbers_merged": sum(shape.numel() for shape in model.vectors.shapes.values()),
         "bytes_on_disk": exported.bytes,
     }
-    learning: dict[str, object] = {"best_step": learned.best_step, "history": learned.history}
-    if learned.certificate:
-        learning["certificate"] = {**learned.certificate, "converged": learned.converged}
-    if learned.selections:
-        learning["selections"] = as_json(learned.selections, model.grouping.groups, model.vectors.experts)
-    write_text(
-        run_dir / "metrics.json",
-        json.dumps({**comparison.as_json(), "sizes": sizes, **learning}, indent=2, allow_nan=False) + "\n",
-    )
+    found = learned.as_json(model.grouping.groups, model.vectors.experts)
+    metrics = {**comparison.as_json(), "sizes": sizes, **found}
+    write_text(run_dir / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     if learned.certificate:
         _tell(console, [sentence(learned.certificate, learned.converged)])
     if learned.selections:
@@ -192,14 +186,17 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
             f"chunks: the first stage is tensor-wise; expected grouping: tensor, got {config.grouping}. "
             "Without a second stage (chunks: null) any grouping will do."
         )
-    names = tuple(expert.name for expert in config.models)
-    vectors = config.task_vectors.experts(names) if config.task_vectors else names
-    if vectors != names and isinstance(config.start, ClosedForm):
+    if config.columns != config.names and isinstance(config.start, ClosedForm):
         raise ConfigError(
             f"init: closed_form looks for each expert's own output, but {type(config.task_vectors).__name__} makes one "
             "task vector of all experts; start from a number, or leave out task_vectors."
         )
-    check_learning(learning, len(vectors))
+    if learning.steps == 0 and config.task_vectors is not None and config.start == 0:
+        raise ConfigError(
+            f"task_vectors: nothing is learned and the start is 0, so {type(config.task_vectors).__name__} would add "
+            "nothing to the centre; set init to a number, or leave out task_vectors or centre."
+        )
+    check_learning(learning, len(config.columns))
     return learning
 
 
@@ -207,7 +204,7 @@ def learning_notes(config: MergeConfig) -> list[str]:
     """What is allowed, but perhaps not meant: a start outside of the set, a second stage without steps."""
     notes: list[str] = []
     start, steps = config.start, config.trainer.max_steps
-    if not isinstance(start, ClosedForm) and not config.feasible.contains(torch.full((1, len(config.models)), start)):
+    if not isinstance(start, ClosedForm) and not config.feasible.contains(torch.full((1, len(config.columns)), start)):
         notes.append(f"note: the start, {start:g}, is outside of {config.feasible}; its nearest point is taken")
     if config.chunks is not None and 0 < steps <= config.chunks.first_steps:
         notes.append(

@@ -26,7 +26,7 @@ from adamerge.text import Prompts
 from adamerge.transforms import Transform
 from adamerge.transforms.store import merged_at_once, transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
-from adamerge.weights import Weights
+from adamerge.weights import Weights, metadata_of
 
 CENTRE = "centre.safetensors"
 
@@ -47,7 +47,7 @@ def open_experts(config: MergeConfig) -> Experts:
         ConfigError: A model cannot be found, or two tasks have one name.
         IncompatibleExpertsError: With every problem of every expert, a line each.
     """
-    _check_names([model.name for model in config.models])
+    _check_names(config.names)
     problems: list[str] = []
     opened: dict[str, Checkpoint] = {}
     for name, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]:
@@ -171,9 +171,11 @@ def _over_one_group(experts: Experts, vectors: TaskVectors) -> MergedModel:
 
 
 def _check_remade(place: Path, rows: Mapping[str, Rows]) -> None:
-    """Refuse to open a finished run once more where what it made of its rows is gone."""
-    if not rows and not place.exists():
-        raise ConfigError(f"{place}: expected what the run made of its rows, but it is gone; run it once more.")
+    """Refuse to open a finished run once more where what it made of its rows is gone or damaged."""
+    if not rows and not place.is_dir() and metadata_of(place) is None:
+        raise ConfigError(
+            f"{place}: expected what the run made of its rows, but it is damaged or is gone; run it once more."
+        )
 
 
 def _centre(

@@ -18,6 +18,7 @@ from adamerge.merged import MergedModel
 from adamerge.module import MergeModule
 from adamerge.objectives import LogitAlignment, Objective
 from adamerge.optim import FrankWolfeOptimizer, Selection
+from adamerge.selected import as_json
 from adamerge.targets import Targets, TargetSettings, compute_targets
 from adamerge.types import Coefficients, ConfigError
 
@@ -48,6 +49,15 @@ class Learned:
     certificate: dict[str, float] = field(default_factory=dict[str, float])
     converged: bool = False
     selections: list[Selection] = field(default_factory=list[Selection])
+
+    def as_json(self, groups: Sequence[str], experts: Sequence[str]) -> dict[str, object]:
+        """Everything but the coefficients, with the names of their rows and columns."""
+        found: dict[str, object] = {"best_step": self.best_step, "history": self.history}
+        if self.certificate:
+            found["certificate"] = {**self.certificate, "converged": self.converged}
+        if self.selections:
+            found["selections"] = as_json(self.selections, groups, experts)
+        return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from adamerge.files import SafetensorsWriter
 from adamerge.grams import grams_of_experts, linear_layers
 from adamerge.merged import MergedModel
 from adamerge.types import ConfigError
-from adamerge.weights import Header, MappedFiles, Weights
+from adamerge.weights import Header, MappedFiles, Weights, metadata_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def kept_regmean(
     Returns:
         The merged parameters, mapped from the file.
     """
-    if file.exists():
+    if metadata_of(file) is not None:
         return MappedFiles([file])
     vectors, rows = model.vectors, first_rows(rows, settings.rows)
     headers = {name: Header(shape, vectors.dtype) for name, shape in vectors.shapes.items()}

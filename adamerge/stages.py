@@ -159,9 +159,10 @@ def _shares(model: MergedModel, coefficients: Coefficients, chunks: Chunks, prod
 
 
 def _write(folder: Path, model: MergedModel, first: Learned, shares: Importance) -> None:
+    groups, names = model.grouping.groups, model.vectors.experts
     with whole_folder(folder) as part:
-        save_coefficients(part / COEFFICIENTS, first.coefficients, model.grouping, model.vectors.experts)
-        write_text(part / STORY, json.dumps({"best_step": first.best_step, "history": first.history}, indent=2) + "\n")
+        save_coefficients(part / COEFFICIENTS, first.coefficients, model.grouping, names)
+        write_text(part / STORY, json.dumps(first.as_json(groups, names), indent=2) + "\n")
         write_text(part / TABLE, _table(shares, model.vectors))
 
 

@@ -101,6 +101,15 @@ class MappedFiles(Weights):
         return self._readers[name].get_tensor(name)
 
 
+def metadata_of(file: Path) -> dict[str, str] | None:
+    """Metadata of a safetensors file; None if there is no such file, or it is damaged."""
+    try:
+        with safe_open(file, framework="pt") as kept:
+            return kept.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+
+
 class Renamed(Weights):
     """The tensors of another checkpoint under other names.
 

@@ -409,6 +409,12 @@ def budget_below_one(folder, config):
     config["chunks"] = {"budget": 0.5}
 
 
+@mistake("task_vectors: nothing is learned and the start is 0, so Ties would add nothing to the centre")
+def nothing_to_add_to_the_centre(folder, config):
+    config["method"], config["centre"] = "ties", "Isotropic"
+    del config["optimizer"], config["trainer"]
+
+
 @mistake("feasible: there is no class Simplexx. Did you mean Simplex?")
 def misspelt_class(folder, config):
     config["feasible"] = "Simplexx"

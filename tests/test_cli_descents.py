@@ -60,6 +60,14 @@ def test_what_was_selected_is_said_and_written(fit):
     assert min(selection["first_step"] for selection in metrics["selections"]) == 0
 
 
+def test_what_the_first_stage_selected_is_kept(fit):
+    fit("--trainer.max_steps", "3", chunks={"budget": 2, "first_steps": 2}, optimizer="FrankWolfe", feasible=HULL)
+    story = json.loads(Path("run/first_stage/learned.json").read_text())
+    groups = load_coefficients(Path("run/first_stage/coefficients.safetensors")).grouping.groups
+    assert story["certificate"]["evaluations"] >= 1
+    assert {selection["group"] for selection in story["selections"]} <= set(groups)
+
+
 def test_quasi_newton_on_all_rows(fit):
     said, metrics = fit("--optimizer", "LBFGSB", data={"batch_size": None}, watch={"every": 5, "monitor": "last"})
     assert metrics["history"][-1]["objective"] < metrics["history"][0]["objective"]

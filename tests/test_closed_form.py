@@ -1,5 +1,6 @@
 """Gram matrices, the closed-form start and RegMean, against NumPy on the stacked problem."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -206,6 +207,14 @@ def test_regmean_is_kept_and_merges_everything(tmp_path):
     torch.testing.assert_close(centre["query.bias"], mean.detach())
     again = kept_regmean(model, {}, RegMean(), tmp_path / "centre.safetensors")
     assert torch.equal(again["out.weight"], centre["out.weight"])
+
+
+def test_a_damaged_regmean_is_made_anew(tmp_path):
+    file = tmp_path / "centre.safetensors"
+    model, _ = merged_model()
+    expected = kept_regmean(model, rows_of(), RegMean(), file, 4)["out.weight"].clone()
+    os.truncate(file, file.stat().st_size - 8)
+    assert torch.equal(kept_regmean(model, rows_of(), RegMean(), file, 4)["out.weight"], expected)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adamerge.files import SafetensorsWriter, whole_folder, write_text
 from adamerge.task_vectors import Mapped, TaskVectors, resident_bytes
 from adamerge.transforms.transform import Transform
 from adamerge.types import ConfigError
-from adamerge.weights import Header, MappedFiles, Weights
+from adamerge.weights import Header, MappedFiles, Weights, metadata_of
 
 MADE_FROM = "made_from.json"
 
@@ -88,26 +87,17 @@ def merged_at_once(
     Raises:
         ConfigError: The file holds something else.
     """
-    made_from, kept_from = _key(plain, transform), _made_from(file)
-    if kept_from is None:
+    made_from, kept = _key(plain, transform), metadata_of(file)
+    if kept is None:
         headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
         look, console = information() if information else None, console or Console(quiet=True)
         with SafetensorsWriter(file, headers, {"format": "pt", "made_from": made_from}) as writer:
             for name, outputs in _outputs(plain, transform, look, "centre", console):
                 centre = plain.centre(name).to(outputs)
                 writer.write(name, centre + transform.coefficient * outputs.sum(0))
-    elif kept_from != made_from:
+    elif kept.get("made_from") != made_from:
         raise ConfigError(f"{file}: holds a merge of other experts or by another than {transform}; remove it.")
     return MappedFiles([file])
-
-
-def _made_from(file: Path) -> str | None:
-    """What the merge in a file was made from; None if there is none, or it is damaged."""
-    try:
-        with safe_open(file, framework="pt") as kept:
-            return (kept.metadata() or {}).get("made_from", "")
-    except (OSError, SafetensorError):
-        return None
 
 
 def _key(plain: TaskVectors, transform: Transform) -> str:
