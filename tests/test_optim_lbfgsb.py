@@ -64,9 +64,9 @@ def test_reaches_the_minimum(feasible, dtype, excess):
     optimizer = LBFGSB().build([coefficients], feasible)
     for _ in range(100):
         optimizer.step(closure_of(problem, coefficients))
-        if optimizer.converged or optimizer.stalled:
+        if optimizer.done:
             break
-    assert optimizer.converged or optimizer.stalled
+    assert optimizer.done
     assert exact.loss(coefficients.detach().double()).item() - exact.minimum < excess
     assert optimizer.evaluations < 100
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, Generic, TypeAlias, TypeVar, cast
+from typing import ClassVar, Generic, TypeAlias, TypedDict, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,7 +18,15 @@ Cosines: TypeAlias = Callable[[], Tensor]
 """Cosine of the last evaluation's gradient with each expert itself, the centre last, (G, K + 1)."""
 
 
-Memory = TypeVar("Memory")
+class SearchMemory(TypedDict):
+    """What every optimiser that searches keeps: the loss it saw last, whether it is stuck, and what was spent."""
+
+    loss: float
+    stalled: bool
+    evaluations: int
+
+
+Memory = TypeVar("Memory", bound=SearchMemory)
 
 
 class SearchingOptimizer(Optimizer, ABC, Generic[Memory]):
@@ -40,13 +48,33 @@ class SearchingOptimizer(Optimizer, ABC, Generic[Memory]):
 
     @property
     @abstractmethod
-    def done(self) -> bool:
-        """Whether further steps on the same rows would leave the coefficients as they are."""
+    def converged(self) -> bool:
+        """Whether what tells how far the minimum may be is within the tolerance; a step then changes nothing."""
 
     @property
     @abstractmethod
-    def certificate(self) -> Mapping[str, float]:
+    def distance(self) -> Mapping[str, float]:
+        """What tells how far the minimum may be: the gap or the residual, by its name."""
+
+    @property
+    def done(self) -> bool:
+        """Whether further steps on the same rows would leave the coefficients as they are, or nearly so.
+
+        That is also where no further decrease can be found, mostly since the rounding of the loss hides it.
+        """
+        return self.converged or self._memory["stalled"]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the closure was called."""
+        return self._memory["evaluations"]
+
+    @property
+    def certificate(self) -> dict[str, float]:
         """Loss, what tells how far its minimum may be from it, and what was spent; empty before the first step."""
+        if not self.evaluations:
+            return {}
+        return {"loss": self._memory["loss"], **self.distance, "evaluations": self.evaluations}
 
 
 class Descent(ABC):

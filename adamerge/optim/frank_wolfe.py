@@ -19,7 +19,7 @@ from adamerge.optim.closure import (
     coefficients_of,
     mean_over_processes,
 )
-from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
+from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
 from adamerge.optim.hull import Hull, weight_gap
 from adamerge.optim.line_search import resolution
 from adamerge.optim.pairs import check_pair
@@ -57,14 +57,11 @@ class Pace(TypedDict):
     inner_step_size: float | None  # of the last projected gradient step on weights
 
 
-class _Memory(Pace):
+class _Memory(Pace, SearchMemory):
     """What a resumed run needs besides the coefficients."""
 
     step: int
-    loss: float
     gap: float
-    stalled: bool
-    evaluations: int
     times: Tensor  # int64, (R, V), steps that selected a vertex
     first: Tensor  # int64, (R, V), the first of them, or -1
 
@@ -199,15 +196,8 @@ class FrankWolfeOptimizer(SearchingOptimizer[_Memory]):
 
     @property
     @override
-    def done(self) -> bool:
-        return self.converged or self._memory["stalled"]
-
-    @property
-    @override
-    def certificate(self) -> dict[str, float]:
-        if not self.evaluations:
-            return {}
-        return {"loss": self._memory["loss"], "gap": self.gap, "evaluations": self.evaluations}
+    def distance(self) -> dict[str, float]:
+        return {"gap": self.gap}
 
     @property
     def gap(self) -> float:
@@ -215,14 +205,10 @@ class FrankWolfeOptimizer(SearchingOptimizer[_Memory]):
         return self._memory["gap"]
 
     @property
+    @override
     def converged(self) -> bool:
         """Whether the gap is within the tolerance; a step then leaves the coefficients as they are."""
         return self._memory["gap"] <= self._options.tolerance
-
-    @property
-    def evaluations(self) -> int:
-        """How often the closure was called."""
-        return self._memory["evaluations"]
 
     def selections(self, coefficients: Coefficients | None = None) -> list[Selection]:
         """Every vertex selected so far, by group, then in the order of selection.

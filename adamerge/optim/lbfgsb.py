@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, final
+from typing import final
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from typing_extensions import override
 
 from adamerge.feasible import Box, FeasibleSet
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
-from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
+from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
 Numbers = NDArray[np.float64]
 
 
-class _Memory(TypedDict):
+class _Memory(SearchMemory):
     """What a resumed run needs: the log of E evaluations of N = G·K unknowns, and how far they have led."""
 
     iterations: int
@@ -30,10 +30,7 @@ class _Memory(TypedDict):
     gradients: Tensor  # float64, (E, N)
     unknowns: Tensor  # float64, (N,)
     converged: bool
-    stalled: bool
-    loss: float
     residual: float
-    evaluations: int
 
 
 @final
@@ -173,15 +170,8 @@ class LBFGSBOptimizer(SearchingOptimizer[_Memory]):
 
     @property
     @override
-    def done(self) -> bool:
-        return self.converged or self.stalled
-
-    @property
-    @override
-    def certificate(self) -> dict[str, float]:
-        if not math.isfinite(self.residual):
-            return {}
-        return {"loss": self._memory["loss"], "residual": self.residual, "evaluations": self.evaluations}
+    def distance(self) -> dict[str, float]:
+        return {"residual": self.residual}
 
     @property
     def residual(self) -> float:
@@ -189,19 +179,10 @@ class LBFGSBOptimizer(SearchingOptimizer[_Memory]):
         return self._memory["residual"]
 
     @property
+    @override
     def converged(self) -> bool:
         """Whether SciPy reports convergence; a step then leaves the coefficients as they are."""
         return self._memory["converged"]
-
-    @property
-    def stalled(self) -> bool:
-        """Whether no further decrease can be found, mostly since rounding hides it; a step then changes nothing."""
-        return self._memory["stalled"]
-
-    @property
-    def evaluations(self) -> int:
-        """How often the closure was called; replaying the log calls it never."""
-        return self._memory["evaluations"]
 
     @override
     def step(self, closure: Closure | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]

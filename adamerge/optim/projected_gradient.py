@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypedDict, cast, final
+from typing import Literal, cast, final
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from adamerge.feasible import FeasibleSet
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
-from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer
+from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
 from adamerge.optim.line_search import backtrack, promised, resolution
 from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
@@ -18,14 +18,11 @@ from adamerge.types import Coefficients, ConfigError
 StepRule = Literal["armijo", "constant"]
 
 
-class _Memory(TypedDict):
+class _Memory(SearchMemory):
     """What a resumed run needs besides the coefficients."""
 
     step_size: float
-    loss: float
     residual: float
-    stalled: bool
-    evaluations: int
 
 
 @final
@@ -134,16 +131,8 @@ class ProjectedGradientOptimizer(SearchingOptimizer[_Memory]):
 
     @property
     @override
-    def done(self) -> bool:
-        # Stalled: a search cut the step short, and yet what is promised is lost in the rounding of the loss.
-        return self.converged or self._memory["stalled"]
-
-    @property
-    @override
-    def certificate(self) -> dict[str, float]:
-        if not self.evaluations:
-            return {}
-        return {"loss": self._memory["loss"], "residual": self.residual, "evaluations": self.evaluations}
+    def distance(self) -> dict[str, float]:
+        return {"residual": self.residual}
 
     @property
     def step_size(self) -> float:
@@ -156,14 +145,10 @@ class ProjectedGradientOptimizer(SearchingOptimizer[_Memory]):
         return self._memory["residual"]
 
     @property
+    @override
     def converged(self) -> bool:
         """Whether the residual is within the tolerance; a step then leaves the coefficients as they are."""
         return self._memory["residual"] <= self._options.tolerance
-
-    @property
-    def evaluations(self) -> int:
-        """How often the closure was called."""
-        return self._memory["evaluations"]
 
     @property
     def _searches(self) -> bool:
@@ -195,6 +180,7 @@ class ProjectedGradientOptimizer(SearchingOptimizer[_Memory]):
             step_size=step_size,
             loss=start.loss,
             residual=residual,
+            # A search cut the step short, and yet what is promised is lost in the rounding of the loss.
             stalled=self._searches and step_size <= self.step_size and -promised(start, end) <= resolution(start),
             evaluations=self.evaluations + objective.evaluations,
         )
