@@ -49,6 +49,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
         {"optimizer": "LBFGSB", "lr_scheduler": None, "data": FULL_BATCH, "trainer": {"max_steps": 25}},
     ),
     "expert_merging++ over the base": ("expert_merging++", {"centre": None}),
+    "expert_merging++ over wudi": ("expert_merging++", {"centre": "Wudi"}),
     "frank_wolfe hard": ("frank_wolfe", {"optimizer": "FrankWolfe", "trainer": {"max_steps": 20}}),
     "frank_wolfe over isotropic": ("frank_wolfe", {"centre": "Isotropic"}),
     "projected_gradient": ("frank_wolfe", {"optimizer": "ProjectedGradient", "trainer": {"max_steps": 20}}),
