@@ -142,12 +142,12 @@ def calibration(config: MergeConfig) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, object]]) -> str:
+    """The rows in Markdown, the most accurate first."""
     lines = ["| method | calibration | accuracy, % | agreement, % | seconds | peak MB |", "|---|---|---|---|---|---|"]
-    for name, row in rows.items():
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]["mean"]):
         cells = [f"{row[key]['mean']:.2f}" if key in row else "" for key in ("accuracy", "agreement")]
         cells += [f"{row[key]:.0f}" if key in row else "" for key in ("seconds", "peak_mb")]
-        data = row.get("calibration", "")
-        lines.append(f"| {name} | {data} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {row.get('calibration', '')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
