@@ -27,7 +27,7 @@ from adamerge.evaluate import mean
 from adamerge.feasible import Box
 from adamerge.objectives import Entropy, HiddenAlignment, LogitAlignment, Objective, Sum
 from adamerge.targets import TargetSettings, compute_targets
-from adamerge.transforms import Doge, Isotropic, TaskSingularVectors, Wudi
+from adamerge.transforms import Doge, TaskSingularVectors, Wudi
 
 SPARE = 200
 """Rows a task to measure on."""
@@ -59,7 +59,6 @@ VARIANTS: dict[str, Callable[[MergeConfig], MergeConfig]] = {
     "over DOGE": lambda c: replace(c, centre=Doge()),
     "over task singular vectors": lambda c: replace(c, centre=TaskSingularVectors()),
     "over WUDI": lambda c: replace(c, centre=Wudi()),
-    "over Iso-C": lambda c: replace(c, centre=Isotropic()),
     "tensor-wise": lambda c: replace(c, chunks=None),
     "budget 16 ×": lambda c: budget(c, 16),
     "budget 64 ×": lambda c: budget(c, 64),
