@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from types import FrameType
@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from typing_extensions import override
 
 from adamerge.files import whole_file
-from adamerge.optim import SearchingOptimizer
+from adamerge.optim import FrankWolfeOptimizer, SearchingOptimizer, Selection
 from adamerge.types import Coefficients, ConfigError
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
@@ -67,6 +67,7 @@ class KeepBest(Callback):
         best_step: The step of the best coefficients; the last one where nothing can be measured.
         best: The best coefficients, (G, K).
         certificate: The optimiser's, of the step that led to them; empty for the start.
+        selections: What Frank-Wolfe selected until then.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class KeepBest(Callback):
         self.best_step: int = 0
         self.best: Coefficients = torch.empty(0)
         self.certificate: dict[str, float] = {}
+        self.selections: list[Selection] = []
         self._best_rank: list[float] = []
         self._clock = 0.0
 
@@ -122,7 +124,7 @@ class KeepBest(Callback):
         rank = self._rank(trainer.global_step, seen)
         if rank > self._best_rank:
             self._best_rank, self.best_step, self.best = rank, trainer.global_step, coefficients.cpu().clone()
-            self.certificate = certificate
+            self.certificate, self.selections = certificate, _selections(trainer)
         self._tell("  ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
 
     def _rank(self, step: int, seen: dict[str, float]) -> list[float]:
@@ -141,19 +143,25 @@ class KeepBest(Callback):
     @override
     def state_dict(self) -> dict[str, object]:
         best = {"step": self.best_step, "best": self.best, "rank": self._best_rank, "certificate": self.certificate}
-        return {"history": self.history, **best}
+        return {"history": self.history, **best, "selections": [asdict(selection) for selection in self.selections]}
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         self.history, self.best_step = state_dict["history"], state_dict["step"]  # pyright: ignore
         self.best, self._best_rank = state_dict["best"], state_dict["rank"]  # pyright: ignore
         self.certificate = state_dict["certificate"]  # pyright: ignore
+        self.selections = [Selection(**selection) for selection in state_dict["selections"]]  # pyright: ignore
 
 
 def _certificate(trainer: Trainer) -> dict[str, float]:
     """What the optimiser says of how far it has come, if it is one that does."""
     (optimizer,) = trainer.optimizers
     return dict(optimizer.certificate) if isinstance(optimizer, SearchingOptimizer) else {}
+
+
+def _selections(trainer: Trainer) -> list[Selection]:
+    (optimizer,) = trainer.optimizers
+    return optimizer.selections() if isinstance(optimizer, FrankWolfeOptimizer) else []
 
 
 def _check_finite(seen: Mapping[str, float]) -> None:

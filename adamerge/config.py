@@ -228,6 +228,11 @@ class MergeConfig:
     allow_pickle: bool = False
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the start."""
+        if isinstance(self.init, float | int) and not math.isfinite(self.init):
+            raise ConfigError(f"init: expected a finite number, got {self.init}.")
+
     @property
     def needs_rows(self) -> bool:
         """Whether calibration rows are needed: something is learned, or the transform looks at them."""

@@ -194,7 +194,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
     if learning.steps == 0 and config.task_vectors is not None and config.start == 0:
         raise ConfigError(
             f"task_vectors: nothing is learned and the start is 0, so {type(config.task_vectors).__name__} would add "
-            "nothing to the centre; set init to a number, or leave out task_vectors or centre."
+            "nothing to the centre; set init to another number, or leave out task_vectors."
         )
     check_learning(learning, len(config.columns))
     return learning

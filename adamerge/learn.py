@@ -17,7 +17,7 @@ from adamerge.learning import Learning, build_trainer, check_learning, without_a
 from adamerge.merged import MergedModel
 from adamerge.module import MergeModule
 from adamerge.objectives import LogitAlignment, Objective
-from adamerge.optim import FrankWolfeOptimizer, Selection
+from adamerge.optim import Selection
 from adamerge.selected import as_json
 from adamerge.targets import Targets, TargetSettings, compute_targets
 from adamerge.types import Coefficients, ConfigError
@@ -167,8 +167,6 @@ def learn(
     trainer = _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
-    (optimizer,) = trainer.optimizers
-    selections = optimizer.selections(best.best) if isinstance(optimizer, FrankWolfeOptimizer) else []
     return Learned(
         best.best,
         best.best_step,
@@ -176,7 +174,7 @@ def learn(
         stop is not None and stop.interrupted,
         best.certificate,
         best.done(trainer) and torch.equal(best.best, module.coefficients.detach().cpu()),
-        [selection for selection in selections if selection.first_step < best.best_step],
+        best.selections,
     )
 
 
@@ -204,7 +202,10 @@ def target_settings(objective: Objective) -> TargetSettings:
 def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> Trainer:
     with without_advice():
         trainer = build_trainer(options, callbacks)
-        trainer.fit(module, ckpt_path=resume if resume and resume.exists() else None)
+        try:
+            trainer.fit(module, ckpt_path=resume if resume and resume.exists() else None)
+        except FloatingPointError as error:  # of an optimiser that looks at the loss itself
+            raise ConfigError(f"step {trainer.global_step}: {error}") from error
     return trainer
 
 

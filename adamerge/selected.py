@@ -1,6 +1,7 @@
 """What Frank-Wolfe selected, and how far an optimiser came: for metrics.json and for the screen."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -28,6 +29,22 @@ def as_json(selections: Sequence[Selection], groups: Sequence[str], experts: Seq
             "weight": selection.weight,
         }
         for selection in selections
+    ]
+
+
+def from_json(entries: Sequence[Mapping[str, Any]], groups: Sequence[str], experts: Sequence[str]) -> list[Selection]:
+    """What `as_json` made names of.
+
+    Example:
+        >>> entries = as_json([Selection(group=0, expert=1, first_step=2, times=1, weight=0.25)], ["model"], ["a", "b"])
+        >>> from_json(entries, ["model"], ["a", "b"])
+        [Selection(group=0, expert=1, first_step=2, times=1, weight=0.25)]
+    """
+    group_of = {name: number for number, name in enumerate(groups)}
+    expert_of = {BASE: None} | {name: number for number, name in enumerate(experts)}
+    return [
+        Selection(**{**entry, "group": group_of[entry["group"]], "expert": expert_of[entry["expert"]]})
+        for entry in entries
     ]
 
 

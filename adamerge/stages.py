@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from adamerge.learn import Calibration, Learned, goals_of, learn
 from adamerge.learning import Learning
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective
+from adamerge.optim import Selection
+from adamerge.selected import from_json
 from adamerge.task_vectors import TaskVectors
 from adamerge.types import Coefficients
 
@@ -122,9 +124,10 @@ def learn_in_stages(
     grouping = chunked(model.vectors, chunks, shares, learning.seed)
     finer = MergedModel(model.experts, model.vectors, grouping)
     start = spread(first.coefficients, model.grouping, grouping)
+    first = replace(first, coefficients=start, selections=finer_selections(first.selections, model.grouping, grouping))
     left = learning.steps - chunks.first_steps
     if left <= 0:
-        return Staged(finer, replace(first, coefficients=start))
+        return Staged(finer, first)
     going_on = replace(_with_steps(learning, left), init=start)
     second = run(finer, learning=going_on, checkpoints=_under(checkpoints, "second"))
     return Staged(finer, _joined(first, second, chunks.first_steps))
@@ -138,10 +141,24 @@ def spread(coefficients: Coefficients, coarse: Grouping, fine: Grouping) -> Coef
         >>> spread(torch.tensor([[0.1], [0.2]]), tensor_wise("ab"), row_blocks({"a": (4, 1), "b": (3,)}, 2)).tolist()
         [[0.10000000149011612], [0.10000000149011612], [0.20000000298023224]]
     """
-    source = torch.empty(len(fine), dtype=torch.long)
+    return coefficients[_sources(coarse, fine)]
+
+
+def finer_selections(selections: Sequence[Selection], coarse: Grouping, fine: Grouping) -> list[Selection]:
+    """Every chunk selected what the group selected that its rows were in."""
+    own: dict[int, list[Selection]] = {}
+    for selection in selections:
+        own.setdefault(selection.group, []).append(selection)
+    sources = _sources(coarse, fine).tolist()
+    return [replace(one, group=group) for group, source in enumerate(sources) for one in own.get(source, [])]
+
+
+def _sources(coarse: Grouping, fine: Grouping) -> torch.Tensor:
+    """The group that each chunk's rows were in, (G',)."""
+    sources = torch.empty(len(fine), dtype=torch.long)
     for name, rows in fine.rows.items():
-        source[rows] = coarse.rows[name].expand_as(rows)
-    return coefficients[source]
+        sources[rows] = coarse.rows[name].expand_as(rows)
+    return sources
 
 
 def _under(checkpoints: Path | None, stage: str) -> Path | None:
@@ -178,15 +195,20 @@ def _table(shares: Importance, vectors: TaskVectors) -> str:
 def _read(folder: Path) -> tuple[Learned, Importance]:
     """The first stage as it was written, whether just now or by a run that goes on."""
     story = json.loads((folder / STORY).read_text(encoding="utf-8"))
-    coefficients = load_coefficients(folder / COEFFICIENTS).coefficients
+    kept = load_coefficients(folder / COEFFICIENTS)
+    certificate = story.get("certificate", {})
+    converged = certificate.pop("converged", False)
+    selections = from_json(story.get("selections", []), kept.grouping.groups, kept.experts)
     with (folder / TABLE).open(encoding="utf-8") as file:
         shares = {row["parameter"]: float(row["importance"]) for row in csv.DictReader(file)}
-    return Learned(coefficients, story["best_step"], story["history"], interrupted=False), shares
+    best_step, history = story["best_step"], story["history"]
+    return Learned(kept.coefficients, best_step, history, False, certificate, converged, selections), shares
 
 
 def _joined(first: Learned, second: Learned, steps: int) -> Learned:
     """One history: the second stage's start is the first one's best iterate."""
     history = first.history + [{**seen, "step": seen["step"] + steps} for seen in second.history if seen["step"]]
-    best = second.best_step + steps if second.best_step else first.best_step
+    if not second.best_step:  # so what is said of the best iterate is what was said of it then
+        return replace(first, coefficients=second.coefficients, history=history, interrupted=second.interrupted)
     later = [replace(selection, first_step=selection.first_step + steps) for selection in second.selections]
-    return replace(second, history=history, best_step=best, selections=later)
+    return replace(second, history=history, best_step=second.best_step + steps, selections=later)

@@ -415,6 +415,21 @@ def nothing_to_add_to_the_centre(folder, config):
     del config["optimizer"], config["trainer"]
 
 
+@mistake("init: expected a finite number, got inf")
+def infinite_start(folder, config):
+    config["init"] = float("inf")
+
+
+@mistake("beta must be 0 or more, found inf")
+def infinite_option_of_a_transform(folder, config):
+    config["task_vectors"] = {"class_path": "Lines", "init_args": {"beta": float("inf")}}
+
+
+@mistake("Expected finite grow ≥ 1")
+def infinite_option_of_an_optimiser(folder, config):
+    config["optimizer"] = {"class_path": "ProjectedGradient", "init_args": {"grow": float("inf")}}
+
+
 @mistake("feasible: there is no class Simplexx. Did you mean Simplex?")
 def misspelt_class(folder, config):
     config["feasible"] = "Simplexx"

@@ -68,6 +68,47 @@ def test_what_the_first_stage_selected_is_kept(fit):
     assert {selection["group"] for selection in story["selections"]} <= set(groups)
 
 
+def test_what_the_first_stage_selected_is_said_of_its_chunks(fit):
+    watch = {"every": 1, "monitor": "last"}
+    _, metrics = fit(
+        "--trainer.max_steps", "2", chunks={"budget": 2, "first_steps": 2}, optimizer="FrankWolfe", feasible=HULL,
+        watch=watch,
+    )  # fmt: skip
+    learned = load_coefficients(Path("run/coefficients.safetensors"))
+    assert metrics["certificate"]["evaluations"] >= 2
+    assert len({selection["group"] for selection in metrics["selections"]}) > 1
+    for selection in metrics["selections"]:
+        if selection["expert"] != "(base)":
+            row, column = (
+                names.index(selection[key])
+                for names, key in ((learned.grouping.groups, "group"), (learned.experts, "expert"))
+            )
+            assert selection["weight"] == pytest.approx(learned.coefficients[row, column].item() / 1.5, abs=1e-5)
+
+
+def test_what_was_selected_after_the_best_iterate_does_not_count(fit):
+    _, metrics = fit(
+        "--trainer.max_steps", "8", "--grouping", "task", optimizer="FrankWolfe", feasible=HULL,
+        data={"batch_size": None}, watch={"every": 1},
+    )  # fmt: skip
+    assert 0 < metrics["best_step"] < metrics["history"][-1]["step"]
+    assert 0 < max(selection["times"] for selection in metrics["selections"]) <= metrics["best_step"]
+
+
+def test_a_loss_that_is_no_number_ends_without_a_traceback(text_family, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(shutil.copytree(text_family, tmp_path / "family"))
+    config = yaml.safe_load(Path("merge.yaml").read_text())
+    config |= {
+        "optimizer": "LBFGSB",
+        "feasible": "Unbounded",
+        "init": 1e38,
+        "data": {"batch_size": None, "held_out": 0},
+    }
+    Path("changed.yaml").write_text(yaml.safe_dump(config))
+    assert cli.main(["fit", "--config", "changed.yaml", "--run_dir", "run"]) == cli.BAD_INPUT
+    assert "error: step 0:" in capsys.readouterr().err
+
+
 def test_quasi_newton_on_all_rows(fit):
     said, metrics = fit("--optimizer", "LBFGSB", data={"batch_size": None}, watch={"every": 5, "monitor": "last"})
     assert metrics["history"][-1]["objective"] < metrics["history"][0]["objective"]

@@ -1,5 +1,6 @@
 """A pull of the coefficients towards where they started."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,8 +49,8 @@ class Regulariser:
 
     def __post_init__(self) -> None:
         """Check the strength."""
-        if not self.strength >= 0:
-            raise ConfigError(f"regulariser.strength: expected a number of at least 0, got {self.strength}.")
+        if not 0 <= self.strength < math.inf:
+            raise ConfigError(f"regulariser.strength: expected a finite number of at least 0, got {self.strength}.")
 
     def __call__(self, coefficients: Coefficients, start: Coefficients) -> Tensor:
         """γ · pull, a scalar that autograd differentiates."""

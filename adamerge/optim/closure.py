@@ -114,7 +114,7 @@ class Objective:
         if not (math.isfinite(start.loss) and bool(start.gradient.isfinite().all())):
             raise FloatingPointError(
                 f"The loss at the current coefficients is {start.loss}, or its gradient is not finite. Look for "
-                "overflow in the model (fp16), or start from smaller coefficients."
+                "overflow in the model, take shorter steps, or start from smaller coefficients."
             )
         return start
 

@@ -125,8 +125,8 @@ class FrankWolfeOptions(Descent, ABC):
         """Refuse an unknown selection or a negative tolerance."""
         if self.selection not in ("linear", "cosine"):
             raise ConfigError(f"Expected selection to be 'linear' or 'cosine', found {self.selection!r}.")
-        if not self.tolerance >= 0:
-            raise ConfigError(f"Expected the tolerance of the gap to be at least 0, found {self.tolerance}.")
+        if not 0 <= self.tolerance < math.inf:
+            raise ConfigError(f"Expected the gap's tolerance to be finite and at least 0, found {self.tolerance}.")
 
     @property
     @override

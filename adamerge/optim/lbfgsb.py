@@ -120,10 +120,10 @@ class LBFGSB(Descent):
     def __post_init__(self) -> None:
         """Check the options."""
         tolerances = [given for given in (self.loss_tolerance, self.gradient_tolerance) if given is not None]
-        if not (self.history >= 1 and all(tolerance >= 0 for tolerance in tolerances)):
+        if not (self.history >= 1 and all(0 <= tolerance < math.inf for tolerance in tolerances)):
             raise ConfigError(
-                f"Expected history ≥ 1 and tolerances ≥ 0 of L-BFGS-B, found {self.history}, {self.loss_tolerance} "
-                f"and {self.gradient_tolerance}."
+                f"Expected history ≥ 1 and finite tolerances ≥ 0 of L-BFGS-B, found {self.history}, "
+                f"{self.loss_tolerance} and {self.gradient_tolerance}."
             )
 
     @property

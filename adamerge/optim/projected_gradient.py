@@ -81,10 +81,11 @@ class ProjectedGradient(Descent):
             raise ConfigError(f"Expected lr of projected gradient descent to be above 0, found {self.lr}.")
         if self.step_rule not in ("armijo", "constant"):
             raise ConfigError(f"Expected step_rule to be 'armijo' or 'constant', found {self.step_rule!r}.")
-        if not (self.grow >= 1 and 0 < self.shrink < 1 and 0 < self.sufficient < 1 and self.tolerance >= 0):
+        shares = 0 < self.shrink < 1 and 0 < self.sufficient < 1
+        if not (shares and 1 <= self.grow < math.inf and 0 <= self.tolerance < math.inf):
             raise ConfigError(
-                f"Expected grow ≥ 1, 0 < shrink < 1, 0 < sufficient < 1 and tolerance ≥ 0, found {self.grow}, "
-                f"{self.shrink}, {self.sufficient} and {self.tolerance}."
+                f"Expected finite grow ≥ 1 and tolerance ≥ 0, 0 < shrink < 1 and 0 < sufficient < 1, found "
+                f"{self.grow}, {self.tolerance}, {self.shrink} and {self.sufficient}."
             )
 
     @property

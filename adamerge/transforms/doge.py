@@ -1,6 +1,5 @@
 """DOGE: norm-balanced coefficients and one shared modification outside the shared subspace."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -112,7 +111,7 @@ class Doge(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require(self.eta > 0 and math.isfinite(self.eta), "eta", "positive", self.eta)
+        require(self.eta > 0, "eta", "positive", self.eta)
         require(0 < self.density <= 1, "density", "a share in (0, 1]", self.density)
         require(self.mask_order in ("before", "after", "none"), "mask_order", "before, after or none", self.mask_order)
         require(self.scope in ("global", "tensor"), "scope", "global or tensor", self.scope)

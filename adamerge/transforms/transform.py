@@ -1,5 +1,6 @@
 """The seam: a plan over all tensors, then one tensor of all experts at a time."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -97,7 +98,7 @@ class Transform(ABC):
 
 
 def require(condition: bool, key: str, expected: str, found: object) -> None:
-    """Refuse an option by name.
+    """Refuse an option by name; a number must be finite as well.
 
     Args:
         condition: what must hold.
@@ -112,7 +113,7 @@ def require(condition: bool, key: str, expected: str, found: object) -> None:
     Traceback (most recent call last):
     adamerge.types.ConfigError: density must be a share in (0, 1], found 1.5.
     """
-    if not condition:
+    if not condition or (isinstance(found, float) and not math.isfinite(found)):
         raise ConfigError(f"{key} must be {expected}, found {found!r}.")
 
 
