@@ -37,7 +37,6 @@ SETTINGS = {
     "memory": "mapped",
     "init": 0.0,
     "feasible": {"class_path": "Simplex", "init_args": {"radius": RADIUS, "includes_base": True}},
-    "optimizer": {"class_path": "SoftFrankWolfe", "init_args": {"top_k": 4, "inner_steps": 5, "per": "model"}},
     "watch": {"every": 2},
 }
 
@@ -71,7 +70,7 @@ def make_irrelevant(zoo: Path, folder: Path) -> list[str]:
     return [f"{kind}_{task}" for kind, _, task in kinds]
 
 
-def configuration(zoo: Path, data: Path, extra: Sequence[Path], steps: int) -> dict[str, object]:
+def configuration(zoo: Path, data: Path, extra: Sequence[Path], steps: int, per: str) -> dict[str, object]:
     """What to merge: with extra experts or without."""
     models: list[dict[str, object]] = []
     for task in TASKS:
@@ -81,7 +80,13 @@ def configuration(zoo: Path, data: Path, extra: Sequence[Path], steps: int) -> d
             model |= {"calibration": rows["train"], "evaluation": rows["test"]}
         models.append(model)
     models += [{"model": str(place)} for place in extra]
-    settings = {**SETTINGS, "data": {"micro_batch": 8, "batch_size": 32}, "trainer": {"max_steps": steps}}
+    optimizer = {"class_path": "SoftFrankWolfe", "init_args": {"top_k": 4, "inner_steps": 5, "per": per}}
+    settings = {
+        **SETTINGS,
+        "optimizer": optimizer,
+        "data": {"micro_batch": 8, "batch_size": 32},
+        "trainer": {"max_steps": steps},
+    }
     return {"base_model": str(zoo / "base"), "models": models, **settings}
 
 
@@ -113,6 +118,7 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=Path("zoo"))
     parser.add_argument("--data", type=Path, default=Path("../shared/zoo/data"))
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--per", choices=["model", "group"], default="model", help="who proposes experts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -121,7 +127,7 @@ def main() -> None:
         for extra in ([], [folder / name for name in irrelevant]):
             pool = len(TASKS) + len(extra)
             run = folder / f"run_{pool}"
-            peak = fit(configuration(options.zoo, options.data, extra, options.steps), run)
+            peak = fit(configuration(options.zoo, options.data, extra, options.steps, options.per), run)
             metrics = json.loads((run / "metrics.json").read_text())
             learned = load_coefficients(run / "coefficients.safetensors")
             shares = dict(zip(learned.experts, (learned.coefficients.mean(0) / RADIUS).tolist(), strict=True))
