@@ -56,7 +56,7 @@ def test_merged_checkpoint_scores_in_plain_transformers_what_metrics_say(task, d
 
 def test_another_centre_is_not_measured_as_the_base(demo_folder, metrics, main, tmp_path, monkeypatch):
     monkeypatch.chdir(demo_folder.parent)
-    options = ("--method", "wudi", "--centre", "Isotropic", "--optimizer", "null", "--trainer.max_steps", 0)
+    options = ("--method", "task_arithmetic", "--centre", "Isotropic", "--optimizer", "null", "--trainer.max_steps", 0)
     code, _, complaint = main("fit", "--config", "demo/demo.yaml", *options, "--run_dir", tmp_path / "run")
     assert (code, complaint) == (0, "")
     centred = json.loads((tmp_path / "run" / "metrics.json").read_text())
