@@ -219,7 +219,7 @@ def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.usage = "%(prog)s --config FILE [--key value ...]"
     parser.add_argument("--config", action="config", help="YAML file; options after it overrule it.")
     parser.add_class_arguments(MergeConfig, None)
-    written = _written(arguments)
+    written = _written(arguments, ("method", "centre"))
     preset = dict(PRESETS.get(str(written.get("method")), PRESETS[DEFAULT]))
     centre = written.get("centre")
     if isinstance(centre, dict) and "class_path" not in centre:  # options of RegMean, not of the preset's own centre
@@ -227,14 +227,14 @@ def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.set_defaults(preset)
 
 
-def _written(arguments: Sequence[str]) -> dict[str, object]:
-    """What the command line and its files say of every key, the last one winning."""
+def _written(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, object]:
+    """What the command line and its files say of keys of the first level, the last one winning."""
     written: dict[str, object] = {}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         if option == "--config" and (value or following):
             written |= _content(Path(value or following))
-        elif option.startswith("--"):
+        elif option.removeprefix("--") in keys:
             with suppress(yaml.YAMLError):  # the parser will complain of it
                 written[option.removeprefix("--")] = yaml.safe_load(value or following)
     return written

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Trainer
@@ -18,7 +18,7 @@ from adamerge.merged import MergedModel
 from adamerge.module import MergeModule
 from adamerge.objectives import LogitAlignment, Objective
 from adamerge.optim import Selection
-from adamerge.selected import as_json
+from adamerge.selected import as_json, from_json
 from adamerge.targets import Targets, TargetSettings, compute_targets
 from adamerge.types import Coefficients, ConfigError
 
@@ -58,6 +58,16 @@ class Learned:
         if self.selections:
             found["selections"] = as_json(self.selections, groups, experts)
         return found
+
+    @classmethod
+    def from_json(
+        cls, found: Mapping[str, Any], coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str]
+    ) -> "Learned":
+        """What `as_json` wrote, of a run that was not interrupted, with its coefficients."""
+        certificate = dict(found.get("certificate", {}))
+        converged = bool(certificate.pop("converged", False))
+        selections = from_json(found.get("selections", []), groups, experts)
+        return cls(coefficients, found["best_step"], found["history"], False, certificate, converged, selections)
 
 
 @dataclass(frozen=True)

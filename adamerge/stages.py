@@ -23,7 +23,6 @@ from adamerge.learning import Learning
 from adamerge.merged import MergedModel
 from adamerge.objectives import Objective
 from adamerge.optim import Selection
-from adamerge.selected import from_json
 from adamerge.task_vectors import TaskVectors
 from adamerge.types import Coefficients
 
@@ -196,13 +195,9 @@ def _read(folder: Path) -> tuple[Learned, Importance]:
     """The first stage as it was written, whether just now or by a run that goes on."""
     story = json.loads((folder / STORY).read_text(encoding="utf-8"))
     kept = load_coefficients(folder / COEFFICIENTS)
-    certificate = story.get("certificate", {})
-    converged = certificate.pop("converged", False)
-    selections = from_json(story.get("selections", []), kept.grouping.groups, kept.experts)
     with (folder / TABLE).open(encoding="utf-8") as file:
         shares = {row["parameter"]: float(row["importance"]) for row in csv.DictReader(file)}
-    best_step, history = story["best_step"], story["history"]
-    return Learned(kept.coefficients, best_step, history, False, certificate, converged, selections), shares
+    return Learned.from_json(story, kept.coefficients, kept.grouping.groups, kept.experts), shares
 
 
 def _joined(first: Learned, second: Learned, steps: int) -> Learned:
