@@ -3,27 +3,26 @@
 Not in `adamerge` itself: there `learn`, `export` and `fit` are modules, and importing it must cost nothing.
 """
 
-from adamerge.agreement import hold_out
-from adamerge.answers import answer
-from adamerge.callbacks import Watching
-from adamerge.coefficients import load_coefficients, save_coefficients
-from adamerge.compare import compare
-from adamerge.config import MergeConfig, ModelConfig
-from adamerge.data import Batching, DataSource, PseudoAnswers, TensorRows
-from adamerge.evaluate import uniform
-from adamerge.experts import Split, from_modules
-from adamerge.export import export
-from adamerge.feasible import Box, Simplex, Unbounded
-from adamerge.grouping import block_wise, row_blocks, task_wise, tensor_wise
-from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, describe, open_experts
-from adamerge.learn import Calibration, Learned, divide, learn
-from adamerge.learning import Learning
-from adamerge.merged import MergedModel, task_vectors
+from adamerge.calibration.agreement import hold_out
+from adamerge.calibration.pseudo_answers import answer
+from adamerge.data.rows import Batching, DataSource, PseudoAnswers, TensorRows
+from adamerge.experts.experts import Split, from_modules
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.learning.keep_best import Watching
+from adamerge.learning.learn import Calibration, Learned, divide, learn
+from adamerge.learning.settings import Learning
+from adamerge.merging.coefficients import load_coefficients, save_coefficients
+from adamerge.merging.grouping import block_wise, row_blocks, task_wise, tensor_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
 from adamerge.objectives import CrossEntropy, Entropy, HiddenAlignment, LogitAlignment
 from adamerge.optim import LBFGSB, FrankWolfe, ProjectedGradient, SoftFrankWolfe
-from adamerge.reading import load_data
-from adamerge.report import curve, heat_map, table
+from adamerge.optim.feasible_sets import Box, Simplex, Unbounded
+from adamerge.results.compare import compare
+from adamerge.results.export import export
+from adamerge.results.report import curve, heat_map, table
+from adamerge.runs.build_model import build_model, describe, open_experts
+from adamerge.runs.config import MergeConfig, ModelConfig
+from adamerge.runs.load_rows import load_data
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 __all__ = [

@@ -20,7 +20,7 @@ from rich.console import Console
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 if TYPE_CHECKING:  # what takes seconds to import is imported by the command that needs it
-    from adamerge.config import MergeConfig
+    from adamerge.runs.config import MergeConfig
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -101,16 +101,16 @@ def _run(arguments: list[str]) -> int:
         case "fit":
             return _fit(options, console)
         case "check":
-            from adamerge.check import check
+            from adamerge.runs.check import check
 
             return BAD_INPUT if check(_config(options), console, deep="deep" in options) else 0
         case "export":
-            from adamerge.rerun import export_again
+            from adamerge.runs.open_run import export_again
 
             run = Path(options.run)
             export_again(parse_file(run / "config.yaml"), run, Path(options.out), options.out_dtype, console)
         case "evaluate":
-            from adamerge.rerun import evaluate_again
+            from adamerge.runs.open_run import evaluate_again
 
             evaluate_again(parse_file(Path(options.run) / "config.yaml"), Path(options.run), console)
         case _:
@@ -121,7 +121,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fit(options: Namespace, console: Console) -> int:
-    from adamerge.fit import fit
+    from adamerge.runs.fit import fit
 
     config = _config(options)
     resume = "ckpt_path" in options
@@ -160,7 +160,7 @@ def _plain_errors() -> Iterator[None]:
     except ConfigError:
         raise
     except (ArgumentError, ValueError, TypeError) as error:
-        from adamerge.mistakes import explain
+        from adamerge.runs.config_errors import explain
 
         raise ConfigError(explain(str(error))) from error
 
@@ -213,7 +213,7 @@ def _add_options(parser: ArgumentParser, command: str, arguments: Sequence[str])
 
 
 def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    from adamerge.config import DEFAULT, PRESETS, MergeConfig
+    from adamerge.runs.config import DEFAULT, PRESETS, MergeConfig
 
     parser.description = f"{parser.description or ''}\n{MINIMAL}"
     parser.usage = "%(prog)s --config FILE [--key value ...]"
@@ -254,7 +254,7 @@ def _content(file: Path) -> dict[str, object]:
 
 def _config(options: Namespace) -> "MergeConfig":
     """The part of a command's options that says what to merge, as objects."""
-    from adamerge.config import MergeConfig
+    from adamerge.runs.config import MergeConfig
 
     with _plain_errors():
         made = _merge_parser(options).instantiate(_part(options))
@@ -263,7 +263,7 @@ def _config(options: Namespace) -> "MergeConfig":
 
 def _resolved(options: Namespace) -> str:
     """The same as YAML, everything that was left to its default included, and local paths absolute."""
-    from adamerge.places import anchored
+    from adamerge.runs.paths import anchored
 
     settings = yaml.safe_load(_merge_parser(options).dump(_part(options), skip_unset=False))
     return yaml.safe_dump(anchored(settings), sort_keys=False, allow_unicode=True)
@@ -276,6 +276,6 @@ def _merge_parser(options: Namespace) -> ArgumentParser:
 
 
 def _part(options: Namespace) -> Namespace:
-    from adamerge.config import MergeConfig
+    from adamerge.runs.config import MergeConfig
 
     return Namespace({field.name: options[field.name] for field in fields(MergeConfig)})

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from adamerge.files import whole_folder, write_text
+from adamerge.storage.atomic_files import whole_folder, write_text
 from adamerge.types import ConfigError
 
 Pictures: TypeAlias = NDArray[np.uint8]

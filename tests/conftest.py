@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more,
 import shutil
 
 import pytest
-from families import save_text_family
+from support.families import save_text_family
 
 
 @pytest.fixture(scope="session")

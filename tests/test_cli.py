@@ -16,9 +16,9 @@ import pytest
 import torch
 import transformers
 import yaml
-from families import build, configuration, listing, save_rows, save_tokenizer, write
-from processes import Strike, run, start
 from safetensors.torch import load_file, save_file
+from support.families import build, configuration, listing, save_rows, save_tokenizer, write
+from support.processes import Strike, run, start
 
 from adamerge import cli
 
@@ -785,7 +785,7 @@ def test_a_run_is_used_from_another_directory(family, main, monkeypatch, tmp_pat
     config = configuration()
     config["models"][0]["calibration"] = {"path": "mood.jsonl", "rows": 24}
     config["models"][1]["model"] = str(family / "topic")
-    strike = Strike("adamerge.fit.save_coefficients")
+    strike = Strike("adamerge.runs.fit.save_coefficients")
     command = ["fit", "--config", write(config), "--run_dir", "deep/../run"]
     (family / "deep").mkdir()
     assert run(command, family, family / "log.txt", strike) == -strike.number
@@ -821,7 +821,7 @@ def test_a_run_that_is_not_finished(family, main, command):
     code, _, complaint = main(*command)
     assert code == cli.BAD_INPUT
     assert "run/config.yaml: there is no such file" in complaint
-    strike = Strike("adamerge.fit.save_coefficients")
+    strike = Strike("adamerge.runs.fit.save_coefficients")
     assert (
         run(["fit", "--config", "merge.yaml", "--run_dir", "run"], family, family / "log.txt", strike) == -strike.number
     )
@@ -861,7 +861,9 @@ def test_mixed_precision_says_nothing_of_itself(family, main):
 
 
 def test_a_disk_without_room_is_noticed_before_learning(family, main, monkeypatch):
-    monkeypatch.setattr("adamerge.run_dir.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(
+        "adamerge.runs.run_directory.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1)
+    )
     code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
     assert code == cli.BAD_INPUT
     assert "run: the disk is full" in complaint
@@ -881,7 +883,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half(family, main, monkeypatch, wri
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(file)
 
-    monkeypatch.setattr("adamerge.files.os.fsync", fsync)
+    monkeypatch.setattr("adamerge.storage.atomic_files.os.fsync", fsync)
     code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
     assert code == cli.BAD_INPUT
     assert "No space left on device. Nothing half-written was left." in complaint
@@ -898,7 +900,7 @@ def test_a_disk_that_is_really_full(family, main, monkeypatch):
         pytest.skip("only root can mount a small disk")
     try:
         usage = shutil.disk_usage
-        monkeypatch.setattr("adamerge.run_dir.shutil.disk_usage", lambda place: usage("/"))
+        monkeypatch.setattr("adamerge.runs.run_directory.shutil.disk_usage", lambda place: usage("/"))
         code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "small/run")
         assert code == cli.BAD_INPUT
         assert "No space left on device" in complaint

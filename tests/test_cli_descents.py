@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from families import save_rows
+from support.families import save_rows
 
 from adamerge import cli
-from adamerge.coefficients import load_coefficients
+from adamerge.merging.coefficients import load_coefficients
 
 HULL = {"class_path": "Simplex", "init_args": {"radius": 1.5, "includes_base": True}}
 

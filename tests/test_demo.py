@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from adamerge import cli, demo
-from adamerge.coefficients import load_coefficients
+from adamerge.merging.coefficients import load_coefficients
 
 CANDIDATES = ("base", "expert", "average", "task_arithmetic", "task_arithmetic_tuned", "learned")
 

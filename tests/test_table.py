@@ -3,8 +3,8 @@
 import itertools
 
 import pytest
-from pairs import covering
-from table import AXES, Table, allowed
+from support.pairs import covering
+from support.table import AXES, Table, allowed
 
 ROWS = covering(AXES, allowed)
 

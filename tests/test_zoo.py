@@ -11,9 +11,9 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from adamerge.cli import main, parse_file
-from adamerge.coefficients import load_coefficients
-from adamerge.fit import COEFFICIENTS
-from adamerge.job import build_model, open_experts
+from adamerge.merging.coefficients import load_coefficients
+from adamerge.runs.build_model import build_model, open_experts
+from adamerge.runs.fit import COEFFICIENTS
 
 ZOO = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 TASKS = ("trec", "customer", "assistant")

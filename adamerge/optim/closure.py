@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from adamerge.feasible import FeasibleSet
+from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.types import Coefficients, ConfigError
 
 Closure: TypeAlias = Callable[[], Tensor]

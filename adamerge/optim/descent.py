@@ -7,9 +7,9 @@ from typing import ClassVar, Generic, TypeAlias, TypedDict, TypeVar, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from adamerge.feasible import FeasibleSet
-from adamerge.optim.feasibility import keep_feasible
-from adamerge.optim.pairs import OptimizerKind
+from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.optim.incompatible_options import OptimizerKind
+from adamerge.optim.keep_feasible import keep_feasible
 
 BuildOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
 """Any torch optimiser, called with the coefficients."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adamerge.feasible import Box, FeasibleSet, Simplex
 from adamerge.optim.closure import (
     Closure,
     Evaluation,
@@ -19,10 +18,11 @@ from adamerge.optim.closure import (
     coefficients_of,
     mean_over_processes,
 )
+from adamerge.optim.convex_hull import Hull, weight_gap
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
-from adamerge.optim.hull import Hull, weight_gap
+from adamerge.optim.feasible_sets import Box, FeasibleSet, Simplex
+from adamerge.optim.incompatible_options import check_pair
 from adamerge.optim.line_search import resolution
-from adamerge.optim.pairs import check_pair
 from adamerge.types import Coefficients, ConfigError
 
 Score: TypeAlias = Literal["linear", "cosine"]

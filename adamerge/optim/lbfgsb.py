@@ -12,10 +12,10 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adamerge.feasible import Box, FeasibleSet
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
-from adamerge.optim.pairs import OptimizerKind, check_pair
+from adamerge.optim.feasible_sets import Box, FeasibleSet
+from adamerge.optim.incompatible_options import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
 Numbers = NDArray[np.float64]

@@ -8,11 +8,11 @@ from typing import Literal, cast, final
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adamerge.feasible import FeasibleSet
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
+from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.optim.incompatible_options import OptimizerKind, check_pair
 from adamerge.optim.line_search import backtrack, promised, resolution
-from adamerge.optim.pairs import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
 
 StepRule = Literal["armijo", "constant"]
@@ -55,7 +55,7 @@ class ProjectedGradient(Descent):
 
     Example:
         >>> import torch
-        >>> from adamerge.feasible import Simplex
+        >>> from adamerge.optim.feasible_sets import Simplex
         >>> coefficients = nn.Parameter(torch.tensor([[0.5, 0.5]]))
         >>> optimizer = ProjectedGradient().build([coefficients], Simplex())
         >>> def closure():

@@ -13,7 +13,7 @@ from adamerge.transforms.isotropic import Isotropic
 from adamerge.transforms.lines import Lines
 from adamerge.transforms.magnitude import Magnitude
 from adamerge.transforms.pcb import Pcb
-from adamerge.transforms.singular import TaskSingularVectors
+from adamerge.transforms.task_singular_vectors import TaskSingularVectors
 from adamerge.transforms.ties import Ties
 from adamerge.transforms.transform import TASK_ARITHMETIC, FisherSettings, Labels, Stacks, TensorTransform, Transform
 from adamerge.transforms.wudi import Wudi

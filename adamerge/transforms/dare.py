@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
 
 

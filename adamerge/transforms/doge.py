@@ -7,10 +7,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
+from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.doge_fit import Residual, fit, fit_adam, norm_coefficients, shared_subspace
 from adamerge.transforms.magnitude import global_thresholds, tensor_thresholds, trim
-from adamerge.transforms.modification import Residual, fit, fit_adam, norm_coefficients, shared_subspace
-from adamerge.transforms.selection import Scope
+from adamerge.transforms.order_statistics import Scope
 from adamerge.transforms.transform import (
     TASK_ARITHMETIC,
     Stacks,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
-from adamerge.transforms.gram import thin_svd
+from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.thin_svd import thin_svd
 from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
 from adamerge.types import ConfigError
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
-from adamerge.transforms.selection import Scope, order_statistics
+from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.order_statistics import Scope, order_statistics
 from adamerge.transforms.transform import (
     TASK_ARITHMETIC,
     Stacks,

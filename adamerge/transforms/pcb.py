@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
-from adamerge.transforms.selection import Scope, Scores, order_statistics
+from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.order_statistics import Scope, Scores, order_statistics
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, per_expert, require, vectors
 
 OUTLIERS = 1e-4

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.magnitude import global_thresholds, tensor_thresholds, trim
-from adamerge.transforms.selection import Scope
+from adamerge.transforms.order_statistics import Scope
 from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
 
 

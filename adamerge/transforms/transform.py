@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from adamerge.task_vectors import TaskVectors
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.types import ConfigError
 
 TensorTransform: TypeAlias = Callable[[str, Tensor], Tensor]

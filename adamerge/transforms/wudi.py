@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adamerge.task_vectors import TaskVectors
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices, require
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import torch
 
-from adamerge.agreement import hold_out
+from adamerge.calibration.agreement import hold_out
 from adamerge.cli import parse_file
-from adamerge.data import Schedule, move
-from adamerge.evaluate import Evaluation, mean, uniform
-from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, open_experts
-from adamerge.learn import divide
+from adamerge.data.rows import Schedule, move
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.learning.learn import divide
+from adamerge.merging.merged_model import uniform
 from adamerge.optim import build_optimizer
-from adamerge.reading import load_data
+from adamerge.results.evaluate import Evaluation, mean
+from adamerge.runs.build_model import build_model, open_experts
+from adamerge.runs.load_rows import load_data
 
 
 def main() -> None:

@@ -20,19 +20,19 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from adamerge.agreement import hold_out
+from adamerge.calibration.agreement import hold_out
+from adamerge.calibration.closed_form import ClosedForm, closed_form
 from adamerge.cli import parse_file
-from adamerge.closed_form import ClosedForm, closed_form
-from adamerge.config import MergeConfig
-from adamerge.data import Subset, first_rows
-from adamerge.evaluate import Evaluation, uniform
-from adamerge.fit import learning_of
-from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, open_experts
-from adamerge.learn import Calibration, divide
-from adamerge.merged import MergedModel
-from adamerge.reading import load_data
-from adamerge.stages import learn_in_stages
+from adamerge.data.rows import Subset, first_rows
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.learning.learn import Calibration, divide
+from adamerge.learning.two_stages import learn_in_stages
+from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.results.evaluate import Evaluation
+from adamerge.runs.build_model import build_model, open_experts
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.fit import learning_of
+from adamerge.runs.load_rows import load_data
 from adamerge.types import Coefficients
 
 CONFIGS = {

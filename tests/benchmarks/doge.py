@@ -16,19 +16,19 @@ from pathlib import Path
 import torch
 
 from adamerge.cli import parse_file
-from adamerge.data import DataSource
-from adamerge.evaluate import Evaluation, uniform
-from adamerge.grouping import task_wise
-from adamerge.inspection import inspect_weights
-from adamerge.job import open_experts
-from adamerge.merged import MergedModel, task_vectors
-from adamerge.reading import load_data
-from adamerge.task_vectors import Mapped
+from adamerge.data.rows import DataSource
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.merging.grouping import task_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
+from adamerge.merging.task_vectors import Mapped
+from adamerge.results.evaluate import Evaluation
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.load_rows import load_data
+from adamerge.storage.weights import InMemory
 from adamerge.transforms import Doge, Transform
 from adamerge.transforms.doge import is_fitted
+from adamerge.transforms.doge_fit import fit, norm_coefficients, residuals, shared_subspace
 from adamerge.transforms.magnitude import global_thresholds, trim
-from adamerge.transforms.modification import fit, norm_coefficients, residuals, shared_subspace
-from adamerge.weights import InMemory
 
 
 def merge(plain: MergedModel, transform: Transform) -> MergedModel:

@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 from language_family import DOMAINS, Training, make_family
 
-from adamerge.config import MergeConfig, ModelConfig
-from adamerge.data import Batching
-from adamerge.evaluate import SCALES, Evaluation, Scores, uniform
-from adamerge.grouping import row_blocks
-from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, open_experts
-from adamerge.learn import Learned, divide, learn
-from adamerge.learning import Learning
-from adamerge.merged import MergedModel
+from adamerge.data.rows import Batching
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.learning.learn import Learned, divide, learn
+from adamerge.learning.settings import Learning
+from adamerge.merging.grouping import row_blocks
+from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment
-from adamerge.reading import Data, load_data
+from adamerge.results.evaluate import SCALES, Evaluation, Scores
+from adamerge.runs.build_model import build_model, open_experts
+from adamerge.runs.config import MergeConfig, ModelConfig
+from adamerge.runs.load_rows import Data, load_data
 
 
 @dataclass(frozen=True)

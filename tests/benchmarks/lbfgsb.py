@@ -20,15 +20,14 @@ from torch import nn
 from torch.optim import Adam
 
 from adamerge.cli import parse_file
-from adamerge.data import Rows
-from adamerge.evaluate import uniform
-from adamerge.feasible import Box
-from adamerge.inspection import inspect_weights
-from adamerge.job import build_model, open_experts
-from adamerge.merged import MergedModel
+from adamerge.data.rows import Rows
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import entropy
 from adamerge.optim import LBFGSB, SearchingOptimizer, build_optimizer
-from adamerge.reading import load_data
+from adamerge.optim.feasible_sets import Box
+from adamerge.runs.build_model import build_model, open_experts
+from adamerge.runs.load_rows import load_data
 
 Point = tuple[int, float, float]
 """Evaluations, seconds, and the best objective until then."""

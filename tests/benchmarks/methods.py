@@ -28,13 +28,13 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from adamerge.cli import parse_file
-from adamerge.config import PRESETS, MergeConfig
-from adamerge.data import DataSource, Rows
-from adamerge.evaluate import mean
-from adamerge.files import write_text
-from adamerge.fit import COEFFICIENTS
-from adamerge.job import open_experts
-from adamerge.reading import load_data
+from adamerge.data.rows import DataSource, Rows
+from adamerge.results.evaluate import mean
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.config import PRESETS, MergeConfig
+from adamerge.runs.fit import COEFFICIENTS
+from adamerge.runs.load_rows import load_data
+from adamerge.storage.atomic_files import write_text
 
 FULL_BATCH = {"rows": 64, "batch_size": None, "micro_batch": 8}
 

@@ -27,7 +27,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adamerge.coefficients import load_coefficients
+from adamerge.merging.coefficients import load_coefficients
 
 TARGETS = ("trec", "news", "banking", "assistant")
 TASKS = ("trec", "news", "banking", "assistant", "subj", "movie", "customer", "stackoverflow")

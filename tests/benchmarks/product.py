@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from table import AXES, Table, allowed
+from support.table import AXES, Table, allowed
 
 
 def main() -> int:

@@ -23,10 +23,10 @@ import torch
 from torch.func import functional_call
 from transformers import ViTConfig, ViTForImageClassification
 
-from adamerge.checkpoint import open_checkpoint
-from adamerge.experts import Experts, from_checkpoints
-from adamerge.grouping import tensor_wise
-from adamerge.merged import MergedModel, task_vectors
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.experts import Experts, from_checkpoints
+from adamerge.merging.grouping import tensor_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.objectives import entropy
 
 

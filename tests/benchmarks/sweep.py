@@ -21,12 +21,12 @@ from alignment import Found, Seed
 from rich.console import Console
 from rich.table import Table
 
-from adamerge.agreement import hold_out
-from adamerge.config import MergeConfig
-from adamerge.evaluate import mean
-from adamerge.feasible import Box
+from adamerge.calibration.agreement import hold_out
+from adamerge.calibration.targets import TargetSettings, compute_targets
 from adamerge.objectives import Entropy, HiddenAlignment, LogitAlignment, Objective, Sum
-from adamerge.targets import TargetSettings, compute_targets
+from adamerge.optim.feasible_sets import Box
+from adamerge.results.evaluate import mean
+from adamerge.runs.config import MergeConfig
 from adamerge.transforms import Doge, TaskSingularVectors, Wudi
 
 SPARE = 200

@@ -23,15 +23,15 @@ from alignment import Seed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from adamerge.callbacks import Watching
-from adamerge.closed_form import ClosedForm, closed_form
-from adamerge.data import first_rows
-from adamerge.evaluate import Evaluation, uniform
-from adamerge.feasible import Box
-from adamerge.learn import learn
-from adamerge.learning import Learning
-from adamerge.merged import MergedModel
+from adamerge.calibration.closed_form import ClosedForm, closed_form
+from adamerge.data.rows import first_rows
+from adamerge.learning.keep_best import Watching
+from adamerge.learning.learn import learn
+from adamerge.learning.settings import Learning
+from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import Entropy, LogitAlignment, Objective
+from adamerge.optim.feasible_sets import Box
+from adamerge.results.evaluate import Evaluation
 
 
 class Clock(Callback):

@@ -1,0 +1,151 @@
+"""Start of the coefficients by least squares on what each layer puts out; forward passes alone.
+
+    min over c of  Σₖ ‖Σⱼ cⱼ·Xₖτⱼᵀ − Xₖτₖᵀ‖² / sₖ + ρ·a·‖c − c⁰‖²        for each group of rows
+
+with Xₖ the layer's input on task k's rows, sₖ = ‖Xₖτₖᵀ‖² over the whole layer, so that tasks weigh alike, and a the
+mean of the system's diagonal, so that ρ has no unit. Only Gram matrices Gₖ = XₖᵀXₖ are needed:
+
+    (A + ρ·a·I) c = b + ρ·a·c⁰,   Aⱼₗ = Σₖ Σᵣ τⱼ[r] Gₖ τₗ[r]ᵀ / sₖ,   bⱼ = Σₖ Σᵣ τⱼ[r] Gₖ τₖ[r]ᵀ / sₖ
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, grams_of_merged
+from adamerge.data.rows import Rows, first_rows
+from adamerge.merging.coefficients import load_coefficients, save_coefficients
+from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.transforms import TASK_ARITHMETIC
+from adamerge.types import Coefficients, ConfigError
+
+ROWS_AT_ONCE = 2**22
+"""Numbers of a layer's task vectors that are multiplied with a Gram matrix at once."""
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """How a closed-form start is found.
+
+    Attributes:
+        ridge: Pull ρ towards `towards`, at least 0.
+        towards: Coefficient c⁰ that the solution is pulled to; None stands for where learning would start otherwise
+            (`init: published`), and without a configuration for task arithmetic's 0.3.
+        inputs: Where the layers' inputs come from: each task's own expert (one pass), or the merged model, its layers
+            solved in forward order (a pass for each layer).
+        rows: Calibration rows of a task that are used.
+    """
+
+    ridge: float = 1.0
+    towards: float | None = None
+    inputs: Literal["experts", "merged"] = "experts"
+    rows: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 <= self.ridge < math.inf:
+            raise ConfigError(f"init.ridge: expected a finite number of at least 0, got {self.ridge}.")
+        if self.towards is not None and not math.isfinite(self.towards):
+            raise ConfigError(f"init.towards: expected a finite number, got {self.towards}.")
+        if self.rows < 1:
+            raise ConfigError(f"init.rows: expected at least 1, got {self.rows}.")
+
+
+class System:
+    """The normal equations of every group, filled layer by layer.
+
+    Args:
+        groups: G.
+        experts: Names of the experts, the columns.
+        tasks: Those that have rows.
+    """
+
+    def __init__(self, groups: int, experts: Sequence[str], tasks: Sequence[str]) -> None:
+        self._own = [experts.index(task) for task in tasks]
+        self._left = torch.zeros(groups, len(experts), len(experts), dtype=torch.float64)
+        self._right = torch.zeros(groups, len(experts), dtype=torch.float64)
+
+    def add(self, stack: Tensor, grams: Sequence[Tensor], groups: Tensor) -> None:
+        """Add one layer.
+
+        Args:
+            stack: Its task vectors τ, (K, R, D).
+            grams: Gₖ of each task that has rows, (D, D).
+            groups: The group of the whole layer, (1,), or of each of its rows, (R,).
+        """
+        index = groups.cpu().expand(stack.shape[1])
+        for k, gram in zip(self._own, grams, strict=True):
+            products = _products(stack, gram)  # (R, K, K)
+            scale = products[:, k, k].sum()  # sₖ
+            if scale > 0:
+                self._left.index_add_(0, index, products / scale)
+                self._right.index_add_(0, index, products[:, :, k] / scale)
+
+    def solve(self, ridge: float, towards: float) -> Coefficients:
+        """The least-squares coefficients of all groups, fp32, (G, K).
+
+        A group that no layer was added to gets each expert's mean over the others, or `towards` if there are none.
+        """
+        mean = self._left.diagonal(dim1=1, dim2=2).mean(1)  # a, (G,)
+        pull = (ridge * mean)[:, None]
+        left = self._left + torch.diag_embed(pull.expand_as(self._right))
+        solution = torch.linalg.lstsq(left, (self._right + pull * towards)[..., None], driver="gelsd").solution[..., 0]
+        known = mean > 0
+        solution[~known] = solution[known].mean(0) if known.any() else towards
+        return solution.float()
+
+
+def _products(stack: Tensor, gram: Tensor) -> Tensor:
+    """τⱼ[r] G τₗ[r]ᵀ for every row and pair of experts, fp64 on the CPU, (R, K, K)."""
+    count, rows, width = stack.shape
+    products = torch.empty(rows, count, count, dtype=torch.float64)
+    step = max(1, ROWS_AT_ONCE // (count * width))
+    for start in range(0, rows, step):
+        part = stack[:, start : start + step]  # (K, r, D)
+        products[start : start + step] = torch.einsum("jrd,lrd->rjl", part @ gram, part)
+    return products
+
+
+def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, size: int = 32) -> Coefficients:
+    """Coefficients that bring each layer's output nearest to the experts', (G, K).
+
+    Groups without a linear layer's weight (biases, norms, embeddings) follow the mean over the other groups.
+
+    Args:
+        model: Experts, task vectors and grouping.
+        rows: Calibration rows of the tasks that have any; the first `settings.rows` of each are used.
+        settings: Ridge, start and where inputs come from.
+        size: Rows that pass a model together.
+    """
+    rows = first_rows(rows, settings.rows)
+    towards = TASK_ARITHMETIC if settings.towards is None else settings.towards
+    system = System(len(model.grouping), model.vectors.experts, tuple(rows))
+    if settings.inputs == "experts":
+        for grams in grams_of_experts(model, rows, size):
+            _add(system, model, grams)
+        return system.solve(settings.ridge, towards)
+    coefficients = uniform(model, towards)
+    for names in forward_order(model, rows):
+        merged = model.vectors.combine(coefficients, model.grouping)
+        _add(system, model, grams_of_merged(model, rows, names, merged, size))
+        coefficients = system.solve(settings.ridge, towards)
+    return coefficients
+
+
+def kept_closed_form(
+    model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, file: Path, size: int = 32
+) -> Coefficients:
+    """The closed-form coefficients that a file holds already, or new ones that are written to it, (G, K)."""
+    if not file.exists():
+        save_coefficients(file, closed_form(model, rows, settings, size), model.grouping, model.vectors.experts)
+    return load_coefficients(file).coefficients
+
+
+def _add(system: System, model: MergedModel, grams: Mapping[str, Sequence[Tensor]]) -> None:
+    for name, own in grams.items():
+        system.add(model.vectors.stack(name), own, model.grouping.rows[name])

@@ -1,0 +1,106 @@
+"""Diagonal Fisher information of every expert on its own calibration rows, one expert at a time."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from adamerge.data.rows import Rows, move
+from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.task_vectors import Mapped
+from adamerge.storage.atomic_files import write_safetensors
+from adamerge.storage.weights import MappedFiles
+from adamerge.transforms import FisherSettings, Labels
+from adamerge.transforms.dare import generator_for
+
+
+def fisher_information(
+    model: MergedModel,
+    rows: Mapping[str, Rows],
+    settings: FisherSettings,
+    folder: Path,
+    console: Console | None = None,
+) -> Mapped:
+    """Diagonal Fisher information Fₖ = meanₓ E_y (∂ log pₖ(y|x) / ∂θₖ)² of every expert, stored and mapped.
+
+    The model is the unmerged expert with its own head, x are its own calibration rows, and y are labels as the expert
+    predicts them. Where a model speaks at every position, the log-likelihood of a row is the sum over the positions
+    that count. Squares are of single rows' gradients, so rows pass one by one. In memory is one expert at a time: its
+    parameters, their gradients and the sum, three times its size.
+
+    Args:
+        model: The experts; its task vectors name the parameters.
+        rows: Calibration rows by task.
+        settings: Which labels and how many rows.
+        folder: Where a file an expert is kept; one that is there is used as it is.
+        console: Where to show progress, if it is a terminal.
+
+    Returns:
+        F, held as task vectors are.
+
+    Reference:
+        Matena, Raffel, Merging Models with Fisher-Weighted Averaging, NeurIPS 2022, section 3.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {task: folder / f"{task}.safetensors" for task in model.tasks}
+    console = console or Console(quiet=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for task, file in files.items():
+            if not file.exists():
+                found = _of_expert(model, task, rows[task], settings, progress)
+                write_safetensors(file, found, {"format": "pt"})
+    stored = {task: MappedFiles([file]) for task, file in files.items()}
+    vectors = model.vectors
+    return Mapped(stored, tuple(vectors.shapes), model.experts.base, None, vectors.dtype, vectors.device)
+
+
+def log_likelihoods(logits: Tensor, labels: Labels, draw: torch.Generator) -> Iterator[tuple[float, Tensor]]:
+    """Log-likelihoods of one row under labels that the model gives itself, each with its weight.
+
+    Args:
+        logits: (C,), or of the positions that count, (P, C).
+        labels: sampled, expected or likeliest.
+        draw: For sampled labels, on the CPU.
+
+    Yields:
+        Weight and log-likelihood; weights are 1 in sum. All but the last keep the graph for those that follow.
+
+    Example:
+        >>> logits = torch.tensor([0.0, 1.0986])
+        >>> [(round(w, 2), round(l.exp().item(), 2)) for w, l in log_likelihoods(logits, "expected", torch.Generator())]
+        [(0.25, 0.25), (0.75, 0.75)]
+    """
+    logs = logits.log_softmax(-1)
+    if labels == "expected":
+        yield from zip(logs.detach().exp().tolist(), logs, strict=True)
+        return
+    seen = logs.detach().reshape(-1, logs.shape[-1]).cpu()  # (1 or P, C)
+    chosen = seen.argmax(-1) if labels == "likeliest" else torch.multinomial(seen.exp(), 1, generator=draw).squeeze(1)
+    yield 1.0, logs.reshape(-1, logs.shape[-1]).gather(-1, chosen.to(logs.device).unsqueeze(1)).sum()
+
+
+def _of_expert(
+    model: MergedModel, task: str, rows: Rows, settings: FisherSettings, progress: Progress
+) -> dict[str, Tensor]:
+    vectors, weights = model.vectors, model.experts.tasks[task].weights
+    leaves = {
+        name: weights[name].to(vectors.device, vectors.dtype, copy=True).requires_grad_() for name in vectors.shapes
+    }
+    total = {name: torch.zeros_like(leaf, requires_grad=False) for name, leaf in leaves.items()}
+    count = len(rows) if settings.rows is None else min(settings.rows, len(rows))
+    draw = generator_for(settings.seed, task)
+    batches = rows.batches(1, range(count))
+    for batch in progress.track(batches, total=count, description=f"Fisher information of {task}"):
+        batch = move(batch, vectors.device, vectors.dtype)
+        logits = model.forward(task, leaves, batch.inputs).logits[0]
+        counted = logits if batch.positions is None or logits.ndim == 1 else logits[batch.positions[0]]
+        for weight, value in log_likelihoods(counted, settings.labels, draw):
+            value.backward(retain_graph=settings.labels == "expected")
+            for name, leaf in leaves.items():
+                if leaf.grad is not None:
+                    total[name].addcmul_(leaf.grad, leaf.grad, value=weight / count)
+                    leaf.grad = None
+    return total

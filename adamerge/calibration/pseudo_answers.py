@@ -1,0 +1,145 @@
+"""Pseudo-answers: what each expert says to its own prompts, generated once, kept as JSON lines, keyed by content."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+
+from adamerge.calibration.cache_keys import made_from
+from adamerge.data.rows import PseudoAnswers, Rows, move
+from adamerge.data.text import Prompts
+from adamerge.merging.merged_model import MergedModel
+from adamerge.storage.atomic_files import write_text
+
+
+def answer(
+    model: MergedModel,
+    rows: Mapping[str, Rows],
+    how: PseudoAnswers | None,
+    *,
+    seed: int = 0,
+    size: int = 32,
+    folder: Path | None = None,
+) -> dict[str, Rows]:
+    """Let each expert answer its own prompts, one expert at a time, or read what an earlier run kept.
+
+    `folder/<task>.jsonl` has a line a row: the prompt as it was given, the answer as text, and its token ids, the end
+    of text included where the expert came to it. `folder/<task>.key.json` tells what it was made from.
+
+    Args:
+        model: Runs the experts.
+        rows: By task; those that are no prompts are handed back as they are.
+        how: How they answer; needed where there are prompts.
+        seed: Of drawing, where answers are drawn.
+        size: Rows that an expert answers together.
+        folder: Where the answers are kept; None keeps them in memory alone.
+
+    Returns:
+        The rows by task, with the answers as their completions.
+    """
+    found: dict[str, Rows] = dict(rows)
+    for task, own in rows.items():
+        if isinstance(own, Prompts):
+            assert how is not None  # without it no rows become prompts
+            found[task] = own.answered(_kept_or_made(model, task, own, how, seed, size, folder))
+    return found
+
+
+def _kept_or_made(
+    model: MergedModel, task: str, prompts: Prompts, how: PseudoAnswers, seed: int, size: int, folder: Path | None
+) -> list[list[int]]:
+    generation = _generation(model, task, prompts, how)
+    if folder is None:
+        return _made(model, task, prompts, generation, seed, size)
+    settings = [asdict(how), seed, size, generation.eos_token_id]
+    key = made_from(model, task, prompts, settings)
+    kept = _kept(folder, task, key)
+    if kept is None:
+        kept = _made(model, task, prompts, generation, seed, size)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(
+            json.dumps({"prompt": shown, "answer": text, "tokens": tokens}, ensure_ascii=False) + "\n"
+            for shown, text, tokens in zip(prompts.shown, _texts(prompts, kept), kept, strict=True)
+        )
+        write_text(_answers(folder, task), lines)
+        write_text(_note(folder, task), json.dumps({"made_from": key, "sha256": _hash(lines.encode())}) + "\n")
+    return kept
+
+
+def _kept(folder: Path, task: str, key: str) -> list[list[int]] | None:
+    """The token ids that are kept, if they are there, undamaged and made from the same."""
+    try:
+        content = _answers(folder, task).read_bytes()
+        note = json.loads(_note(folder, task).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if note != {"made_from": key, "sha256": _hash(content)}:
+        return None
+    return [json.loads(line)["tokens"] for line in content.decode().split("\n")[:-1]]
+
+
+def _made(
+    model: MergedModel, task: str, prompts: Prompts, how: GenerationConfig, seed: int, size: int
+) -> list[list[int]]:
+    answers: dict[int, list[int]] = {}
+    device = model.vectors.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for batch in prompts.batches(size):
+            batch = move(batch, device, model.vectors.dtype)
+            said = model.answer_of_expert(task, batch.inputs, how)
+            begin = 1 if prompts.start is not None else batch.inputs["input_ids"].shape[1]
+            for row, tokens in zip(batch.rows.tolist(), said[:, begin:].tolist(), strict=True):
+                answers[row] = _until_the_end(tokens, _ends(how))
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _generation(model: MergedModel, task: str, prompts: Prompts, how: PseudoAnswers) -> GenerationConfig:
+    """How an expert generates: with its own special tokens, and nothing else of what its maker may have set."""
+    expert = model.experts.tasks[task]
+    own = GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
+    if expert.checkpoint is not None and (expert.checkpoint.folder / "generation_config.json").exists():
+        own = GenerationConfig.from_pretrained(expert.checkpoint.folder)
+    drawing = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0} if how.sample else {}
+    return GenerationConfig(
+        max_new_tokens=how.max_new_tokens,
+        do_sample=how.sample,
+        num_beams=1,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id if own.eos_token_id is not None else prompts.tokenizer.eos_token_id,
+        pad_token_id=prompts.tokenizer.pad_token_id,
+        decoder_start_token_id=prompts.start,
+        forced_bos_token_id=own.forced_bos_token_id,
+        **drawing,
+    )
+
+
+def _ends(how: GenerationConfig) -> set[int]:
+    ends = how.eos_token_id
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+def _until_the_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
+    """Tokens up to the first that ends a text, and this one: what follows is padding."""
+    length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return list(tokens[:length])
+
+
+def _texts(prompts: Prompts, answers: Sequence[list[int]]) -> list[str]:
+    return [str(prompts.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in answers]
+
+
+def _answers(folder: Path, task: str) -> Path:
+    return folder / f"{task}.jsonl"
+
+
+def _note(folder: Path, task: str) -> Path:
+    return folder / f"{task}.key.json"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,1 @@
+"""Base and experts: opened, proven compatible, divided into shared parameters and heads."""

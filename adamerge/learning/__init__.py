@@ -1,0 +1,1 @@
+"""How coefficients move: Lightning's loop, its settings, and what is kept of the iterates."""

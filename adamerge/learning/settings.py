@@ -1,0 +1,177 @@
+"""How coefficients are learned, and what of that is refused before it begins."""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from adamerge.data.rows import Batching
+from adamerge.learning.keep_best import Watching, WholeCheckpoints
+from adamerge.learning.merge_module import BuildScheduler
+from adamerge.objectives import Regulariser
+from adamerge.optim import (
+    BuildOptimizer,
+    Circumstance,
+    Descent,
+    OptimizerKind,
+    build_optimizer,
+    check_pair,
+)
+from adamerge.optim.feasible_sets import FeasibleSet, Unbounded
+from adamerge.types import Coefficients, ConfigError
+
+_ADVICE = re.compile(
+    r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
+    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable)"
+)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How coefficients are learned, whatever the objective.
+
+    Attributes:
+        optimizer: Moves the coefficients: options such as FrankWolfe(), or any of torch's, called with them; None where
+            nothing is learned.
+        scheduler: Called with the optimiser; cosine decays to 0 over max_steps, None keeps the learning rate.
+        feasible: Where coefficients may live.
+        init: Coefficient of every expert at the start, or a table (G, K).
+        batching: Rows a step.
+        watching: How the best iterate is chosen.
+        seed: Of the order of the rows.
+        task_weights: Factor of each task's objective; 1 where absent.
+        regulariser: A pull of the coefficients towards the start.
+        trainer: Arguments of Lightning's Trainer, `max_steps` among them; with 0 the start is the result.
+    """
+
+    optimizer: Descent | BuildOptimizer | None
+    scheduler: Literal["cosine"] | BuildScheduler | None = None
+    feasible: FeasibleSet = field(default_factory=Unbounded)
+    init: float | Coefficients = 0.3
+    batching: Batching = field(default_factory=Batching)
+    watching: Watching = field(default_factory=Watching)
+    seed: int = 0
+    task_weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    regulariser: Regulariser | None = None
+    trainer: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps at most."""
+        return int(str(self.trainer.get("max_steps", 100)))
+
+    @property
+    def build_scheduler(self) -> BuildScheduler | None:
+        """What to call with the optimiser; None keeps the learning rate."""
+        return partial(CosineAnnealingLR, T_max=self.steps) if self.scheduler == "cosine" else self.scheduler
+
+
+def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
+    """Lightning's Trainer with these arguments, on one device, writing no files but whole checkpoints."""
+    checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
+    return Trainer(**{**ours, **options}, callbacks=callbacks, plugins=[WholeCheckpoints()])  # pyright: ignore
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep to itself what Lightning advises everyone: other losses, data loaders and loggers than we have."""
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not _ADVICE.search(record.getMessage())
+
+    logger.addFilter(wanted)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_ADVICE.pattern)
+            yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+def check_learning(learning: Learning, experts: int) -> None:
+    """Refuse now what Lightning and torch would refuse only when learning begins, and what is not defined.
+
+    Args:
+        learning: How coefficients are to be learned.
+        experts: K, how many task vectors there are.
+
+    Raises:
+        ConfigError: An option of the Trainer, the optimiser, the scheduler or the set cannot be used, alone or with
+            the others.
+    """
+    options = learning.trainer
+    if learning.steps < 0:
+        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, got {learning.steps}.")
+    if learning.steps == 0:
+        return
+    if learning.optimizer is None:
+        raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")
+    if options.get("accumulate_grad_batches", 1) != 1:
+        raise ConfigError(
+            "trainer.accumulate_grad_batches: would merge once a micro-batch. Set data.batch_size as large as need be: "
+            "data.micro_batch splits it inside a step."
+        )
+    learning.feasible.check_experts(experts)
+    if isinstance(learning.optimizer, Descent):
+        check_pair(learning.optimizer.kind, learning.feasible, _circumstances(learning, learning.optimizer))
+    if _is_fp16(learning):
+        raise ConfigError(
+            "trainer.precision: fp16 would need a scaling of its own for the merge; use bf16-mixed or 32-true."
+        )
+    if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
+        raise ConfigError("trainer.devices: one device learns; choose it with CUDA_VISIBLE_DEVICES.")
+    optimizer = _built(learning, learning.optimizer, experts)
+    if isinstance(optimizer, LBFGS):
+        check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible, _circumstances(learning, learning.optimizer))
+
+
+def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -> Optimizer:
+    """Trainer, optimiser and scheduler, on coefficients that nothing is done with; returns the optimiser.
+
+    Raises:
+        ConfigError: One of them refuses what it was given.
+    """
+    key = "trainer"
+    try:
+        with without_advice():
+            build_trainer(learning.trainer, [])
+        key = "optimizer"
+        probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
+        optimizer = build_optimizer(chosen, probe, learning.feasible)
+        key = "lr_scheduler"
+        scheduler = learning.build_scheduler
+        if scheduler:
+            scheduler(optimizer)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+    return optimizer
+
+
+def _circumstances(learning: Learning, optimizer: Descent | BuildOptimizer) -> list[Circumstance]:
+    precision = str(learning.trainer.get("precision", ""))
+    idle = isinstance(optimizer, Descent) and not optimizer.uses_lr
+    there = {
+        Circumstance.CLIPPING: bool(learning.trainer.get("gradient_clip_val")),
+        Circumstance.FP16: _is_fp16(learning),
+        Circumstance.BF16: precision.startswith("bf16"),
+        Circumstance.MINI_BATCHES: learning.batching.batch_size is not None,
+        Circumstance.IDLE_SCHEDULER: learning.scheduler is not None and idle,
+    }
+    return [circumstance for circumstance, is_so in there.items() if is_so]
+
+
+def _is_fp16(learning: Learning) -> bool:
+    return str(learning.trainer.get("precision", "")) in ("16", "16-mixed", "16-true")

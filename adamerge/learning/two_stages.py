@@ -1,0 +1,209 @@
+"""Learning in two stages: tensor-wise, then with a budget of chunks where the first stage found them to matter."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from adamerge.calibration.agreement import HeldOut
+from adamerge.learning.learn import Calibration, Learned, goals_of, learn
+from adamerge.learning.settings import Learning
+from adamerge.merging.chunks import Chunks, Importance, chunked, importance, importance_by_gradient
+from adamerge.merging.coefficients import COEFFICIENTS, load_coefficients, save_coefficients
+from adamerge.merging.grouping import Grouping
+from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.task_vectors import TaskVectors
+from adamerge.objectives import Objective
+from adamerge.optim import Selection
+from adamerge.storage.atomic_files import whole_folder, write_text
+from adamerge.types import Coefficients
+
+STORY = "learned.json"
+TABLE = "importance.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """What two stages found.
+
+    Attributes:
+        model: The model with the second stage's grouping.
+        learned: Its coefficients, and the history of both stages, steps counted through.
+    """
+
+    model: MergedModel
+    learned: Learned
+
+
+class MeanProduct(Callback):
+    """Mean over the steps of Σₖ |cₖ·∂L/∂cₖ| for every group; its state is part of a checkpoint.
+
+    Attributes:
+        total: Sum over the steps so far, (G,).
+    """
+
+    def __init__(self) -> None:
+        self.total: torch.Tensor = torch.zeros(())
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        coefficients = pl_module.get_parameter("coefficients")
+        if coefficients.grad is not None:
+            self.total = self.total + (coefficients * coefficients.grad).detach().abs().sum(1).cpu()
+
+    @override
+    def state_dict(self) -> dict[str, object]:
+        return {"total": self.total}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        self.total = state_dict["total"]  # pyright: ignore
+
+
+def learn_in_stages(
+    model: MergedModel,
+    objective: Objective,
+    calibration: Calibration,
+    learning: Learning,
+    chunks: Chunks | None,
+    folder: Path,
+    *,
+    held_out: HeldOut | None = None,
+    targets: Path | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> Staged:
+    """Learn tensor-wise, find what matters, allot the budget, and go on from the first stage's coefficients.
+
+    Args:
+        model: Grouped tensor-wise.
+        objective: As for `learn`, and the other arguments that are not named here.
+        calibration: The rows.
+        learning: Of both stages; `max_steps` counts the steps of both.
+        chunks: The budget and how it is allotted; None learns in one stage, as `learn` does.
+        folder: Where the first stage's coefficients, what it saw and the importance table are kept; a folder that is
+            complete already is used as it is.
+        held_out: As for `learn`.
+        targets: As for `learn`.
+        checkpoints: As for `learn`; each stage has its own under it.
+        resume: As for `learn`.
+        tell: As for `learn`.
+    """
+    # Computed once for both stages: to know the experts again, all their numbers are hashed.
+    goals = None if learning.steps == 0 else goals_of(model, objective, calibration, targets)
+
+    run = partial(
+        learn,
+        objective=objective,
+        calibration=calibration,
+        held_out=held_out,
+        targets=goals,
+        resume=resume,
+        tell=tell,
+    )
+    if chunks is None:
+        return Staged(model, run(model, learning=learning, checkpoints=checkpoints))
+    if not folder.exists():
+        product = MeanProduct()
+        opening = _with_steps(learning, min(chunks.first_steps, learning.steps))
+        first = run(model, learning=opening, checkpoints=_under(checkpoints, "first"), also=[product])
+        if first.interrupted:
+            return Staged(model, first)
+        _write(folder, model, first, _shares(model, first.coefficients, chunks, product.total))
+    first, shares = _read(folder)
+    grouping = chunked(model.vectors, chunks, shares, learning.seed)
+    finer = MergedModel(model.experts, model.vectors, grouping)
+    start = spread(first.coefficients, model.grouping, grouping)
+    first = replace(first, coefficients=start, selections=finer_selections(first.selections, model.grouping, grouping))
+    left = learning.steps - chunks.first_steps
+    if left <= 0:
+        return Staged(finer, first)
+    going_on = replace(_with_steps(learning, left), init=start)
+    second = run(finer, learning=going_on, checkpoints=_under(checkpoints, "second"))
+    return Staged(finer, _joined(first, second, chunks.first_steps))
+
+
+def spread(coefficients: Coefficients, coarse: Grouping, fine: Grouping) -> Coefficients:
+    """Every chunk's coefficients are those of the group that its rows were in: (G, K) → (G', K).
+
+    Example:
+        >>> from adamerge.merging.grouping import row_blocks, tensor_wise
+        >>> spread(torch.tensor([[0.1], [0.2]]), tensor_wise("ab"), row_blocks({"a": (4, 1), "b": (3,)}, 2)).tolist()
+        [[0.10000000149011612], [0.10000000149011612], [0.20000000298023224]]
+    """
+    return coefficients[_sources(coarse, fine)]
+
+
+def finer_selections(selections: Sequence[Selection], coarse: Grouping, fine: Grouping) -> list[Selection]:
+    """Every chunk selected what the group selected that its rows were in."""
+    own: dict[int, list[Selection]] = {}
+    for selection in selections:
+        own.setdefault(selection.group, []).append(selection)
+    sources = _sources(coarse, fine).tolist()
+    return [replace(one, group=group) for group, source in enumerate(sources) for one in own.get(source, [])]
+
+
+def _sources(coarse: Grouping, fine: Grouping) -> torch.Tensor:
+    """The group that each chunk's rows were in, (G',)."""
+    sources = torch.empty(len(fine), dtype=torch.long)
+    for name, rows in fine.rows.items():
+        sources[rows] = coarse.rows[name].expand_as(rows)
+    return sources
+
+
+def _under(checkpoints: Path | None, stage: str) -> Path | None:
+    return checkpoints / stage if checkpoints else None
+
+
+def _with_steps(learning: Learning, steps: int) -> Learning:
+    return replace(learning, trainer={**learning.trainer, "max_steps": steps})
+
+
+def _shares(model: MergedModel, coefficients: Coefficients, chunks: Chunks, product: torch.Tensor) -> Importance:
+    if chunks.importance == "gradient":
+        return importance_by_gradient(product, model.grouping)
+    return importance(model.vectors, coefficients, model.grouping, chunks.importance)
+
+
+def _write(folder: Path, model: MergedModel, first: Learned, shares: Importance) -> None:
+    groups, names = model.grouping.groups, model.vectors.experts
+    with whole_folder(folder) as part:
+        save_coefficients(part / COEFFICIENTS, first.coefficients, model.grouping, names)
+        write_text(part / STORY, json.dumps(first.as_json(groups, names), indent=2) + "\n")
+        write_text(part / TABLE, _table(shares, model.vectors))
+
+
+def _table(shares: Importance, vectors: TaskVectors) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["parameter", "importance", "numbers"])
+    for name in sorted(shares, key=lambda name: -shares[name]):
+        rows.writerow([name, repr(shares[name]), vectors.shapes[name].numel()])
+    return text.getvalue()
+
+
+def _read(folder: Path) -> tuple[Learned, Importance]:
+    """The first stage as it was written, whether just now or by a run that goes on."""
+    story = json.loads((folder / STORY).read_text(encoding="utf-8"))
+    kept = load_coefficients(folder / COEFFICIENTS)
+    with (folder / TABLE).open(encoding="utf-8") as file:
+        shares = {row["parameter"]: float(row["importance"]) for row in csv.DictReader(file)}
+    return Learned.from_json(story, kept.coefficients, kept.grouping.groups, kept.experts), shares
+
+
+def _joined(first: Learned, second: Learned, steps: int) -> Learned:
+    """One history: the second stage's start is the first one's best iterate."""
+    history = first.history + [{**seen, "step": seen["step"] + steps} for seen in second.history if seen["step"]]
+    if not second.best_step:  # so what is said of the best iterate is what was said of it then
+        return replace(first, coefficients=second.coefficients, history=history, interrupted=second.interrupted)
+    later = [replace(selection, first_step=selection.first_step + steps) for selection in second.selections]
+    return replace(second, history=history, best_step=second.best_step + steps, selections=later)

@@ -1,0 +1,1 @@
+"""Coefficients → merged parameters: combine and inner, groupings, the merged model."""

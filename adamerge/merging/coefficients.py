@@ -1,0 +1,62 @@
+"""Learned coefficients as one small safetensors file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from adamerge.merging.grouping import Grouping
+from adamerge.storage.atomic_files import write_safetensors
+from adamerge.types import Coefficients, ConfigError
+
+COEFFICIENTS = "coefficients.safetensors"
+"""What the file is called, in a run directory and in that of its first stage."""
+
+
+class Table(NamedTuple):
+    """Content of a coefficients file.
+
+    Attributes:
+        coefficients: fp32, (G, K).
+        grouping: Names of the groups and what they govern.
+        experts: Names of the columns.
+    """
+
+    coefficients: Coefficients
+    grouping: Grouping
+    experts: tuple[str, ...]
+
+
+def save_coefficients(path: Path, coefficients: Coefficients, grouping: Grouping, experts: Sequence[str]) -> None:
+    """Write a float32 tensor `coefficients` (G, K); the metadata holds names as JSON.
+
+    `groups` and `experts` are lists of names; `parameters` maps each parameter to the index of its group, or to a list
+    with an index for each of its rows.
+    """
+    rows = {name: index.tolist() for name, index in grouping.rows.items()}
+    metadata = {
+        "groups": json.dumps(grouping.groups),
+        "experts": json.dumps(list(experts)),
+        "parameters": json.dumps({name: index[0] if len(index) == 1 else index for name, index in rows.items()}),
+    }
+    write_safetensors(path, {"coefficients": coefficients.detach().float().cpu()}, metadata)
+
+
+def load_coefficients(path: Path) -> Table:
+    """Read what `save_coefficients` wrote.
+
+    Raises:
+        ConfigError: There is no such file, or it holds something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            coefficients = file.get_tensor("coefficients")
+        groups, experts, parameters = (json.loads(metadata[key]) for key in ("groups", "experts", "parameters"))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: expected the coefficients of a finished run ({error}).") from error
+    rows = {name: torch.tensor(index).reshape(-1) for name, index in parameters.items()}
+    return Table(coefficients, Grouping(tuple(groups), rows), tuple(experts))

@@ -1,0 +1,215 @@
+"""Coefficients → parameters → torch.func.functional_call."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from transformers import GenerationConfig, GenerationMixin
+
+from adamerge.experts.experts import Experts
+from adamerge.experts.model_kind import trial
+from adamerge.merging.grouping import Grouping
+from adamerge.merging.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
+from adamerge.storage.weights import Weights
+from adamerge.types import Coefficients, ConfigError, Outputs, Parameters
+
+Layers: TypeAlias = tuple[int | str, ...]
+"""Which hidden states: indices, negative ones from the end, or "middle"."""
+
+
+class MergedModel:
+    """All tasks' models over one set of merged parameters.
+
+    Nothing merged is kept here: `merge` returns the parameters, and whoever calls passes them on to `forward`.
+
+    Args:
+        experts: The base and its experts.
+        vectors: Their task vectors.
+        grouping: Which coefficient governs which parameter.
+    """
+
+    def __init__(self, experts: Experts, vectors: TaskVectors, grouping: Grouping) -> None:
+        self.experts, self.vectors, self.grouping = experts, vectors, grouping
+        for expert in experts.tasks.values():
+            _buffers_to(expert.module, vectors.device)
+        fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
+        self._fixed = {name: self._own(experts.base[name]) for name in fixed}
+        self._heads = {
+            task: {name: self._own(expert.weights[name]) for name in expert.whole_head}
+            for task, expert in experts.tasks.items()
+        }
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The experts' names, in the order of the coefficients' columns."""
+        return tuple(self.experts.tasks)
+
+    def merge(self, coefficients: Coefficients) -> dict[str, Tensor]:
+        """Merged parameters as leaves that gradients accumulate in; coefficients (G, K)."""
+        merged = self.vectors.combine(coefficients, self.grouping)
+        return {name: tensor.requires_grad_() for name, tensor in merged.items()}
+
+    def gradient(self, merged: Parameters) -> Coefficients:
+        """∂L/∂C (G, K) from the gradients that backward passes have left in the leaves of `merge`."""
+        gradients = {name: leaf.grad for name, leaf in merged.items() if leaf.grad is not None}
+        return self.vectors.inner(gradients, self.grouping)
+
+    def forward(
+        self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], layers: Layers = (), own_head: bool = True
+    ) -> Outputs:
+        """Run one task's model on merged parameters.
+
+        Args:
+            task: Whose model and head.
+            merged: What `merge` returned.
+            inputs: Keyword arguments of the module.
+            layers: Hidden states to return: indices, or "middle".
+            own_head: Whether the head is the expert's, or the base's.
+        """
+        expert = self.experts.tasks[task]
+        base = self.experts.base
+        head = self._heads[task] if own_head else {name: self._own(base[name]) for name in expert.whole_head}
+        parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
+        return _call(expert.module, parameters, inputs, layers)
+
+    @torch.no_grad()
+    def answer_of_expert(self, task: str, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        """What a task's unmerged expert generates, by its class's own `generate`: token ids (B, S)."""
+        expert = self.experts.tasks[task]
+        state = {f"model.{expert.prefix}{name}": self._own(v) for name, v in self.experts.state_of(task).items()}
+        return functional_call(_Generator(expert.module), state, (dict(inputs), how))
+
+    @torch.no_grad()
+    def forward_expert(self, task: str, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
+        """Run a task's unmerged expert, with its own buffers."""
+        expert = self.experts.tasks[task]
+        state = {expert.prefix + name: self._own(value) for name, value in self.experts.state_of(task).items()}
+        return _call(expert.module, state, inputs, layers)
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """A tensor of a checkpoint as the computation needs it; integers stay integers."""
+        dtype = self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.vectors.device, dtype)
+
+
+def uniform(model: MergedModel, value: float) -> Coefficients:
+    """The same coefficient everywhere, (G, K)."""
+    return torch.full((len(model.grouping), len(model.vectors.experts)), value)
+
+
+def task_vectors(
+    experts: Experts,
+    names: Sequence[str],
+    *,
+    centre: Weights | None = None,
+    resident: bool | None = None,
+    room: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> TaskVectors:
+    """Plain task vectors τₖ = expertₖ − centre of the parameters `names`.
+
+    Args:
+        experts: The base and its experts.
+        names: Parameters that get coefficients.
+        centre: What the weighted task vectors are added to; the base by default.
+        resident: Whether to hold them in memory (fast) or map them from their files (memory does not grow with K).
+            None chooses: resident where they take less than half of `room`.
+        room: Free bytes on the device; needed where `resident` is None.
+        dtype: Of the computation.
+        device: Of the computation.
+    """
+    centre = centre or experts.base
+    mapped = Mapped(experts.weights, names, centre, centre, dtype, device)
+    return hold(mapped, resident, room)
+
+
+def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVectors:
+    """Make mapped task vectors resident if asked for, or if None is said and they take less than half of `room`."""
+    if resident is None:
+        needed = resident_bytes(mapped.shapes, len(mapped.experts), mapped.dtype)
+        resident = room is not None and 2 * needed < room
+    return Resident(mapped) if resident else mapped
+
+
+def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
+    module.eval()  # dropout would make the objective a random number, whatever someone called before
+    extra = {"output_hidden_states": True} if layers else {}
+    output = functional_call(module, dict(state), (), {**inputs, **extra})
+    if isinstance(output, Tensor):
+        return Outputs(output)
+    if not layers:
+        return Outputs(output.logits)
+    states, encoded = _hidden_states(output)
+    chosen = choose_layers(len(states), layers, encoded)
+    return Outputs(output.logits, tuple(states[i] for i in chosen), None, tuple(i < encoded for i in chosen))
+
+
+def try_layers(module: torch.nn.Module, inputs: Mapping[str, Tensor], layers: Layers) -> None:
+    """Refuse hidden states that a module does not have; no weights are read.
+
+    Raises:
+        ConfigError: A layer is out of range, or the module returns no hidden states.
+    """
+    states, encoded = _hidden_states(trial(module, inputs, hidden=True))
+    if not states:
+        raise ConfigError(f"objective: {type(module).__name__} returns no hidden states; align with its logits alone.")
+    choose_layers(len(states), layers, encoded)
+
+
+def choose_layers(count: int, layers: Layers, encoded: int = 0) -> tuple[int, ...]:
+    """Indices, from 0 on, of those hidden states that are asked for.
+
+    Args:
+        count: How many there are.
+        layers: Which are asked for.
+        encoded: How many of them, the first ones, are of an encoder that a decoder reads; "middle" is then its last.
+
+    Raises:
+        ConfigError: A layer is out of range.
+
+    Example:
+        >>> choose_layers(7, (0, -1, "middle"))
+        (0, 6, 3)
+    """
+    for layer in layers:
+        if isinstance(layer, int) and not -count <= layer < count:
+            raise ConfigError(
+                f"objective: expected layers from {-count} to {count - 1}, got {layer}: the model has {count} hidden "
+                "states, that of the embeddings among them."
+            )
+    middle = encoded - 1 if encoded else count // 2
+    return tuple(middle if layer == "middle" else int(layer) % count for layer in layers)
+
+
+def _hidden_states(output: object) -> tuple[tuple[Tensor, ...], int]:
+    """Hidden states of an encoder or decoder, or of both, the encoder's first; and how many are such an encoder's."""
+    keys = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
+    encoded, *rest = (getattr(output, key, None) or () for key in keys)
+    return (*encoded, *(state for states in rest for state in states)), len(encoded)
+
+
+class _Generator(torch.nn.Module):
+    """Lets `functional_call` put parameters under a module's `generate` as it does under its `forward`."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = module
+
+    def forward(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        module = cast(GenerationMixin, self.model.eval())
+        own, module.generation_config = module.generation_config, how  # it would fill in what `how` leaves open
+        try:
+            return cast(Tensor, module.generate(**inputs))  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            module.generation_config = own
+
+
+def _buffers_to(module: torch.nn.Module, device: torch.device) -> None:
+    """Move the buffers alone: parameters are on the meta device and stay there."""
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                owner._buffers[name] = buffer.to(device)

@@ -1,0 +1,1 @@
+"""What becomes of the coefficients: measured, compared, exported, drawn."""

@@ -1,0 +1,113 @@
+"""The learned merge beside what it must beat: base, experts, average, task arithmetic."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from adamerge.calibration.agreement import HeldOut
+from adamerge.data.rows import Rows
+from adamerge.merging.grouping import task_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
+from adamerge.results.evaluate import Evaluation, Scores, mean, relative, tuned_scale
+from adamerge.types import Coefficients
+
+CANDIDATES = ("base", "expert", "average", "task_arithmetic", "task_arithmetic_tuned", "learned")
+"""What is compared, in the order in which it is shown; what was not measured is None everywhere."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was measured of each candidate.
+
+    Attributes:
+        scores: By candidate (base, expert, average, task_arithmetic, task_arithmetic_tuned, learned) and task.
+        agreement: Share of held-out predictions in common with the experts, by candidate and task.
+        metric: accuracy (in %) or perplexity.
+        tuned_scale: Scale of task arithmetic that agreement picked, if it could be measured.
+    """
+
+    scores: Mapping[str, Scores]
+    agreement: Mapping[str, Mapping[str, float]]
+    metric: str
+    tuned_scale: float | None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there were labeled rows."""
+        return any(value is not None for scores in self.scores.values() for value in scores.values())
+
+    @property
+    def unit(self) -> str:
+        """The metric and its unit in words."""
+        return "accuracy, %" if self.metric == "accuracy" else self.metric
+
+    def relative(self) -> dict[str, Scores]:
+        """Scores in % of the experts' own."""
+        higher = self.metric == "accuracy"
+        return {key: relative(scores, self.scores["expert"], higher) for key, scores in self.scores.items()}
+
+    def as_json(self) -> dict[str, object]:
+        """As metrics.json has it: the candidates at the top, everything else beside them."""
+        beside = {"agreement": self.agreement, "metric": self.metric, "task_arithmetic_scale": self.tuned_scale}
+        return {**_finite(self.scores), "percent_of_expert": _finite(self.relative()), **beside}
+
+
+def _finite(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The same with None for what JSON has no word for: the perplexity of a broken merge may be infinite."""
+    return {
+        key: {task: value if value is not None and math.isfinite(value) else None for task, value in own.items()}
+        for key, own in scores.items()
+    }
+
+
+def compare(
+    model: MergedModel,
+    changed: Sequence[str],
+    rows: Mapping[str, Rows],
+    held_out: HeldOut,
+    learned: Coefficients,
+    console: Console,
+) -> Comparison:
+    """Measure the learned merge and what it must beat.
+
+    Average and task arithmetic are of the plain task vectors, whatever the learned merge is made of.
+
+    Args:
+        model: What was learned on.
+        changed: Parameters in which experts differ from the base.
+        rows: Labeled rows by task; without any, agreement alone is measured.
+        held_out: Held-out rows, what the experts predict on them, and how many rows pass a model together.
+        learned: The learned coefficients, (G, K).
+        console: Where to report what is under way.
+    """
+    vectors = task_vectors(
+        model.experts, changed, resident=False, dtype=model.vectors.dtype, device=model.vectors.device
+    )
+    plain = MergedModel(model.experts, vectors, task_wise(changed))
+    candidates = {
+        "average": (plain, uniform(plain, 1 / len(vectors.experts))),
+        "task_arithmetic": (plain, uniform(plain, 0.3)),
+    }
+    scale = None
+    if held_out:
+        scale, _ = tuned_scale(plain, held_out)
+        candidates["task_arithmetic_tuned"] = (plain, uniform(plain, scale))
+    candidates["learned"] = (model, learned)
+    agreement = {key: _agreement(held_out, *candidate) for key, candidate in candidates.items()} if held_out else {}
+    scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, "mean"]) for key in CANDIDATES}
+    metric = "accuracy"
+    if rows:
+        with console.status("evaluating"):
+            own = Evaluation(plain, rows, held_out.size)
+            scores |= {"base": own.base(), "expert": own.experts()}
+            for key, (candidate, coefficients) in candidates.items():
+                scores[key] = Evaluation(candidate, rows, held_out.size).merged(coefficients)
+        metric = own.metric
+    return Comparison(scores, agreement, metric, scale)
+
+
+def _agreement(held_out: HeldOut, model: MergedModel, coefficients: Coefficients) -> dict[str, float]:
+    by_task = held_out.agreement(model, model.vectors.combine(coefficients, model.grouping))
+    return {**by_task, "mean": mean(by_task)}

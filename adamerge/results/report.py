@@ -1,0 +1,115 @@
+"""Coefficient heat map, loss curve, per-task table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from adamerge.results.evaluate import Scores
+from adamerge.storage.atomic_files import whole_file
+from adamerge.types import Coefficients
+
+NAMES = {
+    "base": "base",
+    "expert": "expert",
+    "average": "average",
+    "task_arithmetic": "task\narithm.\n0.3",
+    "task_arithmetic_tuned": "task\narithm.\ntuned",
+    "learned": "learned",
+}
+"""Heads of the table's columns; an expert is measured on its own task."""
+
+
+def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str], path: Path) -> None:
+    """Draw coefficients as a PNG: a row a group, a column an expert; zero is white.
+
+    Args:
+        coefficients: On the CPU, (G, K).
+        groups: Names of the rows, (G,).
+        experts: Names of the columns, (K,).
+        path: The file.
+    """
+    rows, columns = coefficients.shape
+    figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
+    axes = figure.add_subplot()
+    reach = max(float(coefficients.abs().max()), 1e-6)
+    colours, low = ("RdBu_r", -reach) if float(coefficients.min()) < 0 else ("Reds", 0.0)
+    image = axes.imshow(
+        coefficients.numpy(), cmap=colours, vmin=low, vmax=reach, aspect="auto", interpolation="nearest"
+    )
+    axes.set_xticks(range(columns), experts, rotation=45, ha="right")
+    step = max(1, rows // 240)
+    axes.set_yticks(range(0, rows, step), [_short(group) for group in groups[::step]], fontsize=6 if rows > 30 else 8)
+    figure.colorbar(image, label="coefficient", shrink=min(1.0, 40 / max(rows, 40) + 0.3))
+    _save(figure, path)
+
+
+def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) -> None:
+    """Draw the objective and the agreement on held-out rows over steps, and where the best iterate lies.
+
+    Args:
+        history: What was seen at each look: step, agreement (0 to 1) and objective; nothing is drawn without them.
+        best_step: Step of the best iterate.
+        path: The PNG.
+    """
+    seen = [entry for entry in history if "agreement" in entry]
+    if not seen:
+        return
+    steps = [entry["step"] for entry in seen]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot()
+    right = left.twinx()
+    left.plot(steps, [entry["objective"] for entry in seen], color="tab:gray", label="objective, held out")
+    right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", label="agreement, held out")
+    left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}")
+    left.set(xlabel="step", ylabel="objective")
+    right.set_ylabel("agreement, %")
+    figure.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, loc="outside upper center", ncols=3)
+    _save(figure, path)
+
+
+def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str) -> Table:
+    """One line a task, one column a model: the value, and in brackets its ratio to the expert's in %.
+
+    Args:
+        metrics: Scores by model; a model without any is left out.
+        ratios: The same in % of the expert's.
+        unit: The metric and its unit, for the title.
+    """
+    tasks = list(next(iter(metrics.values())))
+    shown = {key: scores for key, scores in metrics.items() if any(value is not None for value in scores.values())}
+    title = f"{unit} (in brackets: % of the expert on its own task)"
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    if "task_arithmetic_tuned" in shown:
+        result.caption, result.caption_justify = "tuned: at the scale that agreement picks", "left"
+    result.add_column("task", vertical="bottom")
+    for key in shown:
+        result.add_column(NAMES.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))
+    for task in tasks:
+        cells = [
+            _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()
+        ]
+        result.add_row(task, *cells, style=_bold(task == "mean"), end_section=task == tasks[-2])
+    return result
+
+
+def _bold(chosen: bool) -> str:
+    return "bold" if chosen else ""
+
+
+def _cell(value: float | None, ratio: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if ratio is None else f"{value:.1f} ({ratio:.0f})"
+
+
+def _short(group: str, limit: int = 48) -> str:
+    return group if len(group) <= limit else "…" + group[-limit + 1 :]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with whole_file(path) as file:
+        FigureCanvasAgg(figure).print_png(file)

@@ -1,0 +1,1 @@
+"""One run directory, from YAML to recipe."""

@@ -1,0 +1,280 @@
+"""The YAML file as types: what every key means, its default, and what a method's name stands for."""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from adamerge.calibration.closed_form import ClosedForm
+from adamerge.calibration.regmean import RegMean
+from adamerge.data.rows import Batching, DataSource
+from adamerge.experts.experts import Split
+from adamerge.experts.zero_shot import ZeroShot
+from adamerge.learning.keep_best import Watching
+from adamerge.learning.merge_module import BuildScheduler
+from adamerge.merging.chunks import Chunks
+from adamerge.objectives import Entropy, Objective, Regulariser
+from adamerge.optim import BuildOptimizer, Descent
+from adamerge.optim.feasible_sets import Box, FeasibleSet
+from adamerge.transforms import TASK_ARITHMETIC, Transform
+from adamerge.types import ConfigError
+
+PRESETS: dict[str, dict[str, object]] = {
+    "adamerging": {
+        "grouping": "tensor",
+        "init": "published",
+        "feasible": {"class_path": "adamerge.optim.feasible_sets.Box"},
+        "objective": {"class_path": "adamerge.objectives.Entropy"},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+        "trainer.max_steps": 500,
+    },
+}
+"""What `method:` stands for, as defaults that anything written explicitly overrules."""
+PRESETS["expert_merging"] = PRESETS["adamerging"] | {
+    "feasible": {"class_path": "adamerge.optim.feasible_sets.Unbounded"},
+    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
+    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 3e-2}},
+    "lr_scheduler": "cosine",
+    "watch.patience": None,
+    "trainer.max_steps": 100,
+}
+PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {
+    "centre": {"class_path": "adamerge.transforms.Isotropic"},  # ours; centre: null is as published
+    "chunks": {"budget": 8},
+    "trainer.max_steps": 60,
+}
+DEFAULT = "expert_merging++"
+"""What a configuration without a method gets: what did best on the zoo's train rows (tests/benchmarks/sweep.py)."""
+PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
+    "feasible": {"class_path": "adamerge.optim.feasible_sets.Simplex", "init_args": {"includes_base": True}},
+    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
+    "init": 0.0,  # the base, one of the vertices: what has weight in the end was selected
+    "optimizer": {"class_path": "adamerge.optim.SoftFrankWolfe"},
+    "trainer.max_steps": 20,
+}
+PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
+
+NOTHING_LEARNED: dict[str, object] = {
+    "grouping": "task",
+    "init": "published",
+    "feasible": {"class_path": "adamerge.optim.feasible_sets.Unbounded"},
+    "optimizer": None,
+    "trainer.max_steps": 0,
+}
+"""The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
+PRESETS["average"] = NOTHING_LEARNED | {"init": "average"}
+PRESETS["task_arithmetic"] = NOTHING_LEARNED
+PRESETS["regmean"] = NOTHING_LEARNED | {"centre": "regmean"}
+FINISHED: dict[str, dict[str, object]] = {
+    "ties": {"class_path": "adamerge.transforms.Ties", "init_args": {"reduce": "mean"}},
+    "dare": {"class_path": "adamerge.transforms.Dare"},
+    "magnitude": {"class_path": "adamerge.transforms.Magnitude"},
+    "lines": {"class_path": "adamerge.transforms.Lines"},
+    "consensus": {"class_path": "adamerge.transforms.Consensus"},
+    "pcb": {"class_path": "adamerge.transforms.Pcb"},
+    "wudi": {"class_path": "adamerge.transforms.Wudi"},
+    "isotropic": {"class_path": "adamerge.transforms.Isotropic"},
+    "task_singular_vectors": {"class_path": "adamerge.transforms.TaskSingularVectors"},
+    "doge": {"class_path": "adamerge.transforms.Doge"},
+    "fisher": {"class_path": "adamerge.transforms.Fisher"},
+}
+PRESETS |= {method: NOTHING_LEARNED | {"task_vectors": transform} for method, transform in FINISHED.items()}
+
+Method: TypeAlias = Literal[
+    "adamerging",
+    "adamerging++",
+    "expert_merging",
+    "expert_merging++",
+    "frank_wolfe",
+    "average",
+    "task_arithmetic",
+    "regmean",
+    "ties",
+    "dare",
+    "magnitude",
+    "lines",
+    "consensus",
+    "pcb",
+    "wudi",
+    "isotropic",
+    "task_singular_vectors",
+    "doge",
+    "fisher",
+]
+"""The presets' names; one without learning needs no calibration rows, except for fisher and regmean."""
+
+Start: TypeAlias = Literal["average", "published", "closed_form"]
+"""Words for the coefficients at the start."""
+
+
+@dataclass
+class TrainerConfig:
+    """Those arguments of Lightning's Trainer that make sense here; see its documentation for their values.
+
+    Attributes:
+        max_steps: Optimiser steps at most; with 0 nothing is learned, the start is the result.
+        max_time: Stop after this time, as DD:HH:MM:SS.
+        accelerator: cpu, gpu or auto.
+        precision: 32-true, bf16-mixed or 64-true.
+        gradient_clip_val: Clip the coefficients' gradient to this size.
+        gradient_clip_algorithm: norm or value.
+        deterministic: Refuse operations that are not reproducible.
+        enable_progress_bar: null shows it on a terminal only.
+    """
+
+    max_steps: int = 100
+    max_time: str | None = None
+    accelerator: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: bool | None = None
+    enable_progress_bar: bool | None = None
+
+
+@dataclass
+class ModelConfig:
+    """One expert.
+
+    Attributes:
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
+        task: What to call it; the last part of `model` by default.
+        calibration: Unlabeled rows: a path, or path and column names. Without any the expert is only chosen from:
+            it gets coefficients, but no objective of its own. Where nothing is learned none are needed at all.
+        evaluation: Labeled rows, if the result is to be measured.
+        weight: Factor of this task's objective.
+        zero_shot: Class names and templates in place of a head, for CLIP-like models.
+    """
+
+    model: str
+    task: str | None = None
+    calibration: str | DataSource | None = None
+    evaluation: str | DataSource | None = None
+    weight: float = 1.0
+    zero_shot: ZeroShot | None = None
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"{self.name}: expected a weight of 0 or more, got {self.weight}.")
+
+    @property
+    def name(self) -> str:
+        """What the task is called."""
+        return self.task or Path(self.model.partition("@")[0]).name
+
+
+@dataclass
+class MergeConfig:
+    """What to merge, and how.
+
+    Attributes:
+        base_model: Directory or hub id of the model that all experts were fine-tuned from.
+        models: The experts.
+        method: Preset for the keys below it, applied where a file or the command line is read; anything written
+            explicitly wins.
+        dtype: In which merging is computed while learning.
+        out_dtype: Of the exported checkpoint; by default one that holds base and experts exactly.
+        parameters: Patterns that overrule which parameters are merged.
+        task_vectors: Transform of the task vectors (for example Ties); null takes expert minus base.
+        memory: resident holds the task vectors in memory (fast), mapped reads them from their files (memory does not
+            grow with the number of experts), auto chooses by the memory that is free.
+        centre: What the weighted task vectors are added to, and taken from: the base by default, or a finished merge,
+            by RegMean (regmean, or its options scale and rows) or by a transform of the task vectors (for example
+            Wudi).
+        grouping: What shares a coefficient: the whole model (task), a transformer block, or a tensor.
+        chunks: Coefficients for blocks of rows of the parameters that matter, after a first tensor-wise stage; null
+            stays with the grouping.
+        init: Coefficient of every expert at the start: a number; average is 1/K; published is the scale at which the
+            authors of the task vectors' transform add them up, 0.3 for plain ones, and 0 over a centre that is merged
+            already; closed_form solves for it layer by layer, with options as a mapping (ridge, towards, inputs, rows).
+        feasible: Where coefficients may live: Unbounded, Box or Simplex.
+        objective: What is made small.
+        regulariser: A pull of the coefficients towards the start.
+        data: How calibration rows are used.
+        watch: How the best iterate is chosen.
+        optimizer: Any torch optimiser, kept feasible by projection; FrankWolfe, SoftFrankWolfe, ProjectedGradient, or
+            LBFGSB with data.batch_size null; null where nothing is learned.
+        lr_scheduler: Any torch scheduler; stepped after every step. cosine decays to 0 over trainer.max_steps.
+        trainer: Arguments of Lightning's Trainer.
+        seed_everything: Seed of everything that is drawn at random.
+        run_dir: Where everything is written; must not exist, unless a run is resumed.
+        allow_pickle: Read pickled weights (.bin), with weights_only.
+        trust_remote_code: Run code that lies beside the weights.
+    """
+
+    base_model: str
+    models: list[ModelConfig]
+    method: Method = DEFAULT
+    dtype: Literal["float32", "float64"] = "float32"
+    out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
+    parameters: Split = field(default_factory=Split)
+    task_vectors: Transform | None = None
+    memory: Literal["auto", "resident", "mapped"] = "auto"
+    centre: Literal["regmean"] | RegMean | Transform | None = None
+    grouping: Literal["task", "block", "tensor"] = "tensor"
+    chunks: Chunks | None = None
+    init: float | Start | ClosedForm = "published"
+    feasible: FeasibleSet = field(default_factory=Box)
+    objective: Objective = field(default_factory=Entropy)
+    regulariser: Regulariser = field(default_factory=Regulariser)
+    data: Batching = field(default_factory=Batching)
+    watch: Watching = field(default_factory=Watching)
+    optimizer: Descent | BuildOptimizer | None = None
+    lr_scheduler: Literal["cosine"] | BuildScheduler | None = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed_everything: int = 0
+    run_dir: str = "run"
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the start."""
+        if isinstance(self.init, float | int) and not math.isfinite(self.init):
+            raise ConfigError(f"init: expected a finite number, got {self.init}.")
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether calibration rows are needed: something is learned, or the transform looks at them."""
+        looks = any(transform.fisher for transform in self.transforms.values())
+        regression = self.centre is not None and "centre" not in self.transforms
+        return self.trainer.max_steps != 0 or looks or regression or isinstance(self.start, ClosedForm)
+
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """Transforms of task vectors, by the key that asks for them."""
+        keys = {"centre": self.centre, "task_vectors": self.task_vectors}
+        return {key: value for key, value in keys.items() if isinstance(value, Transform)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the experts' tasks are called."""
+        return tuple(model.name for model in self.models)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the coefficients' columns are called: as the experts, or as what a transform makes of them."""
+        return self.task_vectors.experts(self.names) if self.task_vectors else self.names
+
+    @property
+    def start(self) -> float | ClosedForm:
+        """Coefficient of every expert at the start: a number, or how it is found."""
+        if self.init == "closed_form" or isinstance(self.init, ClosedForm):
+            given = self.init if isinstance(self.init, ClosedForm) else ClosedForm()
+            return given if given.towards is not None else replace(given, towards=self._published)
+        if self.init == "published":
+            return self._published
+        if self.init == "average":
+            return 1 / len(self.columns)
+        return self.init
+
+    @property
+    def _published(self) -> float:
+        if self.centre is not None:
+            return 0.0
+        return self.task_vectors.coefficient if self.task_vectors else TASK_ARITHMETIC
+
+
+def source_of(data: str | DataSource) -> DataSource:
+    """A path alone stands for a data source with the usual column names."""
+    return DataSource(data) if isinstance(data, str) else data

@@ -1,0 +1,65 @@
+"""A finished run once more: export and measure what it learned, without learning again."""
+
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from adamerge.calibration.agreement import hold_out
+from adamerge.learning.learn import divide
+from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
+from adamerge.merging.merged_model import MergedModel
+from adamerge.results.compare import compare
+from adamerge.results.export import export
+from adamerge.results.report import table
+from adamerge.runs.build_model import answers_to, build_model, open_experts
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.fit import TASK_VECTORS
+from adamerge.runs.load_rows import load_data
+from adamerge.storage.atomic_files import write_text
+from adamerge.types import ConfigError
+
+
+def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | None, console: Console) -> None:
+    """Write the merged checkpoint of a finished run to another place.
+
+    Raises:
+        ConfigError: The run is not finished, or `out` exists.
+    """
+    model, learned = _reopen(config, run)
+    word = out_dtype or config.out_dtype
+    done = export(model, learned.coefficients, out, dtype=getattr(torch, word) if word else None)
+    for task, place in done.checkpoints.items():
+        console.print(f"{task}: {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
+    """Measure a finished run on its evaluation rows, print the table and renew metrics.json.
+
+    Raises:
+        ConfigError: The run is not finished, or has no evaluation rows.
+    """
+    model, learned = _reopen(config, run)
+    data = load_data(config, model.experts)
+    if not data.evaluation:
+        raise ConfigError(f"{run / 'config.yaml'}: no model has evaluation rows, so there is nothing to measure.")
+    names = tuple(model.vectors.shapes)
+    rows = answers_to(config, model.experts, names, data.calibration, run)
+    held_out = hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
+    comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console)
+    console.print(table(comparison.scores, comparison.relative(), comparison.unit))
+    former = run / "metrics.json"
+    kept = json.loads(former.read_text(encoding="utf-8")) if former.exists() else {}
+    write_text(former, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
+
+
+def _reopen(config: MergeConfig, run: Path) -> tuple[MergedModel, Table]:
+    if not (run / COEFFICIENTS).exists():
+        raise ConfigError(
+            f"{run}: this run is not finished (no {COEFFICIENTS} in it). Go on with it: "
+            f"adamerge fit --config {run / 'config.yaml'} --ckpt_path last"
+        )
+    learned = load_coefficients(run / COEFFICIENTS)
+    model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run / TASK_VECTORS)
+    return MergedModel(model.experts, model.vectors, learned.grouping), learned

@@ -1,0 +1,166 @@
+"""Transformed task vectors as checkpoints of their own, mapped like any other."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from adamerge.merging.task_vectors import Mapped, TaskVectors, resident_bytes
+from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder, write_text
+from adamerge.storage.weights import Header, MappedFiles, Weights, metadata_of
+from adamerge.transforms.transform import Transform
+from adamerge.types import ConfigError
+
+MADE_FROM = "made_from.json"
+
+
+def transformed(
+    plain: TaskVectors,
+    centre: Weights,
+    transform: Transform,
+    folder: Path,
+    *,
+    information: Callable[[], TaskVectors] | None = None,
+    console: Console | None = None,
+) -> Mapped:
+    """Transform task vectors one tensor at a time and store the results, a safetensors file each.
+
+    Memory: the stack of one tensor, K·N numbers, and what the transform needs for it. A folder that is there already
+    is complete, and is used as it is if it was made from the same.
+
+    Args:
+        plain: The task vectors.
+        centre: What the results will be added to.
+        transform: What to do.
+        folder: Where the results are kept.
+        information: Finds the experts' diagonal Fisher information, for a transform that asks for it.
+        console: Where to say what stays at the centre, and to show progress if it is a terminal.
+
+    Returns:
+        The results, mapped from their files; they are not added to the base again.
+
+    Raises:
+        ConfigError: The folder holds something else.
+    """
+    names = transform.experts(plain.experts)
+    made_from = _key(plain, transform)
+    if not folder.exists():
+        with whole_folder(folder) as part:
+            _write(plain, transform, part, information() if information else None, console or Console(quiet=True))
+            write_text(part / MADE_FROM, made_from)
+    elif not (folder / MADE_FROM).exists() or (folder / MADE_FROM).read_text(encoding="utf-8") != made_from:
+        raise ConfigError(
+            f"{folder}: holds task vectors of other experts or of another transform than {transform}; remove it."
+        )
+    stored = {name: MappedFiles([folder / f"{name}.safetensors"]) for name in names}
+    return Mapped(stored, tuple(plain.shapes), centre, None, plain.dtype, plain.device)
+
+
+def merged_at_once(
+    plain: TaskVectors,
+    transform: Transform,
+    file: Path,
+    *,
+    information: Callable[[], TaskVectors] | None = None,
+    console: Console | None = None,
+) -> Weights:
+    """The finished merge, centre + coefficient · Σ outputs, that a file holds already, or that is written to it now.
+
+    Memory: as for `transformed`.
+
+    Args:
+        plain: The task vectors.
+        transform: What to do.
+        file: Where the merge is kept; complete or absent.
+        information: As for `transformed`.
+        console: As for `transformed`.
+
+    Returns:
+        The merged parameters, mapped from the file.
+
+    Raises:
+        ConfigError: The file holds something else.
+    """
+    made_from, kept = _key(plain, transform), metadata_of(file)
+    if kept is None:
+        headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
+        look, console = information() if information else None, console or Console(quiet=True)
+        with SafetensorsWriter(file, headers, {"format": "pt", "made_from": made_from}) as writer:
+            for name, outputs in _outputs(plain, transform, look, "centre", console):
+                centre = plain.centre(name).to(outputs)
+                writer.write(name, centre + transform.coefficient * outputs.sum(0))
+    elif kept.get("made_from") != made_from:
+        raise ConfigError(f"{file}: holds a merge of other experts or by another than {transform}; remove it.")
+    return MappedFiles([file])
+
+
+def _key(plain: TaskVectors, transform: Transform) -> str:
+    """What stored results are of: transform, experts, and where their task vectors begin, every one of them."""
+    numbers = hashlib.sha256()
+    for name in plain.shapes:
+        numbers.update(next(plain.tiles(name)).stack.cpu().numpy().data)
+    return json.dumps([repr(transform), plain.experts, list(plain.shapes), numbers.hexdigest()])
+
+
+def _write(
+    plain: TaskVectors, transform: Transform, folder: Path, information: TaskVectors | None, console: Console
+) -> None:
+    headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
+    unchanged: list[str] = []
+    with ExitStack() as files:
+        writers = [
+            files.enter_context(SafetensorsWriter(folder / f"{name}.safetensors", headers, {"format": "pt"}))
+            for name in transform.experts(plain.experts)
+        ]
+        for name, outputs in _outputs(plain, transform, information, "task vectors", console):
+            if not _write_one(name, outputs, writers):
+                unchanged.append(name)
+    if unchanged:
+        where = ", ".join(_by_layer(unchanged))
+        _say(console, f"{len(unchanged)} of {len(plain.shapes)} parameters stay as they are: {where}")
+
+
+def _outputs(
+    plain: TaskVectors, transform: Transform, information: TaskVectors | None, what: str, console: Console
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
+    largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
+    size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
+    kind = type(transform).__name__
+    _say(console, f"{what}: {kind}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def stacks() -> Iterator[tuple[str, Tensor]]:
+            names = progress.track(plain.shapes, description="looking at task vectors")
+            return ((name, plain.stack(name)) for name in names)
+
+        apply = transform.plan(stacks, information)
+        for name in progress.track(plain.shapes, description="transforming them"):
+            yield name, apply(name, plain.stack(name)).to(plain.dtype)
+
+
+def _write_one(name: str, vectors: Tensor, writers: Iterable[SafetensorsWriter]) -> bool:
+    """Write the task vectors of one parameter, (K', *shape); returns whether any is not zero."""
+    for writer, vector in zip(writers, vectors, strict=True):
+        writer.write(name, vector)
+    return bool(vectors.any())
+
+
+def _by_layer(names: Iterable[str]) -> list[str]:
+    """Names without their layers' numbers, each once.
+
+    Example:
+        >>> _by_layer(["layer.0.bias", "layer.1.bias"])
+        ['layer.*.bias']
+    """
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

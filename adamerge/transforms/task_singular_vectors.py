@@ -1,0 +1,65 @@
+"""TSV-M: the leading singular vectors of each task, made orthogonal to those of the others."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.thin_svd import polar, thin_svd
+from adamerge.transforms.transform import Stacks, TensorTransform, Transform, is_matrix, matrices
+
+
+def task_singular_vectors(stack: Tensor) -> Tensor:
+    """Reduce each task to rank r/K and orthogonalise the singular vectors across tasks.
+
+    τₖ ≈ Uₖ diag(sₖ) Vₖᵀ with max(1, ⌊r/K⌋) components, r = min(R, M). The concatenations U = [U₁ … U_K] and V are
+    replaced by their nearest orthogonal matrices U⊥ and V⊥ (Procrustes); expert k's part is U⊥ₖ diag(sₖ) V⊥ₖᵀ, and
+    the plain sum of the parts is the merged update.
+
+    Args:
+        stack: (K, R, M).
+
+    Returns:
+        (K, R, M); zero for a zero task vector. Identical experts share their directions: the sum is one of them.
+
+    Reference: Gargiulo, Crisostomi, Bucarelli, Scardapane, Silvestri, Rodolà, "Task Singular Vectors: Reducing Task
+    Interference in Model Merging", CVPR 2025 (TSV-Merge).
+
+    >>> stack = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.0, 3.0]]])
+    >>> task_singular_vectors(stack).sum(0).round(decimals=4)
+    tensor([[2., 0.],
+            [0., 3.]])
+    """
+    rank = max(1, min(stack.shape[1:]) // len(stack))
+    parts = [tuple(factor[..., :rank] for factor in thin_svd(expert)) for expert in stack]
+    lefts, sigmas, rights = zip(*parts, strict=True)
+    widths = [len(sigma) for sigma in sigmas]
+    left = polar(torch.cat(lefts, 1)).split(widths, 1)  # K of (R, rank)
+    right = polar(torch.cat(rights, 1)).split(widths, 1)  # K of (M, rank)
+    merged = [u * sigma @ v.T for u, sigma, v in zip(left, sigmas, right, strict=True)]
+    return torch.stack(merged).to(stack.dtype)
+
+
+@dataclass(frozen=True)
+class TaskSingularVectors(Transform):
+    """TSV-M, one part an expert; vectors are averaged (each part is τₖ/K). The published coefficient is 1."""
+
+    @property
+    def coefficient(self) -> float:
+        """1."""
+        return 1.0
+
+    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
+        """Nothing global; see `Transform.plan`."""
+
+        def split(name: str, stack: Tensor) -> Tensor:
+            if not is_matrix(stack):
+                return stack / len(stack)
+            return task_singular_vectors(matrices(stack)).reshape(stack.shape)
+
+        return split
+
+    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The experts themselves; see `Transform.experts`."""
+        return names

@@ -1,0 +1,191 @@
+"""What rows become for each kind of model, and which kinds and labels are refused by name."""
+
+import json
+
+import datasets
+import pytest
+import torch
+from support.families import WORDS, build, save_tokenizer
+from transformers import AutoTokenizer
+
+from adamerge.data.encode import encode
+from adamerge.data.labels import label_indices
+from adamerge.data.language import Speech
+from adamerge.data.rows import DataSource
+from adamerge.data.tables import Table, load_table
+from adamerge.types import ConfigError
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def table(columns, **source):
+    features = {key: value for key, value in source.items() if isinstance(value, datasets.ClassLabel)}
+    data = datasets.Dataset.from_dict(columns)
+    for column, feature in features.items():
+        data = data.cast_column(column, feature)
+    return Table(data, DataSource("rows", **{k: v for k, v in source.items() if k not in features}), "mood")
+
+
+TEXTS = {"text": ["good film", "the plot was dull and the film was long"], "label": [0, 1]}
+
+REFUSED = {
+    "no logits": ("BertModel", "bert", {}, {}, False, "BertModel returns no logits. Experts must be classifiers"),
+    "spans": ("BertForQuestionAnswering", "bert", {}, {}, False, "BertForQuestionAnswering returns no logits"),
+    "choices": ("BertForMultipleChoice", "bert", {}, {}, False, "BertForMultipleChoice cannot be run on input_ids"),
+    "one label": ("BertForSequenceClassification", "bert", {"num_labels": 1}, {}, False, "is a regression"),
+    "regression": (
+        "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "regression"}, {}, False,
+        r"is a regression \(num_labels: 3, problem_type: regression\)",
+    ),
+    "several labels": (
+        "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "multi_label_classification"}, {},
+        False, "classes of which a row has one, but BertForSequenceClassification says of each by itself",
+    ),
+    "labels of tokens": ("BertForTokenClassification", "bert", {}, {}, True, "gives each token a class, and labels of"),
+    "fills in": ("BertForMaskedLM", "bert", {}, {}, True, "BertForMaskedLM fills in words"),
+    "no completion": ("T5ForConditionalGeneration", "t5", {}, {}, True, r"key completion of the evaluation"),
+    "chats": ("T5ForConditionalGeneration", "t5", {}, {"messages": "text"}, False, "chat messages .* encoder"),
+    "chats, measured": (
+        "T5ForConditionalGeneration", "t5", {}, {"messages": "text", "completion": "text"}, True, "chat messages"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_used_is_refused_by_name(tokenizer, name):
+    architecture, family, options, source, labeled, words = REFUSED[name]
+    with pytest.raises(ConfigError, match=words):
+        encode(table(TEXTS, **source), build(architecture, family, 0, **options), tokenizer, labeled=labeled)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family", "source"),
+    [
+        ("BertForSequenceClassification", "bert", {}),
+        ("LlamaForSequenceClassification", "llama", {}),
+        ("T5ForSequenceClassification", "t5", {}),
+        ("LlamaForCausalLM", "llama", {}),
+        ("T5ForConditionalGeneration", "t5", {"completion": "text"}),
+    ],
+)
+def test_what_can_be_measured(tokenizer, architecture, family, source):
+    module = build(architecture, family, 0)
+    found = encode(table(TEXTS, **source), module, tokenizer, labeled=True)
+    batch = found.rows.batch([0, 1])
+    logits = module(**batch.inputs).logits
+    assert batch.labels.shape == logits.shape[:-1]
+    assert not found.notes
+
+
+def test_a_model_that_fills_in_may_learn(tokenizer):
+    rows = encode(table(TEXTS), build("BertForMaskedLM", "bert", 0), tokenizer, labeled=False).rows
+    batch = rows.batch([0, 1])
+    assert torch.equal(batch.positions, batch.inputs["attention_mask"].bool())
+
+
+@pytest.mark.parametrize("family", [("BertForTokenClassification", "bert"), ("LlamaForTokenClassification", "llama")])
+def test_padding_does_not_count_where_tokens_have_classes(tokenizer, family):
+    rows = encode(table(TEXTS), build(*family, 0), tokenizer, labeled=False).rows
+    batch = rows.batch([0, 1])
+    assert torch.equal(batch.positions, batch.inputs["attention_mask"].bool())
+    assert batch.positions.sum() < batch.positions.numel()
+
+
+def test_completions_without_a_token_cannot_be_measured(tokenizer):
+    rows = table({"text": ["good", "bad"], "completion": ["", ""]}, completion="completion")
+    for family in (("LlamaForCausalLM", "llama"), ("T5ForConditionalGeneration", "t5")):
+        with pytest.raises(ConfigError, match="no row has a token to predict"):
+            encode(rows, build(*family, 0), tokenizer, labeled=True, speech=Speech("completion"))
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+ANIMALS = {"zebra": 0, "ant": 1}
+UNNAMED = {f"LABEL_{i}": i for i in range(11)}
+
+
+def labelled(labels, names=None):
+    feature = {} if names is None else {"label": datasets.ClassLabel(names=names)}
+    return table({"text": [WORDS[i] for i, _ in enumerate(labels)], "label": labels}, **feature)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "classes", "expected"),
+    [
+        ([0, 1, 0], ["ant", "zebra"], ANIMALS, [1, 0, 1]),
+        ([0, 2], ["ant", "cat", "zebra"], ANIMALS, [1, 0]),  # no row is a cat
+        ([0, 1, 2, 3], ["0", "1", "10", "2"], UNNAMED, [0, 1, 10, 2]),  # as folders are sorted
+        ([0, 1], ["1", "2"], {"1": 0, "2": 1}, [0, 1]),
+        (["zebra", "ant"], None, ANIMALS, [0, 1]),
+        (["10", "2"], None, UNNAMED, [10, 2]),
+        ([1, 0], None, ANIMALS, [1, 0]),
+    ],
+)
+def test_labels_are_looked_up_by_name(labels, names, classes, expected):
+    assert label_indices(labelled(labels, names), classes, len(classes)) == (expected, None)
+
+
+def test_of_classes_that_the_model_does_not_know_the_order_counts_and_is_told():
+    found, note = label_indices(labelled([1, 0], ["bad", "good"]), {"LABEL_0": 0, "LABEL_1": 1}, 2)
+    assert found == [1, 0]
+    assert note.startswith("mood: rows: the model knows none of the classes of 'label' by name")
+    assert "bad = 0, good = 1" in note
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "words"),
+    [
+        ([0, 1, 2], ["ant", "cat", "zebra"], "mood: rows: 'cat': the model has no class of that name"),
+        ([0, 2], ["a", "b", "c"], "row 2 has the label 'c'"),
+        ([0, None], ["ant", "zebra"], "row 2 has the label None"),
+        (["zebra", "cat"], None, "row 2 has the label 'cat'"),
+        (["0", "2"], None, "row 2 has the label '2'"),
+        ([0.5], None, "row 1 has the label 0.5"),
+    ],
+)
+def test_unknown_labels_are_refused(labels, names, words):
+    with pytest.raises(ConfigError, match=words):
+        label_indices(labelled(labels, names), ANIMALS, 2)
+
+
+# --- hashes of what rows hold ---------------------------------------------------------------------------------------
+
+
+def test_overlap_of_pairs_and_of_messages(tokenizer):
+    module = build("BertForSequenceClassification", "bert", 0)
+    one, other = (
+        encode(table({"text": ["a", "a"], "more": more}, text_pair="more"), module, tokenizer, labeled=False).contents
+        for more in (["b", "c"], ["c", "d"])
+    )
+    assert one.overlap(other) == 1
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    chats = [[{"role": "user", "content": word}] for word in ("good", "bad", "dull")]
+    named = [[{"role": "user", "content": "bad", "name": None}]]
+    one, other = (
+        encode(table({"messages": rows}, messages="messages"), build("LlamaForCausalLM", "llama", 0), tokenizer,
+               labeled=False).contents
+        for rows in (chats, named)
+    )  # fmt: skip
+    assert one.overlap(other) == 1
+
+
+def test_the_fingerprint_is_of_the_content(tokenizer, tmp_path):
+    module = build("BertForSequenceClassification", "bert", 0)
+
+    def fingerprint(file, rows, **source):
+        (tmp_path / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        read = load_table(DataSource(str(tmp_path / file), **source), "mood", 0)
+        return encode(read, module, tokenizer, labeled=False).contents.fingerprint
+
+    rows = [{"text": "good"}, {"text": "bad"}]
+    first = fingerprint("a.jsonl", rows)
+    assert fingerprint("b.jsonl", [{"text": row["text"], "unused": 1} for row in rows]) == first
+    assert fingerprint("c.jsonl", [{"words": row["text"]} for row in rows], text="words") == first
+    assert fingerprint("d.jsonl", rows[::-1]) != first
+    assert fingerprint("e.jsonl", [{"text": "goodb"}, {"text": "ad"}]) != first
+    assert fingerprint("a.jsonl", rows[:1]) != first

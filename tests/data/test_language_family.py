@@ -1,0 +1,48 @@
+"""Alignment of language models in small: experts of three domains, merged below task arithmetic's perplexity."""
+
+from pathlib import Path
+
+import pytest
+from language import Recipe, align, arithmetic, open_family
+from language_family import DOMAINS, Training, make_family
+
+from adamerge.cli import parse_file
+from adamerge.data.rows import PseudoAnswers
+from adamerge.data.text import Prompts
+from adamerge.results.evaluate import Evaluation
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.load_rows import load_data
+
+SMALL = Training(
+    words=512, width=48, layers=2, base_steps=200, expert_steps=150, batch=9, length=48, characters=300_000, rows=96
+)
+RECIPE = Recipe(rows=96, steps=25, rate=8e-2, blocks=48, batch=24)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("language")
+    make_family(folder, SMALL)
+    return folder
+
+
+def test_alignment_is_below_task_arithmetic_at_its_best_scale_on_every_domain(family):
+    model, data = open_family(family, RECIPE)
+    evaluation = Evaluation(model, data.evaluation)
+    base, experts = evaluation.base(), evaluation.experts()
+    merged = evaluation.merged(align(model, data, RECIPE).coefficients)
+    scales = arithmetic(model, data).values()  # the best scale of each domain alone
+    for domain in DOMAINS:
+        assert experts[domain] < 0.9 * base[domain]
+        assert merged[domain] < min(scores[domain] for scores in scales)
+
+
+def test_the_recipe_fits_the_family(family, tmp_path, monkeypatch):
+    recipe = Path(__file__).parents[1] / "configs/language_models.yaml"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "language_family").symlink_to(family)
+    config = parse_file(recipe)
+    data = load_data(config, open_experts(config))
+    assert config.data.pseudo_answers == PseudoAnswers(max_new_tokens=32, sample=True)
+    assert all(isinstance(rows, Prompts) for rows in data.calibration.values())
+    assert data.evaluation.keys() == set(DOMAINS)

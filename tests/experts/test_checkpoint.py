@@ -1,0 +1,182 @@
+"""Checkpoints on disk: names are matched as transformers matches them, or refused by name."""
+
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from support.families import build
+from torch import nn
+
+from adamerge.experts import checkpoint
+from adamerge.experts.checkpoint import match, open_checkpoint, parameters_on_meta, skeleton, tied_names
+from adamerge.types import ConfigError, IncompatibleExpertsError
+
+PAIRS = [  # saved as, loaded as
+    ("BertModel", "BertModel", "bert", {}),
+    ("BertModel", "BertForSequenceClassification", "bert", {}),  # the prefix is added, a head is missing
+    ("BertForSequenceClassification", "BertModel", "bert", {}),  # the prefix is taken off, a head is too many
+    ("BertForMaskedLM", "BertForSequenceClassification", "bert", {}),
+    ("ViTForImageClassification", "ViTModel", "vit", {}),
+    ("ViTModel", "ViTForImageClassification", "vit", {}),
+    ("CLIPModel", "CLIPVisionModel", "clip", {}),
+    ("CLIPForImageClassification", "CLIPForImageClassification", "clip", {}),
+    ("LlamaModel", "LlamaForCausalLM", "llama", {"tie_word_embeddings": True}),
+    ("LlamaForCausalLM", "LlamaForCausalLM", "llama", {"tie_word_embeddings": True}),
+    ("LlamaForCausalLM", "LlamaForSequenceClassification", "llama", {"tie_word_embeddings": False}),
+    ("T5ForConditionalGeneration", "T5ForConditionalGeneration", "t5", {}),
+]
+
+
+@pytest.mark.parametrize(("saved", "loaded", "family", "more"), PAIRS)
+def test_names_are_matched_as_transformers_does(tmp_path, saved, loaded, family, more):
+    build(saved, family, 1, **more).save_pretrained(tmp_path)
+    cls = getattr(transformers, loaded)
+    config = cls.config_class.from_pretrained(tmp_path)
+    theirs, info = cls.from_pretrained(tmp_path, config=config, output_loading_info=True)
+    opened = open_checkpoint(str(tmp_path))
+    found = match(opened, skeleton(config, loaded))
+    expected = dict(theirs.named_parameters())
+    parameters = {name: disk for name, disk in found.names.items() if name in expected}
+    assert parameters.keys() | set(found.missing) == expected.keys()
+    assert set(found.missing) == set(info["missing_keys"]) & expected.keys()
+    assert set(found.unexpected) == set(info["unexpected_keys"])
+    for name, disk in parameters.items():
+        assert torch.equal(opened.tensors[disk], expected[name]), name
+
+
+def test_old_names_of_layer_norms(tmp_path):
+    build("BertModel", "bert", 1).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    old = {
+        n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+        for n, t in tensors.items()
+    }
+    save_file(old, tmp_path / "model.safetensors", {"format": "pt"})
+    opened = open_checkpoint(str(tmp_path))
+    found = match(opened, skeleton(opened.config, "BertModel"))
+    assert not found.missing
+    assert not found.unexpected
+    assert found.names["embeddings.LayerNorm.weight"] == "embeddings.LayerNorm.gamma"
+
+
+def test_a_tied_parameter_is_found_under_either_name(tmp_path):
+    build("LlamaForCausalLM", "llama", 1, tie_word_embeddings=True).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    opened = open_checkpoint(str(tmp_path))
+    module = skeleton(opened.config, "LlamaForCausalLM")
+    assert ("model.embed_tokens.weight", "lm_head.weight") in tied_names(module)
+    assert match(opened, module).names["model.embed_tokens.weight"] == "lm_head.weight"
+
+
+def test_tensors_that_transformers_would_fuse_are_refused_by_name(tmp_path):
+    config = transformers.MixtralConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=20, num_local_experts=2,
+    )  # fmt: skip
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    opened = open_checkpoint(str(tmp_path))
+    module = skeleton(opened.config, "MixtralForCausalLM")
+    if opened.tensors.headers.keys() >= dict(module.named_parameters()).keys():
+        pytest.skip("this transformers stores Mixtral as its module has it")
+    with pytest.raises(
+        IncompatibleExpertsError, match=r"fuses or splits .*experts.* when it loads a MixtralForCausalLM"
+    ):
+        match(opened, module)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"), [("BertForMaskedLM", "bert"), ("LlamaForCausalLM", "llama"), ("CLIPModel", "clip")]
+)
+def test_a_skeleton_has_real_buffers_and_no_parameters(architecture, family):
+    real = build(architecture, family, 0)
+    empty = skeleton(real.config, architecture)
+    assert not empty.training
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    assert tied_names(empty) == tied_names(real)
+    buffers = dict(empty.named_buffers())
+    assert buffers.keys() == dict(real.named_buffers()).keys()
+    for name, buffer in real.named_buffers():
+        assert torch.equal(buffers[name], buffer), name
+
+
+def test_modules_are_built_as_ever_after_a_failure():
+    with pytest.raises(TypeError), parameters_on_meta():
+        nn.Linear("two", 2)
+    with parameters_on_meta():
+        assert nn.Linear(2, 2).weight.is_meta
+    assert not nn.Linear(2, 2).weight.is_meta
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_shards_are_one_checkpoint(tmp_path, pickled):
+    build("BertForSequenceClassification", "bert", 1).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    name = "pytorch_model.bin" if pickled else "model.safetensors"
+    files = {key: f"{number % 3}.{name}" for number, key in enumerate(tensors)}
+    for file in set(files.values()):
+        part = {key: tensor for key, tensor in tensors.items() if files[key] == file}
+        torch.save(part, tmp_path / file) if pickled else save_file(part, tmp_path / file)
+    (tmp_path / f"{name}.index.json").write_text(json.dumps({"weight_map": files}))
+    opened = open_checkpoint(str(tmp_path), allow_pickle=pickled).tensors
+    assert opened.headers.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        assert torch.equal(opened[key], tensor)
+        assert opened.headers[key] == (tensor.shape, tensor.dtype)
+
+
+def test_a_hub_id_with_a_revision(tmp_path, monkeypatch):
+    build("BertModel", "bert", 1).save_pretrained(tmp_path)
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append((name, revision, "*.bin" in allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    assert open_checkpoint("someone/bert@v1.2").architecture == "BertModel"
+    open_checkpoint("someone/bert", allow_pickle=True)
+    assert asked == [("someone/bert", "v1.2", False), ("someone/bert", None, True)]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickles_of_either_kind_are_read_with_permission(tmp_path, legacy):
+    model = build("BertModel", "bert", 1)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+    opened = open_checkpoint(str(tmp_path), allow_pickle=True).tensors
+    for name, parameter in model.named_parameters():
+        assert torch.equal(opened[name], parameter)
+
+
+def test_a_pickle_on_the_hub_that_was_not_downloaded(tmp_path, monkeypatch):
+    build("BertModel", "bert", 1).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    monkeypatch.setattr(checkpoint, "snapshot_download", lambda name, revision, allow_patterns: str(tmp_path))
+    monkeypatch.setattr(checkpoint, "list_repo_files", lambda name, revision: ["config.json", "pytorch_model.bin"])
+    with pytest.raises(ConfigError, match=r"someone/bert@v1: pytorch_model.bin: .* Set allow_pickle: true"):
+        open_checkpoint("someone/bert@v1")
+
+    def offline(name, revision):
+        raise OSError("offline")
+
+    monkeypatch.setattr(checkpoint, "list_repo_files", offline)
+    with pytest.raises(ConfigError, match=r"expected model.safetensors or model.safetensors.index.json"):
+        open_checkpoint("someone/bert@v1")
+
+
+def test_a_hub_id_that_cannot_be_had():
+    with pytest.raises(ConfigError, match="someone/nothing: no directory of that name here, and the Hugging Face hub"):
+        open_checkpoint("someone/nothing")
+
+
+def test_an_architecture_that_transformers_lacks():
+    config = build("BertModel", "bert", 0).config
+    with pytest.raises(ConfigError, match=re.escape("BertForNothing, which transformers")):
+        skeleton(config, "BertForNothing")

@@ -1,0 +1,195 @@
+"""Base and experts are brought together by name: nothing is dropped, invented or merged by accident."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.families import Tiny, build, save_family
+
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.experts import Split, from_checkpoints, from_modules
+from adamerge.runs.build_model import describe
+from adamerge.types import IncompatibleExpertsError
+
+QUERY = "encoder.layer.0.attention.self.query.weight"
+
+
+def edit(folder, change):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def save(folder, base, expert, family, **more):
+    """A base and the experts a and b."""
+    models = {name: build(expert, family, seed, **more) for seed, name in enumerate("ab", 1)}
+    save_family(folder, build(base, family, 0, **more), models)
+
+
+def together(folder, split=None):
+    opened = {name: open_checkpoint(str(folder / name)) for name in ("base", "a", "b")}
+    return from_checkpoints(opened.pop("base"), opened, split)
+
+
+# --- tied weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["base", "a"])
+def test_tied_weights_that_differ_in_the_file_are_refused(tmp_path, who):
+    save(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", tie_word_embeddings=True)
+    embeddings = "model.embed_tokens.weight"
+    edit(tmp_path / who, lambda t: t.update({"lm_head.weight": t[embeddings].clone()}))
+    assert embeddings in together(tmp_path).shared  # stored twice and equal: fine
+    edit(tmp_path / who, lambda t: t["lm_head.weight"].mul_(2))
+    with pytest.raises(IncompatibleExpertsError) as error:
+        together(tmp_path)
+    assert f"{tmp_path / who}: {embeddings} and lm_head.weight are one tied parameter" in str(error.value)
+
+
+def test_tied_weights_that_differ_in_a_state_dict_are_refused():
+    state = dict(Tiny(1).state_dict())
+    assert from_modules(Tiny(0), {"a": state}).shared
+    state["again.weight"] = state["again.weight"] + 1
+    with pytest.raises(IncompatibleExpertsError, match=r"a: second.weight and again.weight are one tied parameter"):
+        from_modules(Tiny(0), {"a": state})
+
+
+def test_a_state_dict_may_hold_a_tied_weight_once_under_any_name():
+    state = dict(Tiny(1).state_dict())
+    del state["second.weight"]
+    assert torch.equal(from_modules(Tiny(0), {"a": state}).weights["a"]["second.weight"], state["again.weight"])
+
+
+# --- names that do not belong ----------------------------------------------------------------------------------------
+
+
+def test_every_name_that_a_state_dict_lacks_or_has_too_many_is_listed():
+    lacking, extra = dict(Tiny(1).state_dict()), dict(Tiny(2).state_dict())
+    del lacking["scale"]
+    extra |= {"extra.weight": torch.ones(3), "secnd.weight": torch.ones(5)}
+    with pytest.raises(IncompatibleExpertsError) as error:
+        from_modules(Tiny(0), {"a": lacking, "b": extra})
+    assert str(error.value).splitlines() == [
+        "a: the state dict has no tensor for scale of Tiny.",
+        "b: Tiny has no place for the tensor extra.weight in the state dict.",
+        "b: Tiny has no place for the tensor secnd.weight in the state dict.",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_base_with_quantised_numbers_is_refused(tmp_path, dtype):
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    edit(tmp_path / "base", lambda t: t.update({QUERY: t[QUERY].to(dtype)}))
+    with pytest.raises(IncompatibleExpertsError, match=f"base: bert.{QUERY} is quantised .{dtype}"):
+        together(tmp_path)
+
+
+# --- a base that lacks something -------------------------------------------------------------------------------------
+
+
+def misname(old, new):
+    return lambda tensors: tensors.update({new: tensors.pop(old)})
+
+
+@pytest.mark.parametrize(
+    ("expert", "prefix"), [("BertForSequenceClassification", "bert."), ("BertModel", "")], ids=["prefix", "whole"]
+)
+def test_a_misnamed_tensor_of_the_base_does_not_become_a_head(tmp_path, expert, prefix):
+    save(tmp_path, "BertModel", expert, "bert")
+    edit(tmp_path / "base", misname(QUERY, QUERY.replace("query", "qry")))
+    with pytest.raises(IncompatibleExpertsError) as error:
+        together(tmp_path)
+    assert str(error.value).count("\n") == 0  # once, not for every expert
+    assert f"base: the base lacks {prefix}{QUERY}, which lies inside the backbone. It has" in str(error.value)
+    assert QUERY.replace("query", "qry") in str(error.value)
+    own = together(tmp_path, Split(head=["*layer.0.attention.self.query.weight"]))
+    assert prefix + QUERY in own.tasks["a"].head
+
+
+@pytest.mark.parametrize(
+    ("base", "expert", "family", "name"),
+    [
+        ("LlamaModel", "LlamaForSequenceClassification", "llama", "norm.weight"),
+        ("BertModel", "BertForSequenceClassification", "bert", "pooler.dense.weight"),
+    ],
+)
+def test_a_lacking_tensor_that_is_a_part_by_itself_or_half_of_one(tmp_path, base, expert, family, name):
+    save(tmp_path, base, expert, family)
+    edit(tmp_path / "base", misname(name, "misnamed"))
+    with pytest.raises(IncompatibleExpertsError, match=rf"the base lacks \w+.{name}.* It has misnamed"):
+        together(tmp_path)
+
+
+def test_a_part_that_the_base_was_saved_without_stays_the_experts_own(tmp_path):
+    save(tmp_path, "BertForMaskedLM", "BertForSequenceClassification", "bert")  # has no pooler, but predictions
+    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert pooler < set(together(tmp_path).tasks["a"].head)
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    edit(tmp_path / "base", lambda t: [t.pop(name) for name in ("pooler.dense.weight", "pooler.dense.bias")])
+    assert pooler < set(together(tmp_path).tasks["a"].head)
+
+
+# --- patterns --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tmp_path):
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    with pytest.raises(IncompatibleExpertsError) as error:
+        together(tmp_path, Split(head=["*.poler.*"], base=["embedings*", "*.embeddings.*"]))
+    first, second = str(error.value).splitlines()
+    assert first.startswith("parameters.head: *.poler.* matches no parameter. Near it are bert.pooler.dense.weight, ")
+    assert second.startswith("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
+    with pytest.raises(IncompatibleExpertsError, match=r"parameters.head: firts.\* matches no parameter"):
+        from_modules(Tiny(0), {"a": Tiny(1)}, Split(head=["firts.*"]))
+
+
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+def reconfigure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = config
+        for part in path:
+            place = place[part]
+        place[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("expert", "family", "changes", "words"),
+    [
+        ("LlamaForCausalLM", "llama", {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 4},
+         "head_dim is 4 in the expert's config.json and 8 in the base's; num_attention_heads is 4"),
+        ("LlamaForCausalLM", "llama", {"rope_parameters__rope_theta": 500.0},
+         "rope_parameters.rope_theta is 500.0 in the expert's config.json and 10000.0 in the base's. "),
+        ("BertModel", "bert", {"layer_norm_eps": 1e-5, "hidden_act": "relu"},
+         "hidden_act is relu in the expert's config.json and gelu in the base's; layer_norm_eps is 1e-05"),
+        ("CLIPModel", "clip", {"vision_config__hidden_act": "gelu"},
+         "vision_config.hidden_act is gelu in the expert's config.json and quick_gelu in the base's"),
+    ],
+)  # fmt: skip
+def test_configurations_that_make_other_models_are_warned_about(tmp_path, expert, family, changes, words):
+    save(tmp_path, expert, expert, family)
+    assert not together(tmp_path).warnings
+    reconfigure(tmp_path / "b", **changes)
+    (warning,) = together(tmp_path).warnings
+    assert warning.startswith(f"b ({tmp_path / 'b'}): {words}")
+    assert f"warning: {warning}" in describe(together(tmp_path))
+
+
+def test_what_a_task_may_set_is_not_warned_about(tmp_path):
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    reconfigure(
+        tmp_path / "a", dtype="bfloat16", classifier_dropout=0.3, hidden_dropout_prob=0.0, pad_token_id=1,
+        id2label={"0": "x", "1": "y", "2": "z"}, label2id={"x": 0, "y": 1, "z": 2}, finetuning_task="x",
+        problem_type="single_label_classification", transformers_version="4.0.0", use_cache=False,
+    )  # fmt: skip
+    edit(
+        tmp_path / "a",
+        lambda t: t.update({"classifier.weight": torch.ones(3, 16), "classifier.bias": torch.ones(3)}),
+    )
+    assert not together(tmp_path).warnings

@@ -1,0 +1,129 @@
+"""Optimisers that evaluate the loss themselves, under Lightning: same rows within a step, steps counted, stops."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.digits import digits_family
+from torch.func import functional_call
+
+from adamerge.data.rows import Batching, Schedule
+from adamerge.learning.keep_best import Watching
+from adamerge.learning.learn import Calibration, learn
+from adamerge.learning.settings import Learning, check_learning
+from adamerge.merging.grouping import task_wise, tensor_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.objectives import CrossEntropy, LogitAlignment
+from adamerge.optim import LBFGSB, FrankWolfe, ProjectedGradient, SoftFrankWolfe
+from adamerge.optim.feasible_sets import Simplex, Unbounded
+from adamerge.types import ConfigError
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+def model(grouping=task_wise):
+    experts, _ = digits_family()
+    return MergedModel(experts, task_vectors(experts, experts.shared, resident=True), grouping(experts.shared))
+
+
+def learning(optimizer, feasible, steps, **batching):
+    watching = Watching("last", every=100, patience=None)
+    batching = Batching(**batching)
+    return Learning(
+        optimizer, feasible=feasible, batching=batching, watching=watching, trainer={"max_steps": steps, **QUIET}
+    )
+
+
+def test_every_evaluation_of_a_step_sees_the_same_rows(monkeypatch):
+    seen = {}
+    original = Schedule.rows
+
+    def rows(self, step, task, count):
+        chosen = original(self, step, task, count)
+        seen.setdefault((step, task), []).append(chosen)
+        return chosen
+
+    monkeypatch.setattr(Schedule, "rows", rows)
+    _, own = digits_family()
+    optimizer = SoftFrankWolfe(top_k=2, inner_steps=4)
+    found = learn(model(), CrossEntropy(), Calibration(own, {}), learning(optimizer, Simplex(), 3, batch_size=4))
+    assert {step for step, _ in seen} == {0, 1, 2}
+    assert all(chosen == calls[0] for calls in seen.values() for chosen in calls)
+    assert seen[0, 0][0] != seen[1, 0][0]
+    assert sum(len(calls) for (_, task), calls in seen.items() if task == 0) == found.certificate["evaluations"] > 6
+
+
+@pytest.mark.parametrize("optimizer", [FrankWolfe(), SoftFrankWolfe(2), ProjectedGradient(), LBFGSB()], ids=str)
+def test_learning_stops_when_the_optimiser_is_done(optimizer, tmp_path):
+    _, own = digits_family()
+    feasible = Unbounded() if isinstance(optimizer, LBFGSB) else Simplex()
+    settings = learning(optimizer, feasible, 200, batch_size=None)
+    arguments = (model(), LogitAlignment(), Calibration(own, {}), settings)
+    found = learn(*arguments, checkpoints=tmp_path)
+    assert found.converged
+    assert found.history[-1]["step"] == found.best_step < 200
+    assert found.history[-1]["evaluations"] == found.certificate["evaluations"]
+    again = learn(*arguments, checkpoints=tmp_path, resume=True)
+    assert torch.equal(again.coefficients, found.coefficients)
+    assert again.best_step == found.best_step
+    # Other rows at every step: what is done on some is not on others.
+    changing = replace(settings, batching=Batching(batch_size=8), trainer={"max_steps": 12, **QUIET})
+    if not isinstance(optimizer, LBFGSB):
+        assert learn(*arguments[:3], changing).history[-1]["step"] == 12
+
+
+def test_labels_are_learned_from():
+    """The loss that learning sees is cross-entropy of a merge made by hand, summed over tasks."""
+    experts, own = digits_family()
+    found = learn(model(), CrossEntropy(), Calibration(own, {}), learning(FrankWolfe(), Simplex(), 1, batch_size=None))
+    total = 0.0
+    for task, rows in own.items():
+        merged = {
+            name: experts.base[name] + sum(e.weights[name] - experts.base[name] for e in experts.tasks.values()) / 3
+            for name in experts.shared
+        }
+        head = {name: experts.tasks[task].weights[name] for name in experts.tasks[task].head}
+        batch = rows.batch(range(len(rows)))
+        logits = functional_call(experts.tasks[task].module, {**merged, **head}, (), dict(batch.inputs)).logits
+        total += torch.nn.functional.cross_entropy(logits, batch.labels).item()
+    assert found.certificate["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_an_expert_without_rows_is_chosen_from():
+    """Two experts have no rows; Frank-Wolfe leaves the one that the third's rows have no use for."""
+    _, own = digits_family()
+    calibration = Calibration({"upright": own["upright"]}, {})
+    settings = learning(FrankWolfe(), Simplex(includes_base=True), 100, batch_size=None)
+    found = learn(model(), LogitAlignment(), calibration, settings)
+    assert found.coefficients.shape == (1, 3)
+    assert found.coefficients[0, 0] > 0.9  # it can be the expert itself
+    weights = {selection.expert: selection.weight for selection in found.selections}
+    assert weights[0] == pytest.approx(found.coefficients[0, 0].item())
+    assert found.selections[0].first_step == 0
+
+
+def test_a_selection_has_the_weight_of_the_coefficients_that_are_kept():
+    _, own = digits_family()
+    watching = Watching("objective", every=1, patience=None)
+    settings = replace(learning(FrankWolfe(), Simplex(2.0), 6, batch_size=4), watching=watching)
+    found = learn(model(tensor_wise), CrossEntropy(), Calibration(own, own), settings)
+    assert 0 < len(found.selections)
+    for selection in found.selections:
+        expected = found.coefficients[selection.group, selection.expert].item() / 2.0
+        assert selection.weight == pytest.approx(expected, abs=1e-6)
+
+
+def test_together_groups_propose_the_same_experts():
+    _, own = digits_family()
+    settings = learning(SoftFrankWolfe(top_k=1, per="model"), Simplex(), 1, batch_size=None)
+    found = learn(model(tensor_wise), CrossEntropy(), Calibration(own, {}), settings)
+    assert len({selection.expert for selection in found.selections}) == 1
+    alone = replace(settings, optimizer=SoftFrankWolfe(top_k=1))
+    found = learn(model(tensor_wise), CrossEntropy(), Calibration(own, {}), alone)
+    assert len({selection.expert for selection in found.selections}) == 3
+
+
+def test_half_precision_is_refused_with_the_reason():
+    settings = learning(FrankWolfe(), Simplex(), 1, batch_size=None)
+    with pytest.raises(ConfigError, match=r"Frank-Wolfe \(hard\) with fp16 is not defined"):
+        check_learning(replace(settings, trainer={"precision": "16-mixed"}), 3)

@@ -1,0 +1,46 @@
+"""Free memory, by what the kernel's files say."""
+
+import pytest
+
+from adamerge.merging.memory import free_memory
+
+
+def write(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 8000 kB\nHugePages_Total: 0\n"}
+BOX = "sys/fs/cgroup"
+V2 = {
+    "proc/self/cgroup": "0::/box/job\n",
+    f"{BOX}/box/memory.max": "4096000\n",
+    f"{BOX}/box/memory.current": "3000000\n",
+    f"{BOX}/box/memory.stat": "anon 1\nactive_file 500000\ninactive_file 1000000\nshmem 7\n",
+    f"{BOX}/box/job/memory.max": "max\n",
+    f"{BOX}/box/job/memory.current": "1\n",
+}
+V1 = {
+    "proc/self/cgroup": "4:memory,cpu:/box\n3:pids:/other\n",
+    f"{BOX}/memory/memory.limit_in_bytes": "9223372036854771712\n",  # no limit
+    f"{BOX}/memory/memory.usage_in_bytes": "1\n",
+    f"{BOX}/memory/box/memory.limit_in_bytes": "2000000\n",
+    f"{BOX}/memory/box/memory.usage_in_bytes": "1500000\n",
+    f"{BOX}/memory/box/memory.stat": "active_file 1\ntotal_active_file 100000\ntotal_inactive_file 200000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (MEMINFO, 8000 * 1024),
+        (MEMINFO | V2, 4096000 - 3000000 + 1500000),
+        (MEMINFO | V1, 2000000 - 1500000 + 300000),
+        (MEMINFO | V2 | {f"{BOX}/box/memory.current": "6000000\n"}, 0),
+        (MEMINFO | V2 | {f"{BOX}/box/memory.max": "max\n"}, 8000 * 1024),
+    ],
+)
+def test_the_tightest_limit_counts_and_the_page_cache_is_free(tmp_path, files, expected):
+    write(tmp_path, files)
+    assert free_memory(tmp_path) == expected

@@ -1,0 +1,204 @@
+"""Exported checkpoints: exact corners, plain transformers loads them, complete or absent."""
+
+import errno
+import json
+
+import pytest
+import torch
+import transformers
+from support.families import build, save_family
+
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.experts import from_checkpoints
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.merging.grouping import tensor_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.results.export import export
+from adamerge.types import ConfigError
+
+FAMILIES = [
+    ("BertModel", "BertForSequenceClassification", "bert", {}),
+    ("BertForMaskedLM", "BertForSequenceClassification", "bert", {}),
+    ("ViTModel", "ViTForImageClassification", "vit", {}),
+    ("CLIPForImageClassification", "CLIPForImageClassification", "clip", {}),
+    ("LlamaForCausalLM", "LlamaForCausalLM", "llama", {"tie_word_embeddings": True}),
+    ("LlamaForCausalLM", "LlamaForCausalLM", "llama", {"tie_word_embeddings": False}),
+    ("T5ForConditionalGeneration", "T5ForConditionalGeneration", "t5", {}),
+]
+
+
+def merged_model(folder, backbone, architecture, family, more, dtype=torch.float32):
+    base = build(backbone, family, 0, **more).to(dtype)
+    models = {name: build(architecture, family, seed, **more).to(dtype) for seed, name in enumerate("ab", 1)}
+    paths = save_family(folder, base, models)
+    experts = from_checkpoints(open_checkpoint(paths.pop("")), {n: open_checkpoint(p) for n, p in paths.items()})
+    vectors = task_vectors(experts, inspect_weights(experts).changed, resident=False)
+    return MergedModel(experts, vectors, tensor_wise(tuple(vectors.shapes))), base, models
+
+
+def load(architecture, place, dtype=torch.float32):
+    model, info = getattr(transformers, architecture).from_pretrained(place, dtype=dtype, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("backbone", "architecture", "family", "more"), FAMILIES)
+def test_one_hot_gives_the_expert_back_bit_for_bit_and_zeros_the_base(
+    tmp_path, backbone, architecture, family, more, dtype
+):
+    model, base, experts = merged_model(tmp_path, backbone, architecture, family, more, dtype)
+    for column, task in enumerate("ab"):
+        one_hot = torch.zeros(len(model.grouping), 2)
+        one_hot[:, column] = 1
+        exported = export(model, one_hot, tmp_path / f"only_{task}")
+        state = load(architecture, exported.checkpoints[task], dtype)
+        for name, value in experts[task].state_dict().items():
+            assert torch.equal(state[name], value), name
+    exported = export(model, torch.zeros(len(model.grouping), 2), tmp_path / "neither")
+    state = load(backbone, exported.folder, dtype)
+    assert state.keys() == base.state_dict().keys()
+    for name, value in base.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+def test_heads_share_one_backbone_on_disk(tmp_path):
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+    exported = export(model, torch.full((len(model.grouping), 2), 0.3), tmp_path / "merged", shard_bytes=8000)
+    shards = sorted(path.name for path in exported.folder.glob("model-*.safetensors"))
+    assert len(shards) > 3
+    for shard in shards:
+        assert (exported.folder / "a" / shard).stat().st_ino == (exported.folder / shard).stat().st_ino
+    index = json.loads((exported.folder / "a" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] > 0
+    assert set(index["weight_map"].values()) == {*shards, "model-head.safetensors"}
+    transformers.AutoModel.from_pretrained(exported.folder)
+
+
+def test_where_links_fail_files_are_copied(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("adamerge.results.export.os.link", link)
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+    exported = export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
+    (shard,) = exported.folder.glob("model-0*.safetensors")
+    for task in "ab":
+        assert (exported.folder / task / shard.name).read_bytes() == shard.read_bytes()
+        load("BertForSequenceClassification", exported.checkpoints[task])
+
+
+def test_what_no_expert_changed_has_no_coefficient_and_stays_the_bases(tmp_path):
+    base = build("BertModel", "bert", 0)
+    models = {task: build("BertForSequenceClassification", "bert", seed) for seed, task in enumerate("ab", 1)}
+    frozen = [name for name, _ in base.named_parameters() if name.startswith("embeddings.")]
+    with torch.no_grad():
+        for model in models.values():
+            for name in frozen:
+                model.bert.get_parameter(name).copy_(base.get_parameter(name))
+    paths = save_family(tmp_path, base, models)
+    experts = from_checkpoints(open_checkpoint(paths.pop("")), {n: open_checkpoint(p) for n, p in paths.items()})
+    found = inspect_weights(experts)
+    assert found.unchanged == tuple(f"bert.{name}" for name in frozen)
+    vectors = task_vectors(experts, found.changed)
+    merged = MergedModel(experts, vectors, tensor_wise(found.changed))
+    assert len(merged.grouping) == len(experts.shared) - len(frozen)
+    exported = export(merged, torch.ones(len(merged.grouping), 2), tmp_path / "merged")
+    state = load("BertForSequenceClassification", exported.checkpoints["a"])
+    for name in frozen:
+        assert torch.equal(state[f"bert.{name}"], base.get_parameter(name))
+
+
+def test_logits_of_the_exported_checkpoint_are_those_of_the_merge(tmp_path):
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+    coefficients = torch.rand(len(model.grouping), 2)
+    exported = export(model, coefficients, tmp_path / "merged")
+    inputs = {"input_ids": torch.tensor([[3, 4, 5]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    expected = model.forward("b", model.merge(coefficients), inputs).logits
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(exported.checkpoints["b"])
+    torch.testing.assert_close(loaded.eval()(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_output_dtype(tmp_path):
+    model, *_ = merged_model(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", {})
+    exported = export(model, torch.full((len(model.grouping), 2), 0.3), tmp_path / "merged", dtype=torch.bfloat16)
+    assert json.loads((exported.folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert transformers.AutoModelForCausalLM.from_pretrained(exported.folder).dtype == torch.bfloat16
+    assert (exported.folder / "generation_config.json").exists()
+
+
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
+    model, *_ = merged_model(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", {})
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(ConfigError, match="exists already"):
+        export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("adamerge.storage.atomic_files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base"]
+
+
+def test_each_tensor_keeps_a_dtype_that_holds_it(tmp_path):
+    base = build("BertModel", "bert", 0).to(torch.bfloat16)
+    base.embeddings.to(torch.float32)
+    experts = {name: build("BertForSequenceClassification", "bert", seed) for seed, name in enumerate("ab", 1)}
+    for expert in experts.values():
+        expert.bert.to(torch.bfloat16).embeddings.to(torch.float32)  # the head stays fp32
+    paths = save_family(tmp_path, base, experts)
+    together = from_checkpoints(open_checkpoint(paths.pop("")), {n: open_checkpoint(p) for n, p in paths.items()})
+    vectors = task_vectors(together, together.shared)
+    model = MergedModel(together, vectors, tensor_wise(together.shared))
+    exported = export(model, torch.tensor([[0.0, 1.0]]).expand(len(together.shared), 2), tmp_path / "merged")
+    weights = open_checkpoint(str(exported.checkpoints["b"])).tensors
+    assert json.loads((exported.checkpoints["b"] / "config.json").read_text())["dtype"] == "float32"  # of most numbers
+    for name, value in experts["b"].state_dict().items():
+        assert weights[name].dtype == value.dtype
+        assert torch.equal(weights[name], value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "architecture", "family"),
+    [
+        ("ResNetModel", "ResNetForImageClassification", "resnet"),
+        ("LevitModel", "LevitForImageClassification", "levit"),  # its head holds a BatchNorm
+        ("LevitForImageClassification", "LevitForImageClassification", "levit"),
+    ],
+)
+def test_running_statistics_are_the_bases_and_in_a_head_the_experts_own(tmp_path, backbone, architecture, family):
+    model, base, experts = merged_model(tmp_path, backbone, architecture, family, {})
+    (warning,) = (line for line in inspect_weights(model.experts).warnings if "BatchNorm" in line)
+    inside = [n for n, _ in experts["a"].named_buffers() if n.endswith("running_mean") and "classifier" not in n]
+    assert warning.startswith(f"{len(inside)} BatchNorm layers ({inside[0]}, …): buffers are not merged, the base's")
+    coefficients = torch.rand(len(model.grouping), 2)
+    exported = export(model, coefficients, tmp_path / "merged")
+    load(backbone, exported.folder)
+    inputs = {"pixel_values": torch.randn(2, 3, 64, 64)}
+    merged = model.vectors.combine(coefficients, model.grouping)
+    bases = base.state_dict()
+    for task, expert in experts.items():
+        state = load(architecture, exported.checkpoints[task])
+        buffers = expert.state_dict().keys() - dict(expert.named_parameters()).keys()
+        for name in buffers:
+            own = expert.state_dict()[name] if name.startswith("classifier.") else None
+            expected = bases.get(name, bases.get(name.partition(".")[2])) if own is None else own
+            assert torch.equal(state[name], expected), name
+        loaded = getattr(transformers, architecture).from_pretrained(exported.checkpoints[task])
+        with torch.no_grad():
+            expected = model.forward(task, merged, inputs).logits
+            torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
+            assert torch.allclose(model.forward_expert(task, inputs).logits, expert(**inputs).logits, atol=1e-6)
+    if architecture == backbone:
+        assert model.experts.head_of_base == {"a": True, "b": True}
+        zero = model.vectors.combine(torch.zeros(len(model.grouping), 2), model.grouping)
+        with torch.no_grad():
+            found = model.forward("a", zero, inputs, own_head=False).logits
+            torch.testing.assert_close(found, base(**inputs).logits, rtol=1e-4, atol=1e-5)

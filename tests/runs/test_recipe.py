@@ -1,0 +1,58 @@
+"""What a run is made from is noted, and a change is refused by name when the run goes on."""
+
+import json
+
+import pytest
+import torch
+from support.families import Tiny
+
+from adamerge.experts.experts import from_modules
+from adamerge.merging.merged_model import task_vectors
+from adamerge.runs.recipe import remember
+from adamerge.transforms import Magnitude, Ties
+from adamerge.transforms.stored import transformed
+from adamerge.types import ConfigError
+
+NOTE = {
+    "base": {"source": "zoo/base", "sha256": {"model.safetensors": "1"}},
+    "experts": {"a": {"source": "zoo/a", "sha256": {"model.safetensors": "2"}}, "b": {}},
+    "data": {"a": "3", "b": "4"},
+}
+
+
+def test_the_same_may_go_on(tmp_path):
+    remember(NOTE, tmp_path / "inputs.json")
+    remember(NOTE, tmp_path / "inputs.json")
+    assert json.loads((tmp_path / "inputs.json").read_text()) == NOTE
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"base": {"source": "zoo/base", "sha256": {}}}, "base zoo/base changed"),
+        ({"experts": NOTE["experts"] | {"b": {"source": "x"}}}, "experts of b changed"),
+        ({"data": {"a": "3", "b": "5"}}, "data of b changed"),
+    ],
+)
+def test_a_change_is_named(tmp_path, change, named):
+    remember(NOTE, tmp_path / "inputs.json")
+    with pytest.raises(ConfigError, match=named):
+        remember(NOTE | change, tmp_path / "inputs.json")
+
+
+def test_stored_task_vectors_of_something_else_are_refused(tmp_path):
+    together = from_modules(Tiny(0), {"a": Tiny(1), "b": Tiny(2)})
+    vectors = task_vectors(together, together.shared)
+    stored = transformed(vectors, together.base, Ties(0.2), tmp_path / "kept")
+    again = transformed(vectors, together.base, Ties(0.2), tmp_path / "kept")
+    for name, stack in stored.stacks():
+        assert torch.equal(stack, again.stack(name))
+        assert (stack != 0).any() or name.endswith("bias") or stack.ndim == 1
+    changed = from_modules(Tiny(0), {"a": Tiny(1), "b": Tiny(3)})
+    for other, transform in (
+        (vectors, Ties(0.9)),
+        (vectors, Magnitude()),
+        (task_vectors(changed, changed.shared), Ties(0.2)),
+    ):
+        with pytest.raises(ConfigError, match="holds task vectors of other experts or of another transform"):
+            transformed(other, together.base, transform, tmp_path / "kept")

@@ -1,0 +1,218 @@
+"""Interrupted or killed at any moment and resumed: the same coefficients bit for bit."""
+
+import csv
+import json
+import random
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from support.processes import Strike, run, start
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def family(text_family):
+    """The family with a configuration of more steps."""
+    config = yaml.safe_load((text_family / "merge.yaml").read_text())
+    config["trainer"]["max_steps"] = STEPS
+    config["models"] = [{"model": task, "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
+    config["watch"] = {"every": 3, "patience": None}
+    (text_family / "long.yaml").write_text(yaml.safe_dump(config))
+    config["watch"] = {"every": 2, "patience": 2, "monitor": "objective"}
+    config["optimizer"] = {"class_path": "SGD", "init_args": {"lr": 40.0}}  # jumps about, and so gets worse soon
+    (text_family / "early.yaml").write_text(yaml.safe_dump(config))
+    config["method"], config["init"], config["centre"] = "expert_merging++", "closed_form", "regmean"
+    config["watch"], config["optimizer"] = {"every": 2}, {"class_path": "Adam", "init_args": {"lr": 0.05}}
+    config["chunks"], config["trainer"]["max_steps"] = {"budget": 4, "first_steps": 6}, 14
+    (text_family / "staged.yaml").write_text(yaml.safe_dump(config))
+    return text_family
+
+
+@pytest.fixture(scope="module")
+def whole(family, tmp_path_factory):
+    """Run directories of uninterrupted runs by configuration, and how long the longer one took."""
+    place = tmp_path_factory.mktemp("whole")
+    began = time.monotonic()
+    for name in ("early", "staged", "long"):
+        began = time.monotonic()
+        assert run(fit(name, place / name), family, place / f"{name}.txt") == 0, (place / f"{name}.txt").read_text()
+    return place, time.monotonic() - began
+
+
+def fit(config, run_dir, *more):
+    return ["fit", "--config", f"{config}.yaml", "--run_dir", str(run_dir), *more]
+
+
+def go_on(run_dir):
+    return ["fit", "--config", str(run_dir / "config.yaml"), "--ckpt_path", "last"]
+
+
+def learned(run_dir):
+    """The coefficients' file, byte by byte, and what was seen on the way to them."""
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    history = [{key: value for key, value in look.items() if key != "s/step"} for look in metrics["history"]]
+    return (run_dir / "coefficients.safetensors").read_bytes(), metrics["best_step"], history
+
+
+def is_whole(run_dir):
+    assert (run_dir / "recipe.json").exists()
+    assert (run_dir / "merged/mood/model.safetensors.index.json").exists()
+    return not list(run_dir.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_a_random_moment(family, whole, tmp_path, seed):
+    place, seconds = whole
+    process = start(fit("long", tmp_path / "run"), family, tmp_path / "log.txt")
+    time.sleep(random.Random(seed).uniform(0.1, 0.9) * seconds)
+    process.kill()
+    process.join()
+    begun = (tmp_path / "run/config.yaml").exists()
+    again = go_on(tmp_path / "run") if begun else fit("long", tmp_path / "run")
+    assert run(again, family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
+    assert learned(tmp_path / "run") == learned(place / "long")
+    assert is_whole(tmp_path / "run")
+
+
+STRIKES = [
+    Strike("adamerge.runs.fit.build_model"),  # config.yaml is written, and nothing else
+    Strike("adamerge.learning.learn._measure", call=1),  # the first look
+    Strike("adamerge.learning.learn._measure", call=3),
+    Strike("adamerge.learning.keep_best.torch.save", call=2),  # of a checkpoint
+    Strike("adamerge.storage.atomic_files.os.fsync", call=3),
+    Strike("adamerge.runs.fit.save_coefficients"),
+    Strike("adamerge.results.export._write_index", call=2),
+    Strike("adamerge.runs.fit.compare"),
+    Strike("adamerge.runs.fit.recipe"),
+]
+
+
+@pytest.mark.parametrize("strike", STRIKES, ids=lambda strike: f"{strike.function}-{strike.call}")
+def test_killed_at_a_delicate_moment(family, whole, tmp_path, strike):
+    assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == -signal.SIGKILL
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
+    assert learned(tmp_path / "run") == learned(whole[0] / "long")
+    assert is_whole(tmp_path / "run")
+
+
+STAGES = [
+    Strike("adamerge.calibration.regmean._merged"),
+    Strike("adamerge.calibration.closed_form.closed_form"),
+    Strike("adamerge.learning.learn._measure", call=3),  # in the first stage
+    Strike("adamerge.learning.two_stages._table"),
+    Strike("adamerge.learning.learn._measure", call=7),  # in the second
+    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=2),
+    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=7),
+]
+
+
+@pytest.mark.parametrize("strike", STAGES, ids=lambda strike: f"{strike.function}-{strike.call}")
+def test_stopped_in_either_stage(family, whole, tmp_path, strike):
+    expected = 130 if strike.number == signal.SIGINT else -signal.SIGKILL
+    assert run(fit("staged", tmp_path / "run"), family, tmp_path / "log.txt", strike) == expected
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
+    assert learned(tmp_path / "run") == learned(whole[0] / "staged")
+    assert is_whole(tmp_path / "run")
+
+
+def test_two_stages_spend_the_budget_and_tell_of_both(whole):
+    from adamerge.merging.coefficients import load_coefficients
+
+    run_dir = whole[0] / "staged"
+    first = load_coefficients(run_dir / "first_stage/coefficients.safetensors").grouping
+    chunked = load_coefficients(run_dir / "coefficients.safetensors").grouping
+    matrices = sum(len(rows.unique()) > 1 for rows in chunked.rows.values())
+    assert len(chunked) == 4 * len(first)
+    assert 0 < matrices < len(first)
+    with (run_dir / "first_stage/importance.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {row["parameter"] for row in table} == set(first.groups)
+    assert sum(float(row["importance"]) for row in table) == pytest.approx(1)
+    history = json.loads((run_dir / "metrics.json").read_text())["history"]
+    assert [look["step"] for look in history] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert history[-1]["objective"] < history[0]["objective"]
+
+
+INTERRUPTS = [
+    Strike("adamerge.runs.fit.divide", signal.SIGINT),  # before learning
+    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=1),
+    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=4),
+    Strike("adamerge.learning.merge_module.surrogate", signal.SIGINT, call=STEPS),  # in the last step
+    Strike("adamerge.learning.merge_module.surrogate", signal.SIGTERM, call=8),
+    Strike("adamerge.results.export._write_index", signal.SIGINT, call=2),
+]
+
+
+@pytest.mark.parametrize("strike", INTERRUPTS, ids=lambda strike: f"{strike.function}-{strike.call}")
+def test_interrupted(family, whole, tmp_path, strike):
+    assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == 130
+    said = (tmp_path / "log.txt").read_text()
+    assert f"interrupted. Go on with: adamerge fit --config {tmp_path}/run/config.yaml --ckpt_path last" in said
+    assert "Traceback" not in said
+    assert "weights_only" not in said
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0
+    assert learned(tmp_path / "run") == learned(whole[0] / "long")
+
+
+def test_a_second_interrupt_stops_at_once(family, whole, tmp_path):
+    strike = Strike("adamerge.learning.merge_module.surrogate", signal.SIGINT, call=8, times=2)
+    assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == 130
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0
+    assert learned(tmp_path / "run") == learned(whole[0] / "long")
+
+
+def test_interrupted_before_anything_is_written(family, tmp_path):
+    strike = Strike("adamerge.runs.fit.load_data", signal.SIGINT)
+    assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == 130
+    assert "interrupted. Nothing was written." in (tmp_path / "log.txt").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "strike", [Strike("adamerge.learning.learn._measure", call=3), Strike("adamerge.runs.fit.compare")]
+)
+def test_a_run_that_stopped_early_is_resumed_to_the_same(family, whole, tmp_path, strike):
+    expected = learned(whole[0] / "early")
+    assert expected[1] < expected[2][-1]["step"] < STEPS  # it did stop early
+    assert run(fit("early", tmp_path / "run"), family, tmp_path / "log.txt", strike) == -signal.SIGKILL
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
+    assert learned(tmp_path / "run") == expected
+
+
+def test_more_steps_go_on_from_the_end(family, whole, tmp_path):
+    steps = ("--trainer.max_steps", "21")
+    assert run(fit("long", tmp_path / "run", *steps), family, tmp_path / "log.txt") == 0
+    more = [*go_on(tmp_path / "run"), "--trainer.max_steps", str(STEPS)]
+    assert run(more, family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
+    assert learned(tmp_path / "run") == learned(whole[0] / "long")
+
+
+def test_resuming_a_finished_run_changes_nothing(family, whole, tmp_path):
+    before = learned(whole[0] / "early")
+    assert run(go_on(whole[0] / "early"), family, tmp_path / "log.txt") == 0
+    assert learned(whole[0] / "early") == before
+
+
+def test_a_checkpoint_holds_coefficients_and_little_else(whole):
+    kept = torch.load(whole[0] / "long/checkpoints/last.ckpt", weights_only=True)
+    assert list(kept["state_dict"]) == ["coefficients"]
+    assert kept["global_step"] <= STEPS
+    assert set(kept["callbacks"]) >= {"KeepBest"}
+    assert (whole[0] / "long/checkpoints/last.ckpt").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and nothing more"])
+def test_a_damaged_checkpoint_is_refused_by_name(family, tmp_path, content):
+    strike = Strike("adamerge.runs.fit.save_coefficients")
+    assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == -signal.SIGKILL
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(content)
+    assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 2
+    said = (tmp_path / "log.txt").read_text()
+    assert "run/checkpoints/last.ckpt: the checkpoint is damaged; start anew in another run_dir" in said
+    assert "Traceback" not in said

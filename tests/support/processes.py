@@ -1,0 +1,72 @@
+"""The command in processes of its own, which can be struck by signals; importing takes place once."""
+
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+from typing import NamedTuple
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "adamerge.runs.fit",
+        "adamerge.runs.config_errors",
+        "datasets.packaged_modules.json.json",
+        "matplotlib.backends.backend_agg",
+        "scipy.io",
+        "transformers.models.bert.modeling_bert",
+    ]
+)
+
+
+class Strike(NamedTuple):
+    """A signal that a process sends itself when it calls a function."""
+
+    function: str
+    number: int = signal.SIGKILL
+    call: int = 1
+    times: int = 1
+
+
+def start(arguments, folder, output, strike=None):
+    """Start a command in a folder; `output` is a file or the name of a terminal."""
+    process = FORKS.Process(target=_command, args=(list(arguments), str(folder), str(output), strike))
+    process.start()
+    return process
+
+
+def run(arguments, folder, output, strike=None):
+    """Run a command to its end; returns its exit code, which is minus the signal's number if one ended it."""
+    process = start(arguments, folder, output, strike)
+    process.join(120)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _command(arguments, folder, output, strike):
+    os.chdir(folder)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if strike:
+        _arm(strike)
+    from adamerge.cli import main
+
+    sys.exit(main(arguments))
+
+
+def _arm(strike):
+    path, _, name = strike.function.rpartition(".")
+    module = pkgutil.resolve_name(path)
+    original = getattr(module, name)
+    calls = 0
+
+    def struck(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        for _ in range(strike.times if calls == strike.call else 0):
+            os.kill(os.getpid(), strike.number)
+        return original(*args, **kwargs)
+
+    setattr(module, name, struck)

@@ -1,0 +1,58 @@
+"""A room imports only from rooms below it, and no files of a room import each other in a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import adamerge
+
+ROOMS = "runs learning results calibration transforms merging data experts optim objectives storage".split()
+"""From the top; the root's doors (cli, demo, …) stand above them all, its words (types, batch) below."""
+WORDS = ("types", "batch")
+PACKAGE = Path(adamerge.__file__).parent
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name below `adamerge`; a room's door by the room's."""
+    paths = {path.relative_to(PACKAGE).with_suffix(""): path for path in PACKAGE.rglob("*.py")}
+    return {".".join(part for part in key.parts if part != "__init__"): path for key, path in paths.items()}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports when it is loaded or later, without those for type checkers alone."""
+    known, found = modules(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "adamerge":
+            module = (node.module or "").removeprefix("adamerge").lstrip(".")
+            found |= {
+                inner if (inner := f"{module}.{name.name}".lstrip(".")) in known else module for name in node.names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("adamerge").lstrip(".") for a in node.names if a.name.startswith("adamerge")}
+    return found
+
+
+def floor(module: str) -> int:
+    """How far above the ground a module's room stands."""
+    room = module.partition(".")[0]
+    if room in ROOMS:
+        return len(ROOMS) - ROOMS.index(room)
+    return 0 if room in WORDS else len(ROOMS) + 1
+
+
+def test_every_folder_is_a_room():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ROOMS)
+
+
+def test_rooms_import_only_from_rooms_below():
+    upward = [
+        f"{module} imports {other}"
+        for module, path in modules().items()
+        for other in imports(path)
+        if floor(other) > floor(module)
+    ]
+    assert not upward
+
+
+def test_nothing_imports_in_a_circle():
+    list(TopologicalSorter({module: imports(path) - {module} for module, path in modules().items()}).static_order())
