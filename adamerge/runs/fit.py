@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 
-from adamerge.calibration.agreement import hold_out
+from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
+from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import Learned, divide
 from adamerge.learning.settings import Learning, check_learning
@@ -23,7 +25,7 @@ from adamerge.results.export import Exported, export
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_task_vectors, describe, open_experts
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.load_rows import Data, check_layers, load_data
 from adamerge.runs.recipe import inputs, recipe, remember
 from adamerge.runs.run_directory import check_run_dir, check_space
 from adamerge.storage.atomic_files import write_text
@@ -37,9 +39,37 @@ START = "start.safetensors"
 FIRST_STAGE = "first_stage"
 
 
+class Opened(NamedTuple):
+    """What a merge starts from.
+
+    Attributes:
+        experts: Base and experts.
+        names: Parameters that get coefficients: those in which an expert differs from the base.
+        data: Every task's rows.
+    """
+
+    experts: Experts
+    names: tuple[str, ...]
+    data: Data
+
+
+class Merged(NamedTuple):
+    """What learning left in memory.
+
+    Attributes:
+        model: Experts, task vectors and the final grouping.
+        learned: Coefficients and history.
+        held_out: Held-out rows and what the experts predict on them.
+    """
+
+    model: MergedModel
+    learned: Learned
+    held_out: HeldOut
+
+
 @dataclass(frozen=True, eq=False)
-class Merge:
-    """Result of a finished job.
+class Finished:
+    """Result of a finished run.
 
     Attributes:
         run_dir: Where everything was written.
@@ -54,7 +84,7 @@ class Merge:
     exported: Exported
 
 
-def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Merge | None:
+def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Finished | None:
     """Run a whole job.
 
     Args:
@@ -89,11 +119,48 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     made_from = inputs(config, experts, data)
     remember(made_from, run_dir / INPUTS)
 
-    rows = answers_to(config, experts, inspection.changed, data.calibration, run_dir)
+    opened = Opened(experts, inspection.changed, data)
+    model, learned, held_out = learn_merge(config, learning, opened, run_dir, resume=resume, console=console)
+    if learned.interrupted:
+        return None
+    _write_learned(run_dir, model, learned)
+    out = run_dir / "merged"
+    if out.exists():  # left by a run that was killed between export and recipe
+        shutil.rmtree(out)
+    exported = export(model, learned.coefficients, out, dtype=_dtype(config))
+    comparison = compare(model, inspection.changed, data.evaluation, held_out, learned.coefficients, console)
+    report(run_dir, comparison, learned, model, exported, console)
+    redo = json.dumps(recipe(config, resolved, made_from, run_dir), indent=2, allow_nan=False)
+    write_text(run_dir / "recipe.json", redo + "\n")
+    _tell_places(console, run_dir, learned, exported)
+    return Finished(run_dir, learned, comparison, exported)
+
+
+def learn_merge(
+    config: MergeConfig,
+    learning: Learning,
+    opened: Opened,
+    folder: Path,
+    *,
+    resume: bool = False,
+    console: Console,
+) -> Merged:
+    """Answer the prompts, build the model, learn its coefficients; whatever is kept on the way is kept in `folder`.
+
+    Args:
+        config: What to merge, and how.
+        learning: What `learning_of` made of it.
+        opened: Models and rows.
+        folder: A run directory, or a temporary one.
+        resume: Continue from the checkpoint in it.
+        console: Where to report.
+    """
+    experts, names, data = opened
+    rows = answers_to(config, experts, names, data.calibration, folder)
     calibration = divide(rows, config.data, config.seed_everything)
-    model = build_model(config, experts, inspection.changed, run_dir / TASK_VECTORS, calibration.learn, console)
+    model = build_model(config, experts, names, folder / TASK_VECTORS, calibration.learn, console)
     if isinstance(config.start, ClosedForm):
-        init = kept_closed_form(model, calibration.learn, config.start, run_dir / START, config.data.micro_batch)
+        init = kept_closed_form(model, calibration.learn, config.start, folder / START, config.data.micro_batch)
         learning = replace(learning, init=init)
     held_out = hold_out(model, calibration.watch, config.data.micro_batch)
     staged = learn_in_stages(
@@ -102,27 +169,14 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         calibration,
         learning,
         config.chunks,
-        run_dir / FIRST_STAGE,
+        folder / FIRST_STAGE,
         held_out=held_out,
-        targets=run_dir / TARGETS,
-        checkpoints=run_dir / CHECKPOINTS,
+        targets=folder / TARGETS,
+        checkpoints=folder / CHECKPOINTS,
         resume=resume,
         tell=None if learning.trainer["enable_progress_bar"] else lambda line: _tell(console, [line]),
     )
-    model, learned = staged.model, staged.learned
-    if learned.interrupted:
-        return None
-    _write_learned(run_dir, model, learned)
-    merged = run_dir / "merged"
-    if merged.exists():  # left by a run that was killed between export and recipe
-        shutil.rmtree(merged)
-    exported = export(model, learned.coefficients, merged, dtype=_dtype(config))
-    comparison = compare(model, inspection.changed, data.evaluation, held_out, learned.coefficients, console)
-    report(run_dir, comparison, learned, model, exported, console)
-    redo = json.dumps(recipe(config, resolved, made_from, run_dir), indent=2, allow_nan=False)
-    write_text(run_dir / "recipe.json", redo + "\n")
-    _tell_places(console, run_dir, learned, exported)
-    return Merge(run_dir, learned, comparison, exported)
+    return Merged(staged.model, staged.learned, held_out)
 
 
 def _write_learned(run_dir: Path, model: MergedModel, learned: Learned) -> None:

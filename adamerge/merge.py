@@ -1,0 +1,198 @@
+"""The Python entry point: experts, and a merge of them."""
+
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from rich.console import Console
+
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.zero_shot import ZeroShot
+from adamerge.in_memory import InMemory, Model, RowsLike, open_all, read_all, take_base, take_out
+from adamerge.result import Result
+from adamerge.runs.build_model import check_task_vectors, describe
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.fit import Finished, Opened, fit, learn_merge, learning_notes, learning_of
+from adamerge.runs.load_rows import check_layers
+from adamerge.types import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """One expert: its weights, its rows, and the name of its task.
+
+    Args:
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint; or a module, or a state dict.
+        task: Name of the task; by default the last part of the path. Required for a model in memory.
+        calibration: Unlabeled rows: a path, a mapping of path and column names, a list of texts, a `datasets.Dataset`
+            or a PyTorch dataset of tensors. Without any the expert gets coefficients but adds no loss.
+        evaluation: Labeled rows, if the result is to be measured; the same types.
+        loss_weight: Factor of this task's objective.
+        zero_shot: Class names and templates instead of a head, for CLIP-like models.
+        parameters: The expert's start coefficient in mergekit's words: {"weight": 0.4}.
+
+    Example:
+        >>> Expert("models/news", calibration="news.jsonl").name
+        'news'
+        >>> Expert(torch.nn.Linear(2, 2), task="line").name
+        'line'
+    """
+
+    model: Model
+    task: str | None = None
+    calibration: RowsLike | None = None
+    evaluation: RowsLike | None = None
+    loss_weight: float = 1.0
+    zero_shot: ZeroShot | Mapping[str, object] | None = None
+    parameters: Mapping[str, object] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        if self.task is None and not isinstance(self.model, str | Path):
+            raise ConfigError(
+                f"Expert: a {type(self.model).__name__} in memory has no name of its own; expected a task, found none. "
+                "Write Expert(model, task='news'), or Merge(base, {'news': model})."
+            )
+        return self.task or Path(str(self.model).partition("@")[0]).name
+
+    @property
+    def written(self) -> dict[str, object]:
+        """Keys of the YAML that differ from their defaults."""
+        values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = {field.name: field.default for field in fields(self)}
+        return {key: value for key, value in values.items() if value is not defaults[key]}
+
+
+Pool: TypeAlias = Sequence[Expert | Mapping[str, object] | str | Path] | Mapping[str, Expert | Model]
+"""Experts in a list, or by the name of their task."""
+
+
+class Merge:
+    """A base, experts fine-tuned from it, and how to merge them.
+
+    Args:
+        base_model: Directory or hub id of the base; or a module, or a state dict.
+        models: The experts in a list, or by the name of their task.
+        settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
+            file, what is not written is decided by the method. Classes are given as objects or by name.
+
+    Attributes:
+        config: All settings, as `adamerge fit` would use them.
+
+    Raises:
+        ConfigError: Every unknown key, wrong type and wrong value, in one message.
+
+    Example:
+        >>> Merge("models/base", ["models/news", "models/mail"], method="ties").config.method
+        'ties'
+        >>> Merge("models/base", ["models/news"], trainer={"max_step": 20})
+        Traceback (most recent call last):
+        adamerge.types.ConfigError: ...max_steps...
+    """
+
+    def __init__(self, base_model: Model, models: Pool, **settings: object) -> None:
+        self._memory = InMemory()
+        base, self._memory = take_base(base_model, self._memory)
+        experts = [take_out(written, task, self._memory) for task, written in _named(models)]
+        self.config: MergeConfig = merge_config({"base_model": base, "models": experts, **settings})
+
+    def learn(self, *, console: Console | None = None) -> Result:
+        """Learn coefficients; nothing is written but temporary files, which live as long as the result.
+
+        Args:
+            console: Where to report what `adamerge fit` reports. By default nothing is printed, and what a user should
+                know of the data and the models (rows dropped, a suspicious expert) is given by `warnings.warn`.
+
+        Raises:
+            ConfigError: Something in the settings or the rows cannot be used.
+            IncompatibleExpertsError: Base and experts do not belong together.
+            KeyboardInterrupt: Ctrl-C; the step under way is finished first.
+        """
+        out = console or Console(quiet=True)
+        learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
+        opened, description, notes = _open(self.config, self._memory)
+        for line in notes if console is None else ():
+            warnings.warn(line.removeprefix("warning: "), stacklevel=2)
+        for line in (*description, *notes):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+        folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
+        removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
+        try:
+            merged = learn_merge(self.config, learning, opened, folder, console=out)
+        except BaseException:
+            removed()
+            raise
+        if merged.learned.interrupted:
+            raise KeyboardInterrupt
+        return Result(merged, opened, self.config)
+
+    def fit(self, run_dir: str | Path, *, resume: bool = False, console: Console | None = None) -> Finished:
+        """Do what `adamerge fit` does: learn, export, compare and report, all into a run directory.
+
+        Args:
+            run_dir: Where to; must not exist, unless a run is resumed.
+            resume: Continue the run that the directory holds.
+            console: Where to report; by default standard output.
+
+        Raises:
+            ConfigError: Something in the settings or the rows cannot be used, or has no path to be found again at.
+            IncompatibleExpertsError: Base and experts do not belong together.
+            KeyboardInterrupt: Ctrl-C; call again with resume=True to continue.
+        """
+        if self._memory:
+            raise ConfigError(
+                f"{', '.join(self._memory.words)}: a run directory can be resumed and exported again, so expected "
+                "paths or hub ids, found objects in memory. Save them first, or use learn()."
+            )
+        config = replace(self.config, run_dir=str(Path(run_dir).expanduser()))
+        done = fit(config, resolved(config), resume=resume, console=console)
+        if done is None:
+            raise KeyboardInterrupt
+        return done
+
+
+def _named(models: Pool) -> Iterator[tuple[str, dict[str, object]]]:
+    """The name of every expert's task, and what was written of it."""
+    if isinstance(models, Mapping):
+        for task, model in models.items():
+            expert = replace(model, task=task) if isinstance(model, Expert) else Expert(model, task=task)
+            yield task, expert.written
+        return
+    for model in models:
+        if isinstance(model, Mapping):
+            yield str(model.get("task")), dict(model)
+        else:
+            expert = model if isinstance(model, Expert) else Expert(model)
+            yield expert.name, expert.written
+
+
+def _open(config: MergeConfig, memory: InMemory) -> tuple[Opened, list[str], list[str]]:
+    """Models and rows, found usable; what is merged, in words; what a user should know of them."""
+    experts = open_all(config, memory)
+    inspection = inspect_weights(experts)
+    check_task_vectors(config, experts, inspection.changed)
+    data = read_all(config, experts, memory)
+    check_layers(config.objective, experts, data)
+    notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
+    description = [line for line in describe(experts) if not line.startswith("warning: ")]
+    return Opened(experts, inspection.changed, data), description, notes
+
+
+def merge_config(written: Mapping[str, object]) -> MergeConfig:
+    import yaml
+
+    from adamerge.cli import parse_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "c.yaml").write_text(yaml.safe_dump(written))
+        return parse_file(Path(folder) / "c.yaml")
+
+
+def resolved(config: MergeConfig) -> str:
+    raise NotImplementedError
