@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from adamerge.results.read_back import without_bars
+from adamerge.experts.progress_bars import without_bars
 from adamerge.storage.atomic_files import whole_folder, write_text
 from adamerge.types import ConfigError
 

@@ -4,21 +4,23 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from rich.console import Console
 
+from adamerge.data.in_memory import RowsLike
+from adamerge.data.modality import Processor
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.zero_shot import ZeroShot
-from adamerge.in_memory import InMemory, Model, RowsLike, open_all, read_all, take_base, take_out
+from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
 from adamerge.result import Result
 from adamerge.runs.build_model import check_task_vectors, describe
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, Opened, fit, learn_merge, learning_notes, learning_of
-from adamerge.runs.load_rows import check_layers
+from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.types import ConfigError
 
 
@@ -79,6 +81,7 @@ class Merge:
     Args:
         base_model: Directory or hub id of the base; or a module, or a state dict.
         models: The experts in a list, or by the name of their task.
+        processor: Tokenizer or image processor for rows that are not tensors; by default the one saved with the base.
         settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
             file, what is not written is decided by the method. Classes are given as objects or by name.
 
@@ -96,11 +99,13 @@ class Merge:
         adamerge.types.ConfigError: ...max_steps...
     """
 
-    def __init__(self, base_model: Model, models: Pool, **settings: object) -> None:
-        self._memory = InMemory()
-        base, self._memory = take_base(base_model, self._memory)
-        experts = [take_out(written, task, self._memory) for task, written in _named(models)]
-        self.config: MergeConfig = merge_config({"base_model": base, "models": experts, **settings})
+    def __init__(
+        self, base_model: Model, models: Pool, *, processor: Processor | None = None, **settings: object
+    ) -> None:
+        self._memory, self._processor = InMemory(), processor
+        written = [self._written(model) for model in _listed(models)]
+        base = self._memory.take_model(base_model)
+        self.config: MergeConfig = merge_config({"base_model": base, "models": written, **settings})
 
     def learn(self, *, console: Console | None = None) -> Result:
         """Learn coefficients; nothing is written but temporary files, which live as long as the result.
@@ -116,7 +121,7 @@ class Merge:
         """
         out = console or Console(quiet=True)
         learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
-        opened, description, notes = _open(self.config, self._memory)
+        opened, description, notes = self._open()
         for line in notes if console is None else ():
             warnings.warn(line.removeprefix("warning: "), stacklevel=2)
         for line in (*description, *notes):
@@ -145,7 +150,7 @@ class Merge:
             IncompatibleExpertsError: Base and experts do not belong together.
             KeyboardInterrupt: Ctrl-C; call again with resume=True to continue.
         """
-        if self._memory:
+        if self._memory.words:
             raise ConfigError(
                 f"{', '.join(self._memory.words)}: a run directory can be resumed and exported again, so expected "
                 "paths or hub ids, found objects in memory. Save them first, or use learn()."
@@ -156,32 +161,34 @@ class Merge:
             raise KeyboardInterrupt
         return done
 
+    def _open(self) -> tuple[Opened, list[str], list[str]]:
+        """Models and rows, found usable; what is merged, in words; what a user should know of them."""
+        config = self._memory.put_back(self.config)
+        experts = open_all(config, self._memory)
+        inspection = inspect_weights(experts)
+        check_task_vectors(config, experts, inspection.changed)
+        data = load_data(config, experts, processor=self._processor)
+        check_layers(config.objective, experts, data)
+        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
+        description = [line for line in describe(experts) if not line.startswith("warning: ")]
+        return Opened(experts, inspection.changed, data), description, notes
 
-def _named(models: Pool) -> Iterator[tuple[str, dict[str, object]]]:
-    """The name of every expert's task, and what was written of it."""
+    def _written(self, expert: Expert | Mapping[str, object]) -> dict[str, object]:
+        """An expert's keys as a configuration holds them; what has no path is put aside."""
+        keys = expert.written if isinstance(expert, Expert) else dict(expert)
+        if "model" not in keys:  # the configuration reports it
+            return keys
+        task = str(keys.get("task") or Expert(keys["model"]).name)  # pyright: ignore[reportArgumentType]
+        model = self._memory.take_model(keys["model"], task)  # pyright: ignore[reportArgumentType]
+        rows = {key: self._memory.take_rows(keys[key], task, key) for key in ROWS if key in keys}  # pyright: ignore
+        return {**keys, **rows, "model": model, **({"task": task} if model == IN_MEMORY else {})}
+
+
+def _listed(models: Pool) -> list[Expert | Mapping[str, object]]:
+    """Experts in a list, each with its name where they were given by name."""
     if isinstance(models, Mapping):
-        for task, model in models.items():
-            expert = replace(model, task=task) if isinstance(model, Expert) else Expert(model, task=task)
-            yield task, expert.written
-        return
-    for model in models:
-        if isinstance(model, Mapping):
-            yield str(model.get("task")), dict(model)
-        else:
-            expert = model if isinstance(model, Expert) else Expert(model)
-            yield expert.name, expert.written
-
-
-def _open(config: MergeConfig, memory: InMemory) -> tuple[Opened, list[str], list[str]]:
-    """Models and rows, found usable; what is merged, in words; what a user should know of them."""
-    experts = open_all(config, memory)
-    inspection = inspect_weights(experts)
-    check_task_vectors(config, experts, inspection.changed)
-    data = read_all(config, experts, memory)
-    check_layers(config.objective, experts, data)
-    notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
-    description = [line for line in describe(experts) if not line.startswith("warning: ")]
-    return Opened(experts, inspection.changed, data), description, notes
+        return [replace(e, task=t) if isinstance(e, Expert) else Expert(e, task=t) for t, e in models.items()]
+    return [model if isinstance(model, Expert | Mapping) else Expert(model) for model in models]
 
 
 def merge_config(written: Mapping[str, object]) -> MergeConfig:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 
 from adamerge.experts.checkpoint import Checkpoint, tied_names
 from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.read_back import close, load
 from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder, write_safetensors, write_text
 from adamerge.storage.weights import Header
 from adamerge.types import Coefficients, ConfigError
@@ -68,11 +68,10 @@ def export(
     """
     base = model.experts.checkpoint
     if base is None:
-        raise ConfigError(
-            "export writes a copy of the base's files: expected checkpoints on disk, found modules in memory. "
-            "Use merged_modules.export_modules."
-        )
-    check_free(folder)
+        raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists already; choose another place for the merged checkpoint.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         dtypes = backbone_dtypes(model.experts, dtype)
         shards = _write_backbone(model, coefficients, part, dtypes, shard_bytes)
@@ -84,17 +83,6 @@ def export(
         _compare(model, coefficients, part, dtypes)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size)
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder that exists; make the one that will hold it.
-
-    Raises:
-        ConfigError: It exists.
-    """
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another place for the merged checkpoint.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
@@ -260,15 +248,39 @@ def _compare(model: MergedModel, coefficients: Coefficients, folder: Path, dtype
     places = checkpoints(model.experts, folder)
     if folder not in places.values():
         assert model.experts.checkpoint is not None
-        load(model.experts.checkpoint.architecture, folder, model.experts.checkpoint.trust_remote_code)
+        _load(model.experts.checkpoint.architecture, folder, model.experts.checkpoint.trust_remote_code)
     for task, place in places.items():
         expert = model.experts.tasks[task]
         assert expert.checkpoint is not None
         name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
-        loaded = load(name, place, expert.checkpoint.trust_remote_code)
+        loaded = _load(name, place, expert.checkpoint.trust_remote_code)
         names = {alias: aliases[0] for aliases in tied_names(loaded) for alias in aliases}
         found = dict(loaded.named_parameters(remove_duplicate=False)) | dict(loaded.named_buffers())
         for name in (*_backbone(model.experts), *expert.whole_head):
             expected = merged.get(name, expert.weights[name] if name in expert.whole_head else model.experts.base[name])
-            if not close(found[names.get(name, name)], expected, dtypes.get(name, _usual(model.experts, dtypes))):
+            if not _close(found[names.get(name, name)], expected, dtypes.get(name, _usual(model.experts, dtypes))):
                 raise RuntimeError(f"{place}: {name} was read back different from what was merged. Please report this.")
+
+
+def _load(architecture: str, place: Path, trust_remote_code: bool) -> nn.Module:
+    cls = getattr(transformers, architecture, transformers.AutoModel)
+    trust = {"trust_remote_code": True} if trust_remote_code else {}
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # one for each task would bury what matters
+    try:
+        loaded, info = cls.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **trust)
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise RuntimeError(f"{place}: transformers does not find {sorted(info['missing_keys'])}. Please report this.")
+    return loaded
+
+
+def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Equal but for fp32 combining and one rounding to the dtype on disk; integers are equal."""
+    if not expected.is_floating_point():
+        return torch.equal(found.cpu(), expected.cpu())
+    found, expected = found.detach().float(), expected.detach().cpu().float()
+    rounding = max(torch.finfo(dtype).eps, 1e-5)
+    return bool(((found - expected).abs() <= rounding * (expected.abs() + expected.abs().amax())).all())

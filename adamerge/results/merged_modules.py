@@ -10,16 +10,15 @@ from transformers import PreTrainedModel
 
 from adamerge.experts.checkpoint import tied_names
 from adamerge.experts.experts import Expert
+from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.export import (
     Exported,
     backbone_dtypes,
-    check_free,
     checkpoints,
     dtype_on_disk,
     exact_parameters,
 )
-from adamerge.results.read_back import without_bars
 from adamerge.storage.atomic_files import whole_folder, write_safetensors
 from adamerge.types import Coefficients, ConfigError
 
@@ -69,7 +68,9 @@ def export_modules(
         RuntimeError: What was read back is not what was merged; nothing is left in the folder.
     """
     backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
-    check_free(folder)
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists already; choose another place for the merged modules.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         for task, place in checkpoints(model.experts, part).items():
             place.mkdir(exist_ok=True)
