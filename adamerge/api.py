@@ -8,6 +8,7 @@ from adamerge.calibration.pseudo_answers import answer
 from adamerge.data.rows import Batching, DataSource, PseudoAnswers, TensorRows
 from adamerge.experts.experts import Split, from_modules
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.summary import describe
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, Learned, divide, learn
 from adamerge.learning.settings import Learning
@@ -20,7 +21,7 @@ from adamerge.optim.feasible_sets import Box, Simplex, Unbounded
 from adamerge.results.compare import compare
 from adamerge.results.export import export
 from adamerge.results.report import curve, heat_map, table
-from adamerge.runs.build_model import build_model, describe, open_experts
+from adamerge.runs.build_model import build_model, open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
 from adamerge.runs.load_rows import load_data
 from adamerge.types import ConfigError, IncompatibleExpertsError
