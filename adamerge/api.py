@@ -15,6 +15,7 @@ _MODULES = {
     ".experts.experts": "from_modules",
     ".experts.inspect_weights": "inspect_weights",
     ".experts.name_patterns": "Split",
+    ".experts.summary": "describe",
     ".learning.keep_best": "Watching",
     ".learning.learn": "Calibration Learned divide learn",
     ".learning.settings": "Learning",
@@ -24,7 +25,7 @@ _MODULES = {
     ".results.compare": "compare",
     ".results.export": "export",
     ".results.report": "curve heat_map table",
-    ".runs.build_model": "build_model describe open_experts",
+    ".runs.build_model": "build_model open_experts",
     ".runs.config": "MergeConfig ModelConfig",
     ".runs.load_rows": "load_data",
 }

@@ -14,13 +14,19 @@ from rich.console import Console
 from adamerge.data.in_memory import RowsLike
 from adamerge.data.modality import Processor
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
 from adamerge.result import Result
-from adamerge.runs.build_model import check_task_vectors, describe
+from adamerge.runs.build_model import check_task_vectors
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import Finished, Opened, fit, learn_merge, learning_notes, learning_of
+from adamerge.runs.fit import Finished, Opened, fit, learn_merge
+from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.read_config import merge_config
+from adamerge.runs.run_directory import RunDirectory
+from adamerge.runs.save_config import resolved
+from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 
@@ -129,13 +135,15 @@ class Merge:
         folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
         removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
         try:
-            merged = learn_merge(self.config, learning, opened, folder, console=out)
+            staged, held_out = learn_merge(
+                self.config, opened, learning, RunDirectory(folder), {}, Keeper(), out, resume=False
+            )
         except BaseException:
             removed()
             raise
-        if merged.learned.interrupted:
+        if staged.learned.interrupted:
             raise KeyboardInterrupt
-        return Result(merged, opened, self.config)
+        return Result(staged, held_out, opened, self.config)
 
     def fit(self, run_dir: str | Path, *, resume: bool = False, console: Console | None = None) -> Finished:
         """Do what `adamerge fit` does: learn, export, compare and report, all into a run directory.
@@ -189,17 +197,3 @@ def _listed(models: Pool) -> list[Expert | Mapping[str, object]]:
     if isinstance(models, Mapping):
         return [replace(e, task=t) if isinstance(e, Expert) else Expert(e, task=t) for t, e in models.items()]
     return [model if isinstance(model, Expert | Mapping) else Expert(model) for model in models]
-
-
-def merge_config(written: Mapping[str, object]) -> MergeConfig:
-    import yaml
-
-    from adamerge.cli import parse_file
-
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "c.yaml").write_text(yaml.safe_dump(written))
-        return parse_file(Path(folder) / "c.yaml")
-
-
-def resolved(config: MergeConfig) -> str:
-    raise NotImplementedError

@@ -7,14 +7,16 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
+from adamerge.learning.two_stages import Staged
 from adamerge.merging.coefficients import save_coefficients
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.evaluate import Evaluation, Scores
 from adamerge.results.export import Exported, export
 from adamerge.results.merged_modules import export_modules, merged_module
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import Merged, Opened
+from adamerge.runs.fit import Opened
 from adamerge.types import Coefficients, ConfigError
 
 
@@ -44,8 +46,8 @@ class Result:
         1.3
     """
 
-    def __init__(self, merged: Merged, opened: Opened, config: MergeConfig) -> None:
-        self.model, self._learned, self._held_out = merged
+    def __init__(self, staged: Staged, held_out: HeldOut, opened: Opened, config: MergeConfig) -> None:
+        self.model, self._learned, self._held_out = staged.model, staged.learned, held_out
         self._opened, self._config = opened, config
         self.coefficients: Coefficients = self._learned.coefficients
         self.groups: tuple[str, ...] = self.model.grouping.groups
@@ -110,7 +112,7 @@ class Result:
             ConfigError: No expert has evaluation rows.
         """
         rows, quiet = self._labeled(), Console(quiet=True)
-        return compare(self.model, self._opened.names, rows, self._held_out, self.coefficients, quiet)
+        return compare(self.model, self._opened.changed, rows, self._held_out, self.coefficients, quiet)
 
     def _labeled(self) -> Mapping[str, Rows]:
         if not self._opened.data.evaluation:

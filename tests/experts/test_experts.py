@@ -9,7 +9,7 @@ from support.families import Tiny, build, save_family
 
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.experts import Split, from_checkpoints, from_modules
-from adamerge.runs.build_model import describe
+from adamerge.experts.summary import describe
 from adamerge.types import IncompatibleExpertsError
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
