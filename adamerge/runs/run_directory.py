@@ -9,6 +9,8 @@ from adamerge.experts.experts import Experts
 from adamerge.learning.learn import LAST
 from adamerge.merging.task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.read_config import read_config
+from adamerge.runs.save_config import settings
 from adamerge.types import ConfigError
 
 MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
@@ -30,12 +32,12 @@ def check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
         return
     if not former.exists():
         raise ConfigError(f"{run_dir}: there is no run to resume (no config.yaml in it).")
-    then, now = (_flat(yaml.safe_load(text)) for text in (former.read_text(encoding="utf-8"), resolved))
+    then, now = _flat(settings(read_config(former, tell=lambda note: None))), _flat(yaml.safe_load(resolved))
     may_differ = MAY_DIFFER - ({"trainer.max_steps"} if now.get("lr_scheduler") == "cosine" else set())
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in may_differ
+        if then.get(key) != now.get(key) and key not in may_differ and not key.startswith("written")
     ]
     if differing:
         raise ConfigError(
