@@ -111,7 +111,8 @@ class Merge:
         self._memory, self._processor = InMemory(), processor
         written = [self._written(model) for model in _listed(models)]
         base = self._memory.take_model(base_model)
-        self.config: MergeConfig = merge_config({"base_model": base, "models": written, **settings})
+        keys = {"base_model": base, "models": written, **settings}
+        self.config: MergeConfig = merge_config(keys, lambda note: warnings.warn(note, stacklevel=2))
 
     def learn(self, *, console: Console | None = None) -> Result:
         """Learn coefficients; nothing is written but temporary files, which live as long as the result.

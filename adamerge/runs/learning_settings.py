@@ -26,7 +26,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         batching=config.data,
         watching=config.watch,
         seed=config.seed_everything,
-        task_weights={expert.name: expert.weight for expert in config.models},
+        task_weights={expert.name: expert.loss_weight for expert in config.models},
         regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
