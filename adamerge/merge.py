@@ -109,10 +109,11 @@ class Merge:
         self, base_model: Model, models: Pool, *, processor: Processor | None = None, **settings: object
     ) -> None:
         self._memory, self._processor = InMemory(), processor
-        written = [self._written(model) for model in _listed(models)]
-        base = self._memory.take_model(base_model)
-        keys = {"base_model": base, "models": written, **settings}
-        self.config: MergeConfig = merge_config(keys, lambda note: warnings.warn(note, stacklevel=2))
+        base, notes = self._memory.take_model(base_model), list[str]()
+        keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
+        self.config: MergeConfig = merge_config(keys, notes.append)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
 
     def learn(self, *, console: Console | None = None) -> Result:
         """Learn coefficients; nothing is written but temporary files, which live as long as the result.
