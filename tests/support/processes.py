@@ -45,6 +45,8 @@ def run(arguments, folder, output, strike=None):
 
 
 def _command(arguments, folder, output, strike):
+    # A process started with `&` from a script ignores SIGINT, and so do its children, pytest's among them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
     os.dup2(file, 1)
