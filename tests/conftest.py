@@ -9,8 +9,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more,
 
 import shutil
 
+import hypothesis
 import pytest
 from support.families import save_text_family
+
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)  # the same examples always
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

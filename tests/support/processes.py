@@ -21,7 +21,7 @@ FORKS.set_forkserver_preload(
 
 
 class Strike(NamedTuple):
-    """A signal that a process sends itself when it calls a function."""
+    """A signal that a process sends itself when it calls a public function or method, named by its full path."""
 
     function: str
     number: int = signal.SIGKILL
@@ -59,6 +59,7 @@ def _command(arguments, folder, output, strike):
 
 
 def _arm(strike):
+    assert "._" not in strike.function, "strike at a public name, which outlives a change of what is behind it"
     path, _, name = strike.function.rpartition(".")
     module = pkgutil.resolve_name(path)
     original = getattr(module, name)
