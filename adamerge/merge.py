@@ -47,6 +47,7 @@ class Expert:
     Example:
         >>> Expert("models/news", calibration="news.jsonl").name
         'news'
+        >>> import torch
         >>> Expert(torch.nn.Linear(2, 2), task="line").name
         'line'
     """
@@ -100,9 +101,9 @@ class Merge:
     Example:
         >>> Merge("models/base", ["models/news", "models/mail"], method="ties").config.method
         'ties'
-        >>> Merge("models/base", ["models/news"], trainer={"max_step": 20})
+        >>> Merge("models/base", ["models/news"], trainer={"max_step": 20})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        adamerge.types.ConfigError: ...max_steps...
+        adamerge.types.ConfigError: ...Did you mean max_steps?
     """
 
     def __init__(

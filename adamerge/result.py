@@ -37,13 +37,13 @@ class Result:
     Example:
         >>> from torch import nn
         >>> from adamerge import Merge
-        >>> base, double = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-        >>> _ = base.weight.data.fill_(1), double.weight.data.fill_(2)
-        >>> result = Merge(base, {"double": double}, method="task_arithmetic").learn()
+        >>> base, expert = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        >>> _ = base.weight.data.fill_(2), expert.weight.data.fill_(3)
+        >>> result = Merge(base, {"news": expert}, method="task_arithmetic").learn()
         >>> result.coefficients, result.groups, result.experts
-        (tensor([[0.3000]]), ('model',), ('double',))
-        >>> round(result.module("double").weight.item(), 4)
-        1.3
+        (tensor([[0.3000]]), ('model',), ('news',))
+        >>> round(result.module("news").weight.item(), 4)
+        2.3
     """
 
     def __init__(self, staged: Staged, held_out: HeldOut, opened: Opened, config: MergeConfig) -> None:
