@@ -12,7 +12,7 @@ _MODULES = {
     ".calibration.pseudo_answers": "answer",
     ".data.rows": "TensorRows",
     ".data.settings": "Batching DataSource PseudoAnswers",
-    ".experts.experts": "from_modules",
+    ".experts.from_modules": "from_modules",
     ".experts.inspect_weights": "inspect_weights",
     ".experts.name_patterns": "Split",
     ".experts.summary": "describe",

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-import transformers
 from torch import Tensor, nn
 
 from adamerge.data.in_memory import RowsLike, as_table
 from adamerge.data.settings import DataSource
-from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.experts.experts import Experts, from_modules
-from adamerge.experts.progress_bars import without_bars
+from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
+from adamerge.experts.experts import Experts
+from adamerge.experts.from_modules import from_modules
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
 
@@ -83,7 +82,7 @@ def _table(rows: RowsLike, task: str, seed: int) -> RowsLike:
 
 
 def open_all(config: MergeConfig, memory: InMemory) -> Experts:
-    """Open base and experts; where one is in memory, the others are loaded into memory too.
+    """Open base and experts, on disk or in memory.
 
     Raises:
         ConfigError: A model cannot be found.
@@ -92,17 +91,11 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
     if not memory.models:
         return open_experts(config)
     base, *experts = (
-        memory.models[task] if task in memory.models else _loaded(source, config)
+        memory.models[task] if task in memory.models else _opened(source, config)
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]
     )
     return from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
 
 
-def _loaded(source: str, config: MergeConfig) -> nn.Module:
-    """A checkpoint as a module of its own class, in the dtype on disk."""
-    trust = config.trust_remote_code
-    checkpoint = open_checkpoint(source, allow_pickle=config.allow_pickle, trust_remote_code=trust)
-    cls = getattr(transformers, checkpoint.architecture, transformers.AutoModel)
-    more = {"trust_remote_code": True} if trust else {}
-    with without_bars():
-        return cls.from_pretrained(checkpoint.folder, dtype="auto", **more)
+def _opened(source: str, config: MergeConfig) -> Checkpoint:
+    return open_checkpoint(source, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code)

@@ -86,7 +86,9 @@ class Result:
             ConfigError: The folder exists.
         """
         dtype = dtype or (getattr(torch, self._config.out_dtype) if self._config.out_dtype else None)
-        write = export_modules if self.model.experts.checkpoint is None else export
+        experts = self.model.experts
+        on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
+        write = export if on_disk else export_modules
         return write(self.model, self.coefficients, Path(folder).expanduser(), dtype=dtype)
 
     def save_coefficients(self, file: str | Path) -> None:

@@ -176,9 +176,7 @@ def test_interrupted_before_anything_is_written(family, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "strike", [Strike(LOOK, call=3), Strike("adamerge.runs.fit.compare")]
-)
+@pytest.mark.parametrize("strike", [Strike(LOOK, call=3), Strike("adamerge.runs.fit.compare")])
 def test_a_run_that_stopped_early_is_resumed_to_the_same(family, whole, tmp_path, strike):
     expected = learned(whole[0] / "early")
     assert expected[1] < expected[2][-1]["step"] < STEPS  # it did stop early
