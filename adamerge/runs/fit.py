@@ -26,6 +26,7 @@ from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.recipe import inputs, recipe, remember
 from adamerge.runs.run_directory import check_run_dir, check_space
+from adamerge.runs.start import check_weights, start_of, weight_notes
 from adamerge.storage.atomic_files import write_text
 from adamerge.types import ConfigError
 
@@ -95,6 +96,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     if isinstance(config.start, ClosedForm):
         init = kept_closed_form(model, calibration.learn, config.start, run_dir / START, config.data.micro_batch)
         learning = replace(learning, init=init)
+    else:
+        learning = replace(learning, init=start_of(config, model.grouping))
     held_out = hold_out(model, calibration.watch, config.data.micro_batch)
     staged = learn_in_stages(
         model,
@@ -196,13 +199,14 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
             f"task_vectors: nothing is learned and the start is 0, so {type(config.task_vectors).__name__} would add "
             "nothing to the centre; set init to another number, or leave out task_vectors."
         )
+    check_weights(config)
     check_learning(learning, len(config.columns))
     return learning
 
 
 def learning_notes(config: MergeConfig) -> list[str]:
     """What is allowed, but perhaps not meant: a start outside of the set, a second stage without steps."""
-    notes: list[str] = []
+    notes = weight_notes(config)
     start, steps = config.start, config.trainer.max_steps
     if not isinstance(start, ClosedForm) and not config.feasible.contains(torch.full((1, len(config.columns)), start)):
         notes.append(f"note: the start, {start:g}, is outside of {config.feasible}; its nearest point is taken")
