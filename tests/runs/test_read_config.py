@@ -119,7 +119,7 @@ def test_the_factor_of_an_objective_is_not_the_start_coefficient():
 
 def test_an_optimiser_that_yaml_cannot_name_is_refused_before_a_run():
     config = merge_config({**MINIMAL, "optimizer": lambda parameters: Adam(parameters)})
-    with pytest.raises(ConfigError, match="optimizer: .*partial"):
+    with pytest.raises(ConfigError, match=r"optimizer: .*partial"):
         resolved(config)
 
 
