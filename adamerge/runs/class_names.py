@@ -67,7 +67,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
         >>> nearest("Adamm", ["SGD", "Adam"])
         ' Did you mean Adam?'
     """
-    words = {other.lower(): other for other in known}
+    words = {other.lower(): other for other in reversed(known)}  # of equal ones the first
     near = difflib.get_close_matches(word.lower(), words, n=1)
     return f" Did you mean {words[near[0]]}?" if near else ""
 

@@ -98,7 +98,8 @@ class ModelConfig:
     """
 
     REPLACED: ClassVar[Mapping[str, str]] = {
-        "weight": "Write loss_weight for the factor of its objective, parameters: {weight: …} for its start coefficient."
+        "weight": "Write loss_weight for the factor of its objective, or parameters: {weight: …} for the coefficient "
+        "at the start."
     }
     """Keys of earlier versions, and what to write today."""
 

@@ -87,9 +87,9 @@ def only(content: Mapping[str, object], keys: Sequence[str], key: Key = ()) -> d
         {'data': {'rows': 8}}
     """
     kept: dict[str, object] = {}
+    wanted = {key.replace(".init_args.", ".") for key in keys}  # a section's options may have been written under it
     for name, value in content.items():
-        here = dotted((*key, name))
-        if here in keys:
+        if dotted((*key, name)).replace(".init_args.", ".") in wanted:
             kept[name] = value
         elif isinstance(value, Mapping) and (inner := only(value, keys, (*key, name))):
             kept[name] = inner
@@ -124,7 +124,8 @@ def _over(key: str, lower: object, upper: object, preset: bool) -> object:
     if not isinstance(lower, Mapping) or not isinstance(upper, Mapping):
         return upper
     if "class_path" not in lower:
-        return overlay(lower, upper)
+        section_named = {"class_path": upper["class_path"], "init_args": lower} if "class_path" in upper else lower
+        return overlay(section_named, upper)
     if "class_path" in upper:
         return overlay(lower, upper) if _same_class(key, lower, upper) else upper
     if "init_args" in upper:

@@ -79,11 +79,14 @@ def read_yaml(text: str | bytes, name: str) -> Document:
     """
     try:
         content, node = _load(text, name)
+        places = dict(_places(node, (), name))
+    except RecursionError as error:
+        raise ConfigError(f"{name}: an alias (*) stands inside of what it stands for; write it out.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: this is not YAML in UTF-8: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{name}: expected keys and values, such as base_model: …; see adamerge fit --help.")
-    return Document(content, dict(_places(node, (), name)))
+    return Document(content, places)
 
 
 def read_yaml_file(file: Path) -> Document:
@@ -116,8 +119,6 @@ def _load(text: str | bytes, name: str) -> tuple[object, yaml.Node | None]:
     try:
         node = loader.get_single_node()
         return (None if node is None else loader.construct_document(node)), node
-    except RecursionError as error:
-        raise yaml.YAMLError("an alias stands inside of what it stands for") from error
     finally:
         loader.dispose()
 

@@ -27,8 +27,7 @@ def resolved(config: MergeConfig) -> str:
 
 def as_yaml(content: Mapping[str, object], written: tuple[str, ...]) -> str:
     """Write settings, and below them which of them the user wrote."""
-    plain = {"sort_keys": False, "allow_unicode": True}
-    return yaml.safe_dump(dict(content), **plain) + EXPLAINED + yaml.safe_dump({"written": list(written)}, **plain)
+    return _dump(content) + EXPLAINED + _dump({"written": list(written)})
 
 
 def settings(config: MergeConfig) -> dict[str, object]:
@@ -38,6 +37,10 @@ def settings(config: MergeConfig) -> dict[str, object]:
         ConfigError: It holds an object of Python that YAML cannot name.
     """
     return {own.name: _plain(getattr(config, own.name), own.name) for own in fields(config) if own.name != "written"}
+
+
+def _dump(content: Mapping[str, object]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: object, key: str) -> object:
@@ -64,7 +67,8 @@ def _named(cls: object, given: Mapping[str, object], key: str) -> dict[str, obje
     if not isinstance(cls, type):
         raise ConfigError(f"{key}: expected a class with its options, found {cls!r}, which YAML cannot name.")
     written = {name: _plain(option, f"{key}.{name}") for name, option in given.items()}
-    return {"class_path": import_path(cls)} | ({"init_args": written} if written else {})
+    named: dict[str, object] = {"class_path": import_path(cls)}
+    return named | ({"init_args": written} if written else {})
 
 
 def _defaults(cls: object) -> dict[str, object]:
