@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adamerge.experts.checkpoint import tied_names
 from adamerge.experts.experts import Expert
+from adamerge.experts.match_names import tied_names
 from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.export import (
