@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from adamerge.batch import present_at
 from adamerge.data.rows import Rows, move
 from adamerge.merging.merged_model import MergedModel
-from adamerge.objectives.objective import present_at
 from adamerge.types import ConfigError, Parameters
 
 ROOM = 2**28

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import override
 
+from adamerge.batch import Batch
 from adamerge.data.rows import Rows
 from adamerge.data.tables import Table
-from adamerge.types import Batch
 
 
 class ImageRows(Rows):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.types import Batch, ConfigError
+from adamerge.batch import Batch
+from adamerge.types import ConfigError
 
 
 @dataclass(frozen=True)

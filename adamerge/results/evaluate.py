@@ -8,11 +8,12 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
+from adamerge.batch import Batch, Outputs
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows, move
 from adamerge.experts.model_kind import speaks
 from adamerge.merging.merged_model import MergedModel, uniform
-from adamerge.types import Batch, Coefficients, ConfigError, Outputs
+from adamerge.types import Coefficients, ConfigError
 
 Scores: TypeAlias = dict[str, float | None]
 """By task, and "mean"; None where there is nothing to measure."""
