@@ -59,7 +59,9 @@ def test_an_answer_is_what_transformers_generates(families, name, monkeypatch, t
     for task in ("mood", "topic"):
         expert = getattr(transformers, FAMILIES[name][0]).from_pretrained(task)
         lines = [json.loads(line) for line in (tmp_path / f"answers/{task}.jsonl").read_text().splitlines()]
-        assert [line["prompt"] for line in lines] == [json.loads(row)["text"] for row in open(f"{task}.jsonl")]
+        assert [line["prompt"] for line in lines] == [
+            json.loads(row)["text"] for row in Path(f"{task}.jsonl").read_text().splitlines()
+        ]
         for i, line in enumerate(lines):  # one by one, so without padding
             prompt = tokenizer(line["prompt"], return_tensors="pt")["input_ids"]
             said = expert.generate(

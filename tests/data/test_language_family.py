@@ -38,7 +38,7 @@ def test_alignment_is_below_task_arithmetic_at_its_best_scale_on_every_domain(fa
 
 
 def test_the_recipe_fits_the_family(family, tmp_path, monkeypatch):
-    recipe = Path(__file__).parents[1] / "configs/language_models.yaml"
+    recipe = Path(__file__).parents[2] / "configs/language_models.yaml"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "language_family").symlink_to(family)
     config = parse_file(recipe)
