@@ -252,6 +252,13 @@ class MergeConfig:
         return tuple(model.name for model in self.models)
 
     @property
+    def centre_name(self) -> str:
+        """What the weighted task vectors are added to: base, RegMean or the name of a transform."""
+        if self.centre is None:
+            return "base"
+        return "RegMean" if self.centre == "regmean" else type(self.centre).__name__
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """What the coefficients' columns are called: as the experts, or as what a transform makes of them."""
         return self.task_vectors.experts(self.names) if self.task_vectors else self.names

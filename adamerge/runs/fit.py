@@ -112,7 +112,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
-    _write_learned(run_dir, model, learned)
+    _write_learned(run_dir, model, learned, config.centre_name)
     merged = run_dir / "merged"
     if merged.exists():  # left by a run that was killed between export and recipe
         shutil.rmtree(merged)
@@ -125,10 +125,10 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     return Merge(run_dir, learned, comparison, exported)
 
 
-def _write_learned(run_dir: Path, model: MergedModel, learned: Learned) -> None:
+def _write_learned(run_dir: Path, model: MergedModel, learned: Learned, centre: str) -> None:
     groups, names = model.grouping.groups, model.vectors.experts
-    save_coefficients(run_dir / COEFFICIENTS, learned.coefficients, model.grouping, names)
-    heat_map(learned.coefficients, groups, names, run_dir / "coefficients.png")
+    save_coefficients(run_dir / COEFFICIENTS, learned.coefficients, model.grouping, names, centre=centre)
+    heat_map(learned.coefficients, groups, names, run_dir / "coefficients.png", centre=centre)
     curve(learned.history, learned.best_step, run_dir / "learning.png")
 
 
