@@ -5,7 +5,8 @@ Not in `adamerge` itself: there `learn`, `export` and `fit` are modules, and imp
 
 from adamerge.calibration.agreement import hold_out
 from adamerge.calibration.pseudo_answers import answer
-from adamerge.data.rows import Batching, DataSource, PseudoAnswers, TensorRows
+from adamerge.data.rows import TensorRows
+from adamerge.data.settings import Batching, DataSource, PseudoAnswers
 from adamerge.experts.experts import Split, from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.keep_best import Watching

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from adamerge.experts.compatibility import (
     quantised_problems,
 )
 from adamerge.experts.heads import head_names, parts_of_backbone
+from adamerge.experts.model_kind import ModelKind, kind_of
 from adamerge.experts.name_patterns import Split
 from adamerge.experts.zero_shot import ZeroShot, ZeroShotClassifier, text_head
 from adamerge.storage.weights import InMemory, Joined, Renamed, Weights
@@ -45,6 +47,11 @@ class Expert:
     checkpoint: Checkpoint | None = None
     disk: Mapping[str, str] = field(default_factory=dict[str, str])
     head_buffers: tuple[str, ...] = ()
+
+    @cached_property
+    def kind(self) -> ModelKind:
+        """What the module reads and predicts, decided once."""
+        return kind_of(self.module)
 
     @property
     def whole_head(self) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from torchmetrics.text import Perplexity
 from adamerge.batch import Batch, Outputs
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows, move
-from adamerge.experts.model_kind import speaks
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.types import Coefficients, ConfigError
 
@@ -37,9 +36,8 @@ class Evaluation:
     @property
     def metric(self) -> str:
         """What is measured: accuracy or perplexity."""
-        return (
-            "perplexity" if any(speaks(self._model.experts.tasks[task].module) for task in self._rows) else "accuracy"
-        )
+        language = any(self._model.experts.tasks[task].kind.language_model for task in self._rows)
+        return "perplexity" if language else "accuracy"
 
     def merged(self, coefficients: Coefficients, own_head: bool = True) -> Scores:
         """Scores of the model merged with these coefficients, (G, K)."""

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.calibration.regmean import RegMean
-from adamerge.data.rows import Batching, DataSource
+from adamerge.data.settings import Batching, DataSource
 from adamerge.experts.experts import Split
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching

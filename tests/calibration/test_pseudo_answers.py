@@ -13,7 +13,7 @@ from support.families import CHATS, build, save_speaking_family
 from adamerge import cli
 from adamerge.calibration.pseudo_answers import answer
 from adamerge.cli import parse_file
-from adamerge.data.rows import PseudoAnswers
+from adamerge.data.settings import PseudoAnswers
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.load_rows import load_data

@@ -7,8 +7,8 @@ from language import Recipe, align, arithmetic, open_family
 from language_family import DOMAINS, Training, make_family
 
 from adamerge.cli import parse_file
-from adamerge.data.rows import PseudoAnswers
-from adamerge.data.text import Prompts
+from adamerge.data.settings import PseudoAnswers
+from adamerge.data.text_rows import Prompts
 from adamerge.results.evaluate import Evaluation
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.load_rows import load_data
