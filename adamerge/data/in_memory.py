@@ -36,8 +36,8 @@ IN_MEMORY = DataSource("rows in memory")
 """The usual column names, for rows that no file holds."""
 
 _EXPECTED = (
-    "a path, a list of texts, of dicts or of images, a dict of columns, a datasets.Dataset, or tensors (a tensor, a dict "
-    "of tensors by the model's argument, a list of either, a PyTorch Dataset of either)"
+    "a path, a list of texts, of dicts or of images, a dict of columns, a datasets.Dataset, or tensors (a tensor, a "
+    "dict of tensors by the model's argument, a list of either, a PyTorch Dataset of either)"
 )
 
 
@@ -183,7 +183,7 @@ def _named(parts: Sequence[object], expert: Expert) -> dict[str, Tensor]:
     """Name the parts of a row that has no names: the main input, and the label."""
     if len(parts) > 2 or not parts:
         raise ConfigError(
-            f"{expert.name}: expected rows of an input, or of an input and a label, but a row has {len(parts)} tensors. "
-            "Give dicts that name the model's arguments."
+            f"{expert.name}: expected rows of an input, or of an input and a label, but a row has {len(parts)} "
+            "tensors. Give dicts that name the model's arguments."
         )
     return {name: torch.as_tensor(part) for name, part in zip((expert.kind.main_input, "labels"), parts, strict=False)}

@@ -32,8 +32,8 @@ class Example(NamedTuple):
 class Language(Modality):
     """Texts, or prompts with completions, for language models.
 
-    Prompt and completion are tokenised separately and joined. An encoder-decoder's completion ends as its tokenizer ends
-    a text; to that of a decoder nothing is added.
+    Prompt and completion are tokenised separately and joined. An encoder-decoder's completion ends as its tokenizer
+    ends a text; to that of a decoder nothing is added.
     """
 
     main_input: ClassVar = "input_ids"

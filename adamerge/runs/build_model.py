@@ -16,7 +16,8 @@ from adamerge.calibration.regmean import RegMean, kept_regmean
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
-from adamerge.experts.experts import Experts, from_checkpoints
+from adamerge.experts.experts import Experts
+from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.memory import free_memory
 from adamerge.merging.merged_model import MergedModel, hold, task_vectors
