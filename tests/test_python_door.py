@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification
 import adamerge
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-(EXAMPLE,) = (code.strip() for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+EXAMPLE, *_ = (code.strip() for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
 
 
 def test_example_learns_and_exports(demo_folder, tmp_path, monkeypatch):
