@@ -227,9 +227,6 @@ def _measure(
     coefficients: Coefficients,
 ) -> dict[str, float]:
     """Mean agreement, and the objective that is learned, both on held-out rows."""
-    with torch.no_grad():
-        merged = model.vectors.combine(coefficients, model.grouping)
-        agreement = mean(held_out.agreement(model, merged))
-        objectives = held_out.objective(model, merged, objective)
-        weighted = {task: task_weights.get(task, 1.0) * value for task, value in objectives.items()}
-        return {"agreement": agreement, "objective": mean(weighted)}
+    seen = held_out.measure(model, coefficients, objective)
+    weighted = {task: task_weights.get(task, 1.0) * value for task, value in seen.objective.items()}
+    return {"agreement": mean(seen.agreement), "objective": mean(weighted)}
