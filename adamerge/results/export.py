@@ -270,9 +270,9 @@ def _expected(model: MergedModel, task: str, merged: Merged) -> Iterator[tuple[s
 def _read_back(expert: Expert, place: Path) -> dict[str, Tensor]:
     """Parameters and buffers of a task's checkpoint under all their names, as its own class loads them."""
     assert expert.checkpoint is not None
-    # a zero-shot task loads as the base's own class
-    loaded = _load(type(expert.own_module).__name__, place, expert.checkpoint.trust_remote_code)
-    found = dict(loaded.named_parameters(remove_duplicate=False)) | dict(loaded.named_buffers())
+    name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
+    loaded = _load(name, place, expert.checkpoint.trust_remote_code)
+    found = {**dict(loaded.named_parameters(remove_duplicate=False)), **dict(loaded.named_buffers())}
     return found | {alias: found[aliases[0]] for aliases in tied_names(loaded) for alias in aliases}
 
 
