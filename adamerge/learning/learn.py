@@ -12,9 +12,11 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.targets import Targets, TargetSettings, compute_targets
 from adamerge.data.rows import Batching, Rows, Schedule, Subset, split_held_out
-from adamerge.learning.keep_best import KeepBest, Progress, StopOnInterrupt
+from adamerge.learning.interrupt import StopOnInterrupt
+from adamerge.learning.keep_best import KeepBest
 from adamerge.learning.merge_module import MergeModule
-from adamerge.learning.settings import Learning, build_trainer, check_learning, without_advice
+from adamerge.learning.settings import Learning, check_learning
+from adamerge.learning.trainer import build_trainer, without_advice
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
 from adamerge.optim import Selection
@@ -172,8 +174,6 @@ def learn(
     if checkpoints and stop:
         every = learning.watching.every
         callbacks += [stop, ModelCheckpoint(checkpoints, LAST.removesuffix(".ckpt"), every_n_train_steps=every)]
-    if options.get("enable_progress_bar", True):
-        callbacks.append(Progress())
     trainer = _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")

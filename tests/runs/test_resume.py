@@ -82,7 +82,7 @@ STRIKES = [
     Strike("adamerge.runs.fit.build_model"),  # config.yaml is written, and nothing else
     Strike("adamerge.learning.learn._measure", call=1),  # the first look
     Strike("adamerge.learning.learn._measure", call=3),
-    Strike("adamerge.learning.keep_best.torch.save", call=2),  # of a checkpoint
+    Strike("adamerge.learning.trainer.torch.save", call=2),  # of a checkpoint
     Strike("adamerge.storage.atomic_files.os.fsync", call=3),
     Strike("adamerge.runs.fit.save_coefficients"),
     Strike("adamerge.results.export._write_index", call=2),
