@@ -13,6 +13,7 @@ from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import divide, learn, target_settings
 from adamerge.learning.settings import Learning
+from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, choose_layers, task_vectors
 from adamerge.objectives import HiddenAlignment, LogitAlignment, Sum
@@ -81,17 +82,17 @@ def test_of_a_large_vocabulary_the_likeliest_words_suffice(tmp_path, spread, tem
     compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)
     kept = compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)["a"]
     batch = rows.batch([3, 0, 7, 11, 5])
-    merged, whole = model.merge(torch.tensor([[0.4]])), model.merge(torch.tensor([[0.4]]))
-    outputs = model.forward("a", merged, batch.inputs)
-    targets = kept(batch, outputs)
-    assert 64 <= targets.top.shape[-1] <= 5000
-    found = objective(outputs, batch, targets)
-    expected = objective(model.forward("a", whole, batch.inputs), batch, model.forward_expert("a", batch.inputs))
+
+    def step(targets_of):
+        work = {"a": [Work(batch, lambda outputs, batch: objective(outputs, batch, targets_of(batch, outputs)))]}
+        losses, gradient, _ = execution_of(model).losses_and_gradient(torch.tensor([[0.4]]), work)
+        return losses["a"], gradient
+
+    whole = model.forward_expert("a", batch.inputs)
+    assert 64 <= kept(batch, whole).top.shape[-1] <= 5000
+    (found, one), (expected, two) = step(kept), step(lambda batch, outputs: whole)
     assert found.item() == pytest.approx(expected.item(), abs=1e-3)
     assert found <= expected + 1e-5
-    found.backward()
-    expected.backward()
-    one, two = model.gradient(merged), model.gradient(whole)
     assert torch.isfinite(one).all()
     torch.testing.assert_close(one, two, rtol=0.02, atol=2e-3)
 
