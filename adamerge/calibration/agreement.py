@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from adamerge.batch import Batch, Outputs
+from adamerge.batch import Batch
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, count, move
 from adamerge.merging.execution import Answer, execution_of
@@ -23,7 +23,7 @@ def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
         tensor([1])
     """
     best = logits.argmax(-1)
-    return best if positions is None else best[positions]
+    return best.flatten() if positions is None else best[positions]
 
 
 class Measured(NamedTuple):
@@ -116,24 +116,26 @@ class _Tally:
 def hold_out(
     model: MergedModel, rows: Mapping[str, Rows], size: int, targets: Mapping[str, Targets] | None = None
 ) -> HeldOut:
-    """Let each expert predict its held-out rows once; afterwards no expert is run again.
+    """Let each expert predict its held-out rows once, or read its predictions from its targets.
 
     Args:
         model: Runs the experts.
         rows: Held-out rows by task; tasks without any are left out.
         size: Rows a batch.
-        targets: What each expert says of them, for objectives that compare with it.
+        targets: What each expert says of them, where that is known already, by task; those experts are not run.
     """
-    rows = {task: own for task, own in rows.items() if len(own)}
+    rows, targets = {task: own for task, own in rows.items() if len(own)}, targets or {}
     predicted = {
-        task: [predictions(_expert(model, task, batch).logits, batch.positions) for batch in _moved(own, size, model)]
+        task: [_predicted(model, task, batch, targets.get(task)) for batch in _moved(own, size, model)]
         for task, own in rows.items()
     }
-    return HeldOut(rows, predicted, targets or {}, size)
+    return HeldOut(rows, predicted, targets, size)
 
 
-def _expert(model: MergedModel, task: str, batch: Batch) -> Outputs:
-    return model.forward_expert(task, batch.inputs)
+def _predicted(model: MergedModel, task: str, batch: Batch, targets: Targets | None) -> Tensor:
+    if targets is not None:
+        return targets.predictions(batch)
+    return predictions(model.forward_expert(task, batch.inputs).logits, batch.positions)
 
 
 def _moved(rows: Rows, size: int, model: MergedModel) -> Iterator[Batch]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.families import build, save_family
 
+from adamerge.calibration.agreement import hold_out, predictions
 from adamerge.calibration.targets import TargetSettings, compute_targets
 from adamerge.data.rows import TensorRows
 from adamerge.data.settings import Batching
@@ -61,6 +62,7 @@ def test_kept_outputs_are_the_experts_own(tmp_path, architecture, family):
     counts = batch.positions
     logits = (found.logits, online.logits) if family == "bert" else (found.logits[counts], online.logits[counts])
     torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(kept.predictions(batch), predictions(online.logits, None if family == "bert" else counts))
     for state, expected in zip(found.hidden, online.hidden, strict=True):
         torch.testing.assert_close(state[counts], expected[counts], rtol=2e-3, atol=2e-3)  # half precision
 
@@ -89,6 +91,7 @@ def test_of_a_large_vocabulary_the_likeliest_words_suffice(tmp_path, spread, tem
         return losses["a"], gradient
 
     whole = model.forward_expert("a", batch.inputs)
+    assert torch.equal(kept.predictions(batch), predictions(whole.logits, batch.positions))
     assert 64 <= kept(batch, whole).top.shape[-1] <= 5000
     (found, one), (expected, two) = step(kept), step(lambda batch, outputs: whole)
     assert found.item() == pytest.approx(expected.item(), abs=1e-3)
@@ -125,7 +128,7 @@ def test_a_second_run_reuses_and_a_change_is_noticed(tmp_path, monkeypatch):
     assert count(rows, settings) == 0
     assert count(rows_of(seed=1), settings) == 1
     assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.safetensors")
     good = file.read_bytes()
     file.write_bytes(good[:-4] + bytes(b ^ 1 for b in good[-4:]))
     assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
@@ -134,6 +137,15 @@ def test_a_second_run_reuses_and_a_change_is_noticed(tmp_path, monkeypatch):
     assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
     file.unlink()
     assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
+
+
+def test_predictions_are_those_of_the_targets_and_no_expert_runs_again(tmp_path, monkeypatch):
+    model, rows = model_of(tmp_path / "models", "LlamaForCausalLM", "llama"), {"a": rows_of(7)}
+    targets = compute_targets(model, rows, TargetSettings(size=4), None)
+    alone = hold_out(model, rows, 3).predicted["a"]
+    monkeypatch.setattr(model, "forward_expert", None)
+    for one, other in zip(hold_out(model, rows, 3, targets).predicted["a"], alone, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_one_expert_alone_is_found_again(tmp_path):
