@@ -22,3 +22,12 @@ In Python, after `adamerge demo` has made a base and four experts::
 
 `adamerge.api` holds all that a merge needs; importing `adamerge` alone imports nothing.
 """
+
+
+def __getattr__(name: str) -> str:
+    """The version, looked up when it is asked for."""
+    if name != "__version__":
+        raise AttributeError(f"module 'adamerge' has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("adamerge")

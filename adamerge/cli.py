@@ -1,26 +1,18 @@
-"""Commands; the only place where a word in YAML becomes a class (jsonargparse)."""
+"""Commands: reads the command line, runs what it asks for, and turns errors into exit codes."""
 
 import os
-import re
 import shlex
 import sys
-import textwrap
-import warnings
-from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
-from rich.console import Console
-
-from adamerge.types import ConfigError, IncompatibleExpertsError
-
 if TYPE_CHECKING:  # what takes seconds to import is imported by the command that needs it
+    from rich.console import Console
+
     from adamerge.runs.config import MergeConfig
+    from adamerge.runs.read_yaml import Document
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -35,32 +27,75 @@ COMMANDS = {
     "demo": "Train a small model and four experts here, merge them, show the gain.",
 }
 
-MINIMAL = """
-A configuration needs no more than this; every other key has a default:
-
-  base_model: models/base
-  models:
-    - {model: models/news, calibration: news.jsonl}
-    - {model: models/trec, calibration: trec.jsonl, evaluation: trec_test.jsonl}
-
-Save it as merge.yaml and run
-
-  adamerge check --config merge.yaml
-  adamerge fit --config merge.yaml --run_dir runs/first
-
-Every key below can stand in the file or, after --config, on the command line.
-Classes are written as Name or {class_path: Name, init_args: {key: value}}.
-"""
-
 DType: TypeAlias = Literal["float32", "float16", "bfloat16", "float64"]
 
 
-class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Help that leaves the line breaks of descriptions alone, and breaks long lists of choices."""
+@dataclass(frozen=True)
+class Fit:
+    """Options of `fit` besides the configuration's keys.
 
-    def _format_action_invocation(self, action: Action) -> str:
-        text = re.sub(r",(?=\S)", ", ", super()._format_action_invocation(action))
-        return textwrap.fill(text, 76, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
+    Attributes:
+        ckpt_path: last: go on with the run in run_dir.
+        print_config: Print the configuration with every default filled in, and stop.
+    """
+
+    ckpt_path: Literal["last"] | None = None
+    print_config: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """Options of `check` besides the configuration's keys.
+
+    Attributes:
+        deep: Read all weights too: NaNs, equal to the base, from another base.
+        print_config: Print the configuration with every default filled in, and stop.
+    """
+
+    deep: bool = False
+    print_config: bool = False
+
+
+@dataclass(frozen=True)
+class Export:
+    """Options of `export`.
+
+    Attributes:
+        run: Run directory.
+        out: Where to; must not exist.
+        out_dtype: Of the numbers on disk; as in the run by default.
+    """
+
+    run: str
+    out: str
+    out_dtype: DType | None = None
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Options of `evaluate`.
+
+    Attributes:
+        run: Run directory.
+    """
+
+    run: str
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Options of `demo`.
+
+    Attributes:
+        folder: Where everything is written.
+    """
+
+    folder: str = "demo"
+
+
+OPTIONS: dict[str, type] = {"fit": Fit, "check": Check, "export": Export, "evaluate": Evaluate, "demo": Demo}
+MERGES = ("fit", "check")
+"""Commands that take a configuration."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,20 +104,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
-    except (ConfigError, IncompatibleExpertsError) as error:
-        _complain(str(error))
-    except OSError as error:  # a full disk, a missing permission
-        if error.errno is None:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{place}{error.strerror}. Nothing half-written was left.")
     except KeyboardInterrupt:
         _complain("interrupted. Nothing half-written was left.")
         return INTERRUPTED
+    except (ValueError, OSError) as error:
+        _complain(_in_words(error))
     return BAD_INPUT
 
 
+def parse_file(path: Path) -> "MergeConfig":
+    """Read a configuration from a YAML file; see `adamerge.runs.read_config.read_config`."""
+    from adamerge.runs.read_config import read_config
+
+    return read_config(path)
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says to the user; one that is not meant for him is raised again."""
+    from adamerge.types import ConfigError, IncompatibleExpertsError
+
+    if isinstance(error, ConfigError | IncompatibleExpertsError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:  # a full disk, a missing permission
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}. Nothing half-written was left."
+    raise error
+
+
 def _complain(message: str) -> None:
+    from rich.console import Console
+
     lines = message.splitlines()
     if len(lines) > SCREEN:
         lines = [*lines[: SCREEN - 1], f"… and {len(lines) - SCREEN + 1} more; `adamerge check` lists all."]
@@ -92,41 +143,73 @@ def _complain(message: str) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    with _plain_errors():
-        chosen = _parser(arguments).parse_args(arguments)
-    command = chosen.subcommand
-    options = chosen[command]
-    console = Console()
-    match command:
-        case "fit":
-            return _fit(options, console)
-        case "check":
-            from adamerge.runs.check import check
+    command, *rest = arguments
+    if command == "--version":
+        import adamerge
 
-            return BAD_INPUT if check(_config(options), console, deep="deep" in options) else 0
-        case "export":
+        print(f"adamerge {adamerge.__version__}")
+        return 0
+    if any(word in ("-h", "--help") or _asks_of_class(word) for word in arguments):
+        from adamerge.command_help import show_help
+
+        show_help(arguments, COMMANDS, OPTIONS, MERGES)
+    from rich.console import Console
+
+    from adamerge.command_line import check_command, read_arguments
+
+    check_command(command, [*COMMANDS])
+    options, layers = read_arguments(OPTIONS[command], rest, merges=command in MERGES)
+    return _call(options, layers, Console())
+
+
+def _asks_of_class(word: str) -> bool:
+    """Whether a word asks for the options of a class: --optimizer.help Adam."""
+    return word.startswith("--") and word.partition("=")[0].endswith(".help")
+
+
+def _call(options: object, layers: "Sequence[Document]", console: "Console") -> int:
+    match options:
+        case Fit() | Check():
+            return _merge(options, layers, console)
+        case Export(run, out, out_dtype):
             from adamerge.runs.open_run import export_again
 
-            run = Path(options.run)
-            export_again(parse_file(run / "config.yaml"), run, Path(options.out), options.out_dtype, console)
-        case "evaluate":
+            export_again(parse_file(Path(run) / "config.yaml"), Path(run), Path(out), out_dtype, console)
+        case Evaluate(run):
             from adamerge.runs.open_run import evaluate_again
 
-            evaluate_again(parse_file(Path(options.run) / "config.yaml"), Path(options.run), console)
-        case _:
+            evaluate_again(parse_file(Path(run) / "config.yaml"), Path(run), console)
+        case Demo(folder):
             from adamerge.demo import demo
 
-            return main(["fit", *demo(Path(options.folder), console)])
+            return main(["fit", *demo(Path(folder), console)])
+        case _:
+            raise AssertionError(options)
     return 0
 
 
-def _fit(options: Namespace, console: Console) -> int:
-    from adamerge.runs.fit import fit
+def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console") -> int:
+    from adamerge.runs.read_config import merge_layers
 
-    config = _config(options)
-    resume = "ckpt_path" in options
+    config = merge_layers(layers)
+    if options.print_config:
+        from adamerge.runs.save_config import as_yaml, settings
+
+        print(as_yaml(settings(config), config.written), end="")
+        return 0
+    if isinstance(options, Fit):
+        return _fit(config, options, console)
+    from adamerge.runs.check import check
+
+    return BAD_INPUT if check(config, console, deep=options.deep) else 0
+
+
+def _fit(config: "MergeConfig", options: Fit, console: "Console") -> int:
+    from adamerge.runs.fit import fit
+    from adamerge.runs.save_config import resolved
+
     try:
-        done = fit(config, _resolved(options), resume=resume, console=console)
+        done = fit(config, resolved(config), resume=options.ckpt_path is not None, console=console)
     except KeyboardInterrupt:
         done = None
     if done:
@@ -135,147 +218,3 @@ def _fit(options: Namespace, console: Console) -> int:
     command = shlex.join(["adamerge", "fit", "--config", str(former), "--ckpt_path", "last"])
     _complain(f"interrupted. Go on with: {command}" if former.exists() else "interrupted. Nothing was written.")
     return INTERRUPTED
-
-
-def parse_file(path: Path) -> "MergeConfig":
-    """Read a configuration from a YAML file.
-
-    Raises:
-        ConfigError: There is no such file, or a key or value in it is wrong.
-    """
-    arguments = ["--config", str(path)]
-    parser = ArgumentParser(exit_on_error=False)
-    _add_merge(parser, arguments)
-    with _plain_errors():
-        return _config(parser.parse_args(arguments))
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Say in plain words what jsonargparse finds wrong with what was written."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*optimizer", category=DeprecationWarning)
-            yield
-    except ConfigError:
-        raise
-    except (ArgumentError, ValueError, TypeError) as error:
-        from adamerge.runs.config_errors import explain
-
-        raise ConfigError(explain(str(error))) from error
-
-
-def _parser(arguments: Sequence[str]) -> ArgumentParser:
-    """All commands, of which only the one that is asked for has its options: the others' take time to find out."""
-    parser = ArgumentParser(
-        prog="adamerge",
-        description="Learn from unlabeled rows how much of each fine-tuned expert to merge.",
-        epilog="adamerge COMMAND --help explains a command.",
-        exit_on_error=False,
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,  # of the commands too
-    )
-    commands = parser.add_subcommands(title="commands", description=None, metavar="COMMAND")
-    for command, description in COMMANDS.items():
-        own = ArgumentParser(description=textwrap.fill(description), exit_on_error=False, allow_abbrev=False)
-        if command == arguments[0]:
-            _add_options(own, command, arguments)
-        commands.add_subcommand(command, own, help=description)
-        own.prog = f"adamerge {command}"
-    return parser
-
-
-def _add_options(parser: ArgumentParser, command: str, arguments: Sequence[str]) -> None:
-    match command:
-        case "fit":
-            _add_merge(parser, arguments)
-            parser.add_argument(
-                "--ckpt_path", type=Literal["last"], default=SUPPRESS, help="last: go on with the run in run_dir."
-            )
-        case "check":
-            _add_merge(parser, arguments)
-            parser.add_argument(
-                "--deep",
-                action="store_true",
-                default=SUPPRESS,
-                help="Read all weights too: NaNs, equal to the base, from another base.",
-            )
-        case "export":
-            parser.add_argument("run", type=str, help="Run directory.")
-            parser.add_argument("out", type=str, help="Where to; must not exist.")
-            parser.add_argument(
-                "--out_dtype", type=DType | None, default=None, help="Of the numbers on disk; as in the run by default."
-            )
-        case "evaluate":
-            parser.add_argument("run", type=str, help="Run directory.")
-        case _:
-            parser.add_argument("--folder", type=str, default="demo", help="Where everything is written.")
-
-
-def _add_merge(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    from adamerge.runs.config import DEFAULT, PRESETS, MergeConfig
-
-    parser.description = f"{parser.description or ''}\n{MINIMAL}"
-    parser.usage = "%(prog)s --config FILE [--key value ...]"
-    parser.add_argument("--config", action="config", help="YAML file; options after it overrule it.")
-    parser.add_class_arguments(MergeConfig, None)
-    written = _written(arguments, ("method", "centre"))
-    preset = dict(PRESETS.get(str(written.get("method")), PRESETS[DEFAULT]))
-    centre = written.get("centre")
-    if isinstance(centre, dict) and "class_path" not in centre:  # options of RegMean, not of the preset's own centre
-        preset.pop("centre", None)
-    parser.set_defaults(preset)
-
-
-def _written(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, object]:
-    """What the command line and its files say of keys of the first level, the last one winning."""
-    written: dict[str, object] = {}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        option, _, value = argument.partition("=")
-        if option == "--config" and (value or following):
-            written |= _content(Path(value or following))
-        elif option.removeprefix("--") in keys:
-            with suppress(yaml.YAMLError):  # the parser will complain of it
-                written[option.removeprefix("--")] = yaml.safe_load(value or following)
-    return written
-
-
-def _content(file: Path) -> dict[str, object]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigError(f"{file}: there is no such file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: this is not YAML in UTF-8: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: expected keys and values, such as base_model: …; see adamerge fit --help.")
-    return content
-
-
-def _config(options: Namespace) -> "MergeConfig":
-    """The part of a command's options that says what to merge, as objects."""
-    from adamerge.runs.config import MergeConfig
-
-    with _plain_errors():
-        made = _merge_parser(options).instantiate(_part(options))
-    return MergeConfig(**{field.name: made[field.name] for field in fields(MergeConfig)})
-
-
-def _resolved(options: Namespace) -> str:
-    """The same as YAML, everything that was left to its default included, and local paths absolute."""
-    from adamerge.runs.paths import anchored
-
-    settings = yaml.safe_load(_merge_parser(options).dump(_part(options), skip_unset=False))
-    return yaml.safe_dump(anchored(settings), sort_keys=False, allow_unicode=True)
-
-
-def _merge_parser(options: Namespace) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    _add_merge(parser, ["--method", options.method])
-    return parser
-
-
-def _part(options: Namespace) -> Namespace:
-    from adamerge.runs.config import MergeConfig
-
-    return Namespace({field.name: options[field.name] for field in fields(MergeConfig)})

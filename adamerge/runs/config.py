@@ -1,9 +1,10 @@
-"""The YAML file as types: what every key means, its default, and what a method's name stands for."""
+"""The YAML file as types: what every key means, and its default."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.calibration.regmean import RegMean
@@ -13,94 +14,17 @@ from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
 from adamerge.merging.chunks import Chunks
-from adamerge.objectives import Entropy, Objective, Regulariser
+from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
-from adamerge.optim.feasible_sets import Box, FeasibleSet
+from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.runs.presets import PRESETS
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 
-PRESETS: dict[str, dict[str, object]] = {
-    "adamerging": {
-        "grouping": "tensor",
-        "init": "published",
-        "feasible": {"class_path": "adamerge.optim.feasible_sets.Box"},
-        "objective": {"class_path": "adamerge.objectives.Entropy"},
-        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
-        "trainer.max_steps": 500,
-    },
-}
-"""What `method:` stands for, as defaults that anything written explicitly overrules."""
-PRESETS["expert_merging"] = PRESETS["adamerging"] | {
-    "feasible": {"class_path": "adamerge.optim.feasible_sets.Unbounded"},
-    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
-    "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 3e-2}},
-    "lr_scheduler": "cosine",
-    "watch.patience": None,
-    "trainer.max_steps": 100,
-}
-PRESETS["expert_merging++"] = PRESETS["expert_merging"] | {
-    "centre": {"class_path": "adamerge.transforms.Isotropic"},  # ours; centre: null is as published
-    "chunks": {"budget": 8},
-    "trainer.max_steps": 60,
-}
-DEFAULT = "expert_merging++"
-"""What a configuration without a method gets: what did best on the zoo's train rows (tests/benchmarks/sweep.py)."""
-PRESETS["frank_wolfe"] = PRESETS["adamerging"] | {
-    "feasible": {"class_path": "adamerge.optim.feasible_sets.Simplex", "init_args": {"includes_base": True}},
-    "objective": {"class_path": "adamerge.objectives.LogitAlignment"},
-    "init": 0.0,  # the base, one of the vertices: what has weight in the end was selected
-    "optimizer": {"class_path": "adamerge.optim.SoftFrankWolfe"},
-    "trainer.max_steps": 20,
-}
-PRESETS["adamerging++"] = PRESETS["adamerging"] | {"task_vectors": {"class_path": "adamerge.transforms.Ties"}}
-
-NOTHING_LEARNED: dict[str, object] = {
-    "grouping": "task",
-    "init": "published",
-    "feasible": {"class_path": "adamerge.optim.feasible_sets.Unbounded"},
-    "optimizer": None,
-    "trainer.max_steps": 0,
-}
-"""The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
-PRESETS["average"] = NOTHING_LEARNED | {"init": "average"}
-PRESETS["task_arithmetic"] = NOTHING_LEARNED
-PRESETS["regmean"] = NOTHING_LEARNED | {"centre": "regmean"}
-FINISHED: dict[str, dict[str, object]] = {
-    "ties": {"class_path": "adamerge.transforms.Ties", "init_args": {"reduce": "mean"}},
-    "dare": {"class_path": "adamerge.transforms.Dare"},
-    "magnitude": {"class_path": "adamerge.transforms.Magnitude"},
-    "lines": {"class_path": "adamerge.transforms.Lines"},
-    "consensus": {"class_path": "adamerge.transforms.Consensus"},
-    "pcb": {"class_path": "adamerge.transforms.Pcb"},
-    "wudi": {"class_path": "adamerge.transforms.Wudi"},
-    "isotropic": {"class_path": "adamerge.transforms.Isotropic"},
-    "task_singular_vectors": {"class_path": "adamerge.transforms.TaskSingularVectors"},
-    "doge": {"class_path": "adamerge.transforms.Doge"},
-    "fisher": {"class_path": "adamerge.transforms.Fisher"},
-}
-PRESETS |= {method: NOTHING_LEARNED | {"task_vectors": transform} for method, transform in FINISHED.items()}
-
-Method: TypeAlias = Literal[
-    "adamerging",
-    "adamerging++",
-    "expert_merging",
-    "expert_merging++",
-    "frank_wolfe",
-    "average",
-    "task_arithmetic",
-    "regmean",
-    "ties",
-    "dare",
-    "magnitude",
-    "lines",
-    "consensus",
-    "pcb",
-    "wudi",
-    "isotropic",
-    "task_singular_vectors",
-    "doge",
-    "fisher",
-]
+if TYPE_CHECKING:
+    Method: TypeAlias = str
+else:
+    Method = Literal[tuple(PRESETS)]
 """The presets' names; one without learning needs no calibration rows, except for fisher and regmean."""
 
 Start: TypeAlias = Literal["average", "published", "closed_form"]
@@ -122,7 +46,7 @@ class TrainerConfig:
         enable_progress_bar: null shows it on a terminal only.
     """
 
-    max_steps: int = 100
+    max_steps: int
     max_time: str | None = None
     accelerator: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
@@ -130,6 +54,32 @@ class TrainerConfig:
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
     deterministic: bool | None = None
     enable_progress_bar: bool | None = None
+
+
+@dataclass
+class FilteredWeight:
+    """A start coefficient for some parameters.
+
+    Attributes:
+        value: A number, or numbers from the first layer to the last, between which is interpolated.
+        filter: Part of the parameters' names; null and * fit all.
+    """
+
+    value: float | list[float]
+    filter: str | None = None
+
+
+@dataclass
+class ModelParameters:
+    """What mergekit writes under `parameters` of a model.
+
+    Attributes:
+        weight: The expert's start coefficient: a number; numbers from the first layer to the last, between which is
+            interpolated; or a list of {filter, value}, of which the first whose filter is part of a parameter's name
+            holds. null starts from init.
+    """
+
+    weight: float | list[float] | list[FilteredWeight] | None = None
 
 
 @dataclass
@@ -142,21 +92,29 @@ class ModelConfig:
         calibration: Unlabeled rows: a path, or path and column names. Without any the expert is only chosen from:
             it gets coefficients, but no objective of its own. Where nothing is learned none are needed at all.
         evaluation: Labeled rows, if the result is to be measured.
-        weight: Factor of this task's objective.
+        loss_weight: Factor of this task's objective.
         zero_shot: Class names and templates in place of a head, for CLIP-like models.
+        parameters: Its start coefficient, in mergekit's words.
     """
+
+    REPLACED: ClassVar[Mapping[str, str]] = {
+        "weight": "Write loss_weight for the factor of its objective, or parameters: {weight: …} for the coefficient "
+        "at the start."
+    }
+    """Keys of earlier versions, and what to write today."""
 
     model: str
     task: str | None = None
     calibration: str | DataSource | None = None
     evaluation: str | DataSource | None = None
-    weight: float = 1.0
+    loss_weight: float = 1.0
     zero_shot: ZeroShot | None = None
+    parameters: ModelParameters = field(default_factory=ModelParameters)
 
     def __post_init__(self) -> None:
-        """Check the weight."""
-        if not 0 <= self.weight < math.inf:
-            raise ConfigError(f"{self.name}: expected a weight of 0 or more, got {self.weight}.")
+        """Check the factor."""
+        if not 0 <= self.loss_weight < math.inf:
+            raise ConfigError(f"loss_weight: expected a finite number of at least 0, found {self.loss_weight}.")
 
     @property
     def name(self) -> str:
@@ -164,15 +122,14 @@ class ModelConfig:
         return self.task or Path(self.model.partition("@")[0]).name
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MergeConfig:
-    """What to merge, and how.
+    """What to merge, and how. Made by `read_config.merge_config`, which fills in what the method decides.
 
     Attributes:
         base_model: Directory or hub id of the model that all experts were fine-tuned from.
         models: The experts.
-        method: Preset for the keys below it, applied where a file or the command line is read; anything written
-            explicitly wins.
+        method: Preset for the keys below it; anything written explicitly wins.
         dtype: In which merging is computed while learning.
         out_dtype: Of the exported checkpoint; by default one that holds base and experts exactly.
         parameters: Patterns that overrule which parameters are merged.
@@ -201,37 +158,39 @@ class MergeConfig:
         run_dir: Where everything is written; must not exist, unless a run is resumed.
         allow_pickle: Read pickled weights (.bin), with weights_only.
         trust_remote_code: Run code that lies beside the weights.
+        written: Keys that the user wrote, as a saved configuration records them: another method changes all others.
     """
 
     base_model: str
     models: list[ModelConfig]
-    method: Method = DEFAULT
+    method: Method
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     parameters: Split = field(default_factory=Split)
-    task_vectors: Transform | None = None
+    task_vectors: Transform | None
     memory: Literal["auto", "resident", "mapped"] = "auto"
-    centre: Literal["regmean"] | RegMean | Transform | None = None
-    grouping: Literal["task", "block", "tensor"] = "tensor"
-    chunks: Chunks | None = None
-    init: float | Start | ClosedForm = "published"
-    feasible: FeasibleSet = field(default_factory=Box)
-    objective: Objective = field(default_factory=Entropy)
+    centre: Literal["regmean"] | RegMean | Transform | None
+    grouping: Literal["task", "block", "tensor"]
+    chunks: Chunks | None
+    init: float | Start | ClosedForm
+    feasible: FeasibleSet
+    objective: Objective
     regulariser: Regulariser = field(default_factory=Regulariser)
     data: Batching = field(default_factory=Batching)
-    watch: Watching = field(default_factory=Watching)
-    optimizer: Descent | BuildOptimizer | None = None
-    lr_scheduler: Literal["cosine"] | BuildScheduler | None = None
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    watch: Watching
+    optimizer: Descent | BuildOptimizer | None
+    lr_scheduler: Literal["cosine"] | BuildScheduler | None
+    trainer: TrainerConfig
     seed_everything: int = 0
     run_dir: str = "run"
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    written: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the start."""
         if isinstance(self.init, float | int) and not math.isfinite(self.init):
-            raise ConfigError(f"init: expected a finite number, got {self.init}.")
+            raise ConfigError(f"init: expected a finite number, found {self.init}.")
 
     @property
     def needs_rows(self) -> bool:

@@ -30,6 +30,7 @@ from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
 from adamerge.runs.recipe import inputs, key_of_run, recipe, remember
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for
+from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper, Key
 
@@ -144,6 +145,8 @@ def _learn(
     if isinstance(config.start, ClosedForm):
         init = kept_closed_form(model, calibration.learn, config.start, run.start, size, keeper)
         learning = replace(learning, init=init)
+    else:
+        learning = replace(learning, init=start_of(config, model.grouping))
     goals = Goals({}, {})
     if learning.steps:
         goals = goals_of(model, config.objective, calibration, run.targets, keeper)

@@ -7,6 +7,7 @@ import torch
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.start import check_weights, weight_notes
 from adamerge.types import ConfigError
 
 
@@ -26,7 +27,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         batching=config.data,
         watching=config.watch,
         seed=config.seed_everything,
-        task_weights={expert.name: expert.weight for expert in config.models},
+        task_weights={expert.name: expert.loss_weight for expert in config.models},
         regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
@@ -45,13 +46,14 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
             f"task_vectors: nothing is learned and the start is 0, so {type(config.task_vectors).__name__} would add "
             "nothing to the centre; set init to another number, or leave out task_vectors."
         )
+    check_weights(config)
     check_learning(learning, len(config.columns))
     return learning
 
 
 def learning_notes(config: MergeConfig) -> list[str]:
     """What is allowed, but perhaps not meant: a start outside of the set, a second stage without steps."""
-    notes: list[str] = []
+    notes = weight_notes(config)
     start, steps = config.start, config.trainer.max_steps
     if not isinstance(start, ClosedForm) and not config.feasible.contains(torch.full((1, len(config.columns)), start)):
         notes.append(f"note: the start, {start:g}, is outside of {config.feasible}; its nearest point is taken")

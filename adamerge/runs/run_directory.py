@@ -11,6 +11,8 @@ from rich.console import Console
 from adamerge.experts.experts import Experts
 from adamerge.merging.task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.read_config import read_config
+from adamerge.runs.save_config import settings
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
@@ -138,7 +140,7 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool) -> None:
         return
     if not former.exists():
         raise ConfigError(f"{run_dir}: there is no run to resume (no {former.name} in it).")
-    then, now = (flat_settings(text) for text in (former.read_text(encoding="utf-8"), resolved))
+    then, now = _flat(settings(read_config(former, tell=lambda note: None))), flat_settings(resolved)
     may_differ = MAY_DIFFER - ({"trainer.max_steps"} if now.get("lr_scheduler") == "cosine" else set())
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
@@ -176,13 +178,13 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
 
 
 def flat_settings(resolved: str) -> dict[str, object]:
-    """A configuration's settings by dotted key.
+    """A configuration's settings by dotted key, without the record of which of them the user wrote.
 
     Example:
         >>> flat_settings("trainer: {max_steps: 3}")
         {'trainer.max_steps': 3}
     """
-    return _flat(yaml.safe_load(resolved))
+    return _flat({key: value for key, value in yaml.safe_load(resolved).items() if key != "written"})
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:

@@ -1,0 +1,101 @@
+"""The words after a command: its own options and, for a merge, layers of the configuration."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from adamerge.runs.build_settings import make
+from adamerge.runs.class_names import nearest
+from adamerge.runs.config_errors import Findings
+from adamerge.runs.read_yaml import Document, Place, read_value, read_yaml_file
+from adamerge.runs.type_hints import alternatives, options
+from adamerge.types import ConfigError
+
+
+class Word(NamedTuple):
+    """An option with its value, or a word that stands alone.
+
+    Attributes:
+        option: Its name without dashes; empty for a word that stands alone.
+        value: What follows it; None where nothing does.
+    """
+
+    option: str
+    value: str | None
+
+
+def check_command(command: str, known: Sequence[str]) -> None:
+    """Refuse a word that is no command.
+
+    Raises:
+        ConfigError: With the commands, and the nearest one.
+    """
+    if command.startswith("-"):
+        raise ConfigError(f"there is no option {command}; adamerge --help lists the commands.")
+    if command not in known:
+        listed = ", ".join(repr(word) for word in known)
+        raise ConfigError(f"there is no command {command}; known are {listed}.{nearest(command, known)}")
+
+
+def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tuple[object, list[Document]]:
+    """Read a command's own options; for a merge also the configuration, from its files and all other options.
+
+    Args:
+        own: Dataclass of the command's own options; those without a default are words that stand alone.
+        arguments: The words after the command.
+        merges: Whether other options are keys of a configuration.
+
+    Returns:
+        The command's options, and the layers of the configuration, of which later ones overrule earlier ones.
+
+    Raises:
+        ConfigError: With every mistake, a line each.
+    """
+    known = options(own)
+    flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
+    alone = [name for name, option in known.items() if option.required]
+    words = list(_named(_words(arguments, flags), alone))
+    mine = [word for word in words if not merges or word.option in known or not word.option]
+    findings, given = Findings(), dict[str, object]()
+    for word in words:
+        if word.value is None:
+            findings.refuse((), f"--{word.option}: expected a value after it, found none.")
+        elif not word.option:
+            findings.refuse((), f"there is no option {word.value}.{_meant(word.value)}")
+        elif word in mine:
+            given[word.option] = word.value if word.option in alone else read_value(word.value, f"--{word.option}")[0]
+    findings.places = {(name,): Place(f"--{name}", str(value)) for name, value in given.items() if name not in alone}
+    made = make(own, given, (), findings)
+    findings.raise_mistakes()
+    return made, [_layer(word.option, word.value or "") for word in words if word not in mine]
+
+
+def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        option, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            yield Word("", word)
+        elif equals or option in flags:
+            yield Word(option, value or "true")
+        else:
+            yield Word(option, left.pop(0) if left and not left[0].startswith("--") else None)
+
+
+def _named(words: Iterator[Word], alone: Sequence[str]) -> Iterator[Word]:
+    """Give words that stand alone the names that they are expected under, in order."""
+    names = iter(alone)
+    for word in words:
+        yield word if word.option else word._replace(option=next(names, ""))
+
+
+def _layer(option: str, value: str) -> Document:
+    if option == "config":
+        return read_yaml_file(Path(value))
+    content, place = read_value(value, f"--{option}")
+    return Document({option: content}, {(option,): place})
+
+
+def _meant(word: str) -> str:
+    return f" Did you mean --config {word}?" if word.endswith((".yaml", ".yml")) else ""

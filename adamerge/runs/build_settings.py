@@ -1,0 +1,235 @@
+"""From what was written to objects, by the types of the configuration; every mistake is found, none is raised."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, get_args, get_origin
+
+from adamerge.runs.class_names import find_class, import_path, known_classes, moved_to, nearest
+from adamerge.runs.config_errors import Findings
+from adamerge.runs.read_yaml import Key
+from adamerge.runs.type_hints import LISTS, alternatives, called_for, families, in_words, options, section, words
+
+INVALID: Final = object()
+"""In place of what could not be built."""
+
+
+def build(hint: object, value: object, key: Key, findings: Findings) -> object:
+    """Turn what was written into what a type hint asks for.
+
+    Args:
+        hint: Of a field or an argument.
+        value: As YAML gives it, or an object of Python.
+        key: Where it stands.
+        findings: Takes every mistake and note.
+
+    Returns:
+        The object; INVALID where there was a mistake.
+
+    Example:
+        >>> build(float | None, 3, (), Findings())
+        3.0
+    """
+    kinds = alternatives(hint)
+    if _is_live(kinds, value):
+        return value
+    if isinstance(value, Mapping):
+        return _from_mapping(kinds, value, key, findings)
+    if isinstance(value, list | tuple):
+        return _from_list(kinds, value, key, findings)
+    found = _scalar(kinds, value, findings.spelling(key))
+    if found is INVALID and isinstance(value, str) and families(kinds):
+        cls = find_class(families(kinds), value)
+        if cls is not None:
+            return _of_class(cls, value, {}, kinds, key, findings)
+    if found is INVALID:
+        _refuse(kinds, value, key, findings)
+    return found
+
+
+def make(
+    cls: type, written: Mapping[str, object], key: Key, findings: Findings, *, called_later: bool = False
+) -> object:
+    """Build an object from its options.
+
+    Args:
+        cls: Its class.
+        written: Its options.
+        key: Where they stand.
+        findings: Takes every mistake and note.
+        called_later: Give back what builds it: its first argument comes later.
+    """
+    known = options(cls, called_later=called_later)
+    for name in [name for name in written if name not in known]:
+        _refuse_key(cls, name, known, (*key, name), findings)
+    missing = [name for name, option in known.items() if option.required and name not in written]
+    if missing:
+        findings.refuse(key, f"missing: {', '.join(missing)}")
+    built = {
+        name: build(option.hint, written[name], (*key, name), findings)
+        for name, option in known.items()
+        if name in written
+    }
+    if missing or any(value is INVALID for value in built.values()):
+        return INVALID
+    if called_later:
+        return partial(cls, **built)
+    return _construct(cls, built, key, findings)
+
+
+def _construct(cls: type, built: Mapping[str, object], key: Key, findings: Findings) -> object:
+    try:
+        return cls(**built)
+    except (ValueError, TypeError) as error:
+        findings.refuse(*_by_option(str(error), built, key))
+        return INVALID
+
+
+def _by_option(complaint: str, built: Mapping[str, object], key: Key) -> tuple[Key, str]:
+    """What a class says of its own options, and the option that it names at the beginning."""
+    said, _, rest = complaint.partition(": ")
+    name = said.rpartition(".")[2]
+    return ((*key, name), rest) if name in built else (key, complaint)
+
+
+def _is_live(kinds: Sequence[object], value: object) -> bool:
+    """Whether a value is already what is asked for."""
+    if value is None:
+        return type(None) in kinds
+    if isinstance(value, str | Mapping | list | tuple):
+        return False
+    built_later = [kind for kind in kinds if get_origin(kind) is not None and called_for(kind)]
+    return object in kinds or isinstance(value, tuple(families(kinds))) or bool(built_later and callable(value))
+
+
+def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> object:
+    if value in words(kinds) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool) and bool in kinds:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and int in kinds:
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and float in kinds:
+        return float(value)
+    if str not in kinds:
+        return INVALID
+    text = str(value) if isinstance(value, str | Path) else spelling
+    return INVALID if text is None else text
+
+
+def _from_list(kinds: Sequence[object], value: Sequence[object], key: Key, findings: Findings) -> object:
+    """A list by the kind of list that it makes the fewest mistakes of."""
+    trials: list[tuple[object, Findings]] = []
+    for kind in kinds:
+        if get_origin(kind) in LISTS:
+            trial = Findings(findings.places)
+            trials.append((_list_of(kind, value, key, trial), trial))
+    if not trials:
+        _refuse(kinds, value, key, findings)
+        return INVALID
+    built, best = min(trials, key=lambda trial: len(trial[1].mistakes))
+    findings.mistakes += best.mistakes
+    findings.notes += best.notes
+    return built
+
+
+def _list_of(kind: object, value: Sequence[object], key: Key, findings: Findings) -> object:
+    of, make_list = get_args(kind), get_origin(kind)
+    hints = of if make_list is tuple and of[-1] is not ... else (of[0],) * len(value)
+    if len(hints) != len(value):
+        findings.refuse(key, f"expected {len(hints)} values, found {len(value)}.")
+        return INVALID
+    built = [build(hint, item, (*key, i), findings) for i, (hint, item) in enumerate(zip(hints, value, strict=True))]
+    if any(item is INVALID for item in built):
+        return INVALID
+    return built if make_list is list else tuple(built)
+
+
+def _from_mapping(kinds: Sequence[object], value: Mapping[str, object], key: Key, findings: Findings) -> object:
+    named = value.get("class_path")
+    plain = section(kinds)
+    if named is not None or "init_args" in value:
+        return _named(kinds, value, key, findings)
+    if plain is not None:
+        return make(plain, value, key, findings)
+    _refuse(kinds, dict(value), key, findings)
+    return INVALID
+
+
+def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findings: Findings) -> object:
+    """A class by name with its options."""
+    for name in [name for name in value if name not in ("class_path", "init_args")]:
+        findings.refuse((*key, name), f"expected under init_args, beside class_path; move {name} there.")
+    named, given = value.get("class_path"), value.get("init_args") or {}
+    if isinstance(named, type):
+        named = import_path(named)
+    if not isinstance(named, str):
+        findings.refuse(key, f"options without a class; name it, for example {_example(kinds)}.")
+        return INVALID
+    cls = find_class(families(kinds), named)
+    if cls is None:
+        _refuse_class(kinds, named, (*key, "class_path"), findings)
+        return INVALID
+    if not isinstance(given, Mapping):
+        findings.refuse((*key, "init_args"), f"expected keys and values, found {given!r}.")
+        return INVALID
+    return _of_class(cls, named, given, kinds, key, findings)
+
+
+def _of_class(
+    cls: type, named: str, given: Mapping[str, object], kinds: Sequence[object], key: Key, findings: Findings
+) -> object:
+    new = moved_to(cls, named)
+    if new is not None:
+        findings.notes.append(f"{findings.where(key)}{named} is called {new} today; {cls.__name__} alone will do.")
+    later = [made for kind in kinds if (made := called_for(kind))]
+    return make(cls, given, (*key, "init_args"), findings, called_later=bool(later) and issubclass(cls, tuple(later)))
+
+
+def _example(kinds: Sequence[object]) -> str:
+    return next(iter(_class_names(kinds)), "its class_path")
+
+
+def _class_names(kinds: Sequence[object]) -> list[str]:
+    return [name for family in families(kinds) for name in known_classes(family)]
+
+
+def _refuse(kinds: Sequence[object], value: object, key: Key, findings: Findings) -> None:
+    known = [*(str(word) for word in words(kinds)), *_class_names(kinds)]
+    near = nearest(value, known) if isinstance(value, str) else ""
+    findings.refuse(key, f"expected {in_words(kinds)}, found {_shown(value)}.{near}")
+
+
+def _refuse_class(kinds: Sequence[object], named: str, key: Key, findings: Findings) -> None:
+    near = nearest(named.rpartition(".")[2], _class_names(kinds))
+    findings.refuse(key, f"there is no class {named}; expected {in_words(kinds)}.{near}")
+
+
+def _refuse_key(cls: type, name: str, known: Iterable[str], key: Key, findings: Findings) -> None:
+    replaced: Mapping[str, str] = getattr(cls, "REPLACED", {})
+    if name in replaced:
+        findings.refuse(key, f"there is no such key. {replaced[name]}")
+        return
+    near = nearest(name, [*known]) or _elsewhere(cls, name)
+    findings.refuse(key, f"{'' if len(key) == 1 else cls.__name__ + ': '}there is no such key.{near}")
+
+
+def _elsewhere(cls: type, name: str) -> str:
+    """A key of that name in a section of the same class."""
+    inner = {own: _inner(option.hint) for own, option in options(cls).items()}
+    found = {option: own for own, of in inner.items() if of is not None for option in options(of)}
+    near = difflib.get_close_matches(name, found, n=1)
+    return f" Did you mean {near[0]} under {found[near[0]]}?" if near else ""
+
+
+def _inner(hint: object) -> type | None:
+    """The section that a key holds, or a list of them."""
+    kinds = alternatives(hint)
+    return section(
+        [kind for member in kinds for kind in (get_args(member) if get_origin(member) in LISTS else [member])]
+    )
+
+
+def _shown(value: object) -> str:
+    return "keys " + ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)

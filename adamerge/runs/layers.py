@@ -1,0 +1,142 @@
+"""What overrules what: presets below files, files below the command line, key by key."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Final, get_type_hints
+
+from adamerge.runs.class_names import find_class, import_path
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.config_errors import dotted
+from adamerge.runs.presets import COMMON
+from adamerge.runs.read_yaml import Document, Key
+from adamerge.runs.type_hints import alternatives, families, is_choice
+
+DECIDED: Final = frozenset(key.partition(".")[0] for key in COMMON)
+"""Keys of the first level of which methods decide something."""
+
+
+@cache
+def kinds_of(key: str) -> tuple[object, ...]:
+    """Types that a key of the first level allows; none for one that is unknown."""
+    hint = get_type_hints(MergeConfig).get(key)
+    return () if hint is None else alternatives(hint)
+
+
+def nested(document: Document) -> Document:
+    """Write dotted keys as sections and a class's bare name or bare options in full.
+
+    Example:
+        >>> nested(Document({"optimizer.lr": 0.1, "feasible": "Box"})).content
+        {'optimizer': {'init_args': {'lr': 0.1}}, 'feasible': {'class_path': 'Box'}}
+    """
+    content: dict[str, object] = {}
+    for key, value in document.content.items():
+        first, *inner = key.split(".")
+        for part in reversed(inner):
+            value = {part: value}
+        content = overlay(content, {first: _in_full(first, value)})
+    return Document(content, {_split(key): place for key, place in document.places.items()})
+
+
+def import_paths(preset: Mapping[str, object]) -> dict[str, object]:
+    """A preset with each class by its import path, as parsers of other libraries want it.
+
+    Example:
+        >>> import_paths({"init": 0.0, "feasible": "Box"})
+        {'init': 0.0, 'feasible': {'class_path': 'adamerge.optim.feasible_sets.Box'}}
+    """
+    return {key: _with_path(key, _in_full(key, value)) for key, value in preset.items()}
+
+
+def overlay(lower: Mapping[str, object], upper: Mapping[str, object], *, preset: bool = False) -> dict[str, object]:
+    """Lay what overrules over what is overruled.
+
+    Args:
+        lower: What is overruled.
+        upper: What overrules.
+        preset: Whether the lower one is a preset, whose class gives way to another section's options.
+
+    Example:
+        >>> overlay({"data": {"rows": 8, "held_out": 0.5}}, {"data": {"rows": 4}})
+        {'data': {'rows': 4, 'held_out': 0.5}}
+    """
+    changed = {key: _over(key, lower[key], upper[key], preset) for key in upper if key in lower}
+    return {**lower, **upper, **changed}
+
+
+def leaves(value: object, key: Key = ()) -> Iterator[str]:
+    """Dotted keys of everything that is written; a list counts as one value.
+
+    Example:
+        >>> list(leaves({"data": {"rows": 8}, "models": [1, 2]}))
+        ['data.rows', 'models']
+    """
+    if not isinstance(value, Mapping) or not value:
+        yield dotted(key)
+        return
+    for name, inner in value.items():
+        yield from leaves(inner, (*key, name))
+
+
+def only(content: Mapping[str, object], keys: Sequence[str], key: Key = ()) -> dict[str, object]:
+    """The part of settings that these dotted keys name.
+
+    Example:
+        >>> only({"data": {"rows": 8, "held_out": 0.5}, "init": 0}, ["data.rows"])
+        {'data': {'rows': 8}}
+    """
+    kept: dict[str, object] = {}
+    wanted = {key.replace(".init_args.", ".") for key in keys}  # a section's options may have been written under it
+    for name, value in content.items():
+        if dotted((*key, name)).replace(".init_args.", ".") in wanted:
+            kept[name] = value
+        elif isinstance(value, Mapping) and (inner := only(value, keys, (*key, name))):
+            kept[name] = inner
+    return kept
+
+
+def together(layers: Sequence[Document]) -> Document:
+    """All layers as one; later ones overrule."""
+    whole = Document()
+    for layer in layers:
+        whole = replace(whole, content=overlay(whole.content, layer.content), places=whole.places | layer.places)
+    return whole
+
+
+def _in_full(key: str, value: object) -> object:
+    kinds = kinds_of(key)
+    if isinstance(value, str) and find_class(families(kinds), value):
+        return {"class_path": value}
+    if isinstance(value, Mapping) and is_choice(kinds) and not value.keys() & {"class_path", "init_args"}:
+        return {"init_args": dict(value)} if value else value
+    return value
+
+
+def _with_path(key: str, value: object) -> object:
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return value
+    cls = find_class(families(kinds_of(key)), str(value["class_path"]))
+    return {**value, "class_path": import_path(cls)} if cls else value
+
+
+def _over(key: str, lower: object, upper: object, preset: bool) -> object:
+    if not isinstance(lower, Mapping) or not isinstance(upper, Mapping):
+        return upper
+    if "class_path" not in lower:
+        section_named = {"class_path": upper["class_path"], "init_args": lower} if "class_path" in upper else lower
+        return overlay(section_named, upper)
+    if "class_path" in upper:
+        return overlay(lower, upper) if _same_class(key, lower, upper) else upper
+    if "init_args" in upper:
+        return overlay(lower, upper)
+    return upper if preset else overlay(lower, {"init_args": upper})
+
+
+def _same_class(key: str, lower: Mapping[str, object], upper: Mapping[str, object]) -> bool:
+    one, other = (find_class(families(kinds_of(key)), str(node["class_path"])) for node in (lower, upper))
+    return one is other
+
+
+def _split(key: Key) -> Key:
+    return (*str(key[0]).split("."), *key[1:]) if key else key

@@ -1,0 +1,72 @@
+"""What `method:` stands for: one table for YAML, command line and Python."""
+
+from typing import Final
+
+COMMON: Final[dict[str, object]] = {
+    "task_vectors": None,
+    "centre": None,
+    "grouping": "tensor",
+    "chunks": None,
+    "init": "published",
+    "feasible": "Box",
+    "objective": "Entropy",
+    "watch.patience": 10,
+    "optimizer": None,
+    "lr_scheduler": None,
+    "trainer.max_steps": 0,
+}
+"""Every key that a method decides, with the value it has where a preset says nothing else."""
+
+NOTHING_LEARNED: Final = COMMON | {"grouping": "task", "feasible": "Unbounded"}
+"""The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
+
+ADAMERGING: Final = COMMON | {
+    "optimizer": {"class_path": "Adam", "init_args": {"lr": 1e-3}},
+    "trainer.max_steps": 500,
+}
+EXPERT_MERGING: Final = ADAMERGING | {
+    "feasible": "Unbounded",
+    "objective": "LogitAlignment",
+    "watch.patience": None,
+    "optimizer": {"class_path": "Adam", "init_args": {"lr": 3e-2}},
+    "lr_scheduler": "cosine",
+    "trainer.max_steps": 100,
+}
+
+PRESETS: Final[dict[str, dict[str, object]]] = {
+    "adamerging": ADAMERGING,
+    "adamerging++": ADAMERGING | {"task_vectors": "Ties"},
+    "expert_merging": EXPERT_MERGING,
+    "expert_merging++": EXPERT_MERGING
+    | {
+        "centre": "Isotropic",  # ours; centre: null is as published
+        "chunks": {"budget": 8},
+        "trainer.max_steps": 60,
+    },
+    "frank_wolfe": ADAMERGING
+    | {
+        "init": 0.0,  # the base, one of the vertices: what has weight in the end was selected
+        "feasible": {"class_path": "Simplex", "init_args": {"includes_base": True}},
+        "objective": "LogitAlignment",
+        "optimizer": "SoftFrankWolfe",
+        "trainer.max_steps": 20,
+    },
+    "average": NOTHING_LEARNED | {"init": "average"},
+    "task_arithmetic": NOTHING_LEARNED,
+    "regmean": NOTHING_LEARNED | {"centre": "regmean"},
+    "ties": NOTHING_LEARNED | {"task_vectors": {"class_path": "Ties", "init_args": {"reduce": "mean"}}},
+    "dare": NOTHING_LEARNED | {"task_vectors": "Dare"},
+    "magnitude": NOTHING_LEARNED | {"task_vectors": "Magnitude"},
+    "lines": NOTHING_LEARNED | {"task_vectors": "Lines"},
+    "consensus": NOTHING_LEARNED | {"task_vectors": "Consensus"},
+    "pcb": NOTHING_LEARNED | {"task_vectors": "Pcb"},
+    "wudi": NOTHING_LEARNED | {"task_vectors": "Wudi"},
+    "isotropic": NOTHING_LEARNED | {"task_vectors": "Isotropic"},
+    "task_singular_vectors": NOTHING_LEARNED | {"task_vectors": "TaskSingularVectors"},
+    "doge": NOTHING_LEARNED | {"task_vectors": "Doge"},
+    "fisher": NOTHING_LEARNED | {"task_vectors": "Fisher"},
+}
+"""Values of each method; anything that the user writes overrules them."""
+
+DEFAULT: Final = "expert_merging++"
+"""The method where none is named: what did best on the zoo's train rows (tests/benchmarks/sweep.py)."""

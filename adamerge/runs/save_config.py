@@ -1,0 +1,76 @@
+"""A configuration as YAML again, with everything that was left to its default."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+
+import yaml
+
+from adamerge.runs.class_names import import_path
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.paths import anchored
+from adamerge.runs.type_hints import options
+from adamerge.types import ConfigError
+
+EXPLAINED = "# Keys that the user wrote; with another method all others get that method's values.\n"
+
+
+def resolved(config: MergeConfig) -> str:
+    """Write a configuration as YAML for its run directory: every key, and local paths absolute.
+
+    Raises:
+        ConfigError: It holds an object of Python that YAML cannot name.
+    """
+    return as_yaml(anchored(settings(config)), config.written)
+
+
+def as_yaml(content: Mapping[str, object], written: tuple[str, ...]) -> str:
+    """Write settings, and below them which of them the user wrote."""
+    return _dump(content) + EXPLAINED + _dump({"written": list(written)})
+
+
+def settings(config: MergeConfig) -> dict[str, object]:
+    """Keys and values of a configuration as YAML has them; the record of what was written is not among them.
+
+    Raises:
+        ConfigError: It holds an object of Python that YAML cannot name.
+    """
+    return {own.name: _plain(getattr(config, own.name), own.name) for own in fields(config) if own.name != "written"}
+
+
+def _dump(content: Mapping[str, object]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: object, key: str) -> object:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{key}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, partial):
+        return _named(value.func, _defaults(value.func) | value.keywords, key)
+    if isinstance(value, type):
+        return _named(value, _defaults(value), key)
+    own = {name: getattr(value, name) for name in options(type(value)) if hasattr(value, name)}
+    if own.keys() != options(type(value)).keys():
+        raise ConfigError(
+            f"{key}: {value!r} cannot be written to the run directory; expected a class with its options, such as "
+            "functools.partial(Adam, lr=0.01)."
+        )
+    if any(inspect.isabstract(base) for base in type(value).__mro__[1:]):
+        return _named(type(value), own, key)
+    return {name: _plain(option, f"{key}.{name}") for name, option in own.items()}
+
+
+def _named(cls: object, given: Mapping[str, object], key: str) -> dict[str, object]:
+    if not isinstance(cls, type):
+        raise ConfigError(f"{key}: expected a class with its options, found {cls!r}, which YAML cannot name.")
+    written = {name: _plain(option, f"{key}.{name}") for name, option in given.items()}
+    named: dict[str, object] = {"class_path": import_path(cls)}
+    return named | ({"init_args": written} if written else {})
+
+
+def _defaults(cls: object) -> dict[str, object]:
+    parameters = inspect.signature(cls).parameters.values() if isinstance(cls, type) else ()
+    return {own.name: own.default for own in parameters if own.default is not own.empty}

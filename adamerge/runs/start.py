@@ -1,0 +1,175 @@
+"""Start coefficients in mergekit's words: `parameters: {weight: …}` of a model, as a table (G, K)."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+
+from adamerge.calibration.closed_form import ClosedForm
+from adamerge.merging.grouping import Grouping, block_wise
+from adamerge.runs.config import FilteredWeight, MergeConfig
+from adamerge.transforms import Ties
+from adamerge.types import Coefficients, ConfigError
+
+Weight: TypeAlias = float | list[float] | list[FilteredWeight] | None
+
+
+def start_of(config: MergeConfig, grouping: Grouping) -> float | ClosedForm | Coefficients:
+    """The start that a configuration asks for: one number, a way to find it, or a table where models have weights.
+
+    Args:
+        config: With the models' weights.
+        grouping: Of the parameters' names in the order of the module.
+
+    Raises:
+        ConfigError: A group would need two starts, or the weights cannot mean here what they mean to mergekit.
+    """
+    weights = {model.name: model.parameters.weight for model in config.models}
+    if all(weight is None for weight in weights.values()):
+        return config.start
+    check_weights(config)
+    assert not isinstance(config.start, ClosedForm)
+    columns = [start_column(task, weight, grouping, config.start) for task, weight in weights.items()]
+    table = torch.tensor(columns).T.contiguous()  # (G, K)
+    return _normalised(table) if config.init == "average" else table
+
+
+def check_weights(config: MergeConfig) -> None:
+    """Refuse weights of models where they would not mean what they mean to mergekit.
+
+    Raises:
+        ConfigError: The start is solved for, or the method does not multiply each expert's task vector by a number.
+    """
+    if all(model.parameters.weight is None for model in config.models):
+        return
+    if isinstance(config.start, ClosedForm):
+        raise ConfigError("init: closed_form solves for the start that models.parameters.weight gives; leave out one.")
+    if config.columns != config.names:
+        raise ConfigError(
+            f"task_vectors: {type(config.task_vectors).__name__} makes one task vector of all experts, so that no "
+            "expert can have a weight of its own; leave out models.parameters.weight."
+        )
+    if isinstance(config.task_vectors, Ties):
+        raise ConfigError(
+            "task_vectors: mergekit's ties lets weights elect signs and divides by those that agree, which Ties does "
+            "not; leave out models.parameters.weight and set init."
+        )
+
+
+def weight_notes(config: MergeConfig) -> list[str]:
+    """Say where a weight means something else than to mergekit."""
+    notes: list[str] = []
+    if any(_has_gradient(model.parameters.weight) for model in config.models):
+        notes.append(
+            "note: a list of weights runs from the first layer to the last; parameters after the last layer (final "
+            "norm, lm_head) take its last number, where mergekit takes the first"
+        )
+    if config.init == "average" and any(model.parameters.weight is not None for model in config.models):
+        notes.append("note: weights are divided by their sum, as by mergekit's linear")
+    return notes
+
+
+def start_column(task: str, weight: Weight, grouping: Grouping, default: float) -> list[float]:
+    """One expert's start coefficient of each group.
+
+    Args:
+        task: Its name, for messages.
+        weight: As it was written.
+        grouping: Of the parameters' names in the order of the module.
+        default: Where nothing is said.
+
+    Raises:
+        ConfigError: Parameters of one group would start from different numbers.
+
+    Example:
+        >>> from adamerge.merging.grouping import tensor_wise
+        >>> start_column("news", [0.0, 1.0], tensor_wise(["emb", "h.0.w", "h.1.w", "h.2.w", "norm"]), 0.3)
+        [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    depths = relative_depths([*grouping.rows])
+    column: list[float] = []
+    for group, names in grouping.members().items():
+        starts = {weight_of(name, weight, depths[name], default) for name in names}
+        if len(starts) > 1:
+            raise ConfigError(
+                f"models: {task}: parameters.weight gives parameters of {group} {len(starts)} starts between "
+                f"{min(starts):g} and {max(starts):g}, but they share a coefficient; set grouping: tensor."
+            )
+        column.append(starts.pop())
+    return column
+
+
+def weight_of(name: str, weight: Weight, depth: float, default: float) -> float:
+    """One parameter's start coefficient.
+
+    Args:
+        name: The parameter's name.
+        weight: A number, numbers over depth, or a list of {filter, value} of which the first that fits counts.
+        depth: From 0 (first layer) to 1 (last).
+        default: Where nothing is said.
+
+    Example:
+        >>> weight_of("h.0.attn.w", [FilteredWeight(0.3, "attn"), FilteredWeight(0.5)], 0.0, 1.0)
+        0.3
+    """
+    if weight is None or weight == []:
+        return default
+    if not isinstance(weight, list):
+        return weight
+    numbers = [number for number in weight if not isinstance(number, FilteredWeight)]
+    if numbers:
+        return _interpolated(numbers, depth)
+    filtered = (own for own in weight if isinstance(own, FilteredWeight))
+    fitting = (own for own in filtered if own.filter in (None, "*") or own.filter in name)
+    first = next(fitting, None)
+    return default if first is None else weight_of(name, first.value, depth, default)
+
+
+def relative_depths(names: Sequence[str]) -> dict[str, float]:
+    """Where each parameter stands between the first layer (0) and the last (1).
+
+    What stands before the first layer counts as 0, what follows it outside of layers as 1; a single layer as 1.
+
+    Example:
+        >>> relative_depths(["emb", "h.0.w", "h.1.w", "norm"])
+        {'emb': 0.0, 'h.0.w': 0.0, 'h.1.w': 1.0, 'norm': 1.0}
+    """
+    layers = {name: block for block, own in block_wise(names).members().items() for name in own if _is_layer(block)}
+    last: dict[str, int] = {}
+    for block in layers.values():
+        stack, _, index = block.rpartition(".")
+        last[stack] = max(last.get(stack, 0), int(index))
+    depths: dict[str, float] = {}
+    outside = 0.0
+    for name in names:
+        stack, _, index = layers.get(name, "").rpartition(".")
+        depths[name] = int(index) / last[stack] if index and last[stack] else 1.0 if index else outside
+        outside = 1.0 if index else outside
+    return depths
+
+
+def _interpolated(numbers: Sequence[float], depth: float) -> float:
+    """Mergekit's gradient: linear between numbers spread evenly over depth."""
+    place = depth * (len(numbers) - 1)
+    low = int(place)
+    high = min(low + 1, len(numbers) - 1)
+    share = place - low
+    return (1 - share) * numbers[low] + share * numbers[high]
+
+
+def _normalised(table: Coefficients) -> Coefficients:
+    """Each group's weights divided by their sum, as mergekit's linear does."""
+    total = table.sum(1, keepdim=True)
+    if (total == 0).any():
+        raise ConfigError("models: the weights of a group sum to 0, so that they cannot be divided by their sum.")
+    return table / total
+
+
+def _has_gradient(weight: Weight) -> bool:
+    if not isinstance(weight, list):
+        return False
+    return any(isinstance(own.value, list) if isinstance(own, FilteredWeight) else True for own in weight)
+
+
+def _is_layer(block: str) -> bool:
+    return block.rpartition(".")[2].isdigit()

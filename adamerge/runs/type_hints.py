@@ -1,0 +1,110 @@
+"""What a type hint allows, as lists and in words."""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import Annotated, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from adamerge.runs.class_names import known_classes
+
+SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", types.NoneType: "null"}
+LISTS = (list, tuple, Sequence)
+
+
+class Option(NamedTuple):
+    """One argument of a class.
+
+    Attributes:
+        hint: Its type.
+        required: Whether it has no default.
+    """
+
+    hint: object
+    required: bool
+
+
+def alternatives(hint: object) -> tuple[object, ...]:
+    """The members of a union, or the hint itself."""
+    if get_origin(hint) is Annotated:
+        return alternatives(get_args(hint)[0])
+    if get_origin(hint) not in (Union, types.UnionType):
+        return (hint,)
+    return tuple(kind for member in get_args(hint) for kind in alternatives(member))
+
+
+def words(kinds: Sequence[object]) -> list[object]:
+    """Values that stand for themselves."""
+    return [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+
+
+def called_for(kind: object) -> type | None:
+    """The class that a callable is to return: Optimizer for Callable[[...], Optimizer]."""
+    if get_origin(kind) is not Callable:
+        return None
+    made = get_args(kind)[-1]
+    return made if isinstance(made, type) else None
+
+
+def families(kinds: Sequence[object]) -> list[type]:
+    """Classes whose objects, or whose subclasses' objects, are allowed."""
+    classes = [kind if isinstance(kind, type) else called_for(kind) for kind in kinds]
+    return [cls for cls in classes if cls is not None and cls not in SCALARS and get_origin(cls) is None]
+
+
+def section(kinds: Sequence[object]) -> type | None:
+    """The dataclass whose options are written without its name, if there is one."""
+    plain = (cls for cls in families(kinds) if is_dataclass(cls) and not inspect.isabstract(cls))
+    return next(plain, None)
+
+
+def is_choice(kinds: Sequence[object]) -> bool:
+    """Whether a class must be named: there is more than one."""
+    return bool(families(kinds)) and section(kinds) is None
+
+
+@cache
+def options(cls: type, *, called_later: bool = False) -> Mapping[str, Option]:
+    """Arguments of a class by name, without those that it is called with later."""
+    if is_dataclass(cls):
+        hints = get_type_hints(cls)
+        return {
+            own.name: Option(hints[own.name], own.default is MISSING and own.default_factory is MISSING)
+            for own in fields(cls)
+            if own.init and get_origin(hints[own.name]) is not ClassVar
+        }
+    parameters = list(inspect.signature(cls).parameters.values())[1 if called_later else 0 :]
+    named = [own for own in parameters if own.kind in (own.POSITIONAL_OR_KEYWORD, own.KEYWORD_ONLY)]
+    hints = _hints_of(cls)
+    return {own.name: Option(hints.get(own.name, object), own.default is own.empty) for own in named}
+
+
+def in_words(kinds: Sequence[object]) -> str:
+    """What is expected, for a message.
+
+    Example:
+        >>> in_words(alternatives(Literal["task", "block"] | float | None))
+        "a number, 'task', 'block' or null"
+    """
+    scalars = [SCALARS[kind] for kind in kinds if isinstance(kind, type) and kind in SCALARS and kind is not type(None)]
+    lists = ["a list"] if any(get_origin(kind) in LISTS for kind in kinds) else []
+    names = [_name(family) for family in families(kinds)]
+    null = ["null"] if type(None) in kinds else []
+    every = [*scalars, *(repr(word) for word in words(kinds)), *lists, *names, *null]
+    return " or ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
+
+
+def _name(family: type, most: int = 12) -> str:
+    """A family in words: its classes where they are few, an example where they are many."""
+    if is_dataclass(family) and not inspect.isabstract(family):
+        return f"keys of {family.__name__} ({', '.join(options(family))})"
+    known = [name for name in known_classes(family) if not name.startswith("_")]
+    return ", ".join(known) if len(known) <= most else f"the name of a class such as {' or '.join(known[:2])}"
+
+
+def _hints_of(cls: type) -> dict[str, object]:
+    try:
+        return get_type_hints(cls.__init__)
+    except (NameError, TypeError):  # a hint that only a type checker can follow
+        return {}
