@@ -1,33 +1,66 @@
-"""Learns from unlabeled data how much of each fine-tuned expert to merge into one model.
+"""Learn from unlabeled data how much of each fine-tuned expert to merge into one model.
 
 In Python, after `adamerge demo` has made a base and four experts::
 
-    from functools import partial
-    from pathlib import Path
-
-    from torch.optim import Adam
-
-    from adamerge.api import Learning, MergeConfig, ModelConfig
-    from adamerge.api import build_model, divide, export, inspect_weights, learn, load_data, open_experts
+    from adamerge import Expert, Merge
 
     tasks = ("upright", "rotated", "inverted", "occluded")
-    models = [ModelConfig(f"demo/models/{task}", calibration=f"demo/data/{task}/calibration") for task in tasks]
-    config = MergeConfig("demo/models/base", models)
-    experts = open_experts(config)
-    rows = divide(load_data(config, experts).calibration, config.data, seed=0)
-    model = build_model(config, experts, inspect_weights(experts).changed, Path("kept"))
-    learned = learn(model, config.objective, rows, Learning(partial(Adam, lr=1e-2), feasible=config.feasible))
-    export(model, learned.coefficients, Path("merged"))
-    print(learned.best_step, learned.coefficients.shape)  # coefficients: (groups, experts)
+    experts = [Expert(f"demo/models/{task}", calibration=f"demo/data/{task}/calibration") for task in tasks]
+    result = Merge("demo/models/base", experts).learn()  # any key of the YAML as a keyword; the same presets
+    result.export("merged")
+    print(result.best_step, result.coefficients.shape)  # coefficients: (groups, experts)
 
-`adamerge.api` holds all that a merge needs; importing `adamerge` alone imports nothing.
+The names below are the Python interface. They are imported on first use, so `import adamerge` alone costs nothing.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-def __getattr__(name: str) -> str:
-    """The version, looked up when it is asked for."""
-    if name != "__version__":
-        raise AttributeError(f"module 'adamerge' has no attribute {name!r}")
-    from importlib.metadata import version
+if TYPE_CHECKING:
+    from adamerge.merge import Expert as Expert
+    from adamerge.merge import Merge as Merge
+    from adamerge.merging.coefficients import load_coefficients as load_coefficients
+    from adamerge.objectives import CrossEntropy as CrossEntropy
+    from adamerge.objectives import Entropy as Entropy
+    from adamerge.objectives import HiddenAlignment as HiddenAlignment
+    from adamerge.objectives import LogitAlignment as LogitAlignment
+    from adamerge.optim import LBFGSB as LBFGSB
+    from adamerge.optim import FrankWolfe as FrankWolfe
+    from adamerge.optim import ProjectedGradient as ProjectedGradient
+    from adamerge.optim import SoftFrankWolfe as SoftFrankWolfe
+    from adamerge.optim.feasible_sets import Box as Box
+    from adamerge.optim.feasible_sets import Simplex as Simplex
+    from adamerge.optim.feasible_sets import Unbounded as Unbounded
+    from adamerge.result import Result as Result
+    from adamerge.types import ConfigError as ConfigError
+    from adamerge.types import IncompatibleExpertsError as IncompatibleExpertsError
 
-    return version("adamerge")
+    __version__: str
+
+_MODULES = {
+    "merge": ("Expert", "Merge"),
+    "merging.coefficients": ("load_coefficients",),
+    "objectives": ("CrossEntropy", "Entropy", "HiddenAlignment", "LogitAlignment"),
+    "optim": ("LBFGSB", "FrankWolfe", "ProjectedGradient", "SoftFrankWolfe"),
+    "optim.feasible_sets": ("Box", "Simplex", "Unbounded"),
+    "result": ("Result",),
+    "types": ("ConfigError", "IncompatibleExpertsError"),
+}
+_HOMES = {name: f"adamerge.{module}" for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:
+    __all__ = sorted(_HOMES)
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("adamerge")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'adamerge' has no attribute {name!r}; public names: {', '.join(__all__)}")
+        return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))
+
+    def __dir__() -> list[str]:
+        """List the public names and what is loaded already."""
+        return sorted({*globals(), *__all__, "__version__"})

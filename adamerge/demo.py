@@ -12,7 +12,6 @@ from typing import TypeAlias
 import datasets
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -23,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
+from adamerge.experts.progress_bars import without_bars
 from adamerge.storage.atomic_files import whole_folder, write_text
 from adamerge.types import ConfigError
 
@@ -255,13 +255,8 @@ def _train(
 
 def _save(model: ViTForImageClassification, folder: Path) -> None:
     """A checkpoint as anyone would publish it: weights, configuration and image processor."""
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # one for each file would bury what matters
-    try:
+    with without_bars():
         model.save_pretrained(folder)
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     processor = ViTImageProcessorPil(
         do_resize=False, size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )

@@ -17,8 +17,23 @@ Parameters: TypeAlias = Mapping[str, Tensor]
 
 
 class ConfigError(ValueError):
-    """Something the user wrote (a key, a path, a value, a pair of choices) cannot be used as it stands."""
+    """Something the user wrote (a key, a path, a value, a pair of choices) cannot be used as it stands.
+
+    Example:
+        >>> from adamerge import Box
+        >>> Box(lower=1.0, upper=0.0)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        adamerge.types.ConfigError: ...
+    """
 
 
 class IncompatibleExpertsError(ValueError):
-    """Base and experts are not checkpoints of one architecture, or a checkpoint cannot be read."""
+    """Base and experts are not checkpoints of one architecture, or a checkpoint cannot be read.
+
+    Example:
+        >>> from torch.nn import Linear
+        >>> from adamerge import Merge
+        >>> Merge(Linear(2, 2), {"wide": Linear(2, 3)}, method="average").learn()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        adamerge.types.IncompatibleExpertsError: ...
+    """

@@ -53,11 +53,20 @@ def save_coefficients(
     write_safetensors(path, {"coefficients": coefficients.detach().float().cpu()}, metadata)
 
 
-def load_coefficients(path: Path) -> Table:
+def load_coefficients(path: str | Path) -> Table:
     """Read what `save_coefficients` wrote.
 
     Raises:
         ConfigError: There is no such file, or it holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from adamerge.merging.grouping import tensor_wise
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_coefficients(Path(folder) / "c.safetensors", torch.tensor([[0.5]]), tensor_wise(["w"]), ["news"])
+        ...     found = load_coefficients(Path(folder) / "c.safetensors")
+        >>> found.coefficients, found.grouping.groups, found.experts
+        (tensor([[0.5000]]), ('w',), ('news',))
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -115,7 +115,7 @@ class Execution(ABC):
         Example:
             >>> import torch
             >>> from adamerge.batch import Batch
-            >>> from adamerge.experts.experts import from_modules
+            >>> from adamerge.experts.from_modules import from_modules
             >>> from adamerge.merging.grouping import task_wise
             >>> from adamerge.merging.merged_model import MergedModel, task_vectors
             >>> base, expert = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)

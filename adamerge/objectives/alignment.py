@@ -79,6 +79,11 @@ class LogitAlignment(Objective):
 
     Raises:
         ConfigError: The temperature is not above 0.
+
+    Example:
+        >>> batch, expert = Batch({}, torch.arange(1)), Outputs(torch.tensor([[0.0, 1.0]]))
+        >>> LogitAlignment(form="mse")(Outputs(torch.tensor([[0.0, 3.0]])), batch, expert).item()
+        2.0
     """
 
     form: Literal["kl", "mse"] = "kl"
@@ -160,6 +165,12 @@ class HiddenAlignment(Objective):
         chosen: Indices of hidden states, 0 being the embeddings' output and negative ones counting from the end; auto
             takes the middle and the last. Of encoder-decoders the encoder's come first, and its last is the middle.
         form: mse, cosine, or scaled (mse by the expert's own variance).
+
+    Example:
+        >>> batch = Batch({}, torch.arange(1))
+        >>> merged, expert = (Outputs(torch.zeros(1, 2), (torch.full((1, 3, 4), x),)) for x in (1.0, 3.0))
+        >>> HiddenAlignment(chosen=[-1], form="mse")(merged, batch, expert).item()
+        4.0
     """
 
     chosen: Literal["auto"] | list[int] = "auto"

@@ -41,6 +41,12 @@ class CrossEntropy(Objective):
     """Mean cross-entropy with the labels of the calibration rows; for language models, with the next token.
 
     The mean is over the rows or counted positions; a last position, after which nothing comes, counts as zero.
+
+    Example:
+        >>> import torch
+        >>> batch = Batch({}, torch.arange(1), labels=torch.tensor([1]))
+        >>> round(CrossEntropy()(Outputs(torch.zeros(1, 2)), batch, None).item(), 4)
+        0.6931
     """
 
     @property

@@ -46,6 +46,12 @@ class Entropy(Objective):
 
     Raises:
         ConfigError: The temperature is not above 0.
+
+    Example:
+        >>> import torch
+        >>> batch = Batch({}, torch.arange(1))
+        >>> round(Entropy()(Outputs(torch.zeros(1, 2)), batch, None).item(), 4)  # log 2: two classes, undecided
+        0.6931
     """
 
     temperature: float = 1.0

@@ -38,6 +38,20 @@ class SoftFrankWolfe(FrankWolfeOptions):
     Reference:
         H. Chen et al., "FW-Merging: scaling model merging with Frank-Wolfe optimization", ICCV 2025; S. Lacoste-Julien,
         M. Jaggi, "On the global linear convergence of Frank-Wolfe optimization variants", NeurIPS 2015, algorithm 4.
+
+    Example:
+        >>> from adamerge.optim.feasible_sets import Simplex
+        >>> coefficients = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0]]))
+        >>> optimizer = SoftFrankWolfe(top_k=2).build([coefficients], Simplex())
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (coefficients - torch.tensor([[0.0, 0.75, 0.25]])).square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> while not optimizer.done:
+        ...     _ = optimizer.step(closure)
+        >>> coefficients.data.round(decimals=3)
+        tensor([[0.0000, 0.7500, 0.2500]])
     """
 
     top_k: int = 3

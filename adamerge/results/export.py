@@ -70,12 +70,12 @@ def export(
     """
     base = model.experts.checkpoint
     if base is None:
-        raise ConfigError("export writes a copy of the base's files, so base and experts must be checkpoints on disk.")
+        raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
     if folder.exists():
         raise ConfigError(f"{folder}: exists already; choose another place for the merged checkpoint.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
-        dtypes = _dtypes(model.experts, dtype)
+        dtypes = backbone_dtypes(model.experts, dtype)
         shards = _write_backbone(model, coefficients, part, dtypes, shard_bytes)
         _write_index(part, shards, _write_rest_of_base(model.experts, part, dtype))
         _write_side_files(base, part, _usual(model.experts, dtypes))
@@ -173,7 +173,7 @@ def _write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | Non
     rest |= {name: experts.checkpoint.tensors[name] for name in experts.left_out}
     if not rest:
         return {}
-    rest = {name: tensor.to(_asked(tensor.dtype, dtype)) for name, tensor in rest.items()}
+    rest = {name: tensor.to(dtype_on_disk(tensor.dtype, dtype)) for name, tensor in rest.items()}
     write_safetensors(folder / "model-base.safetensors", rest, {"format": "pt"})
     return {"model-base.safetensors": {name: Header(tensor.shape, tensor.dtype) for name, tensor in rest.items()}}
 
@@ -191,7 +191,7 @@ def _write_task(
     for file in shards:
         _link(root / file, folder / file)
     head = {expert.disk.get(name, name): expert.weights[name] for name in expert.whole_head}
-    head = {name: tensor.to(_asked(tensor.dtype, dtype)) for name, tensor in head.items()}
+    head = {name: tensor.to(dtype_on_disk(tensor.dtype, dtype)) for name, tensor in head.items()}
     write_safetensors(folder / "model-head.safetensors", head, {"format": "pt"})
     _write_index(folder, shards, {"model-head.safetensors": {n: Header(t.shape, t.dtype) for n, t in head.items()}})
     assert expert.checkpoint is not None
@@ -219,12 +219,12 @@ def _write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) 
             shutil.copy(file, folder / file.name)
 
 
-def _asked(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+def dtype_on_disk(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
     """The dtype that was asked for, if one was; integers stay what they are."""
     return dtype if dtype is not None and own.is_floating_point else own
 
 
-def _dtypes(experts: Experts, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+def backbone_dtypes(experts: Experts, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """Of each backbone tensor: as asked for, else the smallest that holds the base's and the experts' exactly."""
     dtypes: dict[str, torch.dtype] = {}
     for name in _backbone(experts):
@@ -232,7 +232,7 @@ def _dtypes(experts: Experts, dtype: torch.dtype | None) -> dict[str, torch.dtyp
         for weights in experts.weights.values():
             if name in experts.shared:
                 own = torch.promote_types(own, weights.headers[name].dtype)
-        dtypes[name] = _asked(own, dtype)
+        dtypes[name] = dtype_on_disk(own, dtype)
     return dtypes
 
 

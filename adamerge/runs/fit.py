@@ -36,8 +36,8 @@ from adamerge.storage.kept import Keeper, Key
 
 
 @dataclass(frozen=True, eq=False)
-class Merge:
-    """Result of a finished job.
+class Finished:
+    """Result of a finished run.
 
     Attributes:
         run_dir: Where everything was written.
@@ -52,7 +52,7 @@ class Merge:
     exported: Exported
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     """What is to be merged, read and checked.
 
     Attributes:
@@ -66,7 +66,7 @@ class _Opened(NamedTuple):
     data: Data
 
 
-def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Merge | None:
+def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Finished | None:
     """Run a whole job.
 
     Args:
@@ -92,7 +92,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     made_from = inputs(config, opened.experts, opened.data)
     remember(made_from, run.inputs)
     keeper = keeper_for(console, accept_unkeyed=resume)
-    staged, held_out = _learn(
+    staged, held_out = learn_merge(
         config, opened, learning, run, key_of_run(made_from, resolved), keeper, console, resume=resume
     )
     model, learned = staged.model, staged.learned
@@ -107,10 +107,10 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     redo = json.dumps(recipe(config, resolved, made_from, run), indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
     _tell_places(console, run, learned, exported)
-    return Merge(run.path, learned, comparison, exported)
+    return Finished(run.path, learned, comparison, exported)
 
 
-def _open(config: MergeConfig, run: RunDirectory, console: Console) -> _Opened:
+def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     """Open experts and rows, and check everything that can be known before anything is written."""
     experts = open_experts(config)
     _tell(console, describe(experts))
@@ -122,12 +122,12 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> _Opened:
     check_layers(config.objective, experts, data)
     _tell(console, learning_notes(config))
     check_space(config, experts, run)
-    return _Opened(experts, inspection.changed, data)
+    return Opened(experts, inspection.changed, data)
 
 
-def _learn(
+def learn_merge(
     config: MergeConfig,
-    opened: _Opened,
+    opened: Opened,
     learning: Learning,
     run: RunDirectory,
     key: Key,

@@ -1,0 +1,101 @@
+"""What Python users hold instead of paths: modules, state dicts, texts, datasets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from adamerge.data.in_memory import RowsLike, as_table
+from adamerge.data.settings import DataSource
+from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
+from adamerge.experts.experts import Experts
+from adamerge.experts.from_modules import from_modules
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.config import MergeConfig, ModelConfig
+
+Model: TypeAlias = str | Path | nn.Module | Mapping[str, Tensor]
+"""A checkpoint (directory or hub id), a module, or a state dict."""
+
+Weights: TypeAlias = nn.Module | Mapping[str, Tensor]
+"""A model in memory."""
+
+IN_MEMORY = "(in memory)"
+"""What a configuration says where there is no path."""
+
+ROWS = ("calibration", "evaluation")
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Models and rows that have no path.
+
+    Attributes:
+        models: By task; the base's name is the empty string.
+        rows: By task, and by what they are for (calibration, evaluation).
+    """
+
+    models: dict[str, Weights] = field(default_factory=dict[str, Weights])
+    rows: dict[tuple[str, str], RowsLike] = field(default_factory=dict[tuple[str, str], RowsLike])
+
+    @property
+    def words(self) -> list[str]:
+        """What it is, as keys of the configuration."""
+        models = [f"model of {task}" if task else "base_model" for task in self.models]
+        return models + [f"{key} of {task}" for task, key in self.rows]
+
+    def take_model(self, model: Model, task: str = "") -> str:
+        """The model as a configuration names it; one without a path is kept here."""
+        if isinstance(model, str | Path):
+            return str(model)
+        self.models[task] = model
+        return IN_MEMORY
+
+    def take_rows(self, rows: RowsLike | None, task: str, key: str) -> object:
+        """Rows as a configuration names them; those without a path are kept here."""
+        if rows is None or isinstance(rows, str | DataSource):
+            return rows
+        if isinstance(rows, Path):
+            return str(rows)
+        place = rows.get("path") if isinstance(rows, Mapping) else None
+        if isinstance(place, str | Path):
+            return {**dict(rows), "path": str(place)}  # pyright: ignore
+        self.rows[task, key] = rows
+        return IN_MEMORY
+
+    def put_back(self, config: MergeConfig) -> MergeConfig:
+        """The configuration with the rows in place of the words that stand for them."""
+        return replace(config, models=[self._with_rows(model, config.seed_everything) for model in config.models])
+
+    def _with_rows(self, model: ModelConfig, seed: int) -> ModelConfig:
+        mine = {key: _table(rows, task, seed) for (task, key), rows in self.rows.items() if task == model.name}
+        return replace(model, **mine)  # pyright: ignore[reportArgumentType]
+
+
+def _table(rows: RowsLike, task: str, seed: int) -> RowsLike:
+    """Rows in memory; those that were given with column names, under `path`, as a table that knows these."""
+    if not (isinstance(rows, Mapping) and "path" in rows):
+        return rows
+    columns = {str(key): value for key, value in rows.items() if key != "path"}
+    return as_table(rows["path"], task, DataSource(IN_MEMORY, **columns), seed)  # pyright: ignore
+
+
+def open_all(config: MergeConfig, memory: InMemory) -> Experts:
+    """Open base and experts, on disk or in memory.
+
+    Raises:
+        ConfigError: A model cannot be found.
+        IncompatibleExpertsError: With every problem of every expert, a line each.
+    """
+    if not memory.models:
+        return open_experts(config)
+    base, *experts = (
+        memory.models[task] if task in memory.models else _opened(source, config)
+        for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]
+    )
+    return from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
+
+
+def _opened(source: str, config: MergeConfig) -> Checkpoint:
+    return open_checkpoint(source, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code)

@@ -1,0 +1,202 @@
+"""The Python entry point: experts, and a merge of them."""
+
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from rich.console import Console
+
+from adamerge.data.in_memory import RowsLike
+from adamerge.data.modality import Processor
+from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.summary import describe
+from adamerge.experts.zero_shot import ZeroShot
+from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
+from adamerge.result import Result
+from adamerge.runs.build_model import check_task_vectors
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.fit import Finished, Opened, fit, learn_merge
+from adamerge.runs.learning_settings import learning_notes, learning_of
+from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.read_config import merge_config
+from adamerge.runs.run_directory import RunDirectory
+from adamerge.runs.save_config import resolved
+from adamerge.storage.kept import Keeper
+from adamerge.types import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """One expert: its weights, its rows, and the name of its task.
+
+    Args:
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint; or a module, or a state dict.
+        task: Name of the task; by default the last part of the path. Required for a model in memory.
+        calibration: Unlabeled rows: a path, a mapping of path and column names, a list of texts, a `datasets.Dataset`
+            or a PyTorch dataset of tensors. Without any the expert gets coefficients but adds no loss.
+        evaluation: Labeled rows, if the result is to be measured; the same types.
+        loss_weight: Factor of this task's objective.
+        zero_shot: Class names and templates instead of a head, for CLIP-like models.
+        parameters: The expert's start coefficient in mergekit's words: {"weight": 0.4}.
+
+    Example:
+        >>> Expert("models/news", calibration="news.jsonl").name
+        'news'
+        >>> import torch
+        >>> Expert(torch.nn.Linear(2, 2), task="line").name
+        'line'
+    """
+
+    model: Model
+    task: str | None = None
+    calibration: RowsLike | None = None
+    evaluation: RowsLike | None = None
+    loss_weight: float = 1.0
+    zero_shot: ZeroShot | Mapping[str, object] | None = None
+    parameters: Mapping[str, object] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        if self.task is None and not isinstance(self.model, str | Path):
+            raise ConfigError(
+                f"Expert: a {type(self.model).__name__} in memory has no name of its own; expected a task, found none. "
+                "Write Expert(model, task='news'), or Merge(base, {'news': model})."
+            )
+        return self.task or Path(str(self.model).partition("@")[0]).name
+
+    @property
+    def written(self) -> dict[str, object]:
+        """Keys of the YAML that differ from their defaults."""
+        values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = {field.name: field.default for field in fields(self)}
+        return {key: value for key, value in values.items() if value is not defaults[key]}
+
+
+Pool: TypeAlias = Sequence[Expert | Mapping[str, object] | str | Path] | Mapping[str, Expert | Model]
+"""Experts in a list, or by the name of their task."""
+
+
+class Merge:
+    """A base, experts fine-tuned from it, and how to merge them.
+
+    Args:
+        base_model: Directory or hub id of the base; or a module, or a state dict.
+        models: The experts in a list, or by the name of their task.
+        processor: Tokenizer or image processor for rows that are not tensors; by default the one saved with the base.
+        settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
+            file, what is not written is decided by the method. Classes are given as objects or by name.
+
+    Attributes:
+        config: All settings, as `adamerge fit` would use them.
+
+    Raises:
+        ConfigError: Every unknown key, wrong type and wrong value, in one message.
+
+    Example:
+        >>> Merge("models/base", ["models/news", "models/mail"], method="ties").config.method
+        'ties'
+        >>> Merge("models/base", ["models/news"], trainer={"max_step": 20})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        adamerge.types.ConfigError: ...Did you mean max_steps?
+    """
+
+    def __init__(
+        self, base_model: Model, models: Pool, *, processor: Processor | None = None, **settings: object
+    ) -> None:
+        self._memory, self._processor = InMemory(), processor
+        base, notes = self._memory.take_model(base_model), list[str]()
+        keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
+        self.config: MergeConfig = merge_config(keys, notes.append)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+
+    def learn(self, *, console: Console | None = None) -> Result:
+        """Learn coefficients; nothing is written but temporary files, which live as long as the result.
+
+        Args:
+            console: Where to report what `adamerge fit` reports. By default nothing is printed, and what a user should
+                know of the data and the models (rows dropped, a suspicious expert) is given by `warnings.warn`.
+
+        Raises:
+            ConfigError: Something in the settings or the rows cannot be used.
+            IncompatibleExpertsError: Base and experts do not belong together.
+            KeyboardInterrupt: Ctrl-C; the step under way is finished first.
+        """
+        out = console or Console(quiet=True)
+        learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
+        opened, description, notes = self._open()
+        for line in notes if console is None else ():
+            warnings.warn(line.removeprefix("warning: "), stacklevel=2)
+        for line in (*description, *notes):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+        folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
+        removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
+        try:
+            staged, held_out = learn_merge(
+                self.config, opened, learning, RunDirectory(folder), {}, Keeper(), out, resume=False
+            )
+        except BaseException:
+            removed()
+            raise
+        if staged.learned.interrupted:
+            raise KeyboardInterrupt
+        return Result(staged, held_out, opened, self.config)
+
+    def fit(self, run_dir: str | Path, *, resume: bool = False, console: Console | None = None) -> Finished:
+        """Do what `adamerge fit` does: learn, export, compare and report, all into a run directory.
+
+        Args:
+            run_dir: Where to; must not exist, unless a run is resumed.
+            resume: Continue the run that the directory holds.
+            console: Where to report; by default standard output.
+
+        Raises:
+            ConfigError: Something in the settings or the rows cannot be used, or has no path to be found again at.
+            IncompatibleExpertsError: Base and experts do not belong together.
+            KeyboardInterrupt: Ctrl-C; call again with resume=True to continue.
+        """
+        if self._memory.words:
+            raise ConfigError(
+                f"{', '.join(self._memory.words)}: a run directory can be resumed and exported again, so expected "
+                "paths or hub ids, found objects in memory. Save them first, or use learn()."
+            )
+        config = replace(self.config, run_dir=str(Path(run_dir).expanduser()))
+        done = fit(config, resolved(config), resume=resume, console=console)
+        if done is None:
+            raise KeyboardInterrupt
+        return done
+
+    def _open(self) -> tuple[Opened, list[str], list[str]]:
+        """Models and rows, found usable; what is merged, in words; what a user should know of them."""
+        config = self._memory.put_back(self.config)
+        experts = open_all(config, self._memory)
+        inspection = inspect_weights(experts)
+        check_task_vectors(config, experts, inspection.changed)
+        data = load_data(config, experts, processor=self._processor)
+        check_layers(config.objective, experts, data)
+        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
+        description = [line for line in describe(experts) if not line.startswith("warning: ")]
+        return Opened(experts, inspection.changed, data), description, notes
+
+    def _written(self, expert: Expert | Mapping[str, object]) -> dict[str, object]:
+        """An expert's keys as a configuration holds them; what has no path is put aside."""
+        keys = expert.written if isinstance(expert, Expert) else dict(expert)
+        if "model" not in keys:  # the configuration reports it
+            return keys
+        task = str(keys.get("task") or Expert(keys["model"]).name)  # pyright: ignore[reportArgumentType]
+        model = self._memory.take_model(keys["model"], task)  # pyright: ignore[reportArgumentType]
+        rows = {key: self._memory.take_rows(keys[key], task, key) for key in ROWS if key in keys}  # pyright: ignore
+        return {**keys, **rows, "model": model, **({"task": task} if model == IN_MEMORY else {})}
+
+
+def _listed(models: Pool) -> list[Expert | Mapping[str, object]]:
+    """Experts in a list, each with its name where they were given by name."""
+    if isinstance(models, Mapping):
+        return [replace(e, task=t) if isinstance(e, Expert) else Expert(e, task=t) for t, e in models.items()]
+    return [model if isinstance(model, Expert | Mapping) else Expert(model) for model in models]

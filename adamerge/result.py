@@ -1,0 +1,125 @@
+"""What a merge learned, and what can be done with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from adamerge.calibration.agreement import HeldOut
+from adamerge.data.rows import Rows
+from adamerge.learning.two_stages import Staged
+from adamerge.merging.coefficients import save_coefficients
+from adamerge.results.compare import Comparison, compare
+from adamerge.results.evaluate import Evaluation, Scores
+from adamerge.results.export import Exported, export
+from adamerge.results.merged_modules import export_modules, merged_module
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.fit import Opened
+from adamerge.types import Coefficients, ConfigError
+
+
+class Result:
+    """What a merge learned, and what can be done with it.
+
+    merged[p] = centre[p] + Σₖ cₖ[group of p] · (expertₖ[p] − centre[p])
+
+    Attributes:
+        coefficients: c of the best iterate, fp32, (G, K).
+        groups: Names of its rows, (G,).
+        experts: Names of its columns, (K,).
+        best_step: Step of the best iterate.
+        history: What was measured at each look at the held-out rows.
+        certificate: Measures of convergence at the best iterate, a gap for example; empty for torch's optimisers.
+        model: The experts and their task vectors, for a loop of your own.
+
+    Example:
+        >>> from torch import nn
+        >>> from adamerge import Merge
+        >>> base, expert = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        >>> _ = base.weight.data.fill_(2), expert.weight.data.fill_(3)
+        >>> result = Merge(base, {"news": expert}, method="task_arithmetic").learn()
+        >>> result.coefficients, result.groups, result.experts
+        (tensor([[0.3000]]), ('model',), ('news',))
+        >>> round(result.module("news").weight.item(), 4)
+        2.3
+    """
+
+    def __init__(self, staged: Staged, held_out: HeldOut, opened: Opened, config: MergeConfig) -> None:
+        self.model, self._learned, self._held_out = staged.model, staged.learned, held_out
+        self._opened, self._config = opened, config
+        self.coefficients: Coefficients = self._learned.coefficients
+        self.groups: tuple[str, ...] = self.model.grouping.groups
+        self.experts: tuple[str, ...] = self.model.vectors.experts
+        self.best_step: int = self._learned.best_step
+        self.history: list[dict[str, float]] = self._learned.history
+        self.certificate: dict[str, float] = self._learned.certificate
+
+    def __repr__(self) -> str:
+        """Sizes and the best step."""
+        return f"Result({len(self.groups)} groups × {len(self.experts)} experts, best_step={self.best_step})"
+
+    def module(self, task: str, *, dtype: torch.dtype | None = None) -> nn.Module:
+        """Build the module of a task with merged weights and the expert's own head, in eval mode.
+
+        Args:
+            task: Name of the task.
+            dtype: Of the numbers; by default one that holds base and experts exactly.
+
+        Raises:
+            ConfigError: There is no such task.
+        """
+        return merged_module(self.model, self.coefficients, task, dtype=dtype)
+
+    def export(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Exported:
+        """Write the merged checkpoint, complete or not at all.
+
+        Merges of checkpoints, and of transformers modules in memory, load by `from_pretrained`; of other modules the
+        state dict is written as model.safetensors. Each task with a head of its own gets a folder in it.
+
+        Args:
+            folder: Where to; must not exist.
+            dtype: Of the numbers on disk; by default that of the key out_dtype.
+
+        Raises:
+            ConfigError: The folder exists.
+        """
+        dtype = dtype or (getattr(torch, self._config.out_dtype) if self._config.out_dtype else None)
+        experts = self.model.experts
+        on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
+        write = export if on_disk else export_modules
+        return write(self.model, self.coefficients, Path(folder).expanduser(), dtype=dtype)
+
+    def save_coefficients(self, file: str | Path) -> None:
+        """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""
+        save_coefficients(Path(file), self.coefficients, self.model.grouping, self.experts)
+
+    def agreement(self) -> dict[str, float]:
+        """Share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""
+        return self._held_out.agreement(self.model, self.coefficients)
+
+    def scores(self) -> Scores:
+        """Accuracy in %, or perplexity, on the evaluation rows, by task, and "mean".
+
+        Raises:
+            ConfigError: No expert has evaluation rows.
+        """
+        return Evaluation(self.model, self._labeled(), self._held_out.size).merged(self.coefficients)
+
+    def compare(self) -> Comparison:
+        """Measure base, experts, average, task arithmetic and this merge on the evaluation rows.
+
+        Raises:
+            ConfigError: No expert has evaluation rows.
+        """
+        rows, quiet = self._labeled(), Console(quiet=True)
+        return compare(self.model, self._opened.changed, rows, self._held_out, self.coefficients, quiet)
+
+    def _labeled(self) -> Mapping[str, Rows]:
+        if not self._opened.data.evaluation:
+            raise ConfigError(
+                "evaluation: expected labeled rows of at least one expert, found none. Give some: "
+                "Expert(…, evaluation=rows)."
+            )
+        return self._opened.data.evaluation
