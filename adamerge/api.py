@@ -5,9 +5,11 @@ Not in `adamerge` itself: there `learn`, `export` and `fit` are modules, and imp
 
 from adamerge.calibration.agreement import hold_out
 from adamerge.calibration.pseudo_answers import answer
-from adamerge.data.rows import Batching, DataSource, PseudoAnswers, TensorRows
-from adamerge.experts.experts import Split, from_modules
+from adamerge.data.rows import TensorRows
+from adamerge.data.settings import Batching, DataSource, PseudoAnswers
+from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.name_patterns import Split
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, Learned, divide, learn
 from adamerge.learning.settings import Learning

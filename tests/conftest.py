@@ -7,10 +7,15 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and rounding would follow the machine
 
+import fcntl
 import shutil
 
+import hypothesis
 import pytest
 from support.families import save_text_family
+
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)  # the same examples always
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
@@ -19,16 +24,29 @@ def text_family(tmp_path_factory):
     return save_text_family(tmp_path_factory.mktemp("family"))
 
 
+def made_once(root, name, make):
+    """A folder under `root` that the first process to ask for it makes; the others wait for it."""
+    done, folder = root / f"{name}.done", root / name
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory):
+def demo_folder(tmp_path_factory, request):
     """What `adamerge demo` leaves, its finished run included, with a model trained for less long; not to be altered."""
     from adamerge import cli, demo
 
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "TRAINING", demo.Training(base_steps=300, expert_steps=150))
-        assert cli.main(["demo", "--folder", str(folder)]) == 0
-    return folder
+    def make(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(demo, "TRAINING", demo.Training(base_steps=300, expert_steps=150))
+            assert cli.main(["demo", "--folder", str(folder)]) == 0
+
+    own = tmp_path_factory.getbasetemp()
+    return made_once(own.parent if hasattr(request.config, "workerinput") else own, "demo", make)
 
 
 @pytest.fixture

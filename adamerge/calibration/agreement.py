@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adamerge.batch import Batch, Outputs
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, count, move
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives import Objective
-from adamerge.types import Batch, Outputs, Parameters
+from adamerge.types import Parameters
 
 
 def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:

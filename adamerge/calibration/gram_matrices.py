@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from adamerge.batch import present_at
 from adamerge.data.rows import Rows, move
 from adamerge.merging.merged_model import MergedModel
-from adamerge.objectives.objective import present_at
 from adamerge.types import ConfigError, Parameters
 
 ROOM = 2**28
@@ -102,7 +102,7 @@ def _gram(
 ) -> dict[str, Tensor]:
     """One task's Gram matrices, (D, D) each; zero for a layer that the task's model does not run."""
     widths, module = linear_layers(model), model.experts.tasks[task].own_module
-    if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+    if model.experts.tasks[task].kind.encoder_decoder:
         size = 1  # no padding: of which of its two halves a layer's input is cannot be told from the input
     totals = {name: torch.zeros(widths[name], widths[name], dtype=model.vectors.dtype) for name in names}
     totals = {name: total.to(model.vectors.device) for name, total in totals.items()}

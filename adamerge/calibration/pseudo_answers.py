@@ -10,8 +10,9 @@ import torch
 from transformers import GenerationConfig
 
 from adamerge.calibration.cache_keys import made_from
-from adamerge.data.rows import PseudoAnswers, Rows, move
-from adamerge.data.text import Prompts
+from adamerge.data.rows import Rows, move
+from adamerge.data.settings import PseudoAnswers
+from adamerge.data.text_rows import Prompts
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import write_text
 

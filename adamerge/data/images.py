@@ -1,25 +1,58 @@
-"""Rows of images → the inputs of a transformers model."""
+"""Rows of images, with a class per row."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
+from transformers import AutoImageProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import override
 
+from adamerge.batch import Batch
+from adamerge.data.contents import contents
+from adamerge.data.labels import labels_of
+from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.rows import Rows
+from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
-from adamerge.types import Batch
+from adamerge.experts.experts import Expert
+from adamerge.experts.model_kind import ModelKind, classes_by_token
+
+
+class Images(Modality):
+    """An image per row, for classifiers of images."""
+
+    main_input: ClassVar = "pixel_values"
+    loader: ClassVar = AutoImageProcessor
+    loads: ClassVar = "image processor"
+
+    @override
+    def fits(self, kind: ModelKind, table: Table) -> bool:
+        return True
+
+    @override
+    def columns(self, table: Table, encoding: Encoding) -> dict[str, str]:
+        label = {"label": table.source.label} if encoding.labeled else {}
+        return {"image": table.source.image, **label}
+
+    @override
+    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+        table = table.with_images(table.source.image)
+        found = contents(table, self.columns(table, encoding))
+        images = cast(ImageProcessingMixin, processor)
+        classes_by_token(expert.module, expert.kind, ImageRows(table, images, None).batch([0]).inputs, table.task)
+        labels, notes = labels_of(table, expert.kind, encoding)
+        return Encoded(ImageRows(table, images, labels), found, notes)
 
 
 class ImageRows(Rows):
-    """Images, processed when a batch is made: 256 of them would take 150 MB as pixels of floats.
+    """Images, processed when a batch is made: 256 of them would take 150 MB as floating-point pixels.
 
     Args:
         table: Holds the images in the column that its source names.
         processor: Makes pixel values.
-        labels: One a row, or None.
+        labels: One per row, or None.
     """
 
     def __init__(self, table: Table, processor: ImageProcessingMixin, labels: Sequence[int] | None) -> None:

@@ -2,11 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 
+from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
+from adamerge.experts.model_kind import ModelKind
+
+
+def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[int] | None, tuple[str, ...]]:
+    """Read the label of each row of a classifier, where labels are asked for, and notes for the user.
+
+    Raises:
+        ConfigError: As `label_indices` does.
+    """
+    if not encoding.labeled:
+        return None, ()
+    classes = kind.classes
+    if encoding.classes is not None:
+        classes = {name: index for index, name in enumerate(encoding.classes)}
+    labels, note = label_indices(table, classes, kind.num_classes or len(classes))
+    return labels, (note,) if note else ()
 
 
 def label_indices(table: Table, classes: Mapping[str, int], count: int) -> tuple[list[int], str | None]:
-    """The model's index of each row's label.
+    """Find the model's index of each row's label.
 
     Classes of a column (a folder of images has a class for each of its sub-folders, in alphabetical order) and labels
     in words are looked up by name. Names that the model does not know mean themselves where they are numbers; of a

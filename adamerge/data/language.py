@@ -1,205 +1,220 @@
-"""Rows of a language model: texts, texts and completions, or chats, and which of their positions count."""
+"""Rows of a language model: texts, or prompts with completions, and which of their positions count."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, cast
 
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing_extensions import override
 
-from adamerge.data.chats import question, read_chats, render, render_last_turn
+from adamerge.data.contents import contents
+from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.rows import Rows
+from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
-from adamerge.data.text import Prompts, TextRows
-from adamerge.experts.model_kind import fills_in
+from adamerge.data.text_rows import Prompts, TextRows
+from adamerge.data.tokenize import check_padding, token_limit
+from adamerge.experts.experts import Expert
+from adamerge.experts.model_kind import ModelKind, classes_by_token
 
 
-@dataclass(frozen=True)
-class Speech:
-    """What of a language model's rows counts, and whether they are to be answered first.
-
-    Attributes:
-        positions: all, or completion: those that predict a token of the completion, or of a chat's last turn.
-        answer: Tokens of the answer that each prompt is to be given at most; None takes rows as they are.
-    """
-
-    positions: Literal["all", "completion"] = "all"
-    answer: int | None = None
-
-
-class Told(NamedTuple):
+class Example(NamedTuple):
     """One row of a language model in token ids.
 
     Attributes:
         prompt: What is given; all of a text that has no completion.
-        completion: What follows it, or what an encoder-decoder says to it.
+        completion: What follows it, or what a decoder answers to it.
     """
 
     prompt: list[int]
     completion: list[int]
 
 
-def told(
-    table: Table,
-    module: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    limit: int,
-    speech: Speech,
-    *,
-    labeled: bool,
-) -> tuple[TextRows, tuple[str, ...]]:
-    """Rows of a language model: text, text and completion, or chat messages.
+class Language(Modality):
+    """Texts, or prompts with completions, for language models.
 
-    Prompt and completion are tokenised apart and put together. An encoder-decoder's completion ends as its tokenizer
-    ends a text; to a decoder's nothing is added. Of a chat, the assistant's last turn is the completion.
+    Prompt and completion are tokenised separately and joined. An encoder-decoder's completion ends as its tokenizer
+    ends a text; to that of a decoder nothing is added.
+    """
+
+    main_input: ClassVar = "input_ids"
+    loader: ClassVar = AutoTokenizer
+    loads: ClassVar = "tokenizer"
+
+    @override
+    def fits(self, kind: ModelKind, table: Table) -> bool:
+        return kind.language_model
+
+    @override
+    def columns(self, table: Table, encoding: Encoding) -> dict[str, str]:
+        source = table.source
+        completed = source.completion and not awaits_answers(encoding)
+        return {"text": source.text, **({"completion": source.completion} if completed and source.completion else {})}
+
+    @override
+    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+        tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
+        found = contents(table, self.columns(table, encoding))
+        check_padding(table.task, kind, tokenizer)
+        limit = token_limit(kind, tokenizer, encoding.max_length)
+        if awaits_answers(encoding):
+            room = prompt_limit(table, kind, encoding, limit)
+            shown = table.texts(table.source.text)
+            prompts = tokenizer(shown, truncation=True, max_length=room)["input_ids"]
+            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts, shown, room)
+        else:
+            check_measured(table, kind, encoding, completed=table.source.completion is not None)
+            examples = _examples(table, kind, tokenizer, limit)
+            rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
+        return Encoded(rows, found, notes)
+
+
+def awaits_answers(encoding: Encoding) -> bool:
+    """Whether an expert is to answer the rows before they are learned from; labels are never replaced by answers."""
+    return encoding.answer_tokens is not None and not encoding.labeled
+
+
+def prompt_limit(table: Table, kind: ModelKind, encoding: Encoding, limit: int) -> int:
+    """Tokens per prompt at most: a model that continues its prompt needs room for the answer.
+
+    Raises:
+        ConfigError: The model cannot generate, or no room is left.
+    """
+    answer = encoding.answer_tokens or 0
+    if kind.predicts == "masked token":
+        raise table.error(f"{kind.architecture} cannot generate, so it gives no pseudo-answers.")
+    room = limit if kind.encoder_decoder else limit - answer
+    if room < 1:
+        raise table.error(
+            f"answers of {answer} tokens (data.pseudo_answers.max_new_tokens) leave no room for a prompt in rows of "
+            f"{limit} tokens (data.max_length)."
+        )
+    return room
+
+
+def prompt_rows(
+    table: Table,
+    expert: Expert,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    prompts: Sequence[list[int]],
+    shown: Sequence[object],
+    room: int,
+) -> tuple[Rows, tuple[str, ...]]:
+    """Make prompts that await answers, without those that have no token or more than `room`; the count is noted.
+
+    Raises:
+        ConfigError: None is left, or the model cannot be used.
+    """
+    kept = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) <= room]
+    if not kept:
+        raise table.error(f"no row has a prompt of 1 to {room} tokens, so there is nothing to answer.")
+    rows = Prompts(
+        [prompts[i] for i in kept],
+        [shown[i] for i in kept],
+        tokenizer,
+        start=expert.kind.decoder_start if expert.kind.encoder_decoder else None,
+        completion_only=encoding.positions == "completion",
+    )
+    _try(table, expert, rows.answered([[0]] * len(rows)))
+    return rows, _dropped(table, len(prompts) - len(kept), len(prompts), room)
+
+
+def check_measured(table: Table, kind: ModelKind, encoding: Encoding, *, completed: bool) -> None:
+    """Refuse rows of which nothing would count, or whose perplexity means nothing.
 
     Args:
         table: The rows.
-        module: The language model.
-        tokenizer: Of the base.
-        limit: Tokens a row at most.
-        speech: Which positions count.
-        labeled: Whether perplexity will be measured on them.
-
-    Returns:
-        The rows that have a position that counts, and how many were left out, in words.
+        kind: Of their model.
+        encoding: Which positions count, and whether perplexity is measured.
+        completed: Whether the rows have completions.
 
     Raises:
-        ConfigError: A row has no text or messages, no row has a position that counts, or perplexity is to be measured
-            where it means nothing.
+        ConfigError: Says what to give instead.
     """
-    both = cast(PreTrainedModel, module).config.is_encoder_decoder
-    if labeled:
-        _check_perplexity(table, module)
-    last = speech.positions == "completion"
-    if last and not (table.source.messages or table.source.completion):
+    if encoding.labeled and kind.predicts == "masked token":
+        raise table.error(
+            f"{kind.architecture} fills in words that it sees both sides of; the perplexity of the next word, which is "
+            "what is measured of language models, means nothing for it. Leave out this task's evaluation."
+        )
+    if encoding.labeled and kind.encoder_decoder and not table.source.completion:
+        raise table.error(
+            f"expected a column with what {kind.architecture} is to answer (key completion of the evaluation), as "
+            "perplexity is measured on it, but none is named."
+        )
+    if encoding.positions == "completion" and not completed:
         raise table.error(
             "expected a column of completions, as nothing else counts (data.positions: completion), but none is named. "
             "Name it (key completion), give chat messages (key messages), or let the experts answer "
             "(data.pseudo_answers)."
         )
-    if table.source.messages:
-        _check_chats(table, module)
-        rows = _chats(table, tokenizer, limit, last)
-    else:
-        rows = _texts(table, tokenizer, limit, both)
-    predicted = [_predicted(row, both, last, labeled) for row in rows]
-    kept = [row for row, count in zip(rows, predicted, strict=True) if count > 0]
-    if not kept:
-        what = "perplexity cannot be measured" if labeled else "nothing can be learned from them"
-        raise table.error(f"no row has a token to predict within {limit} tokens, so {what}.")
-    notes = () if len(kept) == len(rows) else (_left_out(table, len(rows) - len(kept), len(rows), limit),)
-    if both:
-        start = _start(module)
-        spoken = [[start, *row.completion] for row in kept]
-        return TextRows([row.prompt for row in kept], tokenizer, everywhere=True, spoken=spoken), notes
-    counted = [len(row.prompt) for row in kept] if last else None
-    whole = [[*row.prompt, *row.completion] for row in kept]
-    return TextRows(whole, tokenizer, everywhere=True, counted=counted), notes
 
 
-def asked(
-    table: Table, module: nn.Module, tokenizer: PreTrainedTokenizerBase, limit: int, speech: Speech
-) -> tuple[Prompts, tuple[str, ...]]:
-    """Rows that are to be answered by an expert: texts, or chats without the assistant's last turn.
-
-    A model that goes on with its prompt is left room for the answer: longer texts are cut off at their end, longer
-    chats are left out.
+def example_rows(
+    table: Table,
+    expert: Expert,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    examples: Sequence[Example],
+    limit: int,
+) -> tuple[Rows, tuple[str, ...]]:
+    """Make rows to learn from or to measure, without those in which no position counts; the count is noted.
 
     Raises:
-        ConfigError: The model cannot generate, a row has no text or messages, or there is no room for an answer.
+        ConfigError: No row is left, or the model cannot be used.
     """
-    assert speech.answer is not None
-    config = cast(PreTrainedModel, module).config
-    if fills_in(module):
-        raise table.error(f"{type(module).__name__} cannot generate, so it gives no pseudo-answers.")
-    room = limit if config.is_encoder_decoder else limit - speech.answer
-    if room < 1:
-        raise table.error(
-            f"answers of {speech.answer} tokens (data.pseudo_answers.max_new_tokens) leave no room for a prompt in "
-            f"rows of {limit} tokens (data.max_length)."
-        )
-    if table.source.messages:
-        _check_chats(table, module)
-        shown = [question(table, chat, i) for i, chat in enumerate(read_chats(table, tokenizer), 1)]
-        prompts = [render(table, tokenizer, chat, i, answer_next=True) for i, chat in enumerate(shown, 1)]
-    else:
-        shown = table.texts(table.source.text)
-        prompts = tokenizer(shown, truncation=True, max_length=room)["input_ids"]
-    kept = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) <= room]
+    kept = [row for row in examples if _counted(row, expert.kind, encoding) > 0]
     if not kept:
-        raise table.error(f"no row has a prompt of 1 to {room} tokens, so there is nothing to answer.")
-    notes = () if len(kept) == len(prompts) else (_left_out(table, len(prompts) - len(kept), len(prompts), room),)
-    start = _start(module) if config.is_encoder_decoder else None
-    rows = Prompts(
-        [prompts[i] for i in kept],
-        [shown[i] for i in kept],
-        tokenizer,
-        start=start,
-        completion_only=speech.positions == "completion",
-    )
-    return rows, notes
+        what = "perplexity cannot be measured" if encoding.labeled else "nothing can be learned from them"
+        raise table.error(f"no row has a token to predict within {limit} tokens, so {what}.")
+    rows = _joined(kept, expert.kind, tokenizer, encoding)
+    _try(table, expert, rows)
+    return rows, _dropped(table, len(examples) - len(kept), len(examples), limit)
 
 
-def _texts(table: Table, tokenizer: PreTrainedTokenizerBase, limit: int, both: bool) -> list[Told]:
+def _joined(
+    kept: Sequence[Example], kind: ModelKind, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+) -> TextRows:
+    """Put each prompt and its completion into one sequence, or into an encoder's and a decoder's."""
+    if kind.encoder_decoder:
+        assert kind.decoder_start is not None  # encoder-decoders that generate have one
+        targets = [[kind.decoder_start, *row.completion] for row in kept]
+        return TextRows([row.prompt for row in kept], tokenizer, per_token=True, targets=targets)
+    counted = [len(row.prompt) for row in kept] if encoding.positions == "completion" else None
+    return TextRows([[*row.prompt, *row.completion] for row in kept], tokenizer, per_token=True, counted=counted)
+
+
+def _examples(table: Table, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[Example]:
     prompts: list[list[int]] = tokenizer(table.texts(table.source.text), truncation=True, max_length=limit)["input_ids"]
     if not table.source.completion:
-        return [Told(prompt, []) for prompt in prompts]
+        return [Example(prompt, []) for prompt in prompts]
     texts = table.texts(table.source.completion)
-    if both:
+    if kind.encoder_decoder:
         completions = tokenizer(text_target=texts, truncation=True, max_length=limit)["input_ids"]
-        return [Told(one, two if text else []) for one, two, text in zip(prompts, completions, texts, strict=True)]
+        return [Example(one, two if text else []) for one, two, text in zip(prompts, completions, texts, strict=True)]
     completions = tokenizer(texts, truncation=True, max_length=limit, add_special_tokens=False)["input_ids"]
-    return [Told(one, two[: limit - len(one)]) for one, two in zip(prompts, completions, strict=True)]
+    return [Example(one, two[: limit - len(one)]) for one, two in zip(prompts, completions, strict=True)]
 
 
-def _chats(table: Table, tokenizer: PreTrainedTokenizerBase, limit: int, last: bool) -> list[Told]:
-    rows: list[Told] = []
-    for number, chat in enumerate(read_chats(table, tokenizer), 1):
-        if last:
-            prompt, turn = render_last_turn(table, tokenizer, chat, number)
-        else:
-            prompt, turn = render(table, tokenizer, chat, number), []
-        rows.append(Told(prompt[:limit], turn[: max(limit - len(prompt), 0)]))
-    return rows
-
-
-def _predicted(row: Told, both: bool, last: bool, labeled: bool) -> int:
-    """How many positions of a row count, those that predict nothing known left out where there must be a label."""
-    if both:
-        return len(row.completion) if labeled or last else max(len(row.completion), 1)
-    if last:
+def _counted(row: Example, kind: ModelKind, encoding: Encoding) -> int:
+    """Count the positions that count in a row; where labels are needed, those that predict nothing known do not."""
+    only_completion = encoding.positions == "completion"
+    if kind.encoder_decoder:
+        return len(row.completion) if encoding.labeled or only_completion else max(len(row.completion), 1)
+    if only_completion:
         return len(row.completion) if row.prompt else len(row.completion) - 1
-    return len(row.prompt) + len(row.completion) - int(labeled)
+    return len(row.prompt) + len(row.completion) - int(encoding.labeled)
 
 
-def _left_out(table: Table, count: int, total: int, limit: int) -> str:
+def _try(table: Table, expert: Expert, rows: TextRows) -> None:
+    """Run the model once on the longest row."""
+    longest = rows.by_length(range(len(rows)))[:1]
+    classes_by_token(expert.module, expert.kind, rows.batch(longest).inputs, table.task)
+
+
+def _dropped(table: Table, count: int, total: int, limit: int) -> tuple[str, ...]:
+    if not count:
+        return ()
     return (
         f"{table.task}: {table.source.path}: {count} of {total} rows are left out: no position of theirs counts within "
-        f"{limit} tokens (see data.max_length and data.positions)."
+        f"{limit} tokens (see data.max_length and data.positions).",
     )
-
-
-def _start(module: nn.Module) -> int:
-    return cast(PreTrainedModel, module).config.decoder_start_token_id
-
-
-def _check_chats(table: Table, module: nn.Module) -> None:
-    if cast(PreTrainedModel, module).config.is_encoder_decoder:
-        raise table.error(
-            f"chat messages (key messages) are for models that go on with them, but {type(module).__name__} has an "
-            "encoder for what was asked: give it a column text and a column completion."
-        )
-
-
-def _check_perplexity(table: Table, module: nn.Module) -> None:
-    """Refuse to measure perplexity where it means nothing."""
-    kind = type(module).__name__
-    if fills_in(module):
-        raise table.error(
-            f"{kind} fills in words that it sees both sides of; the perplexity of the next word, which is what is "
-            "measured of language models, means nothing for it. Leave out this task's evaluation."
-        )
-    if cast(PreTrainedModel, module).config.is_encoder_decoder and not table.source.completion:
-        raise table.error(
-            f"expected a column of what {kind} is to say (key completion of the evaluation), as perplexity is measured "
-            "on it, but none is named."
-        )

@@ -1,10 +1,10 @@
-"""One Hugging Face checkpoint: its configuration, its module without weights, its tensors under the module's names."""
+"""One Hugging Face checkpoint: its configuration, its module without weights, its tensors."""
 
 import copy
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,7 @@ import transformers
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers import AutoConfig, PretrainedConfig
 
 from adamerge.storage.weights import Header, InMemory, MappedFiles, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -47,21 +45,6 @@ class Checkpoint:
     def architecture(self) -> str:
         """Name of the class that the checkpoint was saved from."""
         return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
-
-
-@dataclass(frozen=True)
-class Match:
-    """How names on disk and names in a module belong together.
-
-    Attributes:
-        names: Name on disk of each parameter and persistent buffer of the module that was found.
-        missing: Parameters of the module that the checkpoint lacks.
-        unexpected: Tensors on disk that the module has no place for.
-    """
-
-    names: Mapping[str, str]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
@@ -127,98 +110,6 @@ def parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register
-
-
-def match(checkpoint: Checkpoint, module: nn.Module) -> Match:
-    """Pair a checkpoint's names with a module's; see `match_tensors`."""
-    return match_tensors(checkpoint.source, checkpoint.tensors, module)
-
-
-def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
-    """Pair names of tensors with a module's, as transformers would when loading one into the other.
-
-    A prefix that only one of them has is added or removed, transformers' own renamings are applied, and a tied
-    parameter is found under any of its names. Where several of them are stored, their numbers are compared.
-
-    Args:
-        source: What the tensors are called in errors.
-        tensors: Tensors by the names that they were saved under.
-        module: Where they belong.
-
-    Raises:
-        IncompatibleExpertsError: transformers would fuse or split tensors on loading, so no file has them as they
-            are; or a tied parameter is stored twice and differently.
-    """
-    wanted = module.state_dict()
-    renamed = _renaming(source, module, wanted)
-    found = {renamed(name): name for name in tensors.headers}
-    names: dict[str, str] = {}
-    missing: list[str] = []
-    for aliases in tied_names(module):
-        present = [found.pop(alias) for alias in aliases if alias in found]
-        _check_tied(source, tensors, present, type(module).__name__)
-        if present:
-            names[aliases[0]] = present[0]
-        else:
-            missing.append(aliases[0])
-    buffers = dict(module.named_buffers())
-    names.update({name: found.pop(name) for name in wanted if name in found and name in buffers})
-    ignored = [re.compile(p) for p in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    unexpected = (
-        name
-        for target, name in found.items()
-        if target not in buffers and not any(p.search(name) for p in ignored) and not name.endswith(".position_ids")
-    )
-    return Match(names, tuple(missing), tuple(unexpected))
-
-
-def tied_names(module: nn.Module) -> list[tuple[str, ...]]:
-    """Names of each parameter of a module: more than one where parameters are tied, the first being canonical.
-
-    Example:
-        >>> a, b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
-        >>> b.weight = a.weight
-        >>> tied_names(nn.Sequential(a, b))
-        [('0.weight', '1.weight')]
-    """
-    names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [tuple(aliases) for aliases in names.values()]
-
-
-def _check_tied(source: str, tensors: Weights, present: Sequence[str], what: str) -> None:
-    """Refuse a tied parameter that is stored under several names with different numbers."""
-    for other in present[1:]:
-        first = present[0]
-        if tensors.headers[first] != tensors.headers[other] or not torch.equal(tensors[first], tensors[other]):
-            raise IncompatibleExpertsError(
-                f"{source}: {first} and {other} are one tied parameter of {what}, but two different tensors here. If "
-                "they are meant to be two, untie them (tie_word_embeddings: false in config.json, of the base and of "
-                f"every expert); else remove {other}."
-            )
-
-
-def _renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Callable[[str], str]:
-    """What transformers calls a tensor on disk when it loads it into the module."""
-    if not isinstance(module, PreTrainedModel):
-        return lambda name: name
-    conversions = get_model_conversion_mapping(module)
-    converters = [rule for rule in conversions if isinstance(rule, WeightConverter)]
-    renamings = [rule for rule in conversions if isinstance(rule, WeightRenaming)]
-
-    def renamed(name: str) -> str:
-        if name in wanted:
-            return name
-        target, converted = rename_source_key(name, renamings, converters, module.base_model_prefix, wanted)
-        if converted is not None and target in wanted:
-            raise IncompatibleExpertsError(
-                f"{source}: transformers fuses or splits {name} when it loads a {type(module).__name__} (into "
-                f"{target}); such checkpoints cannot be merged from their files."
-            )
-        return target
-
-    return renamed
 
 
 def _locate(source: str, allow_pickle: bool) -> Path:

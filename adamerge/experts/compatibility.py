@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from adamerge.experts.checkpoint import Checkpoint, Match, quantised
+from adamerge.experts.checkpoint import Checkpoint, quantised
+from adamerge.experts.match_names import Match
 from adamerge.storage.weights import Renamed, Weights
 
 _DOES_NOT_MATTER = re.compile(

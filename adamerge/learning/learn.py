@@ -11,7 +11,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.targets import Targets, TargetSettings, compute_targets
-from adamerge.data.rows import Batching, Rows, Schedule, Subset, split_held_out
+from adamerge.data.rows import Rows, Subset
+from adamerge.data.schedule import Schedule, split_held_out
+from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import KeepBest, Progress, StopOnInterrupt
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.settings import Learning, build_trainer, check_learning, without_advice

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from adamerge.calibration.targets import Targets
-from adamerge.data.rows import Rows, Schedule, count, move
+from adamerge.data.rows import Rows, count, move
+from adamerge.data.schedule import Schedule
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives import Objective, Regulariser

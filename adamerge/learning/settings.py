@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from adamerge.data.rows import Batching
+from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching, WholeCheckpoints
 from adamerge.learning.merge_module import BuildScheduler
 from adamerge.objectives import Regulariser

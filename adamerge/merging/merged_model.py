@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import GenerationConfig, GenerationMixin
 
+from adamerge.batch import Outputs
 from adamerge.experts.experts import Experts
 from adamerge.experts.model_kind import trial
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
 from adamerge.storage.weights import Weights
-from adamerge.types import Coefficients, ConfigError, Outputs, Parameters
+from adamerge.types import Coefficients, ConfigError, Parameters
 
 Layers: TypeAlias = tuple[int | str, ...]
 """Which hidden states: indices, negative ones from the end, or "middle"."""

@@ -32,7 +32,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
     if not (distributed.is_available() and distributed.is_initialized()):
         return value
     total = value.clone()
-    distributed.all_reduce(total)
+    distributed.all_reduce(total)  # pyright: ignore[reportUnknownMemberType]  (torch annotates it in part)
     return total / distributed.get_world_size()
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, Generic, TypeAlias, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -98,7 +98,7 @@ class Descent(ABC):
     @abstractmethod
     def build(
         self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
-    ) -> SearchingOptimizer:
+    ) -> SearchingOptimizer[Any]:
         """The torch optimiser.
 
         Args:

@@ -222,11 +222,12 @@ class FrankWolfeOptimizer(SearchingOptimizer[_Memory]):
         weights = self._hull.weights(chosen).cpu()  # (R, V)
         times, first = self._memory["times"].cpu(), self._memory["first"].cpu()  # (R, V), (R, V)
         found: list[Selection] = []
-        for row, vertex in times.nonzero().tolist():
+        for at in times.nonzero():  # (2,)
+            row, vertex = int(at[0]), int(at[1])
             place = self._hull.place(row, vertex)
             if place is not None:
-                at = (row, vertex)
-                found.append(Selection(*place, int(first[at]), int(times[at]), weights[at].item()))
+                counts = int(first[row, vertex]), int(times[row, vertex])
+                found.append(Selection(*place, *counts, weights[row, vertex].item()))
         return sorted(found, key=lambda selection: (selection.group, selection.first_step))
 
     @override

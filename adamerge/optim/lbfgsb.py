@@ -3,22 +3,20 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, cast, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
 from typing_extensions import override
 
 from adamerge.optim.closure import Closure, Evaluation, Objective, check_start, coefficients_of
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
+from adamerge.optim.evaluation_log import Log, Numbers, Replay, to_array, to_table, to_tensor
 from adamerge.optim.feasible_sets import Box, FeasibleSet
 from adamerge.optim.incompatible_options import OptimizerKind, check_pair
 from adamerge.types import Coefficients, ConfigError
-
-Numbers = NDArray[np.float64]
 
 
 class _Memory(SearchMemory):
@@ -33,46 +31,14 @@ class _Memory(SearchMemory):
     residual: float
 
 
-@final
-class _Replay:
-    """The loss as SciPy sees it: from the log as long as SciPy asks for what is in it, then from the closure.
+class _Result(Protocol):
+    """The fields of SciPy's result that are read here."""
 
-    SciPy keeps no state that could be stored, but asks for the same points when it gets the same answers. Should it
-    ever ask for another one (another version of SciPy, another processor), the log is cut there and goes on afresh.
-    """
-
-    def __init__(self, memory: _Memory, objective: Objective, like: Coefficients) -> None:
-        self._points: list[Numbers] = list(_array(memory["points"]))
-        self._losses: list[float] = _array(memory["losses"]).tolist()
-        self._gradients: list[Numbers] = list(_array(memory["gradients"]))
-        self._objective = objective
-        self._like = like
-        self._asked = 0
-
-    def __call__(self, unknowns: Numbers) -> tuple[float, Numbers]:  # (N,) -> (), (N,)
-        at = self._asked
-        self._asked += 1
-        if at == len(self._points) or not np.array_equal(self._points[at], unknowns):
-            self._cut(at)
-            self._evaluate(unknowns)
-        return self._losses[at], self._gradients[at].copy()
-
-    def _cut(self, length: int) -> None:
-        del self._points[length:], self._losses[length:], self._gradients[length:]
-
-    def _evaluate(self, unknowns: Numbers) -> None:
-        found = self._objective.at(_table(torch.from_numpy(unknowns.copy()), self._like))
-        self._points.append(unknowns.copy())
-        self._losses.append(found.loss)
-        self._gradients.append(_array(found.gradient.reshape(-1)))
-
-    def log(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (E, N), losses (E,) and gradients (E, N)."""
-        return (
-            torch.from_numpy(np.stack(self._points)),
-            torch.tensor(self._losses, dtype=torch.float64),
-            torch.from_numpy(np.stack(self._gradients)),
-        )
+    x: Numbers  # (N,)
+    jac: Numbers  # (N,)
+    fun: float
+    success: bool
+    status: int
 
 
 @final
@@ -201,7 +167,7 @@ class LBFGSBOptimizer(SearchingOptimizer[_Memory]):
         coefficients = coefficients_of(self)
         objective = Objective(coefficients, closure)
         memory = self._memory
-        if not torch.equal(_table(memory["unknowns"], coefficients), coefficients.detach()):
+        if not torch.equal(to_table(memory["unknowns"], coefficients), coefficients.detach()):
             # Somebody else moved the coefficients: the log is of another descent.
             memory = _fresh(coefficients)
         if memory["converged"] or memory["stalled"]:
@@ -214,27 +180,15 @@ class LBFGSBOptimizer(SearchingOptimizer[_Memory]):
         coefficients = coefficients_of(self)
         if len(memory["losses"]) == 0:
             memory = _logged(memory, objective.start())
-        replay = _Replay(memory, objective, coefficients)
+        log = Log(memory["points"], memory["losses"], memory["gradients"])
+        replay = Replay(log, objective, coefficients)
         iterations = memory["iterations"] + 1
-        result = minimize(
-            replay,
-            _array(memory["points"])[0],
-            jac=True,
-            method="L-BFGS-B",
-            bounds=self._bounds(coefficients.numel()),
-            options={
-                "maxiter": iterations,
-                "maxfun": np.iinfo(np.int32).max,
-                "maxcor": self._history,
-                "ftol": self._loss_tolerance,
-                "gtol": self._gradient_tolerance,
-            },
-        )
+        result = self._minimize(replay, to_array(memory["points"])[0], iterations)
         points, losses, gradients = replay.log()
-        unknowns = torch.from_numpy(np.asarray(result.x, dtype=np.float64).copy())
+        unknowns = to_tensor(result.x)
         if objective.evaluations == 0:
             objective.start()  # Lightning expects every step to call its closure
-        objective.move(_table(unknowns, coefficients))
+        objective.move(to_table(unknowns, coefficients))
         self._memory = _Memory(
             iterations=iterations,
             points=points,
@@ -245,10 +199,27 @@ class LBFGSBOptimizer(SearchingOptimizer[_Memory]):
             # Status 1 is the iteration limit, which each step sets; 2 an abnormal end of the line search.
             stalled=result.status == 2,
             loss=float(result.fun),
-            residual=self._residual(unknowns, torch.from_numpy(np.asarray(result.jac, dtype=np.float64).copy())),
+            residual=self._residual(unknowns, to_tensor(result.jac)),
             evaluations=self.evaluations + objective.evaluations,
         )
         return float(result.fun)
+
+    def _minimize(self, replay: Replay, start: Numbers, iterations: int) -> _Result:
+        found: object = optimize.minimize(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            replay,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=self._bounds(len(start)),
+            options={
+                "maxiter": iterations,
+                "maxfun": np.iinfo(np.int32).max,
+                "maxcor": self._history,
+                "ftol": self._loss_tolerance,
+                "gtol": self._gradient_tolerance,
+            },
+        )
+        return cast("_Result", found)
 
     def _residual(self, unknowns: Tensor, gradient: Tensor) -> float:  # (N,), (N,)
         return (unknowns - self._feasible.project(unknowns - gradient)).abs().max().item()
@@ -283,11 +254,3 @@ def _logged(memory: _Memory, start: Evaluation) -> _Memory:
         "losses": torch.tensor([start.loss], dtype=torch.float64),
         "gradients": gradient,
     }
-
-
-def _array(values: Tensor) -> Numbers:
-    return values.detach().to("cpu", torch.float64).numpy()
-
-
-def _table(unknowns: Tensor, like: Coefficients) -> Coefficients:  # (N,) -> (G, K)
-    return unknowns.to(like.device, like.dtype).reshape(like.shape)

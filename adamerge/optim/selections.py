@@ -43,7 +43,13 @@ def from_json(entries: Sequence[Mapping[str, Any]], groups: Sequence[str], exper
     group_of = {name: number for number, name in enumerate(groups)}
     expert_of = {BASE: None} | {name: number for number, name in enumerate(experts)}
     return [
-        Selection(**{**entry, "group": group_of[entry["group"]], "expert": expert_of[entry["expert"]]})
+        Selection(
+            group=group_of[entry["group"]],
+            expert=expert_of[entry["expert"]],
+            first_step=entry["first_step"],
+            times=entry["times"],
+            weight=entry["weight"],
+        )
         for entry in entries
     ]
 
@@ -54,14 +60,14 @@ def selection_table(selections: Sequence[Selection], coefficients: Coefficients,
     result.add_column("expert")
     for head in ("groups", "first at step", "times", "mean coefficient"):
         result.add_column(head, justify="right")
-    means = dict(enumerate(coefficients.mean(0).tolist()))
+    means = coefficients.mean(0)  # (K,)
     for expert, name in [*enumerate(experts), (None, BASE)]:
         own = [selection for selection in selections if selection.expert == expert]
         if expert is None and not own:
             continue
         first = str(min(selection.first_step for selection in own)) if own else "–"
         times = sum(selection.times for selection in own)
-        mean = "–" if expert is None else f"{means[expert]:.3f}"
+        mean = "–" if expert is None else f"{means[expert].item():.3f}"
         result.add_row(name, f"{len(own)} of {len(coefficients)}", first, str(times), mean)
     return result
 

@@ -8,11 +8,11 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
+from adamerge.batch import Batch, Outputs
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows, move
-from adamerge.experts.model_kind import speaks
 from adamerge.merging.merged_model import MergedModel, uniform
-from adamerge.types import Batch, Coefficients, ConfigError, Outputs
+from adamerge.types import Coefficients, ConfigError
 
 Scores: TypeAlias = dict[str, float | None]
 """By task, and "mean"; None where there is nothing to measure."""
@@ -36,9 +36,8 @@ class Evaluation:
     @property
     def metric(self) -> str:
         """What is measured: accuracy or perplexity."""
-        return (
-            "perplexity" if any(speaks(self._model.experts.tasks[task].module) for task in self._rows) else "accuracy"
-        )
+        language = any(self._model.experts.tasks[task].kind.language_model for task in self._rows)
+        return "perplexity" if language else "accuracy"
 
     def merged(self, coefficients: Coefficients, own_head: bool = True) -> Scores:
         """Scores of the model merged with these coefficients, (G, K)."""

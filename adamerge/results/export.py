@@ -12,8 +12,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from adamerge.experts.checkpoint import Checkpoint, tied_names
+from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.match_names import tied_names
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder, write_safetensors, write_text
 from adamerge.storage.weights import Header

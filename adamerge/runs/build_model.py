@@ -14,10 +14,10 @@ from adamerge.calibration.fisher_information import fisher_information
 from adamerge.calibration.pseudo_answers import answer
 from adamerge.calibration.regmean import RegMean, kept_regmean
 from adamerge.data.rows import Rows
-from adamerge.data.text import Prompts
+from adamerge.data.text_rows import Prompts
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
-from adamerge.experts.experts import Experts, from_checkpoints
-from adamerge.experts.model_kind import speaks
+from adamerge.experts.experts import Experts
+from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.memory import free_memory
 from adamerge.merging.merged_model import MergedModel, hold, task_vectors
@@ -132,7 +132,7 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
     for key, transform in config.transforms.items():
         transform.check(len(experts.tasks), shapes)
         if transform.fisher and transform.fisher.labels == "expected":
-            speaking = [task for task, expert in experts.tasks.items() if speaks(expert.module)]
+            speaking = [task for task, expert in experts.tasks.items() if expert.kind.language_model]
             if speaking:
                 raise ConfigError(
                     f"{key}: labels: {', '.join(speaking)} speaks at every position, where an expectation over all "

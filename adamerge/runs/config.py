@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.calibration.regmean import RegMean
-from adamerge.data.rows import Batching, DataSource
-from adamerge.experts.experts import Split
+from adamerge.data.settings import Batching, DataSource
+from adamerge.experts.name_patterns import Split
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler

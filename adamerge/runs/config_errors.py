@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.calibration.regmean import RegMean
-from adamerge.data.rows import Batching, DataSource, PseudoAnswers
-from adamerge.experts.experts import Split
+from adamerge.data.settings import Batching, DataSource, PseudoAnswers
+from adamerge.experts.name_patterns import Split
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.merging.chunks import Chunks

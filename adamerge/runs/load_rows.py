@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adamerge.data.encode import Encoded, Processor, check_vocabulary, encode, lend_padding, load_processor
-from adamerge.data.language import Speech
-from adamerge.data.rows import DataSource, Rows
-from adamerge.data.tables import load_table
-from adamerge.data.text import Prompts
-from adamerge.experts.experts import Experts
-from adamerge.experts.model_kind import speaks
+from adamerge.data.encode import encode, encode_tensors, load_processor
+from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
+from adamerge.data.modality import Encoded, Processor
+from adamerge.data.rows import Rows
+from adamerge.data.settings import Encoding
+from adamerge.data.text_rows import Prompts
+from adamerge.data.tokenize import check_vocabulary, lend_padding
+from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.merged_model import try_layers
 from adamerge.objectives import Objective
-from adamerge.runs.config import MergeConfig, ModelConfig, source_of
+from adamerge.runs.config import MergeConfig, ModelConfig
 from adamerge.types import ConfigError
 
 
@@ -33,19 +34,26 @@ class Data:
     notes: tuple[str, ...]
 
 
-def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) -> Data:
+def load_data(
+    config: MergeConfig, experts: Experts, *, calibrate: bool = True, processor: Processor | None = None
+) -> Data:
     """Read and encode the rows of every task that has some.
 
-    An expert without calibration rows is a member of the pool: it gets coefficients, but no objective of its own.
-    Where nothing is learned no expert needs any.
+    An expert without calibration rows is a member of the pool: it gets coefficients, but adds no loss. Where nothing is
+    learned no expert needs any.
+
+    Args:
+        config: Where the rows are, and how they are encoded.
+        experts: Base and experts.
+        calibrate: Whether to read calibration rows, or evaluation rows only.
+        processor: The base's tokenizer or image processor; by default the one that was saved with it.
 
     Raises:
         ConfigError: There are no calibration rows at all, or rows cannot be used: with every file, column or row.
     """
-    assert experts.checkpoint is not None
-    first = next(iter(experts.tasks.values()))
-    processor = load_processor(experts.checkpoint, first.module)
-    notes: list[str] = list(lend_padding(processor, first.module))
+    notes: list[str] = []
+    if processor is None and _needs_processor(config):
+        processor, notes = _saved_processor(experts)
     problems: list[str] = []
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
@@ -53,16 +61,16 @@ def load_data(config: MergeConfig, experts: Experts, *, calibrate: bool = True) 
         notes += _pool_note(config)
     for model in config.models:
         try:
-            expert = experts.tasks[model.name].checkpoint
-            if expert is not None:
-                check_vocabulary(processor, experts.checkpoint, expert, model.name)
+            expert = experts.tasks[model.name]
+            if expert.checkpoint is not None and experts.checkpoint is not None and processor is not None:
+                check_vocabulary(processor, experts.checkpoint, expert.checkpoint, model.name)
             if calibrate and model.calibration is not None:
-                source, labeled = source_of(model.calibration), config.objective.uses_labels
-                calibration[model.name] = _read(model, source, experts, processor, config, labeled, sample=True)
-                notes += calibration[model.name].notes
+                found = _calibration(model, model.calibration, expert, processor, config)
+                calibration[model.name] = found
+                notes += found.notes
             if model.evaluation is not None:
-                source = source_of(model.evaluation)
-                evaluation[model.name] = _read(model, source, experts, processor, config, labeled=True, sample=False)
+                encoding = _encoding(model, config, labeled=True)
+                evaluation[model.name] = _encoded(model.evaluation, expert, processor, encoding, config.seed_everything)
                 notes += [*evaluation[model.name].notes, *_overlap_note(model.name, calibration, evaluation)]
         except ConfigError as error:
             problems.append(str(error))
@@ -88,42 +96,73 @@ def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
             try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
 
 
-def _read(
-    model: ModelConfig,
-    source: DataSource,
-    experts: Experts,
-    processor: Processor,
-    config: MergeConfig,
-    labeled: bool,
-    *,
-    sample: bool,
+def _needs_processor(config: MergeConfig) -> bool:
+    """Whether there are rows that are not tensors yet; without any rows the processor is looked for all the same."""
+    sources = [source for model in config.models for source in (model.calibration, model.evaluation)]
+    given = [source for source in sources if source is not None]
+    return not given or not all(holds_tensors(source) for source in given)
+
+
+def _saved_processor(experts: Experts) -> tuple[Processor | None, list[str]]:
+    """Load what was saved with the base to encode rows, and note if it had to be given a pad token."""
+    if experts.checkpoint is None:
+        return None, []
+    kind = next(iter(experts.tasks.values())).kind
+    processor = load_processor(experts.checkpoint, kind)
+    return processor, list(lend_padding(processor, kind))
+
+
+def _calibration(
+    model: ModelConfig, source: RowsLike, expert: Expert, processor: Processor | None, config: MergeConfig
 ) -> Encoded:
-    table = load_table(source, model.name, config.seed_everything)
-    notes: list[str] = []
-    module, length = experts.tasks[model.name].module, config.data.max_length
-    if sample:
-        table = table.sample(config.data.rows, config.seed_everything)
-        has_labels = source.label in table.data.column_names
-        if has_labels and not labeled:
-            notes.append(f"{model.name}: the column {source.label!r} of the calibration rows is ignored.")
-        if labeled and not has_labels and not speaks(module):
-            raise table.error(
-                f"the objective learns from labels, so expected a column {source.label!r} in the calibration rows, but "
-                f"the columns are {', '.join(table.data.column_names)}. Name it (key calibration.label), or choose an "
-                "objective that needs none, such as Entropy."
-            )
-    classes = model.zero_shot.classes if model.zero_shot else None
+    """Encode a sample of a task's calibration rows, unlabeled unless the objective uses labels."""
+    labeled = config.objective.uses_labels
+    encoding = _encoding(model, config, labeled)
+    if holds_tensors(source):
+        return _encoded(source, expert, processor, encoding, config.seed_everything)
+    table = as_table(source, model.name, seed=config.seed_everything)
+    table = table.sample(config.data.rows, config.seed_everything)
+    label, columns = table.source.label, table.data.column_names
+    if labeled and label not in columns and not expert.kind.language_model:
+        raise table.error(
+            f"the objective learns from labels, so expected a column {label!r} in the calibration rows, but the "
+            f"columns are {', '.join(columns)}. Name it (key calibration.label), or choose an objective that needs "
+            "none, such as Entropy."
+        )
+    found = _encoded(table, expert, processor, encoding, config.seed_everything)
+    if label not in columns or labeled:
+        return found
+    note = f"{model.name}: the column {label!r} of the calibration rows is ignored."
+    return found._replace(notes=(note, *found.notes))
+
+
+def _encoded(source: RowsLike, expert: Expert, processor: Processor | None, encoding: Encoding, seed: int) -> Encoded:
+    if holds_tensors(source):
+        return encode_tensors(source, expert, labeled=encoding.labeled)
+    if processor is None:
+        raise ConfigError(
+            f"{expert.name}: rows that are not tensors are encoded by the base's tokenizer or image processor, but the "
+            "base is a module in memory. Give the processor, or rows of tensors."
+        )
+    return encode(as_table(source, expert.name, seed=seed), expert, processor, encoding)
+
+
+def _encoding(model: ModelConfig, config: MergeConfig, labeled: bool) -> Encoding:
     answers = None if labeled else config.data.pseudo_answers
-    speech = Speech(config.data.positions, answers.max_new_tokens if answers else None)
-    encoded = encode(table, module, processor, labeled=labeled, max_length=length, classes=classes, speech=speech)
-    return encoded._replace(notes=(*notes, *encoded.notes))
+    return Encoding(
+        labeled,
+        config.data.max_length,
+        model.zero_shot.classes if model.zero_shot else None,
+        config.data.positions,
+        answers.max_new_tokens if answers else None,
+    )
 
 
 def _pool_note(config: MergeConfig) -> list[str]:
-    """Who has no calibration rows, where they are for something.
+    """Note which experts have no calibration rows, where rows are needed.
 
     Raises:
-        ConfigError: Nobody has, or the transform of the task vectors looks at every expert's.
+        ConfigError: No expert has any, or the transform of the task vectors needs every expert's.
     """
     without = [model.name for model in config.models if model.calibration is None]
     if not without or not config.needs_rows:

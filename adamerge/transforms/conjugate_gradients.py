@@ -18,19 +18,22 @@ def least_squares(
         forward: x → A x.
         adjoint: y → Aᵀ y.
         target: b.
-        damping: 0 or more; 0 gives the least-squares solution of least norm.
+        damping: at least 0; 0 gives the least-squares solution of least norm.
         tolerance: stop where ‖A x - b‖² ≤ tolerance · ‖b‖², or where the gradient's square has shrunk by tolerance^1.5.
-        steps: at most.
+        steps: greatest number of steps.
 
     Returns:
-        x, of the shape of Aᵀ b.
+        x, the shape of Aᵀ b.
 
-    Reference: Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952 (CGLS).
+    Reference:
+        Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952 (CGLS).
 
-    >>> import torch
-    >>> A = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    >>> least_squares(lambda x: A @ x, lambda y: A.T @ y, torch.tensor([4.0, 3.0]), 0.0, 1e-12, 10).round(decimals=4)
-    tensor([2., 3.])
+    Example:
+        >>> import torch
+        >>> A = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> b = torch.tensor([4.0, 3.0])
+        >>> least_squares(lambda x: A @ x, lambda y: A.T @ y, b, 0.0, 1e-12, 10).round(decimals=4)
+        tensor([2., 3.])
     """
     rest = target.clone()
     gradient = adjoint(rest)

@@ -11,7 +11,7 @@ from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransfo
 
 
 def tall_masks(stack: Tensor, threshold: float) -> Tensor:
-    """Say which entries of the merged vector a task uses: mₖ = |τₖ| ≥ λ · |Σⱼ τⱼ - τₖ|.
+    """Mark the entries of the merged vector that a task uses: mₖ = |τₖ| ≥ λ · |Σⱼ τⱼ - τₖ|.
 
     Args:
         stack: (K, *shape).
@@ -20,12 +20,14 @@ def tall_masks(stack: Tensor, threshold: float) -> Tensor:
     Returns:
         (K, *shape), bool.
 
-    Reference: Wang, Dimitriadis, Ortiz-Jimenez, Fleuret, Frossard, "Localizing Task Information for Improved Model
-    Merging and Compression", ICML 2024 (TALL masks).
+    Reference:
+        Wang, Dimitriadis, Ortiz-Jimenez, Fleuret, Frossard, "Localizing Task Information for Improved Model Merging and
+        Compression", ICML 2024 (TALL masks).
 
-    >>> tall_masks(torch.tensor([[1.0, 1.0], [1.0, -9.0]]), 0.5)
-    tensor([[ True, False],
-            [ True,  True]])
+    Example:
+        >>> tall_masks(torch.tensor([[1.0, 1.0], [1.0, -9.0]]), 0.5)
+        tensor([[ True, False],
+                [ True,  True]])
     """
     total = stack.sum(0)
     return stack.abs() >= threshold * (total - stack).abs()
@@ -45,11 +47,13 @@ def consensus(stack: Tensor, threshold: float, agreement: int) -> Tensor:
     Returns:
         (K, *shape).
 
-    Reference: Wang et al., ICML 2024 (consensus merging).
+    Reference:
+        Wang et al., ICML 2024 (consensus merging).
 
-    >>> consensus(torch.tensor([[1.0, 1.0], [1.0, -9.0]]), threshold=0.5, agreement=2)
-    tensor([[1., 0.],
-            [1., 0.]])
+    Example:
+        >>> consensus(torch.tensor([[1.0, 1.0], [1.0, -9.0]]), threshold=0.5, agreement=2)
+        tensor([[1., 0.],
+                [1., 0.]])
     """
     users = tall_masks(stack, threshold).sum(0)  # (*shape)
     return torch.where(users >= agreement, stack, 0)
@@ -59,12 +63,12 @@ def consensus(stack: Tensor, threshold: float, agreement: int) -> Tensor:
 class Consensus(Transform):
     """TALL masks and consensus merging.
 
-    The paper tunes the coefficient of the plain sum on validation data; 0.3 is that of the task arithmetic which the
-    masks are applied to.
+    The paper tunes the coefficient of the plain sum on validation data; the default 0.3 is the coefficient of task
+    arithmetic, to which the masks are applied.
 
     Attributes:
         threshold: λ of the masks; the paper searches 0.2 to 0.6.
-        agreement: number of tasks that must use an entry.
+        agreement: number of tasks that must use an entry; others are set to zero.
 
     Raises:
         ConfigError: on a threshold that is not positive, or an agreement below 1 or above the number of experts.
@@ -80,17 +84,17 @@ class Consensus(Transform):
 
     @property
     def coefficient(self) -> float:
-        """0.3, that of task arithmetic."""
+        """0.3, the coefficient of task arithmetic."""
         return TASK_ARITHMETIC
 
     def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
-        """At least `agreement` experts; see `Transform.check`."""
+        """Require at least `agreement` experts; see `Transform.check`."""
         require(self.agreement <= experts, "agreement", f"at most the number of experts, {experts}", self.agreement)
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Nothing global; see `Transform.plan`."""
+        """Return the masking of one tensor; nothing is gathered. See `Transform.plan`."""
         return lambda name, stack: consensus(stack, self.threshold, self.agreement)
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

@@ -15,13 +15,14 @@ def generator_for(seed: int, name: str) -> torch.Generator:
 
     Args:
         seed: any integer.
-        name: of the parameter.
+        name: the parameter's name.
 
     Returns:
         A CPU generator.
 
-    >>> generator_for(0, "a").initial_seed() == generator_for(0, "a").initial_seed()
-    True
+    Example:
+        >>> generator_for(0, "a").initial_seed() == generator_for(0, "a").initial_seed()
+        True
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
@@ -35,16 +36,18 @@ def dare(stack: Tensor, drop: float, generator: torch.Generator) -> Tensor:
     Args:
         stack: (K, *shape).
         drop: p in [0, 1).
-        generator: of the masks; it advances.
+        generator: draws the masks; it advances.
 
     Returns:
         (K, *shape).
 
-    Reference: Yu, Yu, Yu, Huang, Li, "Language Models are Super Mario: Absorbing Abilities from Homologous Models as
-    a Free Lunch", ICML 2024, equation 1.
+    Reference:
+        Yu, Yu, Yu, Huang, Li, "Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free
+        Lunch", ICML 2024, equation 1.
 
-    >>> dare(torch.ones(1, 6), 0.5, torch.Generator().manual_seed(0))
-    tensor([[0., 2., 0., 0., 0., 2.]])
+    Example:
+        >>> dare(torch.ones(1, 6), 0.5, torch.Generator().manual_seed(0))
+        tensor([[0., 2., 0., 0., 0., 2.]])
     """
     masks = [torch.rand(expert.shape, generator=generator) >= drop for expert in stack]
     return stack * torch.stack(masks).to(stack.device) / (1 - drop)
@@ -54,11 +57,11 @@ def dare(stack: Tensor, drop: float, generator: torch.Generator) -> Tensor:
 class Dare(Transform):
     """Random dropping of changes with rescaling, seeded for each tensor by its name.
 
-    The paper puts it before another merge; with task arithmetic the coefficient is that one's 0.3.
+    The paper puts it before another merge; with task arithmetic the coefficient is 0.3.
 
     Attributes:
         drop: probability p of dropping an entry, in [0, 1).
-        seed: of the masks, apart from seed_everything.
+        seed: seed of the masks, independent of seed_everything.
 
     Raises:
         ConfigError: on a probability outside [0, 1).
@@ -73,13 +76,13 @@ class Dare(Transform):
 
     @property
     def coefficient(self) -> float:
-        """0.3, that of task arithmetic."""
+        """0.3, the coefficient of task arithmetic."""
         return TASK_ARITHMETIC
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Nothing global; see `Transform.plan`."""
+        """Return the masking of one tensor; nothing is gathered. See `Transform.plan`."""
         return lambda name, stack: dare(stack, self.drop, generator_for(self.seed, name))
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

@@ -23,11 +23,11 @@ from adamerge.transforms.transform import (
 from adamerge.types import ConfigError
 
 Vectors: TypeAlias = Literal["base", "average", "task_arithmetic"]
-"""What becomes of the tensors that are not fitted."""
+"""How the tensors that are not fitted are treated."""
 
 
 def scale_vectors(stack: Tensor, treatment: Vectors) -> Tensor:
-    """Treat what is not fitted: nothing, τₖ/K or 0.3 · τₖ.
+    """Scale a tensor that is not fitted: by 0, 1/K or 0.3.
 
     Args:
         stack: (K, *shape).
@@ -36,25 +36,27 @@ def scale_vectors(stack: Tensor, treatment: Vectors) -> Tensor:
     Returns:
         (K, *shape).
 
-    >>> scale_vectors(torch.tensor([[2.0], [4.0]]), "average").tolist()
-    [[1.0], [2.0]]
+    Example:
+        >>> scale_vectors(torch.tensor([[2.0], [4.0]]), "average").tolist()
+        [[1.0], [2.0]]
     """
     return {"base": 0.0, "average": 1 / len(stack), "task_arithmetic": TASK_ARITHMETIC}[treatment] * stack
 
 
 def is_fitted(name: str, dimensions: int, exclude: tuple[str, ...]) -> bool:
-    """Whether a tensor is one that DOGE fits: two dimensions or more, and no excluded word in its name.
+    """Return whether DOGE fits a tensor: it has two dimensions or more, and no excluded word in its name.
 
     Args:
-        name: of the parameter.
-        dimensions: of its tensor.
-        exclude: words.
+        name: the parameter's name.
+        dimensions: number of dimensions of its tensor.
+        exclude: words that exclude a tensor.
 
     Returns:
-        False for the tensors that the option `vectors` decides on.
+        False for the tensors that the option `vectors` treats.
 
-    >>> is_fitted("encoder.fc.weight", 2, ("embed",)), is_fitted("embeddings.word.weight", 2, ("embed",))
-    (True, False)
+    Example:
+        >>> is_fitted("encoder.fc.weight", 2, ("embed",)), is_fitted("embeddings.word.weight", 2, ("embed",))
+        (True, False)
     """
     return dimensions >= 2 and not any(word in name for word in exclude)
 
@@ -65,20 +67,20 @@ class Doge(Transform):
 
     λₖ = η/‖τₖ‖, Δ fitted by least squares in the exact complement of the shared subspace, Mₖ the largest changes of
     expert k. Masking `before` the fit replaces τₖ by Mₖ⊙τₖ throughout and leaves Δ whole, so the fit stays optimal;
-    `after` masks τₖ + Δ with the largest |τₖ|, which undoes the fit. Beside the stack of one tensor, K·R·M numbers, it
-    takes about six times as much while it fits it (measured: 205 MB beside 34 MB, K = 8, R = M = 1024).
+    `after` masks τₖ + Δ with the largest |τₖ|, which undoes the fit. Fitting a tensor takes about six times the memory
+    of its stack of K·R·M numbers (measured: 205 MB for 34 MB, K = 8, R = M = 1024).
 
     As published (FusionBench, doge_ta): mask_order after, density 0.3, solver adam, shared_rank ⌊min(R, M)/6⌋.
     As published with AdaMerging: the same with balanced false. PEFT's port: scope tensor, residual matrix, solver adam.
 
-    Density and order are those of a sweep on the zoo's eight experts (tests/benchmarks/doge.py, 150 training rows a
-    task, where task arithmetic 0.3 has 91.3): masked before the fit 49.5 at a density of 0.1, 94.1 at 0.3, 95.8 at
-    0.5; 94.5 without a mask; masked after it 93.5 at 0.3. At 0.5 the published η of 0.07 lies on a plateau (95.7 at
-    0.04, 95.9 at 0.06).
+    The defaults of density and order come from a sweep on the zoo's eight experts (tests/benchmarks/doge.py, 150
+    training rows per task, where task arithmetic 0.3 has 91.3): masked before the fit 49.5 at a density of
+    0.1, 94.1 at 0.3, 95.8 at 0.5; 94.5 without a mask; masked after it 93.5 at 0.3. At 0.5 the published η of 0.07 lies
+    on a plateau (95.7 at 0.04, 95.9 at 0.06).
 
-    Only matrices are fitted: tensors of two dimensions or more, embeddings excluded as published (an update of norm η
-    is out of proportion where the experts hardly moved); they are known by their names alone, so a model that calls
-    them otherwise needs `exclude`. What becomes of the others is the option `vectors`.
+    Only matrices are fitted: tensors of two dimensions or more, without embeddings, as published (an update of norm η
+    is out of proportion where the experts hardly moved). Embeddings are recognised by their names alone, so a model
+    that names them differently needs `exclude`. The option `vectors` treats the other tensors.
 
     Attributes:
         eta: norm η of each expert's update of a tensor, > 0.
@@ -87,9 +89,10 @@ class Doge(Transform):
         scope: mask over all matrices of an expert, or over each.
         residual: row or matrix.
         shared_rank: dimension of the shared subspace; None takes max(1, ⌊min(R, M)/K⌋).
-        damping: of the exact solver, see `fit`; 0 or more.
+        damping: damping of the exact solver, see `fit`; at least 0.
         solver: exact, or adam (400 steps of 1e-4, as published).
-        vectors: what is not fitted: base (no change), average (τₖ/K) or task_arithmetic (0.3 · τₖ).
+        vectors: treatment of tensors that are not fitted: base (no change), average (τₖ/K) or task_arithmetic
+            (0.3 · τₖ).
         exclude: matrices whose names contain one of these words are not fitted.
         balanced: whether λ is in the outputs. False gives Mₖ⊙(τₖ + Δ), for learned coefficients that start at 0.3.
 
@@ -124,11 +127,11 @@ class Doge(Transform):
 
     @property
     def coefficient(self) -> float:
-        """1, or where λ is not in the outputs the 0.3 at which FusionBench lets AdaMerging start."""
+        """1; without λ in the outputs 0.3, where AdaMerging starts in FusionBench."""
         return 1.0 if self.balanced else TASK_ARITHMETIC
 
     def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
-        """At least one matrix to fit; see `Transform.check`."""
+        """Require at least one matrix to fit; see `Transform.check`."""
         if not any(is_fitted(name, len(shape), self.exclude) for name, shape in shapes.items()):
             raise ConfigError(
                 f"Doge fits matrices, but of {', '.join(shapes)[:200]} none is one whose name is free of "
@@ -136,7 +139,7 @@ class Doge(Transform):
             )
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Select the thresholds of the masks over all matrices where they are global; see `Transform.plan`."""
+        """Find the thresholds of global masks over all matrices; see `Transform.plan`."""
         thresholds = self._thresholds(stacks)
 
         def transform(name: str, stack: Tensor) -> Tensor:
@@ -148,11 +151,11 @@ class Doge(Transform):
         return transform
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names
 
     def _thresholds(self, stacks: Stacks) -> Callable[[Tensor], Tensor]:
-        """Give the magnitude from which each expert's entries pass the mask, for a stack (K, R, M): (K,)."""
+        """Return a function: stack (K, R, M) → magnitude from which each expert's entries pass the mask, (K,)."""
         if self.mask_order == "none":
             return lambda stack: stack.new_zeros(len(stack))
         if self.scope == "tensor":
@@ -165,7 +168,7 @@ class Doge(Transform):
         return lambda stack: found
 
     def _merge(self, stack: Tensor, thresholds: Tensor) -> Tensor:
-        """Fit Δ to a stack (K, R, M) masked before or not, and mask the sum after or not: (K, R, M)."""
+        """Fit Δ to a stack (K, R, M), masked before or after the fit or not at all: (K, R, M)."""
         fitted = trim(stack, thresholds) if self.mask_order == "before" else stack
         coefficients = norm_coefficients(fitted, self.eta)
         basis = shared_subspace(fitted, self.shared_rank)

@@ -1,4 +1,4 @@
-"""DOGE's formulas: norm-balanced coefficients, the shared subspace, and the modification fitted outside of it."""
+"""DOGE's formulas: norm-balanced coefficients, the shared subspace, and the modification fitted outside it."""
 
 from typing import Literal, TypeAlias
 
@@ -20,16 +20,18 @@ def norm_coefficients(stack: Tensor, eta: float) -> Tensor:
 
     Args:
         stack: (K, *shape).
-        eta: > 0.
+        eta: norm η of each update, > 0.
 
     Returns:
         (K,).
 
-    Reference: Wei, Tang, Shen, Hu, Yuan, Cao, "Modeling Multi-Task Model Merging as Adaptive Projective Gradient
-    Descent", ICML 2025 (task-aware coefficients), for each tensor as in its code.
+    Reference:
+        Wei, Tang, Shen, Hu, Yuan, Cao, "Modeling Multi-Task Model Merging as Adaptive Projective Gradient Descent",
+        ICML 2025 (task-aware coefficients), for each tensor as in its code.
 
-    >>> norm_coefficients(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 0.5)
-    tensor([0.1000, 0.0000])
+    Example:
+        >>> norm_coefficients(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 0.5)
+        tensor([0.1000, 0.0000])
     """
     norms = vectors(stack).norm(dim=1)
     return torch.where(norms > 0, eta / norms, 0)
@@ -48,11 +50,13 @@ def shared_subspace(stack: Tensor, rank: int | None = None) -> Tensor:
     Returns:
         Q (R, at most q), orthonormal columns.
 
-    Reference: Wei et al., ICML 2025 (shared subspace), as in its code.
+    Reference:
+        Wei et al., ICML 2025 (shared subspace), as in its code.
 
-    >>> shared_subspace(torch.tensor([[[1.0, 0.0], [0.0, 0.1]], [[0.0, 2.0], [0.0, 0.0]]]), 1).abs()
-    tensor([[1.],
-            [0.]])
+    Example:
+        >>> shared_subspace(torch.tensor([[[1.0, 0.0], [0.0, 0.1]], [[0.0, 2.0], [0.0, 0.0]]]), 1).abs()
+        tensor([[1.],
+                [0.]])
     """
     own = max(1, min(stack.shape[1:]) // len(stack))
     bases = [thin_svd(expert)[0][:, :own] for expert in stack]
@@ -70,8 +74,9 @@ def complement(matrix: Tensor, basis: Tensor) -> Tensor:
     Returns:
         (R, M).
 
-    >>> complement(torch.ones(2, 1), torch.tensor([[1.0], [0.0]])).tolist()
-    [[0.0], [1.0]]
+    Example:
+        >>> complement(torch.ones(2, 1), torch.tensor([[1.0], [0.0]])).tolist()
+        [[0.0], [1.0]]
     """
     return matrix - basis @ (basis.mT @ matrix)
 
@@ -88,12 +93,14 @@ def residuals(stack: Tensor, coefficients: Tensor, delta: Tensor, residual: Resi
     Returns:
         (K, R), or (K,); DOGE minimises the sum of their squares.
 
-    Reference: Wei et al., ICML 2025 (data-free objective): the unknown gradient of a task's loss is replaced by
-    its task vector. Its code takes rows.
+    Reference:
+        Wei et al., ICML 2025 (data-free objective): the unknown gradient of a task's loss is replaced by its task
+        vector. Its code takes rows.
 
-    >>> stack = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])
-    >>> residuals(stack, torch.tensor([0.5, 0.5]), torch.zeros(1, 2)).tolist()
-    [[0.5], [2.0]]
+    Example:
+        >>> stack = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])
+        >>> residuals(stack, torch.tensor([0.5, 0.5]), torch.zeros(1, 2)).tolist()
+        [[0.5], [2.0]]
     """
     merged = torch.einsum("k,krm->rm", coefficients, stack) + coefficients.sum() * delta
     form = CONTRACTION[residual]
@@ -120,19 +127,21 @@ def fit(
         coefficients: λ (K,).
         basis: Q (R, q).
         residual: see `residuals`.
-        damping: of ‖z‖², in shares of the mean squared norm of a row (or matrix) τ.
+        damping: factor of ‖z‖², as a share of the mean squared norm of a row (or matrix) of τ.
         tolerance: share of the initial loss at which to stop.
-        steps: of conjugate gradients, at most.
+        steps: greatest number of conjugate-gradient steps.
 
     Returns:
-        Δ (R, M); 0 where the shared subspace is the whole space, or no expert differs from the base.
+        Δ (R, M); 0 if the shared subspace is the whole space, or no expert differs from the base.
 
-    Reference: Wei et al., ICML 2025 (constrained objective); solved exactly, since Adam leaves the complement.
+    Reference:
+        Wei et al., ICML 2025 (constrained objective); solved exactly, since Adam leaves the complement.
 
-    >>> stack = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
-    >>> delta = fit(stack, torch.tensor([0.5]), torch.tensor([[1.0], [0.0]]), damping=0.0)
-    >>> residuals(stack, torch.tensor([0.5]), delta).tolist()
-    [[0.5, 0.0]]
+    Example:
+        >>> stack = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
+        >>> delta = fit(stack, torch.tensor([0.5]), torch.tensor([[1.0], [0.0]]), damping=0.0)
+        >>> residuals(stack, torch.tensor([0.5]), delta).tolist()
+        [[0.5, 0.0]]
     """
     total, scale = coefficients.sum(), stack.abs().max()
     zero = torch.zeros_like(stack[0])
@@ -175,12 +184,14 @@ def fit_adam(
     Returns:
         Δ (R, M).
 
-    Reference: Wei et al., ICML 2025 (adaptive projective gradient descent), with the constants of its code.
+    Reference:
+        Wei et al., ICML 2025 (adaptive projective gradient descent), with the constants of its code.
 
-    >>> stack = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
-    >>> fit_adam(stack, torch.tensor([0.5]), torch.tensor([[1.0], [0.0]])).round(decimals=2)
-    tensor([[0.0000, 0.0000, 0.0000],
-            [0.0000, 0.0400, 0.0000]])
+    Example:
+        >>> stack = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
+        >>> fit_adam(stack, torch.tensor([0.5]), torch.tensor([[1.0], [0.0]])).round(decimals=2)
+        tensor([[0.0000, 0.0000, 0.0000],
+                [0.0000, 0.0400, 0.0000]])
     """
     delta = nn.Parameter(torch.zeros_like(stack[0]), requires_grad=False)
     optimizer = torch.optim.Adam([delta], lr=lr)

@@ -1,4 +1,4 @@
-"""Fisher-weighted averaging: each expert counts where its loss is curved."""
+"""Fisher-weighted averaging: each expert has weight where its loss is curved."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from adamerge.transforms.transform import (
 def fisher_weights(information: Tensor) -> Tensor:
     """Weigh experts entry by entry by their diagonal Fisher information.
 
-    wₖ = Fₖ / Σⱼ Fⱼ, and 1/K where no expert has any; the merged update is Σₖ wₖ ⊙ τₖ.
+    wₖ = Fₖ / Σⱼ Fⱼ, and 1/K where every Fₖ is zero; the merged update is Σₖ wₖ ⊙ τₖ.
 
     Args:
         information: (K, *shape), F ≥ 0.
@@ -29,11 +29,13 @@ def fisher_weights(information: Tensor) -> Tensor:
     Returns:
         (K, *shape), nonnegative, 1 in sum over K.
 
-    Reference: Matena, Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022, section 3.
+    Reference:
+        Matena, Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022, section 3.
 
-    >>> fisher_weights(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
-    tensor([[0.2500, 0.5000],
-            [0.7500, 0.5000]])
+    Example:
+        >>> fisher_weights(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+        tensor([[0.2500, 0.5000],
+                [0.7500, 0.5000]])
     """
     total = information.sum(0)
     return torch.where(total > 0, information / total, 1 / len(information))
@@ -43,10 +45,10 @@ def norms(information: TaskVectors) -> Tensor:
     """Take the norm of each expert's whole information, ‖Fₖ‖.
 
     Args:
-        information: of all parameters.
+        information: Fₖ of all parameters.
 
     Returns:
-        (K,), float64; 1 where an expert has none.
+        (K,), float64; 1 for an expert whose information is zero.
     """
     squares = torch.zeros(len(information.experts), dtype=torch.float64)
     for _, stack in information.stacks():
@@ -56,18 +58,18 @@ def norms(information: TaskVectors) -> Tensor:
 
 @dataclass(frozen=True)
 class Fisher(Transform):
-    """Fisher-weighted average: part wₖ ⊙ τₖ of each expert, whose plain sum is the merge, hence the coefficient 1.
+    """Fisher-weighted average: outputs wₖ ⊙ τₖ, whose plain sum is the merge, hence the coefficient 1.
 
-    The information is that of each expert's own log-likelihood on its own calibration rows, on labels that the expert
-    itself gives, so none are needed. The authors' code takes the expectation over all labels, which costs a backward
-    pass a class; one drawn label a row (and position) has the same mean at a fraction of the cost.
+    The information is computed from each expert's log-likelihood on its own calibration rows, with labels from the
+    expert's own predictions, so the rows need no labels. The authors' code takes the expectation over all labels, which
+    costs a backward pass per class; one drawn label per row (and position) has the same mean at a fraction of the cost.
 
     Attributes:
         labels: sampled (seeded), expected as in the authors' code (classifiers only), or likeliest.
-        rows: calibration rows that it is taken of, an expert; null takes all.
+        rows: calibration rows per expert; null takes all.
         normalise: divide each expert's information by its norm over the whole model, as the authors' code does; the
             paper's formula does not.
-        seed: of the drawn labels, apart from seed_everything.
+        seed: seed of the drawn labels, independent of seed_everything.
 
     Raises:
         ConfigError: on an unknown word or a number of rows below 1.
@@ -91,11 +93,11 @@ class Fisher(Transform):
 
     @property
     def fisher(self) -> FisherSettings:
-        """Of its options; see `Transform.fisher`."""
+        """Return the options that concern the information; see `Transform.fisher`."""
         return FisherSettings(self.labels, self.rows, self.seed)
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Take the norms of the information where it is normalised; see `Transform.plan`."""
+        """Compute the norms of the information if it is normalised; see `Transform.plan`."""
         assert information is not None
         scales = norms(information) if self.normalise else torch.ones(len(information.experts))
 
@@ -106,5 +108,5 @@ class Fisher(Transform):
         return weigh
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

@@ -22,12 +22,14 @@ def isotropic(update: Tensor) -> Tensor:
     Returns:
         (R, M), singular values all equal, same nuclear norm.
 
-    Reference: Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de Weijer, "No Task Left Behind: Isotropic Model
-    Merging with Common and Task-Specific Subspaces", ICML 2025 (Iso-C).
+    Reference:
+        Marczak, Magistri, Cygert, Twardowski, Bagdanov, van de Weijer, "No Task Left Behind: Isotropic Model Merging
+        with Common and Task-Specific Subspaces", ICML 2025 (Iso-C).
 
-    >>> isotropic(torch.diag(torch.tensor([1.0, 3.0]))).round(decimals=4)
-    tensor([[2., 0.],
-            [0., 2.]])
+    Example:
+        >>> isotropic(torch.diag(torch.tensor([1.0, 3.0]))).round(decimals=4)
+        tensor([[2., 0.],
+                [0., 2.]])
     """
     left, sigma, right = thin_svd(update)
     if not len(sigma):
@@ -39,16 +41,16 @@ def isotropic(update: Tensor) -> Tensor:
 class Isotropic(Transform):
     """Iso-C: one update whose singular values are all equal; vectors are averaged.
 
-    The paper picks the coefficient on validation data, near 1.
+    The paper chooses the coefficient on validation data, near 1.
     """
 
     @property
     def coefficient(self) -> float:
-        """1."""
+        """1, as published."""
         return 1.0
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Nothing global; see `Transform.plan`."""
+        """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""
 
         def merge(name: str, stack: Tensor) -> Tensor:
             if not is_matrix(stack):
@@ -58,5 +60,5 @@ class Isotropic(Transform):
         return merge
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """One merged update; see `Transform.experts`."""
+        """Return the name of the one merged update; see `Transform.experts`."""
         return MERGED

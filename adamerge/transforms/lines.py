@@ -14,14 +14,15 @@ def stack_and_layer(name: str) -> tuple[str, int] | None:
     """Split a parameter name at its first integer component.
 
     Args:
-        name: dotted.
+        name: a parameter's name, with dots.
 
     Returns:
-        The name of the stack of layers and the layer's number, or None for a parameter outside of every stack.
+        The name of the stack of layers and the layer's number, or None for a parameter outside every stack.
 
-    >>> stack_and_layer("encoder.layer.3.output.dense.weight")
-    ('encoder.layer', 3)
-    >>> stack_and_layer("pooler.dense.bias")
+    Example:
+        >>> stack_and_layer("encoder.layer.3.output.dense.weight")
+        ('encoder.layer', 3)
+        >>> stack_and_layer("pooler.dense.bias")
     """
     parts = name.split(".")
     for i, part in enumerate(parts):
@@ -33,8 +34,8 @@ def stack_and_layer(name: str) -> tuple[str, int] | None:
 def depth_shares(names: Sequence[str]) -> dict[str, float]:
     """Place each parameter between the first layer (0) and the last (1): l/(L - 1), l and L by its own stack.
 
-    Parameters outside of a stack get the end that they are at: 0 before the first layer, 1 after it. (The authors'
-    code has 0 for all of them; a pooler or a last norm is as deep as the last layer, though.)
+    Parameters outside every stack get 0 before the first layer and 1 after it. (The authors' code has 0 for all of
+    them, although a pooler or a last norm is as deep as the last layer.)
 
     Args:
         names: all parameters, in the order of the module (embeddings first, heads last).
@@ -43,10 +44,11 @@ def depth_shares(names: Sequence[str]) -> dict[str, float]:
         Name → share of the depth in [0, 1].
 
     Raises:
-        ConfigError: where no name has a layer number.
+        ConfigError: No name has a layer number.
 
-    >>> depth_shares(["embed.weight", "layer.0.weight", "layer.1.weight", "layer.2.weight", "norm.weight"])
-    {'embed.weight': 0.0, 'layer.0.weight': 0.0, 'layer.1.weight': 0.5, 'layer.2.weight': 1.0, 'norm.weight': 1.0}
+    Example:
+        >>> depth_shares(["embed.weight", "layer.0.weight", "layer.1.weight", "layer.2.weight", "norm.weight"])
+        {'embed.weight': 0.0, 'layer.0.weight': 0.0, 'layer.1.weight': 0.5, 'layer.2.weight': 1.0, 'norm.weight': 1.0}
     """
     places = {name: stack_and_layer(name) for name in names}
     last: dict[str, int] = {}
@@ -54,7 +56,10 @@ def depth_shares(names: Sequence[str]) -> dict[str, float]:
         if place is not None:
             last[place[0]] = max(last.get(place[0], 0), place[1])
     if not last:
-        raise ConfigError(f"LiNeS needs parameter names with a layer number, found none in {', '.join(names)[:200]}.")
+        raise ConfigError(
+            f"Lines: expected parameter names with a layer number, found none in {', '.join(names)[:200]}; "
+            "choose another transform."
+        )
     shares, outside = {}, 0.0
     for name, place in places.items():
         if place is not None:
@@ -68,19 +73,21 @@ def scale_by_depth(stack: Tensor, share: float, alpha: float, beta: float) -> Te
 
     Args:
         stack: (K, *shape).
-        share: l/(L - 1), of `depth_shares`.
+        share: l/(L - 1), from `depth_shares`.
         alpha: scale of the first layer.
-        beta: what the last layer has more.
+        beta: difference of the scales of the last and the first layer.
 
     Returns:
         (K, *shape).
 
-    Reference: Wang, Dimitriadis, Favero, Ortiz-Jimenez, Fleuret, Frossard, "LiNeS: Post-training Layer Scaling
-    Prevents Forgetting and Enhances Model Merging", ICLR 2025.
+    Reference:
+        Wang, Dimitriadis, Favero, Ortiz-Jimenez, Fleuret, Frossard, "LiNeS: Post-training Layer Scaling Prevents
+        Forgetting and Enhances Model Merging", ICLR 2025.
 
-    >>> import torch
-    >>> scale_by_depth(torch.tensor([[2.0, 4.0]]), share=0.5, alpha=0.25, beta=0.5)
-    tensor([[1., 2.]])
+    Example:
+        >>> import torch
+        >>> scale_by_depth(torch.tensor([[2.0, 4.0]]), share=0.5, alpha=0.25, beta=0.5)
+        tensor([[1., 2.]])
     """
     return (alpha + beta * share) * stack
 
@@ -91,7 +98,7 @@ class Lines(Transform):
 
     Attributes:
         alpha: scale of the first layer; None takes 1/K, as the paper does for a sum of K task vectors.
-        beta: what the last layer has more; the paper searches it on validation data.
+        beta: difference of the scales of the last and the first layer; the paper searches it on validation data.
 
     Raises:
         ConfigError: on negative scales.
@@ -111,11 +118,11 @@ class Lines(Transform):
         return 1.0
 
     def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Names with layer numbers; see `Transform.check`."""
+        """Require names with layer numbers; see `Transform.check`."""
         depth_shares(list(shapes))
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Read the names for the number of layers; see `Transform.plan`."""
+        """Count the layers by the parameters' names; see `Transform.plan`."""
         shares = depth_shares([name for name, _ in stacks()])
 
         def scale(name: str, stack: Tensor) -> Tensor:
@@ -125,5 +132,5 @@ class Lines(Transform):
         return scale
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

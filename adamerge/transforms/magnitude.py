@@ -20,17 +20,18 @@ from adamerge.transforms.transform import (
 
 
 def kept(density: float, length: int) -> int:
-    """How many of a vector's numbers a density keeps: max(1, ⌊density · length⌋).
+    """Count the numbers of a vector that a density keeps: max(1, ⌊density · length⌋).
 
     Args:
-        density: in (0, 1].
-        length: of the vector.
+        density: share to keep, in (0, 1].
+        length: length of the vector.
 
     Returns:
         At least 1.
 
-    >>> kept(0.2, 10), kept(0.2, 3)
-    (2, 1)
+    Example:
+        >>> kept(0.2, 10), kept(0.2, 3)
+        (2, 1)
     """
     return max(1, int(density * length))
 
@@ -45,8 +46,9 @@ def tensor_thresholds(stack: Tensor, density: float) -> Tensor:
     Returns:
         (K,) thresholds.
 
-    >>> tensor_thresholds(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), 0.5)
-    tensor([3.])
+    Example:
+        >>> tensor_thresholds(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), 0.5)
+        tensor([3.])
     """
     magnitudes = vectors(stack).abs()  # (K, N)
     length = magnitudes.shape[1]
@@ -67,11 +69,12 @@ def global_thresholds(stacks: Stacks, density: float) -> Tensor:
         (K,) thresholds.
 
     Raises:
-        ConfigError: where there is no tensor.
+        ConfigError: There is no tensor.
 
-    >>> tensors = {"a": torch.tensor([[1.0, -4.0]]), "b": torch.tensor([[2.0, 3.0]])}
-    >>> global_thresholds(lambda: iter(tensors.items()), 0.5)
-    tensor([3.])
+    Example:
+        >>> tensors = {"a": torch.tensor([[1.0, -4.0]]), "b": torch.tensor([[2.0, 3.0]])}
+        >>> global_thresholds(lambda: iter(tensors.items()), 0.5)
+        tensor([3.])
     """
 
     def magnitudes() -> Iterator[Tensor]:
@@ -81,7 +84,7 @@ def global_thresholds(stacks: Stacks, density: float) -> Tensor:
 
 
 def trim(stack: Tensor, thresholds: Tensor) -> Tensor:
-    """Zero what lies below an expert's threshold: τ where |τ| ≥ threshold, else 0. Ties are kept.
+    """Set to zero what lies below an expert's threshold: τ where |τ| ≥ threshold, else 0. Ties are kept.
 
     Args:
         stack: (K, *shape).
@@ -90,11 +93,13 @@ def trim(stack: Tensor, thresholds: Tensor) -> Tensor:
     Returns:
         (K, *shape).
 
-    Reference: Yadav, Tam, Choshen, Raffel, Bansal, "TIES-Merging: Resolving Interference When Merging Models",
-    NeurIPS 2023, section 3.2, step 1.
+    Reference:
+        Yadav, Tam, Choshen, Raffel, Bansal, "TIES-Merging: Resolving Interference When Merging Models", NeurIPS 2023,
+        section 3.2, step 1.
 
-    >>> trim(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), torch.tensor([3.0]))
-    tensor([[ 0., -4.,  0.,  3.]])
+    Example:
+        >>> trim(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), torch.tensor([3.0]))
+        tensor([[ 0., -4.,  0.,  3.]])
     """
     return torch.where(stack.abs() >= per_expert(thresholds, stack), stack, 0)
 
@@ -107,7 +112,7 @@ class Magnitude(Transform):
 
     Attributes:
         density: share to keep, in (0, 1].
-        scope: share of the whole vector of an expert, or of each tensor.
+        scope: apply the density to an expert's whole vector, or to each tensor.
 
     Raises:
         ConfigError: on a density outside (0, 1] or an unknown scope.
@@ -123,16 +128,16 @@ class Magnitude(Transform):
 
     @property
     def coefficient(self) -> float:
-        """0.3, that of task arithmetic."""
+        """0.3, the coefficient of task arithmetic."""
         return TASK_ARITHMETIC
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Select the thresholds of the whole vectors where they are global; see `Transform.plan`."""
+        """Find the thresholds of the whole vectors if the scope is global; see `Transform.plan`."""
         if self.scope == "tensor":
             return lambda name, stack: trim(stack, tensor_thresholds(stack, self.density))
         thresholds = global_thresholds(stacks, self.density)
         return lambda name, stack: trim(stack, thresholds)
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

@@ -1,4 +1,4 @@
-"""Exact order statistics of vectors too long to hold, by two passes over their bits."""
+"""Exact order statistics of vectors too long for memory, by two passes over their bits."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
@@ -15,7 +15,7 @@ Positions: TypeAlias = Callable[[int], tuple[int, ...]]
 """Length of a vector → the wanted positions (from 0) in its ascending order."""
 
 Scope: TypeAlias = Literal["global", "tensor"]
-"""Whether a share is taken of an expert's whole vector or of each tensor by itself."""
+"""Whether a share refers to an expert's whole vector or to each tensor."""
 
 BUCKETS = 1 << 16
 
@@ -29,8 +29,9 @@ def ordered_bits(values: Tensor) -> Tensor:
     Returns:
         int32 of the same shape; a < b implies ordered_bits(a) < ordered_bits(b).
 
-    >>> ordered_bits(torch.tensor([-2.0, -1.0, 0.0, 1e-30, 3.0])).diff().gt(0).all().item()
-    True
+    Example:
+        >>> ordered_bits(torch.tensor([-2.0, -1.0, 0.0, 1e-30, 3.0])).diff().gt(0).all().item()
+        True
     """
     bits = values.float().contiguous().view(torch.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -45,8 +46,9 @@ def from_ordered_bits(keys: Tensor) -> Tensor:
     Returns:
         fp32 of the same shape.
 
-    >>> from_ordered_bits(ordered_bits(torch.tensor([-2.5, 0.0, 7.0])))
-    tensor([-2.5000,  0.0000,  7.0000])
+    Example:
+        >>> from_ordered_bits(ordered_bits(torch.tensor([-2.5, 0.0, 7.0])))
+        tensor([-2.5000,  0.0000,  7.0000])
     """
     return (keys ^ ((keys >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
@@ -66,12 +68,13 @@ def order_statistics(scores: Scores, positions: Positions) -> Tensor:
         (P, K) fp32: the number at each position of each vector in ascending order.
 
     Raises:
-        ConfigError: where the pass yields no number at all.
+        ConfigError: The pass yields no number.
 
-    >>> blocks = [torch.tensor([[5.0, 1.0], [-1.0, -3.0]]), torch.tensor([[3.0], [2.0]])]
-    >>> order_statistics(lambda: iter(blocks), lambda length: (0, length - 1))
-    tensor([[ 1., -3.],
-            [ 5.,  2.]])
+    Example:
+        >>> blocks = [torch.tensor([[5.0, 1.0], [-1.0, -3.0]]), torch.tensor([[3.0], [2.0]])]
+        >>> order_statistics(lambda: iter(blocks), lambda length: (0, length - 1))
+        tensor([[ 1., -3.],
+                [ 5.,  2.]])
     """
     upper = _count_upper(scores)  # (K, 65536)
     wanted = torch.tensor(positions(int(upper[0].sum())), device=upper.device)  # (P,)
@@ -90,7 +93,10 @@ def _count_upper(scores: Scores) -> Tensor:
         here = torch.stack([torch.bincount(row, minlength=BUCKETS) for row in digits])
         counts = here if counts is None else counts.add_(here)
     if counts is None or not counts.any():
-        raise ConfigError("There is no tensor to transform: no parameter differs between the experts and the base.")
+        raise ConfigError(
+            "There is no tensor to transform: expected experts that differ from the base, found none; "
+            "check the models' paths."
+        )
     return counts
 
 

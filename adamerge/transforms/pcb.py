@@ -12,7 +12,7 @@ from adamerge.transforms.order_statistics import Scope, Scores, order_statistics
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, per_expert, require, vectors
 
 OUTLIERS = 1e-4
-"""Share of each expert's magnitudes that is clamped at either end."""
+"""Share of each expert's magnitudes that is clamped at each end."""
 
 
 class Range(NamedTuple):
@@ -32,13 +32,14 @@ def place(values: Tensor, bounds: Range) -> Tensor:
 
     Args:
         values: (K, *shape).
-        bounds: of each expert; where they coincide all is 0.
+        bounds: range of each expert; an empty range gives 0.
 
     Returns:
         (K, *shape).
 
-    >>> place(torch.tensor([[0.0, 2.0, 9.0]]), Range(torch.tensor([1.0]), torch.tensor([3.0])))
-    tensor([[0.0000, 0.5000, 1.0000]])
+    Example:
+        >>> place(torch.tensor([[0.0, 2.0, 9.0]]), Range(torch.tensor([1.0]), torch.tensor([3.0])))
+        tensor([[0.0000, 0.5000, 1.0000]])
     """
     low, high = per_expert(bounds.low, values), per_expert(bounds.high, values)
     width = torch.where(high > low, high - low, 1)
@@ -46,7 +47,7 @@ def place(values: Tensor, bounds: Range) -> Tensor:
 
 
 def competition(stack: Tensor, magnitudes: Range) -> Tensor:
-    """Score how much an expert wants an entry: β = exp(K·(x² - 1)) ⊙ tanh(τₖ ⊙ Σⱼ τⱼ), x the placed magnitude.
+    """Score each expert's claim to an entry: β = exp(K·(x² - 1)) ⊙ tanh(τₖ ⊙ Σⱼ τⱼ), x the placed magnitude.
 
     The first factor is the paper's intra-balancing, a softmax of K·x² over the expert's vector up to a constant, which
     the placing of β removes; the second, inter-balancing, is as in the published code.
@@ -58,11 +59,13 @@ def competition(stack: Tensor, magnitudes: Range) -> Tensor:
     Returns:
         (K, *shape).
 
-    Reference: Du, Lee, Li, Jiang, Guo, Yu, Liu, Goh, Tang, He, Zhang, "Parameter Competition Balancing for Model
-    Merging", NeurIPS 2024, and its code.
+    Reference:
+        Du, Lee, Li, Jiang, Guo, Yu, Liu, Goh, Tang, He, Zhang, "Parameter Competition Balancing for Model Merging",
+        NeurIPS 2024, and its code.
 
-    >>> competition(torch.tensor([[2.0, 1.0]]), Range(torch.tensor([1.0]), torch.tensor([2.0])))
-    tensor([[0.9993, 0.2802]])
+    Example:
+        >>> competition(torch.tensor([[2.0, 1.0]]), Range(torch.tensor([1.0]), torch.tensor([2.0])))
+        tensor([[0.9993, 0.2802]])
     """
     intra = (len(stack) * (place(stack.abs(), magnitudes).square() - 1)).exp()
     return intra * (stack * stack.sum(0)).tanh()
@@ -81,11 +84,13 @@ def pcb(stack: Tensor, magnitudes: Range, scores: Range) -> Tensor:
     Returns:
         (K, *shape).
 
-    Reference: Du et al., NeurIPS 2024, and its code.
+    Reference:
+        Du et al., NeurIPS 2024, and its code.
 
-    >>> one = torch.tensor([1.0, 1.0])
-    >>> pcb(torch.tensor([[2.0], [1.0]]), Range(0 * one, 2 * one), Range(0 * one, one)).sum(0).round(decimals=2)
-    tensor([1.8200])
+    Example:
+        >>> one = torch.tensor([1.0, 1.0])
+        >>> pcb(torch.tensor([[2.0], [1.0]]), Range(0 * one, 2 * one), Range(0 * one, one)).sum(0).round(decimals=2)
+        tensor([1.8200])
     """
     weights = place(competition(stack, magnitudes), scores)
     low, high = per_expert(magnitudes.low, stack), per_expert(magnitudes.high, stack)
@@ -104,8 +109,9 @@ def bounds(scores: Scores, low: float, high: float) -> Range:
     Returns:
         The range of each expert.
 
-    >>> bounds(lambda: iter([torch.arange(10.0)[None]]), 0.2, 1.0)
-    Range(low=tensor([2.]), high=tensor([9.]))
+    Example:
+        >>> bounds(lambda: iter([torch.arange(10.0)[None]]), 0.2, 1.0)
+        Range(low=tensor([2.]), high=tensor([9.]))
     """
 
     def positions(length: int) -> tuple[int, int]:
@@ -138,7 +144,7 @@ def ranges(stacks: Stacks, ratio: float) -> tuple[Range, Range]:
 
 @dataclass(frozen=True)
 class Pcb(Transform):
-    """PCB-merging, one part an expert; the coefficient 1.2 is that of the authors' code.
+    """PCB-merging, one output per expert; the coefficient 1.2 is taken from the authors' code.
 
     Attributes:
         ratio: share of the entries that each expert keeps, in (0, 1].
@@ -158,16 +164,16 @@ class Pcb(Transform):
 
     @property
     def coefficient(self) -> float:
-        """1.2."""
+        """1.2, as in the authors' code."""
         return 1.2
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Select bounds and thresholds of the whole vectors where they are global; see `Transform.plan`."""
+        """Find bounds and thresholds of the whole vectors if the scope is global; see `Transform.plan`."""
         if self.scope == "tensor":
             return lambda name, stack: pcb(stack, *ranges(lambda: iter([(name, stack)]), self.ratio))
         found = ranges(stacks, self.ratio)
         return lambda name, stack: pcb(stack, *found)
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

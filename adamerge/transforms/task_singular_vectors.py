@@ -23,13 +23,15 @@ def task_singular_vectors(stack: Tensor) -> Tensor:
     Returns:
         (K, R, M); zero for a zero task vector. Identical experts share their directions: the sum is one of them.
 
-    Reference: Gargiulo, Crisostomi, Bucarelli, Scardapane, Silvestri, Rodolà, "Task Singular Vectors: Reducing Task
-    Interference in Model Merging", CVPR 2025 (TSV-Merge).
+    Reference:
+        Gargiulo, Crisostomi, Bucarelli, Scardapane, Silvestri, Rodolà, "Task Singular Vectors: Reducing Task
+        Interference in Model Merging", CVPR 2025 (TSV-Merge).
 
-    >>> stack = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.0, 3.0]]])
-    >>> task_singular_vectors(stack).sum(0).round(decimals=4)
-    tensor([[2., 0.],
-            [0., 3.]])
+    Example:
+        >>> stack = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.0, 3.0]]])
+        >>> task_singular_vectors(stack).sum(0).round(decimals=4)
+        tensor([[2., 0.],
+                [0., 3.]])
     """
     rank = max(1, min(stack.shape[1:]) // len(stack))
     parts = [tuple(factor[..., :rank] for factor in thin_svd(expert)) for expert in stack]
@@ -43,15 +45,15 @@ def task_singular_vectors(stack: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TaskSingularVectors(Transform):
-    """TSV-M, one part an expert; vectors are averaged (each part is τₖ/K). The published coefficient is 1."""
+    """TSV-M, one output per expert; vectors are averaged (each output is τₖ/K). The published coefficient is 1."""
 
     @property
     def coefficient(self) -> float:
-        """1."""
+        """1, as published."""
         return 1.0
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Nothing global; see `Transform.plan`."""
+        """Return the split of one tensor; nothing is gathered. See `Transform.plan`."""
 
         def split(name: str, stack: Tensor) -> Tensor:
             if not is_matrix(stack):
@@ -61,5 +63,5 @@ class TaskSingularVectors(Transform):
         return split
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 RESOLUTION = 1e-6
-"""Singular values below this share of the largest are rounding of fp32 weights, and taken as zero."""
+"""Singular values below this share of the largest are rounding of fp32 weights, and count as zero."""
 
 
 def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -18,11 +18,12 @@ def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         U (R, r), s (r,) descending, V (M, r), float64, r the numerical rank; r = 0 for a zero matrix.
 
-    >>> U, s, V = thin_svd(torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))
-    >>> s
-    tensor([4., 3.], dtype=torch.float64)
-    >>> (U * s @ V.T).round().int().tolist()
-    [[3, 0, 0], [0, 4, 0]]
+    Example:
+        >>> U, s, V = thin_svd(torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))
+        >>> s
+        tensor([4., 3.], dtype=torch.float64)
+        >>> (U * s @ V.T).round().int().tolist()
+        [[3, 0, 0], [0, 4, 0]]
     """
     if matrix.shape[0] > matrix.shape[1]:
         right, sigma, left = thin_svd(matrix.T)
@@ -44,8 +45,9 @@ def polar(matrix: Tensor) -> Tensor:
     Returns:
         (R, M) float64; a partial isometry where A lacks rank: null directions stay null.
 
-    >>> polar(torch.diag(torch.tensor([2.0, 5.0]))).round().int().tolist()
-    [[1, 0], [0, 1]]
+    Example:
+        >>> polar(torch.diag(torch.tensor([2.0, 5.0]))).round().int().tolist()
+        [[1, 0], [0, 1]]
     """
     left, _, right = thin_svd(matrix)
     return left @ right.T

@@ -21,17 +21,18 @@ def elect_signs(trimmed: Tensor) -> Tensor:
     Returns:
         (*shape) of -1, 0, 1; 0 where no expert has an entry or they cancel exactly.
 
-    Reference: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", NeurIPS 2023, section 3.2,
-    step 2.
+    Reference:
+        Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", NeurIPS 2023, section 3.2, step 2.
 
-    >>> elect_signs(torch.tensor([[1.0, -2.0, 0.5], [-3.0, 1.0, -0.5]]))
-    tensor([-1., -1.,  0.])
+    Example:
+        >>> elect_signs(torch.tensor([[1.0, -2.0, 0.5], [-3.0, 1.0, -0.5]]))
+        tensor([-1., -1.,  0.])
     """
     return trimmed.sum(0).sign()
 
 
 def keep_agreeing(trimmed: Tensor, signs: Tensor, total: Tensor) -> Tensor:
-    """Keep the entries whose sign is the elected one; a sign of 0 is replaced by that of the total.
+    """Keep the entries with the elected sign; an elected sign of 0 is replaced by the sign of the total.
 
     τ'ₖ = τₖ where sign(τₖ) = s, else 0. No mean and no rescaling.
 
@@ -43,13 +44,15 @@ def keep_agreeing(trimmed: Tensor, signs: Tensor, total: Tensor) -> Tensor:
     Returns:
         (K, *shape).
 
-    Reference: the published code of Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR
-    2024 (AdaMerging++).
+    Reference:
+        the published code of Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task Learning", ICLR 2024
+        (AdaMerging++).
 
-    >>> trimmed = torch.tensor([[1.0, -2.0, 0.5], [-3.0, 1.0, -0.5]])
-    >>> keep_agreeing(trimmed, elect_signs(trimmed), torch.tensor(-1.0))
-    tensor([[ 0.0000, -2.0000,  0.0000],
-            [-3.0000,  0.0000, -0.5000]])
+    Example:
+        >>> trimmed = torch.tensor([[1.0, -2.0, 0.5], [-3.0, 1.0, -0.5]])
+        >>> keep_agreeing(trimmed, elect_signs(trimmed), torch.tensor(-1.0))
+        tensor([[ 0.0000, -2.0000,  0.0000],
+                [-3.0000,  0.0000, -0.5000]])
     """
     elected = torch.where(signs == 0, total, signs)
     return torch.where(trimmed.sign() == elected, trimmed, 0)
@@ -59,15 +62,17 @@ def share_by_count(agreeing: Tensor) -> Tensor:
     """Divide each entry by the number of experts that have it, so that a plain sum is TIES' disjoint mean.
 
     Args:
-        agreeing: (K, *shape), what `keep_agreeing` left.
+        agreeing: (K, *shape), the output of `keep_agreeing`.
 
     Returns:
         (K, *shape) whose sum over K is the mean of the nonzero entries.
 
-    Reference: Yadav et al., NeurIPS 2023, section 3.2, step 3.
+    Reference:
+        Yadav et al., NeurIPS 2023, section 3.2, step 3.
 
-    >>> share_by_count(torch.tensor([[2.0, 0.0], [4.0, 3.0]])).sum(0)
-    tensor([3., 3.])
+    Example:
+        >>> share_by_count(torch.tensor([[2.0, 0.0], [4.0, 3.0]])).sum(0)
+        tensor([3., 3.])
     """
     return agreeing / (agreeing != 0).sum(0).clamp(min=1)
 
@@ -77,21 +82,22 @@ def total_sign(stacks: Stacks, thresholds: Tensor) -> Tensor:
 
     Args:
         stacks: a fresh pass over all tensors.
-        thresholds: (K,) of the whole vectors.
+        thresholds: (K,), for the whole vectors.
 
     Returns:
         A scalar: -1, 0 or 1.
 
-    >>> tensors = {"a": torch.tensor([[1.0, -4.0]]), "b": torch.tensor([[2.0, 3.0]])}
-    >>> total_sign(lambda: iter(tensors.items()), torch.tensor([1.0])).item()
-    1.0
+    Example:
+        >>> tensors = {"a": torch.tensor([[1.0, -4.0]]), "b": torch.tensor([[2.0, 3.0]])}
+        >>> total_sign(lambda: iter(tensors.items()), torch.tensor([1.0])).item()
+        1.0
     """
     balance = sum(elect_signs(trim(stack, thresholds)).double().sum() for _, stack in stacks())
     return torch.as_tensor(balance).sign().float()
 
 
 def ties(stack: Tensor, thresholds: Tensor, total: Tensor | None = None) -> Tensor:
-    """Trim, elect and keep what agrees, in one tensor of all experts.
+    """Trim, elect signs and keep the entries that agree, in one tensor of all experts.
 
     Args:
         stack: (K, *shape).
@@ -101,9 +107,10 @@ def ties(stack: Tensor, thresholds: Tensor, total: Tensor | None = None) -> Tens
     Returns:
         (K, *shape).
 
-    >>> ties(torch.tensor([[1.0, -2.0, 0.1], [-3.0, 1.0, 0.2]]), torch.tensor([1.0, 1.0]))
-    tensor([[ 0., -2.,  0.],
-            [-3.,  0.,  0.]])
+    Example:
+        >>> ties(torch.tensor([[1.0, -2.0, 0.1], [-3.0, 1.0, 0.2]]), torch.tensor([1.0, 1.0]))
+        tensor([[ 0., -2.,  0.],
+                [-3.,  0.,  0.]])
     """
     trimmed = trim(stack, thresholds)
     signs = elect_signs(trimmed)
@@ -115,12 +122,14 @@ def ties(stack: Tensor, thresholds: Tensor, total: Tensor | None = None) -> Tens
 class Ties(Transform):
     """TIES trimming and sign election: the task vectors of AdaMerging++.
 
-    `reduce="sum"` leaves the entries as they are, as AdaMerging++ does, which then starts at 0.3. `reduce="mean"` is
-    TIES' own merge: entries are shared out among the experts that agree, and their plain sum is used with 1.
+    `reduce="sum"` leaves the entries as they are, as AdaMerging++ does, with coefficients that start at 0.3.
+    `reduce="mean"` is TIES' own merge: entries are divided by the number of experts that agree, and their plain sum has
+    the coefficient 1.
 
     Attributes:
         density: share to keep, in (0, 1].
-        scope: share of an expert's whole vector, as in both papers, or of each tensor, as in mergekit and PEFT.
+        scope: apply the density to an expert's whole vector, as in both papers, or to each tensor, as in mergekit and
+            PEFT.
         reduce: sum or mean over the experts that agree.
 
     Raises:
@@ -143,7 +152,7 @@ class Ties(Transform):
         return TASK_ARITHMETIC if self.reduce == "sum" else 1.0
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Select global thresholds and the total sign where they are global; see `Transform.plan`."""
+        """Find the thresholds and the total sign of the whole vectors if the scope is global; see `Transform.plan`."""
         reduce = share_by_count if self.reduce == "mean" else Tensor.clone
         if self.scope == "tensor":
             return lambda name, stack: reduce(ties(stack, tensor_thresholds(stack, self.density)))
@@ -152,5 +161,5 @@ class Ties(Transform):
         return lambda name, stack: reduce(ties(stack, thresholds, total))
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The experts themselves; see `Transform.experts`."""
+        """Return the experts' own names; see `Transform.experts`."""
         return names

@@ -1,4 +1,4 @@
-"""The seam: a plan over all tensors, then one tensor of all experts at a time."""
+"""The base class: a plan over all tensors, then one tensor of all experts at a time."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,12 +17,10 @@ Stacks: TypeAlias = Callable[[], Iterator[tuple[str, Tensor]]]
 """A fresh pass over all tensors, one stack (K, *shape) at a time, in the order of the module's parameters."""
 
 MERGED = ("merged",)
-"""The names of the outputs of a method that yields one update of all experts."""
-
+"""Output names of a method that merges all experts into one update."""
 
 Labels: TypeAlias = Literal["sampled", "expected", "likeliest"]
-"""Labels that an expert gives itself: one drawn as it predicts, all weighed by their probability, or the likeliest."""
-
+"""Labels from an expert's own predictions: one drawn, all weighed by their probability, or the likeliest."""
 
 TASK_ARITHMETIC = 0.3
 """Scale of the plain sum of task vectors: Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023, whose best
@@ -30,12 +28,12 @@ scales on eight tasks lie near it, and where AdaMerging starts."""
 
 
 class FisherSettings(NamedTuple):
-    """How diagonal Fisher information is taken.
+    """How diagonal Fisher information is computed.
 
     Attributes:
-        labels: On which labels.
-        rows: Of how many calibration rows an expert; None takes all.
-        seed: Of the labels that are drawn.
+        labels: which labels it is computed for.
+        rows: calibration rows per expert; None takes all.
+        seed: seed of the drawn labels.
     """
 
     labels: Labels
@@ -44,10 +42,10 @@ class FisherSettings(NamedTuple):
 
 
 class Transform(ABC):
-    """One tensor of all experts at a time, K·N numbers, never more.
+    """Map task vectors to task vectors, one tensor of all experts at a time: K·N numbers, never more.
 
-    The outputs are task vectors like any other. Published, they are added to the base in a plain sum, each multiplied
-    by `coefficient`; learned methods put their own coefficients there.
+    The outputs are task vectors like any other. In the published methods they are multiplied by `coefficient` and
+    added to the base; learned methods replace it by their own coefficients.
     """
 
     @property
@@ -57,37 +55,37 @@ class Transform(ABC):
 
     @property
     def fisher(self) -> FisherSettings | None:
-        """How it needs the experts' diagonal Fisher information taken, on calibration rows; None needs none."""
+        """How the experts' diagonal Fisher information is to be computed; None if the method needs none."""
         return None
 
     def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Refuse before anything is written what cannot be transformed; by default nothing is.
+        """Refuse, before anything is written, what cannot be transformed; by default refuse nothing.
 
         Args:
             experts: K.
-            shapes: of all parameters.
+            shapes: shapes of all parameters by name.
 
         Raises:
-            ConfigError: there are too few experts, or the parameters are not such that the method means something.
+            ConfigError: There are too few experts, or the method is not defined for these parameters.
         """
         del experts, shapes
 
     @abstractmethod
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Gather what the method must know of the whole model, in bounded memory.
+        """Gather what the method needs from the whole model, in bounded memory.
 
         Args:
-            stacks: a fresh pass over all tensors at each call; called as often as the method has global passes.
-            information: every expert's diagonal Fisher information, held as task vectors are; None unless
-                `fisher` asks for it.
+            stacks: a fresh pass over all tensors at each call; called once per global pass of the method.
+            information: every expert's diagonal Fisher information, stored like task vectors; None unless `fisher`
+                asks for it.
 
         Returns:
-            The transform of one tensor of all experts; it may be called in any order, each tensor by itself.
+            The transform of one tensor of all experts; tensors may come in any order.
         """
 
     @abstractmethod
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of the K' outputs: those of the experts, or `MERGED` where one update is made of all.
+        """Return the names of the K' outputs: the experts' names, or `MERGED` for one update of all.
 
         Args:
             names: the experts' names, in the order of the stacks.
@@ -98,27 +96,28 @@ class Transform(ABC):
 
 
 def require(condition: bool, key: str, expected: str, found: object) -> None:
-    """Refuse an option by name; a number must be finite as well.
+    """Refuse an option that does not meet a condition, or is a number that is not finite.
 
     Args:
         condition: what must hold.
-        key: the option.
+        key: name of the option.
         expected: the values it may take, in words.
         found: its value.
 
     Raises:
-        ConfigError: where the condition does not hold.
+        ConfigError: The condition does not hold.
 
-    >>> require(False, "density", "a share in (0, 1]", 1.5)
-    Traceback (most recent call last):
-    adamerge.types.ConfigError: density must be a share in (0, 1], found 1.5.
+    Example:
+        >>> require(False, "density", "a share in (0, 1]", 1.5)
+        Traceback (most recent call last):
+        adamerge.types.ConfigError: density must be a share in (0, 1], found 1.5.
     """
     if not condition or (isinstance(found, float) and not math.isfinite(found)):
         raise ConfigError(f"{key} must be {expected}, found {found!r}.")
 
 
 def is_matrix(stack: Tensor) -> bool:
-    """Whether the tensors of a stack have two dimensions or more, and so are treated as matrices.
+    """Return whether the tensors of a stack have two dimensions or more and are treated as matrices.
 
     Args:
         stack: (K, *shape).
@@ -138,9 +137,10 @@ def vectors(stack: Tensor) -> Tensor:
     Returns:
         (K, N).
 
-    >>> import torch
-    >>> vectors(torch.zeros(3)).shape, vectors(torch.zeros(3, 4, 5)).shape
-    (torch.Size([3, 1]), torch.Size([3, 20]))
+    Example:
+        >>> import torch
+        >>> vectors(torch.zeros(3)).shape, vectors(torch.zeros(3, 4, 5)).shape
+        (torch.Size([3, 1]), torch.Size([3, 20]))
     """
     return stack.reshape(len(stack), -1)
 
@@ -154,18 +154,19 @@ def matrices(stack: Tensor) -> Tensor:
     Returns:
         (K, R, M).
 
-    >>> import torch
-    >>> matrices(torch.zeros(3, 4, 2, 5)).shape
-    torch.Size([3, 4, 10])
+    Example:
+        >>> import torch
+        >>> matrices(torch.zeros(3, 4, 2, 5)).shape
+        torch.Size([3, 4, 10])
     """
     return stack.flatten(2)
 
 
 def per_expert(values: Tensor, stack: Tensor) -> Tensor:
-    """Shape one value an expert so that it broadcasts over a stack.
+    """Reshape one value per expert so that it broadcasts over a stack.
 
     Args:
-        values: (K,).
+        values: (K,), one per expert.
         stack: (K, *shape).
 
     Returns:

@@ -11,7 +11,7 @@ from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Trans
 
 
 def interference(update: Tensor, stack: Tensor) -> Tensor:
-    """Measure F(U) = Σₖ ‖(U - τₖ) τₖᵀ‖²_F / ‖τₖ‖²_F; zero task vectors count nothing.
+    """Compute F(U) = Σₖ ‖(U - τₖ) τₖᵀ‖²_F / ‖τₖ‖²_F; zero task vectors add nothing.
 
     Args:
         update: (R, M).
@@ -20,11 +20,13 @@ def interference(update: Tensor, stack: Tensor) -> Tensor:
     Returns:
         A scalar.
 
-    Reference: Cheng, Zhang, Song, Yang, Guo, "Whoever Started the Interference Should End It: Guiding Data-Free Model
-    Merging via Task Vectors", ICML 2025.
+    Reference:
+        Cheng, Zhang, Song, Yang, Guo, "Whoever Started the Interference Should End It: Guiding Data-Free Model Merging
+        via Task Vectors", ICML 2025.
 
-    >>> interference(torch.tensor([[1.0, 0.0]]), torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]))
-    tensor(4.)
+    Example:
+        >>> interference(torch.tensor([[1.0, 0.0]]), torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]))
+        tensor(4.)
     """
     energy = stack.square().sum((1, 2))
     gaps = ((update - stack) @ stack.mT).square().sum((1, 2))
@@ -40,9 +42,10 @@ def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ΣG (M, M) and ΣτG (R, M), float64; M² numbers are held.
 
-    >>> gram, target = normal_equations(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]))
-    >>> gram.tolist(), target.tolist()
-    ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 2.0]])
+    Example:
+        >>> gram, target = normal_equations(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]))
+        >>> gram.tolist(), target.tolist()
+        ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 2.0]])
     """
     _, rows, columns = stack.shape
     gram = stack.new_zeros(columns, columns, dtype=torch.float64)
@@ -55,11 +58,11 @@ def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
-    """Minimise F in closed form, with a ridge towards Σₖ τₖ, where the published solver starts.
+    """Minimise F in closed form, with a ridge towards Σₖ τₖ, the start of the published solver.
 
     U = S + (ΣτG - S ΣG)(ΣG + hI)⁻¹ with S = Σₖ τₖ and h = ridge · tr(ΣG)/M, which is `ridge` times the mean
     eigenvalue; ΣG alone is singular where the task vectors lack rank, and following its small eigenvalues hurts: on
-    the eight experts of the zoo (150 training rows a task) accuracy is 62.0 with a ridge of 1e-6, 96.2 with 0.1,
+    the eight experts of the zoo (150 training rows per task) accuracy is 62.0 with a ridge of 1e-6, 96.2 with 0.1,
     92.3 with the published 300 steps of Adam, 92.4 with task arithmetic 0.3.
 
     Args:
@@ -69,10 +72,12 @@ def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
     Returns:
         (R, M).
 
-    Reference: Cheng et al., ICML 2025; solved directly instead of by Adam.
+    Reference:
+        Cheng et al., ICML 2025; solved directly instead of by Adam.
 
-    >>> wudi(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])).round(decimals=3)
-    tensor([[1., 2.]])
+    Example:
+        >>> wudi(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])).round(decimals=3)
+        tensor([[1., 2.]])
     """
     gram, target = normal_equations(stack)
     start = stack.double().sum(0)
@@ -85,7 +90,7 @@ def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
 
 
 def wudi_adam(stack: Tensor, lr: float = 1e-5, steps: int = 300) -> Tensor:
-    """Minimise F by Adam from Σₖ τₖ, as published; stopping early is what regularises it.
+    """Minimise F by Adam from Σₖ τₖ, as published; early stopping regularises it.
 
     Args:
         stack: (K, R, M).
@@ -95,10 +100,12 @@ def wudi_adam(stack: Tensor, lr: float = 1e-5, steps: int = 300) -> Tensor:
     Returns:
         (R, M).
 
-    Reference: Cheng et al., ICML 2025, with the constants of its code.
+    Reference:
+        Cheng et al., ICML 2025, with the constants of its code.
 
-    >>> wudi_adam(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])).round(decimals=3)
-    tensor([[1., 2.]])
+    Example:
+        >>> wudi_adam(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])).round(decimals=3)
+        tensor([[1., 2.]])
     """
     gram, target = (matrix.to(stack.dtype) for matrix in normal_equations(stack))
     update = nn.Parameter(stack.sum(0), requires_grad=False)
@@ -111,13 +118,13 @@ def wudi_adam(stack: Tensor, lr: float = 1e-5, steps: int = 300) -> Tensor:
 
 @dataclass(frozen=True)
 class Wudi(Transform):
-    """WUDI: one update of all experts; vectors are averaged. There is no scale to choose, so the coefficient is 1.
+    """WUDI: one update of all experts; vectors are averaged. It has no scale to choose, so the coefficient is 1.
 
     Attributes:
         solver: closed (normal equations with a ridge) or adam (300 steps of 1e-5, as published).
-        ridge: of the closed form, in shares of the mean eigenvalue.
-        lr: of Adam.
-        steps: of Adam.
+        ridge: ridge of the closed form, as a share of the mean eigenvalue.
+        lr: Adam's learning rate.
+        steps: Adam's number of steps.
 
     Raises:
         ConfigError: on an unknown solver, or numbers that are not positive.
@@ -137,11 +144,11 @@ class Wudi(Transform):
 
     @property
     def coefficient(self) -> float:
-        """1."""
+        """1: the method has no scale."""
         return 1.0
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Nothing global; see `Transform.plan`."""
+        """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""
 
         def merge(name: str, stack: Tensor) -> Tensor:
             if not is_matrix(stack):
@@ -153,5 +160,5 @@ class Wudi(Transform):
         return merge
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """One merged update; see `Transform.experts`."""
+        """Return the name of the one merged update; see `Transform.experts`."""
         return MERGED

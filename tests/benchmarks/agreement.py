@@ -15,7 +15,8 @@ import torch
 
 from adamerge.calibration.agreement import hold_out
 from adamerge.cli import parse_file
-from adamerge.data.rows import Schedule, move
+from adamerge.data.rows import move
+from adamerge.data.schedule import Schedule
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import divide
 from adamerge.merging.merged_model import uniform

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from adamerge.cli import parse_file
-from adamerge.data.rows import DataSource
+from adamerge.data.settings import DataSource
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors, uniform

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from language_family import DOMAINS, Training, make_family
 
-from adamerge.data.rows import Batching
+from adamerge.data.settings import Batching
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import Learned, divide, learn
 from adamerge.learning.settings import Learning

@@ -28,7 +28,8 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from adamerge.cli import parse_file
-from adamerge.data.rows import DataSource, Rows
+from adamerge.data.rows import Rows
+from adamerge.data.settings import DataSource
 from adamerge.results.evaluate import mean
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.config import PRESETS, MergeConfig

@@ -24,7 +24,8 @@ from torch.func import functional_call
 from transformers import ViTConfig, ViTForImageClassification
 
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.experts.experts import Experts, from_checkpoints
+from adamerge.experts.experts import Experts
+from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.objectives import entropy

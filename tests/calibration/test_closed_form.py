@@ -15,7 +15,7 @@ from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, 
 from adamerge.calibration.regmean import RegMean, kept_regmean, regression_mean
 from adamerge.cli import parse_file
 from adamerge.data.rows import TensorRows
-from adamerge.experts.experts import from_modules
+from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import row_blocks, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors

@@ -7,7 +7,7 @@ from torch.nn.functional import log_softmax
 
 from adamerge.calibration.fisher_information import fisher_information, log_likelihoods
 from adamerge.data.rows import TensorRows
-from adamerge.experts.experts import from_modules
+from adamerge.experts.from_modules import from_modules
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.transforms import Fisher

@@ -13,7 +13,7 @@ from support.families import CHATS, build, save_speaking_family
 from adamerge import cli
 from adamerge.calibration.pseudo_answers import answer
 from adamerge.cli import parse_file
-from adamerge.data.rows import PseudoAnswers
+from adamerge.data.settings import PseudoAnswers
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.load_rows import load_data
@@ -59,7 +59,9 @@ def test_an_answer_is_what_transformers_generates(families, name, monkeypatch, t
     for task in ("mood", "topic"):
         expert = getattr(transformers, FAMILIES[name][0]).from_pretrained(task)
         lines = [json.loads(line) for line in (tmp_path / f"answers/{task}.jsonl").read_text().splitlines()]
-        assert [line["prompt"] for line in lines] == [json.loads(row)["text"] for row in open(f"{task}.jsonl")]
+        assert [line["prompt"] for line in lines] == [
+            json.loads(row)["text"] for row in Path(f"{task}.jsonl").read_text().splitlines()
+        ]
         for i, line in enumerate(lines):  # one by one, so without padding
             prompt = tokenizer(line["prompt"], return_tensors="pt")["input_ids"]
             said = expert.generate(

@@ -5,9 +5,11 @@ import torch
 from support.families import build, save_family
 
 from adamerge.calibration.targets import TargetSettings, compute_targets
-from adamerge.data.rows import Batching, TensorRows
+from adamerge.data.rows import TensorRows
+from adamerge.data.settings import Batching
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.experts.experts import from_checkpoints, from_modules
+from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import divide, learn, target_settings
 from adamerge.learning.settings import Learning

@@ -8,11 +8,12 @@ import torch
 from support.families import WORDS, build, save_tokenizer
 from transformers import AutoTokenizer
 
-from adamerge.data.encode import encode
+from adamerge.data.encode import encode as encode_for
 from adamerge.data.labels import label_indices
-from adamerge.data.language import Speech
-from adamerge.data.rows import DataSource
+from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table, load_table
+from adamerge.experts.experts import Expert
+from adamerge.storage.weights import InMemory
 from adamerge.types import ConfigError
 
 
@@ -31,6 +32,11 @@ def table(columns, **source):
     return Table(data, DataSource("rows", **{k: v for k, v in source.items() if k not in features}), "mood")
 
 
+def encode(rows, module, processor, **how):
+    """Rows as an expert with this module takes them."""
+    return encode_for(rows, Expert("mood", module, InMemory({}), ()), processor, Encoding(**how))
+
+
 TEXTS = {"text": ["good film", "the plot was dull and the film was long"], "label": [0, 1]}
 
 REFUSED = {
@@ -44,7 +50,7 @@ REFUSED = {
     ),
     "several labels": (
         "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "multi_label_classification"}, {},
-        False, "classes of which a row has one, but BertForSequenceClassification says of each by itself",
+        False, "classes that exclude each other, but BertForSequenceClassification predicts for each by itself",
     ),
     "labels of tokens": ("BertForTokenClassification", "bert", {}, {}, True, "gives each token a class, and labels of"),
     "fills in": ("BertForMaskedLM", "bert", {}, {}, True, "BertForMaskedLM fills in words"),
@@ -100,7 +106,7 @@ def test_completions_without_a_token_cannot_be_measured(tokenizer):
     rows = table({"text": ["good", "bad"], "completion": ["", ""]}, completion="completion")
     for family in (("LlamaForCausalLM", "llama"), ("T5ForConditionalGeneration", "t5")):
         with pytest.raises(ConfigError, match="no row has a token to predict"):
-            encode(rows, build(*family, 0), tokenizer, labeled=True, speech=Speech("completion"))
+            encode(rows, build(*family, 0), tokenizer, labeled=True, positions="completion")
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

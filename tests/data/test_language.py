@@ -8,9 +8,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from adamerge.data.encode import encode
-from adamerge.data.language import Speech
-from adamerge.data.rows import DataSource
+from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table
+from adamerge.experts.experts import Expert
+from adamerge.storage.weights import InMemory
 from adamerge.types import ConfigError
 
 TEXTS = ["good film", "the plot was dull", "it is loud"]
@@ -39,9 +40,9 @@ def rows_of(
     tokenizer, columns, architecture="LlamaForCausalLM", family="llama", positions="all", answer=None, **source
 ):
     how = {key: source.pop(key) for key in ("labeled", "max_length") if key in source}
-    how = {"labeled": False, **how}
+    expert = Expert("mood", build(architecture, family, 0), InMemory({}), ())
     return encode(
-        table(columns, **source), build(architecture, family, 0), tokenizer, speech=Speech(positions, answer), **how
+        table(columns, **source), expert, tokenizer, Encoding(positions=positions, answer_tokens=answer, **how)
     )
 
 

@@ -7,8 +7,8 @@ from language import Recipe, align, arithmetic, open_family
 from language_family import DOMAINS, Training, make_family
 
 from adamerge.cli import parse_file
-from adamerge.data.rows import PseudoAnswers
-from adamerge.data.text import Prompts
+from adamerge.data.settings import PseudoAnswers
+from adamerge.data.text_rows import Prompts
 from adamerge.results.evaluate import Evaluation
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.load_rows import load_data
@@ -38,7 +38,7 @@ def test_alignment_is_below_task_arithmetic_at_its_best_scale_on_every_domain(fa
 
 
 def test_the_recipe_fits_the_family(family, tmp_path, monkeypatch):
-    recipe = Path(__file__).parents[1] / "configs/language_models.yaml"
+    recipe = Path(__file__).parents[2] / "configs/language_models.yaml"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "language_family").symlink_to(family)
     config = parse_file(recipe)

@@ -6,7 +6,7 @@ from support.families import build
 
 from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import TensorRows
-from adamerge.experts.experts import from_modules
+from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import target_settings
 from adamerge.merging.grouping import tensor_wise

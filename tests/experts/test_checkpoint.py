@@ -11,7 +11,8 @@ from support.families import build
 from torch import nn
 
 from adamerge.experts import checkpoint
-from adamerge.experts.checkpoint import match, open_checkpoint, parameters_on_meta, skeleton, tied_names
+from adamerge.experts.checkpoint import open_checkpoint, parameters_on_meta, skeleton
+from adamerge.experts.match_names import match, tied_names
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 PAIRS = [  # saved as, loaded as

@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 from support.families import Tiny, build, save_family
 
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.experts.experts import Split, from_checkpoints, from_modules
+from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.experts.from_modules import from_modules
+from adamerge.experts.name_patterns import Split
 from adamerge.runs.build_model import describe
 from adamerge.types import IncompatibleExpertsError
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from support.families import build, save_family, save_tokenizer
 
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.experts.experts import from_checkpoints
+from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.merging.grouping import tensor_wise

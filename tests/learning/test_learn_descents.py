@@ -7,7 +7,8 @@ import torch
 from support.digits import digits_family
 from torch.func import functional_call
 
-from adamerge.data.rows import Batching, Schedule
+from adamerge.data.schedule import Schedule
+from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, learn
 from adamerge.learning.settings import Learning, check_learning

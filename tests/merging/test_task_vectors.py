@@ -6,7 +6,7 @@ from support.families import Tiny
 from torch.func import functional_call
 
 import adamerge.merging.task_vectors as module
-from adamerge.experts.experts import from_modules
+from adamerge.experts.from_modules import from_modules
 from adamerge.merging.grouping import block_wise, row_blocks, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.task_vectors import matrix_shape

@@ -3,6 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.optimize import LinearConstraint, linprog, minimize
 
 from adamerge.optim.feasible_sets import Box, FeasibleSet, Simplex, Unbounded, project_simplex
@@ -25,12 +28,12 @@ def rows(seed, scale=1.0, dtype=torch.float64):
     return scale * torch.randn(ROWS, EXPERTS, generator=generator, dtype=dtype)
 
 
-def constraints_of(feasible):
+def constraints_of(feasible, experts=EXPERTS):
     """Bounds and sum constraint of one row, in SciPy's terms."""
     if isinstance(feasible, Box):
-        return [(feasible.lower, feasible.upper)] * EXPERTS, None
-    least = -np.inf if feasible.includes_base else feasible.radius
-    return [(0.0, None)] * EXPERTS, LinearConstraint(np.ones((1, EXPERTS)), least, feasible.radius)
+        return [(feasible.lower, feasible.upper)] * experts, None
+    lowest = -np.inf if feasible.includes_base else feasible.radius
+    return [(0.0, None)] * experts, LinearConstraint(np.ones((1, experts)), lowest, feasible.radius)
 
 
 @pytest.mark.parametrize("feasible", COMPACT, ids=str)
@@ -51,20 +54,73 @@ def test_projection_agrees_with_slsqp(feasible):
         np.testing.assert_allclose(projected, truth.x, atol=1e-6)
 
 
-@pytest.mark.parametrize("feasible", COMPACT, ids=str)
-def test_vertex_agrees_with_linprog(feasible):
-    gradients = torch.cat([rows(2), rows(2).abs(), -rows(2).abs()])
-    bounds, _ = constraints_of(feasible)
-    at_most = equal = None
+BOUNDS = st.floats(-10, 10)
+BY_KIND: dict[str, st.SearchStrategy[FeasibleSet]] = {
+    "box": st.builds(lambda lower, width: Box(lower, lower + width), BOUNDS, st.floats(0.1, 10)),
+    "simplex": st.builds(Simplex, st.floats(0.1, 10)),
+    "simplex with base": st.builds(Simplex, st.floats(0.1, 10), st.just(True)),
+    "unbounded": st.just(Unbounded()),
+}
+COMPACT_KINDS = [kind for kind in BY_KIND if kind != "unbounded"]
+
+
+def tables(low, high):
+    """One to three rows of two to seven numbers."""
+    return st.tuples(st.integers(1, 3), st.integers(2, 7)).flatmap(
+        lambda shape: arrays(np.float64, shape, elements=st.floats(low, high)).map(torch.from_numpy)
+    )
+
+
+def points_of(feasible, shape, random):
+    """Points of the set by its definition, without a projection."""
     if isinstance(feasible, Simplex):
-        total = (np.ones((1, EXPERTS)), [feasible.radius])
-        at_most, equal = (total, None) if feasible.includes_base else (None, total)
-    for gradient, vertex in zip(gradients.numpy(), feasible.vertex(gradients).numpy(), strict=True):
-        matrix, sums = at_most or (None, None)
-        equal_matrix, equal_sums = equal or (None, None)
-        truth = linprog(gradient, A_ub=matrix, b_ub=sums, A_eq=equal_matrix, b_eq=equal_sums, bounds=bounds)
-        assert truth.success
-        np.testing.assert_allclose(vertex, truth.x, atol=1e-9)
+        weights = random.dirichlet([0.5] * (shape[1] + feasible.includes_base), shape[0])  # (G, K or K + 1)
+        return feasible.radius * torch.from_numpy(weights[:, : shape[1]])
+    low, high = (feasible.lower, feasible.upper) if isinstance(feasible, Box) else (-1e3, 1e3)
+    return torch.from_numpy(random.uniform(low, high, shape))
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+@given(data=st.data())
+def test_projection_is_the_nearest_point(kind, data):
+    """p is nearest to c exactly where ⟨c - p, x - p⟩ ≤ 0 for every x of the convex set."""
+    feasible, point = data.draw(BY_KIND[kind]), data.draw(tables(-1e3, 1e3))
+    near = feasible.project(point)
+    rounding = 1e-12 * max(1.0, point.abs().max().item())
+    assert feasible.contains(near, rounding)
+    torch.testing.assert_close(feasible.project(near), near, atol=rounding, rtol=0.0)
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    for other in [points_of(feasible, point.shape, random) for _ in range(10)]:
+        torch.testing.assert_close(feasible.project(other), other, atol=rounding, rtol=0.0)
+        obtuse = ((point - near) * (other - near)).sum(dim=1)
+        assert (obtuse <= 1e3 * rounding).all()
+
+
+def program(feasible, gradient):
+    """The linear program of one row, solved: its point x and the least linear loss fun."""
+    bounds, total = constraints_of(feasible, len(gradient))
+    rows = () if total is None else (total.A, [feasible.radius])
+    key = ("A_ub", "b_ub") if isinstance(feasible, Simplex) and feasible.includes_base else ("A_eq", "b_eq")
+    truth = linprog(gradient, bounds=bounds, **dict(zip(key, rows, strict=False)))
+    assert truth.success
+    return truth
+
+
+@pytest.mark.parametrize("kind", COMPACT_KINDS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_vertex_and_gap_are_those_of_a_linear_program(kind, data):
+    feasible, point = data.draw(BY_KIND[kind]), data.draw(tables(-10, 10))
+    eighths = st.integers(-80, 80).map(lambda number: number / 8)  # ties and zeros are common
+    gradient = torch.from_numpy(data.draw(arrays(np.float64, point.shape, elements=eighths)))
+    vertex, near = feasible.vertex(gradient), feasible.project(point)
+    assert feasible.contains(vertex, 1e-12)
+    losses = (gradient * vertex).sum(dim=1)
+    expected = [program(feasible, row).fun for row in gradient.numpy()]
+    np.testing.assert_allclose(losses, expected, rtol=1e-9, atol=1e-9)
+    gap = feasible.gap(near, gradient).item()
+    assert gap >= -1e-10
+    assert gap == pytest.approx((gradient * near).sum().item() - sum(expected), abs=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -76,6 +132,13 @@ def test_projection_is_feasible_and_idempotent(feasible, scale, dtype):
     assert once.dtype == dtype
     assert feasible.contains(once, rounding)
     torch.testing.assert_close(feasible.project(once), once, atol=rounding, rtol=0.0)
+
+
+@pytest.mark.parametrize("feasible", COMPACT, ids=str)
+def test_vertex_agrees_with_linprog(feasible):
+    gradients = torch.cat([rows(2), rows(2).abs(), -rows(2).abs()])
+    for gradient, vertex in zip(gradients.numpy(), feasible.vertex(gradients).numpy(), strict=True):
+        np.testing.assert_allclose(vertex, program(feasible, gradient).x, atol=1e-9)
 
 
 @pytest.mark.parametrize("feasible", COMPACT, ids=str)

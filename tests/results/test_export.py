@@ -9,7 +9,7 @@ import transformers
 from support.families import build, save_family
 
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.experts.experts import from_checkpoints
+from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.families import Tiny
 
-from adamerge.experts.experts import from_modules
+from adamerge.experts.from_modules import from_modules
 from adamerge.merging.merged_model import task_vectors
 from adamerge.runs.recipe import remember
 from adamerge.transforms import Magnitude, Ties

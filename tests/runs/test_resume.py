@@ -12,6 +12,8 @@ import yaml
 from support.processes import Strike, run, start
 
 STEPS = 40
+LOOK = "adamerge.calibration.agreement.HeldOut.agreement"
+"""Called once whenever the coefficients are measured on held-out rows."""
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +82,12 @@ def test_killed_at_a_random_moment(family, whole, tmp_path, seed):
 
 STRIKES = [
     Strike("adamerge.runs.fit.build_model"),  # config.yaml is written, and nothing else
-    Strike("adamerge.learning.learn._measure", call=1),  # the first look
-    Strike("adamerge.learning.learn._measure", call=3),
+    Strike(LOOK, call=1),  # the first look
+    Strike(LOOK, call=3),
     Strike("adamerge.learning.keep_best.torch.save", call=2),  # of a checkpoint
     Strike("adamerge.storage.atomic_files.os.fsync", call=3),
     Strike("adamerge.runs.fit.save_coefficients"),
-    Strike("adamerge.results.export._write_index", call=2),
+    Strike("adamerge.results.export.write_text", call=3),
     Strike("adamerge.runs.fit.compare"),
     Strike("adamerge.runs.fit.recipe"),
 ]
@@ -100,13 +102,13 @@ def test_killed_at_a_delicate_moment(family, whole, tmp_path, strike):
 
 
 STAGES = [
-    Strike("adamerge.calibration.regmean._merged"),
+    Strike("adamerge.calibration.regmean.grams_of_experts"),
     Strike("adamerge.calibration.closed_form.closed_form"),
-    Strike("adamerge.learning.learn._measure", call=3),  # in the first stage
-    Strike("adamerge.learning.two_stages._table"),
-    Strike("adamerge.learning.learn._measure", call=7),  # in the second
-    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=2),
-    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=7),
+    Strike(LOOK, call=3),  # in the first stage
+    Strike("adamerge.learning.two_stages.write_text", call=2),
+    Strike(LOOK, call=7),  # in the second
+    Strike(LOOK, signal.SIGINT, call=2),
+    Strike(LOOK, signal.SIGINT, call=7),
 ]
 
 
@@ -139,11 +141,11 @@ def test_two_stages_spend_the_budget_and_tell_of_both(whole):
 
 INTERRUPTS = [
     Strike("adamerge.runs.fit.divide", signal.SIGINT),  # before learning
-    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=1),
-    Strike("adamerge.learning.learn._measure", signal.SIGINT, call=4),
+    Strike(LOOK, signal.SIGINT, call=1),
+    Strike(LOOK, signal.SIGINT, call=4),
     Strike("adamerge.learning.merge_module.surrogate", signal.SIGINT, call=STEPS),  # in the last step
     Strike("adamerge.learning.merge_module.surrogate", signal.SIGTERM, call=8),
-    Strike("adamerge.results.export._write_index", signal.SIGINT, call=2),
+    Strike("adamerge.results.export.write_text", signal.SIGINT, call=3),
 ]
 
 
@@ -174,9 +176,7 @@ def test_interrupted_before_anything_is_written(family, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "strike", [Strike("adamerge.learning.learn._measure", call=3), Strike("adamerge.runs.fit.compare")]
-)
+@pytest.mark.parametrize("strike", [Strike(LOOK, call=3), Strike("adamerge.runs.fit.compare")])
 def test_a_run_that_stopped_early_is_resumed_to_the_same(family, whole, tmp_path, strike):
     expected = learned(whole[0] / "early")
     assert expected[1] < expected[2][-1]["step"] < STEPS  # it did stop early

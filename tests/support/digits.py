@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTForImageClassification
 
 from adamerge.data.rows import TensorRows
-from adamerge.experts.experts import Experts, from_modules
+from adamerge.experts.experts import Experts
+from adamerge.experts.from_modules import from_modules
 
 MANNERS = {
     "upright": lambda pictures: pictures,

@@ -21,7 +21,7 @@ FORKS.set_forkserver_preload(
 
 
 class Strike(NamedTuple):
-    """A signal that a process sends itself when it calls a function."""
+    """A signal that a process sends itself when it calls a public function or method, named by its full path."""
 
     function: str
     number: int = signal.SIGKILL
@@ -45,6 +45,8 @@ def run(arguments, folder, output, strike=None):
 
 
 def _command(arguments, folder, output, strike):
+    # A process started with `&` from a script ignores SIGINT, and so do its children, pytest's among them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
     os.dup2(file, 1)
@@ -57,6 +59,7 @@ def _command(arguments, folder, output, strike):
 
 
 def _arm(strike):
+    assert "._" not in strike.function, "strike at a public name, which outlives a change of what is behind it"
     path, _, name = strike.function.rpartition(".")
     module = pkgutil.resolve_name(path)
     original = getattr(module, name)

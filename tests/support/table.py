@@ -8,7 +8,7 @@ import torch
 from support.digits import digits_family
 from torch.optim import Adam
 
-from adamerge.data.rows import Batching
+from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import LAST, Calibration, Learned, learn
 from adamerge.learning.settings import Learning

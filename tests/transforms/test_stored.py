@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from support.families import Tiny
 
-from adamerge.experts.experts import from_modules
+from adamerge.experts.from_modules import from_modules
 from adamerge.merging.merged_model import task_vectors
 from adamerge.transforms import Doge, Magnitude, Ties
 from adamerge.transforms.stored import transformed

@@ -1,0 +1,103 @@
+"""Hashes of what rows hold: fingerprints, and how many rows two tables share."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import datasets
+import torch
+from PIL import Image
+from torch import Tensor
+
+from adamerge.batch import Batch
+from adamerge.data.read_files import first_line
+from adamerge.data.tables import Table
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Hashes of what each row holds, whatever its columns, its file and the file's date are.
+
+    Attributes:
+        columns: A hash for every row, by what a column is for (text, image, label and so on).
+    """
+
+    columns: Mapping[str, Sequence[bytes]]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all rows in their order."""
+        digest = hashlib.sha256()
+        for role, hashes in sorted(self.columns.items()):
+            digest.update(role.encode() + len(hashes).to_bytes(8, "little") + b"".join(hashes))
+        return digest.hexdigest()
+
+    def overlap(self, other: "Contents") -> int:
+        """How many of these rows stand in `other` too; labels, and columns that one of the two lacks, are left out.
+
+        Example:
+            >>> Contents({"text": [b"1", b"2"]}).overlap(Contents({"text": [b"2", b"3"], "label": [b"0", b"1"]}))
+            1
+        """
+        roles = sorted((self.columns.keys() & other.columns.keys()) - {"label"})
+        if not roles:
+            return 0
+        known = set(zip(*(other.columns[role] for role in roles), strict=True))
+        return sum(row in known for row in zip(*(self.columns[role] for role in roles), strict=True))
+
+
+def contents(table: Table, columns: Mapping[str, str]) -> Contents:
+    """Hash the columns that are used; every image is decoded once for it.
+
+    Args:
+        table: The rows.
+        columns: Those that are used, by what they are for.
+
+    Raises:
+        ConfigError: An image cannot be decoded; names its row and file.
+    """
+    return Contents({role: _hashes(table, column) for role, column in columns.items()})
+
+
+def tensor_contents(rows: Sequence[Batch]) -> Contents:
+    """Hash the inputs, and labels, of rows that are tensors already; each batch is one row."""
+    names = list(rows[0].inputs) if rows else []
+    columns = {name: [_hash_tensor(row.inputs[name]) for row in rows] for name in names}
+    labels = [_hash_tensor(row.labels) for row in rows if row.labels is not None]
+    return Contents({**columns, **({"label": labels} if labels else {})})
+
+
+def _hash_tensor(tensor: Tensor) -> bytes:
+    stored = tensor.detach().cpu().contiguous()
+    header = f"{stored.dtype}{tuple(stored.shape)}".encode()
+    return hashlib.sha256(header + stored.view(torch.uint8).numpy().tobytes()).digest()
+
+
+def _hashes(table: Table, column: str) -> list[bytes]:
+    if isinstance(table.data.features[column], datasets.Image):
+        return [_hash_image(table, column, row) for row in range(len(table))]
+    names = table.names(column)
+    values = (names[v] if names and isinstance(v, int) and v >= 0 else v for v in table.values(column))
+    return [
+        hashlib.sha256(json.dumps(_stripped(value), sort_keys=True, default=str).encode()).digest() for value in values
+    ]
+
+
+def _hash_image(table: Table, column: str, row: int) -> bytes:
+    stored = table.data.with_format("arrow")[row][column][0].as_py()
+    if stored is None:
+        raise table.error(f"row {row + 1} has no image in {column!r}.")
+    try:
+        image = datasets.Image().decode_example(stored)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        place = f" ({stored['path']})" if stored.get("path") else ""
+        raise table.error(f"row {row + 1}{place} is not an image that can be read: {first_line(error)}") from error
+    return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).digest()
+
+
+def _stripped(value: object) -> object:
+    """A value without keys that stand for nothing: `datasets` gives every message the keys of all others."""
+    if isinstance(value, dict):
+        return {key: _stripped(inner) for key, inner in value.items() if inner is not None}
+    return [_stripped(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,189 @@
+"""Rows that Python users hold: lists, dictionaries, data sets and tensors."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias, cast
+
+import datasets
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from adamerge.data.rows import Rows, TensorRows
+from adamerge.data.settings import DataSource
+from adamerge.data.tables import Table, load_table
+from adamerge.data.text_rows import next_tokens
+from adamerge.experts.experts import Expert
+from adamerge.experts.model_kind import classes_by_token
+from adamerge.types import ConfigError
+
+RowsLike: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | DataSource
+    | Table
+    | Rows
+    | datasets.Dataset
+    | Dataset[object]
+    | Tensor
+    | Mapping[str, Sequence[object] | Tensor]
+    | Sequence[object]
+)
+"""What rows can be given as: see `as_table` and `tensor_rows`."""
+
+IN_MEMORY = DataSource("rows in memory")
+"""The usual column names, for rows that no file holds."""
+
+_EXPECTED = (
+    "a path, a list of texts, of dicts or of images, a dict of columns, a datasets.Dataset, or tensors (a tensor, a "
+    "dict of tensors by the model's argument, a list of either, a PyTorch Dataset of either)"
+)
+
+
+def as_table(source: RowsLike, task: str, columns: DataSource = IN_MEMORY, seed: int = 0) -> Table:
+    """Make a table of rows that are not encoded yet.
+
+    Args:
+        source: A path, a `DataSource`, a list of texts, of dicts or of images, a dict of columns, or a
+            `datasets.Dataset`.
+        task: Whose rows they are.
+        columns: What the columns are called, and how many rows to draw; a `DataSource` given as source says it itself.
+        seed: Of the rows that are drawn.
+
+    Raises:
+        ConfigError: The rows cannot be read, there are none, or they are of another type; says what was expected.
+
+    Example:
+        >>> as_table(["good", "bad"], "mood").texts("text")
+        ['good', 'bad']
+    """
+    if isinstance(source, Table):
+        return source
+    if isinstance(source, str | os.PathLike):
+        source = DataSource(os.fspath(source))
+    if isinstance(source, DataSource):
+        return load_table(source, task, seed)
+    table = Table(_dataset(source, task), columns, task)
+    if len(table) == 0:
+        raise table.error("expected rows, but there are none.")
+    return table.sample(columns.rows, seed)
+
+
+def holds_tensors(source: RowsLike) -> bool:
+    """Whether rows are encoded already, so that `tensor_rows` takes them.
+
+    Example:
+        >>> holds_tensors([torch.zeros(3)]), holds_tensors(["good"])
+        (True, False)
+    """
+    if isinstance(source, Rows | Tensor | Dataset):
+        return True
+    if isinstance(source, Mapping):
+        return any(isinstance(column, Tensor) for column in source.values())
+    if isinstance(source, str) or not isinstance(source, Sequence) or not source:
+        return False
+    row = source[0]
+    parts = row.values() if isinstance(row, Mapping) else row if isinstance(row, tuple) else (row,)
+    return any(isinstance(part, Tensor) for part in parts)
+
+
+def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
+    """Make rows of tensors that are encoded already.
+
+    Tensors without names are the model's main input; of a tuple (a `TensorDataset`, for example) the second is the
+    label. A dict names the model's arguments; its `labels` are the labels. Of a model that predicts at every position,
+    the positions of `attention_mask` count, or all.
+
+    Args:
+        source: A tensor, a dict of tensors, a list of either, or a PyTorch Dataset of either.
+        expert: The task's.
+
+    Raises:
+        ConfigError: Tensors have different lengths, or the model cannot be run on them.
+    """
+    if isinstance(source, Rows):
+        return source
+    columns = _columns(source, expert)
+    labels = columns.pop("labels", None)
+    counts = {name: len(column) for name, column in columns.items()}
+    if not counts or len(set(counts.values())) != 1 or not next(iter(counts.values())):
+        raise ConfigError(f"{expert.name}: expected tensors with one length of at least 1, but they have {counts}.")
+    first = {name: column[:1] for name, column in columns.items()}
+    positions = None
+    if classes_by_token(expert.module, expert.kind, first, expert.name):
+        ids = columns[expert.kind.main_input]
+        present = columns.get("attention_mask", torch.ones_like(ids)).bool()
+        positions = present if not expert.kind.encoder_decoder else None
+        if labels is None and expert.kind.language_model and not expert.kind.encoder_decoder:
+            labels = next_tokens(ids, present, present)
+    return TensorRows(columns, labels, positions)
+
+
+def _dataset(source: object, task: str) -> datasets.Dataset:
+    if isinstance(source, datasets.Dataset):
+        return source
+    if isinstance(source, Mapping) and all(isinstance(column, Sequence) for column in source.values()):
+        return _from_columns(dict(source), task)
+    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+        names = dict.fromkeys(name for row in source for name in row)
+        return _from_columns({name: [row.get(name) for row in source] for name in names}, task)
+    for kind, column in ((str, IN_MEMORY.text), (Image.Image, IN_MEMORY.image)):
+        if isinstance(source, Sequence) and all(isinstance(row, kind) for row in source):
+            return _from_columns({column: list(source)}, task)
+    found = type(source).__name__
+    if isinstance(source, Sequence):
+        found += " of " + ", ".join(dict.fromkeys(type(row).__name__ for row in source))
+    raise ConfigError(f"{task}: expected rows as {_EXPECTED}, but found a {found}. Convert them to one of these.")
+
+
+def _from_columns(columns: Mapping[str, Sequence[object]], task: str) -> datasets.Dataset:
+    counts = {name: len(column) for name, column in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(f"{task}: expected columns of one length, but they have {counts} rows.")
+    try:
+        return datasets.Dataset.from_dict({name: list(column) for name, column in columns.items()})
+    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors are these
+        raise ConfigError(
+            f"{task}: expected one type of value per column, but {error}. Convert the values of that column."
+        ) from error
+
+
+def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
+    """Tensors by the model's argument, the rows in their first dimension."""
+    if isinstance(source, TensorDataset):
+        return _named(source.tensors, expert)
+    if isinstance(source, Tensor):
+        return _named((source,), expert)
+    if isinstance(source, Mapping):
+        return {str(name): torch.as_tensor(column) for name, column in source.items()}
+    if isinstance(source, Dataset) and not hasattr(source, "__len__"):
+        raise ConfigError(
+            f"{expert.name}: expected a PyTorch Dataset with a length, but {type(source).__name__} has none."
+        )
+    rows = cast(Sequence[object], source)
+    named = [_row(rows[i], expert) for i in range(len(rows))]
+    try:
+        return {name: torch.stack([row[name] for row in named]) for name in (named[0] if named else ())}
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{expert.name}: expected rows of tensors with the same names and shapes, but they differ ({reason}). Pad "
+            "them to one length, with an attention_mask, or give texts."
+        ) from error
+
+
+def _row(row: object, expert: Expert) -> dict[str, Tensor]:
+    if isinstance(row, Mapping):
+        return {str(name): torch.as_tensor(value) for name, value in row.items()}
+    return _named(row if isinstance(row, tuple | list) else (row,), expert)
+
+
+def _named(parts: Sequence[object], expert: Expert) -> dict[str, Tensor]:
+    """Name the parts of a row that has no names: the main input, and the label."""
+    if len(parts) > 2 or not parts:
+        raise ConfigError(
+            f"{expert.name}: expected rows of an input, or of an input and a label, but a row has {len(parts)} "
+            "tensors. Give dicts that name the model's arguments."
+        )
+    return {name: torch.as_tensor(part) for name, part in zip((expert.kind.main_input, "labels"), parts, strict=False)}

@@ -1,0 +1,162 @@
+"""Rows of token ids: padded together, with the positions that count."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
+
+from adamerge.batch import Batch
+from adamerge.data.rows import Rows
+
+_NO_LABEL = -100
+"""Where there is nothing to predict, as torch has it."""
+
+
+class TextRows(Rows):
+    """Tokenised text, padded on the right whatever the tokenizer's own side is: positions then count from 0.
+
+    Args:
+        encodings: Token ids of each row.
+        tokenizer: Pads them.
+        per_token: Whether the model predicts at every position (language models and classifiers of tokens) or once per
+            row.
+        counted: For language models, the first token of each row that counts: the positions that predict it and those
+            after it count. None counts all positions.
+        labels: One per row, or None.
+        targets: For encoder-decoders, the decoder's token ids of each row, its start token first. The decoder reads
+            all but the last token and predicts all but the first.
+        segments: Segment ids of each row, where the model has them.
+    """
+
+    def __init__(
+        self,
+        encodings: Sequence[list[int]],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        per_token: bool,
+        counted: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+        targets: Sequence[list[int]] | None = None,
+        segments: Sequence[list[int]] | None = None,
+    ) -> None:
+        self._encodings, self._tokenizer, self._per_token = encodings, tokenizer, per_token
+        self._counted, self._labels, self._targets, self._segments = counted, labels, targets, segments
+
+    def __len__(self) -> int:
+        return len(self._encodings)
+
+    def with_labels(self, labels: Sequence[int] | None) -> "TextRows":
+        """Give every row of a classifier of texts its label."""
+        return TextRows(
+            self._encodings, self._tokenizer, per_token=self._per_token, labels=labels, segments=self._segments
+        )
+
+    def as_tokens(self) -> "TextRows":
+        """Take the rows as those of a classifier of tokens: every position that is not padding counts."""
+        return TextRows(self._encodings, self._tokenizer, per_token=True, segments=self._segments)
+
+    @override
+    def by_length(self, indices: Sequence[int]) -> Sequence[int]:
+        return sorted(indices, key=lambda i: -len(self._encodings[i]))
+
+    @override
+    def batch(self, indices: Sequence[int]) -> Batch:
+        padding = cast(int, self._tokenizer.pad_token_id)
+        ids, mask = pad([self._encodings[i] for i in indices], padding)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._segments is not None:
+            inputs["token_type_ids"] = pad([self._segments[i] for i in indices], 0)[0]
+        rows = torch.as_tensor(list(indices))
+        if self._targets is not None:
+            targets = [self._targets[i] for i in indices]
+            inputs["decoder_input_ids"], read = pad([row[: max(len(row) - 1, 1)] for row in targets], padding)
+            labels = pad([row[1:] or [_NO_LABEL] for row in targets], _NO_LABEL)[0]
+            return Batch(inputs, rows, read.bool(), labels)
+        if self._per_token:
+            present = mask.bool()
+            counted = present if self._counted is None else _predict(present, [self._counted[i] for i in indices])
+            return Batch(inputs, rows, counted, next_tokens(ids, counted, present))
+        labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
+        return Batch(inputs, rows, None, labels)
+
+
+class Prompts(Rows):
+    """Prompts of a language model that await answers; `answered` makes rows to learn from.
+
+    Args:
+        prompts: Token ids of each row.
+        shown: The same in readable form: a text, or chat messages.
+        tokenizer: Pads them.
+        start: For encoder-decoders, the token that the decoder starts with; None for models that continue the prompt.
+        completion_only: Whether only the answers' tokens count.
+
+    Attributes:
+        shown: As given.
+        tokenizer: As given.
+        start: As given.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[list[int]],
+        shown: Sequence[object],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        start: int | None,
+        completion_only: bool,
+    ) -> None:
+        self._prompts, self._completion_only = prompts, completion_only
+        self.shown, self.tokenizer, self.start = shown, tokenizer, start
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    @override
+    def by_length(self, indices: Sequence[int]) -> Sequence[int]:
+        return sorted(indices, key=lambda i: -len(self._prompts[i]))
+
+    @override
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Put prompts together, padded on the left where a model continues them."""
+        padding = cast(int, self.tokenizer.pad_token_id)
+        ids, mask = pad([self._prompts[i] for i in indices], padding, left=self.start is None)
+        return Batch({"input_ids": ids, "attention_mask": mask}, torch.as_tensor(list(indices)))
+
+    def answered(self, answers: Sequence[Sequence[int]]) -> TextRows:
+        """Make rows of the prompts and the token ids of their answers."""
+        if self.start is not None:
+            targets = [[self.start, *answer] for answer in answers]
+            return TextRows(self._prompts, self.tokenizer, per_token=True, targets=targets)
+        whole = [[*prompt, *answer] for prompt, answer in zip(self._prompts, answers, strict=True)]
+        counted = [len(prompt) for prompt in self._prompts] if self._completion_only else None
+        return TextRows(whole, self.tokenizer, per_token=True, counted=counted)
+
+
+def pad(rows: Sequence[list[int]], padding: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Pad rows of token ids to (B, S); returns them and the mask of what is not padding, both int64."""
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), padding)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        place = slice(length - len(row), length) if left else slice(len(row))
+        ids[i, place] = torch.tensor(row, dtype=torch.int64)
+        mask[i, place] = 1
+    return ids, mask
+
+
+def _predict(present: Tensor, first: Sequence[int]) -> Tensor:
+    """Mark the positions whose logits predict a row's tokens from `first` on: those at s predict token s + 1."""
+    places = torch.arange(present.shape[1])
+    follows = torch.zeros_like(present)
+    follows[:, :-1] = present[:, 1:]
+    return follows & (places >= torch.tensor(first)[:, None] - 1)
+
+
+def next_tokens(ids: Tensor, counted: Tensor, present: Tensor) -> Tensor:
+    """Put the next token at each counted position, -100 elsewhere, (B, S)."""
+    following = torch.full_like(ids, _NO_LABEL)
+    following[:, :-1] = ids[:, 1:].masked_fill(~(counted[:, :-1] & present[:, 1:]), _NO_LABEL)
+    return following

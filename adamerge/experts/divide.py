@@ -1,0 +1,119 @@
+"""Every parameter is shared, a head or the base's: decided once, with every problem by name."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from adamerge.experts.checkpoint import skeleton
+from adamerge.experts.compatibility import quantised_problems
+from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.heads import parts_of_backbone
+from adamerge.experts.match_names import match
+from adamerge.experts.name_patterns import Split
+from adamerge.storage.weights import Weights
+from adamerge.types import IncompatibleExpertsError
+
+
+def divide(experts: Experts, split: Split, source: str) -> Experts:
+    """Decide of every parameter whether it is shared, a head or the base's, and check the shared ones' shapes."""
+    words = {name: split.word(name) for expert in experts.tasks.values() for name in _parameters(expert)}
+    problems = split.problems(tuple(words))
+    for expert in experts.tasks.values():
+        problems += [p for p in _holes(expert, experts, words, source) if p not in problems]
+    heads: dict[str, tuple[str, ...]] = {}
+    for expert in experts.tasks.values():
+        own = {n for n in _parameters(expert) if words[n] == "head" or (words[n] is None and _own(n, expert, experts))}
+        heads[expert.name] = tuple(name for name in _parameters(expert) if name in own)
+    everywhere = [n for n in words if all(n in e.weights and n not in heads[e.name] for e in experts.tasks.values())]
+    shared = tuple(name for name in everywhere if words[name] != "base")
+    for name in everywhere:
+        problems += _shape_problems(name, experts, source)
+    problems += quantised_problems(source, experts.base, [name for name in everywhere if name in experts.base])
+    for expert in experts.tasks.values():
+        alone = [n for n in _parameters(expert) if n not in everywhere and n not in heads[expert.name]]
+        problems += [
+            f"{expert.name}: {n} is a parameter that not all experts share; name it under head." for n in alone
+        ]
+    if not shared and not problems:
+        problems.append(f"{source}: base and experts have no parameter in common that could be merged.")
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
+    tasks = {name: _with_head(expert, heads[name], experts.base) for name, expert in experts.tasks.items()}
+    kept = tuple(name for name in everywhere if words[name] == "base")
+    has_head = {n: all(_fits(h, e, experts.base) for h in e.whole_head) for n, e in tasks.items()}
+    return replace(experts, tasks=tasks, shared=shared, kept=kept, head_of_base=has_head)
+
+
+def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], source: str) -> list[str]:
+    """Parameters that the base should have, but lacks: they must not become heads by accident.
+
+    A part of an expert's backbone (a child of it, a pooler for example) of which the base has nothing is new in the
+    expert, and a head. It is a hole in the base if the base has other parameters of that part, or tensors that not
+    even its own class has a place for (it may be there under a wrong name).
+    """
+    parts = parts_of_backbone(expert.own_module)
+    known = {part for name, part in parts.items() if name in experts.base}
+    lacking = [n for n in parts if n not in experts.base and n not in expert.head and words.get(n) != "head"]
+    new = [name for name in lacking if parts[name] not in known]
+    strange = _strange(experts) if new else []
+    holes = lacking if strange else [name for name in lacking if parts[name] in known]
+    beside = strange or list(experts.left_out)
+    hint = f" It has {', '.join(beside[:3])}, which has no place: perhaps a wrong name?" if beside else ""
+    return [
+        f"{source}: the base lacks {name}, which lies inside the backbone.{hint} If it is to stay each expert's own, "
+        "name it under parameters.head."
+        for name in holes
+    ]
+
+
+def _strange(experts: Experts) -> list[str]:
+    """Tensors of the base that neither the experts' classes nor its own have a place for."""
+    base = experts.checkpoint
+    if base is None or not experts.left_out:
+        return []
+    own = match(base, skeleton(base.config, base.architecture, trust_remote_code=base.trust_remote_code))
+    return [name for name in experts.left_out if name in own.unexpected]
+
+
+def _parameters(expert: Expert) -> list[str]:
+    buffers = {name for name, _ in expert.own_module.named_buffers()}
+    return [name for name in expert.weights.headers if name not in buffers]
+
+
+def _own(name: str, expert: Expert, experts: Experts) -> bool:
+    """Whether a parameter is a head by itself: it makes labels, or the base lacks it."""
+    return name in expert.head or name not in experts.base
+
+
+def _fits(name: str, expert: Expert, base: Weights) -> bool:
+    return name in base and base.shape(name) == expert.weights.shape(name)
+
+
+def _with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
+    """The expert with its head decided, and the base's persistent buffers in its module."""
+    for name, buffer in expert.own_module.named_buffers():
+        if name in base and base.shape(name) == buffer.shape:
+            buffer.copy_(base[name])
+    return replace(expert, head=head, head_buffers=tuple(_buffers_of_head(expert, frozenset(head))))
+
+
+def _buffers_of_head(expert: Expert, head: frozenset[str]) -> Iterator[str]:
+    """Stored buffers of which the nearest module around that has parameters has none but the head's."""
+    for name, _ in expert.own_module.named_buffers():
+        path, around = name, set[str]()
+        while path and not around:
+            path = path.rpartition(".")[0]
+            around = {n for n, _ in expert.own_module.get_submodule(path).named_parameters(prefix=path)}
+        if name in expert.weights and around and around <= head:
+            yield name
+
+
+def _shape_problems(name: str, experts: Experts, source: str) -> list[str]:
+    if name not in experts.base:
+        return [f"{source}: the base lacks {name}, which is to be merged."]
+    expected = tuple(experts.base.shape(name))
+    return [
+        f"{expert.source}: {name} has the shape "
+        f"{tuple(expert.weights.shape(name))}, but {expected} in the base {source}."
+        for expert in experts.tasks.values()
+        if tuple(expert.weights.shape(name)) != expected
+    ]

@@ -1,0 +1,143 @@
+"""Base and experts in memory: modules, state dicts, or checkpoints, brought under one set of names."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
+from adamerge.experts.compatibility import name_problems, quantised_problems
+from adamerge.experts.divide import divide
+from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.heads import head_names
+from adamerge.experts.match_names import Match, match_tensors
+from adamerge.experts.name_patterns import Split
+from adamerge.storage.weights import InMemory, Renamed, Weights
+from adamerge.types import IncompatibleExpertsError
+
+_HEADS: tuple[Mapping[str, str], ...] = (
+    modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
+"""transformers' classes with a head by kind of model, in the order in which they are tried."""
+
+Source: TypeAlias = nn.Module | Mapping[str, Tensor] | Checkpoint
+"""What an expert can be given as."""
+
+
+def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], split: Split | None = None) -> Experts:
+    """Bring a base and experts under one set of names, where some of them are in memory. None is altered.
+
+    Experts may be of another class than the base, as a classifier of a bare backbone is: names are matched as
+    transformers does when it loads one into the other, and heads are known as for checkpoints. Of plain modules no head
+    can be known; parameters whose names match `split.head` stay each expert's own.
+
+    Args:
+        base: What all experts were fine-tuned from.
+        experts: Modules, checkpoints, or state dicts. A state dict belongs to the first class that has a place for each
+            of its tensors: the base's, that of another expert, or the base's architecture with a head.
+        split: Patterns that overrule which parameters are merged.
+
+    Raises:
+        IncompatibleExpertsError: With every problem that was found, a line each.
+    """
+    own = _module_of(base)
+    classes = [own, *(_module_of(expert) for expert in experts.values() if not isinstance(expert, Mapping))]
+    tasks: dict[str, Expert] = {}
+    problems: list[str] = []
+    for name, expert in experts.items():
+        try:
+            tasks[name] = _expert(name, expert, classes)
+        except IncompatibleExpertsError as error:
+            problems.append(str(error))
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
+    source = base.source if isinstance(base, Checkpoint) else "base"
+    names, left_out = _names_of_base(source, _weights(base), tasks.values())
+    checkpoint = base if isinstance(base, Checkpoint) else None
+    together = Experts(Renamed(_weights(base), names), tasks, (), (), left_out, checkpoint)
+    return divide(together, split or Split(), source=source)
+
+
+def _names_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The base's names under those of every expert's class, and what no expert has a place for."""
+    modules = {type(expert.module): expert.module for expert in tasks}
+    matches = [match_tensors(source, weights, module) for module in modules.values()]
+    names = {name: own for found in matches for name, own in found.names.items()}
+    return names, tuple(n for n in matches[0].unexpected if all(n in found.unexpected for found in matches))
+
+
+def _expert(name: str, expert: Source, classes: list[nn.Module]) -> Expert:
+    weights = _weights(expert)
+    if isinstance(expert, Mapping):
+        module, found = _class_of_state(name, weights, classes)
+    else:
+        module = _module_of(expert)
+        found = match_tensors(name, weights, module)
+    renamed = Renamed(weights, found.names)
+    parameters = [parameter for parameter, _ in module.named_parameters() if parameter in found.names]
+    where = "the file" if isinstance(expert, Checkpoint) else "the state dict"
+    problems = name_problems(name, where, module, found) + quantised_problems(name, renamed, parameters)
+    if problems:
+        raise IncompatibleExpertsError("\n".join(problems))
+    checkpoint = expert if isinstance(expert, Checkpoint) else None
+    return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint, found.names if checkpoint else {})
+
+
+def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tuple[nn.Module, Match]:
+    """Find the class that a state dict is of: the first that it fits without rest, by default the base's."""
+    for module in (*classes, *_classifiers(name, weights, classes[0])):
+        found = match_tensors(name, weights, module)
+        if not (found.missing or found.unexpected):
+            return emptied(module), found
+    return emptied(classes[0]), match_tensors(name, weights, classes[0])
+
+
+def _classifiers(name: str, weights: Weights, base: nn.Module) -> Iterator[nn.Module]:
+    """Modules without weights that add a head to the base's architecture, with as many labels as a state dict has.
+
+    Classifiers of rows come before those of tokens, whose tensors often have the same names: give the module where that
+    is meant.
+    """
+    unplaced = match_tensors(name, weights, base).unexpected
+    sizes = [weights.shape(tensor)[0] for tensor in unplaced if weights.shape(tensor)]
+    if not isinstance(base, PreTrainedModel) or not sizes:
+        return
+    config = copy.deepcopy(base.config)
+    config.num_labels = min(sizes)
+    for mapping in _HEADS:
+        if architecture := mapping.get(config.model_type):
+            module = skeleton(config, architecture)
+            shapes = {n: p.shape for n, p in module.named_parameters()}
+            names = match_tensors(name, weights, module).names
+            if all(weights.shape(names[n]) == shape for n, shape in shapes.items() if n in names):
+                yield module
+
+
+def _weights(source: Source) -> Weights:
+    if isinstance(source, Checkpoint):
+        return source.tensors
+    return InMemory(source.state_dict() if isinstance(source, nn.Module) else source)
+
+
+def _module_of(source: nn.Module | Checkpoint) -> nn.Module:
+    if isinstance(source, Checkpoint):
+        return skeleton(source.config, source.architecture, trust_remote_code=source.trust_remote_code)
+    return emptied(source)
+
+
+def emptied(module: nn.Module) -> nn.Module:
+    """Copy a module in eval mode: own buffers, parameters on the meta device, ties kept."""
+    memo: dict[int, object] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()
+    }
+    with parameters_on_meta():
+        return copy.deepcopy(module, memo).eval()

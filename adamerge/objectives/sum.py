@@ -1,0 +1,64 @@
+"""Weighted sum of objectives."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from adamerge.batch import Batch, Outputs
+from adamerge.objectives.objective import Objective
+from adamerge.types import ConfigError
+
+
+@dataclass(frozen=True)
+class Sum(Objective):
+    """Weighted sum of objectives.
+
+    Args:
+        terms: The objectives.
+        weights: One a term; all 1 by default.
+    """
+
+    terms: list[Objective]
+    weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.terms or (self.weights is not None and len(self.weights) != len(self.terms)):
+            raise ConfigError("objective: a Sum needs at least one term, and one weight a term if weights are given.")
+        if not all(math.isfinite(weight) for weight in self.weights or []):
+            raise ConfigError(f"objective.weights: expected finite numbers, got {self.weights}.")
+
+    @property
+    @override
+    def uses_targets(self) -> bool:
+        return any(term.uses_targets for term in self.terms)
+
+    @property
+    @override
+    def uses_labels(self) -> bool:
+        return any(term.uses_labels for term in self.terms)
+
+    @property
+    @override
+    def parts(self) -> tuple[Objective, ...]:
+        return tuple(part for term in self.terms for part in term.parts)
+
+    @property
+    @override
+    def layers(self) -> tuple[int | str, ...]:
+        return tuple(layer for term in self.terms for layer in term.layers)
+
+    @override
+    def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
+        total = torch.zeros((), device=outputs.logits.device)
+        start = 0
+        for term, weight in zip(self.terms, self.weights or [1.0] * len(self.terms), strict=True):
+            end = start + len(term.layers)
+            part = outputs._replace(hidden=outputs.hidden[start:end], encoded=outputs.encoded[start:end])
+            goal = targets._replace(hidden=targets.hidden[start:end]) if targets else None
+            total = total + weight * term(part, batch, goal)
+            start = end
+        return total

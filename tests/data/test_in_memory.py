@@ -1,0 +1,76 @@
+"""Rows as Python users hold them."""
+
+import datasets
+import pytest
+import torch
+from support.families import build
+from torch.utils.data import TensorDataset
+
+from adamerge.data.in_memory import as_table, tensor_rows
+from adamerge.data.settings import DataSource
+from adamerge.experts.experts import Expert
+from adamerge.storage.weights import InMemory
+from adamerge.types import ConfigError
+
+TEXTS = ["good film", "dull"]
+DICTS = [{"text": text, "label": label} for label, text in enumerate(TEXTS)]
+IDS = torch.tensor([[0, 5, 6, 1], [0, 7, 1, 2]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+
+
+def expert(architecture, family):
+    return Expert("mood", build(architecture, family, 0), InMemory({}), ())
+
+
+@pytest.mark.parametrize("form", ["path", "str", "source", "texts", "dicts", "columns", "dataset", "table"])
+def test_every_form_of_a_table_holds_the_same_texts(tmp_path, form):
+    data = datasets.Dataset.from_list(DICTS)
+    file = tmp_path / "rows.parquet"
+    data.to_parquet(str(file))
+    forms = {
+        "path": file, "str": str(file), "source": DataSource(str(file)), "texts": TEXTS, "dicts": DICTS,
+        "columns": {"text": TEXTS}, "dataset": data, "table": as_table(data, "mood"),
+    }  # fmt: skip
+    assert as_table(forms[form], "mood").texts("text") == TEXTS
+
+
+def test_a_key_that_the_first_row_lacks_is_kept():
+    assert as_table([{"text": "a"}, {"text": "b", "label": 1}], "mood").values("label") == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ([1, 2], "mood: expected rows as a path, .*, but found a list of int"),
+        (3, "but found a int"),
+        ([], "expected rows, but there are none"),
+        ({"text": ["a"], "label": [0, 1]}, "expected columns of one length"),
+    ],
+)
+def test_other_objects_are_refused_in_words(source, words):
+    with pytest.raises(ConfigError, match=words):
+        as_table(source, "mood")
+
+
+@pytest.mark.parametrize("form", ["tensor", "list", "dict", "dicts", "data set"])
+def test_every_form_of_tensors_makes_the_same_batch(form):
+    forms = {
+        "tensor": IDS, "list": list(IDS), "dict": {"input_ids": IDS}, "dicts": [{"input_ids": row} for row in IDS],
+        "data set": TensorDataset(IDS, torch.tensor([1, 0])),
+    }  # fmt: skip
+    batch = tensor_rows(forms[form], expert("BertForSequenceClassification", "bert")).batch([1, 0])
+    assert torch.equal(batch.inputs["input_ids"], IDS[[1, 0]])
+    assert batch.positions is None
+    assert (batch.labels is not None) == (form == "data set")
+
+
+def test_positions_of_tensors_are_those_of_the_mask():
+    rows = tensor_rows({"input_ids": IDS, "attention_mask": MASK}, expert("LlamaForCausalLM", "llama"))
+    batch = rows.batch([0, 1])
+    assert torch.equal(batch.positions, MASK.bool())
+    assert batch.labels.tolist() == [[5, 6, 1, -100], [7, 1, -100, -100]]
+
+
+def test_tensors_of_different_shapes_are_refused_in_words():
+    with pytest.raises(ConfigError, match="same names and shapes"):
+        tensor_rows([IDS[0], IDS[0, :2]], expert("BertForSequenceClassification", "bert"))

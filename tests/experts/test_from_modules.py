@@ -1,0 +1,55 @@
+"""Bases and experts in memory: modules, state dicts and checkpoints, a bare backbone as base included."""
+
+import pytest
+import torch
+from support.families import build
+
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.experts.from_modules import from_modules
+from adamerge.types import IncompatibleExpertsError
+
+FAMILIES = [
+    ("BertModel", "BertForSequenceClassification", "bert", 3),
+    ("ViTModel", "ViTForImageClassification", "vit", 3),
+    ("DistilBertModel", "DistilBertForSequenceClassification", "distilbert", 3),
+    ("LlamaModel", "LlamaForSequenceClassification", "llama", 3),
+]
+
+
+def given(model, form, folder):
+    """A model as a module, a state dict or a checkpoint."""
+    if form == "checkpoint":
+        model.save_pretrained(folder)
+        return open_checkpoint(str(folder))
+    return model if form == "module" else model.state_dict()
+
+
+@pytest.mark.parametrize(
+    "forms", [("module", "module"), ("state", "state"), ("module", "state"), ("checkpoint", "module")]
+)
+@pytest.mark.parametrize(("backbone", "architecture", "family", "labels"), FAMILIES)
+def test_experts_in_memory_are_divided_as_from_disk(tmp_path, backbone, architecture, family, labels, forms):
+    base = build(backbone, family, 0)
+    models = {name: build(architecture, family, seed, num_labels=labels) for seed, name in enumerate("ab", 1)}
+    disk = from_checkpoints(
+        given(base, "checkpoint", tmp_path / "base"),
+        {name: given(model, "checkpoint", tmp_path / name) for name, model in models.items()},
+    )
+    memory = from_modules(
+        base, {n: given(m, form, tmp_path / n) for (n, m), form in zip(models.items(), forms, strict=True)}
+    )
+    assert memory.shared == disk.shared
+    for task, expert in memory.tasks.items():
+        assert expert.head == disk.tasks[task].head
+        assert expert.kind == disk.tasks[task].kind
+        assert all(torch.equal(expert.weights[n], disk.tasks[task].weights[n]) for n in (*disk.shared, *expert.head))
+    assert all(torch.equal(memory.base[name], disk.base[name]) for name in disk.shared)
+    assert memory.head_of_base == disk.head_of_base
+
+
+def test_a_tensor_without_a_place_is_refused_for_transformers_models_too():
+    state = dict(build("BertForSequenceClassification", "bert", 1).state_dict())
+    state["bert.encoder.extra.weight"] = torch.ones(3)
+    with pytest.raises(IncompatibleExpertsError, match=r"no place for the tensor bert.encoder.extra.weight"):
+        from_modules(build("BertModel", "bert", 0), {"a": state})
