@@ -15,7 +15,7 @@ In Python, after `adamerge demo` has made a base and four experts::
     config = MergeConfig("demo/models/base", models)
     experts = open_experts(config)
     rows = divide(load_data(config, experts).calibration, config.data, seed=0)
-    model = build_model(config, experts, inspect_weights(experts).changed, Path("task_vectors"))
+    model = build_model(config, experts, inspect_weights(experts).changed, Path("kept"))
     learned = learn(model, config.objective, rows, Learning(partial(Adam, lr=1e-2), feasible=config.feasible))
     export(model, learned.coefficients, Path("merged"))
     print(learned.best_step, learned.coefficients.shape)  # coefficients: (groups, experts)

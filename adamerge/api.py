@@ -10,6 +10,7 @@ from adamerge.data.settings import Batching, DataSource, PseudoAnswers
 from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.name_patterns import Split
+from adamerge.experts.summary import describe
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, Learned, divide, learn
 from adamerge.learning.settings import Learning
@@ -22,7 +23,7 @@ from adamerge.optim.feasible_sets import Box, Simplex, Unbounded
 from adamerge.results.compare import compare
 from adamerge.results.export import export
 from adamerge.results.report import curve, heat_map, table
-from adamerge.runs.build_model import build_model, describe, open_experts
+from adamerge.runs.build_model import build_model, open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
 from adamerge.runs.load_rows import load_data
 from adamerge.types import ConfigError, IncompatibleExpertsError

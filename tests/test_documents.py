@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adamerge.data.rows import Batching, DataSource
+from adamerge.data.settings import Batching, DataSource
 from adamerge.objectives import Objective
 from adamerge.optim import Descent
 from adamerge.optim.feasible_sets import FeasibleSet

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from adamerge.cli import main, parse_file
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.runs.build_model import build_model, open_experts
-from adamerge.runs.fit import COEFFICIENTS
+from adamerge.runs.run_directory import RunDirectory
 
 ZOO = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 TASKS = ("trec", "customer", "assistant")
@@ -40,7 +40,7 @@ def test_three_experts_are_merged_and_load_in_plain_transformers(tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["expert"]["mean"] > 85
     assert metrics["learned"]["mean"] > metrics["average"]["mean"] - 2
-    learned = load_coefficients(tmp_path / "run" / COEFFICIENTS)
+    learned = load_coefficients(RunDirectory(tmp_path / "run").coefficients)
     settings = parse_file(file)
     model = build_model(settings, open_experts(settings), tuple(learned.grouping.rows), tmp_path / "none")
     inputs = AutoTokenizer.from_pretrained(tmp_path / "zoo" / "base")("Who wrote Hamlet ?", return_tensors="pt")

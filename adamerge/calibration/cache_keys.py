@@ -1,38 +1,46 @@
-"""What kept outputs of an expert depend on, as hashes: its numbers, its rows, the settings."""
+"""Keys of kept results: what experts, rows and settings are, as hashes."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
 from adamerge.data.rows import Rows
-from adamerge.merging.merged_model import MergedModel
+from adamerge.experts.experts import Expert, Experts
+from adamerge.storage.digest import digest_of, digest_of_json, digest_of_path
+from adamerge.storage.kept import Key
 
 
-def made_from(model: MergedModel, task: str, rows: Rows, settings: object, size: int = 32) -> str:
-    """Hash of an expert's numbers, of its rows as the model sees them, and of settings.
+def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int = 32) -> Key:
+    """Key of a result that is made of experts, of rows as the model sees them, and of settings.
 
     Args:
-        model: Knows the expert.
-        task: Whose.
-        rows: Its rows.
-        settings: Whatever else the outputs depend on, as JSON has it.
-        size: Rows a batch.
+        experts: Hash of the experts, or of one.
+        rows: By task; none where they are not at hand, which leaves them out of the key.
+        settings: Whatever else the result depends on, as JSON has it.
+        size: Rows per forward pass.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(digest_of(model.experts.state_of(task)).encode())
-    for batch in rows.batches(size):
-        counted = {} if batch.positions is None else {"positions": batch.positions}
-        digest.update(digest_of({**batch.inputs, **counted}).encode())
-    return digest.hexdigest()[:16]
+    key = {"experts": experts, "settings": digest_of_json(settings)}
+    return {**key, "rows": digest_of_rows(rows, size)} if rows else key
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of named tensors, whatever their order."""
+def digest_of_experts(experts: Experts) -> str:
+    """Hash of the base's and all experts' numbers and configurations."""
+    own = {task: digest_of_expert(expert) for task, expert in experts.tasks.items()}
+    return digest_of_json([experts.base.digest(), own])
+
+
+def digest_of_expert(expert: Expert) -> str:
+    """Hash of an expert's numbers, and of its configuration where it comes from disk."""
+    checkpoint = expert.checkpoint
+    config = digest_of_path(checkpoint.folder / "config.json") if checkpoint else ""
+    return digest_of_json([expert.weights.digest(), config])
+
+
+def digest_of_rows(rows: Mapping[str, Rows], size: int = 32) -> str:
+    """Hash of every task's rows as the model sees them, `size` per batch."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for task, own in rows.items():
+        digest.update(f"{task} {len(own)}".encode())
+        for batch in own.batches(size):
+            counted = {} if batch.positions is None else {"positions": batch.positions}
+            digest.update(digest_of({**batch.inputs, **counted}).encode())
     return digest.hexdigest()

@@ -10,17 +10,20 @@ mean of the system's diagonal, so that ρ has no unit. Only Gram matrices Gₖ =
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from adamerge.calibration.cache_keys import digest_of_experts, key_of
 from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, grams_of_merged
 from adamerge.data.rows import Rows, first_rows
 from adamerge.merging.coefficients import load_coefficients, save_coefficients
 from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.storage.digest import digest_of_json
+from adamerge.storage.kept import Keeper
 from adamerge.transforms import TASK_ARITHMETIC
 from adamerge.types import Coefficients, ConfigError
 
@@ -120,7 +123,7 @@ def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedFo
         model: Experts, task vectors and grouping.
         rows: Calibration rows of the tasks that have any; the first `settings.rows` of each are used.
         settings: Ridge, start and where inputs come from.
-        size: Rows that pass a model together.
+        size: Rows per forward pass.
     """
     rows = first_rows(rows, settings.rows)
     towards = TASK_ARITHMETIC if settings.towards is None else settings.towards
@@ -131,19 +134,41 @@ def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedFo
         return system.solve(settings.ridge, towards)
     coefficients = uniform(model, towards)
     for names in forward_order(model, rows):
-        merged = model.vectors.combine(coefficients, model.grouping)
-        _add(system, model, grams_of_merged(model, rows, names, merged, size))
+        _add(system, model, grams_of_merged(model, rows, names, coefficients, size))
         coefficients = system.solve(settings.ridge, towards)
     return coefficients
 
 
 def kept_closed_form(
-    model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, file: Path, size: int = 32
+    model: MergedModel,
+    rows: Mapping[str, Rows],
+    settings: ClosedForm,
+    file: Path,
+    size: int = 32,
+    keeper: Keeper | None = None,
 ) -> Coefficients:
-    """The closed-form coefficients that a file holds already, or new ones that are written to it, (G, K)."""
-    if not file.exists():
-        save_coefficients(file, closed_form(model, rows, settings, size), model.grouping, model.vectors.experts)
-    return load_coefficients(file).coefficients
+    """The closed-form coefficients that a file holds already, or new ones that are written to it, (G, K).
+
+    Args:
+        model: As for `closed_form`.
+        rows: As for `closed_form`; empty where they are not at hand: then what is kept is read, whatever they were.
+        settings: As for `closed_form`.
+        file: Where they are kept.
+        size: Rows per forward pass.
+        keeper: Keeps them.
+
+    Raises:
+        ConfigError: There are no rows, and nothing is kept that fits.
+    """
+    vectors, grouping = model.vectors, model.grouping
+    governed = {name: index.tolist() for name, index in grouping.rows.items()}
+    experts = digest_of_json([digest_of_experts(model.experts), vectors.digest()])
+    key = key_of(experts, first_rows(rows, settings.rows), [asdict(settings), list(grouping.groups), governed], size)
+
+    def make(path: Path) -> None:
+        save_coefficients(path, closed_form(model, rows, settings, size), grouping, vectors.experts)
+
+    return (keeper or Keeper())(file, key, make if rows else None, load_coefficients).coefficients
 
 
 def _add(system: System, model: MergedModel, grams: Mapping[str, Sequence[Tensor]]) -> None:

@@ -1,6 +1,7 @@
 """Diagonal Fisher information of every expert on its own calibration rows, one expert at a time."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,10 +9,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.task_vectors import Mapped
 from adamerge.storage.atomic_files import write_safetensors
+from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import MappedFiles
 from adamerge.transforms import FisherSettings, Labels
 from adamerge.transforms.dare import generator_for
@@ -23,6 +26,7 @@ def fisher_information(
     settings: FisherSettings,
     folder: Path,
     console: Console | None = None,
+    keeper: Keeper | None = None,
 ) -> Mapped:
     """Diagonal Fisher information Fₖ = meanₓ E_y (∂ log pₖ(y|x) / ∂θₖ)² of every expert, stored and mapped.
 
@@ -33,10 +37,11 @@ def fisher_information(
 
     Args:
         model: The experts; its task vectors name the parameters.
-        rows: Calibration rows by task.
+        rows: Calibration rows by task; empty where they are not at hand, and what is kept is read whatever they were.
         settings: Which labels and how many rows.
-        folder: Where a file an expert is kept; one that is there is used as it is.
+        folder: Where it is kept, a file per expert.
         console: Where to show progress, if it is a terminal.
+        keeper: Keeps it.
 
     Returns:
         F, held as task vectors are.
@@ -44,17 +49,25 @@ def fisher_information(
     Reference:
         Matena, Raffel, Merging Models with Fisher-Weighted Averaging, NeurIPS 2022, section 3.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {task: folder / f"{task}.safetensors" for task in model.tasks}
-    console = console or Console(quiet=True)
+    console, keeper = console or Console(quiet=True), keeper or Keeper()
+    stored: dict[str, MappedFiles] = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for task, file in files.items():
-            if not file.exists():
-                found = _of_expert(model, task, rows[task], settings, progress)
-                write_safetensors(file, found, {"format": "pt"})
-    stored = {task: MappedFiles([file]) for task, file in files.items()}
+        for task in model.tasks:
+            make = partial(_write, model, task, rows[task], settings, progress) if rows else None
+            key, file = _key(model, task, rows, settings), folder / f"{task}.safetensors"
+            stored[task] = keeper(file, key, make, lambda path: MappedFiles([path]))
     vectors = model.vectors
     return Mapped(stored, tuple(vectors.shapes), model.experts.base, None, vectors.dtype, vectors.device)
+
+
+def _key(model: MergedModel, task: str, rows: Mapping[str, Rows], settings: FisherSettings) -> Key:
+    what = [list(settings), task, list(model.vectors.shapes), str(model.vectors.dtype)]
+    own = {task: rows[task]} if rows else {}
+    return key_of(digest_of_expert(model.experts.tasks[task]), own, what, size=1)
+
+
+def _write(model: MergedModel, task: str, rows: Rows, settings: FisherSettings, progress: Progress, file: Path) -> None:
+    write_safetensors(file, _of_expert(model, task, rows, settings, progress), {"format": "pt"})
 
 
 def log_likelihoods(logits: Tensor, labels: Labels, draw: torch.Generator) -> Iterator[tuple[float, Tensor]]:

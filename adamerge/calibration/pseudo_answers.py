@@ -1,6 +1,5 @@
 """Pseudo-answers: what each expert says to its own prompts, generated once, kept as JSON lines, keyed by content."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,12 +8,13 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from adamerge.calibration.cache_keys import made_from
+from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
 from adamerge.data.settings import PseudoAnswers
 from adamerge.data.text_rows import Prompts
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.kept import Keeper
 
 
 def answer(
@@ -25,11 +25,12 @@ def answer(
     seed: int = 0,
     size: int = 32,
     folder: Path | None = None,
+    keeper: Keeper | None = None,
 ) -> dict[str, Rows]:
     """Let each expert answer its own prompts, one expert at a time, or read what an earlier run kept.
 
     `folder/<task>.jsonl` has a line a row: the prompt as it was given, the answer as text, and its token ids, the end
-    of text included where the expert came to it. `folder/<task>.key.json` tells what it was made from.
+    of text included where the expert came to it. `folder/<task>.key.json` tells what it was made of.
 
     Args:
         model: Runs the experts.
@@ -38,6 +39,7 @@ def answer(
         seed: Of drawing, where answers are drawn.
         size: Rows that an expert answers together.
         folder: Where the answers are kept; None keeps them in memory alone.
+        keeper: Keeps them.
 
     Returns:
         The rows by task, with the answers as their completions.
@@ -46,41 +48,42 @@ def answer(
     for task, own in rows.items():
         if isinstance(own, Prompts):
             assert how is not None  # without it no rows become prompts
-            found[task] = own.answered(_kept_or_made(model, task, own, how, seed, size, folder))
+            found[task] = own.answered(_kept_or_made(model, task, own, how, seed, size, folder, keeper or Keeper()))
     return found
 
 
 def _kept_or_made(
-    model: MergedModel, task: str, prompts: Prompts, how: PseudoAnswers, seed: int, size: int, folder: Path | None
+    model: MergedModel,
+    task: str,
+    prompts: Prompts,
+    how: PseudoAnswers,
+    seed: int,
+    size: int,
+    folder: Path | None,
+    keeper: Keeper,
 ) -> list[list[int]]:
     generation = _generation(model, task, prompts, how)
     if folder is None:
         return _made(model, task, prompts, generation, seed, size)
-    settings = [asdict(how), seed, size, generation.eos_token_id]
-    key = made_from(model, task, prompts, settings)
-    kept = _kept(folder, task, key)
-    if kept is None:
-        kept = _made(model, task, prompts, generation, seed, size)
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = "".join(
-            json.dumps({"prompt": shown, "answer": text, "tokens": tokens}, ensure_ascii=False) + "\n"
-            for shown, text, tokens in zip(prompts.shown, _texts(prompts, kept), kept, strict=True)
-        )
-        write_text(_answers(folder, task), lines)
-        write_text(_note(folder, task), json.dumps({"made_from": key, "sha256": _hash(lines.encode())}) + "\n")
-    return kept
+    settings = [asdict(how), seed, size, generation.eos_token_id, str(model.vectors.dtype)]
+    key = key_of(digest_of_expert(model.experts.tasks[task]), {task: prompts}, settings, size)
+
+    def write(path: Path) -> None:
+        write_text(path, _lines(prompts, _made(model, task, prompts, generation, seed, size)))
+
+    return keeper(folder / f"{task}.jsonl", key, write, _tokens)
 
 
-def _kept(folder: Path, task: str, key: str) -> list[list[int]] | None:
-    """The token ids that are kept, if they are there, undamaged and made from the same."""
-    try:
-        content = _answers(folder, task).read_bytes()
-        note = json.loads(_note(folder, task).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if note != {"made_from": key, "sha256": _hash(content)}:
-        return None
-    return [json.loads(line)["tokens"] for line in content.decode().split("\n")[:-1]]
+def _lines(prompts: Prompts, answers: Sequence[list[int]]) -> str:
+    """Prompts and answers as JSON lines."""
+    rows = zip(prompts.shown, _texts(prompts, answers), answers, strict=True)
+    said = ({"prompt": shown, "answer": text, "tokens": tokens} for shown, text, tokens in rows)
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in said)
+
+
+def _tokens(file: Path) -> list[list[int]]:
+    """The answers' token ids from JSON lines, which end at line feeds and at nothing else."""
+    return [json.loads(line)["tokens"] for line in file.read_bytes().decode().split("\n")[:-1]]
 
 
 def _made(
@@ -132,15 +135,3 @@ def _until_the_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
 
 def _texts(prompts: Prompts, answers: Sequence[list[int]]) -> list[str]:
     return [str(prompts.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in answers]
-
-
-def _answers(folder: Path, task: str) -> Path:
-    return folder / f"{task}.jsonl"
-
-
-def _note(folder: Path, task: str) -> Path:
-    return folder / f"{task}.key.json"
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

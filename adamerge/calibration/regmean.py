@@ -6,17 +6,20 @@ for each linear layer, and the mean of the experts for everything else.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from adamerge.calibration.cache_keys import digest_of_experts, key_of
 from adamerge.calibration.gram_matrices import grams_of_experts, linear_layers
 from adamerge.data.rows import Rows, first_rows
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import SafetensorsWriter
-from adamerge.storage.weights import Header, MappedFiles, Weights, metadata_of
+from adamerge.storage.kept import Keeper
+from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.types import ConfigError
 
 
@@ -70,28 +73,43 @@ def regression_mean(weights: list[Tensor], grams: list[Tensor], scale: float) ->
 
 
 def kept_regmean(
-    model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, file: Path, size: int = 32
+    model: MergedModel,
+    rows: Mapping[str, Rows],
+    settings: RegMean,
+    file: Path,
+    size: int = 32,
+    keeper: Keeper | None = None,
 ) -> Weights:
     """The RegMean merge that a file holds already, or a new one that is written to it, a part of the layers at a time.
 
     Args:
         model: Experts and the parameters to merge; every expert takes part whose task has rows.
-        rows: Calibration rows by task; the first `settings.rows` of each are used.
+        rows: Calibration rows by task; the first `settings.rows` of each are used. Empty where they are not at hand:
+            then what is kept is read, whatever they were.
         settings: Options.
-        file: Complete or absent.
-        size: Rows that pass an expert together.
+        file: Where the merge is kept.
+        size: Rows per forward pass.
+        keeper: Keeps it.
 
     Returns:
         The merged parameters, mapped from the file.
+
+    Raises:
+        ConfigError: There are no rows, and nothing is kept that fits.
     """
-    if metadata_of(file) is not None:
-        return MappedFiles([file])
-    vectors, rows = model.vectors, first_rows(rows, settings.rows)
+    rows = first_rows(rows, settings.rows)
+    what = [asdict(settings), list(model.vectors.shapes), str(model.vectors.dtype)]
+    key = key_of(digest_of_experts(model.experts), rows, what, size)
+    make = partial(_write, model, rows, settings, size) if rows else None
+    return (keeper or Keeper())(file, key, make, lambda path: MappedFiles([path]))
+
+
+def _write(model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, size: int, file: Path) -> None:
+    vectors = model.vectors
     headers = {name: Header(shape, vectors.dtype) for name, shape in vectors.shapes.items()}
     with SafetensorsWriter(file, headers, {"format": "pt"}) as writer:
         for name, tensor in _merged(model, rows, settings, size):
             writer.write(name, tensor.to(vectors.dtype))
-    return MappedFiles([file])
 
 
 def _merged(model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, size: int) -> Iterator[tuple[str, Tensor]]:

@@ -5,14 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from adamerge.batch import Batch, Outputs, present_at
-from adamerge.calibration.cache_keys import digest_of, made_from
+from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
 from adamerge.merging.merged_model import Layers, MergedModel
 from adamerge.storage.atomic_files import write_safetensors
+from adamerge.storage.kept import Keeper
 
 MANY_CLASSES = 4096
 """Above this many words only the likeliest are kept."""
@@ -72,18 +73,36 @@ class Targets:
         hidden = (self._placed(f"hidden.{i}", batch, masks[f"hidden.{i}"]).to(h) for i, h in enumerate(like.hidden))
         return Outputs(logits, tuple(hidden), top, like.encoded)
 
+    def predictions(self, batch: Batch) -> Tensor:
+        """The expert's most likely class of each of a batch's rows, or of each position that counts, flat, int64."""
+        if "logits" not in self._starts:
+            return self._tensors["logits"][batch.rows].argmax(-1)
+        if "top" in self._tensors:  # the likeliest word comes first
+            return self._of_rows("top", batch)[:, 0].long()
+        return self._of_rows("logits", batch).argmax(-1)
+
+    def _of_rows(self, key: str, batch: Batch) -> Tensor:
+        """Positions of a batch's rows in one tensor, one row's after the other's."""
+        starts = self._starts[key]
+        # By indices: cat would be cast under autocast, which knows no half-precision hidden states beside bf16.
+        return self._tensors[key][
+            [place for row in batch.rows.tolist() for place in range(starts[row], starts[row + 1])]
+        ]
+
     def _placed(self, key: str, batch: Batch, mask: Tensor) -> Tensor:
         """Rows of one tensor at the positions (B, S) that count, however they are padded: (B, S, …)."""
-        tensor, starts = self._tensors[key], self._starts[key]
-        # By indices: cat would be cast under autocast, which knows no half-precision hidden states beside bf16.
-        kept = tensor[[place for row in batch.rows.tolist() for place in range(starts[row], starts[row + 1])]]
+        kept = self._of_rows(key, batch)
         placed = kept.new_zeros(*mask.shape, kept.shape[-1], device=mask.device)
         placed[mask] = kept.to(mask.device)
         return placed
 
 
 def compute_targets(
-    model: MergedModel, rows: Mapping[str, Rows], settings: TargetSettings, folder: Path | None
+    model: MergedModel,
+    rows: Mapping[str, Rows],
+    settings: TargetSettings,
+    folder: Path | None,
+    keeper: Keeper | None = None,
 ) -> dict[str, Targets]:
     """Run each expert once over its own rows, one expert at a time, or read what an earlier run kept.
 
@@ -91,40 +110,31 @@ def compute_targets(
         model: Runs the experts.
         rows: Calibration rows by task.
         settings: What to keep.
-        folder: Where it is kept; None keeps it in memory alone.
+        folder: Where it is kept, a file per task; None keeps it in memory alone.
+        keeper: Keeps it.
 
     Returns:
         Kept outputs by task.
     """
-    return {task: Targets(_kept_or_made(model, task, own, settings, folder)) for task, own in rows.items()}
+    keeper = keeper or Keeper()
+    return {task: Targets(_kept_or_made(model, task, own, settings, folder, keeper)) for task, own in rows.items()}
 
 
 def _kept_or_made(
-    model: MergedModel, task: str, rows: Rows, settings: TargetSettings, folder: Path | None
+    model: MergedModel, task: str, rows: Rows, settings: TargetSettings, folder: Path | None, keeper: Keeper
 ) -> dict[str, Tensor]:
     if folder is None:
         return _made(model, task, rows, settings)
-    key = made_from(model, task, rows, asdict(settings), settings.size)
-    path = folder / f"{task}.{key}.safetensors"
-    kept = _kept(path)
-    if kept is None:
-        kept = _made(model, task, rows, settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        for former in folder.glob(f"{task}.*.safetensors"):  # of another expert, other rows or settings
-            former.unlink()
-        write_safetensors(path, kept, {"sha256": digest_of(kept)})
-    return kept
-
-
-def _kept(path: Path) -> dict[str, Tensor] | None:
-    """What is kept, if it is there and undamaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            expected = (file.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError):
-        return None
-    return tensors if digest_of(tensors) == expected else None
+    for former in folder.glob(f"{task}.{'[0-9a-f]' * 16}.safetensors"):  # of version 0.1.0, whose keys were names
+        former.unlink()
+    expert = digest_of_expert(model.experts.tasks[task])
+    key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], settings.size)
+    return keeper(
+        folder / f"{task}.safetensors",
+        key,
+        lambda path: write_safetensors(path, _made(model, task, rows, settings), {"format": "pt"}),
+        load_file,
+    )
 
 
 @torch.no_grad()

@@ -157,7 +157,7 @@ def _tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = next((line for line in lines if "unsupported" in line.lower()), lines[0])
             raise IncompatibleExpertsError(f"{file}: torch.load(weights_only=True) cannot read it: {reason}") from error
-    return InMemory(tensors)
+    return InMemory(tensors, pickles)
 
 
 def _pickle_on_the_hub(source: str) -> str | None:

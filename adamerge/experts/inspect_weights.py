@@ -1,6 +1,7 @@
 """What only the numbers tell: NaNs, an expert equal to the base, unchanged parameters, an expert of another base."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adamerge.experts.experts import Experts
+from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
 
 OUT_OF_PROPORTION = 0.5
@@ -35,43 +37,80 @@ class Inspection:
     warnings: tuple[str, ...]
 
 
+class _Sums:
+    """What is summed over the pieces of one checkpoint's tensors.
+
+    Attributes:
+        square: ‖tensor‖² of the base, ‖tensor − base‖² of an expert, in fp64.
+        bad: NaN or infinite numbers by parameter.
+    """
+
+    def __init__(self) -> None:
+        self.square = 0.0
+        self.bad: Counter[str] = Counter()
+
+    def add(self, name: str, piece: Tensor, other: Tensor | None = None) -> None:
+        """Add a piece of a parameter."""
+        difference = piece.float() - other.float() if other is not None else piece.float()
+        self.bad[name] += int((~torch.isfinite(piece)).sum())
+        self.square += torch.linalg.vector_norm(difference, dtype=torch.float64).item() ** 2
+
+    def problems(self, source: str) -> list[str]:
+        """The parameters with NaN or infinite numbers."""
+        return [f"{source}: {name} has {bad} NaN or infinite numbers." for name, bad in self.bad.items() if bad]
+
+
 def inspect_weights(experts: Experts) -> Inspection:
-    """Read every shared parameter of the base and all experts once, in bounded memory.
+    """Read every shared parameter of the base and all experts once, a piece at a time; their files are hashed by it.
 
     Raises:
         IncompatibleExpertsError: NaN or infinite numbers, or an expert equal to the base; every case in one list.
     """
-    problems: list[str] = []
-    squares = dict.fromkeys(experts.tasks, 0.0)
-    base_square = 0.0
-    changed: list[str] = []
-    for name in experts.shared:
-        base = experts.base[name]
-        problems += _not_finite(base, name, _base_source(experts))
-        base_square += _square(base)
-        differs = False
-        for task, weights in experts.weights.items():
-            tensor = weights[name]
-            if torch.equal(tensor, base):
-                continue
-            differs = True
-            problems += _not_finite(tensor, name, _source(experts, task))
-            squares[task] += _square(tensor, base)
-        if differs:
-            changed.append(name)
-    for task, expert in experts.tasks.items():
-        for name in expert.whole_head:
-            problems += _not_finite(expert.weights[name], name, _source(experts, task))
+    base, own = _Sums(), {task: _Sums() for task in experts.tasks}
+    changed = {name for name in _in_order_of_files(experts, own) if _inspect_one(name, experts, base, own)}
+    problems = base.problems(_base_source(experts))
+    problems += [line for task, sums in own.items() for line in sums.problems(_source(experts, task))]
     problems += [
         f"{_source(experts, task)}: all shared parameters equal the base's; this is the base, not an expert of it."
-        for task, square in squares.items()
-        if square == 0.0
+        for task, sums in own.items()
+        if sums.square == 0.0
     ]
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    update = {task: (square / base_square) ** 0.5 for task, square in squares.items()}
-    unchanged = tuple(name for name in experts.shared if name not in set(changed))
-    return Inspection(tuple(changed), unchanged, update, tuple(_warnings(experts, update)))
+    update = {task: (sums.square / base.square) ** 0.5 for task, sums in own.items()}
+    with_coefficient, without = (tuple(n for n in experts.shared if (n in changed) is of) for of in (True, False))
+    return Inspection(with_coefficient, without, update, tuple(_warnings(experts, update)))
+
+
+def _in_order_of_files(experts: Experts, own: Mapping[str, _Sums]) -> Iterator[str]:
+    """The shared parameters as they lie in the first expert's files; heads are inspected where they lie between."""
+    first = next(iter(experts.weights.values()))
+    heads = {t: sorted(e.whole_head, key=e.weights.place, reverse=True) for t, e in experts.tasks.items()}
+    for name in (*sorted(experts.shared, key=first.place), None):
+        for task, weights in experts.weights.items():
+            left = heads[task]
+            while left and (name is None or weights.place(left[-1]) < weights.place(name)):
+                _inspect_head(left.pop(), weights, own[task])
+        if name is not None:
+            yield name
+
+
+def _inspect_head(name: str, weights: Weights, sums: _Sums) -> None:
+    for piece in weights.pieces(name, _PIECE):
+        sums.bad[name] += int((~torch.isfinite(piece)).sum())
+
+
+def _inspect_one(name: str, experts: Experts, base: _Sums, own: Mapping[str, _Sums]) -> bool:
+    """Add one parameter to the sums; returns whether any expert differs from the base in it."""
+    differs = False
+    sources = (experts.base, *experts.weights.values())
+    for first, *others in zip(*(source.pieces(name, _PIECE) for source in sources), strict=True):
+        base.add(name, first)
+        for sums, piece in zip(own.values(), others, strict=True):
+            if not torch.equal(piece, first):
+                differs = True
+                sums.add(name, piece, first)
+    return differs
 
 
 def _warnings(experts: Experts, update: dict[str, float]) -> Iterator[str]:
@@ -93,25 +132,6 @@ def _warnings(experts: Experts, update: dict[str, float]) -> Iterator[str]:
             f"{len(statistics)} BatchNorm layers ({next(iter(statistics))}, …): buffers are not merged, the base's "
             "running statistics are kept, and they do not fit merged weights well."
         )
-
-
-def _not_finite(tensor: Tensor, name: str, source: str) -> list[str]:
-    bad = sum(int((~torch.isfinite(piece)).sum()) for piece in _pieces(tensor))
-    return [f"{source}: {name} has {bad} NaN or infinite numbers."] if bad else []
-
-
-def _square(tensor: Tensor, other: Tensor | None = None) -> float:
-    """‖tensor‖² or ‖tensor − other‖², summed in fp64 over pieces."""
-    others = _pieces(other) if other is not None else None
-    return sum(
-        torch.linalg.vector_norm(piece.float() - (next(others).float() if others else 0.0), dtype=torch.float64).item()
-        ** 2
-        for piece in _pieces(tensor)
-    )
-
-
-def _pieces(tensor: Tensor) -> Iterator[Tensor]:
-    return iter(tensor.reshape(-1).split(_PIECE))
 
 
 def _source(experts: Experts, task: str) -> str:

@@ -14,14 +14,17 @@ from adamerge.calibration.targets import Targets, TargetSettings, compute_target
 from adamerge.data.rows import Rows, Subset
 from adamerge.data.schedule import Schedule, split_held_out
 from adamerge.data.settings import Batching
-from adamerge.learning.keep_best import KeepBest, Progress, StopOnInterrupt
+from adamerge.learning.interrupt import StopOnInterrupt
+from adamerge.learning.keep_best import KeepBest
 from adamerge.learning.merge_module import MergeModule
-from adamerge.learning.settings import Learning, build_trainer, check_learning, without_advice
+from adamerge.learning.settings import Learning, check_learning
+from adamerge.learning.trainer import build_trainer, without_advice
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
 from adamerge.optim import Selection
 from adamerge.optim.selections import as_json, from_json
 from adamerge.results.evaluate import mean
+from adamerge.storage.kept import Keeper
 from adamerge.types import Coefficients, ConfigError
 
 LAST = "last.ckpt"
@@ -141,13 +144,55 @@ def learn(
         ConfigError: The Trainer was asked for something that would alter the gradient silently, or the loss or a
             coefficient is no longer finite.
     """
-    options = {**learning.trainer, "max_steps": learning.steps}
     check_learning(learning, len(model.vectors.experts))
+    if learning.steps:
+        targets = targets if isinstance(targets, Goals) else goals_of(model, objective, calibration, targets)
+        held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch, targets.watch)
+    return descend(
+        model,
+        objective,
+        calibration,
+        learning,
+        held_out or HeldOut({}, {}, {}, learning.batching.micro_batch),
+        targets if isinstance(targets, Goals) else Goals({}, {}),
+        checkpoints=checkpoints,
+        resume=resume,
+        tell=tell,
+        also=also,
+    )
+
+
+def descend(
+    model: MergedModel,
+    objective: Objective,
+    calibration: Calibration,
+    learning: Learning,
+    held_out: HeldOut,
+    goals: Goals,
+    *,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    tell: Callable[[str], None] | None = None,
+    also: Sequence[Callback] = (),
+) -> Learned:
+    """Learn as `learn` does, by settings that are checked and with everything asked of the experts.
+
+    Args:
+        model: As for `learn`, and the other arguments that are not named here.
+        objective: As for `learn`.
+        calibration: As for `learn`.
+        learning: Settings that `check_learning` accepts.
+        held_out: The experts' predictions on the held-out rows.
+        goals: What the experts say, for objectives that compare with it.
+        checkpoints: As for `learn`.
+        resume: As for `learn`.
+        tell: As for `learn`.
+        also: As for `learn`.
+    """
+    options = {**learning.trainer, "max_steps": learning.steps}
     start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
     if learning.optimizer is None or learning.steps == 0:
         return Learned(learning.feasible.project(start), 0, [], interrupted=False)
-    goals = targets if isinstance(targets, Goals) else goals_of(model, objective, calibration, targets)
-    held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch)
     held_out = replace(held_out, targets=goals.watch)
     best = KeepBest(
         (lambda c: _measure(model, held_out, objective, learning.task_weights, c)) if held_out else None,
@@ -174,8 +219,6 @@ def learn(
     if checkpoints and stop:
         every = learning.watching.every
         callbacks += [stop, ModelCheckpoint(checkpoints, LAST.removesuffix(".ckpt"), every_n_train_steps=every)]
-    if options.get("enable_progress_bar", True):
-        callbacks.append(Progress())
     trainer = _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
@@ -190,13 +233,21 @@ def learn(
     )
 
 
-def goals_of(model: MergedModel, objective: Objective, calibration: Calibration, folder: Path | None) -> Goals:
+def goals_of(
+    model: MergedModel,
+    objective: Objective,
+    calibration: Calibration,
+    folder: Path | None,
+    keeper: Keeper | None = None,
+) -> Goals:
     """What the experts say of their rows, computed or read from the folder; nothing if the objective needs nothing."""
     if not objective.uses_targets:
         return Goals({}, {})
     settings = target_settings(objective)
     parts = ((calibration.learn, "learn"), (calibration.watch, "watch"))
-    return Goals(*(compute_targets(model, rows, settings, folder / name if folder else None) for rows, name in parts))
+    return Goals(
+        *(compute_targets(model, rows, settings, folder / name if folder else None, keeper) for rows, name in parts)
+    )
 
 
 def target_settings(objective: Objective) -> TargetSettings:
@@ -229,9 +280,6 @@ def _measure(
     coefficients: Coefficients,
 ) -> dict[str, float]:
     """Mean agreement, and the objective that is learned, both on held-out rows."""
-    with torch.no_grad():
-        merged = model.vectors.combine(coefficients, model.grouping)
-        agreement = mean(held_out.agreement(model, merged))
-        objectives = held_out.objective(model, merged, objective)
-        weighted = {task: task_weights.get(task, 1.0) * value for task, value in objectives.items()}
-        return {"agreement": agreement, "objective": mean(weighted)}
+    seen = held_out.measure(model, coefficients, objective)
+    weighted = {task: task_weights.get(task, 1.0) * value for task, value in seen.objective.items()}
+    return {"agreement": mean(seen.agreement), "objective": mean(weighted)}

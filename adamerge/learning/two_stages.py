@@ -13,19 +13,21 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from adamerge.calibration.agreement import HeldOut
-from adamerge.learning.learn import Calibration, Learned, goals_of, learn
+from adamerge.calibration.agreement import HeldOut, hold_out
+from adamerge.learning.learn import Calibration, Goals, Learned, descend, goals_of
 from adamerge.learning.settings import Learning
 from adamerge.merging.chunks import Chunks, Importance, chunked, importance, importance_by_gradient
-from adamerge.merging.coefficients import COEFFICIENTS, load_coefficients, save_coefficients
+from adamerge.merging.coefficients import load_coefficients, save_coefficients
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.objectives import Objective
 from adamerge.optim import Selection
 from adamerge.storage.atomic_files import whole_folder, write_text
+from adamerge.storage.kept import Keeper, Key
 from adamerge.types import Coefficients
 
+COEFFICIENTS = "coefficients.safetensors"
 STORY = "learned.json"
 TABLE = "importance.csv"
 
@@ -76,11 +78,13 @@ def learn_in_stages(
     chunks: Chunks | None,
     folder: Path,
     *,
+    made_of: Key,
     held_out: HeldOut | None = None,
-    targets: Path | None = None,
+    targets: Path | Goals | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     tell: Callable[[str], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Staged:
     """Learn tensor-wise, find what matters, allot the budget, and go on from the first stage's coefficients.
 
@@ -88,38 +92,38 @@ def learn_in_stages(
         model: Grouped tensor-wise.
         objective: As for `learn`, and the other arguments that are not named here.
         calibration: The rows.
-        learning: Of both stages; `max_steps` counts the steps of both.
+        learning: Of both stages, settings that `check_learning` accepts; `max_steps` counts the steps of both.
         chunks: The budget and how it is allotted; None learns in one stage, as `learn` does.
-        folder: Where the first stage's coefficients, what it saw and the importance table are kept; a folder that is
-            complete already is used as it is.
+        folder: Where the first stage's coefficients, what it saw and the importance table are kept.
+        made_of: Key of the first stage: experts, rows and settings; its number of steps is added.
         held_out: As for `learn`.
         targets: As for `learn`.
         checkpoints: As for `learn`; each stage has its own under it.
         resume: As for `learn`.
         tell: As for `learn`.
+        keeper: Keeps the first stage.
     """
-    # Computed once for both stages: to know the experts again, all their numbers are hashed.
-    goals = None if learning.steps == 0 else goals_of(model, objective, calibration, targets)
-
+    goals = targets if isinstance(targets, Goals) else Goals({}, {})
+    if learning.steps and not isinstance(targets, Goals):
+        goals = goals_of(model, objective, calibration, targets)
+    held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch, goals.watch)
     run = partial(
-        learn,
-        objective=objective,
-        calibration=calibration,
-        held_out=held_out,
-        targets=goals,
-        resume=resume,
-        tell=tell,
+        descend, objective=objective, calibration=calibration, held_out=held_out, goals=goals, resume=resume, tell=tell
     )
     if chunks is None:
         return Staged(model, run(model, learning=learning, checkpoints=checkpoints))
-    if not folder.exists():
+    keeper, opening = keeper or Keeper(), _with_steps(learning, min(chunks.first_steps, learning.steps))
+    key = {**made_of, "steps": str(opening.steps)}
+    found = keeper.find(folder, key, _read)
+    if found is None:
         product = MeanProduct()
-        opening = _with_steps(learning, min(chunks.first_steps, learning.steps))
         first = run(model, learning=opening, checkpoints=_under(checkpoints, "first"), also=[product])
         if first.interrupted:
             return Staged(model, first)
-        _write(folder, model, first, _shares(model, first.coefficients, chunks, product.total))
-    first, shares = _read(folder)
+        shares = _shares(model, first.coefficients, chunks, product.total)
+        keeper.store(folder, key, lambda place: _write(place, model, first, shares))
+        found = _read(folder)
+    first, shares = found
     grouping = chunked(model.vectors, chunks, shares, learning.seed)
     finer = MergedModel(model.experts, model.vectors, grouping)
     start = spread(first.coefficients, model.grouping, grouping)

@@ -12,9 +12,6 @@ from adamerge.merging.grouping import Grouping
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.types import Coefficients, ConfigError
 
-COEFFICIENTS = "coefficients.safetensors"
-"""What the file is called, in a run directory and in that of its first stage."""
-
 
 class Table(NamedTuple):
     """Content of a coefficients file.

@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adamerge.merging.grouping import Grouping
+from adamerge.storage.digest import digest_of_json
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, Parameters
 
@@ -55,6 +56,10 @@ class TaskVectors(ABC):
     @abstractmethod
     def tiles(self, name: str) -> Iterator[Tile]:
         """The task vectors of one parameter, seen as a matrix (R, M); a tile is valid until the next one."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Hash of what the task vectors and their centre are read from, for the keys of kept results."""
 
     @abstractmethod
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
@@ -184,6 +189,11 @@ class Mapped(TaskVectors):
         return self._centre[name]
 
     @override
+    def digest(self) -> str:
+        sources = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
+        return digest_of_json([self.experts, list(self.shapes), str(self.dtype), [one.digest() for one in sources]])
+
+    @override
     @torch.no_grad()
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
         weights = coefficients.detach().cpu().double()[groups.cpu()]  # (1 or R, K)
@@ -237,6 +247,10 @@ class Resident(TaskVectors):
     @override
     def centre(self, name: str) -> Tensor:
         return self._centre[name]
+
+    @override
+    def digest(self) -> str:
+        return self._source.digest()
 
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:

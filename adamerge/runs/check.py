@@ -9,12 +9,13 @@ from rich.console import Console
 from adamerge.data.tables import load_table
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.summary import describe
 from adamerge.merging.task_vectors import resident_bytes
-from adamerge.runs.build_model import GROUPINGS, check_task_vectors, describe, free_bytes, open_experts
+from adamerge.runs.build_model import GROUPINGS, check_task_vectors, free_bytes, open_experts
 from adamerge.runs.config import MergeConfig, source_of
-from adamerge.runs.fit import learning_notes, learning_of
+from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
-from adamerge.runs.run_directory import check_run_dir, check_space
+from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
@@ -29,7 +30,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     Returns:
         The problems.
     """
-    problems = _found(lambda: check_run_dir(Path(config.run_dir).expanduser(), "", resume=False))
+    run = RunDirectory(Path(config.run_dir).expanduser())
+    problems = _found(lambda: check_run_dir(run, "", resume=False))
     problems += _found(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:
@@ -41,7 +43,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += _found(lambda: check_task_vectors(config, experts, experts.shared))
         problems += _found(lambda: check_layers(config.objective, experts, load_data(config, experts)))
         lines += [] if problems else learning_notes(config)
-        problems += _found(lambda: check_space(config, experts, Path(config.run_dir).expanduser()))
+        problems += _found(lambda: check_space(config, experts, run))
         if deep:
             more, found = _numbers(experts)
             lines += more

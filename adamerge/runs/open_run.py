@@ -8,16 +8,17 @@ from rich.console import Console
 
 from adamerge.calibration.agreement import hold_out
 from adamerge.learning.learn import divide
-from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
+from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.compare import compare
 from adamerge.results.export import export
 from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import TASK_VECTORS
 from adamerge.runs.load_rows import load_data
+from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 
@@ -27,7 +28,7 @@ def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | Non
     Raises:
         ConfigError: The run is not finished, or `out` exists.
     """
-    model, learned = _reopen(config, run)
+    model, learned = _reopen(config, RunDirectory(run), keeper_for(console, accept_unkeyed=True))
     word = out_dtype or config.out_dtype
     done = export(model, learned.coefficients, out, dtype=getattr(torch, word) if word else None)
     for task, place in done.checkpoints.items():
@@ -40,26 +41,26 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
     Raises:
         ConfigError: The run is not finished, or has no evaluation rows.
     """
-    model, learned = _reopen(config, run)
+    place, keeper = RunDirectory(run), keeper_for(console, accept_unkeyed=True)
+    model, learned = _reopen(config, place, keeper)
     data = load_data(config, model.experts)
     if not data.evaluation:
-        raise ConfigError(f"{run / 'config.yaml'}: no model has evaluation rows, so there is nothing to measure.")
+        raise ConfigError(f"{place.config}: no model has evaluation rows, so there is nothing to measure.")
     names = tuple(model.vectors.shapes)
-    rows = answers_to(config, model.experts, names, data.calibration, run)
+    rows = answers_to(config, model.experts, names, data.calibration, place.answers, keeper)
     held_out = hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
     comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console)
     console.print(table(comparison.scores, comparison.relative(), comparison.unit))
-    former = run / "metrics.json"
-    kept = json.loads(former.read_text(encoding="utf-8")) if former.exists() else {}
-    write_text(former, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
+    kept = json.loads(place.metrics.read_text(encoding="utf-8")) if place.metrics.exists() else {}
+    write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
 
 
-def _reopen(config: MergeConfig, run: Path) -> tuple[MergedModel, Table]:
-    if not (run / COEFFICIENTS).exists():
+def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper) -> tuple[MergedModel, Table]:
+    if not run.coefficients.exists():
         raise ConfigError(
-            f"{run}: this run is not finished (no {COEFFICIENTS} in it). Go on with it: "
-            f"adamerge fit --config {run / 'config.yaml'} --ckpt_path last"
+            f"{run.path}: this run is not finished (no {run.coefficients.name} in it). Go on with it: "
+            f"adamerge fit --config {run.config} --ckpt_path last"
         )
-    learned = load_coefficients(run / COEFFICIENTS)
-    model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run / TASK_VECTORS)
+    learned = load_coefficients(run.coefficients)
+    model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run, keeper=keeper)
     return MergedModel(model.experts, model.vectors, learned.grouping), learned

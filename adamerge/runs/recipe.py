@@ -1,25 +1,27 @@
 """All that is needed to redo a merge: resolved configuration, hashes, seed, versions."""
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Experts
-from adamerge.merging.coefficients import COEFFICIENTS
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
 from adamerge.runs.paths import anchor
+from adamerge.runs.run_directory import MAY_DIFFER, RunDirectory, flat_settings
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.digest import digest_of_json, digest_of_path
+from adamerge.storage.kept import Key
 from adamerge.types import ConfigError
 
 PACKAGES = ("adamerge", "torch", "transformers", "safetensors", "pytorch-lightning", "datasets", "numpy", "scipy")
 
 
 def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, object]:
-    """What a run is made from: hashes of base and experts and of the rows. Reads every file of them once.
+    """What a run is made from: hashes of base and experts and of the rows. Inspected files are not read again.
 
     Args:
         config: What was asked for.
@@ -29,9 +31,9 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
     assert experts.checkpoint is not None
     sources = {model.name: experts.tasks[model.name].checkpoint for model in config.models}
     return {
-        "base": {"source": anchor(config.base_model), "sha256": hash_files(experts.checkpoint.folder)},
+        "base": {"source": anchor(config.base_model), "sha256": hash_files(experts.checkpoint)},
         "experts": {
-            name: {"source": anchor(checkpoint.source), "sha256": hash_files(checkpoint.folder)}
+            name: {"source": anchor(checkpoint.source), "sha256": hash_files(checkpoint)}
             for name, checkpoint in sources.items()
             if checkpoint is not None
         },
@@ -39,20 +41,20 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
     }
 
 
-def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], run_dir: Path) -> dict[str, object]:
+def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], run: RunDirectory) -> dict[str, object]:
     """Content of recipe.json.
 
     Args:
         config: What was asked for.
         resolved: The same as YAML, with everything that was left to its default.
         made_from: What `inputs` found.
-        run_dir: Holds the learned coefficients.
+        run: Holds the learned coefficients.
     """
     return {
         "config": resolved,
         "seed": config.seed_everything,
         **made_from,
-        "coefficients": {"sha256": _hash(run_dir / COEFFICIENTS)},
+        "coefficients": {"sha256": digest_of_path(run.coefficients)},
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
@@ -84,12 +86,19 @@ def remember(made_from: Mapping[str, object], file: Path) -> None:
     )
 
 
-def hash_files(folder: Path) -> dict[str, str]:
+def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
+    """Key of what a run learns: `inputs`, and the settings without those that a resumed run may change."""
+    settings = {key: value for key, value in flat_settings(resolved).items() if key not in MAY_DIFFER}
+    experts, rows = {key: made_from[key] for key in ("base", "experts")}, made_from["data"]
+    return {
+        "experts": digest_of_json(experts),
+        "rows": digest_of_json(rows),
+        "settings": digest_of_json(settings),
+    }
+
+
+def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 of the configuration and of each weight file of a checkpoint, by file name."""
+    folder, known = checkpoint.folder, checkpoint.tensors.files
     files = [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    return {file.name: _hash(file) for file in sorted(files)}
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in sorted(files)}

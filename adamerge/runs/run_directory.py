@@ -1,36 +1,144 @@
-"""Whether a run directory may be written to: it is free, or its run may go on, and the disk has room."""
+"""The files of a run by name, and whether its directory may be written to: it is free, or its run may go on."""
 
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
+from rich.console import Console
 
 from adamerge.experts.experts import Experts
-from adamerge.learning.learn import LAST
 from adamerge.merging.task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
+from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
 """What a run that is resumed need not have in common with its first part; a cosine is laid out over max_steps."""
 
 
-def check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
+@dataclass(frozen=True)
+class RunDirectory:
+    """What a run writes, and where.
+
+    Attributes:
+        path: The directory.
+
+    Example:
+        >>> print(RunDirectory(Path("run")).coefficients)
+        run/coefficients.safetensors
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def inputs(self) -> Path:
+        """Hashes of what the run is made of, noted when it begins."""
+        return self.path / "inputs.json"
+
+    @property
+    def answers(self) -> Path:
+        """Folder of the experts' pseudo-answers."""
+        return self.path / "answers"
+
+    @property
+    def information(self) -> Path:
+        """Folder of the experts' Fisher information, while a transform needs it."""
+        return self.path / "information"
+
+    @property
+    def centre(self) -> Path:
+        """The centre, where it is not the base."""
+        return self.path / "centre.safetensors"
+
+    @property
+    def task_vectors(self) -> Path:
+        """Folder of transformed task vectors."""
+        return self.path / "task_vectors"
+
+    @property
+    def start(self) -> Path:
+        """Coefficients that learning starts from, where they are solved for."""
+        return self.path / "start.safetensors"
+
+    @property
+    def targets(self) -> Path:
+        """Folder of what the experts say of their rows."""
+        return self.path / "targets"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints that a run resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def first_stage(self) -> Path:
+        """Folder of what the first of two stages learned."""
+        return self.path / "first_stage"
+
+    @property
+    def coefficients(self) -> Path:
+        """The learned coefficients."""
+        return self.path / "coefficients.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured."""
+        return self.path / "metrics.json"
+
+    @property
+    def recipe(self) -> Path:
+        """All that is needed to redo the merge; written last."""
+        return self.path / "recipe.json"
+
+    @property
+    def heat_map(self) -> Path:
+        """Picture of the coefficients."""
+        return self.path / "coefficients.png"
+
+    @property
+    def curve(self) -> Path:
+        """Picture of how learning went."""
+        return self.path / "learning.png"
+
+    @property
+    def merged(self) -> Path:
+        """Folder of the merged checkpoint."""
+        return self.path / "merged"
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Files of a finished run that a user looks at."""
+        return self.coefficients, self.metrics, self.recipe, self.heat_map, self.curve
+
+
+def keeper_for(console: Console, *, accept_unkeyed: bool = False) -> Keeper:
+    """Keep results, and print where one does not fit."""
+    return Keeper(partial(console.print, markup=False, highlight=False, soft_wrap=True), accept_unkeyed)
+
+
+def check_run_dir(run: RunDirectory, resolved: str, resume: bool) -> None:
     """Refuse an existing directory, unless its run is resumed with the same configuration.
 
     Raises:
         ConfigError: The directory exists; or there is no run in it to be resumed, or another one.
     """
-    former = run_dir / "config.yaml"
+    run_dir, former = run.path, run.config
     if not resume:
         if run_dir.is_file() or any(not file.name.endswith(".partial") for file in run_dir.glob("*")):
             raise ConfigError(
-                f"{run_dir}: exists already. Choose another --run_dir, or go on with its run by --ckpt_path {LAST[:4]}."
+                f"{run_dir}: exists already. Choose another --run_dir, or go on with its run by --ckpt_path last."
             )
         return
     if not former.exists():
-        raise ConfigError(f"{run_dir}: there is no run to resume (no config.yaml in it).")
-    then, now = (_flat(yaml.safe_load(text)) for text in (former.read_text(encoding="utf-8"), resolved))
+        raise ConfigError(f"{run_dir}: there is no run to resume (no {former.name} in it).")
+    then, now = (flat_settings(text) for text in (former.read_text(encoding="utf-8"), resolved))
     may_differ = MAY_DIFFER - ({"trainer.max_steps"} if now.get("lr_scheduler") == "cosine" else set())
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
@@ -44,7 +152,7 @@ def check_run_dir(run_dir: Path, resolved: str, resume: bool) -> None:
         )
 
 
-def check_space(config: MergeConfig, experts: Experts, run_dir: Path) -> None:
+def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> None:
     """Refuse before learning what could not be written: the checkpoint, a centre and task vectors that are stored.
 
     Raises:
@@ -58,13 +166,23 @@ def check_space(config: MergeConfig, experts: Experts, run_dir: Path) -> None:
         size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
     if any(transform.fisher for transform in config.transforms.values()):  # the information is kept until they are made
         size += resident_bytes(shapes, len(experts.tasks))
-    place = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    place = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 1.2 * size:
         raise ConfigError(
-            f"{run_dir}: the disk is full: what will be written needs about {size / 1e6:.0f} MB and "
+            f"{run.path}: the disk is full: what will be written needs about {size / 1e6:.0f} MB and "
             f"{free / 1e6:.0f} MB are free at {place}."
         )
+
+
+def flat_settings(resolved: str) -> dict[str, object]:
+    """A configuration's settings by dotted key.
+
+    Example:
+        >>> flat_settings("trainer: {max_steps: 3}")
+        {'trainer.max_steps': 3}
+    """
+    return _flat(yaml.safe_load(resolved))
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:

@@ -11,9 +11,9 @@ from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from torch import Tensor
 
+from adamerge.storage.digest import bytes_of
 from adamerge.storage.weights import DTYPES, Header
 
 
@@ -134,7 +134,7 @@ class SafetensorsWriter:
         if Header(tensor.shape, tensor.dtype) != self._headers[name]:
             raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} is not {self._headers[name]}")
         self._file.seek(len(self._header) + self._offsets.pop(name))
-        self._file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._file.write(bytes_of(tensor))
 
     def __enter__(self) -> "SafetensorsWriter":
         """Begin to write."""

@@ -1,7 +1,9 @@
 """Named tensors of one checkpoint: in memory, or memory-mapped safetensors (sharded too)."""
 
+import json
+import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import override
 
+from adamerge.storage.digest import FileDigest, bytes_of, digest_of, digest_of_json
 from adamerge.types import IncompatibleExpertsError
 
 DTYPES = {
@@ -38,7 +41,10 @@ class Header(NamedTuple):
 
 
 class Weights(ABC):
-    """The tensors of one checkpoint by name. Reading one never alters it."""
+    """The tensors of one checkpoint by name. Reading one never alters it.
+
+    What a subclass does not say of itself is said of its numbers: it lies in no files, and its digest is theirs.
+    """
 
     @property
     @abstractmethod
@@ -57,11 +63,36 @@ class Weights(ABC):
         """Shape of one tensor."""
         return self.headers[name].shape
 
+    @property
+    def files(self) -> Mapping[Path, FileDigest]:
+        """The files that the numbers were read from, with their digests; none if they never were in files."""
+        return {}
+
+    def place(self, name: str) -> tuple[str, int]:
+        """The file in which a tensor lies and where it begins there, to read tensors in the order of their files."""
+        return "", 0
+
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        """One tensor, flat, at most `size` numbers at a time; files are hashed as their bytes go by."""
+        return iter(self[name].reshape(-1).split(size))
+
+    def digest(self) -> str:
+        """Hash of all tensors and their names; of files it is that of their bytes, which are hashed once."""
+        if self.files:
+            return digest_of_json(sorted(file.hexdigest() for file in self.files.values()))
+        return digest_of_json([[name, digest_of({name: self[name]})] for name in sorted(self.headers)])
+
 
 class InMemory(Weights):
-    """Tensors that are in memory already."""
+    """Tensors that are in memory already.
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    Args:
+        tensors: By name.
+        files: The files that they were read from, if they were.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], files: Sequence[Path] = ()) -> None:
+        self._files = {file: FileDigest(file) for file in files}
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._headers = {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
@@ -69,6 +100,11 @@ class InMemory(Weights):
     @override
     def headers(self) -> Mapping[str, Header]:
         return self._headers
+
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        return self._files
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -84,30 +120,50 @@ class MappedFiles(Weights):
     def __init__(self, files: list[Path]) -> None:
         self._headers: dict[str, Header] = {}
         self._readers: dict[str, safe_open] = {}
-        for file in files:
+        self._files = {file: FileDigest(file) for file in files}
+        self._places: dict[str, tuple[FileDigest, int]] = {}
+        for file, digest in self._files.items():
             with _readable(file):
                 reader = safe_open(file, framework="pt")
                 for name in reader.keys():
                     entry = reader.get_slice(name)
                     self._headers[name] = Header(torch.Size(entry.get_shape()), _dtype(entry.get_dtype(), name, file))
                     self._readers[name] = reader
+                self._places |= {name: (digest, start) for name, start in _starts(file).items()}
 
     @property
     @override
     def headers(self) -> Mapping[str, Header]:
         return self._headers
 
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        return self._files
+
+    @override
+    def place(self, name: str) -> tuple[str, int]:
+        digest, start = self._places[name]
+        return str(digest.path), start
+
+    @override
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        digest, start = self._places[name]
+        for piece in self[name].reshape(-1).split(size):
+            digest.show(start, bytes_of(piece))
+            start += piece.nbytes
+            yield piece
+
     def __getitem__(self, name: str) -> Tensor:
         return self._readers[name].get_tensor(name)
 
 
-def metadata_of(file: Path) -> dict[str, str] | None:
-    """Metadata of a safetensors file; None if there is no such file, or it is damaged."""
-    try:
-        with safe_open(file, framework="pt") as kept:
-            return kept.metadata() or {}
-    except (OSError, SafetensorError):
-        return None
+def _starts(file: Path) -> dict[str, int]:
+    """Where the bytes of each tensor of a safetensors file begin."""
+    with file.open("rb") as content:
+        (length,) = struct.unpack("<Q", content.read(8))
+        entries = json.loads(content.read(length))
+    return {name: 8 + length + e["data_offsets"][0] for name, e in entries.items() if name != "__metadata__"}
 
 
 class Renamed(Weights):
@@ -126,6 +182,23 @@ class Renamed(Weights):
     @override
     def headers(self) -> Mapping[str, Header]:
         return self._headers
+
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        return self._source.files
+
+    @override
+    def place(self, name: str) -> tuple[str, int]:
+        return self._source.place(self._names[name])
+
+    @override
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        return self._source.pieces(self._names[name], size)
+
+    @override
+    def digest(self) -> str:
+        return digest_of_json([sorted(self._names.items()), self._source.digest()])
 
     def __getitem__(self, name: str) -> Tensor:
         return self._source[self._names[name]]
@@ -148,8 +221,28 @@ class Joined(Weights):
     def headers(self) -> Mapping[str, Header]:
         return self._headers
 
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        return {**self._second.files, **self._first.files}
+
+    @override
+    def place(self, name: str) -> tuple[str, int]:
+        return self._of(name).place(name)
+
+    @override
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        return self._of(name).pieces(name, size)
+
+    @override
+    def digest(self) -> str:
+        return digest_of_json([self._first.digest(), self._second.digest()])
+
     def __getitem__(self, name: str) -> Tensor:
-        return (self._first if name in self._first else self._second)[name]
+        return self._of(name)[name]
+
+    def _of(self, name: str) -> Weights:
+        return self._first if name in self._first else self._second
 
 
 @contextmanager

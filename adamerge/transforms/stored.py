@@ -1,7 +1,5 @@
 """Transformed task vectors as checkpoints of their own, mapped like any other."""
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -12,12 +10,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from adamerge.merging.task_vectors import Mapped, TaskVectors, resident_bytes
-from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder, write_text
-from adamerge.storage.weights import Header, MappedFiles, Weights, metadata_of
+from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder
+from adamerge.storage.digest import digest_of_json
+from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.transforms.transform import Transform
-from adamerge.types import ConfigError
-
-MADE_FROM = "made_from.json"
 
 
 def transformed(
@@ -27,38 +24,43 @@ def transformed(
     folder: Path,
     *,
     information: Callable[[], TaskVectors] | None = None,
+    rows: str | None = None,
     console: Console | None = None,
+    keeper: Keeper | None = None,
 ) -> Mapped:
     """Transform task vectors one tensor at a time and store the results, a safetensors file each.
 
-    Memory: the stack of one tensor, K·N numbers, and what the transform needs for it. A folder that is there already
-    is complete, and is used as it is if it was made from the same.
+    Memory: the stack of one tensor, K·N numbers, and what the transform needs for it.
 
     Args:
         plain: The task vectors.
         centre: What the results will be added to.
         transform: What to do.
         folder: Where the results are kept.
-        information: Finds the experts' diagonal Fisher information, for a transform that asks for it.
+        information: Finds the experts' diagonal Fisher information, for a transform that asks for it; None where the
+            results are only to be read.
+        rows: Hash of the rows that the information is of; None where they are not at hand.
         console: Where to say what stays at the centre, and to show progress if it is a terminal.
+        keeper: Keeps the results.
 
     Returns:
         The results, mapped from their files; they are not added to the base again.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The transform needs information, there is none, and nothing is kept that fits.
     """
     names = transform.experts(plain.experts)
-    made_from = _key(plain, transform)
-    if not folder.exists():
-        with whole_folder(folder) as part:
+
+    def make(place: Path) -> None:
+        with whole_folder(place) as part:
             _write(plain, transform, part, information() if information else None, console or Console(quiet=True))
-            write_text(part / MADE_FROM, made_from)
-    elif not (folder / MADE_FROM).exists() or (folder / MADE_FROM).read_text(encoding="utf-8") != made_from:
-        raise ConfigError(
-            f"{folder}: holds task vectors of other experts or of another transform than {transform}; remove it."
-        )
-    stored = {name: MappedFiles([folder / f"{name}.safetensors"]) for name in names}
+
+    def read(place: Path) -> dict[str, MappedFiles]:
+        return {name: MappedFiles([place / f"{name}.safetensors"]) for name in names}
+
+    stored = (keeper or Keeper())(
+        folder, _key(plain, transform, rows), None if _lacks(transform, information) else make, read
+    )
     return Mapped(stored, tuple(plain.shapes), centre, None, plain.dtype, plain.device)
 
 
@@ -68,7 +70,9 @@ def merged_at_once(
     file: Path,
     *,
     information: Callable[[], TaskVectors] | None = None,
+    rows: str | None = None,
     console: Console | None = None,
+    keeper: Keeper | None = None,
 ) -> Weights:
     """The finished merge, centre + coefficient · Σ outputs, that a file holds already, or that is written to it now.
 
@@ -79,33 +83,37 @@ def merged_at_once(
         transform: What to do.
         file: Where the merge is kept; complete or absent.
         information: As for `transformed`.
+        rows: As for `transformed`.
         console: As for `transformed`.
+        keeper: As for `transformed`.
 
     Returns:
         The merged parameters, mapped from the file.
 
     Raises:
-        ConfigError: The file holds something else.
+        ConfigError: As for `transformed`.
     """
-    made_from, kept = _key(plain, transform), metadata_of(file)
-    if kept is None:
+
+    def make(place: Path) -> None:
         headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
-        look, console = information() if information else None, console or Console(quiet=True)
-        with SafetensorsWriter(file, headers, {"format": "pt", "made_from": made_from}) as writer:
-            for name, outputs in _outputs(plain, transform, look, "centre", console):
+        look = information() if information else None
+        with SafetensorsWriter(place, headers, {"format": "pt"}) as writer:
+            for name, outputs in _outputs(plain, transform, look, "centre", console or Console(quiet=True)):
                 centre = plain.centre(name).to(outputs)
                 writer.write(name, centre + transform.coefficient * outputs.sum(0))
-    elif kept.get("made_from") != made_from:
-        raise ConfigError(f"{file}: holds a merge of other experts or by another than {transform}; remove it.")
-    return MappedFiles([file])
+
+    makes = None if _lacks(transform, information) else make
+    return (keeper or Keeper())(file, _key(plain, transform, rows), makes, lambda place: MappedFiles([place]))
 
 
-def _key(plain: TaskVectors, transform: Transform) -> str:
-    """What stored results are of: transform, experts, and where their task vectors begin, every one of them."""
-    numbers = hashlib.sha256()
-    for name in plain.shapes:
-        numbers.update(next(plain.tiles(name)).stack.cpu().numpy().data)
-    return json.dumps([repr(transform), plain.experts, list(plain.shapes), numbers.hexdigest()])
+def _lacks(transform: Transform, information: Callable[[], TaskVectors] | None) -> bool:
+    """Whether a transform cannot be applied because it looks at rows that are not at hand."""
+    return bool(transform.fisher) and information is None
+
+
+def _key(plain: TaskVectors, transform: Transform, rows: str | None) -> Key:
+    key = {"experts": plain.digest(), "settings": digest_of_json(repr(transform))}
+    return key if rows is None else {**key, "rows": rows}
 
 
 def _write(

@@ -105,7 +105,7 @@ class Seed:
             model = self.over(config, place)
             staged = learn_in_stages(
                 model, config.objective, calibration, learning_of(config, progress_bar=False), config.chunks,
-                place / "first", held_out=held_out, targets=targets,
+                place / "first", made_of={"settings": str(place)}, held_out=held_out, targets=targets,
             )  # fmt: skip
         found = staged.learned
         return Found(staged.model, found.coefficients, time.perf_counter() - began, found.history)

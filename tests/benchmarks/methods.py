@@ -33,8 +33,8 @@ from adamerge.data.settings import DataSource
 from adamerge.results.evaluate import mean
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.config import PRESETS, MergeConfig
-from adamerge.runs.fit import COEFFICIENTS
 from adamerge.runs.load_rows import load_data
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import write_text
 
 FULL_BATCH = {"rows": 64, "batch_size": None, "micro_batch": 8}
@@ -87,7 +87,7 @@ def merge(file: Path, run_dir: Path, settings: Mapping[str, object], log: Path) 
     """Run the command; returns seconds and peak RssAnon in MB until the coefficients are written."""
     command = [sys.executable, "-m", "adamerge", "fit", "--config", str(file), "--run_dir", str(run_dir)]
     command += ["--seed_everything", str(settings["seed"]), "--trainer.precision", str(settings["precision"])]
-    began, peak, done = time.time(), 0, run_dir / COEFFICIENTS
+    began, peak, done = time.time(), 0, RunDirectory(run_dir).coefficients
     with log.open("w") as said, subprocess.Popen(command, stdout=said) as process:
         while process.poll() is None:
             if not done.exists():

@@ -14,13 +14,14 @@ from adamerge.calibration.closed_form import ClosedForm, closed_form, kept_close
 from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, grams_of_merged, linear_layers
 from adamerge.calibration.regmean import RegMean, kept_regmean, regression_mean
 from adamerge.cli import parse_file
-from adamerge.data.rows import TensorRows
+from adamerge.data.rows import TensorRows, first_rows
 from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import row_blocks, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.runs.build_model import build_model, open_experts
 from adamerge.runs.load_rows import load_data
+from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 TASKS = ("a", "b", "c")
@@ -52,8 +53,8 @@ def mask(rows: int = 6) -> torch.Tensor:
     return torch.arange(7).expand(rows, 7) < torch.tensor([7, 3, 5, 1, 6, 4])[:rows, None]
 
 
-def merged_model(grouping: str = "tensor", tasks=TASKS) -> tuple[MergedModel, dict[str, Net]]:
-    nets = {task: Net(number) for number, task in enumerate(tasks, 1)}
+def merged_model(grouping: str = "tensor", tasks=TASKS, shift: int = 0) -> tuple[MergedModel, dict[str, Net]]:
+    nets = {task: Net(number + shift) for number, task in enumerate(tasks, 1)}
     experts = from_modules(Net(0), nets)
     vectors = task_vectors(experts, experts.shared, resident=False, dtype=torch.float64)
     return MergedModel(experts, vectors, GROUPINGS[grouping](vectors.shapes)), nets
@@ -87,8 +88,9 @@ def test_grams_leave_padding_out(room, size):
 
 def test_grams_of_the_merged_model_are_of_its_own_inputs():
     model, nets = merged_model()
-    merged = model.vectors.combine(torch.full((5, 3), 0.2), model.grouping)
-    (a, *_) = grams_of_merged(model, rows_of(), ["out.weight"], merged, 4)["out.weight"]
+    coefficients = torch.full((5, 3), 0.2)
+    merged = model.vectors.combine(coefficients, model.grouping)
+    (a, *_) = grams_of_merged(model, rows_of(), ["out.weight"], coefficients, 4)["out.weight"]
     x = seen(nets["a"], "a", merged)["out.weight"]
     np.testing.assert_allclose(a.numpy(), x.T @ x / len(x), rtol=1e-12)
 
@@ -205,8 +207,40 @@ def test_regmean_is_kept_and_merges_everything(tmp_path):
     np.testing.assert_allclose(centre["out.weight"].numpy(), expected, rtol=1e-6)
     mean = torch.stack([net.query.bias for net in nets.values()]).mean(0)
     torch.testing.assert_close(centre["query.bias"], mean.detach())
-    again = kept_regmean(model, {}, RegMean(), tmp_path / "centre.safetensors")
+    again = kept_regmean(model, {}, RegMean(scale=1.0), tmp_path / "centre.safetensors", 4)
     assert torch.equal(again["out.weight"], centre["out.weight"])
+    with pytest.raises(ConfigError, match="is made of other settings; run it once more"):
+        kept_regmean(model, {}, RegMean(), tmp_path / "centre.safetensors", 4)
+
+
+@pytest.mark.parametrize("keep", [kept_regmean, kept_closed_form])
+def test_what_was_kept_of_other_experts_rows_or_settings_is_made_anew(tmp_path, keep):
+    settings = RegMean if keep is kept_regmean else ClosedForm
+    model, _ = merged_model()
+    others, _ = merged_model(shift=1)
+    fewer = first_rows(rows_of(), 3)
+
+    def made(model, rows, settings, file):
+        said = []
+        found = keep(model, rows, settings, file, 4, Keeper(said.append))
+        content = found["out.weight"] if keep is kept_regmean else found
+        return content.clone(), said
+
+    file = tmp_path / "kept.safetensors"
+    made(model, rows_of(), settings(rows=5), file)
+    for asked, word in (
+        ((others, rows_of(), settings(rows=5)), "experts"),
+        ((others, fewer, settings(rows=5)), "rows"),
+        ((others, fewer, settings(rows=2)), "rows and settings"),
+    ):
+        found, said = made(*asked, file)
+        assert len(said) == 1
+        assert said[0].startswith(f"{file}: is made of other ")
+        assert set(word.split(" and ")) == set(said[0].split("other ")[1].split(";")[0].split(" and "))
+        fresh, silent = made(*asked, tmp_path / f"{word}.safetensors")
+        assert torch.equal(found, fresh)
+        assert silent == []
+        assert made(*asked, file)[1] == []
 
 
 def test_a_damaged_regmean_is_made_anew(tmp_path):

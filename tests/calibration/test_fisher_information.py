@@ -10,6 +10,7 @@ from adamerge.data.rows import TensorRows
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.storage.kept import Keeper
 from adamerge.transforms import Fisher
 from adamerge.transforms.transform import FisherSettings
 
@@ -38,7 +39,7 @@ def squares(module, x, label):
 
 def test_expected_information_is_its_definition(model, rows, tmp_path):
     found = fisher_information(model, rows, FisherSettings("expected", 4, 0), tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+    assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == ["a.safetensors", "b.safetensors"]
     for k, (task, seed) in enumerate((("a", 1), ("b", 2))):
         module = Tiny(seed, torch.float64)
         total = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters()}
@@ -77,6 +78,18 @@ def test_what_is_there_is_used(model, rows, tmp_path):
     second = fisher_information(model, {}, FisherSettings("sampled", None, 0), tmp_path)
     for name, stack in first.stacks():
         assert torch.equal(stack, second.stack(name))
+
+
+def test_what_is_there_of_other_rows_is_made_anew(model, rows, tmp_path):
+    said = []
+    settings = FisherSettings("sampled", None, 0)
+    fisher_information(model, rows, settings, tmp_path / "kept")
+    changed = {**rows, "b": rows["a"]}
+    found = fisher_information(model, changed, settings, tmp_path / "kept", keeper=Keeper(said.append))
+    fresh = fisher_information(model, changed, settings, tmp_path / "fresh")
+    assert said == [f"{tmp_path / 'kept/b.safetensors'}: is made of other rows; made anew"]
+    for name, stack in found.stacks():
+        assert torch.equal(stack, fresh.stack(name))
 
 
 def test_positions_are_drawn_each_for_itself_and_summed():

@@ -54,7 +54,7 @@ def in_family(folder, monkeypatch):
 def test_an_answer_is_what_transformers_generates(families, name, monkeypatch, tmp_path):
     config = in_family(families[name], monkeypatch)
     model, data = opened(config)
-    rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, tmp_path)
+    rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, tmp_path / "answers")
     tokenizer = transformers.AutoTokenizer.from_pretrained("base")
     for task in ("mood", "topic"):
         expert = getattr(transformers, FAMILIES[name][0]).from_pretrained(task)

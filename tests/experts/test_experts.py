@@ -11,7 +11,7 @@ from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.from_modules import from_modules
 from adamerge.experts.name_patterns import Split
-from adamerge.runs.build_model import describe
+from adamerge.experts.summary import describe
 from adamerge.types import IncompatibleExpertsError
 
 QUERY = "encoder.layer.0.attention.self.query.weight"

@@ -8,11 +8,11 @@ from support.families import build, save_family, save_tokenizer
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results.export import export
-from adamerge.runs.build_model import describe
 from adamerge.types import IncompatibleExpertsError
 
 WORDS = {"a": ZeroShot(["red", "blue", "old"], ["a {} book", "the {} film"]), "b": ZeroShot(["loud", "calm"])}

@@ -9,6 +9,7 @@ from support.families import Tiny
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging.merged_model import task_vectors
 from adamerge.runs.recipe import remember
+from adamerge.storage.kept import Keeper
 from adamerge.transforms import Magnitude, Ties
 from adamerge.transforms.stored import transformed
 from adamerge.types import ConfigError
@@ -40,7 +41,7 @@ def test_a_change_is_named(tmp_path, change, named):
         remember(NOTE | change, tmp_path / "inputs.json")
 
 
-def test_stored_task_vectors_of_something_else_are_refused(tmp_path):
+def test_stored_task_vectors_of_something_else_are_made_anew(tmp_path):
     together = from_modules(Tiny(0), {"a": Tiny(1), "b": Tiny(2)})
     vectors = task_vectors(together, together.shared)
     stored = transformed(vectors, together.base, Ties(0.2), tmp_path / "kept")
@@ -49,10 +50,16 @@ def test_stored_task_vectors_of_something_else_are_refused(tmp_path):
         assert torch.equal(stack, again.stack(name))
         assert (stack != 0).any() or name.endswith("bias") or stack.ndim == 1
     changed = from_modules(Tiny(0), {"a": Tiny(1), "b": Tiny(3)})
-    for other, transform in (
-        (vectors, Ties(0.9)),
-        (vectors, Magnitude()),
-        (task_vectors(changed, changed.shared), Ties(0.2)),
+    for number, (other, transform, word) in enumerate(
+        (
+            (vectors, Ties(0.9), "settings"),
+            (vectors, Magnitude(), "settings"),
+            (task_vectors(changed, changed.shared), Magnitude(), "experts"),
+        )
     ):
-        with pytest.raises(ConfigError, match="holds task vectors of other experts or of another transform"):
-            transformed(other, together.base, transform, tmp_path / "kept")
+        said = []
+        found = transformed(other, together.base, transform, tmp_path / "kept", keeper=Keeper(said.append))
+        fresh = transformed(other, together.base, transform, tmp_path / str(number))
+        assert said == [f"{tmp_path / 'kept'}: is made of other {word}; made anew"]
+        for name, stack in found.stacks():
+            assert torch.equal(stack, fresh.stack(name))

@@ -1,0 +1,103 @@
+"""SHA-256 of tensors, settings, files and folders; a file's while something else reads it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_PIECE = 2**20
+"""Bytes of a file that are read at a time."""
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Hash named tensors: names, dtypes, shapes and numbers, whatever their order.
+
+    Example:
+        >>> one, two = torch.zeros(2), torch.ones(2)
+        >>> digest_of({"a": one, "b": two}) == digest_of({"b": two, "a": one}) != digest_of({"a": two, "b": one})
+        True
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def digest_of_json(value: object) -> str:
+    """Hash a value of JSON, whatever the order of its keys.
+
+    Example:
+        >>> digest_of_json({"a": 1, "b": 2}) == digest_of_json({"b": 2, "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_path(path: Path) -> str:
+    """Hash the content of a file, or the names and contents of all files in a folder."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return digest_of_json([[str(file.relative_to(path)), digest_of_path(file)] for file in files])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A tensor's numbers as bytes; a view where the tensor is contiguous and on the CPU."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+class FileDigest:
+    """SHA-256 of a file, part of whose bytes are shown by what reads them anyway.
+
+    Bytes must be hashed in the order of the file: what lies before the bytes that are shown and was not shown itself is
+    read here, and so is the rest of the file when the digest is asked for.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        bytes_read: Bytes that nobody showed, and that were read here.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_bytes(b"head body")
+        ...     seen, alone = FileDigest(Path(file.name)), digest_of_path(Path(file.name))
+        ...     seen.show(5, memoryview(b"body"))
+        ...     print(seen.hexdigest() == alone, seen.bytes_read)
+        True 5
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.bytes_read = path, 0
+        self._hash, self._position = hashlib.sha256(), 0
+        self._found: str | None = None
+
+    def show(self, start: int, data: memoryview) -> None:
+        """Hash bytes of the file that begin at `start`, unless they were hashed before."""
+        if self._found is None and start >= self._position:
+            self._read_until(start)
+            self._hash.update(data)
+            self._position += len(data)
+
+    def hexdigest(self) -> str:
+        """The digest of the whole file; computed once."""
+        if self._found is None:
+            self._read_until(self.path.stat().st_size)
+            self._found = self._hash.hexdigest()
+        return self._found
+
+    def _read_until(self, end: int) -> None:
+        if end == self._position:
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._position)
+            while self._position < end and (data := file.read(min(_PIECE, end - self._position))):
+                self._hash.update(data)
+                self._position += len(data)
+                self.bytes_read += len(data)
