@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# peft: add_weighted_adapter with linear combines the factors, so an adapter averaged with itself stays itself, but two adapters do not give the mean of their changes.
+# peft: add_weighted_adapter with linear sums the factors, not the changes: an adapter with itself at 0.5 and 0.5 has twice its change.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -39,4 +39,6 @@ model.add_weighted_adapter(["one", "one"], [0.5, 0.5], "itself", combination_typ
 ratios = {name: (delta(name).norm() / delta("one").norm()).item() for name in ("quarter", "itself")}
 print("size relative to the adapter's own: weight 0.25 gives %.3f, 0.5 + 0.5 of itself gives %.3f" % tuple(ratios.values()))
 assert errors["cat"] < 1e-5 < 0.5 < errors["linear"], errors
+assert abs(ratios["quarter"] - 0.25) < 1e-4, ratios
+assert abs(ratios["itself"] - 2) < 1e-4, ratios
 PYTHON
