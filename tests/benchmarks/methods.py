@@ -31,9 +31,10 @@ from adamerge.cli import parse_file
 from adamerge.data.rows import DataSource, Rows
 from adamerge.results.evaluate import mean
 from adamerge.runs.build_model import open_experts
-from adamerge.runs.config import PRESETS, MergeConfig
+from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import COEFFICIENTS
 from adamerge.runs.load_rows import load_data
+from adamerge.runs.presets import PRESETS
 from adamerge.storage.atomic_files import write_text
 
 FULL_BATCH = {"rows": 64, "batch_size": None, "micro_batch": 8}
