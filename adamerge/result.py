@@ -97,7 +97,7 @@ class Result:
 
     def agreement(self) -> dict[str, float]:
         """Share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""
-        return self._held_out.agreement(self.model, self.model.vectors.combine(self.coefficients, self.model.grouping))
+        return self._held_out.agreement(self.model, self.coefficients)
 
     def scores(self) -> Scores:
         """Accuracy in %, or perplexity, on the evaluation rows, by task, and "mean".

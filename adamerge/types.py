@@ -5,7 +5,7 @@ C classes (or words of a vocabulary), D hidden channels, R rows of a parameter, 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -14,39 +14,6 @@ Coefficients: TypeAlias = Tensor
 
 Parameters: TypeAlias = Mapping[str, Tensor]
 """Parameters or gradients by their name in the module."""
-
-
-class Batch(NamedTuple):
-    """Some rows of one task.
-
-    Attributes:
-        inputs: Keyword arguments of the task's module.
-        rows: Which rows of the task's data these are, int64, (B,).
-        positions: Which positions count, bool, (B, S); None where the model says one thing a row.
-        labels: (B,), or (B, S) with -100 where there is none; None where the rows have no labels.
-    """
-
-    inputs: Mapping[str, Tensor]
-    rows: Tensor
-    positions: Tensor | None = None
-    labels: Tensor | None = None
-
-
-class Outputs(NamedTuple):
-    """What a task's model says of a batch.
-
-    Attributes:
-        logits: (B, C), or (B, S, C) where the model speaks at every position. With `top`, log-probabilities of those
-            words, and of all the rest together, (…, k + 1).
-        hidden: Hidden states that were asked for, each (B, S, D).
-        top: Indices of the likeliest words, int64, (…, k), where no more than these was kept.
-        encoded: Of each hidden state, whether it is of an encoder that a decoder reads.
-    """
-
-    logits: Tensor
-    hidden: tuple[Tensor, ...] = ()
-    top: Tensor | None = None
-    encoded: tuple[bool, ...] = ()
 
 
 class ConfigError(ValueError):

@@ -24,7 +24,7 @@ from adamerge import ConfigError, Entropy, Expert, Merge, api, load_coefficients
 from adamerge.merging.coefficients import Table
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-(EXAMPLE,) = (code.strip() for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
+EXAMPLE, *_ = (code.strip() for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
 TASKS = ("mood", "topic", "speed")
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from adamerge.batch import Batch
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, count, move
-from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.execution import Answer, execution_of
+from adamerge.merging.merged_model import Layers, MergedModel
 from adamerge.objectives import Objective
-from adamerge.types import Batch, Parameters
+from adamerge.types import Coefficients
 
 
 def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
@@ -22,6 +24,18 @@ def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
     """
     best = logits.argmax(-1)
     return best.flatten() if positions is None else best[positions]
+
+
+class Measured(NamedTuple):
+    """What held-out rows say of coefficients.
+
+    Attributes:
+        agreement: Share of predictions in common with the expert, by task, 0 to 1.
+        objective: Mean of the objective, by task.
+    """
+
+    agreement: dict[str, float]
+    objective: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,32 +58,59 @@ class HeldOut:
         """Whether there is any row."""
         return bool(self.rows)
 
-    @torch.no_grad()
-    def agreement(self, model: MergedModel, merged: Parameters) -> dict[str, float]:
+    def agreement(self, model: MergedModel, coefficients: Coefficients) -> dict[str, float]:
         """Share of predictions that merged model and expert have in common, by task, 0 to 1."""
-        return {task: self._share(model, merged, task) for task in self.rows}
+        tallies = {task: _Tally() for task in self.rows}
+        for answer, expected in self._answers(model, coefficients, ()):
+            tallies[answer.task].compare(answer, expected)
+        return {task: tally.agreement for task, tally in tallies.items()}
 
-    def _share(self, model: MergedModel, merged: Parameters, task: str) -> float:
-        same = total = 0
-        for batch, expected in zip(_moved(self.rows[task], self.size, model), self.predicted[task], strict=True):
-            found = predictions(model.forward(task, merged, batch.inputs).logits, batch.positions)
-            same += int((found == expected.to(found.device)).sum())
-            total += found.numel()
-        return same / total
+    def measure(self, model: MergedModel, coefficients: Coefficients, objective: Objective) -> Measured:
+        """Agreement, and the mean of an objective over the held-out rows, both from one pass of all rows."""
+        tallies = {task: _Tally() for task in self.rows}
+        for answer, expected in self._answers(model, coefficients, objective.layers):
+            tallies[answer.task].compare(answer, expected)
+            targets = self.targets[answer.task](answer.batch, answer.outputs) if objective.uses_targets else None
+            tallies[answer.task].lose(answer.batch, objective(answer.outputs, answer.batch, targets).item())
+        agreement = {task: tally.agreement for task, tally in tallies.items()}
+        return Measured(agreement, {task: tally.objective for task, tally in tallies.items()})
 
-    @torch.no_grad()
-    def objective(self, model: MergedModel, merged: Parameters, objective: Objective) -> dict[str, float]:
-        """Mean of an objective over the held-out rows, by task; one that compares does so with the kept outputs."""
-        return {task: self._mean(model, merged, task, objective) for task in self.rows}
+    def _answers(
+        self, model: MergedModel, coefficients: Coefficients, layers: Layers
+    ) -> Iterator[tuple[Answer, Tensor]]:
+        """The merged model's answer on every batch, with the expert's predictions."""
+        expected = {task: iter(own) for task, own in self.predicted.items()}
+        batches = {task: own.batches(self.size) for task, own in self.rows.items()}
+        with execution_of(model).at(coefficients) as merged:
+            for answer in merged.outputs(batches, layers):
+                yield answer, next(expected[answer.task])
 
-    def _mean(self, model: MergedModel, merged: Parameters, task: str, objective: Objective) -> float:
-        total = counted = 0.0
-        for batch in _moved(self.rows[task], self.size, model):
-            outputs = model.forward(task, merged, batch.inputs, objective.layers)
-            targets = self.targets[task](batch, outputs) if objective.uses_targets else None
-            total += count(batch) * objective(outputs, batch, targets).item()
-            counted += count(batch)
-        return total / counted
+
+@dataclass
+class _Tally:
+    """Running sums over the batches of one task."""
+
+    same: int = 0
+    predicted: int = 0
+    total: float = 0.0
+    counted: float = 0.0
+
+    def compare(self, answer: Answer, expected: Tensor) -> None:
+        found = predictions(answer.outputs.logits, answer.batch.positions)
+        self.same += int((found == expected.to(found.device)).sum())
+        self.predicted += found.numel()
+
+    def lose(self, batch: Batch, objective: float) -> None:
+        self.total += count(batch) * objective
+        self.counted += count(batch)
+
+    @property
+    def agreement(self) -> float:
+        return self.same / self.predicted
+
+    @property
+    def objective(self) -> float:
+        return self.total / self.counted
 
 
 def hold_out(

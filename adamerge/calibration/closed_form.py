@@ -134,8 +134,7 @@ def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedFo
         return system.solve(settings.ridge, towards)
     coefficients = uniform(model, towards)
     for names in forward_order(model, rows):
-        merged = model.vectors.combine(coefficients, model.grouping)
-        _add(system, model, grams_of_merged(model, rows, names, merged, size))
+        _add(system, model, grams_of_merged(model, rows, names, coefficients, size))
         coefficients = system.solve(settings.ridge, towards)
     return coefficients
 

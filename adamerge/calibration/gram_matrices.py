@@ -12,16 +12,21 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from adamerge.batch import Batch, present_at
 from adamerge.data.rows import Rows, move
+from adamerge.merging.execution import execution_of
 from adamerge.merging.merged_model import MergedModel
-from adamerge.objectives.objective import present_at
-from adamerge.types import ConfigError, Parameters
+from adamerge.types import Coefficients, ConfigError
 
 ROOM = 2**28
 """Numbers in the Gram matrices that are held at once: 1 GiB in fp32."""
 
 Grams: TypeAlias = dict[str, list[Tensor]]
 """By the name of a linear layer's weight: one (D, D) for each task that has rows."""
+
+
+Run: TypeAlias = Callable[[str, Batch], object]
+"""Passes a task's batch through the model whose layers are listened to."""
 
 
 class _SeenAllError(Exception):
@@ -58,14 +63,18 @@ def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, ro
         room: Numbers in the Gram matrices that are held at once.
     """
     for names in _parts(linear_layers(model), len(rows), room):
-        yield _grams(model, rows, names, size, None)
+        yield _grams(model, rows, names, size, lambda task, batch: model.forward_expert(task, batch.inputs))
 
 
 def grams_of_merged(
-    model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], merged: Parameters, size: int
+    model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], coefficients: Coefficients, size: int
 ) -> Grams:
-    """Gram matrices of some layers, from the merged model's inputs on every task's rows."""
-    return _grams(model, rows, names, size, merged)
+    """Gram matrices of some layers, from the inputs of the model merged with coefficients (G, K), on every task's rows.
+
+    A batch's forward pass ends where the last of these layers has its input.
+    """
+    with execution_of(model).at(coefficients) as merged:
+        return _grams(model, rows, names, size, lambda task, batch: list(merged.outputs({task: [batch]})))
 
 
 def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str]]:
@@ -90,16 +99,12 @@ def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str
 
 
 @torch.no_grad()
-def _grams(
-    model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], size: int, merged: Parameters | None
-) -> Grams:
-    parts = [_gram(model, task, own, names, size, merged) for task, own in rows.items()]
+def _grams(model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], size: int, run: Run) -> Grams:
+    parts = [_gram(model, task, own, names, size, run) for task, own in rows.items()]
     return {name: [part[name] for part in parts] for name in names}
 
 
-def _gram(
-    model: MergedModel, task: str, rows: Rows, names: Sequence[str], size: int, merged: Parameters | None
-) -> dict[str, Tensor]:
+def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size: int, run: Run) -> dict[str, Tensor]:
     """One task's Gram matrices, (D, D) each; zero for a layer that the task's model does not run."""
     widths, module = linear_layers(model), model.experts.tasks[task].own_module
     if model.experts.tasks[task].kind.encoder_decoder:
@@ -121,10 +126,7 @@ def _gram(
         for batch in batches:
             waiting.update(names)
             with suppress(_SeenAllError):
-                if merged is None:
-                    model.forward_expert(task, batch.inputs)
-                else:
-                    model.forward(task, merged, batch.inputs)
+                run(task, batch)
     return {name: total / max(1, counts[name]) for name, total in totals.items()}
 
 

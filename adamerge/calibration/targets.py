@@ -8,13 +8,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from adamerge.batch import Batch, Outputs, present_at
 from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
 from adamerge.merging.merged_model import Layers, MergedModel
-from adamerge.objectives.objective import present_at
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper
-from adamerge.types import Batch, Outputs
 
 MANY_CLASSES = 4096
 """Above this many words only the likeliest are kept."""

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adamerge.batch import Batch
 from adamerge.data.read_files import first_line
 from adamerge.data.tables import Table
-from adamerge.types import Batch
 
 
 @dataclass(frozen=True)

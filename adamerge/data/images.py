@@ -9,6 +9,7 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import override
 
+from adamerge.batch import Batch
 from adamerge.data.contents import contents
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import Encoded, Modality, Processor
@@ -17,7 +18,6 @@ from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
-from adamerge.types import Batch
 
 
 class Images(Modality):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.types import Batch
+from adamerge.batch import Batch
 
 
 class Rows(ABC):

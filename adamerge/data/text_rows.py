@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
+from adamerge.batch import Batch
 from adamerge.data.rows import Rows
-from adamerge.types import Batch
 
 _NO_LABEL = -100
 """Where there is nothing to predict, as torch has it."""

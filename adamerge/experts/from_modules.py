@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from adamerge.experts.name_patterns import Split
 from adamerge.storage.weights import InMemory, Renamed, Weights
 from adamerge.types import IncompatibleExpertsError
 
-_HEADS: tuple[Mapping[str, str], ...] = (
+_HEADS: tuple[Mapping[Any, Any], ...] = (
     modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,

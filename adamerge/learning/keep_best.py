@@ -1,31 +1,20 @@
-"""What happens between steps: watch held-out rows, keep the best iterate, checkpoint, stop when asked to."""
+"""Watch held-out rows between steps, keep the best iterate, and stop when it gets no better."""
 
-import io
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from pickle import UnpicklingError
-from types import FrameType
 from typing import Literal, TypeAlias
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.plugins.io import CheckpointIO
 from typing_extensions import override
 
 from adamerge.optim import FrankWolfeOptimizer, SearchingOptimizer, Selection
-from adamerge.storage.atomic_files import whole_file
 from adamerge.types import Coefficients, ConfigError
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
 """Coefficients → what held-out rows say of them: "agreement" and "objective", each the mean over tasks."""
-Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
-"""What Lightning shows beside its bar."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,7 @@ class KeepBest(Callback):
         measure: Measures coefficients on held-out rows; None where there are none.
         watching: What counts as better, and how often to look.
         tell: Called with a line of text after each look.
-        same_rows: Whether all steps see the same rows, so that an optimiser that is done stays done: then stop.
+        same_rows: Whether all steps see the same rows, so that an optimiser that has converged stays so: then stop.
 
     Attributes:
         history: What was seen at each look: step, loss, agreement, objective, range of the coefficients, and the
@@ -154,7 +143,7 @@ class KeepBest(Callback):
 
 
 def _certificate(trainer: Trainer) -> dict[str, float]:
-    """What the optimiser says of how far it has come, if it is one that does."""
+    """Return the optimiser's certificate, or {} if it gives none."""
     (optimizer,) = trainer.optimizers
     return dict(optimizer.certificate) if isinstance(optimizer, SearchingOptimizer) else {}
 
@@ -171,97 +160,3 @@ def _check_finite(seen: Mapping[str, float]) -> None:
         if seen["step"] == 0:
             remedy = "The models' outputs overflow before anything is learned: choose a smaller init or a wider dtype."
         raise ConfigError(f"step {seen['step']}: not a finite number: {', '.join(bad)}. {remedy}")
-
-
-class StopOnInterrupt(Callback):
-    """Ctrl-C (or SIGTERM) lets the step under way finish, writes a checkpoint and stops; a second one stops at once.
-
-    Args:
-        checkpoint: Where to write it.
-
-    Attributes:
-        interrupted: Whether someone asked to stop.
-    """
-
-    def __init__(self, checkpoint: Path) -> None:
-        self._checkpoint = checkpoint
-        self._former: dict[int, object] = {}
-        self.interrupted = False
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._listen()
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen()  # once more: since setup, Lightning has put a handler of its own before SIGTERM's
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        if self.interrupted:
-            trainer.should_stop = True
-            trainer.save_checkpoint(self._checkpoint, weights_only=False)
-
-    @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _listen(self) -> None:
-        if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            former = signal.signal(number, self._note)
-            self._former.setdefault(number, former)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
-            raise SystemExit(128 + number)  # of a KeyboardInterrupt Lightning would make exit code 1
-        self.interrupted = True
-
-    def _restore(self) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)  # pyright: ignore
-        self._former = {}
-
-
-class Progress(TQDMProgressBar):
-    """Lightning's bar with steps, the time that is left and the numbers that count, in 80 columns."""
-
-    BAR_FORMAT = "{n_fmt}/{total_fmt} {remaining}{postfix}"
-
-    @override
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Numbers:
-        seen = trainer.progress_bar_metrics
-        formats = {"loss": ".3g", "agreement": ".3f", "gap": ".2g", "s/step": ".2g", "c_min": ".2f", "c_max": ".2f"}
-        return {key: f"{seen[key]:{form}}" for key, form in formats.items() if key in seen}
-
-
-class WholeCheckpoints(CheckpointIO):
-    """Checkpoints that are complete or absent, and are read without unpickling anything but tensors and numbers."""
-
-    @override
-    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
-        content = io.BytesIO()  # torch.save would report a full disk as an error of its own
-        torch.save(checkpoint, content)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(Path(path)) as file:
-            file.write(content.getbuffer())
-
-    @override
-    def load_checkpoint(
-        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
-    ) -> dict[str, object]:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise ConfigError(f"{path}: the checkpoint is damaged; start anew in another run_dir ({error}).") from error
-
-    @override
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)

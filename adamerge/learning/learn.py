@@ -14,9 +14,11 @@ from adamerge.calibration.targets import Targets, TargetSettings, compute_target
 from adamerge.data.rows import Rows, Subset
 from adamerge.data.schedule import Schedule, split_held_out
 from adamerge.data.settings import Batching
-from adamerge.learning.keep_best import KeepBest, Progress, StopOnInterrupt
+from adamerge.learning.interrupt import StopOnInterrupt
+from adamerge.learning.keep_best import KeepBest
 from adamerge.learning.merge_module import MergeModule
-from adamerge.learning.settings import Learning, build_trainer, check_learning, without_advice
+from adamerge.learning.settings import Learning, check_learning
+from adamerge.learning.trainer import build_trainer, without_advice
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
 from adamerge.optim import Selection
@@ -217,8 +219,6 @@ def descend(
     if checkpoints and stop:
         every = learning.watching.every
         callbacks += [stop, ModelCheckpoint(checkpoints, LAST.removesuffix(".ckpt"), every_n_train_steps=every)]
-    if options.get("enable_progress_bar", True):
-        callbacks.append(Progress())
     trainer = _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
@@ -280,9 +280,6 @@ def _measure(
     coefficients: Coefficients,
 ) -> dict[str, float]:
     """Mean agreement, and the objective that is learned, both on held-out rows."""
-    with torch.no_grad():
-        merged = model.vectors.combine(coefficients, model.grouping)
-        agreement = mean(held_out.agreement(model, merged))
-        objectives = held_out.objective(model, merged, objective)
-        weighted = {task: task_weights.get(task, 1.0) * value for task, value in objectives.items()}
-        return {"agreement": agreement, "objective": mean(weighted)}
+    seen = held_out.measure(model, coefficients, objective)
+    weighted = {task: task_weights.get(task, 1.0) * value for task, value in seen.objective.items()}
+    return {"agreement": mean(seen.agreement), "objective": mean(weighted)}

@@ -1,6 +1,7 @@
-"""The Lightning module: one step over all tasks; nothing mathematical inside."""
+"""The Lightning module: one step over all tasks; contains no mathematics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -12,15 +13,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from adamerge.batch import Batch, Outputs
 from adamerge.calibration.targets import Targets
-from adamerge.data.rows import Rows, count, move
+from adamerge.data.rows import Rows, count
 from adamerge.data.schedule import Schedule
+from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent, build_optimizer
 from adamerge.optim.feasible_sets import FeasibleSet
-from adamerge.types import Coefficients, Parameters
+from adamerge.types import Coefficients
 
 BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
 
@@ -28,15 +31,14 @@ BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
 class MergeModule(LightningModule):
     """Learns coefficients; they are its only parameters.
 
-    A step merges once, lets every task's loss run backward into the merged leaves (a task's activations are freed
-    before the next task starts), and takes the inner products once. What it returns has the loss's value and the
-    coefficients' exact gradient, so Lightning's own loop, closures and schedulers work on it as they are.
+    A step asks the execution for every task's loss and the coefficients' gradient. What it returns has the loss's
+    value and that exact gradient, so Lightning's own loop, closures and schedulers work on it as they are.
 
     Base and experts are no submodules: else Lightning would move, broadcast and checkpoint them.
 
     Args:
         model: All tasks' models over merged parameters.
-        objective: What is made small.
+        objective: What is minimised.
         rows: Calibration rows by task.
         schedule: Which of them a step takes.
         init: Coefficients at the start, (G, K).
@@ -44,9 +46,9 @@ class MergeModule(LightningModule):
         optimizer: Moves the coefficients.
         task_weights: Factor of each task's objective; 1 where absent.
         targets: The experts' outputs on their rows by task, for objectives that compare with them.
-        regulariser: A pull of the coefficients towards the start.
+        regulariser: Pulls the coefficients towards the start.
         build_scheduler: Called with the optimiser; its schedule is stepped after every step.
-        micro_batch: Rows that pass a model together; a task's larger batch is split.
+        micro_batch: Rows per forward pass; a larger batch of a task is split.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class MergeModule(LightningModule):
         start = feasible.project(init)
         self.coefficients = nn.Parameter(start.clone())
         self._model = (model,)  # in a tuple nn.Module does not look for submodules
+        self._execution = execution_of(model)
         self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
         self._optimizer, self._build_scheduler = optimizer, build_scheduler
         scored = isinstance(optimizer, Descent) and optimizer.uses_cosines
@@ -83,14 +86,13 @@ class MergeModule(LightningModule):
         return self._model[0]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """One merge, every task's loss backward, one pass of inner products."""
+        """The losses of all tasks at the coefficients, with their exact gradient."""
         del batch, batch_idx  # a batch is a pure function of the seed and the step
-        merged = self.model.merge(self.coefficients)
-        loss = sum(self._backward(task, merged) for task in self._rows)
-        gradient = self.model.gradient(merged).to(self.coefficients.dtype)
-        if self._cosines is not None:
-            self._scores = self._cosines({name: leaf.grad for name, leaf in merged.items() if leaf.grad is not None})
-        total = surrogate(torch.as_tensor(loss), self.coefficients, gradient)
+        work = {task: self._work(task) for task in self._rows}
+        step = self._execution.losses_and_gradient(self.coefficients, work, self._objective.layers, self._cosines)
+        self._scores = self._scores if step.cosines is None else step.cosines
+        loss = torch.as_tensor(sum(step.losses.values()))
+        total = surrogate(loss, self.coefficients, step.gradient)
         if self._regulariser is not None:
             total = total + self._regulariser(self.coefficients, self._start.to(self.coefficients))
         self._log(total.detach())
@@ -109,20 +111,17 @@ class MergeModule(LightningModule):
         """Counts steps; the rows of a step follow from its number alone."""
         return DataLoader(range(max(1, self.trainer.max_steps)), batch_size=None)  # pyright: ignore
 
-    def _backward(self, task: str, merged: Parameters) -> Tensor:
-        """Leave one task's gradient in the merged leaves; returns its weighted objective."""
+    def _work(self, task: str) -> Iterator[Work]:
+        """One task's micro-batches at this step; their losses add up to its weighted objective."""
         chosen = self._schedule.rows(self.global_step, self.model.tasks.index(task), len(self._rows[task]))
         batches = list(self._rows[task].batches(self._micro_batch, chosen))
         weight = self._task_weights.get(task, 1.0) / sum(count(batch) for batch in batches)
-        total = torch.zeros((), dtype=self.coefficients.dtype, device=self.coefficients.device)
         for batch in batches:
-            batch = move(batch, self.model.vectors.device, self.model.vectors.dtype)
-            outputs = self.model.forward(task, merged, batch.inputs, self._objective.layers)
-            targets = self._targets[task](batch, outputs) if self._targets else None
-            loss = weight * count(batch) * self._objective(outputs, batch, targets)
-            loss.backward()
-            total += loss.detach()
-        return total
+            yield Work(batch, partial(self._loss, task, weight * count(batch)))
+
+    def _loss(self, task: str, weight: float, outputs: Outputs, batch: Batch) -> Tensor:
+        targets = self._targets[task](batch, outputs) if self._targets else None
+        return weight * self._objective(outputs, batch, targets)
 
     def _log(self, loss: Tensor) -> None:
         low, high = self.coefficients.detach().aminmax()

@@ -1,24 +1,19 @@
-"""How coefficients are learned, and what of that is refused before it begins."""
+"""Options of learning, checked before learning begins."""
 
-import logging
-import re
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from adamerge.data.settings import Batching
-from adamerge.learning.keep_best import Watching, WholeCheckpoints
+from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
+from adamerge.learning.trainer import build_trainer, without_advice
 from adamerge.objectives import Regulariser
 from adamerge.optim import (
     BuildOptimizer,
@@ -30,11 +25,6 @@ from adamerge.optim import (
 )
 from adamerge.optim.feasible_sets import FeasibleSet, Unbounded
 from adamerge.types import Coefficients, ConfigError
-
-_ADVICE = re.compile(
-    r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
-    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable)"
-)
 
 
 @dataclass(frozen=True)
@@ -77,32 +67,8 @@ class Learning:
         return partial(CosineAnnealingLR, T_max=self.steps) if self.scheduler == "cosine" else self.scheduler
 
 
-def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
-    """Lightning's Trainer with these arguments, on one device, writing no files but whole checkpoints."""
-    checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-    ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
-    return Trainer(**{**ours, **options}, callbacks=callbacks, plugins=[WholeCheckpoints()])  # pyright: ignore
-
-
-@contextmanager
-def without_advice() -> Iterator[None]:
-    """Keep to itself what Lightning advises everyone: other losses, data loaders and loggers than we have."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not _ADVICE.search(record.getMessage())
-
-    logger.addFilter(wanted)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=_ADVICE.pattern)
-            yield
-    finally:
-        logger.removeFilter(wanted)
-
-
 def check_learning(learning: Learning, experts: int) -> None:
-    """Refuse now what Lightning and torch would refuse only when learning begins, and what is not defined.
+    """Refuse early what Lightning and torch would refuse only when learning begins, and what is undefined.
 
     Args:
         learning: How coefficients are to be learned.

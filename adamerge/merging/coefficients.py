@@ -20,18 +20,27 @@ class Table(NamedTuple):
         coefficients: fp32, (G, K).
         grouping: Names of the groups and what they govern.
         experts: Names of the columns.
+        centre: What the weighted task vectors are added to; None in files that do not name it.
     """
 
     coefficients: Coefficients
     grouping: Grouping
     experts: tuple[str, ...]
+    centre: str | None = None
 
 
-def save_coefficients(path: Path, coefficients: Coefficients, grouping: Grouping, experts: Sequence[str]) -> None:
+def save_coefficients(
+    path: Path,
+    coefficients: Coefficients,
+    grouping: Grouping,
+    experts: Sequence[str],
+    *,
+    centre: str | None = None,
+) -> None:
     """Write a float32 tensor `coefficients` (G, K); the metadata holds names as JSON.
 
     `groups` and `experts` are lists of names; `parameters` maps each parameter to the index of its group, or to a list
-    with an index for each of its rows.
+    with an index for each of its rows; `centre` names what the weighted task vectors are added to.
     """
     rows = {name: index.tolist() for name, index in grouping.rows.items()}
     metadata = {
@@ -39,6 +48,8 @@ def save_coefficients(path: Path, coefficients: Coefficients, grouping: Grouping
         "experts": json.dumps(list(experts)),
         "parameters": json.dumps({name: index[0] if len(index) == 1 else index for name, index in rows.items()}),
     }
+    if centre is not None:
+        metadata["centre"] = json.dumps(centre)
     write_safetensors(path, {"coefficients": coefficients.detach().float().cpu()}, metadata)
 
 
@@ -62,7 +73,8 @@ def load_coefficients(path: str | Path) -> Table:
             metadata = file.metadata() or {}
             coefficients = file.get_tensor("coefficients")
         groups, experts, parameters = (json.loads(metadata[key]) for key in ("groups", "experts", "parameters"))
+        centre = json.loads(metadata.get("centre", "null"))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(f"{path}: expected the coefficients of a finished run ({error}).") from error
     rows = {name: torch.tensor(index).reshape(-1) for name, index in parameters.items()}
-    return Table(coefficients, Grouping(tuple(groups), rows), tuple(experts))
+    return Table(coefficients, Grouping(tuple(groups), rows), tuple(experts), centre)

@@ -1,4 +1,4 @@
-"""Coefficients → parameters → torch.func.functional_call."""
+"""All tasks' models, run on given parameters by torch.func.functional_call."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
@@ -8,21 +8,22 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import GenerationConfig, GenerationMixin
 
+from adamerge.batch import Outputs
 from adamerge.experts.experts import Experts
 from adamerge.experts.model_kind import trial
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
 from adamerge.storage.weights import Weights
-from adamerge.types import Coefficients, ConfigError, Outputs, Parameters
+from adamerge.types import Coefficients, ConfigError, Parameters
 
 Layers: TypeAlias = tuple[int | str, ...]
 """Which hidden states: indices, negative ones from the end, or "middle"."""
 
 
 class MergedModel:
-    """All tasks' models over one set of merged parameters.
+    """All tasks' models: experts, task vectors, grouping, and how to run a task's module.
 
-    Nothing merged is kept here: `merge` returns the parameters, and whoever calls passes them on to `forward`.
+    Holds no merged parameters: `execution_of` (execution.py) makes them, uses them and lets them go.
 
     Args:
         experts: The base and its experts.
@@ -46,24 +47,14 @@ class MergedModel:
         """The experts' names, in the order of the coefficients' columns."""
         return tuple(self.experts.tasks)
 
-    def merge(self, coefficients: Coefficients) -> dict[str, Tensor]:
-        """Merged parameters as leaves that gradients accumulate in; coefficients (G, K)."""
-        merged = self.vectors.combine(coefficients, self.grouping)
-        return {name: tensor.requires_grad_() for name, tensor in merged.items()}
-
-    def gradient(self, merged: Parameters) -> Coefficients:
-        """∂L/∂C (G, K) from the gradients that backward passes have left in the leaves of `merge`."""
-        gradients = {name: leaf.grad for name, leaf in merged.items() if leaf.grad is not None}
-        return self.vectors.inner(gradients, self.grouping)
-
     def forward(
         self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], layers: Layers = (), own_head: bool = True
     ) -> Outputs:
-        """Run one task's model on merged parameters.
+        """Run one task's model on given parameters.
 
         Args:
             task: Whose model and head.
-            merged: What `merge` returned.
+            merged: All parameters that have task vectors.
             inputs: Keyword arguments of the module.
             layers: Hidden states to return: indices, or "middle".
             own_head: Whether the head is the expert's, or the base's.

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.objectives.objective import Objective, mean_where, present_at
-from adamerge.types import Batch, ConfigError, Outputs
+from adamerge.batch import Batch, Outputs, mean_where, present_at
+from adamerge.objectives.objective import Objective
+from adamerge.types import ConfigError
 
 _NEVER = -1e4
 """Log-probability of what is left out; finite, so that its gradient is 0 and not undefined."""

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from adamerge.objectives.objective import Objective, mean_where
-from adamerge.types import Batch, Outputs
+from adamerge.batch import Batch, Outputs, mean_where
+from adamerge.objectives.objective import Objective
 
 NOTHING = -100
 """Label of a position that has none."""

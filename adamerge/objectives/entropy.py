@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.objectives.objective import Objective, mean_where
-from adamerge.types import Batch, ConfigError, Outputs
+from adamerge.batch import Batch, Outputs, mean_where
+from adamerge.objectives.objective import Objective
+from adamerge.types import ConfigError
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:

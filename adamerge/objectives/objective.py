@@ -1,11 +1,10 @@
-"""The seam of objectives, and which numbers of a batch count."""
+"""The abstract objective: one task's outputs on a batch → a scalar that the coefficients minimise."""
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor
 
-from adamerge.types import Batch, Outputs
+from adamerge.batch import Batch, Outputs
 
 
 class Objective(ABC):
@@ -43,32 +42,3 @@ class Objective(ABC):
         Returns:
             A scalar.
         """
-
-
-def mean_where(values: Tensor, positions: Tensor | None) -> Tensor:
-    """Mean of values (B,) or (B, S) over what counts: everything, or the positions (B, S) that are true.
-
-    Example:
-        >>> import torch
-        >>> mean_where(torch.tensor([[1.0, 9.0]]), torch.tensor([[True, False]])).item()
-        1.0
-    """
-    if positions is None or values.ndim < 2:
-        return values.mean()
-    counts = positions.to(values.dtype)
-    return (values * counts).sum() / counts.sum().clamp_min(1)
-
-
-def present_at(batch: Batch, hidden: Tensor, encoded: bool) -> Tensor:
-    """Which positions of a hidden state (B, S, D) count, bool, (B, S).
-
-    Args:
-        batch: The rows.
-        hidden: Of the model that they were run through.
-        encoded: Whether it is of an encoder that a decoder reads, so that the batch's positions are not its own.
-    """
-    mask = batch.inputs.get("attention_mask")
-    for known in (None if encoded else batch.positions, mask):
-        if known is not None and known.shape == hidden.shape[:2]:
-            return known.bool()
-    return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from adamerge.batch import Batch, Outputs
 from adamerge.objectives.objective import Objective
-from adamerge.types import Batch, ConfigError, Outputs
+from adamerge.types import ConfigError
 
 
 @dataclass(frozen=True)

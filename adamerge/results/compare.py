@@ -109,5 +109,5 @@ def compare(
 
 
 def _agreement(held_out: HeldOut, model: MergedModel, coefficients: Coefficients) -> dict[str, float]:
-    by_task = held_out.agreement(model, model.vectors.combine(coefficients, model.grouping))
+    by_task = held_out.agreement(model, coefficients)
     return {**by_task, "mean": mean(by_task)}

@@ -1,6 +1,6 @@
 """Per-task metrics and their ratio to each expert's own (torchmetrics)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import torch
@@ -10,8 +10,9 @@ from torchmetrics.text import Perplexity
 
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows, move
+from adamerge.merging.execution import Answer, execution_of
 from adamerge.merging.merged_model import MergedModel, uniform
-from adamerge.types import Batch, Coefficients, ConfigError, Outputs
+from adamerge.types import Coefficients, ConfigError
 
 Scores: TypeAlias = dict[str, float | None]
 """By task, and "mean"; None where there is nothing to measure."""
@@ -40,13 +41,13 @@ class Evaluation:
 
     def merged(self, coefficients: Coefficients, own_head: bool = True) -> Scores:
         """Scores of the model merged with these coefficients, (G, K)."""
-        with torch.no_grad():
-            parameters = self._model.vectors.combine(coefficients, self._model.grouping)
-        return self._scores(lambda task, batch: self._model.forward(task, parameters, batch.inputs, own_head=own_head))
+        batches = {task: rows.batches(self._size) for task, rows in self._rows.items()}
+        with execution_of(self._model).at(coefficients) as merged:
+            return self._scores(merged.outputs(batches, own_head=own_head))
 
     def experts(self) -> Scores:
         """Scores of every expert on its own task."""
-        return self._scores(lambda task, batch: self._model.forward_expert(task, batch.inputs))
+        return self._scores(self._answers_of_experts())
 
     def base(self) -> Scores:
         """Scores of the base with its own head; None for tasks that it has no head for."""
@@ -57,23 +58,23 @@ class Evaluation:
             scores |= Evaluation(self._model, fitting, self._size).merged(zero, own_head=False)
         return scores if len(fitting) == len(self._rows) else {**scores, "mean": None}
 
-    def _scores(self, forward: Callable[[str, Batch], Outputs]) -> Scores:
-        values = {task: self._score(task, rows, forward) for task, rows in self._rows.items()}
-        return {**values, "mean": mean(values)}
+    def _answers_of_experts(self) -> Iterator[Answer]:
+        vectors = self._model.vectors
+        for task, rows in self._rows.items():
+            for batch in rows.batches(self._size):
+                batch = move(batch, vectors.device, vectors.dtype)
+                yield Answer(task, batch, self._model.forward_expert(task, batch.inputs))
 
-    @torch.no_grad()
-    def _score(self, task: str, rows: Rows, forward: Callable[[str, Batch], Outputs]) -> float:
-        metric: Metric | None = None
-        for batch in rows.batches(self._size):
-            batch = move(batch, self._model.vectors.device, self._model.vectors.dtype)
-            logits = forward(task, batch).logits
+    def _scores(self, answers: Iterable[Answer]) -> Scores:
+        metrics: dict[str, Metric] = {}
+        for task, batch, outputs in answers:
             if batch.labels is None:
                 raise ConfigError(f"{task}: the evaluation rows have no labels.")
-            metric = metric or _metric(logits).to(logits.device)
-            metric.update(logits, batch.labels)
-        assert metric is not None
-        value = metric.compute().item()
-        return 100 * value if isinstance(metric, MulticlassAccuracy) else value
+            if task not in metrics:
+                metrics[task] = _metric(outputs.logits).to(outputs.logits.device)
+            metrics[task].update(outputs.logits, batch.labels)
+        values = {task: _value(metrics[task]) for task in self._rows}
+        return {**values, "mean": mean(values)}
 
 
 def tuned_scale(model: MergedModel, held_out: HeldOut) -> tuple[float, float]:
@@ -86,8 +87,7 @@ def tuned_scale(model: MergedModel, held_out: HeldOut) -> tuple[float, float]:
     """
     found: dict[float, float] = {}
     for scale in SCALES:
-        coefficients = uniform(model, scale)
-        found[scale] = mean(held_out.agreement(model, model.vectors.combine(coefficients, model.grouping)))
+        found[scale] = mean(held_out.agreement(model, uniform(model, scale)))
     best = max(SCALES, key=lambda scale: (found[scale], -scale))
     return best, found[best]
 
@@ -123,3 +123,8 @@ def _metric(logits: torch.Tensor) -> Metric:
     if logits.ndim == 3:
         return Perplexity(ignore_index=-100)
     return MulticlassAccuracy(num_classes=logits.shape[-1], average="micro")
+
+
+def _value(metric: Metric) -> float:
+    value = metric.compute().item()
+    return 100 * value if isinstance(metric, MulticlassAccuracy) else value

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import tied_names
+from adamerge.merging.execution import Merged, execution_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder, write_safetensors, write_text
 from adamerge.storage.weights import Header
@@ -244,23 +245,36 @@ def _usual(experts: Experts, dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
 
 
 def _compare(model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Load every checkpoint as a user would, and each task's parameters against the merge in memory."""
-    merged = model.vectors.combine(coefficients, model.grouping)
+    """Load every checkpoint as a user would, and compare each task's parameters with those that it is run with."""
     places = checkpoints(model.experts, folder)
     if folder not in places.values():
         assert model.experts.checkpoint is not None
         _load(model.experts.checkpoint.architecture, folder, model.experts.checkpoint.trust_remote_code)
-    for task, place in places.items():
-        expert = model.experts.tasks[task]
-        assert expert.checkpoint is not None
-        name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
-        loaded = _load(name, place, expert.checkpoint.trust_remote_code)
-        names = {alias: aliases[0] for aliases in tied_names(loaded) for alias in aliases}
-        found = dict(loaded.named_parameters(remove_duplicate=False)) | dict(loaded.named_buffers())
-        for name in (*_backbone(model.experts), *expert.whole_head):
-            expected = merged.get(name, expert.weights[name] if name in expert.whole_head else model.experts.base[name])
-            if not _close(found[names.get(name, name)], expected, dtypes.get(name, _usual(model.experts, dtypes))):
-                raise RuntimeError(f"{place}: {name} was read back different from what was merged. Please report this.")
+    usual = _usual(model.experts, dtypes)
+    with execution_of(model).at(coefficients) as merged:
+        for task, place in places.items():
+            found = _read_back(model.experts.tasks[task], place)
+            for name, expected in _expected(model, task, merged):
+                if not _close(found[name], expected, dtypes.get(name, usual)):
+                    raise RuntimeError(f"{place}: {name} differs from what was merged when read back; please report.")
+
+
+def _expected(model: MergedModel, task: str, merged: Merged) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer that a task's exported checkpoint holds."""
+    expert = model.experts.tasks[task]
+    for name in _backbone(model.experts):
+        yield name, merged.parameter(name) if name in model.vectors.shapes else model.experts.base[name]
+    for name in expert.whole_head:
+        yield name, expert.weights[name]
+
+
+def _read_back(expert: Expert, place: Path) -> dict[str, Tensor]:
+    """Parameters and buffers of a task's checkpoint under all their names, as its own class loads them."""
+    assert expert.checkpoint is not None
+    name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
+    loaded = _load(name, place, expert.checkpoint.trust_remote_code)
+    found = {**dict(loaded.named_parameters(remove_duplicate=False)), **dict(loaded.named_buffers())}
+    return found | {alias: found[aliases[0]] for aliases in tied_names(loaded) for alias in aliases}
 
 
 def _load(architecture: str, place: Path, trust_remote_code: bool) -> nn.Module:

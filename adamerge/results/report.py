@@ -23,14 +23,17 @@ NAMES = {
 """Heads of the table's columns; an expert is measured on its own task."""
 
 
-def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str], path: Path) -> None:
-    """Draw coefficients as a PNG: a row a group, a column an expert; zero is white.
+def heat_map(
+    coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str], path: Path, *, centre: str | None = None
+) -> None:
+    """Draw coefficients as a PNG: one row per group, one column per expert; zero is white.
 
     Args:
         coefficients: On the CPU, (G, K).
         groups: Names of the rows, (G,).
         experts: Names of the columns, (K,).
         path: The file.
+        centre: What the weighted task vectors are added to, for the title; None draws no title.
     """
     rows, columns = coefficients.shape
     figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
@@ -43,6 +46,8 @@ def heat_map(coefficients: Coefficients, groups: Sequence[str], experts: Sequenc
     axes.set_xticks(range(columns), experts, rotation=45, ha="right")
     step = max(1, rows // 240)
     axes.set_yticks(range(0, rows, step), [_short(group) for group in groups[::step]], fontsize=6 if rows > 30 else 8)
+    if centre is not None:
+        axes.set_title(f"centre: {centre}", fontsize=9)
     figure.colorbar(image, label="coefficient", shrink=min(1.0, 40 / max(rows, 40) + 0.3))
     _save(figure, path)
 

@@ -124,7 +124,9 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class MergeConfig:
-    """What to merge, and how. Made by `read_config.merge_config`, which fills in what the method decides.
+    """What to merge, and how.
+
+    Made by `read_config.merge_config`, which fills in what the method decides.
 
     Attributes:
         base_model: Directory or hub id of the model that all experts were fine-tuned from.
@@ -209,6 +211,13 @@ class MergeConfig:
     def names(self) -> tuple[str, ...]:
         """What the experts' tasks are called."""
         return tuple(model.name for model in self.models)
+
+    @property
+    def centre_name(self) -> str:
+        """What the weighted task vectors are added to: base, RegMean or the name of a transform."""
+        if self.centre is None:
+            return "base"
+        return "RegMean" if self.centre == "regmean" else type(self.centre).__name__
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
-    _write_learned(run, model, learned)
+    _write_learned(run, model, learned, config.centre_name)
     if run.merged.exists():  # left by a run that was killed between export and recipe
         shutil.rmtree(run.merged)
     exported = export(model, learned.coefficients, run.merged, dtype=_dtype(config))
@@ -169,10 +169,10 @@ def learn_merge(
     return staged, held_out
 
 
-def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned) -> None:
+def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, centre: str) -> None:
     groups, names = model.grouping.groups, model.vectors.experts
-    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names)
-    heat_map(learned.coefficients, groups, names, run.heat_map)
+    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names, centre=centre)
+    heat_map(learned.coefficients, groups, names, run.heat_map, centre=centre)
     curve(learned.history, learned.best_step, run.curve)
 
 

@@ -178,7 +178,7 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
 
 
 def flat_settings(resolved: str) -> dict[str, object]:
-    """A configuration's settings by dotted key, without the record of which keys were written.
+    """A configuration's settings by dotted key, without the record of which of them the user wrote.
 
     Example:
         >>> flat_settings("trainer: {max_steps: 3}")

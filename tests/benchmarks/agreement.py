@@ -9,21 +9,28 @@ nothing.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from adamerge.batch import Batch, Outputs
 from adamerge.calibration.agreement import hold_out
 from adamerge.cli import parse_file
-from adamerge.data.rows import move
 from adamerge.data.schedule import Schedule
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import divide
+from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.merged_model import uniform
+from adamerge.objectives import Objective
 from adamerge.optim import build_optimizer
 from adamerge.results.evaluate import Evaluation, mean
 from adamerge.runs.build_model import build_model, open_experts
 from adamerge.runs.load_rows import load_data
+
+
+def share_of_loss(objective: Objective, count: int, outputs: Outputs, batch: Batch) -> torch.Tensor:
+    return objective(outputs, batch, None) * len(batch.rows) / count
 
 
 def main() -> None:
@@ -47,25 +54,22 @@ def main() -> None:
 
     seen: list[tuple[int, float, float, float]] = []
     for step in range(options.steps + 1):
-        merged = model.merge(coefficients)
         if step % config.watch.every == 0:
-            with torch.no_grad():
-                agreement = mean(held_out.agreement(model, merged))
-                entropy = mean(held_out.objective(model, merged, config.objective))
-                accuracy = evaluation.merged(coefficients.detach())["mean"] or 0.0
+            measured = held_out.measure(model, coefficients.detach(), config.objective)
+            agreement, entropy = mean(measured.agreement), mean(measured.objective)
+            accuracy = evaluation.merged(coefficients.detach())["mean"] or 0.0
             seen.append((step, agreement, entropy, accuracy))
             print(
                 f"step {step:3d}  agreement {100 * agreement:.2f}  entropy {entropy:.3f}  test accuracy {accuracy:.2f}",
                 flush=True,
             )
+        work: dict[str, list[Work]] = {}
         for number, task in enumerate(model.tasks):
             rows = calibration.learn[task]
             chosen = schedule.rows(step, number, len(rows))
-            for batch in rows.batches(config.data.micro_batch, chosen):
-                batch = move(batch, model.vectors.device, model.vectors.dtype)
-                loss = config.objective(model.forward(task, merged, batch.inputs), batch, None)
-                (loss * len(batch.rows) / len(chosen)).backward()
-        coefficients.grad = model.gradient(merged)
+            loss = partial(share_of_loss, config.objective, len(chosen))
+            work[task] = [Work(batch, loss) for batch in rows.batches(config.data.micro_batch, chosen)]
+        coefficients.grad = execution_of(model).losses_and_gradient(coefficients, work).gradient
         optimizer.step()
 
     best = max(seen, key=lambda entry: entry[3])

@@ -19,9 +19,11 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
+from adamerge.batch import Batch, Outputs
 from adamerge.cli import parse_file
 from adamerge.data.rows import Rows
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import entropy
 from adamerge.optim import LBFGSB, SearchingOptimizer, build_optimizer
@@ -45,17 +47,18 @@ class Problem:
         self._began = time.perf_counter()
 
     def __call__(self) -> torch.Tensor:
-        merged = self._model.merge(self.coefficients)
-        total = torch.zeros(())
-        for task, batches in self._batches.items():
-            for batch in batches:
-                loss = entropy(self._model.forward(task, merged, batch.inputs).logits).sum() / self._rows[task]
-                loss.backward()
-                total += loss.detach()
-        self.coefficients.grad = self._model.gradient(merged)
+        work = {
+            task: [Work(batch, partial(self._loss, task)) for batch in batches]
+            for task, batches in self._batches.items()
+        }
+        step = execution_of(self._model).losses_and_gradient(self.coefficients, work)
+        total, self.coefficients.grad = torch.stack(list(step.losses.values())).sum(), step.gradient
         best = min(total.item(), self.log[-1][2] if self.log else float("inf"))
         self.log.append((len(self.log) + 1, time.perf_counter() - self._began, best))
         return total
+
+    def _loss(self, task: str, outputs: Outputs, batch: Batch) -> torch.Tensor:
+        return entropy(outputs.logits).sum() / self._rows[task]
 
 
 def main() -> None:

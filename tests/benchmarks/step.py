@@ -23,9 +23,11 @@ import torch
 from torch.func import functional_call
 from transformers import ViTConfig, ViTForImageClassification
 
+from adamerge.batch import Batch
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.objectives import entropy
@@ -59,10 +61,8 @@ def model_of(experts: Experts, resident: bool) -> MergedModel:
 def our_step(
     model: MergedModel, coefficients: torch.Tensor, pixels: torch.Tensor, tasks: int | None = None
 ) -> torch.Tensor:
-    merged = model.merge(coefficients)
-    for task in model.tasks[:tasks]:
-        entropy(model.forward(task, merged, {"pixel_values": pixels}).logits).mean().backward()
-    return model.gradient(merged)
+    work = Work(Batch({"pixel_values": pixels}, torch.arange(len(pixels))), lambda out, _: entropy(out.logits).mean())
+    return execution_of(model).losses_and_gradient(coefficients, {t: [work] for t in model.tasks[:tasks]}).gradient
 
 
 class Naive:

@@ -88,8 +88,9 @@ def test_grams_leave_padding_out(room, size):
 
 def test_grams_of_the_merged_model_are_of_its_own_inputs():
     model, nets = merged_model()
-    merged = model.vectors.combine(torch.full((5, 3), 0.2), model.grouping)
-    (a, *_) = grams_of_merged(model, rows_of(), ["out.weight"], merged, 4)["out.weight"]
+    coefficients = torch.full((5, 3), 0.2)
+    merged = model.vectors.combine(coefficients, model.grouping)
+    (a, *_) = grams_of_merged(model, rows_of(), ["out.weight"], coefficients, 4)["out.weight"]
     x = seen(nets["a"], "a", merged)["out.weight"]
     np.testing.assert_allclose(a.numpy(), x.T @ x / len(x), rtol=1e-12)
 

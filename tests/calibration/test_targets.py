@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.families import build, save_family
 
+from adamerge.calibration.agreement import hold_out, predictions
 from adamerge.calibration.targets import TargetSettings, compute_targets
 from adamerge.data.rows import TensorRows
 from adamerge.data.settings import Batching
@@ -13,6 +14,7 @@ from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import divide, learn, target_settings
 from adamerge.learning.settings import Learning
+from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, choose_layers, task_vectors
 from adamerge.objectives import HiddenAlignment, LogitAlignment, Sum
@@ -60,6 +62,7 @@ def test_kept_outputs_are_the_experts_own(tmp_path, architecture, family):
     counts = batch.positions
     logits = (found.logits, online.logits) if family == "bert" else (found.logits[counts], online.logits[counts])
     torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(kept.predictions(batch), predictions(online.logits, None if family == "bert" else counts))
     for state, expected in zip(found.hidden, online.hidden, strict=True):
         torch.testing.assert_close(state[counts], expected[counts], rtol=2e-3, atol=2e-3)  # half precision
 
@@ -81,17 +84,18 @@ def test_of_a_large_vocabulary_the_likeliest_words_suffice(tmp_path, spread, tem
     compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)
     kept = compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)["a"]
     batch = rows.batch([3, 0, 7, 11, 5])
-    merged, whole = model.merge(torch.tensor([[0.4]])), model.merge(torch.tensor([[0.4]]))
-    outputs = model.forward("a", merged, batch.inputs)
-    targets = kept(batch, outputs)
-    assert 64 <= targets.top.shape[-1] <= 5000
-    found = objective(outputs, batch, targets)
-    expected = objective(model.forward("a", whole, batch.inputs), batch, model.forward_expert("a", batch.inputs))
+
+    def step(targets_of):
+        work = {"a": [Work(batch, lambda outputs, batch: objective(outputs, batch, targets_of(batch, outputs)))]}
+        losses, gradient, _ = execution_of(model).losses_and_gradient(torch.tensor([[0.4]]), work)
+        return losses["a"], gradient
+
+    whole = model.forward_expert("a", batch.inputs)
+    assert torch.equal(kept.predictions(batch), predictions(whole.logits, batch.positions))
+    assert 64 <= kept(batch, whole).top.shape[-1] <= 5000
+    (found, one), (expected, two) = step(kept), step(lambda batch, outputs: whole)
     assert found.item() == pytest.approx(expected.item(), abs=1e-3)
     assert found <= expected + 1e-5
-    found.backward()
-    expected.backward()
-    one, two = model.gradient(merged), model.gradient(whole)
     assert torch.isfinite(one).all()
     torch.testing.assert_close(one, two, rtol=0.02, atol=2e-3)
 
@@ -133,6 +137,15 @@ def test_a_second_run_reuses_and_a_change_is_noticed(tmp_path, monkeypatch):
     assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
     file.unlink()
     assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
+
+
+def test_predictions_are_those_of_the_targets_and_no_expert_runs_again(tmp_path, monkeypatch):
+    model, rows = model_of(tmp_path / "models", "LlamaForCausalLM", "llama"), {"a": rows_of(7)}
+    targets = compute_targets(model, rows, TargetSettings(size=4), None)
+    alone = hold_out(model, rows, 3).predicted["a"]
+    monkeypatch.setattr(model, "forward_expert", None)
+    for one, other in zip(hold_out(model, rows, 3, targets).predicted["a"], alone, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_one_expert_alone_is_found_again(tmp_path):

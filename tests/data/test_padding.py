@@ -9,6 +9,7 @@ from adamerge.data.rows import TensorRows
 from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import target_settings
+from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.objectives import Entropy, HiddenAlignment, LogitAlignment, Sum
@@ -74,12 +75,13 @@ def measured(model, rows, objective):
     kept = {}
     if objective.uses_targets:
         kept = compute_targets(model, {"a": rows}, target_settings(objective), None)
-    merged = model.merge(torch.full((len(model.grouping), 2), 0.3))
-    batch = rows.batch([4, 0, 2])
-    outputs = model.forward("a", merged, batch.inputs, objective.layers)
-    loss = objective(outputs, batch, kept["a"](batch, outputs) if kept else None)
-    loss.backward()
-    return loss.detach(), model.gradient(merged)
+
+    def loss_of(outputs, batch):
+        return objective(outputs, batch, kept["a"](batch, outputs) if kept else None)
+
+    coefficients, work = torch.full((len(model.grouping), 2), 0.3), {"a": [Work(rows.batch([4, 0, 2]), loss_of)]}
+    step = execution_of(model).losses_and_gradient(coefficients, work, objective.layers)
+    return step.losses["a"], step.gradient
 
 
 # Positions of BART are learned, count from the left whatever the mask says, and cannot be passed in.
@@ -103,9 +105,9 @@ def test_the_encoders_padding_is_not_the_decoders(name):
     mask = torch.ones(3, 7, dtype=torch.int64)
     mask[:, 4:] = 0
     batch = rows._replace(inputs={**rows.inputs, "attention_mask": mask})
-    merged = model.merge(torch.full((len(model.grouping), 2), 0.3))
     objective = HiddenAlignment(["middle", -1], "mse")
-    outputs = model.forward("a", merged, batch.inputs, objective.layers)
+    with execution_of(model).at(torch.full((len(model.grouping), 2), 0.3)) as merged:
+        ((_, _, outputs),) = merged.outputs({"a": [batch]}, objective.layers)
     targets = model.forward_expert("a", batch.inputs, objective.layers)
     assert outputs.encoded == (True, False)
     encoder, decoder = (

@@ -1,80 +1,75 @@
-"""combine and inner against autograd through a naive merge, for every grouping, resident and mapped."""
+"""combine and inner against naive sums over random shapes, groupings and tile sizes, resident and mapped."""
 
 import pytest
 import torch
-from support.families import Tiny
-from torch.func import functional_call
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.families import Tiny, random_vectors
+from support.naive_merge import GROUPINGS, naive
 
 import adamerge.merging.task_vectors as module
 from adamerge.experts.from_modules import from_modules
-from adamerge.merging.grouping import block_wise, row_blocks, task_wise, tensor_wise
-from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.merging.grouping import row_blocks, tensor_wise
+from adamerge.merging.merged_model import task_vectors
 from adamerge.merging.task_vectors import matrix_shape
 
-GROUPINGS = {
-    "task": lambda shapes: task_wise(list(shapes)),
-    "block": lambda shapes: block_wise(list(shapes)),
-    "tensor": lambda shapes: tensor_wise(list(shapes)),
-    "two row blocks": lambda shapes: row_blocks(shapes, 2),
-    "every row": lambda shapes: row_blocks(shapes, 10**6),
-}
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+
+@st.composite
+def problems(draw):
+    """Random shapes, K, a grouping of each kind, and a tile size that may cut rows and columns."""
+    shape = st.lists(st.integers(1, 5), max_size=3).map(tuple)
+    shapes = {f"block.{i}.p": own for i, own in enumerate(draw(st.lists(shape, min_size=1, max_size=4)))}
+    groups = draw(st.sampled_from(sorted(GROUPINGS)))
+    return shapes, draw(st.integers(1, 4)), GROUPINGS[groups](shapes), draw(st.sampled_from([1, 3, 7, 2**20]))
 
 
-def naive(base, experts, coefficients, grouping):
-    """The merge as its formula says, one autograd operation after the other."""
-    merged = {}
-    for name, value in base.named_parameters():
-        rows = grouping.rows[name]
-        total = value.detach().clone()
-        for k, expert in enumerate(experts):
-            vector = dict(expert.named_parameters())[name].detach() - value.detach()
-            weight = coefficients[rows, k]
-            total = total + (weight.reshape(-1, *[1] * (value.ndim - 1)) if len(rows) > 1 else weight) * vector
-        merged[name] = total.reshape(value.shape)
-    return merged
+def group_of(groups, name, row):
+    """The group of one row of a parameter."""
+    rows = groups.rows[name].tolist()
+    return rows[row] if len(rows) > 1 else rows[0]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("resident", [True, False])
-@pytest.mark.parametrize("scratch", [7, 2**20])
-@pytest.mark.parametrize("grouping", GROUPINGS)
-def test_gradient_is_autograd_through_a_naive_merge(monkeypatch, dtype, resident, scratch, grouping):
-    monkeypatch.setattr(module, "SCRATCH", scratch)  # small enough to cut rows and columns
-    base, experts = Tiny(0, dtype), [Tiny(1, dtype), Tiny(2, dtype), Tiny(3, dtype)]
-    together = from_modules(base, {str(k): expert for k, expert in enumerate(experts)})
-    vectors = task_vectors(together, together.shared, resident=resident, dtype=dtype)
-    groups = GROUPINGS[grouping](vectors.shapes)
-    model = MergedModel(together, vectors, groups)
-    torch.manual_seed(4)
-    coefficients = torch.randn(len(groups), 3, dtype=dtype)
-    x, deep = torch.randn(4, 6, dtype=dtype), torch.ones(1)
-
-    merged = model.merge(coefficients)
-    for task, inputs in (("0", {"x": x}), ("1", {"x": 2 * x}), ("2", {"x": x, "deep": deep})):
-        model.forward(task, merged, inputs).logits.square().mean().backward()
-    found = model.gradient(merged)
-
-    free = coefficients.clone().requires_grad_()
-    parameters = naive(base, experts, free, groups)
-    for inputs in ({"x": x}, {"x": 2 * x}, {"x": x, "deep": deep}):
-        functional_call(base, parameters, (), inputs).square().mean().backward(retain_graph=True)
-    assert free.grad.abs().max() > 0.01
-    torch.testing.assert_close(
-        found, free.grad, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * free.grad.abs().max().item()
-    )
-    for name, value in parameters.items():
-        torch.testing.assert_close(merged[name], value, rtol=1e-5, atol=1e-6)
+@settings(deadline=None, max_examples=60)
+@given(problems())
+def test_every_row_of_every_parameter_is_in_exactly_one_group(problem):
+    shapes, _, groups, _ = problem
+    assert groups.rows.keys() == shapes.keys()
+    governed = [0] * len(groups)
+    for name, shape in shapes.items():
+        rows, index = matrix_shape(torch.Size(shape))[0], groups.rows[name]
+        assert index.shape in ((1,), (rows,))
+        for group in index.tolist():
+            governed[group] += 1
+    assert all(governed)  # no group is empty
+    assert len(set(groups.groups)) == len(groups)
+    assert {name for names in groups.members().values() for name in names} == set(shapes)
 
 
-def test_a_parameter_that_no_task_touches_has_gradient_zero():
-    together = from_modules(Tiny(0), {"a": Tiny(1), "b": Tiny(2)})
-    model = MergedModel(together, task_vectors(together, together.shared), tensor_wise(together.shared))
-    merged = model.merge(torch.full((len(together.shared), 2), 0.3))
-    model.forward("a", merged, {"x": torch.ones(1, 6)}).logits.sum().backward()
-    gradient = dict(zip(model.grouping.groups, model.gradient(merged), strict=True))
-    assert gradient["side.weight"].tolist() == [0.0, 0.0]
-    assert gradient["first.weight"].abs().min() > 0
+@settings(deadline=None, max_examples=60)
+@given(problems(), st.booleans(), st.integers(0, 2**20))
+def test_combine_and_inner_are_the_sums_of_their_formulas(problem, resident, seed):
+    shapes, count, groups, scratch = problem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SCRATCH", scratch)
+        mapped = random_vectors(shapes, count)
+        vectors = module.Resident(mapped) if resident else mapped
+        generator = torch.Generator().manual_seed(seed)
+        coefficients = torch.randn(len(groups), count, generator=generator)
+        gradients = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        merged, inner = vectors.combine(coefficients, groups), vectors.inner(gradients, groups)
+    expected_inner = torch.zeros(len(groups), count, dtype=torch.float64)
+    for name, shape in shapes.items():
+        rows = matrix_shape(torch.Size(shape))[0]
+        centre, gradient = (t.double().reshape(rows, -1) for t in (vectors.centre(name), gradients[name]))
+        stack = torch.stack([source[name].double() for source in mapped._weights]) - vectors.centre(name).double()
+        stack = stack.reshape(count, rows, -1)
+        for row in range(rows):
+            group = group_of(groups, name, row)
+            expected = centre[row] + sum(coefficients[group, k].double() * stack[k, row] for k in range(count))
+            torch.testing.assert_close(merged[name].reshape(rows, -1)[row].double(), expected, rtol=1e-4, atol=1e-4)
+            for k in range(count):
+                expected_inner[group, k] += (gradient[row] * stack[k, row]).sum()
+    torch.testing.assert_close(inner.double(), expected_inner, rtol=1e-4, atol=1e-3)
 
 
 def test_tied_weights_have_one_coefficient_and_stay_tied():

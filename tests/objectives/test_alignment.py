@@ -6,10 +6,11 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
 
+from adamerge.batch import Batch, Outputs
 from adamerge.calibration.targets import top_and_rest
 from adamerge.objectives import HiddenAlignment, LogitAlignment
 from adamerge.objectives.alignment import partial_cross_entropy, soft_cross_entropy
-from adamerge.types import Batch, ConfigError, Outputs
+from adamerge.types import ConfigError
 
 torch.manual_seed(0)
 LOGITS, TARGETS = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)

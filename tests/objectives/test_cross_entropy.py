@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
+from adamerge.batch import Batch, Outputs
 from adamerge.objectives import CrossEntropy
-from adamerge.types import Batch, Outputs
 
 LOGITS = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -6,8 +6,9 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
 
+from adamerge.batch import Batch, Outputs
 from adamerge.objectives import Entropy, entropy
-from adamerge.types import Batch, ConfigError, Outputs
+from adamerge.types import ConfigError
 
 LOGITS = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 ROWS = Batch({}, torch.arange(5))

@@ -2,8 +2,8 @@
 
 import torch
 
+from adamerge.batch import Batch, Outputs
 from adamerge.objectives import Entropy, LogitAlignment
-from adamerge.types import Batch, Outputs
 
 
 def test_positions_that_do_not_count_have_no_say():

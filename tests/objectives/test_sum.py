@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from adamerge.batch import Batch, Outputs
 from adamerge.objectives import CrossEntropy, Entropy, HiddenAlignment, LogitAlignment, Sum
-from adamerge.types import Batch, ConfigError, Outputs
+from adamerge.types import ConfigError
 
 torch.manual_seed(0)
 LOGITS, TARGETS = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64)

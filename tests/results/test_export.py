@@ -115,7 +115,7 @@ def test_logits_of_the_exported_checkpoint_are_those_of_the_merge(tmp_path):
     coefficients = torch.rand(len(model.grouping), 2)
     exported = export(model, coefficients, tmp_path / "merged")
     inputs = {"input_ids": torch.tensor([[3, 4, 5]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    expected = model.forward("b", model.merge(coefficients), inputs).logits
+    expected = model.forward("b", model.vectors.combine(coefficients, model.grouping), inputs).logits
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(exported.checkpoints["b"])
     torch.testing.assert_close(loaded.eval()(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
 

@@ -12,7 +12,7 @@ import yaml
 from support.processes import Strike, run, start
 
 STEPS = 40
-LOOK = "adamerge.calibration.agreement.HeldOut.agreement"
+LOOK = "adamerge.calibration.agreement.HeldOut.measure"
 """Called once whenever the coefficients are measured on held-out rows."""
 
 
@@ -84,7 +84,7 @@ STRIKES = [
     Strike("adamerge.runs.fit.build_model"),  # config.yaml is written, and nothing else
     Strike(LOOK, call=1),  # the first look
     Strike(LOOK, call=3),
-    Strike("adamerge.learning.keep_best.torch.save", call=2),  # of a checkpoint
+    Strike("adamerge.learning.trainer.torch.save", call=2),  # of a checkpoint
     Strike("adamerge.storage.atomic_files.os.fsync", call=3),
     Strike("adamerge.runs.fit.save_coefficients"),
     Strike("adamerge.results.export.write_text", call=3),
@@ -103,6 +103,7 @@ def test_killed_at_a_delicate_moment(family, whole, tmp_path, strike):
 
 STAGES = [
     Strike("adamerge.calibration.regmean.grams_of_experts"),
+    Strike("adamerge.storage.kept.write_text"),  # the centre is there, its key is not
     Strike("adamerge.calibration.closed_form.closed_form"),
     Strike(LOOK, call=3),  # in the first stage
     Strike("adamerge.learning.two_stages.write_text", call=2),

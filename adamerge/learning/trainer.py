@@ -1,0 +1,105 @@
+"""Lightning's Trainer as learning uses it: one device, whole checkpoints, a short progress bar, no advice."""
+
+import io
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeAlias
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.plugins.io import CheckpointIO
+from typing_extensions import override
+
+from adamerge.storage.atomic_files import whole_file
+from adamerge.types import ConfigError
+
+Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
+"""What Lightning shows beside its bar."""
+
+_ADVICE = re.compile(
+    r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
+    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable|"
+    r"The dirpath has changed)"
+)
+
+
+def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
+    """Lightning's Trainer with these arguments, on one device, writing no files but whole checkpoints."""
+    if bar_is_shown(options):
+        callbacks = [*callbacks, Progress()]
+    options = {**options, "enable_progress_bar": bar_is_shown(options)}
+    checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
+    return Trainer(**{**ours, **options}, callbacks=callbacks, plugins=[WholeCheckpoints()])  # pyright: ignore
+
+
+def bar_is_shown(options: Mapping[str, object]) -> bool:
+    """Return `enable_progress_bar` of the Trainer's options; where it is absent or None, whether output is a terminal.
+
+    Example:
+        >>> bar_is_shown({"enable_progress_bar": False})
+        False
+    """
+    wanted = options.get("enable_progress_bar")
+    return sys.stdout.isatty() if wanted is None else bool(wanted)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Suppress Lightning's general advice on data loaders, loggers and devices."""
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not _ADVICE.search(record.getMessage())
+
+    logger.addFilter(wanted)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_ADVICE.pattern)
+            yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar with steps, the time that is left and the numbers that count, in 80 columns."""
+
+    BAR_FORMAT = "{n_fmt}/{total_fmt} {remaining}{postfix}"
+
+    @override
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Numbers:
+        seen = trainer.progress_bar_metrics
+        formats = {"loss": ".3g", "agreement": ".3f", "gap": ".2g", "s/step": ".2g", "c_min": ".2f", "c_max": ".2f"}
+        return {key: f"{seen[key]:{form}}" for key, form in formats.items() if key in seen}
+
+
+class WholeCheckpoints(CheckpointIO):
+    """Checkpoints that are complete or absent, and are read without unpickling anything but tensors and numbers."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
+        content = io.BytesIO()  # torch.save would report a full disk as an error of its own
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(Path(path)) as file:
+            file.write(content.getbuffer())
+
+    @override
+    def load_checkpoint(
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
+    ) -> dict[str, object]:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ConfigError(f"{path}: the checkpoint is damaged; start anew in another run_dir ({error}).") from error
+
+    @override
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)

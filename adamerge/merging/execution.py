@@ -1,0 +1,207 @@
+"""One owner of all merged parameters: losses and the coefficients' gradient, or tasks run with fixed coefficients.
+
+    ∂L/∂C[g, k] = Σ over tasks t of ⟨∂Lₜ/∂merged, ∂merged/∂C[g, k]⟩,    merged = combine(C)
+
+Callers pass coefficients and work (batches, and loss functions of the model's outputs) and get back losses, gradients
+and outputs. They never hold merged parameters, so an execution decides how many of them exist at once.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from adamerge.batch import Batch, Outputs
+from adamerge.data.rows import move
+from adamerge.merging.expert_cosines import ExpertCosines
+from adamerge.merging.merged_model import Layers, MergedModel
+from adamerge.types import Coefficients, Parameters
+
+Loss: TypeAlias = Callable[[Outputs, Batch], Tensor]
+"""A scalar of the merged model's outputs on a batch; the batch is on the model's device."""
+
+
+class Work(NamedTuple):
+    """One forward and backward pass of a task's model.
+
+    Attributes:
+        batch: The rows, on any device.
+        loss: What is differentiated; the losses of a task's batches are added up.
+    """
+
+    batch: Batch
+    loss: Loss
+
+
+class Step(NamedTuple):
+    """What one evaluation of all tasks' losses gives.
+
+    Attributes:
+        losses: Lₜ by task, detached scalars.
+        gradient: ∂(Σₜ Lₜ)/∂C, (G, K), in the dtype of the coefficients.
+        cosines: Scores of experts and centre, (G, K + 1), if they were asked for.
+    """
+
+    losses: dict[str, Tensor]
+    gradient: Coefficients
+    cosines: Tensor | None
+
+
+class Answer(NamedTuple):
+    """A task's outputs on one batch.
+
+    Attributes:
+        task: Whose model ran.
+        batch: The rows, on the model's device.
+        outputs: What the model returned, without gradient.
+    """
+
+    task: str
+    batch: Batch
+    outputs: Outputs
+
+
+class Merged(ABC):
+    """The model merged with fixed coefficients; valid inside the `with` block of `Execution.at`."""
+
+    @abstractmethod
+    def outputs(
+        self, batches: Mapping[str, Iterable[Batch]], layers: Layers = (), own_head: bool = True
+    ) -> Iterator[Answer]:
+        """Run tasks' models without gradient.
+
+        Args:
+            batches: By task; each is read once, when its turn comes.
+            layers: Hidden states to return.
+            own_head: Whether the head is each expert's, or the base's.
+
+        Yields:
+            One answer per batch: tasks in the order of the mapping, a task's batches in their own order.
+        """
+
+    @abstractmethod
+    def parameter(self, name: str) -> Tensor:
+        """One merged parameter, in the dtype and on the device of the task vectors; it must not be altered."""
+
+
+class Execution(ABC):
+    """How merged parameters come into being, are used and go; nothing of them outlives a call or a `with` block."""
+
+    @abstractmethod
+    def losses_and_gradient(
+        self,
+        coefficients: Coefficients,
+        work: Mapping[str, Iterable[Work]],
+        layers: Layers = (),
+        cosines: ExpertCosines | None = None,
+    ) -> Step:
+        """Evaluate every task's loss and the gradient of their sum in the coefficients.
+
+        Args:
+            coefficients: C, (G, K).
+            work: By task; each iterable is read once, when its turn comes.
+            layers: Hidden states that the losses need.
+            cosines: Scores the gradient in the merged parameters against experts and centre.
+        """
+
+    @abstractmethod
+    def at(self, coefficients: Coefficients) -> AbstractContextManager[Merged]:
+        """Fix the coefficients (G, K), for runs without gradient.
+
+        Example:
+            >>> import torch
+            >>> from adamerge.batch import Batch
+            >>> from adamerge.experts.from_modules import from_modules
+            >>> from adamerge.merging.grouping import task_wise
+            >>> from adamerge.merging.merged_model import MergedModel, task_vectors
+            >>> base, expert = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
+            >>> _ = base.weight.data.fill_(1.0), expert.weight.data.fill_(3.0)
+            >>> experts = from_modules(base, {"a": expert})
+            >>> model = MergedModel(experts, task_vectors(experts, experts.shared), task_wise(experts.shared))
+            >>> batch = Batch({"input": torch.ones(1, 2)}, torch.tensor([0]))
+            >>> with execution_of(model).at(torch.tensor([[0.5]])) as merged:
+            ...     [answer.outputs.logits.tolist() for answer in merged.outputs({"a": [batch]})]
+            [[[4.0]]]
+        """
+
+
+class InMemoryExecution(Execution):
+    """Merges all parameters at once into one block of memory; tasks run one after another, their batches too.
+
+    Args:
+        model: Experts, task vectors and grouping.
+    """
+
+    def __init__(self, model: MergedModel) -> None:
+        self._model = model
+
+    @override
+    def losses_and_gradient(
+        self,
+        coefficients: Coefficients,
+        work: Mapping[str, Iterable[Work]],
+        layers: Layers = (),
+        cosines: ExpertCosines | None = None,
+    ) -> Step:
+        leaves = {name: tensor.requires_grad_() for name, tensor in _merge(self._model, coefficients).items()}
+        losses = {task: coefficients.new_zeros(()) for task in work}
+        for task, own in work.items():
+            for loss in self._backward(task, leaves, own, layers):
+                losses[task] += loss
+        gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        gradient = self._model.vectors.inner(gradients, self._model.grouping).to(coefficients.dtype)
+        return Step(losses, gradient, cosines(gradients) if cosines else None)
+
+    @override
+    @contextmanager
+    def at(self, coefficients: Coefficients) -> Iterator[Merged]:
+        parameters = _merge(self._model, coefficients)
+        try:
+            yield _InMemoryMerged(self._model, parameters)
+        finally:
+            parameters.clear()
+
+    def _backward(self, task: str, leaves: Parameters, work: Iterable[Work], layers: Layers) -> Iterator[Tensor]:
+        """Add one task's gradient to the merged leaves; each batch's activations are freed before the next batch."""
+        for batch, loss_of in work:
+            batch = _moved(self._model, batch)
+            loss = loss_of(self._model.forward(task, leaves, batch.inputs, layers), batch)
+            loss.backward()
+            yield loss.detach()
+
+
+class _InMemoryMerged(Merged):
+    def __init__(self, model: MergedModel, parameters: Parameters) -> None:
+        self._model, self._parameters = model, parameters
+
+    @override
+    def outputs(
+        self, batches: Mapping[str, Iterable[Batch]], layers: Layers = (), own_head: bool = True
+    ) -> Iterator[Answer]:
+        for task, own in batches.items():
+            for batch in own:
+                batch = _moved(self._model, batch)
+                with torch.no_grad():
+                    outputs = self._model.forward(task, self._parameters, batch.inputs, layers, own_head)
+                yield Answer(task, batch, outputs)
+
+    @override
+    def parameter(self, name: str) -> Tensor:
+        return self._parameters[name]
+
+
+def execution_of(model: MergedModel) -> Execution:
+    """The execution that a model is learned and measured with."""
+    return InMemoryExecution(model)
+
+
+def _merge(model: MergedModel, coefficients: Coefficients) -> dict[str, Tensor]:
+    return model.vectors.combine(coefficients, model.grouping)
+
+
+def _moved(model: MergedModel, batch: Batch) -> Batch:
+    return move(batch, model.vectors.device, model.vectors.dtype)

@@ -1,0 +1,105 @@
+"""What pyproject.toml and the files beside it promise agrees with the code and with each other."""
+
+import ast
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def test_what_is_imported_is_declared():
+    declared = {canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]}
+    owners = packages_distributions()
+    imported = {name for path in (ROOT / "adamerge").rglob("*.py") for name in imports(path)}
+    foreign = imported - sys.stdlib_module_names - {"adamerge"}
+    assert {"torch", "yaml"} <= foreign
+    undeclared = {name for name in foreign if declared.isdisjoint(map(canonicalize_name, owners.get(name, [name])))}
+    assert not undeclared
+
+
+def imports(path):
+    """Top-level names that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_oldest_dependencies_are_the_lower_bounds_and_are_allowed():
+    constraints = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["constraints"]
+    pins = [Requirement(line) for line in constraints((ROOT / "pyproject.toml").read_text(encoding="utf-8"))]
+    bounds = {Requirement(line).name: Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]}
+    assert [pin.name for pin in pins] == list(bounds)
+    assert all(next(iter(pin.specifier)).version in bounds[pin.name].specifier for pin in pins)
+
+
+def test_oldest_dependencies_are_tested_with_the_tools_of_ci():
+    tools = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["tools"]
+    pyproject, pins = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", ".ci/constraints.txt"))
+    assert [pin for pin in tools(pyproject, pins) if pin.startswith("pytest==")]
+    assert not [pin for pin in tools(pyproject, pins) if pin.startswith(("numpy", "torch"))]
+
+
+def test_bound_without_a_lower_end_is_refused():
+    oldest = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["oldest"]
+    with pytest.raises(ValueError, match="NAME>=VERSION"):
+        oldest(Requirement("scipy<2"))
+    assert oldest(Requirement("torch[all]>=2.6,<3,!=2.7")) == "torch==2.6"
+
+
+def test_pinned_versions_of_ci_are_allowed():
+    pins = {(pin := Requirement(line)).name: pin for line in (ROOT / ".ci/constraints.txt").read_text().split()}
+    for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]:
+        wanted = Requirement(line)
+        if wanted.name in pins:
+            assert next(iter(pins[wanted.name].specifier)).version in wanted.specifier, line
+
+
+def test_hooks_use_the_linter_that_ci_uses():
+    hooks = [
+        hook
+        for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        for hook in repo["hooks"]
+    ]
+    pins = [pin for hook in hooks for pin in hook["additional_dependencies"]]
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", pin) for pin in pins)
+    assert {pin for pin in pins if pin.startswith("ruff")} == {
+        line for line in EXTRAS["test"] if line.startswith("ruff")
+    }
+
+
+def test_changelog_has_this_version():
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert PROJECT["version"] in headings
+
+
+def test_licence_is_the_one_that_is_declared():
+    text = (ROOT / PROJECT["license-files"][0]).read_text(encoding="utf-8")
+    assert PROJECT["license"] == "Apache-2.0"
+    assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert len(text.splitlines()) == 201
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted(
+        str(path.relative_to(ROOT)) for path in [*ROOT.glob("findings/*.sh"), ROOT / ".ci/run", ROOT / ".ci/oldest"]
+    ),
+)
+def test_scripts_are_bash_and_stop_at_the_first_error(script):
+    text = (ROOT / script).read_text(encoding="utf-8")
+    assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
+    assert "set -euo pipefail" in text
