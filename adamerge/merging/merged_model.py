@@ -12,7 +12,9 @@ from adamerge.batch import Outputs
 from adamerge.experts.experts import Experts
 from adamerge.experts.model_kind import trial
 from adamerge.merging.grouping import Grouping
-from adamerge.merging.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
+from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.resident_task_vectors import Resident, resident_bytes
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, ConfigError, Parameters
 
