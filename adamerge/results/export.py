@@ -1,4 +1,4 @@
-"""Merged checkpoint: ordinary Hugging Face files, complete or absent."""
+"""Export of the merged checkpoint: ordinary Hugging Face files, complete or absent."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,16 @@ from adamerge.storage.atomic_files import whole_folder
 from adamerge.types import Coefficients, ConfigError
 
 SHARD_BYTES = 5 * 10**9
-"""Size at which a new file is begun, as in transformers."""
+"""Maximum size of one file, as in transformers."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The written files.
 
     Attributes:
-        folder: The merged checkpoint; loads as the base's own class.
-        checkpoints: What loads as each task's model: the folder itself, or a folder in it where the task has a head.
+        folder: The merged checkpoint; it loads as the base's own class.
+        checkpoints: Folder of each task's model: the folder itself, or a subfolder if the task has a head.
         bytes: Size on disk; a file that is linked into several folders counts once.
     """
 
@@ -48,26 +48,30 @@ def export(
 ) -> Exported:
     """Merge in fp64, one parameter at a time, write the checkpoint, read it back and compare.
 
-    `folder` is the base with its shared parameters merged; a head of the base's own stays what it was. A task with a
-    head of its own gets a folder in it, with the backbone's files hard-linked (copied where links fail) beside a small
-    file for the head.
+    merged[p] = centre[p] + Σₖ cₖ[group of p] · (expertₖ[p] − centre[p]).
+
+    `folder` contains the base with its shared parameters merged; the base's own head is unchanged. A task with its own
+    head gets a subfolder with hard links to the backbone's files (copies if links fail) and a small file for the head.
 
     Args:
         model: The experts and their task vectors.
         coefficients: (G, K).
-        folder: Where to; must not exist.
-        dtype: Of the numbers on disk; by default, tensor by tensor, one that holds base and experts exactly.
-        shard_bytes: Size of one file at most.
+        folder: Output folder; must not exist.
+        dtype: Dtype on disk; by default, per tensor, one that represents base and experts exactly.
+        shard_bytes: Maximum size of one file.
+
+    Returns:
+        The written files.
 
     Raises:
         ConfigError: The folder exists, or base and experts are not checkpoints on disk.
-        RuntimeError: What was read back is not what was merged; nothing is left in the folder.
+        RuntimeError: The file read back differs from the merge; the folder is removed.
     """
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
     if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another place for the merged checkpoint.")
+        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         dtypes = backbone_dtypes(model.experts, dtype)
