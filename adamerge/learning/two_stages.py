@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from adamerge.calibration.agreement import HeldOut, hold_out
-from adamerge.learning.learn import Calibration, Goals, Learned, descend, goals_of
+from adamerge.learning.learn import Calibration, Goals, descend, goals_of
+from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.chunks import Chunks, Importance, chunked, importance, importance_by_gradient
 from adamerge.merging.coefficients import load_coefficients, save_coefficients

@@ -12,13 +12,9 @@ from adamerge.experts.experts import Expert
 from adamerge.experts.match_names import tied_names
 from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.export import (
-    Exported,
-    backbone_dtypes,
-    checkpoints,
-    dtype_on_disk,
-    exact_parameters,
-)
+from adamerge.results.backbone import backbone_dtypes, dtype_on_disk, exact_parameters
+from adamerge.results.export import Exported
+from adamerge.results.write_checkpoint import checkpoints
 from adamerge.storage.atomic_files import whole_folder, write_safetensors
 from adamerge.types import Coefficients, ConfigError
 

@@ -15,7 +15,8 @@ from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.learning.learn import Goals, Learned, divide, goals_of
+from adamerge.learning.learn import Goals, divide, goals_of
+from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.coefficients import save_coefficients

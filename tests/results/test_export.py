@@ -80,7 +80,7 @@ def test_where_links_fail_files_are_copied(tmp_path, monkeypatch):
     def link(*_):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr("adamerge.results.export.os.link", link)
+    monkeypatch.setattr("adamerge.results.write_checkpoint.os.link", link)
     model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
     exported = export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
     (shard,) = exported.folder.glob("model-0*.safetensors")
