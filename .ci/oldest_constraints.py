@@ -1,6 +1,6 @@
 """Print the oldest releases that pyproject.toml allows, one `name==version` a line: a constraints file for pip.
 
-Dependencies and the extra `demo` are what users install; the tools of the extra `test` stay at their newest.
+Dependencies and the extra `demo` are what users install; the tools of the extra `test` are those of CI.
 `torch` is left out if the environment variable TORCH names the release to test with.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+HERE = Path(__file__).parent
 
 
 def oldest(requirement: Requirement) -> str:
@@ -37,5 +37,13 @@ def constraints(pyproject: str, torch: str | None = None) -> list[str]:
     return [f"torch=={torch}" if torch and line.startswith("torch==") else line for line in pinned]
 
 
+def tools(pyproject: str, pins: str) -> list[str]:
+    """Take CI's pins of the tools that the extra `test` names."""
+    names = {Requirement(line).name for line in tomllib.loads(pyproject)["project"]["optional-dependencies"]["test"]}
+    return [pin for pin in pins.split() if Requirement(pin).name in names]
+
+
 if __name__ == "__main__":
-    print(*constraints(PYPROJECT.read_text(encoding="utf-8"), os.environ.get("TORCH")), sep="\n")
+    written = (HERE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    pinned = (HERE / "constraints.txt").read_text(encoding="utf-8")
+    print(*constraints(written, os.environ.get("TORCH")), *tools(written, pinned), sep="\n")

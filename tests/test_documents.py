@@ -125,7 +125,7 @@ def read(block, workspace, main):
     assert not complaint, f"{block.place}: {complaint}"
     if len(needed) == 2:
         assert code == 0, f"{block.place}: {said}"
-    problems = re.findall(r"^problem: (\w+)", said, flags=re.MULTILINE)
+    problems = re.findall(r"^problem: (\w+)[.:]", said, flags=re.MULTILINE)
     assert not {field.name for field in fields(MergeConfig)}.intersection(problems), f"{block.place}: {said}"
 
 
@@ -134,7 +134,7 @@ def test_configurations_of_the_repository_are_read(name, main, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, said, complaint = main("check", "--config", ROOT / "configs" / name, "--run_dir", "none")
     assert not complaint
-    problems = re.findall(r"^problem: (\w+)", said, flags=re.MULTILINE)
+    problems = re.findall(r"^problem: (\w+)[.:]", said, flags=re.MULTILINE)
     assert not {field.name for field in fields(MergeConfig)}.intersection(problems), said
 
 
@@ -177,9 +177,14 @@ def test_every_key_is_explained(name, type_):
 
 @pytest.mark.parametrize("kind", [Transform, Objective, FeasibleSet, Descent])
 def test_every_class_is_named(kind):
-    ours = [cls.__name__ for cls in kind.__subclasses__() if cls.__module__.startswith("adamerge.")]
+    ours = [cls.__name__ for cls in final(kind) if cls.__module__.startswith("adamerge.")]
     assert ours
     assert not [name for name in ours if f"`{name}`" not in TEXTS["docs/configuration.md"]]
+
+
+def final(kind):
+    """The classes below a class that have none below themselves."""
+    return [leaf for cls in kind.__subclasses__() for leaf in final(cls) or [cls]]
 
 
 def test_every_preset_is_explained():

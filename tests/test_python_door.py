@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import io
 import os
 import re
 import subprocess
@@ -227,7 +228,7 @@ def test_notes_are_warnings_unless_there_is_a_console(family):
     merge = Merge("base", experts(), method="adamerging", init=2.0, trainer={"max_steps": 1})
     with pytest.warns(UserWarning, match="outside of"):
         merge.learn()
-    console = Console(record=True, file=open(os.devnull, "w"), width=200)
+    console = Console(record=True, file=io.StringIO(), width=200)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         merge.learn(console=console)

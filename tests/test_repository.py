@@ -46,6 +46,13 @@ def test_oldest_dependencies_are_the_lower_bounds_and_are_allowed():
     assert all(next(iter(pin.specifier)).version in bounds[pin.name].specifier for pin in pins)
 
 
+def test_oldest_dependencies_are_tested_with_the_tools_of_ci():
+    tools = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["tools"]
+    pyproject, pins = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", ".ci/constraints.txt"))
+    assert [pin for pin in tools(pyproject, pins) if pin.startswith("pytest==")]
+    assert not [pin for pin in tools(pyproject, pins) if pin.startswith(("numpy", "torch"))]
+
+
 def test_bound_without_a_lower_end_is_refused():
     oldest = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["oldest"]
     with pytest.raises(ValueError, match="NAME>=VERSION"):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
+from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.task_vectors import Mapped
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import MappedFiles

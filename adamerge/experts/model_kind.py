@@ -1,5 +1,6 @@
 """What kind of model this is: what it reads, what it predicts, and with how many classes."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -22,7 +23,7 @@ class ModelKind:
 
     Attributes:
         architecture: Name of the module's class.
-        main_input: Which keyword argument its rows are given by: input_ids, pixel_values.
+        main_input: Which keyword argument its rows are given by: input_ids, pixel_values; of a plain module the first.
         predicts: The classes of a row or of each token; the next token; or a token whose both sides are read.
         encoder_decoder: Whether a decoder reads the states of an encoder.
         decoder_start: Token that such a decoder starts with.
@@ -59,7 +60,7 @@ def kind_of(module: nn.Module) -> ModelKind:
     classes = getattr(module, "num_labels", None) or getattr(config, "num_labels", None)
     return ModelKind(
         type(module).__name__,
-        getattr(module, "main_input_name", "input_ids"),
+        getattr(module, "main_input_name", None) or _first_argument(module),
         _prediction(module),
         bool(getattr(config, "is_encoder_decoder", False)),
         getattr(config, "decoder_start_token_id", None),
@@ -122,6 +123,11 @@ def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = Fal
         return _trial(module, seen, "meta", hidden)
     except Exception:  # it looks into its inputs, or keeps tensors that are no buffers
         return _trial(module, inputs, "cpu", hidden)
+
+
+def _first_argument(module: nn.Module) -> str:
+    """Name of the first argument of a plain module's forward pass."""
+    return next(iter(inspect.signature(module.forward).parameters), "input_ids")
 
 
 def _prediction(module: nn.Module) -> Prediction:

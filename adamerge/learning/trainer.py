@@ -25,7 +25,8 @@ Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
 
 _ADVICE = re.compile(
     r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
-    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable)"
+    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable|"
+    r"The dirpath has changed)"
 )
 
 

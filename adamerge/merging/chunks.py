@@ -68,7 +68,9 @@ def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Group
     """
     raw: dict[str, float] = {}
     for name, shape in vectors.shapes.items():
-        norms = torch.stack([vector.norm() for vector in vectors.stack(name)]).cpu()  # ‖τₖ‖, (K,)
+        norms = torch.stack(
+            [vector.norm() for vector in vectors.stack(name)]  # pyright: ignore[reportUnknownMemberType]
+        ).cpu()  # ‖τₖ‖, (K,)
         weighted, size = coefficients[grouping.rows[name]].cpu()[0].abs() * norms, shape.numel()
         match form:
             case "rms":
@@ -131,8 +133,8 @@ def chunked(vectors: TaskVectors, chunks: Chunks, shares: Importance | None, see
     if chunks.allocation == "uniform":
         shares = dict.fromkeys(rows, 1.0)
     elif chunks.allocation == "random":
-        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-        shares = dict(zip(rows, drawn, strict=True))
+        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed))
+        shares = {name: float(share) for name, share in zip(rows, drawn, strict=True)}
     assert shares is not None  # the allocation by importance
     most = {name: min(chunks.most, count) for name, count in rows.items()}
     return row_blocks(vectors.shapes, allot(shares, most, round(chunks.budget * len(rows))))

@@ -7,7 +7,7 @@ and outputs. They never hold merged parameters, so an execution decides how many
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -158,7 +158,7 @@ class InMemoryExecution(Execution):
 
     @override
     @contextmanager
-    def at(self, coefficients: Coefficients) -> Iterator[Merged]:
+    def at(self, coefficients: Coefficients) -> Generator[Merged]:
         parameters = _merge(self._model, coefficients)
         try:
             yield _InMemoryMerged(self._model, parameters)
@@ -170,7 +170,7 @@ class InMemoryExecution(Execution):
         for batch, loss_of in work:
             batch = _moved(self._model, batch)
             loss = loss_of(self._model.forward(task, leaves, batch.inputs, layers), batch)
-            loss.backward()
+            torch.autograd.backward(loss)
             yield loss.detach()
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adamerge.merging.grouping import Grouping
+from adamerge.merging.grouping import Grouping, distinct
 from adamerge.merging.task_vectors import TaskVectors, matrix_shape
 from adamerge.types import Parameters
 
@@ -46,7 +46,7 @@ class ExpertCosines:
             products = torch.cat([centre + vectors.inner_one(name, gradient), centre], 1)  # (R, K + 1)
             size = self._by_group(name, rows.square().sum(1, keepdim=True)).sqrt()  # (g, 1)
             cosines = self._by_group(name, products) / (size * self._norms[name])  # (g, K + 1)
-            total.index_add_(0, grouping.rows[name].unique().to(total.device), cosines.nan_to_num(0.0))
+            total.index_add_(0, distinct(grouping.rows[name]).to(total.device), cosines.nan_to_num(0.0))
         return total
 
     @torch.no_grad()
@@ -68,5 +68,5 @@ class ExpertCosines:
         groups = self._grouping.rows[name].to(rows.device)
         if len(groups) == 1:
             return rows.sum(0, keepdim=True)
-        groups, index = groups.unique(return_inverse=True)
-        return rows.new_zeros(len(groups), rows.shape[1]).index_add_(0, index, rows)
+        found = distinct(groups)
+        return rows.new_zeros(len(found), rows.shape[1]).index_add_(0, torch.searchsorted(found, groups), rows)

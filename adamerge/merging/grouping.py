@@ -8,6 +8,7 @@ values of this one type, so *combine* and *inner* need to know only it.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -43,8 +44,8 @@ class Grouping:
         """
         members: dict[str, list[str]] = {group: [] for group in self.groups}
         for name, rows in self.rows.items():
-            for group in rows.unique().tolist():
-                members[self.groups[group]].append(name)
+            for group in distinct(rows):
+                members[self.groups[int(group)]].append(name)
         return members
 
 
@@ -110,8 +111,7 @@ def row_blocks(shapes: Mapping[str, Sequence[int]], blocks: int | Mapping[str, i
             continue
         sizes = [len(part) for part in torch.arange(shape[0]).tensor_split(count)]
         rows[name] = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes)) + len(groups)
-        ends = torch.tensor(sizes).cumsum(0).tolist()
-        groups += [f"{name}[{end - size}:{end}]" for end, size in zip(ends, sizes, strict=True)]
+        groups += [f"{name}[{end - size}:{end}]" for end, size in zip(accumulate(sizes), sizes, strict=True)]
     return Grouping(tuple(groups), rows)
 
 
@@ -125,6 +125,16 @@ def by_label(labels: Mapping[str, str]) -> Grouping:
     groups = tuple(dict.fromkeys(labels.values()))
     index = {group: i for i, group in enumerate(groups)}
     return Grouping(groups, {name: torch.tensor([index[label]]) for name, label in labels.items()})
+
+
+def distinct(rows: Tensor) -> Tensor:
+    """Find the groups that occur among the group indices of a parameter's rows: (R,) → (g,), ascending.
+
+    Example:
+        >>> distinct(torch.tensor([5, 2, 2, 5]))
+        tensor([2, 5])
+    """
+    return torch.bincount(rows).nonzero().squeeze(1)
 
 
 def _block(name: str) -> str:

@@ -1,18 +1,20 @@
 """All tasks' models, run on given parameters by torch.func.functional_call."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig
 
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Experts
 from adamerge.experts.model_kind import trial
 from adamerge.merging.grouping import Grouping
-from adamerge.merging.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
+from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.resident_task_vectors import Resident, resident_bytes
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, ConfigError, Parameters
 
@@ -182,6 +184,14 @@ def _hidden_states(output: object) -> tuple[tuple[Tensor, ...], int]:
     return (*encoded, *(state for states in rest for state in states)), len(encoded)
 
 
+class _Generating(Protocol):
+    """What is used of a transformers model that generates."""
+
+    generation_config: GenerationConfig | None
+
+    def generate(self, **inputs: Tensor) -> Tensor: ...
+
+
 class _Generator(torch.nn.Module):
     """Lets `functional_call` put parameters under a module's `generate` as it does under its `forward`."""
 
@@ -190,10 +200,10 @@ class _Generator(torch.nn.Module):
         self.model = module
 
     def forward(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-        module = cast(GenerationMixin, self.model.eval())
+        module = cast(_Generating, self.model.eval())
         own, module.generation_config = module.generation_config, how  # it would fill in what `how` leaves open
         try:
-            return cast(Tensor, module.generate(**inputs))  # pyright: ignore[reportAttributeAccessIssue]
+            return module.generate(**inputs)
         finally:
             module.generation_config = own
 
@@ -201,6 +211,6 @@ class _Generator(torch.nn.Module):
 def _buffers_to(module: torch.nn.Module, device: torch.device) -> None:
     """Move the buffers alone: parameters are on the meta device and stay there."""
     for owner in module.modules():
-        for name, buffer in owner._buffers.items():
-            if buffer is not None and not buffer.is_meta:
-                owner._buffers[name] = buffer.to(device)
+        for name, buffer in list(owner.named_buffers(recurse=False, remove_duplicate=False)):
+            if not buffer.is_meta:
+                setattr(owner, name, buffer.to(device))

@@ -10,7 +10,7 @@ from adamerge.data.tables import load_table
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.merging.task_vectors import resident_bytes
+from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.build_model import GROUPINGS, check_task_vectors, free_bytes, open_experts
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of

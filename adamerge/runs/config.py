@@ -124,7 +124,9 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class MergeConfig:
-    """What to merge, and how. Made by `read_config.merge_config`, which fills in what the method decides.
+    """What to merge, and how.
+
+    Made by `read_config.merge_config`, which fills in what the method decides.
 
     Attributes:
         base_model: Directory or hub id of the model that all experts were fine-tuned from.

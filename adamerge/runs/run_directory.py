@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from adamerge.experts.experts import Experts
-from adamerge.merging.task_vectors import resident_bytes
+from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.read_config import read_config
 from adamerge.runs.save_config import settings

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BufferedWriter
 from pathlib import Path
@@ -18,7 +18,7 @@ from adamerge.storage.weights import DTYPES, Header
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BufferedWriter]:
+def whole_file(path: Path) -> Generator[BufferedWriter]:
     """A file to write into that appears at `path`, synced, only when the block ends without an exception.
 
     Example:
@@ -47,7 +47,7 @@ def whole_file(path: Path) -> Iterator[BufferedWriter]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path) -> Generator[Path]:
     """A folder to write into that appears at `path`, synced, only when the block ends without an exception."""
     part = partial_name(path)
     shutil.rmtree(part, ignore_errors=True)  # left there by a run that was killed

@@ -3,17 +3,18 @@
 import json
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import override
 
 from adamerge.storage.digest import FileDigest, bytes_of, digest_of, digest_of_json
+from adamerge.storage.open_safetensors import SafetensorsReader, open_safetensors
 from adamerge.types import IncompatibleExpertsError
 
 DTYPES = {
@@ -74,7 +75,7 @@ class Weights(ABC):
 
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
         """One tensor, flat, at most `size` numbers at a time; files are hashed as their bytes go by."""
-        return iter(self[name].reshape(-1).split(size))
+        return iter(torch.split(self[name].reshape(-1), size))
 
     def digest(self) -> str:
         """Hash of all tensors and their names; of files it is that of their bytes, which are hashed once."""
@@ -119,12 +120,12 @@ class MappedFiles(Weights):
 
     def __init__(self, files: list[Path]) -> None:
         self._headers: dict[str, Header] = {}
-        self._readers: dict[str, safe_open] = {}
+        self._readers: dict[str, SafetensorsReader] = {}
         self._files = {file: FileDigest(file) for file in files}
         self._places: dict[str, tuple[FileDigest, int]] = {}
         for file, digest in self._files.items():
             with _readable(file):
-                reader = safe_open(file, framework="pt")
+                reader = open_safetensors(file)
                 for name in reader.keys():
                     entry = reader.get_slice(name)
                     self._headers[name] = Header(torch.Size(entry.get_shape()), _dtype(entry.get_dtype(), name, file))
@@ -149,7 +150,7 @@ class MappedFiles(Weights):
     @override
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
         digest, start = self._places[name]
-        for piece in self[name].reshape(-1).split(size):
+        for piece in torch.split(self[name].reshape(-1), size):
             digest.show(start, bytes_of(piece))
             start += piece.nbytes
             yield piece
@@ -246,7 +247,7 @@ class Joined(Weights):
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _readable(file: Path) -> Generator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:

@@ -26,8 +26,9 @@ from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment
 from adamerge.results.evaluate import SCALES, Evaluation, Scores
 from adamerge.runs.build_model import build_model, open_experts
-from adamerge.runs.config import MergeConfig, ModelConfig
+from adamerge.runs.config import ModelConfig
 from adamerge.runs.load_rows import Data, load_data
+from adamerge.runs.read_config import merge_config
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def open_family(folder: Path, recipe: Recipe) -> tuple[MergedModel, Data]:
         for d in DOMAINS
     ]
     batching = Batching(rows=recipe.rows, batch_size=recipe.batch, max_length=96)
-    config = MergeConfig(str(folder / "models/base"), models, data=batching)
+    config = merge_config({"base_model": str(folder / "models/base"), "models": models, "data": batching})
     experts = open_experts(config)
     plain = build_model(config, experts, inspect_weights(experts).changed, folder / "none")
     grouping = row_blocks(plain.vectors.shapes, recipe.blocks)

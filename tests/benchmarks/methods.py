@@ -32,8 +32,9 @@ from adamerge.data.rows import Rows
 from adamerge.data.settings import DataSource
 from adamerge.results.evaluate import mean
 from adamerge.runs.build_model import open_experts
-from adamerge.runs.config import PRESETS, MergeConfig
+from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import load_data
+from adamerge.runs.presets import PRESETS
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import write_text
 

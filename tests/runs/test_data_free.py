@@ -22,10 +22,10 @@ from adamerge.learning.settings import Learning
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.merging.merged_model import task_vectors
 from adamerge.runs.build_model import build_model, open_experts
-from adamerge.runs.config import PRESETS
 from adamerge.runs.load_rows import load_data
+from adamerge.runs.presets import PRESETS
 
-FREE = [m for m, preset in PRESETS.items() if preset.get("trainer.max_steps") == 0 and "centre" not in preset]
+FREE = [m for m, preset in PRESETS.items() if preset.get("trainer.max_steps") == 0 and preset["centre"] is None]
 SCALES = {"average": 1 / 3, "task_arithmetic": 0.3, "dare": 0.3, "magnitude": 0.3, "consensus": 0.3, "pcb": 1.2}
 
 

@@ -1,0 +1,188 @@
+"""Merges of what Python users hold: modules, state dicts, lists, data sets and tensors."""
+
+import copy
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.families import Tiny
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from adamerge import ConfigError, Expert, IncompatibleExpertsError, Merge
+from adamerge.data.rows import TensorRows
+from adamerge.data.settings import DataSource
+
+TASKS = ("mood", "topic", "speed")
+QUICK = {"method": "adamerging", "trainer": {"max_steps": 3}, "data": {"batch_size": 4}}
+
+
+def texts(task):
+    return datasets.load_dataset("json", data_files=f"{task}.jsonl", split="train")["text"]
+
+
+@pytest.fixture
+def expected(family):
+    """Coefficients of the merge of the paths."""
+    return Merge("base", [Expert(task, calibration=f"{task}.jsonl") for task in TASKS], **QUICK).learn().coefficients
+
+
+@pytest.fixture
+def loaded(family):
+    return {task: AutoModelForSequenceClassification.from_pretrained(task) for task in TASKS}
+
+
+class Pairs(Dataset):
+    """Rows of a tensor and a label."""
+
+    def __init__(self, inputs):
+        self.inputs = inputs
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        return self.inputs[index], index % 3
+
+
+def network(seed=0, near=None):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    if near is not None:
+        with torch.no_grad():
+            for own, start in zip(net.parameters(), near.parameters(), strict=True):
+                own.copy_(start + 0.2 * own)
+    return net
+
+
+# Rows
+
+
+def test_texts_in_every_form_are_the_rows_of_the_file(family, expected):
+    forms = [
+        texts,
+        lambda task: datasets.Dataset.from_dict({"text": texts(task)}),
+        lambda task: {"text": texts(task)},
+        lambda task: [{"text": text} for text in texts(task)],
+        lambda task: {"path": datasets.Dataset.from_dict({"words": texts(task)}), "text": "words"},
+        lambda task: DataSource(f"{task}.jsonl"),
+    ]
+    for form in forms:
+        result = Merge("base", [Expert(task, calibration=form(task)) for task in TASKS], **QUICK).learn()
+        assert torch.equal(result.coefficients, expected)
+
+
+def test_tensors_in_every_form_are_the_same_rows():
+    base, inputs = network(), torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
+    expert = network(1, near=base)
+    labels = torch.arange(24) % 3
+    forms = [inputs, TensorDataset(inputs, labels), Pairs(inputs), {"input": inputs}, TensorRows({"input": inputs})]
+    found = [Merge(base, {"one": Expert(expert, calibration=rows)}, **QUICK).learn().coefficients for rows in forms]
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
+    measured = Merge(base, {"one": Expert(expert, evaluation=TensorDataset(inputs, labels))}, method="average").learn()
+    assert measured.scores()["one"] == pytest.approx(
+        100 * (measured.module("one")(inputs).argmax(-1) == labels).float().mean().item(), abs=1e-4
+    )
+
+
+def test_rows_of_a_wrong_type_are_refused(family):
+    with pytest.raises(ConfigError, match=r"mood: expected rows as a path, a list .* found a list of int"):
+        Merge("base", [Expert("mood", calibration=[1, 2])], **QUICK).learn()
+
+
+# Models
+
+
+@pytest.mark.parametrize("base", ["base", "module"])
+@pytest.mark.parametrize("form", ["module", "state", "mixed"])
+def test_models_in_memory_merge_as_those_on_disk(family, expected, loaded, base, form):
+    """A bare backbone is the base of classifiers."""
+    forms = {
+        "module": loaded,
+        "state": {task: module.state_dict() for task, module in loaded.items()},
+        "mixed": {"mood": "mood", "topic": loaded["topic"], "speed": "speed"},
+    }
+    experts = [Expert(forms[form][task], task=task, calibration=texts(task)) for task in TASKS]
+    start = AutoModel.from_pretrained("base") if base == "module" else "base"
+    result = Merge(start, experts, processor=AutoTokenizer.from_pretrained("base"), **QUICK).learn()
+    assert torch.allclose(result.coefficients, expected)
+    place = result.export("merged").checkpoints["topic"]
+    again = AutoModelForSequenceClassification.from_pretrained(place)
+    inputs = {"input_ids": torch.arange(12).view(2, 6)}
+    assert torch.equal(again(**inputs).logits, result.module("topic")(**inputs).logits)
+
+
+def test_nothing_that_was_given_is_altered(loaded):
+    before = {task: copy.deepcopy(module.state_dict()) for task, module in loaded.items()}
+    base = AutoModel.from_pretrained("base")
+    before["base"] = copy.deepcopy(base.state_dict())
+    result = Merge(base, loaded, method="task_arithmetic", init=1.0).learn()
+    merged = result.module("topic")
+    with torch.no_grad():
+        for parameter in merged.parameters():
+            parameter.zero_()
+    for task, module in {"base": base, **loaded}.items():
+        assert all(torch.equal(tensor, before[task][name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_coefficient_of_one_gives_the_expert_back():
+    base = Tiny(0)
+    expert = Tiny(1)
+    with torch.no_grad():
+        for own, start in zip(expert.parameters(), base.parameters(), strict=True):
+            own.mul_(0.1).add_(start)
+    result = Merge(base, {"one": expert}, method="task_arithmetic", init=1.0).learn()
+    merged = result.module("one")
+    assert merged.again.weight is merged.second.weight
+    assert all(torch.equal(tensor, merged.state_dict()[name]) for name, tensor in expert.state_dict().items())
+
+
+def test_plain_modules_are_exported_as_state_dicts(tmp_path):
+    base = network()
+    experts = {"one": network(1, near=base), "two": network(2, near=base)}
+    result = Merge(base, experts, method="average").learn()
+    exported = result.export(tmp_path / "shared")
+    assert set(exported.checkpoints.values()) == {tmp_path / "shared"}
+    again = network()
+    again.load_state_dict(load_file(tmp_path / "shared" / "model.safetensors"))
+    assert torch.equal(again(torch.ones(1, 4)), result.module("two")(torch.ones(1, 4)))
+    with_heads = Merge(base, experts, method="average", parameters={"head": ["2.*"]}).learn()
+    places = with_heads.export(tmp_path / "heads", dtype=torch.bfloat16).checkpoints
+    assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == ["one", "two"]
+    state = load_file(places["two"] / "model.safetensors")
+    assert state["2.weight"].dtype == torch.bfloat16
+    assert torch.equal(state["2.weight"], experts["two"][2].weight.bfloat16())
+
+
+def test_export_of_modules_is_whole_or_absent(tmp_path, monkeypatch):
+    base = network()
+    experts = {"one": network(1, near=base), "two": network(2, near=base)}
+    result = Merge(base, experts, method="average", parameters={"head": ["2.*"]}).learn()
+    calls = []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("adamerge.results.merged_modules.write_safetensors", fail)
+    with pytest.raises(OSError, match="No space"):
+        result.export(tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="exists already"):
+        result.export(tmp_path)
+
+
+def test_unknown_task_is_refused_by_name():
+    base = network()
+    result = Merge(base, {"one": network(1, near=base)}, method="average").learn()
+    with pytest.raises(ConfigError, match="news: expected the name of a task, one of one"):
+        result.module("news")
+
+
+def test_other_shapes_are_refused_by_name():
+    with pytest.raises(IncompatibleExpertsError, match=r"wide.*weight"):
+        Merge(nn.Linear(2, 2), {"wide": nn.Linear(3, 2)}, method="average").learn()
