@@ -194,14 +194,14 @@ def _train_all(pictures: Pictures, labels: Tensor, folder: Path, console: Consol
         base = _fresh()
         seen = torch.cat([images[: TRAINING.few] for images in pixels.values()])
         optimizer = torch.optim.AdamW(base.parameters(), weight_decay=0.0)
-        _train(base, optimizer, TRAINING.base_rate, TRAINING.base_steps, seen, few.repeat(len(TASKS)), advance)
+        train(base, optimizer, TRAINING.base_rate, TRAINING.base_steps, seen, few.repeat(len(TASKS)), advance)
         _save(base, folder / "base")
         console.print(f"base: {TRAINING.few} digits in every manner, {time.perf_counter() - started:.0f} s")
         for (task, images), rate in zip(pixels.items(), TRAINING.rates, strict=True):
             started = time.perf_counter()
             expert = copy.deepcopy(base)
             optimizer = torch.optim.SGD(expert.parameters(), momentum=0.9)
-            _train(expert, optimizer, rate, TRAINING.expert_steps, images, many, advance)
+            train(expert, optimizer, rate, TRAINING.expert_steps, images, many, advance)
             _save(expert, folder / task)
             console.print(f"{task}: {TRAINING.many} digits, {time.perf_counter() - started:.0f} s")
 
@@ -229,7 +229,7 @@ def _fresh() -> ViTForImageClassification:
         return ViTForImageClassification(config)
 
 
-def _train(
+def train(
     model: ViTForImageClassification,
     optimizer: Optimizer,
     rate: float,

@@ -72,15 +72,15 @@ def test_run_directory_is_complete(demo_folder):
     assert table.experts == tuple(demo.TASKS)
 
 
-def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabeled(demo_folder):
-    upright, labels = demo._digits(demo.TRAINING.seed)
-    end = demo.TRAINING.many + demo.TRAINING.calibration
+def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabeled(demo_folder, demo_training):
+    upright, labels = demo._digits(demo_training.seed)
+    end = demo_training.many + demo_training.calibration
     for task, alter in demo.TASKS.items():
         calibration, evaluation = (
             datasets.load_from_disk(demo_folder / "data" / task / part) for part in ("calibration", "evaluation")
         )
         assert calibration.column_names == ["image"]
-        assert len(calibration) == demo.TRAINING.calibration
+        assert len(calibration) == demo_training.calibration
         assert len(evaluation) == len(labels) - end
         assert evaluation["label"] == labels[end:].tolist()
         assert np.array_equal(np.asarray(evaluation[0]["image"]), alter(upright[end : end + 1])[0])
@@ -100,7 +100,7 @@ def test_second_fit_into_the_same_run_is_refused(demo_folder, capsys):
 
 def test_finished_models_are_used_again_and_half_made_ones_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TRAINING", demo.Training(width=8, base_steps=2, expert_steps=2, many=64))
-    monkeypatch.setattr(demo, "_train", _break)
+    monkeypatch.setattr(demo, "train", _break)
     with pytest.raises(RuntimeError, match="broken"):
         demo.prepare(tmp_path / "demo", Console(quiet=True))
     assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["data"]

@@ -11,7 +11,7 @@ import torch
 import yaml
 from support.processes import Strike, run, start
 
-STEPS = 40
+STEPS = 20
 LOOK = "adamerge.calibration.agreement.HeldOut.measure"
 """Called once whenever the coefficients are measured on held-out rows."""
 
@@ -187,7 +187,7 @@ def test_a_run_that_stopped_early_is_resumed_to_the_same(family, whole, tmp_path
 
 
 def test_more_steps_go_on_from_the_end(family, whole, tmp_path):
-    steps = ("--trainer.max_steps", "21")
+    steps = ("--trainer.max_steps", "11")
     assert run(fit("long", tmp_path / "run", *steps), family, tmp_path / "log.txt") == 0
     more = [*go_on(tmp_path / "run"), "--trainer.max_steps", str(STEPS)]
     assert run(more, family, tmp_path / "log.txt") == 0, (tmp_path / "log.txt").read_text()
