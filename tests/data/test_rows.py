@@ -1,4 +1,4 @@
-"""Rows from every kind of source, through the actual command."""
+"""Rows from every kind of source, read by the command."""
 
 import json
 import os
@@ -18,20 +18,20 @@ TRAINER = {"max_steps": 1, "accelerator": "cpu"}
 
 
 def fit(folder, models, monkeypatch, capsys, base="base"):
-    """Runs a short fit; returns the exit code and all that was said."""
+    """Run a short fit; return the exit code and the output."""
     monkeypatch.chdir(folder)
     shutil.rmtree("run", ignore_errors=True)
     config = {"base_model": base, "models": models, "trainer": TRAINER, "data": {"batch_size": 4}, "run_dir": "run"}
     (folder / "m.yaml").write_text(yaml.safe_dump(config))
     capsys.readouterr()
     code = cli.main(["fit", "--config", "m.yaml"])
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    output = capsys.readouterr()
+    return code, output.out + output.err
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A ViT base whose experts know zebras and ants, in this order, and folders of pictures of both."""
+    """Make a ViT base whose experts have the classes zebra and ant, in this order, and folders of images of both."""
     folder = tmp_path_factory.mktemp("pictures")
     names = {"id2label": {0: "zebra", 1: "ant"}, "label2id": {"zebra": 0, "ant": 1}}
     experts = {task: build("ViTForImageClassification", "vit", seed, **names) for seed, task in enumerate("ab", 1)}
@@ -57,9 +57,9 @@ def spoilt(pictures, tmp_path):
 
 def test_folders_of_images_are_measured_by_name(pictures, monkeypatch, capsys):
     models = [{"model": t, "calibration": "learn", "evaluation": "test"} for t in "ab"]
-    code, said = fit(pictures, models, monkeypatch, capsys)
+    code, output = fit(pictures, models, monkeypatch, capsys)
     assert code == 0
-    assert "stand in the evaluation rows" not in said
+    assert "stand in the evaluation rows" not in output
     measured = json.loads((pictures / "run/metrics.json").read_text())["expert"]
     processor = transformers.ViTImageProcessor.from_pretrained(pictures / "base")
     for task in "ab":
@@ -71,24 +71,24 @@ def test_folders_of_images_are_measured_by_name(pictures, monkeypatch, capsys):
         assert measured[task] == pytest.approx(100 * right / len(files))
 
 
-def test_the_same_folder_twice_is_warned_about(pictures, monkeypatch, capsys):
+def test_same_rows_in_calibration_and_evaluation_are_reported(pictures, monkeypatch, capsys):
     shutil.copytree(pictures / "learn", pictures / "copy", dirs_exist_ok=True)
     models = [
         {"model": "a", "calibration": "learn", "evaluation": "learn"},
         {"model": "b", "calibration": "learn", "evaluation": "copy"},
     ]
-    code, said = fit(pictures, models, monkeypatch, capsys)
+    code, output = fit(pictures, models, monkeypatch, capsys)
     assert code == 0
     for task in "ab":
-        assert f"warning: {task}: 12 calibration rows stand in the evaluation rows too" in said
+        assert f"warning: {task}: 12 calibration rows stand in the evaluation rows too" in output
 
 
-def test_a_folder_that_the_model_has_no_class_for(spoilt, monkeypatch, capsys):
+def test_a_folder_without_a_class_of_the_model_is_rejected(spoilt, monkeypatch, capsys):
     draw_pictures(spoilt / "test/cat", 1, 0)
     models = [{"model": "a", "calibration": "learn", "evaluation": "test"}]
-    code, said = fit(spoilt, models, monkeypatch, capsys)
+    code, output = fit(spoilt, models, monkeypatch, capsys)
     assert code == cli.BAD_INPUT
-    assert "a: test: 'cat': the model has no class of that name; its classes are zebra, ant" in said
+    assert "a: test: 'cat': the model has no class of that name; its classes are zebra, ant" in output
     assert not (spoilt / "run").exists()
 
 
@@ -104,21 +104,21 @@ def test_a_broken_image_is_named_before_anything_is_written(spoilt, monkeypatch,
     if how in ("in a column", "missing"):
         source = "rows.csv"
         (spoilt / source).write_text("image\nlearn/ant/0.png\nlearn/ant/3.png\n")
-    code, said = fit(spoilt, [{"model": "a", "calibration": source}], monkeypatch, capsys)
+    code, output = fit(spoilt, [{"model": "a", "calibration": source}], monkeypatch, capsys)
     assert code == cli.BAD_INPUT
-    assert f"a: {source}: row {2 if source == 'rows.csv' else 4} (" in said
-    assert "ant/3.png) is not an image that can be read" in said
+    assert f"a: {source}: row {2 if source == 'rows.csv' else 4} (" in output
+    assert "ant/3.png) is not an image that can be read" in output
     assert not (spoilt / "run").exists()
 
 
-def test_a_column_without_images(spoilt, monkeypatch, capsys):
+def test_a_column_without_images_is_rejected(spoilt, monkeypatch, capsys):
     (spoilt / "rows.csv").write_text("image\n1\n2\n")
-    code, said = fit(spoilt, [{"model": "a", "calibration": "rows.csv"}], monkeypatch, capsys)
+    code, output = fit(spoilt, [{"model": "a", "calibration": "rows.csv"}], monkeypatch, capsys)
     assert code == cli.BAD_INPUT
-    assert "a: rows.csv: expected images or paths of images in the column 'image'" in said
+    assert "a: rows.csv: expected images or paths of images in the column 'image'" in output
 
 
-def test_labels_in_words_with_class_names_for_a_head(pictures, tmp_path, monkeypatch, capsys):
+def test_labels_as_words_with_zero_shot_class_names(pictures, tmp_path, monkeypatch, capsys):
     experts = {"a": build("CLIPModel", "clip", 1)}
     save_family(tmp_path, build("CLIPModel", "clip", 0), experts)
     save_tokenizer(tmp_path / "base")
@@ -130,14 +130,14 @@ def test_labels_in_words_with_class_names_for_a_head(pictures, tmp_path, monkeyp
     models = [{"model": "a", "calibration": "rows.csv", "evaluation": "rows.csv", "zero_shot": {}}]
     for classes, code in ((["red", "blue"], 0), (["red", "loud"], cli.BAD_INPUT)):
         models[0]["zero_shot"] = {"classes": classes}
-        found, said = fit(tmp_path, models, monkeypatch, capsys)
-        assert found == code, said
-    assert "row 2 has the label 'blue', which is none of the expert's 2 labels (red, loud)" in said
+        found, output = fit(tmp_path, models, monkeypatch, capsys)
+        assert found == code, output
+    assert "row 2 has the label 'blue', which is none of the expert's 2 labels (red, loud)" in output
 
 
 @pytest.fixture(scope="module")
 def sources(text_family, tmp_path_factory):
-    """The text family, with one task's rows in every format."""
+    """Return the text family with one task's rows in every format."""
     folder = shutil.copytree(text_family, tmp_path_factory.mktemp("sources") / "family")
     lines = [json.loads(line) for line in (folder / "mood.jsonl").read_text().splitlines()]
     data = datasets.Dataset.from_list(lines)
@@ -154,14 +154,14 @@ def test_every_format_gives_the_same_rows(sources, monkeypatch, capsys):
     names = ["mood.jsonl", "mood.csv", "mood.tsv", "mood.parquet", "mood.txt", "saved"]
     found = set()
     for calibration in [*names, {"path": "splits", "split": "validation"}]:
-        code, said = fit(sources, [{"model": "mood", "calibration": calibration}], monkeypatch, capsys)
-        assert code == 0, said
+        code, output = fit(sources, [{"model": "mood", "calibration": calibration}], monkeypatch, capsys)
+        assert code == 0, output
         recipe = json.loads((sources / "run/recipe.json").read_text())
         found.add(recipe["data"]["mood"]["calibration"])
     assert len(found) == 1
 
 
-def test_a_missing_split_is_named_with_those_that_are_there(sources, monkeypatch, capsys):
-    code, said = fit(sources, [{"model": "mood", "calibration": "splits"}], monkeypatch, capsys)
+def test_a_missing_split_is_named_with_the_existing_ones(sources, monkeypatch, capsys):
+    code, output = fit(sources, [{"model": "mood", "calibration": "splits"}], monkeypatch, capsys)
     assert code == cli.BAD_INPUT
-    assert "mood: splits: there is no split 'train'; it has validation. Name one of them under split." in said
+    assert "mood: splits: there is no split 'train'; the splits are validation. Set the key split" in output

@@ -85,7 +85,7 @@ def test_a_mistake_is_explained_with_its_line(text, words):
         ("[{model: mood, evaluatoin: a}]", "models.0.evaluatoin: ModelConfig: there is no such key. Did you mean eval"),
         ("[{model: mood, loss_weight: -1}]", "models.0.loss_weight: expected a finite number of at least 0"),
         ("[{model: mood, weight: 1}]", "models.0.weight: there is no such key. Write loss_weight for the factor"),
-        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation: a: expected at least 1 under rows"),
+        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation: a: rows: expected at least 1"),
         (
             "[{model: mood, parameters: {weight: high}}]",
             "models.0.parameters.weight: expected a number, a list or null",
