@@ -1,4 +1,4 @@
-"""Learn coefficients: the parts put together for Lightning's Trainer."""
+"""Learning of coefficients with Lightning's Trainer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,18 +33,18 @@ LAST = "last.ckpt"
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What learning found.
+    """Result of learning.
 
     Attributes:
-        coefficients: Of the best iterate, fp32, (G, K).
+        coefficients: Coefficients of the best iterate, fp32, (G, K).
         best_step: Its step.
-        history: What was seen at each look at the held-out rows.
-        interrupted: Whether someone asked to stop before the end.
-        certificate: What the optimiser says of the step that led to them: the loss there, the gap (Frank-Wolfe) or the
-            residual of the projected gradient, and how often the loss was evaluated until then. Empty for torch's
-            optimisers, and for the start.
-        converged: Whether it was done with them: no further step on the same rows would have changed anything.
-        selections: What Frank-Wolfe selected until then, with the weights that the coefficients give.
+        history: One entry per evaluation on the held-out rows.
+        interrupted: Whether a signal stopped learning before the end.
+        certificate: The optimiser's certificate after that step: the loss, the gap (Frank-Wolfe) or the residual of the
+            projected gradient, and the number of loss evaluations so far. Empty for torch's optimisers and for the
+            start.
+        converged: Whether the optimiser had converged: further steps on the same rows would have changed nothing.
+        selections: The vertices that Frank-Wolfe selected so far, with their weights in the coefficients.
     """
 
     coefficients: Coefficients
@@ -56,7 +56,7 @@ class Learned:
     selections: list[Selection] = field(default_factory=list[Selection])
 
     def as_json(self, groups: Sequence[str], experts: Sequence[str]) -> dict[str, object]:
-        """Everything but the coefficients, with the names of their rows and columns."""
+        """Return everything but the coefficients as JSON, with the names of their rows and columns."""
         found: dict[str, object] = {"best_step": self.best_step, "history": self.history}
         if self.certificate:
             found["certificate"] = {**self.certificate, "converged": self.converged}
@@ -68,7 +68,7 @@ class Learned:
     def from_json(
         cls, found: Mapping[str, Any], coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str]
     ) -> "Learned":
-        """What `as_json` wrote, of a run that was not interrupted, with its coefficients."""
+        """Read what `as_json` returned for a run that was not interrupted, and add its coefficients."""
         certificate = dict(found.get("certificate", {}))
         converged = bool(certificate.pop("converged", False))
         selections = from_json(found.get("selections", []), groups, experts)
@@ -77,11 +77,11 @@ class Learned:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration rows of every task, divided into what is learned from and what is watched.
+    """Calibration rows of every task, divided into rows to learn from and held-out rows.
 
     Attributes:
-        learn: Rows that steps take, by task.
-        watch: The held-out ones, by task.
+        learn: Rows that steps use, by task.
+        watch: Held-out rows, by task.
     """
 
     learn: Mapping[str, Rows]
@@ -89,11 +89,11 @@ class Calibration:
 
 
 class Goals(NamedTuple):
-    """What the experts say, by task.
+    """The experts' outputs, by task.
 
     Attributes:
-        learn: Of the rows that are learned from.
-        watch: Of the held-out ones.
+        learn: Outputs on the rows to learn from.
+        watch: Outputs on the held-out rows.
     """
 
     learn: Mapping[str, Targets]
@@ -101,7 +101,16 @@ class Goals(NamedTuple):
 
 
 def divide(rows: Mapping[str, Rows], batching: Batching, seed: int) -> Calibration:
-    """Hold out a share of every task's rows; a task with too few for one held-out row holds out none."""
+    """Hold out a share of every task's rows; a task with too few rows for one held-out row holds out none.
+
+    Args:
+        rows: Calibration rows by task.
+        batching: Contains the share.
+        seed: Random seed of the division.
+
+    Returns:
+        The divided rows.
+    """
     parts = {task: split_held_out(len(own), batching.held_out, seed) for task, own in rows.items()}
     return Calibration(
         {task: Subset(rows[task], learn) for task, (learn, _) in parts.items()},
@@ -126,23 +135,22 @@ def learn(
 
     Args:
         model: The experts, their task vectors and the grouping.
-        objective: What is made small.
+        objective: The objective to minimise.
         calibration: The rows.
-        learning: How.
-        held_out: The experts' predictions on the held-out rows, if they are known already.
-        targets: What the experts say, for objectives that compare with it, or a folder where it is kept; None keeps
+        learning: Settings of learning.
+        held_out: The experts' predictions on the held-out rows, if they are computed already.
+        targets: The experts' outputs, for objectives that compare with them, or a folder that stores them; None stores
             none.
-        checkpoints: Folder for the checkpoint that a run resumes from; none is written by default.
-        resume: Go on from that checkpoint.
-        tell: Called with a line of text after each look at the held-out rows.
-        also: Callbacks of Lightning's Trainer beside our own.
+        checkpoints: Folder of the checkpoint from which a run resumes; none is written by default.
+        resume: Whether to resume from that checkpoint.
+        tell: Called with a line of text after each evaluation on the held-out rows.
+        also: More callbacks of Lightning's Trainer.
 
     Returns:
-        The best iterate, the start among them.
+        The best iterate, including the start.
 
     Raises:
-        ConfigError: The Trainer was asked for something that would alter the gradient silently, or the loss or a
-            coefficient is no longer finite.
+        ConfigError: A setting of the Trainer would change the gradient, or the loss or a coefficient is not finite.
     """
     check_learning(learning, len(model.vectors.experts))
     if learning.steps:
@@ -175,19 +183,25 @@ def descend(
     tell: Callable[[str], None] | None = None,
     also: Sequence[Callback] = (),
 ) -> Learned:
-    """Learn as `learn` does, by settings that are checked and with everything asked of the experts.
+    """Learn as `learn` does, with checked settings and with the experts' outputs computed already.
 
     Args:
-        model: As for `learn`, and the other arguments that are not named here.
+        model: As for `learn`.
         objective: As for `learn`.
         calibration: As for `learn`.
         learning: Settings that `check_learning` accepts.
         held_out: The experts' predictions on the held-out rows.
-        goals: What the experts say, for objectives that compare with it.
+        goals: The experts' outputs, for objectives that compare with them.
         checkpoints: As for `learn`.
         resume: As for `learn`.
         tell: As for `learn`.
         also: As for `learn`.
+
+    Returns:
+        As for `learn`.
+
+    Raises:
+        ConfigError: The loss or a coefficient is not finite, or there was no time for a step.
     """
     options = {**learning.trainer, "max_steps": learning.steps}
     start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
@@ -221,7 +235,7 @@ def descend(
         callbacks += [stop, ModelCheckpoint(checkpoints, LAST.removesuffix(".ckpt"), every_n_train_steps=every)]
     trainer = _fit(module, callbacks, options, checkpoints / LAST if resume and checkpoints else None)
     if not best.history:
-        raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; give it more.")
+        raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")
     return Learned(
         best.best,
         best.best_step,
@@ -240,7 +254,7 @@ def goals_of(
     folder: Path | None,
     keeper: Keeper | None = None,
 ) -> Goals:
-    """What the experts say of their rows, computed or read from the folder; nothing if the objective needs nothing."""
+    """Compute the experts' outputs on their rows, or read them from the folder; empty if the objective needs none."""
     if not objective.uses_targets:
         return Goals({}, {})
     settings = target_settings(objective)
@@ -251,7 +265,7 @@ def goals_of(
 
 
 def target_settings(objective: Objective) -> TargetSettings:
-    """What must be kept of the experts' outputs: of a large vocabulary all words where the likeliest do not suffice."""
+    """Choose which outputs of the experts to store: all logits of a large vocabulary if the most likely are too few."""
     aligned = [part for part in objective.parts if isinstance(part, LogitAlignment)]
     temperatures = {part.temperature for part in aligned} or {1.0}
     return TargetSettings(
@@ -267,7 +281,7 @@ def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, o
         trainer = build_trainer(options, callbacks)
         try:
             trainer.fit(module, ckpt_path=resume if resume and resume.exists() else None)
-        except FloatingPointError as error:  # of an optimiser that looks at the loss itself
+        except FloatingPointError as error:  # raised by optimisers that check the loss themselves
             raise ConfigError(f"step {trainer.global_step}: {error}") from error
     return trainer
 
@@ -279,7 +293,7 @@ def _measure(
     task_weights: Mapping[str, float],
     coefficients: Coefficients,
 ) -> dict[str, float]:
-    """Mean agreement, and the objective that is learned, both on held-out rows."""
+    """Compute mean agreement and the weighted objective on held-out rows."""
     seen = held_out.measure(model, coefficients, objective)
     weighted = {task: task_weights.get(task, 1.0) * value for task, value in seen.objective.items()}
     return {"agreement": mean(seen.agreement), "objective": mean(weighted)}

@@ -1,4 +1,4 @@
-"""Merged checkpoint: ordinary Hugging Face files, complete or absent."""
+"""Export of the merged checkpoint: ordinary Hugging Face files, complete or absent."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import tied_names
+from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.execution import Merged, execution_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder, write_safetensors, write_text
@@ -22,7 +23,7 @@ from adamerge.storage.weights import Header
 from adamerge.types import Coefficients, ConfigError
 
 SHARD_BYTES = 5 * 10**9
-"""Size at which a new file is begun, as in transformers."""
+"""Maximum size of one file, as in transformers."""
 
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _NOT_COPIED = {"config.json", "README.md", "training_args.bin", ".gitattributes"}
@@ -30,11 +31,11 @@ _NOT_COPIED = {"config.json", "README.md", "training_args.bin", ".gitattributes"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The written files.
 
     Attributes:
-        folder: The merged checkpoint; loads as the base's own class.
-        checkpoints: What loads as each task's model: the folder itself, or a folder in it where the task has a head.
+        folder: The merged checkpoint; it loads as the base's own class.
+        checkpoints: Folder of each task's model: the folder itself, or a subfolder if the task has a head.
         bytes: Size on disk; a file that is linked into several folders counts once.
     """
 
@@ -53,26 +54,30 @@ def export(
 ) -> Exported:
     """Merge in fp64, one parameter at a time, write the checkpoint, read it back and compare.
 
-    `folder` is the base with its shared parameters merged; a head of the base's own stays what it was. A task with a
-    head of its own gets a folder in it, with the backbone's files hard-linked (copied where links fail) beside a small
-    file for the head.
+    merged[p] = centre[p] + Σₖ cₖ[group of p] · (expertₖ[p] − centre[p]).
+
+    `folder` contains the base with its shared parameters merged; the base's own head is unchanged. A task with its own
+    head gets a subfolder with hard links to the backbone's files (copies if links fail) and a small file for the head.
 
     Args:
         model: The experts and their task vectors.
         coefficients: (G, K).
-        folder: Where to; must not exist.
-        dtype: Of the numbers on disk; by default, tensor by tensor, one that holds base and experts exactly.
-        shard_bytes: Size of one file at most.
+        folder: Output folder; must not exist.
+        dtype: Dtype on disk; by default, per tensor, one that represents base and experts exactly.
+        shard_bytes: Maximum size of one file.
+
+    Returns:
+        The written files.
 
     Raises:
         ConfigError: The folder exists, or base and experts are not checkpoints on disk.
-        RuntimeError: What was read back is not what was merged; nothing is left in the folder.
+        RuntimeError: The file read back differs from the merge; the folder is removed.
     """
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
     if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another place for the merged checkpoint.")
+        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         dtypes = backbone_dtypes(model.experts, dtype)
@@ -88,14 +93,14 @@ def export(
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
-    """Which folder of an exported checkpoint loads as each task's model."""
+    """Return the folder of each task's model in an exported checkpoint."""
     return {name: folder / name if expert.head else folder for name, expert in experts.tasks.items()}
 
 
 def exact_parameters(
     model: MergedModel, coefficients: Coefficients, dtypes: Mapping[str, torch.dtype]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer of the merged backbone, one at a time, combined in fp64 and rounded once."""
+    """Yield name and tensor of every parameter and buffer of the merged backbone, combined in fp64 and rounded once."""
     for name in _backbone(model.experts):
         if name in model.vectors.shapes:
             merged = model.vectors.combine_exactly(name, coefficients, model.grouping.rows[name])
@@ -105,7 +110,7 @@ def exact_parameters(
 
 
 def _backbone(experts: Experts) -> list[str]:
-    """Names of what all tasks have in common: merged parameters, the base's own, and the base's buffers."""
+    """List the tensors that all tasks share: merged parameters, kept parameters, and the base's buffers."""
     expert = next(iter(experts.tasks.values()))
     stored = [name for name, _ in expert.own_module.named_buffers() if name in experts.base]
     return [*experts.shared, *experts.kept, *(name for name in stored if name not in expert.head_buffers)]
@@ -114,11 +119,9 @@ def _backbone(experts: Experts) -> list[str]:
 def _write_backbone(
     model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype], shard_bytes: int
 ) -> dict[str, dict[str, Header]]:
-    """Write the backbone's files; returns the headers of each file."""
+    """Write the backbone's files; return the headers of each file."""
     disk = _names_on_disk(model.experts)
-    headers: dict[str, Header] = {}
-    for name in _backbone(model.experts):
-        headers[name] = Header(model.experts.base.shape(name), dtypes[name])
+    headers = {name: Header(model.experts.base.shape(name), dtypes[name]) for name in _backbone(model.experts)}
     shards = _divide(headers, shard_bytes)
     parameters = exact_parameters(model, coefficients, dtypes)
     files: dict[str, dict[str, Header]] = {}
@@ -133,7 +136,7 @@ def _write_backbone(
 
 
 def _names_on_disk(experts: Experts) -> dict[str, str]:
-    """Each backbone tensor's name in the first expert's files: what its own class is known to load."""
+    """Map each backbone tensor to its name in the first expert's files, which the expert's class can load."""
     disk = next(iter(experts.tasks.values())).disk
     return {name: disk.get(name, name) for name in _backbone(experts)}
 
@@ -166,7 +169,7 @@ def _write_index(
 
 
 def _write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None) -> dict[str, dict[str, Header]]:
-    """What the base alone has, its own head for example, in a file that tasks do not link to; returns its headers."""
+    """Write tensors of the base alone, for example its head, to a file that tasks do not link; return its headers."""
     assert experts.checkpoint is not None
     backbone = set(_backbone(experts))
     rest = {name: experts.base[name] for name in experts.base.headers if name not in backbone}
@@ -185,7 +188,7 @@ def _write_task(
     dtype: torch.dtype | None,
     usual: torch.dtype,
 ) -> None:
-    """A folder that loads as one task's model: links to the backbone, its head, its configuration."""
+    """Write a folder that loads as one task's model: links to the backbone, its head, its configuration."""
     folder = root / expert.name
     folder.mkdir()
     for file in shards:
@@ -196,7 +199,7 @@ def _write_task(
     _write_index(folder, shards, {"model-head.safetensors": {n: Header(t.shape, t.dtype) for n, t in head.items()}})
     assert expert.checkpoint is not None
     _write_side_files(expert.checkpoint, folder, usual)
-    for file in root.iterdir():  # an expert saved without its tokenizer takes the base's
+    for file in root.iterdir():  # an expert saved without a tokenizer gets the base's
         if file.is_file() and not file.name.startswith("model") and not (folder / file.name).exists():
             shutil.copy(file, folder / file.name)
 
@@ -209,7 +212,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
-    """The configuration with the dtype of most numbers, and whatever else lies beside the weights."""
+    """Write the configuration with the most frequent dtype, and copy the other files beside the weights."""
     config = json.loads((checkpoint.folder / "config.json").read_text())
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
@@ -220,12 +223,12 @@ def _write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) 
 
 
 def dtype_on_disk(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype that was asked for, if one was; integers stay what they are."""
+    """Return the requested dtype, or the tensor's own if none is requested or it is an integer."""
     return dtype if dtype is not None and own.is_floating_point else own
 
 
 def backbone_dtypes(experts: Experts, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
-    """Of each backbone tensor: as asked for, else the smallest that holds the base's and the experts' exactly."""
+    """Choose each backbone tensor's dtype: as requested, or the smallest that represents base and experts exactly."""
     dtypes: dict[str, torch.dtype] = {}
     for name in _backbone(experts):
         own = experts.base.headers[name].dtype
@@ -237,7 +240,7 @@ def backbone_dtypes(experts: Experts, dtype: torch.dtype | None) -> dict[str, to
 
 
 def _usual(experts: Experts, dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
-    """The dtype of most numbers, which transformers will load all of them in."""
+    """Find the most frequent dtype, in which transformers loads all numbers."""
     numbers: Counter[torch.dtype] = Counter()
     for name, dtype in dtypes.items():
         numbers[dtype] += experts.base.shape(name).numel()
@@ -245,7 +248,7 @@ def _usual(experts: Experts, dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
 
 
 def _compare(model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Load every checkpoint as a user would, and compare each task's parameters with those that it is run with."""
+    """Load every checkpoint with transformers, and compare each task's parameters with the merge in memory."""
     places = checkpoints(model.experts, folder)
     if folder not in places.values():
         assert model.experts.checkpoint is not None
@@ -256,11 +259,11 @@ def _compare(model: MergedModel, coefficients: Coefficients, folder: Path, dtype
             found = _read_back(model.experts.tasks[task], place)
             for name, expected in _expected(model, task, merged):
                 if not _close(found[name], expected, dtypes.get(name, usual)):
-                    raise RuntimeError(f"{place}: {name} differs from what was merged when read back; please report.")
+                    raise RuntimeError(f"{place}: {name} differs from the merge when read back. Please report this.")
 
 
 def _expected(model: MergedModel, task: str, merged: Merged) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer that a task's exported checkpoint holds."""
+    """Yield every parameter and buffer of a task's exported checkpoint."""
     expert = model.experts.tasks[task]
     for name in _backbone(model.experts):
         yield name, merged.parameter(name) if name in model.vectors.shapes else model.experts.base[name]
@@ -269,7 +272,7 @@ def _expected(model: MergedModel, task: str, merged: Merged) -> Iterator[tuple[s
 
 
 def _read_back(expert: Expert, place: Path) -> dict[str, Tensor]:
-    """Parameters and buffers of a task's checkpoint under all their names, as its own class loads them."""
+    """Load parameters and buffers of a task's checkpoint under all their names, with its own class."""
     assert expert.checkpoint is not None
     name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
     loaded = _load(name, place, expert.checkpoint.trust_remote_code)
@@ -280,20 +283,15 @@ def _read_back(expert: Expert, place: Path) -> dict[str, Tensor]:
 def _load(architecture: str, place: Path, trust_remote_code: bool) -> nn.Module:
     cls = getattr(transformers, architecture, transformers.AutoModel)
     trust = {"trust_remote_code": True} if trust_remote_code else {}
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # one for each task would bury what matters
-    try:
+    with without_bars():
         loaded, info = cls.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **trust)
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     if info["missing_keys"] or info["mismatched_keys"]:
-        raise RuntimeError(f"{place}: transformers does not find {sorted(info['missing_keys'])}. Please report this.")
+        raise RuntimeError(f"{place}: {sorted(info['missing_keys'])} are missing when read back. Please report this.")
     return loaded
 
 
 def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Equal but for fp32 combining and one rounding to the dtype on disk; integers are equal."""
+    """Compare up to fp32 arithmetic and one rounding to the dtype on disk; integers must be equal."""
     if not expected.is_floating_point():
         return torch.equal(found.cpu(), expected.cpu())
     found, expected = found.detach().float(), expected.detach().cpu().float()

@@ -170,7 +170,7 @@ def test_every_unknown_key_is_reported_with_its_line(wrong):
         ({"chunks": {"budget": 8}, "grouping": "task"}, "expected grouping: tensor, got task"),
         ({"method": "ties", "centre": "Isotropic"}, "so Ties would add nothing to the centre"),
         ({"task_vectors": "Isotropic", "init": "closed_form"}, "Isotropic makes one task vector of all experts"),
-        ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, got -1"),
+        ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, found -1"),
         ({"optimizer.lr": -1}, "optimizer: Invalid learning rate: -1"),
         ({"optimizer": None}, "optimizer: expected an optimiser"),
         ({"trainer.accelerator": "gpuu"}, "gpuu"),
