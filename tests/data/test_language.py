@@ -75,8 +75,8 @@ def test_loss_of_an_encoder_decoder_equals_that_of_transformers(tokenizer, archi
     batch = rows.batch([2, 0, 1])
     module = build(architecture, family, 0)
     inputs = tokenizer([TEXTS[i] for i in (2, 0, 1)], padding=True, return_tensors="pt", padding_side="right")
-    said = tokenizer([COMPLETIONS[i] for i in (2, 0, 1)], padding=True, return_tensors="pt", padding_side="right")
-    labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
+    tokens = tokenizer([COMPLETIONS[i] for i in (2, 0, 1)], padding=True, return_tensors="pt", padding_side="right")
+    labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
     expected = module(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels).loss
     torch.testing.assert_close(loss_on(module, batch), expected)
     assert torch.equal(batch.positions, labels != -100)
@@ -137,7 +137,7 @@ REFUSED = {
     "refused": ({"messages": [CHAT[1:]]}, {}, r"row 1: the tokenizer's chat template rejects .*ask first"),
     "no prompt": ({"messages": [CHAT[1:2]]}, {"answer": 4}, "row 1 has no prompt"),
     "no room": ({"text": TEXTS}, {"answer": 8, "max_length": 8}, "answers of 8 tokens .* leave no room"),
-    "cannot say": (
+    "cannot generate": (
         {"text": TEXTS}, {"answer": 4, "architecture": "BertForMaskedLM", "family": "bert"}, "cannot generate",
     ),
     "no language model": (
@@ -161,14 +161,14 @@ def test_rows_that_cannot_be_used_are_rejected_by_name(tokenizer, name):
 
 
 def test_prompts_end_where_the_answer_begins(tokenizer):
-    asked = rows_of(tokenizer, {"messages": [CHAT, CHAT[:2], CHAT[:3]]}, answer=4).rows
-    assert [chat[-1]["content"] for chat in asked.shown] == ["the plot", "good film", "the plot"]
-    batch = asked.batch([0, 1])
+    prompts = rows_of(tokenizer, {"messages": [CHAT, CHAT[:2], CHAT[:3]]}, answer=4).rows
+    assert [chat[-1]["content"] for chat in prompts.shown] == ["the plot", "good film", "the plot"]
+    batch = prompts.batch([0, 1])
     for row, chat in enumerate((CHAT[:3], CHAT[:1])):
         ids = batch.inputs["input_ids"][row][batch.inputs["attention_mask"][row].bool()].tolist()
         assert ids == tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, add_generation_prompt=True)
     assert batch.inputs["attention_mask"][:, -1].all()  # padded on the left, as generate requires
-    rows = asked.answered([[9, 8, 1], [7], [6, 5]])
+    rows = prompts.answered([[9, 8, 1], [7], [6, 5]])
     both = rows.batch([0, 1, 2])
     assert [int(count) for count in both.positions.sum(1)] == [int(n) for n in both.inputs["attention_mask"].sum(1)]
     encoded = rows_of(

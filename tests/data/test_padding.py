@@ -84,7 +84,7 @@ def measured(model, rows, objective):
     return step.losses["a"], step.gradient
 
 
-# Positions of BART are learned, count from the left whatever the mask says, and cannot be passed in.
+# Positions of BART are learned, count from the left independently of the mask, and cannot be passed in.
 @pytest.mark.parametrize(
     ("name", "side"), [*((name, "right") for name in MODELS), *((name, "left") for name in MODELS)][:-1]
 )

@@ -133,16 +133,16 @@ def test_shards_are_one_checkpoint(tmp_path, pickled):
 
 def test_a_hub_id_with_a_revision_is_opened(tmp_path, monkeypatch):
     build("BertModel", "bert", 1).save_pretrained(tmp_path)
-    asked = []
+    requested = []
 
     def download(name, revision, allow_patterns):
-        asked.append((name, revision, "*.bin" in allow_patterns))
+        requested.append((name, revision, "*.bin" in allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(checkpoint, "snapshot_download", download)
     assert open_checkpoint("someone/bert@v1.2").architecture == "BertModel"
     open_checkpoint("someone/bert", allow_pickle=True)
-    assert asked == [("someone/bert", "v1.2", False), ("someone/bert", None, True)]
+    assert requested == [("someone/bert", "v1.2", False), ("someone/bert", None, True)]
 
 
 @pytest.mark.parametrize("legacy", [False, True])
