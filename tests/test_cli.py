@@ -49,7 +49,7 @@ def edit_tensors(path, change):
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-@mistake("nowhere", "no directory of that name")
+@mistake("nowhere", "no folder of this name")
 def model_directory_is_missing(folder, config):
     config["models"][0]["model"] = "nowhere"
 
@@ -255,7 +255,7 @@ def broken_row(folder, config):
     (folder / "mood.jsonl").write_text("\n".join([*lines[:2], '{"text": "the', *lines[2:]]))
 
 
-@mistake("mood: mood.jsonl: row 2 has None where 'text' should be a text")
+@mistake("mood: mood.jsonl: row 2: expected a text in the column 'text', found None")
 def row_without_text(folder, config):
     lines = (folder / "mood.jsonl").read_text().splitlines()
     (folder / "mood.jsonl").write_text("\n".join([lines[0], '{"text": null}', *lines[1:]]))
@@ -308,7 +308,7 @@ def task_with_a_slash(folder, config):
     config["models"][1]["task"] = "a/b"
 
 
-@mistake("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
+@mistake("parameters.base: embedings* matches no parameter. The most similar names are bert.embeddings.")
 def pattern_that_matches_nothing(folder, config):
     config["parameters"] = {"base": ["embedings*"]}
 

@@ -202,7 +202,7 @@ def words_of_other_numbers(config):
     words["good"], words["bad"] = words["bad"], words["good"]
     Path("mood/tokenizer.json").write_text(json.dumps(content))
     return (
-        "mood: mood: vocabularies differ: 2 of the base's 40 words have another number in the expert's tokenizer.json"
+        "mood: mood: vocabularies differ: 2 of the base's 40 tokens have another index in the expert's tokenizer.json"
     )
 
 
@@ -210,7 +210,7 @@ def no_token_to_pad_with(config):
     settings = json.loads(Path("base/tokenizer_config.json").read_text())
     del settings["eos_token"]
     Path("base/tokenizer_config.json").write_text(json.dumps(settings))
-    return "mood: the tokenizer has no pad token"
+    return "mood: expected a tokenizer with a pad token"
 
 
 def answers_that_leave_no_room(config):
@@ -220,7 +220,7 @@ def answers_that_leave_no_room(config):
 
 def answers_of_no_token(config):
     config["data"]["pseudo_answers"]["max_new_tokens"] = 0
-    return "data.pseudo_answers.max_new_tokens: expected at least 1, got 0"
+    return "data.pseudo_answers.max_new_tokens: expected at least 1, found 0"
 
 
 def an_unknown_kind_of_positions(config):
