@@ -127,7 +127,7 @@ def test_an_expert_without_rows_gets_coefficients(fit):
     models = yaml.safe_load(Path("merge.yaml").read_text())["models"]
     del models[2]["calibration"], models[2]["evaluation"]
     said, metrics = fit("--trainer.max_steps", "2", models=models)
-    assert "without calibration rows, so with coefficients alone: speed" in said
+    assert "without calibration rows (get coefficients but add no loss): speed" in said
     assert load_coefficients(Path("run/coefficients.safetensors")).experts == ("mood", "topic", "speed")
     assert set(metrics["agreement"]["learned"]) == {"mood", "topic", "mean"}
     assert "speed" not in metrics["learned"]

@@ -89,13 +89,13 @@ def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabele
 def test_second_demo_in_the_same_folder_is_refused(demo_folder, capsys):
     before = sorted(demo_folder.rglob("*"))
     assert cli.main(["demo", "--folder", str(demo_folder)]) == 2
-    assert "run: exists already" in "".join(capsys.readouterr().err.split("\n"))
+    assert "run: already exists" in "".join(capsys.readouterr().err.split("\n"))
     assert sorted(demo_folder.rglob("*")) == before
 
 
 def test_second_fit_into_the_same_run_is_refused(demo_folder, capsys):
     assert cli.main(["fit", "--config", str(demo_folder / "demo.yaml")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_finished_models_are_used_again_and_half_made_ones_are_not(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
         positions: Which positions count, bool, (B, S); None counts all.
 
     Example:
+        >>> import torch
         >>> predictions(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), torch.tensor([[True, False]]))
         tensor([1])
     """

@@ -154,7 +154,7 @@ INTERRUPTS = [
 def test_interrupted(family, whole, tmp_path, strike):
     assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == 130
     said = (tmp_path / "log.txt").read_text()
-    assert f"interrupted. Go on with: adamerge fit --config {tmp_path}/run/config.yaml --ckpt_path last" in said
+    assert f"interrupted. Resume with: adamerge fit --config {tmp_path}/run/config.yaml --ckpt_path last" in said
     assert "Traceback" not in said
     assert "weights_only" not in said
     assert not list((tmp_path / "run").rglob("*.partial"))
