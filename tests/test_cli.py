@@ -407,7 +407,7 @@ def in_finished(finished, monkeypatch):
     return finished
 
 
-def test_a_run_says_only_what_matters(in_finished):
+def test_a_run_prints_only_relevant_lines(in_finished):
     said = (in_finished / "log.txt").read_text()
     for noise in ("litlogger", "GPU", "TPU", "Warning", "warning", "weights_only", "Loading", "Trainer.fit", "it/s"):
         assert noise not in said
@@ -546,14 +546,14 @@ def test_a_run_that_is_not_finished(family, main, command):
         (["--trainer.max_time", "00:00:00:00"], "trainer.max_time: 00:00:00:00 was over before the first step"),
     ],
 )
-def test_learning_that_leads_nowhere_is_ended(family, main, options, words):
+def test_learning_that_diverges_or_has_no_time_is_refused(family, main, options, words):
     code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run", *options)
     assert code == cli.BAD_INPUT
     assert words in complaint
     assert not (family / "run/merged").exists()
 
 
-def test_mixed_precision_says_nothing_of_itself(family, main):
+def test_mixed_precision_prints_no_warning(family, main):
     assert main("fit", "--config", "merge.yaml", "--run_dir", "run", "--trainer.precision", "bf16-mixed")[::2] == (
         0,
         "",
@@ -577,7 +577,7 @@ def test_a_disk_without_room_is_noticed_before_learning(family, main, monkeypatc
 
 
 @pytest.mark.parametrize("write_number", [1, 3, 8, 11])
-def test_a_disk_that_fills_up_leaves_nothing_half(family, main, monkeypatch, write_number):
+def test_a_disk_that_fills_up_leaves_no_incomplete_file(family, main, monkeypatch, write_number):
     sync, calls = os.fsync, []
 
     def fsync(file):
@@ -682,14 +682,14 @@ def test_help(main, capsys, monkeypatch, command):
         assert not lacking
 
 
-def test_no_command_is_a_call_for_help(capsys):
+def test_no_command_prints_help(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([])
     assert stop.value.code == 0
     assert "usage: adamerge COMMAND" in capsys.readouterr().out
 
 
-def test_help_does_not_wait_for_what_it_does_not_need():
+def test_help_imports_no_heavy_library():
     script = "import sys, adamerge.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

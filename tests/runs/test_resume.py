@@ -122,7 +122,7 @@ def test_stopped_in_either_stage(family, whole, tmp_path, strike):
     assert is_whole(tmp_path / "run")
 
 
-def test_two_stages_spend_the_budget_and_tell_of_both(whole):
+def test_two_stages_use_the_budget_and_both_are_reported(whole):
     from adamerge.merging.coefficients import load_coefficients
 
     run_dir = whole[0] / "staged"
