@@ -288,5 +288,5 @@ def test_gram_matrices_do_not_depend_on_how_rows_are_batched(tmp_path, monkeypat
 
 def test_a_model_without_linear_layers_is_refused(tmp_path, monkeypatch):
     model, rows = opened(tmp_path, monkeypatch, "GPT2LMHeadModel", "gpt2")
-    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel has no torch\.nn\.Linear among the parameters"):
+    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel: expected a torch\.nn\.Linear among the parameters"):
         closed_form(model, rows, ClosedForm())
