@@ -32,7 +32,7 @@ def test_metrics_hold_every_candidate_and_task(metrics):
     assert metrics["sizes"]["experts"] == 4
 
 
-def test_learning_gains_what_interference_took(metrics):
+def test_learning_recovers_what_interference_lost(metrics):
     means = {candidate: metrics[candidate]["mean"] for candidate in CANDIDATES}
     assert means["learned"] > means["task_arithmetic"] + 3
     assert means["learned"] > means["average"] + 1
@@ -89,16 +89,16 @@ def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabele
 def test_second_demo_in_the_same_folder_is_refused(demo_folder, capsys):
     before = sorted(demo_folder.rglob("*"))
     assert cli.main(["demo", "--folder", str(demo_folder)]) == 2
-    assert "run: exists already" in "".join(capsys.readouterr().err.split("\n"))
+    assert "run: already exists" in "".join(capsys.readouterr().err.split("\n"))
     assert sorted(demo_folder.rglob("*")) == before
 
 
 def test_second_fit_into_the_same_run_is_refused(demo_folder, capsys):
     assert cli.main(["fit", "--config", str(demo_folder / "demo.yaml")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_finished_models_are_used_again_and_half_made_ones_are_not(tmp_path, monkeypatch):
+def test_finished_models_are_used_again_and_incomplete_ones_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TRAINING", demo.Training(width=8, base_steps=2, expert_steps=2, many=64))
     monkeypatch.setattr(demo, "train", _break)
     with pytest.raises(RuntimeError, match="broken"):
@@ -128,7 +128,7 @@ def test_configuration_in_configs_is_the_one_the_demo_writes(demo_folder):
     assert [Path(model["model"]).name for model in written["models"]] == list(demo.TASKS)
 
 
-def test_missing_scikit_learn_is_said_with_its_remedy(tmp_path, monkeypatch, capsys):
+def test_missing_scikit_learn_is_reported_with_its_remedy(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert cli.main(["demo", "--folder", str(tmp_path / "demo")]) == 2
     assert 'pip install "adamerge[demo]"' in "".join(capsys.readouterr().err.split("\n"))

@@ -1,4 +1,4 @@
-"""Learned coefficients as one small safetensors file."""
+"""Write and read learned coefficients as one small safetensors file."""
 
 import json
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class Table(NamedTuple):
 
     Attributes:
         coefficients: fp32, (G, K).
-        grouping: Names of the groups and what they govern.
+        grouping: Names of the groups, and their parameters.
         experts: Names of the columns.
-        centre: What the weighted task vectors are added to; None in files that do not name it.
+        centre: Name of the model that the weighted task vectors are added to; None in files that do not name it.
     """
 
     coefficients: Coefficients
@@ -58,7 +58,7 @@ def load_coefficients(path: str | Path) -> Table:
     """Read what `save_coefficients` wrote.
 
     Raises:
-        ConfigError: There is no such file, or it holds something else.
+        ConfigError: There is no such file, or it has other content.
 
     Example:
         >>> import tempfile

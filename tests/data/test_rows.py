@@ -62,7 +62,7 @@ def test_folders_of_images_are_measured_by_name(pictures, monkeypatch, capsys):
     models = [{"model": t, "calibration": "learn", "evaluation": "test"} for t in "ab"]
     code, said = fit(pictures, models, monkeypatch, capsys)
     assert code == 0
-    assert "stand in the evaluation rows" not in said
+    assert "are evaluation rows too" not in said
     measured = json.loads((pictures / "run/metrics.json").read_text())["expert"]
     processor = transformers.ViTImageProcessor.from_pretrained(pictures / "base")
     for task in "ab":
@@ -83,7 +83,7 @@ def test_the_same_folder_twice_is_warned_about(pictures, monkeypatch, capsys):
     code, said = fit(pictures, models, monkeypatch, capsys)
     assert code == 0
     for task in "ab":
-        assert f"warning: {task}: 12 calibration rows stand in the evaluation rows too" in said
+        assert f"warning: {task}: 12 calibration rows are evaluation rows too" in said
 
 
 def test_a_folder_that_the_model_has_no_class_for(spoilt, monkeypatch, capsys):

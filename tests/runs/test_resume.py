@@ -122,7 +122,7 @@ def test_stopped_in_either_stage(family, whole, tmp_path, strike):
     assert is_whole(tmp_path / "run")
 
 
-def test_two_stages_spend_the_budget_and_tell_of_both(whole):
+def test_two_stages_use_the_budget_and_both_are_reported(whole):
     from adamerge.merging.coefficients import load_coefficients
 
     run_dir = whole[0] / "staged"
@@ -154,7 +154,7 @@ INTERRUPTS = [
 def test_interrupted(family, whole, tmp_path, strike):
     assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == 130
     said = (tmp_path / "log.txt").read_text()
-    assert f"interrupted. Go on with: adamerge fit --config {tmp_path}/run/config.yaml --ckpt_path last" in said
+    assert f"interrupted. Resume with: adamerge fit --config {tmp_path}/run/config.yaml --ckpt_path last" in said
     assert "Traceback" not in said
     assert "weights_only" not in said
     assert not list((tmp_path / "run").rglob("*.partial"))
