@@ -11,7 +11,7 @@ from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.task_vectors import resident_bytes
-from adamerge.runs.build_model import GROUPINGS, check_task_vectors, free_bytes, open_experts
+from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, free_bytes, open_experts
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
@@ -41,6 +41,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
         problems += _found(lambda: check_task_vectors(config, experts, experts.shared))
+        problems += [found for found in _found(lambda: check_start(config, experts.shared)) if found not in problems]
         problems += _found(lambda: check_layers(config.objective, experts, load_data(config, experts)))
         lines += [] if problems else learning_notes(config)
         problems += _found(lambda: check_space(config, experts, run))
