@@ -18,7 +18,7 @@ from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
 from adamerge.result import Result
-from adamerge.runs.build_model import check_task_vectors
+from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, Opened, fit, learn_merge
 from adamerge.runs.learning_settings import learning_notes, learning_of
@@ -178,6 +178,7 @@ class Merge:
         experts = open_all(config, self._memory)
         inspection = inspect_weights(experts)
         check_task_vectors(config, experts, inspection.changed)
+        check_start(config, inspection.changed)
         data = load_data(config, experts, processor=self._processor)
         check_layers(config.objective, experts, data)
         notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]

@@ -15,6 +15,7 @@ import shutil
 import hypothesis
 import pytest
 from support.families import save_text_family
+from support.processes import run
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)  # the same examples always
 hypothesis.settings.load_profile("same")
@@ -66,17 +67,32 @@ def family(text_family, tmp_path, monkeypatch):
     return tmp_path / "family"
 
 
+@pytest.fixture(scope="session")
+def finished(text_family, tmp_path_factory):
+    """The family with the finished run `run` and what it printed, log.txt; not to be altered."""
+    place = shutil.copytree(text_family, tmp_path_factory.mktemp("finished") / "family")
+    assert run(["fit", "--config", "merge.yaml", "--run_dir", "run"], place, place / "log.txt") == 0
+    return place
+
+
+@pytest.fixture
+def in_finished(finished, tmp_path, monkeypatch):
+    """A copy of the family with its finished run, as the current directory."""
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "family"))
+    return tmp_path / "family"
+
+
 @pytest.fixture
 def main(capsys):
     """Runs a command; returns the exit code, what was printed, and what was complained of."""
 
     from adamerge import cli
 
-    def run(*arguments):
+    def call(*arguments):
         capsys.readouterr()  # what making the family said
         code = cli.main([str(argument) for argument in arguments])
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         return code, said.out, said.err
 
-    return run
+    return call

@@ -18,6 +18,7 @@ from adamerge.merging.merged_model import MergedModel, hold
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
+from adamerge.runs.start import start_of
 from adamerge.storage.kept import Keeper
 from adamerge.transforms.stored import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -158,6 +159,15 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
                     f"({', '.join(language_models)}): it would need one backward pass per token of the vocabulary. "
                     "Set labels: sampled."
                 )
+
+
+def check_start(config: MergeConfig, names: Sequence[str]) -> None:
+    """Refuse before anything is written start coefficients that the groups of the parameters `names` cannot have.
+
+    Raises:
+        ConfigError: A group would need two starts, or weights to be divided by their sum sum to 0.
+    """
+    start_of(config, GROUPINGS[config.grouping](names))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,7 +11,8 @@ from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.resident_task_vectors import resident_bytes
-from adamerge.runs.build_model import GROUPINGS, check_task_vectors, free_bytes, open_experts
+from adamerge.merging.task_vectors import resident_bytes
+from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, free_bytes, open_experts
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
@@ -41,6 +42,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
         problems += _problems_of(lambda: check_task_vectors(config, experts, experts.shared))
+        start = _problems_of(lambda: check_start(config, experts.shared))
+        problems += [problem for problem in start if problem not in problems]
         problems += _problems_of(lambda: check_layers(config.objective, experts, load_data(config, experts)))
         lines += [] if problems else learning_notes(config)
         problems += _problems_of(lambda: check_space(config, experts, run))

@@ -25,7 +25,7 @@ from adamerge.optim.selections import selection_table, sentence
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported, export
 from adamerge.results.report import curve, heat_map, table
-from adamerge.runs.build_model import answers_to, build_model, check_task_vectors, open_experts
+from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
@@ -118,6 +118,7 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     inspection = inspect_weights(experts)
     _print_lines(console, [f"warning: {line}" for line in inspection.warnings])
     check_task_vectors(config, experts, inspection.changed)
+    check_start(config, inspection.changed)
     data = load_data(config, experts)
     _print_lines(console, data.notes)
     check_layers(config.objective, experts, data)

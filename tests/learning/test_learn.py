@@ -1,0 +1,34 @@
+"""Learning that leads nowhere is ended with what to do instead."""
+
+import pytest
+from support.families import configuration
+
+from adamerge.learning.learn import divide, learn
+from adamerge.runs.build_model import build_model, open_experts
+from adamerge.runs.learning_settings import learning_of
+from adamerge.runs.load_rows import load_data
+from adamerge.runs.read_config import merge_config
+from adamerge.types import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"optimizer": {"class_path": "Adam", "init_args": {"lr": 1e30}}, "feasible": "Unbounded"},
+            "step 5: not a finite number: loss, objective, c_min, c_max. Lower the optimiser's learning rate",
+        ),
+        (
+            {"trainer": {"max_steps": 10, "max_time": "00:00:00:00", "accelerator": "cpu"}},
+            "trainer.max_time: 00:00:00:00 was over before the first step",
+        ),
+    ],
+)
+def test_learning_that_leads_nowhere_is_ended(family, tmp_path, changes, words):
+    config = merge_config(configuration(**changes))
+    experts = open_experts(config)
+    calibration = divide(load_data(config, experts).calibration, config.data, config.seed_everything)
+    model = build_model(config, experts, experts.shared, tmp_path / "kept")
+    with pytest.raises(ConfigError) as ended:
+        learn(model, config.objective, calibration, learning_of(config, progress_bar=False))
+    assert words in str(ended.value)

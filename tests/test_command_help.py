@@ -1,0 +1,38 @@
+"""Help is complete, fits on a terminal, and does not wait for what it does not need."""
+
+import subprocess
+import sys
+
+import pytest
+
+from adamerge import cli
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in cli.COMMANDS)], ids=" ".join)
+def test_help(main, capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert max(map(len, said.splitlines())) <= 80
+    assert "[options]" not in said
+    if command in (("fit",), ("check",)):
+        assert "  base_model: models/base\n  models:\n    - {model: models/news, calibration: news.jsonl}\n" in said
+        options = said.split("\n  --")[1:]
+        lacking = [option.split()[0] for option in options if len(option.split("(type")[0].split()) < 4]
+        assert not lacking
+
+
+def test_no_command_is_a_call_for_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([])
+    assert stop.value.code == 0
+    assert "usage: adamerge COMMAND" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_what_it_does_not_need():
+    script = "import sys, adamerge.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"torch", "transformers", "pytorch_lightning", "datasets", "matplotlib", "scipy"}
