@@ -11,7 +11,6 @@ from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.resident_task_vectors import resident_bytes
-from adamerge.merging.task_vectors import resident_bytes
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, free_bytes, open_experts
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of
