@@ -227,8 +227,8 @@ BAD = {
     "agreement must be at most the number of experts, 3": ("Consensus", {"agreement": 4}),
     "alpha must be 0 or more": ("Lines", {"alpha": -1.0}),
     "rows must be 1 or more": ("Fisher", {"rows": 0}),
-    "there is no key etta. Did you mean eta?": ("Doge", {"etta": 1.0}),
-    "there is no class Dodge. Did you mean Doge?": ("Dodge", {}),
+    "there is no such key. Did you mean eta?": ("Doge", {"etta": 1.0}),
+    "there is no class Dodge;": ("Dodge", {}),
 }
 
 
