@@ -7,7 +7,9 @@ import pty
 import struct
 import termios
 
+import torch
 import transformers
+from support.mistakes import edit_tensors
 from support.processes import start
 
 from adamerge import cli
@@ -21,6 +23,16 @@ def test_a_run_says_only_what_matters(finished):
     assert [line.split()[1] for line in looks] == ["0", "5", "10"]
     for word in ("loss", "agreement", "s/step", "c_min", "c_max"):
         assert word in looks[1]
+
+
+def test_an_expert_from_another_base_is_warned_about(family, main):
+    edit_tensors(
+        family / "speed/model.safetensors", lambda t: [tensor.copy_(torch.randn_like(tensor)) for tensor in t.values()]
+    )
+    code, said, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run", "--trainer.max_steps", "1")
+    assert (code, complaint) == (0, "")
+    assert "warning: speed (speed): ‖expert − base‖ is" in said
+    assert "mood (mood)" not in said
 
 
 def test_mixed_precision_says_nothing_of_itself(family, main):
