@@ -1,4 +1,4 @@
-"""Rows of one task as a batch, a model's outputs on it, and the positions that count."""
+"""Batches of rows of one task, a model's outputs on a batch, and masks of counted positions."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,9 +12,9 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: Keyword arguments of the task's module.
-        rows: Which rows of the task's data these are, int64, (B,).
-        positions: Which positions count, bool, (B, S); None where the model says one thing a row.
-        labels: (B,), or (B, S) with -100 where there is none; None where the rows have no labels.
+        rows: Indices of the rows in the task's data, int64, (B,).
+        positions: Mask of counted positions, bool, (B, S); None if the model makes one prediction per row.
+        labels: (B,), or (B, S) with -100 at positions without label; None if the rows have no labels.
     """
 
     inputs: Mapping[str, Tensor]
@@ -24,14 +24,14 @@ class Batch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a task's model says of a batch.
+    """Outputs of a task's model on a batch.
 
     Attributes:
-        logits: (B, C), or (B, S, C) where the model speaks at every position. With `top`, log-probabilities of those
-            words, and of all the rest together, (…, k + 1).
-        hidden: Hidden states that were asked for, each (B, S, D).
-        top: Indices of the likeliest words, int64, (…, k), where no more than these was kept.
-        encoded: Of each hidden state, whether it is of an encoder that a decoder reads.
+        logits: (B, C), or (B, S, C) if the model predicts at every position. With `top`, log-probabilities of these
+            tokens, and of all other tokens together, (…, k + 1).
+        hidden: Requested hidden states, each (B, S, D).
+        top: Indices of the most likely tokens, int64, (…, k), if only these were stored.
+        encoded: Per hidden state, whether it comes from the encoder of an encoder-decoder.
     """
 
     logits: Tensor
@@ -41,7 +41,11 @@ class Outputs(NamedTuple):
 
 
 def mean_where(values: Tensor, positions: Tensor | None) -> Tensor:
-    """Mean of values (B,) or (B, S) over what counts: everything, or the positions (B, S) that are true.
+    """Compute the mean of values (B,) or (B, S) over all of them, or over the positions (B, S) that are true.
+
+    Args:
+        values: (B,) or (B, S).
+        positions: Mask of counted positions, bool, (B, S); None, or values (B,), count all.
 
     Example:
         >>> mean_where(torch.tensor([[1.0, 9.0]]), torch.tensor([[True, False]])).item()
@@ -54,12 +58,13 @@ def mean_where(values: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def present_at(batch: Batch, hidden: Tensor, encoded: bool) -> Tensor:
-    """Which positions of a hidden state (B, S, D) count, bool, (B, S).
+    """Mask the counted positions of a hidden state (B, S, D), bool, (B, S).
 
     Args:
-        batch: The rows.
-        hidden: Of the model that they were run through.
-        encoded: Whether it is of an encoder that a decoder reads, so that the batch's positions are not its own.
+        batch: Rows that the model got.
+        hidden: Hidden state of the model on these rows.
+        encoded: Whether the state comes from the encoder of an encoder-decoder; the batch's positions are then the
+            decoder's, and do not apply.
     """
     mask = batch.inputs.get("attention_mask")
     for known in (None if encoded else batch.positions, mask):

@@ -1,4 +1,4 @@
-"""Commands: reads the command line, runs what it asks for, and turns errors into exit codes."""
+"""Commands: read the command line, run a command, and convert errors to messages and exit codes."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-if TYPE_CHECKING:  # what takes seconds to import is imported by the command that needs it
+if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
 
     from adamerge.runs.config import MergeConfig
@@ -17,14 +17,14 @@ if TYPE_CHECKING:  # what takes seconds to import is imported by the command tha
 BAD_INPUT = 2
 INTERRUPTED = 130
 SCREEN = 20
-"""Lines of an error at most."""
+"""Largest number of lines of an error message."""
 
 COMMANDS = {
-    "fit": "Learn coefficients from unlabeled rows, export the merged checkpoint, measure it.",
+    "fit": "Learn coefficients from unlabeled rows, export the merged checkpoint, and measure it.",
     "check": "List every problem with a configuration; reads file headers only, and writes nothing.",
-    "export": "Write the merged checkpoint of a finished run once more, elsewhere or in another dtype.",
-    "evaluate": "Measure a finished run once more on its evaluation rows.",
-    "demo": "Train a small model and four experts here, merge them, show the gain.",
+    "export": "Export the merged checkpoint of a finished run to another folder or in another dtype.",
+    "evaluate": "Measure a finished run on its evaluation rows again.",
+    "demo": "Train a small base model and four experts, merge them, and print the scores.",
 }
 
 DType: TypeAlias = Literal["float32", "float16", "bfloat16", "float64"]
@@ -35,8 +35,8 @@ class Fit:
     """Options of `fit` besides the configuration's keys.
 
     Attributes:
-        ckpt_path: last: go on with the run in run_dir.
-        print_config: Print the configuration with every default filled in, and stop.
+        ckpt_path: last resumes the run in run_dir; by default a new run starts.
+        print_config: Print the configuration with all defaults and exit.
     """
 
     ckpt_path: Literal["last"] | None = None
@@ -48,8 +48,8 @@ class Check:
     """Options of `check` besides the configuration's keys.
 
     Attributes:
-        deep: Read all weights too: NaNs, equal to the base, from another base.
-        print_config: Print the configuration with every default filled in, and stop.
+        deep: Read all weights too, to find NaNs, experts equal to the base, and experts of another base.
+        print_config: Print the configuration with all defaults and exit.
     """
 
     deep: bool = False
@@ -61,9 +61,9 @@ class Export:
     """Options of `export`.
 
     Attributes:
-        run: Run directory.
-        out: Where to; must not exist.
-        out_dtype: Of the numbers on disk; as in the run by default.
+        run: Run directory of a finished run.
+        out: Folder to write the checkpoint to; must not exist.
+        out_dtype: Number format of the checkpoint; by default as in the run.
     """
 
     run: str
@@ -76,7 +76,7 @@ class Evaluate:
     """Options of `evaluate`.
 
     Attributes:
-        run: Run directory.
+        run: Run directory of a finished run.
     """
 
     run: str
@@ -87,7 +87,7 @@ class Demo:
     """Options of `demo`.
 
     Attributes:
-        folder: Where everything is written.
+        folder: Folder to write models, data and the run to.
     """
 
     folder: str = "demo"
@@ -99,16 +99,23 @@ MERGES = ("fit", "check")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Run a command.
+
+    Args:
+        arguments: Words after `adamerge`; by default those of the command line.
+
+    Returns:
+        Exit code: 0 done, 2 bad input, 130 interrupted.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except KeyboardInterrupt:
-        _complain("interrupted. Nothing half-written was left.")
+        _print_error("interrupted. No incomplete files remain.")
         return INTERRUPTED
     except (ValueError, OSError) as error:
-        _complain(_in_words(error))
+        _print_error(_message_of(error))
     return BAD_INPUT
 
 
@@ -119,19 +126,19 @@ def parse_file(path: Path) -> "MergeConfig":
     return read_config(path)
 
 
-def _in_words(error: Exception) -> str:
-    """What an error says to the user; one that is not meant for him is raised again."""
+def _message_of(error: Exception) -> str:
+    """Return the message of an error that users can fix; raise any other error again."""
     from adamerge.types import ConfigError, IncompatibleExpertsError
 
     if isinstance(error, ConfigError | IncompatibleExpertsError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:  # a full disk, a missing permission
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}. Nothing half-written was left."
+        return f"{place}{error.strerror}. No incomplete files remain."
     raise error
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     from rich.console import Console
 
     lines = message.splitlines()
@@ -149,7 +156,7 @@ def _run(arguments: list[str]) -> int:
 
         print(f"adamerge {adamerge.__version__}")
         return 0
-    if any(word in ("-h", "--help") or _asks_of_class(word) for word in arguments):
+    if any(word in ("-h", "--help") or _is_class_help(word) for word in arguments):
         from adamerge.command_help import show_help
 
         show_help(arguments, COMMANDS, OPTIONS, MERGES)
@@ -162,8 +169,8 @@ def _run(arguments: list[str]) -> int:
     return _call(options, layers, Console())
 
 
-def _asks_of_class(word: str) -> bool:
-    """Whether a word asks for the options of a class: --optimizer.help Adam."""
+def _is_class_help(word: str) -> bool:
+    """Return whether a word requests the options of a class: --optimizer.help Adam."""
     return word.startswith("--") and word.partition("=")[0].endswith(".help")
 
 
@@ -216,5 +223,5 @@ def _fit(config: "MergeConfig", options: Fit, console: "Console") -> int:
         return 0
     former = Path(config.run_dir).expanduser() / "config.yaml"
     command = shlex.join(["adamerge", "fit", "--config", str(former), "--ckpt_path", "last"])
-    _complain(f"interrupted. Go on with: {command}" if former.exists() else "interrupted. Nothing was written.")
+    _print_error(f"interrupted. Resume with: {command}" if former.exists() else "interrupted. Nothing was written.")
     return INTERRUPTED

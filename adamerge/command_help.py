@@ -1,4 +1,4 @@
-"""Help on the commands and on every key of a configuration (jsonargparse)."""
+"""Print help on the commands and on every key of a configuration (by jsonargparse)."""
 
 import re
 import textwrap
@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from typing_extensions import override
 
 MINIMAL = """
-A configuration needs no more than this; every other key has a default:
+This is a complete configuration; every other key has a default:
 
   base_model: models/base
   models:
@@ -21,13 +21,22 @@ Save it as merge.yaml and run
   adamerge check --config merge.yaml
   adamerge fit --config merge.yaml --run_dir runs/first
 
-Every key below can stand in the file or, after --config, on the command line.
-Classes are written as Name or {class_path: Name, init_args: {key: value}}.
+Write any key below into the file, or after --config on the command line. A dot
+is a level of nesting: --data.rows 64 is data: {rows: 64} in the file.
+Write a class as Name or as {class_path: Name, init_args: {key: value}};
+--objective.help Entropy explains the options of a class.
+Without --method, the preset expert_merging++ applies; defaults below are its
+values. --print_config prints the values of all keys for your configuration.
 """
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Help that leaves the line breaks of descriptions alone, and breaks long lists of choices."""
+    """Formatter that keeps the line breaks of descriptions, and wraps long lists of choices."""
+
+    @override
+    def _get_help_string(self, action: Action) -> str:
+        action.required = action.required and action.default is None  # an option with a default may be left out
+        return super()._get_help_string(action)
 
     @override
     def _format_action_invocation(self, action: Action) -> str:
@@ -38,12 +47,12 @@ class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 def show_help(
     arguments: Sequence[str], descriptions: Mapping[str, str], options: Mapping[str, type], merges: Sequence[str]
 ) -> None:
-    """Print the help that the arguments ask for, and end.
+    """Print the help that the arguments request, and exit.
 
     Args:
-        arguments: The whole command line.
-        descriptions: What each command does.
-        options: Dataclass of each command's own options.
+        arguments: Words after `adamerge`.
+        descriptions: Description per command.
+        options: Dataclass of own options per command.
         merges: Commands that take a configuration.
 
     Raises:
@@ -51,14 +60,14 @@ def show_help(
     """
     parser = ArgumentParser(
         prog="adamerge",
-        description="Learn from unlabeled rows how much of each fine-tuned expert to merge.",
+        description="Merge fine-tuned experts into one model, with coefficients learned from unlabeled rows.",
         epilog="adamerge COMMAND --help explains a command, --version prints the version.",
-        formatter_class=_HelpFormatter,  # of the commands too
+        formatter_class=_HelpFormatter,  # also used by the commands
     )
     commands = parser.add_subcommands(title="commands", description=None, metavar="COMMAND")
     for command, description in descriptions.items():
         own = ArgumentParser(description=textwrap.fill(description))
-        if command == arguments[0]:  # the others' options take time to find out
+        if command == arguments[0]:  # collecting options is slow
             _add_options(own, options[command], command in merges)
         commands.add_subcommand(command, own, help=description)
         own.prog = f"adamerge {command}"
@@ -78,6 +87,6 @@ def _add_configuration(parser: ArgumentParser) -> None:
 
     parser.description = f"{parser.description or ''}\n{MINIMAL}"
     parser.usage = "%(prog)s --config FILE [--key value ...]"
-    parser.add_argument("--config", type=str, help="YAML file; options after it overrule it.")
+    parser.add_argument("--config", type=str, help="YAML file with the configuration; options after it override it.")
     parser.add_class_arguments(MergeConfig, None, skip={"written"})
     parser.set_defaults({"method": DEFAULT, **import_paths(PRESETS[DEFAULT])})

@@ -1,4 +1,4 @@
-"""The words after a command: its own options and, for a merge, layers of the configuration."""
+"""Read the words after a command: the command's own options and, for a merge, layers of the configuration."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from adamerge.types import ConfigError
 
 
 class Word(NamedTuple):
-    """An option with its value, or a word that stands alone.
+    """An option with its value, or a positional word.
 
     Attributes:
-        option: Its name without dashes; empty for a word that stands alone.
-        value: What follows it; None where nothing does.
+        option: Name of the option without dashes; empty for a positional word.
+        value: Value of the option, or the positional word; None if the value is missing.
     """
 
     option: str
@@ -25,31 +25,35 @@ class Word(NamedTuple):
 
 
 def check_command(command: str, known: Sequence[str]) -> None:
-    """Refuse a word that is no command.
+    """Check that a word is a command.
+
+    Args:
+        command: First word of the command line.
+        known: Names of the commands.
 
     Raises:
-        ConfigError: With the commands, and the nearest one.
+        ConfigError: The word is not a command; lists the commands, and the most similar one.
     """
     if command.startswith("-"):
-        raise ConfigError(f"there is no option {command}; adamerge --help lists the commands.")
+        raise ConfigError(f"there is no option {command}; expected a command; adamerge --help lists them.")
     if command not in known:
         listed = ", ".join(repr(word) for word in known)
-        raise ConfigError(f"there is no command {command}; known are {listed}.{nearest(command, known)}")
+        raise ConfigError(f"there is no command {command}; expected one of {listed}.{nearest(command, known)}")
 
 
 def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tuple[object, list[Document]]:
     """Read a command's own options; for a merge also the configuration, from its files and all other options.
 
     Args:
-        own: Dataclass of the command's own options; those without a default are words that stand alone.
-        arguments: The words after the command.
+        own: Dataclass of the command's own options; options without a default are positional.
+        arguments: Words after the command.
         merges: Whether other options are keys of a configuration.
 
     Returns:
-        The command's options, and the layers of the configuration, of which later ones overrule earlier ones.
+        The command's options, and the layers of the configuration; later layers override earlier ones.
 
     Raises:
-        ConfigError: With every mistake, a line each.
+        ConfigError: Lists every mistake, one per line.
     """
     known = options(own)
     flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
@@ -84,7 +88,7 @@ def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
 
 
 def _named(words: Iterator[Word], alone: Sequence[str]) -> Iterator[Word]:
-    """Give words that stand alone the names that they are expected under, in order."""
+    """Assign the names of positional options to positional words, in order."""
     names = iter(alone)
     for word in words:
         yield word if word.option else word._replace(option=next(names, ""))

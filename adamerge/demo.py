@@ -1,4 +1,4 @@
-"""The embedded default: digits, a small vision transformer, four experts."""
+"""Demo: train a small vision transformer and four experts on digits, for `adamerge fit` to merge."""
 
 import copy
 import time
@@ -31,7 +31,7 @@ Pictures: TypeAlias = NDArray[np.uint8]
 
 
 def _occluded(pictures: Pictures) -> Pictures:
-    """The lower right quarter hidden under white."""
+    """Cover the lower right quarter with white."""
     covered = pictures.copy()
     covered[:, 8:, 8:] = 255
     return covered
@@ -43,28 +43,28 @@ TASKS: Mapping[str, Callable[[Pictures], Pictures]] = {
     "inverted": lambda pictures: 255 - pictures,
     "occluded": _occluded,
 }
-"""What is done to the digits, by task."""
+"""Change of the digits per task."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the base and its experts are trained.
+    """Options of training the base and its experts.
 
-    The base sees a few digits in all four manners, each expert many in one. The expert on occluded digits is trained
-    at a higher rate than the others: its task vector is the longest, and the others suffer from it where all are
-    added at one scale.
+    The base is trained on a few digits of all four tasks, each expert on many digits of one task. The expert on
+    occluded digits has a higher learning rate: its task vector is the longest, so that adding all task vectors with one
+    coefficient lowers the scores on the other tasks.
 
     Attributes:
-        few: Digits that the base sees, in every manner.
-        many: Digits that an expert sees.
-        calibration: Digits after those, without labels; the rest is for evaluation.
+        few: Digits per task that the base is trained on.
+        many: Digits that each expert is trained on.
+        calibration: Unlabeled digits per task for calibration; all further digits are for evaluation.
         width: Hidden channels.
         base_steps: Optimiser steps of the base.
-        expert_steps: Optimiser steps of an expert.
-        batch: Digits a step.
+        expert_steps: Optimiser steps of each expert.
+        batch: Digits per step.
         base_rate: Highest learning rate of the base.
         rates: Highest learning rate of each expert.
-        seed: Of everything that is drawn.
+        seed: Seed of all random numbers.
     """
 
     few: int = 80
@@ -103,34 +103,43 @@ optimizer: {class_path: Adam, init_args: {lr: 1e-2}}
 trainer: {max_steps: 100}
 run_dir: demo/run
 """
-"""What `fit` is run on, for the folder `demo`; configs/demo.yaml is the same."""
+"""Configuration that `fit` runs, for the folder `demo`; configs/demo.yaml has the same text."""
 
 
 def demo(folder: Path, console: Console) -> list[str]:
-    """Make everything that a merge needs; returns the arguments of `adamerge fit`.
+    """Write everything that the merge needs.
 
-    From then on torch computes on one thread: on several, products this small mostly wait, up to ten times as long
-    on a busy machine.
+    Sets torch to one thread: with several, products this small mostly wait, up to ten times as long on a busy machine.
 
     Args:
-        folder: Where to; models that an earlier call finished there are used again.
-        console: Where to report.
+        folder: Folder to write to; models that an earlier call finished there are used again.
+        console: Prints progress.
+
+    Returns:
+        Arguments of `adamerge fit`.
 
     Raises:
-        ConfigError: scikit-learn is missing, or the folder holds a run already.
+        ConfigError: scikit-learn is missing, or the folder already has a run.
     """
     run = folder / "run"
     if run.exists():
         raise ConfigError(
-            f"{run}: exists already. Remove it to see the demo again, choose another --folder, or merge the same "
-            f"experts once more: adamerge fit --config {folder / 'demo.yaml'} --run_dir {folder / 'another_run'}"
+            f"{run}: already exists. Delete it to run the demo again, choose another --folder, or merge the same "
+            f"experts again: adamerge fit --config {folder / 'demo.yaml'} --run_dir {folder / 'another_run'}"
         )
     torch.set_num_threads(1)
     return ["--config", str(prepare(folder, console))]
 
 
 def prepare(folder: Path, console: Console) -> Path:
-    """Write models, data and demo.yaml, except for what is there; returns the path of demo.yaml.
+    """Write models and data, unless they exist, and demo.yaml.
+
+    Args:
+        folder: Folder to write to.
+        console: Prints progress.
+
+    Returns:
+        Path of demo.yaml.
 
     Raises:
         ConfigError: scikit-learn is missing.
@@ -141,7 +150,7 @@ def prepare(folder: Path, console: Console) -> Path:
             for task, alter in TASKS.items():
                 _save_rows(alter(pictures), labels, data / task)
     if (folder / "models").exists():
-        console.print(f"base and experts: those in {folder / 'models'}", markup=False, highlight=False)
+        console.print(f"base and experts: already in {folder / 'models'}", markup=False, highlight=False)
     else:
         with whole_folder(folder / "models") as models, _one_thread():
             _train_all(pictures, torch.from_numpy(labels), models, console)
@@ -151,11 +160,13 @@ def prepare(folder: Path, console: Console) -> Path:
 
 
 def _digits(seed: int) -> tuple[Pictures, NDArray[np.int64]]:
-    """1797 digits of 8×8 pixels, shuffled, drawn at twice their size; and their labels (N,)."""
+    """Load 1797 digits of 8×8 pixels, shuffled and enlarged to 16×16, and their labels (N,)."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ConfigError('demo: needs scikit-learn for its digits: pip install "adamerge[demo]"') from error
+        raise ConfigError(
+            'demo: expected scikit-learn, which has the digits, found it not installed: pip install "adamerge[demo]"'
+        ) from error
     images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
     order = np.random.default_rng(seed).permutation(len(labels))
     grey = (images[order].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -163,7 +174,7 @@ def _digits(seed: int) -> tuple[Pictures, NDArray[np.int64]]:
 
 
 def _save_rows(pictures: Pictures, labels: NDArray[np.int64], folder: Path) -> None:
-    """Calibration rows without labels and evaluation rows with them; no expert has seen either."""
+    """Write calibration rows without labels and evaluation rows with labels; no expert is trained on them."""
     start = TRAINING.many
     end = start + TRAINING.calibration
     image = {"image": datasets.Image()}
@@ -194,26 +205,26 @@ def _train_all(pictures: Pictures, labels: Tensor, folder: Path, console: Consol
         base = _fresh()
         seen = torch.cat([images[: TRAINING.few] for images in pixels.values()])
         optimizer = torch.optim.AdamW(base.parameters(), weight_decay=0.0)
-        _train(base, optimizer, TRAINING.base_rate, TRAINING.base_steps, seen, few.repeat(len(TASKS)), advance)
+        train(base, optimizer, TRAINING.base_rate, TRAINING.base_steps, seen, few.repeat(len(TASKS)), advance)
         _save(base, folder / "base")
-        console.print(f"base: {TRAINING.few} digits in every manner, {time.perf_counter() - started:.0f} s")
+        console.print(f"base: {TRAINING.few} digits in four variants, {time.perf_counter() - started:.0f} s")
         for (task, images), rate in zip(pixels.items(), TRAINING.rates, strict=True):
             started = time.perf_counter()
             expert = copy.deepcopy(base)
             optimizer = torch.optim.SGD(expert.parameters(), momentum=0.9)
-            _train(expert, optimizer, rate, TRAINING.expert_steps, images, many, advance)
+            train(expert, optimizer, rate, TRAINING.expert_steps, images, many, advance)
             _save(expert, folder / task)
             console.print(f"{task}: {TRAINING.many} digits, {time.perf_counter() - started:.0f} s")
 
 
 def _pixels(pictures: Pictures) -> Tensor:
-    """What the image processor makes of them: (N, 3, 16, 16), from −1 to 1."""
+    """Convert pictures as the image processor does: (N, 3, 16, 16), from −1 to 1."""
     grey = torch.from_numpy(np.ascontiguousarray(pictures)).float() / 127.5 - 1
     return grey[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
 def _fresh() -> ViTForImageClassification:
-    """An untrained model of 16×16 images in patches of 8×8."""
+    """Build an untrained model for 16×16 images in patches of 8×8."""
     config = ViTConfig(
         image_size=16,
         patch_size=8,
@@ -229,7 +240,7 @@ def _fresh() -> ViTForImageClassification:
         return ViTForImageClassification(config)
 
 
-def _train(
+def train(
     model: ViTForImageClassification,
     optimizer: Optimizer,
     rate: float,
@@ -238,7 +249,7 @@ def _train(
     labels: Tensor,
     advance: Callable[[], None],
 ) -> None:
-    """Cross-entropy on random batches; the learning rate rises for a tenth of the steps, then falls."""
+    """Minimise cross-entropy on random batches; the learning rate rises for a tenth of the steps, then falls."""
     draw = torch.Generator().manual_seed(TRAINING.seed)
     schedule = OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False)
     model.train()
@@ -254,7 +265,7 @@ def _train(
 
 
 def _save(model: ViTForImageClassification, folder: Path) -> None:
-    """A checkpoint as anyone would publish it: weights, configuration and image processor."""
+    """Save weights, configuration and image processor, as in a published checkpoint."""
     with without_bars():
         model.save_pretrained(folder)
     processor = ViTImageProcessorPil(
@@ -265,7 +276,7 @@ def _save(model: ViTForImageClassification, folder: Path) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Products this small are no faster on several threads, and rounding would depend on the number of cores."""
+    """Use one thread: more would not be faster here, and rounding would depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""Domain aliases and the two errors of the package.
+"""Type aliases and the two errors of the package.
 
-The letters of shape comments mean one thing everywhere: K experts, G groups, B rows of a batch, S positions,
-C classes (or words of a vocabulary), D hidden channels, R rows of a parameter, M its columns, N = R·M its numbers.
+Letters in shape comments have one meaning everywhere: K experts, G groups, B rows of a batch, S positions, C classes
+(or tokens of a vocabulary), D hidden channels, R rows of a parameter, M its columns, N = R·M its elements.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from typing import TypeAlias
 from torch import Tensor
 
 Coefficients: TypeAlias = Tensor
-"""float, (G, K): how much of each expert's task vector a group of parameters takes."""
+"""float, (G, K): factor of each expert's task vector per group of parameters."""
 
 Parameters: TypeAlias = Mapping[str, Tensor]
-"""Parameters or gradients by their name in the module."""
+"""Parameters or gradients per parameter name in the module."""
 
 
 class ConfigError(ValueError):
-    """Something the user wrote (a key, a path, a value, a pair of choices) cannot be used as it stands.
+    """A key, path, value or combination of values that the user wrote cannot be used.
 
     Example:
         >>> from adamerge import Box

@@ -1,11 +1,13 @@
 """Quiet libraries, one thread, and no hub."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and rounding would follow the machine
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "support" / "matplotlibrc")  # also for processes of their own
 
 import fcntl
 import shutil
@@ -37,13 +39,21 @@ def made_once(root, name, make):
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory, request):
+def demo_training():
+    """How `demo_folder` is made: less training, and fewer rows to measure, than the real demo has."""
+    from adamerge import demo
+
+    return demo.Training(base_steps=150, expert_steps=75, many=1300, calibration=128)
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory, request, demo_training):
     """What `adamerge demo` leaves, its finished run included, with a model trained for less long; not to be altered."""
     from adamerge import cli, demo
 
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(demo, "TRAINING", demo.Training(base_steps=300, expert_steps=150))
+            patch.setattr(demo, "TRAINING", demo_training)
             assert cli.main(["demo", "--folder", str(folder)]) == 0
 
     own = tmp_path_factory.getbasetemp()

@@ -35,7 +35,7 @@ def rows_without_labels(folder, config):
     save_rows(folder / "mood_test.jsonl", 4, 0)
 
 
-@mistake("models: two experts are called mood")
+@mistake("expected a different name per expert, found mood twice")
 def task_twice(folder, config):
     config["models"][1]["task"] = "mood"
 
@@ -68,7 +68,7 @@ def weights_that_cannot_be_divided_by_their_sum(folder, config):
     give_weights(config, 1, -1, 0)
 
 
-@mistake("run: exists already")
+@mistake("run: already exists")
 def run_directory_in_use(folder, config):
     (folder / "run").mkdir()
     (folder / "run/notes.txt").touch()
@@ -179,6 +179,6 @@ def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "adamerge", "fti"], capture_output=True, text=True, check=False)
     assert done.returncode == cli.BAD_INPUT
     assert (
-        done.stderr
-        == "error: there is no command fti; known are 'fit', 'check', 'export', 'evaluate', 'demo'. Did you mean fit?\n"
+        done.stderr == "error: there is no command fti; expected one of 'fit', 'check', 'export', 'evaluate', 'demo'. "
+        "Did you mean fit?\n"
     )

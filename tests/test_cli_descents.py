@@ -46,7 +46,7 @@ def test_options_stand_in_the_file_and_on_the_command_line(fit):
     assert (written["step_rule"], written["size"]) == ("constant", 0.5)
 
 
-def test_what_was_selected_is_said_and_written(fit):
+def test_selected_experts_are_printed_and_written(fit):
     data = {"batch_size": None}
     said, metrics = fit("--grouping", "task", "--init", "0", optimizer="FrankWolfe", feasible=HULL, data=data)
     learned = load_coefficients(Path("run/coefficients.safetensors"))
@@ -68,7 +68,7 @@ def test_what_the_first_stage_selected_is_kept(fit):
     assert {selection["group"] for selection in story["selections"]} <= set(groups)
 
 
-def test_what_the_first_stage_selected_is_said_of_its_chunks(fit):
+def test_selections_of_the_first_stage_are_reported_per_chunk(fit):
     watch = {"every": 1, "monitor": "last"}
     _, metrics = fit(
         "--trainer.max_steps", "2", chunks={"budget": 2, "first_steps": 2}, optimizer="FrankWolfe", feasible=HULL,
@@ -127,7 +127,7 @@ def test_an_expert_without_rows_gets_coefficients(fit):
     models = yaml.safe_load(Path("merge.yaml").read_text())["models"]
     del models[2]["calibration"], models[2]["evaluation"]
     said, metrics = fit("--trainer.max_steps", "2", models=models)
-    assert "without calibration rows, so with coefficients alone: speed" in said
+    assert "without calibration rows (get coefficients but add no loss): speed" in said
     assert load_coefficients(Path("run/coefficients.safetensors")).experts == ("mood", "topic", "speed")
     assert set(metrics["agreement"]["learned"]) == {"mood", "topic", "mean"}
     assert "speed" not in metrics["learned"]

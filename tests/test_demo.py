@@ -32,7 +32,7 @@ def test_metrics_hold_every_candidate_and_task(metrics):
     assert metrics["sizes"]["experts"] == 4
 
 
-def test_learning_gains_what_interference_took(metrics):
+def test_learning_recovers_what_interference_lost(metrics):
     means = {candidate: metrics[candidate]["mean"] for candidate in CANDIDATES}
     assert means["learned"] > means["task_arithmetic"] + 3
     assert means["learned"] > means["average"] + 1
@@ -72,15 +72,15 @@ def test_run_directory_is_complete(demo_folder):
     assert table.experts == tuple(demo.TASKS)
 
 
-def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabeled(demo_folder):
-    upright, labels = demo._digits(demo.TRAINING.seed)
-    end = demo.TRAINING.many + demo.TRAINING.calibration
+def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabeled(demo_folder, demo_training):
+    upright, labels = demo._digits(demo_training.seed)
+    end = demo_training.many + demo_training.calibration
     for task, alter in demo.TASKS.items():
         calibration, evaluation = (
             datasets.load_from_disk(demo_folder / "data" / task / part) for part in ("calibration", "evaluation")
         )
         assert calibration.column_names == ["image"]
-        assert len(calibration) == demo.TRAINING.calibration
+        assert len(calibration) == demo_training.calibration
         assert len(evaluation) == len(labels) - end
         assert evaluation["label"] == labels[end:].tolist()
         assert np.array_equal(np.asarray(evaluation[0]["image"]), alter(upright[end : end + 1])[0])
@@ -89,18 +89,18 @@ def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabele
 def test_second_demo_in_the_same_folder_is_refused(demo_folder, capsys):
     before = sorted(demo_folder.rglob("*"))
     assert cli.main(["demo", "--folder", str(demo_folder)]) == 2
-    assert "run: exists already" in "".join(capsys.readouterr().err.split("\n"))
+    assert "run: already exists" in "".join(capsys.readouterr().err.split("\n"))
     assert sorted(demo_folder.rglob("*")) == before
 
 
 def test_second_fit_into_the_same_run_is_refused(demo_folder, capsys):
     assert cli.main(["fit", "--config", str(demo_folder / "demo.yaml")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_finished_models_are_used_again_and_half_made_ones_are_not(tmp_path, monkeypatch):
+def test_finished_models_are_used_again_and_incomplete_ones_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TRAINING", demo.Training(width=8, base_steps=2, expert_steps=2, many=64))
-    monkeypatch.setattr(demo, "_train", _break)
+    monkeypatch.setattr(demo, "train", _break)
     with pytest.raises(RuntimeError, match="broken"):
         demo.prepare(tmp_path / "demo", Console(quiet=True))
     assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["data"]
@@ -128,7 +128,7 @@ def test_configuration_in_configs_is_the_one_the_demo_writes(demo_folder):
     assert [Path(model["model"]).name for model in written["models"]] == list(demo.TASKS)
 
 
-def test_missing_scikit_learn_is_said_with_its_remedy(tmp_path, monkeypatch, capsys):
+def test_missing_scikit_learn_is_reported_with_its_remedy(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert cli.main(["demo", "--folder", str(tmp_path / "demo")]) == 2
     assert 'pip install "adamerge[demo]"' in "".join(capsys.readouterr().err.split("\n"))

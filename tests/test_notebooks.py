@@ -52,6 +52,7 @@ def test_notebook_runs(notebook, word, demo_folder, tmp_path, monkeypatch):
     for part in ("models", "data"):
         (place / part).symlink_to(demo_folder / part)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("MATPLOTLIBRC")  # figures as users see them
     before = visible()
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}})
     client.execute()

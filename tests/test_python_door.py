@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import io
 import os
 import re
 import subprocess
@@ -225,14 +226,14 @@ def test_nothing_is_printed_and_no_bar_is_drawn(family):
 
 def test_notes_are_warnings_unless_there_is_a_console(family):
     merge = Merge("base", experts(), method="adamerging", init=2.0, trainer={"max_steps": 1})
-    with pytest.warns(UserWarning, match="outside of"):
+    with pytest.warns(UserWarning, match="outside"):
         merge.learn()
-    console = Console(record=True, file=open(os.devnull, "w"), width=200)
+    console = Console(record=True, file=io.StringIO(), width=200)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         merge.learn(console=console)
     said = console.export_text()
-    assert "outside of" in said
+    assert "outside" in said
     assert "head of mood" in said
 
 

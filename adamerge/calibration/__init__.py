@@ -1,1 +1,1 @@
-"""What is asked once of experts and rows: targets, pseudo-answers, predictions, Gram matrices, Fisher information."""
+"""Results computed once per run from experts and rows: targets, pseudo-answers, Gram matrices, Fisher information."""

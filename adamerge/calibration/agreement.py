@@ -1,4 +1,4 @@
-"""Agreement: how often the merged model predicts what the task's expert predicts; needs no labels."""
+"""Agreement: share of rows on which merged model and expert predict the same class; needs no labels."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,14 @@ from adamerge.types import Coefficients
 
 
 def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
-    """The most likely class of each row, or of each position that counts, flat, int64.
+    """Return the most likely class of each row, or of each counted position, flat, int64.
+
+    Args:
+        logits: (B, C), or (B, S, C) of a model that predicts at every position.
+        positions: Which positions count, bool, (B, S); None counts all.
 
     Example:
+        >>> import torch
         >>> predictions(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), torch.tensor([[True, False]]))
         tensor([1])
     """
@@ -27,11 +32,11 @@ def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
 
 
 class Measured(NamedTuple):
-    """What held-out rows say of coefficients.
+    """Agreement and objective on the held-out rows.
 
     Attributes:
-        agreement: Share of predictions in common with the expert, by task, 0 to 1.
-        objective: Mean of the objective, by task.
+        agreement: Share of predictions that equal the expert's, per task, 0 to 1.
+        objective: Mean of the objective, per task.
     """
 
     agreement: dict[str, float]
@@ -40,13 +45,13 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Rows that no step learns from, with each expert's predictions on its own ones.
+    """Rows that are not learned from, with each expert's predictions on its own rows.
 
     Attributes:
-        rows: By task.
-        predicted: Each expert's predictions, a tensor a batch, by task.
-        targets: What each expert says of them, for objectives that compare with it, by task; else empty.
-        size: Rows a batch.
+        rows: Held-out rows per task.
+        predicted: Each expert's predictions per task, one tensor per batch.
+        targets: Each expert's outputs on these rows per task, for objectives that compare with them; else empty.
+        size: Rows per batch.
     """
 
     rows: Mapping[str, Rows]
@@ -55,18 +60,29 @@ class HeldOut:
     size: int
 
     def __bool__(self) -> bool:
-        """Whether there is any row."""
+        """Return whether there is any held-out row."""
         return bool(self.rows)
 
     def agreement(self, model: MergedModel, coefficients: Coefficients) -> dict[str, float]:
-        """Share of predictions that merged model and expert have in common, by task, 0 to 1."""
+        """Compute the share of predictions on which merged model and expert agree, per task, 0 to 1.
+
+        Args:
+            model: Experts, task vectors and grouping.
+            coefficients: Coefficients to merge with, (G, K).
+        """
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, ()):
             tallies[answer.task].compare(answer, expected)
         return {task: tally.agreement for task, tally in tallies.items()}
 
     def measure(self, model: MergedModel, coefficients: Coefficients, objective: Objective) -> Measured:
-        """Agreement, and the mean of an objective over the held-out rows, both from one pass of all rows."""
+        """Compute agreement and the mean of an objective in one pass over all held-out rows.
+
+        Args:
+            model: Experts, task vectors and grouping.
+            coefficients: Coefficients to merge with, (G, K).
+            objective: Loss of the merged model's outputs.
+        """
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, objective.layers):
             tallies[answer.task].compare(answer, expected)
@@ -78,7 +94,7 @@ class HeldOut:
     def _answers(
         self, model: MergedModel, coefficients: Coefficients, layers: Layers
     ) -> Iterator[tuple[Answer, Tensor]]:
-        """The merged model's answer on every batch, with the expert's predictions."""
+        """Yield the merged model's outputs on every batch, with the expert's predictions."""
         expected = {task: iter(own) for task, own in self.predicted.items()}
         batches = {task: own.batches(self.size) for task, own in self.rows.items()}
         with execution_of(model).at(coefficients) as merged:
@@ -88,7 +104,7 @@ class HeldOut:
 
 @dataclass
 class _Tally:
-    """Running sums over the batches of one task."""
+    """Sums over the batches of one task."""
 
     same: int = 0
     predicted: int = 0
@@ -116,13 +132,16 @@ class _Tally:
 def hold_out(
     model: MergedModel, rows: Mapping[str, Rows], size: int, targets: Mapping[str, Targets] | None = None
 ) -> HeldOut:
-    """Let each expert predict its held-out rows once, or read its predictions from its targets.
+    """Predict each task's held-out rows once with its expert, or read the predictions from its targets.
 
     Args:
         model: Runs the experts.
-        rows: Held-out rows by task; tasks without any are left out.
-        size: Rows a batch.
-        targets: What each expert says of them, where that is known already, by task; those experts are not run.
+        rows: Held-out rows per task; tasks without rows are dropped.
+        size: Rows per batch.
+        targets: Each expert's outputs on these rows, per task, if computed before; these experts do not run again.
+
+    Returns:
+        Rows and predictions of the tasks that have held-out rows.
     """
     rows, targets = {task: own for task, own in rows.items() if len(own)}, targets or {}
     predicted = {

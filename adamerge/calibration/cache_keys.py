@@ -1,4 +1,4 @@
-"""Keys of kept results: what experts, rows and settings are, as hashes."""
+"""Cache keys of stored results: hashes of experts, rows and settings."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from adamerge.storage.kept import Key
 
 
 def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int = 32) -> Key:
-    """Key of a result that is made of experts, of rows as the model sees them, and of settings.
+    """Compute the cache key of a result that depends on experts, encoded rows and settings.
 
     Args:
-        experts: Hash of the experts, or of one.
-        rows: By task; none where they are not at hand, which leaves them out of the key.
-        settings: Whatever else the result depends on, as JSON has it.
+        experts: Hash of all experts, or of one.
+        rows: Rows per task; empty if they are not available, and then the key does not contain them.
+        settings: Everything else that the result depends on, as a JSON value.
         size: Rows per forward pass.
     """
     key = {"experts": experts, "settings": digest_of_json(settings)}
@@ -23,20 +23,20 @@ def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int =
 
 
 def digest_of_experts(experts: Experts) -> str:
-    """Hash of the base's and all experts' numbers and configurations."""
+    """Hash the tensors and configurations of the base and of all experts."""
     own = {task: digest_of_expert(expert) for task, expert in experts.tasks.items()}
     return digest_of_json([experts.base.digest(), own])
 
 
 def digest_of_expert(expert: Expert) -> str:
-    """Hash of an expert's numbers, and of its configuration where it comes from disk."""
+    """Hash an expert's tensors, and its configuration if the expert was read from disk."""
     checkpoint = expert.checkpoint
     config = digest_of_path(checkpoint.folder / "config.json") if checkpoint else ""
     return digest_of_json([expert.weights.digest(), config])
 
 
 def digest_of_rows(rows: Mapping[str, Rows], size: int = 32) -> str:
-    """Hash of every task's rows as the model sees them, `size` per batch."""
+    """Hash every task's encoded rows, `size` per batch."""
     digest = hashlib.sha256()
     for task, own in rows.items():
         digest.update(f"{task} {len(own)}".encode())

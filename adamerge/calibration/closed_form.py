@@ -1,9 +1,9 @@
-"""Start of the coefficients by least squares on what each layer puts out; forward passes alone.
+"""Start coefficients by least squares on the outputs of each layer; needs forward passes only.
 
-    min over c of  Σₖ ‖Σⱼ cⱼ·Xₖτⱼᵀ − Xₖτₖᵀ‖² / sₖ + ρ·a·‖c − c⁰‖²        for each group of rows
+    min over c of  Σₖ ‖Σⱼ cⱼ·Xₖτⱼᵀ − Xₖτₖᵀ‖² / sₖ + ρ·a·‖c − c⁰‖²        per group of rows
 
-with Xₖ the layer's input on task k's rows, sₖ = ‖Xₖτₖᵀ‖² over the whole layer, so that tasks weigh alike, and a the
-mean of the system's diagonal, so that ρ has no unit. Only Gram matrices Gₖ = XₖᵀXₖ are needed:
+with Xₖ the layer's input on task k's rows, sₖ = ‖Xₖτₖᵀ‖² over the whole layer, so that all tasks have equal weight, and
+a the mean of the system's diagonal, so that ρ has no unit. Only Gram matrices Gₖ = XₖᵀXₖ are needed:
 
     (A + ρ·a·I) c = b + ρ·a·c⁰,   Aⱼₗ = Σₖ Σᵣ τⱼ[r] Gₖ τₗ[r]ᵀ / sₖ,   bⱼ = Σₖ Σᵣ τⱼ[r] Gₖ τₖ[r]ᵀ / sₖ
 """
@@ -28,20 +28,20 @@ from adamerge.transforms import TASK_ARITHMETIC
 from adamerge.types import Coefficients, ConfigError
 
 ROWS_AT_ONCE = 2**22
-"""Numbers of a layer's task vectors that are multiplied with a Gram matrix at once."""
+"""Elements of a layer's task vectors that are multiplied by a Gram matrix at once."""
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """How a closed-form start is found.
+    """Options of the closed-form start.
 
     Attributes:
-        ridge: Pull ρ towards `towards`, at least 0.
-        towards: Coefficient c⁰ that the solution is pulled to; None stands for where learning would start otherwise
-            (`init: published`), and without a configuration for task arithmetic's 0.3.
-        inputs: Where the layers' inputs come from: each task's own expert (one pass), or the merged model, its layers
-            solved in forward order (a pass for each layer).
-        rows: Calibration rows of a task that are used.
+        ridge: Strength ρ of the pull towards `towards`, at least 0.
+        towards: Coefficient c⁰ that the solution is pulled to; null takes the value of `init: published`, or 0.3 (task
+            arithmetic) without a configuration.
+        inputs: Source of the layers' inputs: experts (each task's own expert; one pass), or merged (the merged model,
+            layers solved in forward order; one pass per layer).
+        rows: Calibration rows per task that are used.
     """
 
     ridge: float = 1.0
@@ -50,22 +50,22 @@ class ClosedForm:
     rows: int = 64
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the numbers are in range."""
         if not 0 <= self.ridge < math.inf:
-            raise ConfigError(f"init.ridge: expected a finite number of at least 0, got {self.ridge}.")
+            raise ConfigError(f"init.ridge: expected a finite number of at least 0, found {self.ridge}.")
         if self.towards is not None and not math.isfinite(self.towards):
-            raise ConfigError(f"init.towards: expected a finite number, got {self.towards}.")
+            raise ConfigError(f"init.towards: expected a finite number, found {self.towards}.")
         if self.rows < 1:
-            raise ConfigError(f"init.rows: expected at least 1, got {self.rows}.")
+            raise ConfigError(f"init.rows: expected at least 1, found {self.rows}.")
 
 
 class System:
-    """The normal equations of every group, filled layer by layer.
+    """Normal equations of every group, filled layer by layer.
 
     Args:
-        groups: G.
-        experts: Names of the experts, the columns.
-        tasks: Those that have rows.
+        groups: Number of groups, G.
+        experts: Names of the experts, one per column.
+        tasks: Names of the tasks that have rows.
     """
 
     def __init__(self, groups: int, experts: Sequence[str], tasks: Sequence[str]) -> None:
@@ -74,12 +74,12 @@ class System:
         self._right = torch.zeros(groups, len(experts), dtype=torch.float64)
 
     def add(self, stack: Tensor, grams: Sequence[Tensor], groups: Tensor) -> None:
-        """Add one layer.
+        """Add one layer to the equations.
 
         Args:
-            stack: Its task vectors τ, (K, R, D).
+            stack: Task vectors τ of the layer, (K, R, D).
             grams: Gₖ of each task that has rows, (D, D).
-            groups: The group of the whole layer, (1,), or of each of its rows, (R,).
+            groups: Group of the whole layer, (1,), or of each of its rows, (R,).
         """
         index = groups.cpu().expand(stack.shape[1])
         for k, gram in zip(self._own, grams, strict=True):
@@ -90,9 +90,17 @@ class System:
                 self._right.index_add_(0, index, products[:, :, k] / scale)
 
     def solve(self, ridge: float, towards: float) -> Coefficients:
-        """The least-squares coefficients of all groups, fp32, (G, K).
+        """Solve for the least-squares coefficients of all groups.
 
-        A group that no layer was added to gets each expert's mean over the others, or `towards` if there are none.
+        A group that no layer was added to gets each expert's mean over the other groups, or `towards` if there are
+        none.
+
+        Args:
+            ridge: ρ.
+            towards: c⁰.
+
+        Returns:
+            Coefficients, fp32, (G, K).
         """
         mean = self._left.diagonal(dim1=1, dim2=2).mean(1)  # a, (G,)
         pull = (ridge * mean)[:, None]
@@ -104,7 +112,7 @@ class System:
 
 
 def _products(stack: Tensor, gram: Tensor) -> Tensor:
-    """τⱼ[r] G τₗ[r]ᵀ for every row and pair of experts, fp64 on the CPU, (R, K, K)."""
+    """Compute τⱼ[r] G τₗ[r]ᵀ for every row and pair of experts, fp64 on the CPU, (R, K, K)."""
     count, rows, width = stack.shape
     products = torch.empty(rows, count, count, dtype=torch.float64)
     step = max(1, ROWS_AT_ONCE // (count * width))
@@ -115,15 +123,18 @@ def _products(stack: Tensor, gram: Tensor) -> Tensor:
 
 
 def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, size: int = 32) -> Coefficients:
-    """Coefficients that bring each layer's output nearest to the experts', (G, K).
+    """Compute the coefficients that bring each layer's output closest to the experts' outputs.
 
-    Groups without a linear layer's weight (biases, norms, embeddings) follow the mean over the other groups.
+    Groups without a linear layer's weight (biases, norms, embeddings) get the mean over the other groups.
 
     Args:
         model: Experts, task vectors and grouping.
-        rows: Calibration rows of the tasks that have any; the first `settings.rows` of each are used.
-        settings: Ridge, start and where inputs come from.
+        rows: Calibration rows of the tasks that have rows; the first `settings.rows` of each are used.
+        settings: Ridge, c⁰ and source of the layers' inputs.
         size: Rows per forward pass.
+
+    Returns:
+        Coefficients, fp32, (G, K).
     """
     rows = first_rows(rows, settings.rows)
     towards = TASK_ARITHMETIC if settings.towards is None else settings.towards
@@ -147,18 +158,22 @@ def kept_closed_form(
     size: int = 32,
     keeper: Keeper | None = None,
 ) -> Coefficients:
-    """The closed-form coefficients that a file holds already, or new ones that are written to it, (G, K).
+    """Read the closed-form coefficients from a file, or compute them and write the file.
 
     Args:
         model: As for `closed_form`.
-        rows: As for `closed_form`; empty where they are not at hand: then what is kept is read, whatever they were.
+        rows: As for `closed_form`; empty if they are not available: then the stored result is read without comparing
+            its rows.
         settings: As for `closed_form`.
-        file: Where they are kept.
+        file: File of the stored coefficients.
         size: Rows per forward pass.
-        keeper: Keeps them.
+        keeper: Stores the coefficients under their cache key.
+
+    Returns:
+        Coefficients, fp32, (G, K).
 
     Raises:
-        ConfigError: There are no rows, and nothing is kept that fits.
+        ConfigError: There are no rows, and no stored result has the same key.
     """
     vectors, grouping = model.vectors, model.grouping
     governed = {name: index.tolist() for name, index in grouping.rows.items()}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
+from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.task_vectors import Mapped
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import MappedFiles
@@ -28,23 +28,29 @@ def fisher_information(
     console: Console | None = None,
     keeper: Keeper | None = None,
 ) -> Mapped:
-    """Diagonal Fisher information Fₖ = meanₓ E_y (∂ log pₖ(y|x) / ∂θₖ)² of every expert, stored and mapped.
+    """Compute every expert's diagonal Fisher information, store it and map the files.
 
-    The model is the unmerged expert with its own head, x are its own calibration rows, and y are labels as the expert
-    predicts them. Where a model speaks at every position, the log-likelihood of a row is the sum over the positions
-    that count. Squares are of single rows' gradients, so rows pass one by one. In memory is one expert at a time: its
-    parameters, their gradients and the sum, three times its size.
+        Fₖ = meanₓ E_y (∂ log pₖ(y|x) / ∂θₖ)²
+
+    θₖ is the unmerged expert with its own head, x are its own calibration rows, and y are labels drawn from the
+    expert's predictions. If a model predicts at every position, the log-likelihood of a row is the sum over the counted
+    positions. The gradient of each single row is squared, so each forward pass holds one row. Memory holds one expert
+    at a time: its parameters, their gradients and the sum, three times its size.
 
     Args:
         model: The experts; its task vectors name the parameters.
-        rows: Calibration rows by task; empty where they are not at hand, and what is kept is read whatever they were.
-        settings: Which labels and how many rows.
-        folder: Where it is kept, a file per expert.
-        console: Where to show progress, if it is a terminal.
-        keeper: Keeps it.
+        rows: Calibration rows per task; empty if they are not available: then stored results are read without comparing
+            their rows.
+        settings: Kind of labels, and number of rows.
+        folder: Folder of the stored results, one file per expert.
+        console: Shows a progress bar if it is a terminal.
+        keeper: Stores each result under its cache key.
 
     Returns:
-        F, held as task vectors are.
+        F, held like task vectors.
+
+    Raises:
+        ConfigError: There are no rows, and no stored result has the same key.
 
     Reference:
         Matena, Raffel, Merging Models with Fisher-Weighted Averaging, NeurIPS 2022, section 3.
@@ -71,15 +77,15 @@ def _write(model: MergedModel, task: str, rows: Rows, settings: FisherSettings, 
 
 
 def log_likelihoods(logits: Tensor, labels: Labels, draw: torch.Generator) -> Iterator[tuple[float, Tensor]]:
-    """Log-likelihoods of one row under labels that the model gives itself, each with its weight.
+    """Compute the log-likelihoods of one row under labels that the model predicts itself, each with its weight.
 
     Args:
-        logits: (C,), or of the positions that count, (P, C).
+        logits: (C,), or of the counted positions, (P, C).
         labels: sampled, expected or likeliest.
-        draw: For sampled labels, on the CPU.
+        draw: Random generator for sampled labels, on the CPU.
 
     Yields:
-        Weight and log-likelihood; weights are 1 in sum. All but the last keep the graph for those that follow.
+        Weight and log-likelihood; the weights sum to 1. All but the last need `retain_graph` in their backward pass.
 
     Example:
         >>> logits = torch.tensor([0.0, 1.0986])

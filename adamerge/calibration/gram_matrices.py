@@ -1,8 +1,8 @@
-"""What linear layers see of the calibration rows: XᵀX of each layer's inputs, task by task, in bounded memory.
+"""Gram matrices XᵀX of the inputs of linear layers, per task, in bounded memory.
 
-    G[k] = XₖᵀXₖ / Nₖ,  Xₖ (Nₖ, D) the layer's inputs on task k's rows, padding left out
+    G[k] = XₖᵀXₖ / Nₖ,  Xₖ (Nₖ, D) the layer's inputs on task k's rows, without padding
 
-From these alone follow the closed-form start and RegMean.
+The closed-form start and RegMean need nothing else of the rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,48 +19,55 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.types import Coefficients, ConfigError
 
 ROOM = 2**28
-"""Numbers in the Gram matrices that are held at once: 1 GiB in fp32."""
+"""Elements of the Gram matrices that are in memory at once: 1 GiB in fp32."""
 
 Grams: TypeAlias = dict[str, list[Tensor]]
-"""By the name of a linear layer's weight: one (D, D) for each task that has rows."""
+"""Per name of a linear layer's weight: one (D, D) matrix per task that has rows."""
 
 
 Run: TypeAlias = Callable[[str, Batch], object]
-"""Passes a task's batch through the model whose layers are listened to."""
+"""Runs a task's batch through the model whose layer inputs are recorded."""
 
 
 class _SeenAllError(Exception):
-    """All inputs that were asked for have passed; the rest of the model need not run."""
+    """All requested inputs are recorded; the rest of the model need not run."""
 
 
 def linear_layers(model: MergedModel) -> dict[str, int]:
-    """Weights (R, D) of linear layers that have task vectors, and D, in the order in which the module names them.
+    """List the weights (R, D) of linear layers that have task vectors.
+
+    Returns:
+        D per weight name, in the module's order of names.
 
     Raises:
-        ConfigError: There are none, as in GPT-2, whose layers have their weights the other way round.
+        ConfigError: There are none, as in GPT-2, whose layers store transposed weights.
     """
     own = next(iter(model.experts.tasks.values())).own_module
     layers = {f"{path}.weight": part for path, part in own.named_modules() if isinstance(part, nn.Linear)}
     found = {name: part.in_features for name, part in layers.items() if name in model.vectors.shapes}
     if not found:
         raise ConfigError(
-            f"{type(own).__name__} has no torch.nn.Linear among the parameters to be merged, so neither closed_form "
-            "nor regmean has anything to solve; choose another start or centre."
+            f"{type(own).__name__}: expected a torch.nn.Linear among the parameters to merge, found none, so "
+            "closed_form and regmean have no layer to solve. Choose another init (a number, average, published) and "
+            "another centre (null, Isotropic)."
         )
     return found
 
 
 def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, room: int = ROOM) -> Iterator[Grams]:
-    """Gram matrices of every linear layer, each task's from its own expert's inputs.
+    """Compute the Gram matrices of every linear layer, each task's from its own expert's inputs.
 
-    As many layers at once as `room` numbers hold, and one pass of all rows through the experts for each such part, so
-    that memory grows neither with the number of experts nor with depth (one layer always fits).
+    Each part has as many layers as fit into `room` elements, at least one, and runs all rows through the experts once.
+    So memory grows neither with the number of experts nor with the depth of the model.
 
     Args:
         model: Runs the experts.
-        rows: Calibration rows of the tasks that have any.
-        size: Rows that pass an expert together.
-        room: Numbers in the Gram matrices that are held at once.
+        rows: Calibration rows of the tasks that have rows.
+        size: Rows per forward pass.
+        room: Elements of the Gram matrices that may be in memory at once.
+
+    Yields:
+        The Gram matrices of one part of the layers.
     """
     for names in _parts(linear_layers(model), len(rows), room):
         yield _grams(model, rows, names, size, lambda task, batch: model.forward_expert(task, batch.inputs))
@@ -69,16 +76,23 @@ def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, ro
 def grams_of_merged(
     model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], coefficients: Coefficients, size: int
 ) -> Grams:
-    """Gram matrices of some layers, from the inputs of the model merged with coefficients (G, K), on every task's rows.
+    """Compute the Gram matrices of some layers from the merged model's inputs, on every task's rows.
 
-    A batch's forward pass ends where the last of these layers has its input.
+    The forward pass of a batch ends at the input of the last of these layers.
+
+    Args:
+        model: Experts, task vectors and grouping.
+        rows: Calibration rows of the tasks that have rows.
+        names: Weights of the layers.
+        coefficients: Coefficients to merge with, (G, K).
+        size: Rows per forward pass.
     """
     with execution_of(model).at(coefficients) as merged:
         return _grams(model, rows, names, size, lambda task, batch: list(merged.outputs({task: [batch]})))
 
 
 def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str]]:
-    """Linear layers in the order in which they run; those that share their input (query, key, value) together."""
+    """List linear layers in the order in which they run; layers that share an input (query, key, value) together."""
     task, own = next(iter(rows.items()))
     module, batch = model.experts.tasks[task].own_module, own.batch([0])
     order: list[list[str]] = []
@@ -93,7 +107,7 @@ def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str
             order.append([name])
             last[:] = [x]
 
-    with _listening(module, list(linear_layers(model)), note):
+    with _inputs_to(note, module, list(linear_layers(model))):
         model.forward_expert(task, move(batch, model.vectors.device, model.vectors.dtype).inputs)
     return order
 
@@ -105,10 +119,10 @@ def _grams(model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], s
 
 
 def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size: int, run: Run) -> dict[str, Tensor]:
-    """One task's Gram matrices, (D, D) each; zero for a layer that the task's model does not run."""
+    """Compute one task's Gram matrices, (D, D) each; zero for a layer that the task's model does not run."""
     widths, module = linear_layers(model), model.experts.tasks[task].own_module
     if model.experts.tasks[task].kind.encoder_decoder:
-        size = 1  # no padding: of which of its two halves a layer's input is cannot be told from the input
+        size = 1  # avoids padding: an input does not show whether it comes from the encoder or the decoder
     totals = {name: torch.zeros(widths[name], widths[name], dtype=model.vectors.dtype) for name in names}
     totals = {name: total.to(model.vectors.device) for name, total in totals.items()}
     counts, waiting = dict.fromkeys(names, 0), set(names)
@@ -122,7 +136,7 @@ def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size:
         if not waiting:
             raise _SeenAllError
 
-    with _listening(module, names, add):
+    with _inputs_to(add, module, names):
         for batch in batches:
             waiting.update(names)
             with suppress(_SeenAllError):
@@ -131,21 +145,21 @@ def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size:
 
 
 @contextmanager
-def _listening(module: nn.Module, names: Sequence[str], hear: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `hear` with the input of each of these layers whenever it runs."""
+def _inputs_to(record: Callable[[str, Tensor], None], module: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Call `record` with the input of each of these layers whenever the layer runs."""
     with ExitStack() as hooks:
         for name in names:
             layer = module.get_submodule(name.removesuffix(".weight"))
-            hooks.callback(layer.register_forward_pre_hook(_hook(hear, name)).remove)
+            hooks.callback(layer.register_forward_pre_hook(_hook(record, name)).remove)
         yield
 
 
-def _hook(hear: Callable[[str, Tensor], None], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda module, inputs: hear(name, inputs[0])
+def _hook(record: Callable[[str, Tensor], None], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda module, inputs: record(name, inputs[0])
 
 
 def _parts(widths: Mapping[str, int], tasks: int, room: int) -> Iterator[list[str]]:
-    """Layers in runs whose Gram matrices have at most `room` numbers; a layer that is too wide runs alone."""
+    """Split layers into parts whose Gram matrices have at most `room` elements; a wider layer is a part by itself."""
     part: list[str] = []
     for name, width in widths.items():
         if part and tasks * (sum(widths[n] ** 2 for n in part) + width**2) > room:

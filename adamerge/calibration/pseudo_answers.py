@@ -1,4 +1,4 @@
-"""Pseudo-answers: what each expert says to its own prompts, generated once, kept as JSON lines, keyed by content."""
+"""Pseudo-answers: each expert's generated answers to its own prompts, stored as JSON lines under a cache key."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,27 +27,27 @@ def answer(
     folder: Path | None = None,
     keeper: Keeper | None = None,
 ) -> dict[str, Rows]:
-    """Let each expert answer its own prompts, one expert at a time, or read what an earlier run kept.
+    """Generate each expert's answers to its own prompts, one expert at a time, or read stored answers.
 
-    `folder/<task>.jsonl` has a line a row: the prompt as it was given, the answer as text, and its token ids, the end
-    of text included where the expert came to it. `folder/<task>.key.json` tells what it was made of.
+    `folder/<task>.jsonl` has one line per row: the prompt as it was given, the answer as text, and its token ids,
+    including the end-of-text token if the expert generated it. `folder/<task>.key.json` holds the cache key.
 
     Args:
         model: Runs the experts.
-        rows: By task; those that are no prompts are handed back as they are.
-        how: How they answer; needed where there are prompts.
-        seed: Of drawing, where answers are drawn.
-        size: Rows that an expert answers together.
-        folder: Where the answers are kept; None keeps them in memory alone.
-        keeper: Keeps them.
+        rows: Rows per task; rows that are not prompts are returned unchanged.
+        how: Options of generation; required if there are prompts.
+        seed: Random seed of sampled answers.
+        size: Rows per call of `generate`.
+        folder: Folder of the stored answers; None keeps them in memory only.
+        keeper: Stores the answers under their cache key.
 
     Returns:
-        The rows by task, with the answers as their completions.
+        The rows per task, with the answers as their completions.
     """
     found: dict[str, Rows] = dict(rows)
     for task, own in rows.items():
         if isinstance(own, Prompts):
-            assert how is not None  # without it no rows become prompts
+            assert how is not None  # rows become prompts only if it is set
             found[task] = own.answered(_kept_or_made(model, task, own, how, seed, size, folder, keeper or Keeper()))
     return found
 
@@ -75,14 +75,14 @@ def _kept_or_made(
 
 
 def _lines(prompts: Prompts, answers: Sequence[list[int]]) -> str:
-    """Prompts and answers as JSON lines."""
+    """Format prompts and answers as JSON lines."""
     rows = zip(prompts.shown, _texts(prompts, answers), answers, strict=True)
-    said = ({"prompt": shown, "answer": text, "tokens": tokens} for shown, text, tokens in rows)
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in said)
+    lines = ({"prompt": shown, "answer": text, "tokens": tokens} for shown, text, tokens in rows)
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _tokens(file: Path) -> list[list[int]]:
-    """The answers' token ids from JSON lines, which end at line feeds and at nothing else."""
+    """Read the answers' token ids from JSON lines; only a line feed ends a line."""
     return [json.loads(line)["tokens"] for line in file.read_bytes().decode().split("\n")[:-1]]
 
 
@@ -95,15 +95,15 @@ def _made(
         torch.manual_seed(seed)
         for batch in prompts.batches(size):
             batch = move(batch, device, model.vectors.dtype)
-            said = model.answer_of_expert(task, batch.inputs, how)
+            generated = model.answer_of_expert(task, batch.inputs, how)
             begin = 1 if prompts.start is not None else batch.inputs["input_ids"].shape[1]
-            for row, tokens in zip(batch.rows.tolist(), said[:, begin:].tolist(), strict=True):
+            for row, tokens in zip(batch.rows.tolist(), generated[:, begin:].tolist(), strict=True):
                 answers[row] = _until_the_end(tokens, _ends(how))
     return [answers[row] for row in range(len(prompts))]
 
 
 def _generation(model: MergedModel, task: str, prompts: Prompts, how: PseudoAnswers) -> GenerationConfig:
-    """How an expert generates: with its own special tokens, and nothing else of what its maker may have set."""
+    """Combine the expert's special tokens with our generation options; its other generation settings are ignored."""
     expert = model.experts.tasks[task]
     own = GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
     if expert.checkpoint is not None and (expert.checkpoint.folder / "generation_config.json").exists():
@@ -128,7 +128,7 @@ def _ends(how: GenerationConfig) -> set[int]:
 
 
 def _until_the_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
-    """Tokens up to the first that ends a text, and this one: what follows is padding."""
+    """Return the tokens up to and including the first end-of-text token; the rest is padding."""
     length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
     return list(tokens[:length])
 

@@ -1,8 +1,8 @@
-"""RegMean: the merge whose linear layers answer each task's inputs as nearly as possible like its expert's.
+"""RegMean: merge linear layers so that their outputs on each task's inputs are closest to its expert's outputs.
 
     W = (Σₖ Wₖ G̃ₖ) (Σₖ G̃ₖ)⁻¹,   G̃ₖ = α·Gₖ + (1 − α)·diag(Gₖ),   Gₖ = XₖᵀXₖ / Nₖ
 
-for each linear layer, and the mean of the experts for everything else.
+per linear layer, and the mean of the experts for all other parameters.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,8 +28,8 @@ class RegMean:
     """Options of RegMean.
 
     Attributes:
-        scale: α, what the off-diagonal part of each Gram matrix is multiplied by, from 0 up to 1.
-        rows: Calibration rows of a task that are used.
+        scale: Factor α of the off-diagonal part of each Gram matrix, from 0 to 1.
+        rows: Calibration rows per task that are used.
 
     Reference:
         Jin et al., Dataless Knowledge Fusion by Merging Weights of Language Models, 2023, equation 2 and section 3.
@@ -39,15 +39,15 @@ class RegMean:
     rows: int = 256
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the numbers are in range."""
         if not 0 <= self.scale <= 1:
-            raise ConfigError(f"centre.scale: expected a number from 0 to 1, got {self.scale}.")
+            raise ConfigError(f"centre.scale: expected a number from 0 to 1, found {self.scale}.")
         if self.rows < 1:
-            raise ConfigError(f"centre.rows: expected at least 1, got {self.rows}.")
+            raise ConfigError(f"centre.rows: expected at least 1, found {self.rows}.")
 
 
 def regression_mean(weights: list[Tensor], grams: list[Tensor], scale: float) -> Tensor:
-    """Closed-form minimiser W of Σₖ tr((W − Wₖ) G̃ₖ (W − Wₖ)ᵀ).
+    """Compute the matrix W that minimises Σₖ tr((W − Wₖ) G̃ₖ (W − Wₖ)ᵀ).
 
     Args:
         weights: Wₖ, (R, D) each.
@@ -55,7 +55,7 @@ def regression_mean(weights: list[Tensor], grams: list[Tensor], scale: float) ->
         scale: α.
 
     Returns:
-        (R, D), fp64.
+        W, (R, D), fp64.
 
     Example:
         >>> one, two = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -65,10 +65,10 @@ def regression_mean(weights: list[Tensor], grams: list[Tensor], scale: float) ->
     shrunk = [scale * gram.double() + (1 - scale) * gram.double().diagonal().diag() for gram in grams]
     right = torch.stack([weight.double() @ gram for weight, gram in zip(weights, shrunk, strict=True)]).sum(0)
     left = torch.stack(shrunk).sum(0)
-    # Inputs that no row ever switches on leave the system singular; a hair of the mean keeps those columns' means.
-    hair = 1e-9 * left.diagonal().mean().clamp_min(1e-30)
-    left = left + hair * torch.eye(len(left), dtype=left.dtype, device=left.device)
-    right = right + hair * torch.stack([weight.double() for weight in weights]).mean(0)
+    # Inputs that are zero on all rows make the system singular; a small ridge gives those columns the experts' mean.
+    ridge = 1e-9 * left.diagonal().mean().clamp_min(1e-30)
+    left = left + ridge * torch.eye(len(left), dtype=left.dtype, device=left.device)
+    right = right + ridge * torch.stack([weight.double() for weight in weights]).mean(0)
     return torch.linalg.solve(left, right, left=False)
 
 
@@ -80,22 +80,22 @@ def kept_regmean(
     size: int = 32,
     keeper: Keeper | None = None,
 ) -> Weights:
-    """The RegMean merge that a file holds already, or a new one that is written to it, a part of the layers at a time.
+    """Read the RegMean merge from a file, or compute it, some layers at a time, and write the file.
 
     Args:
-        model: Experts and the parameters to merge; every expert takes part whose task has rows.
-        rows: Calibration rows by task; the first `settings.rows` of each are used. Empty where they are not at hand:
-            then what is kept is read, whatever they were.
+        model: Experts and the parameters to merge; experts whose tasks have rows are merged.
+        rows: Calibration rows per task; the first `settings.rows` of each are used. Empty if they are not available:
+            then the stored merge is read without comparing its rows.
         settings: Options.
-        file: Where the merge is kept.
+        file: File of the stored merge.
         size: Rows per forward pass.
-        keeper: Keeps it.
+        keeper: Stores the merge under its cache key.
 
     Returns:
         The merged parameters, mapped from the file.
 
     Raises:
-        ConfigError: There are no rows, and nothing is kept that fits.
+        ConfigError: There are no rows, and no stored merge has the same key.
     """
     rows = first_rows(rows, settings.rows)
     what = [asdict(settings), list(model.vectors.shapes), str(model.vectors.dtype)]

@@ -1,4 +1,4 @@
-"""What every expert says of its own calibration rows: computed once, kept on disk, keyed by content."""
+"""Targets: every expert's outputs on its own calibration rows, computed once and stored under a cache key."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,27 +16,28 @@ from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper
 
 MANY_CLASSES = 4096
-"""Above this many words only the likeliest are kept."""
+"""Number of classes (vocabulary size) above which only the most likely ones are stored."""
 
 FEWEST, MOST = 64, 2 * MANY_CLASSES
-"""How many of the likeliest words are kept at least, and at most."""
+"""Smallest and largest number of most likely classes that are stored."""
 
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """What is kept of an expert's outputs.
+    """Which outputs of an expert are stored.
 
-    Of a large vocabulary the likeliest words are kept, plus the log of the rest's probability. The divergence that is
-    then learned from is below the whole one by the rest's probability times the divergence within the rest, so with as
-    many words as leave out a thousandth it lacks less than a thousandth of a nat wherever the rest differs by less than
-    a nat.
+    For a large vocabulary, the most likely tokens are stored, plus the log of the total probability of all others. The
+    divergence computed from these is smaller than the exact one by (probability of the others) × (divergence within the
+    others). If the others have probability 0.001, the error is below 0.001 nat wherever the divergence within the
+    others is below 1 nat.
 
     Attributes:
-        layers: Hidden states, kept in half precision.
-        whole: Keep all words, whatever the vocabulary's size.
-        tail: Else the probability that words that are not kept may have, on average over the positions of a batch.
-        temperature: With which the log-probabilities of a large vocabulary are made.
-        size: Rows that pass an expert together.
+        layers: Hidden states to store, in half precision.
+        whole: Store all classes, whatever the size of the vocabulary.
+        tail: Otherwise: the largest probability that the tokens that are not stored may have together, averaged over
+            the positions of a batch.
+        temperature: Temperature of the log-probabilities of a large vocabulary.
+        size: Rows per forward pass.
     """
 
     layers: Layers = ()
@@ -47,11 +48,11 @@ class TargetSettings:
 
 
 class Targets:
-    """One task's kept outputs, row by row; of positions, those that count.
+    """Stored outputs of one task's expert per row; of the positions, only the counted ones.
 
     Args:
-        tensors: `logits` (N, C), or for models that speak at every position the rows' positions one after the other,
-            (P, C) or (P, k + 1) with `top` (P, k); `hidden.0`, … (P, D); and `lengths.…` (N,), positions a row.
+        tensors: `logits` (N, C); or, for models that predict at every position, the concatenated positions of all rows,
+            (P, C), or (P, k + 1) with `top` (P, k); `hidden.0`, … (P, D); and `lengths.…` (N,), positions per row.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -63,7 +64,12 @@ class Targets:
         }
 
     def __call__(self, batch: Batch, like: Outputs) -> Outputs:
-        """The kept outputs of a batch's rows, where those of the merged model on the same batch are; zero elsewhere."""
+        """Return the stored outputs of a batch's rows, in the shape of the merged model's outputs; zero elsewhere.
+
+        Args:
+            batch: Rows, as the merged model got them.
+            like: The merged model's outputs on the batch.
+        """
         masks = _counted(batch, like)
         if "logits" not in self._starts:
             logits = self._tensors["logits"][batch.rows].to(like.logits.device)
@@ -74,23 +80,23 @@ class Targets:
         return Outputs(logits, tuple(hidden), top, like.encoded)
 
     def predictions(self, batch: Batch) -> Tensor:
-        """The expert's most likely class of each of a batch's rows, or of each position that counts, flat, int64."""
+        """Return the expert's most likely class per row of a batch, or per counted position, flat, int64."""
         if "logits" not in self._starts:
             return self._tensors["logits"][batch.rows].argmax(-1)
-        if "top" in self._tensors:  # the likeliest word comes first
+        if "top" in self._tensors:  # sorted, the most likely token first
             return self._of_rows("top", batch)[:, 0].long()
         return self._of_rows("logits", batch).argmax(-1)
 
     def _of_rows(self, key: str, batch: Batch) -> Tensor:
-        """Positions of a batch's rows in one tensor, one row's after the other's."""
+        """Concatenate the stored positions of a batch's rows."""
         starts = self._starts[key]
-        # By indices: cat would be cast under autocast, which knows no half-precision hidden states beside bf16.
+        # Indexing, not cat: autocast would cast cat's result, and does not support fp16 hidden states beside bf16.
         return self._tensors[key][
             [place for row in batch.rows.tolist() for place in range(starts[row], starts[row + 1])]
         ]
 
     def _placed(self, key: str, batch: Batch, mask: Tensor) -> Tensor:
-        """Rows of one tensor at the positions (B, S) that count, however they are padded: (B, S, …)."""
+        """Place the rows of one tensor at the counted positions (B, S), whatever the padding: (B, S, …)."""
         kept = self._of_rows(key, batch)
         placed = kept.new_zeros(*mask.shape, kept.shape[-1], device=mask.device)
         placed[mask] = kept.to(mask.device)
@@ -104,17 +110,17 @@ def compute_targets(
     folder: Path | None,
     keeper: Keeper | None = None,
 ) -> dict[str, Targets]:
-    """Run each expert once over its own rows, one expert at a time, or read what an earlier run kept.
+    """Run each expert once on its own rows, one expert at a time, or read the stored outputs.
 
     Args:
         model: Runs the experts.
-        rows: Calibration rows by task.
-        settings: What to keep.
-        folder: Where it is kept, a file per task; None keeps it in memory alone.
-        keeper: Keeps it.
+        rows: Calibration rows per task.
+        settings: Which outputs to store.
+        folder: Folder of the stored outputs, one file per task; None keeps them in memory only.
+        keeper: Stores the outputs under their cache key.
 
     Returns:
-        Kept outputs by task.
+        Stored outputs per task.
     """
     keeper = keeper or Keeper()
     return {task: Targets(_kept_or_made(model, task, own, settings, folder, keeper)) for task, own in rows.items()}
@@ -125,7 +131,7 @@ def _kept_or_made(
 ) -> dict[str, Tensor]:
     if folder is None:
         return _made(model, task, rows, settings)
-    for former in folder.glob(f"{task}.{'[0-9a-f]' * 16}.safetensors"):  # of version 0.1.0, whose keys were names
+    for former in folder.glob(f"{task}.{'[0-9a-f]' * 16}.safetensors"):  # version 0.1.0 put keys into file names
         former.unlink()
     expert = digest_of_expert(model.experts.tasks[task])
     key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], settings.size)
@@ -162,7 +168,7 @@ def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -
 
 
 def _counted(batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
-    """Which positions are kept, bool, (B, S): of the logits where the model speaks at every position, of each state."""
+    """Mask the stored positions, bool, (B, S): of each hidden state, and of logits that have positions."""
     encoded = outputs.encoded or (False,) * len(outputs.hidden)
     states = zip(outputs.hidden, encoded, strict=True)
     masks = {f"hidden.{i}": present_at(batch, state, own) for i, (state, own) in enumerate(states)}
@@ -173,7 +179,7 @@ def _counted(batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
 
 
 def _outputs(outputs: Outputs, settings: TargetSettings, counted: Tensor | None) -> dict[str, Tensor]:
-    """What is kept of a batch: (B, …) tensors by key."""
+    """Select what is stored of a batch: (B, …) tensors per key."""
     kept = {f"hidden.{i}": state.to(_half(state)) for i, state in enumerate(outputs.hidden)}
     logits = outputs.logits
     if counted is None or settings.whole or logits.shape[-1] <= MANY_CLASSES:
@@ -187,9 +193,9 @@ def _outputs(outputs: Outputs, settings: TargetSettings, counted: Tensor | None)
 
 
 def _equally_wide(key: str, rows: Sequence[Tensor]) -> list[Tensor]:
-    """Rows' kept words (S, k), as many for all of them: where fewer were kept, one comes again with no probability.
+    """Pad rows' stored tokens (S, k) to one width: repeat a token, with probability 0.
 
-    Other tensors are as wide already. Of log-probabilities (S, k + 1) the last is that of the rest.
+    Other tensors have one width already. The last of the log-probabilities (S, k + 1) is that of all other tokens.
     """
     width = max(row.shape[-1] for row in rows)
     widened: list[Tensor] = []
@@ -204,12 +210,12 @@ def _equally_wide(key: str, rows: Sequence[Tensor]) -> list[Tensor]:
 
 
 def top_and_rest(logits: Tensor, count: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The likeliest words and their log-probabilities, with the log-probability of all the rest together.
+    """Find the most likely classes, their log-probabilities, and the log-probability of all other classes together.
 
     Args:
         logits: (…, C).
-        count: k < C.
-        temperature: T > 0 divides the logits.
+        count: Number of most likely classes, k < C.
+        temperature: Divisor of the logits, T > 0.
 
     Returns:
         Indices, int64, (…, k), and log-probabilities, (…, k + 1).
@@ -226,5 +232,5 @@ def top_and_rest(logits: Tensor, count: int, temperature: float = 1.0) -> tuple[
 
 
 def _half(state: Tensor) -> torch.dtype:
-    """Half precision with the range that the numbers need."""
+    """Choose fp16, or bf16 if the values exceed fp16's range."""
     return torch.float16 if state.abs().max() < 6e4 else torch.bfloat16

@@ -1,1 +1,1 @@
-"""Files → rows → batches: tables, and one way of encoding for each kind of model."""
+"""Files → rows → batches: tables, and one encoding per kind of model."""

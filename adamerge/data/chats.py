@@ -1,5 +1,6 @@
-"""Rows of chat messages: checked one by one, and rendered by the tokenizer's chat template."""
+"""Rows of chat messages: checked one by one and rendered by the tokenizer's chat template."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, TypeAlias, cast
@@ -27,14 +28,14 @@ from adamerge.experts.model_kind import ModelKind
 Message: TypeAlias = Mapping[str, object]
 
 ASSISTANT = "assistant"
-"""Whose turns are answers."""
+"""Role of the messages that are answers."""
 
 MESSAGES = "messages"
-"""The column that is taken where there is no column of texts and none is named."""
+"""Column of chat messages if the table has no column of texts and the configuration names none."""
 
 
 class Chat(Modality):
-    """Chat messages, for language models that continue them; the assistant's last turn is the completion."""
+    """Chat messages for decoder-only language models; the assistant's last turn is the completion."""
 
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
@@ -72,46 +73,65 @@ class Chat(Modality):
 
 
 def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Message]]:
-    """Read every row's messages, without keys whose value is None.
+    """Read the messages of every row, without keys whose value is None.
+
+    Args:
+        table: The rows; its source names the column of messages.
+        tokenizer: Must have a chat template.
+
+    Returns:
+        The messages of each row.
 
     Raises:
-        ConfigError: The tokenizer has no chat template, or a row has no messages or malformed ones; names the row.
+        ConfigError: The tokenizer has no chat template, or a row has no messages or an invalid one; names the row.
     """
     column = cast(str, table.source.messages)
     if not tokenizer.chat_template:
         raise table.error(
-            "the rows are chat messages, but the base's tokenizer has no chat template. Copy chat_template.jinja (or "
-            "the tokenizer_config.json that holds it) from the model that was fine-tuned, or give texts (key text)."
+            "rows of chat messages need a chat template, but the base's tokenizer has no chat template. Copy "
+            "chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or use "
+            "rows of texts (key text)."
         )
     chats: list[list[Message]] = []
     for number, messages in enumerate(table.values(column), 1):
         if not isinstance(messages, list) or not messages:
             raise table.error(
-                f"row {number} has no messages in {column!r}; expected a list such as "
-                '[{"role": "user", "content": "..."}].'
+                f"row {number} has no messages in {column!r}: expected a list such as "
+                f'[{{"role": "user", "content": "..."}}], found {reprlib.repr(messages)}. Correct or remove the row.'
             )
         for place, message in enumerate(messages, 1):
             problem = _problem(message)
             if problem:
                 raise table.error(
-                    f"row {number}: message {place} of {column!r} {problem}; expected a message such as "
-                    '{"role": "user", "content": "..."}.'
+                    f"row {number}: message {place} of {column!r} {problem}: expected a message such as "
+                    '{"role": "user", "content": "..."}. Correct or remove the row.'
                 )
         chats.append([{key: value for key, value in message.items() if value is not None} for message in messages])
     return chats
 
 
 def question(table: Table, chat: Sequence[Message], number: int) -> Sequence[Message]:
-    """Take off the assistant's turns at the end of a chat: the rest awaits an answer.
+    """Remove the assistant's turns from the end of a chat; the rest is a prompt awaiting an answer.
+
+    Args:
+        table: Names task and file in the error.
+        chat: The messages of one row.
+        number: Number of the row, from 1, for the error.
+
+    Returns:
+        The messages up to the last one that is not the assistant's.
 
     Raises:
-        ConfigError: Nothing is left.
+        ConfigError: All messages are the assistant's; names the row.
     """
     end = len(chat)
     while end and chat[end - 1]["role"] == ASSISTANT:
         end -= 1
     if not end:
-        raise table.error(f"row {number} asks nothing: all its messages are the assistant's.")
+        raise table.error(
+            f"row {number} has no prompt: expected at least one message before the answer, but all messages have the "
+            f"role {ASSISTANT!r}. Correct or remove the row."
+        )
     return chat[:end]
 
 
@@ -123,10 +143,20 @@ def render(
     *,
     answer_next: bool = False,
 ) -> list[int]:
-    """Render a chat as token ids; with `answer_next` up to where the assistant's next turn begins.
+    """Render a chat as token ids.
+
+    Args:
+        table: Names task and file in the error.
+        tokenizer: Has a chat template.
+        chat: The messages of one row.
+        number: Number of the row, from 1, for the error.
+        answer_next: Whether to append the tokens that begin the assistant's next turn.
+
+    Returns:
+        The token ids.
 
     Raises:
-        ConfigError: The template refuses the messages; names the row.
+        ConfigError: The template rejects the messages; names the row.
     """
     messages = cast(list[dict[str, str]], list(chat))
     try:
@@ -134,28 +164,41 @@ def render(
             messages, tokenize=True, return_dict=False, add_generation_prompt=answer_next
         )
     except (TemplateError, ValueError, TypeError) as error:
-        raise table.error(f"row {number}: the tokenizer's chat template refuses the messages ({error}).") from error
+        raise table.error(
+            f"row {number}: the tokenizer's chat template rejects the messages ({error}). Correct or remove the row."
+        ) from error
     return cast(list[int], ids)
 
 
 def render_last_turn(
     table: Table, tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], number: int
 ) -> tuple[list[int], list[int]]:
-    """Render a chat as token ids, divided where the assistant's last turn begins.
+    """Render a chat as token ids and divide them where the assistant's last turn begins.
 
-    Templates may write a question differently once it is answered; the prompt is what both renderings share.
+    A template may render a prompt differently when an answer follows; the prompt is the common start of both
+    renderings.
+
+    Args:
+        table: Names task and file in the error.
+        tokenizer: Has a chat template.
+        chat: The messages of one row.
+        number: Number of the row, from 1, for the error.
+
+    Returns:
+        The token ids of the prompt and those of the last turn.
 
     Raises:
-        ConfigError: The last message is not the assistant's, or the template refuses the messages; names the row.
+        ConfigError: The last message is not the assistant's, or the template rejects the messages; names the row.
     """
     if chat[-1]["role"] != ASSISTANT:
         raise table.error(
-            f"row {number} ends with a message of {chat[-1]['role']!r}. Where the completion alone counts "
-            "(data.positions), the last must be the assistant's; or let the experts answer (data.pseudo_answers)."
+            f"row {number} ends with a message of {chat[-1]['role']!r}: with data.positions: completion the last "
+            f"message must have the role {ASSISTANT!r}. Correct the row, set data.positions: all, or let the experts "
+            "generate the answers (data.pseudo_answers)."
         )
     whole = render(table, tokenizer, chat, number)
-    asked = render(table, tokenizer, chat[:-1], number, answer_next=True) if len(chat) > 1 else []
-    common = next((i for i, (one, two) in enumerate(zip(whole, asked, strict=False)) if one != two), len(asked))
+    prompt = render(table, tokenizer, chat[:-1], number, answer_next=True) if len(chat) > 1 else []
+    common = next((i for i, (one, two) in enumerate(zip(whole, prompt, strict=False)) if one != two), len(prompt))
     return whole[:common], whole[common:]
 
 
@@ -171,16 +214,16 @@ def _examples(table: Table, tokenizer: PreTrainedTokenizerBase, encoding: Encodi
 
 
 def _check_continues(table: Table, kind: ModelKind) -> None:
-    """Refuse chats for a model whose prompt goes into an encoder."""
+    """Reject chats for an encoder-decoder, whose prompt is the input of the encoder."""
     if kind.encoder_decoder:
         raise table.error(
-            f"chat messages (key messages) are for models that continue them, but {kind.architecture} has an encoder "
-            "for the prompt: give it a column text and a column completion."
+            f"chat messages (key messages) need a decoder-only model, but {kind.architecture} has an encoder for the "
+            "prompt. Use a column of texts (key text) and a column of completions (key completion)."
         )
 
 
 def _problem(message: object) -> str | None:
-    """Say what is wrong with a message, if anything is."""
+    """Describe what is wrong with a message, or return None."""
     if not isinstance(message, dict):
         return f"is {message!r}"
     if not isinstance(message.get("role"), str) or not message["role"]:

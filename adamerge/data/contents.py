@@ -1,4 +1,4 @@
-"""Hashes of what rows hold: fingerprints, and how many rows two tables share."""
+"""Hashes of the contents of rows: fingerprints, and the number of rows that two tables share."""
 
 import hashlib
 import json
@@ -17,24 +17,24 @@ from adamerge.data.tables import Table
 
 @dataclass(frozen=True)
 class Contents:
-    """Hashes of what each row holds, whatever its columns, its file and the file's date are.
+    """Hashes of each row's contents, independent of column names, file name and file date.
 
     Attributes:
-        columns: A hash for every row, by what a column is for (text, image, label and so on).
+        columns: One hash per row, by role of the column (text, image, label and so on).
     """
 
     columns: Mapping[str, Sequence[bytes]]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all rows in their order."""
+        """SHA-256 of all rows in order."""
         digest = hashlib.sha256()
         for role, hashes in sorted(self.columns.items()):
             digest.update(role.encode() + len(hashes).to_bytes(8, "little") + b"".join(hashes))
         return digest.hexdigest()
 
     def overlap(self, other: "Contents") -> int:
-        """How many of these rows stand in `other` too; labels, and columns that one of the two lacks, are left out.
+        """Count the rows that `other` contains too; labels, and columns that only one of the two has, are ignored.
 
         Example:
             >>> Contents({"text": [b"1", b"2"]}).overlap(Contents({"text": [b"2", b"3"], "label": [b"0", b"1"]}))
@@ -48,11 +48,14 @@ class Contents:
 
 
 def contents(table: Table, columns: Mapping[str, str]) -> Contents:
-    """Hash the columns that are used; every image is decoded once for it.
+    """Hash the columns that are used; this decodes every image once.
 
     Args:
         table: The rows.
-        columns: Those that are used, by what they are for.
+        columns: Names of the used columns by role.
+
+    Returns:
+        One hash per row and role.
 
     Raises:
         ConfigError: An image cannot be decoded; names its row and file.
@@ -61,7 +64,7 @@ def contents(table: Table, columns: Mapping[str, str]) -> Contents:
 
 
 def tensor_contents(rows: Sequence[Batch]) -> Contents:
-    """Hash the inputs, and labels, of rows that are tensors already; each batch is one row."""
+    """Hash the inputs and labels of rows that are tensors; each batch is one row."""
     names = list(rows[0].inputs) if rows else []
     columns = {name: [_hash_tensor(row.inputs[name]) for row in rows] for name in names}
     labels = [_hash_tensor(row.labels) for row in rows if row.labels is not None]
@@ -87,17 +90,20 @@ def _hashes(table: Table, column: str) -> list[bytes]:
 def _hash_image(table: Table, column: str, row: int) -> bytes:
     stored = table.data.with_format("arrow")[row][column][0].as_py()
     if stored is None:
-        raise table.error(f"row {row + 1} has no image in {column!r}.")
+        raise table.error(f"row {row + 1} has no image in {column!r}. Add the image or remove the row.")
     try:
         image = datasets.Image().decode_example(stored)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         place = f" ({stored['path']})" if stored.get("path") else ""
-        raise table.error(f"row {row + 1}{place} is not an image that can be read: {first_line(error)}") from error
+        raise table.error(
+            f"row {row + 1}{place} is not an image that can be read ({first_line(error)}). Replace the file or remove "
+            "the row."
+        ) from error
     return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).digest()
 
 
 def _stripped(value: object) -> object:
-    """A value without keys that stand for nothing: `datasets` gives every message the keys of all others."""
+    """Remove keys whose value is None: `datasets` gives every message the keys of all messages."""
     if isinstance(value, dict):
         return {key: _stripped(inner) for key, inner in value.items() if inner is not None}
     return [_stripped(inner) for inner in value] if isinstance(value, list) else value

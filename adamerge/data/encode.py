@@ -1,4 +1,4 @@
-"""Tables → rows of the modality that the model and the columns ask for."""
+"""Tables → encoded rows; the model and the columns select the modality."""
 
 from adamerge.data.chats import Chat
 from adamerge.data.contents import tensor_contents
@@ -16,14 +16,21 @@ from adamerge.experts.model_kind import ModelKind
 from adamerge.types import ConfigError
 
 MODALITIES: tuple[Modality, ...] = (Images(), Chat(), Language(), Text())
-"""All kinds of rows; the first that fits is taken."""
+"""All modalities; the first that fits is used."""
 
 
 def load_processor(checkpoint: Checkpoint, kind: ModelKind) -> Processor:
     """Load the tokenizer or image processor that was saved with a checkpoint, whichever its model needs.
 
+    Args:
+        checkpoint: The base's checkpoint.
+        kind: The kind of its model.
+
+    Returns:
+        The tokenizer or image processor.
+
     Raises:
-        ConfigError: There is none, it cannot be read, or no modality is known for the model's input.
+        ConfigError: It is missing or cannot be read, or no modality encodes the model's main input.
     """
     modality = _of_input(kind)[0]
     try:
@@ -34,7 +41,7 @@ def load_processor(checkpoint: Checkpoint, kind: ModelKind) -> Processor:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"{checkpoint.source}: expected the {modality.loads} of {kind.architecture} beside the weights, but "
-            f"transformers cannot load one ({reason}). Copy its files there from the model that was fine-tuned."
+            f"transformers cannot load one ({reason}). Copy its files there from the fine-tuned model."
         ) from error
     return processor
 
@@ -44,37 +51,47 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
 
     Args:
         table: The rows.
-        expert: The task's.
+        expert: The task's expert.
         processor: Its tokenizer or image processor.
-        encoding: What to read, how long rows may be, and which positions count.
+        encoding: Which columns to read, the maximum length of a row, and which positions count.
+
+    Returns:
+        The rows, hashes of their contents, and notes for the user.
 
     Raises:
-        ConfigError: A column is missing, a row or a label cannot be used, the tokenizer cannot pad or has no chat
-            template, or the model is of a kind that cannot be used.
+        ConfigError: A column is missing, a row or a label is invalid, the tokenizer cannot pad or has no chat template,
+            or the model cannot be used.
     """
     modality = _modality(expert.kind, table)
     table.require(list(modality.columns(table, encoding).values()))
     if encoding.for_language_models and not expert.kind.language_model:
         raise ConfigError(
-            f"{table.task}: data.positions and data.pseudo_answers are for language models, but "
-            f"{expert.kind.architecture} is none. Leave them out."
+            f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
+            f"{expert.kind.architecture} is not one. Remove both keys, or leave out this task's calibration."
         )
     return modality.encode(table, expert, processor, encoding)
 
 
 def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encoded:
-    """Take rows that are tensors already; their contents are hashed as they are.
+    """Use rows that are tensors and hash their contents.
+
+    Args:
+        source: The tensors; see `tensor_rows`.
+        expert: The task's expert.
+        labeled: Whether labels are required.
+
+    Returns:
+        The rows and hashes of their contents.
 
     Raises:
-        ConfigError: They do not fit together, the model cannot be run on them, or labels are asked for that are not
-            there.
+        ConfigError: The tensors do not fit together, the model cannot be run on them, or required labels are missing.
     """
     rows = tensor_rows(source, expert)
     whole = [rows.batch([i]) for i in range(len(rows))]
     if labeled and any(row.labels is None for row in whole):
         raise ConfigError(
-            f"{expert.name}: expected rows with labels, but they have none. Give dicts of tensors with the key labels, "
-            "or a TensorDataset of inputs and labels."
+            f"{expert.name}: expected rows with labels, found rows without labels. Use dicts of tensors with the key "
+            "labels, or a TensorDataset of inputs and labels."
         )
     return Encoded(rows, tensor_contents(whole))
 
@@ -84,17 +101,17 @@ def _modality(kind: ModelKind, table: Table) -> Modality:
 
 
 def _of_input(kind: ModelKind) -> list[Modality]:
-    """Modalities of a model's main input.
+    """List the modalities of a model's main input.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: No modality encodes it.
     """
     found = [modality for modality in MODALITIES if modality.main_input == kind.main_input]
     if not found:
         known = ", ".join(dict.fromkeys(modality.main_input for modality in MODALITIES))
         raise ConfigError(
             f"{kind.architecture}: expected a model whose main input is one of {known}, but its main input is "
-            f"{kind.main_input}, for which rows cannot be encoded yet. Merge it without calibration and evaluation "
-            "rows, by a method that needs none."
+            f"{kind.main_input}, for which rows cannot be encoded. Leave out its calibration and evaluation, and use "
+            "a data-free method."
         )
     return found

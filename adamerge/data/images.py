@@ -1,4 +1,4 @@
-"""Rows of images, with a class per row."""
+"""Rows of images with one class per row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, cast
@@ -21,7 +21,7 @@ from adamerge.experts.model_kind import ModelKind, classes_by_token
 
 
 class Images(Modality):
-    """An image per row, for classifiers of images."""
+    """One image per row, for image classifiers."""
 
     main_input: ClassVar = "pixel_values"
     loader: ClassVar = AutoImageProcessor
@@ -47,11 +47,11 @@ class Images(Modality):
 
 
 class ImageRows(Rows):
-    """Images, processed when a batch is made: 256 of them would take 150 MB as floating-point pixels.
+    """Images, processed per batch: 256 of them would need 150 MB as floating-point pixels.
 
     Args:
-        table: Holds the images in the column that its source names.
-        processor: Makes pixel values.
+        table: Contains the images in the column that its source names.
+        processor: Computes pixel values.
         labels: One per row, or None.
     """
 

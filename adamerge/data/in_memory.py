@@ -1,4 +1,4 @@
-"""Rows that Python users hold: lists, dictionaries, data sets and tensors."""
+"""Rows in memory: lists, dictionaries, datasets and tensors."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ RowsLike: TypeAlias = (
     | Mapping[str, Sequence[object] | Tensor]
     | Sequence[object]
 )
-"""What rows can be given as: see `as_table` and `tensor_rows`."""
+"""Every accepted form of rows: see `as_table` and `tensor_rows`."""
 
 IN_MEMORY = DataSource("rows in memory")
-"""The usual column names, for rows that no file holds."""
+"""The default column names, for rows that are not from a file."""
 
 _EXPECTED = (
     "a path, a list of texts, of dicts or of images, a dict of columns, a datasets.Dataset, or tensors (a tensor, a "
@@ -42,17 +42,20 @@ _EXPECTED = (
 
 
 def as_table(source: RowsLike, task: str, columns: DataSource = IN_MEMORY, seed: int = 0) -> Table:
-    """Make a table of rows that are not encoded yet.
+    """Convert rows that are not encoded yet to a table.
 
     Args:
         source: A path, a `DataSource`, a list of texts, of dicts or of images, a dict of columns, or a
             `datasets.Dataset`.
-        task: Whose rows they are.
-        columns: What the columns are called, and how many rows to draw; a `DataSource` given as source says it itself.
-        seed: Of the rows that are drawn.
+        task: The task that the rows belong to.
+        columns: Names of the columns and the number of rows to draw; ignored if `source` is a path or a `DataSource`.
+        seed: Random seed of the rows that are drawn.
+
+    Returns:
+        The table.
 
     Raises:
-        ConfigError: The rows cannot be read, there are none, or they are of another type; says what was expected.
+        ConfigError: The rows cannot be read, there are none, or they have another type; names the accepted types.
 
     Example:
         >>> as_table(["good", "bad"], "mood").texts("text")
@@ -66,12 +69,12 @@ def as_table(source: RowsLike, task: str, columns: DataSource = IN_MEMORY, seed:
         return load_table(source, task, seed)
     table = Table(_dataset(source, task), columns, task)
     if len(table) == 0:
-        raise table.error("expected rows, but there are none.")
+        raise table.error("expected at least 1 row, found none.")
     return table.sample(columns.rows, seed)
 
 
 def holds_tensors(source: RowsLike) -> bool:
-    """Whether rows are encoded already, so that `tensor_rows` takes them.
+    """Return whether rows are encoded already, so that `tensor_rows` accepts them.
 
     Example:
         >>> holds_tensors([torch.zeros(3)]), holds_tensors(["good"])
@@ -89,15 +92,18 @@ def holds_tensors(source: RowsLike) -> bool:
 
 
 def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
-    """Make rows of tensors that are encoded already.
+    """Convert tensors, which are encoded already, to rows.
 
-    Tensors without names are the model's main input; of a tuple (a `TensorDataset`, for example) the second is the
-    label. A dict names the model's arguments; its `labels` are the labels. Of a model that predicts at every position,
-    the positions of `attention_mask` count, or all.
+    Tensors without names are the model's main input; the second tensor of a tuple (a `TensorDataset`, for example) is
+    the label. The keys of a dict are the model's arguments; `labels` is the key of the labels. If the model predicts at
+    every position, the positions of `attention_mask` count, or all without a mask.
 
     Args:
         source: A tensor, a dict of tensors, a list of either, or a PyTorch Dataset of either.
-        expert: The task's.
+        expert: The task's expert.
+
+    Returns:
+        The rows.
 
     Raises:
         ConfigError: Tensors have different lengths, or the model cannot be run on them.
@@ -108,7 +114,10 @@ def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
     labels = columns.pop("labels", None)
     counts = {name: len(column) for name, column in columns.items()}
     if not counts or len(set(counts.values())) != 1 or not next(iter(counts.values())):
-        raise ConfigError(f"{expert.name}: expected tensors with one length of at least 1, but they have {counts}.")
+        raise ConfigError(
+            f"{expert.name}: expected tensors with one common length of at least 1, found the lengths {counts}. Give "
+            "every tensor the same number of rows."
+        )
     first = {name: column[:1] for name, column in columns.items()}
     positions = None
     if classes_by_token(expert.module, expert.kind, first, expert.name):
@@ -134,23 +143,27 @@ def _dataset(source: object, task: str) -> datasets.Dataset:
     found = type(source).__name__
     if isinstance(source, Sequence):
         found += " of " + ", ".join(dict.fromkeys(type(row).__name__ for row in source))
-    raise ConfigError(f"{task}: expected rows as {_EXPECTED}, but found a {found}. Convert them to one of these.")
+    raise ConfigError(f"{task}: expected rows as {_EXPECTED}, found {found}. Convert them to one of these.")
 
 
 def _from_columns(columns: Mapping[str, Sequence[object]], task: str) -> datasets.Dataset:
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
-        raise ConfigError(f"{task}: expected columns of one length, but they have {counts} rows.")
+        raise ConfigError(
+            f"{task}: expected columns of one length, found the lengths {counts}. Give every column the same number of "
+            "rows."
+        )
     try:
         return datasets.Dataset.from_dict({name: list(column) for name, column in columns.items()})
     except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors are these
         raise ConfigError(
-            f"{task}: expected one type of value per column, but {error}. Convert the values of that column."
+            f"{task}: expected one type of value per column, found several ({error}). Convert the values of that "
+            "column."
         ) from error
 
 
 def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
-    """Tensors by the model's argument, the rows in their first dimension."""
+    """Collect tensors by the model's argument; the first dimension is the row."""
     if isinstance(source, TensorDataset):
         return _named(source.tensors, expert)
     if isinstance(source, Tensor):
@@ -159,7 +172,8 @@ def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
         return {str(name): torch.as_tensor(column) for name, column in source.items()}
     if isinstance(source, Dataset) and not hasattr(source, "__len__"):
         raise ConfigError(
-            f"{expert.name}: expected a PyTorch Dataset with a length, but {type(source).__name__} has none."
+            f"{expert.name}: expected a PyTorch Dataset with a length, but {type(source).__name__} has no __len__. Add "
+            "it, or use a list of its items."
         )
     rows = cast(Sequence[object], source)
     named = [_row(rows[i], expert) for i in range(len(rows))]
@@ -169,7 +183,7 @@ def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"{expert.name}: expected rows of tensors with the same names and shapes, but they differ ({reason}). Pad "
-            "them to one length, with an attention_mask, or give texts."
+            "them to one length, with an attention_mask, or use texts."
         ) from error
 
 
@@ -180,10 +194,10 @@ def _row(row: object, expert: Expert) -> dict[str, Tensor]:
 
 
 def _named(parts: Sequence[object], expert: Expert) -> dict[str, Tensor]:
-    """Name the parts of a row that has no names: the main input, and the label."""
+    """Name the parts of a row without names: the main input and the label."""
     if len(parts) > 2 or not parts:
         raise ConfigError(
-            f"{expert.name}: expected rows of an input, or of an input and a label, but a row has {len(parts)} "
-            "tensors. Give dicts that name the model's arguments."
+            f"{expert.name}: expected rows of an input, or of an input and a label, found a row of {len(parts)} "
+            "tensors. Use dicts whose keys are the model's arguments."
         )
     return {name: torch.as_tensor(part) for name, part in zip((expert.kind.main_input, "labels"), parts, strict=False)}

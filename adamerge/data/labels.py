@@ -1,4 +1,4 @@
-"""Labels of evaluation rows → the model's own indices, by name wherever there are names."""
+"""Labels of rows → the model's class indices, by name if there are names."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,10 +8,18 @@ from adamerge.experts.model_kind import ModelKind
 
 
 def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[int] | None, tuple[str, ...]]:
-    """Read the label of each row of a classifier, where labels are asked for, and notes for the user.
+    """Read the labels of a classifier's rows if the encoding is labeled.
+
+    Args:
+        table: The rows.
+        kind: The kind of their model.
+        encoding: Whether labels are read, and names of the classes.
+
+    Returns:
+        The model's class index of each row, or None; and notes for the user.
 
     Raises:
-        ConfigError: As `label_indices` does.
+        ConfigError: As in `label_indices`.
     """
     if not encoding.labeled:
         return None, ()
@@ -23,22 +31,23 @@ def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[i
 
 
 def label_indices(table: Table, classes: Mapping[str, int], count: int) -> tuple[list[int], str | None]:
-    """Find the model's index of each row's label.
+    """Look up the model's class index of each row's label.
 
-    Classes of a column (a folder of images has a class for each of its sub-folders, in alphabetical order) and labels
-    in words are looked up by name. Names that the model does not know mean themselves where they are numbers; of a
-    column with classes, none of which the model knows, the indices are taken as they are, and a note says so.
+    Class names of a column (a folder of images has one class per sub-folder, in alphabetical order) and labels that are
+    strings are looked up by name. A name that is a number and not a class name of the model is that index. If the model
+    has none of the column's class names, the column's indices are used unchanged, and a note reports it.
 
     Args:
         table: The rows, with a column of labels.
-        classes: The model's index of each class by name.
-        count: How many classes the model has.
+        classes: The model's class indices by name.
+        count: Number of the model's classes.
 
     Returns:
-        The indices, and a note for the user, if there is one.
+        The indices, and a note for the user or None.
 
     Raises:
-        ConfigError: Some classes are known and others not, or a label is none of the model's; names it and its row.
+        ConfigError: The model has only some of the column's classes, or a label is none of its classes; names it and
+            its row.
     """
     column = table.source.label
     labels = list(table.data[column])
@@ -52,8 +61,8 @@ def label_indices(table: Table, classes: Mapping[str, int], count: int) -> tuple
     for row, label in enumerate(labels, 1):
         index = meaning[label] if isinstance(label, int) and 0 <= label < len(names) else None
         if index is None or not 0 <= index < count:
-            said = names[label] if isinstance(label, int) and 0 <= label < len(names) else label
-            raise table.error(_unknown(row, said, classes, count))
+            shown = names[label] if isinstance(label, int) and 0 <= label < len(names) else label
+            raise table.error(_unknown(row, shown, classes, count))
         found.append(index)
     return found, note
 
@@ -61,15 +70,15 @@ def label_indices(table: Table, classes: Mapping[str, int], count: int) -> tuple
 def _meaning(
     table: Table, names: Sequence[str], used: Sequence[str], classes: Mapping[str, int], count: int
 ) -> tuple[list[int | None], str | None]:
-    """The model's index of each of a column's classes."""
+    """Look up the model's index of each of a column's classes."""
     if any(name in classes for name in names):
         unknown = [name for name in used if name not in classes]
         if unknown:
             known = sorted(classes, key=classes.__getitem__)
             raise table.error(
                 f"{', '.join(map(repr, unknown[:8]))}: the model has no class of that name; its classes are "
-                f"{', '.join(known[:8])}. Rename the classes of {table.source.label!r} (the sub-folders, if it is a "
-                "folder of images) as the model calls them."
+                f"{', '.join(known[:8])}. Give the classes of {table.source.label!r} (the sub-folders of a folder of "
+                "images) the model's names."
             )
         return [classes.get(name) for name in names], None
     numbers = [_number(name, count) for name in names]
@@ -77,8 +86,8 @@ def _meaning(
         return numbers, None
     pairs = ", ".join(f"{name} = {index}" for index, name in enumerate(names[:8]))
     return list(range(len(names))), (
-        f"{table.task}: {table.source.path}: the model knows none of the classes of {table.source.label!r} by name "
-        f"({_known(classes)} are its own), so their order counts: {pairs}."
+        f"{table.task}: {table.source.path}: none of the classes of {table.source.label!r} is a class name of the "
+        f"model ({_known(classes)}), so their order is used: {pairs}."
     )
 
 
@@ -90,12 +99,15 @@ def _index(table: Table, row: int, label: object, classes: Mapping[str, int], co
 
 
 def _number(name: str, count: int) -> int | None:
-    """What a name that is a number means; None if it is none, or no index."""
+    """Parse a name that is a class index; None if it is not one."""
     return int(name) if name.isascii() and name.isdigit() and int(name) < count else None
 
 
 def _unknown(row: int, label: object, classes: Mapping[str, int], count: int) -> str:
-    return f"row {row} has the label {label!r}, which is none of the expert's {count} labels ({_known(classes)})."
+    return (
+        f"row {row} has the label {label!r}, which is none of the expert's {count} labels ({_known(classes)}). Correct "
+        "the label or remove the row."
+    )
 
 
 def _known(classes: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Rows of a language model: texts, or prompts with completions, and which of their positions count."""
+"""Rows of language models: texts, or prompts with completions, and the positions that count."""
 
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, cast
@@ -18,11 +18,11 @@ from adamerge.experts.model_kind import ModelKind, classes_by_token
 
 
 class Example(NamedTuple):
-    """One row of a language model in token ids.
+    """One row of a language model as token ids.
 
     Attributes:
-        prompt: What is given; all of a text that has no completion.
-        completion: What follows it, or what a decoder answers to it.
+        prompt: The given tokens; the whole text if there is no completion.
+        completion: The tokens that follow it, or the decoder's output.
     """
 
     prompt: list[int]
@@ -32,8 +32,8 @@ class Example(NamedTuple):
 class Language(Modality):
     """Texts, or prompts with completions, for language models.
 
-    Prompt and completion are tokenised separately and joined. An encoder-decoder's completion ends as its tokenizer
-    ends a text; to that of a decoder nothing is added.
+    Prompt and completion are tokenised separately and joined. The completion of an encoder-decoder gets the special
+    tokens that its tokenizer adds to a text; the completion of a decoder-only model gets none.
     """
 
     main_input: ClassVar = "input_ids"
@@ -69,24 +69,36 @@ class Language(Modality):
 
 
 def awaits_answers(encoding: Encoding) -> bool:
-    """Whether an expert is to answer the rows before they are learned from; labels are never replaced by answers."""
+    """Return whether the expert answers the rows before learning; labels are never replaced by answers."""
     return encoding.answer_tokens is not None and not encoding.labeled
 
 
 def prompt_limit(table: Table, kind: ModelKind, encoding: Encoding, limit: int) -> int:
-    """Tokens per prompt at most: a model that continues its prompt needs room for the answer.
+    """Compute the maximum number of tokens per prompt: a decoder-only model also needs room for the answer.
+
+    Args:
+        table: Names task and file in the error.
+        kind: The kind of the model.
+        encoding: Contains the maximum number of tokens per answer.
+        limit: Maximum number of tokens per row.
+
+    Returns:
+        The maximum, at least 1.
 
     Raises:
         ConfigError: The model cannot generate, or no room is left.
     """
     answer = encoding.answer_tokens or 0
     if kind.predicts == "masked token":
-        raise table.error(f"{kind.architecture} cannot generate, so it gives no pseudo-answers.")
+        raise table.error(
+            f"data.pseudo_answers needs a model that generates, but {kind.architecture} cannot generate. Remove "
+            "data.pseudo_answers, or leave out this task's calibration."
+        )
     room = limit if kind.encoder_decoder else limit - answer
     if room < 1:
         raise table.error(
             f"answers of {answer} tokens (data.pseudo_answers.max_new_tokens) leave no room for a prompt in rows of "
-            f"{limit} tokens (data.max_length)."
+            f"{limit} tokens (data.max_length). Lower max_new_tokens, or raise max_length if the model allows it."
         )
     return room
 
@@ -100,14 +112,29 @@ def prompt_rows(
     shown: Sequence[object],
     room: int,
 ) -> tuple[Rows, tuple[str, ...]]:
-    """Make prompts that await answers, without those that have no token or more than `room`; the count is noted.
+    """Make rows of prompts awaiting answers; drop prompts without tokens or with more than `room` and note the count.
+
+    Args:
+        table: The rows as they were read.
+        expert: The task's expert.
+        tokenizer: Pads the prompts.
+        encoding: Which positions count.
+        prompts: Token ids of each prompt.
+        shown: The same in readable form: a text, or chat messages.
+        room: Maximum number of tokens per prompt.
+
+    Returns:
+        The rows, and notes for the user.
 
     Raises:
-        ConfigError: None is left, or the model cannot be used.
+        ConfigError: No prompt is left, or the model cannot be used.
     """
     kept = [i for i, prompt in enumerate(prompts) if 0 < len(prompt) <= room]
     if not kept:
-        raise table.error(f"no row has a prompt of 1 to {room} tokens, so there is nothing to answer.")
+        raise table.error(
+            f"no row has a prompt of 1 to {room} tokens, so there is nothing to answer. Raise data.max_length or use "
+            "shorter prompts."
+        )
     rows = Prompts(
         [prompts[i] for i in kept],
         [shown[i] for i in kept],
@@ -120,32 +147,33 @@ def prompt_rows(
 
 
 def check_measured(table: Table, kind: ModelKind, encoding: Encoding, *, completed: bool) -> None:
-    """Refuse rows of which nothing would count, or whose perplexity means nothing.
+    """Reject rows without a position that counts, or whose perplexity is meaningless.
 
     Args:
         table: The rows.
-        kind: Of their model.
+        kind: The kind of their model.
         encoding: Which positions count, and whether perplexity is measured.
         completed: Whether the rows have completions.
 
     Raises:
-        ConfigError: Says what to give instead.
+        ConfigError: Names what to use instead.
     """
     if encoding.labeled and kind.predicts == "masked token":
         raise table.error(
-            f"{kind.architecture} fills in words that it sees both sides of; the perplexity of the next word, which is "
-            "what is measured of language models, means nothing for it. Leave out this task's evaluation."
+            f"{kind.architecture} predicts masked tokens from both sides; perplexity of the next token, the metric of "
+            "language models, is meaningless for it. Leave out this task's evaluation; its calibration can be used."
         )
     if encoding.labeled and kind.encoder_decoder and not table.source.completion:
         raise table.error(
-            f"expected a column with what {kind.architecture} is to answer (key completion of the evaluation), as "
-            "perplexity is measured on it, but none is named."
+            f"expected a column of completions (key completion of the evaluation), because the perplexity of "
+            f"{kind.architecture} is measured on them, but none is configured. Name it, or leave out this task's "
+            "evaluation."
         )
     if encoding.positions == "completion" and not completed:
         raise table.error(
-            "expected a column of completions, as nothing else counts (data.positions: completion), but none is named. "
-            "Name it (key completion), give chat messages (key messages), or let the experts answer "
-            "(data.pseudo_answers)."
+            "expected a column of completions, because only completions count (data.positions: completion), but none "
+            "is configured. Name it (key completion), use chat messages (key messages), or let the experts generate "
+            "the answers (data.pseudo_answers)."
         )
 
 
@@ -157,7 +185,18 @@ def example_rows(
     examples: Sequence[Example],
     limit: int,
 ) -> tuple[Rows, tuple[str, ...]]:
-    """Make rows to learn from or to measure, without those in which no position counts; the count is noted.
+    """Make rows for learning or evaluation; drop rows in which no position counts and note the number dropped.
+
+    Args:
+        table: The rows as they were read.
+        expert: The task's expert.
+        tokenizer: Pads the rows.
+        encoding: Which positions count.
+        examples: The rows as token ids.
+        limit: Maximum number of tokens per row.
+
+    Returns:
+        The rows, and notes for the user.
 
     Raises:
         ConfigError: No row is left, or the model cannot be used.
@@ -165,7 +204,9 @@ def example_rows(
     kept = [row for row in examples if _counted(row, expert.kind, encoding) > 0]
     if not kept:
         what = "perplexity cannot be measured" if encoding.labeled else "nothing can be learned from them"
-        raise table.error(f"no row has a token to predict within {limit} tokens, so {what}.")
+        raise table.error(
+            f"no row has a token to predict within {limit} tokens, so {what}. Raise data.max_length or use other rows."
+        )
     rows = _joined(kept, expert.kind, tokenizer, encoding)
     _try(table, expert, rows)
     return rows, _dropped(table, len(examples) - len(kept), len(examples), limit)
@@ -174,7 +215,7 @@ def example_rows(
 def _joined(
     kept: Sequence[Example], kind: ModelKind, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
 ) -> TextRows:
-    """Put each prompt and its completion into one sequence, or into an encoder's and a decoder's."""
+    """Join each prompt and its completion into one sequence, or into the inputs of an encoder and a decoder."""
     if kind.encoder_decoder:
         assert kind.decoder_start is not None  # encoder-decoders that generate have one
         targets = [[kind.decoder_start, *row.completion] for row in kept]
@@ -196,7 +237,7 @@ def _examples(table: Table, kind: ModelKind, tokenizer: PreTrainedTokenizerBase,
 
 
 def _counted(row: Example, kind: ModelKind, encoding: Encoding) -> int:
-    """Count the positions that count in a row; where labels are needed, those that predict nothing known do not."""
+    """Compute the number of positions that count in a row; with labels, only positions whose next token is known."""
     only_completion = encoding.positions == "completion"
     if kind.encoder_decoder:
         return len(row.completion) if encoding.labeled or only_completion else max(len(row.completion), 1)
@@ -215,6 +256,6 @@ def _dropped(table: Table, count: int, total: int, limit: int) -> tuple[str, ...
     if not count:
         return ()
     return (
-        f"{table.task}: {table.source.path}: {count} of {total} rows are left out: no position of theirs counts within "
-        f"{limit} tokens (see data.max_length and data.positions).",
+        f"{table.task}: {table.source.path}: {count} of {total} rows are dropped: none of their positions counts "
+        f"within {limit} tokens (see data.max_length and data.positions).",
     )

@@ -1,4 +1,4 @@
-"""What one kind of rows needs: its columns, its processor, and how its rows are encoded."""
+"""Base class of the modalities: required columns, processor and encoding of one kind of rows."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -17,12 +17,12 @@ Processor: TypeAlias = PreTrainedTokenizerBase | ImageProcessingMixin
 
 
 class Encoded(NamedTuple):
-    """A table as a model takes it.
+    """The encoded rows of one table.
 
     Attributes:
-        rows: Ready to be made into batches.
-        contents: Hashes of the columns that are used.
-        notes: What a user should know of them.
+        rows: Rows that are combined into batches.
+        contents: Hashes of the used columns.
+        notes: Messages about the rows for the user.
     """
 
     rows: Rows
@@ -31,12 +31,12 @@ class Encoded(NamedTuple):
 
 
 class Modality(ABC):
-    """One kind of rows. To add one, write a class in a file of its own and name it in `encode.MODALITIES`.
+    """One kind of rows. To add one, write a class in a new file and add it to `encode.MODALITIES`.
 
     Attributes:
-        main_input: Which models take such rows: transformers' name of their main input.
-        loader: transformers' class that loads what encodes the rows.
-        loads: What the loader loads, in words.
+        main_input: transformers' name of the main input of the models that use such rows.
+        loader: transformers' class that loads the processor.
+        loads: Name of the processor in messages.
     """
 
     main_input: ClassVar[str]
@@ -45,15 +45,24 @@ class Modality(ABC):
 
     @abstractmethod
     def fits(self, kind: ModelKind, table: Table) -> bool:
-        """Whether these rows are of this kind, for a model that takes `main_input`."""
+        """Return whether these rows are of this kind, for a model whose main input is `main_input`."""
 
     @abstractmethod
     def columns(self, table: Table, encoding: Encoding) -> dict[str, str]:
-        """Name the columns that are used, by their role."""
+        """Return the names of the used columns by role."""
 
     @abstractmethod
     def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
-        """Encode a table that has all `columns` into rows, which pad themselves together into batches.
+        """Encode a table that has all `columns` into rows.
+
+        Args:
+            table: The rows as they were read.
+            expert: The task's expert.
+            processor: Its tokenizer or image processor.
+            encoding: Which columns to read, the maximum length of a row, and which positions count.
+
+        Returns:
+            The rows, hashes of their contents, and notes for the user.
 
         Raises:
             ConfigError: A row, a label, the processor or the model cannot be used; names it.

@@ -1,4 +1,4 @@
-"""Rows from files, folders and the hub, as `datasets` reads them."""
+"""Rows from files, folders and the hub, read by `datasets`."""
 
 import json
 import logging
@@ -22,24 +22,30 @@ _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def read_rows(source: DataSource) -> datasets.Dataset:
-    """Read the rows of a source, whatever their format.
+    """Read the rows of a source in any supported format.
+
+    Args:
+        source: Path or hub id, and the split.
+
+    Returns:
+        The rows.
 
     Raises:
-        FileNotFoundError: There is nothing at the path.
-        ValueError: It cannot be read, or has no such split; `datasets` raises errors of its own too.
+        FileNotFoundError: The path does not exist.
+        ValueError: It cannot be read, or has no such split; `datasets` also raises errors of its own.
     """
     datasets.disable_progress_bars()
     with (
         _quiet("datasets.packaged_modules"),
         _quiet("huggingface_hub"),
-    ):  # our error names the row, or the hub that does not answer
+    ):  # our own error names the row, or reports that the hub does not answer
         return _rows_of(source)
 
 
 @contextmanager
-def _quiet(talker: str) -> Iterator[None]:
-    """Keep a logger silent inside the block."""
-    logger = logging.getLogger(talker)
+def _quiet(name: str) -> Iterator[None]:
+    """Silence a logger inside the block."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
@@ -54,7 +60,9 @@ def _rows_of(source: DataSource) -> datasets.Dataset:
         return _saved(path, source.split)
     if path.is_dir():
         if not any(file.suffix.lower() in _IMAGES for file in path.rglob("*")):
-            raise ValueError("expected a folder of images or a saved datasets directory; it is neither.")
+            raise ValueError(
+                "expected a folder of images or a saved datasets directory, found neither; name one, or a file."
+            )
         return _table(datasets.load_dataset("imagefolder", data_dir=str(path), split="train"))
     if path.suffix in _FORMATS:
         if not path.exists():
@@ -73,7 +81,8 @@ def _saved(path: Path, split: str) -> datasets.Dataset:
         return saved
     if split not in saved:
         raise ValueError(
-            f"there is no split {split!r}; it has {', '.join(map(str, saved))}. Name one of them under split."
+            f"there is no split {split!r}; the splits are {', '.join(map(str, saved))}. Set the key split to one of "
+            "them."
         )
     return saved[split]
 
@@ -84,7 +93,7 @@ def _table(loaded: object) -> datasets.Dataset:
 
 
 def broken_row(source: DataSource) -> str | None:
-    """Say which line of a JSON-lines file is not JSON, if one is not."""
+    """Describe the first line of a JSON Lines file that is not JSON, or return None."""
     path = Path(source.path).expanduser()
     if path.suffix not in (".jsonl", ".json") or not path.is_file():
         return None
@@ -97,6 +106,6 @@ def broken_row(source: DataSource) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Shorten an error of another library to its first line."""
+    """Return the first line of the message of another library's error."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""One task's rows, and how they become batches."""
+"""One task's rows and their batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,33 +11,33 @@ from adamerge.batch import Batch
 
 
 class Rows(ABC):
-    """One task's rows; a modality's own class encodes them and pads them together."""
+    """One task's rows; the subclass of a modality pads them and makes batches."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
 
     @abstractmethod
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Put the rows of these indices together into one batch, padded to one length."""
+        """Make one batch of the rows with these indices, padded to one length."""
 
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        """Sort indices by the length of their rows, where that saves padding and the order does not matter.
+        """Sort indices by the length of their rows, if that saves padding; the order must not matter to the caller.
 
-        The longest come first: later batches fit into the memory that the first ones gave back, and rows that do not
-        fit at all fail at once.
+        The longest rows come first: later batches then reuse the memory of the first ones, and rows that do not fit
+        into memory fail immediately.
         """
         return indices
 
     def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
-        """Yield all rows, or those of `indices`, in batches of `size` rows of similar length."""
+        """Yield all rows, or those with `indices`, in batches of `size` rows of similar length."""
         indices = self.by_length(range(len(self)) if indices is None else indices)
         for start in range(0, len(indices), size):
             yield self.batch(indices[start : start + size])
 
 
 class TensorRows(Rows):
-    """Rows that are tensors already.
+    """Rows that are tensors.
 
     Args:
         inputs: Keyword arguments of the module, each (N, …).
@@ -61,7 +61,7 @@ class TensorRows(Rows):
 
 
 class Subset(Rows):
-    """Some rows of another, under new indices."""
+    """A subset of other rows, under new indices."""
 
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         self._rows, self._indices = rows, list(indices)
@@ -80,17 +80,17 @@ class Subset(Rows):
 
 
 def first_rows(rows: Mapping[str, Rows], count: int) -> dict[str, Rows]:
-    """Take at most `count` rows of every task; they were drawn at random before, so the first ones will do."""
+    """Return the first `count` rows of every task, or all if there are fewer; rows are in random order already."""
     return {task: Subset(own, range(min(count, len(own)))) for task, own in rows.items()}
 
 
 def move(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    """Move a batch to the device of the computation, floating-point inputs to its dtype."""
+    """Move a batch to a device and convert its floating-point inputs to a dtype."""
     inputs = {n: t.to(device, dtype if t.is_floating_point() else None) for n, t in batch.inputs.items()}
     rest = (None if t is None else t.to(device) for t in (batch.positions, batch.labels))
     return Batch(inputs, batch.rows, *rest)
 
 
 def count(batch: Batch) -> int:
-    """Count what a mean over a batch is taken over: its rows, or the positions that count."""
+    """Count the terms of a mean over a batch: its rows, or the positions that count."""
     return len(batch.rows) if batch.positions is None else int(batch.positions.sum())

@@ -1,4 +1,4 @@
-"""Which rows a step takes, and which are held out: pure functions of the seed."""
+"""Rows per step and held-out rows: pure functions of the seed."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,28 @@ import torch
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which rows a step takes: a pure function of (seed, step), so that resuming needs no state.
+    """The rows of each step: a pure function of (seed, step), so resuming needs no state.
 
-    Each pass over a task's rows is in a new random order; batches run on from one pass into the next.
+    Each pass over a task's rows has a new random order; a batch may cross from one pass into the next.
 
     Attributes:
-        seed: Of the orders.
-        size: Rows per task per step; None takes all rows at every step, in their own order.
+        seed: Random seed of the orders.
+        size: Rows per task per step; None uses all rows at every step, in their original order.
     """
 
     seed: int
     size: int | None
 
     def rows(self, step: int, task: int, count: int) -> list[int]:
-        """List the rows that a step takes of the task with index `task`, which has `count` rows.
+        """List the rows of one task at one step.
+
+        Args:
+            step: Number of the step, from 0.
+            task: Index of the task.
+            count: Number of the task's rows.
+
+        Returns:
+            Indices of rows, `size` of them or all.
 
         Example:
             >>> schedule = Schedule(seed=0, size=2)
@@ -39,13 +47,21 @@ class Schedule:
 
 
 def split_held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Divide row indices at random, by the seed, into those to learn from and those to watch.
+    """Divide row indices at random into rows to learn from and held-out rows.
+
+    Args:
+        count: Number of rows.
+        share: Share of the rows that is held out; at least one row remains to learn from.
+        seed: Random seed.
+
+    Returns:
+        Sorted indices of the rows to learn from and of the held-out rows.
 
     Example:
-        >>> learn, watch = split_held_out(8, 0.25, seed=0)
-        >>> len(learn), len(watch), sorted(learn + watch) == list(range(8))
+        >>> learn, held_out = split_held_out(8, 0.25, seed=0)
+        >>> len(learn), len(held_out), sorted(learn + held_out) == list(range(8))
         (6, 2, True)
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    watched = min(round(count * share), count - 1)
-    return sorted(order[watched:]), sorted(order[:watched])
+    held_out = min(round(count * share), count - 1)
+    return sorted(order[held_out:]), sorted(order[:held_out])

@@ -1,4 +1,4 @@
-"""Settings of rows: where they are, how they are encoded, and how many a step takes."""
+"""Settings of rows: location, encoding and number per step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from typing import Literal, TypeAlias
 from adamerge.types import ConfigError
 
 Positions: TypeAlias = Literal["all", "completion"]
-"""Which positions of a language model's rows count."""
+"""The positions of a language model's rows that count."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows are and what their columns are called.
+    """Location of rows and names of their columns.
 
     Attributes:
         path: A .jsonl, .json, .csv, .tsv, .parquet or .txt file, a folder of images, a saved `datasets` directory, or
             a hub dataset id.
         text: Column with the text.
-        text_pair: Column with a second text, for tasks on pairs.
+        text_pair: Column with a second text, for tasks on pairs of texts.
         messages: Column with chat messages, for language models; the tokenizer's chat template is applied. By default
-            a column called messages where there is no column of texts.
-        completion: Column with what follows the text, or what an encoder-decoder answers to it, for language models.
+            the column messages, if there is no column of texts.
+        completion: Column with the continuation of the text, or with an encoder-decoder's output, for language models.
         image: Column with the image.
-        label: Column with the label; needed for evaluation, and in calibration by the objective CrossEntropy alone.
-        split: Of a hub dataset or a saved directory.
+        label: Column with the label; needed for evaluation, and for calibration only with the objective CrossEntropy.
+        split: Split of a hub dataset or of a saved directory.
         name: Configuration of a hub dataset.
-        rows: Take this many rows, drawn with the seed; all by default.
+        rows: Number of rows, drawn with the seed; all by default.
     """
 
     path: str
@@ -41,20 +41,20 @@ class DataSource:
     rows: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the number."""
+        """Check the number of rows."""
         if self.rows is not None and self.rows < 1:
-            raise ConfigError(f"{self.path}: expected at least 1 under rows, got {self.rows}.")
+            raise ConfigError(f"{self.path}: rows: expected at least 1, found {self.rows}.")
 
 
 @dataclass(frozen=True)
 class PseudoAnswers:
-    """How each expert answers the prompts of its calibration rows, once, before learning starts.
+    """How each expert answers the prompts of its calibration rows, once before learning starts.
 
     Attributes:
-        max_new_tokens: Tokens per answer at most.
-        sample: Draw each token at random, with the run's seed, rather than take the likeliest (greedy).
-        temperature: Of drawing; lower is nearer to greedy.
-        top_p: Draw from the likeliest tokens that together have this probability.
+        max_new_tokens: Maximum number of tokens per answer.
+        sample: Draw each token at random, with the run's seed, instead of the most likely one (greedy).
+        temperature: Sampling temperature; lower is closer to greedy.
+        top_p: Draw from the most likely tokens whose probabilities add up to this value.
     """
 
     max_new_tokens: int = 64
@@ -65,27 +65,27 @@ class PseudoAnswers:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.max_new_tokens < 1:
-            raise ConfigError(f"data.pseudo_answers.max_new_tokens: expected at least 1, got {self.max_new_tokens}.")
+            raise ConfigError(f"data.pseudo_answers.max_new_tokens: expected at least 1, found {self.max_new_tokens}.")
         if not self.temperature > 0:
-            raise ConfigError(f"data.pseudo_answers.temperature: expected more than 0, got {self.temperature}.")
+            raise ConfigError(f"data.pseudo_answers.temperature: expected more than 0, found {self.temperature}.")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"data.pseudo_answers.top_p: expected more than 0 and at most 1, got {self.top_p}.")
+            raise ConfigError(f"data.pseudo_answers.top_p: expected more than 0 and at most 1, found {self.top_p}.")
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How calibration rows are used.
+    """Use of the calibration rows.
 
     Attributes:
-        rows: Calibration rows per task, drawn with the seed; null takes all.
-        held_out: Share of them that is watched and not learned from; 0 watches nothing.
-        batch_size: Rows per task per step; null takes all rows at every step.
+        rows: Calibration rows per task, drawn with the seed; null uses all.
+        held_out: Share of them that is held out to choose the best iterate; 0 holds out none.
+        batch_size: Rows per task per step; null uses all rows at every step.
         micro_batch: Rows per forward pass; affects memory, not results.
-        max_length: Tokens per row at most; null leaves it to the tokenizer.
-        positions: Of language models, which positions count in learning, agreement and perplexity: all that are not
-            padding, or those that predict a token of the completion (of chats, of the assistant's last turn).
+        max_length: Maximum number of tokens per row; null uses the tokenizer's maximum.
+        positions: Positions of language models that count in learning, agreement and perplexity: all that are not
+            padding, or those that predict a token of the completion (in chats, of the assistant's last turn).
         pseudo_answers: Let each expert first answer its own calibration prompts; the answers are the completions.
-            null takes the rows as they are.
+            null uses the rows unchanged.
     """
 
     rows: int | None = 256
@@ -101,23 +101,23 @@ class Batching:
         numbers = {"rows": self.rows, "batch_size": self.batch_size, "micro_batch": self.micro_batch}
         for key, value in {**numbers, "max_length": self.max_length}.items():
             if value is not None and value < 1:
-                raise ConfigError(f"data.{key}: expected at least 1, got {value}.")
+                raise ConfigError(f"data.{key}: expected at least 1, found {value}.")
         if not 0 <= self.held_out < 1:
-            raise ConfigError(f"data.held_out: expected a share from 0 up to but not 1, got {self.held_out}.")
+            raise ConfigError(f"data.held_out: expected a share of at least 0 and less than 1, found {self.held_out}.")
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the rows of one table become the inputs of their model.
+    """How the rows of one table are encoded as inputs of their model.
 
     Attributes:
-        labeled: Whether to read the label column, or to measure perplexity.
-        max_length: Tokens per row at most; the tokenizer's own limit by default.
-        classes: Names of the model's classes, where its configuration does not hold them.
-        positions: Of language models, all, or completion: those that predict a token of the completion, or of the
-            assistant's last turn.
-        answer_tokens: Of language models, tokens per answer at most where an expert answers the prompts first; None
-            takes the rows as they are.
+        labeled: Whether to read the column of labels, or to measure perplexity.
+        max_length: Maximum number of tokens per row; the tokenizer's maximum by default.
+        classes: Names of the model's classes, if its configuration does not contain them.
+        positions: Positions of language models that count: all, or completion: those that predict a token of the
+            completion or of the assistant's last turn.
+        answer_tokens: For language models, maximum number of tokens per answer if an expert first answers the prompts;
+            None uses the rows unchanged.
     """
 
     labeled: bool = False
@@ -128,5 +128,5 @@ class Encoding:
 
     @property
     def for_language_models(self) -> bool:
-        """Whether it asks for what only language models can do."""
+        """Whether it needs a language model."""
         return self.positions != "all" or self.answer_tokens is not None

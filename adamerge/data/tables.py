@@ -1,4 +1,4 @@
-"""One task's table of rows: its columns, checked when they are asked for."""
+"""One task's table of rows; its columns are checked when they are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ class Table:
 
     Attributes:
         data: The rows.
-        source: Where they come from and what their columns are called.
-        task: Whose they are.
+        source: Location of the rows and names of their columns.
+        task: The task that they belong to.
     """
 
     data: datasets.Dataset
@@ -30,31 +30,31 @@ class Table:
         return len(self.data)
 
     def error(self, message: str) -> ConfigError:
-        """What is wrong with these rows, with the task's and the file's name before it."""
+        """Make an error about these rows that begins with the names of the task and the file."""
         return ConfigError(f"{self.task}: {self.source.path}: {message}")
 
     def sample(self, count: int | None, seed: int) -> "Table":
-        """`count` rows drawn with the seed, in their old order; all where there are no more, or None is said."""
+        """Draw `count` rows with the seed and keep their order; None, or more than there are, keeps all rows."""
         if count is None or count >= len(self.data):
             return self
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
         return replace(self, data=self.data.select(sorted(order[:count].tolist())))
 
     def require(self, columns: Sequence[str]) -> None:
-        """Refuse a table that lacks a column.
+        """Check that the table has these columns.
 
         Raises:
-            ConfigError: Names the missing column and those that are there.
+            ConfigError: Names the missing column and the existing ones.
         """
         for column in columns:
             if column not in self.data.column_names:
                 raise self.error(
                     f"expected a column {column!r}, but the columns are {', '.join(self.data.column_names)}. Name the "
-                    "right one in the task's data settings."
+                    "correct one in the task's data settings."
                 )
 
     def values(self, column: str) -> list[object]:
-        """A column as it stands.
+        """Read a column unchanged.
 
         Raises:
             ConfigError: It is not text in UTF-8.
@@ -62,54 +62,72 @@ class Table:
         try:
             return list(self.data[column])
         except UnicodeDecodeError as error:
-            raise self.error(f"the column {column!r} is not text in UTF-8 ({error}).") from error
+            raise self.error(
+                f"the column {column!r} is not text in UTF-8 ({error}). Save the file in UTF-8."
+            ) from error
 
     def texts(self, column: str) -> list[str]:
-        """A column of texts.
+        """Read a column of texts.
 
         Raises:
-            ConfigError: Names the row that has none.
+            ConfigError: A value is not a text; names its row.
         """
         texts: list[str] = []
         for number, text in enumerate(self.values(column), 1):
             if not isinstance(text, str):
-                raise self.error(f"row {number} has {text!r} where {column!r} should be a text.")
+                raise self.error(
+                    f"row {number}: expected a text in the column {column!r}, found {text!r}. Correct or remove the "
+                    "row."
+                )
             texts.append(text)
         return texts
 
     def with_images(self, column: str) -> "Table":
-        """The same with a column of images, or of paths of images, that are decoded when they are read."""
+        """Return the table with a column of images, or of paths of images, that decodes them when it is read.
+
+        Raises:
+            ConfigError: The column has another type.
+        """
         try:
             return replace(self, data=self.data.cast_column(column, datasets.Image()))
         except (TypeError, ValueError, NotImplementedError) as error:
             kind = self.data.features[column]
             raise self.error(
-                f"expected images or paths of images in the column {column!r}, but it is {kind}."
+                f"expected images or paths of images in the column {column!r}, found {kind}. Name the column of images "
+                "(key image)."
             ) from error
 
     def names(self, column: str) -> list[str] | None:
-        """Names of the classes of a column of class indices, in the order of the indices; None for other columns."""
+        """Return the class names of a column of class indices, in the order of the indices; None for other columns."""
         kind = self.data.features[column]
         return list(kind.names) if isinstance(kind, datasets.ClassLabel) else None
 
 
 def load_table(source: DataSource, task: str, seed: int) -> Table:
-    """Read a table of rows from wherever it is.
+    """Read a table of rows from a file, a folder or the hub.
+
+    Args:
+        source: Location of the rows, names of their columns, and number of rows to draw.
+        task: The task that they belong to.
+        seed: Random seed of the rows that are drawn.
+
+    Returns:
+        The table.
 
     Raises:
-        ConfigError: There is nothing at the path, it cannot be read, or it is empty; names task, file and row.
+        ConfigError: The path does not exist, cannot be read, or is empty; names task, file and row.
     """
     try:
         table = Table(read_rows(source), source, task)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ConfigError(
-            f"{task}: {source.path}: no such file or folder here, and the hub does not give a dataset of that name "
-            f"either ({first_line(error)})."
+            f"{task}: {source.path}: expected a file, a folder or a hub dataset; no file or folder has this path, and "
+            f"the hub returned no such dataset ({first_line(error)}). Correct the path."
         ) from error
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise ConfigError(
             f"{task}: {source.path}: {broken_row(source) or first_line(error.__cause__ or error)}"
         ) from error
     if len(table) == 0:
-        raise table.error("expected rows, but it is empty.")
+        raise table.error("expected at least 1 row, found none.")
     return table.sample(source.rows, seed)

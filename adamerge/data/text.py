@@ -1,4 +1,4 @@
-"""Rows of texts or of pairs of texts, with a class per row or per token."""
+"""Rows of texts or pairs of texts, with one class per row or per token."""
 
 from typing import ClassVar, cast
 
@@ -17,7 +17,7 @@ from adamerge.experts.model_kind import ModelKind, classes_by_token
 
 
 class Text(Modality):
-    """A text per row, or two, for classifiers of texts and of tokens."""
+    """One or two texts per row, for classifiers of texts and tokens."""
 
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
@@ -46,8 +46,8 @@ class Text(Modality):
             return Encoded(rows.with_labels(labels), found, notes)
         if encoding.labeled:
             raise table.error(
-                f"{kind.architecture} gives each token a class, and labels of tokens cannot be measured yet. Leave out "
-                "this task's evaluation, and measure the exported checkpoint."
+                f"{kind.architecture} predicts one class per token, and labels of tokens cannot be evaluated. Leave "
+                "out this task's evaluation (its calibration can be used), and evaluate the exported checkpoint."
             )
         return Encoded(rows.as_tokens(), found)
 

@@ -1,4 +1,4 @@
-"""Rows of token ids: padded together, with the positions that count."""
+"""Rows of token ids, padded per batch, with the positions that count."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -12,23 +12,22 @@ from adamerge.batch import Batch
 from adamerge.data.rows import Rows
 
 _NO_LABEL = -100
-"""Where there is nothing to predict, as torch has it."""
+"""Label of positions without a target; torch's default `ignore_index`."""
 
 
 class TextRows(Rows):
-    """Tokenised text, padded on the right whatever the tokenizer's own side is: positions then count from 0.
+    """Tokenised text, padded on the right whatever the tokenizer's padding side is, so that positions start at 0.
 
     Args:
         encodings: Token ids of each row.
         tokenizer: Pads them.
-        per_token: Whether the model predicts at every position (language models and classifiers of tokens) or once per
-            row.
-        counted: For language models, the first token of each row that counts: the positions that predict it and those
-            after it count. None counts all positions.
+        per_token: Whether the model predicts at every position (language models, token classifiers) or once per row.
+        counted: For language models, the index of each row's first token that counts: the positions that predict it and
+            the tokens after it count. None counts all positions.
         labels: One per row, or None.
-        targets: For encoder-decoders, the decoder's token ids of each row, its start token first. The decoder reads
-            all but the last token and predicts all but the first.
-        segments: Segment ids of each row, where the model has them.
+        targets: For encoder-decoders, the decoder's token ids of each row, beginning with its start token. The decoder
+            reads all but the last token and predicts all but the first.
+        segments: Segment ids of each row, if the model uses them.
     """
 
     def __init__(
@@ -49,13 +48,13 @@ class TextRows(Rows):
         return len(self._encodings)
 
     def with_labels(self, labels: Sequence[int] | None) -> "TextRows":
-        """Give every row of a classifier of texts its label."""
+        """Return the rows with one label each, for a classifier of texts."""
         return TextRows(
             self._encodings, self._tokenizer, per_token=self._per_token, labels=labels, segments=self._segments
         )
 
     def as_tokens(self) -> "TextRows":
-        """Take the rows as those of a classifier of tokens: every position that is not padding counts."""
+        """Return the rows for a classifier of tokens: every position that is not padding counts."""
         return TextRows(self._encodings, self._tokenizer, per_token=True, segments=self._segments)
 
     @override
@@ -84,13 +83,13 @@ class TextRows(Rows):
 
 
 class Prompts(Rows):
-    """Prompts of a language model that await answers; `answered` makes rows to learn from.
+    """Prompts of a language model awaiting answers; `answered` makes rows to learn from.
 
     Args:
         prompts: Token ids of each row.
         shown: The same in readable form: a text, or chat messages.
         tokenizer: Pads them.
-        start: For encoder-decoders, the token that the decoder starts with; None for models that continue the prompt.
+        start: For encoder-decoders, the decoder's start token; None for decoder-only models.
         completion_only: Whether only the answers' tokens count.
 
     Attributes:
@@ -120,13 +119,13 @@ class Prompts(Rows):
 
     @override
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Put prompts together, padded on the left where a model continues them."""
+        """Make one batch of prompts, padded on the left for decoder-only models."""
         padding = cast(int, self.tokenizer.pad_token_id)
         ids, mask = pad([self._prompts[i] for i in indices], padding, left=self.start is None)
         return Batch({"input_ids": ids, "attention_mask": mask}, torch.as_tensor(list(indices)))
 
     def answered(self, answers: Sequence[Sequence[int]]) -> TextRows:
-        """Make rows of the prompts and the token ids of their answers."""
+        """Join the prompts and the token ids of their answers to rows."""
         if self.start is not None:
             targets = [[self.start, *answer] for answer in answers]
             return TextRows(self._prompts, self.tokenizer, per_token=True, targets=targets)
@@ -136,7 +135,20 @@ class Prompts(Rows):
 
 
 def pad(rows: Sequence[list[int]], padding: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Pad rows of token ids to (B, S); returns them and the mask of what is not padding, both int64."""
+    """Pad rows of token ids to one length.
+
+    Args:
+        rows: Token ids of each row.
+        padding: Token id of the padding.
+        left: Whether to pad on the left.
+
+    Returns:
+        The ids and the mask of positions that are not padding, both int64, (B, S).
+
+    Example:
+        >>> [tensor.tolist() for tensor in pad([[5, 6], [7]], 0)]
+        [[[5, 6], [7, 0]], [[1, 1], [1, 0]]]
+    """
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), padding)
     mask = torch.zeros_like(ids)
@@ -148,7 +160,7 @@ def pad(rows: Sequence[list[int]], padding: int, *, left: bool = False) -> tuple
 
 
 def _predict(present: Tensor, first: Sequence[int]) -> Tensor:
-    """Mark the positions whose logits predict a row's tokens from `first` on: those at s predict token s + 1."""
+    """Mark the positions whose logits predict a row's tokens from `first` on: logits at s predict token s + 1."""
     places = torch.arange(present.shape[1])
     follows = torch.zeros_like(present)
     follows[:, :-1] = present[:, 1:]
@@ -156,7 +168,13 @@ def _predict(present: Tensor, first: Sequence[int]) -> Tensor:
 
 
 def next_tokens(ids: Tensor, counted: Tensor, present: Tensor) -> Tensor:
-    """Put the next token at each counted position, -100 elsewhere, (B, S)."""
+    """Compute the labels of next tokens: the next token at each counted position, -100 elsewhere, (B, S).
+
+    Args:
+        ids: Token ids, (B, S).
+        counted: Positions that count, (B, S).
+        present: Positions that are not padding, (B, S).
+    """
     following = torch.full_like(ids, _NO_LABEL)
     following[:, :-1] = ids[:, 1:].masked_fill(~(counted[:, :-1] & present[:, 1:]), _NO_LABEL)
     return following

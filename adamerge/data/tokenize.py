@@ -1,4 +1,4 @@
-"""A base's tokenizer: whether it fits the experts, how it pads, and how long a row may be."""
+"""Checks of the base's tokenizer: vocabulary, padding and maximum length of a row."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,17 @@ _UNLIMITED = 10**9
 
 
 def lend_padding(processor: Processor, kind: ModelKind) -> tuple[str, ...]:
-    """Let a language model's tokenizer without a pad token pad with its end-of-text token; returns a note of it.
+    """Set the pad token of a language model's tokenizer that has none to its end-of-text token.
 
-    Any token would do, since a language model's predictions at padding never count. Classifiers may look for it.
+    Any token can be used, because predictions of a language model at padding never count. Classifiers may use the pad
+    token to find the end of a row, so their tokenizers are not changed.
+
+    Args:
+        processor: The base's tokenizer, or an image processor, which is not changed.
+        kind: The kind of the model.
+
+    Returns:
+        A note for the user if the token was set, else nothing.
     """
     if isinstance(processor, ImageProcessingMixin) or processor.pad_token_id is not None or not kind.language_model:
         return ()
@@ -28,7 +36,7 @@ def lend_padding(processor: Processor, kind: ModelKind) -> tuple[str, ...]:
 
 
 def check_padding(task: str, kind: ModelKind, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that cannot pad.
+    """Check that a tokenizer can pad.
 
     Raises:
         ConfigError: It has no pad token.
@@ -36,28 +44,28 @@ def check_padding(task: str, kind: ModelKind, tokenizer: PreTrainedTokenizerBase
     if tokenizer.pad_token_id is not None:
         return
     why = (
-        "padding never counts; language models' rows are padded with the end-of-text token, but there is none either"
+        "padding never counts; the end-of-text token, which replaces it for language models, is missing too"
         if kind.language_model
         else "for example the end-of-text token; padding never counts"
     )
     raise ConfigError(
-        f"{task}: the tokenizer has no pad token, and rows of different lengths must be padded. Set one in the base's "
-        f"tokenizer_config.json ({why})."
+        f"{task}: expected a tokenizer with a pad token, because rows of different lengths must be padded, but it has "
+        f"none. Set one in the base's tokenizer_config.json ({why})."
     )
 
 
 def token_limit(kind: ModelKind, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
-    """Tokens per row at most: the smallest of what user, tokenizer and position embeddings allow."""
+    """Compute the maximum number of tokens per row: the minimum of the limits of user, tokenizer and positions."""
     return min(max_length or _UNLIMITED, tokenizer.model_max_length, kind.max_positions or _UNLIMITED)
 
 
 def check_vocabulary(processor: Processor, base: Checkpoint, expert: Checkpoint, task: str) -> None:
-    """Refuse an expert whose own tokenizer, if it was saved with one, has other indices for the base's tokens.
+    """Check that an expert's own tokenizer, if it was saved with one, has the base's indices for the base's tokens.
 
-    Additional tokens, and reserved ones that were given a name, are allowed.
+    Additional tokens and renamed reserved tokens are allowed.
 
     Raises:
-        ConfigError: Names the first token.
+        ConfigError: Names the first token with another index.
     """
     here, there = (checkpoint.folder / "tokenizer.json" for checkpoint in (expert, base))
     if isinstance(processor, ImageProcessingMixin) or not (here.exists() and there.exists()):
@@ -65,19 +73,19 @@ def check_vocabulary(processor: Processor, base: Checkpoint, expert: Checkpoint,
     if here.read_bytes() == there.read_bytes():
         return
     own, known = (json.loads(file.read_text(encoding="utf-8"))["model"].get("vocab") for file in (here, there))
-    if not (isinstance(own, dict) and isinstance(known, dict)):  # a unigram model's list goes by place
+    if not (isinstance(own, dict) and isinstance(known, dict)):  # the list of a unigram model is ordered by index
         return
     moved = [word for word, index in known.items() if own.get(word, index) != index]
     if moved:
         raise ConfigError(
-            f"{task}: {expert.source}: vocabularies differ: {len(moved)} of the base's {len(known)} words have another "
-            f"number in the expert's tokenizer.json, {moved[0]!r} for one ({own[moved[0]]} instead of "
-            f"{known[moved[0]]}). Experts must be fine-tuned with the base's tokenizer."
+            f"{task}: {expert.source}: vocabularies differ: {len(moved)} of the base's {len(known)} tokens have "
+            f"another index in the expert's tokenizer.json, for example {moved[0]!r} ({own[moved[0]]} instead of "
+            f"{known[moved[0]]}). Use an expert that was fine-tuned with the base's tokenizer."
         )
 
 
 def has_vocabulary(folder: Path, processor: Processor) -> bool:
-    """Whether a folder holds the files of a tokenizer; transformers makes one without words where it does not."""
+    """Return whether a folder contains the files of a tokenizer; without them transformers makes an empty one."""
     if isinstance(processor, ImageProcessingMixin):
         return True
     files = {"tokenizer.json", "tokenizer_config.json", *processor.vocab_files_names.values()}

@@ -1,1 +1,1 @@
-"""Base and experts: opened, proven compatible, divided into shared parameters and heads."""
+"""Base and experts: opened, checked for compatibility, divided into shared parameters and heads."""

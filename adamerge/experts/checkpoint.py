@@ -25,14 +25,14 @@ _PICKLES = ["*.bin"]
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint on disk, opened: headers are read, tensors are not.
+    """An open checkpoint: headers are read, tensors are not.
 
     Attributes:
         source: The path or hub id as the user wrote it.
-        folder: Where its files are.
+        folder: Folder of its files.
         config: Its transformers configuration.
-        tensors: Its tensors by their names on disk.
-        trust_remote_code: Whether code that lies beside the weights may run.
+        tensors: Its tensors by name on disk.
+        trust_remote_code: Whether Python code beside the weights may run.
     """
 
     source: str
@@ -43,35 +43,54 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        """Name of the class that the checkpoint was saved from."""
+        """Name of the model class that saved the checkpoint."""
         return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
     """Open a checkpoint by directory or hub id (`id` or `id@revision`).
 
+    Args:
+        source: The directory or hub id.
+        allow_pickle: Whether pickled weights may be read.
+        trust_remote_code: Whether Python code beside the weights may run.
+
+    Returns:
+        The checkpoint; only headers are read.
+
     Raises:
         ConfigError: No such directory or hub id, or only pickled weights without permission to read them.
-        IncompatibleExpertsError: Weights that cannot be read, or quantised ones.
+        IncompatibleExpertsError: Weights that cannot be read, or quantised weights.
     """
     folder = _locate(source, allow_pickle)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / 'config.json'}: transformers cannot read it: {error}") from error
+        raise ConfigError(
+            f"{folder / 'config.json'}: expected the configuration of a transformers model, but transformers cannot "
+            f"read it: {error}"
+        ) from error
     if getattr(config, "quantization_config", None):
         raise IncompatibleExpertsError(
-            f"{source}: the checkpoint is quantised (config.json has quantization_config), and quantised numbers "
-            "cannot be merged. Use the checkpoint from before quantisation, or save a dequantised copy."
+            f"{source}: expected floating-point weights, but the checkpoint is quantised (config.json has "
+            "quantization_config). Use the checkpoint from before quantisation, or save a dequantised copy."
         )
     return Checkpoint(source, folder, config, _tensors(source, folder, allow_pickle), trust_remote_code)
 
 
 def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """The module of a checkpoint in eval mode: buffers are real, parameters are on the meta device.
+    """Build the module of a checkpoint in eval mode: buffers are allocated, parameters are on the meta device.
+
+    Args:
+        config: The configuration of the checkpoint.
+        architecture: Name of the model class.
+        trust_remote_code: Whether Python code beside the weights may run.
+
+    Returns:
+        The module.
 
     Raises:
-        ConfigError: transformers has no class of that name.
+        ConfigError: transformers has no class of this name.
     """
     config = copy.deepcopy(config)
     for auto, reference in (getattr(config, "auto_map", None) or {}).items():
@@ -85,7 +104,7 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
     if cls is None:
         raise ConfigError(
             f"config.json names the architecture {architecture}, which transformers {transformers.__version__} does "
-            "not have. If its code lies beside the weights, set trust_remote_code: true; else update transformers."
+            "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
         )
     with parameters_on_meta():
         return cls._from_config(config, dtype=torch.float32).eval()
@@ -93,15 +112,15 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Modules that are built inside have parameters without memory, but real buffers.
+    """Build modules inside the block with parameters on the meta device and allocated buffers.
 
-    `torch.device("meta")` would take the buffers too, and those that no checkpoint stores (rotary frequencies,
-    position indices) could not be had back.
+    `torch.device("meta")` would also move the buffers, and buffers that no checkpoint stores (rotary frequencies,
+    position indices) could not be restored.
     """
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # one that is on meta already may be tied: keep it
+        if parameter is not None and not parameter.is_meta:  # a parameter that is on meta already may be tied: keep it
             parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
         register(module, name, parameter)
 
@@ -117,22 +136,28 @@ def _locate(source: str, allow_pickle: bool) -> Path:
     if folder.is_dir():
         if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
             raise ConfigError(
-                f"{source}: this is a LoRA adapter. Merge it into its base first "
-                "(peft: AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…))."
+                f"{source}: this is a LoRA adapter, expected a complete checkpoint. Merge the adapter into its base "
+                "first (peft: AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…))."
             )
         if not (folder / "config.json").exists():
-            raise ConfigError(f"{source}: expected a Hugging Face checkpoint, but there is no config.json in it.")
+            raise ConfigError(
+                f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the "
+                "path."
+            )
         return folder
     name, _, revision = source.partition("@")
     if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        raise ConfigError(f"{source}: expected a directory with a checkpoint, or a hub id; there is no such directory.")
+        raise ConfigError(
+            f"{source}: expected the folder of a checkpoint or a hub id, but there is no such folder. Correct the path."
+        )
     try:
         patterns = _NOT_PICKLES + (_PICKLES if allow_pickle else [])
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"{source}: no directory of that name here, and the Hugging Face hub does not give it either ({reason})."
+            f"{source}: no folder of this name, and the Hugging Face hub did not return it ({reason}). Correct the "
+            "name."
         ) from error
 
 
@@ -144,36 +169,42 @@ def _tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
     only = str(pickles[0]) if pickles else _pickle_on_the_hub(source)
     if only and not allow_pickle:
         raise ConfigError(
-            f"{only}: the weights are pickled, and unpickling can run code. Set allow_pickle: true to read them "
-            "(with weights_only=True), or convert them to safetensors."
+            f"{only}: expected safetensors, but the weights are pickled, and unpickling can run code. Set "
+            "allow_pickle: true to read them (with weights_only=True), or convert them to safetensors."
         )
     if not pickles:
-        raise ConfigError(f"{folder}: expected model.safetensors or model.safetensors.index.json; it has neither.")
+        raise ConfigError(
+            f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither. Correct the path, "
+            "or save the model there."
+        )
     tensors: dict[str, Tensor] = {}
     for file in pickles:
         try:
             tensors |= torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        except Exception as error:  # torch raises whatever the bytes happen to break
+        except Exception as error:  # torch raises any exception on damaged bytes
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = next((line for line in lines if "unsupported" in line.lower()), lines[0])
-            raise IncompatibleExpertsError(f"{file}: torch.load(weights_only=True) cannot read it: {reason}") from error
+            raise IncompatibleExpertsError(
+                f"{file}: torch.load(weights_only=True) cannot read it: {reason}. Copy or download the file again, or "
+                "convert it to safetensors."
+            ) from error
     return InMemory(tensors, pickles)
 
 
 def _pickle_on_the_hub(source: str) -> str | None:
-    """A pickle that was not downloaded for want of permission, as far as the hub can be asked."""
+    """Name a pickled file on the hub that was not downloaded because of `allow_pickle`; None if unknown."""
     if Path(source).expanduser().is_dir():
         return None
     name, _, revision = source.partition("@")
     try:
         names = list_repo_files(name, revision=revision or None)
-    except Exception:  # offline, in whatever way: nothing is known, and the caller has an error of its own
+    except Exception:  # the hub does not answer: the caller raises its own error
         return None
     return next((f"{source}: {file}" for file in names if Path(file).match("pytorch_model*.bin")), None)
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    """The files of a checkpoint by the name a single one would have, whether or not it is sharded."""
+    """List the files of a checkpoint, sharded or not, by the name that a single file would have."""
     index = folder / f"{name}.index.json"
     if (folder / name).exists():
         return [folder / name]
@@ -182,13 +213,18 @@ def _files(folder: Path, name: str) -> list[Path]:
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError) as error:
-        raise IncompatibleExpertsError(f"{index}: expected JSON with a weight_map ({error!r}).") from error
+        raise IncompatibleExpertsError(
+            f"{index}: expected JSON with a weight_map, found something else ({error!r}). Copy or download the file "
+            "again."
+        ) from error
     for shard in shards:
         if not (folder / shard).exists():
-            raise IncompatibleExpertsError(f"{folder / shard}: missing, but {index.name} lists it.")
+            raise IncompatibleExpertsError(
+                f"{folder / shard}: missing, but {index.name} lists it. Copy or download the file again."
+            )
     return [folder / shard for shard in shards]
 
 
 def quantised(headers: Mapping[str, Header], names: Sequence[str]) -> list[str]:
-    """Those names whose numbers are integers or 8-bit floats, which no task vector can be taken of."""
+    """List the names whose dtype is integer or 8-bit float, for which no task vector can be computed."""
     return [name for name in names if not headers[name].dtype.is_floating_point or headers[name].dtype.itemsize == 1]

@@ -1,4 +1,4 @@
-"""What keeps a checkpoint from belonging to its module or its base, in words."""
+"""Descriptions of why a checkpoint does not fit its module or its base."""
 
 import re
 from collections.abc import Sequence
@@ -14,27 +14,45 @@ _DOES_NOT_MATTER = re.compile(
     r"use_cache|output_|return_dict|gradient_checkpointing|chunk_size|classifier|attn_implementation|vocab_size|"
     r"tie_word_embeddings|projection_dim"
 )
-"""Keys of a configuration that say nothing of what the backbone computes, or that `config_problems` looks at."""
+"""Configuration keys that do not affect what the backbone computes, or that `config_problems` checks."""
 
 
 def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
-    """What two configurations say of why two checkpoints cannot belong together."""
+    """List the reasons in two configurations why an expert cannot be an expert of a base.
+
+    Args:
+        base: The base.
+        expert: The expert.
+
+    Returns:
+        One message per problem; empty if there is none.
+    """
     source, problems = expert.source, list[str]()
     if expert.config.model_type != base.config.model_type:
         kinds = f"{expert.config.model_type}, but the base {base.source} is a {base.config.model_type}"
-        return [f"{source}: the expert is a {kinds}. Experts must be fine-tuned from this base."]
-    for key, what in (("vocab_size", "vocabularies"), ("tie_word_embeddings", "the tying of embeddings")):
+        return [f"{source}: the expert is a {kinds}. Use an expert that was fine-tuned from this base."]
+    for key, what in (("vocab_size", "vocabularies"), ("tie_word_embeddings", "ties of embeddings")):
         here, there = (getattr(c.config.get_text_config(), key, None) for c in (expert, base))
         if here != there:
-            problems.append(f"{source}: {what} differ: {key} is {here} here and {there} in the base {base.source}.")
+            problems.append(
+                f"{source}: {what} differ: {key} is {here} here and {there} in the base {base.source}. Use an expert "
+                "with the base's."
+            )
     return problems
 
 
 def config_differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
-    """Settings by which the same numbers make another model than the base, though all shapes agree: key and values.
+    """List the settings by which the same weights compute something else than in the base although all shapes agree.
 
-    Only keys that both configurations have are compared, down to the towers' own (`text_config`, `vision_config`); an
-    expert that is one tower is compared with that tower of the base.
+    Only keys of both configurations are compared, including those of towers (`text_config`, `vision_config`); an expert
+    that is one tower is compared with that tower of the base.
+
+    Args:
+        base: The base.
+        expert: The expert.
+
+    Returns:
+        One message per setting, with key and both values.
     """
     configs = [base.config, *(getattr(base.config, key, None) for key in base.config.sub_configs)]
     like = next((c for c in configs if c is not None and c.model_type == expert.config.model_type), base.config)
@@ -47,7 +65,7 @@ def config_differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
 
 
 def _settings(value: object, key: str = "") -> dict[str, object]:
-    """Those settings that matter to what a model computes, by dotted key; a list is one setting."""
+    """Collect the settings that affect what a model computes, by dotted key; a list is one setting."""
     if _DOES_NOT_MATTER.search(key):
         return {}
     if not isinstance(value, dict):
@@ -56,7 +74,16 @@ def _settings(value: object, key: str = "") -> dict[str, object]:
 
 
 def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> list[str]:
-    """Why a checkpoint's tensors are not those that its own configuration asks for."""
+    """List the differences between a checkpoint's tensors and those that its own configuration requires.
+
+    Args:
+        checkpoint: The checkpoint.
+        module: The module that its configuration builds.
+        found: How the names of its tensors match the module's.
+
+    Returns:
+        One message per problem; empty if there is none.
+    """
     source, headers = checkpoint.source, checkpoint.tensors.headers
     problems = name_problems(source, "the file", module, found)
     expected = {name: p.shape for name, p in module.named_parameters() if name in found.names}
@@ -70,13 +97,16 @@ def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> l
 
 
 def name_problems(source: str, where: str, module: nn.Module, found: Match) -> list[str]:
-    """Parameters that are missing, and tensors that a module has no place for.
+    """List missing parameters, and tensors that a module has no place for.
 
     Args:
-        source: Whose tensors they are.
-        where: What holds them: "the file", "the state dict".
-        module: Where they belong.
-        found: How their names belong to the module's.
+        source: Name of the checkpoint or task in messages.
+        where: What contains the tensors: "the file", "the state dict".
+        module: The module that they should fit.
+        found: How their names match the module's.
+
+    Returns:
+        One message per problem; empty if there is none.
     """
     what = type(module).__name__
     problems = [f"{source}: {where} has no tensor for {name} of {what}." for name in found.missing]
@@ -84,7 +114,7 @@ def name_problems(source: str, where: str, module: nn.Module, found: Match) -> l
 
 
 def quantised_problems(source: str, tensors: Weights, names: Sequence[str]) -> list[str]:
-    """Those tensors that no task vector can be taken of."""
+    """List the tensors for which no task vector can be computed because they are quantised."""
     return [
         f"{source}: {name} is quantised ({tensors.headers[name].dtype}); use the checkpoint from before quantisation."
         for name in quantised(tensors.headers, names)

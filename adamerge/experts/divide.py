@@ -1,4 +1,4 @@
-"""Every parameter is shared, a head or the base's: decided once, with every problem by name."""
+"""Division of all parameters into shared, head and base's own, with every problem by name."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +14,19 @@ from adamerge.types import IncompatibleExpertsError
 
 
 def divide(experts: Experts, split: Split, source: str) -> Experts:
-    """Decide of every parameter whether it is shared, a head or the base's, and check the shared ones' shapes."""
+    """Decide for every parameter whether it is shared, part of a head or kept from the base, and check the shapes.
+
+    Args:
+        experts: Base and experts under one set of names, not divided yet.
+        split: Patterns that override the decision.
+        source: Name of the base in messages.
+
+    Returns:
+        The experts with shared parameters, heads and kept parameters.
+
+    Raises:
+        IncompatibleExpertsError: One line per problem.
+    """
     words = {name: split.word(name) for expert in experts.tasks.values() for name in _parameters(expert)}
     problems = split.problems(tuple(words))
     for expert in experts.tasks.values():
@@ -31,10 +43,15 @@ def divide(experts: Experts, split: Split, source: str) -> Experts:
     for expert in experts.tasks.values():
         alone = [n for n in _parameters(expert) if n not in everywhere and n not in heads[expert.name]]
         problems += [
-            f"{expert.name}: {n} is a parameter that not all experts share; name it under head." for n in alone
+            f"{expert.name}: expected every expert to have the parameter {n}, but some lack it; add it to "
+            "parameters.head."
+            for n in alone
         ]
     if not shared and not problems:
-        problems.append(f"{source}: base and experts have no parameter in common that could be merged.")
+        problems.append(
+            f"{source}: expected parameters that base and experts share, found none. Check that the experts were "
+            "fine-tuned from this base, and the patterns under parameters."
+        )
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     tasks = {name: _with_head(expert, heads[name], experts.base) for name, expert in experts.tasks.items()}
@@ -44,11 +61,11 @@ def divide(experts: Experts, split: Split, source: str) -> Experts:
 
 
 def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], source: str) -> list[str]:
-    """Parameters that the base should have, but lacks: they must not become heads by accident.
+    """List parameters that the base should have but lacks; they must not become heads by mistake.
 
-    A part of an expert's backbone (a child of it, a pooler for example) of which the base has nothing is new in the
-    expert, and a head. It is a hole in the base if the base has other parameters of that part, or tensors that not
-    even its own class has a place for (it may be there under a wrong name).
+    If the base has no parameter of a part of an expert's backbone (a child module, for example a pooler), the part is
+    new in the expert and becomes a head. A parameter is missing in the base if the base has other parameters of the
+    part, or tensors that even its own class has no place for (the parameter may have a wrong name there).
     """
     parts = parts_of_backbone(expert.own_module)
     known = {part for name, part in parts.items() if name in experts.base}
@@ -57,16 +74,16 @@ def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], so
     strange = _strange(experts) if new else []
     holes = lacking if strange else [name for name in lacking if parts[name] in known]
     beside = strange or list(experts.left_out)
-    hint = f" It has {', '.join(beside[:3])}, which has no place: perhaps a wrong name?" if beside else ""
+    hint = f" It has {', '.join(beside[:3])}, which has no place in the model: check the names." if beside else ""
     return [
-        f"{source}: the base lacks {name}, which lies inside the backbone.{hint} If it is to stay each expert's own, "
-        "name it under parameters.head."
+        f"{source}: the base lacks {name}, which is inside the backbone.{hint} To keep each expert's own, add it to "
+        "parameters.head."
         for name in holes
     ]
 
 
 def _strange(experts: Experts) -> list[str]:
-    """Tensors of the base that neither the experts' classes nor its own have a place for."""
+    """List tensors of the base for which neither the experts' classes nor its own class have a place."""
     base = experts.checkpoint
     if base is None or not experts.left_out:
         return []
@@ -80,7 +97,7 @@ def _parameters(expert: Expert) -> list[str]:
 
 
 def _own(name: str, expert: Expert, experts: Experts) -> bool:
-    """Whether a parameter is a head by itself: it makes labels, or the base lacks it."""
+    """Return whether a parameter is part of a head without a pattern: it outputs labels, or the base lacks it."""
     return name in expert.head or name not in experts.base
 
 
@@ -89,7 +106,7 @@ def _fits(name: str, expert: Expert, base: Weights) -> bool:
 
 
 def _with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
-    """The expert with its head decided, and the base's persistent buffers in its module."""
+    """Set the expert's head, and copy the base's persistent buffers to its module."""
     for name, buffer in expert.own_module.named_buffers():
         if name in base and base.shape(name) == buffer.shape:
             buffer.copy_(base[name])
@@ -97,7 +114,7 @@ def _with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
 
 
 def _buffers_of_head(expert: Expert, head: frozenset[str]) -> Iterator[str]:
-    """Stored buffers of which the nearest module around that has parameters has none but the head's."""
+    """Yield stored buffers whose nearest enclosing module with parameters has only parameters of the head."""
     for name, _ in expert.own_module.named_buffers():
         path, around = name, set[str]()
         while path and not around:
@@ -109,7 +126,10 @@ def _buffers_of_head(expert: Expert, head: frozenset[str]) -> Iterator[str]:
 
 def _shape_problems(name: str, experts: Experts, source: str) -> list[str]:
     if name not in experts.base:
-        return [f"{source}: the base lacks {name}, which is to be merged."]
+        return [
+            f"{source}: the base lacks {name}, which is to be merged. To keep each expert's own, add it to "
+            "parameters.head."
+        ]
     expected = tuple(experts.base.shape(name))
     return [
         f"{expert.source}: {name} has the shape "

@@ -1,4 +1,4 @@
-"""One base and its named experts, as they are once they have been proven compatible."""
+"""One base and its named experts, after the compatibility checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,17 +13,17 @@ from adamerge.storage.weights import Weights
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """One task: a module without weights, and the numbers of the expert that was fine-tuned on it.
+    """One task: a module without weights, and the weights of the expert that was fine-tuned on it.
 
     Attributes:
         name: The task.
         module: In eval mode; parameters are on the meta device.
-        weights: The expert's numbers under the module's names.
-        head: Parameters that stay this expert's own.
-        prefix: What stands before those names in `module`, where that is a wrapper round the expert's own module.
-        checkpoint: Where they come from, if from disk.
-        disk: Name on disk of each parameter, if from disk.
-        head_buffers: Stored buffers of the head, running statistics for example, which stay its own too.
+        weights: The expert's weights under the module's names.
+        head: Parameters that are not merged and stay this expert's own.
+        prefix: Prefix of those names in `module`, if that wraps the expert's own module.
+        checkpoint: The checkpoint of the weights, if they are from disk.
+        disk: Name on disk of each parameter, if they are from disk.
+        head_buffers: Stored buffers of the head, for example running statistics, which stay its own too.
     """
 
     name: str
@@ -47,28 +47,28 @@ class Expert:
 
     @property
     def source(self) -> str:
-        """Where the numbers come from, in words."""
+        """Name of the checkpoint or task in messages."""
         return self.checkpoint.source if self.checkpoint else self.name
 
     @property
     def own_module(self) -> nn.Module:
-        """The module without a wrapper round it."""
+        """The module without its wrapper."""
         return self.module.get_submodule(self.prefix.removesuffix("."))
 
 
 @dataclass(frozen=True, eq=False)
 class Experts:
-    """A base and its experts; `from_checkpoints` and `from_modules` prove that they belong together.
+    """A base and its experts; `from_checkpoints` and `from_modules` check that they are compatible.
 
     Attributes:
-        base: The base's numbers under the experts' names.
-        tasks: The experts by task, in the order of the columns of the coefficients.
+        base: The base's weights under the experts' names.
+        tasks: The experts by task, in the order of the columns of the coefficients (G, K).
         shared: Parameters that are merged.
-        kept: Parameters that stay the base's because a pattern says so.
+        kept: Parameters that a pattern keeps from the base.
         left_out: Tensors of the base that no expert has a place for.
-        checkpoint: Where the base comes from, if from disk.
-        head_of_base: Whether the base has a head of its own that fits, by task.
-        warnings: What looks wrong but can be merged.
+        checkpoint: The base's checkpoint, if it is from disk.
+        head_of_base: Whether the base has its own head of the expert's shape, by task.
+        warnings: Suspicious findings that do not prevent merging.
     """
 
     base: Weights
@@ -82,10 +82,10 @@ class Experts:
 
     @property
     def weights(self) -> dict[str, Weights]:
-        """Each expert's numbers by task."""
+        """Each expert's weights by task."""
         return {name: expert.weights for name, expert in self.tasks.items()}
 
     def state_of(self, task: str) -> dict[str, Tensor]:
-        """The unmerged expert of a task: its parameters and buffers under its module's names."""
+        """Return the parameters and buffers of a task's unmerged expert under its module's names."""
         expert = self.tasks[task]
         return {name: expert.weights[name] for name in expert.weights.headers}

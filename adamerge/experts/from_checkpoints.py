@@ -1,4 +1,4 @@
-"""Base and experts from disk or the hub, brought under one set of names."""
+"""Base and experts from disk or the hub under one set of names."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -29,16 +29,19 @@ def from_checkpoints(
     split: Split | None = None,
     zero_shot: Mapping[str, ZeroShot] | None = None,
 ) -> Experts:
-    """Bring a base and its experts under one set of names. Reads headers only, except for buffers.
+    """Match a base and its experts under one set of names; only headers and buffers are read.
 
     Args:
         base: The checkpoint that all experts were fine-tuned from.
         experts: The experts by task.
-        split: Patterns that overrule which parameters are merged.
-        zero_shot: Class names and templates of those tasks whose head is the base's text features.
+        split: Patterns that override which parameters are merged.
+        zero_shot: Class names and templates of the tasks whose head is the base's text features.
+
+    Returns:
+        The base and its experts, divided into shared parameters and heads.
 
     Raises:
-        IncompatibleExpertsError: With every problem that was found, a line each.
+        IncompatibleExpertsError: One line per problem.
     """
     problems: list[str] = []
     tasks: dict[str, Expert] = {}
@@ -61,7 +64,7 @@ def from_checkpoints(
 
 
 def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> tuple[Expert, set[str]]:
-    """An expert that fits its own configuration and the base's, and parameters that must stay the base's."""
+    """Open an expert that fits its own configuration and the base's; also return parameters to keep from the base."""
     if words is not None:
         return _zero_shot_expert(name, base, checkpoint, words)
     problems = config_problems(base, checkpoint)
@@ -80,7 +83,7 @@ def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot
 
 
 def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_side: set[str]) -> Experts:
-    """The base under the experts' names, and every parameter divided among them."""
+    """Match the base's names with the experts' and divide the parameters."""
     modules = {type(expert.own_module): expert.own_module for expert in tasks.values()}
     matches = [match(base, module) for module in modules.values()]
     names = {name: disk for found in matches for name, disk in found.names.items()}
@@ -95,15 +98,15 @@ def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[
         differences = config_differences(base, expert.checkpoint) if expert.checkpoint else []
         if differences:
             yield (
-                f"{name} ({expert.source}): {'; '.join(differences)}. The same numbers then make another model, so "
-                "merged weights may fit neither."
+                f"{name} ({expert.source}): {'; '.join(differences)}. The same weights then compute something else, so "
+                "merged weights may fit neither model. Use an expert with the base's configuration."
             )
 
 
 def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: ZeroShot) -> tuple[Expert, set[str]]:
-    """A task whose head is text features of the base, and the parameters that make those: they stay the base's.
+    """Make a task whose head is text features of the base; also return the parameters that compute them, to keep them.
 
-    An expert may be the vision tower alone; what it lacks is the base's.
+    An expert may be the vision tower alone; the base provides the rest.
     """
     module = skeleton(base.config, base.architecture, trust_remote_code=base.trust_remote_code)
     own = match(base, module)
@@ -120,7 +123,7 @@ def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: Ze
 
 
 def _tower_names(expert: Checkpoint, module: nn.Module) -> dict[str, str]:
-    """Names on disk by the module's names, whether the checkpoint is of the module or of one of its towers."""
+    """Map the module's names to names on disk; the checkpoint is of the module or of one of its towers."""
     whole = match(expert, module)
     if not whole.unexpected:
         return dict(whole.names)

@@ -1,4 +1,4 @@
-"""Base and experts in memory: modules, state dicts, or checkpoints, brought under one set of names."""
+"""Base and experts in memory (modules, state dicts, checkpoints) under one set of names."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,27 +27,30 @@ _HEADS: tuple[Mapping[Any, Any], ...] = (
     modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
-"""transformers' classes with a head by kind of model, in the order in which they are tried."""
+"""transformers' classes with a head by model type, in the order in which they are tried."""
 
 Source: TypeAlias = nn.Module | Mapping[str, Tensor] | Checkpoint
-"""What an expert can be given as."""
+"""Every accepted form of an expert."""
 
 
 def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], split: Split | None = None) -> Experts:
-    """Bring a base and experts under one set of names, where some of them are in memory. None is altered.
+    """Match a base and experts, some of them in memory, under one set of names. None of them is changed.
 
-    Experts may be of another class than the base, as a classifier of a bare backbone is: names are matched as
-    transformers does when it loads one into the other, and heads are known as for checkpoints. Of plain modules no head
-    can be known; parameters whose names match `split.head` stay each expert's own.
+    Experts may have another class than the base, for example a classifier on a bare backbone: names are matched as
+    transformers does when it loads one into the other, and heads are found as for checkpoints. The head of a plain
+    module cannot be found; parameters whose names match `split.head` stay each expert's own.
 
     Args:
-        base: What all experts were fine-tuned from.
-        experts: Modules, checkpoints, or state dicts. A state dict belongs to the first class that has a place for each
-            of its tensors: the base's, that of another expert, or the base's architecture with a head.
-        split: Patterns that overrule which parameters are merged.
+        base: The model that all experts were fine-tuned from.
+        experts: Modules, checkpoints, or state dicts. The class of a state dict is the first one that has a place for
+            each of its tensors: the base's, another expert's, or the base's architecture with a head.
+        split: Patterns that override which parameters are merged.
+
+    Returns:
+        The base and its experts, divided into shared parameters and heads.
 
     Raises:
-        IncompatibleExpertsError: With every problem that was found, a line each.
+        IncompatibleExpertsError: One line per problem.
     """
     own = _module_of(base)
     classes = [own, *(_module_of(expert) for expert in experts.values() if not isinstance(expert, Mapping))]
@@ -68,7 +71,7 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
 
 
 def _names_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The base's names under those of every expert's class, and what no expert has a place for."""
+    """Match the base's names with those of every expert's class; also return those that no expert has a place for."""
     modules = {type(expert.module): expert.module for expert in tasks}
     matches = [match_tensors(source, weights, module) for module in modules.values()]
     names = {name: own for found in matches for name, own in found.names.items()}
@@ -93,7 +96,7 @@ def _expert(name: str, expert: Source, classes: list[nn.Module]) -> Expert:
 
 
 def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tuple[nn.Module, Match]:
-    """Find the class that a state dict is of: the first that it fits without rest, by default the base's."""
+    """Find the class of a state dict: the first that it fits exactly, by default the base's."""
     for module in (*classes, *_classifiers(name, weights, classes[0])):
         found = match_tensors(name, weights, module)
         if not (found.missing or found.unexpected):
@@ -102,10 +105,10 @@ def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tu
 
 
 def _classifiers(name: str, weights: Weights, base: nn.Module) -> Iterator[nn.Module]:
-    """Modules without weights that add a head to the base's architecture, with as many labels as a state dict has.
+    """Yield modules without weights that add a head to the base's architecture, with the state dict's number of labels.
 
-    Classifiers of rows come before those of tokens, whose tensors often have the same names: give the module where that
-    is meant.
+    Classifiers of rows come before classifiers of tokens, whose tensors often have the same names: give the module
+    instead of a state dict for a classifier of tokens.
     """
     unplaced = match_tensors(name, weights, base).unexpected
     sizes = [weights.shape(tensor)[0] for tensor in unplaced if weights.shape(tensor)]
@@ -135,7 +138,7 @@ def _module_of(source: nn.Module | Checkpoint) -> nn.Module:
 
 
 def emptied(module: nn.Module) -> nn.Module:
-    """Copy a module in eval mode: own buffers, parameters on the meta device, ties kept."""
+    """Copy a module in eval mode: buffers are copied, parameters are on the meta device, ties are kept."""
     memo: dict[int, object] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in module.parameters()
     }

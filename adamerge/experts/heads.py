@@ -1,4 +1,4 @@
-"""Which parameters are a head: what turns the backbone's output into a task's labels."""
+"""Detection of heads: the parameters that map the backbone's output to a task's labels."""
 
 import copy
 
@@ -8,21 +8,22 @@ from transformers import PreTrainedModel
 
 
 def head_names(module: nn.Module) -> frozenset[str]:
-    """Parameters of a module that belong to its task's labels rather than to the shared model.
+    """Find the parameters of a module that belong to its task's labels and not to the shared model.
 
-    What lies outside the backbone (what transformers calls `base_model`) is a head, whether or not it counts labels:
-    a classifier, scores of multiple choices, DistilBERT's `pre_classifier`. The output embeddings of a language model
-    are not, nor is the rest of the module that they lie in (BERT's `cls.predictions`).
+    Parameters outside the backbone (transformers' `base_model`) belong to the head, whether or not their shape depends
+    on the number of labels: a classifier, scores of multiple choices, DistilBERT's `pre_classifier`. The output
+    embeddings of a language model do not, nor does the rest of the module that contains them (BERT's
+    `cls.predictions`).
 
-    Some modules hold no backbone of their own (CLIP's and SigLIP's image classifiers, T5). There the module is built
-    once more for one label more: a parameter whose shape follows the number of labels is a head, and so is the rest of
-    its top-level module. Nothing here knows an architecture.
+    Some modules contain no separate backbone (CLIP's and SigLIP's image classifiers, T5). Such a module is built again
+    with one more label: a parameter whose shape changes with the number of labels belongs to the head, and so does the
+    rest of its top-level module. No architecture is treated by name.
 
     Args:
-        module: A transformers model; others have no head that could be known.
+        module: A transformers model; the head of any other module cannot be found.
 
     Returns:
-        Canonical parameter names; empty where there is no head.
+        Canonical parameter names; empty if there is no head.
     """
     if not isinstance(module, PreTrainedModel):
         return frozenset()
@@ -31,12 +32,12 @@ def head_names(module: nn.Module) -> frozenset[str]:
     names = dict(module.named_parameters())
     head = {name for name in names if name.partition(".")[0] in tops}
     if sum(names[name].numel() for name in head) > sum(p.numel() for p in names.values()) / 2:
-        head = following  # the labels' module holds the backbone too
+        head = following  # the module with the labels also contains the backbone
     return frozenset(head | (_outside_backbone(module) - _around_output_embeddings(module)))
 
 
 def _follow_labels(module: PreTrainedModel) -> set[str]:
-    """Parameters whose shape changes when there is one label more."""
+    """Find the parameters whose shape changes with the number of labels."""
     config = copy.deepcopy(module.config)
     config.num_labels = (config.num_labels or 0) + 1
     with torch.device("meta"):
@@ -53,7 +54,7 @@ def _outside_backbone(module: PreTrainedModel) -> set[str]:
 
 
 def _around_output_embeddings(module: PreTrainedModel) -> set[str]:
-    """Parameters of the module that holds a language model's output embeddings; of all of it if that is the model."""
+    """Find all parameters of the module that contains the output embeddings; it may be the whole model."""
     embeddings = module.get_output_embeddings()
     path = next((name for name, part in module.named_modules() if part is embeddings), None)
     if path is None:
@@ -63,7 +64,13 @@ def _around_output_embeddings(module: PreTrainedModel) -> set[str]:
 
 
 def parts_of_backbone(module: nn.Module) -> dict[str, str]:
-    """The child of the backbone that each of its parameters lies in; a module that has no backbone in it is one.
+    """Map each parameter of the backbone to the child module that contains it; a plain module is its own backbone.
+
+    Args:
+        module: A transformers model or a plain module.
+
+    Returns:
+        Path of the child module by name of the parameter.
 
     Example:
         >>> body = nn.Sequential(nn.Linear(2, 2, bias=False))

@@ -1,4 +1,4 @@
-"""What only the numbers tell: NaNs, an expert equal to the base, unchanged parameters, an expert of another base."""
+"""Checks that read all weights: NaNs, experts equal to the base, unchanged parameters, experts of another base."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,22 +13,22 @@ from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
 
 OUT_OF_PROPORTION = 0.5
-"""‖expert − base‖ / ‖base‖ above which an expert was hardly fine-tuned from this base: fine-tuning moves weights by a
-few hundredths, and independent weights of equal size are √2 apart."""
+"""‖expert − base‖ / ‖base‖ above which an expert was probably not fine-tuned from this base: fine-tuning changes
+weights by a few hundredths, and independent weights of equal norm have a distance of √2."""
 
 _PIECE = 2**22
-"""Numbers that are looked at together, so that memory does not grow with the size of a tensor."""
+"""Numbers that are read at a time, so that memory does not grow with the size of a tensor."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Result of reading all weights once.
+    """Result of one pass over all weights.
 
     Attributes:
         changed: Shared parameters in which at least one expert differs from the base; these get coefficients.
         unchanged: The other shared parameters.
         update: ‖expert − base‖ / ‖base‖ over all shared parameters, by task.
-        warnings: What looks wrong but can be merged.
+        warnings: Suspicious findings that do not prevent merging.
     """
 
     changed: tuple[str, ...]
@@ -38,11 +38,11 @@ class Inspection:
 
 
 class _Sums:
-    """What is summed over the pieces of one checkpoint's tensors.
+    """Sums over the pieces of one checkpoint's tensors.
 
     Attributes:
         square: ‖tensor‖² of the base, ‖tensor − base‖² of an expert, in fp64.
-        bad: NaN or infinite numbers by parameter.
+        bad: Count of NaN or infinite numbers by parameter.
     """
 
     def __init__(self) -> None:
@@ -56,22 +56,33 @@ class _Sums:
         self.square += torch.linalg.vector_norm(difference, dtype=torch.float64).item() ** 2
 
     def problems(self, source: str) -> list[str]:
-        """The parameters with NaN or infinite numbers."""
-        return [f"{source}: {name} has {bad} NaN or infinite numbers." for name, bad in self.bad.items() if bad]
+        """List the parameters with NaN or infinite numbers."""
+        return [
+            f"{source}: {name} has {bad} NaN or infinite numbers. Use another checkpoint."
+            for name, bad in self.bad.items()
+            if bad
+        ]
 
 
 def inspect_weights(experts: Experts) -> Inspection:
-    """Read every shared parameter of the base and all experts once, a piece at a time; their files are hashed by it.
+    """Read every shared parameter of the base and all experts once, one piece at a time; this also hashes their files.
+
+    Args:
+        experts: The base and its experts.
+
+    Returns:
+        Changed and unchanged parameters, the relative size of each task vector, and warnings.
 
     Raises:
-        IncompatibleExpertsError: NaN or infinite numbers, or an expert equal to the base; every case in one list.
+        IncompatibleExpertsError: NaN or infinite numbers, or an expert equal to the base; one line per case.
     """
     base, own = _Sums(), {task: _Sums() for task in experts.tasks}
     changed = {name for name in _in_order_of_files(experts, own) if _inspect_one(name, experts, base, own)}
     problems = base.problems(_base_source(experts))
     problems += [line for task, sums in own.items() for line in sums.problems(_source(experts, task))]
     problems += [
-        f"{_source(experts, task)}: all shared parameters equal the base's; this is the base, not an expert of it."
+        f"{_source(experts, task)}: all shared parameters equal the base's; this is the base, not an expert. Correct "
+        "the path, or remove the task."
         for task, sums in own.items()
         if sums.square == 0.0
     ]
@@ -83,7 +94,7 @@ def inspect_weights(experts: Experts) -> Inspection:
 
 
 def _in_order_of_files(experts: Experts, own: Mapping[str, _Sums]) -> Iterator[str]:
-    """The shared parameters as they lie in the first expert's files; heads are inspected where they lie between."""
+    """Yield the shared parameters in the order of the first expert's files; heads between them are inspected."""
     first = next(iter(experts.weights.values()))
     heads = {t: sorted(e.whole_head, key=e.weights.place, reverse=True) for t, e in experts.tasks.items()}
     for name in (*sorted(experts.shared, key=first.place), None):
@@ -101,7 +112,7 @@ def _inspect_head(name: str, weights: Weights, sums: _Sums) -> None:
 
 
 def _inspect_one(name: str, experts: Experts, base: _Sums, own: Mapping[str, _Sums]) -> bool:
-    """Add one parameter to the sums; returns whether any expert differs from the base in it."""
+    """Add one parameter to the sums; return whether any expert differs from the base in it."""
     differs = False
     sources = (experts.base, *experts.weights.values())
     for first, *others in zip(*(source.pieces(name, _PIECE) for source in sources), strict=True):
@@ -119,7 +130,8 @@ def _warnings(experts: Experts, update: dict[str, float]) -> Iterator[str]:
         if size > OUT_OF_PROPORTION or (len(update) > 2 and size > 10 * usual):
             yield (
                 f"{_source(experts, task)}: ‖expert − base‖ is {size:.2f} times ‖base‖ (median of all experts "
-                f"{usual:.3f}). It was probably fine-tuned from another base than {_base_source(experts)}."
+                f"{usual:.3f}). It was probably fine-tuned from another base than {_base_source(experts)}; check the "
+                "checkpoint."
             )
     statistics = {
         name: None
@@ -130,7 +142,7 @@ def _warnings(experts: Experts, update: dict[str, float]) -> Iterator[str]:
     if statistics:
         yield (
             f"{len(statistics)} BatchNorm layers ({next(iter(statistics))}, …): buffers are not merged, the base's "
-            "running statistics are kept, and they do not fit merged weights well."
+            "running statistics are kept, and they do not fit merged weights well. Recompute them after the merge."
         )
 
 

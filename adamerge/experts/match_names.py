@@ -17,7 +17,7 @@ from adamerge.types import IncompatibleExpertsError
 
 @dataclass(frozen=True)
 class Match:
-    """How names on disk and names in a module belong together.
+    """Pairs of names on disk and names in a module.
 
     Attributes:
         names: Name on disk of each parameter and persistent buffer of the module that was found.
@@ -36,19 +36,22 @@ def match(checkpoint: Checkpoint, module: nn.Module) -> Match:
 
 
 def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
-    """Pair names of tensors with a module's, as transformers would when loading one into the other.
+    """Pair names of tensors with a module's, as transformers does when it loads one into the other.
 
     A prefix that only one of them has is added or removed, transformers' own renamings are applied, and a tied
-    parameter is found under any of its names. Where several of them are stored, their numbers are compared.
+    parameter is found under any of its names. If several of its names are stored, their values are compared.
 
     Args:
-        source: What the tensors are called in errors.
-        tensors: Tensors by the names that they were saved under.
-        module: Where they belong.
+        source: Name of the checkpoint or task in errors.
+        tensors: Tensors by name as they were saved.
+        module: The module that they should fit.
+
+    Returns:
+        The pairs, and the names without a counterpart.
 
     Raises:
-        IncompatibleExpertsError: transformers would fuse or split tensors on loading, so no file has them as they
-            are; or a tied parameter is stored twice and differently.
+        IncompatibleExpertsError: transformers would fuse or split tensors when it loads them, so no file contains the
+            module's tensors; or a tied parameter is stored twice with different values.
     """
     wanted = module.state_dict()
     renamed = _renaming(source, module, wanted)
@@ -74,7 +77,13 @@ def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
 
 
 def tied_names(module: nn.Module) -> list[tuple[str, ...]]:
-    """Names of each parameter of a module: more than one where parameters are tied, the first being canonical.
+    """List the names of each parameter of a module: several if parameters are tied; the first is canonical.
+
+    Args:
+        module: The module.
+
+    Returns:
+        The names of each parameter.
 
     Example:
         >>> a, b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
@@ -89,19 +98,19 @@ def tied_names(module: nn.Module) -> list[tuple[str, ...]]:
 
 
 def _check_tied(source: str, tensors: Weights, present: Sequence[str], what: str) -> None:
-    """Refuse a tied parameter that is stored under several names with different numbers."""
+    """Check that a tied parameter stored under several names has equal values."""
     for other in present[1:]:
         first = present[0]
         if tensors.headers[first] != tensors.headers[other] or not torch.equal(tensors[first], tensors[other]):
             raise IncompatibleExpertsError(
                 f"{source}: {first} and {other} are one tied parameter of {what}, but two different tensors here. If "
-                "they are meant to be two, untie them (tie_word_embeddings: false in config.json, of the base and of "
-                f"every expert); else remove {other}."
+                "they should be two, untie them (tie_word_embeddings: false in config.json of the base and of every "
+                f"expert); otherwise remove {other}."
             )
 
 
 def _renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Callable[[str], str]:
-    """What transformers calls a tensor on disk when it loads it into the module."""
+    """Return transformers' renaming of names on disk to names of the module."""
     if not isinstance(module, PreTrainedModel):
         return lambda name: name
     conversions = get_model_conversion_mapping(module)
@@ -115,7 +124,8 @@ def _renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Call
         if converted is not None and target in wanted:
             raise IncompatibleExpertsError(
                 f"{source}: transformers fuses or splits {name} when it loads a {type(module).__name__} (into "
-                f"{target}); such checkpoints cannot be merged from their files."
+                f"{target}); such checkpoints cannot be merged from their files. Give the loaded modules in Python "
+                "instead."
             )
         return target
 

@@ -1,4 +1,4 @@
-"""What kind of model this is: what it reads, what it predicts, and with how many classes."""
+"""The kind of a model: its main input, its prediction and its number of classes."""
 
 import inspect
 from collections.abc import Mapping
@@ -13,24 +13,27 @@ from adamerge.types import ConfigError
 
 Prediction: TypeAlias = Literal["classes", "next token", "masked token"]
 
-_WORKING = "Experts must be classifiers of texts, tokens or images, or language models: …For…Classification, \
-…ForCausalLM, …ForConditionalGeneration, …ForMaskedLM."
+_USABLE = (
+    "Rows can be used with classifiers of texts, tokens or images and with language models (…For…Classification, "
+    "…ForCausalLM, …ForConditionalGeneration, …ForMaskedLM): use one of these, or leave out this task's calibration "
+    "and evaluation and use a data-free method."
+)
 
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What data, objectives and metrics need to know of a model; see `kind_of`.
+    """Properties of a model that data, objectives and metrics need; see `kind_of`.
 
     Attributes:
         architecture: Name of the module's class.
-        main_input: Which keyword argument its rows are given by: input_ids, pixel_values; of a plain module the first.
-        predicts: The classes of a row or of each token; the next token; or a token whose both sides are read.
+        main_input: Keyword argument of its rows: input_ids, pixel_values; of a plain module its first argument.
+        predicts: Classes per row or per token, the next token, or masked tokens.
         encoder_decoder: Whether a decoder reads the states of an encoder.
-        decoder_start: Token that such a decoder starts with.
-        classes: Index of each class by name, as far as the configuration names them.
-        num_classes: How many classes there are; 0 where that is not known.
-        problem_type: transformers' word for what the classes mean, if the configuration says.
-        max_positions: Tokens per row that the position embeddings allow; None where nothing limits them.
+        decoder_start: Start token of such a decoder.
+        classes: Index of each class by name, if the configuration names them.
+        num_classes: Number of classes; 0 if unknown.
+        problem_type: transformers' name of the kind of classification, if the configuration contains it.
+        max_positions: Maximum number of tokens per row by the position embeddings; None without a limit.
     """
 
     architecture: str
@@ -50,7 +53,13 @@ class ModelKind:
 
 
 def kind_of(module: nn.Module) -> ModelKind:
-    """Read the kind of a model from its class and its configuration; no weights are read, nothing is run.
+    """Read the kind of a model from its class and configuration; no weights are read and the model is not run.
+
+    Args:
+        module: Any module; transformers' attributes are optional.
+
+    Returns:
+        Its kind.
 
     Example:
         >>> kind_of(nn.Linear(2, 3)).language_model
@@ -72,56 +81,60 @@ def kind_of(module: nn.Module) -> ModelKind:
 
 
 def classes_by_token(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], task: str) -> bool:
-    """Whether a model gives logits for each token, rather than once per row.
+    """Return whether a model outputs logits per token and not per row.
 
-    Only a row can tell: the model runs on one with all parameters zero, on the meta device where possible, so that no
-    weights are read. Merging without rows asks nothing of what a model returns.
+    This runs the model on one row with all parameters zero, on the meta device if possible, so no weights are read.
+    Merging without rows requires nothing of a model's output.
 
     Args:
-        module: The task's, its parameters on any device.
+        module: The task's module; parameters may be on any device.
         kind: Its kind.
-        inputs: Some row as the module takes it.
-        task: For messages.
+        inputs: Any encoded row.
+        task: Name of the task in messages.
+
+    Returns:
+        Whether logits are (B, S, C) and not (B, C).
 
     Raises:
-        ConfigError: The model cannot be run, or does not return logits of at least two classes that exclude each other
-            (a regression, a multi-label classifier).
+        ConfigError: The model cannot be run, or does not return logits of at least two mutually exclusive classes (a
+            regression, a multi-label classifier).
     """
     logits = _logits(module, kind, inputs, task)
     shape, problem = tuple(logits.shape), kind.problem_type
     if len(shape) not in (2, 3) or (len(shape) == 3 and kind.main_input != "input_ids"):
         raise ConfigError(
-            f"{task}: expected logits for each row or token, but those of {kind.architecture} are {shape}. {_WORKING}"
+            f"{task}: expected logits per row or token, but those of {kind.architecture} have the shape {shape}. "
+            f"{_USABLE}"
         )
     if shape[-1] < 2 or problem == "regression":
         raise ConfigError(
             f"{task}: expected at least two classes, but {kind.architecture} is a regression (num_labels: "
-            f"{shape[-1]}, problem_type: {problem}); entropy, agreement and accuracy mean nothing there. {_WORKING}"
+            f"{shape[-1]}, problem_type: {problem}); entropy, agreement and accuracy are meaningless for it. {_USABLE}"
         )
     if problem == "multi_label_classification":
         raise ConfigError(
-            f"{task}: expected classes that exclude each other, but {kind.architecture} predicts for each by itself "
-            f"whether it applies (problem_type: {problem}); the entropy of a softmax, agreement and accuracy mean "
-            f"nothing there. {_WORKING}"
+            f"{task}: expected mutually exclusive classes, but {kind.architecture} predicts each class independently "
+            f"(problem_type: {problem}); the entropy of a softmax, agreement and accuracy are meaningless for it. "
+            f"{_USABLE}"
         )
     return len(shape) == 3
 
 
 def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False) -> object:
-    """Run a module with all parameters zero, on the meta device where possible: no weights are read.
+    """Run a module with all parameters zero, on the meta device if possible; no weights are read.
 
     Args:
-        module: Its parameters may be on any device.
-        inputs: Some row as it takes it.
-        hidden: Whether to ask for hidden states too.
+        module: The module; parameters may be on any device.
+        inputs: Any encoded row.
+        hidden: Whether to request hidden states too.
 
     Returns:
-        Whatever the module returns.
+        The module's output.
     """
     try:
-        seen = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # changes no shape
-        return _trial(module, seen, "meta", hidden)
-    except Exception:  # it looks into its inputs, or keeps tensors that are no buffers
+        unmasked = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # changes no shape
+        return _trial(module, unmasked, "meta", hidden)
+    except Exception:  # the module reads values of its inputs, or has tensors that are not buffers
         return _trial(module, inputs, "cpu", hidden)
 
 
@@ -131,7 +144,7 @@ def _first_argument(module: nn.Module) -> str:
 
 
 def _prediction(module: nn.Module) -> Prediction:
-    """Language models have output embeddings; those that read both sides of a token cannot generate."""
+    """Find what a model predicts: language models have output embeddings; masked ones cannot generate."""
     embeddings = getattr(module, "get_output_embeddings", None)
     if embeddings is None or embeddings() is None:
         return "classes"
@@ -145,11 +158,11 @@ def _logits(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], ta
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"{task}: {kind.architecture} cannot be run on {', '.join(inputs)} ({reason}). {_WORKING}"
+            f"{task}: {kind.architecture} cannot be run on {', '.join(inputs)} ({reason}). {_USABLE}"
         ) from error
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
-        raise ConfigError(f"{task}: {kind.architecture} returns no logits. {_WORKING}")
+        raise ConfigError(f"{task}: {kind.architecture} returns no logits. {_USABLE}")
     return logits
 
 

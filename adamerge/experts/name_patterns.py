@@ -1,4 +1,4 @@
-"""Which parameters are merged, as patterns say."""
+"""Patterns that select which parameters are merged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 
 @dataclass(frozen=True)
 class Split:
-    """Patterns (`*` and `?` as in a shell) that overrule which parameters are merged; the first that matches counts.
+    """Patterns (`*` and `?` as in a shell) that override which parameters are merged; the first match counts.
 
     Attributes:
-        head: Stay each expert's own.
-        base: Stay the base's.
-        shared: Are merged, though they would pass for a head.
+        head: Patterns of parameters that stay each expert's own.
+        base: Patterns of parameters that are kept from the base.
+        shared: Patterns of parameters that are merged although they look like a head.
     """
 
     head: Sequence[str] = ()
@@ -21,16 +21,22 @@ class Split:
     shared: Sequence[str] = ()
 
     def word(self, name: str) -> str | None:
-        """Which of the three lists a parameter's name is on, if on any."""
+        """Return the list that matches a parameter's name (head, base, shared), or None.
+
+        Example:
+            >>> Split(head=["pooler.*"]).word("pooler.dense.weight")
+            'head'
+        """
         for word, patterns in self._lists():
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 return word
         return None
 
     def problems(self, names: Sequence[str]) -> list[str]:
-        """Patterns that match none of the parameters' names, with those that were probably meant."""
+        """List patterns that match no parameter, with the most similar names."""
         return [
-            f"parameters.{word}: {pattern} matches no parameter. Near it are {', '.join(_nearest(pattern, names))}."
+            f"parameters.{word}: {pattern} matches no parameter. The most similar names are "
+            f"{', '.join(_nearest(pattern, names))}. Correct or remove the pattern."
             for word, patterns in self._lists()
             for pattern in patterns
             if not any(fnmatchcase(name, pattern) for name in names)
@@ -41,7 +47,7 @@ class Split:
 
 
 def _nearest(pattern: str, names: Sequence[str], count: int = 3) -> list[str]:
-    """Names that resemble a pattern the most, as a whole or in one of their parts."""
+    """Find the names most similar to a pattern, as a whole or in one of their parts."""
     word = pattern.strip("*?.")
 
     def likeness(name: str) -> float:

@@ -1,4 +1,4 @@
-"""Progress bars of transformers, kept off."""
+"""A switch that disables transformers' progress bars."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers' progress bars off inside the block: one per file would bury what matters."""
+    """Disable transformers' progress bars inside the block: one per file would hide more important output."""
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

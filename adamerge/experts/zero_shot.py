@@ -1,4 +1,4 @@
-"""Zero-shot heads: class names instead of a classifier, for CLIP-like models."""
+"""Zero-shot heads of CLIP-like models: class names instead of a classifier."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,11 +17,11 @@ from adamerge.types import ConfigError
 
 @dataclass
 class ZeroShot:
-    """Class names and templates that make a head for a CLIP-like base.
+    """Class names and templates of a zero-shot head of a CLIP-like base.
 
     Attributes:
-        classes: Name of each class, in the order of its label.
-        templates: Sentences with {} where the name goes; their text features are averaged.
+        classes: Name of each class, in the order of the labels.
+        templates: Sentences with {} in place of the name; their text features are averaged.
     """
 
     classes: list[str]
@@ -30,13 +30,15 @@ class ZeroShot:
     def __post_init__(self) -> None:
         """Check both lists."""
         if len(self.classes) < 2:
-            raise ConfigError(f"zero_shot.classes: expected at least two class names, got {self.classes}.")
+            raise ConfigError(f"zero_shot.classes: expected at least two class names, found {self.classes}.")
         if not self.templates or any("{}" not in template for template in self.templates):
-            raise ConfigError(f"zero_shot.templates: expected sentences with {{}} in them, got {self.templates}.")
+            raise ConfigError(f"zero_shot.templates: expected sentences that contain {{}}, found {self.templates}.")
 
 
 class ZeroShotClassifier(nn.Module):
     """Images → logits: normalised image features times a head of text features.
+
+    logits = normalize(image features) @ headᵀ.
 
     Args:
         model: A CLIP-like model.
@@ -53,7 +55,7 @@ class ZeroShotClassifier(nn.Module):
         self.register_buffer("head", head, persistent=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits (B, C) of images (B, 3, H, W)."""
+        """Compute logits (B, C) of images (B, 3, H, W)."""
         features = _features(self.model, "get_image_features")(pixel_values=pixel_values)
         return nn.functional.normalize(features, dim=-1) @ cast(Tensor, self.head).T
 
@@ -69,26 +71,29 @@ class _TextFeatures(nn.Module):
 
 @torch.no_grad()
 def text_head(module: nn.Module, weights: Weights, base: Checkpoint, words: ZeroShot) -> tuple[Tensor, set[str]]:
-    """Head of a zero-shot task: exp(logit scale) · normalised mean of the templates' normalised text features.
+    """Compute the head of a zero-shot task from text features.
+
+    head[c] = exp(logit scale) · normalize(meanₜ normalize(text features of template t with the name of class c)).
 
     Args:
         module: The base's module without weights.
-        weights: The base's numbers under its names.
-        base: For the tokenizer beside it.
+        weights: The base's weights under the module's names.
+        base: Contains the tokenizer.
         words: Class names and templates.
 
     Returns:
-        The head (C, D), fp32, and the names of the parameters that made it.
+        The head (C, D), fp32, and the names of the parameters that computed it.
 
     Raises:
-        ConfigError: The base is not CLIP-like: it makes no text features or has no logit scale.
+        ConfigError: The base is not CLIP-like: it computes no text features or has no logit scale.
 
     Reference:
         Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, section 3.1.4.
     """
     if not hasattr(module, "get_text_features") or "logit_scale" not in weights:
         raise ConfigError(
-            f"{base.source}: zero_shot needs a CLIP-like base; {type(module).__name__} makes no text features."
+            f"{base.source}: zero_shot needs a CLIP-like base, but {type(module).__name__} has no text features or no "
+            "logit_scale. Remove zero_shot, or use another base."
         )
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
     parameters = {ZeroShotClassifier.PREFIX + n: weights[n].float() for n, _ in module.named_parameters()}
@@ -107,7 +112,7 @@ def text_head(module: nn.Module, weights: Weights, base: Checkpoint, words: Zero
 
 @contextmanager
 def _parameters_used(module: nn.Module) -> Iterator[set[str]]:
-    """Names of the parameters of those submodules that run inside the block."""
+    """Collect the names of the parameters of all submodules that run inside the block."""
     used: set[str] = set()
     with ExitStack() as hooks:
         for path, part in module.named_modules():
@@ -117,7 +122,7 @@ def _parameters_used(module: nn.Module) -> Iterator[set[str]]:
 
 
 def _features(model: nn.Module, method: str) -> Callable[..., Tensor]:
-    """A feature method of a CLIP-like model, whether it returns a tensor or an output that pools one."""
+    """Wrap a feature method of a CLIP-like model that returns a tensor or an output with `pooler_output`."""
 
     def features(**inputs: Tensor) -> Tensor:
         output = getattr(model, method)(**inputs)

@@ -1,1 +1,1 @@
-"""How coefficients move: Lightning's loop, its settings, and what is kept of the iterates."""
+"""Learning of the coefficients: Lightning's loop, its settings, and the choice of the best iterate."""

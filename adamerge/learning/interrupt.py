@@ -1,4 +1,4 @@
-"""Finish the step under way on Ctrl-C or SIGTERM, write a checkpoint, stop."""
+"""Stop on Ctrl-C or SIGTERM after the current step, with a checkpoint."""
 
 import signal
 import threading
@@ -10,13 +10,13 @@ from typing_extensions import override
 
 
 class StopOnInterrupt(Callback):
-    """Ctrl-C (or SIGTERM) lets the step under way finish, writes a checkpoint and stops; a second one stops at once.
+    """On Ctrl-C (or SIGTERM) finish the current step, write a checkpoint and stop; on a second one stop immediately.
 
     Args:
-        checkpoint: Where to write it.
+        checkpoint: File of the checkpoint.
 
     Attributes:
-        interrupted: Whether someone asked to stop.
+        interrupted: Whether a signal was received.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -30,7 +30,7 @@ class StopOnInterrupt(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen()  # once more: since setup, Lightning has put a handler of its own before SIGTERM's
+        self._listen()  # again: after setup, Lightning installed its own handler of SIGTERM
 
     @override
     def on_train_batch_end(
@@ -49,7 +49,7 @@ class StopOnInterrupt(Callback):
         self._restore()
 
     def _listen(self) -> None:
-        if threading.current_thread() is not threading.main_thread():  # others cannot have handlers
+        if threading.current_thread() is not threading.main_thread():  # only the main thread can install handlers
             return
         for number in (signal.SIGINT, signal.SIGTERM):
             former = signal.signal(number, self._note)
@@ -57,7 +57,7 @@ class StopOnInterrupt(Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
-            raise SystemExit(128 + number)  # of a KeyboardInterrupt Lightning would make exit code 1
+            raise SystemExit(128 + number)  # Lightning would turn a KeyboardInterrupt into exit code 1
         self.interrupted = True
 
     def _restore(self) -> None:

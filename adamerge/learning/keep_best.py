@@ -1,4 +1,4 @@
-"""Watch held-out rows between steps, keep the best iterate, and stop when it gets no better."""
+"""Evaluation on held-out rows between steps, choice of the best iterate, and early stopping."""
 
 import math
 import time
@@ -14,18 +14,18 @@ from adamerge.optim import FrankWolfeOptimizer, SearchingOptimizer, Selection
 from adamerge.types import Coefficients, ConfigError
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
-"""Coefficients → what held-out rows say of them: "agreement" and "objective", each the mean over tasks."""
+"""Coefficients → "agreement" and "objective" on held-out rows, each the mean over tasks."""
 
 
 @dataclass(frozen=True)
 class Watching:
-    """How the best iterate is chosen.
+    """Choice of the best iterate.
 
     Attributes:
         monitor: agreement (share of held-out rows on which merged model and expert predict the same), the objective on
-            held-out rows, or last (take the last step, as published).
-        every: Steps between two looks at the held-out rows.
-        patience: Looks without a better one after which learning stops; null never stops early.
+            held-out rows, or last (use the last step, as published).
+        every: Steps between two evaluations on the held-out rows.
+        patience: Evaluations without improvement after which learning stops; null never stops early.
     """
 
     monitor: Literal["agreement", "objective", "last"] = "agreement"
@@ -36,27 +36,28 @@ class Watching:
         """Check the numbers."""
         for key, value in (("every", self.every), ("patience", self.patience)):
             if value is not None and value < 1:
-                raise ConfigError(f"watch.{key}: expected at least 1, got {value}.")
+                raise ConfigError(f"watch.{key}: expected at least 1, found {value}.")
 
 
 class KeepBest(Callback):
-    """Watches held-out rows every few steps, keeps the best coefficients, and stops when they get no better.
+    """Evaluates held-out rows every few steps, keeps the best coefficients, and stops without improvement.
 
-    The start counts as an iterate. Equal agreement is told apart by the objective. Its state is part of a checkpoint.
+    The start counts as an iterate. Iterates of equal agreement are compared by the objective. The state of this
+    callback is part of a checkpoint.
 
     Args:
-        measure: Measures coefficients on held-out rows; None where there are none.
-        watching: What counts as better, and how often to look.
-        tell: Called with a line of text after each look.
-        same_rows: Whether all steps see the same rows, so that an optimiser that has converged stays so: then stop.
+        measure: Evaluates coefficients on held-out rows; None without held-out rows.
+        watching: Criterion and frequency of the evaluation.
+        tell: Called with a line of text after each evaluation.
+        same_rows: Whether all steps use the same rows; learning then stops when the optimiser has converged.
 
     Attributes:
-        history: What was seen at each look: step, loss, agreement, objective, range of the coefficients, and the
-            optimiser's certificate if it gives one; all finite, else learning ends with a ConfigError.
-        best_step: The step of the best coefficients; the last one where nothing can be measured.
+        history: One entry per evaluation: step, loss, agreement, objective, range of the coefficients, and the
+            optimiser's certificate if it has one; all finite, otherwise learning ends with a ConfigError.
+        best_step: The step of the best coefficients; the last one without held-out rows.
         best: The best coefficients, (G, K).
-        certificate: The optimiser's, of the step that led to them; empty for the start.
-        selections: What Frank-Wolfe selected until then.
+        certificate: The optimiser's certificate after that step; empty for the start.
+        selections: The vertices that Frank-Wolfe selected up to that step.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class KeepBest(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
-            self._look(trainer, pl_module, {})
+            self._evaluate(trainer, pl_module, {})
         trainer.should_stop = trainer.should_stop or self._stale() or self.done(trainer)
         self._clock = time.perf_counter()
 
@@ -87,7 +88,7 @@ class KeepBest(Callback):
             return
         steps = trainer.global_step - self.history[-1]["step"]
         seconds = (time.perf_counter() - self._clock) / max(1, steps)
-        self._look(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"]), "s/step": seconds})
+        self._evaluate(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"]), "s/step": seconds})
         shown = {key: self.history[-1][key] for key in ("agreement", "gap", "s/step") if key in self.history[-1]}
         pl_module.log_dict(shown, prog_bar=True)
         trainer.should_stop = trainer.should_stop or self._stale() or done
@@ -95,15 +96,15 @@ class KeepBest(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.history and trainer.global_step > self.history[-1]["step"]:  # stopped by the clock between two looks
-            self._look(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"])})
+        if self.history and trainer.global_step > self.history[-1]["step"]:  # stopped by max_time
+            self._evaluate(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"])})
 
     def done(self, trainer: Trainer) -> bool:
-        """Whether the optimiser says that further steps would change nothing."""
+        """Return whether the optimiser has converged, so that further steps on the same rows would change nothing."""
         (optimizer,) = trainer.optimizers
         return self._same_rows and isinstance(optimizer, SearchingOptimizer) and optimizer.done
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule, learned: dict[str, float]) -> None:
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, learned: dict[str, float]) -> None:
         coefficients = pl_module.get_parameter("coefficients").detach()
         seen = dict(self._measure(coefficients)) if self._measure else {}
         extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
@@ -117,16 +118,16 @@ class KeepBest(Callback):
         self._tell("  ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
 
     def _rank(self, step: int, seen: dict[str, float]) -> list[float]:
-        """What makes an iterate better than another: a list that compares as greater."""
+        """Return a list that compares as greater for a better iterate."""
         if not seen or self._watching.monitor == "last":
             return [step]
         low = -seen["objective"]
         return [seen["agreement"], low] if self._watching.monitor == "agreement" else [low]
 
     def _stale(self) -> bool:
-        """Whether too many looks have passed since the best one."""
-        looks = [entry["step"] for entry in self.history]
-        since = len(looks) - 1 - looks.index(self.best_step)
+        """Return whether `patience` evaluations have passed since the best one."""
+        evaluated = [entry["step"] for entry in self.history]
+        since = len(evaluated) - 1 - evaluated.index(self.best_step)
         return self._watching.patience is not None and since >= self._watching.patience
 
     @override
@@ -158,5 +159,5 @@ def _check_finite(seen: Mapping[str, float]) -> None:
     if bad:
         remedy = "Lower the optimiser's learning rate, or bound the coefficients (feasible: Box)."
         if seen["step"] == 0:
-            remedy = "The models' outputs overflow before anything is learned: choose a smaller init or a wider dtype."
+            remedy = "The models' outputs overflow before the first step: choose a smaller init or a wider dtype."
         raise ConfigError(f"step {seen['step']}: not a finite number: {', '.join(bad)}. {remedy}")

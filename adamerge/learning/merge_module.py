@@ -1,4 +1,4 @@
-"""The Lightning module: one step over all tasks; contains no mathematics."""
+"""The Lightning module: one step over all tasks, without mathematics."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -29,25 +29,25 @@ BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
 
 
 class MergeModule(LightningModule):
-    """Learns coefficients; they are its only parameters.
+    """Lightning module whose only parameters are the coefficients.
 
-    A step asks the execution for every task's loss and the coefficients' gradient. What it returns has the loss's
-    value and that exact gradient, so Lightning's own loop, closures and schedulers work on it as they are.
+    A step gets every task's loss and the gradient in the coefficients from the execution. It returns a scalar with the
+    value of the loss and this exact gradient, so Lightning's loop, closures and schedulers work unchanged.
 
-    Base and experts are no submodules: else Lightning would move, broadcast and checkpoint them.
+    Base and experts are not submodules: otherwise Lightning would move, broadcast and checkpoint them.
 
     Args:
         model: All tasks' models over merged parameters.
-        objective: What is minimised.
+        objective: The objective to minimise.
         rows: Calibration rows by task.
-        schedule: Which of them a step takes.
+        schedule: Chooses the rows of a step.
         init: Coefficients at the start, (G, K).
-        feasible: Where coefficients may live.
-        optimizer: Moves the coefficients.
-        task_weights: Factor of each task's objective; 1 where absent.
+        feasible: Feasible set of the coefficients.
+        optimizer: Updates the coefficients.
+        task_weights: Factor of each task's objective; 1 if absent.
         targets: The experts' outputs on their rows by task, for objectives that compare with them.
-        regulariser: Pulls the coefficients towards the start.
-        build_scheduler: Called with the optimiser; its schedule is stepped after every step.
+        regulariser: Penalty on the distance from the start.
+        build_scheduler: Called with the optimiser; the scheduler is stepped after every step.
         micro_batch: Rows per forward pass; a larger batch of a task is split.
     """
 
@@ -70,7 +70,7 @@ class MergeModule(LightningModule):
         super().__init__()
         start = feasible.project(init)
         self.coefficients = nn.Parameter(start.clone())
-        self._model = (model,)  # in a tuple nn.Module does not look for submodules
+        self._model = (model,)  # nn.Module does not register submodules in a tuple
         self._execution = execution_of(model)
         self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
         self._optimizer, self._build_scheduler = optimizer, build_scheduler
@@ -86,7 +86,7 @@ class MergeModule(LightningModule):
         return self._model[0]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """The losses of all tasks at the coefficients, with their exact gradient."""
+        """Compute the sum of all tasks' losses at the coefficients, with its exact gradient."""
         del batch, batch_idx  # a batch is a pure function of the seed and the step
         work = {task: self._work(task) for task in self._rows}
         step = self._execution.losses_and_gradient(self.coefficients, work, self._objective.layers, self._cosines)
@@ -100,7 +100,7 @@ class MergeModule(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig | Optimizer:
-        """The optimiser, whose iterates stay in the feasible set."""
+        """Build the optimiser, whose iterates stay in the feasible set."""
         optimizer = build_optimizer(self._optimizer, self.coefficients, self._feasible, lambda: self._scores)
         if self._build_scheduler is None:
             return optimizer
@@ -108,11 +108,11 @@ class MergeModule(LightningModule):
         return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=scheduler)
 
     def train_dataloader(self) -> DataLoader[int]:
-        """Counts steps; the rows of a step follow from its number alone."""
+        """Return a loader that counts steps; the rows of a step depend on its number alone."""
         return DataLoader(range(max(1, self.trainer.max_steps)), batch_size=None)  # pyright: ignore
 
     def _work(self, task: str) -> Iterator[Work]:
-        """One task's micro-batches at this step; their losses add up to its weighted objective."""
+        """Yield one task's micro-batches at this step; their losses add up to its weighted objective."""
         chosen = self._schedule.rows(self.global_step, self.model.tasks.index(task), len(self._rows[task]))
         batches = list(self._rows[task].batches(self._micro_batch, chosen))
         weight = self._task_weights.get(task, 1.0) / sum(count(batch) for batch in batches)
@@ -129,9 +129,17 @@ class MergeModule(LightningModule):
 
 
 def surrogate(loss: Tensor, coefficients: Coefficients, gradient: Coefficients) -> Tensor:
-    """A scalar with the value of `loss` whose gradient in the coefficients is `gradient`.
+    """Build a scalar with the value of `loss` whose gradient in the coefficients is `gradient`.
 
     L + ⟨C, g⟩ − stop_gradient(⟨C, g⟩), with L and g constants.
+
+    Args:
+        loss: L, a scalar.
+        coefficients: C, (G, K).
+        gradient: g, (G, K).
+
+    Returns:
+        The scalar.
 
     Example:
         >>> c = torch.ones(2, 1, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Options of learning, checked before learning begins."""
+"""Settings of learning and their checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,20 +29,20 @@ from adamerge.types import Coefficients, ConfigError
 
 @dataclass(frozen=True)
 class Learning:
-    """How coefficients are learned, whatever the objective.
+    """Settings of learning, independent of the objective.
 
     Attributes:
-        optimizer: Moves the coefficients: options such as FrankWolfe(), or any of torch's, called with them; None where
-            nothing is learned.
+        optimizer: Updates the coefficients: options such as FrankWolfe(), or a callable that builds one of torch's
+            optimisers; None if nothing is learned.
         scheduler: Called with the optimiser; cosine decays to 0 over max_steps, None keeps the learning rate.
-        feasible: Where coefficients may live.
-        init: Coefficient of every expert at the start, or a table (G, K).
-        batching: Rows a step.
-        watching: How the best iterate is chosen.
-        seed: Of the order of the rows.
-        task_weights: Factor of each task's objective; 1 where absent.
-        regulariser: A pull of the coefficients towards the start.
-        trainer: Arguments of Lightning's Trainer, `max_steps` among them; with 0 the start is the result.
+        feasible: Feasible set of the coefficients.
+        init: Coefficient of every expert at the start, or all coefficients (G, K).
+        batching: Use of the calibration rows, for example rows per task per step.
+        watching: Choice of the best iterate.
+        seed: Random seed of the order of the rows.
+        task_weights: Factor of each task's objective; 1 if absent.
+        regulariser: Penalty on the distance from the start.
+        trainer: Arguments of Lightning's Trainer, including `max_steps`; with 0 the start is the result.
     """
 
     optimizer: Descent | BuildOptimizer | None
@@ -58,57 +58,62 @@ class Learning:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps at most."""
+        """Maximum number of optimiser steps."""
         return int(str(self.trainer.get("max_steps", 100)))
 
     @property
     def build_scheduler(self) -> BuildScheduler | None:
-        """What to call with the optimiser; None keeps the learning rate."""
+        """Function that builds the scheduler for an optimiser; None keeps the learning rate."""
         return partial(CosineAnnealingLR, T_max=self.steps) if self.scheduler == "cosine" else self.scheduler
 
 
 def check_learning(learning: Learning, experts: int) -> None:
-    """Refuse early what Lightning and torch would refuse only when learning begins, and what is undefined.
+    """Check settings before learning that Lightning and torch check only later, and combinations that are not defined.
 
     Args:
-        learning: How coefficients are to be learned.
-        experts: K, how many task vectors there are.
+        learning: Settings of learning.
+        experts: K, the number of task vectors.
 
     Raises:
-        ConfigError: An option of the Trainer, the optimiser, the scheduler or the set cannot be used, alone or with
-            the others.
+        ConfigError: An option of the Trainer, the optimiser, the scheduler or the feasible set cannot be used, alone or
+            with the others.
     """
     options = learning.trainer
     if learning.steps < 0:
-        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, got {learning.steps}.")
+        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, found {learning.steps}.")
     if learning.steps == 0:
         return
     if learning.optimizer is None:
-        raise ConfigError("optimizer: expected an optimiser, for example Adam, got null.")
+        raise ConfigError(
+            "optimizer: expected an optimiser, for example Adam, found null. Name one, or set trainer.max_steps: 0."
+        )
     if options.get("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
-            "trainer.accumulate_grad_batches: would merge once a micro-batch. Set data.batch_size as large as need be: "
-            "data.micro_batch splits it inside a step."
+            "trainer.accumulate_grad_batches: expected 1, because every accumulated batch would merge again. Raise "
+            "data.batch_size instead; data.micro_batch splits it inside a step."
         )
     learning.feasible.check_experts(experts)
     if isinstance(learning.optimizer, Descent):
         check_pair(learning.optimizer.kind, learning.feasible, _circumstances(learning, learning.optimizer))
     if _is_fp16(learning):
         raise ConfigError(
-            "trainer.precision: fp16 would need a scaling of its own for the merge; use bf16-mixed or 32-true."
+            "trainer.precision: fp16 is not supported, because the merge would need its own loss scaling; use "
+            "bf16-mixed or 32-true."
         )
     if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
-        raise ConfigError("trainer.devices: one device learns; choose it with CUDA_VISIBLE_DEVICES.")
+        raise ConfigError(
+            "trainer.devices: expected 1, because one device learns; choose it with CUDA_VISIBLE_DEVICES."
+        )
     optimizer = _built(learning, learning.optimizer, experts)
     if isinstance(optimizer, LBFGS):
         check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible, _circumstances(learning, learning.optimizer))
 
 
 def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -> Optimizer:
-    """Trainer, optimiser and scheduler, on coefficients that nothing is done with; returns the optimiser.
+    """Build trainer, optimiser and scheduler on temporary coefficients, to check their options; return the optimiser.
 
     Raises:
-        ConfigError: One of them refuses what it was given.
+        ConfigError: One of them rejects its options.
     """
     key = "trainer"
     try:

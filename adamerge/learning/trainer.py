@@ -1,4 +1,4 @@
-"""Lightning's Trainer as learning uses it: one device, whole checkpoints, a short progress bar, no advice."""
+"""Lightning's Trainer for learning: one device, complete checkpoints, a short progress bar, no general advice."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ from adamerge.storage.atomic_files import whole_file
 from adamerge.types import ConfigError
 
 Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
-"""What Lightning shows beside its bar."""
+"""The metrics beside Lightning's progress bar."""
 
 _ADVICE = re.compile(
     r".*(GPU available|TPU available|\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
@@ -31,7 +31,15 @@ _ADVICE = re.compile(
 
 
 def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
-    """Lightning's Trainer with these arguments, on one device, writing no files but whole checkpoints."""
+    """Build Lightning's Trainer on one device; it writes no files but complete checkpoints.
+
+    Args:
+        options: Arguments of the Trainer; they override the defaults here.
+        callbacks: Callbacks of the Trainer.
+
+    Returns:
+        The Trainer.
+    """
     if bar_is_shown(options):
         callbacks = [*callbacks, Progress()]
     options = {**options, "enable_progress_bar": bar_is_shown(options)}
@@ -41,7 +49,7 @@ def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> T
 
 
 def bar_is_shown(options: Mapping[str, object]) -> bool:
-    """Return `enable_progress_bar` of the Trainer's options; where it is absent or None, whether output is a terminal.
+    """Return `enable_progress_bar` of the Trainer's options; if it is absent or None, whether output is a terminal.
 
     Example:
         >>> bar_is_shown({"enable_progress_bar": False})
@@ -69,7 +77,7 @@ def without_advice() -> Iterator[None]:
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar with steps, the time that is left and the numbers that count, in 80 columns."""
+    """Lightning's progress bar with steps, remaining time and the main metrics, in 80 columns."""
 
     BAR_FORMAT = "{n_fmt}/{total_fmt} {remaining}{postfix}"
 
@@ -85,7 +93,7 @@ class WholeCheckpoints(CheckpointIO):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
-        content = io.BytesIO()  # torch.save would report a full disk as an error of its own
+        content = io.BytesIO()  # torch.save would hide that the disk is full
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with whole_file(Path(path)) as file:
@@ -98,7 +106,9 @@ class WholeCheckpoints(CheckpointIO):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise ConfigError(f"{path}: the checkpoint is damaged; start anew in another run_dir ({error}).") from error
+            raise ConfigError(
+                f"{path}: the checkpoint is damaged ({error}); start a new run in another run_dir."
+            ) from error
 
     @override
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Learning in two stages: tensor-wise, then with a budget of chunks where the first stage found them to matter."""
+"""Learning in two stages: tensor-wise, then with a budget of chunks for the most important parameters."""
 
 import csv
 import io
@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from adamerge.calibration.agreement import HeldOut, hold_out
-from adamerge.learning.learn import Calibration, Goals, Learned, descend, goals_of
+from adamerge.learning.learn import Calibration, Goals, descend, goals_of
+from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.chunks import Chunks, Importance, chunked, importance, importance_by_gradient
 from adamerge.merging.coefficients import load_coefficients, save_coefficients
@@ -28,17 +29,17 @@ from adamerge.storage.kept import Keeper, Key
 from adamerge.types import Coefficients
 
 COEFFICIENTS = "coefficients.safetensors"
-STORY = "learned.json"
+LEARNED = "learned.json"
 TABLE = "importance.csv"
 
 
 @dataclass(frozen=True, eq=False)
 class Staged:
-    """What two stages found.
+    """Result of two stages.
 
     Attributes:
         model: The model with the second stage's grouping.
-        learned: Its coefficients, and the history of both stages, steps counted through.
+        learned: Its coefficients, and the history of both stages with steps counted from the first.
     """
 
     model: MergedModel
@@ -46,7 +47,7 @@ class Staged:
 
 
 class MeanProduct(Callback):
-    """Mean over the steps of Σₖ |cₖ·∂L/∂cₖ| for every group; its state is part of a checkpoint.
+    """Sum over the steps of Σₖ |cₖ·∂L/∂cₖ| per group, the importance by gradient; its state is part of a checkpoint.
 
     Attributes:
         total: Sum over the steps so far, (G,).
@@ -86,22 +87,25 @@ def learn_in_stages(
     tell: Callable[[str], None] | None = None,
     keeper: Keeper | None = None,
 ) -> Staged:
-    """Learn tensor-wise, find what matters, allot the budget, and go on from the first stage's coefficients.
+    """Learn tensor-wise, compute importance, distribute the budget, and continue from the first stage's coefficients.
 
     Args:
-        model: Grouped tensor-wise.
-        objective: As for `learn`, and the other arguments that are not named here.
+        model: The experts and their task vectors, grouped tensor-wise.
+        objective: As for `learn`.
         calibration: The rows.
-        learning: Of both stages, settings that `check_learning` accepts; `max_steps` counts the steps of both.
-        chunks: The budget and how it is allotted; None learns in one stage, as `learn` does.
-        folder: Where the first stage's coefficients, what it saw and the importance table are kept.
+        learning: Settings of both stages that `check_learning` accepts; `max_steps` counts the steps of both.
+        chunks: The budget and its distribution; None learns in one stage, as `learn` does.
+        folder: Folder of the first stage's coefficients, its history and the table of importance.
         made_of: Key of the first stage: experts, rows and settings; its number of steps is added.
         held_out: As for `learn`.
         targets: As for `learn`.
-        checkpoints: As for `learn`; each stage has its own under it.
+        checkpoints: As for `learn`; each stage has its own subfolder.
         resume: As for `learn`.
         tell: As for `learn`.
-        keeper: Keeps the first stage.
+        keeper: Stores the first stage and checks its key.
+
+    Returns:
+        The model with the final grouping, and its coefficients.
     """
     goals = targets if isinstance(targets, Goals) else Goals({}, {})
     if learning.steps and not isinstance(targets, Goals):
@@ -137,7 +141,15 @@ def learn_in_stages(
 
 
 def spread(coefficients: Coefficients, coarse: Grouping, fine: Grouping) -> Coefficients:
-    """Every chunk's coefficients are those of the group that its rows were in: (G, K) → (G', K).
+    """Copy to every chunk the coefficients of the group that contained its rows: (G, K) → (G', K).
+
+    Args:
+        coefficients: Coefficients of the coarse grouping, (G, K).
+        coarse: The coarse grouping.
+        fine: The fine grouping.
+
+    Returns:
+        Coefficients of the fine grouping, (G', K).
 
     Example:
         >>> from adamerge.merging.grouping import row_blocks, tensor_wise
@@ -148,7 +160,16 @@ def spread(coefficients: Coefficients, coarse: Grouping, fine: Grouping) -> Coef
 
 
 def finer_selections(selections: Sequence[Selection], coarse: Grouping, fine: Grouping) -> list[Selection]:
-    """Every chunk selected what the group selected that its rows were in."""
+    """Copy to every chunk the selections of the group that contained its rows.
+
+    Args:
+        selections: Selections of the coarse grouping.
+        coarse: The coarse grouping.
+        fine: The fine grouping.
+
+    Returns:
+        Selections of the fine grouping.
+    """
     own: dict[int, list[Selection]] = {}
     for selection in selections:
         own.setdefault(selection.group, []).append(selection)
@@ -157,7 +178,7 @@ def finer_selections(selections: Sequence[Selection], coarse: Grouping, fine: Gr
 
 
 def _sources(coarse: Grouping, fine: Grouping) -> torch.Tensor:
-    """The group that each chunk's rows were in, (G',)."""
+    """Find the group that contained each chunk's rows, (G',)."""
     sources = torch.empty(len(fine), dtype=torch.long)
     for name, rows in fine.rows.items():
         sources[rows] = coarse.rows[name].expand_as(rows)
@@ -182,7 +203,7 @@ def _write(folder: Path, model: MergedModel, first: Learned, shares: Importance)
     groups, names = model.grouping.groups, model.vectors.experts
     with whole_folder(folder) as part:
         save_coefficients(part / COEFFICIENTS, first.coefficients, model.grouping, names)
-        write_text(part / STORY, json.dumps(first.as_json(groups, names), indent=2) + "\n")
+        write_text(part / LEARNED, json.dumps(first.as_json(groups, names), indent=2) + "\n")
         write_text(part / TABLE, _table(shares, model.vectors))
 
 
@@ -196,18 +217,18 @@ def _table(shares: Importance, vectors: TaskVectors) -> str:
 
 
 def _read(folder: Path) -> tuple[Learned, Importance]:
-    """The first stage as it was written, whether just now or by a run that goes on."""
-    story = json.loads((folder / STORY).read_text(encoding="utf-8"))
+    """Read the first stage from its folder."""
+    found = json.loads((folder / LEARNED).read_text(encoding="utf-8"))
     kept = load_coefficients(folder / COEFFICIENTS)
     with (folder / TABLE).open(encoding="utf-8") as file:
         shares = {row["parameter"]: float(row["importance"]) for row in csv.DictReader(file)}
-    return Learned.from_json(story, kept.coefficients, kept.grouping.groups, kept.experts), shares
+    return Learned.from_json(found, kept.coefficients, kept.grouping.groups, kept.experts), shares
 
 
 def _joined(first: Learned, second: Learned, steps: int) -> Learned:
-    """One history: the second stage's start is the first one's best iterate."""
+    """Join the histories of both stages; the second stage starts at the best iterate of the first."""
     history = first.history + [{**seen, "step": seen["step"] + steps} for seen in second.history if seen["step"]]
-    if not second.best_step:  # so what is said of the best iterate is what was said of it then
+    if not second.best_step:  # the best iterate is the first stage's, with its certificate
         return replace(first, coefficients=second.coefficients, history=history, interrupted=second.interrupted)
     later = [replace(selection, first_step=selection.first_step + steps) for selection in second.selections]
     return replace(second, history=history, best_step=second.best_step + steps, selections=later)

@@ -1,4 +1,4 @@
-"""More coefficients where they matter: a budget of row blocks, allotted to parameters by importance."""
+"""Chunks: divide a budget of row blocks among parameters by importance, one coefficient per block."""
 
 import math
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ Importance: TypeAlias = dict[str, float]
 
 @dataclass(frozen=True)
 class Chunks:
-    """A second stage of learning in which important matrices have a coefficient for each block of rows.
+    """Second stage of learning, in which important matrices have one coefficient per block of rows.
 
     Attributes:
-        budget: Coefficients an expert, in multiples of the tensor-wise count.
-        allocation: importance, or what it must beat: uniform (every matrix alike) or random.
-        importance: What makes a parameter important, with c its learned coefficients, τ its task vectors and n its
-            size: rms (Σₖ |cₖ|·‖τₖ‖/√n), norm (Σₖ |cₖ|·‖τₖ‖), energy (Σₖ cₖ²·‖τₖ‖²·n), or gradient (Σₖ |cₖ·∂L/∂cₖ|,
-            its mean over the first stage's steps).
-        most: Chunks a parameter at most.
-        first_steps: Steps of the tensor-wise stage, out of trainer.max_steps; 0 goes without it.
+        budget: Coefficients per expert, in multiples of the number of tensors.
+        allocation: How blocks are divided among matrices: by importance; or, as baselines, uniform or random.
+        importance: Importance of a parameter, with c its learned coefficients, τ its task vectors and n its size: rms
+            (Σₖ |cₖ|·‖τₖ‖/√n), norm (Σₖ |cₖ|·‖τₖ‖), energy (Σₖ cₖ²·‖τₖ‖²·n), or gradient (Σₖ |cₖ·∂L/∂cₖ|, mean over
+            the first stage's steps).
+        most: Largest number of blocks per parameter.
+        first_steps: Steps of the tensor-wise first stage, out of trainer.max_steps; 0 skips it.
     """
 
     budget: float = 8.0
@@ -37,24 +37,24 @@ class Chunks:
     first_steps: int = 20
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check that the numbers are in range."""
         if not 1 <= self.budget < math.inf:
             raise ConfigError(
-                f"chunks.budget: expected a finite number of at least 1 (the tensor-wise count), got {self.budget}."
+                f"chunks.budget: expected a finite number of at least 1 (the number of tensors), found {self.budget}."
             )
         if self.most < 1:
-            raise ConfigError(f"chunks.most: expected at least 1, got {self.most}.")
+            raise ConfigError(f"chunks.most: expected at least 1, found {self.most}.")
         if self.first_steps < 0:
-            raise ConfigError(f"chunks.first_steps: expected at least 0, got {self.first_steps}.")
+            raise ConfigError(f"chunks.first_steps: expected at least 0, found {self.first_steps}.")
         if self.allocation == "importance" and self.importance == "gradient" and self.first_steps < 2:
             raise ConfigError(  # at the first step the coefficients may be 0, and with them cₖ·∂L/∂cₖ
-                f"chunks.first_steps: expected at least 2, since importance by gradient is found there, got "
-                f"{self.first_steps}."
+                f"chunks.first_steps: expected at least 2 steps to measure importance: gradient, found "
+                f"{self.first_steps}. Raise it, or set importance: rms."
             )
 
 
 def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Grouping, form: str) -> Importance:
-    """Importance of every parameter from the size of its learned update, normalised to Σ = 1.
+    """Compute every parameter's importance from the size of its learned update, normalised to Σ = 1.
 
     Args:
         vectors: The task vectors τ.
@@ -68,7 +68,9 @@ def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Group
     """
     raw: dict[str, float] = {}
     for name, shape in vectors.shapes.items():
-        norms = torch.stack([vector.norm() for vector in vectors.stack(name)]).cpu()  # ‖τₖ‖, (K,)
+        norms = torch.stack(
+            [vector.norm() for vector in vectors.stack(name)]  # pyright: ignore[reportUnknownMemberType]
+        ).cpu()  # ‖τₖ‖, (K,)
         weighted, size = coefficients[grouping.rows[name]].cpu()[0].abs() * norms, shape.numel()
         match form:
             case "rms":
@@ -81,17 +83,17 @@ def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Group
 
 
 def importance_by_gradient(product: Tensor, grouping: Grouping) -> Importance:
-    """Importance of every parameter from Σₖ |cₖ·∂L/∂cₖ|, (G,), normalised to Σ = 1; the grouping is tensor-wise."""
+    """Compute every parameter's importance from Σₖ |cₖ·∂L/∂cₖ|, (G,), normalised to Σ = 1; needs tensor-wise groups."""
     return _shares({name: product[rows].item() for name, rows in grouping.rows.items()})
 
 
 def allot(shares: Importance, most: Mapping[str, int], total: int) -> dict[str, int]:
-    """Divide a number of chunks among parameters by largest remainder: at least 1 each, at most so many.
+    """Divide a number of chunks among parameters by largest remainder: at least 1 each, at most `most`.
 
     Args:
-        shares: What each parameter deserves; any positive numbers.
-        most: What each parameter can take.
-        total: Chunks in all; what nobody can take is left.
+        shares: Share of each parameter; any positive numbers.
+        most: Largest number of chunks per parameter.
+        total: Number of chunks; chunks above the sum of `most` are dropped.
 
     Example:
         >>> allot({"a": 0.7, "b": 0.2, "c": 0.1}, {"a": 4, "b": 9, "c": 9}, 10)
@@ -106,7 +108,7 @@ def allot(shares: Importance, most: Mapping[str, int], total: int) -> dict[str, 
             break
         due = {name: left * shares[name] / weight for name in sorted(open_)}
         full = {name for name in due if counts[name] + due[name] >= most[name]}
-        if full:  # they take all they can, and the others share what is left
+        if full:  # they get their largest number, and the others share the rest
             counts |= {name: most[name] for name in full}
             open_ -= full
             continue
@@ -119,20 +121,20 @@ def allot(shares: Importance, most: Mapping[str, int], total: int) -> dict[str, 
 
 
 def chunked(vectors: TaskVectors, chunks: Chunks, shares: Importance | None, seed: int) -> Grouping:
-    """Row blocks by the budget.
+    """Divide parameters into row blocks within the budget.
 
     Args:
-        vectors: For the parameters' shapes.
+        vectors: Task vectors, for the parameters' shapes.
         chunks: Budget, allocation and limit.
-        shares: Importance; needed where that is what counts.
-        seed: Of the random allocation.
+        shares: Importance; required if the allocation is by importance.
+        seed: Seed of the random allocation.
     """
     rows = {name: matrix_shape(shape)[0] for name, shape in vectors.shapes.items()}
     if chunks.allocation == "uniform":
         shares = dict.fromkeys(rows, 1.0)
     elif chunks.allocation == "random":
-        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-        shares = dict(zip(rows, drawn, strict=True))
+        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed))
+        shares = {name: float(share) for name, share in zip(rows, drawn, strict=True)}
     assert shares is not None  # the allocation by importance
     most = {name: min(chunks.most, count) for name, count in rows.items()}
     return row_blocks(vectors.shapes, allot(shares, most, round(chunks.budget * len(rows))))

@@ -1,4 +1,4 @@
-"""Learned coefficients as one small safetensors file."""
+"""Write and read learned coefficients as one small safetensors file."""
 
 import json
 from collections.abc import Sequence
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from adamerge.merging.grouping import Grouping
 from adamerge.storage.atomic_files import write_safetensors
+from adamerge.storage.open_safetensors import open_safetensors
 from adamerge.types import Coefficients, ConfigError
 
 
@@ -18,9 +19,9 @@ class Table(NamedTuple):
 
     Attributes:
         coefficients: fp32, (G, K).
-        grouping: Names of the groups and what they govern.
+        grouping: Names of the groups, and their parameters.
         experts: Names of the columns.
-        centre: What the weighted task vectors are added to; None in files that do not name it.
+        centre: Name of the model that the weighted task vectors are added to; None in files that do not name it.
     """
 
     coefficients: Coefficients
@@ -42,7 +43,7 @@ def save_coefficients(
     `groups` and `experts` are lists of names; `parameters` maps each parameter to the index of its group, or to a list
     with an index for each of its rows; `centre` names what the weighted task vectors are added to.
     """
-    rows = {name: index.tolist() for name, index in grouping.rows.items()}
+    rows = {name: index.numpy().tolist() for name, index in grouping.rows.items()}
     metadata = {
         "groups": json.dumps(grouping.groups),
         "experts": json.dumps(list(experts)),
@@ -57,7 +58,7 @@ def load_coefficients(path: str | Path) -> Table:
     """Read what `save_coefficients` wrote.
 
     Raises:
-        ConfigError: There is no such file, or it holds something else.
+        ConfigError: There is no such file, or it has other content.
 
     Example:
         >>> import tempfile
@@ -69,9 +70,8 @@ def load_coefficients(path: str | Path) -> Table:
         (tensor([[0.5000]]), ('w',), ('news',))
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            coefficients = file.get_tensor("coefficients")
+        file = open_safetensors(path)
+        metadata, coefficients = file.metadata() or {}, file.get_tensor("coefficients")
         groups, experts, parameters = (json.loads(metadata[key]) for key in ("groups", "experts", "parameters"))
         centre = json.loads(metadata.get("centre", "null"))
     except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""One owner of all merged parameters: losses and the coefficients' gradient, or tasks run with fixed coefficients.
+"""Owner of all merged parameters: computes losses and the coefficients' gradient, or runs tasks without gradient.
 
     ∂L/∂C[g, k] = Σ over tasks t of ⟨∂Lₜ/∂merged, ∂merged/∂C[g, k]⟩,    merged = combine(C)
 
@@ -7,7 +7,7 @@ and outputs. They never hold merged parameters, so an execution decides how many
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -30,7 +30,7 @@ class Work(NamedTuple):
 
     Attributes:
         batch: The rows, on any device.
-        loss: What is differentiated; the losses of a task's batches are added up.
+        loss: Loss to differentiate; the losses of a task's batches are summed.
     """
 
     batch: Batch
@@ -38,12 +38,12 @@ class Work(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one evaluation of all tasks' losses gives.
+    """Result of one evaluation of all tasks' losses.
 
     Attributes:
-        losses: Lₜ by task, detached scalars.
+        losses: Lₜ per task, detached scalars.
         gradient: ∂(Σₜ Lₜ)/∂C, (G, K), in the dtype of the coefficients.
-        cosines: Scores of experts and centre, (G, K + 1), if they were asked for.
+        cosines: Scores of experts and centre, (G, K + 1), if requested.
     """
 
     losses: dict[str, Tensor]
@@ -55,9 +55,9 @@ class Answer(NamedTuple):
     """A task's outputs on one batch.
 
     Attributes:
-        task: Whose model ran.
-        batch: The rows, on the model's device.
-        outputs: What the model returned, without gradient.
+        task: Name of the task.
+        batch: Rows, on the model's device.
+        outputs: Outputs of the task's model, without gradient.
     """
 
     task: str
@@ -75,9 +75,9 @@ class Merged(ABC):
         """Run tasks' models without gradient.
 
         Args:
-            batches: By task; each is read once, when its turn comes.
+            batches: Batches per task; each iterable is read once, when its task runs.
             layers: Hidden states to return.
-            own_head: Whether the head is each expert's, or the base's.
+            own_head: Whether to use each expert's head, or the base's.
 
         Yields:
             One answer per batch: tasks in the order of the mapping, a task's batches in their own order.
@@ -85,11 +85,11 @@ class Merged(ABC):
 
     @abstractmethod
     def parameter(self, name: str) -> Tensor:
-        """One merged parameter, in the dtype and on the device of the task vectors; it must not be altered."""
+        """Return one merged parameter, in the dtype and on the device of the task vectors; do not change it."""
 
 
 class Execution(ABC):
-    """How merged parameters come into being, are used and go; nothing of them outlives a call or a `with` block."""
+    """How merged parameters are computed, used and freed; they exist only during a call or a `with` block."""
 
     @abstractmethod
     def losses_and_gradient(
@@ -103,9 +103,9 @@ class Execution(ABC):
 
         Args:
             coefficients: C, (G, K).
-            work: By task; each iterable is read once, when its turn comes.
+            work: Batches and losses per task; each iterable is read once, when its task runs.
             layers: Hidden states that the losses need.
-            cosines: Scores the gradient in the merged parameters against experts and centre.
+            cosines: Computes cosines of the gradient in the merged parameters with experts and centre.
         """
 
     @abstractmethod
@@ -130,7 +130,7 @@ class Execution(ABC):
 
 
 class InMemoryExecution(Execution):
-    """Merges all parameters at once into one block of memory; tasks run one after another, their batches too.
+    """Merge all parameters at once in memory; run tasks, and their batches, one after another.
 
     Args:
         model: Experts, task vectors and grouping.
@@ -158,7 +158,7 @@ class InMemoryExecution(Execution):
 
     @override
     @contextmanager
-    def at(self, coefficients: Coefficients) -> Iterator[Merged]:
+    def at(self, coefficients: Coefficients) -> Generator[Merged]:
         parameters = _merge(self._model, coefficients)
         try:
             yield _InMemoryMerged(self._model, parameters)
@@ -170,7 +170,7 @@ class InMemoryExecution(Execution):
         for batch, loss_of in work:
             batch = _moved(self._model, batch)
             loss = loss_of(self._model.forward(task, leaves, batch.inputs, layers), batch)
-            loss.backward()
+            torch.autograd.backward(loss)
             yield loss.detach()
 
 
@@ -195,7 +195,7 @@ class _InMemoryMerged(Merged):
 
 
 def execution_of(model: MergedModel) -> Execution:
-    """The execution that a model is learned and measured with."""
+    """Return the execution to learn and measure a model with."""
     return InMemoryExecution(model)
 
 

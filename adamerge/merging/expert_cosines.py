@@ -1,9 +1,9 @@
-"""Cosine of a gradient with the experts themselves: the score by which FW-Merging's published code selects."""
+"""Cosine of a gradient with each whole expert: the score by which FW-Merging's published code selects experts."""
 
 import torch
 from torch import Tensor
 
-from adamerge.merging.grouping import Grouping
+from adamerge.merging.grouping import Grouping, distinct
 from adamerge.merging.task_vectors import TaskVectors, matrix_shape
 from adamerge.types import Parameters
 
@@ -13,13 +13,13 @@ class ExpertCosines:
 
         score[g, k] = Σ over the tensors p of group g of ⟨∇[p], θₖ[p]⟩ / (‖∇[p]‖·‖θₖ[p]‖),    θₖ = centre + τₖ
 
-    With the whole expert θₖ, not with what it adds: where the cosine with the centre is far from 0, it is nearly the
-    same for all experts, and tells little of which of them would make the loss fall. A bias counts as much as a matrix.
-    Of a tensor whose rows are in several groups, each group has the cosine of its own rows.
+    The cosine is with the whole expert θₖ, not its task vector: where the cosine with the centre is far from 0, all
+    experts have nearly the same cosine, so it hardly shows which expert would lower the loss. A bias has the same
+    weight as a matrix. If the rows of a tensor are in several groups, each group gets the cosine of its own rows.
 
     Args:
         vectors: Centre and task vectors; their norms are computed here, in one pass over all experts.
-        grouping: Of the parameters.
+        grouping: Grouping of the parameters.
 
     Reference:
         H. Chen et al., "FW-Merging: scaling model merging with Frank-Wolfe optimization", ICCV 2025, its code.
@@ -31,10 +31,10 @@ class ExpertCosines:
 
     @torch.no_grad()
     def __call__(self, gradients: Parameters) -> Tensor:
-        """The cosines (G, K + 1), the centre last.
+        """Compute the cosines (G, K + 1), the centre last.
 
         Args:
-            gradients: ∂L/∂merged by parameter; one that is absent counts as zero.
+            gradients: ∂L/∂merged per parameter; missing ones count as zero.
         """
         vectors, grouping = self._vectors, self._grouping
         total = torch.zeros(
@@ -46,12 +46,12 @@ class ExpertCosines:
             products = torch.cat([centre + vectors.inner_one(name, gradient), centre], 1)  # (R, K + 1)
             size = self._by_group(name, rows.square().sum(1, keepdim=True)).sqrt()  # (g, 1)
             cosines = self._by_group(name, products) / (size * self._norms[name])  # (g, K + 1)
-            total.index_add_(0, grouping.rows[name].unique().to(total.device), cosines.nan_to_num(0.0))
+            total.index_add_(0, distinct(grouping.rows[name]).to(total.device), cosines.nan_to_num(0.0))
         return total
 
     @torch.no_grad()
     def _squares(self, name: str) -> Tensor:
-        """Squared norms of the rows of every expert and of the centre, (R, K + 1)."""
+        """Compute the squared norms of the rows of every expert and of the centre, (R, K + 1)."""
         centre = self._centre(name)  # (R, M)
         squares = centre.new_zeros(len(centre), len(self._vectors.experts) + 1)
         for rows, columns, stack in self._vectors.tiles(name):
@@ -64,9 +64,9 @@ class ExpertCosines:
         return centre.reshape(matrix_shape(centre.shape))
 
     def _by_group(self, name: str, rows: Tensor) -> Tensor:
-        """Sums over the rows of each group of one parameter, (R, n) → (g, n), in the order of the groups."""
+        """Sum over the rows of each group of one parameter, (R, n) → (g, n), in the order of the groups."""
         groups = self._grouping.rows[name].to(rows.device)
         if len(groups) == 1:
             return rows.sum(0, keepdim=True)
-        groups, index = groups.unique(return_inverse=True)
-        return rows.new_zeros(len(groups), rows.shape[1]).index_add_(0, index, rows)
+        found = distinct(groups)
+        return rows.new_zeros(len(found), rows.shape[1]).index_add_(0, torch.searchsorted(found, groups), rows)

@@ -1,13 +1,14 @@
-"""Which coefficient governs which parameter.
+"""Groupings: which coefficient applies to which parameter.
 
-A grouping gives every parameter a vector of group indices: of length 1 where one coefficient governs the whole tensor,
-of length R (its first dimension, the output channels) where each row has its own. All groupings of the package are
-values of this one type, so *combine* and *inner* need to know only it.
+A grouping gives every parameter a vector of group indices: of length 1 if one coefficient applies to the whole tensor,
+of length R (its first dimension, the output channels) if each row has its own. All groupings of the package are
+values of this one type, the only one that *combine* and *inner* handle.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,22 +21,22 @@ _BLOCK = re.compile(r"^(.*?\.\d+)\.")
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Groups and the parameters they govern.
+    """Groups and their parameters.
 
     Attributes:
         groups: Name of each group, (G,).
-        rows: For each parameter its group indices, int64, (1,) or (R,) with R its first dimension.
+        rows: Group indices per parameter, int64, (1,) or (R,) with R its first dimension.
     """
 
     groups: tuple[str, ...]
     rows: Mapping[str, Tensor]
 
     def __len__(self) -> int:
-        """The number of groups, G."""
+        """Return the number of groups, G."""
         return len(self.groups)
 
     def members(self) -> dict[str, list[str]]:
-        """Parameters that each group governs, wholly or in part.
+        """List the parameters of each group, including those of which only some rows belong to it.
 
         Example:
             >>> task_wise(["a", "b"]).members()
@@ -43,13 +44,13 @@ class Grouping:
         """
         members: dict[str, list[str]] = {group: [] for group in self.groups}
         for name, rows in self.rows.items():
-            for group in rows.unique().tolist():
-                members[self.groups[group]].append(name)
+            for group in distinct(rows):
+                members[self.groups[int(group)]].append(name)
         return members
 
 
 def task_wise(names: Sequence[str]) -> Grouping:
-    """One coefficient an expert for the whole model, G = 1.
+    """Use one coefficient per expert for the whole model, G = 1.
 
     Reference:
         Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task Learning, 2024, equation 4.
@@ -58,7 +59,7 @@ def task_wise(names: Sequence[str]) -> Grouping:
 
 
 def tensor_wise(names: Sequence[str]) -> Grouping:
-    """One coefficient an expert and tensor, G = the number of parameters ("layer-wise" in the paper).
+    """Use one coefficient per expert and tensor, G = the number of parameters ("layer-wise" in the paper).
 
     Reference:
         Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task Learning, 2024, equation 5.
@@ -71,9 +72,9 @@ def tensor_wise(names: Sequence[str]) -> Grouping:
 
 
 def block_wise(names: Sequence[str]) -> Grouping:
-    """One coefficient an expert and transformer block; what lies outside the blocks is grouped by its module.
+    """Use one coefficient per expert and transformer block; other parameters are grouped by module.
 
-    A block is everything under one index of a module list. In a model with lists inside lists the outer one counts.
+    A block is everything under one index of a module list; of nested lists, the outer one counts.
 
     Example:
         >>> block_wise(["emb.weight", "layer.0.a", "layer.0.b", "layer.1.a"]).groups
@@ -83,11 +84,11 @@ def block_wise(names: Sequence[str]) -> Grouping:
 
 
 def row_blocks(shapes: Mapping[str, Sequence[int]], blocks: int | Mapping[str, int]) -> Grouping:
-    """Chunk-wise: the rows (output channels) of each matrix in nearly equal contiguous blocks; vectors stay whole.
+    """Divide the rows (output channels) of each matrix into nearly equal contiguous blocks; vectors are not divided.
 
     Args:
         shapes: Shape of each parameter.
-        blocks: How many blocks a parameter gets, one number for all or one for each; at most its rows are used.
+        blocks: Number of blocks, one for all parameters or one per parameter; at most the number of rows is used.
 
     Raises:
         ConfigError: A number of blocks is below 1.
@@ -102,7 +103,7 @@ def row_blocks(shapes: Mapping[str, Sequence[int]], blocks: int | Mapping[str, i
     for name, shape in shapes.items():
         wanted = blocks if isinstance(blocks, int) else blocks.get(name, 1)
         if wanted < 1:
-            raise ConfigError(f"{name}: expected at least 1 block of rows, got {wanted}.")
+            raise ConfigError(f"{name}: expected at least 1 block of rows, found {wanted}.")
         count = min(wanted, shape[0]) if len(shape) > 1 else 1
         if count == 1:
             rows[name] = torch.tensor([len(groups)])
@@ -110,13 +111,12 @@ def row_blocks(shapes: Mapping[str, Sequence[int]], blocks: int | Mapping[str, i
             continue
         sizes = [len(part) for part in torch.arange(shape[0]).tensor_split(count)]
         rows[name] = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes)) + len(groups)
-        ends = torch.tensor(sizes).cumsum(0).tolist()
-        groups += [f"{name}[{end - size}:{end}]" for end, size in zip(ends, sizes, strict=True)]
+        groups += [f"{name}[{end - size}:{end}]" for end, size in zip(accumulate(sizes), sizes, strict=True)]
     return Grouping(tuple(groups), rows)
 
 
 def by_label(labels: Mapping[str, str]) -> Grouping:
-    """Parameters with equal labels share a group; groups stand in the order in which labels first appear.
+    """Group parameters with equal labels, in the order in which labels first appear.
 
     Example:
         >>> by_label({"a": "x", "b": "y", "c": "x"}).members()
@@ -125,6 +125,16 @@ def by_label(labels: Mapping[str, str]) -> Grouping:
     groups = tuple(dict.fromkeys(labels.values()))
     index = {group: i for i, group in enumerate(groups)}
     return Grouping(groups, {name: torch.tensor([index[label]]) for name, label in labels.items()})
+
+
+def distinct(rows: Tensor) -> Tensor:
+    """Find the groups that occur among the group indices of a parameter's rows: (R,) → (g,), ascending.
+
+    Example:
+        >>> distinct(torch.tensor([5, 2, 2, 5]))
+        tensor([2, 5])
+    """
+    return torch.bincount(rows).nonzero().squeeze(1)
 
 
 def _block(name: str) -> str:

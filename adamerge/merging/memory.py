@@ -1,4 +1,4 @@
-"""Memory that is free on this machine, as far as the kernel and a container's limit allow."""
+"""Free memory of this machine, within the limits of its containers."""
 
 import os
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ _LIMIT_AND_USE = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "m
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that may still be taken: what the machine has, or less where a control group (a container) has a limit.
+    """Return the free memory in bytes: the machine's, or less if a control group (a container) has a limit.
 
-    The page cache counts as free: memory-mapped checkpoints fill it, and it gives way.
+    The page cache counts as free: memory-mapped checkpoints fill it, and the kernel frees it on demand.
 
     Args:
-        root: Where `proc` and `sys` are.
+        root: Folder of `proc` and `sys`.
 
     Example:
         >>> free_memory() > 0
@@ -29,7 +29,7 @@ def _of_machine(root: Path) -> int:
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """What each limited group that this process is in has left."""
+    """Yield the free memory of each control group of this process that has a limit."""
     try:
         groups = (root / "proc/self/cgroup").read_text()
     except OSError:  # not Linux
@@ -47,7 +47,7 @@ def _left(group: Path) -> Iterator[int]:
     for limit, use in _LIMIT_AND_USE:
         try:
             most, used = int((group / limit).read_text()), int((group / use).read_text())
-        except (OSError, ValueError):  # there is no such file, or it says "max"
+        except (OSError, ValueError):  # there is no such file, or its content is "max"
             continue
         cache = _numbers(group / "memory.stat")
         prefix = "total_" if "total_inactive_file" in cache else ""  # version 1 counts groups inside apart
@@ -55,7 +55,7 @@ def _left(group: Path) -> Iterator[int]:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """Lines of a name and a number; empty where there is no such file."""
+    """Read lines of a name and a number; empty if there is no such file."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:

@@ -1,18 +1,20 @@
-"""All tasks' models, run on given parameters by torch.func.functional_call."""
+"""Run every task's model with given parameters by torch.func.functional_call."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig
 
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Experts
 from adamerge.experts.model_kind import trial
 from adamerge.merging.grouping import Grouping
-from adamerge.merging.task_vectors import Mapped, Resident, TaskVectors, resident_bytes
+from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.resident_task_vectors import Resident, resident_bytes
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, ConfigError, Parameters
 
@@ -21,9 +23,9 @@ Layers: TypeAlias = tuple[int | str, ...]
 
 
 class MergedModel:
-    """All tasks' models: experts, task vectors, grouping, and how to run a task's module.
+    """All tasks' models: experts, task vectors, grouping, and methods to run a task's module.
 
-    Holds no merged parameters: `execution_of` (execution.py) makes them, uses them and lets them go.
+    Has no merged parameters: `execution_of` (execution.py) computes, uses and frees them.
 
     Args:
         experts: The base and its experts.
@@ -57,7 +59,7 @@ class MergedModel:
             merged: All parameters that have task vectors.
             inputs: Keyword arguments of the module.
             layers: Hidden states to return: indices, or "middle".
-            own_head: Whether the head is the expert's, or the base's.
+            own_head: Whether to use the expert's head, or the base's.
         """
         expert = self.experts.tasks[task]
         base = self.experts.base
@@ -67,7 +69,7 @@ class MergedModel:
 
     @torch.no_grad()
     def answer_of_expert(self, task: str, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-        """What a task's unmerged expert generates, by its class's own `generate`: token ids (B, S)."""
+        """Generate with a task's unmerged expert, by its class's own `generate`: token ids (B, S)."""
         expert = self.experts.tasks[task]
         state = {f"model.{expert.prefix}{name}": self._own(v) for name, v in self.experts.state_of(task).items()}
         return functional_call(_Generator(expert.module), state, (dict(inputs), how))
@@ -80,13 +82,13 @@ class MergedModel:
         return _call(expert.module, state, inputs, layers)
 
     def _own(self, tensor: Tensor) -> Tensor:
-        """A tensor of a checkpoint as the computation needs it; integers stay integers."""
+        """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""
         dtype = self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.to(self.vectors.device, dtype)
 
 
 def uniform(model: MergedModel, value: float) -> Coefficients:
-    """The same coefficient everywhere, (G, K)."""
+    """Build coefficients (G, K) that all have one value."""
     return torch.full((len(model.grouping), len(model.vectors.experts)), value)
 
 
@@ -100,7 +102,7 @@ def task_vectors(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> TaskVectors:
-    """Plain task vectors τₖ = expertₖ − centre of the parameters `names`.
+    """Compute the task vectors τₖ = expertₖ − centre of the parameters `names`, without transform.
 
     Args:
         experts: The base and its experts.
@@ -126,7 +128,7 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
 
 
 def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
-    module.eval()  # dropout would make the objective a random number, whatever someone called before
+    module.eval()  # dropout would make the objective random
     extra = {"output_hidden_states": True} if layers else {}
     output = functional_call(module, dict(state), (), {**inputs, **extra})
     if isinstance(output, Tensor):
@@ -151,12 +153,13 @@ def try_layers(module: torch.nn.Module, inputs: Mapping[str, Tensor], layers: La
 
 
 def choose_layers(count: int, layers: Layers, encoded: int = 0) -> tuple[int, ...]:
-    """Indices, from 0 on, of those hidden states that are asked for.
+    """Convert requested layers to indices of hidden states, from 0 on.
 
     Args:
-        count: How many there are.
-        layers: Which are asked for.
-        encoded: How many of them, the first ones, are of an encoder that a decoder reads; "middle" is then its last.
+        count: Number of hidden states.
+        layers: Requested layers.
+        encoded: Number of hidden states, the first ones, that come from the encoder of an encoder-decoder; "middle" is
+            then the encoder's last.
 
     Raises:
         ConfigError: A layer is out of range.
@@ -182,25 +185,33 @@ def _hidden_states(output: object) -> tuple[tuple[Tensor, ...], int]:
     return (*encoded, *(state for states in rest for state in states)), len(encoded)
 
 
+class _Generating(Protocol):
+    """What is used of a transformers model that generates."""
+
+    generation_config: GenerationConfig | None
+
+    def generate(self, **inputs: Tensor) -> Tensor: ...
+
+
 class _Generator(torch.nn.Module):
-    """Lets `functional_call` put parameters under a module's `generate` as it does under its `forward`."""
+    """Wrap a module so that `functional_call` runs its `generate` with given parameters."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.model = module
 
     def forward(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-        module = cast(GenerationMixin, self.model.eval())
+        module = cast(_Generating, self.model.eval())
         own, module.generation_config = module.generation_config, how  # it would fill in what `how` leaves open
         try:
-            return cast(Tensor, module.generate(**inputs))  # pyright: ignore[reportAttributeAccessIssue]
+            return module.generate(**inputs)
         finally:
             module.generation_config = own
 
 
 def _buffers_to(module: torch.nn.Module, device: torch.device) -> None:
-    """Move the buffers alone: parameters are on the meta device and stay there."""
+    """Move only the buffers: parameters are on the meta device and stay there."""
     for owner in module.modules():
-        for name, buffer in owner._buffers.items():
-            if buffer is not None and not buffer.is_meta:
-                owner._buffers[name] = buffer.to(device)
+        for name, buffer in list(owner.named_buffers(recurse=False, remove_duplicate=False)):
+            if not buffer.is_meta:
+                setattr(owner, name, buffer.to(device))

@@ -1,1 +1,1 @@
-"""What becomes of the coefficients: measured, compared, exported, drawn."""
+"""Results of the coefficients: evaluation, comparison, export and figures."""

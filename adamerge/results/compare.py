@@ -1,4 +1,4 @@
-"""The learned merge beside what it must beat: base, experts, average, task arithmetic."""
+"""Comparison of the learned merge with base, experts, average and task arithmetic."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ from adamerge.results.evaluate import Evaluation, Scores, mean, relative, tuned_
 from adamerge.types import Coefficients
 
 CANDIDATES = ("base", "expert", "average", "task_arithmetic", "task_arithmetic_tuned", "learned")
-"""What is compared, in the order in which it is shown; what was not measured is None everywhere."""
+"""The compared models in display order; all values of a model that was not measured are None."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured of each candidate.
+    """Scores and agreement of each candidate.
 
     Attributes:
-        scores: By candidate (base, expert, average, task_arithmetic, task_arithmetic_tuned, learned) and task.
-        agreement: Share of held-out predictions in common with the experts, by candidate and task.
+        scores: Scores by candidate (base, expert, average, task_arithmetic, task_arithmetic_tuned, learned) and task.
+        agreement: Share of held-out predictions equal to the expert's, by candidate and task.
         metric: accuracy (in %) or perplexity.
-        tuned_scale: Scale of task arithmetic that agreement picked, if it could be measured.
+        tuned_scale: Scale of task arithmetic with the highest agreement, if it was measured.
     """
 
     scores: Mapping[str, Scores]
@@ -35,27 +35,27 @@ class Comparison:
 
     @property
     def measured(self) -> bool:
-        """Whether there were labeled rows."""
+        """Whether labeled rows were evaluated."""
         return any(value is not None for scores in self.scores.values() for value in scores.values())
 
     @property
     def unit(self) -> str:
-        """The metric and its unit in words."""
+        """The metric and its unit as text."""
         return "accuracy, %" if self.metric == "accuracy" else self.metric
 
     def relative(self) -> dict[str, Scores]:
-        """Scores in % of the experts' own."""
+        """Compute scores in % of each expert's own score."""
         higher = self.metric == "accuracy"
         return {key: relative(scores, self.scores["expert"], higher) for key, scores in self.scores.items()}
 
     def as_json(self) -> dict[str, object]:
-        """As metrics.json has it: the candidates at the top, everything else beside them."""
+        """Return the content of metrics.json: the candidates and the other values on one level."""
         beside = {"agreement": self.agreement, "metric": self.metric, "task_arithmetic_scale": self.tuned_scale}
         return {**_finite(self.scores), "percent_of_expert": _finite(self.relative()), **beside}
 
 
 def _finite(scores: Mapping[str, Scores]) -> dict[str, Scores]:
-    """The same with None for what JSON has no word for: the perplexity of a broken merge may be infinite."""
+    """Replace infinite values and NaN by None for JSON; the perplexity of a bad merge may be infinite."""
     return {
         key: {task: value if value is not None and math.isfinite(value) else None for task, value in own.items()}
         for key, own in scores.items()
@@ -70,17 +70,20 @@ def compare(
     learned: Coefficients,
     console: Console,
 ) -> Comparison:
-    """Measure the learned merge and what it must beat.
+    """Evaluate the learned merge and the models that it is compared with.
 
-    Average and task arithmetic are of the plain task vectors, whatever the learned merge is made of.
+    Average and task arithmetic use untransformed task vectors, whatever the learned merge uses.
 
     Args:
-        model: What was learned on.
+        model: The model on which the coefficients were learned.
         changed: Parameters in which experts differ from the base.
-        rows: Labeled rows by task; without any, agreement alone is measured.
-        held_out: Held-out rows, what the experts predict on them, and how many rows pass a model together.
+        rows: Labeled rows by task; if empty, only agreement is measured.
+        held_out: Held-out rows, the experts' predictions on them, and the number of rows per forward pass.
         learned: The learned coefficients, (G, K).
-        console: Where to report what is under way.
+        console: Prints the status.
+
+    Returns:
+        Scores and agreement of each candidate.
     """
     vectors = task_vectors(
         model.experts, changed, resident=False, dtype=model.vectors.dtype, device=model.vectors.device

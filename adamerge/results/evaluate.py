@@ -1,4 +1,4 @@
-"""Per-task metrics and their ratio to each expert's own (torchmetrics)."""
+"""Metrics per task and their ratio to each expert's own (torchmetrics)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
@@ -15,19 +15,19 @@ from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.types import Coefficients, ConfigError
 
 Scores: TypeAlias = dict[str, float | None]
-"""By task, and "mean"; None where there is nothing to measure."""
+"""Score by task and of "mean"; None without anything to measure."""
 
 SCALES = tuple(round(0.1 * step, 1) for step in range(1, 11))
-"""Scales that task arithmetic is tried at."""
+"""Scales of task arithmetic that are tried."""
 
 
 class Evaluation:
-    """Labeled rows of every task and what is measured on them: accuracy in %, perplexity for language models.
+    """Evaluation on labeled rows of every task: accuracy in %, or perplexity for language models.
 
     Args:
         model: All tasks' models.
         rows: Labeled rows by task.
-        size: Rows a batch.
+        size: Rows per batch.
     """
 
     def __init__(self, model: MergedModel, rows: Mapping[str, Rows], size: int = 64) -> None:
@@ -35,22 +35,30 @@ class Evaluation:
 
     @property
     def metric(self) -> str:
-        """What is measured: accuracy or perplexity."""
+        """The metric: accuracy or perplexity."""
         language = any(self._model.experts.tasks[task].kind.language_model for task in self._rows)
         return "perplexity" if language else "accuracy"
 
     def merged(self, coefficients: Coefficients, own_head: bool = True) -> Scores:
-        """Scores of the model merged with these coefficients, (G, K)."""
+        """Evaluate the model merged with these coefficients.
+
+        Args:
+            coefficients: (G, K).
+            own_head: Whether to use each task's head and not the base's.
+
+        Returns:
+            Score by task, and their mean.
+        """
         batches = {task: rows.batches(self._size) for task, rows in self._rows.items()}
         with execution_of(self._model).at(coefficients) as merged:
             return self._scores(merged.outputs(batches, own_head=own_head))
 
     def experts(self) -> Scores:
-        """Scores of every expert on its own task."""
+        """Evaluate every expert on its own task."""
         return self._scores(self._answers_of_experts())
 
     def base(self) -> Scores:
-        """Scores of the base with its own head; None for tasks that it has no head for."""
+        """Evaluate the base with its own head; None for tasks without a fitting head."""
         fitting = {task: rows for task, rows in self._rows.items() if self._model.experts.head_of_base[task]}
         scores: Scores = dict.fromkeys([*self._rows, "mean"])
         if fitting:
@@ -69,7 +77,10 @@ class Evaluation:
         metrics: dict[str, Metric] = {}
         for task, batch, outputs in answers:
             if batch.labels is None:
-                raise ConfigError(f"{task}: the evaluation rows have no labels.")
+                raise ConfigError(
+                    f"{task}: expected evaluation rows with labels, found none. Add labels, or leave out this task's "
+                    "evaluation."
+                )
             if task not in metrics:
                 metrics[task] = _metric(outputs.logits).to(outputs.logits.device)
             metrics[task].update(outputs.logits, batch.labels)
@@ -78,12 +89,19 @@ class Evaluation:
 
 
 def tuned_scale(model: MergedModel, held_out: HeldOut) -> tuple[float, float]:
-    """Scale of task arithmetic at which held-out agreement is highest, and that agreement.
+    """Find the scale of task arithmetic with the highest held-out agreement.
 
-    θ₀ + s·Σₖ τₖ for s in 0.1, 0.2, … 1.0; the smallest s wins a tie.
+    θ₀ + s·Σₖ τₖ for s in 0.1, 0.2, … 1.0; the smallest of equal ones is returned.
+
+    Args:
+        model: The experts and their task vectors.
+        held_out: Held-out rows and the experts' predictions on them.
+
+    Returns:
+        The scale s and its agreement, 0 to 1.
 
     Reference:
-        Ilharco et al., Editing Models with Task Arithmetic, 2023; there s is picked on labeled rows.
+        Ilharco et al., Editing Models with Task Arithmetic, 2023; there s is chosen on labeled rows.
     """
     found: dict[float, float] = {}
     for scale in SCALES:
@@ -93,20 +111,25 @@ def tuned_scale(model: MergedModel, held_out: HeldOut) -> tuple[float, float]:
 
 
 def mean(values: Mapping[str, float]) -> float:
-    """Mean over tasks."""
+    """Compute the mean over tasks.
+
+    Example:
+        >>> mean({"a": 1.0, "b": 3.0})
+        2.0
+    """
     return sum(values.values()) / len(values)
 
 
 def relative(scores: Scores, experts: Scores, higher_is_better: bool) -> Scores:
-    """Scores in % of the expert's own, such that more is better: 100·s/e, or 100·e/s where less is better.
+    """Compute scores in % of the expert's own, higher is better: 100·s/e, or 100·e/s if lower scores are better.
 
     Args:
         scores: s by task.
         experts: e, each expert's score on its own task.
-        higher_is_better: As for accuracy; false for perplexity.
+        higher_is_better: True for accuracy, false for perplexity.
 
     Returns:
-        By task; None where one of the two is missing.
+        Percentage by task; None if one of the two is missing.
 
     Example:
         >>> relative({"a": 45.0, "b": None}, {"a": 90.0, "b": 80.0}, higher_is_better=True)

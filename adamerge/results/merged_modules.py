@@ -1,4 +1,4 @@
-"""Merged modules in memory, and their export: `save_pretrained` where the class has it, else a safetensors file."""
+"""Merged modules in memory and their export, by `save_pretrained` or to a safetensors file."""
 
 import copy
 from collections.abc import Mapping
@@ -12,18 +12,14 @@ from adamerge.experts.experts import Expert
 from adamerge.experts.match_names import tied_names
 from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.export import (
-    Exported,
-    backbone_dtypes,
-    checkpoints,
-    dtype_on_disk,
-    exact_parameters,
-)
+from adamerge.results.backbone import backbone_dtypes, dtype_on_disk, exact_parameters
+from adamerge.results.export import Exported
+from adamerge.results.write_checkpoint import checkpoints
 from adamerge.storage.atomic_files import whole_folder, write_safetensors
 from adamerge.types import Coefficients, ConfigError
 
 STATE = "model.safetensors"
-"""File of a plain module: its state dict."""
+"""File with the state dict of a plain module."""
 
 
 def merged_module(
@@ -32,19 +28,22 @@ def merged_module(
     """Build the module of one task with merged weights, in eval mode.
 
     merged[p] = centre[p] + Σₖ cₖ[group of p] · (expertₖ[p] − centre[p]), combined in fp64 and rounded once; the head
-    is the expert's own. Nothing is shared with the modules that were merged.
+    is the expert's own. The result shares no memory with the merged modules.
 
     Args:
         model: The experts and their task vectors.
         coefficients: (G, K).
-        task: Whose module and head.
-        dtype: Of the numbers; by default, tensor by tensor, one that holds base and experts exactly.
+        task: The task of the module and head.
+        dtype: Dtype of the parameters; by default, per tensor, one that represents base and experts exactly.
+
+    Returns:
+        The module.
 
     Raises:
         ConfigError: There is no such task.
     """
     if task not in model.experts.tasks:
-        raise ConfigError(f"{task}: expected the name of a task, one of {', '.join(model.experts.tasks)}.")
+        raise ConfigError(f"expected the name of a task ({', '.join(model.experts.tasks)}), found {task!r}.")
     backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
     return _filled(model.experts.tasks[task], backbone, dtype)
 
@@ -55,21 +54,24 @@ def export_modules(
     """Write merges of modules in memory: the whole folder, or nothing.
 
     A transformers model is saved by its own `save_pretrained`, so `from_pretrained` loads it; the state dict of any
-    other module is written as model.safetensors. Tasks with a head of their own get a folder each.
+    other module is written as model.safetensors. Each task with its own head gets a subfolder.
 
     Args:
         model: The experts and their task vectors.
         coefficients: (G, K).
-        folder: Where to; must not exist.
-        dtype: Of the numbers on disk; by default, tensor by tensor, one that holds base and experts exactly.
+        folder: Output folder; must not exist.
+        dtype: Dtype on disk; by default, per tensor, one that represents base and experts exactly.
+
+    Returns:
+        The written files.
 
     Raises:
         ConfigError: The folder exists.
-        RuntimeError: What was read back is not what was merged; nothing is left in the folder.
+        RuntimeError: The file read back differs from the merge; the folder is removed.
     """
     backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
     if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another place for the merged modules.")
+        raise ConfigError(f"{folder}: exists already; choose another folder for the merged modules.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         for task, place in checkpoints(model.experts, part).items():
@@ -81,7 +83,7 @@ def export_modules(
 
 
 def _filled(expert: Expert, backbone: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:
-    """A copy of an expert's module with these numbers and the expert's head."""
+    """Copy an expert's module with the merged backbone and the expert's head."""
     module = copy.deepcopy(expert.module)
     own = module.get_submodule(expert.prefix.removesuffix("."))
     head = {name: expert.weights[name] for name in expert.whole_head}
@@ -98,7 +100,7 @@ def _filled(expert: Expert, backbone: Mapping[str, Tensor], dtype: torch.dtype |
 
 
 def _tie(module: nn.Module, first: Mapping[str, str]) -> None:
-    """Make parameters that were one object one object again."""
+    """Tie parameters again that were tied before."""
     for alias, name in first.items():
         if alias != name:
             place, _, word = alias.rpartition(".")
@@ -106,10 +108,10 @@ def _tie(module: nn.Module, first: Mapping[str, str]) -> None:
 
 
 def _save(module: nn.Module, folder: Path) -> None:
-    """Write a module into a folder, read it back and compare.
+    """Write a module to a folder, read it back and compare.
 
     Raises:
-        RuntimeError: What was read back differs.
+        RuntimeError: The file read back differs.
     """
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     if not isinstance(module, PreTrainedModel):
@@ -120,7 +122,7 @@ def _save(module: nn.Module, folder: Path) -> None:
         found = type(module).from_pretrained(folder, dtype="auto").state_dict()
     bad = [name for name, tensor in state.items() if name not in found or not _same(found[name], tensor)]
     if bad:
-        raise RuntimeError(f"{folder}: {bad[0]} was read back different from what was merged. Please report this.")
+        raise RuntimeError(f"{folder}: {bad[0]} differs from the merge when it is read back. Please report this.")
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Coefficient heat map, loss curve, per-task table."""
+"""Heat map of the coefficients, learning curve, table per task."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ NAMES = {
     "task_arithmetic_tuned": "task\narithm.\ntuned",
     "learned": "learned",
 }
-"""Heads of the table's columns; an expert is measured on its own task."""
+"""Headers of the table's columns; an expert is evaluated on its own task."""
 
 
 def heat_map(
@@ -33,7 +33,7 @@ def heat_map(
         groups: Names of the rows, (G,).
         experts: Names of the columns, (K,).
         path: The file.
-        centre: What the weighted task vectors are added to, for the title; None draws no title.
+        centre: Name of the centre, to which the weighted task vectors are added, for the title; None draws no title.
     """
     rows, columns = coefficients.shape
     figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
@@ -53,12 +53,12 @@ def heat_map(
 
 
 def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) -> None:
-    """Draw the objective and the agreement on held-out rows over steps, and where the best iterate lies.
+    """Draw objective and agreement on held-out rows over steps, and mark the best iterate.
 
     Args:
-        history: What was seen at each look: step, agreement (0 to 1) and objective; nothing is drawn without them.
+        history: Measurements on held-out rows: step, agreement (0 to 1) and objective; without them nothing is drawn.
         best_step: Step of the best iterate.
-        path: The PNG.
+        path: The PNG file.
     """
     seen = [entry for entry in history if "agreement" in entry]
     if not seen:
@@ -77,19 +77,22 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) ->
 
 
 def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str) -> Table:
-    """One line a task, one column a model: the value, and in brackets its ratio to the expert's in %.
+    """Make a table with one line per task and one column per model: the score, and in brackets its % of the expert's.
 
     Args:
-        metrics: Scores by model; a model without any is left out.
-        ratios: The same in % of the expert's.
+        metrics: Scores by model; a model without any score gets no column.
+        ratios: Scores in % of the expert's.
         unit: The metric and its unit, for the title.
+
+    Returns:
+        The table.
     """
     tasks = list(next(iter(metrics.values())))
     shown = {key: scores for key, scores in metrics.items() if any(value is not None for value in scores.values())}
     title = f"{unit} (in brackets: % of the expert on its own task)"
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     if "task_arithmetic_tuned" in shown:
-        result.caption, result.caption_justify = "tuned: at the scale that agreement picks", "left"
+        result.caption, result.caption_justify = "tuned: at the scale with the highest agreement", "left"
     result.add_column("task", vertical="bottom")
     for key in shown:
         result.add_column(NAMES.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))

@@ -1,1 +1,1 @@
-"""One run directory, from YAML to recipe."""
+"""Runs: read a configuration, check it, run it, and write one run directory."""

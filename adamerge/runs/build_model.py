@@ -1,4 +1,4 @@
-"""From a configuration to opened experts and a model to learn on; every problem with them is found here."""
+"""Open the experts of a configuration and build the model to learn on; finds every problem with them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.memory import free_memory
 from adamerge.merging.merged_model import MergedModel, hold
-from adamerge.runs.centre import centre_of, looked_at, over_one_group, plain_vectors
+from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
@@ -31,11 +31,11 @@ GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
 
 
 def open_experts(config: MergeConfig) -> Experts:
-    """Open base and experts; only configurations and headers are read.
+    """Open base and experts; reads only configurations and headers.
 
     Raises:
-        ConfigError: A model cannot be found, or two tasks have one name.
-        IncompatibleExpertsError: With every problem of every expert, a line each.
+        ConfigError: A model cannot be found, or two tasks have the same name.
+        IncompatibleExpertsError: Lists every problem of every expert, one per line.
     """
     _check_names(config.names)
     problems: list[str] = []
@@ -62,14 +62,16 @@ def open_experts(config: MergeConfig) -> Experts:
 
 def _check_names(names: Sequence[str]) -> None:
     if not names:
-        raise ConfigError("models: expected at least one expert.")
+        raise ConfigError("models: expected at least one expert, found none; add {model: …} to the list.")
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ConfigError(f"models: two experts are called {', '.join(twice)}; give each its own task.")
+        raise ConfigError(
+            f"models: expected a different name per expert, found {', '.join(twice)} twice; set the key task of one."
+        )
     for name in names:
         if not name or Path(name).name != name:
             raise ConfigError(
-                f"models: {name!r} cannot be the name of a folder, as a task's must; give it another task."
+                f"models: expected a name that can be the name of a folder, found {name!r}; set the key task."
             )
 
 
@@ -81,7 +83,19 @@ def answers_to(
     folder: Path,
     keeper: Keeper | None = None,
 ) -> dict[str, Rows]:
-    """Calibration rows with their pseudo-answers, if so configured; these are kept in a folder."""
+    """Add pseudo-answers to the calibration rows, if the configuration requests them, and store them in a folder.
+
+    Args:
+        config: Options of generation, seed and rows per forward pass.
+        experts: Base and experts.
+        names: Parameters to merge.
+        rows: Calibration rows per task.
+        folder: Folder of the stored answers.
+        keeper: Stores the answers under their cache key.
+
+    Returns:
+        Calibration rows per task; prompts have answers as their completions.
+    """
     if not any(isinstance(own, Prompts) for own in rows.values()):
         return dict(rows)
     model = over_one_group(experts, plain_vectors(config, experts, names))
@@ -98,16 +112,20 @@ def build_model(
     console: Console | None = None,
     keeper: Keeper | None = None,
 ) -> MergedModel:
-    """Task vectors of the parameters `names`, transformed and kept if so configured, and grouped.
+    """Build the model to learn on: task vectors of the parameters `names`, transformed as configured, and grouped.
 
     Args:
-        config: Transform, grouping, dtype, and where task vectors are held.
+        config: Centre, transform, grouping, dtype, and where task vectors are held.
         experts: Base and experts.
         names: Parameters to merge.
-        run: Where a centre and transformed task vectors are kept: a run, or any folder.
-        rows: Calibration rows, for a transform or a centre that looks at them; without them those are only read.
-        console: Where a transform reports.
-        keeper: Keeps centre and task vectors.
+        run: Run directory, or any folder, for a stored centre and transformed task vectors.
+        rows: Calibration rows per task, for a transform or a centre that uses them; without rows their stored results
+            are read.
+        console: Shows the progress of a transform.
+        keeper: Stores centre and task vectors under their cache keys.
+
+    Raises:
+        ConfigError: A centre or transform needs rows, there are none, and no stored result has the same key.
     """
     run = run if isinstance(run, RunDirectory) else RunDirectory(run)
     rows, console = rows or {}, console or Console(quiet=True)
@@ -115,9 +133,9 @@ def build_model(
     centre = centre_of(config, experts, names, run, rows, console, keeper)
     vectors = plain_vectors(config, experts, names, centre)
     if config.task_vectors is not None:
-        with looked_at(config.task_vectors, experts, vectors, run, rows, console, keeper) as look:
+        with fisher_inputs(config.task_vectors, experts, vectors, run, rows, console, keeper) as fisher:
             vectors = transformed(
-                vectors, centre, config.task_vectors, run.task_vectors, console=console, keeper=keeper, **look
+                vectors, centre, config.task_vectors, run.task_vectors, console=console, keeper=keeper, **fisher
             )
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors = hold(vectors, resident, free_bytes(vectors.device))
@@ -125,20 +143,21 @@ def build_model(
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
-    """Refuse before anything is written what the transforms of task vectors, or the centre's, cannot work with.
+    """Check, before anything is written, that the transforms of task vectors and centre support the experts.
 
     Raises:
-        ConfigError: Too few experts, parameters that mean nothing to the method, or labels it cannot have.
+        ConfigError: There are too few experts, or the method supports neither the parameters nor the labels.
     """
     shapes = {name: experts.base.shape(name) for name in names}
     for key, transform in config.transforms.items():
         transform.check(len(experts.tasks), shapes)
         if transform.fisher and transform.fisher.labels == "expected":
-            speaking = [task for task, expert in experts.tasks.items() if expert.kind.language_model]
-            if speaking:
+            language_models = [task for task, expert in experts.tasks.items() if expert.kind.language_model]
+            if language_models:
                 raise ConfigError(
-                    f"{key}: labels: {', '.join(speaking)} speaks at every position, where an expectation over all "
-                    "labels would take a backward pass a word; take sampled."
+                    f"{key}.labels: expected sampled or likeliest for language models, found expected "
+                    f"({', '.join(language_models)}): it would need one backward pass per token of the vocabulary. "
+                    "Set labels: sampled."
                 )
 
 
@@ -152,7 +171,7 @@ def check_start(config: MergeConfig, names: Sequence[str]) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a device."""
+    """Return the free memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_memory()

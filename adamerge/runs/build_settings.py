@@ -1,4 +1,4 @@
-"""From what was written to objects, by the types of the configuration; every mistake is found, none is raised."""
+"""Build settings from written values by the types of the configuration; collects every mistake, raises none."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,27 +12,27 @@ from adamerge.runs.read_yaml import Key
 from adamerge.runs.type_hints import LISTS, alternatives, called_for, families, in_words, options, section, words
 
 INVALID: Final = object()
-"""In place of what could not be built."""
+"""Placeholder for a value that could not be built."""
 
 
 def build(hint: object, value: object, key: Key, findings: Findings) -> object:
-    """Turn what was written into what a type hint asks for.
+    """Convert a written value to a type hint.
 
     Args:
-        hint: Of a field or an argument.
-        value: As YAML gives it, or an object of Python.
-        key: Where it stands.
-        findings: Takes every mistake and note.
+        hint: Type hint of a field or an argument.
+        value: Value as YAML gives it, or a Python object.
+        key: Key of the value.
+        findings: Collects mistakes and notes.
 
     Returns:
-        The object; INVALID where there was a mistake.
+        The object, or INVALID after a mistake.
 
     Example:
         >>> build(float | None, 3, (), Findings())
         3.0
     """
     kinds = alternatives(hint)
-    if _is_live(kinds, value):
+    if _is_built(kinds, value):
         return value
     if isinstance(value, Mapping):
         return _from_mapping(kinds, value, key, findings)
@@ -51,14 +51,17 @@ def build(hint: object, value: object, key: Key, findings: Findings) -> object:
 def make(
     cls: type, written: Mapping[str, object], key: Key, findings: Findings, *, called_later: bool = False
 ) -> object:
-    """Build an object from its options.
+    """Build an object of a class from its options.
 
     Args:
-        cls: Its class.
-        written: Its options.
-        key: Where they stand.
-        findings: Takes every mistake and note.
-        called_later: Give back what builds it: its first argument comes later.
+        cls: Class of the object.
+        written: Options as they were written.
+        key: Key of the options.
+        findings: Collects mistakes and notes.
+        called_later: Return a partial that builds the object when it gets its first argument.
+
+    Returns:
+        The object or partial, or INVALID after a mistake.
     """
     known = options(cls, called_later=called_later)
     for name in [name for name in written if name not in known]:
@@ -86,15 +89,15 @@ def _construct(cls: type, built: Mapping[str, object], key: Key, findings: Findi
         return INVALID
 
 
-def _by_option(complaint: str, built: Mapping[str, object], key: Key) -> tuple[Key, str]:
-    """What a class says of its own options, and the option that it names at the beginning."""
-    said, _, rest = complaint.partition(": ")
-    name = said.rpartition(".")[2]
-    return ((*key, name), rest) if name in built else (key, complaint)
+def _by_option(message: str, built: Mapping[str, object], key: Key) -> tuple[Key, str]:
+    """Split a class's error message into the key of the option that it begins with, and the rest."""
+    start, _, rest = message.partition(": ")
+    name = start.rpartition(".")[2]
+    return ((*key, name), rest) if name in built else (key, message)
 
 
-def _is_live(kinds: Sequence[object], value: object) -> bool:
-    """Whether a value is already what is asked for."""
+def _is_built(kinds: Sequence[object], value: object) -> bool:
+    """Return whether a value already has one of the types."""
     if value is None:
         return type(None) in kinds
     if isinstance(value, str | Mapping | list | tuple):
@@ -119,7 +122,7 @@ def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> obj
 
 
 def _from_list(kinds: Sequence[object], value: Sequence[object], key: Key, findings: Findings) -> object:
-    """A list by the kind of list that it makes the fewest mistakes of."""
+    """Build a list by the list type that gives the fewest mistakes."""
     trials: list[tuple[object, Findings]] = []
     for kind in kinds:
         if get_origin(kind) in LISTS:
@@ -158,14 +161,14 @@ def _from_mapping(kinds: Sequence[object], value: Mapping[str, object], key: Key
 
 
 def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findings: Findings) -> object:
-    """A class by name with its options."""
+    """Build an object from `class_path` and `init_args`."""
     for name in [name for name in value if name not in ("class_path", "init_args")]:
         findings.refuse((*key, name), f"expected under init_args, beside class_path; move {name} there.")
     named, given = value.get("class_path"), value.get("init_args") or {}
     if isinstance(named, type):
         named = import_path(named)
     if not isinstance(named, str):
-        findings.refuse(key, f"options without a class; name it, for example {_example(kinds)}.")
+        findings.refuse(key, f"expected a class for these options, found none; name it, for example {_example(kinds)}.")
         return INVALID
     cls = find_class(families(kinds), named)
     if cls is None:
@@ -182,7 +185,7 @@ def _of_class(
 ) -> object:
     new = moved_to(cls, named)
     if new is not None:
-        findings.notes.append(f"{findings.where(key)}{named} is called {new} today; {cls.__name__} alone will do.")
+        findings.notes.append(f"{findings.where(key)}{named} is now {new}; the name {cls.__name__} is enough.")
     later = [made for kind in kinds if (made := called_for(kind))]
     return make(cls, given, (*key, "init_args"), findings, called_later=bool(later) and issubclass(cls, tuple(later)))
 
@@ -216,7 +219,7 @@ def _refuse_key(cls: type, name: str, known: Iterable[str], key: Key, findings: 
 
 
 def _elsewhere(cls: type, name: str) -> str:
-    """A key of that name in a section of the same class."""
+    """Suggest a similar key of one of the class's sections; empty if there is none."""
     inner = {own: _inner(option.hint) for own, option in options(cls).items()}
     found = {option: own for own, of in inner.items() if of is not None for option in options(of)}
     near = difflib.get_close_matches(name, found, n=1)
@@ -224,7 +227,7 @@ def _elsewhere(cls: type, name: str) -> str:
 
 
 def _inner(hint: object) -> type | None:
-    """The section that a key holds, or a list of them."""
+    """Return the dataclass of the section, or of the list of sections, that a key holds."""
     kinds = alternatives(hint)
     return section(
         [kind for member in kinds for kind in (get_args(member) if get_origin(member) in LISTS else [member])]

@@ -1,4 +1,4 @@
-"""What task vectors are added to and taken from, and the Fisher information that a transform looks at."""
+"""Build the centre, to which weighted task vectors are added, and the Fisher information that a transform needs."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ from adamerge.transforms import Transform
 from adamerge.transforms.stored import merged_at_once
 
 
-class Look(TypedDict):
-    """What a transform sees of calibration rows; the names are arguments of `transformed`.
+class FisherInputs(TypedDict):
+    """Fisher information for a transform; the names are arguments of `transformed`.
 
     Attributes:
-        information: Finds the experts' Fisher information; None where no rows are at hand, or none are needed.
+        information: Computes the experts' Fisher information; None if there are no rows, or none are needed.
         rows: Hash of the rows.
     """
 
@@ -46,20 +46,30 @@ def centre_of(
     console: Console,
     keeper: Keeper,
 ) -> Weights:
-    """The base, or the merge that the configuration names, made or read where it is kept."""
+    """Return the base, or compute or read the merge that the configuration names as centre.
+
+    Args:
+        config: Centre, dtype, device and rows per forward pass.
+        experts: Base and experts.
+        names: Parameters to merge.
+        run: Stores the centre.
+        rows: Calibration rows per task, for a centre that uses them.
+        console: Shows progress.
+        keeper: Stores the centre under its cache key.
+    """
     if config.centre is None:
         return experts.base
     plain = plain_vectors(config, experts, names)
     if isinstance(config.centre, Transform):
-        with looked_at(config.centre, experts, plain, run, rows, console, keeper) as look:
-            return merged_at_once(plain, config.centre, run.centre, console=console, keeper=keeper, **look)
+        with fisher_inputs(config.centre, experts, plain, run, rows, console, keeper) as fisher:
+            return merged_at_once(plain, config.centre, run.centre, console=console, keeper=keeper, **fisher)
     settings = RegMean() if config.centre == "regmean" else config.centre
     model = over_one_group(experts, plain)
     return kept_regmean(model, rows, settings, run.centre, config.data.micro_batch, keeper)
 
 
 @contextmanager
-def looked_at(
+def fisher_inputs(
     transform: Transform,
     experts: Experts,
     plain: TaskVectors,
@@ -67,27 +77,27 @@ def looked_at(
     rows: Mapping[str, Rows],
     console: Console,
     keeper: Keeper,
-) -> Iterator[Look]:
-    """How to look at calibration rows, for a transform that does; what was seen is removed at the end."""
+) -> Iterator[FisherInputs]:
+    """Provide Fisher information to a transform that needs it, and delete its files at the end of the block."""
     if not transform.fisher or not rows:
-        yield Look(information=None, rows=None)
+        yield FisherInputs(information=None, rows=None)
         return
     model = over_one_group(experts, plain)
-    look = partial(fisher_information, model, rows, transform.fisher, run.information, console, keeper)
-    yield Look(information=look, rows=digest_of_rows(rows, size=1))
-    shutil.rmtree(run.information, ignore_errors=True)  # as large as all experts, and of no more use
+    compute = partial(fisher_information, model, rows, transform.fisher, run.information, console, keeper)
+    yield FisherInputs(information=compute, rows=digest_of_rows(rows, size=1))
+    shutil.rmtree(run.information, ignore_errors=True)  # as large as all experts, and not needed any more
 
 
 def plain_vectors(
     config: MergeConfig, experts: Experts, names: Sequence[str], centre: Weights | None = None
 ) -> TaskVectors:
-    """Plain task vectors, mapped from their files."""
+    """Map the untransformed task vectors from the files of their checkpoints."""
     device, dtype = torch.device(_accelerator(config)), getattr(torch, config.dtype)
     return task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
 
 
 def over_one_group(experts: Experts, vectors: TaskVectors) -> MergedModel:
-    """A model to run the experts with, before there is a grouping."""
+    """Build a model with a single group, to run the experts before there is a grouping."""
     return MergedModel(experts, vectors, task_wise(tuple(vectors.shapes)))
 
 

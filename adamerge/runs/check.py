@@ -1,4 +1,4 @@
-"""What can be known before anything is learned."""
+"""Check a configuration without learning or writing anything."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from adamerge.data.tables import load_table
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.merging.task_vectors import resident_bytes
+from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, free_bytes, open_experts
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of
@@ -20,19 +20,19 @@ from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
 def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[str]:
-    """Print what would be merged, and every problem in one list. Writes nothing.
+    """Print a summary of the merge, and every problem in one list; writes no file.
 
     Args:
-        config: What would be merged.
-        console: Where to print.
+        config: Configuration to check.
+        console: Prints the summary and the problems.
         deep: Read the weights too.
 
     Returns:
-        The problems.
+        The problems, one message each.
     """
     run = RunDirectory(Path(config.run_dir).expanduser())
-    problems = _found(lambda: check_run_dir(run, "", resume=False))
-    problems += _found(lambda: learning_of(config, progress_bar=False))
+    problems = _problems_of(lambda: check_run_dir(run, "", resume=False))
+    problems += _problems_of(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:
         experts = open_experts(config)
@@ -40,11 +40,12 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += str(error).splitlines() + _problems_of_tables(config)
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
-        problems += _found(lambda: check_task_vectors(config, experts, experts.shared))
-        problems += [found for found in _found(lambda: check_start(config, experts.shared)) if found not in problems]
-        problems += _found(lambda: check_layers(config.objective, experts, load_data(config, experts)))
+        problems += _problems_of(lambda: check_task_vectors(config, experts, experts.shared))
+        starts = _problems_of(lambda: check_start(config, experts.shared))
+        problems += [problem for problem in starts if problem not in problems]
+        problems += _problems_of(lambda: check_layers(config.objective, experts, load_data(config, experts)))
         lines += [] if problems else learning_notes(config)
-        problems += _found(lambda: check_space(config, experts, run))
+        problems += _problems_of(lambda: check_space(config, experts, run))
         if deep:
             more, found = _numbers(experts)
             lines += more
@@ -64,22 +65,22 @@ def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
     stacks, free = resident_bytes(shapes, count) / 1e6, free_bytes(torch.device("cpu")) / 1e6
     return [
         f"coefficients: at most {groups} groups × {count} experts = {groups * count}",
-        f"memory: merged model and gradient {2 * model:.0f} MB, activations of one batch come on top; task vectors "
+        f"memory: merged model and gradient {2 * model:.0f} MB, plus the activations of one batch; task vectors "
         f"resident {stacks:.0f} MB, mapped 4 MB; {free:.0f} MB are free",
     ]
 
 
-def _found(look: Callable[[], object]) -> list[str]:
-    """The problems that a function raises, one a line."""
+def _problems_of(step: Callable[[], object]) -> list[str]:
+    """Return the problems that a function raises, one message per line."""
     try:
-        look()
+        step()
     except ConfigError as error:
         return str(error).splitlines()
     return []
 
 
 def _problems_of_tables(config: MergeConfig) -> list[str]:
-    """What is wrong with the rows as far as it can be told without the models."""
+    """List the problems with the rows that can be found without the models."""
     problems: list[str] = []
     for model in config.models:
         for data in (model.calibration, model.evaluation):
@@ -92,11 +93,14 @@ def _problems_of_tables(config: MergeConfig) -> list[str]:
 
 
 def _numbers(experts: Experts) -> tuple[list[str], list[str]]:
-    """What the weights themselves tell, and the problems with them."""
+    """Read the weights; return lines of the summary, and the problems."""
     try:
         found = inspect_weights(experts)
     except IncompatibleExpertsError as error:
         return [], str(error).splitlines()
     lines = [f"warning: {warning}" for warning in found.warnings]
     lines += [f"{task}: ‖expert − base‖ / ‖base‖ = {size:.4f}" for task, size in found.update.items()]
-    return [*lines, f"unchanged in all experts, so without a coefficient: {', '.join(found.unchanged) or 'none'}"], []
+    return [
+        *lines,
+        f"equal in all experts, so without coefficients: {', '.join(found.unchanged) or 'none'}",
+    ], []

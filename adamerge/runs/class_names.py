@@ -1,4 +1,4 @@
-"""Classes that a configuration may name: what is known, how one is found, and how it is written."""
+"""Classes that a configuration may name: list them, find one by name, and write its import path."""
 
 import difflib
 import inspect
@@ -9,7 +9,7 @@ from adamerge.optim import SearchingOptimizer
 
 
 def known_classes(kind: type) -> dict[str, type]:
-    """Classes of a kind that can be made, by name.
+    """List a base class's concrete subclasses by name, or the class itself if it has none.
 
     Example:
         >>> from adamerge.optim.feasible_sets import FeasibleSet
@@ -20,9 +20,13 @@ def known_classes(kind: type) -> dict[str, type]:
 
 
 def find_class(kinds: Sequence[type], name: str) -> type | None:
-    """The class of one of these kinds with this name or import path; None where there is none.
+    """Find a class by its name or import path; return None if there is none.
 
-    Below `adamerge.` the last word alone decides, so that the paths of earlier versions still lead to their class.
+    In a path below `adamerge.` only the class name counts, so that paths of earlier versions still work.
+
+    Args:
+        kinds: Base classes that are allowed.
+        name: Class name or import path.
     """
     module, _, word = name.rpartition(".")
     if not module or module.partition(".")[0] == "adamerge":
@@ -35,7 +39,7 @@ def find_class(kinds: Sequence[type], name: str) -> type | None:
 
 
 def import_path(cls: type) -> str:
-    """Where to import a class from: the outermost package that gives it out, its library's own door apart.
+    """Return the import path of a class: the outermost package that exports it, except for the top-level package.
 
     Example:
         >>> from torch.optim.adam import Adam
@@ -49,7 +53,7 @@ def import_path(cls: type) -> str:
 
 
 def moved_to(cls: type, name: str) -> str | None:
-    """Where a class is today, if it was named by a path that no longer leads to it."""
+    """Return the current import path of a class if it was named by a path that no longer exists, else None."""
     module, _, word = name.rpartition(".")
     if not module:
         return None
@@ -61,19 +65,19 @@ def moved_to(cls: type, name: str) -> str | None:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The known word that was probably meant, as a sentence; empty where none is near.
+    """Suggest the most similar known word, as a sentence; empty if none is similar.
 
     Example:
         >>> nearest("Adamm", ["SGD", "Adam"])
         ' Did you mean Adam?'
     """
-    words = {other.lower(): other for other in reversed(known)}  # of equal ones the first
+    words = {other.lower(): other for other in reversed(known)}  # the first of words that differ in case only
     near = difflib.get_close_matches(word.lower(), words, n=1)
     return f" Did you mean {words[near[0]]}?" if near else ""
 
 
 def _below(kind: type) -> Iterator[type]:
     for cls in kind.__subclasses__():
-        if cls is not SearchingOptimizer:  # which its options build
+        if cls is not SearchingOptimizer:  # built by a Descent's options, not named in a configuration
             yield cls
             yield from _below(cls)

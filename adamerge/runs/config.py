@@ -1,4 +1,4 @@
-"""The YAML file as types: what every key means, and its default."""
+"""Configuration: meaning and default of every key of the YAML file."""
 
 import math
 from collections.abc import Mapping
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     Method: TypeAlias = str
 else:
     Method = Literal[tuple(PRESETS)]
-"""The presets' names; one without learning needs no calibration rows, except for fisher and regmean."""
+"""Names of the presets; those without learning need no calibration rows, except for fisher and regmean."""
 
 Start: TypeAlias = Literal["average", "published", "closed_form"]
-"""Words for the coefficients at the start."""
+"""Named start coefficients."""
 
 
 @dataclass
 class TrainerConfig:
-    """Those arguments of Lightning's Trainer that make sense here; see its documentation for their values.
+    """Arguments of Lightning's Trainer that apply here; see its documentation.
 
     Attributes:
-        max_steps: Optimiser steps at most; with 0 nothing is learned, the start is the result.
-        max_time: Stop after this time, as DD:HH:MM:SS.
-        accelerator: cpu, gpu or auto.
-        precision: 32-true, bf16-mixed or 64-true.
-        gradient_clip_val: Clip the coefficients' gradient to this size.
-        gradient_clip_algorithm: norm or value.
-        deterministic: Refuse operations that are not reproducible.
-        enable_progress_bar: null shows it on a terminal only.
+        max_steps: Largest number of optimiser steps; 0 learns nothing, so the start is the result.
+        max_time: Stop after this time, as DD:HH:MM:SS; null sets no limit.
+        accelerator: Device: cpu, gpu, or auto (gpu if there is one).
+        precision: 32-true, bf16-mixed (less memory), or 64-true.
+        gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
+        gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
+        deterministic: Raise an error for operations that are not reproducible.
+        enable_progress_bar: Show a progress bar; null shows it on a terminal only.
     """
 
     max_steps: int
@@ -58,11 +58,11 @@ class TrainerConfig:
 
 @dataclass
 class FilteredWeight:
-    """A start coefficient for some parameters.
+    """Start coefficient of some parameters.
 
     Attributes:
-        value: A number, or numbers from the first layer to the last, between which is interpolated.
-        filter: Part of the parameters' names; null and * fit all.
+        value: A number; or a list of numbers, interpolated from the first layer to the last.
+        filter: Text that the names of these parameters contain; null and * match all parameters.
     """
 
     value: float | list[float]
@@ -71,12 +71,12 @@ class FilteredWeight:
 
 @dataclass
 class ModelParameters:
-    """What mergekit writes under `parameters` of a model.
+    """Mergekit's key `parameters` of a model.
 
     Attributes:
-        weight: The expert's start coefficient: a number; numbers from the first layer to the last, between which is
-            interpolated; or a list of {filter, value}, of which the first whose filter is part of a parameter's name
-            holds. null starts from init.
+        weight: Start coefficient of the expert: a number; a list of numbers, interpolated from the first layer to the
+            last; or a list of {filter, value}, of which the first whose filter is part of the parameter's name counts.
+            null starts from init.
     """
 
     weight: float | list[float] | list[FilteredWeight] | None = None
@@ -88,20 +88,20 @@ class ModelConfig:
 
     Attributes:
         model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
-        task: What to call it; the last part of `model` by default.
-        calibration: Unlabeled rows: a path, or path and column names. Without any the expert is only chosen from:
-            it gets coefficients, but no objective of its own. Where nothing is learned none are needed at all.
-        evaluation: Labeled rows, if the result is to be measured.
-        loss_weight: Factor of this task's objective.
-        zero_shot: Class names and templates in place of a head, for CLIP-like models.
-        parameters: Its start coefficient, in mergekit's words.
+        task: Name of the task; by default the last part of `model`.
+        calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
+            coefficients but adds no loss. Not needed if nothing is learned.
+        evaluation: Labeled rows to measure the result on.
+        loss_weight: Factor of this task's objective in the sum over tasks.
+        zero_shot: Class names and templates that replace a head, for CLIP-like models.
+        parameters: Start coefficient, as in mergekit (parameters.weight).
     """
 
     REPLACED: ClassVar[Mapping[str, str]] = {
         "weight": "Write loss_weight for the factor of its objective, or parameters: {weight: …} for the coefficient "
         "at the start."
     }
-    """Keys of earlier versions, and what to write today."""
+    """Keys of earlier versions, with the message on what replaces them."""
 
     model: str
     task: str | None = None
@@ -112,55 +112,57 @@ class ModelConfig:
     parameters: ModelParameters = field(default_factory=ModelParameters)
 
     def __post_init__(self) -> None:
-        """Check the factor."""
+        """Check that the factor is in range."""
         if not 0 <= self.loss_weight < math.inf:
             raise ConfigError(f"loss_weight: expected a finite number of at least 0, found {self.loss_weight}.")
 
     @property
     def name(self) -> str:
-        """What the task is called."""
+        """Name of the task."""
         return self.task or Path(self.model.partition("@")[0]).name
 
 
 @dataclass(kw_only=True)
 class MergeConfig:
-    """What to merge, and how.
+    """Keys of a configuration.
 
-    Made by `read_config.merge_config`, which fills in what the method decides.
+    `read_config.merge_config` builds it, and takes missing keys from the method's preset.
 
     Attributes:
         base_model: Directory or hub id of the model that all experts were fine-tuned from.
-        models: The experts.
-        method: Preset for the keys below it; anything written explicitly wins.
-        dtype: In which merging is computed while learning.
-        out_dtype: Of the exported checkpoint; by default one that holds base and experts exactly.
-        parameters: Patterns that overrule which parameters are merged.
-        task_vectors: Transform of the task vectors (for example Ties); null takes expert minus base.
-        memory: resident holds the task vectors in memory (fast), mapped reads them from their files (memory does not
-            grow with the number of experts), auto chooses by the memory that is free.
-        centre: What the weighted task vectors are added to, and taken from: the base by default, or a finished merge,
-            by RegMean (regmean, or its options scale and rows) or by a transform of the task vectors (for example
-            Wudi).
-        grouping: What shares a coefficient: the whole model (task), a transformer block, or a tensor.
-        chunks: Coefficients for blocks of rows of the parameters that matter, after a first tensor-wise stage; null
-            stays with the grouping.
-        init: Coefficient of every expert at the start: a number; average is 1/K; published is the scale at which the
-            authors of the task vectors' transform add them up, 0.3 for plain ones, and 0 over a centre that is merged
-            already; closed_form solves for it layer by layer, with options as a mapping (ridge, towards, inputs, rows).
-        feasible: Where coefficients may live: Unbounded, Box or Simplex.
-        objective: What is made small.
-        regulariser: A pull of the coefficients towards the start.
+        models: The experts, one {model: …, calibration: …} each.
+        method: Preset of the keys from task_vectors to trainer; keys that you write override it.
+        dtype: Number format in which models are merged while learning.
+        out_dtype: Number format of the exported checkpoint; null takes one that holds base and experts exactly.
+        parameters: Name patterns that override which parameters are merged.
+        task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
+        memory: Where task vectors are: resident (in memory, fast), mapped (read from their files; memory does not grow
+            with the number of experts), or auto (resident if they fit into free memory).
+        centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
+            are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
+            a transform of the task vectors (for example Wudi).
+        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block, or
+            each tensor.
+        chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
+            of rows; null learns in one stage with the grouping.
+        init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
+            transform of the task vectors, 0.3 without transform, 0 if the centre is a merge); or closed_form (least
+            squares per layer; its options as a mapping: ridge, towards, inputs, rows).
+        feasible: Set of allowed coefficients: Unbounded, Box or Simplex.
+        objective: Loss that learning minimises, such as Entropy or LogitAlignment.
+        regulariser: Penalty on the distance of the coefficients from the start.
         data: How calibration rows are used.
-        watch: How the best iterate is chosen.
-        optimizer: Any torch optimiser, kept feasible by projection; FrankWolfe, SoftFrankWolfe, ProjectedGradient, or
-            LBFGSB with data.batch_size null; null where nothing is learned.
-        lr_scheduler: Any torch scheduler; stepped after every step. cosine decays to 0 over trainer.max_steps.
+        watch: How the best step is chosen.
+        optimizer: Any torch optimiser (coefficients are projected onto the feasible set), FrankWolfe, SoftFrankWolfe,
+            ProjectedGradient, or LBFGSB (needs data.batch_size null); null if nothing is learned.
+        lr_scheduler: Any torch scheduler, stepped after every optimiser step; cosine decays to 0 over
+            trainer.max_steps; null keeps the learning rate constant.
         trainer: Arguments of Lightning's Trainer.
-        seed_everything: Seed of everything that is drawn at random.
-        run_dir: Where everything is written; must not exist, unless a run is resumed.
-        allow_pickle: Read pickled weights (.bin), with weights_only.
-        trust_remote_code: Run code that lies beside the weights.
-        written: Keys that the user wrote, as a saved configuration records them: another method changes all others.
+        seed_everything: Seed of all random numbers.
+        run_dir: Directory that the run writes to; must not exist, unless a run is resumed.
+        allow_pickle: Read pickled weights (.bin), with torch's weights_only.
+        trust_remote_code: Run Python code that comes with a checkpoint.
+        written: Keys that the user wrote, as recorded in a saved configuration; another method changes all other keys.
     """
 
     base_model: str
@@ -190,43 +192,43 @@ class MergeConfig:
     written: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the start."""
+        """Check that the start is finite."""
         if isinstance(self.init, float | int) and not math.isfinite(self.init):
             raise ConfigError(f"init: expected a finite number, found {self.init}.")
 
     @property
     def needs_rows(self) -> bool:
-        """Whether calibration rows are needed: something is learned, or the transform looks at them."""
+        """Whether calibration rows are needed, by learning, start, centre or transform."""
         looks = any(transform.fisher for transform in self.transforms.values())
         regression = self.centre is not None and "centre" not in self.transforms
         return self.trainer.max_steps != 0 or looks or regression or isinstance(self.start, ClosedForm)
 
     @property
     def transforms(self) -> dict[str, Transform]:
-        """Transforms of task vectors, by the key that asks for them."""
+        """Transforms of task vectors, per key that names them."""
         keys = {"centre": self.centre, "task_vectors": self.task_vectors}
         return {key: value for key, value in keys.items() if isinstance(value, Transform)}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the experts' tasks are called."""
+        """Names of the tasks."""
         return tuple(model.name for model in self.models)
 
     @property
     def centre_name(self) -> str:
-        """What the weighted task vectors are added to: base, RegMean or the name of a transform."""
+        """Name of the centre: base, RegMean or the name of a transform."""
         if self.centre is None:
             return "base"
         return "RegMean" if self.centre == "regmean" else type(self.centre).__name__
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the coefficients' columns are called: as the experts, or as what a transform makes of them."""
+        """Names of the coefficients' columns: the experts, or the task vectors that a transform makes of them."""
         return self.task_vectors.experts(self.names) if self.task_vectors else self.names
 
     @property
     def start(self) -> float | ClosedForm:
-        """Coefficient of every expert at the start: a number, or how it is found."""
+        """Start coefficient of every expert: a number, or options of the closed form."""
         if self.init == "closed_form" or isinstance(self.init, ClosedForm):
             given = self.init if isinstance(self.init, ClosedForm) else ClosedForm()
             return given if given.towards is not None else replace(given, towards=self._published)
@@ -244,5 +246,5 @@ class MergeConfig:
 
 
 def source_of(data: str | DataSource) -> DataSource:
-    """A path alone stands for a data source with the usual column names."""
+    """Convert a path to a data source with the default column names."""
     return DataSource(data) if isinstance(data, str) else data

@@ -1,4 +1,4 @@
-"""Every mistake of a configuration at once, each with the line where it was written."""
+"""Collect every mistake of a configuration, each with the line where it was written."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ from adamerge.types import ConfigError
 
 
 class Mistake(NamedTuple):
-    """What cannot be used.
+    """A value that cannot be used.
 
     Attributes:
-        key: Where it stands.
-        text: The message, file and line included.
+        key: Key of the value.
+        text: Message, including file and line.
     """
 
     key: Key
@@ -22,12 +22,12 @@ class Mistake(NamedTuple):
 
 @dataclass
 class Findings:
-    """Mistakes and notes.
+    """Mistakes and notes on a configuration.
 
     Attributes:
-        places: Where each key was written.
-        mistakes: What cannot be used.
-        notes: What can be used but is written otherwise today.
+        places: Place where each key was written.
+        mistakes: Values that cannot be used.
+        notes: Messages on values that are valid but written in the form of an earlier version.
     """
 
     places: Mapping[Key, Place] = field(default_factory=dict[Key, Place])
@@ -39,7 +39,7 @@ class Findings:
         self.mistakes.append(Mistake(key, f"{self.where(key)}{problem}"))
 
     def where(self, key: Key) -> str:
-        """What a message about a key begins with: file, line and key, or the option.
+        """Format the start of a message about a key: file, line and key, or the option.
 
         Example:
             >>> Findings({("data",): Place("merge.yaml:3")}).where(("data", "rows"))
@@ -53,15 +53,15 @@ class Findings:
         return "".join(f"{part}: " for part in (source, dotted(shown)) if part)
 
     def spelling(self, key: Key) -> str | None:
-        """How a value was spelt in YAML; None where it was not."""
+        """Return a value's text in YAML; None if it was not written in YAML."""
         place = self.places.get(key)
         return place.text if place else None
 
     def raise_mistakes(self) -> None:
-        """Raise all mistakes as one error, in the order in which they stand in the file.
+        """Raise all mistakes as one error, in the order of the file.
 
         Raises:
-            ConfigError: There is a mistake.
+            ConfigError: There is at least one mistake.
         """
         order = {key: number for number, key in enumerate(self.places)}
         ordered = sorted(self.mistakes, key=lambda mistake: order.get(self._written(mistake.key), -1))
@@ -69,16 +69,16 @@ class Findings:
             raise ConfigError("\n".join(dict.fromkeys(mistake.text for mistake in ordered)))
 
     def _written(self, key: Key) -> Key:
-        """The key itself, or the innermost section around it, that was written somewhere."""
+        """Return the key, or the innermost section around it, that has a place."""
         near = (part for end in range(len(key), 0, -1) for part in (key[:end], _short(key[:end])))
         return next((part for part in near if part in self.places), ())
 
 
 def dotted(key: Iterable[str | int]) -> str:
-    """A key as it is written on the command line."""
+    """Join a key's parts by dots, as on the command line."""
     return ".".join(str(part) for part in key)
 
 
 def _short(key: Key) -> Key:
-    """A key of a class's option as it may also be written: optimizer.lr for optimizer.init_args.lr."""
+    """Shorten the key of a class's option: optimizer.lr for optimizer.init_args.lr."""
     return tuple(part for part in key if part not in ("class_path", "init_args"))

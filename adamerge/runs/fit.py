@@ -1,4 +1,4 @@
-"""The main job: open, check, learn, export, compare, report."""
+"""Run a merge: open, check, learn, export, compare, report."""
 
 import json
 import shutil
@@ -15,7 +15,8 @@ from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.learning.learn import Goals, Learned, divide, goals_of
+from adamerge.learning.learn import Goals, divide, goals_of
+from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.coefficients import save_coefficients
@@ -40,10 +41,10 @@ class Finished:
     """Result of a finished run.
 
     Attributes:
-        run_dir: Where everything was written.
+        run_dir: Run directory.
         learned: Coefficients and history.
-        comparison: What was measured.
-        exported: The merged checkpoint.
+        comparison: Scores of the merged model and of what it is compared with.
+        exported: Merged checkpoints.
     """
 
     run_dir: Path
@@ -53,12 +54,12 @@ class Finished:
 
 
 class Opened(NamedTuple):
-    """What is to be merged, read and checked.
+    """Inputs of a run, opened and checked.
 
     Attributes:
         experts: Base and experts.
-        changed: Parameters in which they differ.
-        data: Their rows.
+        changed: Names of the parameters in which at least one expert differs from the base.
+        data: Rows per task.
     """
 
     experts: Experts
@@ -67,20 +68,20 @@ class Opened(NamedTuple):
 
 
 def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Finished | None:
-    """Run a whole job.
+    """Run a merge from opening the experts to the report.
 
     Args:
-        config: What to merge, and how.
-        resolved: The same as YAML, for the run directory.
-        resume: Go on with the run that the directory holds.
-        console: Where to report.
+        config: Configuration.
+        resolved: The same configuration as YAML, for the run directory.
+        resume: Resume the run in the run directory.
+        console: Prints the report.
 
     Returns:
-        What came of it; None if it was interrupted and can be resumed.
+        The result; None if the run was interrupted and can be resumed.
 
     Raises:
         ConfigError: Something in the configuration cannot be used; nothing is written.
-        IncompatibleExpertsError: Base and experts do not belong together; nothing is written.
+        IncompatibleExpertsError: Base and experts are not compatible; nothing is written.
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
@@ -106,22 +107,22 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     report(run, comparison, learned, model, exported, console)
     redo = json.dumps(recipe(config, resolved, made_from, run), indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
-    _tell_places(console, run, learned, exported)
+    _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
 
 
 def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
-    """Open experts and rows, and check everything that can be known before anything is written."""
+    """Open experts and rows, and check everything that can be checked before anything is written."""
     experts = open_experts(config)
-    _tell(console, describe(experts))
+    _print_lines(console, describe(experts))
     inspection = inspect_weights(experts)
-    _tell(console, [f"warning: {line}" for line in inspection.warnings])
+    _print_lines(console, [f"warning: {line}" for line in inspection.warnings])
     check_task_vectors(config, experts, inspection.changed)
     check_start(config, inspection.changed)
     data = load_data(config, experts)
-    _tell(console, data.notes)
+    _print_lines(console, data.notes)
     check_layers(config.objective, experts, data)
-    _tell(console, learning_notes(config))
+    _print_lines(console, learning_notes(config))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
 
@@ -137,7 +138,21 @@ def learn_merge(
     *,
     resume: bool,
 ) -> tuple[Staged, HeldOut]:
-    """Ask the experts what they are asked once, and learn; returns their held-out predictions too."""
+    """Compute what is needed from the experts once, and learn the coefficients.
+
+    Args:
+        config: Configuration.
+        opened: Base, experts and rows.
+        learning: Options of learning.
+        run: Stores intermediate results.
+        key: Cache key of the run.
+        keeper: Stores intermediate results under their cache keys.
+        console: Prints progress.
+        resume: Resume from the run's last checkpoint.
+
+    Returns:
+        Model and learned coefficients, and the held-out rows with the experts' predictions.
+    """
     experts, changed, data = opened
     rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
     calibration = divide(rows, config.data, config.seed_everything)
@@ -164,7 +179,7 @@ def learn_merge(
         targets=goals,
         checkpoints=run.checkpoints,
         resume=resume,
-        tell=None if learning.trainer["enable_progress_bar"] else lambda line: _tell(console, [line]),
+        tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
         keeper=keeper,
     )
     return staged, held_out
@@ -177,10 +192,10 @@ def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, cent
     curve(learned.history, learned.best_step, run.curve)
 
 
-def _tell_places(console: Console, run: RunDirectory, learned: Learned, exported: Exported) -> None:
+def _print_places(console: Console, run: RunDirectory, learned: Learned, exported: Exported) -> None:
     console.print(f"\nbest iterate: step {learned.best_step}" if learned.history else "")
-    _tell(console, [f"{file.name}: {file}" for file in run.results if file.exists()])
-    _tell(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
+    _print_lines(console, [f"{file.name}: {file}" for file in run.results if file.exists()])
+    _print_lines(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
 
 
 def report(
@@ -191,7 +206,7 @@ def report(
     exported: Exported,
     console: Console,
 ) -> None:
-    """Write metrics.json and print the table."""
+    """Write metrics.json, and print certificate, selected experts and the table of scores."""
     sizes = {
         "groups": len(model.grouping),
         "experts": len(model.vectors.experts),
@@ -203,7 +218,7 @@ def report(
     metrics = {**comparison.as_json(), "sizes": sizes, **found}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     if learned.certificate:
-        _tell(console, [sentence(learned.certificate, learned.converged)])
+        _print_lines(console, [sentence(learned.certificate, learned.converged)])
     if learned.selections:
         console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
@@ -214,6 +229,6 @@ def _dtype(config: MergeConfig) -> torch.dtype | None:
     return getattr(torch, config.out_dtype) if config.out_dtype else None
 
 
-def _tell(console: Console, lines: Iterable[str]) -> None:
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

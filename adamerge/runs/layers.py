@@ -1,4 +1,4 @@
-"""What overrules what: presets below files, files below the command line, key by key."""
+"""Layers of a configuration: files override presets, the command line overrides files, key by key."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,18 +13,18 @@ from adamerge.runs.read_yaml import Document, Key
 from adamerge.runs.type_hints import alternatives, families, is_choice
 
 DECIDED: Final = frozenset(key.partition(".")[0] for key in COMMON)
-"""Keys of the first level of which methods decide something."""
+"""Top-level keys that a preset sets, or under which it sets a key."""
 
 
 @cache
 def kinds_of(key: str) -> tuple[object, ...]:
-    """Types that a key of the first level allows; none for one that is unknown."""
+    """Return the types that a top-level key allows; empty for an unknown key."""
     hint = get_type_hints(MergeConfig).get(key)
     return () if hint is None else alternatives(hint)
 
 
 def nested(document: Document) -> Document:
-    """Write dotted keys as sections and a class's bare name or bare options in full.
+    """Convert dotted keys to sections, and a class's bare name or bare options to class_path and init_args.
 
     Example:
         >>> nested(Document({"optimizer.lr": 0.1, "feasible": "Box"})).content
@@ -40,7 +40,7 @@ def nested(document: Document) -> Document:
 
 
 def import_paths(preset: Mapping[str, object]) -> dict[str, object]:
-    """A preset with each class by its import path, as parsers of other libraries want it.
+    """Replace each class name in a preset by its import path, as jsonargparse needs it.
 
     Example:
         >>> import_paths({"init": 0.0, "feasible": "Box"})
@@ -50,12 +50,12 @@ def import_paths(preset: Mapping[str, object]) -> dict[str, object]:
 
 
 def overlay(lower: Mapping[str, object], upper: Mapping[str, object], *, preset: bool = False) -> dict[str, object]:
-    """Lay what overrules over what is overruled.
+    """Combine two layers; values of the upper layer override values of the lower one.
 
     Args:
-        lower: What is overruled.
-        upper: What overrules.
-        preset: Whether the lower one is a preset, whose class gives way to another section's options.
+        lower: Lower layer.
+        upper: Upper layer.
+        preset: Whether the lower layer is a preset, whose class is dropped if the upper layer has plain options.
 
     Example:
         >>> overlay({"data": {"rows": 8, "held_out": 0.5}}, {"data": {"rows": 4}})
@@ -66,7 +66,7 @@ def overlay(lower: Mapping[str, object], upper: Mapping[str, object], *, preset:
 
 
 def leaves(value: object, key: Key = ()) -> Iterator[str]:
-    """Dotted keys of everything that is written; a list counts as one value.
+    """Yield the dotted key of every value; a list counts as one value.
 
     Example:
         >>> list(leaves({"data": {"rows": 8}, "models": [1, 2]}))
@@ -80,14 +80,14 @@ def leaves(value: object, key: Key = ()) -> Iterator[str]:
 
 
 def only(content: Mapping[str, object], keys: Sequence[str], key: Key = ()) -> dict[str, object]:
-    """The part of settings that these dotted keys name.
+    """Select the settings that these dotted keys name.
 
     Example:
         >>> only({"data": {"rows": 8, "held_out": 0.5}, "init": 0}, ["data.rows"])
         {'data': {'rows': 8}}
     """
     kept: dict[str, object] = {}
-    wanted = {key.replace(".init_args.", ".") for key in keys}  # a section's options may have been written under it
+    wanted = {key.replace(".init_args.", ".") for key in keys}  # a class's options may be written without init_args
     for name, value in content.items():
         if dotted((*key, name)).replace(".init_args.", ".") in wanted:
             kept[name] = value
@@ -97,7 +97,7 @@ def only(content: Mapping[str, object], keys: Sequence[str], key: Key = ()) -> d
 
 
 def together(layers: Sequence[Document]) -> Document:
-    """All layers as one; later ones overrule."""
+    """Combine all layers into one; later layers override earlier ones."""
     whole = Document()
     for layer in layers:
         whole = replace(whole, content=overlay(whole.content, layer.content), places=whole.places | layer.places)

@@ -1,4 +1,4 @@
-"""How coefficients are learned, from a configuration; what cannot be used is refused, what is odd is noted."""
+"""Options of learning from a configuration; raises what cannot be used, notes what is unusual."""
 
 from dataclasses import asdict
 
@@ -12,7 +12,11 @@ from adamerge.types import ConfigError
 
 
 def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
-    """How coefficients are learned, as the configuration says.
+    """Build the options of learning from a configuration.
+
+    Args:
+        config: Configuration.
+        progress_bar: Whether to show a progress bar, unless the configuration decides.
 
     Raises:
         ConfigError: The optimiser, the scheduler, an option of the Trainer or the feasible set cannot be used.
@@ -23,7 +27,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         optimizer=config.optimizer,
         scheduler=config.lr_scheduler,
         feasible=config.feasible,
-        init=0.3 if isinstance(config.start, ClosedForm) else config.start,  # until there is a model to solve for
+        init=0.3 if isinstance(config.start, ClosedForm) else config.start,  # replaced by the closed-form start later
         batching=config.data,
         watching=config.watch,
         seed=config.seed_everything,
@@ -33,18 +37,18 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
     )
     if config.chunks is not None and config.grouping != "tensor":
         raise ConfigError(
-            f"chunks: the first stage is tensor-wise; expected grouping: tensor, got {config.grouping}. "
-            "Without a second stage (chunks: null) any grouping will do."
+            f"chunks: expected grouping: tensor, found {config.grouping}: the first stage has one coefficient per "
+            "tensor. Set grouping: tensor; or chunks: null, which allows any grouping."
         )
     if config.columns != config.names and isinstance(config.start, ClosedForm):
         raise ConfigError(
-            f"init: closed_form looks for each expert's own output, but {type(config.task_vectors).__name__} makes one "
-            "task vector of all experts; start from a number, or leave out task_vectors."
+            f"init: closed_form needs one task vector per expert, but {type(config.task_vectors).__name__} makes one "
+            "task vector of all experts; set init to a number, or remove task_vectors."
         )
     if learning.steps == 0 and config.task_vectors is not None and config.start == 0:
         raise ConfigError(
             f"task_vectors: nothing is learned and the start is 0, so {type(config.task_vectors).__name__} would add "
-            "nothing to the centre; set init to another number, or leave out task_vectors."
+            "nothing to the centre; set init to another number, or remove task_vectors."
         )
     check_weights(config)
     check_learning(learning, len(config.columns))
@@ -52,14 +56,14 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
 
 
 def learning_notes(config: MergeConfig) -> list[str]:
-    """What is allowed, but perhaps not meant: a start outside of the set, a second stage without steps."""
+    """List what is valid but perhaps not intended: a start outside the feasible set, a second stage without steps."""
     notes = weight_notes(config)
     start, steps = config.start, config.trainer.max_steps
     if not isinstance(start, ClosedForm) and not config.feasible.contains(torch.full((1, len(config.columns)), start)):
-        notes.append(f"note: the start, {start:g}, is outside of {config.feasible}; its nearest point is taken")
+        notes.append(f"note: the start, {start:g}, is outside {config.feasible}; its nearest point is used")
     if config.chunks is not None and 0 < steps <= config.chunks.first_steps:
         notes.append(
             f"warning: trainer.max_steps ({steps}) ends within the first stage (chunks.first_steps: "
-            f"{config.chunks.first_steps}), so no chunk gets a coefficient of its own"
+            f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps"
         )
     return notes

@@ -1,4 +1,4 @@
-"""Every task's rows as the configuration names them, read and encoded; every problem with them is found here."""
+"""Read and encode the rows of every task; finds every problem with them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ from adamerge.types import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Every task's rows.
+    """Rows of every task.
 
     Attributes:
-        calibration: By task, unlabeled unless the objective uses labels; a task without calibration rows is absent.
-        evaluation: Labeled, by task; a task without evaluation rows is absent.
-        fingerprints: SHA-256 of the rows' content, by task and what they are for (calibration, evaluation).
-        notes: What a user should know of them.
+        calibration: Rows per task, unlabeled unless the objective uses labels; tasks without calibration rows are
+            absent.
+        evaluation: Labeled rows per task; tasks without evaluation rows are absent.
+        fingerprints: SHA-256 of the rows' content, per task and purpose (calibration, evaluation).
+        notes: Messages for the user.
     """
 
     calibration: Mapping[str, Rows]
@@ -37,19 +38,18 @@ class Data:
 def load_data(
     config: MergeConfig, experts: Experts, *, calibrate: bool = True, processor: Processor | None = None
 ) -> Data:
-    """Read and encode the rows of every task that has some.
+    """Read and encode the rows of every task that has rows.
 
-    An expert without calibration rows is a member of the pool: it gets coefficients, but adds no loss. Where nothing is
-    learned no expert needs any.
+    An expert without calibration rows gets coefficients but adds no loss. If nothing is learned, no expert needs rows.
 
     Args:
-        config: Where the rows are, and how they are encoded.
+        config: Paths and columns of the rows, and options of encoding.
         experts: Base and experts.
-        calibrate: Whether to read calibration rows, or evaluation rows only.
-        processor: The base's tokenizer or image processor; by default the one that was saved with it.
+        calibrate: Whether to read calibration rows; evaluation rows are always read.
+        processor: The base's tokenizer or image processor; by default the one saved with the base.
 
     Raises:
-        ConfigError: There are no calibration rows at all, or rows cannot be used: with every file, column or row.
+        ConfigError: No task has calibration rows, or rows cannot be used; lists every file, column and row.
     """
     notes: list[str] = []
     if processor is None and _needs_processor(config):
@@ -85,7 +85,7 @@ def load_data(
 
 
 def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
-    """Refuse hidden states that the experts do not have, before anything is learned.
+    """Check, before learning, that the experts have the hidden states that the objective needs.
 
     Raises:
         ConfigError: A layer is out of range, or the models return no hidden states.
@@ -97,14 +97,14 @@ def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
 
 
 def _needs_processor(config: MergeConfig) -> bool:
-    """Whether there are rows that are not tensors yet; without any rows the processor is looked for all the same."""
+    """Return whether any rows are not tensors; also True without rows, so that a missing processor is reported."""
     sources = [source for model in config.models for source in (model.calibration, model.evaluation)]
     given = [source for source in sources if source is not None]
     return not given or not all(holds_tensors(source) for source in given)
 
 
 def _saved_processor(experts: Experts) -> tuple[Processor | None, list[str]]:
-    """Load what was saved with the base to encode rows, and note if it had to be given a pad token."""
+    """Load the tokenizer or image processor saved with the base, and note if a pad token was added."""
     if experts.checkpoint is None:
         return None, []
     kind = next(iter(experts.tasks.values())).kind
@@ -126,8 +126,8 @@ def _calibration(
     if labeled and label not in columns and not expert.kind.language_model:
         raise table.error(
             f"the objective learns from labels, so expected a column {label!r} in the calibration rows, but the "
-            f"columns are {', '.join(columns)}. Name it (key calibration.label), or choose an objective that needs "
-            "none, such as Entropy."
+            f"columns are {', '.join(columns)}. Set the key calibration.label, or choose an objective without labels, "
+            "such as Entropy."
         )
     found = _encoded(table, expert, processor, encoding, config.seed_everything)
     if label not in columns or labeled:
@@ -141,8 +141,8 @@ def _encoded(source: RowsLike, expert: Expert, processor: Processor | None, enco
         return encode_tensors(source, expert, labeled=encoding.labeled)
     if processor is None:
         raise ConfigError(
-            f"{expert.name}: rows that are not tensors are encoded by the base's tokenizer or image processor, but the "
-            "base is a module in memory. Give the processor, or rows of tensors."
+            f"{expert.name}: expected rows of tensors, or a tokenizer or image processor to encode them, found "
+            "neither: the base is a module in memory. Pass processor=, or rows of tensors."
         )
     return encode(as_table(source, expert.name, seed=seed), expert, processor, encoding)
 
@@ -159,22 +159,25 @@ def _encoding(model: ModelConfig, config: MergeConfig, labeled: bool) -> Encodin
 
 
 def _pool_note(config: MergeConfig) -> list[str]:
-    """Note which experts have no calibration rows, where rows are needed.
+    """Note which experts have no calibration rows, if rows are needed.
 
     Raises:
-        ConfigError: No expert has any, or the transform of the task vectors needs every expert's.
+        ConfigError: No expert has rows, or a transform needs the rows of every expert.
     """
     without = [model.name for model in config.models if model.calibration is None]
     if not without or not config.needs_rows:
         return []
     if any(transform.fisher for transform in config.transforms.values()):
-        raise ConfigError(f"{', '.join(without)}: expected calibration rows (key calibration), but there are none.")
+        raise ConfigError(
+            f"{', '.join(without)}: expected calibration rows (key calibration) of every task for Fisher information, "
+            "found none. Add them, or use a method without rows, such as doge, ties or average."
+        )
     if len(without) == len(config.models):
         raise ConfigError(
-            f"{without[0]}: expected calibration rows (key calibration) of at least one task, but there are none. "
-            "Name some, or take a method that needs none, such as doge, ties or average."
+            f"{without[0]}: expected calibration rows (key calibration) of at least one task, found none. "
+            "Add them, or use a method without rows, such as doge, ties or average."
         )
-    return [f"without calibration rows, so with coefficients alone: {', '.join(without)}"]
+    return [f"without calibration rows (get coefficients but add no loss): {', '.join(without)}"]
 
 
 def _fingerprints(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> dict[str, str]:
@@ -188,4 +191,7 @@ def _overlap_note(task: str, calibration: Mapping[str, Encoded], evaluation: Map
     both = calibration[task].contents.overlap(evaluation[task].contents)
     if not both:
         return []
-    return [f"warning: {task}: {both} calibration rows stand in the evaluation rows too; its score flatters."]
+    return [
+        f"warning: {task}: {both} calibration rows are evaluation rows too, so its score is too high; remove them from "
+        "one of the two."
+    ]

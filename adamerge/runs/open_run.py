@@ -1,4 +1,4 @@
-"""A finished run once more: export and measure what it learned, without learning again."""
+"""Open a finished run to export or measure its merged model, without learning again."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,14 @@ from adamerge.types import ConfigError
 
 
 def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | None, console: Console) -> None:
-    """Write the merged checkpoint of a finished run to another place.
+    """Write the merged checkpoint of a finished run to another folder.
+
+    Args:
+        config: Configuration of the run.
+        run: Run directory.
+        out: Folder to write; must not exist.
+        out_dtype: dtype of the checkpoint; None takes the run's.
+        console: Prints the path per task.
 
     Raises:
         ConfigError: The run is not finished, or `out` exists.
@@ -36,7 +43,12 @@ def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | Non
 
 
 def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
-    """Measure a finished run on its evaluation rows, print the table and renew metrics.json.
+    """Measure a finished run on its evaluation rows, print the table and update metrics.json.
+
+    Args:
+        config: Configuration of the run.
+        run: Run directory.
+        console: Prints the table.
 
     Raises:
         ConfigError: The run is not finished, or has no evaluation rows.
@@ -45,7 +57,10 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
     model, learned = _reopen(config, place, keeper)
     data = load_data(config, model.experts)
     if not data.evaluation:
-        raise ConfigError(f"{place.config}: no model has evaluation rows, so there is nothing to measure.")
+        raise ConfigError(
+            f"{place.config}: expected evaluation rows of at least one model, found none; set the key evaluation of a "
+            "model."
+        )
     names = tuple(model.vectors.shapes)
     rows = answers_to(config, model.experts, names, data.calibration, place.answers, keeper)
     held_out = hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
@@ -58,7 +73,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
 def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper) -> tuple[MergedModel, Table]:
     if not run.coefficients.exists():
         raise ConfigError(
-            f"{run.path}: this run is not finished (no {run.coefficients.name} in it). Go on with it: "
+            f"{run.path}: this run is not finished (no {run.coefficients.name} in it). Resume it with: "
             f"adamerge fit --config {run.config} --ckpt_path last"
         )
     learned = load_coefficients(run.coefficients)

@@ -1,11 +1,11 @@
-"""Local paths of a configuration as absolute ones, so that a run directory can be used from anywhere."""
+"""Make the local paths of a configuration absolute, so that a run directory can be used from any folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 
 def anchor(place: str) -> str:
-    """An existing path as an absolute one, symbolic links kept; whatever else (a hub id) as it is.
+    """Make an existing path absolute, without resolving symbolic links; return anything else (a hub id) unchanged.
 
     Example:
         >>> anchor("bert-base-uncased@main")
@@ -18,10 +18,10 @@ def anchor(place: str) -> str:
 
 
 def anchored(settings: Mapping[str, object]) -> dict[str, object]:
-    """A configuration's keys and values with every local path absolute: of the models, of their rows, of the run.
+    """Make every local path in a configuration absolute: of models, rows and the run directory.
 
     Args:
-        settings: As YAML gives them, every key present.
+        settings: Keys and values as in YAML, every key present.
     """
     base, models, run_dir = (settings[key] for key in ("base_model", "models", "run_dir"))
     assert isinstance(models, list)

@@ -1,4 +1,4 @@
-"""What `method:` stands for: one table for YAML, command line and Python."""
+"""Presets: the settings that each `method:` stands for, in YAML, on the command line and in Python."""
 
 from typing import Final
 
@@ -15,10 +15,10 @@ COMMON: Final[dict[str, object]] = {
     "lr_scheduler": None,
     "trainer.max_steps": 0,
 }
-"""Every key that a method decides, with the value it has where a preset says nothing else."""
+"""Every key that presets set, with its value if a preset does not change it."""
 
 NOTHING_LEARNED: Final = COMMON | {"grouping": "task", "feasible": "Unbounded"}
-"""The start is the result: centre + init · Σ task vectors, with the scale of the transform's authors."""
+"""The start is the result: centre + init · Σ task vectors; init is the scale published with the transform."""
 
 ADAMERGING: Final = COMMON | {
     "optimizer": {"class_path": "Adam", "init_args": {"lr": 1e-3}},
@@ -39,13 +39,13 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     "expert_merging": EXPERT_MERGING,
     "expert_merging++": EXPERT_MERGING
     | {
-        "centre": "Isotropic",  # ours; centre: null is as published
+        "centre": "Isotropic",  # our addition; centre: null is the published method
         "chunks": {"budget": 8},
         "trainer.max_steps": 60,
     },
     "frank_wolfe": ADAMERGING
     | {
-        "init": 0.0,  # the base, one of the vertices: what has weight in the end was selected
+        "init": 0.0,  # the base is a vertex: only selected experts get weight
         "feasible": {"class_path": "Simplex", "init_args": {"includes_base": True}},
         "objective": "LogitAlignment",
         "optimizer": "SoftFrankWolfe",
@@ -66,7 +66,7 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     "doge": NOTHING_LEARNED | {"task_vectors": "Doge"},
     "fisher": NOTHING_LEARNED | {"task_vectors": "Fisher"},
 }
-"""Values of each method; anything that the user writes overrules them."""
+"""Settings per method; keys that the user writes override them."""
 
 DEFAULT: Final = "expert_merging++"
-"""The method where none is named: what did best on the zoo's train rows (tests/benchmarks/sweep.py)."""
+"""Method if none is named: the best one on the zoo's train rows (tests/benchmarks/sweep.py)."""

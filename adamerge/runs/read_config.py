@@ -1,4 +1,4 @@
-"""The one way to a configuration: from YAML, the command line or Python, over the preset of its method."""
+"""Build a configuration from YAML, the command line or Python, over the preset of its method."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,24 +14,24 @@ from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.runs.read_yaml import Document, read_yaml_file
 
 Tell: TypeAlias = Callable[[str], object]
-"""What prints a note."""
+"""Function that prints a note."""
 
 
 def tell_stderr(note: str) -> None:
-    """Print a note beside the results."""
+    """Print a note to stderr."""
     print(f"note: {note}", file=sys.stderr)
 
 
 def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr) -> MergeConfig:
-    """Make a configuration of what was written; everything else is the method's.
+    """Build a configuration from written settings; all other keys get the method's values.
 
     Args:
-        written: Keys as YAML has them, nested or dotted; values as YAML has them, or objects: Entropy(), Box(),
+        written: Keys as in YAML, nested or dotted; values as in YAML, or objects: Entropy(), Box(),
             partial(Adam, lr=0.01), ModelConfig(...), a Path.
-        tell: Called with a note for each thing that is written otherwise today.
+        tell: Called with a note per setting that is written in the form of an earlier version.
 
     Raises:
-        ConfigError: With every mistake, a line each.
+        ConfigError: Lists every mistake, one per line.
 
     Example:
         >>> config = merge_config({"base_model": "base", "models": [{"model": "news"}], "method": "ties"})
@@ -44,17 +44,25 @@ def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr) -> Mer
 def read_config(file: Path, tell: Tell = tell_stderr) -> MergeConfig:
     """Read a configuration from a YAML file.
 
+    Args:
+        file: YAML file.
+        tell: Called with a note per setting that is written in the form of an earlier version.
+
     Raises:
-        ConfigError: There is no such file, or with every mistake in it, a line each.
+        ConfigError: There is no such file, or it has mistakes; lists every mistake, one per line.
     """
     return merge_layers([read_yaml_file(file)], tell)
 
 
 def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr) -> MergeConfig:
-    """Make a configuration of files and options, of which later ones overrule earlier ones.
+    """Build a configuration from files and options; later ones override earlier ones.
+
+    Args:
+        layers: Files and options.
+        tell: Called with a note per setting that is written in the form of an earlier version.
 
     Raises:
-        ConfigError: With every mistake, a line each.
+        ConfigError: Lists every mistake, one per line.
     """
     layers = [nested(layer) for layer in layers]
     findings = Findings(together(layers).places)
@@ -73,7 +81,7 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr) -> MergeC
 
 
 def _method(layers: Sequence[Document], findings: Findings) -> str:
-    """The method that was asked for last; the default in place of an unknown one."""
+    """Return the last method that is named; the default if none is named, or if it is unknown."""
     named = [str(layer.content["method"]) for layer in layers if layer.content.get("method") is not None]
     method = named[-1] if named else DEFAULT
     if method in PRESETS:
@@ -84,7 +92,7 @@ def _method(layers: Sequence[Document], findings: Findings) -> str:
 
 
 def _for_method(layer: Document, method: str, findings: Findings) -> Document:
-    """What counts of a layer: of a saved configuration of another method only what the user wrote."""
+    """Reduce a saved configuration of another method to the keys that the user wrote; return other layers as is."""
     own = str(layer.content.get("method", method))
     if own == method:
         return layer
@@ -94,15 +102,15 @@ def _for_method(layer: Document, method: str, findings: Findings) -> Document:
     if layer.content.keys() >= DECIDED:
         findings.refuse(
             ("method",),
-            f"expected {own}, found {method}: the configuration below it has every key that a method decides, so "
-            f"another method would change nothing but the label. Delete the keys of {own} from it, or take the file "
-            "that the run began from.",
+            f"expected {own}, found {method}: the saved configuration sets every key that a method sets, so another "
+            f"method would change only its name. Delete the keys of {own} from it, or use the file that the run "
+            "started from.",
         )
     return layer
 
 
 def _written(layers: Sequence[Document]) -> tuple[str, ...]:
-    """Keys that the user wrote, as recorded by a saved configuration or as they stand."""
+    """List the keys that the user wrote, as a saved configuration records them or as they are in the layer."""
     keys: dict[str, None] = {}
     for layer in layers:
         recorded = layer.content.get("written")
@@ -112,12 +120,12 @@ def _written(layers: Sequence[Document]) -> tuple[str, ...]:
 
 
 def _today(content: Mapping[str, object], findings: Findings) -> dict[str, object]:
-    """A configuration that version 0.1.0 saved, in today's words: the factor of an objective was called weight."""
+    """Convert a configuration that version 0.1.0 saved: it called an objective's factor weight."""
     saved, models = content.keys() >= DECIDED and "written" not in content, content.get("models")
     if not saved or not isinstance(models, list):
         return dict(content)
     if any(_saved_model(model) for model in models):
-        findings.notes.append(f"{findings.where(('models',))}the key weight of each is called loss_weight today.")
+        findings.notes.append(f"{findings.where(('models',))}the key weight of each model is now called loss_weight.")
     return {**content, "models": [_renamed(model) if _saved_model(model) else model for model in models]}
 
 

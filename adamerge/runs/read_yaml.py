@@ -1,4 +1,4 @@
-"""YAML read once: its values, and beside each key where it stands and how it was spelt."""
+"""Read YAML once: values, and the line and text of each key's value."""
 
 import re
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from typing_extensions import override
 from adamerge.types import ConfigError
 
 Key: TypeAlias = tuple[str | int, ...]
-"""Where a value stands: ("models", 0, "task")."""
+"""Path of a value in nested settings: ("models", 0, "task")."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was written.
+    """Place where a value was written.
 
     Attributes:
         source: File and line, or the option of the command line.
-        text: A single value as it was spelt, since YAML makes a number of 007 and a truth value of `on`.
+        text: Text of a scalar value, since YAML reads 007 as a number and `on` as true.
     """
 
     source: str
@@ -30,11 +30,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Document:
-    """Keys and values, and where each was written.
+    """Keys and values, with the place of each.
 
     Attributes:
-        content: What stands there.
-        places: By key; a key without a place was written in Python.
+        content: Keys and values.
+        places: Place per key; keys without a place were written in Python.
     """
 
     content: dict[str, object] = field(default_factory=dict[str, object])
@@ -42,17 +42,17 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but that 1e-3 is a number, and that a key stands in a mapping once."""
+    """Loader of YAML 1.1, except that 1e-3 is a number and a repeated key in a mapping is an error."""
 
     @override
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Look for keys that stand twice before those that `<<` merges come in."""
+        """Refuse repeated keys, before `<<` adds the keys of other mappings."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
                 raise ConfigError(
-                    f"{self.name}:{_line(key)}: the key {key.value} stands twice in one mapping, first in line "
-                    f"{lines[key.value]}; leave one out."
+                    f"{self.name}:{_line(key)}: the key {key.value} is written twice in one mapping, first in line "
+                    f"{lines[key.value]}; remove one."
                 )
             lines[str(key.value)] = _line(key)
         super().flatten_mapping(node)
@@ -67,11 +67,11 @@ def read_yaml(text: str | bytes, name: str) -> Document:
     """Read keys and values of a file.
 
     Args:
-        text: Its content.
-        name: What it is called in messages.
+        text: Content of the file.
+        name: Name of the file in messages.
 
     Raises:
-        ConfigError: It is not YAML, its top level holds no keys, or a key stands twice.
+        ConfigError: The text is not YAML, its top level has no keys, or a key is repeated.
 
     Example:
         >>> read_yaml("data: {rows: 1e2}", "merge.yaml").places["data", "rows"]
@@ -81,7 +81,7 @@ def read_yaml(text: str | bytes, name: str) -> Document:
         content, node = _load(text, name)
         places = dict(_places(node, (), name))
     except RecursionError as error:
-        raise ConfigError(f"{name}: an alias (*) stands inside of what it stands for; write it out.") from error
+        raise ConfigError(f"{name}: an alias (*) refers to a value that contains it; write the value out.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: this is not YAML in UTF-8: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -1,4 +1,4 @@
-"""All that is needed to redo a merge: resolved configuration, hashes, seed, versions."""
+"""Recipe of a merge: resolved configuration, hashes, seed and versions, enough to repeat it."""
 
 import json
 import platform
@@ -21,12 +21,15 @@ PACKAGES = ("adamerge", "torch", "transformers", "safetensors", "pytorch-lightni
 
 
 def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, object]:
-    """What a run is made from: hashes of base and experts and of the rows. Inspected files are not read again.
+    """Hash the inputs of a run: base, experts and rows. Files that were read completely before are not read again.
 
     Args:
-        config: What was asked for.
+        config: Configuration.
         experts: Base and experts.
-        data: For the fingerprints of the rows.
+        data: Rows with their fingerprints.
+
+    Returns:
+        Sources and SHA-256 of base, experts and rows, as JSON values.
     """
     assert experts.checkpoint is not None
     sources = {model.name: experts.tasks[model.name].checkpoint for model in config.models}
@@ -42,13 +45,13 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
 
 
 def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], run: RunDirectory) -> dict[str, object]:
-    """Content of recipe.json.
+    """Build the content of recipe.json.
 
     Args:
-        config: What was asked for.
-        resolved: The same as YAML, with everything that was left to its default.
-        made_from: What `inputs` found.
-        run: Holds the learned coefficients.
+        config: Configuration.
+        resolved: The same configuration as YAML, with all defaults.
+        made_from: Result of `inputs`.
+        run: Run directory with the learned coefficients.
     """
     return {
         "config": resolved,
@@ -61,10 +64,14 @@ def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], 
 
 
 def remember(made_from: Mapping[str, object], file: Path) -> None:
-    """Note what a run is made from when it begins; when it goes on, refuse to do so with something else.
+    """Write the inputs of a new run to a file; for a resumed run, check that they are the same.
+
+    Args:
+        made_from: Result of `inputs`.
+        file: File of the inputs.
 
     Raises:
-        ConfigError: A checkpoint or the rows have changed since; names which.
+        ConfigError: A checkpoint or rows changed since the run began; names which.
     """
     now = json.loads(json.dumps(made_from, allow_nan=False))
     if not file.exists():
@@ -82,12 +89,12 @@ def remember(made_from: Mapping[str, object], file: Path) -> None:
     ]
     raise ConfigError(
         f"{file.parent}: {', '.join(changed)} changed since this run began. "
-        "Put back what it was, or start anew in another run_dir."
+        "Restore the former files, or start a new run in another run_dir."
     )
 
 
 def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
-    """Key of what a run learns: `inputs`, and the settings without those that a resumed run may change."""
+    """Compute the cache key of a run from its inputs and from all settings that a resumed run may not change."""
     settings = {key: value for key, value in flat_settings(resolved).items() if key not in MAY_DIFFER}
     experts, rows = {key: made_from[key] for key in ("base", "experts")}, made_from["data"]
     return {
@@ -98,7 +105,7 @@ def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
 
 
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
-    """SHA-256 of the configuration and of each weight file of a checkpoint, by file name."""
+    """Hash the configuration and each weight file of a checkpoint by SHA-256, per file name."""
     folder, known = checkpoint.folder, checkpoint.tensors.files
     files = [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]
     return {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in sorted(files)}

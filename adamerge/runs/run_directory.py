@@ -1,4 +1,4 @@
-"""The files of a run by name, and whether its directory may be written to: it is free, or its run may go on."""
+"""File names of a run, and the checks whether a new or resumed run may write to its directory."""
 
 import shutil
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from adamerge.experts.experts import Experts
-from adamerge.merging.task_vectors import resident_bytes
+from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.read_config import read_config
 from adamerge.runs.save_config import settings
@@ -17,15 +17,15 @@ from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
-"""What a run that is resumed need not have in common with its first part; a cosine is laid out over max_steps."""
+"""Settings that may differ when a run is resumed; not trainer.max_steps if a cosine schedule depends on it."""
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """What a run writes, and where.
+    """Paths of the files and folders of a run.
 
     Attributes:
-        path: The directory.
+        path: Run directory.
 
     Example:
         >>> print(RunDirectory(Path("run")).coefficients)
@@ -36,12 +36,12 @@ class RunDirectory:
 
     @property
     def config(self) -> Path:
-        """The resolved configuration."""
+        """Resolved configuration."""
         return self.path / "config.yaml"
 
     @property
     def inputs(self) -> Path:
-        """Hashes of what the run is made of, noted when it begins."""
+        """Hashes of the run's inputs, written when the run begins."""
         return self.path / "inputs.json"
 
     @property
@@ -56,7 +56,7 @@ class RunDirectory:
 
     @property
     def centre(self) -> Path:
-        """The centre, where it is not the base."""
+        """Centre, if it is not the base."""
         return self.path / "centre.safetensors"
 
     @property
@@ -66,12 +66,12 @@ class RunDirectory:
 
     @property
     def start(self) -> Path:
-        """Coefficients that learning starts from, where they are solved for."""
+        """Start coefficients, if they are computed in closed form."""
         return self.path / "start.safetensors"
 
     @property
     def targets(self) -> Path:
-        """Folder of what the experts say of their rows."""
+        """Folder of the experts' outputs on their rows."""
         return self.path / "targets"
 
     @property
@@ -81,22 +81,22 @@ class RunDirectory:
 
     @property
     def first_stage(self) -> Path:
-        """Folder of what the first of two stages learned."""
+        """Folder of the first stage's result, if there are two stages."""
         return self.path / "first_stage"
 
     @property
     def coefficients(self) -> Path:
-        """The learned coefficients."""
+        """Learned coefficients."""
         return self.path / "coefficients.safetensors"
 
     @property
     def metrics(self) -> Path:
-        """What was measured."""
+        """Scores, agreement, sizes and history of learning."""
         return self.path / "metrics.json"
 
     @property
     def recipe(self) -> Path:
-        """All that is needed to redo the merge; written last."""
+        """Everything needed to repeat the merge; written last."""
         return self.path / "recipe.json"
 
     @property
@@ -106,7 +106,7 @@ class RunDirectory:
 
     @property
     def curve(self) -> Path:
-        """Picture of how learning went."""
+        """Picture of the history of learning."""
         return self.path / "learning.png"
 
     @property
@@ -116,30 +116,38 @@ class RunDirectory:
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """Files of a finished run that a user looks at."""
+        """Files of a finished run that are listed for the user."""
         return self.coefficients, self.metrics, self.recipe, self.heat_map, self.curve
 
 
 def keeper_for(console: Console, *, accept_unkeyed: bool = False) -> Keeper:
-    """Keep results, and print where one does not fit."""
+    """Build a keeper that prints when it replaces a stored result."""
     return Keeper(partial(console.print, markup=False, highlight=False, soft_wrap=True), accept_unkeyed)
 
 
 def check_run_dir(run: RunDirectory, resolved: str, resume: bool) -> None:
-    """Refuse an existing directory, unless its run is resumed with the same configuration.
+    """Check that a run directory is new, or that its run is resumed with the same configuration.
+
+    Args:
+        run: Run directory.
+        resolved: Configuration as YAML.
+        resume: Whether to resume the run in the directory.
 
     Raises:
-        ConfigError: The directory exists; or there is no run in it to be resumed, or another one.
+        ConfigError: The directory exists; or, to resume, it has no run, or a run with another configuration.
     """
     run_dir, former = run.path, run.config
     if not resume:
         if run_dir.is_file() or any(not file.name.endswith(".partial") for file in run_dir.glob("*")):
             raise ConfigError(
-                f"{run_dir}: exists already. Choose another --run_dir, or go on with its run by --ckpt_path last."
+                f"{run_dir}: already exists. Choose another --run_dir, or resume its run with --ckpt_path last."
             )
         return
     if not former.exists():
-        raise ConfigError(f"{run_dir}: there is no run to resume (no {former.name} in it).")
+        raise ConfigError(
+            f"{run_dir}: there is no run to resume (no {former.name} in it). Check run_dir, or start without "
+            "--ckpt_path."
+        )
     then, now = _flat(settings(read_config(former, tell=lambda note: None))), flat_settings(resolved)
     may_differ = MAY_DIFFER - ({"trainer.max_steps"} if now.get("lr_scheduler") == "cosine" else set())
     differing = [
@@ -150,15 +158,15 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool) -> None:
     if differing:
         raise ConfigError(
             f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
-            "Resume with the same settings, or start anew in another run_dir."
+            "Resume with the same settings, or start a new run in another run_dir."
         )
 
 
 def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> None:
-    """Refuse before learning what could not be written: the checkpoint, a centre and task vectors that are stored.
+    """Check, before learning, that the disk has space for the checkpoint and for stored centre and task vectors.
 
     Raises:
-        ConfigError: The disk has too little room.
+        ConfigError: The disk has too little free space.
     """
     size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
     shapes = {name: experts.base.shape(name) for name in experts.shared}
@@ -166,19 +174,19 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
         size += resident_bytes(shapes, 1)
     if config.task_vectors is not None:
         size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
-    if any(transform.fisher for transform in config.transforms.values()):  # the information is kept until they are made
+    if any(transform.fisher for transform in config.transforms.values()):  # stored until they are computed
         size += resident_bytes(shapes, len(experts.tasks))
     place = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 1.2 * size:
         raise ConfigError(
-            f"{run.path}: the disk is full: what will be written needs about {size / 1e6:.0f} MB and "
-            f"{free / 1e6:.0f} MB are free at {place}."
+            f"{run.path}: the disk is full: expected {1.2 * size / 1e6:.0f} MB of free space at {place}, found "
+            f"{free / 1e6:.0f} MB. Delete files, or choose a run_dir on another disk."
         )
 
 
 def flat_settings(resolved: str) -> dict[str, object]:
-    """A configuration's settings by dotted key, without the record of which of them the user wrote.
+    """Flatten a configuration to dotted keys, without the record of keys that the user wrote.
 
     Example:
         >>> flat_settings("trainer: {max_steps: 3}")
@@ -188,7 +196,7 @@ def flat_settings(resolved: str) -> dict[str, object]:
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:
-    """Nested settings by dotted key."""
+    """Flatten nested settings to dotted keys."""
     if not isinstance(value, dict | list) or not value:
         return {key: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)

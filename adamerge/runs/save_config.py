@@ -1,4 +1,4 @@
-"""A configuration as YAML again, with everything that was left to its default."""
+"""Write a configuration as YAML, with all defaults."""
 
 import inspect
 from collections.abc import Mapping
@@ -13,28 +13,28 @@ from adamerge.runs.paths import anchored
 from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError
 
-EXPLAINED = "# Keys that the user wrote; with another method all others get that method's values.\n"
+EXPLAINED = "# Keys that the user wrote; with another method, all other keys get that method's values.\n"
 
 
 def resolved(config: MergeConfig) -> str:
     """Write a configuration as YAML for its run directory: every key, and local paths absolute.
 
     Raises:
-        ConfigError: It holds an object of Python that YAML cannot name.
+        ConfigError: The configuration contains a Python object that YAML cannot name.
     """
     return as_yaml(anchored(settings(config)), config.written)
 
 
 def as_yaml(content: Mapping[str, object], written: tuple[str, ...]) -> str:
-    """Write settings, and below them which of them the user wrote."""
+    """Write settings as YAML, followed by the keys that the user wrote."""
     return _dump(content) + EXPLAINED + _dump({"written": list(written)})
 
 
 def settings(config: MergeConfig) -> dict[str, object]:
-    """Keys and values of a configuration as YAML has them; the record of what was written is not among them.
+    """Convert a configuration to keys and values as in YAML, without the record of keys that the user wrote.
 
     Raises:
-        ConfigError: It holds an object of Python that YAML cannot name.
+        ConfigError: The configuration contains a Python object that YAML cannot name.
     """
     return {own.name: _plain(getattr(config, own.name), own.name) for own in fields(config) if own.name != "written"}
 
@@ -65,7 +65,10 @@ def _plain(value: object, key: str) -> object:
 
 def _named(cls: object, given: Mapping[str, object], key: str) -> dict[str, object]:
     if not isinstance(cls, type):
-        raise ConfigError(f"{key}: expected a class with its options, found {cls!r}, which YAML cannot name.")
+        raise ConfigError(
+            f"{key}: expected a class with its options, found {cls!r}, which YAML cannot name; write for example "
+            "functools.partial(Adam, lr=0.01)."
+        )
     written = {name: _plain(option, f"{key}.{name}") for name, option in given.items()}
     named: dict[str, object] = {"class_path": import_path(cls)}
     return named | ({"init_args": written} if written else {})

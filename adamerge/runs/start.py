@@ -1,4 +1,4 @@
-"""Start coefficients in mergekit's words: `parameters: {weight: …}` of a model, as a table (G, K)."""
+"""Start coefficients (G, K) from mergekit's key `parameters: {weight: …}` of each model."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -15,14 +15,14 @@ Weight: TypeAlias = float | list[float] | list[FilteredWeight] | None
 
 
 def start_of(config: MergeConfig, grouping: Grouping) -> float | ClosedForm | Coefficients:
-    """The start that a configuration asks for: one number, a way to find it, or a table where models have weights.
+    """Find the start of a configuration: a number, a closed form, or a table (G, K) if models have weights.
 
     Args:
-        config: With the models' weights.
-        grouping: Of the parameters' names in the order of the module.
+        config: Configuration with the models' weights.
+        grouping: Grouping of the parameters, in the module's order.
 
     Raises:
-        ConfigError: A group would need two starts, or the weights cannot mean here what they mean to mergekit.
+        ConfigError: One group has two starts, or the weights cannot have mergekit's meaning here.
     """
     weights = {model.name: model.parameters.weight for model in config.models}
     if all(weight is None for weight in weights.values()):
@@ -35,34 +35,35 @@ def start_of(config: MergeConfig, grouping: Grouping) -> float | ClosedForm | Co
 
 
 def check_weights(config: MergeConfig) -> None:
-    """Refuse weights of models where they would not mean what they mean to mergekit.
+    """Check that the models' weights have the same meaning as in mergekit.
 
     Raises:
-        ConfigError: The start is solved for, or the method does not multiply each expert's task vector by a number.
+        ConfigError: The start is computed in closed form, or the method does not multiply each expert's task vector by
+            a number.
     """
     if all(model.parameters.weight is None for model in config.models):
         return
     if isinstance(config.start, ClosedForm):
-        raise ConfigError("init: closed_form solves for the start that models.parameters.weight gives; leave out one.")
+        raise ConfigError("init: closed_form computes the start that models.parameters.weight also sets; remove one.")
     if config.columns != config.names:
         raise ConfigError(
-            f"task_vectors: {type(config.task_vectors).__name__} makes one task vector of all experts, so that no "
-            "expert can have a weight of its own; leave out models.parameters.weight."
+            f"task_vectors: {type(config.task_vectors).__name__} makes one task vector of all experts, so no "
+            "expert has its own weight; remove models.parameters.weight."
         )
     if isinstance(config.task_vectors, Ties):
         raise ConfigError(
-            "task_vectors: mergekit's ties lets weights elect signs and divides by those that agree, which Ties does "
-            "not; leave out models.parameters.weight and set init."
+            "task_vectors: mergekit's ties uses weights to elect signs and divides by the sum of those that agree; "
+            "Ties does not. Remove models.parameters.weight and set init."
         )
 
 
 def weight_notes(config: MergeConfig) -> list[str]:
-    """Say where a weight means something else than to mergekit."""
+    """List how the meaning of weights differs from mergekit's."""
     notes: list[str] = []
     if any(_has_gradient(model.parameters.weight) for model in config.models):
         notes.append(
             "note: a list of weights runs from the first layer to the last; parameters after the last layer (final "
-            "norm, lm_head) take its last number, where mergekit takes the first"
+            "norm, lm_head) get its last number; mergekit takes the first"
         )
     if config.init == "average" and any(model.parameters.weight is not None for model in config.models):
         notes.append("note: weights are divided by their sum, as by mergekit's linear")
@@ -70,16 +71,16 @@ def weight_notes(config: MergeConfig) -> list[str]:
 
 
 def start_column(task: str, weight: Weight, grouping: Grouping, default: float) -> list[float]:
-    """One expert's start coefficient of each group.
+    """Compute one expert's start coefficient per group.
 
     Args:
-        task: Its name, for messages.
-        weight: As it was written.
-        grouping: Of the parameters' names in the order of the module.
-        default: Where nothing is said.
+        task: Name of the expert, for messages.
+        weight: Weight as written in the configuration.
+        grouping: Grouping of the parameters, in the module's order.
+        default: Start of parameters without a weight.
 
     Raises:
-        ConfigError: Parameters of one group would start from different numbers.
+        ConfigError: Parameters of one group have different starts.
 
     Example:
         >>> from adamerge.merging.grouping import tensor_wise
@@ -100,13 +101,13 @@ def start_column(task: str, weight: Weight, grouping: Grouping, default: float) 
 
 
 def weight_of(name: str, weight: Weight, depth: float, default: float) -> float:
-    """One parameter's start coefficient.
+    """Compute one parameter's start coefficient.
 
     Args:
-        name: The parameter's name.
-        weight: A number, numbers over depth, or a list of {filter, value} of which the first that fits counts.
-        depth: From 0 (first layer) to 1 (last).
-        default: Where nothing is said.
+        name: Name of the parameter.
+        weight: A number, numbers over depth, or a list of {filter, value} of which the first match counts.
+        depth: Position of the parameter, from 0 (first layer) to 1 (last layer).
+        default: Start if no weight applies.
 
     Example:
         >>> weight_of("h.0.attn.w", [FilteredWeight(0.3, "attn"), FilteredWeight(0.5)], 0.0, 1.0)
@@ -126,9 +127,9 @@ def weight_of(name: str, weight: Weight, depth: float, default: float) -> float:
 
 
 def relative_depths(names: Sequence[str]) -> dict[str, float]:
-    """Where each parameter stands between the first layer (0) and the last (1).
+    """Compute each parameter's position between the first layer (0) and the last layer (1).
 
-    What stands before the first layer counts as 0, what follows it outside of layers as 1; a single layer as 1.
+    Parameters before the first layer are at 0, later ones outside layers at 1; a single layer is at 1.
 
     Example:
         >>> relative_depths(["emb", "h.0.w", "h.1.w", "norm"])
@@ -149,7 +150,7 @@ def relative_depths(names: Sequence[str]) -> dict[str, float]:
 
 
 def _interpolated(numbers: Sequence[float], depth: float) -> float:
-    """Mergekit's gradient: linear between numbers spread evenly over depth."""
+    """Interpolate linearly between numbers that are spread evenly over depth, as mergekit's gradients do."""
     place = depth * (len(numbers) - 1)
     low = int(place)
     high = min(low + 1, len(numbers) - 1)
@@ -158,10 +159,13 @@ def _interpolated(numbers: Sequence[float], depth: float) -> float:
 
 
 def _normalised(table: Coefficients) -> Coefficients:
-    """Each group's weights divided by their sum, as mergekit's linear does."""
+    """Divide each group's weights by their sum, as mergekit's linear does."""
     total = table.sum(1, keepdim=True)
     if (total == 0).any():
-        raise ConfigError("models: the weights of a group sum to 0, so that they cannot be divided by their sum.")
+        raise ConfigError(
+            "models: expected weights with a sum other than 0 per group, found sum 0; change parameters.weight of a "
+            "model, or use method: task_arithmetic, which does not divide by the sum."
+        )
     return table / total
 
 

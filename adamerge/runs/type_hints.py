@@ -1,4 +1,4 @@
-"""What a type hint allows, as lists and in words."""
+"""List and describe the values that a type hint allows."""
 
 import inspect
 import types
@@ -17,8 +17,8 @@ class Option(NamedTuple):
     """One argument of a class.
 
     Attributes:
-        hint: Its type.
-        required: Whether it has no default.
+        hint: Type hint of the argument.
+        required: Whether the argument has no default.
     """
 
     hint: object
@@ -26,7 +26,7 @@ class Option(NamedTuple):
 
 
 def alternatives(hint: object) -> tuple[object, ...]:
-    """The members of a union, or the hint itself."""
+    """Return the members of a union, or the hint itself."""
     if get_origin(hint) is Annotated:
         return alternatives(get_args(hint)[0])
     if get_origin(hint) not in (Union, types.UnionType):
@@ -35,12 +35,12 @@ def alternatives(hint: object) -> tuple[object, ...]:
 
 
 def words(kinds: Sequence[object]) -> list[object]:
-    """Values that stand for themselves."""
+    """List the literal values among the types."""
     return [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
 
 
 def called_for(kind: object) -> type | None:
-    """The class that a callable is to return: Optimizer for Callable[[...], Optimizer]."""
+    """Return the class that a callable returns: Optimizer for Callable[[...], Optimizer]."""
     if get_origin(kind) is not Callable:
         return None
     made = get_args(kind)[-1]
@@ -48,25 +48,25 @@ def called_for(kind: object) -> type | None:
 
 
 def families(kinds: Sequence[object]) -> list[type]:
-    """Classes whose objects, or whose subclasses' objects, are allowed."""
+    """List the classes among the types; objects of their subclasses are allowed too."""
     classes = [kind if isinstance(kind, type) else called_for(kind) for kind in kinds]
     return [cls for cls in classes if cls is not None and cls not in SCALARS and get_origin(cls) is None]
 
 
 def section(kinds: Sequence[object]) -> type | None:
-    """The dataclass whose options are written without its name, if there is one."""
+    """Return the dataclass whose options are written without its name, if there is one."""
     plain = (cls for cls in families(kinds) if is_dataclass(cls) and not inspect.isabstract(cls))
     return next(plain, None)
 
 
 def is_choice(kinds: Sequence[object]) -> bool:
-    """Whether a class must be named: there is more than one."""
+    """Return whether the class must be named, because there is more than one."""
     return bool(families(kinds)) and section(kinds) is None
 
 
 @cache
 def options(cls: type, *, called_later: bool = False) -> Mapping[str, Option]:
-    """Arguments of a class by name, without those that it is called with later."""
+    """List the arguments of a class by name; without the first one if the class is called later."""
     if is_dataclass(cls):
         hints = get_type_hints(cls)
         return {
@@ -81,7 +81,7 @@ def options(cls: type, *, called_later: bool = False) -> Mapping[str, Option]:
 
 
 def in_words(kinds: Sequence[object]) -> str:
-    """What is expected, for a message.
+    """Describe the expected values, for a message.
 
     Example:
         >>> in_words(alternatives(Literal["task", "block"] | float | None))
@@ -96,7 +96,7 @@ def in_words(kinds: Sequence[object]) -> str:
 
 
 def _name(family: type, most: int = 12) -> str:
-    """A family in words: its classes where they are few, an example where they are many."""
+    """Describe a class: list its subclasses if they are few, else name two of them."""
     if is_dataclass(family) and not inspect.isabstract(family):
         return f"keys of {family.__name__} ({', '.join(options(family))})"
     known = [name for name in known_classes(family) if not name.startswith("_")]
@@ -106,5 +106,5 @@ def _name(family: type, most: int = 12) -> str:
 def _hints_of(cls: type) -> dict[str, object]:
     try:
         return get_type_hints(cls.__init__)
-    except (NameError, TypeError):  # a hint that only a type checker can follow
+    except (NameError, TypeError):  # a hint that cannot be evaluated at run time
         return {}

@@ -1,1 +1,1 @@
-"""Files that are complete or absent, and what is kept under a key."""
+"""Files that are either complete or absent, and results stored under cache keys."""

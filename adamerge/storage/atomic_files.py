@@ -1,11 +1,11 @@
-"""Files that are complete or absent, never half."""
+"""Write files and folders that are either complete or absent, never incomplete."""
 
 import errno
 import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BufferedWriter
 from pathlib import Path
@@ -18,8 +18,8 @@ from adamerge.storage.weights import DTYPES, Header
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BufferedWriter]:
-    """A file to write into that appears at `path`, synced, only when the block ends without an exception.
+def whole_file(path: Path) -> Generator[BufferedWriter]:
+    """Open a file that appears at `path`, synced, only if the block ends without an exception.
 
     Example:
         >>> import tempfile
@@ -40,15 +40,15 @@ def whole_file(path: Path) -> Iterator[BufferedWriter]:
         part.replace(path)
         _sync(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say by itself which file it cut off
+        error.filename = error.filename or str(path)  # the error of a full disk does not name the file
         raise
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that appears at `path`, synced, only when the block ends without an exception."""
+def whole_folder(path: Path) -> Generator[Path]:
+    """Make a folder that appears at `path`, synced, only if the block ends without an exception."""
     part = partial_name(path)
     shutil.rmtree(part, ignore_errors=True)  # left there by a run that was killed
     part.mkdir(parents=True)
@@ -63,7 +63,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Put a file, or a folder's names, on disk: a synced file may still lose its name when the power fails."""
+    """Flush a file, or a folder's list of names, to disk: without its folder, a synced file may lose its name."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -76,18 +76,18 @@ def _sync(path: Path) -> None:
 
 
 def partial_name(path: Path) -> Path:
-    """Where a file or folder is written before it is renamed in whole."""
+    """Return the temporary path at which a file or folder is written before it is renamed."""
     return path.with_name(f".{path.name}.partial")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a complete text file, or none."""
     with whole_file(path) as file:
         file.write(text.encode())
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors that are in memory as one complete file, or none."""
+    """Write tensors from memory as one complete file, or none."""
     headers = {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     with SafetensorsWriter(path, headers, metadata) as writer:
         for name, tensor in tensors.items():
@@ -95,14 +95,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 
 class SafetensorsWriter:
-    """Writes one safetensors file tensor by tensor, so that no more than one of them need be in memory.
+    """Write one safetensors file tensor by tensor, so that only one tensor must be in memory.
 
-    The file appears under its name only when it is complete and on disk: a writer that is left by an exception, a kill
-    or a full disk leaves nothing of that name. The format: 8 bytes with the header's length, a JSON header with each
-    tensor's dtype, shape and offsets, the numbers (https://huggingface.co/docs/safetensors/index#format).
+    The file appears at its path only when it is complete and on disk; after an exception, a kill or a full disk there
+    is no file. Format: 8 bytes with the header's length, a JSON header with each tensor's dtype, shape and offsets, the
+    tensors' bytes (https://huggingface.co/docs/safetensors/index#format).
 
     Args:
-        path: The file to write.
+        path: File to write.
         headers: Shape and dtype of every tensor that will be written.
         metadata: Strings for the header.
     """
@@ -126,10 +126,10 @@ class SafetensorsWriter:
         self._end = len(self._header) + end
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write one of the tensors that the header announces, in any order.
+        """Write one tensor of the header; the order is free.
 
         Raises:
-            ValueError: Shape or dtype is not what the header says.
+            ValueError: Shape or dtype differs from the header.
         """
         if Header(tensor.shape, tensor.dtype) != self._headers[name]:
             raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} is not {self._headers[name]}")
@@ -147,7 +147,7 @@ class SafetensorsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the complete file in its place, or remove what there is of it."""
+        """Rename the complete file to its path, or delete the incomplete one."""
         if kind is None:
             assert not self._offsets, f"never written: {list(self._offsets)}"
             self._file.truncate(self._end)

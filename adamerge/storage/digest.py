@@ -1,4 +1,4 @@
-"""SHA-256 of tensors, settings, files and folders; a file's while something else reads it."""
+"""SHA-256 of tensors, settings, files and folders; files can be hashed while other code reads them."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 _PIECE = 2**20
-"""Bytes of a file that are read at a time."""
+"""Bytes per read of a file."""
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Hash named tensors: names, dtypes, shapes and numbers, whatever their order.
+    """Hash named tensors: names, dtypes, shapes and values; the order does not matter.
 
     Example:
         >>> one, two = torch.zeros(2), torch.ones(2)
@@ -28,7 +28,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def digest_of_json(value: object) -> str:
-    """Hash a value of JSON, whatever the order of its keys.
+    """Hash a JSON value; the order of keys does not matter.
 
     Example:
         >>> digest_of_json({"a": 1, "b": 2}) == digest_of_json({"b": 2, "a": 1})
@@ -47,21 +47,21 @@ def digest_of_path(path: Path) -> str:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """A tensor's numbers as bytes; a view where the tensor is contiguous and on the CPU."""
+    """Return a tensor's values as bytes; a view if the tensor is contiguous and on the CPU."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 class FileDigest:
-    """SHA-256 of a file, part of whose bytes are shown by what reads them anyway.
+    """SHA-256 of a file; code that reads the file passes its bytes to `show`, so that they are read only once.
 
-    Bytes must be hashed in the order of the file: what lies before the bytes that are shown and was not shown itself is
-    read here, and so is the rest of the file when the digest is asked for.
+    Bytes must be hashed in file order: bytes before the passed ones that were not passed are read here, and
+    `hexdigest` reads the rest of the file.
 
     Args:
-        path: The file.
+        path: File to hash.
 
     Attributes:
-        bytes_read: Bytes that nobody showed, and that were read here.
+        bytes_read: Number of bytes that were not passed to `show`, and were read here.
 
     Example:
         >>> import tempfile
@@ -86,7 +86,7 @@ class FileDigest:
             self._position += len(data)
 
     def hexdigest(self) -> str:
-        """The digest of the whole file; computed once."""
+        """Return the digest of the whole file; computed once."""
         if self._found is None:
             self._read_until(self.path.stat().st_size)
             self._found = self._hash.hexdigest()

@@ -1,7 +1,7 @@
-"""Results that are kept: made, or read where they are kept under the same key and undamaged.
+"""Stored results: computed once, and read while their cache key is the same and the file is not damaged.
 
-Beside a kept file or folder lies NAME.key.json: the key, which tells what the result was made of, and the SHA-256 of
-the content. A result of another key, or with another content, is removed and made anew.
+Each stored file or folder has a NAME.key.json beside it with the cache key, which identifies the inputs of the result,
+and the SHA-256 of the content. If key or content differ, the result is deleted and computed again.
 """
 
 import json
@@ -18,31 +18,31 @@ from adamerge.storage.digest import digest_of_path
 from adamerge.types import ConfigError
 
 Key: TypeAlias = Mapping[str, str]
-"""Hashes of what a result is made of, by what they are of: experts, rows, settings. An entry that the reader does not
-know (rows that are not at hand) is missing, and is not compared."""
+"""Hashes of a result's inputs per kind: experts, rows, settings. Kinds that are missing in the reader's key (rows that
+are not available) are not compared."""
 
 Kept = TypeVar("Kept")
 
 
 class _Note(NamedTuple):
-    """Content of NAME.key.json; of version 0.1.0's the key is None."""
+    """Content of NAME.key.json; the key is None in files of version 0.1.0."""
 
     key: Key | None
     sha256: str | None
 
 
 def _silent(line: str) -> None:
-    """Tell nobody."""
+    """Print nothing."""
 
 
 @dataclass(frozen=True)
 class Keeper:
-    """Keeps results, each under its key.
+    """Store results, each under its cache key.
 
     Attributes:
-        tell: Called with a line of text where a kept result does not fit and is made anew.
-        accept_unkeyed: Whether a result without a key is taken as it is, as version 0.1.0 kept them: for run
-            directories, whose experts, rows and configuration are compared before anything is read.
+        tell: Called with a line of text when a stored result does not match and is computed again.
+        accept_unkeyed: Whether to accept results without a key, as version 0.1.0 stored them; for run directories,
+            whose experts, rows and configuration are compared before anything is read.
 
     Example:
         >>> import tempfile
@@ -60,16 +60,16 @@ class Keeper:
     accept_unkeyed: bool = False
 
     def __call__(self, path: Path, key: Key, make: Callable[[Path], None] | None, read: Callable[[Path], Kept]) -> Kept:
-        """Read a kept result, or make it.
+        """Read a stored result, or compute and store it.
 
         Args:
-            path: The file or folder.
-            key: What the result is made of.
-            make: Writes the result there, whole or not at all; None where it cannot be made.
-            read: Reads it.
+            path: File or folder of the result.
+            key: Cache key of the result.
+            make: Writes the complete result to a path, or nothing; None if the result cannot be computed.
+            read: Reads the result from a path.
 
         Raises:
-            ConfigError: The result is not there or does not fit, and cannot be made.
+            ConfigError: The result is missing or does not match, and cannot be computed.
         """
         found, problem = self._look(path, key, read)
         if found is not None:
@@ -81,20 +81,20 @@ class Keeper:
         return read(path)
 
     def find(self, path: Path, key: Key, read: Callable[[Path], Kept]) -> Kept | None:
-        """Read a kept result; None if there is none, and one that does not fit is removed."""
+        """Read a stored result; if it does not match, delete it and return None."""
         found, problem = self._look(path, key, read)
         if found is None:
             self._remove(path, problem)
         return found
 
     def store(self, path: Path, key: Key, make: Callable[[Path], None]) -> None:
-        """Make a result and note its key; a former one is gone already."""
+        """Compute a result and write its key; any former result must be deleted before."""
         path.parent.mkdir(parents=True, exist_ok=True)
         make(path)
         write_text(key_file(path), json.dumps({"key": dict(key), "sha256": digest_of_path(path)}) + "\n")
 
     def _look(self, path: Path, key: Key, read: Callable[[Path], Kept]) -> tuple[Kept | None, str]:
-        """The result, or what is wrong with it."""
+        """Return the result, or a description of what is wrong with it."""
         if not path.exists():
             return None, "is gone"
         note = _note(path)
@@ -114,7 +114,7 @@ class Keeper:
         return found, ""
 
     def _remove(self, path: Path, problem: str) -> None:
-        """Remove a result that does not fit: first the result, so that it is never there without its key."""
+        """Delete a result that does not match: first the result, so that it never exists without its key."""
         if path.exists():
             self.tell(f"{path}: {problem}; made anew")
         if path.is_dir():
@@ -127,7 +127,7 @@ class Keeper:
 
 
 def key_file(path: Path) -> Path:
-    """Where the key of a kept result lies.
+    """Return the path of a stored result's key.
 
     Example:
         >>> key_file(Path("run/centre.safetensors")).name, key_file(Path("run/first_stage")).name
@@ -137,7 +137,7 @@ def key_file(path: Path) -> Path:
 
 
 def _note(path: Path) -> _Note:
-    """What is noted of a result; a note of version 0.1.0 has no key, and an unreadable one a hash that nothing has."""
+    """Read a result's key file: without key for version 0.1.0, with a hash that never matches if unreadable."""
     try:
         note = json.loads(key_file(path).read_text(encoding="utf-8"))
         key, sha256 = note.get("key"), note.get("sha256")

@@ -3,17 +3,18 @@
 import json
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import override
 
 from adamerge.storage.digest import FileDigest, bytes_of, digest_of, digest_of_json
+from adamerge.storage.open_safetensors import SafetensorsReader, open_safetensors
 from adamerge.types import IncompatibleExpertsError
 
 DTYPES = {
@@ -30,65 +31,65 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""safetensors' words for the dtypes a checkpoint may hold."""
+"""dtypes that a checkpoint may have, per name in safetensors."""
 
 
 class Header(NamedTuple):
-    """What a file's header says of one tensor."""
+    """Shape and dtype of one tensor, as in a file's header."""
 
     shape: torch.Size
     dtype: torch.dtype
 
 
 class Weights(ABC):
-    """The tensors of one checkpoint by name. Reading one never alters it.
+    """Tensors of one checkpoint by name; reading never changes them.
 
-    What a subclass does not say of itself is said of its numbers: it lies in no files, and its digest is theirs.
+    By default the tensors are in no file, and the digest is that of their values.
     """
 
     @property
     @abstractmethod
     def headers(self) -> Mapping[str, Header]:
-        """Shape and dtype of every tensor, known without reading it."""
+        """Shape and dtype of every tensor, available without reading it."""
 
     @abstractmethod
     def __getitem__(self, name: str) -> Tensor:
-        """One tensor, on the CPU; a view of memory that belongs to the checkpoint."""
+        """Return one tensor, on the CPU; a view of the checkpoint's memory."""
 
     def __contains__(self, name: str) -> bool:
-        """Whether the checkpoint has a tensor of that name."""
+        """Return whether the checkpoint has a tensor of that name."""
         return name in self.headers
 
     def shape(self, name: str) -> torch.Size:
-        """Shape of one tensor."""
+        """Return the shape of one tensor."""
         return self.headers[name].shape
 
     @property
     def files(self) -> Mapping[Path, FileDigest]:
-        """The files that the numbers were read from, with their digests; none if they never were in files."""
+        """Files that the tensors were read from, with their digests; empty if they were not read from files."""
         return {}
 
     def place(self, name: str) -> tuple[str, int]:
-        """The file in which a tensor lies and where it begins there, to read tensors in the order of their files."""
+        """Return a tensor's file and its first byte there, to read tensors in file order."""
         return "", 0
 
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
-        """One tensor, flat, at most `size` numbers at a time; files are hashed as their bytes go by."""
-        return iter(self[name].reshape(-1).split(size))
+        """Yield one tensor, flat, at most `size` elements at a time; hashes a file's bytes as they are read."""
+        return iter(torch.split(self[name].reshape(-1), size))
 
     def digest(self) -> str:
-        """Hash of all tensors and their names; of files it is that of their bytes, which are hashed once."""
+        """Hash all tensors and their names; for files, hash their bytes, once."""
         if self.files:
             return digest_of_json(sorted(file.hexdigest() for file in self.files.values()))
         return digest_of_json([[name, digest_of({name: self[name]})] for name in sorted(self.headers)])
 
 
 class InMemory(Weights):
-    """Tensors that are in memory already.
+    """Tensors in memory.
 
     Args:
-        tensors: By name.
-        files: The files that they were read from, if they were.
+        tensors: Tensors by name.
+        files: Files that the tensors were read from, if any.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], files: Sequence[Path] = ()) -> None:
@@ -111,7 +112,7 @@ class InMemory(Weights):
 
 
 class MappedFiles(Weights):
-    """Safetensors files, memory-mapped: the page cache holds the numbers, not the process.
+    """Memory-mapped safetensors files: the values are in the page cache, not in the process's own memory.
 
     Raises:
         IncompatibleExpertsError: A file is truncated, corrupt or of an unknown dtype.
@@ -119,12 +120,12 @@ class MappedFiles(Weights):
 
     def __init__(self, files: list[Path]) -> None:
         self._headers: dict[str, Header] = {}
-        self._readers: dict[str, safe_open] = {}
+        self._readers: dict[str, SafetensorsReader] = {}
         self._files = {file: FileDigest(file) for file in files}
         self._places: dict[str, tuple[FileDigest, int]] = {}
         for file, digest in self._files.items():
             with _readable(file):
-                reader = safe_open(file, framework="pt")
+                reader = open_safetensors(file)
                 for name in reader.keys():
                     entry = reader.get_slice(name)
                     self._headers[name] = Header(torch.Size(entry.get_shape()), _dtype(entry.get_dtype(), name, file))
@@ -149,7 +150,7 @@ class MappedFiles(Weights):
     @override
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:
         digest, start = self._places[name]
-        for piece in self[name].reshape(-1).split(size):
+        for piece in torch.split(self[name].reshape(-1), size):
             digest.show(start, bytes_of(piece))
             start += piece.nbytes
             yield piece
@@ -159,7 +160,7 @@ class MappedFiles(Weights):
 
 
 def _starts(file: Path) -> dict[str, int]:
-    """Where the bytes of each tensor of a safetensors file begin."""
+    """Return the first byte of each tensor in a safetensors file."""
     with file.open("rb") as content:
         (length,) = struct.unpack("<Q", content.read(8))
         entries = json.loads(content.read(length))
@@ -167,11 +168,11 @@ def _starts(file: Path) -> dict[str, int]:
 
 
 class Renamed(Weights):
-    """The tensors of another checkpoint under other names.
+    """Tensors of another checkpoint under other names.
 
     Args:
-        source: Where the tensors are.
-        names: Name there of each name here.
+        source: Checkpoint with the tensors.
+        names: Name in the source per new name.
     """
 
     def __init__(self, source: Weights, names: Mapping[str, str]) -> None:
@@ -205,11 +206,11 @@ class Renamed(Weights):
 
 
 class Joined(Weights):
-    """Two checkpoints as one; what both have is taken from the first.
+    """Two checkpoints as one; tensors in both are read from the first.
 
     Args:
-        first: Asked first.
-        second: Has what the first lacks.
+        first: Preferred checkpoint.
+        second: Checkpoint for tensors that the first does not have.
     """
 
     def __init__(self, first: Weights, second: Weights) -> None:
@@ -246,7 +247,7 @@ class Joined(Weights):
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _readable(file: Path) -> Generator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:

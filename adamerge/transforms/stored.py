@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from adamerge.merging.task_vectors import Mapped, TaskVectors, resident_bytes
+from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.resident_task_vectors import resident_bytes
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper, Key

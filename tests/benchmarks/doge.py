@@ -19,8 +19,8 @@ from adamerge.cli import parse_file
 from adamerge.data.settings import DataSource
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import task_wise
+from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
-from adamerge.merging.task_vectors import Mapped
 from adamerge.results.evaluate import Evaluation
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.load_rows import load_data

@@ -19,7 +19,8 @@ from language_family import DOMAINS, Training, make_family
 
 from adamerge.data.settings import Batching
 from adamerge.experts.inspect_weights import inspect_weights
-from adamerge.learning.learn import Learned, divide, learn
+from adamerge.learning.learn import divide, learn
+from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.grouping import row_blocks
 from adamerge.merging.merged_model import MergedModel, uniform

@@ -74,7 +74,7 @@ def seen(net: Net, task: str, parameters: dict[str, torch.Tensor] | None = None)
 
 @pytest.mark.parametrize("room", [1, 60, 10**6])
 @pytest.mark.parametrize("size", [1, 4, 6])
-def test_grams_leave_padding_out(room, size):
+def test_grams_ignore_padding(room, size):
     model, nets = merged_model()
     parts = list(grams_of_experts(model, rows_of(), size, room))
     assert len(parts) == {1: 3, 60: 3, 10**6: 1}[room]
@@ -133,7 +133,7 @@ def test_closed_form_is_least_squares_on_the_stacked_problem(grouping, ridge):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_closed_form_in_forward_order_sees_what_the_solved_layers_put_out():
+def test_closed_form_in_forward_order_uses_outputs_of_solved_layers():
     model, nets = merged_model()
     found = closed_form(model, rows_of(), ClosedForm(ridge=0.1, inputs="merged"), 4)
     # the first two layers see the rows themselves; the third sees the merged layers before it
@@ -190,7 +190,7 @@ def test_regression_mean_is_least_squares_on_the_stacked_problem(scale):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-7)
 
 
-def test_regression_mean_of_inputs_that_are_never_on_is_the_mean():
+def test_regression_mean_of_inputs_that_are_always_zero_is_the_mean():
     gram = torch.diag(torch.tensor([1.0, 0.0]))
     found = regression_mean([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 6.0]])], [gram, gram], 1.0)
     torch.testing.assert_close(found, torch.tensor([[2.0, 4.0]], dtype=torch.float64))
@@ -214,7 +214,7 @@ def test_regmean_is_kept_and_merges_everything(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [kept_regmean, kept_closed_form])
-def test_what_was_kept_of_other_experts_rows_or_settings_is_made_anew(tmp_path, keep):
+def test_results_of_other_experts_rows_or_settings_are_computed_again(tmp_path, keep):
     settings = RegMean if keep is kept_regmean else ClosedForm
     model, _ = merged_model()
     others, _ = merged_model(shift=1)
@@ -243,7 +243,7 @@ def test_what_was_kept_of_other_experts_rows_or_settings_is_made_anew(tmp_path, 
         assert made(*asked, file)[1] == []
 
 
-def test_a_damaged_regmean_is_made_anew(tmp_path):
+def test_a_damaged_regmean_is_computed_again(tmp_path):
     file = tmp_path / "centre.safetensors"
     model, _ = merged_model()
     expected = kept_regmean(model, rows_of(), RegMean(), file, 4)["out.weight"].clone()
@@ -288,5 +288,5 @@ def test_gram_matrices_do_not_depend_on_how_rows_are_batched(tmp_path, monkeypat
 
 def test_a_model_without_linear_layers_is_refused(tmp_path, monkeypatch):
     model, rows = opened(tmp_path, monkeypatch, "GPT2LMHeadModel", "gpt2")
-    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel has no torch\.nn\.Linear among the parameters"):
+    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel: expected a torch\.nn\.Linear among the parameters"):
         closed_form(model, rows, ClosedForm())

@@ -73,14 +73,14 @@ def test_sampled_information_has_the_expected_mean(model, rows, tmp_path):
     assert torch.equal(again, drawn[7])
 
 
-def test_what_is_there_is_used(model, rows, tmp_path):
+def test_stored_information_is_used(model, rows, tmp_path):
     first = fisher_information(model, rows, FisherSettings("sampled", None, 0), tmp_path)
     second = fisher_information(model, {}, FisherSettings("sampled", None, 0), tmp_path)
     for name, stack in first.stacks():
         assert torch.equal(stack, second.stack(name))
 
 
-def test_what_is_there_of_other_rows_is_made_anew(model, rows, tmp_path):
+def test_stored_information_of_other_rows_is_computed_again(model, rows, tmp_path):
     said = []
     settings = FisherSettings("sampled", None, 0)
     fisher_information(model, rows, settings, tmp_path / "kept")
@@ -92,7 +92,7 @@ def test_what_is_there_of_other_rows_is_made_anew(model, rows, tmp_path):
         assert torch.equal(stack, fresh.stack(name))
 
 
-def test_positions_are_drawn_each_for_itself_and_summed():
+def test_positions_are_sampled_independently_and_summed():
     logits = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     ((weight, value),) = log_likelihoods(logits, "sampled", torch.Generator().manual_seed(1))
     drawn = torch.multinomial(logits.softmax(-1), 1, generator=torch.Generator().manual_seed(1)).squeeze(1)
@@ -113,7 +113,7 @@ def test_merged_numbers_minimise_the_weighted_distances(model, rows, tmp_path, n
         assert gradient.abs().max() <= 1e-12 * fisher.max()
 
 
-def test_of_a_language_model_only_positions_that_count_do(tmp_path):
+def test_only_counted_positions_of_a_language_model_are_used(tmp_path):
     together = from_modules(build("LlamaForCausalLM", "llama", 0), {"a": build("LlamaForCausalLM", "llama", 1)})
     model = MergedModel(together, task_vectors(together, together.shared, resident=False), task_wise(together.shared))
     ids = torch.tensor([[4, 7, 9, 12, 5], [6, 8, 2, 2, 2]])

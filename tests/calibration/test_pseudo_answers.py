@@ -76,7 +76,7 @@ def test_an_answer_is_what_transformers_generates(families, name, monkeypatch, t
             assert predicted == said
 
 
-def test_a_second_run_reads_and_a_change_is_noticed(family, monkeypatch):
+def test_a_second_run_reads_and_a_change_is_detected(family, monkeypatch):
     config = parse_file(Path("merge.yaml"))
     model, data = opened(config)
     asked = []
@@ -113,7 +113,7 @@ def test_a_second_run_reads_and_a_change_is_noticed(family, monkeypatch):
     assert tasks(PseudoAnswers(max_new_tokens=5), other) == ["mood"]
 
 
-def test_drawn_answers_follow_the_seed_and_leave_the_state_of_chance_alone(family):
+def test_sampled_answers_follow_the_seed_and_do_not_change_the_random_state(family):
     model, data = opened(parse_file(Path("merge.yaml")))
     how = PseudoAnswers(max_new_tokens=6, sample=True, temperature=2.0)
     before = torch.get_rng_state()
@@ -126,7 +126,7 @@ def test_drawn_answers_follow_the_seed_and_leave_the_state_of_chance_alone(famil
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_experts_own_ends_are_heeded(family):
+def test_the_experts_own_end_tokens_are_used(family):
     model, data = opened(parse_file(Path("merge.yaml")))
     said = answer(model, data.calibration, PseudoAnswers(6), folder=family / "one")["mood"]
     first = json.loads((family / "one/mood.jsonl").read_text().splitlines()[0])["tokens"]
@@ -202,7 +202,7 @@ def words_of_other_numbers(config):
     words["good"], words["bad"] = words["bad"], words["good"]
     Path("mood/tokenizer.json").write_text(json.dumps(content))
     return (
-        "mood: mood: vocabularies differ: 2 of the base's 40 words have another number in the expert's tokenizer.json"
+        "mood: mood: vocabularies differ: 2 of the base's 40 tokens have another index in the expert's tokenizer.json"
     )
 
 
@@ -210,7 +210,7 @@ def no_token_to_pad_with(config):
     settings = json.loads(Path("base/tokenizer_config.json").read_text())
     del settings["eos_token"]
     Path("base/tokenizer_config.json").write_text(json.dumps(settings))
-    return "mood: the tokenizer has no pad token"
+    return "mood: expected a tokenizer with a pad token"
 
 
 def answers_that_leave_no_room(config):
@@ -220,7 +220,7 @@ def answers_that_leave_no_room(config):
 
 def answers_of_no_token(config):
     config["data"]["pseudo_answers"]["max_new_tokens"] = 0
-    return "data.pseudo_answers.max_new_tokens: expected at least 1, got 0"
+    return "data.pseudo_answers.max_new_tokens: expected at least 1, found 0"
 
 
 def an_unknown_kind_of_positions(config):
@@ -255,7 +255,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("spoil", MISTAKES)
 @pytest.mark.parametrize("command", ["fit", "check"])
-def test_mistakes_are_told_before_anything_is_written(family, capsys, spoil, command):
+def test_mistakes_are_reported_before_anything_is_written(family, capsys, spoil, command):
     config = yaml.safe_load(Path("merge.yaml").read_text())
     words = spoil(config)
     Path("merge.yaml").write_text(yaml.safe_dump(config))

@@ -69,7 +69,7 @@ def test_kept_outputs_are_the_experts_own(tmp_path, architecture, family):
 
 @pytest.mark.parametrize("spread", [0.02, 0.5, 2.0])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_of_a_large_vocabulary_the_likeliest_words_suffice(tmp_path, spread, temperature):
+def test_most_likely_tokens_suffice_for_a_large_vocabulary(tmp_path, spread, temperature):
     """Within a thousandth of a nat of the whole divergence, whether the expert is unsure of its words or sure."""
     base, expert = (build("LlamaForCausalLM", "llama", seed, vocab_size=5000) for seed in (0, 1))
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_of_a_large_vocabulary_the_likeliest_words_suffice(tmp_path, spread, tem
     torch.testing.assert_close(one, two, rtol=0.02, atol=2e-3)
 
 
-def test_what_needs_all_words_has_them_whatever_the_vocabulary():
+def test_objectives_that_need_all_classes_get_them():
     mixed = Sum([LogitAlignment(temperature=1.0), LogitAlignment(temperature=2.0)])
     nested = Sum([HiddenAlignment([1]), Sum([LogitAlignment(temperature=3.0, tail=0.01)])])
     assert target_settings(LogitAlignment("mse")).whole
@@ -108,7 +108,7 @@ def test_what_needs_all_words_has_them_whatever_the_vocabulary():
     assert target_settings(nested) == TargetSettings((1,), False, 0.01, 3.0)
 
 
-def test_a_second_run_reuses_and_a_change_is_noticed(tmp_path, monkeypatch):
+def test_a_second_run_reuses_and_a_change_is_detected(tmp_path, monkeypatch):
     model, rows, folder = (
         model_of(tmp_path / "models", "BertForSequenceClassification", "bert"),
         rows_of(),

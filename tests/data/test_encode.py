@@ -1,4 +1,4 @@
-"""What rows become for each kind of model, and which kinds and labels are refused by name."""
+"""Encoding of rows per kind of model, and kinds and labels that are rejected by name."""
 
 import json
 
@@ -33,14 +33,14 @@ def table(columns, **source):
 
 
 def encode(rows, module, processor, **how):
-    """Rows as an expert with this module takes them."""
+    """Encode rows for an expert with this module."""
     return encode_for(rows, Expert("mood", module, InMemory({}), ()), processor, Encoding(**how))
 
 
 TEXTS = {"text": ["good film", "the plot was dull and the film was long"], "label": [0, 1]}
 
 REFUSED = {
-    "no logits": ("BertModel", "bert", {}, {}, False, "BertModel returns no logits. Experts must be classifiers"),
+    "no logits": ("BertModel", "bert", {}, {}, False, "BertModel returns no logits. Rows can be used with"),
     "spans": ("BertForQuestionAnswering", "bert", {}, {}, False, "BertForQuestionAnswering returns no logits"),
     "choices": ("BertForMultipleChoice", "bert", {}, {}, False, "BertForMultipleChoice cannot be run on input_ids"),
     "one label": ("BertForSequenceClassification", "bert", {"num_labels": 1}, {}, False, "is a regression"),
@@ -50,10 +50,10 @@ REFUSED = {
     ),
     "several labels": (
         "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "multi_label_classification"}, {},
-        False, "classes that exclude each other, but BertForSequenceClassification predicts for each by itself",
+        False, "mutually exclusive classes, but BertForSequenceClassification predicts each class indep",
     ),
-    "labels of tokens": ("BertForTokenClassification", "bert", {}, {}, True, "gives each token a class, and labels of"),
-    "fills in": ("BertForMaskedLM", "bert", {}, {}, True, "BertForMaskedLM fills in words"),
+    "labels of tokens": ("BertForTokenClassification", "bert", {}, {}, True, "one class per token, and labels"),
+    "fills in": ("BertForMaskedLM", "bert", {}, {}, True, "BertForMaskedLM predicts masked tokens"),
     "no completion": ("T5ForConditionalGeneration", "t5", {}, {}, True, r"key completion of the evaluation"),
     "chats": ("T5ForConditionalGeneration", "t5", {}, {"messages": "text"}, False, "chat messages .* encoder"),
     "chats, measured": (
@@ -63,7 +63,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_used_is_refused_by_name(tokenizer, name):
+def test_models_that_cannot_be_used_are_rejected_by_name(tokenizer, name):
     architecture, family, options, source, labeled, words = REFUSED[name]
     with pytest.raises(ConfigError, match=words):
         encode(table(TEXTS, **source), build(architecture, family, 0, **options), tokenizer, labeled=labeled)
@@ -79,7 +79,7 @@ def test_what_cannot_be_used_is_refused_by_name(tokenizer, name):
         ("T5ForConditionalGeneration", "t5", {"completion": "text"}),
     ],
 )
-def test_what_can_be_measured(tokenizer, architecture, family, source):
+def test_models_that_can_be_evaluated(tokenizer, architecture, family, source):
     module = build(architecture, family, 0)
     found = encode(table(TEXTS, **source), module, tokenizer, labeled=True)
     batch = found.rows.batch([0, 1])
@@ -88,7 +88,7 @@ def test_what_can_be_measured(tokenizer, architecture, family, source):
     assert not found.notes
 
 
-def test_a_model_that_fills_in_may_learn(tokenizer):
+def test_masked_language_models_can_learn(tokenizer):
     rows = encode(table(TEXTS), build("BertForMaskedLM", "bert", 0), tokenizer, labeled=False).rows
     batch = rows.batch([0, 1])
     assert torch.equal(batch.positions, batch.inputs["attention_mask"].bool())
@@ -136,10 +136,10 @@ def test_labels_are_looked_up_by_name(labels, names, classes, expected):
     assert label_indices(labelled(labels, names), classes, len(classes)) == (expected, None)
 
 
-def test_of_classes_that_the_model_does_not_know_the_order_counts_and_is_told():
+def test_order_of_unknown_class_names_is_used_and_noted():
     found, note = label_indices(labelled([1, 0], ["bad", "good"]), {"LABEL_0": 0, "LABEL_1": 1}, 2)
     assert found == [1, 0]
-    assert note.startswith("mood: rows: the model knows none of the classes of 'label' by name")
+    assert note.startswith("mood: rows: none of the classes of 'label' is a class name of the model")
     assert "bad = 0, good = 1" in note
 
 
@@ -154,12 +154,12 @@ def test_of_classes_that_the_model_does_not_know_the_order_counts_and_is_told():
         ([0.5], None, "row 1 has the label 0.5"),
     ],
 )
-def test_unknown_labels_are_refused(labels, names, words):
+def test_unknown_labels_are_rejected(labels, names, words):
     with pytest.raises(ConfigError, match=words):
         label_indices(labelled(labels, names), ANIMALS, 2)
 
 
-# --- hashes of what rows hold ---------------------------------------------------------------------------------------
+# --- hashes of row contents -----------------------------------------------------------------------------------------
 
 
 def test_overlap_of_pairs_and_of_messages(tokenizer):
@@ -180,7 +180,7 @@ def test_overlap_of_pairs_and_of_messages(tokenizer):
     assert one.overlap(other) == 1
 
 
-def test_the_fingerprint_is_of_the_content(tokenizer, tmp_path):
+def test_fingerprint_depends_on_the_contents_alone(tokenizer, tmp_path):
     module = build("BertForSequenceClassification", "bert", 0)
 
     def fingerprint(file, rows, **source):

@@ -1,4 +1,4 @@
-"""Rows as Python users hold them."""
+"""Rows in memory: every accepted form, and objects that are rejected."""
 
 import datasets
 import pytest
@@ -23,7 +23,7 @@ def expert(architecture, family):
 
 
 @pytest.mark.parametrize("form", ["path", "str", "source", "texts", "dicts", "columns", "dataset", "table"])
-def test_every_form_of_a_table_holds_the_same_texts(tmp_path, form):
+def test_every_form_of_a_table_contains_the_same_texts(tmp_path, form):
     data = datasets.Dataset.from_list(DICTS)
     file = tmp_path / "rows.parquet"
     data.to_parquet(str(file))
@@ -34,20 +34,20 @@ def test_every_form_of_a_table_holds_the_same_texts(tmp_path, form):
     assert as_table(forms[form], "mood").texts("text") == TEXTS
 
 
-def test_a_key_that_the_first_row_lacks_is_kept():
+def test_a_key_missing_in_the_first_row_is_kept():
     assert as_table([{"text": "a"}, {"text": "b", "label": 1}], "mood").values("label") == [None, 1]
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ([1, 2], "mood: expected rows as a path, .*, but found a list of int"),
-        (3, "but found a int"),
-        ([], "expected rows, but there are none"),
+        ([1, 2], "mood: expected rows as a path, .*, found list of int"),
+        (3, "found int"),
+        ([], "expected at least 1 row, found none"),
         ({"text": ["a"], "label": [0, 1]}, "expected columns of one length"),
     ],
 )
-def test_other_objects_are_refused_in_words(source, words):
+def test_other_objects_are_rejected_with_the_accepted_types(source, words):
     with pytest.raises(ConfigError, match=words):
         as_table(source, "mood")
 
@@ -64,13 +64,13 @@ def test_every_form_of_tensors_makes_the_same_batch(form):
     assert (batch.labels is not None) == (form == "data set")
 
 
-def test_positions_of_tensors_are_those_of_the_mask():
+def test_positions_of_tensors_equal_the_mask():
     rows = tensor_rows({"input_ids": IDS, "attention_mask": MASK}, expert("LlamaForCausalLM", "llama"))
     batch = rows.batch([0, 1])
     assert torch.equal(batch.positions, MASK.bool())
     assert batch.labels.tolist() == [[5, 6, 1, -100], [7, 1, -100, -100]]
 
 
-def test_tensors_of_different_shapes_are_refused_in_words():
+def test_tensors_of_different_shapes_are_rejected():
     with pytest.raises(ConfigError, match="same names and shapes"):
         tensor_rows([IDS[0], IDS[0, :2]], expert("BertForSequenceClassification", "bert"))

@@ -1,4 +1,4 @@
-"""Rows of language models: which positions count, against transformers' own losses, and rows that are refused."""
+"""Rows of language models: positions that count, compared with transformers' own losses, and rejected rows."""
 
 import datasets
 import pytest
@@ -47,14 +47,14 @@ def rows_of(
 
 
 def loss_on(module, batch):
-    """Cross-entropy of the labels of a batch, as perplexity takes it."""
+    """Compute the cross-entropy of the labels of a batch, as perplexity uses it."""
     logits = module(**batch.inputs).logits
     return cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
 
 
 @pytest.mark.parametrize(("architecture", "family"), [("LlamaForCausalLM", "llama"), ("GPT2LMHeadModel", "gpt2")])
 @pytest.mark.parametrize("positions", ["all", "completion"])
-def test_a_decoders_loss_is_that_of_transformers(tokenizer, architecture, family, positions):
+def test_loss_of_a_decoder_equals_that_of_transformers(tokenizer, architecture, family, positions):
     rows = rows_of(tokenizer, COLUMNS, architecture, family, positions, completion="completion", labeled=True).rows
     batch = rows.batch([0, 1, 2])
     module = build(architecture, family, 0)
@@ -70,19 +70,19 @@ def test_a_decoders_loss_is_that_of_transformers(tokenizer, architecture, family
     ("architecture", "family"), [("T5ForConditionalGeneration", "t5"), ("BartForConditionalGeneration", "bart")]
 )
 @pytest.mark.parametrize("positions", ["all", "completion"])
-def test_an_encoder_decoders_loss_is_that_of_transformers(tokenizer, architecture, family, positions):
+def test_loss_of_an_encoder_decoder_equals_that_of_transformers(tokenizer, architecture, family, positions):
     rows = rows_of(tokenizer, COLUMNS, architecture, family, positions, completion="completion", labeled=True).rows
     batch = rows.batch([2, 0, 1])
     module = build(architecture, family, 0)
     inputs = tokenizer([TEXTS[i] for i in (2, 0, 1)], padding=True, return_tensors="pt", padding_side="right")
-    said = tokenizer([COMPLETIONS[i] for i in (2, 0, 1)], padding=True, return_tensors="pt", padding_side="right")
-    labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
+    tokens = tokenizer([COMPLETIONS[i] for i in (2, 0, 1)], padding=True, return_tensors="pt", padding_side="right")
+    labels = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
     expected = module(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels).loss
     torch.testing.assert_close(loss_on(module, batch), expected)
     assert torch.equal(batch.positions, labels != -100)
 
 
-def test_completion_positions_are_those_that_predict_it(tokenizer):
+def test_completion_positions_predict_the_completion(tokenizer):
     batch = rows_of(tokenizer, COLUMNS, positions="completion", completion="completion").rows.batch([0, 1, 2])
     for row, completion in enumerate(COMPLETIONS):
         predicted = batch.inputs["input_ids"][row, 1:][batch.positions[row, :-1]]
@@ -93,23 +93,23 @@ def test_completion_positions_are_those_that_predict_it(tokenizer):
     assert torch.equal(everything.inputs["input_ids"], batch.inputs["input_ids"])
 
 
-def test_of_chats_the_last_turn_counts_and_the_template_is_applied(tokenizer):
+def test_the_last_turn_of_a_chat_counts_and_the_template_is_applied(tokenizer):
     chats = {"messages": [CHAT, CHAT[:2]]}
     batch = rows_of(tokenizer, chats, positions="completion").rows.batch([0, 1])
-    for row, said in enumerate(("a new book was good [SEP]", "so slow [SEP]")):
-        assert tokenizer.decode(batch.inputs["input_ids"][row, 1:][batch.positions[row, :-1]]) == said
+    for row, text in enumerate(("a new book was good [SEP]", "so slow [SEP]")):
+        assert tokenizer.decode(batch.inputs["input_ids"][row, 1:][batch.positions[row, :-1]]) == text
     whole = rows_of(tokenizer, chats).rows.batch([0])
     expected = tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
     assert whole.inputs["input_ids"][0].tolist() == expected
     assert whole.positions.all()
 
 
-def test_rows_without_a_position_that_counts_are_left_out(tokenizer):
+def test_rows_in_which_no_position_counts_are_dropped(tokenizer):
     columns = {"text": [*TEXTS, "the a of to in is it was good bad"], "completion": [*COMPLETIONS, "so"]}
     found = rows_of(tokenizer, columns, positions="completion", completion="completion", max_length=11)
     assert len(found.rows) == 3
     assert found.notes == (
-        "mood: rows: 1 of 4 rows are left out: no position of theirs counts within 11 tokens (see data.max_length and "
+        "mood: rows: 1 of 4 rows are dropped: none of their positions counts within 11 tokens (see data.max_length and "
         "data.positions).",
     )
     assert all(found.rows.batch([i]).positions.any() for i in range(3))
@@ -134,23 +134,23 @@ REFUSED = {
     "no answer": (
         {"messages": [CHAT, CHAT[:3]]}, {"positions": "completion"}, "row 2 ends with a message of 'user'",
     ),
-    "refused": ({"messages": [CHAT[1:]]}, {}, r"row 1: the tokenizer's chat template refuses .*ask first"),
-    "asks nothing": ({"messages": [CHAT[1:2]]}, {"answer": 4}, "row 1 asks nothing"),
+    "refused": ({"messages": [CHAT[1:]]}, {}, r"row 1: the tokenizer's chat template rejects .*ask first"),
+    "no prompt": ({"messages": [CHAT[1:2]]}, {"answer": 4}, "row 1 has no prompt"),
     "no room": ({"text": TEXTS}, {"answer": 8, "max_length": 8}, "answers of 8 tokens .* leave no room"),
-    "cannot say": (
+    "cannot generate": (
         {"text": TEXTS}, {"answer": 4, "architecture": "BertForMaskedLM", "family": "bert"}, "cannot generate",
     ),
     "no language model": (
         {"text": TEXTS},
         {"positions": "completion", "architecture": "BertForSequenceClassification", "family": "bert"},
-        "data.positions and data.pseudo_answers are for language models",
+        "data.positions and data.pseudo_answers need a language model",
     ),
     "no words at all": ({"words": TEXTS}, {}, "expected a column 'text'"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_rows_that_cannot_be_used_are_refused_by_name(tokenizer, name):
+def test_rows_that_cannot_be_used_are_rejected_by_name(tokenizer, name):
     columns, how, words = REFUSED[name]
     template, tokenizer.chat_template = tokenizer.chat_template, None if name == "no template" else CHATS
     try:
@@ -161,14 +161,14 @@ def test_rows_that_cannot_be_used_are_refused_by_name(tokenizer, name):
 
 
 def test_prompts_end_where_the_answer_begins(tokenizer):
-    asked = rows_of(tokenizer, {"messages": [CHAT, CHAT[:2], CHAT[:3]]}, answer=4).rows
-    assert [chat[-1]["content"] for chat in asked.shown] == ["the plot", "good film", "the plot"]
-    batch = asked.batch([0, 1])
+    prompts = rows_of(tokenizer, {"messages": [CHAT, CHAT[:2], CHAT[:3]]}, answer=4).rows
+    assert [chat[-1]["content"] for chat in prompts.shown] == ["the plot", "good film", "the plot"]
+    batch = prompts.batch([0, 1])
     for row, chat in enumerate((CHAT[:3], CHAT[:1])):
         ids = batch.inputs["input_ids"][row][batch.inputs["attention_mask"][row].bool()].tolist()
         assert ids == tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, add_generation_prompt=True)
-    assert batch.inputs["attention_mask"][:, -1].all()  # padded on the left, as generate wants it
-    rows = asked.answered([[9, 8, 1], [7], [6, 5]])
+    assert batch.inputs["attention_mask"][:, -1].all()  # padded on the left, as generate requires
+    rows = prompts.answered([[9, 8, 1], [7], [6, 5]])
     both = rows.batch([0, 1, 2])
     assert [int(count) for count in both.positions.sum(1)] == [int(n) for n in both.inputs["attention_mask"].sum(1)]
     encoded = rows_of(

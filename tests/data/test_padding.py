@@ -1,4 +1,4 @@
-"""Padding has no say: losses, gradients and kept targets are those of the same rows without it."""
+"""Padding changes nothing: losses, gradients and stored targets equal those of the same rows without it."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def model_of(name):
 
 
 def widened(ids, more, side):
-    """Token ids with `more` columns of some token, and the mask of what was there before."""
+    """Add `more` columns of some token to token ids; return them and the mask of the original columns."""
     padding, there = torch.full((len(ids), more), 7), torch.ones_like(ids)
     both = (ids, padding) if side == "right" else (padding, ids)
     masks = (there, torch.zeros_like(padding)) if side == "right" else (torch.zeros_like(padding), there)
@@ -52,12 +52,12 @@ def widened(ids, more, side):
 
 
 def rows_of(name, more=0, side="right"):
-    """Five rows, padded by some columns, whose last four tokens count; of encoder-decoders all of the decoder's."""
+    """Make five padded rows; the last four tokens count, or all of the decoder's if there is an encoder."""
     torch.manual_seed(5)
     ids, spoken = (
         torch.randint(8, 40, (5, 7)),
         torch.randint(8, 40, (5, 7)),
-    )  # as long as each other: not to be mixed up
+    )  # equal lengths, so that a mix-up is detected
     ids, mask = widened(ids, more, side)
     inputs = {"input_ids": ids, "attention_mask": mask}
     if name in ("t5", "bart"):
@@ -71,7 +71,7 @@ def rows_of(name, more=0, side="right"):
 
 
 def measured(model, rows, objective):
-    """The objective on all rows with targets that were kept, and its gradient in the coefficients."""
+    """Compute the objective on all rows with stored targets, and its gradient in the coefficients."""
     kept = {}
     if objective.uses_targets:
         kept = compute_targets(model, {"a": rows}, target_settings(objective), None)
@@ -84,7 +84,7 @@ def measured(model, rows, objective):
     return step.losses["a"], step.gradient
 
 
-# Positions of BART are learned, count from the left whatever the mask says, and cannot be passed in.
+# Positions of BART are learned, count from the left independently of the mask, and cannot be passed in.
 @pytest.mark.parametrize(
     ("name", "side"), [*((name, "right") for name in MODELS), *((name, "left") for name in MODELS)][:-1]
 )

@@ -13,6 +13,9 @@ from PIL import Image
 from support.families import build, save_family, save_tokenizer
 
 from adamerge import cli
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.load_rows import load_data
+from adamerge.runs.read_config import merge_config
 
 TRAINER = {"max_steps": 1, "accelerator": "cpu"}
 
@@ -59,7 +62,7 @@ def test_folders_of_images_are_measured_by_name(pictures, monkeypatch, capsys):
     models = [{"model": t, "calibration": "learn", "evaluation": "test"} for t in "ab"]
     code, said = fit(pictures, models, monkeypatch, capsys)
     assert code == 0
-    assert "stand in the evaluation rows" not in said
+    assert "are evaluation rows too" not in said
     measured = json.loads((pictures / "run/metrics.json").read_text())["expert"]
     processor = transformers.ViTImageProcessor.from_pretrained(pictures / "base")
     for task in "ab":
@@ -80,7 +83,7 @@ def test_the_same_folder_twice_is_warned_about(pictures, monkeypatch, capsys):
     code, said = fit(pictures, models, monkeypatch, capsys)
     assert code == 0
     for task in "ab":
-        assert f"warning: {task}: 12 calibration rows stand in the evaluation rows too" in said
+        assert f"warning: {task}: 12 calibration rows are evaluation rows too" in said
 
 
 def test_a_folder_that_the_model_has_no_class_for(spoilt, monkeypatch, capsys):
@@ -150,15 +153,24 @@ def sources(text_family, tmp_path_factory):
     return folder
 
 
-def test_every_format_gives_the_same_rows(sources, monkeypatch, capsys):
+def test_every_format_gives_the_same_rows(sources, monkeypatch):
+    monkeypatch.chdir(sources)
     names = ["mood.jsonl", "mood.csv", "mood.tsv", "mood.parquet", "mood.txt", "saved"]
-    found = set()
-    for calibration in [*names, {"path": "splits", "split": "validation"}]:
-        code, said = fit(sources, [{"model": "mood", "calibration": calibration}], monkeypatch, capsys)
-        assert code == 0, said
-        recipe = json.loads((sources / "run/recipe.json").read_text())
-        found.add(recipe["data"]["mood"]["calibration"])
-    assert len(found) == 1
+    found = [rows_of(calibration) for calibration in [*names, {"path": "splits", "split": "validation"}]]
+    for rows, fingerprint in found:
+        assert len(rows) == 32
+        assert fingerprint == found[0][1]
+        assert rows == found[0][0]
+
+
+def rows_of(calibration):
+    """The encoded rows of one source, as lists, and their fingerprint."""
+    config = merge_config({"base_model": "base", "models": [{"model": "mood", "calibration": calibration}]})
+    data = load_data(config, open_experts(config))
+    rows = data.calibration["mood"]
+    batches = (rows.batch([row]).inputs for row in range(len(rows)))
+    encoded = [{name: tensor.tolist() for name, tensor in inputs.items()} for inputs in batches]
+    return encoded, data.fingerprints["mood"]["calibration"]
 
 
 def test_a_missing_split_is_named_with_those_that_are_there(sources, monkeypatch, capsys):

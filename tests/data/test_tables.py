@@ -1,7 +1,7 @@
-"""Every table format gives back the rows that were written.
+"""Every table format returns the rows that were written.
 
-Values are restricted to texts that survive today's type inference: a column of numbers ("007"), of dates or of
-words for nothing ("N/A") is read as something else than text in csv and tsv.
+Values are restricted to texts that type inference leaves unchanged: in csv and tsv a column of numbers ("007"), of
+dates or of missing values ("N/A") is not read as text.
 """
 
 import csv
@@ -43,7 +43,7 @@ def save(file, columns):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 @settings(max_examples=15, deadline=None)
 @given(columns=TABLES)
-def test_rows_that_were_written_are_read(suffix, columns):
+def test_rows_are_read_as_written(suffix, columns):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(folder) / "cache")
         file = Path(folder) / f"rows{suffix}"

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: names are matched as transformers matches them, or refused by name."""
+"""Checkpoints on disk: names are matched as transformers matches them, or rejected."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def test_names_are_matched_as_transformers_does(tmp_path, saved, loaded, family,
         assert torch.equal(opened.tensors[disk], expected[name]), name
 
 
-def test_old_names_of_layer_norms(tmp_path):
+def test_old_names_of_layer_norms_are_matched(tmp_path):
     build("BertModel", "bert", 1).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     old = {
@@ -74,7 +74,7 @@ def test_a_tied_parameter_is_found_under_either_name(tmp_path):
     assert match(opened, module).names["model.embed_tokens.weight"] == "lm_head.weight"
 
 
-def test_tensors_that_transformers_would_fuse_are_refused_by_name(tmp_path):
+def test_tensors_that_transformers_would_fuse_are_rejected_by_name(tmp_path):
     config = transformers.MixtralConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
         vocab_size=20, num_local_experts=2,
@@ -93,7 +93,7 @@ def test_tensors_that_transformers_would_fuse_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "family"), [("BertForMaskedLM", "bert"), ("LlamaForCausalLM", "llama"), ("CLIPModel", "clip")]
 )
-def test_a_skeleton_has_real_buffers_and_no_parameters(architecture, family):
+def test_a_skeleton_has_allocated_buffers_and_meta_parameters(architecture, family):
     real = build(architecture, family, 0)
     empty = skeleton(real.config, architecture)
     assert not empty.training
@@ -105,7 +105,7 @@ def test_a_skeleton_has_real_buffers_and_no_parameters(architecture, family):
         assert torch.equal(buffers[name], buffer), name
 
 
-def test_modules_are_built_as_ever_after_a_failure():
+def test_modules_are_built_normally_after_a_failure():
     with pytest.raises(TypeError), parameters_on_meta():
         nn.Linear("two", 2)
     with parameters_on_meta():
@@ -131,18 +131,18 @@ def test_shards_are_one_checkpoint(tmp_path, pickled):
         assert opened.headers[key] == (tensor.shape, tensor.dtype)
 
 
-def test_a_hub_id_with_a_revision(tmp_path, monkeypatch):
+def test_a_hub_id_with_a_revision_is_opened(tmp_path, monkeypatch):
     build("BertModel", "bert", 1).save_pretrained(tmp_path)
-    asked = []
+    requested = []
 
     def download(name, revision, allow_patterns):
-        asked.append((name, revision, "*.bin" in allow_patterns))
+        requested.append((name, revision, "*.bin" in allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(checkpoint, "snapshot_download", download)
     assert open_checkpoint("someone/bert@v1.2").architecture == "BertModel"
     open_checkpoint("someone/bert", allow_pickle=True)
-    assert asked == [("someone/bert", "v1.2", False), ("someone/bert", None, True)]
+    assert requested == [("someone/bert", "v1.2", False), ("someone/bert", None, True)]
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -156,7 +156,7 @@ def test_pickles_of_either_kind_are_read_with_permission(tmp_path, legacy):
         assert torch.equal(opened[name], parameter)
 
 
-def test_a_pickle_on_the_hub_that_was_not_downloaded(tmp_path, monkeypatch):
+def test_a_pickle_on_the_hub_that_was_not_downloaded_is_rejected(tmp_path, monkeypatch):
     build("BertModel", "bert", 1).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     monkeypatch.setattr(checkpoint, "snapshot_download", lambda name, revision, allow_patterns: str(tmp_path))
@@ -172,12 +172,12 @@ def test_a_pickle_on_the_hub_that_was_not_downloaded(tmp_path, monkeypatch):
         open_checkpoint("someone/bert@v1")
 
 
-def test_a_hub_id_that_cannot_be_had():
-    with pytest.raises(ConfigError, match="someone/nothing: no directory of that name here, and the Hugging Face hub"):
+def test_an_unknown_hub_id_is_rejected():
+    with pytest.raises(ConfigError, match="someone/nothing: no folder of this name, and the Hugging Face hub"):
         open_checkpoint("someone/nothing")
 
 
-def test_an_architecture_that_transformers_lacks():
+def test_an_architecture_missing_in_transformers_is_rejected():
     config = build("BertModel", "bert", 0).config
     with pytest.raises(ConfigError, match=re.escape("BertForNothing, which transformers")):
         skeleton(config, "BertForNothing")

@@ -1,4 +1,4 @@
-"""Base and experts are brought together by name: nothing is dropped, invented or merged by accident."""
+"""Matching of base and experts by name: nothing is dropped, added or merged by mistake."""
 
 import json
 
@@ -25,7 +25,7 @@ def edit(folder, change):
 
 
 def save(folder, base, expert, family, **more):
-    """A base and the experts a and b."""
+    """Save a base and the experts a and b."""
     models = {name: build(expert, family, seed, **more) for seed, name in enumerate("ab", 1)}
     save_family(folder, build(base, family, 0, **more), models)
 
@@ -39,18 +39,18 @@ def together(folder, split=None):
 
 
 @pytest.mark.parametrize("who", ["base", "a"])
-def test_tied_weights_that_differ_in_the_file_are_refused(tmp_path, who):
+def test_tied_weights_that_differ_in_the_file_are_rejected(tmp_path, who):
     save(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", tie_word_embeddings=True)
     embeddings = "model.embed_tokens.weight"
     edit(tmp_path / who, lambda t: t.update({"lm_head.weight": t[embeddings].clone()}))
-    assert embeddings in together(tmp_path).shared  # stored twice and equal: fine
+    assert embeddings in together(tmp_path).shared  # stored twice with equal values: accepted
     edit(tmp_path / who, lambda t: t["lm_head.weight"].mul_(2))
     with pytest.raises(IncompatibleExpertsError) as error:
         together(tmp_path)
     assert f"{tmp_path / who}: {embeddings} and lm_head.weight are one tied parameter" in str(error.value)
 
 
-def test_tied_weights_that_differ_in_a_state_dict_are_refused():
+def test_tied_weights_that_differ_in_a_state_dict_are_rejected():
     state = dict(Tiny(1).state_dict())
     assert from_modules(Tiny(0), {"a": state}).shared
     state["again.weight"] = state["again.weight"] + 1
@@ -58,16 +58,16 @@ def test_tied_weights_that_differ_in_a_state_dict_are_refused():
         from_modules(Tiny(0), {"a": state})
 
 
-def test_a_state_dict_may_hold_a_tied_weight_once_under_any_name():
+def test_a_state_dict_may_contain_a_tied_weight_once_under_any_name():
     state = dict(Tiny(1).state_dict())
     del state["second.weight"]
     assert torch.equal(from_modules(Tiny(0), {"a": state}).weights["a"]["second.weight"], state["again.weight"])
 
 
-# --- names that do not belong ----------------------------------------------------------------------------------------
+# --- names without a place ------------------------------------------------------------------------------------------
 
 
-def test_every_name_that_a_state_dict_lacks_or_has_too_many_is_listed():
+def test_every_missing_and_unexpected_name_of_a_state_dict_is_listed():
     lacking, extra = dict(Tiny(1).state_dict()), dict(Tiny(2).state_dict())
     del lacking["scale"]
     extra |= {"extra.weight": torch.ones(3), "secnd.weight": torch.ones(5)}
@@ -81,14 +81,14 @@ def test_every_name_that_a_state_dict_lacks_or_has_too_many_is_listed():
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_a_base_with_quantised_numbers_is_refused(tmp_path, dtype):
+def test_a_quantised_base_is_rejected(tmp_path, dtype):
     save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
     edit(tmp_path / "base", lambda t: t.update({QUERY: t[QUERY].to(dtype)}))
     with pytest.raises(IncompatibleExpertsError, match=f"base: bert.{QUERY} is quantised .{dtype}"):
         together(tmp_path)
 
 
-# --- a base that lacks something -------------------------------------------------------------------------------------
+# --- tensors missing in the base -------------------------------------------------------------------------------------
 
 
 def misname(old, new):
@@ -104,7 +104,7 @@ def test_a_misnamed_tensor_of_the_base_does_not_become_a_head(tmp_path, expert, 
     with pytest.raises(IncompatibleExpertsError) as error:
         together(tmp_path)
     assert str(error.value).count("\n") == 0  # once, not for every expert
-    assert f"base: the base lacks {prefix}{QUERY}, which lies inside the backbone. It has" in str(error.value)
+    assert f"base: the base lacks {prefix}{QUERY}, which is inside the backbone. It has" in str(error.value)
     assert QUERY.replace("query", "qry") in str(error.value)
     own = together(tmp_path, Split(head=["*layer.0.attention.self.query.weight"]))
     assert prefix + QUERY in own.tasks["a"].head
@@ -117,14 +117,14 @@ def test_a_misnamed_tensor_of_the_base_does_not_become_a_head(tmp_path, expert, 
         ("BertModel", "BertForSequenceClassification", "bert", "pooler.dense.weight"),
     ],
 )
-def test_a_lacking_tensor_that_is_a_part_by_itself_or_half_of_one(tmp_path, base, expert, family, name):
+def test_a_missing_tensor_that_is_a_whole_part_or_half_of_one_is_reported(tmp_path, base, expert, family, name):
     save(tmp_path, base, expert, family)
     edit(tmp_path / "base", misname(name, "misnamed"))
     with pytest.raises(IncompatibleExpertsError, match=rf"the base lacks \w+.{name}.* It has misnamed"):
         together(tmp_path)
 
 
-def test_a_part_that_the_base_was_saved_without_stays_the_experts_own(tmp_path):
+def test_a_part_missing_in_the_base_stays_the_experts_own(tmp_path):
     save(tmp_path, "BertForMaskedLM", "BertForSequenceClassification", "bert")  # has no pooler, but predictions
     pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
     assert pooler < set(together(tmp_path).tasks["a"].head)
@@ -136,13 +136,17 @@ def test_a_part_that_the_base_was_saved_without_stays_the_experts_own(tmp_path):
 # --- patterns --------------------------------------------------------------------------------------------------------
 
 
-def test_a_pattern_that_matches_nothing_is_refused(tmp_path):
+def test_a_pattern_that_matches_nothing_is_rejected(tmp_path):
     save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
     with pytest.raises(IncompatibleExpertsError) as error:
         together(tmp_path, Split(head=["*.poler.*"], base=["embedings*", "*.embeddings.*"]))
     first, second = str(error.value).splitlines()
-    assert first.startswith("parameters.head: *.poler.* matches no parameter. Near it are bert.pooler.dense.weight, ")
-    assert second.startswith("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
+    assert first.startswith(
+        "parameters.head: *.poler.* matches no parameter. The most similar names are bert.pooler.dense.weight, "
+    )
+    assert second.startswith(
+        "parameters.base: embedings* matches no parameter. The most similar names are bert.embeddings."
+    )
     with pytest.raises(IncompatibleExpertsError, match=r"parameters.head: firts.\* matches no parameter"):
         from_modules(Tiny(0), {"a": Tiny(1)}, Split(head=["firts.*"]))
 
@@ -174,7 +178,7 @@ def reconfigure(folder, **changes):
          "vision_config.hidden_act is gelu in the expert's config.json and quick_gelu in the base's"),
     ],
 )  # fmt: skip
-def test_configurations_that_make_other_models_are_warned_about(tmp_path, expert, family, changes, words):
+def test_configurations_that_change_the_computation_cause_warnings(tmp_path, expert, family, changes, words):
     save(tmp_path, expert, expert, family)
     assert not together(tmp_path).warnings
     reconfigure(tmp_path / "b", **changes)
@@ -183,7 +187,7 @@ def test_configurations_that_make_other_models_are_warned_about(tmp_path, expert
     assert f"warning: {warning}" in describe(together(tmp_path))
 
 
-def test_what_a_task_may_set_is_not_warned_about(tmp_path):
+def test_settings_of_a_task_cause_no_warning(tmp_path):
     save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
     reconfigure(
         tmp_path / "a", dtype="bfloat16", classifier_dropout=0.3, hidden_dropout_prob=0.0, pad_token_id=1,

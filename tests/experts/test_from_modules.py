@@ -18,7 +18,7 @@ FAMILIES = [
 
 
 def given(model, form, folder):
-    """A model as a module, a state dict or a checkpoint."""
+    """Return a model as a module, a state dict or a checkpoint."""
     if form == "checkpoint":
         model.save_pretrained(folder)
         return open_checkpoint(str(folder))
@@ -48,7 +48,7 @@ def test_experts_in_memory_are_divided_as_from_disk(tmp_path, backbone, architec
     assert memory.head_of_base == disk.head_of_base
 
 
-def test_a_tensor_without_a_place_is_refused_for_transformers_models_too():
+def test_a_tensor_without_a_place_is_rejected_for_transformers_models_too():
     state = dict(build("BertForSequenceClassification", "bert", 1).state_dict())
     state["bert.encoder.extra.weight"] = torch.ones(3)
     with pytest.raises(IncompatibleExpertsError, match=r"no place for the tensor bert.encoder.extra.weight"):

@@ -72,7 +72,7 @@ def test_output_embeddings_of_a_language_model_are_shared(tmp_path, tied):
     assert experts.tasks["a"].head == ()
 
 
-def test_patterns_overrule(tmp_path):
+def test_patterns_override_the_split(tmp_path):
     models = [build("BertForSequenceClassification", "bert", seed) for seed in range(3)]
     paths = save_family(tmp_path, models[0], {"a": models[1], "b": models[2]})
     split = Split(head=["*.pooler.*"], base=["*.embeddings.*"], shared=["classifier.bias"])

@@ -1,4 +1,4 @@
-"""An expert's bytes are read once for everything that hashes or inspects them."""
+"""An expert's bytes are read once for both hashing and inspection."""
 
 import hashlib
 
@@ -41,7 +41,7 @@ def test_files_are_hashed_while_they_are_inspected(opened, monkeypatch):
         assert digest.bytes_read <= header + of_head
 
 
-def test_the_digest_is_that_of_the_file_whatever_the_order_of_reading(opened):
+def test_the_digest_equals_that_of_the_file_in_any_order_of_reading(opened):
     checkpoint = opened["a"]
     (file,) = checkpoint.tensors.files
     for name in reversed(list(checkpoint.tensors.headers)):
@@ -49,7 +49,7 @@ def test_the_digest_is_that_of_the_file_whatever_the_order_of_reading(opened):
     assert checkpoint.tensors.files[file].hexdigest() == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_experts_of_other_numbers_or_another_configuration_have_another_digest(opened):
+def test_experts_with_other_weights_or_configuration_have_another_digest(opened):
     def digest():
         again = {name: open_checkpoint(str(checkpoint.folder)) for name, checkpoint in opened.items()}
         return digest_of_experts(from_checkpoints(again.pop(""), again))

@@ -23,7 +23,7 @@ NUMBERS, of_numbers = table()
 # --- what names, configurations and headers tell ---------------------------------------------------------------------
 
 
-@of_headers("nowhere", "no directory of that name")
+@of_headers("nowhere", "no folder of this name")
 def model_directory_is_missing(folder, config):
     config["models"][0]["model"] = "nowhere"
 
@@ -169,17 +169,17 @@ def path_that_cannot_be_a_hub_id(folder, config):
     config["base_model"] = "./bert"
 
 
-@of_headers("two experts are called mood")
+@of_headers("expected a different name per expert, found mood twice")
 def task_twice(folder, config):
     config["models"][1]["task"] = "mood"
 
 
-@of_headers("models: 'a/b' cannot be the name of a folder")
+@of_headers("models: expected a name that can be the name of a folder, found 'a/b'")
 def task_with_a_slash(folder, config):
     config["models"][1]["task"] = "a/b"
 
 
-@of_headers("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
+@of_headers("parameters.base: embedings* matches no parameter. The most similar names are bert.embeddings.")
 def pattern_that_matches_nothing(folder, config):
     config["parameters"] = {"base": ["embedings*"]}
 

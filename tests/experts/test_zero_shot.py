@@ -20,7 +20,7 @@ WORDS = {"a": ZeroShot(["red", "blue", "old"], ["a {} book", "the {} film"]), "b
 
 @pytest.fixture(params=["CLIPModel", "CLIPVisionModel"])
 def opened(tmp_path, request):
-    """A CLIP base and two experts: whole models, or vision towers alone."""
+    """Open a CLIP base and two experts: whole models, or vision towers alone."""
     base = build("CLIPModel", "clip", 0)
     experts = {}
     for seed, name in enumerate("ab", 1):
@@ -58,18 +58,18 @@ def test_logits_are_scaled_cosines_with_text_features(opened):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_text_tower_and_scale_stay_the_bases(opened):
+def test_text_tower_and_scale_are_kept_from_the_base(opened):
     _, experts, _ = opened
     assert "logit_scale" in experts.kept
-    (said,) = (line for line in describe(experts) if line.startswith("kept from the base: "))
-    assert "logit_scale, text_model.* (36), text_projection.weight" in said
+    (kept,) = (line for line in describe(experts) if line.startswith("kept from the base: "))
+    assert "logit_scale, text_model.* (36), text_projection.weight" in kept
     assert not experts.warnings
     assert not any(name.startswith("text_") for name in experts.shared)
     assert "vision_model.embeddings.patch_embedding.weight" in experts.shared
     assert all(expert.head == () for expert in experts.tasks.values())
 
 
-def test_export_is_one_clip_model(opened):
+def test_export_writes_one_clip_model(opened):
     base, experts, folder = opened
     vectors = task_vectors(experts, inspect_weights(experts).changed)
     model = MergedModel(experts, vectors, tensor_wise(tuple(vectors.shapes)))
@@ -79,14 +79,14 @@ def test_export_is_one_clip_model(opened):
     assert not torch.equal(loaded.vision_model.post_layernorm.weight, base.vision_model.post_layernorm.weight)
 
 
-def test_a_base_without_text_is_refused(tmp_path):
+def test_a_base_without_text_is_rejected(tmp_path):
     paths = save_family(tmp_path, build("ViTModel", "vit", 0), {"a": build("ViTModel", "vit", 1)})
     opened = {name: open_checkpoint(path) for name, path in paths.items()}
     with pytest.raises(IncompatibleExpertsError, match="zero_shot needs a CLIP-like base"):
         from_checkpoints(opened.pop(""), opened, None, WORDS)
 
 
-def test_a_base_that_lacks_a_tensor_and_a_quantised_expert_are_refused(tmp_path):
+def test_a_base_with_a_missing_tensor_and_a_quantised_expert_are_rejected(tmp_path):
     paths = save_family(tmp_path, build("CLIPModel", "clip", 0), {"a": build("CLIPModel", "clip", 1)})
     save_tokenizer(tmp_path / "base")
     for place in ("a", "base"):

@@ -1,4 +1,4 @@
-"""Optimisers that evaluate the loss themselves, under Lightning: same rows within a step, steps counted, stops."""
+"""Optimisers that evaluate the loss themselves, under Lightning: same rows per step, step counts, early stop."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def learning(optimizer, feasible, steps, **batching):
     )
 
 
-def test_every_evaluation_of_a_step_sees_the_same_rows(monkeypatch):
+def test_every_evaluation_of_a_step_uses_the_same_rows(monkeypatch):
     seen = {}
     original = Schedule.rows
 
@@ -55,7 +55,7 @@ def test_every_evaluation_of_a_step_sees_the_same_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", [FrankWolfe(), SoftFrankWolfe(2), ProjectedGradient(), LBFGSB()], ids=str)
-def test_learning_stops_when_the_optimiser_is_done(optimizer, tmp_path):
+def test_learning_stops_when_the_optimiser_has_converged(optimizer, tmp_path):
     _, own = digits_family()
     feasible = Unbounded() if isinstance(optimizer, LBFGSB) else Simplex()
     settings = learning(optimizer, feasible, 200, batch_size=None)
@@ -67,14 +67,14 @@ def test_learning_stops_when_the_optimiser_is_done(optimizer, tmp_path):
     again = learn(*arguments, checkpoints=tmp_path, resume=True)
     assert torch.equal(again.coefficients, found.coefficients)
     assert again.best_step == found.best_step
-    # Other rows at every step: what is done on some is not on others.
+    # With other rows at every step, convergence on some rows is not convergence on others.
     changing = replace(settings, batching=Batching(batch_size=8), trainer={"max_steps": 12, **QUIET})
     if not isinstance(optimizer, LBFGSB):
         assert learn(*arguments[:3], changing).history[-1]["step"] == 12
 
 
-def test_labels_are_learned_from():
-    """The loss that learning sees is cross-entropy of a merge made by hand, summed over tasks."""
+def test_cross_entropy_learns_from_labels():
+    """Compare the loss with cross-entropy of a merge computed by hand, summed over tasks."""
     experts, own = digits_family()
     found = learn(model(), CrossEntropy(), Calibration(own, {}), learning(FrankWolfe(), Simplex(), 1, batch_size=None))
     total = 0.0
@@ -90,8 +90,8 @@ def test_labels_are_learned_from():
     assert found.certificate["loss"] == pytest.approx(total, rel=1e-5)
 
 
-def test_an_expert_without_rows_is_chosen_from():
-    """Two experts have no rows; Frank-Wolfe leaves the one that the third's rows have no use for."""
+def test_an_expert_without_rows_can_be_selected():
+    """Give two experts no rows; Frank-Wolfe drops the one that does not lower the loss on the third's rows."""
     _, own = digits_family()
     calibration = Calibration({"upright": own["upright"]}, {})
     settings = learning(FrankWolfe(), Simplex(includes_base=True), 100, batch_size=None)
@@ -103,7 +103,7 @@ def test_an_expert_without_rows_is_chosen_from():
     assert found.selections[0].first_step == 0
 
 
-def test_a_selection_has_the_weight_of_the_coefficients_that_are_kept():
+def test_a_selection_has_its_weight_in_the_best_coefficients():
     _, own = digits_family()
     watching = Watching("objective", every=1, patience=None)
     settings = replace(learning(FrankWolfe(), Simplex(2.0), 6, batch_size=4), watching=watching)
@@ -114,7 +114,7 @@ def test_a_selection_has_the_weight_of_the_coefficients_that_are_kept():
         assert selection.weight == pytest.approx(expected, abs=1e-6)
 
 
-def test_together_groups_propose_the_same_experts():
+def test_selection_together_proposes_the_same_experts_for_all_groups():
     _, own = digits_family()
     settings = learning(SoftFrankWolfe(top_k=1, per="model"), Simplex(), 1, batch_size=None)
     found = learn(model(tensor_wise), CrossEntropy(), Calibration(own, {}), settings)
@@ -124,7 +124,7 @@ def test_together_groups_propose_the_same_experts():
     assert len({selection.expert for selection in found.selections}) == 3
 
 
-def test_half_precision_is_refused_with_the_reason():
+def test_half_precision_is_rejected_with_the_reason():
     settings = learning(FrankWolfe(), Simplex(), 1, batch_size=None)
     with pytest.raises(ConfigError, match=r"Frank-Wolfe \(hard\) with fp16 is not defined"):
         check_learning(replace(settings, trainer={"precision": "16-mixed"}), 3)

@@ -1,4 +1,4 @@
-"""The progress bar: drawn on a terminal, or where it was asked for."""
+"""The progress bar: shown on a terminal, or if it is configured."""
 
 import sys
 
@@ -12,7 +12,7 @@ from adamerge.learning.trainer import Progress, build_trainer, without_advice
     ("terminal", "wanted", "drawn"),
     [(False, None, False), (True, None, True), (True, False, False), (False, True, True)],
 )
-def test_no_bar_is_drawn_where_output_is_no_terminal(monkeypatch, terminal, wanted, drawn):
+def test_no_bar_is_shown_if_output_is_not_a_terminal(monkeypatch, terminal, wanted, drawn):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     with without_advice():
         trainer = build_trainer({"accelerator": "cpu", "enable_progress_bar": wanted}, [])

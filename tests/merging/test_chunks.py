@@ -91,7 +91,7 @@ def test_mean_product_is_summed_and_kept():
         ({"budget": 0.5}, "chunks.budget"),
         ({"most": 0}, "chunks.most"),
         ({"first_steps": -1}, "chunks.first_steps"),
-        ({"importance": "gradient", "first_steps": 0}, "by gradient"),
+        ({"importance": "gradient", "first_steps": 0}, "importance: gradient"),
     ],
 )
 def test_bad_options(options, word):

@@ -6,9 +6,9 @@ from support.families import Tiny
 from support.naive_merge import GROUPINGS, naive
 from torch.func import functional_call
 
-import adamerge.merging.task_vectors as module
 from adamerge.batch import Batch
 from adamerge.experts.from_modules import from_modules
+from adamerge.merging import mapped_task_vectors
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.grouping import tensor_wise
@@ -45,7 +45,7 @@ def model_of(dtype=torch.float32, resident=None, grouping="tensor"):
 @pytest.mark.parametrize("scratch", [7, 2**20])
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_losses_and_gradient_are_autograds_through_a_naive_merge(monkeypatch, dtype, resident, scratch, grouping):
-    monkeypatch.setattr(module, "SCRATCH", scratch)  # small enough to cut rows and columns
+    monkeypatch.setattr(mapped_task_vectors, "SCRATCH", scratch)  # small enough to cut rows and columns
     model, (base, *experts) = model_of(dtype, resident, grouping)
     batches = batches_of(dtype)
     coefficients = torch.randn(len(model.grouping), 3, dtype=dtype)

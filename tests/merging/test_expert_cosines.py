@@ -6,7 +6,8 @@ from torch.nn.functional import cosine_similarity
 
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.grouping import block_wise, row_blocks, task_wise, tensor_wise
-from adamerge.merging.task_vectors import Mapped, Resident
+from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.resident_task_vectors import Resident
 from adamerge.storage.weights import InMemory
 
 SHAPES = {"layer.0.w": (6, 5), "layer.0.b": (6,), "layer.1.w": (4, 6), "scale": ()}

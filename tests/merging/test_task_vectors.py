@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from support.families import Tiny, random_vectors
 from support.naive_merge import GROUPINGS, naive
 
-import adamerge.merging.task_vectors as module
 from adamerge.experts.from_modules import from_modules
+from adamerge.merging import mapped_task_vectors
 from adamerge.merging.grouping import row_blocks, tensor_wise
 from adamerge.merging.merged_model import task_vectors
+from adamerge.merging.resident_task_vectors import Resident
 from adamerge.merging.task_vectors import matrix_shape
 
 
@@ -50,9 +51,9 @@ def test_every_row_of_every_parameter_is_in_exactly_one_group(problem):
 def test_combine_and_inner_are_the_sums_of_their_formulas(problem, resident, seed):
     shapes, count, groups, scratch = problem
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SCRATCH", scratch)
+        patch.setattr(mapped_task_vectors, "SCRATCH", scratch)
         mapped = random_vectors(shapes, count)
-        vectors = module.Resident(mapped) if resident else mapped
+        vectors = Resident(mapped) if resident else mapped
         generator = torch.Generator().manual_seed(seed)
         coefficients = torch.randn(len(groups), count, generator=generator)
         gradients = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
@@ -79,7 +80,7 @@ def test_tied_weights_have_one_coefficient_and_stay_tied():
 
 
 def test_stack_is_expert_minus_base(monkeypatch):
-    monkeypatch.setattr(module, "SCRATCH", 7)
+    monkeypatch.setattr(mapped_task_vectors, "SCRATCH", 7)
     base, one, two = Tiny(0), Tiny(1), Tiny(2)
     together = from_modules(base, {"a": one, "b": two})
     mapped = task_vectors(together, together.shared, resident=False)

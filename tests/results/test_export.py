@@ -1,4 +1,4 @@
-"""Exported checkpoints: exact corners, plain transformers loads them, complete or absent."""
+"""Exported checkpoints: exact at one-hot coefficients, loadable by plain transformers, complete or absent."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ def load(architecture, place, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("backbone", "architecture", "family", "more"), FAMILIES)
-def test_one_hot_gives_the_expert_back_bit_for_bit_and_zeros_the_base(
+def test_one_hot_returns_the_expert_and_zeros_the_base_bit_for_bit(
     tmp_path, backbone, architecture, family, more, dtype
 ):
     model, base, experts = merged_model(tmp_path, backbone, architecture, family, more, dtype)
@@ -76,11 +76,11 @@ def test_heads_share_one_backbone_on_disk(tmp_path):
     transformers.AutoModel.from_pretrained(exported.folder)
 
 
-def test_where_links_fail_files_are_copied(tmp_path, monkeypatch):
+def test_files_are_copied_if_links_fail(tmp_path, monkeypatch):
     def link(*_):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr("adamerge.results.export.os.link", link)
+    monkeypatch.setattr("adamerge.results.write_checkpoint.os.link", link)
     model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
     exported = export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
     (shard,) = exported.folder.glob("model-0*.safetensors")
@@ -89,7 +89,7 @@ def test_where_links_fail_files_are_copied(tmp_path, monkeypatch):
         load("BertForSequenceClassification", exported.checkpoints[task])
 
 
-def test_what_no_expert_changed_has_no_coefficient_and_stays_the_bases(tmp_path):
+def test_unchanged_parameters_have_no_coefficient_and_are_kept_from_the_base(tmp_path):
     base = build("BertModel", "bert", 0)
     models = {task: build("BertForSequenceClassification", "bert", seed) for seed, task in enumerate("ab", 1)}
     frozen = [name for name, _ in base.named_parameters() if name.startswith("embeddings.")]
@@ -110,7 +110,7 @@ def test_what_no_expert_changed_has_no_coefficient_and_stays_the_bases(tmp_path)
         assert torch.equal(state[f"bert.{name}"], base.get_parameter(name))
 
 
-def test_logits_of_the_exported_checkpoint_are_those_of_the_merge(tmp_path):
+def test_logits_of_the_exported_checkpoint_equal_those_of_the_merge(tmp_path):
     model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
     coefficients = torch.rand(len(model.grouping), 2)
     exported = export(model, coefficients, tmp_path / "merged")
@@ -128,14 +128,14 @@ def test_output_dtype(tmp_path):
     assert (exported.folder / "generation_config.json").exists()
 
 
-def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
+def test_an_existing_folder_is_rejected_and_not_changed(tmp_path):
     model, *_ = merged_model(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", {})
     (tmp_path / "merged").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
         export(model, torch.zeros(len(model.grouping), 2), tmp_path / "merged")
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_files(tmp_path, monkeypatch):
     model, *_ = merged_model(tmp_path, "BertModel", "BertForSequenceClassification", "bert", {})
 
     def full(*_):
@@ -147,7 +147,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base"]
 
 
-def test_each_tensor_keeps_a_dtype_that_holds_it(tmp_path):
+def test_each_tensor_has_a_dtype_that_represents_it_exactly(tmp_path):
     base = build("BertModel", "bert", 0).to(torch.bfloat16)
     base.embeddings.to(torch.float32)
     experts = {name: build("BertForSequenceClassification", "bert", seed) for seed, name in enumerate("ab", 1)}
@@ -159,7 +159,9 @@ def test_each_tensor_keeps_a_dtype_that_holds_it(tmp_path):
     model = MergedModel(together, vectors, tensor_wise(together.shared))
     exported = export(model, torch.tensor([[0.0, 1.0]]).expand(len(together.shared), 2), tmp_path / "merged")
     weights = open_checkpoint(str(exported.checkpoints["b"])).tensors
-    assert json.loads((exported.checkpoints["b"] / "config.json").read_text())["dtype"] == "float32"  # of most numbers
+    assert (
+        json.loads((exported.checkpoints["b"] / "config.json").read_text())["dtype"] == "float32"
+    )  # the most frequent dtype
     for name, value in experts["b"].state_dict().items():
         assert weights[name].dtype == value.dtype
         assert torch.equal(weights[name], value)
@@ -169,11 +171,11 @@ def test_each_tensor_keeps_a_dtype_that_holds_it(tmp_path):
     ("backbone", "architecture", "family"),
     [
         ("ResNetModel", "ResNetForImageClassification", "resnet"),
-        ("LevitModel", "LevitForImageClassification", "levit"),  # its head holds a BatchNorm
+        ("LevitModel", "LevitForImageClassification", "levit"),  # its head contains a BatchNorm
         ("LevitForImageClassification", "LevitForImageClassification", "levit"),
     ],
 )
-def test_running_statistics_are_the_bases_and_in_a_head_the_experts_own(tmp_path, backbone, architecture, family):
+def test_running_statistics_are_the_bases_and_the_experts_in_a_head(tmp_path, backbone, architecture, family):
     model, base, experts = merged_model(tmp_path, backbone, architecture, family, {})
     (warning,) = (line for line in inspect_weights(model.experts).warnings if "BatchNorm" in line)
     inside = [n for n, _ in experts["a"].named_buffers() if n.endswith("running_mean") and "classifier" not in n]

@@ -64,7 +64,7 @@ def test_problems_of_rows_space_and_directory_are_listed_together(family, monkey
     )
     problems, _ = checked(configuration(run_dir="run"))
     expected = (
-        "run: exists already",
+        "run: already exists",
         "mood_test.jsonl: expected a column 'label'",
         "topic: topic.jsonl",
         "run: the disk is full",

@@ -67,7 +67,7 @@ MISTAKES = [
     ("watch: {every: 0}", "watch.every: expected at least 1"),
     ("parameters: {head: classifier}", "parameters.head: expected a list, found 'classifier'"),
     ("optimizer: {class_path: Adam, init_args: {betas: [0.9]}}", "init_args.betas: expected 2 values, found 1"),
-    ("method: ties\noptimizer: {lr: 1}", "optimizer: options without a class"),
+    ("method: ties\noptimizer: {lr: 1}", "optimizer: expected a class for these options, found none"),
 ]
 
 
@@ -85,7 +85,7 @@ def test_a_mistake_is_explained_with_its_line(text, words):
         ("[{model: mood, evaluatoin: a}]", "models.0.evaluatoin: ModelConfig: there is no such key. Did you mean eval"),
         ("[{model: mood, loss_weight: -1}]", "models.0.loss_weight: expected a finite number of at least 0"),
         ("[{model: mood, weight: 1}]", "models.0.weight: there is no such key. Write loss_weight for the factor"),
-        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation: a: expected at least 1 under rows"),
+        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation: a: rows: expected at least 1"),
         (
             "[{model: mood, parameters: {weight: high}}]",
             "models.0.parameters.weight: expected a number, a list or",
@@ -138,8 +138,8 @@ def test_mistakes_of_python_name_the_key():
         (b"a: &a [*a]", "bad.yaml: "),
         (b"- 1\n- 2", "bad.yaml: expected keys and values"),
         (b"", "bad.yaml: expected keys and values"),
-        (b"data: {rows: 1}\ninit: 0\ndata: {rows: 2}", "bad.yaml:3: the key data stands twice in one mapping"),
-        (b"data: {rows: 1, rows: 2}", "bad.yaml:1: the key rows stands twice"),
+        (b"data: {rows: 1}\ninit: 0\ndata: {rows: 2}", "bad.yaml:3: the key data is written twice in one mapping"),
+        (b"data: {rows: 1, rows: 2}", "bad.yaml:1: the key rows is written twice"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_configuration(text, words):
@@ -164,10 +164,10 @@ def test_every_unknown_key_is_reported_with_its_line(wrong):
     [
         ({"optimizer": "LBFGS", "feasible": "Box", "data.batch_size": None}, "torch's LBFGS on Box"),
         ({"optimizer": "ProjectedGradient", "trainer.precision": "bf16-mixed"}, "projected gradient with bf16"),
-        ({"chunks": {"budget": 8}, "grouping": "task"}, "expected grouping: tensor, got task"),
+        ({"chunks": {"budget": 8}, "grouping": "task"}, "expected grouping: tensor, found task"),
         ({"method": "ties", "centre": "Isotropic"}, "so Ties would add nothing to the centre"),
         ({"task_vectors": "Isotropic", "init": "closed_form"}, "Isotropic makes one task vector of all experts"),
-        ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, got -1"),
+        ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, found -1"),
         ({"optimizer.lr": -1}, "optimizer: Invalid learning rate: -1"),
         ({"optimizer": None}, "optimizer: expected an optimiser"),
         ({"trainer.accelerator": "gpuu"}, "gpuu"),

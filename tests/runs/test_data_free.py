@@ -93,6 +93,7 @@ def test_killed_and_resumed(text_family, tmp_path):
     strike = Strike("adamerge.storage.kept.write_text")
     file = {**yaml.safe_load((text_family / "merge.yaml").read_text()), "method": "fisher", "optimizer": None}
     file["trainer"] = {"accelerator": "cpu"}
+    file["models"] = [{"model": task, "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
     place = shutil.copytree(text_family, tmp_path / "family")
     (place / "free.yaml").write_text(yaml.safe_dump(file))
     log = tmp_path / "log.txt"

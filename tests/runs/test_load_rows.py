@@ -49,7 +49,7 @@ def broken_row(folder, config):
     (folder / "mood.jsonl").write_text("\n".join([*lines[:2], '{"text": "the', *lines[2:]]))
 
 
-@mistake("mood: mood.jsonl: row 2 has None where 'text' should be a text")
+@mistake("mood: mood.jsonl: row 2: expected a text in the column 'text', found None")
 def row_without_text(folder, config):
     lines = (folder / "mood.jsonl").read_text().splitlines()
     (folder / "mood.jsonl").write_text("\n".join([lines[0], '{"text": null}', *lines[1:]]))
@@ -81,7 +81,7 @@ def no_tokenizer(folder, config):
         file.unlink()
 
 
-@mistake("speed: expected calibration rows (key calibration), but there are none.")
+@mistake("speed: expected calibration rows (key calibration) of every task")
 def fisher_as_centre_without_rows(folder, config):
     config["centre"] = "Fisher"
     del config["models"][2]["calibration"]

@@ -66,7 +66,7 @@ def test_what_was_written_survives_a_second_save():
 
 def test_a_configuration_that_does_not_record_what_was_written_keeps_its_method():
     former = {key: value for key, value in saved(merge_config(MINIMAL)).content.items() if key != "written"}
-    with pytest.raises(ConfigError, match=r"expected expert_merging\+\+, found ties.*nothing but the label"):
+    with pytest.raises(ConfigError, match=r"expected expert_merging\+\+, found ties.*change only its name"):
         merge_layers([Document(former), Document({"method": "ties"})])
     assert merge_layers([Document(former), Document({"method": DEFAULT})]).method == DEFAULT
 

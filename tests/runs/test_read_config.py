@@ -17,7 +17,7 @@ from adamerge.optim.feasible_sets import Box, Simplex
 from adamerge.runs.config import ModelConfig
 from adamerge.runs.read_config import merge_config, merge_layers, read_config
 from adamerge.runs.read_yaml import read_yaml
-from adamerge.runs.run_directory import check_run_dir
+from adamerge.runs.run_directory import RunDirectory, check_run_dir
 from adamerge.runs.save_config import resolved
 from adamerge.transforms import Wudi
 from adamerge.types import ConfigError
@@ -90,7 +90,7 @@ def test_anchors_and_merged_keys_are_read():
         ("init: {class_path: adamerge.closed_form.ClosedForm}", "adamerge.calibration.closed_form.ClosedForm"),
         ("chunks: {class_path: adamerge.chunks.Chunks, init_args: {budget: 2}}", "adamerge.merging.chunks.Chunks"),
         ("trainer: {class_path: adamerge.config.TrainerConfig, init_args: {max_steps: 1}}", "adamerge.runs.config."),
-        ("data: {class_path: adamerge.data.Batching, init_args: {rows: 8}}", "adamerge.data.rows.Batching"),
+        ("data: {class_path: adamerge.data.Batching, init_args: {rows: 8}}", "adamerge.data.settings.Batching"),
         ("watch: {class_path: adamerge.callbacks.Watching}", "adamerge.learning.keep_best.Watching"),
         ("parameters: {class_path: adamerge.experts.Split}", "adamerge.experts.name_patterns.Split"),
     ],
@@ -100,7 +100,7 @@ def test_class_paths_of_earlier_versions_lead_to_the_class_with_a_note(old, new)
     of_yaml(old, notes)
     assert len(notes) == 1
     assert notes[0].startswith("merge.yaml:3: ")
-    assert f"is called {new}" in notes[0]
+    assert f"is now {new}" in notes[0]
 
 
 @pytest.mark.parametrize("path", ["torch.optim.SGD", "torch.optim.sgd.SGD", "SGD"])
@@ -135,8 +135,8 @@ def old_runs(tmp_path):
 def test_a_run_of_version_0_1_0_goes_on_with_its_own_configuration(old_runs, name):
     notes = []
     config = read_config(old_runs / name / "config.yaml", notes.append)
-    check_run_dir(old_runs / name, resolved(config), resume=True)
+    check_run_dir(RunDirectory(old_runs / name), resolved(config), resume=True)
     assert len(notes) == 2
     assert "loss_weight" in notes[0]
     with pytest.raises(ConfigError, match="seed_everything"):
-        check_run_dir(old_runs / name, resolved(replace(config, seed_everything=7)), resume=True)
+        check_run_dir(RunDirectory(old_runs / name), resolved(replace(config, seed_everything=7)), resume=True)

@@ -82,9 +82,9 @@ def test_a_gradient_comes_with_a_note_on_what_follows_the_layers():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "ties"}, "mergekit's ties lets weights elect signs"),
+        ({"method": "ties"}, "mergekit's ties uses weights to elect signs"),
         ({"method": "isotropic"}, "Isotropic makes one task vector of all experts"),
-        ({"method": "adamerging", "init": "closed_form"}, "closed_form solves for the start"),
+        ({"method": "adamerging", "init": "closed_form"}, "closed_form computes the start"),
     ],
 )
 def test_weights_that_would_mean_something_else_are_refused(changes, words):

@@ -28,7 +28,7 @@ from transformers import (
     ViTConfig,
 )
 
-from adamerge.merging.task_vectors import Mapped
+from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.storage.weights import InMemory
 
 TEXT = {

@@ -10,7 +10,8 @@ from torch.optim import Adam
 
 from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
-from adamerge.learning.learn import LAST, Calibration, Learned, learn
+from adamerge.learning.learn import LAST, Calibration, learn
+from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.grouping import block_wise, row_blocks, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors, uniform

@@ -1,0 +1,107 @@
+"""Task vectors mapped from checkpoints: read tile by tile, so that memory does not grow with K.
+
+Tiles are read from the page cache into a scratch tile of fixed size, used for one parameter after another.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from adamerge.merging.task_vectors import TaskVectors, Tile, as_matrix, matrix_shape
+from adamerge.storage.digest import digest_of_json
+from adamerge.storage.weights import Weights
+from adamerge.types import Coefficients
+
+SCRATCH = 2**20
+"""Numbers in the scratch tile of all experts together: 4 MiB in fp32, about a core's share of the cache."""
+
+
+class Mapped(TaskVectors):
+    """Task vectors taken tile by tile from checkpoints, τₖ = expertₖ − base, or read as they are.
+
+    Args:
+        experts: Each expert's weights by its name.
+        names: Parameters to merge.
+        centre: What the task vectors are added to.
+        base: What is subtracted from the experts; None where they hold task vectors already.
+        dtype: Of the computation.
+        device: Of the computation.
+    """
+
+    def __init__(
+        self,
+        experts: Mapping[str, Weights],
+        names: Sequence[str],
+        centre: Weights,
+        base: Weights | None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.experts = tuple(experts)
+        self.shapes = {name: centre.shape(name) for name in names}
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._weights = tuple(experts.values())
+        self._centre = centre
+        self._base = base
+        # One for all parameters: a new one for each would leave holes in the heap between the merged ones.
+        self._scratch = torch.empty(max(SCRATCH, len(experts)), dtype=dtype, device=device)
+
+    @override
+    def centre(self, name: str) -> Tensor:
+        return self._centre[name]
+
+    @override
+    def digest(self) -> str:
+        sources = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
+        return digest_of_json([self.experts, list(self.shapes), str(self.dtype), [one.digest() for one in sources]])
+
+    @override
+    @torch.no_grad()
+    def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
+        weights = coefficients.detach().cpu().double()[groups.cpu()]  # (1 or R, K)
+        terms = list(zip(self._weights, weights.unsqueeze(2).unbind(1), strict=True))
+        rest = 1 - weights.sum(1, keepdim=True) if self._base is not None else torch.ones_like(weights[:, :1])
+        if self._base is not None and self._base is not self._centre:
+            terms += [(self._base, rest - 1)]
+            rest = torch.ones_like(rest)
+        shape = matrix_shape(self.shapes[name])
+        total = torch.full(shape, -0.0, dtype=torch.float64)  # what leaves every number as it is when added, −0 too
+        for source, weight in [(self._centre, rest), *terms]:
+            values = as_matrix(source[name])
+            for rows, columns in _windows(*shape, SCRATCH):
+                factor = weight[rows] if len(weight) > 1 else weight
+                part = total[rows, columns]
+                part.copy_(torch.where(factor != 0, part + factor * values[rows, columns].double(), part))
+        return total.view(self.shapes[name])
+
+    @override
+    def tiles(self, name: str) -> Iterator[Tile]:
+        sources = [as_matrix(weights[name]) for weights in self._weights]
+        base = None if self._base is None else as_matrix(self._base[name])
+        room = len(self._scratch) // len(sources)
+        rows, columns = sources[0].shape
+        for r, m in _windows(rows, columns, room):
+            shape = sources[0][r, m].shape
+            stack = self._scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
+            offset = None if base is None else base[r, m].to(self.device, self.dtype)
+            for source, vector in zip(sources, stack, strict=True):
+                if offset is None:
+                    vector.copy_(source[r, m])
+                else:
+                    torch.sub(source[r, m].to(self.device), offset, out=vector)
+            yield Tile(r, m, stack)
+
+
+def _windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a matrix into windows of at most `room` numbers: whole rows where one fits, else pieces of a row."""
+    if columns > room:
+        for r in range(rows):
+            for start in range(0, columns, room):
+                yield slice(r, r + 1), slice(start, min(start + room, columns))
+        return
+    step = max(1, room // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows)), slice(0, columns)

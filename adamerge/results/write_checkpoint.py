@@ -1,0 +1,130 @@
+"""Files of a merged checkpoint: backbone, index, heads, configuration and what lies beside them."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.experts import Expert, Experts
+from adamerge.merging.merged_model import MergedModel
+from adamerge.results.backbone import backbone_names, dtype_on_disk, exact_parameters
+from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
+from adamerge.storage.weights import Header
+from adamerge.types import Coefficients
+
+Files: TypeAlias = Mapping[str, Mapping[str, Header]]
+"""Safetensors files by name, each with the headers of its tensors."""
+
+_WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
+_NOT_COPIED = {"config.json", "README.md", "training_args.bin", ".gitattributes"}
+
+
+def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
+    """Name the folder of an exported checkpoint that loads as each task's model."""
+    return {name: folder / name if expert.head else folder for name, expert in experts.tasks.items()}
+
+
+def write_backbone(
+    model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype], shard_bytes: int
+) -> Files:
+    """Write the merged backbone in files of at most `shard_bytes`, one tensor in memory at a time."""
+    disk = _names_on_disk(model.experts)
+    headers = {name: Header(model.experts.base.shape(name), dtypes[name]) for name in disk}
+    shards = _divide(headers, shard_bytes)
+    parameters = exact_parameters(model, coefficients, dtypes)
+    files: dict[str, dict[str, Header]] = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        files[file] = {disk[name]: headers[name] for name in names}
+        with SafetensorsWriter(folder / file, files[file], {"format": "pt"}) as writer:
+            for _ in names:
+                name, tensor = next(parameters)
+                writer.write(disk[name], tensor)
+    return files
+
+
+def _names_on_disk(experts: Experts) -> dict[str, str]:
+    """Each backbone tensor's name in the first expert's files: what its own class is known to load."""
+    disk = next(iter(experts.tasks.values())).disk
+    return {name: disk.get(name, name) for name in backbone_names(experts)}
+
+
+def _divide(headers: Mapping[str, Header], shard_bytes: int) -> list[list[str]]:
+    """Divide tensors among files: a new file begins where the next tensor would not fit."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, (shape, dtype) in headers.items():
+        size += shape.numel() * dtype.itemsize
+        if size > shard_bytes and shards[-1]:
+            shards.append([])
+            size = shape.numel() * dtype.itemsize
+        shards[-1].append(name)
+    return shards
+
+
+def write_index(folder: Path, files: Files) -> None:
+    """Write which file of a checkpoint holds which tensor."""
+    headers = [header for file in files.values() for header in file.values()]
+    index = {
+        "metadata": {
+            "total_parameters": sum(shape.numel() for shape, _ in headers),
+            "total_size": sum(shape.numel() * dtype.itemsize for shape, dtype in headers),
+        },
+        "weight_map": {name: file for file, names in files.items() for name in names},
+    }
+    write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+
+
+def write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None) -> Files:
+    """Write what the base alone has, its own head for example, into a file that tasks do not link to."""
+    assert experts.checkpoint is not None
+    backbone = set(backbone_names(experts))
+    rest = {name: experts.base[name] for name in experts.base.headers if name not in backbone}
+    rest |= {name: experts.checkpoint.tensors[name] for name in experts.left_out}
+    return _write_tensors(folder / "model-base.safetensors", rest, dtype) if rest else {}
+
+
+def write_task(expert: Expert, root: Path, shards: Files, dtype: torch.dtype | None, usual: torch.dtype) -> None:
+    """Make the folder that loads as one task's model: links to the backbone, the head, the configuration."""
+    folder = root / expert.name
+    folder.mkdir()
+    for file in shards:
+        _link(root / file, folder / file)
+    head = {expert.disk.get(name, name): expert.weights[name] for name in expert.whole_head}
+    write_index(folder, {**shards, **_write_tensors(folder / "model-head.safetensors", head, dtype)})
+    assert expert.checkpoint is not None
+    write_side_files(expert.checkpoint, folder, usual)
+    for file in root.iterdir():  # an expert saved without its tokenizer takes the base's
+        if file.is_file() and not file.name.startswith("model") and not (folder / file.name).exists():
+            shutil.copy(file, folder / file.name)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Files:
+    """Write tensors that are in memory as one file, in the dtype that was asked for."""
+    converted = {name: tensor.to(dtype_on_disk(tensor.dtype, dtype)) for name, tensor in tensors.items()}
+    write_safetensors(path, converted, {"format": "pt"})
+    return {path.name: {name: Header(tensor.shape, tensor.dtype) for name, tensor in converted.items()}}
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
+    """Write the configuration with the dtype of most numbers, and copy whatever else lies beside the weights."""
+    config = json.loads((checkpoint.folder / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    for file in checkpoint.folder.iterdir():
+        if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name not in _NOT_COPIED:
+            shutil.copy(file, folder / file.name)
