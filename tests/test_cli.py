@@ -50,7 +50,7 @@ def steps_below_zero(folder, config):
     config["trainer"]["max_steps"] = -2
 
 
-@mistake("init: closed_form solves for the start")
+@mistake("init: closed_form computes the start that models.parameters.weight also sets")
 def two_ways_to_start(folder, config):
     config["init"] = "closed_form"
     give_weights(config, 0.5, 1, 1)
@@ -62,7 +62,7 @@ def two_starts_in_one_group(folder, config):
     give_weights(config, [{"filter": "query", "value": 0.3}, {"value": 0.5}], 1, 1)
 
 
-@mistake("weights", "sum to 0")
+@mistake("expected weights with a sum other than 0 per group, found sum 0")
 def weights_that_cannot_be_divided_by_their_sum(folder, config):
     config["method"] = "average"
     give_weights(config, 1, -1, 0)

@@ -28,12 +28,12 @@ def model_directory_is_missing(folder, config):
     config["models"][0]["model"] = "nowhere"
 
 
-@of_headers("a/b/c", "there is no such directory")
+@of_headers("a/b/c", "there is no such folder")
 def base_directory_is_missing(folder, config):
     config["base_model"] = "a/b/c"
 
 
-@of_headers("mood: expected a Hugging Face checkpoint", "config.json")
+@of_headers("mood: expected the folder of a Hugging Face checkpoint", "config.json")
 def no_configuration_beside_the_weights(folder, config):
     (folder / "mood/config.json").unlink()
 
@@ -164,7 +164,7 @@ def broken_index(folder, config):
     (folder / "mood/model.safetensors.index.json").write_text("[]")
 
 
-@of_headers("./bert: expected a directory with a checkpoint", "there is no such directory")
+@of_headers("./bert: expected the folder of a checkpoint", "there is no such folder")
 def path_that_cannot_be_a_hub_id(folder, config):
     config["base_model"] = "./bert"
 

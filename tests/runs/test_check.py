@@ -108,8 +108,8 @@ def weighted(weights, **changes):
     ("weights", "changes", "word"),
     [
         ([[{"filter": "query", "value": 0.3}, {"value": 0.5}], 1, 1], {"grouping": "block"}, "share a coefficient"),
-        ([1, -1, 0], {"method": "average"}, "sum to 0"),
-        ([0.5, 1, 1], {"method": "ties"}, "mergekit's ties lets weights elect signs"),
+        ([1, -1, 0], {"method": "average"}, "expected weights with a sum other than 0"),
+        ([0.5, 1, 1], {"method": "ties"}, "mergekit's ties uses weights to elect signs"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_problem(family, weights, changes, word):

@@ -12,7 +12,7 @@ from adamerge.types import ConfigError
 MISTAKES, mistake = table()
 
 
-@mistake("mood: nowhere.jsonl: no such file")
+@mistake("mood: nowhere.jsonl: expected a file", "no file or folder has this path")
 def rows_are_missing(folder, config):
     config["models"][0]["calibration"] = "nowhere.jsonl"
 
@@ -38,7 +38,7 @@ def missing_label_column(folder, config):
     save_rows(folder / "mood_test.jsonl", 4, 0)
 
 
-@mistake("mood: mood.jsonl", "empty")
+@mistake("mood: mood.jsonl: expected at least 1 row, found none")
 def no_rows(folder, config):
     (folder / "mood.jsonl").write_text("")
 
@@ -70,7 +70,7 @@ def unknown_label(folder, config):
     (folder / "topic_test.jsonl").write_text('{"text": "good", "label": "sunny"}\n')
 
 
-@mistake("no pad token", "tokenizer_config.json")
+@mistake("expected a tokenizer with a pad token", "tokenizer_config.json")
 def no_pad_token(folder, config):
     save_tokenizer(folder / "base", pad=False)
 
