@@ -35,7 +35,7 @@ def rows_without_labels(folder, config):
     save_rows(folder / "mood_test.jsonl", 4, 0)
 
 
-@mistake("models: two experts are called mood")
+@mistake("expected a different name per expert, found mood twice")
 def task_twice(folder, config):
     config["models"][1]["task"] = "mood"
 
@@ -50,7 +50,7 @@ def steps_below_zero(folder, config):
     config["trainer"]["max_steps"] = -2
 
 
-@mistake("init: closed_form solves for the start")
+@mistake("init: closed_form computes the start that models.parameters.weight also sets")
 def two_ways_to_start(folder, config):
     config["init"] = "closed_form"
     give_weights(config, 0.5, 1, 1)
@@ -62,13 +62,13 @@ def two_starts_in_one_group(folder, config):
     give_weights(config, [{"filter": "query", "value": 0.3}, {"value": 0.5}], 1, 1)
 
 
-@mistake("weights", "sum to 0")
+@mistake("expected weights with a sum other than 0 per group, found sum 0")
 def weights_that_cannot_be_divided_by_their_sum(folder, config):
     config["method"] = "average"
     give_weights(config, 1, -1, 0)
 
 
-@mistake("run: exists already")
+@mistake("run: already exists")
 def run_directory_in_use(folder, config):
     (folder / "run").mkdir()
     (folder / "run/notes.txt").touch()

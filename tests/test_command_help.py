@@ -24,14 +24,14 @@ def test_help(main, capsys, monkeypatch, command):
         assert not lacking
 
 
-def test_no_command_is_a_call_for_help(capsys):
+def test_no_command_prints_help(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([])
     assert stop.value.code == 0
     assert "usage: adamerge COMMAND" in capsys.readouterr().out
 
 
-def test_help_does_not_wait_for_what_it_does_not_need():
+def test_help_imports_no_heavy_library():
     script = "import sys, adamerge.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

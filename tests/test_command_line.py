@@ -10,7 +10,10 @@ from adamerge import cli
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fti"], "there is no command fti; known are 'fit', 'check', 'export', 'evaluate', 'demo'. Did you mean fit?"),
+        (
+            ["fti"],
+            "there is no command fti; expected one of 'fit', 'check', 'export', 'evaluate', 'demo'. Did you mean fit?",
+        ),
         (["fit"], "missing: base_model, models"),
         (["fit", "--config"], "--config: expected a value after it, found none."),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),

@@ -7,13 +7,15 @@ import pty
 import struct
 import termios
 
+import torch
 import transformers
+from support.mistakes import edit_tensors
 from support.processes import start
 
 from adamerge import cli
 
 
-def test_a_run_says_only_what_matters(finished):
+def test_a_run_prints_only_relevant_lines(finished):
     said = (finished / "log.txt").read_text()
     for noise in ("litlogger", "GPU", "TPU", "Warning", "warning", "weights_only", "Loading", "Trainer.fit", "it/s"):
         assert noise not in said
@@ -23,7 +25,17 @@ def test_a_run_says_only_what_matters(finished):
         assert word in looks[1]
 
 
-def test_mixed_precision_says_nothing_of_itself(family, main):
+def test_an_expert_from_another_base_is_warned_about(family, main):
+    edit_tensors(
+        family / "speed/model.safetensors", lambda t: [tensor.copy_(torch.randn_like(tensor)) for tensor in t.values()]
+    )
+    code, said, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run", "--trainer.max_steps", "1")
+    assert (code, complaint) == (0, "")
+    assert "warning: speed (speed): ‖expert − base‖ is" in said
+    assert "mood (mood)" not in said
+
+
+def test_mixed_precision_prints_no_warning(family, main):
     assert main("fit", "--config", "merge.yaml", "--run_dir", "run", "--trainer.precision", "bf16-mixed")[::2] == (
         0,
         "",
@@ -45,7 +57,7 @@ def test_a_long_path_stays_in_one_piece(family, main):
     assert code == 0
     assert f"mood: {run_dir}/merged/mood\n" in said
     complaint = main("fit", "--config", "merge.yaml", "--run_dir", run_dir)[2]
-    assert f"error: {run_dir}: exists already" in complaint
+    assert f"error: {run_dir}: already exists" in complaint
 
 
 def test_a_terminal_shows_a_bar(family):

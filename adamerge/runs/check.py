@@ -41,8 +41,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
         problems += _problems_of(lambda: check_task_vectors(config, experts, experts.shared))
-        start = _problems_of(lambda: check_start(config, experts.shared))
-        problems += [problem for problem in start if problem not in problems]
+        starts = _problems_of(lambda: check_start(config, experts.shared))
+        problems += [problem for problem in starts if problem not in problems]
         problems += _problems_of(lambda: check_layers(config.objective, experts, load_data(config, experts)))
         lines += [] if problems else learning_notes(config)
         problems += _problems_of(lambda: check_space(config, experts, run))

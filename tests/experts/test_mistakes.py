@@ -23,17 +23,17 @@ NUMBERS, of_numbers = table()
 # --- what names, configurations and headers tell ---------------------------------------------------------------------
 
 
-@of_headers("nowhere", "no directory of that name")
+@of_headers("nowhere", "no folder of this name")
 def model_directory_is_missing(folder, config):
     config["models"][0]["model"] = "nowhere"
 
 
-@of_headers("a/b/c", "there is no such directory")
+@of_headers("a/b/c", "there is no such folder")
 def base_directory_is_missing(folder, config):
     config["base_model"] = "a/b/c"
 
 
-@of_headers("mood: expected a Hugging Face checkpoint", "config.json")
+@of_headers("mood: expected the folder of a Hugging Face checkpoint", "config.json")
 def no_configuration_beside_the_weights(folder, config):
     (folder / "mood/config.json").unlink()
 
@@ -164,22 +164,22 @@ def broken_index(folder, config):
     (folder / "mood/model.safetensors.index.json").write_text("[]")
 
 
-@of_headers("./bert: expected a directory with a checkpoint", "there is no such directory")
+@of_headers("./bert: expected the folder of a checkpoint", "there is no such folder")
 def path_that_cannot_be_a_hub_id(folder, config):
     config["base_model"] = "./bert"
 
 
-@of_headers("two experts are called mood")
+@of_headers("expected a different name per expert, found mood twice")
 def task_twice(folder, config):
     config["models"][1]["task"] = "mood"
 
 
-@of_headers("models: 'a/b' cannot be the name of a folder")
+@of_headers("models: expected a name that can be the name of a folder, found 'a/b'")
 def task_with_a_slash(folder, config):
     config["models"][1]["task"] = "a/b"
 
 
-@of_headers("parameters.base: embedings* matches no parameter. Near it are bert.embeddings.")
+@of_headers("parameters.base: embedings* matches no parameter. The most similar names are bert.embeddings.")
 def pattern_that_matches_nothing(folder, config):
     config["parameters"] = {"base": ["embedings*"]}
 

@@ -1,4 +1,4 @@
-"""Learning that leads nowhere is ended with what to do instead."""
+"""Learning that diverges or has no time is refused."""
 
 import pytest
 from support.families import configuration
@@ -24,7 +24,7 @@ from adamerge.types import ConfigError
         ),
     ],
 )
-def test_learning_that_leads_nowhere_is_ended(family, tmp_path, changes, words):
+def test_learning_that_diverges_or_has_no_time_is_refused(family, tmp_path, changes, words):
     config = merge_config(configuration(**changes))
     experts = open_experts(config)
     calibration = divide(load_data(config, experts).calibration, config.data, config.seed_everything)

@@ -64,7 +64,7 @@ def test_problems_of_rows_space_and_directory_are_listed_together(family, monkey
     )
     problems, _ = checked(configuration(run_dir="run"))
     expected = (
-        "run: exists already",
+        "run: already exists",
         "mood_test.jsonl: expected a column 'label'",
         "topic: topic.jsonl",
         "run: the disk is full",
@@ -108,8 +108,8 @@ def weighted(weights, **changes):
     ("weights", "changes", "word"),
     [
         ([[{"filter": "query", "value": 0.3}, {"value": 0.5}], 1, 1], {"grouping": "block"}, "share a coefficient"),
-        ([1, -1, 0], {"method": "average"}, "sum to 0"),
-        ([0.5, 1, 1], {"method": "ties"}, "mergekit's ties lets weights elect signs"),
+        ([1, -1, 0], {"method": "average"}, "expected weights with a sum other than 0"),
+        ([0.5, 1, 1], {"method": "ties"}, "mergekit's ties uses weights to elect signs"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_problem(family, weights, changes, word):

@@ -12,7 +12,7 @@ from adamerge.types import ConfigError
 MISTAKES, mistake = table()
 
 
-@mistake("mood: nowhere.jsonl: no such file")
+@mistake("mood: nowhere.jsonl: expected a file", "no file or folder has this path")
 def rows_are_missing(folder, config):
     config["models"][0]["calibration"] = "nowhere.jsonl"
 
@@ -38,7 +38,7 @@ def missing_label_column(folder, config):
     save_rows(folder / "mood_test.jsonl", 4, 0)
 
 
-@mistake("mood: mood.jsonl", "empty")
+@mistake("mood: mood.jsonl: expected at least 1 row, found none")
 def no_rows(folder, config):
     (folder / "mood.jsonl").write_text("")
 
@@ -49,7 +49,7 @@ def broken_row(folder, config):
     (folder / "mood.jsonl").write_text("\n".join([*lines[:2], '{"text": "the', *lines[2:]]))
 
 
-@mistake("mood: mood.jsonl: row 2 has None where 'text' should be a text")
+@mistake("mood: mood.jsonl: row 2: expected a text in the column 'text', found None")
 def row_without_text(folder, config):
     lines = (folder / "mood.jsonl").read_text().splitlines()
     (folder / "mood.jsonl").write_text("\n".join([lines[0], '{"text": null}', *lines[1:]]))
@@ -70,7 +70,7 @@ def unknown_label(folder, config):
     (folder / "topic_test.jsonl").write_text('{"text": "good", "label": "sunny"}\n')
 
 
-@mistake("no pad token", "tokenizer_config.json")
+@mistake("expected a tokenizer with a pad token", "tokenizer_config.json")
 def no_pad_token(folder, config):
     save_tokenizer(folder / "base", pad=False)
 
@@ -81,7 +81,7 @@ def no_tokenizer(folder, config):
         file.unlink()
 
 
-@mistake("speed: expected calibration rows (key calibration), but there are none.")
+@mistake("speed: expected calibration rows (key calibration) of every task")
 def fisher_as_centre_without_rows(folder, config):
     config["centre"] = "Fisher"
     del config["models"][2]["calibration"]

@@ -30,10 +30,10 @@ def begun(family):
 def test_a_run_dir_that_exists_is_refused(begun):
     with pytest.raises(ConfigError) as refused:
         check_run_dir(RUN, "", resume=False)
-    assert "run: exists already. Choose another --run_dir, or go on with its run by --ckpt_path last" in str(
+    assert "run: already exists. Choose another --run_dir, or resume its run with --ckpt_path last" in str(
         refused.value
     )
-    with pytest.raises(ConfigError, match=r"merge\.yaml: exists already"):
+    with pytest.raises(ConfigError, match=r"merge\.yaml: already exists"):
         check_run_dir(RunDirectory(Path("merge.yaml")), "", resume=False)
 
 
@@ -100,7 +100,7 @@ def test_a_disk_without_room_is_noticed_before_learning(family, monkeypatch):
 
 
 @pytest.mark.parametrize("write_number", [1, 3, 8, 11])
-def test_a_disk_that_fills_up_leaves_nothing_half(family, main, monkeypatch, write_number):
+def test_a_disk_that_fills_up_leaves_no_incomplete_file(family, main, monkeypatch, write_number):
     sync, calls = os.fsync, []
 
     def fsync(file):
@@ -112,7 +112,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half(family, main, monkeypatch, wri
     monkeypatch.setattr("adamerge.storage.atomic_files.os.fsync", fsync)
     code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
     assert code == cli.BAD_INPUT
-    assert "No space left on device. Nothing half-written was left." in complaint
+    assert "No space left on device. No incomplete files remain." in complaint
     assert "run/" in complaint  # which file it was
     assert not list(family.rglob("*.partial"))
     assert not (family / "run/merged").exists()
