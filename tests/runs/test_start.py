@@ -70,7 +70,7 @@ def test_the_average_is_normalised_as_mergekits_linear_is():
     config = config_with([1, 3], method="average")
     assert torch.equal(start_of(config, task_wise(NAMES)), torch.tensor([[0.25, 0.75]]))
     assert "divided by their sum" in weight_notes(config)[0]
-    with pytest.raises(ConfigError, match="sum to 0"):
+    with pytest.raises(ConfigError, match="sum other than 0"):
         start_of(config_with([1, -1], method="average"), task_wise(NAMES))
 
 
