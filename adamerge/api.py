@@ -40,7 +40,7 @@ def __getattr__(name: str) -> object:
     warnings.warn(
         f"adamerge.api.{name} has moved: from {_HOMES[name]} import {name}; for a whole merge: from adamerge import "
         "Expert, Merge",
-        DeprecationWarning,
+        FutureWarning,  # one that Python shows by default
         stacklevel=2,
     )
     return getattr(import_module(_HOMES[name]), name)

@@ -60,7 +60,7 @@ def show_help(
     """
     parser = ArgumentParser(
         prog="adamerge",
-        description="Merge fine-tuned experts into one model, with coefficients learned from unlabeled rows.",
+        description="Merge fine-tuned experts; learn from unlabeled rows how much of each to take.",
         epilog="adamerge COMMAND --help explains a command, --version prints the version.",
         formatter_class=_HelpFormatter,  # also used by the commands
     )

@@ -93,7 +93,9 @@ class Result:
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""
-        save_coefficients(Path(file), self.coefficients, self.model.grouping, self.experts)
+        save_coefficients(
+            Path(file), self.coefficients, self.model.grouping, self.experts, centre=self._config.centre_name
+        )
 
     def agreement(self) -> dict[str, float]:
         """Share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""

@@ -112,7 +112,7 @@ def test_every_name_is_documented_by_an_example_that_runs(name):
 
 def test_old_names_resolve_and_say_where_they_went():
     for name in dir(api):
-        with pytest.warns(DeprecationWarning, match=rf"adamerge\.api\.{name} has moved: from (\S+) import") as caught:
+        with pytest.warns(FutureWarning, match=rf"adamerge\.api\.{name} has moved: from (\S+) import") as caught:
             found = getattr(api, name)
         (module,) = re.findall(r"from (\S+) import", str(caught[0].message))[:1]
         assert getattr(importlib.import_module(module), name) is found

@@ -22,6 +22,7 @@ def imports(path: Path) -> set[str]:
     """Modules that a file imports when it is loaded or later, without those for type checkers alone."""
     known, found = modules(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not getattr(node, "level", 0), f"{path}: relative imports hide the room"
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "adamerge":
             module = (node.module or "").removeprefix("adamerge").lstrip(".")
             found |= {

@@ -52,8 +52,12 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
     Raises:
         IncompatibleExpertsError: One line per problem.
     """
-    own = _module_of(base)
-    classes = [own, *(_module_of(expert) for expert in experts.values() if not isinstance(expert, Mapping))]
+    classes = [_module_of(model) for model in (base, *experts.values()) if not isinstance(model, Mapping)]
+    if not classes:
+        raise IncompatibleExpertsError(
+            "base: expected a module or a checkpoint among base and experts, found state dicts alone, which have no "
+            "class; give the base as a module."
+        )
     tasks: dict[str, Expert] = {}
     problems: list[str] = []
     for name, expert in experts.items():

@@ -114,7 +114,7 @@ def learn_in_stages(
     run = partial(
         descend, objective=objective, calibration=calibration, held_out=held_out, goals=goals, resume=resume, tell=tell
     )
-    if chunks is None:
+    if chunks is None or not learning.steps:  # without steps there is nothing that could tell chunks apart
         return Staged(model, run(model, learning=learning, checkpoints=checkpoints))
     keeper, opening = keeper or Keeper(), _with_steps(learning, min(chunks.first_steps, learning.steps))
     key = {**made_of, "steps": str(opening.steps)}

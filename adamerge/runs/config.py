@@ -68,6 +68,19 @@ class FilteredWeight:
     value: float | list[float]
     filter: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check that the numbers are finite."""
+        _check_finite("value", self.value)
+
+
+def _check_finite(key: str, written: object) -> None:
+    values = written if isinstance(written, list) else [written]
+    if not values:
+        raise ConfigError(f"{key}: expected at least one number, found an empty list; leave the key out to use init.")
+    for value in values:
+        if isinstance(value, float | int) and not math.isfinite(value):
+            raise ConfigError(f"{key}: expected finite numbers, found {value}.")
+
 
 @dataclass
 class ModelParameters:
@@ -80,6 +93,10 @@ class ModelParameters:
     """
 
     weight: float | list[float] | list[FilteredWeight] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the numbers are finite."""
+        _check_finite("weight", self.weight)
 
 
 @dataclass

@@ -77,7 +77,13 @@ def remember(made_from: Mapping[str, object], file: Path) -> None:
     if not file.exists():
         write_text(file, json.dumps(now, indent=2, allow_nan=False) + "\n")
         return
-    then = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        then = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{file}: expected what the run was made from, as JSON, but the file is damaged ({error}). "
+            "Start a new run in another run_dir."
+        ) from error
     if then == now:
         return
     changed = [f"base {now['base']['source']}"] if then["base"] != now["base"] else []

@@ -59,7 +59,9 @@ def open_family(folder: Path, recipe: Recipe) -> tuple[MergedModel, Data]:
         for d in DOMAINS
     ]
     batching = Batching(rows=recipe.rows, batch_size=recipe.batch, max_length=96)
-    config = merge_config({"base_model": str(folder / "models/base"), "models": models, "data": batching})
+    config = merge_config(
+        {"base_model": str(folder / "models/base"), "models": models, "data": batching, "centre": None}
+    )
     experts = open_experts(config)
     plain = build_model(config, experts, inspect_weights(experts).changed, folder / "none")
     grouping = row_blocks(plain.vectors.shapes, recipe.blocks)

@@ -176,4 +176,4 @@ def rows_of(calibration):
 def test_a_missing_split_is_named_with_those_that_are_there(sources, monkeypatch, capsys):
     code, said = fit(sources, [{"model": "mood", "calibration": "splits"}], monkeypatch, capsys)
     assert code == cli.BAD_INPUT
-    assert "mood: splits: there is no split 'train'; it has validation. Name one of them under split." in said
+    assert "mood: splits: there is no split 'train'; the splits are validation. Set the key split to one of" in said

@@ -30,7 +30,11 @@ def test_sum_uses_labels_where_a_term_does():
 
 @pytest.mark.parametrize(
     ("terms", "weights", "message"),
-    [([], None, "at least one"), ([Entropy()], [1.0, 2.0], "2 weights"), ([Entropy()], [float("nan")], "finite")],
+    [
+        ([], None, "at least one"),
+        ([Entropy()], [1.0, 2.0], "one weight"),
+        ([Entropy()], [float("nan")], "finite"),
+    ],
 )
 def test_terms_without_their_weights_are_refused(terms, weights, message):
     with pytest.raises(ConfigError, match=message):

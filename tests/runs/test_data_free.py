@@ -258,7 +258,7 @@ def test_options_out_of_range_are_refused_before_anything_is_written(family, mai
         ({"method": "fisher"}, "mood, topic, speed: expected calibration rows"),
         (
             {"method": "doge", "trainer": {"max_steps": 5}},
-            "optimizer: expected an optimiser, for example Adam, got null",
+            "optimizer: expected an optimiser, for example Adam, found null",
         ),
         ({"method": "dogee"}, "Did you mean doge?"),
         ({"method": "doge", "init": "averag"}, "Did you mean average?"),
