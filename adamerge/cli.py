@@ -109,13 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+        return _run(words)
     except KeyboardInterrupt:
         _print_error("interrupted. No incomplete files remain.")
         return INTERRUPTED
     except (ValueError, OSError) as error:
-        _print_error(_message_of(error))
+        _print_error(_message_of(error), lines_at_most=None if words[0] == "check" else SCREEN)
     return BAD_INPUT
 
 
@@ -138,12 +139,13 @@ def _message_of(error: Exception) -> str:
     raise error
 
 
-def _print_error(message: str) -> None:
+def _print_error(message: str, lines_at_most: int | None = SCREEN) -> None:
     from rich.console import Console
 
     lines = message.splitlines()
-    if len(lines) > SCREEN:
-        lines = [*lines[: SCREEN - 1], f"… and {len(lines) - SCREEN + 1} more; `adamerge check` lists all."]
+    if lines_at_most and len(lines) > lines_at_most:
+        left_out = len(lines) - lines_at_most + 1
+        lines = [*lines[: lines_at_most - 1], f"… and {left_out} more; `adamerge check` lists all."]
     console = Console(stderr=True)
     console.print("[bold red]error:[/]", end=" ")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -180,3 +180,10 @@ def test_as_a_module():
     assert done.returncode == cli.BAD_INPUT
     known = "'fit', 'check', 'export', 'evaluate', 'demo'"
     assert done.stderr == f"error: there is no command fti; expected one of {known}. Did you mean fit?\n"
+
+
+def test_check_lists_every_problem(family, main):
+    many = {f"unknown_{number}": 1 for number in range(2 * cli.SCREEN)}
+    (family / "many.yaml").write_text(yaml.safe_dump(many))
+    assert len(main("check", "--config", "many.yaml")[2].splitlines()) >= len(many)
+    assert len(main("fit", "--config", "many.yaml")[2].splitlines()) == cli.SCREEN

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from adamerge import ConfigError, Expert, IncompatibleExpertsError, Merge
+from adamerge import ConfigError, Expert, IncompatibleExpertsError, Merge, load_coefficients
 from adamerge.data.rows import TensorRows
 from adamerge.data.settings import DataSource
 
@@ -181,6 +181,32 @@ def test_unknown_task_is_refused_by_name():
     result = Merge(base, {"one": network(1, near=base)}, method="average").learn()
     with pytest.raises(ConfigError, match=r"expected the name of a task \(one\), found 'news'"):
         result.module("news")
+
+
+@pytest.mark.parametrize("form", ["module", "state dict"])
+def test_a_state_dict_as_base_takes_the_class_of_an_expert(form):
+    base, expert = network(), network(1, near=network())
+    given = base if form == "module" else base.state_dict()
+    merged = Merge(given, {"one": expert}, method="average").learn().module("one")
+    torch.testing.assert_close(merged.state_dict(), expert.state_dict())
+
+
+def test_state_dicts_alone_are_refused():
+    with pytest.raises(IncompatibleExpertsError, match=r"found state dicts alone.*give the base as a module"):
+        Merge(network().state_dict(), {"one": network(1).state_dict()}, method="average").learn()
+
+
+def test_without_steps_the_start_is_the_result_of_every_method(family):
+    experts = [Expert(task, calibration=f"{task}.jsonl") for task in TASKS]
+    result = Merge("base", experts, method="expert_merging++", init=0.25, trainer={"max_steps": 0}).learn()
+    assert (result.coefficients == 0.25).all()
+
+
+def test_saved_coefficients_name_their_centre(tmp_path):
+    base = network()
+    result = Merge(base, {"one": network(1, near=base)}, method="average").learn()
+    result.save_coefficients(tmp_path / "c.safetensors")
+    assert load_coefficients(tmp_path / "c.safetensors").centre == "base"
 
 
 def test_other_shapes_are_refused_by_name():

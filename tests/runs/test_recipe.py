@@ -27,6 +27,14 @@ def test_the_same_may_go_on(tmp_path):
     assert json.loads((tmp_path / "inputs.json").read_text()) == NOTE
 
 
+def test_a_damaged_note_is_refused(tmp_path):
+    remember(NOTE, tmp_path / "inputs.json")
+    whole = (tmp_path / "inputs.json").read_text()
+    (tmp_path / "inputs.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"inputs\.json: .*damaged.*another run_dir"):
+        remember(NOTE, tmp_path / "inputs.json")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -90,3 +90,10 @@ def test_a_gradient_comes_with_a_note_on_what_follows_the_layers():
 def test_weights_that_would_mean_something_else_are_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
         start_of(config_with([0.5, 1], **changes), tensor_wise(NAMES))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), [0.1, float("inf")], []])
+def test_a_weight_that_is_no_finite_number_is_refused(weight):
+    models = [{"model": "news", "parameters": {"weight": weight}}]
+    with pytest.raises(ConfigError, match=r"expected (finite|at least one) number"):
+        merge_config({"base_model": "base", "models": models})
