@@ -69,9 +69,9 @@ def export_modules(
         ConfigError: The folder exists.
         RuntimeError: The file read back differs from the merge; the folder is removed.
     """
-    backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
     if folder.exists():
         raise ConfigError(f"{folder}: exists already; choose another folder for the merged modules.")
+    backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         for task, place in checkpoints(model.experts, part).items():
