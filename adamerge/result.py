@@ -85,7 +85,6 @@ class Result:
         Raises:
             ConfigError: The folder exists.
         """
-        dtype = dtype or (getattr(torch, self._config.out_dtype) if self._config.out_dtype else None)
         experts = self.model.experts
         on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
         write = export if on_disk else export_modules

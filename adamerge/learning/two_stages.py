@@ -129,7 +129,7 @@ def learn_in_stages(
         found = _read(folder)
     first, shares = found
     grouping = chunked(model.vectors, chunks, shares, learning.seed)
-    finer = MergedModel(model.experts, model.vectors, grouping)
+    finer = model.regrouped(grouping)
     start = spread(first.coefficients, model.grouping, grouping)
     first = replace(first, coefficients=start, selections=finer_selections(first.selections, model.grouping, grouping))
     left = learning.steps - chunks.first_steps

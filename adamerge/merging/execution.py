@@ -110,7 +110,7 @@ class Execution(ABC):
 
     @abstractmethod
     def at(self, coefficients: Coefficients) -> AbstractContextManager[Merged]:
-        """Fix the coefficients (G, K), for runs without gradient.
+        """Fix the coefficients (G, K), for runs without gradient of the model as it would be written (rounded).
 
         Example:
             >>> import torch
@@ -159,7 +159,8 @@ class InMemoryExecution(Execution):
     @override
     @contextmanager
     def at(self, coefficients: Coefficients) -> Generator[Merged]:
-        parameters = _merge(self._model, coefficients)
+        round_one = self._model.rounding.as_written
+        parameters = {name: round_one(name, value) for name, value in _merge(self._model, coefficients).items()}
         try:
             yield _InMemoryMerged(self._model, parameters)
         finally:

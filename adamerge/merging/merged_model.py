@@ -14,6 +14,7 @@ from adamerge.experts.model_kind import trial
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.resident_task_vectors import Resident, resident_bytes
+from adamerge.merging.rounding import Rounding, rounding_of
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, ConfigError, Parameters
@@ -31,10 +32,15 @@ class MergedModel:
         experts: The base and its experts.
         vectors: Their task vectors.
         grouping: Which coefficient governs which parameter.
+        rounding: How merged parameters are written, and models compared; by default to nearest, in dtypes that hold
+            base and experts exactly.
     """
 
-    def __init__(self, experts: Experts, vectors: TaskVectors, grouping: Grouping) -> None:
+    def __init__(
+        self, experts: Experts, vectors: TaskVectors, grouping: Grouping, rounding: Rounding | None = None
+    ) -> None:
         self.experts, self.vectors, self.grouping = experts, vectors, grouping
+        self.rounding = rounding or rounding_of(experts)
         for expert in experts.tasks.values():
             _buffers_to(expert.module, vectors.device)
         fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
@@ -48,6 +54,17 @@ class MergedModel:
     def tasks(self) -> tuple[str, ...]:
         """The experts' names, in the order of the coefficients' columns."""
         return tuple(self.experts.tasks)
+
+    def regrouped(self, grouping: Grouping) -> "MergedModel":
+        """Return the same models with another grouping."""
+        return MergedModel(self.experts, self.vectors, grouping, self.rounding)
+
+    def written_in(self, dtype: torch.dtype | None) -> "MergedModel":
+        """Return the same models with another dtype on disk; None keeps the dtypes."""
+        if dtype is None:
+            return self
+        rounding = rounding_of(self.experts, dtype, self.rounding.mode, self.rounding.seed)
+        return MergedModel(self.experts, self.vectors, self.grouping, rounding)
 
     def forward(
         self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], layers: Layers = (), own_head: bool = True

@@ -15,6 +15,7 @@ from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.memory import free_memory
 from adamerge.merging.merged_model import MergedModel, hold
+from adamerge.merging.rounding import rounding_of
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
@@ -139,7 +140,9 @@ def build_model(
             )
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors = hold(vectors, resident, free_bytes(vectors.device))
-    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names))
+    dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
+    rounding = rounding_of(experts, dtype, config.rounding, config.seed_everything)
+    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
 from adamerge.merging.chunks import Chunks
+from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
@@ -151,6 +152,8 @@ class MergeConfig:
         method: Preset of the keys from task_vectors to trainer; keys that you write override it.
         dtype: Number format in which models are merged while learning.
         out_dtype: Number format of the exported checkpoint; null takes one that holds base and experts exactly.
+        rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
+            at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are: resident (in memory, fast), mapped (read from their files; memory does not grow
@@ -187,6 +190,7 @@ class MergeConfig:
     method: Method
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
+    rounding: RoundingMode = "nearest"
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Literal["auto", "resident", "mapped"] = "auto"

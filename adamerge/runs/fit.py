@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
@@ -102,10 +101,13 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     _write_learned(run, model, learned, config.centre_name)
     if run.merged.exists():  # left by a run that was killed between export and recipe
         shutil.rmtree(run.merged)
-    exported = export(model, learned.coefficients, run.merged, dtype=_dtype(config))
-    comparison = compare(model, opened.changed, opened.data.evaluation, held_out, learned.coefficients, console)
+    exported = export(model, learned.coefficients, run.merged)
+    _print_lines(console, exported.surviving.lines(config.rounding))
+    rows = opened.data.evaluation
+    comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
     report(run, comparison, learned, model, exported, console)
-    redo = json.dumps(recipe(config, resolved, made_from, run), indent=2, allow_nan=False)
+    shares = exported.surviving.as_json()
+    redo = json.dumps(recipe(config, resolved, made_from, run, shares), indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
     _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
@@ -215,7 +217,7 @@ def report(
         "bytes_on_disk": exported.bytes,
     }
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
-    metrics = {**comparison.as_json(), "sizes": sizes, **found}
+    metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     if learned.certificate:
         _print_lines(console, [sentence(learned.certificate, learned.converged)])
@@ -223,10 +225,6 @@ def report(
         console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
         console.print(table(comparison.scores, comparison.relative(), comparison.unit))
-
-
-def _dtype(config: MergeConfig) -> torch.dtype | None:
-    return getattr(torch, config.out_dtype) if config.out_dtype else None
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:

@@ -36,8 +36,9 @@ def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | Non
         ConfigError: The run is not finished, or `out` exists.
     """
     model, learned = _reopen(config, RunDirectory(run), keeper_for(console, accept_unkeyed=True))
-    word = out_dtype or config.out_dtype
-    done = export(model, learned.coefficients, out, dtype=getattr(torch, word) if word else None)
+    done = export(model, learned.coefficients, out, dtype=getattr(torch, out_dtype) if out_dtype else None)
+    for line in done.surviving.lines(config.rounding):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for task, place in done.checkpoints.items():
         console.print(f"{task}: {place}", markup=False, highlight=False, soft_wrap=True)
 
@@ -78,4 +79,4 @@ def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper) -> tuple[Mer
         )
     learned = load_coefficients(run.coefficients)
     model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run, keeper=keeper)
-    return MergedModel(model.experts, model.vectors, learned.grouping), learned
+    return model.regrouped(learned.grouping), learned

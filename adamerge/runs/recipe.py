@@ -44,7 +44,13 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
     }
 
 
-def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], run: RunDirectory) -> dict[str, object]:
+def recipe(
+    config: MergeConfig,
+    resolved: str,
+    made_from: Mapping[str, object],
+    run: RunDirectory,
+    shares: Mapping[str, object],
+) -> dict[str, object]:
     """Build the content of recipe.json.
 
     Args:
@@ -52,12 +58,14 @@ def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], 
         resolved: The same configuration as YAML, with all defaults.
         made_from: Result of `inputs`.
         run: Run directory with the learned coefficients.
+        shares: Shares of what was merged in that rounding left.
     """
     return {
         "config": resolved,
         "seed": config.seed_everything,
         **made_from,
         "coefficients": {"sha256": digest_of_path(run.coefficients)},
+        "surviving_share": shares,
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
