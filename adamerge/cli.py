@@ -64,11 +64,13 @@ class Export:
         run: Run directory of a finished run.
         out: Folder to write the checkpoint to; must not exist.
         out_dtype: Number format of the checkpoint; by default as in the run.
+        rounding: How its numbers are rounded; by default as in the run.
     """
 
     run: str
     out: str
     out_dtype: DType | None = None
+    rounding: Literal["nearest", "stochastic"] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,12 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
     match options:
         case Fit() | Check():
             return _merge(options, layers, console)
-        case Export(run, out, out_dtype):
+        case Export():
             from adamerge.runs.open_run import export_again
 
-            export_again(parse_file(Path(run) / "config.yaml"), Path(run), Path(out), out_dtype, console)
+            run = Path(options.run)
+            config = parse_file(run / "config.yaml")
+            export_again(config, run, Path(options.out), options.out_dtype, options.rounding, console)
         case Evaluate(run):
             from adamerge.runs.open_run import evaluate_again
 

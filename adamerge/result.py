@@ -1,5 +1,6 @@
 """What a merge learned, and what can be done with it."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
 from adamerge.learning.two_stages import Staged
 from adamerge.merging.coefficients import save_coefficients
+from adamerge.merging.rounding import RoundingMode
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.evaluate import Evaluation, Scores
 from adamerge.results.export import Exported, export
@@ -72,7 +74,9 @@ class Result:
         """
         return merged_module(self.model, self.coefficients, task, dtype=dtype)
 
-    def export(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Exported:
+    def export(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, rounding: RoundingMode | None = None
+    ) -> Exported:
         """Write the merged checkpoint, complete or not at all.
 
         Merges of checkpoints, and of transformers modules in memory, load by `from_pretrained`; of other modules the
@@ -81,6 +85,7 @@ class Result:
         Args:
             folder: Where to; must not exist.
             dtype: Of the numbers on disk; by default that of the key out_dtype.
+            rounding: Of the numbers on disk; by default that of the key rounding.
 
         Raises:
             ConfigError: The folder exists.
@@ -88,7 +93,11 @@ class Result:
         experts = self.model.experts
         on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
         write = export if on_disk else export_modules
-        return write(self.model, self.coefficients, Path(folder).expanduser(), dtype=dtype)
+        model = self.model.written_in(dtype, rounding)
+        exported = write(model, self.coefficients, Path(folder).expanduser())
+        if warning := exported.surviving.warning(model.rounding.mode):
+            warnings.warn(warning, stacklevel=2)
+        return exported
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""

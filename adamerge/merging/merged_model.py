@@ -14,7 +14,7 @@ from adamerge.experts.model_kind import trial
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.resident_task_vectors import Resident, resident_bytes
-from adamerge.merging.rounding import Rounding, rounding_of
+from adamerge.merging.rounding import Rounding, RoundingMode, rounding_of
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, ConfigError, Parameters
@@ -59,11 +59,10 @@ class MergedModel:
         """Return the same models with another grouping."""
         return MergedModel(self.experts, self.vectors, grouping, self.rounding)
 
-    def written_in(self, dtype: torch.dtype | None) -> "MergedModel":
-        """Return the same models with another dtype on disk; None keeps the dtypes."""
-        if dtype is None:
-            return self
-        rounding = rounding_of(self.experts, dtype, self.rounding.mode, self.rounding.seed)
+    def written_in(self, dtype: torch.dtype | None, mode: RoundingMode | None = None) -> "MergedModel":
+        """Return the same models with another dtype on disk or another rounding; None keeps what they have."""
+        dtypes = self.rounding.dtypes if dtype is None else rounding_of(self.experts, dtype).dtypes
+        rounding = Rounding(mode or self.rounding.mode, dtypes, self.rounding.seed)
         return MergedModel(self.experts, self.vectors, self.grouping, rounding)
 
     def forward(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.rounding import RoundingMode
 from adamerge.merging.task_vectors import as_matrix
 from adamerge.types import Coefficients
 
@@ -55,26 +56,33 @@ class Surviving:
         """Return the share of everything, of each task vector and of each group."""
         return {"all": self.share, "experts": self.by_expert(), "groups": self.by_group()}
 
-    def lines(self, mode: str) -> Iterator[str]:
-        """Describe the share, and warn where little is left.
+    def lines(self, mode: RoundingMode) -> Iterator[str]:
+        """Describe the share and the smallest ones in it, and warn where little is left.
 
         Args:
-            mode: How was rounded: nearest or stochastic.
+            mode: How was rounded.
         """
-        if self.share is None:
-            return
-        dtypes = " and ".join(_word(dtype) for dtype in self.dtypes)
-        yield (
-            f"rounded to {dtypes} ({mode}): {self.share:.3f} of what was merged in is left"
-            f"{_least('expert', self.by_expert())}{_least('group', self.by_group())}"
+        if self.share is not None:
+            least = _least("expert", self.by_expert()) + _least("group", self.by_group())
+            yield f"rounded to {self._words} ({mode}): {self.share:.3f} of what was merged in is left{least}"
+        if warning := self.warning(mode):
+            yield f"warning: {warning}"
+
+    def warning(self, mode: RoundingMode) -> str | None:
+        """Say which task vectors lost more than a tenth, and what to do; None if none did."""
+        shares = {"everything": self.share, **self.by_expert()}
+        low = [f"{name}: {share:.3f}" for name, share in shares.items() if share is not None and share < ENOUGH]
+        if not low:
+            return None
+        way_out = "out_dtype: float32" if mode == "stochastic" else "rounding: stochastic, or out_dtype: float32"
+        return (
+            f"rounding to {self._words} removed more than {100 * (1 - ENOUGH):.0f} % of what was merged in; left are "
+            f"{', '.join(low)}. Set {way_out}."
         )
-        low = [name for name, share in {"all": self.share, **self.by_expert()}.items() if share and share < ENOUGH]
-        if low:
-            way_out = "out_dtype: float32" if mode == "stochastic" else "rounding: stochastic, or out_dtype: float32"
-            yield (
-                f"warning: rounding to {dtypes} removed more than {100 * (1 - ENOUGH):.0f} % of what was merged in "
-                f"({', '.join(low)}). Set {way_out}."
-            )
+
+    @property
+    def _words(self) -> str:
+        return " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
 
 
 class SurvivingShare:
@@ -127,7 +135,3 @@ def _least(kind: str, shares: Mapping[str, float | None]) -> str:
         return ""
     name = min(known, key=lambda one: known[one])
     return f"; least of {kind} {name}: {known[name]:.3f}"
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

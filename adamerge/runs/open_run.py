@@ -10,6 +10,7 @@ from adamerge.calibration.agreement import hold_out
 from adamerge.learning.learn import divide
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.rounding import RoundingMode
 from adamerge.results.compare import compare
 from adamerge.results.export import export
 from adamerge.results.report import table
@@ -22,7 +23,9 @@ from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 
-def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | None, console: Console) -> None:
+def export_again(
+    config: MergeConfig, run: Path, out: Path, out_dtype: str | None, rounding: RoundingMode | None, console: Console
+) -> None:
     """Write the merged checkpoint of a finished run to another folder.
 
     Args:
@@ -30,14 +33,16 @@ def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | Non
         run: Run directory.
         out: Folder to write; must not exist.
         out_dtype: dtype of the checkpoint; None takes the run's.
+        rounding: How its numbers are rounded; None takes the run's.
         console: Prints the path per task.
 
     Raises:
         ConfigError: The run is not finished, or `out` exists.
     """
     model, learned = _reopen(config, RunDirectory(run), keeper_for(console, accept_unkeyed=True))
-    done = export(model, learned.coefficients, out, dtype=getattr(torch, out_dtype) if out_dtype else None)
-    for line in done.surviving.lines(config.rounding):
+    model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
+    done = export(model, learned.coefficients, out)
+    for line in done.surviving.lines(model.rounding.mode):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for task, place in done.checkpoints.items():
         console.print(f"{task}: {place}", markup=False, highlight=False, soft_wrap=True)
