@@ -40,10 +40,10 @@ class ExpertCosines:
         total = torch.zeros(
             len(grouping), len(vectors.experts) + 1, dtype=vectors.dtype, device=vectors.device
         )  # (G, K + 1)
-        for name, gradient in gradients.items():
-            rows = gradient.to(vectors.device, vectors.dtype).reshape(matrix_shape(gradient.shape))  # (R, M)
+        for name, inner in vectors.products(gradients):  # (R, K)
+            rows = gradients[name].to(vectors.device, vectors.dtype).reshape(matrix_shape(gradients[name].shape))  # (R, M)
             centre = (rows * self._centre(name)).sum(1, keepdim=True)  # (R, 1)
-            products = torch.cat([centre + vectors.inner_one(name, gradient), centre], 1)  # (R, K + 1)
+            products = torch.cat([centre + inner, centre], 1)  # (R, K + 1)
             size = self._by_group(name, rows.square().sum(1, keepdim=True)).sqrt()  # (g, 1)
             cosines = self._by_group(name, products) / (size * self._norms[name])  # (g, K + 1)
             total.index_add_(0, distinct(grouping.rows[name]).to(total.device), cosines.nan_to_num(0.0))
@@ -54,7 +54,7 @@ class ExpertCosines:
         """Compute the squared norms of the rows of every expert and of the centre, (R, K + 1)."""
         centre = self._centre(name)  # (R, M)
         squares = centre.new_zeros(len(centre), len(self._vectors.experts) + 1)
-        for rows, columns, stack in self._vectors.tiles(name):
+        for _, rows, columns, stack in self._vectors.tiles([name]):
             squares[rows, :-1] += (stack + centre[rows, columns]).square().sum(-1).T
         squares[:, -1] = centre.square().sum(1)
         return squares

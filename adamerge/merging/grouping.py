@@ -7,7 +7,7 @@ values of this one type, the only one that *combine* and *inner* handle.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -30,10 +30,19 @@ class Grouping:
 
     groups: tuple[str, ...]
     rows: Mapping[str, Tensor]
+    _copies: dict[torch.device, Mapping[str, Tensor]] = field(
+        default_factory=dict[torch.device, Mapping[str, Tensor]], init=False, repr=False
+    )
 
     def __len__(self) -> int:
         """Return the number of groups, G."""
         return len(self.groups)
+
+    def on(self, device: torch.device) -> Mapping[str, Tensor]:
+        """Return the group indices on a device, to which they are copied once."""
+        if device not in self._copies:
+            self._copies[device] = {name: rows.to(device) for name, rows in self.rows.items()}
+        return self._copies[device]
 
     def members(self) -> dict[str, list[str]]:
         """List the parameters of each group, including those of which only some rows belong to it.

@@ -3,7 +3,7 @@
 Tiles are read from the page cache into a scratch tile of fixed size, used for one parameter after another.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,19 +71,25 @@ class Mapped(TaskVectors):
         total = torch.full(shape, -0.0, dtype=torch.float64)  # what leaves every number as it is when added, −0 too
         for source, weight in [(self._centre, rest), *terms]:
             values = as_matrix(source[name])
-            for rows, columns in _windows(*shape, SCRATCH):
+            for rows, columns in windows(*shape, SCRATCH):
                 factor = weight[rows] if len(weight) > 1 else weight
                 part = total[rows, columns]
                 part.copy_(torch.where(factor != 0, part + factor * values[rows, columns].double(), part))
         return total.view(self.shapes[name])
 
     @override
-    def tiles(self, name: str) -> Iterator[Tile]:
-        sources = [as_matrix(weights[name]) for weights in self._weights]
-        base = None if self._base is None else as_matrix(self._base[name])
+    def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
+        return (tile for name in names for tile in self._tiles(name))
+
+    def sources(self, name: str) -> tuple[list[Tensor], Tensor | None]:
+        """Each expert's tensor as a matrix (R, M), in its file's dtype, and the base's, if it is to be subtracted."""
+        return [as_matrix(own[name]) for own in self._weights], None if self._base is None else as_matrix(self._base[name])
+
+    def _tiles(self, name: str) -> Iterator[Tile]:
+        sources, base = self.sources(name)
         room = len(self._scratch) // len(sources)
         rows, columns = sources[0].shape
-        for r, m in _windows(rows, columns, room):
+        for r, m in windows(rows, columns, room):
             shape = sources[0][r, m].shape
             stack = self._scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
             offset = None if base is None else base[r, m].to(self.device, self.dtype)
@@ -92,10 +98,10 @@ class Mapped(TaskVectors):
                     vector.copy_(source[r, m])
                 else:
                     torch.sub(source[r, m].to(self.device), offset, out=vector)
-            yield Tile(r, m, stack)
+            yield Tile(name, r, m, stack)
 
 
-def _windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:
+def windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:
     """Cut a matrix into windows of at most `room` numbers: whole rows where one fits, else pieces of a row."""
     if columns > room:
         for r in range(rows):

@@ -1,6 +1,6 @@
 """Task vectors held in memory: one stack of all experts per parameter, which is its only tile."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -37,9 +37,10 @@ class Resident(TaskVectors):
         return self._source.combine_exactly(name, coefficients, groups)
 
     @override
-    def tiles(self, name: str) -> Iterator[Tile]:
-        stack = self._stacks[name].view(len(self.experts), *matrix_shape(self.shapes[name]))
-        yield Tile(slice(None), slice(None), stack)
+    def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
+        for name in names:
+            stack = self._stacks[name].view(len(self.experts), *matrix_shape(self.shapes[name]))
+            yield Tile(name, slice(None), slice(None), stack)
 
     @override
     def stack(self, name: str) -> Tensor:

@@ -4,17 +4,20 @@
     inner:    ∂L/∂C[g, k] = Σ over the rows (p, r) of group g of Σₘ ∂L/∂merged[p][r, m] · τₖ[p][r, m]
 
 Both walk the same tiles: the task vectors of all experts over some rows and columns of one parameter, (K, r, m).
-The tiles come from memory (resident_task_vectors.py) or from mapped files (mapped_task_vectors.py).
+The tiles come from memory (resident_task_vectors.py), from mapped files (mapped_task_vectors.py), or from mapped files
+through pinned memory to a GPU (pinned_task_vectors.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate, groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from adamerge.merging.device import full_precision
 from adamerge.merging.grouping import Grouping
 from adamerge.types import Coefficients, Parameters
 
@@ -22,6 +25,7 @@ from adamerge.types import Coefficients, Parameters
 class Tile(NamedTuple):
     """Task vectors of all experts over some rows and columns of one parameter."""
 
+    name: str
     rows: slice
     columns: slice
     stack: Tensor  # (K, r, m)
@@ -47,8 +51,8 @@ class TaskVectors(ABC):
         """The centre of one parameter, in its own shape and in any dtype and device; it is not altered."""
 
     @abstractmethod
-    def tiles(self, name: str) -> Iterator[Tile]:
-        """The task vectors of one parameter, seen as a matrix (R, M); a tile is valid until the next one."""
+    def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
+        """The task vectors of parameters, in their order, seen as matrices (R, M); a tile is valid until the next one."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -68,6 +72,7 @@ class TaskVectors(ABC):
             groups: The group of the whole of it, (1,), or of each of its rows, (R,).
         """
 
+    @torch.no_grad()
     def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
         """Merge all parameters: merged[p] = centre[p] + Σₖ C[g(p), k]·τₖ[p], g(p) being the group of p or of its row.
 
@@ -81,22 +86,21 @@ class TaskVectors(ABC):
         # One block is taken and given back whole; a few hundred would leave holes in the heap.
         starts = [0, *accumulate(_aligned(shape.numel()) for shape in self.shapes.values())]
         block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
-        merged: dict[str, Tensor] = {}
-        for start, (name, shape) in zip(starts, self.shapes.items(), strict=False):
-            merged[name] = block[start : start + shape.numel()].view(shape)
-            self._combine_into(merged[name], name, coefficients, grouping.rows[name])
+        sizes = zip(starts, self.shapes.items(), strict=False)
+        merged = {name: block[start : start + shape.numel()].view(shape) for start, (name, shape) in sizes}
+        table, groups = coefficients.detach().to(self.device, self.dtype), grouping.on(self.device)
+        with full_precision(self.device):
+            for name, tiles in groupby(self.tiles(self.shapes), attrgetter("name")):
+                self._combine_into(merged[name].copy_(self.centre(name)), table[groups[name]], tiles)
         return merged
 
-    @torch.no_grad()
-    def _combine_into(self, out: Tensor, name: str, coefficients: Coefficients, groups: Tensor) -> None:
-        """Merge one parameter, given the group of the whole of it, (1,), or of each of its rows, (R,)."""
-        merged = as_matrix(out.copy_(self.centre(name)))  # (R, M)
-        weights = coefficients.detach().to(self.device, self.dtype)[groups.to(self.device)]
+    def _combine_into(self, out: Tensor, weights: Tensor, tiles: Iterable[Tile]) -> None:
+        """Add weighted task vectors to one parameter, given the weights of the whole of it, (1, K), or of its rows."""
+        merged = as_matrix(out)  # (R, M)
         weights = weights.expand(len(merged), -1).unsqueeze(1)  # (R, 1, K)
-        with self._full_precision():
-            for rows, columns, stack in self.tiles(name):
-                part = merged[rows, columns].unsqueeze(1)  # (r, 1, m)
-                part.baddbmm_(weights[rows], stack.transpose(0, 1))  # (r, 1, K) @ (r, K, m)
+        for _, rows, columns, stack in tiles:
+            part = merged[rows, columns].unsqueeze(1)  # (r, 1, m)
+            part.baddbmm_(weights[rows], stack.transpose(0, 1))  # (r, 1, K) @ (r, K, m)
 
     @torch.no_grad()
     def inner(self, gradients: Parameters, grouping: Grouping) -> Coefficients:
@@ -113,19 +117,24 @@ class TaskVectors(ABC):
             ∂L/∂C, (G, K), in `dtype` on `device`.
         """
         total = torch.zeros(len(grouping), len(self.experts), dtype=self.dtype, device=self.device)
-        for name, gradient in gradients.items():
-            groups, products = grouping.rows[name].to(self.device), self.inner_one(name, gradient)
+        rows = grouping.on(self.device)
+        for name, products in self.products(gradients):
+            groups = rows[name]
             total.index_add_(0, groups, products if len(groups) > 1 else products.sum(0, keepdim=True))
         return total
 
     @torch.no_grad()
-    def inner_one(self, name: str, gradient: Tensor) -> Tensor:
-        """⟨gradient, τₖ⟩ of one parameter, row by row, (R, K)."""
+    def products(self, gradients: Parameters) -> Iterator[tuple[str, Tensor]]:
+        """⟨gradient, τₖ⟩ of each parameter, row by row, (R, K), in the order of the gradients."""
+        with full_precision(self.device):
+            for name, tiles in groupby(self.tiles(gradients), attrgetter("name")):
+                yield name, self._products(gradients[name], tiles)
+
+    def _products(self, gradient: Tensor, tiles: Iterable[Tile]) -> Tensor:
         gradient = as_matrix(gradient.to(self.device, self.dtype)).unsqueeze(1)  # (R, 1, M)
         products = gradient.new_zeros(len(gradient), 1, len(self.experts))
-        with self._full_precision():
-            for rows, columns, stack in self.tiles(name):
-                products[rows] += torch.bmm(gradient[rows, :, columns], stack.permute(1, 2, 0))  # (r, 1, m) @ (r, m, K)
+        for _, rows, columns, stack in tiles:
+            products[rows] += torch.bmm(gradient[rows, :, columns], stack.permute(1, 2, 0))  # (r, 1, m) @ (r, m, K)
         return products.squeeze(1)
 
     def stack(self, name: str) -> Tensor:
@@ -133,13 +142,9 @@ class TaskVectors(ABC):
         shape = self.shapes[name]
         stack = torch.empty(len(self.experts), *shape, dtype=self.dtype, device=self.device)
         matrices = stack.view(len(self.experts), *matrix_shape(shape))
-        for rows, columns, part in self.tiles(name):
+        for _, rows, columns, part in self.tiles([name]):
             matrices[:, rows, columns] = part
         return stack
-
-    def _full_precision(self) -> torch.autocast:
-        """Mixed precision is for the models: what is summed over experts is summed in `dtype`."""
-        return torch.autocast(self.device.type, enabled=False)
 
     def stacks(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter's name and stack, one at a time."""
