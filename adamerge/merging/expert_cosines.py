@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.grouping import Grouping, distinct
-from adamerge.merging.task_vectors import TaskVectors, matrix_shape
+from adamerge.merging.task_vectors import TaskVectors, as_matrix
 from adamerge.types import Parameters
 
 
@@ -41,7 +41,9 @@ class ExpertCosines:
             len(grouping), len(vectors.experts) + 1, dtype=vectors.dtype, device=vectors.device
         )  # (G, K + 1)
         for name, inner in vectors.products(gradients):  # (R, K)
-            rows = gradients[name].to(vectors.device, vectors.dtype).reshape(matrix_shape(gradients[name].shape))  # (R, M)
+            rows = (
+                gradients[name].to(vectors.device, vectors.dtype).reshape(matrix_shape(gradients[name].shape))
+            )  # (R, M)
             centre = (rows * self._centre(name)).sum(1, keepdim=True)  # (R, 1)
             products = torch.cat([centre + inner, centre], 1)  # (R, K + 1)
             size = self._by_group(name, rows.square().sum(1, keepdim=True)).sqrt()  # (g, 1)
@@ -61,7 +63,7 @@ class ExpertCosines:
 
     def _centre(self, name: str) -> Tensor:  # (R, M)
         centre = self._vectors.centre(name).to(self._vectors.device, self._vectors.dtype)
-        return centre.reshape(matrix_shape(centre.shape))
+        return as_matrix(centre)
 
     def _by_group(self, name: str, rows: Tensor) -> Tensor:
         """Sum over the rows of each group of one parameter, (R, n) → (g, n), in the order of the groups."""

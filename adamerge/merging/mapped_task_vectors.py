@@ -28,6 +28,9 @@ class Mapped(TaskVectors):
         base: What is subtracted from the experts; None where they hold task vectors already.
         dtype: Of the computation.
         device: Of the computation.
+
+    Attributes:
+        subtracts_centre: Whether what is subtracted from the experts is the centre itself.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Mapped(TaskVectors):
         self._weights = tuple(experts.values())
         self._centre = centre
         self._base = base
+        self.subtracts_centre = base is centre
         # One for all parameters: a new one for each would leave holes in the heap between the merged ones.
         self._scratch = torch.empty(max(SCRATCH, len(experts)), dtype=dtype, device=device)
 
@@ -81,12 +85,16 @@ class Mapped(TaskVectors):
     def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
         return (tile for name in names for tile in self._tiles(name))
 
-    def sources(self, name: str) -> tuple[list[Tensor], Tensor | None]:
-        """Each expert's tensor as a matrix (R, M), in its file's dtype, and the base's, if it is to be subtracted."""
-        return [as_matrix(own[name]) for own in self._weights], None if self._base is None else as_matrix(self._base[name])
+    def sources(self, name: str) -> list[Tensor]:
+        """Each expert's tensor as a matrix (R, M), in its file's dtype."""
+        return [as_matrix(weights[name]) for weights in self._weights]
+
+    def base(self, name: str) -> Tensor | None:
+        """What is subtracted from the experts, as a matrix (R, M); None where they are task vectors already."""
+        return None if self._base is None else as_matrix(self._base[name])
 
     def _tiles(self, name: str) -> Iterator[Tile]:
-        sources, base = self.sources(name)
+        sources, base = self.sources(name), self.base(name)
         room = len(self._scratch) // len(sources)
         rows, columns = sources[0].shape
         for r, m in windows(rows, columns, room):

@@ -52,7 +52,7 @@ class TaskVectors(ABC):
 
     @abstractmethod
     def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
-        """The task vectors of parameters, in their order, seen as matrices (R, M); a tile is valid until the next one."""
+        """Task vectors of parameters, in their order, seen as matrices (R, M); a tile is valid until the next one."""
 
     @abstractmethod
     def digest(self) -> str:
