@@ -41,9 +41,7 @@ class ExpertCosines:
             len(grouping), len(vectors.experts) + 1, dtype=vectors.dtype, device=vectors.device
         )  # (G, K + 1)
         for name, inner in vectors.products(gradients):  # (R, K)
-            rows = (
-                gradients[name].to(vectors.device, vectors.dtype).reshape(matrix_shape(gradients[name].shape))
-            )  # (R, M)
+            rows = as_matrix(gradients[name].to(vectors.device, vectors.dtype))  # (R, M)
             centre = (rows * self._centre(name)).sum(1, keepdim=True)  # (R, 1)
             products = torch.cat([centre + inner, centre], 1)  # (R, K + 1)
             size = self._by_group(name, rows.square().sum(1, keepdim=True)).sqrt()  # (g, 1)
