@@ -142,10 +142,10 @@ def test_a_killed_run_resumes_to_the_same_coefficients(family, main):
 
 def test_evaluation_and_export_of_a_run_on_a_gpu(family, main):
     _, metrics, merged, _ = fit(main, "gpu")
-    assert main("evaluate", "--run", "gpu")[0] == 0
+    assert main("evaluate", "gpu")[0] == 0
     with open("gpu/metrics.json", encoding="utf-8") as file:
         assert json.load(file)["learned"] == pytest.approx(metrics["learned"])
-    assert main("export", "--run", "gpu", "--out", "again")[0] == 0
+    assert main("export", "gpu", "again")[0] == 0
     again = tensors_of("again")
     assert all(torch.equal(tensor, again[name]) for name, tensor in merged.items())
 
@@ -215,7 +215,8 @@ def test_fast_matrix_products_do_not_cost_digits_of_the_merge():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert all(torch.equal(exact[name], fast[name]) for name in exact)
-    assert torch.equal(inner, model.vectors.inner(exact, model.grouping))
+    expected = model.vectors.inner(exact, model.grouping)
+    assert (inner - expected).norm() < 1e-6 * expected.norm()  # rows of a group are added in any order
 
 
 def test_learning_follows_the_task_vectors_and_refuses_another_device():
@@ -250,12 +251,12 @@ def test_the_ring_waits_for_copies_and_for_the_device():
     there.device = CUDA
     there._scratch = there._scratch.to(CUDA)
     pinned = Pinned(there, 2**16)
-    found = {name: torch.empty(3, *shape, device=CUDA) for name, shape in shapes.items()}
-    for name, rows, columns, stack in pinned.tiles(shapes):
+    (bundle,) = pinned.bundles
+    found = torch.empty(3, 12 * 64, 1024, device=CUDA)
+    for _, rows, columns, stack in pinned.tiles([bundle]):
         torch.cuda._sleep(200_000)  # the device is behind: a slot that is filled too early would be seen
-        found[name][:, rows, columns] = stack
-    for name in shapes:
-        assert torch.equal(found[name].cpu(), here.stack(name)), name
+        found[:, rows, columns] = stack
+    assert torch.equal(found.cpu(), torch.cat([here.stack(name) for name in bundle], 1))
 
 
 def test_task_vectors_are_held_where_they_fit():
