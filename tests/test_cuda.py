@@ -32,26 +32,32 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 WHOLE = {"batch_size": None}
 SIMPLEX = {"class_path": "Simplex", "init_args": {"radius": 0.9, "includes_base": True}}
+EXACT = {"dtype": "float64", "trainer": {"precision": "64-true"}}
+"""For what decides between vertices or between shares of a budget, which rounding would decide otherwise."""
+SGD = {"class_path": "SGD", "init_args": {"lr": 0.1}}
+"""Not Adam: a key's bias has no gradient but rounding, which Adam blows up to steps of full size."""
 LEARNED = {
-    "entropy": {},
-    "entropy, mapped": {"memory": "mapped"},
-    "entropy, resident": {"memory": "resident"},
-    "entropy, fp64": {"dtype": "float64", "trainer": {"precision": "64-true"}},
-    "deterministic": {"trainer": {"deterministic": True}, "feasible": SIMPLEX},
+    "entropy": {"optimizer": SGD},
+    "entropy, mapped": {"optimizer": SGD, "memory": "mapped"},
+    "entropy, resident": {"optimizer": SGD, "memory": "resident"},
+    "entropy by Adam": EXACT,
+    "deterministic": {"optimizer": SGD, "trainer": {"deterministic": True}, "feasible": SIMPLEX},
     "alignment with chunks over a centre": {
         "method": "expert_merging++",
         "centre": "Isotropic",
         "chunks": {"budget": 4, "first_steps": 4},
+        **EXACT,
     },
-    "closed form over RegMean": {"method": "expert_merging", "centre": "regmean", "init": "closed_form"},
-    "Ties": {"method": "adamerging++"},
-    "Frank-Wolfe": {"optimizer": "FrankWolfe", "feasible": SIMPLEX, "data": WHOLE},
+    "closed form over RegMean": {"method": "expert_merging", "centre": "regmean", "init": "closed_form", **EXACT},
+    "Ties": {"method": "adamerging++", "optimizer": SGD},
+    "Frank-Wolfe": {"optimizer": "FrankWolfe", "feasible": SIMPLEX, "data": WHOLE, **EXACT},
     "Frank-Wolfe by cosine": {
         "optimizer": {"class_path": "FrankWolfe", "init_args": {"selection": "cosine", "variant": "plain"}},
         "feasible": SIMPLEX,
         "data": WHOLE,
+        **EXACT,
     },
-    "soft Frank-Wolfe": {"optimizer": "SoftFrankWolfe", "feasible": SIMPLEX, "data": WHOLE},
+    "soft Frank-Wolfe": {"optimizer": "SoftFrankWolfe", "feasible": SIMPLEX, "data": WHOLE, **EXACT},
     "L-BFGS-B": {"optimizer": "LBFGSB", "feasible": "Box", "data": WHOLE},
     "projected gradient": {"optimizer": "ProjectedGradient", "feasible": SIMPLEX, "data": WHOLE},
 }
@@ -106,7 +112,7 @@ def test_learning_on_a_gpu_is_learning_on_the_cpu(family, main, case):
 
 
 def test_mixed_precision_on_a_gpu_is_near_the_cpu(family, main):
-    assert_equal_runs(main, atol=0.1, trainer={"precision": "bf16-mixed"})
+    assert_equal_runs(main, atol=0.02, optimizer=SGD, trainer={"precision": "bf16-mixed"})
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
@@ -114,7 +120,8 @@ def test_transforms_on_a_gpu_are_those_on_the_cpu(family, main, name):
     changes = {"method": "task_arithmetic", "task_vectors": name, "trainer": {"max_steps": 0}, "optimizer": None}
     found, expected = (fit(main, accelerator, **changes)[2] for accelerator in ("gpu", "cpu"))
     for tensor, value in found.items():
-        assert torch.allclose(value, expected[tensor], atol=2e-3), (tensor, (value - expected[tensor]).abs().max())
+        if not tensor.endswith("key.bias"):  # its Fisher information is rounding, of which the shares are taken
+            assert torch.allclose(value, expected[tensor], atol=2e-3), (tensor, (value - expected[tensor]).abs().max())
 
 
 def test_check_prints_the_device(family, main):

@@ -53,6 +53,7 @@ class Pinned(TaskVectors):
         self.bundles = bundled({name: (*shape, *source.dtypes(name)) for name, shape in self.shapes.items()})
         self._source, self._slot_bytes = source, slot_bytes
         self._centre: dict[Bundle, Tensor] = {}
+        self._mapped: dict[str, list[Tensor]] = {}
 
     @override
     def centre_of(self, bundle: Bundle) -> Tensor:
@@ -88,7 +89,7 @@ class Pinned(TaskVectors):
     def _windows(self, bundles: Iterable[Bundle]) -> Iterator[tuple[Window, list[list[Tensor]]]]:
         """Cut bundles into windows that fit into a slot, each with every expert's numbers, parameter by parameter."""
         for bundle in bundles:
-            sources = [self._source.sources(name) for name in bundle]  # P × K matrices (R, M)
+            sources = [self._sources(name) for name in bundle]  # P × K matrices (R, M)
             room = max(1, self._slot_bytes // sum(source.itemsize for source in sources[0]))
             height, width = matrix_shape(self.shapes[bundle[0]])
             for rows, columns in windows(len(bundle) * height, width, room):
@@ -98,6 +99,12 @@ class Pinned(TaskVectors):
                     for k in range(len(self.experts))
                 ]
                 yield Window(bundle, rows, columns), pieces
+
+    def _sources(self, name: str) -> list[Tensor]:
+        """Every expert's matrix (R, M); looking all of them up in every pass would take longer than copying."""
+        if name not in self._mapped:
+            self._mapped[name] = self._source.sources(name)
+        return self._mapped[name]
 
     def _tile(self, window: Window, slot: "_Slot", sent: list[Tensor]) -> Tile:
         """Subtract the base from what has arrived; the slot is free as soon as the device has done so."""
