@@ -185,17 +185,18 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Export():
             from adamerge.runs.open_run import export_again
 
-            run = Path(options.run)
-            config = parse_file(run / "config.yaml")
-            export_again(config, run, Path(options.out), options.out_dtype, options.rounding, console)
+            run = Path(options.run).expanduser()
+            config, out = parse_file(run / "config.yaml"), Path(options.out).expanduser()
+            export_again(config, run, out, options.out_dtype, options.rounding, console)
         case Evaluate(run):
             from adamerge.runs.open_run import evaluate_again
 
-            evaluate_again(parse_file(Path(run) / "config.yaml"), Path(run), console)
+            place = Path(run).expanduser()
+            evaluate_again(parse_file(place / "config.yaml"), place, console)
         case Demo(folder):
             from adamerge.demo import demo
 
-            return main(["fit", *demo(Path(folder), console)])
+            return main(["fit", *demo(Path(folder).expanduser(), console)])
         case _:
             raise AssertionError(options)
     return 0

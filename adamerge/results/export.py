@@ -73,8 +73,7 @@ def export(
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")
+    check_free(folder)
     model = model.written_in(dtype)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
@@ -89,3 +88,13 @@ def export(
         compare_with_files(model, coefficients, part)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())
+
+
+def check_free(folder: Path) -> None:
+    """Refuse an output folder that exists.
+
+    Raises:
+        ConfigError: It exists.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")

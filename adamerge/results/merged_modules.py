@@ -14,7 +14,7 @@ from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import dtype_on_disk
 from adamerge.results.backbone import exact_parameters
-from adamerge.results.export import Exported
+from adamerge.results.export import Exported, check_free
 from adamerge.results.surviving import SurvivingShare
 from adamerge.results.write_checkpoint import checkpoints
 from adamerge.storage.atomic_files import whole_folder, write_safetensors
@@ -44,7 +44,7 @@ def merged_module(
     Raises:
         ConfigError: There is no such task.
     """
-    if task not in model.experts.tasks:
+    if not isinstance(task, str) or task not in model.experts.tasks:
         raise ConfigError(f"expected the name of a task ({', '.join(model.experts.tasks)}), found {task!r}.")
     backbone = dict(exact_parameters(model.written_in(dtype), coefficients))
     return _filled(model.experts.tasks[task], backbone, dtype)
@@ -71,8 +71,7 @@ def export_modules(
         ConfigError: The folder exists.
         RuntimeError: The file read back differs from the merge; the folder is removed.
     """
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another folder for the merged modules.")
+    check_free(folder)
     model = model.written_in(dtype)
     surviving = SurvivingShare(model, coefficients)
     backbone = dict(exact_parameters(model, coefficients, surviving))

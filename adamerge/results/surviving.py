@@ -106,7 +106,7 @@ class SurvivingShare:
         self._dtypes[written.dtype] = None
         groups = self._model.grouping.rows[name].cpu()
         centre, both = as_matrix(vectors.centre(name)), [as_matrix(written), as_matrix(merged)]
-        for rows, columns, stack in vectors.tiles(name):
+        for _, rows, columns, stack in vectors.tiles([(name,)]):
             origin = centre[rows, columns].double().cpu()
             moved = torch.stack([values[rows, columns].double() - origin for values in both]).to(stack)  # (2, r, m)
             products = torch.einsum("drm,krm->drk", moved, stack).double().cpu()  # (2, r, K)

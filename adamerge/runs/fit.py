@@ -19,6 +19,7 @@ from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.coefficients import save_coefficients
+from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.optim.selections import selection_table, sentence
 from adamerge.results.compare import Comparison, compare
@@ -104,10 +105,11 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     exported = export(model, learned.coefficients, run.merged)
     _print_lines(console, exported.surviving.lines(config.rounding))
     rows = opened.data.evaluation
-    comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
+    with advice_where_full(model.vectors.device):
+        comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
     report(run, comparison, learned, model, exported, console)
-    shares = exported.surviving.as_json()
-    redo = json.dumps(recipe(config, resolved, made_from, run, shares), indent=2, allow_nan=False)
+    made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
+    redo = json.dumps({**made, "warnings": list(learned.warnings)}, indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
     _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
@@ -116,7 +118,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
 def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     """Open experts and rows, and check everything that can be checked before anything is written."""
     experts = open_experts(config)
-    _print_lines(console, describe(experts))
+    _print_lines(console, [*describe(experts), device_line(config)])
     inspection = inspect_weights(experts)
     _print_lines(console, [f"warning: {line}" for line in inspection.warnings])
     check_task_vectors(config, experts, inspection.changed)
@@ -127,6 +129,11 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     _print_lines(console, learning_notes(config))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
+
+
+def device_line(config: MergeConfig) -> str:
+    """Say where a configuration computes."""
+    return f"device: {describe_device(device_of(config.trainer.accelerator))}"
 
 
 def learn_merge(
@@ -154,7 +161,24 @@ def learn_merge(
 
     Returns:
         Model and learned coefficients, and the held-out rows with the experts' predictions.
+
+    Raises:
+        ConfigError: The device's memory is exhausted.
     """
+    with advice_where_full(device_of(config.trainer.accelerator)):
+        return _learn_merge(config, opened, learning, run, key, keeper, console, resume)
+
+
+def _learn_merge(
+    config: MergeConfig,
+    opened: Opened,
+    learning: Learning,
+    run: RunDirectory,
+    key: Key,
+    keeper: Keeper,
+    console: Console,
+    resume: bool,
+) -> tuple[Staged, HeldOut]:
     experts, changed, data = opened
     rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
     calibration = divide(rows, config.data, config.seed_everything)
@@ -219,6 +243,7 @@ def report(
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
     metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    _print_lines(console, learned.warnings)
     if learned.certificate:
         _print_lines(console, [sentence(learned.certificate, learned.converged)])
     if learned.selections:
