@@ -90,7 +90,13 @@ def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_
     split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
     left_out = tuple(name for name in matches[0].unexpected if all(name in m.unexpected for m in matches))
     together = divide(Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base), split, source=base.source)
-    return replace(together, warnings=tuple(_config_warnings(base, tasks)))
+    return replace(together, warnings=tuple(_config_warnings(base, tasks)), notes=tuple(_notes(tasks)))
+
+
+def _notes(tasks: Mapping[str, Expert]) -> Iterator[str]:
+    return (
+        f"{name}: {note}" for name, expert in tasks.items() if expert.checkpoint for note in expert.checkpoint.notes
+    )
 
 
 def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[str]:

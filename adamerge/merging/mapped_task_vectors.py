@@ -94,19 +94,29 @@ class Mapped(TaskVectors):
         return None if self._base is None else as_matrix(self._base[name])
 
     def _tiles(self, name: str) -> Iterator[Tile]:
-        sources, base = self.sources(name), self.base(name)
-        room = len(self._scratch) // len(sources)
-        rows, columns = sources[0].shape
-        for r, m in windows(rows, columns, room):
-            shape = sources[0][r, m].shape
-            stack = self._scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
-            offset = None if base is None else base[r, m].to(self.device, self.dtype)
-            for source, vector in zip(sources, stack, strict=True):
-                if offset is None:
-                    vector.copy_(source[r, m])
-                else:
-                    torch.sub(source[r, m].to(self.device), offset, out=vector)
-            yield Tile(name, r, m, stack)
+        return difference_tiles(name, self.sources(name), self.base(name), self._scratch)
+
+
+def difference_tiles(name: str, sources: Sequence[Tensor], base: Tensor | None, scratch: Tensor) -> Iterator[Tile]:
+    """Subtract a base from sources, window by window.
+
+    Args:
+        name: The parameter.
+        sources: Its matrix (R, M) in each source, on the CPU.
+        base: What is subtracted; None subtracts nothing.
+        scratch: Flat; where tiles are computed, of its dtype and on its device.
+    """
+    rows, columns = sources[0].shape
+    for r, m in windows(rows, columns, len(scratch) // len(sources)):
+        shape = sources[0][r, m].shape
+        stack = scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
+        offset = None if base is None else base[r, m].to(scratch)
+        for source, vector in zip(sources, stack, strict=True):
+            if offset is None:
+                vector.copy_(source[r, m])
+            else:
+                torch.sub(source[r, m].to(scratch.device), offset, out=vector)
+        yield Tile(name, r, m, stack)
 
 
 def windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:

@@ -83,16 +83,22 @@ class TaskVectors(ABC):
         Returns:
             New tensors of the parameters' shapes, in `dtype` on `device`; views of one block of memory.
         """
-        # One block is taken and given back whole; a few hundred would leave holes in the heap.
-        starts = [0, *accumulate(_aligned(shape.numel()) for shape in self.shapes.values())]
-        block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
-        sizes = zip(starts, self.shapes.items(), strict=False)
-        merged = {name: block[start : start + shape.numel()].view(shape) for start, (name, shape) in sizes}
+        merged = self.allocate()
         table, groups = coefficients.detach().to(self.device, self.dtype), grouping.on(self.device)
         with full_precision(self.device):
             for name, tiles in groupby(self.tiles(self.shapes), attrgetter("name")):
                 self._combine_into(merged[name].copy_(self.centre(name)), table[groups[name]], tiles)
         return merged
+
+    def allocate(self) -> dict[str, Tensor]:
+        """Make room for all merged parameters: one block, taken and given back whole.
+
+        A few hundred blocks would leave holes in the heap.
+        """
+        starts = [0, *accumulate(_aligned(shape.numel()) for shape in self.shapes.values())]
+        block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
+        sizes = zip(starts, self.shapes.items(), strict=False)
+        return {name: block[start : start + shape.numel()].view(shape) for start, (name, shape) in sizes}
 
     def _combine_into(self, out: Tensor, weights: Tensor, tiles: Iterable[Tile]) -> None:
         """Add weighted task vectors to one parameter, given the weights of the whole of it, (1, K), or of its rows."""
