@@ -59,7 +59,8 @@ def open_adapter(source: str, folder: Path, base: Checkpoint) -> Checkpoint:
     reader.check(found.missing, own)
     written = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     weights = Adapted(reader.base, {**changes, **reader.replaced}, own, (file,), written)
-    notes = (_describe(config, modules, tensors, weights, own), *_other_base(config, base))
+    described = _describe(config, modules, tensors, weights, own)
+    notes = (described, *_other_base(config, base), *_contradictions(config, modules))
     return Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes)
 
 
@@ -150,6 +151,17 @@ def _range(values: Sequence[float]) -> str:
     if not values:
         return "none"
     return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+
+
+def _contradictions(config: AdapterConfig, modules: Sequence[Parts]) -> Iterator[str]:
+    """Warn where several patterns match a module with different values; PEFT sorts them when it saves them."""
+    bad = [parts.module for parts in modules if len(set(config.alphas(parts.module))) > 1]
+    if bad:
+        yield (
+            f"warning: {config.source}: patterns of alpha_pattern contradict each other for {', '.join(bad[:3])}. The "
+            "first in the file is taken, as PEFT does on loading; in training another may have been first, because "
+            "PEFT sorts them when it saves. Write one pattern per module."
+        )
 
 
 def _other_base(config: AdapterConfig, base: Checkpoint) -> Iterator[str]:

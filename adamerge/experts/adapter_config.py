@@ -67,9 +67,12 @@ class AdapterConfig:
         """
         if self.scales_directly:
             return self.alpha
-        found = (alpha for key, alpha in self.alpha_pattern.items() if re.match(rf"(.*\.)?({key})$", module))
-        alpha = next(found, self.alpha)
+        alpha = next(iter(self.alphas(module)), self.alpha)
         return alpha / rank**0.5 if self.rslora else alpha / rank
+
+    def alphas(self, module: str) -> list[float]:
+        """List what the patterns that match a module say; the first holds."""
+        return [alpha for key, alpha in self.alpha_pattern.items() if re.match(rf"(.*\.)?({key})$", module)]
 
 
 def is_adapter(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from adamerge.experts.compatibility import (
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
+from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
 from adamerge.experts.name_patterns import Split
 from adamerge.experts.zero_shot import ZeroShot, ZeroShotClassifier, text_head
@@ -78,8 +79,9 @@ def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot
     problems = match_problems(checkpoint, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    weights, head = Renamed(checkpoint.tensors, found.names), tuple(head_names(module))
-    return Expert(name, module, weights, head, "", checkpoint, found.names), set()
+    own = checkpoint.tensors
+    weights = own if isinstance(own, Adapted) else Renamed(own, found.names)  # an adapter's names are the module's
+    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint, found.names), set()
 
 
 def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_side: set[str]) -> Experts:
