@@ -49,6 +49,11 @@ class Checkpoint:
         """Name of the model class that saved the checkpoint."""
         return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
 
+    def settings(self) -> dict[str, object]:
+        """Return the content of config.json; for an adapter, that of the model that it was trained as."""
+        file = self.folder / "config.json"
+        return json.loads(file.read_text() if file.exists() else self.config.to_json_string())
+
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
     """Open a checkpoint by directory or hub id (`id` or `id@revision`).

@@ -81,7 +81,8 @@ def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot
         raise IncompatibleExpertsError("\n".join(problems))
     own = checkpoint.tensors
     weights = own if isinstance(own, Adapted) else Renamed(own, found.names)  # an adapter's names are the module's
-    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint, found.names), set()
+    disk = {**found.names, **match(base, module).names} if isinstance(own, Adapted) else found.names
+    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint, disk), set()
 
 
 def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_side: set[str]) -> Experts:
