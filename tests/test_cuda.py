@@ -32,26 +32,32 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 WHOLE = {"batch_size": None}
 SIMPLEX = {"class_path": "Simplex", "init_args": {"radius": 0.9, "includes_base": True}}
+EXACT = {"dtype": "float64", "trainer": {"precision": "64-true"}}
+"""For what decides between vertices or between shares of a budget, which rounding would decide otherwise."""
+SGD = {"class_path": "SGD", "init_args": {"lr": 0.1}}
+"""Not Adam: a key's bias has no gradient but rounding, which Adam blows up to steps of full size."""
 LEARNED = {
-    "entropy": {},
-    "entropy, mapped": {"memory": "mapped"},
-    "entropy, resident": {"memory": "resident"},
-    "entropy, fp64": {"dtype": "float64", "trainer": {"precision": "64-true"}},
-    "deterministic": {"trainer": {"deterministic": True}, "feasible": SIMPLEX},
+    "entropy": {"optimizer": SGD},
+    "entropy, mapped": {"optimizer": SGD, "memory": "mapped"},
+    "entropy, resident": {"optimizer": SGD, "memory": "resident"},
+    "entropy by Adam": EXACT,
+    "deterministic": {"optimizer": SGD, "trainer": {"deterministic": True}, "feasible": SIMPLEX},
     "alignment with chunks over a centre": {
         "method": "expert_merging++",
         "centre": "Isotropic",
         "chunks": {"budget": 4, "first_steps": 4},
+        **EXACT,
     },
-    "closed form over RegMean": {"method": "expert_merging", "centre": "regmean", "init": "closed_form"},
-    "Ties": {"method": "adamerging++"},
-    "Frank-Wolfe": {"optimizer": "FrankWolfe", "feasible": SIMPLEX, "data": WHOLE},
+    "closed form over RegMean": {"method": "expert_merging", "centre": "regmean", "init": "closed_form", **EXACT},
+    "Ties": {"method": "adamerging++", "optimizer": SGD},
+    "Frank-Wolfe": {"optimizer": "FrankWolfe", "feasible": SIMPLEX, "data": WHOLE, **EXACT},
     "Frank-Wolfe by cosine": {
         "optimizer": {"class_path": "FrankWolfe", "init_args": {"selection": "cosine", "variant": "plain"}},
         "feasible": SIMPLEX,
         "data": WHOLE,
+        **EXACT,
     },
-    "soft Frank-Wolfe": {"optimizer": "SoftFrankWolfe", "feasible": SIMPLEX, "data": WHOLE},
+    "soft Frank-Wolfe": {"optimizer": "SoftFrankWolfe", "feasible": SIMPLEX, "data": WHOLE, **EXACT},
     "L-BFGS-B": {"optimizer": "LBFGSB", "feasible": "Box", "data": WHOLE},
     "projected gradient": {"optimizer": "ProjectedGradient", "feasible": SIMPLEX, "data": WHOLE},
 }
@@ -106,7 +112,7 @@ def test_learning_on_a_gpu_is_learning_on_the_cpu(family, main, case):
 
 
 def test_mixed_precision_on_a_gpu_is_near_the_cpu(family, main):
-    assert_equal_runs(main, atol=0.1, trainer={"precision": "bf16-mixed"})
+    assert_equal_runs(main, atol=0.02, optimizer=SGD, trainer={"precision": "bf16-mixed"})
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
@@ -114,7 +120,8 @@ def test_transforms_on_a_gpu_are_those_on_the_cpu(family, main, name):
     changes = {"method": "task_arithmetic", "task_vectors": name, "trainer": {"max_steps": 0}, "optimizer": None}
     found, expected = (fit(main, accelerator, **changes)[2] for accelerator in ("gpu", "cpu"))
     for tensor, value in found.items():
-        assert torch.allclose(value, expected[tensor], atol=2e-3), (tensor, (value - expected[tensor]).abs().max())
+        if not tensor.endswith("key.bias"):  # its Fisher information is rounding, of which the shares are taken
+            assert torch.allclose(value, expected[tensor], atol=2e-3), (tensor, (value - expected[tensor]).abs().max())
 
 
 def test_check_prints_the_device(family, main):
@@ -142,10 +149,10 @@ def test_a_killed_run_resumes_to_the_same_coefficients(family, main):
 
 def test_evaluation_and_export_of_a_run_on_a_gpu(family, main):
     _, metrics, merged, _ = fit(main, "gpu")
-    assert main("evaluate", "--run", "gpu")[0] == 0
+    assert main("evaluate", "gpu")[0] == 0
     with open("gpu/metrics.json", encoding="utf-8") as file:
         assert json.load(file)["learned"] == pytest.approx(metrics["learned"])
-    assert main("export", "--run", "gpu", "--out", "again")[0] == 0
+    assert main("export", "gpu", "again")[0] == 0
     again = tensors_of("again")
     assert all(torch.equal(tensor, again[name]) for name, tensor in merged.items())
 
@@ -215,7 +222,8 @@ def test_fast_matrix_products_do_not_cost_digits_of_the_merge():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert all(torch.equal(exact[name], fast[name]) for name in exact)
-    assert torch.equal(inner, model.vectors.inner(exact, model.grouping))
+    expected = model.vectors.inner(exact, model.grouping)
+    assert (inner - expected).norm() < 1e-6 * expected.norm()  # rows of a group are added in any order
 
 
 def test_learning_follows_the_task_vectors_and_refuses_another_device():
@@ -250,12 +258,12 @@ def test_the_ring_waits_for_copies_and_for_the_device():
     there.device = CUDA
     there._scratch = there._scratch.to(CUDA)
     pinned = Pinned(there, 2**16)
-    found = {name: torch.empty(3, *shape, device=CUDA) for name, shape in shapes.items()}
-    for name, rows, columns, stack in pinned.tiles(shapes):
+    (bundle,) = pinned.bundles
+    found = torch.empty(3, 12 * 64, 1024, device=CUDA)
+    for _, rows, columns, stack in pinned.tiles([bundle]):
         torch.cuda._sleep(200_000)  # the device is behind: a slot that is filled too early would be seen
-        found[name][:, rows, columns] = stack
-    for name in shapes:
-        assert torch.equal(found[name].cpu(), here.stack(name)), name
+        found[:, rows, columns] = stack
+    assert torch.equal(found.cpu(), torch.cat([here.stack(name) for name in bundle], 1))
 
 
 def test_task_vectors_are_held_where_they_fit():

@@ -54,7 +54,7 @@ class ExpertCosines:
         """Compute the squared norms of the rows of every expert and of the centre, (R, K + 1)."""
         centre = self._centre(name)  # (R, M)
         squares = centre.new_zeros(len(centre), len(self._vectors.experts) + 1)
-        for _, rows, columns, stack in self._vectors.tiles([name]):
+        for _, rows, columns, stack in self._vectors.tiles([(name,)]):
             squares[rows, :-1] += (stack + centre[rows, columns]).square().sum(-1).T
         squares[:, -1] = centre.square().sum(1)
         return squares

@@ -16,8 +16,8 @@ from typing_extensions import override
 from adamerge.experts.low_rank import Adapted, LowRank
 from adamerge.merging.device import full_precision
 from adamerge.merging.grouping import Grouping
-from adamerge.merging.mapped_task_vectors import SCRATCH, Mapped, difference_tiles, windows
-from adamerge.merging.task_vectors import TaskVectors, Tile, as_matrix, matrix_shape
+from adamerge.merging.mapped_task_vectors import SCRATCH, Mapped, differences, windows
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, Parameters
@@ -60,13 +60,15 @@ class Factored(TaskVectors):
     ) -> None:
         self.experts = tuple(experts)
         self.shapes = {name: centre.shape(name) for name in names}
+        self.bundles = tuple((name,) for name in names)
         self.dtype, self.device = dtype, torch.device(device)
         self._weights, self._centre, self._base = tuple(experts.values()), centre, base
         self._scratch = torch.empty(max(SCRATCH, len(experts) + 1), dtype=dtype, device=device)
 
     @override
-    def centre(self, name: str) -> Tensor:
-        return self._centre[name]
+    def centre_of(self, bundle: Bundle) -> Tensor:
+        (name,) = bundle
+        return as_matrix(self._centre[name])
 
     @override
     def digest(self) -> str:
@@ -76,23 +78,24 @@ class Factored(TaskVectors):
     @override
     @torch.no_grad()
     def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
-        merged = self.allocate()
-        table, groups = coefficients.detach().to(self.device, self.dtype), grouping.on(self.device)
+        matrices = self._new_matrices()
+        table = coefficients.detach().to(self.device, self.dtype)
         with full_precision(self.device):
-            for name, out in merged.items():
-                self._merge_one(as_matrix(out.copy_(self.centre(name))), name, table[groups[name]])
-        return merged
+            for bundle, merged in matrices.items():
+                weights = table[grouping.of(bundle, self.device)[0]]  # (1 or R, K)
+                self._merge_one(merged.copy_(self.centre_of(bundle)), bundle[0], weights)
+        return {name: matrices[name,].view(shape) for name, shape in self.shapes.items()}
 
     @override
-    @torch.no_grad()
-    def products(self, gradients: Parameters) -> Iterator[tuple[str, Tensor]]:
+    def _products(self, gradients: Parameters) -> Iterator[tuple[Bundle, Tensor]]:
         with full_precision(self.device):
             for name, gradient in gradients.items():
-                yield name, self._products_of(name, as_matrix(gradient.to(self.device, self.dtype)))
+                gradient = as_matrix(gradient.to(self.device, self.dtype))
+                yield (name,), self._products_of(name, gradient).unsqueeze(0)
 
     @override
-    def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
-        return (tile for name in names for tile in self._tiles(name))
+    def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
+        return (Tile((name,), *window) for (name,) in bundles for window in self._windows(name))
 
     @override
     @torch.no_grad()
@@ -120,7 +123,7 @@ class Factored(TaskVectors):
         if sources:
             dense = torch.stack([weights[:, own].sum(1) for own in columns], 1)  # (1 or R, K')
             dense = dense.expand(len(merged), -1).unsqueeze(1)  # (R, 1, K')
-            for _, rows, part, stack in self._differences(name, sources):
+            for rows, part, stack in differences(sources, as_matrix(self._centre[name]), self._scratch):
                 merged[rows, part].unsqueeze(1).baddbmm_(dense[rows], stack.transpose(0, 1))
         if terms.low:
             left = torch.cat([self._own(one.left) * (one.scale * weights[:, k : k + 1]) for k, one in terms.low], 1)
@@ -132,7 +135,7 @@ class Factored(TaskVectors):
         products = gradient.new_zeros(len(gradient), len(self.experts))
         sources, columns = self._whole(name, terms)
         if sources:
-            for _, rows, part, stack in self._differences(name, sources):
+            for rows, part, stack in differences(sources, as_matrix(self._centre[name]), self._scratch):
                 found = torch.bmm(gradient[rows, part].unsqueeze(1), stack.permute(1, 2, 0)).squeeze(1)  # (r, K')
                 for own, values in zip(columns, found.unbind(1), strict=True):
                     products[rows, own] += values.unsqueeze(1)
@@ -169,10 +172,7 @@ class Factored(TaskVectors):
             columns.append(terms.on_base)
         return sources, columns
 
-    def _differences(self, name: str, sources: Sequence[Tensor]) -> Iterator[Tile]:
-        return difference_tiles(name, sources, as_matrix(self._centre[name]), self._scratch)
-
-    def _tiles(self, name: str) -> Iterator[Tile]:
+    def _windows(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
         """Dense task vectors of all experts, for what needs them: a window of rows and columns at a time."""
         terms = self._terms(name)
         low, count = dict(terms.low), len(self.experts)
@@ -187,7 +187,7 @@ class Factored(TaskVectors):
                 if k in low:
                     left, right, scale = low[k]
                     vector.addmm_(self._own(left[r]), self._own(right[:, m]), alpha=scale)
-            yield Tile(name, r, m, stack)
+            yield r, m, stack
 
     def _own(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)

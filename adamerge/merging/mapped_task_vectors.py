@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.merging.task_vectors import TaskVectors, Tile, as_matrix, matrix_shape
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients
@@ -44,6 +44,7 @@ class Mapped(TaskVectors):
     ) -> None:
         self.experts = tuple(experts)
         self.shapes = {name: centre.shape(name) for name in names}
+        self.bundles = tuple((name,) for name in names)
         self.dtype = dtype
         self.device = torch.device(device)
         self._weights = tuple(experts.values())
@@ -54,8 +55,9 @@ class Mapped(TaskVectors):
         self._scratch = torch.empty(max(SCRATCH, len(experts)), dtype=dtype, device=device)
 
     @override
-    def centre(self, name: str) -> Tensor:
-        return self._centre[name]
+    def centre_of(self, bundle: Bundle) -> Tensor:
+        own = [as_matrix(self._centre[name]) for name in bundle]
+        return own[0] if len(own) == 1 else torch.cat(own)
 
     @override
     def digest(self) -> str:
@@ -82,8 +84,13 @@ class Mapped(TaskVectors):
         return total.view(self.shapes[name])
 
     @override
-    def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
-        return (tile for name in names for tile in self._tiles(name))
+    def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
+        for bundle in bundles:
+            height, _ = matrix_shape(self.shapes[bundle[0]])
+            for number, name in enumerate(bundle):
+                for rows, columns, stack in self._tiles(name):
+                    below = slice(rows.start + number * height, rows.stop + number * height)
+                    yield Tile(bundle, below, columns, stack)
 
     def sources(self, name: str) -> list[Tensor]:
         """Each expert's tensor as a matrix (R, M), in its file's dtype."""
@@ -93,18 +100,27 @@ class Mapped(TaskVectors):
         """What is subtracted from the experts, as a matrix (R, M); None where they are task vectors already."""
         return None if self._base is None else as_matrix(self._base[name])
 
-    def _tiles(self, name: str) -> Iterator[Tile]:
-        return difference_tiles(name, self.sources(name), self.base(name), self._scratch)
+    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
+        """The dtypes of a parameter in all files."""
+        every = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
+        return tuple(weights.headers[name].dtype for weights in every)
+
+    def _tiles(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
+        return differences(self.sources(name), self.base(name), self._scratch)
 
 
-def difference_tiles(name: str, sources: Sequence[Tensor], base: Tensor | None, scratch: Tensor) -> Iterator[Tile]:
+def differences(
+    sources: Sequence[Tensor], base: Tensor | None, scratch: Tensor
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Subtract a base from sources, window by window.
 
     Args:
-        name: The parameter.
-        sources: Its matrix (R, M) in each source, on the CPU.
+        sources: One parameter's matrix (R, M) in each source, on the CPU.
         base: What is subtracted; None subtracts nothing.
-        scratch: Flat; where tiles are computed, of its dtype and on its device.
+        scratch: Flat; where the differences are computed, in its dtype and on its device.
+
+    Yields:
+        Rows, columns, and the differences there, (K, r, m), valid until the next ones.
     """
     rows, columns = sources[0].shape
     for r, m in windows(rows, columns, len(scratch) // len(sources)):
@@ -116,7 +132,7 @@ def difference_tiles(name: str, sources: Sequence[Tensor], base: Tensor | None, 
                 vector.copy_(source[r, m])
             else:
                 torch.sub(source[r, m].to(scratch.device), offset, out=vector)
-        yield Tile(name, r, m, stack)
+        yield r, m, stack
 
 
 def windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:

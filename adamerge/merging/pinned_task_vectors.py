@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adamerge.merging.mapped_task_vectors import Mapped, windows
-from adamerge.merging.task_vectors import TaskVectors, Tile, as_matrix
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
 from adamerge.types import Coefficients
 
 SLOTS = 3
@@ -32,9 +32,9 @@ _ALIGNED = 256
 
 
 class Window(NamedTuple):
-    """Some rows and columns of one parameter."""
+    """Some rows and columns of a bundle."""
 
-    name: str
+    bundle: Bundle
     rows: slice
     columns: slice
 
@@ -50,14 +50,19 @@ class Pinned(TaskVectors):
     def __init__(self, source: Mapped, slot_bytes: int = SLOT_BYTES) -> None:
         self.experts, self.shapes = source.experts, source.shapes
         self.dtype, self.device = source.dtype, source.device
+        self.bundles = bundled({name: (*shape, *source.dtypes(name)) for name, shape in self.shapes.items()})
         self._source, self._slot_bytes = source, slot_bytes
-        self._centre: dict[str, Tensor] = {}
+        self._centre: dict[Bundle, Tensor] = {}
+        self._mapped: dict[str, list[Tensor]] = {}
 
     @override
-    def centre(self, name: str) -> Tensor:
-        if name not in self._centre:  # copied at first use: whoever only runs experts needs none
-            self._centre[name] = self._source.centre(name).to(self.device)
-        return self._centre[name]
+    def centre_of(self, bundle: Bundle) -> Tensor:
+        if bundle not in self._centre:  # copied at first use: whoever only runs experts needs none
+            centre = self._source.centre_of(bundle).to(self.device)
+            if bundle not in self.bundles:
+                return centre
+            self._centre[bundle] = centre
+        return self._centre[bundle]
 
     @override
     def digest(self) -> str:
@@ -68,29 +73,38 @@ class Pinned(TaskVectors):
         return self._source.combine_exactly(name, coefficients, groups)
 
     @override
-    def tiles(self, names: Iterable[str]) -> Iterator[Tile]:
+    def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
         size = max(self._slot_bytes, _ALIGNED) + _ALIGNED * len(self.experts)
         queue = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        slots = cycle(_Slot(size, self.device, queue) for _ in range(SLOTS))
+        slots = cycle([_Slot(size, self.device, queue) for _ in range(SLOTS)])
         under_way: deque[tuple[Window, _Slot, list[Tensor]]] = deque()
-        for window in self._windows(names):
+        for window, pieces in self._windows(bundles):
             if len(under_way) == SLOTS:
                 yield self._tile(*under_way.popleft())
             slot = next(slots)
-            under_way.append((window, slot, slot.send(self._sources(window))))
+            under_way.append((window, slot, slot.send(pieces)))
         while under_way:
             yield self._tile(*under_way.popleft())
 
-    def _windows(self, names: Iterable[str]) -> Iterator[Window]:
-        for name in names:
-            sources = self._source.sources(name)
-            room = max(1, self._slot_bytes // sum(source.itemsize for source in sources))
-            count, width = sources[0].shape
-            yield from (Window(name, rows, columns) for rows, columns in windows(count, width, room))
+    def _windows(self, bundles: Iterable[Bundle]) -> Iterator[tuple[Window, list[list[Tensor]]]]:
+        """Cut bundles into windows that fit into a slot, each with every expert's numbers, parameter by parameter."""
+        for bundle in bundles:
+            sources = [self._sources(name) for name in bundle]  # P × K matrices (R, M)
+            room = max(1, self._slot_bytes // sum(source.itemsize for source in sources[0]))
+            height, width = matrix_shape(self.shapes[bundle[0]])
+            for rows, columns in windows(len(bundle) * height, width, room):
+                within = list(_by_parameter(rows, height))
+                pieces = [
+                    [own[k][r, columns] for number, r in within for own in [sources[number]]]
+                    for k in range(len(self.experts))
+                ]
+                yield Window(bundle, rows, columns), pieces
 
-    def _sources(self, window: Window) -> list[Tensor]:
-        name, rows, columns = window
-        return [source[rows, columns] for source in self._source.sources(name)]
+    def _sources(self, name: str) -> list[Tensor]:
+        """Every expert's matrix (R, M); looking all of them up in every pass would take longer than copying."""
+        if name not in self._mapped:
+            self._mapped[name] = self._source.sources(name)
+        return self._mapped[name]
 
     def _tile(self, window: Window, slot: "_Slot", sent: list[Tensor]) -> Tile:
         """Subtract the base from what has arrived; the slot is free as soon as the device has done so."""
@@ -107,10 +121,11 @@ class Pinned(TaskVectors):
 
     def _base(self, window: Window) -> Tensor | None:
         """What is subtracted from the experts, on the device in the dtype of the computation."""
-        name, rows, columns = window
-        source = self._source
-        base = as_matrix(self.centre(name)) if source.subtracts_centre else source.base(name)
-        return None if base is None else base[rows, columns].to(self.device, self.dtype)
+        bundle, rows, columns = window
+        if self._source.subtracts_centre:
+            return self.centre_of(bundle)[rows, columns].to(self.dtype)
+        bases = [base for name in bundle if (base := self._source.base(name)) is not None]
+        return torch.cat(bases)[rows, columns].to(self.device, self.dtype) if bases else None
 
 
 class _Slot:
@@ -129,13 +144,22 @@ class _Slot:
         self._arrived, self._released = (torch.cuda.Event(), torch.cuda.Event()) if queue else (None, None)
         self.release()  # the block may be memory that earlier work still uses
 
-    def send(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Begin to copy tensors to the device; return them there, valid from `arrive` to `release`."""
+    def send(self, experts: list[list[Tensor]]) -> list[Tensor]:
+        """Begin to copy every expert's numbers to the device.
+
+        Args:
+            experts: Per expert matrices (r, m) of one width and dtype, one below the other.
+
+        Returns:
+            Every expert's numbers on the device, (Σ r, m), valid from `arrive` to `release`.
+        """
         if self._arrived:
             self._arrived.synchronize()  # the pinned block is read until then
-        starts = [0, *accumulate(-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors)]
-        for start, tensor in zip(starts, tensors, strict=False):
-            _part(self._host, start, tensor).copy_(tensor)
+        sizes = [sum(piece.nbytes for piece in pieces) for pieces in experts]
+        starts = [0, *accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
+        places = [slice(start, start + size) for start, size in zip(starts, sizes, strict=False)]
+        for place, pieces in zip(places, experts, strict=True):
+            _fill(self._host[place].view(pieces[0].dtype).view(-1, pieces[0].shape[1]), pieces)
         if self._queue and self._arrived and self._released:
             with torch.cuda.stream(self._queue):
                 self._queue.wait_event(self._released)
@@ -143,7 +167,10 @@ class _Slot:
                 self._arrived.record(self._queue)
         else:
             self._device[: starts[-1]].copy_(self._host[: starts[-1]])
-        return [_part(self._device, start, tensor) for start, tensor in zip(starts, tensors, strict=False)]
+        return [
+            self._device[place].view(pieces[0].dtype).view(-1, pieces[0].shape[1])
+            for place, pieces in zip(places, experts, strict=True)
+        ]
 
     def arrive(self) -> None:
         """Let the device's work from here on wait for the copy."""
@@ -156,6 +183,21 @@ class _Slot:
             self._released.record(torch.cuda.current_stream(self._device.device))
 
 
-def _part(block: Tensor, start: int, like: Tensor) -> Tensor:
-    """View bytes of a block as a tensor of the dtype and shape of another."""
-    return block[start : start + like.nbytes].view(like.dtype).view(like.shape)
+def _fill(matrix: Tensor, pieces: list[Tensor]) -> None:
+    """Copy matrices one below the other."""
+    start = 0
+    for piece in pieces:
+        matrix[start : start + len(piece)].copy_(piece)
+        start += len(piece)
+
+
+def _by_parameter(rows: slice, height: int) -> Iterator[tuple[int, slice]]:
+    """Divide rows of a bundle among its parameters.
+
+    Example:
+        >>> list(_by_parameter(slice(2, 7), 3))
+        [(0, slice(2, 3, None)), (1, slice(0, 3, None)), (2, slice(0, 1, None))]
+    """
+    for number in range(rows.start // height, -(-rows.stop // height)):
+        start = number * height
+        yield number, slice(max(rows.start - start, 0), min(rows.stop - start, height))
