@@ -19,6 +19,7 @@ from adamerge.batch import Batch, Outputs
 from adamerge.data.rows import move
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.merged_model import Layers, MergedModel
+from adamerge.merging.recomputation import backward
 from adamerge.types import Coefficients, Parameters
 
 Loss: TypeAlias = Callable[[Outputs, Batch], Tensor]
@@ -172,7 +173,7 @@ class InMemoryExecution(Execution):
         for batch, loss_of in work:
             batch = _moved(self._model, batch)
             loss = loss_of(self._model.forward(task, leaves, batch.inputs, layers), batch)
-            torch.autograd.backward(loss)
+            backward(loss)
             yield loss.detach()
 
 

@@ -16,6 +16,7 @@ from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.pinned_task_vectors import Pinned
+from adamerge.merging.recomputation import without_checkpointing
 from adamerge.merging.resident_task_vectors import Resident, resident_bytes
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
@@ -157,7 +158,8 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
 def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
     module.eval()  # dropout would make the objective random
     extra = {"output_hidden_states": True} if layers else {}
-    output = functional_call(module, dict(state), (), {**inputs, **extra})
+    with without_checkpointing(module):
+        output = functional_call(module, dict(state), (), {**inputs, **extra})
     if isinstance(output, Tensor):
         return Outputs(output)
     if not layers:
@@ -198,7 +200,7 @@ def choose_layers(count: int, layers: Layers, encoded: int = 0) -> tuple[int, ..
     for layer in layers:
         if isinstance(layer, int) and not -count <= layer < count:
             raise ConfigError(
-                f"objective: expected layers from {-count} to {count - 1}, got {layer}: the model has {count} hidden "
+                f"objective: expected layers from {-count} to {count - 1}, found {layer}: the model has {count} hidden "
                 "states, that of the embeddings among them."
             )
     middle = encoded - 1 if encoded else count // 2

@@ -37,7 +37,7 @@ def open_experts(config: MergeConfig) -> Experts:
         ConfigError: A model cannot be found, or two tasks have the same name.
         IncompatibleExpertsError: Lists every problem of every expert, one per line.
     """
-    _check_names(config.names)
+    check_names(config.names)
     problems: list[str] = []
     opened: dict[str, Checkpoint] = {}
     may = {"allow_pickle": config.allow_pickle, "trust_remote_code": config.trust_remote_code}
@@ -63,7 +63,12 @@ def open_experts(config: MergeConfig) -> Experts:
     raise IncompatibleExpertsError("\n".join(problems))
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names of tasks that are missing, not unique, or cannot be the name of a folder.
+
+    Raises:
+        ConfigError: There is such a name, or none at all.
+    """
     if not names:
         raise ConfigError("models: expected at least one expert, found none; add {model: …} to the list.")
     twice = {name for name in names if names.count(name) > 1}

@@ -253,7 +253,7 @@ class MergeConfig:
         if self.init == "published":
             return self._published
         if self.init == "average":
-            return 1 / len(self.columns)
+            return 1 / max(1, len(self.columns))  # without experts, opening them is refused
         return self.init
 
     @property

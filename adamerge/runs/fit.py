@@ -107,7 +107,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     with advice_where_full(model.vectors.device):
         comparison = compare(model, opened.changed, opened.data.evaluation, held_out, learned.coefficients, console)
     report(run, comparison, learned, model, exported, console)
-    redo = json.dumps(recipe(config, resolved, made_from, run), indent=2, allow_nan=False)
+    made = {**recipe(config, resolved, made_from, run), "warnings": list(learned.warnings)}
+    redo = json.dumps(made, indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
     _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
@@ -241,6 +242,7 @@ def report(
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
     metrics = {**comparison.as_json(), "sizes": sizes, **found}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    _print_lines(console, learned.warnings)
     if learned.certificate:
         _print_lines(console, [sentence(learned.certificate, learned.converged)])
     if learned.selections:
