@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Expert, Experts
-from adamerge.storage.digest import digest_of, digest_of_json, digest_of_path
+from adamerge.storage.digest import digest_of, digest_of_json
 from adamerge.storage.kept import Keeper, Kept, Key
 
 
@@ -54,7 +54,7 @@ def digest_of_experts(experts: Experts) -> str:
 def digest_of_expert(expert: Expert) -> str:
     """Hash an expert's tensors, and its configuration if the expert was read from disk."""
     checkpoint = expert.checkpoint
-    config = digest_of_path(checkpoint.folder / "config.json") if checkpoint else ""
+    config = digest_of_json(checkpoint.settings()) if checkpoint else ""
     return digest_of_json([expert.weights.digest(), config])
 
 

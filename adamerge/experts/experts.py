@@ -69,6 +69,7 @@ class Experts:
         checkpoint: The base's checkpoint, if it is from disk.
         head_of_base: Whether the base has its own head of the expert's shape, by task.
         warnings: Suspicious findings that do not prevent merging.
+        notes: What else was found on opening.
     """
 
     base: Weights
@@ -79,6 +80,7 @@ class Experts:
     checkpoint: Checkpoint | None = None
     head_of_base: Mapping[str, bool] = field(default_factory=dict[str, bool])
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> list[str]:

@@ -10,7 +10,9 @@ from transformers import GenerationConfig
 
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.low_rank import Adapted
 from adamerge.experts.model_kind import trial
+from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.pinned_task_vectors import Pinned
@@ -148,6 +150,8 @@ def task_vectors(
         device: Of the computation.
     """
     centre = centre or experts.base
+    if any(isinstance(weights, Adapted) for weights in experts.weights.values()):
+        return Factored(experts.weights, names, centre, experts.base, dtype, device)
     mapped = Mapped(experts.weights, names, centre, centre, dtype, device)
     return hold(mapped, resident, room)
 
@@ -155,8 +159,10 @@ def task_vectors(
 def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVectors:
     """Make mapped task vectors resident if asked for, or if None is said and they take less than half of `room`.
 
-    Those that stay in their files are read ahead of use where the device is a GPU.
+    Those that stay in their files are read ahead of use where the device is a GPU. Factors of adapters stay factors.
     """
+    if isinstance(mapped, Factored):
+        return mapped
     if resident is None:
         needed = resident_bytes(mapped.shapes, len(mapped.experts), mapped.dtype)
         resident = room is not None and 2 * needed < room

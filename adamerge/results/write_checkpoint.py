@@ -24,7 +24,7 @@ Files: TypeAlias = Mapping[str, Mapping[str, Header]]
 """Safetensors files by name, each with the headers of its tensors."""
 
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
-_NOT_COPIED = {"config.json", "README.md", "training_args.bin", ".gitattributes"}
+_NOT_COPIED = {"config.json", "adapter_config.json", "README.md", "training_args.bin", ".gitattributes"}
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
@@ -123,7 +123,7 @@ def _link(source: Path, target: Path) -> None:
 
 def write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     """Write the configuration with the dtype of most numbers, and copy whatever else lies beside the weights."""
-    config = json.loads((checkpoint.folder / "config.json").read_text())
+    config = checkpoint.settings()
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")

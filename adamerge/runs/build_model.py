@@ -8,6 +8,7 @@ from rich.console import Console
 from adamerge.calibration.pseudo_answers import answer
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts
+from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
@@ -40,14 +41,17 @@ def open_experts(config: MergeConfig) -> Experts:
     check_names(config.names)
     problems: list[str] = []
     opened: dict[str, Checkpoint] = {}
-    for name, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]:
+    may = {"allow_pickle": config.allow_pickle, "trust_remote_code": config.trust_remote_code}
+    base: Checkpoint | None = None
+    try:
+        base = open_checkpoint(config.base_model, **may)
+    except (ConfigError, IncompatibleExpertsError) as error:
+        problems.append(str(error))
+    for model in config.models:
         try:
-            opened[name] = open_checkpoint(
-                source, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
-            )
+            opened[model.name] = open_expert(model.model, base, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
-    base = opened.pop("", None)
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
     if base and opened:
         try:

@@ -121,5 +121,6 @@ def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
     """Hash the configuration and each weight file of a checkpoint by SHA-256, per file name."""
     folder, known = checkpoint.folder, checkpoint.tensors.files
-    files = [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
+    files = [*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")]
     return {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in sorted(files)}
