@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from adamerge.calibration.pseudo_answers import answer
