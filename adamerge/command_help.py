@@ -21,8 +21,8 @@ Save it as merge.yaml and run
   adamerge check --config merge.yaml
   adamerge fit --config merge.yaml --run_dir runs/first
 
-Write any key below into the file, or after --config on the command line. A dot
-is a level of nesting: --data.rows 64 is data: {rows: 64} in the file.
+Write any key below into the file, or as an option, which overrides the file. A
+dot is a level of nesting: --data.rows 64 is data: {rows: 64} in the file.
 Write a class as Name or as {class_path: Name, init_args: {key: value}};
 --objective.help Entropy explains the options of a class.
 Without --method, the preset expert_merging++ applies; defaults below are its
@@ -84,9 +84,10 @@ def _add_configuration(parser: ArgumentParser) -> None:
     from adamerge.runs.config import MergeConfig
     from adamerge.runs.layers import import_paths
     from adamerge.runs.presets import DEFAULT, PRESETS
+    from adamerge.runs.save_config import UNSAVED
 
     parser.description = f"{parser.description or ''}\n{MINIMAL}"
     parser.usage = "%(prog)s --config FILE [--key value ...]"
-    parser.add_argument("--config", type=str, help="YAML file with the configuration; options after it override it.")
-    parser.add_class_arguments(MergeConfig, None, skip={"written"})
+    parser.add_argument("--config", type=str, help="YAML file with the configuration; options override it.")
+    parser.add_class_arguments(MergeConfig, None, skip={*UNSAVED})
     parser.set_defaults({"method": DEFAULT, **import_paths(PRESETS[DEFAULT])})

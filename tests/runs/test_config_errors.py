@@ -85,7 +85,7 @@ def test_a_mistake_is_explained_with_its_line(text, words):
         ("[{model: mood, evaluatoin: a}]", "models.0.evaluatoin: ModelConfig: there is no such key. Did you mean eval"),
         ("[{model: mood, loss_weight: -1}]", "models.0.loss_weight: expected a finite number of at least 0"),
         ("[{model: mood, weight: 1}]", "models.0.weight: there is no such key. Write loss_weight for the factor"),
-        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation: a: rows: expected at least 1"),
+        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation.rows: expected at least 1, found 0"),
         (
             "[{model: mood, parameters: {weight: high}}]",
             "models.0.parameters.weight: expected a number, a list or",
@@ -107,7 +107,7 @@ def test_wrong_key_type_and_value_are_all_reported():
 
 
 def test_what_is_missing_is_listed():
-    assert complaint("method: ties") == "missing: base_model, models"
+    assert complaint("method: ties") == "merge.yaml: missing: base_model, models"
 
 
 def test_options_of_the_command_line_are_named_as_they_are_written():
@@ -168,7 +168,7 @@ def test_every_unknown_key_is_reported_with_its_line(wrong):
         ({"method": "ties", "centre": "Isotropic"}, "so Ties would add nothing to the centre"),
         ({"task_vectors": "Isotropic", "init": "closed_form"}, "Isotropic makes one task vector of all experts"),
         ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, found -1"),
-        ({"optimizer.lr": -1}, "optimizer: Invalid learning rate: -1"),
+        ({"optimizer.lr": -1}, "optimizer.init_args.lr: Invalid learning rate: -1"),
         ({"optimizer": None}, "optimizer: expected an optimiser"),
         ({"trainer.accelerator": "gpuu"}, "gpuu"),
         ({"models": [{"model": "a"}], "feasible": "Simplex"}, "A simplex over 1 expert is a single point"),
