@@ -112,7 +112,7 @@ def on_trial(cls: type) -> Callable[..., object]:
     return partial(cls, parameters) if issubclass(cls, Optimizer) else partial(_step, cls, parameters)
 
 
-def _step(cls: type[LRScheduler], parameters: list[torch.nn.Parameter], **options: object) -> None:
+def _step(cls: Callable[..., LRScheduler], parameters: list[torch.nn.Parameter], **options: object) -> None:
     """Build a scheduler and take a step."""
     optimizer = SGD(parameters, lr=1.0)
     scheduler = cls(optimizer, **options)

@@ -78,10 +78,8 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
     _check_permissions(parts, findings)
     for part in parts:
         _check_switch(part, method, findings)
-    kept = [part.for_method(method).document for part in parts]
-    content = together(
-        [_today(layer, part.recorded, findings) for layer, part in zip(kept, parts, strict=True)]
-    ).content
+    kept = [_today(part.for_method(method), findings) for part in parts]
+    content = together(kept).content
     written = tuple(dict.fromkeys(key for part in parts for key in part.written))
     given = {**content, "method": method, "written": written, "allow_code": allow_code}
     preset = nested(Document(PRESETS[method])).content
@@ -147,10 +145,11 @@ def _check_switch(layer: Layer, method: str, findings: Findings) -> None:
         )
 
 
-def _today(document: Document, recorded: bool, findings: Findings) -> Document:
+def _today(layer: Layer, findings: Findings) -> Document:
     """Convert a configuration that version 0.1.0 saved: it called an objective's factor weight."""
-    content, models = document.content, document.content.get("models")
-    if recorded or not content.keys() >= DECIDED or not isinstance(models, list):
+    document, content = layer.document, layer.document.content
+    models = content.get("models")
+    if layer.recorded or not content.keys() >= DECIDED or not isinstance(models, list):
         return document
     if any(_saved_model(model) for model in models):
         findings.notes.append(f"{findings.where(('models',))}the key weight of each model is now called loss_weight.")

@@ -143,7 +143,7 @@ def _unite_repeated(node: yaml.Node | None, key: Key, name: str, seen: set[int])
 
 
 def _repeated(node: yaml.MappingNode, name: str) -> Iterator[tuple[str, str]]:
-    """Yield every repeated key of a mapping; two mappings under one key become one, another value replaces the first."""
+    """Yield every repeated key of a mapping; unite two mappings under one key, else keep the last value."""
     kept: dict[object, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
         word = key.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE else id(key)
