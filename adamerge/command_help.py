@@ -56,7 +56,8 @@ def show_help(
         merges: Commands that take a configuration.
 
     Raises:
-        SystemExit: Always.
+        ConfigError: Help on a class was requested that there is not.
+        SystemExit: Always, otherwise.
     """
     parser = ArgumentParser(
         prog="adamerge",
@@ -71,7 +72,36 @@ def show_help(
             _add_options(own, options[command], command in merges)
         commands.add_subcommand(command, own, help=description)
         own.prog = f"adamerge {command}"
-    parser.parse_args(arguments)
+    parser.parse_args(_requested(arguments))
+
+
+def _requested(arguments: Sequence[str]) -> list[str]:
+    """Reduce the command line to the help that it requests, because jsonargparse imports what other words name."""
+    command, *words = arguments
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        if option.startswith("--") and option.endswith(".help"):
+            return [command, f"{option}={_path_of(option, value or after)}"]
+    return [command] if command.startswith("-") else [command, "--help"]
+
+
+def _path_of(option: str, name: str) -> str:
+    """Return the import path of a class that a key allows.
+
+    Raises:
+        ConfigError: There is no such class.
+    """
+    from adamerge.runs.class_names import find_class, import_path, known_classes, nearest
+    from adamerge.runs.layers import kinds_of
+    from adamerge.runs.type_hints import in_words, nameable
+    from adamerge.types import ConfigError
+
+    kinds = kinds_of(option.removeprefix("--").removesuffix(".help"))
+    cls = find_class(nameable(kinds), name)
+    if cls is None:
+        known = [own for kind in nameable(kinds) for own in known_classes(kind)]
+        raise ConfigError(f"{option}: expected {in_words(kinds)}, found {name!r}.{nearest(name, known)}")
+    return import_path(cls)
 
 
 def _add_options(parser: ArgumentParser, own: type, merges: bool) -> None:

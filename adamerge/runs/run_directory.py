@@ -11,6 +11,7 @@ from rich.console import Console
 from adamerge.experts.experts import Experts
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.layers import nested
 from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.save_config import settings
@@ -20,6 +21,10 @@ from adamerge.types import ConfigError
 
 MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
 """Settings that may differ when a run is resumed; not trainer.max_steps if a cosine schedule depends on it."""
+
+
+DECIDING = ("method", "task_vectors", "centre", "grouping", "chunks", "parameters")
+"""Settings that decide what the coefficients of a finished run are multiplied with."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,23 @@ def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[st
         return _flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
     begun = _flat(saved)
     return begun if begun == now else _flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code)))
+
+
+def check_unedited(run: RunDirectory) -> None:
+    """Check that the configuration of a finished run still says what its coefficients were learned for.
+
+    Raises:
+        ConfigError: A setting that decides what is merged was changed after the run; names it.
+    """
+    content = nested(read_yaml_file(run.config)).content
+    saved = content.get("saved")
+    changed = [key for key in DECIDING if isinstance(saved, dict) and content.get(key) != saved.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{run.config}: {', '.join(changed)} changed after the run, but its coefficients belong to the former "
+            f"settings. Restore those (they are recorded under saved), or start a new run: adamerge fit --config "
+            f"{run.config} --run_dir …"
+        )
 
 
 def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> None:
