@@ -4,6 +4,7 @@ import re
 import textwrap
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from typing_extensions import override
@@ -78,7 +79,7 @@ def show_help(
 def _requested(arguments: Sequence[str]) -> list[str]:
     """Reduce the command line to the help that it requests, because jsonargparse imports what other words name."""
     command, *words = arguments
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in pairwise([*words, ""]):
         option, _, value = word.partition("=")
         if option.startswith("--") and option.endswith(".help"):
             return [command, f"{option}={_path_of(option, value or after)}"]

@@ -203,7 +203,7 @@ def test_python_allows_import_paths_by_a_keyword(module):
     assert Merge("base", ["mood", "topic"], optimizer=f"{module}.Steps", allow_code=True).config.optimizer
 
 
-def test_a_file_cannot_allow_code_itself(tmp_path):
+def test_a_file_cannot_allow_code_itself():
     for line in ("allow_code: true", "allow_code: false"):
         with pytest.raises(ConfigError, match=r"merge\.yaml:3: allow_code: a configuration cannot allow this itself"):
             read(line)
