@@ -174,6 +174,10 @@ def _from_mapping(kinds: Sequence[object], value: Mapping[str, object], key: Key
         return _named(kinds, value, key, findings)
     if plain is not None:
         return make(plain, value, key, findings)
+    if all(isinstance(name, int) for name in value) and any(get_origin(kind) in LISTS for kind in kinds):
+        for index in value:
+            findings.refuse((*key, index), f"there is no item {index}; expected the number of one, the first is 0.")  # pyright: ignore
+        return INVALID
     _refuse(kinds, dict(value), key, findings)
     return INVALID
 

@@ -51,9 +51,10 @@ class Findings:
         """
         written = self._written(key)
         source = self.places[written].source if written in self.places else ", ".join(self.files)
-        shown = key[len(written) :] if source.startswith("--") else key
-        if source.startswith("--") and _short(key) == written:
-            shown = ()
+        shown = key
+        if source.startswith("--"):
+            option = source[2:].split(".")
+            shown = (key if "init_args" in option else _short(key))[len(option) :]
         return "".join(f"{part}: " for part in (source, dotted(shown)) if part)
 
     def spelling(self, key: Key) -> str | None:

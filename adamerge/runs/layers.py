@@ -9,7 +9,7 @@ from adamerge.runs.class_names import find_class, import_path, is_foreign
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.config_errors import dotted
 from adamerge.runs.presets import COMMON
-from adamerge.runs.read_yaml import Document, Key
+from adamerge.runs.read_yaml import Document, Key, Place
 from adamerge.runs.type_hints import alternatives, is_choice, nameable, words
 
 DECIDED: Final = frozenset(key.partition(".")[0] for key in COMMON)
@@ -36,7 +36,18 @@ def nested(document: Document) -> Document:
         for part in reversed(inner):
             value = {_part(part): value}
         content = overlay(content, {first: _in_full(first, value)})
-    return replace(document, content=content, places={_split(key): place for key, place in document.places.items()})
+    return replace(document, content=content, places=_with_leaves(content, document.places))
+
+
+def _with_leaves(content: Mapping[str, object], places: Mapping[Key, Place]) -> dict[Key, Place]:
+    """Split the dotted keys of places, and add a place for every value and every numbered item written by an option."""
+    split = {_split(key): place for key, place in places.items()}
+    items = {key[:2]: place for key, place in split.items() if len(key) > 1 and isinstance(key[1], int)}
+    near = {
+        key: next((split[key[:end]] for end in range(len(key), 0, -1) if key[:end] in split), None)
+        for key, _ in leaf_keys(content)
+    }
+    return items | {key: place for key, place in near.items() if place} | split
 
 
 def import_paths(preset: Mapping[str, object]) -> dict[str, object]:
@@ -65,18 +76,23 @@ def overlay(lower: Mapping[str, object], upper: Mapping[str, object], *, preset:
     return {**lower, **upper, **changed}
 
 
-def leaves(value: object, key: Key = ()) -> Iterator[tuple[str, object]]:
+def leaves(value: object) -> Iterator[tuple[str, object]]:
     """Yield the dotted key of every value, and the value; a list counts as one value.
 
     Example:
         >>> list(leaves({"data": {"rows": 8}, "models": [1, 2]}))
         [('data.rows', 8), ('models', [1, 2])]
     """
+    return ((dotted(key), inner) for key, inner in leaf_keys(value))
+
+
+def leaf_keys(value: object, key: Key = ()) -> Iterator[tuple[Key, object]]:
+    """Yield the key of every value, and the value; a list counts as one value."""
     if not isinstance(value, Mapping) or not value:
-        yield dotted(key), value
+        yield key, value
         return
     for name, inner in value.items():
-        yield from leaves(inner, (*key, name))
+        yield from leaf_keys(inner, (*key, name))
 
 
 def only(content: Mapping[str, object], keys: Iterable[str], key: Key = ()) -> dict[str, object]:
@@ -100,8 +116,15 @@ def together(layers: Sequence[Document]) -> Document:
     """Combine all layers into one; later layers override earlier ones."""
     whole = Document()
     for layer in layers:
-        whole = replace(whole, content=overlay(whole.content, layer.content), places=whole.places | layer.places)
+        places = _left(whole.places, layer.content) | layer.places
+        whole = replace(whole, content=overlay(whole.content, layer.content), places=places)
     return whole
+
+
+def _left(places: Mapping[Key, Place], upper: Mapping[str, object]) -> dict[Key, Place]:
+    """Remove the places within values that an upper layer replaces."""
+    replaced = {key for key, _ in leaf_keys(upper) if key}
+    return {key: place for key, place in places.items() if not any(key[:end] in replaced for end in range(1, len(key)))}
 
 
 def _in_full(key: str, value: object) -> object:

@@ -94,7 +94,7 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
 
 def _findings(layers: Sequence[Document], allow_code: bool) -> Findings:
     """Start the findings with the keys that are written twice."""
-    places = together([nested(Document({}, layer.places)) for layer in layers]).places
+    places = together([nested(layer) for layer in layers]).places
     mistakes = [Mistake(key, message) for layer in layers for key, message in layer.repeated]
     files = [layer.file for layer in layers if layer.file]
     return Findings(places, mistakes, files=files, allow_code=allow_code)

@@ -47,7 +47,7 @@ def split_record(document: Document) -> Layer:
     """
     content = {key: value for key, value in document.content.items() if key not in RECORD}
     written, saved = (document.content.get(key) for key in RECORD)
-    own = dict(leaves(content)) if content else {}
+    own = dict(leaves(content)) if content else dict[str, object]()
     recorded = isinstance(written, list | tuple)
     former = dict(leaves(saved)) if isinstance(saved, Mapping) else own
     keys = [key for key in map(str, written) if key.partition(".")[0] in content] if recorded else [*own]

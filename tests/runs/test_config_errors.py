@@ -123,8 +123,8 @@ MANY = [  # a section, and what must be said of it, one line each
             "trainer.max_steps: expected 0",
             "trainer.max_time: expected DD:HH:MM:SS",
             "trainer.gradient_clip_val: expected",
-        ]
-        + ["trainer.deterministic: expected true or false"],
+            "trainer.deterministic: expected true or false",
+        ],
     ),
     (
         "optimizer: {lr: -1, weight_decay: -1, eps: tiny, betas: [2, 0.9]}",
