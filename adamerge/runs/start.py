@@ -88,7 +88,8 @@ def _idle_filters(task: str, weight: Weight, names: Sequence[str]) -> list[str]:
 
 def _reason(own: FilteredWeight, names: Sequence[str]) -> str:
     if any(own.matches(name) for name in names):
-        return f"every parameter that filter {own.filter!r} matches is matched by an earlier filter"
+        which = "the entry without filter" if own.filter is None else f"filter {own.filter!r}"
+        return f"every parameter that {which} matches is matched by an earlier entry"
     return f"filter {own.filter!r} is part of no merged parameter's name, such as {names[0]}"
 
 
