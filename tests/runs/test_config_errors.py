@@ -131,7 +131,9 @@ MANY = [  # a section, and what must be said of it, one line each
         ["lr: Invalid learning rate", "weight_decay: Invalid", "eps: expected a number", "betas: Invalid beta"],
     ),
     ("optimizer: {class_path: SGD, init_args: {lr: -1, momentum: -1}}", ["lr: Invalid learning rate", "momentum: Inv"]),
-    ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 0, gamma: x}}", ["gamma: expected a number"]),
+    ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 1, gamma: x}}", ["gamma: expected a number"]),
+    ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 0}}", ["lr_scheduler.init_args"]),
+    ("lr_scheduler: {class_path: LambdaLR, init_args: {lr_lambda: os.system}}", ["init_args.lr_lambda: 'str' object"]),
     (
         "objective: {class_path: LogitAlignment, init_args: {temperature: 0, tail: 2}}",
         ["init_args.temperature: expected", "init_args.tail: expected"],
