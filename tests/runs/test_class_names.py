@@ -1,7 +1,9 @@
 """A configuration names classes of torch, Lightning and this package; other code is imported only if it is allowed."""
 
+import gc
 import sys
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -73,22 +75,23 @@ OTHERS = [  # nothing of this kind can be named here at all
 ]
 
 
+NUMBERS = count()
+
+
 @pytest.fixture(params=["strangers", "strangers_package.inner"])
 def module(tmp_path, monkeypatch, request):
-    """A module outside the packages that may be named, which leaves files where it is imported or called."""
+    """A new module outside the packages that may be named, which leaves files where it is imported or called."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "modules")
-    before = {*sys.modules}
-    *packages, name = request.param.split(".")
+    path = f"number_{next(NUMBERS)}_of_{request.param}"
+    *packages, name = path.split(".")
     folder = tmp_path.joinpath("modules", *packages)
     folder.mkdir(parents=True)
     for place in (folder, *folder.parents):
         if place.name in packages:
             (place / "__init__.py").write_text(MODULE)
     (folder / f"{name}.py").write_text(MODULE)
-    yield request.param
-    for name in {*sys.modules} - before:
-        del sys.modules[name]
+    return path
 
 
 def read(text, **options):
@@ -178,6 +181,8 @@ def test_a_class_that_another_library_has_loaded_does_not_hide_one_of_these_pack
     hidden = type("Adam", (torch.optim.SGD,), {"__module__": "elsewhere"})
     assert known_classes(torch.optim.Optimizer)["Adam"] is torch.optim.Adam
     assert find_class([torch.optim.Optimizer], "Adam") is torch.optim.Adam is not hidden
+    del hidden
+    gc.collect()  # jsonargparse's help would import it
 
 
 def test_a_module_that_is_missing_is_no_class():
