@@ -108,6 +108,8 @@ class Merge:
         base_model: Directory or hub id of the base; or a module, or a state dict.
         models: The experts in a list, or by the name of their task.
         processor: Tokenizer or image processor for rows that are not tensors; by default the one saved with the base.
+        allow_code: Import classes outside torch, Lightning and adamerge that settings name by import path, which runs
+            their code. Classes and objects of Python need no permission.
         settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
             file, what is not written is decided by the method. Classes are given as objects or by name.
 
@@ -126,14 +128,20 @@ class Merge:
     """
 
     def __init__(
-        self, base_model: Model, models: Pool, *, processor: Processor | None = None, **settings: object
+        self,
+        base_model: Model,
+        models: Pool,
+        *,
+        processor: Processor | None = None,
+        allow_code: bool = False,
+        **settings: object,
     ) -> None:
         check_model(base_model, "base_model")
         check_processor(processor)
         self._memory, self._processor = InMemory(), processor
         base, notes = self._memory.take_model(base_model), list[str]()
         keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
-        self.config: MergeConfig = merge_config(keys, notes.append)
+        self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code)
         for note in notes:
             warnings.warn(note, stacklevel=2)
 
@@ -204,7 +212,7 @@ class Merge:
         check_start(config, inspection.changed)
         data = load_data(config, experts, processor=self._processor)
         check_layers(config.objective, experts, data)
-        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
+        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config, inspection.changed)]
         description = [line for line in describe(experts) if not line.startswith("warning: ")]
         description.append(device_line(config))
         return Opened(experts, inspection.changed, data), description, notes
@@ -251,4 +259,4 @@ def _say(lines: Iterable[str], console: Console) -> None:
 
 def _warn(lines: Iterable[str]) -> None:
     for line in lines:
-        warnings.warn(line.removeprefix("warning: "), stacklevel=3)
+        warnings.warn(line.removeprefix("warning: ").removeprefix("note: "), stacklevel=3)

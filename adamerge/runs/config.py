@@ -1,6 +1,7 @@
 """Configuration: meaning and default of every key of the YAML file."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,10 @@ Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
 
 
+DURATION = re.compile(r"\d+:\d+:\d+:\d+")
+"""Days, hours, minutes and seconds."""
+
+
 @dataclass
 class TrainerConfig:
     """Arguments of Lightning's Trainer that apply here; see its documentation.
@@ -57,6 +62,17 @@ class TrainerConfig:
     deterministic: bool | None = None
     enable_progress_bar: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Check the values that do not depend on the machine; Lightning checks the rest before learning."""
+        if isinstance(self.max_steps, int) and self.max_steps < 0:
+            raise ConfigError(f"max_steps: expected 0 (nothing is learned) or more, found {self.max_steps}.")
+        if self.max_time is not None and not DURATION.fullmatch(self.max_time):
+            raise ConfigError(f"max_time: expected DD:HH:MM:SS, such as 00:01:30:00, found {self.max_time!r}.")
+        if self.gradient_clip_val is not None and not 0 <= self.gradient_clip_val < math.inf:
+            raise ConfigError(
+                f"gradient_clip_val: expected a finite number of at least 0, or null, found {self.gradient_clip_val}."
+            )
+
 
 @dataclass
 class FilteredWeight:
@@ -73,6 +89,10 @@ class FilteredWeight:
     def __post_init__(self) -> None:
         """Check that the numbers are finite."""
         _check_finite("value", self.value)
+
+    def matches(self, name: str) -> bool:
+        """Return whether the filter matches a parameter."""
+        return self.filter in (None, "*") or self.filter in name
 
 
 def _check_finite(key: str, written: object) -> None:
@@ -184,6 +204,8 @@ class MergeConfig:
         allow_pickle: Read pickled weights (.bin), with torch's weights_only.
         trust_remote_code: Run Python code that comes with a checkpoint.
         written: Keys that the user wrote, as recorded in a saved configuration; another method changes all other keys.
+        allow_code: Whether the configuration may name classes outside torch, Lightning and this package, and code
+            beside weights; never read from a file, nor saved.
     """
 
     base_model: str
@@ -212,6 +234,7 @@ class MergeConfig:
     allow_pickle: bool = False
     trust_remote_code: bool = False
     written: tuple[str, ...] = ()
+    allow_code: bool = False
 
     def __post_init__(self) -> None:
         """Check that the start is finite."""

@@ -85,7 +85,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
-    check_run_dir(run, resolved, resume)
+    check_run_dir(run, resolved, resume, allow_code=config.allow_code)
     learning = learning_of(config, progress_bar=console.is_terminal)
     opened = _open(config, run, console)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     data = load_data(config, experts)
     _print_lines(console, data.notes)
     check_layers(config.objective, experts, data)
-    _print_lines(console, learning_notes(config))
+    _print_lines(console, learning_notes(config, inspection.changed))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
 

@@ -17,7 +17,7 @@ from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import load_data
-from adamerge.runs.run_directory import RunDirectory, keeper_for
+from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
@@ -82,6 +82,7 @@ def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper) -> tuple[Mer
             f"{run.path}: this run is not finished (no {run.coefficients.name} in it). Resume it with: "
             f"adamerge fit --config {run.config} --ckpt_path last"
         )
+    check_unedited(run)
     learned = load_coefficients(run.coefficients)
     model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run, keeper=keeper)
     return model.regrouped(learned.grouping), learned
