@@ -128,3 +128,9 @@ def test_half_precision_is_rejected_with_the_reason():
     settings = learning(FrankWolfe(), Simplex(), 1, batch_size=None)
     with pytest.raises(ConfigError, match=r"Frank-Wolfe \(hard\) with fp16 is not defined"):
         check_learning(replace(settings, trainer={"precision": "16-mixed"}), 3)
+
+
+def test_accumulated_batches_are_rejected_with_what_to_do_instead():
+    settings = learning(FrankWolfe(), Simplex(), 1, batch_size=None)
+    with pytest.raises(ConfigError, match=r"accumulate_grad_batches: expected 1, .* data.batch_size instead"):
+        check_learning(replace(settings, trainer={"accumulate_grad_batches": 2}), 3)
