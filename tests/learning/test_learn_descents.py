@@ -59,9 +59,12 @@ def test_learning_stops_when_the_optimiser_has_converged(optimizer, tmp_path):
     _, own = digits_family()
     feasible = Unbounded() if isinstance(optimizer, LBFGSB) else Simplex()
     settings = learning(optimizer, feasible, 200, batch_size=None)
+    settings = replace(settings, watching=Watching("last", every=2, patience=None))
     arguments = (model(), LogitAlignment(), Calibration(own, {}), settings)
     found = learn(*arguments, checkpoints=tmp_path)
+    assert not found.interrupted, "SIGINT or SIGTERM reached the tests from outside"
     assert found.converged
+    assert (tmp_path / "last.ckpt").exists()  # from which the next run goes on
     assert found.history[-1]["step"] == found.best_step < 200
     assert found.history[-1]["evaluations"] == found.certificate["evaluations"]
     again = learn(*arguments, checkpoints=tmp_path, resume=True)
