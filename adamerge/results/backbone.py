@@ -27,7 +27,38 @@ def exact_parameters(
             merged = model.vectors.combine_exactly(name, coefficients, model.grouping.rows[name])
         else:
             merged = model.experts.base[name]
-        yield name, merged.to(dtypes[name])
+        yield name, rounded(merged, dtypes[name])
+
+
+def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round to the nearest numbers of a dtype, once.
+
+    torch converts fp64 to 16 bits through fp32 and so rounds twice. Rounding to odd on the way avoids that: an inexact
+    fp32 number gets an odd last bit, which lies on no midpoint of a dtype with two bits less.
+
+    Args:
+        values: Any numbers.
+        dtype: dtype of the result.
+
+    Returns:
+        The numbers in this dtype.
+
+    Example:
+        >>> above_the_middle = torch.tensor(1 + 2**-8 + 2**-40, dtype=torch.float64)
+        >>> above_the_middle.to(torch.bfloat16).item(), rounded(above_the_middle, torch.bfloat16).item()
+        (1.0, 1.0078125)
+
+    Reference:
+        S. Boldo, G. Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to
+        odd", IEEE Transactions on Computers 57, 2008, section 3.
+    """
+    if values.dtype != torch.float64 or not dtype.is_floating_point or dtype.itemsize > 2:
+        return values.to(dtype)
+    single = values.float()
+    away = single.double().abs() > values.abs()  # from zero
+    bits = single.view(torch.int32)
+    odd = torch.where(single.double() == values, bits, (bits - away.int()) | 1)
+    return odd.view(torch.float32).to(dtype)
 
 
 def dtype_on_disk(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:

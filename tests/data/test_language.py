@@ -120,10 +120,7 @@ def test_a_question_that_is_rendered_otherwise_ends_where_the_renderings_differ(
     assert tokenizer.decode(ids[1:][counted[:-1]]) == "a is a new book was good [SEP]"
 
 
-NAMES = (
-    "{% for m in messages %}{% if 'name' in m %}{{ m['name'] }} {% endif %}"
-    "{{ m['content'] }} [SEP] {% endfor %}"
-)
+NAMES = "{% for m in messages %}{% if 'name' in m %}{{ m['name'] }} {% endif %}{{ m['content'] }} [SEP] {% endfor %}"
 """A template that shows the name of a message that has one, as templates ask for keys."""
 
 
