@@ -183,15 +183,17 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Export(run, out, out_dtype):
             from adamerge.runs.open_run import export_again
 
-            export_again(parse_file(Path(run) / "config.yaml"), Path(run), Path(out), out_dtype, console)
+            place = Path(run).expanduser()
+            export_again(parse_file(place / "config.yaml"), place, Path(out).expanduser(), out_dtype, console)
         case Evaluate(run):
             from adamerge.runs.open_run import evaluate_again
 
-            evaluate_again(parse_file(Path(run) / "config.yaml"), Path(run), console)
+            place = Path(run).expanduser()
+            evaluate_again(parse_file(place / "config.yaml"), place, console)
         case Demo(folder):
             from adamerge.demo import demo
 
-            return main(["fit", *demo(Path(folder), console)])
+            return main(["fit", *demo(Path(folder).expanduser(), console)])
         case _:
             raise AssertionError(options)
     return 0

@@ -96,7 +96,7 @@ def _named(words: Iterator[Word], alone: Sequence[str]) -> Iterator[Word]:
 
 def _layer(option: str, value: str) -> Document:
     if option == "config":
-        return read_yaml_file(Path(value))
+        return read_yaml_file(Path(value).expanduser())
     content, place = read_value(value, f"--{option}")
     return Document({option: content}, {(option,): place})
 

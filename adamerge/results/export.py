@@ -70,8 +70,7 @@ def export(
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")
+    check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         dtypes = backbone_dtypes(model.experts, dtype)
@@ -85,3 +84,13 @@ def export(
         compare_with_files(model, coefficients, part, dtypes)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse an output folder that exists.
+
+    Raises:
+        ConfigError: It exists.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")

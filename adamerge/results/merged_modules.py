@@ -13,7 +13,7 @@ from adamerge.experts.match_names import tied_names
 from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import backbone_dtypes, dtype_on_disk, exact_parameters
-from adamerge.results.export import Exported
+from adamerge.results.export import Exported, check_free
 from adamerge.results.write_checkpoint import checkpoints
 from adamerge.storage.atomic_files import whole_folder, write_safetensors
 from adamerge.types import Coefficients, ConfigError
@@ -42,7 +42,7 @@ def merged_module(
     Raises:
         ConfigError: There is no such task.
     """
-    if task not in model.experts.tasks:
+    if not isinstance(task, str) or task not in model.experts.tasks:
         raise ConfigError(f"expected the name of a task ({', '.join(model.experts.tasks)}), found {task!r}.")
     backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
     return _filled(model.experts.tasks[task], backbone, dtype)
@@ -69,8 +69,7 @@ def export_modules(
         ConfigError: The folder exists.
         RuntimeError: The file read back differs from the merge; the folder is removed.
     """
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another folder for the merged modules.")
+    check_free(folder)
     backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:

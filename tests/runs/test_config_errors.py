@@ -46,7 +46,7 @@ MISTAKES = [
     ("chunks: {budgit: 8}", "chunks.budgit: Chunks: there is no such key. Did you mean budget?"),
     ("objective: {class_path: HiddenAlignment, init_args: {chosen: []}}", "expected auto or at least one layer"),
     ("objective: {class_path: Entropy, init_args: {temperature: 0}}", "temperature: expected a number above 0"),
-    ("task_vectors: {class_path: Lines, init_args: {beta: .inf}}", "beta must be 0 or more, found inf"),
+    ("task_vectors: {class_path: Lines, init_args: {beta: .inf}}", "beta: expected 0 or more, found inf"),
     ("optimizer: {class_path: ProjectedGradient, init_args: {grow: .inf}}", "Expected finite grow ≥ 1"),
     ("optimizer: {class_path: FrankWolfe, init_args: {varient: away}}", "FrankWolfe: there is no such key. Did you"),
     ("optimizer: FrankWolf", "Did you mean FrankWolfe?"),
