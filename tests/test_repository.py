@@ -68,6 +68,14 @@ def test_pinned_versions_of_ci_are_allowed():
             assert next(iter(pins[wanted.name].specifier)).version in wanted.specifier, line
 
 
+def test_withdrawn_releases_are_not_allowed():
+    (lightning,) = (Requirement(line) for line in PROJECT["dependencies"] if line.startswith("pytorch-lightning"))
+    assert [version for version in ("2.6.1", "2.6.2", "2.6.3", "2.6.4") if version in lightning.specifier] == [
+        "2.6.1",
+        "2.6.4",
+    ]
+
+
 def test_hooks_use_the_linter_that_ci_uses():
     hooks = [
         hook

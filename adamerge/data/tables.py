@@ -88,10 +88,12 @@ class Table:
         Raises:
             ConfigError: The column has another type.
         """
+        kind = self.data.features[column]
+        long = isinstance(kind, datasets.Value) and kind.dtype == "large_string"  # pandas 3 with datasets 3
         try:
-            return replace(self, data=self.data.cast_column(column, datasets.Image()))
+            data = self.data.cast_column(column, datasets.Value("string")) if long else self.data
+            return replace(self, data=data.cast_column(column, datasets.Image()))
         except (TypeError, ValueError, NotImplementedError) as error:
-            kind = self.data.features[column]
             raise self.error(
                 f"expected images or paths of images in the column {column!r}, found {kind}. Name the column of images "
                 "(key image)."
