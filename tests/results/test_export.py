@@ -2,15 +2,11 @@
 
 import errno
 import json
-import math
 import weakref
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.families import build, save_family
 
 from adamerge.experts.checkpoint import open_checkpoint
@@ -18,7 +14,6 @@ from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
-from adamerge.results.backbone import rounded
 from adamerge.results.export import export
 from adamerge.storage.atomic_files import SafetensorsWriter
 from adamerge.types import ConfigError
@@ -133,31 +128,6 @@ def test_output_dtype(tmp_path):
     assert json.loads((exported.folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert transformers.AutoModelForCausalLM.from_pretrained(exported.folder).dtype == torch.bfloat16
     assert (exported.folder / "generation_config.json").exists()
-
-
-@settings(max_examples=300)
-@given(st.floats(allow_nan=False), st.sampled_from([0.0, 2.0**-40, -(2.0**-40)]), st.integers(0, 126), st.booleans())
-def test_fp64_is_rounded_to_the_nearest_number_once(value, near, step, drawn):
-    """Compare with NumPy's fp16, which rounds once; bf16 with the midpoint of its two neighbours."""
-    value = value if drawn else (1 + (2 * step + 1) * 2.0**-11) * (1 + near)  # at or beside a midpoint of fp16
-    with np.errstate(over="ignore"):
-        expected = np.float16(value)
-    found = rounded(torch.tensor([value], dtype=torch.float64), torch.float16)
-    assert found.numpy().tobytes() == expected.tobytes()
-    low = 1 + step * 2.0**-7
-    middle = low + 2.0**-8
-    for shift in (-1e-12, 1e-12):
-        high = rounded(torch.tensor([middle + shift], dtype=torch.float64), torch.bfloat16).item()
-        assert high == (low if shift < 0 else low + 2.0**-7)
-
-
-def test_numbers_that_need_no_rounding_are_kept():
-    kept = torch.tensor([0.0, -0.0, math.inf, -math.inf, 1.5, -3.0, 2.0**-133, 1e300])
-    found = rounded(kept.double(), torch.bfloat16)
-    assert torch.equal(found.view(torch.int16), kept.to(torch.bfloat16).view(torch.int16))
-    assert rounded(torch.tensor([math.nan], dtype=torch.float64), torch.bfloat16).isnan().all()
-    whole = torch.tensor([2**40 + 1])
-    assert rounded(whole, torch.int64) is whole
 
 
 def test_one_merged_tensor_is_in_memory_at_a_time(tmp_path, monkeypatch):
