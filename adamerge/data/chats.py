@@ -21,7 +21,7 @@ from adamerge.data.language import (
 from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
-from adamerge.data.tokenize import check_padding, token_limit
+from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 
@@ -40,6 +40,7 @@ class Chat(Modality):
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
     loads: ClassVar = "tokenizer"
+    files: ClassVar = TOKENIZER_FILES
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:

@@ -25,6 +25,7 @@ class Images(Modality):
     main_input: ClassVar = "pixel_values"
     loader: ClassVar = AutoImageProcessor
     loads: ClassVar = "image processor"
+    files: ClassVar = ("*processor_config.json",)
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:

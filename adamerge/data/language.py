@@ -12,7 +12,7 @@ from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import Prompts, TextRows
-from adamerge.data.tokenize import check_padding, token_limit
+from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
 
@@ -39,6 +39,7 @@ class Language(Modality):
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
     loads: ClassVar = "tokenizer"
+    files: ClassVar = TOKENIZER_FILES
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:

@@ -1,6 +1,6 @@
 """Rows of token ids, padded per batch, with the positions that count."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -27,6 +27,7 @@ class TextRows(Rows):
         targets: For encoder-decoders, the decoder's token ids of each row, beginning with its start token. The decoder
             reads all but the last token and predicts all but the first.
         segments: Segment ids of each row, if the model uses them.
+        padding: Returns the token that pads the inputs; by default the tokenizer's pad token.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class TextRows(Rows):
         labels: Sequence[int] | None = None,
         targets: Sequence[list[int]] | None = None,
         segments: Sequence[list[int]] | None = None,
+        padding: Callable[[], int] | None = None,
     ) -> None:
+        self._padding = padding or (lambda: cast(int, tokenizer.pad_token_id))
         self._encodings, self._tokenizer, self._per_token = encodings, tokenizer, per_token
         self._counted, self._labels, self._targets, self._segments = counted, labels, targets, segments
 
@@ -49,7 +52,12 @@ class TextRows(Rows):
     def with_labels(self, labels: Sequence[int] | None) -> "TextRows":
         """Return the rows with one label each, for a classifier of texts."""
         return TextRows(
-            self._encodings, self._tokenizer, per_token=self._per_token, labels=labels, segments=self._segments
+            self._encodings,
+            self._tokenizer,
+            per_token=self._per_token,
+            labels=labels,
+            segments=self._segments,
+            padding=self._padding,
         )
 
     def as_tokens(self) -> "TextRows":
@@ -62,7 +70,7 @@ class TextRows(Rows):
 
     @override
     def padded(self, indices: Sequence[int]) -> Padded:
-        padding = cast(int, self._tokenizer.pad_token_id)
+        padding = self._padding()
         ids, mask = pad([self._encodings[i] for i in indices], padding)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
