@@ -45,7 +45,7 @@ def padding_of(
     own = cast(int | None, config.pad_token_id)
     end = cast(int | None, config.eos_token_id) if expert.kind.encoder_decoder else None
     if expert.own_module not in _LENT and own is not None and 0 <= own < count and own != end:
-        return lambda: own, _other_note(table, tokenizer, own)
+        return lambda: own, () if expert.kind.encoder_decoder else _other_note(table, tokenizer, own)
     ends = _LENT.setdefault(expert.own_module, set() if end is None else {end})
     ends |= {row[-1] for row in ids if row}
     likely = cast(list[int | None], [tokenizer.pad_token_id, tokenizer.eos_token_id, *range(count)])

@@ -14,7 +14,7 @@ from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
-from adamerge.data.tokens import Tokens, check_ids, spelling_note, tokens_of
+from adamerge.data.tokens import Tokens, check_ids, tokens_of
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
 
@@ -49,7 +49,7 @@ class Text(Modality):
         if not kept:
             raise table.error("no text has a token, so there is nothing to read. Use other rows.")
         total = len(tokens.ids)
-        notes = (*tokens.notes, *spelling_note(table, "texts", tokens.spelled, total))
+        notes = tokens.all_notes(table, "texts")
         notes += _dropped(table, total - len(kept), total)
         padding, more = padding_of(table, expert, tokenizer, tokens.ids)
         segments = None if tokens.segments is None else [tokens.segments[i] for i in kept]

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from adamerge.data.rows import Padded, Rows
+from adamerge.data.turns import AnswerEnd
 
 _NO_LABEL = -100
 """Label of positions without a target; torch's default `ignore_index`."""
@@ -97,8 +98,10 @@ class Prompts(Rows):
         tokenizer: Pads them.
         start: For encoder-decoders, the decoder's start token; None for decoder-only models.
         completion_only: Whether only the answers' tokens count.
+        end: What ends an answer.
 
     Attributes:
+        end: As given.
         shown: As given.
         tokenizer: As given.
         start: As given.
@@ -112,7 +115,9 @@ class Prompts(Rows):
         *,
         start: int | None,
         completion_only: bool,
+        end: AnswerEnd | None = None,
     ) -> None:
+        self.end = end or AnswerEnd()
         self._prompts, self._completion_only = prompts, completion_only
         self.shown, self.tokenizer, self.start = shown, tokenizer, start
 

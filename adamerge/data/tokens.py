@@ -25,6 +25,10 @@ class Tokens(NamedTuple):
     spelled: list[int]
     notes: tuple[str, ...]
 
+    def all_notes(self, table: Table, what: str) -> tuple[str, ...]:
+        """Return the notes, and one on the texts that spell a special token."""
+        return (*self.notes, *spelling_note(table, what, self.spelled, len(self.ids)))
+
 
 def tokens_of(
     table: Table,
