@@ -89,7 +89,7 @@ def cut_note(table: Table, what: str, rows: Sequence[int], total: int, limit: in
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Return the special tokens that a text can spell, by id; the unknown token stands for unknown words too."""
     added = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    named = {cast(int, tokenizer.convert_tokens_to_ids(token)): token for token in tokenizer.all_special_tokens}
     return {index: token for index, token in {**added, **named}.items() if index != tokenizer.unk_token_id}
 
 

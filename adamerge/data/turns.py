@@ -42,13 +42,16 @@ def answer_end(
     """
     stops = generation_stops(expert)
     turn = AnswerEnd() if chat is None else end_of_turn(tokenizer, chat)
-    found = {f"the tokenizer's end token is {tokenizer.eos_token!r}": (tokenizer.eos_token_id,)}
+    own = cast(int | None, tokenizer.eos_token_id)
+    found: dict[str, tuple[int, ...]] = {}
+    if own is not None:
+        found[f"the tokenizer's end token is {tokenizer.eos_token!r}"] = (own,)
     if chat is not None:
         found[f"the chat template ends a turn with {_words(tokenizer, turn)}"] = turn.tokens
     tokens = list(stops)
     notes: list[str] = []
     for what, ends in found.items():
-        more = [end for end in ends if end is not None and end not in stops]
+        more = [end for end in ends if end not in stops]
         if more and stops:
             known = ", ".join(repr(tokenizer.convert_ids_to_tokens(stop)) for stop in stops)
             notes.append(f"{table.task}: {what}, but generation stops at {known}: answers end at either.")
