@@ -1,7 +1,6 @@
 """The processor of each task: what its expert brings, else the base's."""
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -11,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from adamerge.data.encode import modalities_of
 from adamerge.data.modality import Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
+from adamerge.data.processor_files import template_of
 from adamerge.data.tokenize import check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
@@ -111,7 +111,7 @@ def _completed(expert: Expert, own: Processor | None, base: Processor | None) ->
     """Take the base's tokenizer or chat template where the expert brings none, and note it."""
     if own is None:
         assert base is not None
-        template = _template(_folder(expert)) if isinstance(base, PreTrainedTokenizerBase) else None
+        template = template_of(_folder(expert)) if isinstance(base, PreTrainedTokenizerBase) else None
         if template is None:
             return base, []
         lent = copy.deepcopy(base)
@@ -133,15 +133,3 @@ def _difference_notes(task: str, modality: Modality, own: Processor, base: Proce
 
 def _folder(expert: Expert) -> Path | None:
     return expert.checkpoint.folder if expert.checkpoint else None
-
-
-def _template(folder: Path | None) -> str | None:
-    """Read the chat template of a folder without a tokenizer."""
-    if folder is None:
-        return None
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    try:
-        return json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError):
-        return None

@@ -67,6 +67,7 @@ def tokens_of(
     ids, masks = (cast(list[list[int]], whole[key]) for key in ("input_ids", "special_tokens_mask"))
     segments = cast(list[list[int]] | None, whole.get("token_type_ids"))
     uses_segments = "token_type_ids" in tokenizer.model_input_names and segments is not None
+    spelled = _spelled(tokenizer, ids, masks)
     empty = _empty(tokenizer, ids, masks)
     notes = _note(table, what, empty, len(ids), "have no token that the tokenizer knows (empty or unknown text)")
     long = [i for i, row in enumerate(ids) if len(row) > limit]
@@ -77,7 +78,7 @@ def tokens_of(
             if segments is not None:
                 segments[i] = cast(list[list[int]], cut["token_type_ids"])[place]
         notes += cut_note(table, what, long, len(ids), limit)
-    return Tokens(ids, segments if uses_segments else None, _spelled(tokenizer, ids, masks), notes)
+    return Tokens(ids, segments if uses_segments else None, spelled, notes)
 
 
 def cut_note(table: Table, what: str, rows: Sequence[int], total: int, limit: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from adamerge.data.encode import encode, encode_tensors
 from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
 from adamerge.data.modality import Encoded, Processor
 from adamerge.data.processor_differences import digest_of_processor
+from adamerge.data.processor_files import exported_from
 from adamerge.data.processors import Own, Processors
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
@@ -86,7 +87,7 @@ def load_data(
         {task: encoded.rows for task, encoded in evaluation.items()},
         {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
         used,
-        tuple(dict.fromkeys([*pool.notes, *notes])),
+        tuple(dict.fromkeys([*pool.notes, *notes, *exported_from(experts)[1]])),
     )
 
 
