@@ -1,6 +1,6 @@
 """Tables → encoded rows; the model and the columns select the modality."""
 
-from adamerge.data.chats import Chat
+from adamerge.data.chats import MESSAGES, Chat
 from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
@@ -9,6 +9,7 @@ from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text import Text
+from adamerge.data.unread_images import check_images
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 from adamerge.types import ConfigError
@@ -40,7 +41,9 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
             f"{expert.kind.architecture} is not one. Remove both keys, or leave out this task's calibration."
         )
-    return modality.encode(table, expert, processor, encoding)
+    notes = () if isinstance(modality, Images) else check_images(table, expert, table.source.messages or MESSAGES)
+    found = modality.encode(table, expert, processor, encoding)
+    return found._replace(notes=(*notes, *found.notes))
 
 
 def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encoded:

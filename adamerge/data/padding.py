@@ -56,7 +56,7 @@ def padding_of(
             "pad them. Add a pad token to the model and its tokenizer."
         )
     config.pad_token_id = token
-    why = f"config.json has pad_token_id: {own}, so rows are padded with {tokenizer.convert_ids_to_tokens(token)!r}"
+    why = f"config.json has pad_token_id: {own}, so rows are padded with {_word(tokenizer, token)}"
     return lambda: cast(int, config.pad_token_id), (f"{table.task}: {why}, which ends no row.",)
 
 
@@ -65,10 +65,15 @@ def _config(module: nn.Module) -> PretrainedConfig | None:
     return config.get_text_config() if isinstance(config, PretrainedConfig) else None
 
 
+def _word(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Name a token, which may be one that the tokenizer does not have."""
+    return repr(tokenizer.convert_ids_to_tokens(token)) if token < len(tokenizer) else f"token {token}"
+
+
 def _other_note(table: Table, tokenizer: PreTrainedTokenizerBase, own: int) -> tuple[str, ...]:
     if own == tokenizer.pad_token_id:
         return ()
     return (
-        f"{table.task}: rows are padded with {tokenizer.convert_ids_to_tokens(own)!r}, pad_token_id of config.json, at "
+        f"{table.task}: rows are padded with {_word(tokenizer, own)}, pad_token_id of config.json, at "
         f"which classifiers find the end of a row; the tokenizer's pad token is {tokenizer.pad_token!r}.",
     )
