@@ -144,7 +144,9 @@ def test_a_whole_run(families, name, tmp_path, monkeypatch, capsys):
     assert cli.main(["fit", "--config", "merge.yaml", "--run_dir", "run"]) == 0
     said = capsys.readouterr()
     assert "Traceback" not in said.err
-    assert said.out.count("the tokenizer has no pad token: rows are padded with [SEP], which never counts.") == 2  # check and fit
+    assert (
+        said.out.count("the tokenizer has no pad token: rows are padded with [SEP], which never counts.") == 2
+    )  # check and fit
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["metric"] == "perplexity"
     assert {file.name for file in Path("run/answers").iterdir()} == {
@@ -201,9 +203,7 @@ def words_of_other_numbers(config):
     words = content["model"]["vocab"]
     words["good"], words["bad"] = words["bad"], words["good"]
     Path("mood/tokenizer.json").write_text(json.dumps(content))
-    return (
-        "mood: mood: vocabularies differ: 2 of the base's 40 tokens have another index in the expert's tokenizer"
-    )
+    return "mood: mood: vocabularies differ: 2 of the base's 40 tokens have another index in the expert's tokenizer"
 
 
 def no_token_to_pad_with(config):

@@ -2,22 +2,27 @@
 
 import json
 import random
-import shutil
+from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from PIL import Image
-from support.families import VISION, WORDS, build, near, save_family, save_tokenizer
+from support.families import WORDS, build, near, save_family, save_tokenizer
 from tokenizers import Regex, normalizers, processors
-from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoModelForSequenceClassification
-from transformers import AutoTokenizer, ViTImageProcessorPil
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    ViTImageProcessorPil,
+)
 
 from adamerge.data.processor_differences import differences, digest_of_processor, key_notes
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import tensor_wise
-from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
 from adamerge.results.evaluate import Evaluation
+from adamerge.results.export import export
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.load_rows import load_data
 from adamerge.runs.read_config import merge_config
@@ -65,7 +70,7 @@ def change(folder, how):
 def texts(tmp_path, monkeypatch):
     """A cased base, two classifiers of texts each with its own copy of the base's tokenizer, and rows in title case."""
     monkeypatch.chdir(tmp_path)
-    base = build("BertModel", "bert", 0, vocab_size=42) if False else build("BertForSequenceClassification", "bert", 0)
+    base = build("BertForSequenceClassification", "bert", 0)
     experts = {task: near("BertForSequenceClassification", "bert", base, n) for n, task in enumerate(("one", "two"), 1)}
     save_family(tmp_path, base, experts)
     draw = random.Random(0)
@@ -104,7 +109,7 @@ def plain(folder, texts):
 
 
 def accuracy(logits):
-    labels = torch.tensor([json.loads(line)["label"] for line in open("rows.jsonl", encoding="utf-8")])
+    labels = torch.tensor([json.loads(line)["label"] for line in Path("rows.jsonl").read_text().splitlines()])
     return 100 * (logits.argmax(-1) == labels).double().mean().item()
 
 
@@ -137,7 +142,8 @@ def test_tokens_beyond_the_embeddings_are_refused(texts):
         opened()
 
 
-def test_every_difference_is_named():
+def test_every_difference_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for how, words in CHANGES.items():
         save_tokenizer("tokenizer")
         base, own = AutoTokenizer.from_pretrained("tokenizer"), AutoTokenizer.from_pretrained("tokenizer")
@@ -148,33 +154,27 @@ def test_every_difference_is_named():
         assert digest_of_processor(own) != digest_of_processor(base)
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_expert_without_a_tokenizer_takes_the_bases(texts):
-    for file in (*open_tokenizer("one"), *open_tokenizer("two")):
+    for file in (*files_of("one"), *files_of("two")):
         file.unlink()
     _, data = opened()
     assert "encoded with the base's tokenizer: one, two" in data.notes
 
 
-def open_tokenizer(folder):
-    from pathlib import Path
-
+def files_of(folder):
+    """Files of a tokenizer in a folder."""
     return [*Path(folder).glob("tokenizer*"), *Path(folder).glob("special_tokens*")]
 
 
 def test_damaged_tokenizer_of_an_expert_is_refused(texts):
-    for file in open_tokenizer("two"):
+    for file in files_of("two"):
         file.write_text("{")
     with pytest.raises(ConfigError, match=r"two: expected the tokenizer of BertForSequenceClassification in tokenizer"):
         opened()
 
 
 def test_base_needs_no_tokenizer_if_every_expert_has_one(texts):
-    for file in open_tokenizer("base"):
+    for file in files_of("base"):
         file.unlink()
     model, data = opened()
     torch.testing.assert_close(answers(model, data.evaluation["one"], "one"), plain("one", texts))
@@ -214,7 +214,8 @@ IMAGE_CHANGES = {
 
 
 @pytest.mark.parametrize("name", IMAGE_CHANGES)
-def test_expert_reads_images_with_its_own_processor(tmp_path, name):
+def test_expert_reads_images_with_its_own_processor(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
     base = build("ViTForImageClassification", "vit", 0)
     experts = {t: near("ViTForImageClassification", "vit", base, n) for n, t in enumerate(("one", "two"), 1)}
     save_family(tmp_path, base, experts)
@@ -230,7 +231,10 @@ def test_expert_reads_images_with_its_own_processor(tmp_path, name):
     found = data.evaluation["one"]
     order = [Image.open(path) for path in sorted(tmp_path.glob("images/*/*.png"))]
     for task in ("one", "two"):
-        processor, module = AutoImageProcessor.from_pretrained(task), AutoModelForImageClassification.from_pretrained(task)
+        processor, module = (
+            AutoImageProcessor.from_pretrained(task),
+            AutoModelForImageClassification.from_pretrained(task),
+        )
         with torch.no_grad():
             expected = module.eval()(**processor(order, return_tensors="pt")).logits
         torch.testing.assert_close(answers(model, data.evaluation[task], task), expected)
@@ -242,11 +246,8 @@ def test_expert_reads_images_with_its_own_processor(tmp_path, name):
 def test_exported_task_carries_the_experts_tokenizer_alone(texts, tmp_path):
     change("one", lower)
     (tmp_path / "base/added_tokens.json").write_text('{"[NEW]": 7}')
-    for file in open_tokenizer("two"):
+    for file in files_of("two"):
         file.unlink()
-    from adamerge.results.export import export
-    from adamerge.merging.merged_model import uniform
-
     model, _ = opened()
     export(model, uniform(model, 0.5), tmp_path / "out")
     own, out = (AutoTokenizer.from_pretrained(folder) for folder in ("one", "out/one"))
