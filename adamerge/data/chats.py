@@ -95,8 +95,8 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
     column = cast(str, table.source.messages)
     if not tokenizer.chat_template:
         raise table.error(
-            "rows of chat messages need a chat template, but the base's tokenizer has no chat template. Copy "
-            "chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or use "
+            "rows of chat messages need a chat template, but neither the expert's tokenizer nor the base's has one. "
+            "Copy chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or use "
             "rows of texts (key text)."
         )
     chats: list[list[Message]] = []

@@ -124,7 +124,7 @@ def test_rows_in_which_no_position_counts_are_dropped(tokenizer):
 
 REFUSED = {
     "no completion": ({"text": TEXTS}, {"positions": "completion"}, "expected a column of completions"),
-    "no template": ({"messages": [CHAT]}, {}, "the base's tokenizer has no chat template"),
+    "no template": ({"messages": [CHAT]}, {}, "neither the expert's tokenizer nor the base's has one"),
     "no messages": ({"messages": [CHAT, None]}, {}, "row 2 has no messages in 'messages'"),
     "empty": ({"messages": [CHAT, []]}, {}, "row 2 has no messages in 'messages'"),
     "words": ({"messages": ["good film"]}, {}, "row 1 has no messages in 'messages'"),
