@@ -96,8 +96,8 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
     if not tokenizer.chat_template:
         raise table.error(
             "rows of chat messages need a chat template, but neither the expert's tokenizer nor the base's has one. "
-            "Copy chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or use "
-            "rows of texts (key text)."
+            "Copy chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or "
+            "use rows of texts (key text)."
         )
     chats: list[list[Message]] = []
     for number, messages in enumerate(table.values(column), 1):

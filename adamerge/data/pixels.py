@@ -25,6 +25,7 @@ class _Found(NamedTuple):
     sixteen_bits: bool
     transparent: bool
     turned: bool
+    frames: bool
 
 
 def converted(image: Image.Image, mode: str) -> Image.Image:
@@ -69,6 +70,7 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
         "are transparent: transparency is ignored": [
             i for i, one in enumerate(found) if one.transparent and mode != "RGBA"
         ],
+        "have several frames: the first is used": [i for i, one in enumerate(found) if one.frames],
         "are turned upright as their EXIF orientation says": [i for i, one in enumerate(found) if one.turned],
     }
     return tuple(
@@ -90,9 +92,13 @@ def _look(table: Table, column: str, row: int) -> _Found:
                 f"{image.mode}), for which no scale is known. Save it with 8 or 16 bits, or remove the row."
             )
         transparent = image.mode in _ALPHA or "transparency" in image.info
-        return _Found(sixteen, transparent, image.getexif().get(_ORIENTATION, 1) not in (0, 1))
+        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        return _Found(sixteen, transparent, turned, getattr(image, "n_frames", 1) > 1)
 
 
 def _has_sixteen_bits(image: Image.Image) -> bool:
-    """Return whether an image has 16 bits per pixel; Pillow reads such PGM files as mode I, scaled to 65535."""
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    """Return whether an image has 16 bits per pixel.
+
+    Pillow reads such PGM files as mode I, scaled to 65535, and old versions such PNG files.
+    """
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))

@@ -41,11 +41,13 @@ class Processors:
         self._experts, self._given = experts, given or {}
         self._bases: dict[str, Processor | None] = {}
         self._borrowed: dict[str, list[str]] = {}
+        self._brought: set[str] = set()
 
     @property
     def notes(self) -> list[str]:
-        """Say which tasks were encoded with the base's processor, because their experts bring none."""
-        return [f"encoded with the base's {what}: {', '.join(tasks)}" for what, tasks in self._borrowed.items()]
+        """Say which tasks were encoded with the base's processor, where some experts bring their own and some do not."""
+        mixed = {what: tasks for what, tasks in self._borrowed.items() if what in self._brought}
+        return [f"encoded with the base's {what}: {', '.join(tasks)}" for what, tasks in mixed.items()]
 
     def of(self, task: str) -> Own:
         """Find the processor of a task, and list how it differs from the base's.
@@ -54,14 +56,18 @@ class Processors:
             ConfigError: Neither expert nor base has one, it cannot be loaded, or the vocabularies do not fit together.
         """
         expert = self._experts.tasks[task]
+        if task not in self._given and expert.checkpoint is None and self._experts.checkpoint is None:
+            return Own(None)
         modality = modalities_of(expert.kind)[0]
         base, own = self._of_base(modality), self._given.get(task)
         own = _saved(expert.checkpoint, modality) if own is None else own
         if own is None and base is None:
-            return self._missing(expert, modality)
+            raise self._missing(expert, modality)
         processor, notes = _completed(expert, own, base)
         if processor is base:
             self._borrowed.setdefault(modality.loads, []).append(task)
+        else:
+            self._brought.add(modality.loads)
         if base is not None:
             check_vocabulary(processor, base, expert, self._experts)
             notes += _difference_notes(task, modality, processor, base)
@@ -74,11 +80,10 @@ class Processors:
             self._bases[modality.loads] = _saved(self._experts.checkpoint, modality)
         return self._bases[modality.loads]
 
-    def _missing(self, expert: Expert, modality: Modality) -> Own:
+    def _missing(self, expert: Expert, modality: Modality) -> ConfigError:
         checkpoint = self._experts.checkpoint or expert.checkpoint
-        if checkpoint is None:
-            return Own(None)
-        raise ConfigError(
+        assert checkpoint is not None
+        return ConfigError(
             f"{checkpoint.source}: expected the {modality.loads} of {expert.kind.architecture} beside the weights, but "
             f"found none there, nor beside those of {expert.name}. Copy its files there from the fine-tuned model."
         )

@@ -1,4 +1,4 @@
-"""Images in the rows of language models, which are refused: rows of images and text cannot be encoded yet."""
+"""Images, sound and video in the rows of language models, which are refused: they cannot be encoded beside text yet."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,14 @@ from torch import nn
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
 
-_COLUMNS = ("image", "images")
-"""Usual names of columns of images; the table's source may name another."""
+_INPUTS = {"image": ("pixel_values",), "audio": ("input_features", "input_values"), "video": ("pixel_values_videos",)}
+"""Arguments of a forward pass by what they hold."""
+
+_FEATURES = (datasets.Image, datasets.Audio, datasets.Video)
 
 
 def check_images(table: Table, expert: Expert, messages: str) -> tuple[str, ...]:
-    """Refuse rows whose images a model of texts and images would not see; note a column of images that no model reads.
+    """Refuse rows whose images a model of texts and images would not get; note a column of images that no model reads.
 
     Args:
         table: The rows.
@@ -29,33 +31,43 @@ def check_images(table: Table, expert: Expert, messages: str) -> tuple[str, ...]
     Raises:
         ConfigError: Rows hold images; names row, column and, where it is missing, the file.
     """
-    found = _first_part(table, messages)
-    columns = [name for name in dict.fromkeys([table.source.image, *_COLUMNS]) if name in table.data.column_names]
-    if found is None and columns and reads_images(expert.own_module):
-        found = _first_image(table, columns[0])
+    columns = _columns(table)
+    read = [column for column, kind in columns.items() if reads(expert.own_module, kind)]
+    found = _first_part(table, messages) or next((one for column in read if (one := _first(table, column))), None)
     if found is not None:
         row, column, value = found
         raise table.error(
-            f"row {row} has {_what(value)} in the column {column!r}, but rows of images and text cannot be encoded "
-            f"yet, and without its image {expert.kind.architecture} would learn from the text alone. Remove the column "
+            f"row {row} has {_what(value)} in the column {column!r}, but rows of images, sound or video beside text "
+            f"cannot be encoded yet, and {expert.kind.architecture} would learn from the text alone. Remove the column "
             "if that is meant, leave out this task's calibration and evaluation, or use rows of tensors."
         )
-    if columns and expert.kind.language_model:
-        return (f"{table.task}: {table.source.path}: the column {columns[0]!r} of images is not read.",)
+    ignored = ", ".join(repr(column) for column in columns if column not in read)
+    if ignored and expert.kind.language_model:
+        return (f"{table.task}: {table.source.path}: {expert.kind.architecture} does not read the column {ignored}.",)
     return ()
 
 
-def reads_images(module: nn.Module) -> bool:
-    """Return whether a module reads images beside its main input."""
-    return "pixel_values" in inspect.signature(module.forward).parameters
+def reads(module: nn.Module, kind: str) -> bool:
+    """Return whether a module has an argument for images, audio or video."""
+    return any(name in inspect.signature(module.forward).parameters for name in _INPUTS[kind])
 
 
-def _first_image(table: Table, column: str) -> tuple[int, str, object] | None:
-    """Find the first row that has a value in a column of images, which are not decoded."""
-    data = table.data
-    if isinstance(data.features[column], datasets.Image):
-        data = data.cast_column(column, datasets.Image(decode=False))
-    return next(((row, column, value) for row, value in enumerate(data[column], 1) if value), None)
+def _columns(table: Table) -> dict[str, str]:
+    """Find the columns that hold images, audio or video, by their type or their usual names."""
+    names = {f"{kind}{plural}": kind for kind in _INPUTS for plural in ("", "s")} | {table.source.image: "image"}
+    found = {name: kind for name, kind in names.items() if name in table.data.column_names}
+    for name, feature in table.data.features.items():
+        inner = getattr(feature, "feature", feature)
+        if isinstance(inner, _FEATURES):
+            found[name] = type(inner).__name__.lower()
+    return found
+
+
+def _first(table: Table, column: str) -> tuple[int, str, object] | None:
+    """Find the first row that has a value in a column, which is not decoded."""
+    values = table.data.with_format("arrow")[column]
+    rows = enumerate((value.as_py() for value in values), 1)
+    return next(((row, column, value) for row, value in rows if value), None)
 
 
 def _first_part(table: Table, messages: str) -> tuple[int, str, object] | None:
@@ -79,6 +91,6 @@ def _parts(chat: object) -> Iterator[Mapping[str, object]]:
 
 def _what(value: object) -> str:
     paths = value if isinstance(value, list) else [value]
-    names = [path.get("path") if isinstance(path, Mapping) else path for path in paths]
+    names = [path.get("path") if isinstance(path, Mapping) and not path.get("bytes") else path for path in paths]
     missing = [name for name in names if isinstance(name, str) and "://" not in name and not Path(name).exists()]
-    return f"an image, whose file {missing[0]} is missing," if missing else "an image"
+    return "something that is not text" + (f", whose file {missing[0]} is missing," if missing else "")

@@ -67,7 +67,7 @@ def load_data(
     for model in config.models:
         try:
             expert = experts.tasks[model.name]
-            processor, more = pool.of(model.name) if _needs_processor(config, model) else Own(None)
+            processor, more = pool.of(model.name) if _needs_processor(model) else Own(None)
             notes += more
             used |= {model.name: digest_of_processor(processor)} if processor is not None else {}
             if calibrate and model.calibration is not None:
@@ -103,11 +103,10 @@ def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
             try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
 
 
-def _needs_processor(config: MergeConfig, model: ModelConfig) -> bool:
-    """Return whether any rows of a task are not tensors; True without rows of any task, to report a missing one."""
-    given = [source for source in (model.calibration, model.evaluation) if source is not None]
-    none = all(other.calibration is None and other.evaluation is None for other in config.models)
-    return none or any(not holds_tensors(source) for source in given)
+def _needs_processor(model: ModelConfig) -> bool:
+    """Return whether any rows of a task are not tensors."""
+    sources = (model.calibration, model.evaluation)
+    return any(not holds_tensors(source) for source in sources if source is not None)
 
 
 def _calibration(

@@ -25,7 +25,11 @@ COLOURS = numpy.stack([GREY, GREY.T, 255 - GREY], -1)
 
 def encode(folder, *files, processor=None, **options):
     """Encode image files for a classifier of images."""
-    table = Table(datasets.Dataset.from_dict({"image": [str(file) for file in files]}), DataSource("rows"), "mood")
+    table = Table(
+        datasets.Dataset.from_dict({"image": [f if isinstance(f, dict) else str(f) for f in files]}),
+        DataSource("rows"),
+        "mood",
+    )
     expert = Expert("mood", build("ViTForImageClassification", "vit", 0, **options), InMemory({}), ())
     return encode_for(table, expert, processor or ViTImageProcessorPil(size=SIZE), Encoding())
 
@@ -118,3 +122,11 @@ def test_channels_that_do_not_fit_are_refused(tmp_path):
         encode(tmp_path, file, num_channels=1)
     with pytest.raises(ConfigError, match="reads images of 7 channels"):
         encode(tmp_path, file, num_channels=7)
+
+
+def test_images_of_several_frames_are_noted(tmp_path):
+    second = Image.fromarray(255 - COLOURS)
+    file = saved(tmp_path, COLOUR_IMAGE, "tif", save_all=True, append_images=[second])
+    found = encode(tmp_path, {"bytes": file.read_bytes(), "path": None})  # datasets leaves such files open
+    torch.testing.assert_close(found.rows.batch([0]).inputs["pixel_values"], rgb(COLOUR_IMAGE))
+    assert found.notes == ("mood: rows: 1 of 1 images have several frames: the first is used; first: row 1.",)

@@ -39,9 +39,12 @@ def asks(**part):
 ROWS = {
     "paths": ({"text": ["good", "bad"], "image": [None, "nowhere.png"]}, "row 2 .*nowhere.png is missing.*'image'"),
     "lists": ({"text": ["good"], "images": [["nowhere.png"]]}, "row 1 .*nowhere.png is missing.*'images'"),
-    "pictures": ({"text": ["good"], "image": [Image.new("RGB", (4, 4))]}, "row 1 has an image in the column 'image'"),
+    "pictures": (
+        {"text": ["good"], "image": [Image.new("RGB", (4, 4))]},
+        "row 1 has something .* in the column 'image'",
+    ),
     "messages": ({"messages": [asks(type="image", path="nowhere.png")]}, "row 1 .*nowhere.png is missing.*'messages'"),
-    "a place": ({"messages": [asks(type="image")]}, "row 1 has an image in the column 'messages'"),
+    "a place": ({"messages": [asks(type="image")]}, "row 1 has something .* in the column 'messages'"),
 }
 
 
@@ -64,4 +67,12 @@ def test_text_alone_is_read(tokenizer):
 
 def test_images_that_no_model_reads_are_noted(tokenizer):
     found = read({"text": ["good film"], "image": ["a.png"]}, build("LlamaForCausalLM", "llama", 0), tokenizer)
-    assert found.notes == ("mood: rows: the column 'image' of images is not read.",)
+    assert found.notes == ("mood: rows: LlamaForCausalLM does not read the column 'image'.",)
+
+
+def test_columns_are_found_by_their_type(tokenizer, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    data = datasets.Dataset.from_dict({"text": ["good"], "scan": [str(tmp_path / "a.png")]})
+    table = Table(data.cast_column("scan", datasets.Image()), DataSource("rows"), "mood")
+    with pytest.raises(ConfigError, match=r"row 1 .*'scan'"):
+        encode(table, Expert("mood", llava().eval(), InMemory({}), ()), tokenizer, Encoding())
