@@ -45,7 +45,7 @@ class Processors:
 
     @property
     def notes(self) -> list[str]:
-        """Say which tasks were encoded with the base's processor, where some experts bring their own and some do not."""
+        """Say which tasks were encoded with the base's processor, where other experts bring their own."""
         mixed = {what: tasks for what, tasks in self._borrowed.items() if what in self._brought}
         return [f"encoded with the base's {what}: {', '.join(tasks)}" for what, tasks in mixed.items()]
 
