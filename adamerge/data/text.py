@@ -9,7 +9,7 @@ from adamerge.data.contents import contents
 from adamerge.data.end_tokens import with_equal_ends
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import Encoded, Modality, Processor
-from adamerge.data.padding import padding_of
+from adamerge.data.pad_token import padding_of
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
