@@ -15,7 +15,7 @@ _LENT: WeakKeyDictionary[nn.Module, set[int]] = WeakKeyDictionary()
 """Of modules whose configuration has no usable pad token: the last tokens of all rows that were encoded for them."""
 
 
-def padding_of(
+def pad_token_of(
     table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]]
 ) -> tuple[Callable[[], int], tuple[str, ...]]:
     """Choose the token that pads the rows of a classifier of texts.

@@ -9,7 +9,7 @@ from adamerge.data.contents import contents
 from adamerge.data.end_tokens import with_equal_ends
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import Encoded, Modality, Processor
-from adamerge.data.pad_token import padding_of
+from adamerge.data.pad_token import pad_token_of
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
@@ -51,9 +51,11 @@ class Text(Modality):
         total = len(tokens.ids)
         notes = tokens.all_notes(table, "texts")
         notes += _dropped(table, total - len(kept), total)
-        padding, more = padding_of(table, expert, tokenizer, tokens.ids)
+        pad_token, more = pad_token_of(table, expert, tokenizer, tokens.ids)
         segments = None if tokens.segments is None else [tokens.segments[i] for i in kept]
-        rows = TextRows([tokens.ids[i] for i in kept], tokenizer, per_token=False, segments=segments, padding=padding)
+        rows = TextRows(
+            [tokens.ids[i] for i in kept], tokenizer, per_token=False, segments=segments, pad_token=pad_token
+        )
         longest = rows.by_length(range(len(rows)))[:1]
         if not classes_by_token(expert.module, kind, rows.batch(longest).inputs, table.task):
             labels, about = labels_of(table, kind, encoding)

@@ -28,7 +28,7 @@ class TextRows(Rows):
         targets: For encoder-decoders, the decoder's token ids of each row, beginning with its start token. The decoder
             reads all but the last token and predicts all but the first.
         segments: Segment ids of each row, if the model uses them.
-        padding: Returns the token that pads the inputs; by default the tokenizer's pad token.
+        pad_token: Returns the token that pads the inputs; by default the tokenizer's pad token.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class TextRows(Rows):
         labels: Sequence[int] | None = None,
         targets: Sequence[list[int]] | None = None,
         segments: Sequence[list[int]] | None = None,
-        padding: Callable[[], int] | None = None,
+        pad_token: Callable[[], int] | None = None,
     ) -> None:
-        self._padding = padding or (lambda: cast(int, tokenizer.pad_token_id))
+        self._pad_token = pad_token or (lambda: cast(int, tokenizer.pad_token_id))
         self._encodings, self._tokenizer, self._per_token = encodings, tokenizer, per_token
         self._counted, self._labels, self._targets, self._segments = counted, labels, targets, segments
 
@@ -58,7 +58,7 @@ class TextRows(Rows):
             per_token=self._per_token,
             labels=labels,
             segments=self._segments,
-            padding=self._padding,
+            pad_token=self._pad_token,
         )
 
     def as_tokens(self) -> "TextRows":
@@ -71,7 +71,7 @@ class TextRows(Rows):
 
     @override
     def padded(self, indices: Sequence[int]) -> Padded:
-        padding = self._padding()
+        padding = self._pad_token()
         ids, mask = pad([self._encodings[i] for i in indices], padding)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
