@@ -43,8 +43,7 @@ class Chat(Modality):
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
-        columns = table.data.column_names
-        found = table.source.text not in columns and MESSAGES in columns
+        found = table.source.text not in table.columns and MESSAGES in table.columns
         return kind.language_model and (bool(table.source.messages) or found)
 
     @override

@@ -63,13 +63,15 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
             or the model cannot be used.
     """
     modality = _modality(expert.kind, table)
-    table.require(list(modality.columns(table, encoding).values()))
+    columns = modality.columns(table, encoding)
+    table.require(list(columns.values()))
     if encoding.for_language_models and not expert.kind.language_model:
         raise ConfigError(
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
             f"{expert.kind.architecture} is not one. Remove both keys, or leave out this task's calibration."
         )
-    return modality.encode(table, expert, processor, encoding)
+    found = modality.encode(table, expert, processor, encoding)
+    return found._replace(notes=(*table.reading_notes(columns), *found.notes))
 
 
 def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encoded:

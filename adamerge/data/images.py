@@ -38,7 +38,6 @@ class Images(Modality):
 
     @override
     def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
-        table = table.with_images(table.source.image)
         found = contents(table, self.columns(table, encoding))
         images = cast(ImageProcessingMixin, processor)
         classes_by_token(expert.module, expert.kind, ImageRows(table, images, None).batch([0]).inputs, table.task)
@@ -63,8 +62,7 @@ class ImageRows(Rows):
 
     @override
     def batch(self, indices: Sequence[int]) -> Batch:
-        column = self._table.data[list(indices)][self._table.source.image]
-        images = [image.convert("RGB") for image in column]
+        images = [self._table.image(self._table.source.image, row).convert("RGB") for row in indices]
         pixels = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")["pixel_values"]
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
         return Batch({"pixel_values": pixels}, torch.as_tensor(list(indices)), None, labels)
