@@ -12,7 +12,7 @@ from adamerge.data.settings import DataSource
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_modules import from_modules
-from adamerge.runs.build_model import open_experts
+from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
 
 Model: TypeAlias = str | Path | nn.Module | Mapping[str, Tensor]
@@ -90,6 +90,7 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
     """
     if not memory.models:
         return open_experts(config)
+    check_names(config.names)
     base, *experts = (
         memory.models[task] if task in memory.models else _opened(source, config)
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]

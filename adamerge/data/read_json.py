@@ -51,7 +51,7 @@ def _split_array(text: str) -> Iterator[Record]:
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
-            problem = ValueError("expected , or ] after the row")
+            problem = json.JSONDecodeError("expected , or ] after the previous row", text, at)
             yield Record(line, partial(_refuse, text[at : at + 80] or "the end of the file", problem))
             return
     if text[at + 1 :].strip():

@@ -15,6 +15,7 @@ from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.memory import free_memory
 from adamerge.merging.merged_model import MergedModel, hold
+from adamerge.results.evaluate import MEAN
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
@@ -37,7 +38,7 @@ def open_experts(config: MergeConfig) -> Experts:
         ConfigError: A model cannot be found, or two tasks have the same name.
         IncompatibleExpertsError: Lists every problem of every expert, one per line.
     """
-    _check_names(config.names)
+    check_names(config.names)
     problems: list[str] = []
     opened: dict[str, Checkpoint] = {}
     for name, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]:
@@ -60,7 +61,12 @@ def open_experts(config: MergeConfig) -> Experts:
     raise IncompatibleExpertsError("\n".join(problems))
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Check that names of tasks differ, can be names of folders, and are no word of the results' own.
+
+    Raises:
+        ConfigError: Names the key to set.
+    """
     if not names:
         raise ConfigError("models: expected at least one expert, found none; add {model: …} to the list.")
     twice = {name for name in names if names.count(name) > 1}
@@ -69,7 +75,12 @@ def _check_names(names: Sequence[str]) -> None:
             f"models: expected a different name per expert, found {', '.join(twice)} twice; set the key task of one."
         )
     for name in names:
-        if not name or Path(name).name != name:
+        if name == MEAN:
+            raise ConfigError(
+                f"models: expected another name than {MEAN!r}, which is the mean over tasks in all results; set the "
+                "key task."
+            )
+        if not name or name == ".." or Path(name).name != name:
             raise ConfigError(
                 f"models: expected a name that can be the name of a folder, found {name!r}; set the key task."
             )

@@ -61,7 +61,11 @@ def test_one_rule_reads_the_whole_column(labels, classes, expected, rule):
 @pytest.mark.parametrize(
     ("labels", "classes", "words"),
     [
-        (["zebra", "cat"], ANIMALS, r"row 2 has the label 'cat', which is none of the expert's 2 labels \(zebra, ant\)"),
+        (
+            ["zebra", "cat"],
+            ANIMALS,
+            r"row 2 has the label 'cat', which is none of the expert's 2 labels \(zebra, ant\)",
+        ),
         (["0", "2"], ANIMALS, "row 2 has the label '2'"),
         (["0", "1"], STARS, "row 1 has the label '0'"),
         (["zebra", 1], ANIMALS, "row 2 has the label 1, an index, but other rows have class names"),
