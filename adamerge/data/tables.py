@@ -27,12 +27,14 @@ class Table:
         data: The rows.
         source: Location of the rows and names of their columns.
         task: The task that they belong to.
+        count: Number of rows in the source; None for rows in memory.
         notes: Messages for the user on how the source was read.
     """
 
     data: Records
     source: DataSource
     task: str
+    count: int | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -106,22 +108,30 @@ class Table:
         Raises:
             ConfigError: The value is no image, or cannot be decoded; names its row.
         """
-        value = self.data.value(column, row)
-        if value is None or value == "":
-            raise self.error(f"{self.place(row)} has no image in {column!r}. Add the image or remove the row.")
-        try:
-            stored = cast(dict[str, object], datasets.Image().encode_example(value))  # pyright: ignore[reportArgumentType]
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
-            raise self.error(
-                f"{self.place(row)}: expected images or paths of images in the column {column!r}, found "
-                f"{repr(value)[:80]}. Name the column of images (key image)."
-            ) from error
+        stored = self.stored_image(column, row)
         try:
             return datasets.Image().decode_example(stored)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise self.error(
                 f"{self.place(row)}{_file(stored, self.place(row))} is not an image that can be read "
                 f"({first_line(error)}). Replace the file or remove the row."
+            ) from error
+
+    def stored_image(self, column: str, row: int) -> dict[str, object]:
+        """Return an image as it is stored: its path, and its bytes or None.
+
+        Raises:
+            ConfigError: The value is no image; names its row.
+        """
+        value = self.data.value(column, row)
+        if value is None or value == "":
+            raise self.error(f"{self.place(row)} has no image in {column!r}. Add the image or remove the row.")
+        try:
+            return cast(dict[str, object], datasets.Image().encode_example(value))  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise self.error(
+                f"{self.place(row)}: expected images or paths of images in the column {column!r}, found "
+                f"{repr(value)[:80]}. Name the column of images (key image)."
             ) from error
 
     def class_names(self, column: str) -> list[str] | None:
@@ -135,7 +145,8 @@ class Table:
         Args:
             columns: Names of the used columns by role.
         """
-        notes = list(self.notes)
+        drawn = "" if self.count == len(self) else f"{len(self)} of "
+        notes = ([] if self.count is None else [f"{drawn}{self.count} rows."]) + list(self.notes)
         for column in (columns[role] for role in TEXT_ROLES if role in columns):
             empty = [row for row, text in enumerate(self.values(column)) if isinstance(text, str) and not text.strip()]
             if empty:
@@ -166,7 +177,7 @@ def load_table(source: DataSource, task: str, seed: int, rows: int | None = None
     try:
         unread = open_rows(source)
         chosen = draw(unread.count, (source.rows, rows), seed)
-        table = Table(unread.read(chosen), source, task, unread.notes)
+        table = Table(unread.read(chosen), source, task, unread.count, unread.notes)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ConfigError(
             f"{task}: {source.path}: expected a file, a folder or a hub dataset; no file or folder has this path, and "

@@ -133,7 +133,7 @@ def test_tsv_with_quoted_fields(rows, quoting):
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
 def test_long_texts_are_read_whole(name):
     text = "a" * 2**20
-    assert read(f"text\n{text}\n\"b\"\n", name)[1][0] == [text]
+    assert read(f'text\n{text}\n"b"\n', name)[1][0] == [text]
 
 
 def test_tsv_as_r_writes_it():
