@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -140,10 +141,10 @@ def _records(source: object, task: str) -> Records:
         return _of_columns(dict(source), task)
     if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
         names = dict.fromkeys(name for row in source for name in row)
-        return Listed({name: [row.get(name) for row in source] for name in names})
+        return _listed({name: [row.get(name) for row in source] for name in names})
     for kind, column in ((str, IN_MEMORY.text), (Image.Image, IN_MEMORY.image)):
         if isinstance(source, Sequence) and all(isinstance(row, kind) for row in source):
-            return Listed({column: list(source)})
+            return _listed({column: source})
     found = type(source).__name__
     if isinstance(source, Sequence):
         found += " of " + ", ".join(dict.fromkeys(type(row).__name__ for row in source))
@@ -157,7 +158,18 @@ def _of_columns(columns: Mapping[str, Sequence[object]], task: str) -> Listed:
             f"{task}: expected columns of one length, found the lengths {counts}. Give every column the same number of "
             "rows."
         )
-    return Listed({name: list(column) for name, column in columns.items()})
+    return _listed(columns)
+
+
+def _listed(columns: Mapping[str, Sequence[object]]) -> Listed:
+    return Listed({name: [_plain(value) for value in column] for name, column in columns.items()})
+
+
+def _plain(value: object) -> object:
+    """Return numbers of numpy as those of Python, and tuples as lists; other values are unchanged."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _columns(source: object, expert: Expert) -> dict[str, Tensor]:

@@ -51,6 +51,15 @@ def test_other_content_under_the_same_path_and_time_is_read_anew(tmp_path, name)
         assert texts(file) == [word]
 
 
+def test_saved_datasets_and_parquet_under_any_name(tmp_path):
+    for number, name in enumerate(("a[1]", "a1", "*")):
+        data = datasets.Dataset.from_dict({"text": [name], "label": [number]})
+        data.save_to_disk(str(tmp_path / name))
+        data.to_parquet(str(tmp_path / f"{name}.parquet"))
+    for name in ("a[1]", "a1", "*", "a[1].parquet", "*.parquet"):
+        assert texts(tmp_path / name) == [name.removesuffix(".parquet")]
+
+
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     for key in ("HF_DATASETS_CACHE", "HF_MODULES_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH"):
         monkeypatch.setattr(datasets.config, key, tmp_path / "cache" / key, raising=False)
