@@ -8,7 +8,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from adamerge.data.list_files import split_of_images
 from adamerge.data.records import Listed
-from adamerge.data.table_files import Unread, is_table, open_tables
+from adamerge.data.table_files import Unread, open_tables
 
 IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
 """Columns of a folder of images, and of metadata; the names are those of `datasets`."""
@@ -26,7 +26,7 @@ def is_image(path: Path) -> bool:
 
 def is_metadata(path: Path) -> bool:
     """Return whether a file has columns of images, as `datasets` names such files: metadata.csv and so on."""
-    return path.stem.partition(".")[0] == "metadata" and is_table(path)
+    return path.name in ImageFolder.METADATA_FILENAMES
 
 
 def open_images(folder: Path, files: Sequence[Path], split: str) -> Unread:
@@ -79,7 +79,10 @@ def _with_metadata(folder: Path, images: Sequence[Path], metadata: Sequence[Path
     for parent, file, table in read:
         rows = table.read(range(table.count))
         if FILE_NAME not in rows.columns:
-            raise ValueError(f"{file.name}: expected a column {FILE_NAME!r} with the image of each row, found none.")
+            raise ValueError(
+                f"{file.name}: expected a column {FILE_NAME!r} with the image of each row, found none. "
+                "Add it, or rename the file if it is not about the images."
+            )
         for row, name in enumerate(rows.values(FILE_NAME)):
             named[parent / str(name)] = f"{file.name}: {rows.place(row)}"
     missing = [place for path, place in named.items() if not path.is_file()]

@@ -111,13 +111,18 @@ class Arrow(Records):
     def values(self, column: str) -> Sequence[object]:
         if _holds_images(self.data.features[column]):
             return [self.value(column, row) for row in range(len(self))]
-        return list(self.data.with_format(None)[column])
+        return list(self._plain[column])
 
     @override
     def value(self, column: str, row: int) -> object:
         if _holds_images(self.data.features[column]):
             return self.data.with_format("arrow")[row][column][0].as_py()
-        return self.data.with_format(None)[row][column]
+        return self._plain[row][column]
+
+    @property
+    def _plain(self) -> datasets.Dataset:
+        """The rows as Python values; a transform that the user set is kept."""
+        return self.data if self.data.format["type"] == "custom" else self.data.with_format(None)
 
     @override
     def class_names(self, column: str) -> Sequence[str] | None:

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -82,8 +82,28 @@ def open_tables(files: Sequence[Path]) -> Unread:
             f"expected tables of one format, found {' and '.join(formats.values())}. Name one file, or a folder with "
             "files of one format."
         )
+    _check_once(files)
     ending = next(iter(formats))
-    return _open_parquet(files) if ending == PARQUET else _open_text(files, SPLITTERS[ending])
+    found = _open_parquet(files) if ending == PARQUET else _open_text(files, SPLITTERS[ending])
+    if len(files) == 1:
+        return found
+    return replace(found, notes=(f"{len(files)} files are joined: {_shown(files)}.", *found.notes))
+
+
+def _shown(files: Sequence[Path]) -> str:
+    names = [file.name for file in files]
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]}, …, {names[-1]}"
+
+
+def _check_once(files: Sequence[Path]) -> None:
+    """Refuse a file beside its own compressed copy."""
+    first: dict[Path, Path] = {}
+    for file in files:
+        bare = file.with_suffix("") if file.suffix.lower() in COMPRESSED else file
+        if first.setdefault(bare, file) is not file:
+            raise ValueError(
+                f"expected every file once, found {first[bare].name} and {file.name}. Remove one of them, or name one."
+            )
 
 
 def _open_text(files: Sequence[Path], split: Splitter) -> Unread:
@@ -155,4 +175,13 @@ def _read_parquet(files: Sequence[Path], wanted: Sequence[int]) -> Arrow:
                 rows = [row - start for row in wanted[bisect_left(wanted, start) : bisect_left(wanted, end)]]
                 parts += [pa.Table.from_batches([batch]).take(rows)] if rows else []
                 start = end
-    return Arrow(datasets.Dataset(InMemoryTable(pa.concat_tables(parts))), wanted)
+    table = pa.concat_tables([_without_categories(part) for part in parts])
+    return Arrow(datasets.Dataset(InMemoryTable(table)), wanted)
+
+
+def _without_categories(table: pa.Table) -> pa.Table:
+    """Replace categories, as pandas writes them, by their values; `datasets` has no type for them."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+    return table

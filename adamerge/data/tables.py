@@ -185,7 +185,7 @@ def load_table(source: DataSource, task: str, seed: int, rows: int | None = None
         ) from error
     except DatasetGenerationError as error:
         raise ConfigError(f"{task}: {source.path}: {first_line(error.__cause__ or error)}") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NotImplementedError) as error:
         raise ConfigError(f"{task}: {source.path}: {first_line(error)}") from error
     if len(table) == 0:
         raise table.error("expected at least 1 row, found none.")

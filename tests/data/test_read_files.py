@@ -9,7 +9,10 @@ import tempfile
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import load_table
@@ -58,6 +61,23 @@ def test_saved_datasets_and_parquet_under_any_name(tmp_path):
         data.to_parquet(str(tmp_path / f"{name}.parquet"))
     for name in ("a[1]", "a1", "*", "a[1].parquet", "*.parquet"):
         assert texts(tmp_path / name) == [name.removesuffix(".parquet")]
+
+
+def test_parquet_as_pandas_writes_categories(tmp_path):
+    column = pa.chunked_array([pa.array(["good", "bad", "good"]).dictionary_encode()])
+    pq.write_table(pa.table({"text": column, "label": [0, 1, 0]}), tmp_path / "a.parquet")
+    table = load(tmp_path / "a.parquet")
+    assert table.texts("text") == ["good", "bad", "good"]
+    assert table.values("label") == [0, 1, 0]
+
+
+def test_parquet_keeps_images_and_class_names(tmp_path):
+    images = [Image.new("RGB", (2, 2), (number, 0, 0)) for number in range(3)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["b", "a"])})
+    datasets.Dataset.from_dict({"image": images, "label": [0, 1, 1]}, features).to_parquet(tmp_path / "a.parquet")
+    table = load(tmp_path / "a.parquet")
+    assert table.class_names("label") == ["b", "a"]
+    assert [table.image("image", row).getpixel((0, 0))[0] for row in range(3)] == [0, 1, 2]
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
@@ -189,6 +209,9 @@ def test_shards_are_joined_in_order_and_places_name_them(tmp_path):
     table = load(tmp_path)
     assert table.values("text") == ["0", "1", None, "2"]
     assert table.place(3) == "row 4 (rows-00002-of-00003.jsonl.gz, line 1)"
+    assert (
+        "3 files are joined: rows-00000-of-00003.jsonl.gz, rows-00001-of-00003.jsonl.gz, rows-00002" in table.notes[1]
+    )
     assert any("1 files that are no tables are ignored, such as README.md" in note for note in table.notes)
     with pytest.raises(ConfigError, match=r"row 3 \(rows-00001-of-00003.jsonl.gz, line 2\): expected a text"):
         table.texts("text")
@@ -206,6 +229,7 @@ def test_shards_are_joined_in_order_and_places_name_them(tmp_path):
             ["validation.jsonl", "test-0.jsonl"],
             "there is no split 'train'; the files are named after the splits test, ",
         ),
+        (["a.jsonl", "a.jsonl.gz"], "expected every file once, found a.jsonl and a.jsonl.gz"),
         (["notes.md"], "expected a folder of images, of tables or a saved datasets directory, found neither"),
     ],
 )
