@@ -27,7 +27,7 @@ from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.storage.kept import Keeper
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ class Merge:
         out = console or Console(quiet=True)
         learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
         opened, description, notes = self._open()
-        for line in notes if console is None else ():
+        for line in (note for note in notes if console is None and not isinstance(note, Fact)):
             warnings.warn(line.removeprefix("warning: "), stacklevel=2)
         for line in (*description, *notes):
             out.print(line, markup=False, highlight=False, soft_wrap=True)

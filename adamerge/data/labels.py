@@ -8,7 +8,9 @@ from typing import NamedTuple, NoReturn
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.model_kind import ModelKind
+from adamerge.types import Fact
 
+_WARNING = "warning: "
 _DEFAULT_NAME = re.compile(r"LABEL_\d+")
 """transformers' names of classes that nobody named."""
 
@@ -31,7 +33,10 @@ def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[i
         return None, ()
     names = kind.class_names if encoding.classes is None else dict(enumerate(encoding.classes))
     labels, note = label_indices(table, names, kind.num_classes or len(names))
-    return labels, (f"{table.task}: {table.source.path}: {note}",)
+    place = f"{table.task}: {table.source.path}"
+    if note.startswith(_WARNING):
+        return labels, (f"{_WARNING}{place}: {note.removeprefix(_WARNING)}",)
+    return labels, (Fact(f"{place}: {note}"),)
 
 
 def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[list[int], str]:
@@ -185,7 +190,7 @@ def _note(table: Table, classes: _Classes, texts: Sequence[str], found: _Found) 
     column = table.source.label
     if "=" in found.rule:
         return (
-            f"warning: none of the classes of {column!r} is a class name of the model ({classes.shown()}), so their "
+            f"{_WARNING}none of the classes of {column!r} is a class name of the model ({classes.shown()}), so their "
             f"order is used: {found.rule}."
         )
     pairs = dict(sorted(zip(found.indices, texts, strict=True)))

@@ -13,7 +13,7 @@ from PIL import Image
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 TEXT_ROLES = ("text", "text_pair", "completion")
 """Roles of columns whose values are texts."""
@@ -145,8 +145,7 @@ class Table:
         Args:
             columns: Names of the used columns by role.
         """
-        drawn = "" if self.count == len(self) else f"{len(self)} of "
-        notes = ([] if self.count is None else [f"{drawn}{self.count} rows."]) + list(self.notes)
+        notes = list(self.notes)
         for column in (columns[role] for role in TEXT_ROLES if role in columns):
             empty = [row for row, text in enumerate(self.values(column)) if isinstance(text, str) and not text.strip()]
             if empty:
@@ -154,7 +153,10 @@ class Table:
                     f"{len(empty)} of {len(self)} texts in the column {column!r} are empty, the first one in "
                     f"{self.place(empty[0])}."
                 )
-        return tuple(f"{self.task}: {self.source.path}: {note}" for note in notes)
+        place = f"{self.task}: {self.source.path}"
+        drawn = "" if self.count == len(self) else f"{len(self)} of "
+        facts = () if self.count is None else (Fact(f"{place}: {drawn}{self.count} rows."),)
+        return (*facts, *(f"{place}: {note}" for note in notes))
 
 
 def load_table(source: DataSource, task: str, seed: int, rows: int | None = None) -> Table:
