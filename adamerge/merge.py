@@ -88,7 +88,8 @@ class Merge:
     Args:
         base_model: Directory or hub id of the base; or a module, or a state dict.
         models: The experts in a list, or by the name of their task.
-        processor: Tokenizer or image processor for rows that are not tensors; by default the one saved with the base.
+        processor: Tokenizer or image processor for rows that are not tensors, one for all or a dict by task; by
+            default the one saved with each expert, else the base's.
         settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
             file, what is not written is decided by the method. Classes are given as objects or by name.
 
@@ -107,7 +108,12 @@ class Merge:
     """
 
     def __init__(
-        self, base_model: Model, models: Pool, *, processor: Processor | None = None, **settings: object
+        self,
+        base_model: Model,
+        models: Pool,
+        *,
+        processor: Processor | Mapping[str, Processor] | None = None,
+        **settings: object,
     ) -> None:
         self._memory, self._processor = InMemory(), processor
         base, notes = self._memory.take_model(base_model), list[str]()
@@ -179,7 +185,7 @@ class Merge:
         inspection = inspect_weights(experts)
         check_task_vectors(config, experts, inspection.changed)
         check_start(config, inspection.changed)
-        data = load_data(config, experts, processor=self._processor)
+        data = load_data(config, experts, processors=_by_task(self._processor, config.names))
         check_layers(config.objective, experts, data)
         notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
         description = [line for line in describe(experts) if not line.startswith("warning: ")]
@@ -194,6 +200,13 @@ class Merge:
         model = self._memory.take_model(keys["model"], task)  # pyright: ignore[reportArgumentType]
         rows = {key: self._memory.take_rows(keys[key], task, key) for key in ROWS if key in keys}  # pyright: ignore
         return {**keys, **rows, "model": model, **({"task": task} if model == IN_MEMORY else {})}
+
+
+def _by_task(
+    processor: Processor | Mapping[str, Processor] | None, tasks: Sequence[str]
+) -> Mapping[str, Processor] | None:
+    """Processors by task, where one was given for all."""
+    return processor if processor is None or isinstance(processor, Mapping) else dict.fromkeys(tasks, processor)
 
 
 def _listed(models: Pool) -> list[Expert | Mapping[str, object]]:

@@ -21,7 +21,9 @@ from adamerge.data.language import (
 from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
-from adamerge.data.tokenize import check_padding, token_limit
+from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
+from adamerge.data.tokens import cut_note, special_tokens, spelling_note
+from adamerge.data.turns import answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 
@@ -40,6 +42,7 @@ class Chat(Modality):
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
     loads: ClassVar = "tokenizer"
+    files: ClassVar = TOKENIZER_FILES
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
@@ -62,13 +65,17 @@ class Chat(Modality):
             _check_continues(table, kind)
             shown = [question(table, chat, i) for i, chat in enumerate(read_chats(table, tokenizer), 1)]
             prompts = [render(table, tokenizer, chat, i, answer_next=True) for i, chat in enumerate(shown, 1)]
-            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts, shown, room)
+            end, said = answer_end(table, expert, tokenizer, shown[0])
+            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts, shown, room, end)
+            said += _spelling_note(table, tokenizer, shown)
         else:
             check_measured(table, kind, encoding, completed=True)
             _check_continues(table, kind)
-            examples = _examples(table, tokenizer, encoding, limit)
+            chats = read_chats(table, tokenizer)
+            examples, said = _examples(table, tokenizer, chats, encoding, limit)
             rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
-        return Encoded(rows, found, notes)
+            said += _spelling_note(table, tokenizer, chats)
+        return Encoded(rows, found, (*said, *notes))
 
 
 def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Message]]:
@@ -87,9 +94,9 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
     column = cast(str, table.source.messages)
     if not tokenizer.chat_template:
         raise table.error(
-            "rows of chat messages need a chat template, but the base's tokenizer has no chat template. Copy "
-            "chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or use "
-            "rows of texts (key text)."
+            "rows of chat messages need a chat template, but neither the expert's tokenizer nor the base's has one. "
+            "Copy chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or "
+            "use rows of texts (key text)."
         )
     chats: list[list[Message]] = []
     for number, messages in enumerate(table.values(column), 1):
@@ -202,15 +209,33 @@ def render_last_turn(
     return whole[:common], whole[common:]
 
 
-def _examples(table: Table, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int) -> list[Example]:
+def _examples(
+    table: Table,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Sequence[Message]],
+    encoding: Encoding,
+    limit: int,
+) -> tuple[list[Example], tuple[str, ...]]:
+    """Render the chats and cut them at `limit` tokens; also return a note of how many were cut."""
     rows: list[Example] = []
-    for number, chat in enumerate(read_chats(table, tokenizer), 1):
+    for number, chat in enumerate(chats, 1):
         if encoding.positions == "completion":
-            prompt, turn = render_last_turn(table, tokenizer, chat, number)
+            rows.append(Example(*render_last_turn(table, tokenizer, chat, number)))
         else:
-            prompt, turn = render(table, tokenizer, chat, number), []
-        rows.append(Example(prompt[:limit], turn[: max(limit - len(prompt), 0)]))
-    return rows
+            rows.append(Example(render(table, tokenizer, chat, number), []))
+    long = [i for i, (prompt, turn) in enumerate(rows) if len(prompt) + len(turn) > limit]
+    cut = [Example(prompt[:limit], turn[: max(limit - len(prompt), 0)]) for prompt, turn in rows]
+    return cut, cut_note(table, "chats", long, len(rows), limit)
+
+
+def _spelling_note(
+    table: Table, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]
+) -> tuple[str, ...]:
+    """Note how many chats have a message that spells a special token, which the template does not tell from its own."""
+    words = special_tokens(tokenizer).values()
+    texts = [" ".join(str(message.get("content")) for message in chat) for chat in chats]
+    spelled = [i for i, text in enumerate(texts) if any(word in text for word in words)]
+    return spelling_note(table, "chats", spelled, len(chats))
 
 
 def _check_continues(table: Table, kind: ModelKind) -> None:

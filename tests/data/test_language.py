@@ -110,6 +110,10 @@ def test_rows_in_which_no_position_counts_are_dropped(tokenizer):
     found = rows_of(tokenizer, columns, positions="completion", completion="completion", max_length=11)
     assert len(found.rows) == 3
     assert found.notes == (
+        "mood: rows: 1 of 4 prompts are longer than 11 tokens and are cut there (data.max_length, or the maximum of "
+        "tokenizer or model); first: row 4.",
+        "mood: rows: 1 of 4 prompts with their completions are longer than 11 tokens and are cut there "
+        "(data.max_length, or the maximum of tokenizer or model); first: row 4.",
         "mood: rows: 1 of 4 rows are dropped: none of their positions counts within 11 tokens (see data.max_length and "
         "data.positions).",
     )
@@ -121,7 +125,7 @@ def test_rows_in_which_no_position_counts_are_dropped(tokenizer):
 
 REFUSED = {
     "no completion": ({"text": TEXTS}, {"positions": "completion"}, "expected a column of completions"),
-    "no template": ({"messages": [CHAT]}, {}, "the base's tokenizer has no chat template"),
+    "no template": ({"messages": [CHAT]}, {}, "neither the expert's tokenizer nor the base's has one"),
     "no messages": ({"messages": [CHAT, None]}, {}, "row 2 has no messages in 'messages'"),
     "empty": ({"messages": [CHAT, []]}, {}, "row 2 has no messages in 'messages'"),
     "words": ({"messages": ["good film"]}, {}, "row 1 has no messages in 'messages'"),
