@@ -36,8 +36,8 @@ def check_images(table: Table, expert: Expert, messages: str) -> tuple[str, ...]
         row, column, value = found
         raise table.error(
             f"{table.place(row - 1)} has {_what(value)} in the column {column!r}, but rows of images and text cannot "
-            f"be encoded yet, and without its image {expert.kind.architecture} would learn from the text alone. Remove the "
-            "column if that is meant, leave out this task's calibration and evaluation, or use rows of tensors."
+            f"be encoded yet, and without its image {expert.kind.architecture} would learn from the text alone. Remove "
+            "the column if that is meant, leave out this task's calibration and evaluation, or use rows of tensors."
         )
     if columns and expert.kind.language_model:
         return (f"{table.task}: {table.source.path}: the column {columns[0]!r} of images is not read.",)
