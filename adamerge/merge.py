@@ -38,7 +38,7 @@ from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.storage.kept import Keeper
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ class Merge:
         learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
         opened, description, notes = self._open()
         _say(description, out)
-        _say(notes, out) if console else _warn(notes)
+        _say(notes, out) if console else _warn(note for note in notes if not isinstance(note, Fact))
         folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
         removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
         try:

@@ -46,8 +46,7 @@ class Chat(Modality):
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
-        columns = table.data.column_names
-        found = table.source.text not in columns and MESSAGES in columns
+        found = table.source.text not in table.columns and MESSAGES in table.columns
         return kind.language_model and (bool(table.source.messages) or found)
 
     @override
@@ -103,14 +102,14 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
     for number, messages in enumerate(table.values(column), 1):
         if not isinstance(messages, list) or not messages:
             raise table.error(
-                f"row {number} has no messages in {column!r}: expected a list such as "
+                f"{table.place(number - 1)} has no messages in {column!r}: expected a list such as "
                 f'[{{"role": "user", "content": "..."}}], found {reprlib.repr(messages)}. Correct or remove the row.'
             )
         for place, message in enumerate(messages, 1):
             problem = _problem(message)
             if problem:
                 raise table.error(
-                    f"row {number}: message {place} of {column!r} {problem}: expected a message such as "
+                    f"{table.place(number - 1)}: message {place} of {column!r} {problem}: expected a message such as "
                     '{"role": "user", "content": "..."}. Correct or remove the row.'
                 )
         chats.append([{key: value for key, value in message.items() if value is not None} for message in messages])
@@ -136,8 +135,8 @@ def question(table: Table, chat: Sequence[Message], number: int) -> Sequence[Mes
         end -= 1
     if not end:
         raise table.error(
-            f"row {number} has no prompt: expected at least one message before the answer, but all messages have the "
-            f"role {ASSISTANT!r}. Correct or remove the row."
+            f"{table.place(number - 1)} has no prompt: expected at least one message before the answer, but all "
+            f"messages have the role {ASSISTANT!r}. Correct or remove the row."
         )
     return chat[:end]
 
@@ -172,7 +171,8 @@ def render(
         )
     except (TemplateError, ValueError, TypeError) as error:
         raise table.error(
-            f"row {number}: the tokenizer's chat template rejects the messages ({error}). Correct or remove the row."
+            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({error}). Correct or "
+            "remove the row."
         ) from error
     return cast(list[int], ids)
 
@@ -199,9 +199,9 @@ def render_last_turn(
     """
     if chat[-1]["role"] != ASSISTANT:
         raise table.error(
-            f"row {number} ends with a message of {chat[-1]['role']!r}: with data.positions: completion the last "
-            f"message must have the role {ASSISTANT!r}. Correct the row, set data.positions: all, or let the experts "
-            "generate the answers (data.pseudo_answers)."
+            f"{table.place(number - 1)} ends with a message of {chat[-1]['role']!r}: with data.positions: completion "
+            f"the last message must have the role {ASSISTANT!r}. Correct the row, set data.positions: all, or let the "
+            "experts generate the answers (data.pseudo_answers)."
         )
     whole = render(table, tokenizer, chat, number)
     prompt = render(table, tokenizer, chat[:-1], number, answer_next=True) if len(chat) > 1 else []

@@ -35,7 +35,8 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
             or the model cannot be used.
     """
     modality = _modality(expert.kind, table)
-    table.require(list(modality.columns(table, encoding).values()))
+    columns = modality.columns(table, encoding)
+    table.require(list(columns.values()))
     if encoding.for_language_models and not expert.kind.language_model:
         raise ConfigError(
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
@@ -43,7 +44,7 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
         )
     notes = () if isinstance(modality, Images) else check_images(table, expert, table.source.messages or MESSAGES)
     found = modality.encode(table, expert, processor, encoding)
-    return found._replace(notes=(*notes, *found.notes))
+    return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
 
 
 def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encoded:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, cast
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 from transformers.image_processing_base import ImageProcessingMixin
@@ -40,7 +39,6 @@ class Images(Modality):
 
     @override
     def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
-        table = table.with_images(table.source.image)
         found = contents(table, self.columns(table, encoding))
         images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
         notes = image_notes(table, table.source.image, CHANNELS[channels])
@@ -70,8 +68,8 @@ class ImageRows(Rows):
 
     @override
     def padded(self, indices: Sequence[int]) -> Padded:
-        column = self._table.data[list(indices)][self._table.source.image]
-        images = [converted(image, CHANNELS[self._channels]) for image in cast(list[Image], column)]
+        column = self._table.source.image
+        images = [converted(self._table.image(column, row), CHANNELS[self._channels]) for row in indices]
         pixels = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")["pixel_values"]
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
         return Padded({"pixel_values": pixels}, None, labels)

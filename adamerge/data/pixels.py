@@ -81,14 +81,14 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
 
 
 def _look(table: Table, column: str, row: int) -> _Found:
-    stored = cast(Mapping[str, object], table.data.with_format("arrow")[row][column][0].as_py())
+    stored = table.stored_image(column, row)
     data = cast(bytes | None, stored.get("bytes"))
     with Image.open(io.BytesIO(data) if data is not None else cast(str, stored["path"])) as image:
         sixteen = _has_sixteen_bits(image)
         if image.mode in ("I", "F") and not sixteen:
             place = f" ({stored['path']})" if stored.get("path") else ""
             raise table.error(
-                f"row {row + 1}{place}: expected an image of 8 or 16 bits per channel, found 32 bits (mode "
+                f"{table.place(row)}{place}: expected an image of 8 or 16 bits per channel, found 32 bits (mode "
                 f"{image.mode}), for which no scale is known. Save it with 8 or 16 bits, or remove the row."
             )
         transparent = image.mode in _ALPHA or "transparency" in image.info

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-import datasets
 from torch import nn
 
 from adamerge.data.tables import Table
@@ -13,8 +12,6 @@ from adamerge.experts.experts import Expert
 
 _INPUTS = {"image": ("pixel_values",), "audio": ("input_features", "input_values"), "video": ("pixel_values_videos",)}
 """Arguments of a forward pass by what they hold."""
-
-_FEATURES = (datasets.Image, datasets.Audio, datasets.Video)
 
 
 def check_images(table: Table, expert: Expert, messages: str) -> tuple[str, ...]:
@@ -37,9 +34,10 @@ def check_images(table: Table, expert: Expert, messages: str) -> tuple[str, ...]
     if found is not None:
         row, column, value = found
         raise table.error(
-            f"row {row} has {_what(value)} in the column {column!r}, but rows of images, sound or video beside text "
-            f"cannot be encoded yet, and {expert.kind.architecture} would learn from the text alone. Remove the column "
-            "if that is meant, leave out this task's calibration and evaluation, or use rows of tensors."
+            f"{table.place(row - 1)} has {_what(value)} in the column {column!r}, but rows of images, sound or video "
+            f"beside text cannot be encoded yet, and {expert.kind.architecture} would learn from the text alone. "
+            "Remove the column if that is meant, leave out this task's calibration and evaluation, or use rows "
+            "of tensors."
         )
     ignored = ", ".join(repr(column) for column in columns if column not in read)
     if ignored and expert.kind.language_model:
@@ -55,26 +53,19 @@ def reads(module: nn.Module, kind: str) -> bool:
 def _columns(table: Table) -> dict[str, str]:
     """Find the columns that hold images, audio or video, by their type or their usual names."""
     names = {f"{kind}{plural}": kind for kind in _INPUTS for plural in ("", "s")} | {table.source.image: "image"}
-    found = {name: kind for name, kind in names.items() if name in table.data.column_names}
-    for name, feature in table.data.features.items():
-        inner = getattr(feature, "feature", feature)
-        if isinstance(inner, _FEATURES):
-            found[name] = type(inner).__name__.lower()
-    return found
+    return {name: kind for name, kind in names.items() if name in table.columns} | dict(table.data.media())
 
 
 def _first(table: Table, column: str) -> tuple[int, str, object] | None:
     """Find the first row that has a value in a column, which is not decoded."""
-    values = table.data.with_format("arrow")[column]
-    rows = enumerate((value.as_py() for value in values), 1)
-    return next(((row, column, value) for row, value in rows if value), None)
+    return next(((row, column, value) for row, value in enumerate(table.values(column), 1) if value), None)
 
 
 def _first_part(table: Table, messages: str) -> tuple[int, str, object] | None:
     """Find the first part of a message that is not text: its row, column and value."""
-    if messages not in table.data.column_names:
+    if messages not in table.columns:
         return None
-    for row, chat in enumerate(table.data[messages], 1):
+    for row, chat in enumerate(table.values(messages), 1):
         for part in _parts(chat):
             if part.get("type", "text") != "text":
                 return row, messages, next((v for k, v in part.items() if k != "type" and v), None)

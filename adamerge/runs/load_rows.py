@@ -117,9 +117,8 @@ def _calibration(
     encoding = _encoding(model, config, labeled)
     if holds_tensors(source):
         return _encoded(source, expert, processor, encoding, config.seed_everything)
-    table = as_table(source, model.name, seed=config.seed_everything)
-    table = table.sample(config.data.rows, config.seed_everything)
-    label, columns = table.source.label, table.data.column_names
+    table = as_table(source, model.name, seed=config.seed_everything, rows=config.data.rows)
+    label, columns = table.source.label, table.columns
     if labeled and label not in columns and not expert.kind.language_model:
         raise table.error(
             f"the objective learns from labels, so expected a column {label!r} in the calibration rows, but the "

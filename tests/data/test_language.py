@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from adamerge.data.encode import encode
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
@@ -33,7 +34,7 @@ def tokenizer(tmp_path_factory, request):
 
 
 def table(columns, **source):
-    return Table(datasets.Dataset.from_dict(columns), DataSource("rows", **source), "mood")
+    return Table(Arrow(datasets.Dataset.from_dict(columns)), DataSource("rows", **source), "mood")
 
 
 def rows_of(

@@ -12,6 +12,7 @@ from transformers import ViTImageProcessorPil
 
 from adamerge.data.encode import encode as encode_for
 from adamerge.data.pixels import converted
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
@@ -26,7 +27,7 @@ COLOURS = numpy.stack([GREY, GREY.T, 255 - GREY], -1)
 def encode(folder, *files, processor=None, **options):
     """Encode image files for a classifier of images."""
     table = Table(
-        datasets.Dataset.from_dict({"image": [f if isinstance(f, dict) else str(f) for f in files]}),
+        Arrow(datasets.Dataset.from_dict({"image": [f if isinstance(f, dict) else str(f) for f in files]})),
         DataSource("rows"),
         "mood",
     )

@@ -9,6 +9,7 @@ from support.families import SPECIAL, WORDS, build, save_tokenizer
 from transformers import AutoTokenizer
 
 from adamerge.data.encode import encode as encode_for
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table
 from adamerge.data.tokens import tokens_of
@@ -25,7 +26,7 @@ def tokenizer(tmp_path_factory):
 
 
 def table(texts, **columns):
-    return Table(datasets.Dataset.from_dict({"text": texts, **columns}), DataSource("rows"), "mood")
+    return Table(Arrow(datasets.Dataset.from_dict({"text": texts, **columns})), DataSource("rows"), "mood")
 
 
 def encode(texts, module, processor, **how):

@@ -6,6 +6,7 @@ import transformers
 from support.families import build, save_tokenizer
 from transformers import AutoTokenizer
 
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import Table
 from adamerge.data.turns import AnswerEnd, answer_end, end_of_turn, until_the_end
@@ -40,7 +41,7 @@ def test_end_of_a_turn_is_read_from_the_rendered_template(tokenizer, name):
 
 def found(tokenizer, tmp_path, stops, chat=CHAT):
     """What ends the answers of an expert whose generation stops at these tokens, and the notes about it."""
-    table = Table(datasets.Dataset.from_dict({"text": ["good"]}), DataSource("rows"), "mood")
+    table = Table(Arrow(datasets.Dataset.from_dict({"text": ["good"]})), DataSource("rows"), "mood")
     module = build("LlamaForCausalLM", "llama", 0)
     module.config.eos_token_id = stops
     module.generation_config = transformers.GenerationConfig(eos_token_id=stops)

@@ -7,6 +7,7 @@ from support.families import TEXT, VISION, build, save_tokenizer
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
 from adamerge.data.encode import encode
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
@@ -28,7 +29,7 @@ def llava():
 
 
 def read(columns, module, tokenizer, **source):
-    table = Table(datasets.Dataset.from_dict(columns), DataSource("rows", **source), "mood")
+    table = Table(Arrow(datasets.Dataset.from_dict(columns)), DataSource("rows", **source), "mood")
     return encode(table, Expert("mood", module.eval(), InMemory({}), ()), tokenizer, Encoding())
 
 
@@ -73,6 +74,6 @@ def test_images_that_no_model_reads_are_noted(tokenizer):
 def test_columns_are_found_by_their_type(tokenizer, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     data = datasets.Dataset.from_dict({"text": ["good"], "scan": [str(tmp_path / "a.png")]})
-    table = Table(data.cast_column("scan", datasets.Image()), DataSource("rows"), "mood")
+    table = Table(Arrow(data.cast_column("scan", datasets.Image())), DataSource("rows"), "mood")
     with pytest.raises(ConfigError, match=r"row 1 .*'scan'"):
         encode(table, Expert("mood", llava().eval(), InMemory({}), ()), tokenizer, Encoding())
