@@ -2,32 +2,23 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.auto import modeling_auto
 
 from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
-from adamerge.experts.compatibility import name_problems, quantised_problems
+from adamerge.experts.compatibility import apart_problems, name_problems, quantised_problems
+from adamerge.experts.conversion import Conversion, Converted
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
 from adamerge.experts.match_names import Match, match_tensors
 from adamerge.experts.name_patterns import Split
-from adamerge.storage.weights import InMemory, Renamed, Weights
+from adamerge.experts.own_class import HEADS, own_module
+from adamerge.storage.weights import InMemory, Weights
 from adamerge.types import IncompatibleExpertsError
-
-_HEADS: tuple[Mapping[Any, Any], ...] = (
-    modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-)
-"""transformers' classes with a head by model type, in the order in which they are tried."""
 
 Source: TypeAlias = nn.Module | Mapping[str, Tensor] | Checkpoint
 """Every accepted form of an expert."""
@@ -70,14 +61,21 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
     source = base.source if isinstance(base, Checkpoint) else "base"
     names, left_out = _names_of_base(source, _weights(base), tasks.values())
     checkpoint = base if isinstance(base, Checkpoint) else None
-    together = Experts(Renamed(_weights(base), names), tasks, (), (), left_out, checkpoint)
+    together = Experts(Converted(_weights(base), names), tasks, (), (), left_out, checkpoint)
     return divide(together, split or Split(), source=source)
 
 
-def _names_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _names_of_base(
+    source: str, weights: Weights, tasks: Iterable[Expert]
+) -> tuple[dict[str, str | Conversion], tuple[str, ...]]:
     """Match the base's names with those of every expert's class; also return those that no expert has a place for."""
     modules = {type(expert.module): expert.module for expert in tasks}
     matches = [match_tensors(source, weights, module) for module in modules.values()]
+    problems = [
+        line for m, found in zip(modules.values(), matches, strict=True) for line in apart_problems(source, m, found)
+    ]
+    if problems:
+        raise IncompatibleExpertsError("\n".join(dict.fromkeys(problems)))
     names = {name: own for found in matches for name, own in found.names.items()}
     return names, tuple(n for n in matches[0].unexpected if all(n in found.unexpected for found in matches))
 
@@ -89,14 +87,15 @@ def _expert(name: str, expert: Source, classes: list[nn.Module]) -> Expert:
     else:
         module = _module_of(expert)
         found = match_tensors(name, weights, module)
-    renamed = Renamed(weights, found.names)
+    renamed = Converted(weights, found.names)
     parameters = [parameter for parameter, _ in module.named_parameters() if parameter in found.names]
     where = "the file" if isinstance(expert, Checkpoint) else "the state dict"
     problems = name_problems(name, where, module, found) + quantised_problems(name, renamed, parameters)
+    problems += apart_problems(name, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     checkpoint = expert if isinstance(expert, Checkpoint) else None
-    return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint, found.names if checkpoint else {})
+    return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint)
 
 
 def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tuple[nn.Module, Match]:
@@ -120,12 +119,12 @@ def _classifiers(name: str, weights: Weights, base: nn.Module) -> Iterator[nn.Mo
         return
     config = copy.deepcopy(base.config)
     config.num_labels = min(sizes)
-    for mapping in _HEADS:
+    for mapping in HEADS:
         if architecture := mapping.get(config.model_type):
             module = skeleton(config, architecture)
             shapes = {n: p.shape for n, p in module.named_parameters()}
-            names = match_tensors(name, weights, module).names
-            if all(weights.shape(names[n]) == shape for n, shape in shapes.items() if n in names):
+            own = Converted(weights, match_tensors(name, weights, module).names)
+            if all(own.shape(n) == shape for n, shape in shapes.items() if n in own):
                 yield module
 
 
@@ -137,7 +136,7 @@ def _weights(source: Source) -> Weights:
 
 def _module_of(source: nn.Module | Checkpoint) -> nn.Module:
     if isinstance(source, Checkpoint):
-        return skeleton(source.config, source.architecture, trust_remote_code=source.trust_remote_code)
+        return own_module(source)
     return emptied(source)
 
 

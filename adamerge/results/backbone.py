@@ -1,7 +1,7 @@
 """What the models of all tasks have in common, merged in fp64, and the dtype of each of its tensors."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +19,13 @@ def backbone_names(experts: Experts) -> list[str]:
 
 
 def exact_parameters(
-    model: MergedModel, coefficients: Coefficients, dtypes: Mapping[str, torch.dtype]
+    model: MergedModel,
+    coefficients: Coefficients,
+    dtypes: Mapping[str, torch.dtype],
+    names: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Merge the backbone's parameters and buffers, one at a time: combined in fp64 and rounded once."""
-    for name in backbone_names(model.experts):
+    """Merge some of the backbone's parameters and buffers, one at a time: combined in fp64 and rounded once."""
+    for name in backbone_names(model.experts) if names is None else names:
         if name in model.vectors.shapes:
             merged = model.vectors.combine_exactly(name, coefficients, model.grouping.rows[name])
         else:
