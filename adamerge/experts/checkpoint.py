@@ -187,8 +187,8 @@ def _check_adapter(source: str, folder: Path) -> None:
     if (folder / "adapter_config.json").exists() and (folder / "config.json").exists():
         raise ConfigError(
             f"{source}: expected one checkpoint, but an adapter (adapter_config.json) is beside config.json. "
-            "transformers would add the adapter to the weights. If they contain it already, remove adapter_config.json and "
-            "adapter_model.safetensors; otherwise merge it first (peft: "
+            "transformers would add the adapter to the weights. If they contain it already, remove adapter_config.json "
+            "and adapter_model.safetensors; otherwise merge it first (peft: "
             "AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…), into a new folder)."
         )
 
