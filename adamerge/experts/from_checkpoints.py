@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from adamerge.experts.checkpoint import Checkpoint
@@ -92,10 +93,26 @@ def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot |
     except ConfigError as error:
         raise ConfigError(f"{checkpoint.folder}/{error}") from error
     found = fill_tied(checkpoint.source, match(checkpoint, module), module)
+    found = _without_equals(found, checkpoint, base)
     problems = match_problems(checkpoint, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     return _Opened(_expert(name, checkpoint, module, found), set(), found.apart, found.notes)
+
+
+def _without_equals(found: Match, checkpoint: Checkpoint, base: Checkpoint) -> Match:
+    """Pass over tensors without a place that equal the base's of the same name: a mask, say; nothing was learned."""
+    mine, theirs = checkpoint.tensors, base.tensors
+    alike = [n for n in found.unexpected if n in theirs and mine.headers[n] == theirs.headers[n]]
+    equal = {n for n in alike if torch.equal(mine[n], theirs[n])}
+    if not equal:
+        return found
+    shown = several(sorted(equal))
+    note = (
+        f"{checkpoint.source}: {shown} have no place in the model, but equal the base's, so nothing of them is merged."
+    )
+    left = tuple(name for name in found.unexpected if name not in equal)
+    return replace(found, unexpected=left, notes=(*found.notes, note))
 
 
 def _expert(name: str, checkpoint: Checkpoint, module: nn.Module, found: Match) -> Expert:
