@@ -17,12 +17,13 @@ from adamerge.types import ConfigError, IncompatibleExpertsError
 HEADS: tuple[Mapping[Any, Any], ...] = (
     modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
-"""transformers' classes with a head by model type, in the order in which they are tried."""
+"""transformers' classes with a head by model type, in the order in which they are tried: encoders that could serve as
+decoders too are masked language models."""
 
 
 def own_module(checkpoint: Checkpoint) -> nn.Module:

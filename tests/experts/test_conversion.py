@@ -1,4 +1,4 @@
-"""transformers' conversions of names and tensors, in both directions, against `save_pretrained` and `from_pretrained`."""
+"""transformers' conversions of names and tensors, both ways, against `save_pretrained` and `from_pretrained`."""
 
 import pytest
 import torch

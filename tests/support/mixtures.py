@@ -26,7 +26,9 @@ MIXTURES = {
     "GraniteMoeForCausalLM": LOCAL,
     "GptOssForCausalLM": {**LOCAL, "head_dim": 8},
     "Llama4ForCausalLM": {**LOCAL, "intermediate_size_mlp": 24, "head_dim": 8, "num_experts_per_tok": 1},
-    "Ernie4_5_MoeForCausalLM": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 8, "moe_layer_start_index": 1},
+    "Ernie4_5_MoeForCausalLM": {
+        "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 8, "moe_layer_start_index": 1,
+    },
 }  # fmt: skip
 """Settings besides `SMALL` by class."""
 
