@@ -89,7 +89,7 @@ def _without_quantization(source: str, config: PretrainedConfig, tensors: Weight
             f"quantization_config, and {several(packed)} are {tensors.headers[packed[0]].dtype}). Use the checkpoint "
             "from before quantisation, or save a dequantised copy."
         )
-    del config.quantization_config
+    delattr(config, "quantization_config")
     return (
         f"{source}: config.json has a quantization_config, but all tensors are floating-point numbers; it is ignored, "
         "and not in the merged config.json."
