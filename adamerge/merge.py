@@ -181,8 +181,8 @@ class Merge:
         check_start(config, inspection.changed)
         data = load_data(config, experts, processor=self._processor)
         check_layers(config.objective, experts, data)
-        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
-        description = [line for line in describe(experts) if not line.startswith("warning: ")]
+        notes = [*experts.notes, *experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
+        description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]
         return Opened(experts, inspection.changed, data), description, notes
 
     def _written(self, expert: Expert | Mapping[str, object]) -> dict[str, object]:

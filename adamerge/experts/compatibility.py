@@ -15,7 +15,7 @@ from adamerge.storage.weights import Weights
 _DOES_NOT_MATTER = re.compile(
     r"label|dtype|name|version|drop|token_id|task|problem_type|architectures|model_type|auto_map|initializer|loss|"
     r"use_cache|output_|return_dict|gradient_checkpointing|chunk_size|classifier|attn_implementation|vocab_size|"
-    r"tie_word_embeddings|projection_dim"
+    r"tie_word_embeddings|projection_dim|num_classes"
 )
 """Configuration keys that do not affect what the backbone computes, or that `config_problems` checks."""
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 
 from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
 from adamerge.experts.compatibility import apart_problems, name_problems, quantised_problems
-from adamerge.experts.conversion import Conversion, Converted
+from adamerge.experts.conversion import Converted
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
@@ -50,37 +51,37 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
             "class; give the base as a module."
         )
     tasks: dict[str, Expert] = {}
+    notes = [note for source in (base, *experts.values()) if isinstance(source, Checkpoint) for note in source.notes]
     problems: list[str] = []
     for name, expert in experts.items():
         try:
-            tasks[name] = _expert(name, expert, classes)
+            tasks[name], found = _expert(name, expert, classes)
+            notes += found.notes
         except IncompatibleExpertsError as error:
             problems.append(str(error))
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     source = base.source if isinstance(base, Checkpoint) else "base"
-    names, left_out = _names_of_base(source, _weights(base), tasks.values())
+    matches = _matches_of_base(source, _weights(base), tasks.values())
+    names = {name: own for found in matches for name, own in found.names.items()}
+    left_out = tuple(n for n in matches[0].unexpected if all(n in found.unexpected for found in matches))
     checkpoint = base if isinstance(base, Checkpoint) else None
     together = Experts(Converted(_weights(base), names), tasks, (), (), left_out, checkpoint)
+    together = replace(together, notes=tuple(dict.fromkeys([*notes, *matches[0].notes])))
     return divide(together, split or Split(), source=source)
 
 
-def _names_of_base(
-    source: str, weights: Weights, tasks: Iterable[Expert]
-) -> tuple[dict[str, str | Conversion], tuple[str, ...]]:
-    """Match the base's names with those of every expert's class; also return those that no expert has a place for."""
+def _matches_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> list[Match]:
+    """Match the base's names with those of every expert's class."""
     modules = {type(expert.module): expert.module for expert in tasks}
     matches = [match_tensors(source, weights, module) for module in modules.values()]
-    problems = [
-        line for m, found in zip(modules.values(), matches, strict=True) for line in apart_problems(source, m, found)
-    ]
-    if problems:
-        raise IncompatibleExpertsError("\n".join(dict.fromkeys(problems)))
-    names = {name: own for found in matches for name, own in found.names.items()}
-    return names, tuple(n for n in matches[0].unexpected if all(n in found.unexpected for found in matches))
+    apart = [apart_problems(source, *pair) for pair in zip(modules.values(), matches, strict=True)]
+    if problems := dict.fromkeys(line for lines in apart for line in lines):
+        raise IncompatibleExpertsError("\n".join(problems))
+    return matches
 
 
-def _expert(name: str, expert: Source, classes: list[nn.Module]) -> Expert:
+def _expert(name: str, expert: Source, classes: list[nn.Module]) -> tuple[Expert, Match]:
     weights = _weights(expert)
     if isinstance(expert, Mapping):
         module, found = _class_of_state(name, weights, classes)
@@ -95,7 +96,7 @@ def _expert(name: str, expert: Source, classes: list[nn.Module]) -> Expert:
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     checkpoint = expert if isinstance(expert, Checkpoint) else None
-    return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint)
+    return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint), found
 
 
 def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tuple[nn.Module, Match]:
