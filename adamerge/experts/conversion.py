@@ -38,12 +38,14 @@ class Conversion:
         first: Name in the module under which the rule is applied; the rule may make several tensors.
         module: The module that they are for.
         sources: Names in the file by pattern of the rule, in transformers' order.
+        path: What the names of computed tensors begin with, if the module is a part of another.
     """
 
     rule: WeightConverter
     first: str
     module: PreTrainedModel
     sources: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    path: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -78,7 +80,7 @@ class Conversion:
             for name in names:
                 rule.add_tensor(self.first, name, pattern, read(name))  # pyright: ignore[reportArgumentType]
         made = rule.convert(self.first, model=self.module, config=self.module.config)
-        return {name: found[0] if isinstance(found, list) else found for name, found in made.items()}
+        return {self.path + name: found[0] if isinstance(found, list) else found for name, found in made.items()}
 
 
 @dataclass(frozen=True)

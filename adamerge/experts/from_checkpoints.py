@@ -84,7 +84,7 @@ class _Opened(NamedTuple):
 
 def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> _Opened:
     if words is not None:
-        return _Opened(*_zero_shot_expert(name, base, checkpoint, words), (), ())
+        return _zero_shot_expert(name, base, checkpoint, words)
     problems = config_problems(base, checkpoint)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
@@ -201,8 +201,8 @@ def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[
             )
 
 
-def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: ZeroShot) -> tuple[Expert, set[str]]:
-    """Make a task whose head is text features of the base; also return the parameters that compute them, to keep them.
+def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: ZeroShot) -> _Opened:
+    """Make a task whose head is text features of the base; the parameters that compute them are kept from the base.
 
     An expert may be the vision tower alone; the base provides the rest.
     """
@@ -213,21 +213,23 @@ def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: Ze
         raise IncompatibleExpertsError("\n".join(problems))
     weights_of_base = Converted(base.tensors, own.names)
     head, text_side = text_head(module, weights_of_base, base, words)
-    weights = Joined(Converted(expert.tensors, _tower_names(expert, module)), weights_of_base)
+    names, notes = _tower_names(expert, module)
+    weights = Joined(Converted(expert.tensors, names), weights_of_base)
     problems = quantised_problems(expert.source, weights, [n for n, _ in module.named_parameters()])
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     classifier = ZeroShotClassifier(module, head)
-    return Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert), text_side
+    return _Opened(Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert), text_side, (), notes)
 
 
-def _tower_names(expert: Checkpoint, module: nn.Module) -> dict[str, str | Conversion]:
-    """Map the module's names to names on disk; the checkpoint is of the module or of one of its towers."""
+def _tower_names(expert: Checkpoint, module: nn.Module) -> tuple[dict[str, str | Conversion], tuple[str, ...]]:
+    """Map the module's names to names on disk, with notes; the checkpoint is of the module or of one of its towers."""
     whole = match(expert, module)
     if not whole.unexpected:
-        return dict(whole.names)
+        return dict(whole.names), whole.notes
     for path, tower in module.named_children():
         found = match(expert, tower)
         if not found.unexpected:
-            return {f"{path}.{name}": disk for name, disk in found.names.items()}
+            inside = {n: d if isinstance(d, str) else replace(d, path=f"{path}.") for n, d in found.names.items()}
+            return {f"{path}.{name}": disk for name, disk in inside.items()}, found.notes
     raise IncompatibleExpertsError("\n".join(match_problems(expert, module, whole)))

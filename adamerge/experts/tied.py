@@ -51,8 +51,10 @@ def possible_ties(module: nn.Module) -> list[tuple[str, ...]]:
 
 def says_tied(module: nn.Module) -> bool:
     """Return whether the configuration of a module ties its embeddings."""
-    config = module.config if isinstance(module, PreTrainedModel) else None
-    return config is not None and bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+    if not isinstance(module, PreTrainedModel):
+        return False
+    parts = (module.config, module.config.get_text_config())
+    return any(getattr(part, "tie_word_embeddings", False) for part in parts)
 
 
 def untie(module: nn.Module, names: Iterable[str]) -> None:

@@ -2,8 +2,9 @@
 
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -128,13 +129,31 @@ def _same(name: str, one: Weights, other: Weights) -> bool:
 def _unpickled(files: Sequence[Path]) -> InMemory:
     tensors: dict[str, Tensor] = {}
     for file in files:
-        try:
-            tensors |= torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        except Exception as error:  # torch raises any exception on damaged bytes
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = next((line for line in lines if "unsupported" in line.lower()), lines[0])
+        content = _load(file)
+        other = _not_tensors(content)
+        if other:
             raise IncompatibleExpertsError(
-                f"{file}: torch.load(weights_only=True) cannot read it: {reason}. Copy or download the file again, or "
-                "convert it to safetensors."
-            ) from error
+                f"{file}: expected tensors by name, found something else ({several(other)}). It may be a trainer's "
+                "checkpoint: save the model alone, with save_pretrained."
+            )
+        tensors |= cast(dict[str, Tensor], content)
     return InMemory(tensors, list(files))
+
+
+def _not_tensors(content: object) -> list[str]:
+    """List what is no tensor, by name or, of something that has no names, by type."""
+    if not isinstance(content, Mapping):
+        return [type(content).__name__]
+    return [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+
+
+def _load(file: Path) -> object:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # torch raises any exception on damaged bytes
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = next((line for line in lines if "unsupported" in line.lower()), lines[0])
+        raise IncompatibleExpertsError(
+            f"{file}: torch.load(weights_only=True) cannot read it: {reason}. Copy or download the file again, or "
+            "convert it to safetensors."
+        ) from error

@@ -26,6 +26,9 @@ Files: TypeAlias = Mapping[str, Mapping[str, Header]]
 """Safetensors files by name, each with the headers of its tensors."""
 
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
+_NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
+"""Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
+
 _NOT_COPIED = {"config.json", "README.md", "training_args.bin", ".gitattributes"}
 
 
@@ -137,7 +140,7 @@ def _link(source: Path, target: Path) -> None:
 def write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     """Write the configuration with the dtype of most numbers, and copy whatever else lies beside the weights."""
     config = json.loads((checkpoint.folder / "config.json").read_text())
-    for key in ("torch_dtype", "quantization_config"):  # old name; weights are not quantised
+    for key in _NOT_WRITTEN:
         config.pop(key, None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")

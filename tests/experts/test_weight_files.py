@@ -178,6 +178,14 @@ def test_an_index_is_refused(folder, name):
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+@pytest.mark.parametrize("content", [{"model": {"a": torch.ones(2)}, "epoch": 3}, [torch.ones(2)], torch.ones(2)])
+def test_a_pickle_of_something_else_is_refused(folder, content):
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(IncompatibleExpertsError, match=r"pytorch_model.bin: "):
+        open_checkpoint(str(folder), allow_pickle=True)
+
+
 @pytest.mark.parametrize("weights", [True, False])
 def test_an_adapter_beside_a_configuration_is_refused(folder, weights):
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))

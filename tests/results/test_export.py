@@ -8,6 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from support.families import build, save_family
+from support.renamed import model_of
 
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
@@ -297,3 +298,23 @@ def test_old_names_are_exported_in_todays(tmp_path, who):
     assert not any(name.endswith(("gamma", "beta")) for name in names)
     load("BertForSequenceClassification", found.checkpoints["a"])
     load("BertForPreTraining", found.folder)
+
+
+@pytest.mark.parametrize("new", ["base", "a", "all", "none"])
+@pytest.mark.parametrize("architecture", ["LlavaForConditionalGeneration", "PaliGemmaForConditionalGeneration"])
+def test_both_namings_of_a_family_are_one_model(tmp_path, architecture, new):
+    models = {name: model_of(architecture, seed) for seed, name in enumerate(("base", "a", "b"))}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        file = tmp_path / name / "model.safetensors"
+        if new in (name, "all"):
+            stored = {id(t): n for n, t in model.named_parameters()}
+            own = {stored[id(t)]: t.detach().clone() for t in model.parameters()}
+            assert own.keys() != load_file(file).keys()
+            save_file(own, file, {"format": "pt"})
+    merged, *loaded = exported(tmp_path, architecture)
+    states = [model.state_dict() for model in loaded]
+    for (name, value), *others in zip(states[0].items(), *(state.items() for state in states[1:]), strict=True):
+        expected = value + 0.3 * sum(other - value for _, other in others)
+        torch.testing.assert_close(merged.state_dict()[name], expected, rtol=1e-5, atol=1e-6, msg=name)
+        assert torch.equal(value, models["base"].state_dict()[name])
