@@ -147,10 +147,11 @@ def _kept_or_made(
 def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -> dict[str, Tensor]:
     order = list(rows.by_length(range(len(rows))))
     parts: dict[str, dict[int, Tensor]] = {}
+    expert = model.expert(task)
     for start in range(0, len(order), settings.size):
         batch = rows.batch(order[start : start + settings.size])
         batch = move(batch, model.vectors.device, model.vectors.dtype)
-        outputs = model.forward_expert(task, batch.inputs, settings.layers)
+        outputs = expert(batch.inputs, settings.layers)
         masks = _counted(batch, outputs)
         for key, values in _outputs(outputs, settings, masks.get("logits")).items():
             mask = masks.get("logits" if key == "top" else key)
