@@ -83,6 +83,13 @@ class Experts:
     lacking: tuple[str, ...] = ()
 
     @property
+    def backbone(self) -> list[str]:
+        """Name what all tasks have in common: merged parameters, the base's own, and the base's buffers."""
+        expert = next(iter(self.tasks.values()))
+        stored = [name for name, _ in expert.own_module.named_buffers() if name in self.base]
+        return [*self.shared, *self.kept, *(name for name in stored if name not in expert.head_buffers)]
+
+    @property
     def weights(self) -> dict[str, Weights]:
         """Each expert's weights by task."""
         return {name: expert.weights for name, expert in self.tasks.items()}

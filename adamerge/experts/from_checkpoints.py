@@ -19,6 +19,7 @@ from adamerge.experts.conversion import Conversion, Converted
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
+from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import Match, fill_tied, match
 from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import of_base, own_module
@@ -116,7 +117,9 @@ def _without_equals(found: Match, checkpoint: Checkpoint, base: Checkpoint) -> M
 
 
 def _expert(name: str, checkpoint: Checkpoint, module: nn.Module, found: Match) -> Expert:
-    return Expert(name, module, Converted(checkpoint.tensors, found.names), tuple(head_names(module)), "", checkpoint)
+    own = checkpoint.tensors
+    weights = own if isinstance(own, Adapted) else Converted(own, found.names)  # an adapter's names are the module's
+    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint)
 
 
 def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> Experts:
@@ -142,7 +145,10 @@ def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> 
 
 
 def _notes_of(one: _Opened) -> tuple[str, ...]:
-    return (*(one.expert.checkpoint.notes if one.expert.checkpoint else ()), *one.notes)
+    checkpoint = one.expert.checkpoint
+    if checkpoint is not None and isinstance(checkpoint.tensors, Adapted):
+        return (*(f"{one.expert.name}: {note}" for note in checkpoint.notes), *one.notes)
+    return (*(checkpoint.notes if checkpoint else ()), *one.notes)
 
 
 def _match_base(base: Checkpoint, module: nn.Module, tied: bool) -> Match:
@@ -167,7 +173,7 @@ def _apart(modules: Sequence[nn.Module]) -> set[str]:
 def _untied(expert: Expert, apart: set[str]) -> Expert:
     """Give an expert parameters of their own under some names of tied ones, with the values that both share."""
     checkpoint, module = expert.checkpoint, expert.own_module
-    if checkpoint is None or expert.prefix or not apart:
+    if checkpoint is None or expert.prefix or not apart or isinstance(checkpoint.tensors, Adapted):
         return expert
     untie(module, apart)
     return _expert(expert.name, checkpoint, module, fill_tied(checkpoint.source, match(checkpoint, module), module))

@@ -1,12 +1,14 @@
 """Names of tensors in a file or a state dict → names of a module's parameters, as transformers loads them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.conversion import Conversion, Converted, Places, places
@@ -183,3 +185,26 @@ def _without_place(module: nn.Module, found: Places) -> tuple[tuple[str, ...], t
     for name, target in found.without.items():
         ways[target in left].append(name)
     return tuple(ways[True]), tuple(ways[False])
+
+
+def renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Callable[[str], str]:
+    """Return transformers' renaming of names on disk to names of the module."""
+    if not isinstance(module, PreTrainedModel):
+        return lambda name: name
+    conversions = get_model_conversion_mapping(module)
+    converters = [rule for rule in conversions if isinstance(rule, WeightConverter)]
+    renamings = [rule for rule in conversions if isinstance(rule, WeightRenaming)]
+
+    def renamed(name: str) -> str:
+        if name in wanted:
+            return name
+        target, converted = rename_source_key(name, renamings, converters, module.base_model_prefix, wanted)
+        if converted is not None and target in wanted:
+            raise IncompatibleExpertsError(
+                f"{source}: transformers fuses or splits {name} when it loads a {type(module).__name__} (into "
+                f"{target}); such checkpoints cannot be merged from their files. Give the loaded modules in Python "
+                "instead."
+            )
+        return target
+
+    return renamed

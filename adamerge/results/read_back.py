@@ -1,6 +1,6 @@
 """Read an exported checkpoint back as a user would, and compare it with what was merged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,14 +13,12 @@ from adamerge.experts.progress_bars import without_bars
 from adamerge.experts.tied import tied_names
 from adamerge.merging.execution import Merged, execution_of
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import backbone_names, usual_dtype
+from adamerge.results.backbone import usual_dtype
 from adamerge.results.write_checkpoint import checkpoints
 from adamerge.types import Coefficients
 
 
-def compare_with_files(
-    model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype]
-) -> None:
+def compare_with_files(model: MergedModel, coefficients: Coefficients, folder: Path) -> None:
     """Load every checkpoint as a user would, and compare each task's parameters with those that it is run with.
 
     Raises:
@@ -31,6 +29,7 @@ def compare_with_files(
         assert model.experts.checkpoint is not None
         base = model.experts.checkpoint
         _load(type(of_base(base)).__name__, folder, base.trust_remote_code, without=model.experts.lacking)
+    dtypes = model.rounding.dtypes
     usual = usual_dtype(model.experts, dtypes)
     with execution_of(model).at(coefficients) as merged:
         for task, place in places.items():
@@ -43,7 +42,7 @@ def compare_with_files(
 def _expected(model: MergedModel, task: str, merged: Merged) -> Iterator[tuple[str, Tensor]]:
     """List every parameter and buffer that a task's exported checkpoint holds."""
     expert = model.experts.tasks[task]
-    for name in backbone_names(model.experts):
+    for name in model.experts.backbone:
         yield name, merged.parameter(name) if name in model.vectors.shapes else model.experts.base[name]
     for name in expert.whole_head:
         yield name, expert.weights[name]

@@ -17,7 +17,9 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import backbone_names, dtype_on_disk, exact_parameters
+from adamerge.merging.rounding import dtype_on_disk
+from adamerge.results.backbone import exact_parameters
+from adamerge.results.surviving import SurvivingShare
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
 from adamerge.storage.weights import Header
 from adamerge.types import Coefficients
@@ -29,7 +31,7 @@ _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpa
 _NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
 """Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
 
-_NOT_COPIED = {"config.json", "README.md", "training_args.bin", ".gitattributes"}
+_NOT_COPIED = {"config.json", "adapter_config.json", "README.md", "training_args.bin", ".gitattributes"}
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
@@ -38,16 +40,16 @@ def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
 
 
 def write_backbone(
-    model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype], shard_bytes: int
+    model: MergedModel, coefficients: Coefficients, folder: Path, shard_bytes: int, surviving: SurvivingShare
 ) -> Files:
     """Write the merged backbone in files of at most `shard_bytes`, one tensor in memory at a time."""
-    units = written(next(iter(model.experts.tasks.values())).own_module, backbone_names(model.experts))
-    shards = _divide([_headers_of(unit, model.experts, dtypes) for unit in units], shard_bytes)
+    units = written(next(iter(model.experts.tasks.values())).own_module, model.experts.backbone)
+    shards = _divide([_headers_of(unit, model) for unit in units], shard_bytes)
     files = {
         f"model-{number:05d}-of-{len(shards):05d}.safetensors": {n: h for i in shard for n, h in i.items()}
         for number, shard in enumerate(shards, 1)
     }
-    parameters = exact_parameters(model, coefficients, dtypes, [name for unit in units for name in unit.names])
+    parameters = exact_parameters(model, coefficients, surviving, [name for unit in units for name in unit.names])
     tensors = (pair for unit in units for pair in unit.apply(dict(islice(parameters, len(unit.names)))).items())
     for file, headers in files.items():
         with SafetensorsWriter(folder / file, headers, {"format": "pt"}) as writer:
@@ -56,9 +58,10 @@ def write_backbone(
     return files
 
 
-def _headers_of(unit: Written, experts: Experts, dtypes: Mapping[str, torch.dtype]) -> dict[str, Header]:
+def _headers_of(unit: Written, model: MergedModel) -> dict[str, Header]:
     """Return shapes and dtypes of what is written together, by name in the file."""
-    meta = {n: torch.empty(experts.base.shape(n), dtype=dtypes[n], device="meta") for n in unit.names}
+    shapes, dtypes = model.experts.base, model.rounding.dtypes
+    meta = {n: torch.empty(shapes.shape(n), dtype=dtypes[n], device="meta") for n in unit.names}
     return {name: Header(tensor.shape, tensor.dtype) for name, tensor in unit.apply(meta).items()}
 
 
@@ -92,7 +95,7 @@ def write_index(folder: Path, files: Files) -> None:
 def write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None) -> Files:
     """Write what the base alone has, its own head for example, into a file that tasks do not link to."""
     assert experts.checkpoint is not None
-    backbone = set(backbone_names(experts))
+    backbone = set(experts.backbone)
     module = next(iter(experts.tasks.values())).own_module
     rest = _on_disk(module, {name: experts.base[name] for name in experts.base.headers if name not in backbone})
     own, left = of_base(experts.checkpoint), experts.checkpoint.tensors
@@ -139,7 +142,7 @@ def _link(source: Path, target: Path) -> None:
 
 def write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     """Write the configuration with the dtype of most numbers, and copy whatever else lies beside the weights."""
-    config = json.loads((checkpoint.folder / "config.json").read_text())
+    config = checkpoint.settings()
     for key in _NOT_WRITTEN:
         config.pop(key, None)
     config["dtype"] = str(dtype).removeprefix("torch.")
