@@ -179,7 +179,7 @@ def quantised_tensor(folder, config):
     )
 
 
-@of_headers("mood: this is a LoRA adapter", "merge_and_unload")
+@of_headers("mood/adapter_config.json: this is a nameless kind of adapter", "merge_and_unload")
 def adapter(folder, config):
     (folder / "mood/config.json").rename(folder / "mood/adapter_config.json")
 
