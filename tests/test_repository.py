@@ -23,7 +23,7 @@ def test_what_is_imported_is_declared():
     declared = {canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]}
     owners = packages_distributions()
     imported = {name for path in (ROOT / "adamerge").rglob("*.py") for name in imports(path)}
-    foreign = imported - sys.stdlib_module_names - {"adamerge"}
+    foreign = imported - sys.stdlib_module_names - {"adamerge", "_typeshed"}  # the last is for type checkers alone
     assert {"torch", "yaml"} <= foreign
     undeclared = {name for name in foreign if declared.isdisjoint(map(canonicalize_name, owners.get(name, [name])))}
     assert not undeclared
@@ -68,6 +68,14 @@ def test_pinned_versions_of_ci_are_allowed():
             assert next(iter(pins[wanted.name].specifier)).version in wanted.specifier, line
 
 
+def test_withdrawn_releases_are_not_allowed():
+    (lightning,) = (Requirement(line) for line in PROJECT["dependencies"] if line.startswith("pytorch-lightning"))
+    assert [version for version in ("2.6.1", "2.6.2", "2.6.3", "2.6.4") if version in lightning.specifier] == [
+        "2.6.1",
+        "2.6.4",
+    ]
+
+
 def test_hooks_use_the_linter_that_ci_uses():
     hooks = [
         hook
@@ -103,3 +111,18 @@ def test_scripts_are_bash_and_stop_at_the_first_error(script):
     text = (ROOT / script).read_text(encoding="utf-8")
     assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
     assert "set -euo pipefail" in text
+
+
+def test_answers_of_the_contributing_guide_are_where_it_says():
+    rows = re.findall(r"^\| .+\? \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    answers = [answer for row in rows for answer in re.findall(r"`([\w.]+)` in `([\w/.]+)`", row)]
+    assert len(answers) >= len(rows) == 4
+    for name, path in answers:
+        tree, *parts = ast.parse((ROOT / path).read_text(encoding="utf-8")), *name.split(".")
+        for part in parts:
+            tree = next(node for node in tree.body if getattr(node, "name", "") == part)
+
+
+def test_rows_become_batches_in_one_place():
+    found = [path.name for path in (ROOT / "adamerge").rglob("*.py") if "def batch(" in path.read_text("utf-8")]
+    assert found == ["rows.py"]

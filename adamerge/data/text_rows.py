@@ -1,6 +1,6 @@
 """Rows of token ids, padded per batch, with the positions that count."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from adamerge.batch import Batch
-from adamerge.data.rows import Rows
+from adamerge.data.rows import Padded, Rows
+from adamerge.data.turns import AnswerEnd
 
 _NO_LABEL = -100
 """Label of positions without a target; torch's default `ignore_index`."""
@@ -28,6 +28,7 @@ class TextRows(Rows):
         targets: For encoder-decoders, the decoder's token ids of each row, beginning with its start token. The decoder
             reads all but the last token and predicts all but the first.
         segments: Segment ids of each row, if the model uses them.
+        pad_token: Returns the token that pads the inputs; by default the tokenizer's pad token.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class TextRows(Rows):
         labels: Sequence[int] | None = None,
         targets: Sequence[list[int]] | None = None,
         segments: Sequence[list[int]] | None = None,
+        pad_token: Callable[[], int] | None = None,
     ) -> None:
+        self._pad_token = pad_token or (lambda: cast(int, tokenizer.pad_token_id))
         self._encodings, self._tokenizer, self._per_token = encodings, tokenizer, per_token
         self._counted, self._labels, self._targets, self._segments = counted, labels, targets, segments
 
@@ -50,7 +53,12 @@ class TextRows(Rows):
     def with_labels(self, labels: Sequence[int] | None) -> "TextRows":
         """Return the rows with one label each, for a classifier of texts."""
         return TextRows(
-            self._encodings, self._tokenizer, per_token=self._per_token, labels=labels, segments=self._segments
+            self._encodings,
+            self._tokenizer,
+            per_token=self._per_token,
+            labels=labels,
+            segments=self._segments,
+            pad_token=self._pad_token,
         )
 
     def as_tokens(self) -> "TextRows":
@@ -62,24 +70,23 @@ class TextRows(Rows):
         return sorted(indices, key=lambda i: -len(self._encodings[i]))
 
     @override
-    def batch(self, indices: Sequence[int]) -> Batch:
-        padding = cast(int, self._tokenizer.pad_token_id)
+    def padded(self, indices: Sequence[int]) -> Padded:
+        padding = self._pad_token()
         ids, mask = pad([self._encodings[i] for i in indices], padding)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
             inputs["token_type_ids"] = pad([self._segments[i] for i in indices], 0)[0]
-        rows = torch.as_tensor(list(indices))
         if self._targets is not None:
             targets = [self._targets[i] for i in indices]
             inputs["decoder_input_ids"], read = pad([row[: max(len(row) - 1, 1)] for row in targets], padding)
             labels = pad([row[1:] or [_NO_LABEL] for row in targets], _NO_LABEL)[0]
-            return Batch(inputs, rows, read.bool(), labels)
+            return Padded(inputs, read.bool(), labels)
         if self._per_token:
             present = mask.bool()
             counted = present if self._counted is None else _predict(present, [self._counted[i] for i in indices])
-            return Batch(inputs, rows, counted, next_tokens(ids, counted, present))
+            return Padded(inputs, counted, next_tokens(ids, counted, present))
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
-        return Batch(inputs, rows, None, labels)
+        return Padded(inputs, None, labels)
 
 
 class Prompts(Rows):
@@ -91,8 +98,10 @@ class Prompts(Rows):
         tokenizer: Pads them.
         start: For encoder-decoders, the decoder's start token; None for decoder-only models.
         completion_only: Whether only the answers' tokens count.
+        end: What ends an answer.
 
     Attributes:
+        end: As given.
         shown: As given.
         tokenizer: As given.
         start: As given.
@@ -106,7 +115,9 @@ class Prompts(Rows):
         *,
         start: int | None,
         completion_only: bool,
+        end: AnswerEnd | None = None,
     ) -> None:
+        self.end = end or AnswerEnd()
         self._prompts, self._completion_only = prompts, completion_only
         self.shown, self.tokenizer, self.start = shown, tokenizer, start
 
@@ -118,11 +129,11 @@ class Prompts(Rows):
         return sorted(indices, key=lambda i: -len(self._prompts[i]))
 
     @override
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Make one batch of prompts, padded on the left for decoder-only models."""
+    def padded(self, indices: Sequence[int]) -> Padded:
+        """Pad prompts, on the left for decoder-only models."""
         padding = cast(int, self.tokenizer.pad_token_id)
         ids, mask = pad([self._prompts[i] for i in indices], padding, left=self.start is None)
-        return Batch({"input_ids": ids, "attention_mask": mask}, torch.as_tensor(list(indices)))
+        return Padded({"input_ids": ids, "attention_mask": mask})
 
     def answered(self, answers: Sequence[Sequence[int]]) -> TextRows:
         """Join the prompts and the token ids of their answers to rows."""
