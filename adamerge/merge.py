@@ -214,8 +214,14 @@ class Merge:
         check_start(config, inspection.changed)
         data = load_data(config, experts, processors=_by_task(self._processor, config.names))
         check_layers(config.objective, experts, data)
-        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config, inspection.changed)]
-        description = [line for line in describe(experts) if not line.startswith("warning: ")]
+        notes = [
+            *experts.notes,
+            *experts.warnings,
+            *inspection.warnings,
+            *data.notes,
+            *learning_notes(config, inspection.changed),
+        ]
+        description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]
         description.append(device_line(config))
         return Opened(experts, inspection.changed, data), description, notes
 

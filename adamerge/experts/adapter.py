@@ -14,10 +14,11 @@ from adamerge.experts.adapter_config import AdapterConfig, is_adapter, read_adap
 from adamerge.experts.adapter_keys import Parts, group_keys
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.checkpoint import Checkpoint, locate, open_checkpoint, skeleton
+from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
-from adamerge.storage.weights import MappedFiles, Renamed, Weights
+from adamerge.storage.weights import MappedFiles, Weights
 from adamerge.types import ConfigError
 
 FILES = ("adapter_model.safetensors", "adapters.safetensors")
@@ -54,7 +55,7 @@ def open_adapter(source: str, folder: Path, base: Checkpoint) -> Checkpoint:
     settings, architecture = _class_of(config, base, {name: tensors.shape(key) for name, (key, _) in whole.items()})
     module = skeleton(settings, architecture, trust_remote_code=base.trust_remote_code)
     found = match(base, module)
-    reader = AdapterReader(config, module, Renamed(base.tensors, found.names), tensors)
+    reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors)
     changes, own = reader.changes(modules), reader.whole(whole)
     reader.check(found.missing, own)
     written = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

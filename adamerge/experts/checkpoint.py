@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,19 @@ import torch
 import transformers
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from adamerge.experts.adapter_config import is_adapter
-from adamerge.storage.weights import Header, InMemory, MappedFiles, Weights
+from adamerge.experts.name_patterns import several
+from adamerge.experts.weight_files import open_weights, other_weights
+from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 _NOT_PICKLES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 _PICKLES = ["*.bin"]
+_NOT_PACKED = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool}
+"""dtypes of weights and buffers that are not quantised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,7 @@ class Checkpoint:
         config: Its transformers configuration.
         tensors: Its tensors by name on disk.
         trust_remote_code: Whether Python code beside the weights may run.
-        notes: What to tell the user about it.
+        notes: What was read otherwise than files and configuration suggest, and what else to tell the user.
     """
 
     source: str
@@ -87,12 +90,26 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
             f"{folder / 'config.json'}: expected the configuration of a transformers model, but transformers cannot "
             f"read it: {error}"
         ) from error
+    tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
     if getattr(config, "quantization_config", None):
+        notes += (_without_quantization(source, config, tensors),)
+    return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
+
+
+def _without_quantization(source: str, config: PretrainedConfig, tensors: Weights) -> str:
+    """Remove a quantisation that config.json has and the files do not, and say so."""
+    packed = [n for n, header in tensors.headers.items() if header.dtype not in _NOT_PACKED]
+    if packed:
         raise IncompatibleExpertsError(
             f"{source}: expected floating-point weights, but the checkpoint is quantised (config.json has "
-            "quantization_config). Use the checkpoint from before quantisation, or save a dequantised copy."
+            f"quantization_config, and {several(packed)} are {tensors.headers[packed[0]].dtype}). Use the checkpoint "
+            "from before quantisation, or save a dequantised copy."
         )
-    return Checkpoint(source, folder, config, _tensors(source, folder, allow_pickle), trust_remote_code)
+    delattr(config, "quantization_config")
+    return (
+        f"{source}: config.json has a quantization_config, but all tensors are floating-point numbers; it is ignored, "
+        "and not in the merged config.json."
+    )
 
 
 def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:
@@ -160,6 +177,7 @@ def locate(source: str, allow_pickle: bool) -> Path:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
+        _check_adapter(source, folder)
         return folder
     name, _, revision = source.partition("@")
     if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
@@ -168,43 +186,43 @@ def locate(source: str, allow_pickle: bool) -> Path:
         )
     try:
         patterns = _NOT_PICKLES + (_PICKLES if allow_pickle else [])
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"{source}: no folder of this name, and the Hugging Face hub did not return it ({reason}). Correct the "
             "name."
         ) from error
+    _check_adapter(source, found)
+    return found
 
 
-def _tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
-    files = _files(folder, "model.safetensors")
-    if files:
-        return MappedFiles(files)
-    pickles = _files(folder, "pytorch_model.bin")
-    only = str(pickles[0]) if pickles else _pickle_on_the_hub(source)
-    if only and not allow_pickle:
+def _check_adapter(source: str, folder: Path) -> None:
+    """Refuse an adapter beside complete weights: transformers adds it to them, and nobody knows if they contain it."""
+    if (folder / "adapter_config.json").exists() and (folder / "config.json").exists():
+        raise ConfigError(
+            f"{source}: expected one checkpoint, but an adapter (adapter_config.json) is beside config.json. "
+            "transformers would add the adapter to the weights. If they contain it already, remove adapter_config.json "
+            "and adapter_model.safetensors; otherwise merge it first (peft: "
+            "AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…), into a new folder)."
+        )
+
+
+def _tensors(source: str, folder: Path, allow_pickle: bool, explicit: str | None) -> tuple[Weights, tuple[str, ...]]:
+    found = open_weights(source, folder, allow_pickle=allow_pickle, explicit=explicit)
+    if found is not None:
+        return found
+    if only := _pickle_on_the_hub(source) if not allow_pickle else None:
         raise ConfigError(
             f"{only}: expected safetensors, but the weights are pickled, and unpickling can run code. Set "
             "allow_pickle: true to read them (with weights_only=True), or convert them to safetensors."
         )
-    if not pickles:
-        raise ConfigError(
-            f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither. Correct the path, "
-            "or save the model there."
-        )
-    tensors: dict[str, Tensor] = {}
-    for file in pickles:
-        try:
-            tensors |= torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        except Exception as error:  # torch raises any exception on damaged bytes
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = next((line for line in lines if "unsupported" in line.lower()), lines[0])
-            raise IncompatibleExpertsError(
-                f"{file}: torch.load(weights_only=True) cannot read it: {reason}. Copy or download the file again, or "
-                "convert it to safetensors."
-            ) from error
-    return InMemory(tensors, pickles)
+    others = other_weights(folder)
+    beside = f" It has {several(others)}, which transformers opens only by name." if others else ""
+    raise ConfigError(
+        f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside} Correct the "
+        "path, or save the model there with save_pretrained."
+    )
 
 
 def _pickle_on_the_hub(source: str) -> str | None:
@@ -217,28 +235,6 @@ def _pickle_on_the_hub(source: str) -> str | None:
     except Exception:  # the hub does not answer: the caller raises its own error
         return None
     return next((f"{source}: {file}" for file in names if Path(file).match("pytorch_model*.bin")), None)
-
-
-def _files(folder: Path, name: str) -> list[Path]:
-    """List the files of a checkpoint, sharded or not, by the name that a single file would have."""
-    index = folder / f"{name}.index.json"
-    if (folder / name).exists():
-        return [folder / name]
-    if not index.exists():
-        return []
-    try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise IncompatibleExpertsError(
-            f"{index}: expected JSON with a weight_map, found something else ({error!r}). Copy or download the file "
-            "again."
-        ) from error
-    for shard in shards:
-        if not (folder / shard).exists():
-            raise IncompatibleExpertsError(
-                f"{folder / shard}: missing, but {index.name} lists it. Copy or download the file again."
-            )
-    return [folder / shard for shard in shards]
 
 
 def quantised(headers: Mapping[str, Header], names: Sequence[str]) -> list[str]:

@@ -6,15 +6,25 @@ from collections.abc import Sequence
 from torch import nn
 
 from adamerge.experts.checkpoint import Checkpoint, quantised
+from adamerge.experts.conversion import Converted
 from adamerge.experts.match_names import Match
-from adamerge.storage.weights import Renamed, Weights
+from adamerge.experts.name_patterns import several
+from adamerge.experts.tied import tied_names
+from adamerge.storage.weights import Weights
 
 _DOES_NOT_MATTER = re.compile(
     r"label|dtype|name|version|drop|token_id|task|problem_type|architectures|model_type|auto_map|initializer|loss|"
     r"use_cache|output_|return_dict|gradient_checkpointing|chunk_size|classifier|attn_implementation|vocab_size|"
-    r"tie_word_embeddings|projection_dim"
+    r"tie_word_embeddings|projection_dim|num_classes"
 )
 """Configuration keys that do not affect what the backbone computes, or that `config_problems` checks."""
+
+
+_OF_PEFT = {"base_layer", "modules_to_save", "original_module"}
+"""Parts of names that PEFT adds to those of a model that it wraps."""
+
+_ONE_BY_ONE = 3
+"""Number of names that get a line each."""
 
 
 def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
@@ -31,13 +41,12 @@ def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
     if expert.config.model_type != base.config.model_type:
         kinds = f"{expert.config.model_type}, but the base {base.source} is a {base.config.model_type}"
         return [f"{source}: the expert is a {kinds}. Use an expert that was fine-tuned from this base."]
-    for key, what in (("vocab_size", "vocabularies"), ("tie_word_embeddings", "ties of embeddings")):
-        here, there = (getattr(c.config.get_text_config(), key, None) for c in (expert, base))
-        if here != there:
-            problems.append(
-                f"{source}: {what} differ: {key} is {here} here and {there} in the base {base.source}. Use an expert "
-                "with the base's."
-            )
+    here, there = (getattr(c.config.get_text_config(), "vocab_size", None) for c in (expert, base))
+    if here != there:
+        problems.append(
+            f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base {base.source}. Use an "
+            "expert with the base's."
+        )
     return problems
 
 
@@ -84,12 +93,12 @@ def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> l
     Returns:
         One message per problem; empty if there is none.
     """
-    source, headers = checkpoint.source, checkpoint.tensors.headers
+    source, tensors = checkpoint.source, Converted(checkpoint.tensors, found.names)
     problems = name_problems(source, "the file", module, found)
     expected = {name: p.shape for name, p in module.named_parameters() if name in found.names}
-    problems += quantised_problems(source, Renamed(checkpoint.tensors, found.names), tuple(expected))
+    problems += quantised_problems(source, tensors, tuple(expected))
     for name, shape in expected.items():
-        stored = headers[found.names[name]].shape
+        stored = tensors.shape(name)
         if stored != shape:
             shapes = f"{tuple(stored)} in the file but {tuple(shape)} by config.json"
             problems.append(f"{source}: {name} has the shape {shapes}.")
@@ -109,8 +118,31 @@ def name_problems(source: str, where: str, module: nn.Module, found: Match) -> l
         One message per problem; empty if there is none.
     """
     what = type(module).__name__
-    problems = [f"{source}: {where} has no tensor for {name} of {what}." for name in found.missing]
-    return problems + [f"{source}: {what} has no place for the tensor {name} in {where}." for name in found.unexpected]
+    unmerged = [name for name in found.unexpected if _OF_PEFT & set(name.split("."))]
+    if unmerged:
+        return [
+            f"{source}: expected the tensors of a {what}, but {where} has {several(unmerged)}: it was saved while PEFT "
+            "wrapped the model. Merge the adapter first: model.merge_and_unload().save_pretrained(…)."
+        ]
+    return [
+        *(f"{source}: {where} has no tensor for {name} of {what}." for name in _few(found.missing)),
+        *(f"{source}: {what} has no place for the tensor {name} in {where}." for name in _few(found.unexpected)),
+    ]
+
+
+def _few(names: Sequence[str]) -> Sequence[str]:
+    """List a few names one by one, and many in one line."""
+    return names if len(names) <= _ONE_BY_ONE else (several(names),)
+
+
+def apart_problems(source: str, module: nn.Module, found: Match) -> list[str]:
+    """List tied parameters of a module in memory that a state dict has with two different values."""
+    tied = [aliases for aliases in tied_names(module) if set(aliases) & set(found.apart)]
+    return [
+        f"{source}: {' and '.join(aliases)} are one tied parameter of {type(module).__name__}, but two different "
+        "tensors here. If they should be two, untie them in the modules of base and experts; otherwise remove one."
+        for aliases in tied
+    ]
 
 
 def quantised_problems(source: str, tensors: Weights, names: Sequence[str]) -> list[str]:

@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from adamerge.experts.checkpoint import skeleton
 from adamerge.experts.compatibility import quantised_problems
 from adamerge.experts.experts import Expert, Experts
-from adamerge.experts.heads import parts_of_backbone
+from adamerge.experts.heads import parts_of_backbone, path_of_backbone
 from adamerge.experts.match_names import match
-from adamerge.experts.name_patterns import Split
+from adamerge.experts.name_patterns import Split, several
+from adamerge.experts.own_class import dispensable, of_base
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
+
+_ONE_BY_ONE = 3
+"""Number of parameters that the base lacks that get a line each."""
 
 
 def divide(experts: Experts, split: Split, source: str) -> Experts:
@@ -65,30 +68,40 @@ def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], so
 
     If the base has no parameter of a part of an expert's backbone (a child module, for example a pooler), the part is
     new in the expert and becomes a head. A parameter is missing in the base if the base has other parameters of the
-    part, or tensors that even its own class has no place for (the parameter may have a wrong name there).
+    part, if its own class has the parameter, or if it has tensors that even its own class has no place for (the
+    parameter may have a wrong name there).
     """
     parts = parts_of_backbone(expert.own_module)
     known = {part for name, part in parts.items() if name in experts.base}
     lacking = [n for n in parts if n not in experts.base and n not in expert.head and words.get(n) != "head"]
     new = [name for name in lacking if parts[name] not in known]
-    strange = _strange(experts) if new else []
-    holes = lacking if strange else [name for name in lacking if parts[name] in known]
+    strange, own = _own_class(experts) if new else ([], set[str]())
+    start = path_of_backbone(expert.own_module)
+    holes = [n for n in lacking if strange or parts[n] in known or n.removeprefix(start) in own]
     beside = strange or list(experts.left_out)
     hint = f" It has {', '.join(beside[:3])}, which has no place in the model: check the names." if beside else ""
+    shown = holes if len(holes) <= _ONE_BY_ONE else [several(holes)]
     return [
         f"{source}: the base lacks {name}, which is inside the backbone.{hint} To keep each expert's own, add it to "
         "parameters.head."
-        for name in holes
+        for name in shown
     ]
 
 
-def _strange(experts: Experts) -> list[str]:
-    """List tensors of the base for which neither the experts' classes nor its own class have a place."""
+def _own_class(experts: Experts) -> tuple[list[str], set[str]]:
+    """Compare the base with its own class.
+
+    Returns:
+        Tensors for which neither the experts' classes nor its own class have a place, and all parameters of its own
+        backbone that its class cannot do without.
+    """
     base = experts.checkpoint
-    if base is None or not experts.left_out:
-        return []
-    own = match(base, skeleton(base.config, base.architecture, trust_remote_code=base.trust_remote_code))
-    return [name for name in experts.left_out if name in own.unexpected]
+    if base is None:
+        return [], set()
+    module = of_base(base)
+    unexpected = match(base, module).unexpected if experts.left_out else ()
+    start, needed = path_of_backbone(module), parts_of_backbone(module).keys() - dispensable(module)
+    return [n for n in experts.left_out if n in unexpected], {name.removeprefix(start) for name in needed}
 
 
 def _parameters(expert: Expert) -> list[str]:

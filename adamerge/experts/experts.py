@@ -22,7 +22,6 @@ class Expert:
         head: Parameters that are not merged and stay this expert's own.
         prefix: Prefix of those names in `module`, if that wraps the expert's own module.
         checkpoint: The checkpoint of the weights, if they are from disk.
-        disk: Name on disk of each parameter, if they are from disk.
         head_buffers: Stored buffers of the head, for example running statistics, which stay its own too.
     """
 
@@ -32,7 +31,6 @@ class Expert:
     head: tuple[str, ...]
     prefix: str = ""
     checkpoint: Checkpoint | None = None
-    disk: Mapping[str, str] = field(default_factory=dict[str, str])
     head_buffers: tuple[str, ...] = ()
 
     @cached_property
@@ -69,7 +67,8 @@ class Experts:
         checkpoint: The base's checkpoint, if it is from disk.
         head_of_base: Whether the base has its own head of the expert's shape, by task.
         warnings: Suspicious findings that do not prevent merging.
-        notes: What else was found on opening.
+        notes: What was read otherwise than names and configurations suggest.
+        lacking: Parameters of its own class that the base's checkpoint lacks, under the names of that class.
     """
 
     base: Weights
@@ -81,6 +80,7 @@ class Experts:
     head_of_base: Mapping[str, bool] = field(default_factory=dict[str, bool])
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> list[str]:

@@ -1,11 +1,13 @@
 """Base and experts from disk or the hub under one set of names."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
+import torch
 from torch import nn
 
-from adamerge.experts.checkpoint import Checkpoint, skeleton
+from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.compatibility import (
     config_differences,
     config_problems,
@@ -13,14 +15,17 @@ from adamerge.experts.compatibility import (
     name_problems,
     quantised_problems,
 )
+from adamerge.experts.conversion import Conversion, Converted
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
-from adamerge.experts.match_names import match
-from adamerge.experts.name_patterns import Split
+from adamerge.experts.match_names import Match, fill_tied, match
+from adamerge.experts.name_patterns import Split, several
+from adamerge.experts.own_class import of_base, own_module
+from adamerge.experts.tied import says_tied, tied_names, untie
 from adamerge.experts.zero_shot import ZeroShot, ZeroShotClassifier, text_head
-from adamerge.storage.weights import Joined, Renamed
+from adamerge.storage.weights import Joined
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
@@ -45,17 +50,15 @@ def from_checkpoints(
         IncompatibleExpertsError: One line per problem.
     """
     problems: list[str] = []
-    tasks: dict[str, Expert] = {}
-    text_side: set[str] = set()
+    opened: dict[str, _Opened] = {}
     for name, checkpoint in experts.items():
         try:
-            tasks[name], text = _expert(name, base, checkpoint, (zero_shot or {}).get(name))
-            text_side |= text
+            opened[name] = _open(name, base, checkpoint, (zero_shot or {}).get(name))
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
-    if tasks:
+    if opened:
         try:
-            together = _together(base, tasks, split or Split(), text_side)
+            together = _together(base, opened, split or Split())
         except IncompatibleExpertsError as error:
             problems.append(str(error))
         else:
@@ -64,42 +67,134 @@ def from_checkpoints(
     raise IncompatibleExpertsError("\n".join(problems))
 
 
-def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> tuple[Expert, set[str]]:
-    """Open an expert that fits its own configuration and the base's; also return parameters to keep from the base."""
+class _Opened(NamedTuple):
+    """An expert that fits its own configuration and the base's.
+
+    Attributes:
+        expert: The expert.
+        text_side: Parameters to keep from the base.
+        apart: Names of tied parameters that its files have apart.
+        notes: What was read otherwise than the user may think.
+    """
+
+    expert: Expert
+    text_side: set[str]
+    apart: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> _Opened:
     if words is not None:
         return _zero_shot_expert(name, base, checkpoint, words)
     problems = config_problems(base, checkpoint)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     try:
-        module = skeleton(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
+        module = own_module(checkpoint)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint.folder}/{error}") from error
-    found = match(checkpoint, module)
+    found = fill_tied(checkpoint.source, match(checkpoint, module), module)
+    found = _without_equals(found, checkpoint, base)
     problems = match_problems(checkpoint, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    own = checkpoint.tensors
-    weights = own if isinstance(own, Adapted) else Renamed(own, found.names)  # an adapter's names are the module's
-    disk = {**found.names, **match(base, module).names} if isinstance(own, Adapted) else found.names
-    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint, disk), set()
+    return _Opened(_expert(name, checkpoint, module, found), set(), found.apart, found.notes)
 
 
-def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_side: set[str]) -> Experts:
-    """Match the base's names with the experts' and divide the parameters."""
-    modules = {type(expert.own_module): expert.own_module for expert in tasks.values()}
-    matches = [match(base, module) for module in modules.values()]
-    names = {name: disk for found in matches for name, disk in found.names.items()}
-    split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
-    left_out = tuple(name for name in matches[0].unexpected if all(name in m.unexpected for m in matches))
-    together = divide(Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base), split, source=base.source)
-    return replace(together, warnings=tuple(_config_warnings(base, tasks)), notes=tuple(_notes(tasks)))
-
-
-def _notes(tasks: Mapping[str, Expert]) -> Iterator[str]:
-    return (
-        f"{name}: {note}" for name, expert in tasks.items() if expert.checkpoint for note in expert.checkpoint.notes
+def _without_equals(found: Match, checkpoint: Checkpoint, base: Checkpoint) -> Match:
+    """Pass over tensors without a place that equal the base's of the same name: a mask, say; nothing was learned."""
+    mine, theirs = checkpoint.tensors, base.tensors
+    alike = [n for n in found.unexpected if n in theirs and mine.headers[n] == theirs.headers[n]]
+    equal = {n for n in alike if torch.equal(mine[n], theirs[n])}
+    if not equal:
+        return found
+    shown = several(sorted(equal))
+    note = (
+        f"{checkpoint.source}: {shown} have no place in the model, but equal the base's, so nothing of them is merged."
     )
+    left = tuple(name for name in found.unexpected if name not in equal)
+    return replace(found, unexpected=left, notes=(*found.notes, note))
+
+
+def _expert(name: str, checkpoint: Checkpoint, module: nn.Module, found: Match) -> Expert:
+    own = checkpoint.tensors
+    weights = own if isinstance(own, Adapted) else Converted(own, found.names)  # an adapter's names are the module's
+    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint)
+
+
+def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> Experts:
+    """Match the base's names with the experts' and divide the parameters."""
+    own = of_base(base)
+    of_own = fill_tied(base.source, match(base, own), own)
+    apart = _apart([own, *(o.expert.own_module for o in opened.values())]) | set(of_own.apart)
+    apart |= {name for one in opened.values() for name in one.apart}
+    tasks = {name: _untied(one.expert, apart) for name, one in opened.items()}
+    modules = {type(expert.own_module): expert.own_module for expert in tasks.values()}
+    tied = says_tied(own) or len(of_own.names) > len(match(base, own).names)
+    matches = [_match_base(base, module, tied) for module in modules.values()]
+    names = {name: disk for found in matches for name, disk in found.names.items()}
+    text_side = {name for one in opened.values() for name in one.text_side}
+    split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
+    together = Experts(
+        Converted(base.tensors, names), tasks, (), (), _left_out(matches, of_own), base, lacking=of_own.missing
+    )
+    together = divide(together, split, source=base.source)
+    notes = [*base.notes, *of_own.notes, *_ties_note(apart, names), *_lacking_note(base, own, of_own)]
+    notes += [note for one in opened.values() for note in _notes_of(one)]
+    return replace(together, warnings=tuple(_config_warnings(base, tasks)), notes=tuple(dict.fromkeys(notes)))
+
+
+def _notes_of(one: _Opened) -> tuple[str, ...]:
+    checkpoint = one.expert.checkpoint
+    if checkpoint is not None and isinstance(checkpoint.tensors, Adapted):
+        return (*(f"{one.expert.name}: {note}" for note in checkpoint.notes), *one.notes)
+    return (*(checkpoint.notes if checkpoint else ()), *one.notes)
+
+
+def _match_base(base: Checkpoint, module: nn.Module, tied: bool) -> Match:
+    found = match(base, module)
+    return fill_tied(base.source, found, module) if tied else found
+
+
+def _left_out(matches: Sequence[Match], own: Match) -> tuple[str, ...]:
+    """List the tensors of the base that no expert has a place for, without those that its own class passes over."""
+    without = [{*found.unexpected, *found.passed_over} for found in matches]
+    first = (*matches[0].unexpected, *matches[0].passed_over)
+    return tuple(n for n in first if all(n in names for names in without) and n not in own.passed_over)
+
+
+def _apart(modules: Sequence[nn.Module]) -> set[str]:
+    """List the names of parameters that are tied in some modules, and parameters of their own in others."""
+    ties = [tied_names(module) for module in modules]
+    alone = {aliases[0] for groups in ties for aliases in groups}
+    return alone & {name for groups in ties for aliases in groups for name in aliases[1:]}
+
+
+def _untied(expert: Expert, apart: set[str]) -> Expert:
+    """Give an expert parameters of their own under some names of tied ones, with the values that both share."""
+    checkpoint, module = expert.checkpoint, expert.own_module
+    if checkpoint is None or expert.prefix or not apart or isinstance(checkpoint.tensors, Adapted):
+        return expert
+    untie(module, apart)
+    return _expert(expert.name, checkpoint, module, fill_tied(checkpoint.source, match(checkpoint, module), module))
+
+
+def _ties_note(apart: set[str], names: Mapping[str, object]) -> Iterator[str]:
+    shown = sorted(apart & names.keys())
+    if shown:
+        yield (
+            f"{several(shown)}: tied to other embeddings by config.json (tie_word_embeddings), but not in all files. "
+            "They are merged as parameters of their own, as transformers loads them; other programs may need "
+            "tie_word_embeddings: false in the merged config.json."
+        )
+
+
+def _lacking_note(base: Checkpoint, own: nn.Module, found: Match) -> Iterator[str]:
+    if found.missing:
+        yield (
+            f"{base.source}: the base lacks {several(found.missing)} of its own class {type(own).__name__}; "
+            "transformers initialises them at random. The merged folder lacks them too; each task's has its own head."
+        )
 
 
 def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[str]:
@@ -112,32 +207,35 @@ def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[
             )
 
 
-def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: ZeroShot) -> tuple[Expert, set[str]]:
-    """Make a task whose head is text features of the base; also return the parameters that compute them, to keep them.
+def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: ZeroShot) -> _Opened:
+    """Make a task whose head is text features of the base; the parameters that compute them are kept from the base.
 
     An expert may be the vision tower alone; the base provides the rest.
     """
-    module = skeleton(base.config, base.architecture, trust_remote_code=base.trust_remote_code)
+    module = own_module(base)
     own = match(base, module)
     problems = name_problems(base.source, "the file", module, replace(own, unexpected=()))
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    head, text_side = text_head(module, Renamed(base.tensors, own.names), base, words)
-    weights = Joined(Renamed(expert.tensors, _tower_names(expert, module)), Renamed(base.tensors, own.names))
+    weights_of_base = Converted(base.tensors, own.names)
+    head, text_side = text_head(module, weights_of_base, base, words)
+    names, notes = _tower_names(expert, module)
+    weights = Joined(Converted(expert.tensors, names), weights_of_base)
     problems = quantised_problems(expert.source, weights, [n for n, _ in module.named_parameters()])
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     classifier = ZeroShotClassifier(module, head)
-    return Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert, own.names), text_side
+    return _Opened(Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert), text_side, (), notes)
 
 
-def _tower_names(expert: Checkpoint, module: nn.Module) -> dict[str, str]:
-    """Map the module's names to names on disk; the checkpoint is of the module or of one of its towers."""
+def _tower_names(expert: Checkpoint, module: nn.Module) -> tuple[dict[str, str | Conversion], tuple[str, ...]]:
+    """Map the module's names to names on disk, with notes; the checkpoint is of the module or of one of its towers."""
     whole = match(expert, module)
     if not whole.unexpected:
-        return dict(whole.names)
+        return dict(whole.names), whole.notes
     for path, tower in module.named_children():
         found = match(expert, tower)
         if not found.unexpected:
-            return {f"{path}.{name}": disk for name, disk in found.names.items()}
+            inside = {n: d if isinstance(d, str) else replace(d, path=f"{path}.") for n, d in found.names.items()}
+            return {f"{path}.{name}": disk for name, disk in inside.items()}, found.notes
     raise IncompatibleExpertsError("\n".join(match_problems(expert, module, whole)))

@@ -2,32 +2,24 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.auto import modeling_auto
 
 from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
-from adamerge.experts.compatibility import name_problems, quantised_problems
+from adamerge.experts.compatibility import apart_problems, name_problems, quantised_problems
+from adamerge.experts.conversion import Converted
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
 from adamerge.experts.match_names import Match, match_tensors
 from adamerge.experts.name_patterns import Split
-from adamerge.storage.weights import InMemory, Renamed, Weights
+from adamerge.experts.own_class import HEADS, own_module
+from adamerge.storage.weights import InMemory, Weights
 from adamerge.types import IncompatibleExpertsError
-
-_HEADS: tuple[Mapping[Any, Any], ...] = (
-    modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-)
-"""transformers' classes with a head by model type."""
 
 Source: TypeAlias = nn.Module | Mapping[str, Tensor] | Checkpoint
 """Every accepted form of an expert."""
@@ -59,44 +51,52 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
             "class; give the base as a module."
         )
     tasks: dict[str, Expert] = {}
+    notes = [note for source in (base, *experts.values()) if isinstance(source, Checkpoint) for note in source.notes]
     problems: list[str] = []
     for name, expert in experts.items():
         try:
-            tasks[name] = _expert(name, expert, classes)
+            tasks[name], found = _expert(name, expert, classes)
+            notes += found.notes
         except IncompatibleExpertsError as error:
             problems.append(str(error))
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     source = base.source if isinstance(base, Checkpoint) else "base"
-    names, left_out = _names_of_base(source, _weights(base), tasks.values())
+    matches = _matches_of_base(source, _weights(base), tasks.values())
+    names = {name: own for found in matches for name, own in found.names.items()}
+    left_out = tuple(n for n in matches[0].unexpected if all(n in found.unexpected for found in matches))
     checkpoint = base if isinstance(base, Checkpoint) else None
-    together = Experts(Renamed(_weights(base), names), tasks, (), (), left_out, checkpoint)
+    together = Experts(Converted(_weights(base), names), tasks, (), (), left_out, checkpoint)
+    together = replace(together, notes=tuple(dict.fromkeys([*notes, *matches[0].notes])))
     return divide(together, split or Split(), source=source)
 
 
-def _names_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Match the base's names with those of every expert's class; also return those that no expert has a place for."""
+def _matches_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> list[Match]:
+    """Match the base's names with those of every expert's class."""
     modules = {type(expert.module): expert.module for expert in tasks}
     matches = [match_tensors(source, weights, module) for module in modules.values()]
-    names = {name: own for found in matches for name, own in found.names.items()}
-    return names, tuple(n for n in matches[0].unexpected if all(n in found.unexpected for found in matches))
+    apart = [apart_problems(source, *pair) for pair in zip(modules.values(), matches, strict=True)]
+    if problems := dict.fromkeys(line for lines in apart for line in lines):
+        raise IncompatibleExpertsError("\n".join(problems))
+    return matches
 
 
-def _expert(name: str, expert: Source, classes: list[nn.Module]) -> Expert:
+def _expert(name: str, expert: Source, classes: list[nn.Module]) -> tuple[Expert, Match]:
     weights = _weights(expert)
     if isinstance(expert, Mapping):
         module, found = _class_of_state(name, weights, classes)
     else:
         module = _module_of(expert)
         found = match_tensors(name, weights, module)
-    renamed = Renamed(weights, found.names)
+    renamed = Converted(weights, found.names)
     parameters = [parameter for parameter, _ in module.named_parameters() if parameter in found.names]
     where = "the file" if isinstance(expert, Checkpoint) else "the state dict"
     problems = name_problems(name, where, module, found) + quantised_problems(name, renamed, parameters)
+    problems += apart_problems(name, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     checkpoint = expert if isinstance(expert, Checkpoint) else None
-    return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint, found.names if checkpoint else {})
+    return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint), found
 
 
 def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tuple[nn.Module, Match]:
@@ -130,12 +130,12 @@ def _classifiers(name: str, weights: Weights, base: nn.Module) -> Iterator[nn.Mo
         return
     config = copy.deepcopy(base.config)
     config.num_labels = min(sizes)
-    for mapping in _HEADS:
+    for mapping in HEADS:
         if architecture := mapping.get(config.model_type):
             module = skeleton(config, architecture)
             shapes = {n: p.shape for n, p in module.named_parameters()}
-            names = match_tensors(name, weights, module).names
-            if all(weights.shape(names[n]) == shape for n, shape in shapes.items() if n in names):
+            own = Converted(weights, match_tensors(name, weights, module).names)
+            if all(own.shape(n) == shape for n, shape in shapes.items() if n in own):
                 yield module
 
 
@@ -147,7 +147,7 @@ def _weights(source: Source) -> Weights:
 
 def _module_of(source: nn.Module | Checkpoint) -> nn.Module:
     if isinstance(source, Checkpoint):
-        return skeleton(source.config, source.architecture, trust_remote_code=source.trust_remote_code)
+        return own_module(source)
     return emptied(source)
 
 

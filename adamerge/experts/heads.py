@@ -41,7 +41,7 @@ def _follow_labels(module: PreTrainedModel) -> set[str]:
     config = copy.deepcopy(module.config)
     config.num_labels = (config.num_labels or 0) + 1
     with torch.device("meta"):
-        other = dict(type(module)._from_config(config).named_parameters())
+        other = dict(type(module)._from_config(config).named_parameters(remove_duplicate=False))
     return {name for name, p in module.named_parameters() if name not in other or other[name].shape != p.shape}
 
 
@@ -77,8 +77,13 @@ def parts_of_backbone(module: nn.Module) -> dict[str, str]:
         >>> parts_of_backbone(nn.ModuleDict({"body": body, "top": nn.Linear(2, 1, bias=False)}))
         {'body.0.weight': 'body', 'top.weight': 'top'}
     """
-    backbone = module.base_model if isinstance(module, PreTrainedModel) else module
-    path = next(name for name, part in module.named_modules() if part is backbone)
-    start = f"{path}." if path else ""
+    start = path_of_backbone(module)
     names = [name for name, _ in module.named_parameters() if name.startswith(start)]
     return {name: start + name.removeprefix(start).partition(".")[0] for name in names}
+
+
+def path_of_backbone(module: nn.Module) -> str:
+    """Return the path of a module's backbone with a dot at its end; empty if the module is its own backbone."""
+    backbone = module.base_model if isinstance(module, PreTrainedModel) else module
+    path = next(name for name, part in module.named_modules() if part is backbone)
+    return f"{path}." if path else ""

@@ -1,8 +1,8 @@
 """Names of tensors in a file or a state dict → names of a module's parameters, as transformers loads them."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.conversion import Conversion, Converted, Places, places
+from adamerge.experts.name_patterns import several
+from adamerge.experts.tied import possible_ties, says_tied, tied_names
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
 
@@ -20,14 +23,20 @@ class Match:
     """Pairs of names on disk and names in a module.
 
     Attributes:
-        names: Name on disk of each parameter and persistent buffer of the module that was found.
+        names: Name on disk, or computation from several, of each parameter and persistent buffer that was found.
         missing: Parameters of the module that the checkpoint lacks.
         unexpected: Tensors on disk that the module has no place for.
+        apart: Names of tied parameters whose values in the checkpoint differ from those under the first name.
+        passed_over: Tensors on disk that transformers does not load, and does not report.
+        notes: What was read otherwise than the names suggest.
     """
 
-    names: Mapping[str, str]
+    names: Mapping[str, str | Conversion]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    apart: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def match(checkpoint: Checkpoint, module: nn.Module) -> Match:
@@ -38,8 +47,8 @@ def match(checkpoint: Checkpoint, module: nn.Module) -> Match:
 def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
     """Pair names of tensors with a module's, as transformers does when it loads one into the other.
 
-    A prefix that only one of them has is added or removed, transformers' own renamings are applied, and a tied
-    parameter is found under any of its names. If several of its names are stored, their values are compared.
+    A prefix that only one of them has is added or removed, transformers' own renamings and conversions are applied, and
+    a tied parameter is found under any of its names. Tensors that transformers passes over are passed over.
 
     Args:
         source: Name of the checkpoint or task in errors.
@@ -50,63 +59,132 @@ def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
         The pairs, and the names without a counterpart.
 
     Raises:
-        IncompatibleExpertsError: transformers would fuse or split tensors when it loads them, so no file contains the
-            module's tensors; or a tied parameter is stored twice with different values.
+        IncompatibleExpertsError: One parameter is stored under two names with different values, or transformers' rule
+            cannot compute a parameter from the tensors in the file.
     """
-    wanted = module.state_dict()
-    renamed = renaming(source, module, wanted)
-    found = {renamed(name): name for name in tensors.headers}
-    names: dict[str, str] = {}
+    wrapper, found = _placed(module, tuple(tensors.headers))
+    what = type(module).__name__
+    notes = [f"{source}: every name begins with {wrapper}, which a wrapper added; it is removed."] if wrapper else []
+    notes += _stored_twice(source, tensors, found, what)
+    placed: dict[str, str | Conversion] = {name: disk[0] for name, disk in found.names.items()}
+    placed |= _computed(source, tensors, found)
+    names: dict[str, str | Conversion] = {}
     missing: list[str] = []
+    apart: list[str] = []
     for aliases in tied_names(module):
-        present = [found.pop(alias) for alias in aliases if alias in found]
-        _check_tied(source, tensors, present, type(module).__name__)
+        present = [alias for alias in aliases if alias in placed]
+        apart += _apart(Converted(tensors, {alias: placed[alias] for alias in present}), present)
         if present:
-            names[aliases[0]] = present[0]
+            names[aliases[0]] = placed[present[0]]
         else:
             missing.append(aliases[0])
-    buffers = dict(module.named_buffers())
-    names.update({name: found.pop(name) for name in wanted if name in found and name in buffers})
-    ignored = [re.compile(p) for p in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    unexpected = (
-        name
-        for target, name in found.items()
-        if target not in buffers and not any(p.search(name) for p in ignored) and not name.endswith(".position_ids")
-    )
-    return Match(names, tuple(missing), tuple(unexpected))
+    wanted = module.state_dict()
+    names |= {name: placed[name] for name, _ in module.named_buffers() if name in wanted and name in placed}
+    unexpected, passed_over = _without_place(module, found)
+    if passed_over:
+        notes.append(f"{source}: transformers does not load {several(passed_over)} into a {what}, so nor does a merge.")
+    return Match(names, tuple(missing), unexpected, tuple(apart), passed_over, tuple(notes))
 
 
-def tied_names(module: nn.Module) -> list[tuple[str, ...]]:
-    """List the names of each parameter of a module: several if parameters are tied; the first is canonical.
+def fill_tied(source: str, found: Match, module: nn.Module) -> Match:
+    """Read parameters that a checkpoint lacks from those to which its configuration can tie them.
+
+    transformers does so where config.json ties them, and initialises them at random otherwise.
 
     Args:
-        module: The module.
+        source: Name of the checkpoint in notes.
+        found: The pairs that were found.
+        module: The module of the checkpoint's own class.
 
     Returns:
-        The names of each parameter.
-
-    Example:
-        >>> a, b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
-        >>> b.weight = a.weight
-        >>> tied_names(nn.Sequential(a, b))
-        [('0.weight', '1.weight')]
+        The pairs, with notes of what config.json does not say.
     """
-    names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [tuple(aliases) for aliases in names.values()]
+    names, notes = dict(found.names), list(found.notes)
+    for aliases in possible_ties(module) if found.missing else ():
+        present = [alias for alias in aliases if alias in found.names]
+        for name in set(aliases) & set(found.missing) if present else ():
+            names[name] = found.names[present[0]]
+            notes += [] if says_tied(module) else [
+                f"{source}: the file lacks {name} although config.json says tie_word_embeddings: false; it is read as "
+                f"tied to {present[0]} (transformers would initialise it at random)."
+            ]  # fmt: skip
+    return replace(found, names=names, missing=tuple(n for n in found.missing if n not in names), notes=tuple(notes))
 
 
-def _check_tied(source: str, tensors: Weights, present: Sequence[str], what: str) -> None:
-    """Check that a tied parameter stored under several names has equal values."""
-    for other in present[1:]:
-        first = present[0]
-        if tensors.headers[first] != tensors.headers[other] or not torch.equal(tensors[first], tensors[other]):
+def _placed(module: nn.Module, names: Sequence[str]) -> tuple[str, Places]:
+    """Find the places of all tensors; if no name has one, without a prefix that all names share."""
+    found, prefix = places(module, names), ""
+    whole, rest = found, list(names)
+    while not (found.names or found.made) and rest:
+        word = rest[0].partition(".")[0] + "."
+        if not all(name.startswith(word) for name in rest):
+            return "", whole
+        prefix, rest = prefix + word, [name.removeprefix(word) for name in rest]
+        found = places(module, rest)
+    return prefix, found.under(prefix)
+
+
+def _stored_twice(source: str, tensors: Weights, found: Places, what: str) -> list[str]:
+    """Check that parameters stored under several names, of which transformers reads the first, have equal values.
+
+    Returns:
+        A note if there are such parameters.
+    """
+    twice = {name: disk for name, disk in found.names.items() if len(disk) > 1 or name in found.made}
+    different = [(name, disk) for name, disk in twice.items() if name in found.made or not _equal(tensors, disk)]
+    if different:
+        name, disk = different[0]
+        first, *others = [*(found.made[name].names[:1] if name in found.made else ()), *disk]
+        more = f" ({len(different) - 1} more parameters are stored so.)" if len(different) > 1 else ""
+        raise IncompatibleExpertsError(
+            f"{source}: {first} and {', '.join(others)} are one parameter of {what}, {name}, but different tensors "
+            f"here; transformers reads the first. Remove what is out of date from the file.{more}"
+        )
+    if not twice:
+        return []
+    names = several([" = ".join(disk) for disk in twice.values()])
+    return [f"{source}: parameters are stored twice, under two names with equal values: {names}."]
+
+
+def _apart(tensors: Weights, names: Sequence[str]) -> list[str]:
+    """List the names under which other values are stored than under the first."""
+    return [name for name in names[1:] if not _equal(tensors, (names[0], name))]
+
+
+def _equal(tensors: Weights, names: Sequence[str]) -> bool:
+    """Return whether several tensors have one header and equal values."""
+    headers = [tensors.headers[name] for name in names]
+    same = all(header == headers[0] for header in headers)
+    return same and all(torch.equal(tensors[names[0]], tensors[name]) for name in names[1:])
+
+
+def _computed(source: str, tensors: Weights, found: Places) -> dict[str, Conversion]:
+    """Check that transformers' rules can compute what they should, on the meta device; list all that they compute."""
+    computed: dict[str, Conversion] = {}
+    for first, conversion in found.made.items():
+        try:
+            computed |= dict.fromkeys(conversion.headers(tensors), conversion)
+        except Exception as error:  # a rule raises any exception on tensors that it was not made for
+            counts = " and ".join(f"{len(names)} tensors {pattern}" for pattern, names in conversion.sources.items())
             raise IncompatibleExpertsError(
-                f"{source}: {first} and {other} are one tied parameter of {what}, but two different tensors here. If "
-                "they should be two, untie them (tie_word_embeddings: false in config.json of the base and of every "
-                f"expert); otherwise remove {other}."
-            )
+                f"{source}: transformers computes {first} from {counts}, and cannot: {error}. Expected one tensor of "
+                "each kind per expert or layer, of equal shapes. Copy or download the file again."
+            ) from error
+    return computed
+
+
+def _without_place(module: nn.Module, found: Places) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Divide the tensors that have no place into those that transformers reports, and those that it passes over."""
+    left = set(found.without.values())
+    if isinstance(module, PreTrainedModel):
+        report = SimpleNamespace(missing_keys=set[str](), unexpected_keys=left)
+        module._adjust_missing_and_unexpected_keys(report)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+        left = report.unexpected_keys
+    left -= {name for name, _ in module.named_buffers()}  # not persistent, so computed and never loaded
+    ways: dict[bool, list[str]] = {True: [], False: []}
+    for name, target in found.without.items():
+        ways[target in left].append(name)
+    return tuple(ways[True]), tuple(ways[False])
 
 
 def renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Callable[[str], str]:

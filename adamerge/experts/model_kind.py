@@ -168,8 +168,9 @@ def _logits(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], ta
 
 @torch.no_grad()
 def _trial(module: nn.Module, inputs: Mapping[str, Tensor], device: str, hidden: bool) -> object:
-    zero = torch.zeros((), device=device)
-    state = {name: zero.expand(parameter.shape) for name, parameter in module.named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    zeros = torch.zeros(max((shape.numel() for shape in shapes.values()), default=0), device=device)
+    state = {n: zeros[: shape.numel()].view(shape) for n, shape in shapes.items()}  # grouped products need real strides
     state |= {name: buffer.to(device) for name, buffer in module.named_buffers()}
     module.eval()
     extra = {"output_hidden_states": True} if hidden else {}

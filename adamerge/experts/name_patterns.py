@@ -6,6 +6,17 @@ from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 
 
+def several(names: Sequence[str], few: int = 3) -> str:
+    """Join the first names and count the others.
+
+    Example:
+        >>> several(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more
+
+
 @dataclass(frozen=True)
 class Split:
     """Patterns (`*` and `?` as in a shell) that override which parameters are merged; the first match counts.

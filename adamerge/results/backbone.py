@@ -1,7 +1,7 @@
 """What the models of all tasks have in common, merged in fp64, and the dtype of each of its tensors."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from adamerge.types import Coefficients
 
 
 def exact_parameters(
-    model: MergedModel, coefficients: Coefficients, surviving: SurvivingShare | None = None
+    model: MergedModel,
+    coefficients: Coefficients,
+    surviving: SurvivingShare | None = None,
+    names: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Merge the backbone's parameters and buffers, one at a time: combined in fp64 and rounded once.
 
@@ -21,8 +24,9 @@ def exact_parameters(
         model: Experts, task vectors and how merged parameters are rounded.
         coefficients: (G, K).
         surviving: Gets the exact and the rounded values of every parameter.
+        names: Their order; by default that of the experts.
     """
-    for name in model.experts.backbone:
+    for name in model.experts.backbone if names is None else names:
         if name in model.vectors.shapes:
             merged = model.vectors.combine_exactly(name, coefficients, model.grouping.rows[name])
         else:

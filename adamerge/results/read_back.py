@@ -1,6 +1,6 @@
 """Read an exported checkpoint back as a user would, and compare it with what was merged."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -8,8 +8,9 @@ import transformers
 from torch import Tensor, nn
 
 from adamerge.experts.experts import Expert
-from adamerge.experts.match_names import tied_names
+from adamerge.experts.own_class import of_base
 from adamerge.experts.progress_bars import without_bars
+from adamerge.experts.tied import tied_names
 from adamerge.merging.execution import Merged, execution_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import usual_dtype
@@ -26,7 +27,8 @@ def compare_with_files(model: MergedModel, coefficients: Coefficients, folder: P
     places = checkpoints(model.experts, folder)
     if folder not in places.values():
         assert model.experts.checkpoint is not None
-        _load(model.experts.checkpoint.architecture, folder, model.experts.checkpoint.trust_remote_code)
+        base = model.experts.checkpoint
+        _load(type(of_base(base)).__name__, folder, base.trust_remote_code, without=model.experts.lacking)
     dtypes = model.rounding.dtypes
     usual = usual_dtype(model.experts, dtypes)
     with execution_of(model).at(coefficients) as merged:
@@ -55,13 +57,14 @@ def _read_back(expert: Expert, place: Path) -> dict[str, Tensor]:
     return found | {alias: found[aliases[0]] for aliases in tied_names(loaded) for alias in aliases}
 
 
-def _load(architecture: str, place: Path, trust_remote_code: bool) -> nn.Module:
+def _load(architecture: str, place: Path, trust_remote_code: bool, without: Sequence[str] = ()) -> nn.Module:
     cls = getattr(transformers, architecture, transformers.AutoModel)
     trust = {"trust_remote_code": True} if trust_remote_code else {}
     with without_bars():
         loaded, info = cls.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **trust)
-    if info["missing_keys"] or info["mismatched_keys"]:
-        raise RuntimeError(f"{place}: transformers does not find {sorted(info['missing_keys'])}. Please report this.")
+    missing = {str(name) for name in info["missing_keys"]} - set(without)
+    if missing or info["mismatched_keys"]:
+        raise RuntimeError(f"{place}: transformers does not find {sorted(missing)}. Please report this.")
     return loaded
 
 

@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adamerge.data.processor_files import exported_from, files_of, lacking
 from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.conversion import Written, written
 from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.match_names import match
+from adamerge.experts.own_class import of_base
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import dtype_on_disk
 from adamerge.results.backbone import exact_parameters
@@ -25,6 +29,9 @@ Files: TypeAlias = Mapping[str, Mapping[str, Header]]
 """Safetensors files by name, each with the headers of its tensors."""
 
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
+_NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
+"""Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
+
 _NOT_COPIED = {"config.json", "adapter_config.json", "README.md", "training_args.bin", ".gitattributes"}
 
 
@@ -37,37 +44,39 @@ def write_backbone(
     model: MergedModel, coefficients: Coefficients, folder: Path, shard_bytes: int, surviving: SurvivingShare
 ) -> Files:
     """Write the merged backbone in files of at most `shard_bytes`, one tensor in memory at a time."""
-    disk = names_on_disk(model.experts)
-    headers = {name: Header(model.experts.base.shape(name), model.rounding.dtypes[name]) for name in disk}
-    shards = _divide(headers, shard_bytes)
-    parameters = exact_parameters(model, coefficients, surviving)
-    files: dict[str, dict[str, Header]] = {}
-    for number, names in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        files[file] = {disk[name]: headers[name] for name in names}
-        with SafetensorsWriter(folder / file, files[file], {"format": "pt"}) as writer:
-            for _ in names:
-                name, tensor = next(parameters)
-                writer.write(disk[name], tensor)
+    units = written(next(iter(model.experts.tasks.values())).own_module, model.experts.backbone)
+    shards = _divide([_headers_of(unit, model) for unit in units], shard_bytes)
+    files = {
+        f"model-{number:05d}-of-{len(shards):05d}.safetensors": {n: h for i in shard for n, h in i.items()}
+        for number, shard in enumerate(shards, 1)
+    }
+    parameters = exact_parameters(model, coefficients, surviving, [name for unit in units for name in unit.names])
+    tensors = (pair for unit in units for pair in unit.apply(dict(islice(parameters, len(unit.names)))).items())
+    for file, headers in files.items():
+        with SafetensorsWriter(folder / file, headers, {"format": "pt"}) as writer:
+            for name, tensor in islice(tensors, len(headers)):
+                writer.write(name, tensor)
     return files
 
 
-def names_on_disk(experts: Experts) -> dict[str, str]:
-    """Each backbone tensor's name in the first expert's files: what its own class is known to load."""
-    disk = next(iter(experts.tasks.values())).disk
-    return {name: disk.get(name, name) for name in experts.backbone}
+def _headers_of(unit: Written, model: MergedModel) -> dict[str, Header]:
+    """Return shapes and dtypes of what is written together, by name in the file."""
+    shapes, dtypes = model.experts.base, model.rounding.dtypes
+    meta = {n: torch.empty(shapes.shape(n), dtype=dtypes[n], device="meta") for n in unit.names}
+    return {name: Header(tensor.shape, tensor.dtype) for name, tensor in unit.apply(meta).items()}
 
 
-def _divide(headers: Mapping[str, Header], shard_bytes: int) -> list[list[str]]:
-    """Divide tensors among files: a new file begins where the next tensor would not fit."""
-    shards: list[list[str]] = [[]]
+def _divide(units: Sequence[dict[str, Header]], shard_bytes: int) -> list[list[dict[str, Header]]]:
+    """Divide what is written together among files: a new file begins where the next would not fit."""
+    shards: list[list[dict[str, Header]]] = [[]]
     size = 0
-    for name, (shape, dtype) in headers.items():
-        size += shape.numel() * dtype.itemsize
+    for unit in units:
+        own = sum(shape.numel() * dtype.itemsize for shape, dtype in unit.values())
+        size += own
         if size > shard_bytes and shards[-1]:
             shards.append([])
-            size = shape.numel() * dtype.itemsize
-        shards[-1].append(name)
+            size = own
+        shards[-1].append(unit)
     return shards
 
 
@@ -88,8 +97,12 @@ def write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None
     """Write what the base alone has, its own head for example, into a file that tasks do not link to."""
     assert experts.checkpoint is not None
     backbone = set(experts.backbone)
-    rest = {name: experts.base[name] for name in experts.base.headers if name not in backbone}
-    rest |= {name: experts.checkpoint.tensors[name] for name in experts.left_out}
+    module = next(iter(experts.tasks.values())).own_module
+    rest = _on_disk(module, {name: experts.base[name] for name in experts.base.headers if name not in backbone})
+    own, left = of_base(experts.checkpoint), experts.checkpoint.tensors
+    names = {disk: name for name, disk in match(experts.checkpoint, own).names.items() if isinstance(disk, str)}
+    rest |= _on_disk(own, {names[disk]: left[disk] for disk in experts.left_out if disk in names})
+    rest |= {disk: left[disk] for disk in experts.left_out if disk not in names}
     return _write_tensors(folder / "model-base.safetensors", rest, dtype) if rest else {}
 
 
@@ -114,7 +127,7 @@ def write_task(
     folder.mkdir()
     for file in shards:
         _link(root / file, folder / file)
-    head = {expert.disk.get(name, name): expert.weights[name] for name in expert.whole_head}
+    head = _on_disk(expert.own_module, {name: expert.weights[name] for name in expert.whole_head})
     write_index(folder, {**shards, **_write_tensors(folder / "model-head.safetensors", head, dtype)})
     assert expert.checkpoint is not None
     write_side_files(expert.checkpoint, folder, usual)
@@ -125,6 +138,12 @@ def write_task(
         beside = file.is_file() and not file.name.startswith("model") and file.name not in processors
         if beside and not (folder / file.name).exists():
             shutil.copy(file, folder / file.name)
+
+
+def _on_disk(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a module's tensors as `save_pretrained` writes them, by name in the file."""
+    units = written(module, list(tensors))
+    return {n: t for unit in units for n, t in unit.apply({name: tensors[name] for name in unit.names}).items()}
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Files:
@@ -144,7 +163,8 @@ def _link(source: Path, target: Path) -> None:
 def write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     """Write the configuration with the dtype of most numbers, and copy whatever else lies beside the weights."""
     config = checkpoint.settings()
-    config.pop("torch_dtype", None)
+    for key in _NOT_WRITTEN:
+        config.pop(key, None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     for file in checkpoint.folder.iterdir():

@@ -1,16 +1,20 @@
 """Models as a reader of the written files gets them, to measure what was exported rather than what was meant."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from adamerge.experts.conversion import Converted
 from adamerge.experts.experts import Expert
+from adamerge.experts.match_names import match_tensors
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.write_checkpoint import checkpoints, names_on_disk
-from adamerge.storage.weights import Joined, MappedFiles, Renamed, Weights
+from adamerge.results.write_checkpoint import checkpoints
+from adamerge.storage.weights import Joined, MappedFiles, Weights
 from adamerge.types import Coefficients
 
 
@@ -25,7 +29,7 @@ def written_model(model: MergedModel, folder: Path) -> tuple[MergedModel, Coeffi
         A model whose backbone and heads are the written ones, and the coefficients (1, 1) that it is run with.
     """
     experts, shapes = model.experts, tuple(model.vectors.shapes)
-    backbone = _read(folder, names_on_disk(experts))
+    backbone = _read(folder, next(iter(experts.tasks.values())).own_module, experts.backbone)
     places = checkpoints(experts, folder)
     tasks = {name: _with_head(one, places[name]) for name, one in experts.tasks.items()}
     written = replace(experts, base=Joined(backbone, experts.base), tasks=tasks)
@@ -34,9 +38,12 @@ def written_model(model: MergedModel, folder: Path) -> tuple[MergedModel, Coeffi
 
 
 def _with_head(expert: Expert, folder: Path) -> Expert:
-    names = {name: expert.disk.get(name, name) for name in expert.whole_head}
-    return replace(expert, weights=Joined(_read(folder, names), expert.weights)) if names else expert
+    own = _read(folder, expert.own_module, expert.whole_head) if expert.whole_head else None
+    return replace(expert, weights=Joined(own, expert.weights)) if own is not None else expert
 
 
-def _read(folder: Path, names: dict[str, str]) -> Weights:
-    return Renamed(MappedFiles(sorted(folder.glob("*.safetensors"))), names)
+def _read(folder: Path, module: nn.Module, names: Sequence[str]) -> Weights:
+    """Read some of a module's tensors from the files of an export."""
+    tensors = MappedFiles(sorted(folder.glob("*.safetensors")))
+    found = match_tensors(str(folder), tensors, module).names
+    return Converted(tensors, {name: found[name] for name in names})

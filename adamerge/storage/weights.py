@@ -130,10 +130,19 @@ class MappedFiles(Weights):
             with _readable(file):
                 reader = open_safetensors(file)
                 for name in reader.keys():
+                    self._check_once(name, reader, file)
                     entry = reader.get_slice(name)
                     self._headers[name] = Header(torch.Size(entry.get_shape()), _dtype(entry.get_dtype(), name, file))
                     self._readers[name] = reader
                 self._places |= {name: (digest, start) for name, start in _starts(file).items()}
+
+    def _check_once(self, name: str, reader: SafetensorsReader, file: Path) -> None:
+        """Check that a tensor in several files has equal values in them."""
+        if name in self._readers and not torch.equal(self[name], reader.get_tensor(name)):
+            raise IncompatibleExpertsError(
+                f"{file}: expected each tensor once, but {name} is in {self._places[name][0].path.name} too, with "
+                "other values. One of the files is out of date: save or download the checkpoint again."
+            )
 
     @property
     @override

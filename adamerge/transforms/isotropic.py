@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.thin_svd import thin_svd
 from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices
 
@@ -57,7 +58,7 @@ class Isotropic(Transform):
                 return stack.mean(0, keepdim=True)
             return isotropic(matrices(stack).sum(0)).reshape(1, *stack.shape[1:])
 
-        return merge
+        return by_matrix(merge)
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the name of the one merged update; see `Transform.experts`."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.thin_svd import polar, thin_svd
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, is_matrix, matrices
 
@@ -60,7 +61,7 @@ class TaskSingularVectors(Transform):
                 return stack / len(stack)
             return task_singular_vectors(matrices(stack)).reshape(stack.shape)
 
-        return split
+        return by_matrix(split)
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the experts' own names; see `Transform.experts`."""

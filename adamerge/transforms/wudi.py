@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.transform import (
     MERGED,
     Stacks,
@@ -167,7 +168,7 @@ class Wudi(Transform):
             merged = wudi(flat, self.ridge) if self.solver == "closed" else wudi_adam(flat, self.lr, self.steps)
             return merged.reshape(1, *stack.shape[1:])
 
-        return merge
+        return by_matrix(merge)
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the name of the one merged update; see `Transform.experts`."""

@@ -13,7 +13,7 @@ from torch import nn
 from adamerge.experts import checkpoint
 from adamerge.experts.checkpoint import open_checkpoint, parameters_on_meta, skeleton
 from adamerge.experts.match_names import match, tied_names
-from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.types import ConfigError
 
 PAIRS = [  # saved as, loaded as
     ("BertModel", "BertModel", "bert", {}),
@@ -72,22 +72,6 @@ def test_a_tied_parameter_is_found_under_either_name(tmp_path):
     module = skeleton(opened.config, "LlamaForCausalLM")
     assert ("model.embed_tokens.weight", "lm_head.weight") in tied_names(module)
     assert match(opened, module).names["model.embed_tokens.weight"] == "lm_head.weight"
-
-
-def test_tensors_that_transformers_would_fuse_are_rejected_by_name(tmp_path):
-    config = transformers.MixtralConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        vocab_size=20, num_local_experts=2,
-    )  # fmt: skip
-    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
-    opened = open_checkpoint(str(tmp_path))
-    module = skeleton(opened.config, "MixtralForCausalLM")
-    if opened.tensors.headers.keys() >= dict(module.named_parameters()).keys():
-        pytest.skip("this transformers stores Mixtral as its module has it")
-    with pytest.raises(
-        IncompatibleExpertsError, match=r"fuses or splits .*experts.* when it loads a MixtralForCausalLM"
-    ):
-        match(opened, module)
 
 
 @pytest.mark.parametrize(

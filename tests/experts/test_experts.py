@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from support.families import Tiny, build, save_family
 
@@ -39,15 +40,53 @@ def together(folder, split=None):
 
 
 @pytest.mark.parametrize("who", ["base", "a"])
-def test_tied_weights_that_differ_in_the_file_are_rejected(tmp_path, who):
+def test_tied_weights_that_differ_in_a_file_are_two_parameters_of_all_and_said(tmp_path, who):
     save(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", tie_word_embeddings=True)
-    embeddings = "model.embed_tokens.weight"
-    edit(tmp_path / who, lambda t: t.update({"lm_head.weight": t[embeddings].clone()}))
-    assert embeddings in together(tmp_path).shared  # stored twice with equal values: accepted
-    edit(tmp_path / who, lambda t: t["lm_head.weight"].mul_(2))
-    with pytest.raises(IncompatibleExpertsError) as error:
-        together(tmp_path)
-    assert f"{tmp_path / who}: {embeddings} and lm_head.weight are one tied parameter" in str(error.value)
+    embeddings, head = "model.embed_tokens.weight", "lm_head.weight"
+    edit(tmp_path / who, lambda t: t.update({head: t[embeddings].clone()}))
+    experts = together(tmp_path)
+    assert embeddings in experts.shared  # stored twice with equal values: one parameter
+    assert head not in experts.shared
+    assert not experts.notes
+    edit(tmp_path / who, lambda t: t[head].mul_(2))
+    experts = together(tmp_path)
+    assert {embeddings, head} < set(experts.shared)
+    assert not experts.tasks["a"].head
+    assert any(head in note and "not in all files" in note for note in experts.notes)
+    for name, weights in {"base": experts.base, **experts.weights}.items():
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert torch.equal(weights[embeddings], theirs.model.embed_tokens.weight), name
+        assert torch.equal(weights[head], theirs.lm_head.weight), name
+
+
+def test_configurations_that_tie_differently_are_merged_untied_and_said(tmp_path):
+    save(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", tie_word_embeddings=True)
+    build("LlamaForCausalLM", "llama", 5, tie_word_embeddings=False).save_pretrained(tmp_path / "b")
+    experts = together(tmp_path)
+    assert {"model.embed_tokens.weight", "lm_head.weight"} < set(experts.shared)
+    assert torch.equal(experts.weights["a"]["lm_head.weight"], experts.weights["a"]["model.embed_tokens.weight"])
+    assert not torch.equal(experts.weights["b"]["lm_head.weight"], experts.weights["b"]["model.embed_tokens.weight"])
+    assert any("lm_head.weight" in note for note in experts.notes)
+
+
+@pytest.mark.parametrize("who", [("a",), ("base",), ("base", "a", "b")])
+def test_a_missing_output_embedding_is_read_from_the_input_embedding_and_said(tmp_path, who):
+    save(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", tie_word_embeddings=False)
+    for name in who:
+        edit(tmp_path / name, lambda t: t.pop("lm_head.weight"))
+    experts = together(tmp_path)
+    assert "lm_head.weight" in experts.shared
+    for name, weights in {"base": experts.base, **experts.weights}.items():
+        assert torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"]) is (name in who)
+        noted = [note for note in experts.notes if note.startswith(f"{tmp_path / name}: the file lacks lm_head.weight")]
+        assert len(noted) == (name in who)
+
+
+def test_a_backbone_as_base_has_no_output_embedding_to_read(tmp_path):
+    save(tmp_path, "LlamaModel", "LlamaForCausalLM", "llama", tie_word_embeddings=False)
+    experts = together(tmp_path)
+    assert "lm_head.weight" not in experts.base
+    assert experts.tasks["a"].head == ("lm_head.weight",)
 
 
 def test_tied_weights_that_differ_in_a_state_dict_are_rejected():
@@ -199,3 +238,45 @@ def test_settings_of_a_task_cause_no_warning(tmp_path):
         lambda t: t.update({"classifier.weight": torch.ones(3, 16), "classifier.bias": torch.ones(3)}),
     )
     assert not together(tmp_path).warnings
+
+
+# --- what the base lacks of its own class ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "expert", "family", "part"),
+    [
+        ("ViTForImageClassification", "ViTForImageClassification", "vit", "layer"),
+        ("ViTModel", "ViTForImageClassification", "vit", "layer"),
+        ("BertForMaskedLM", "BertForSequenceClassification", "bert", "encoder"),
+        ("LlamaForCausalLM", "LlamaForSequenceClassification", "llama", "layers"),
+        ("CLIPForImageClassification", "CLIPForImageClassification", "clip", "encoder"),
+    ],
+)
+def test_a_base_without_a_part_of_its_own_class_is_rejected(tmp_path, base, expert, family, part):
+    save(tmp_path, base, expert, family)
+    edit(tmp_path / "base", lambda t: [t.pop(name) for name in list(t) if part in name.split(".")])
+    with pytest.raises(IncompatibleExpertsError, match=r"base: the base lacks .* more, which is inside the backbone"):
+        together(tmp_path)
+
+
+def test_a_base_may_lack_its_own_classifier_and_says_so(tmp_path):
+    save(tmp_path, "BertForSequenceClassification", "BertForSequenceClassification", "bert")
+    edit(tmp_path / "base", lambda t: [t.pop(name) for name in ("classifier.weight", "classifier.bias")])
+    experts = together(tmp_path)
+    assert experts.tasks["a"].head == ("classifier.weight", "classifier.bias")
+    assert experts.lacking == ("classifier.weight", "classifier.bias")
+    (note,) = experts.notes
+    assert "the base lacks classifier.weight, classifier.bias of its own class BertForSequenceClassification" in note
+    assert f"note: {note}" in describe(experts)
+
+
+def test_a_tensor_without_a_place_is_passed_over_if_it_equals_the_bases(tmp_path):
+    save(tmp_path, "GPT2LMHeadModel", "GPT2LMHeadModel", "gpt2")
+    masked = {"transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    for name in ("base", "a", "b"):
+        edit(tmp_path / name, lambda t: t.update(masked))
+    assert sum("masked_bias have no place" in note for note in together(tmp_path).notes) == 2
+    edit(tmp_path / "a", lambda t: t["transformer.h.0.attn.masked_bias"].add_(1))
+    with pytest.raises(IncompatibleExpertsError, match=r"a: GPT2LMHeadModel has no place for .*masked_bias"):
+        together(tmp_path)

@@ -129,9 +129,46 @@ class Runs:
         return os.mkdir, ("pwned",)
 
 
-@of_headers("mood", "quantised")
+@of_headers("mood: expected floating-point weights", "quantised", "bert.pooler.dense.weight are torch.int32")
 def quantised_configuration(folder, config):
     edit_json(folder / "mood/config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    edit_tensors(
+        folder / "mood/model.safetensors",
+        lambda t: t.update({"bert.pooler.dense.weight": t["bert.pooler.dense.weight"].to(torch.int32)}),
+    )
+
+
+@of_headers("mood: expected the tensors of a BertForSequenceClassification", "PEFT wrapped", "merge_and_unload")
+def wrapped_by_peft(folder, config):
+    def wrap(tensors):
+        for name in [name for name in tensors if "attention.self" in name]:
+            path, _, leaf = name.rpartition(".")
+            tensors[f"{path}.base_layer.{leaf}"] = tensors.pop(name)
+
+    edit_tensors(folder / "mood/model.safetensors", wrap)
+
+
+@of_headers("mood: the file has no tensor for", "and 29 more of BertForSequenceClassification", "bert.cncoder.layer.0.")
+def many_misnamed_tensors(folder, config):
+    def misname(tensors):
+        for name in [name for name in tensors if ".encoder." in name]:
+            tensors[name.replace("encoder", "cncoder")] = tensors.pop(name)
+
+    edit_tensors(folder / "mood/model.safetensors", misname)
+
+
+@of_headers("base: the base lacks", "more, which is inside the backbone")
+def base_without_its_layers(folder, config):
+    def cut(tensors):
+        for name in [name for name in tensors if "encoder." in name]:
+            del tensors[name]
+
+    edit_tensors(folder / "base/model.safetensors", cut)
+
+
+@of_headers("mood: expected one checkpoint", "adapter_config.json) is beside config.json")
+def adapter_beside_a_checkpoint(folder, config):
+    (folder / "mood/adapter_config.json").write_text("{}")
 
 
 @of_headers("mood: bert.pooler.dense.weight is quantised (torch.int8)")
@@ -142,7 +179,7 @@ def quantised_tensor(folder, config):
     )
 
 
-@of_headers("mood: this is a LoRA adapter", "merge_and_unload")
+@of_headers("mood/adapter_config.json: this is a nameless kind of adapter", "merge_and_unload")
 def adapter(folder, config):
     (folder / "mood/config.json").rename(folder / "mood/adapter_config.json")
 

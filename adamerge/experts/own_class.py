@@ -1,0 +1,89 @@
+"""A checkpoint's own class: by the name in config.json, or by the tensors in its files where no name is given."""
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
+from adamerge.experts.conversion import Converted
+from adamerge.experts.match_names import match
+from adamerge.types import ConfigError, IncompatibleExpertsError
+
+HEADS: tuple[Mapping[Any, Any], ...] = (
+    modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
+"""transformers' classes with a head by model type, in the order in which they are tried: encoders that could serve as
+decoders too are masked language models."""
+
+
+def own_module(checkpoint: Checkpoint) -> nn.Module:
+    """Build the module of a checkpoint's own class, without weights.
+
+    If config.json names no class, it is the first with a place for each tensor of the files and a tensor for each of
+    its parameters: the bare model, then the classes of `HEADS`; else the bare model.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConfigError: transformers has no class of the name in config.json.
+    """
+    if getattr(checkpoint.config, "architectures", None):
+        return skeleton(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
+    bare = skeleton(checkpoint.config, "AutoModel", trust_remote_code=checkpoint.trust_remote_code)
+    return next((module for module in (bare, *_with_heads(checkpoint)) if _fits(checkpoint, module)), bare)
+
+
+def _with_heads(checkpoint: Checkpoint) -> Iterator[nn.Module]:
+    for mapping in HEADS:
+        names = mapping.get(checkpoint.config.model_type) or ()
+        for architecture in (names,) if isinstance(names, str) else names:
+            yield skeleton(checkpoint.config, architecture)
+
+
+def _fits(checkpoint: Checkpoint, module: nn.Module) -> bool:
+    """Return whether names and shapes of all tensors are those of a module."""
+    try:
+        found = match(checkpoint, module)
+        headers = Converted(checkpoint.tensors, found.names).headers
+    except IncompatibleExpertsError:
+        return False
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    return not (found.missing or found.unexpected) and all(headers[n].shape == shapes[n] for n in shapes)
+
+
+def of_base(base: Checkpoint) -> nn.Module:
+    """Build the base's own module; the bare model if transformers does not have its class."""
+    try:
+        return own_module(base)
+    except ConfigError:
+        return skeleton(base.config, "AutoModel", trust_remote_code=base.trust_remote_code)
+
+
+def dispensable(module: nn.Module) -> set[str]:
+    """Name the parameters without which a module's class can be built, and saved: the pooler of BERT and the like.
+
+    Args:
+        module: A module without weights.
+
+    Returns:
+        Names in the module.
+    """
+    if not isinstance(module, PreTrainedModel) or "add_pooling_layer" not in inspect.signature(type(module)).parameters:
+        return set()
+    with parameters_on_meta():
+        bare = type(module)._from_config(copy.deepcopy(module.config), add_pooling_layer=False)
+    return dict(module.named_parameters()).keys() - dict(bare.named_parameters()).keys()
