@@ -103,3 +103,18 @@ def test_scripts_are_bash_and_stop_at_the_first_error(script):
     text = (ROOT / script).read_text(encoding="utf-8")
     assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
     assert "set -euo pipefail" in text
+
+
+def test_answers_of_the_contributing_guide_are_where_it_says():
+    rows = re.findall(r"^\| .+\? \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    answers = [answer for row in rows for answer in re.findall(r"`([\w.]+)` in `([\w/.]+)`", row)]
+    assert len(answers) >= len(rows) == 4
+    for name, path in answers:
+        tree, *parts = ast.parse((ROOT / path).read_text(encoding="utf-8")), *name.split(".")
+        for part in parts:
+            tree = next(node for node in tree.body if getattr(node, "name", "") == part)
+
+
+def test_rows_become_batches_in_one_place():
+    found = [path.name for path in (ROOT / "adamerge").rglob("*.py") if "def batch(" in path.read_text("utf-8")]
+    assert found == ["rows.py"]

@@ -9,11 +9,10 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import override
 
-from adamerge.batch import Batch
 from adamerge.data.contents import contents
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import Encoded, Modality, Processor
-from adamerge.data.rows import Rows
+from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
@@ -62,9 +61,9 @@ class ImageRows(Rows):
         return len(self._table)
 
     @override
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def padded(self, indices: Sequence[int]) -> Padded:
         column = self._table.data[list(indices)][self._table.source.image]
         images = [image.convert("RGB") for image in column]
         pixels = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")["pixel_values"]
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
-        return Batch({"pixel_values": pixels}, torch.as_tensor(list(indices)), None, labels)
+        return Padded({"pixel_values": pixels}, None, labels)

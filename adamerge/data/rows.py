@@ -1,7 +1,8 @@
-"""One task's rows and their batches."""
+"""One task's rows, and where they become batches: `Rows.batch`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -10,16 +11,30 @@ from typing_extensions import override
 from adamerge.batch import Batch
 
 
+class Padded(NamedTuple):
+    """Some rows, padded to one length; the attributes are those of `Batch`."""
+
+    inputs: Mapping[str, Tensor]
+    positions: Tensor | None = None
+    labels: Tensor | None = None
+
+
 class Rows(ABC):
-    """One task's rows; the subclass of a modality pads them and makes batches."""
+    """One task's rows; the subclass of a modality pads them."""
 
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of rows."""
 
     @abstractmethod
+    def padded(self, indices: Sequence[int]) -> Padded:
+        """Pad the rows with these indices to one length."""
+
+    @final
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Make one batch of the rows with these indices, padded to one length."""
+        """Make one batch of the rows with these indices: every batch of every modality is made here."""
+        inputs, positions, labels = self.padded(indices)
+        return Batch(inputs, torch.as_tensor(list(indices)), positions, labels)
 
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
         """Sort indices by the length of their rows, if that saves padding; the order must not matter to the caller.
@@ -54,10 +69,10 @@ class TensorRows(Rows):
         return len(next(iter(self._inputs.values())))
 
     @override
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def padded(self, indices: Sequence[int]) -> Padded:
         rows = torch.as_tensor(indices)
         labels, positions = (None if t is None else t[rows] for t in (self._labels, self._positions))
-        return Batch({name: tensor[rows] for name, tensor in self._inputs.items()}, rows, positions, labels)
+        return Padded({name: tensor[rows] for name, tensor in self._inputs.items()}, positions, labels)
 
 
 class Subset(Rows):
@@ -70,8 +85,8 @@ class Subset(Rows):
         return len(self._indices)
 
     @override
-    def batch(self, indices: Sequence[int]) -> Batch:
-        return self._rows.batch([self._indices[i] for i in indices])._replace(rows=torch.as_tensor(list(indices)))
+    def padded(self, indices: Sequence[int]) -> Padded:
+        return self._rows.padded([self._indices[i] for i in indices])
 
     @override
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:

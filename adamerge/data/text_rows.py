@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from adamerge.batch import Batch
-from adamerge.data.rows import Rows
+from adamerge.data.rows import Padded, Rows
 
 _NO_LABEL = -100
 """Label of positions without a target; torch's default `ignore_index`."""
@@ -62,24 +61,23 @@ class TextRows(Rows):
         return sorted(indices, key=lambda i: -len(self._encodings[i]))
 
     @override
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def padded(self, indices: Sequence[int]) -> Padded:
         padding = cast(int, self._tokenizer.pad_token_id)
         ids, mask = pad([self._encodings[i] for i in indices], padding)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
             inputs["token_type_ids"] = pad([self._segments[i] for i in indices], 0)[0]
-        rows = torch.as_tensor(list(indices))
         if self._targets is not None:
             targets = [self._targets[i] for i in indices]
             inputs["decoder_input_ids"], read = pad([row[: max(len(row) - 1, 1)] for row in targets], padding)
             labels = pad([row[1:] or [_NO_LABEL] for row in targets], _NO_LABEL)[0]
-            return Batch(inputs, rows, read.bool(), labels)
+            return Padded(inputs, read.bool(), labels)
         if self._per_token:
             present = mask.bool()
             counted = present if self._counted is None else _predict(present, [self._counted[i] for i in indices])
-            return Batch(inputs, rows, counted, next_tokens(ids, counted, present))
+            return Padded(inputs, counted, next_tokens(ids, counted, present))
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
-        return Batch(inputs, rows, None, labels)
+        return Padded(inputs, None, labels)
 
 
 class Prompts(Rows):
@@ -118,11 +116,11 @@ class Prompts(Rows):
         return sorted(indices, key=lambda i: -len(self._prompts[i]))
 
     @override
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Make one batch of prompts, padded on the left for decoder-only models."""
+    def padded(self, indices: Sequence[int]) -> Padded:
+        """Pad prompts, on the left for decoder-only models."""
         padding = cast(int, self.tokenizer.pad_token_id)
         ids, mask = pad([self._prompts[i] for i in indices], padding, left=self.start is None)
-        return Batch({"input_ids": ids, "attention_mask": mask}, torch.as_tensor(list(indices)))
+        return Padded({"input_ids": ids, "attention_mask": mask})
 
     def answered(self, answers: Sequence[Sequence[int]]) -> TextRows:
         """Join the prompts and the token ids of their answers to rows."""
