@@ -26,6 +26,7 @@ from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
+from adamerge.runs.settle_rows import settled
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
@@ -181,6 +182,7 @@ class Merge:
         check_start(config, inspection.changed)
         data = load_data(config, experts, processor=self._processor)
         check_layers(config.objective, experts, data)
+        data = settled(config, experts, inspection.changed, data)
         notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
         description = [line for line in describe(experts) if not line.startswith("warning: ")]
         return Opened(experts, inspection.changed, data), description, notes

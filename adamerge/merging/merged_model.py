@@ -1,16 +1,16 @@
-"""Run every task's model with given parameters by torch.func.functional_call."""
+"""Run every task's model with given parameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from transformers import GenerationConfig
 
 from adamerge.batch import Outputs
-from adamerge.experts.experts import Experts
-from adamerge.experts.model_kind import trial
+from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.model_kind import accepted, trial
+from adamerge.experts.stateless import Stateless
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.resident_task_vectors import Resident, resident_bytes
@@ -65,21 +65,21 @@ class MergedModel:
         base = self.experts.base
         head = self._heads[task] if own_head else {name: self._own(base[name]) for name in expert.whole_head}
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
-        return _call(expert.module, parameters, inputs, layers)
+        return _call(expert, parameters, inputs, layers)
 
     @torch.no_grad()
     def answer_of_expert(self, task: str, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
         """Generate with a task's unmerged expert, by its class's own `generate`: token ids (B, S)."""
         expert = self.experts.tasks[task]
-        state = {f"model.{expert.prefix}{name}": self._own(v) for name, v in self.experts.state_of(task).items()}
-        return functional_call(_Generator(expert.module), state, (dict(inputs), how))
+        state = {expert.prefix + name: self._own(value) for name, value in self.experts.state_of(task).items()}
+        return generate(expert.module, state, inputs, how)
 
     @torch.no_grad()
     def forward_expert(self, task: str, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run a task's unmerged expert, with its own buffers."""
         expert = self.experts.tasks[task]
         state = {expert.prefix + name: self._own(value) for name, value in self.experts.state_of(task).items()}
-        return _call(expert.module, state, inputs, layers)
+        return _call(expert, state, inputs, layers)
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""
@@ -127,10 +127,9 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
     return Resident(mapped) if resident else mapped
 
 
-def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
-    module.eval()  # dropout would make the objective random
+def _call(expert: Expert, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
     extra = {"output_hidden_states": True} if layers else {}
-    output = functional_call(module, dict(state), (), {**inputs, **extra})
+    output = expert.forward(state, (), {**accepted(expert.module, inputs), **extra})
     if isinstance(output, Tensor):
         return Outputs(output)
     if not layers:
@@ -138,6 +137,22 @@ def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tenso
     states, encoded = _hidden_states(output)
     chosen = choose_layers(len(states), layers, encoded)
     return Outputs(output.logits, tuple(states[i] for i in chosen), None, tuple(i < encoded for i in chosen))
+
+
+def generate(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+    """Generate with given parameters by the `generate` of a module's class.
+
+    Args:
+        module: The module.
+        state: Parameters and buffers under its names.
+        inputs: Prompts.
+        how: Options of generation.
+
+    Returns:
+        What `generate` returns: token ids (B, S), unless `how` requests more.
+    """
+    wrapped = {f"{_Generator.PREFIX}{name}": tensor for name, tensor in state.items()}
+    return Stateless(_Generator(module), seed=None)(wrapped, (accepted(module, inputs), how))
 
 
 def try_layers(module: torch.nn.Module, inputs: Mapping[str, Tensor], layers: Layers) -> None:
@@ -194,7 +209,9 @@ class _Generating(Protocol):
 
 
 class _Generator(torch.nn.Module):
-    """Wrap a module so that `functional_call` runs its `generate` with given parameters."""
+    """Wrap a module so that its forward pass is its `generate`."""
+
+    PREFIX = "model."
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()

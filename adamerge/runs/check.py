@@ -16,6 +16,7 @@ from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
+from adamerge.runs.settle_rows import settle_rows
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
@@ -43,7 +44,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += _problems_of(lambda: check_task_vectors(config, experts, experts.shared))
         starts = _problems_of(lambda: check_start(config, experts.shared))
         problems += [problem for problem in starts if problem not in problems]
-        problems += _problems_of(lambda: check_layers(config.objective, experts, load_data(config, experts)))
+        problems += _problems_of(lambda: lines.extend(_notes_on_rows(config, experts)))
         lines += [] if problems else learning_notes(config)
         problems += _problems_of(lambda: check_space(config, experts, run))
         if deep:
@@ -54,6 +55,13 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(problems) or 'no'} problem{'s' if len(problems) > 1 else ''} found")
     return problems
+
+
+def _notes_on_rows(config: MergeConfig, experts: Experts) -> list[str]:
+    """Read and encode the rows, and ask copies of the models how they treat them; return what a user should know."""
+    data = load_data(config, experts)
+    check_layers(config.objective, experts, data)
+    return list(settle_rows(data, experts, config.data.max_length).notes)
 
 
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:

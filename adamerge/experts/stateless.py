@@ -1,0 +1,272 @@
+"""Run a module on given parameters so that the pass changes neither the module, nor the parameters, nor random states.
+
+Some modules change themselves in a forward pass: BigBird replaces its attention at the first short row, RWKV scales two
+matrices of its deeper layers. The next batch would then get another model than the first.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adamerge.types import ConfigError, Parameters
+
+Container: TypeAlias = MutableMapping[Any, Any] | list[Any] | set[Any]
+
+
+class Kept(NamedTuple):
+    """Contents of one container of a module before a pass: attributes, submodules, a list.
+
+    Attributes:
+        name: Path of the module or attribute, for messages.
+        container: The container itself.
+        then: A copy of its contents.
+    """
+
+    name: str
+    container: Container
+    then: Container
+
+
+class Stateless:
+    """Runs one module, always as it was when this object was made.
+
+    Args:
+        module: The module; its parameters may be on the meta device.
+        seed: Seed of the random numbers that every pass draws; None leaves the random state as it is.
+        written: Parameters that a pass changes; None finds them in the first pass, for which all are copied.
+
+    Attributes:
+        changed: Names of what passes changed in the module, its buffers and its parameters; all are restored.
+        random: Whether a pass drew random numbers.
+
+    Example:
+        >>> class Counts(nn.Linear):
+        ...     calls = 0
+        ...     def forward(self, input):
+        ...         self.calls += 1
+        ...         return super().forward(input) * self.calls
+        >>> run = Stateless(Counts(1, 1, bias=False))
+        >>> state = {"weight": torch.ones(1, 1)}
+        >>> [run(state, (torch.ones(1, 1),)).item() for _ in range(2)], sorted(run.changed)
+        ([1.0, 1.0], ['calls'])
+    """
+
+    def __init__(self, module: nn.Module, seed: int | None = 0, written: frozenset[str] | None = None) -> None:
+        self._module, self._seed, self._written = module, seed, written
+        self.changed: set[str] = set()
+        self.random = False
+
+    def __call__(
+        self, state: Parameters, args: Sequence[object] = (), inputs: Mapping[str, object] | None = None
+    ) -> Any:  # noqa: ANN401 - whatever the module returns
+        """Run a forward pass.
+
+        The first pass runs on copies of all parameters and finds those that the module changes; later passes copy
+        these alone. If a pass multiplies a parameter by a number, the gradient is multiplied by it too.
+
+        Args:
+            state: Parameters and buffers under the module's names; the module's own buffers are the default.
+            args: Arguments.
+            inputs: Keyword arguments.
+
+        Returns:
+            What the module returns.
+
+        Raises:
+            ConfigError: The pass changes a parameter in a way whose gradient is unknown, or one that the first pass
+                did not change.
+        """
+        self._module.eval()  # dropout would make the objective random
+        given = self._copies(state)
+        versions = {name: _version(tensor) for name, tensor in given.items()}
+        with unchanged(self._module) as changed, same_random_numbers(self._seed, _device(given)) as drawn:
+            output = functional_call(self._module, dict(given), tuple(args), dict(inputs or {}))
+        self.random |= drawn()
+        self.changed.update(changed)
+        touched = {name for name, tensor in given.items() if _version(tensor) != versions[name]}
+        self._account(state, given, touched)
+        return output
+
+    def _copies(self, state: Parameters) -> dict[str, Tensor]:
+        """Copy the buffers, and the parameters that a pass may change."""
+        buffers = dict(self._module.named_buffers())
+        copied = {name: buffer.clone() for name, buffer in {**buffers, **state}.items() if name in buffers}
+        if self._written is None:
+            return {name: tensor.clone() for name, tensor in state.items()} | copied
+        return {**state, **copied, **{name: state[name].clone() for name in self._written & state.keys()}}
+
+    def _account(self, state: Parameters, given: Parameters, touched: set[str]) -> None:
+        """Note what a pass changed, and correct the gradient of changed parameters."""
+        parameters = {name for name, _ in self._module.named_parameters()} & state.keys()
+        written = touched & parameters
+        if self._written is None:
+            written |= {name for name in parameters - touched if not _equal(state[name], given[name])}
+            self._written = frozenset(written)
+        new = sorted(written - self._written)
+        if new:
+            raise ConfigError(
+                f"{type(self._module).__name__}: expected a forward pass that leaves its parameters as they are, or "
+                f"changes the same ones in every pass, but this pass changed {', '.join(new[:3])} in place, which the "
+                "first pass did not. Change the module so that it works on copies."
+            )
+        self.changed |= touched | written
+        for name in sorted(self._written & state.keys()):
+            if given[name].requires_grad:
+                _scale_gradient(type(self._module).__name__, name, state[name].detach(), given[name])
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Generator[list[str]]:
+    """Restore attributes, submodules and configurations of a module after the block.
+
+    Args:
+        module: The module.
+
+    Yields:
+        An empty list, which contains the names of what was changed when the block has ended.
+
+    Example:
+        >>> module = nn.Sequential(nn.Linear(1, 1))
+        >>> with unchanged(module) as changed:
+        ...     module[0].scale = 2.0
+        >>> changed, hasattr(module[0], "scale")
+        (['0.scale'], False)
+    """
+    kept, changed = list(_contents(module)), list[str]()
+    tensors = [(name, t, _version(t), t.clone()) for name, t in _plain_tensors(module)]
+    try:
+        yield changed
+    finally:
+        for one in kept:
+            changed += _restore(one)
+        for name, tensor, version, copy in tensors:
+            if _version(tensor) != version:
+                changed.append(name)
+                with torch.no_grad():
+                    tensor.copy_(copy)
+
+
+@contextmanager
+def same_random_numbers(seed: int | None, device: torch.device) -> Generator[Callable[[], bool]]:
+    """Draw the random numbers of a seed inside the block, and leave the random state as it is.
+
+    Args:
+        seed: Seed; None leaves everything as it is.
+        device: Device of the computation.
+
+    Yields:
+        A function that returns, after the block, whether random numbers were drawn in it.
+
+    Example:
+        >>> with same_random_numbers(0, torch.device("cpu")) as drawn:
+        ...     _ = torch.rand(1)
+        >>> drawn()
+        True
+    """
+    found: list[bool] = []
+    if seed is None:
+        yield lambda: False
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        before = _random_state(device)
+        try:
+            yield lambda: any(found)
+        finally:
+            found.append(not torch.equal(before, _random_state(device)))
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Return the random state of the CPU, and of the device if it has one of its own."""
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return torch.cat([torch.get_rng_state(), *own])
+
+
+def _contents(module: nn.Module) -> Iterator[Kept]:
+    """Yield every container whose contents a pass could change, once."""
+    seen: set[int] = set()
+    for path, owner in module.named_modules():
+        own = vars(owner)
+        yield Kept(path, own, own.copy())
+        for name, value in own.items():
+            container = value if isinstance(value, dict | list | set) else _attributes(value)
+            if container is not None and id(container) not in seen:
+                seen.add(id(container))
+                yield Kept(f"{path}.{name}".lstrip("."), container, container.copy())
+
+
+def _attributes(value: object) -> dict[str, object] | None:
+    """Return the attributes of an object that is neither a module, a tensor nor callable: a configuration."""
+    if isinstance(value, nn.Module | Tensor | type) or callable(value):
+        return None
+    return getattr(value, "__dict__", None)
+
+
+def _plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors that are attributes, neither parameters nor buffers."""
+    for path, owner in module.named_modules():
+        for name, value in vars(owner).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}".lstrip("."), value
+
+
+def _restore(kept: Kept) -> list[str]:
+    """Restore a container; return the names of what was changed in it."""
+    name, now, then = kept
+    if isinstance(now, dict) and isinstance(then, dict):
+        keys = [key for key in {**now, **then} if now.get(key, _NOTHING) is not then.get(key, _NOTHING)]
+        if keys or list(now) != list(then):
+            now.clear()
+            now.update(then)
+        path = name.removesuffix("._modules").removesuffix("_modules")
+        return [f"{path}.{key}".lstrip(".") for key in keys]
+    if isinstance(now, list) and isinstance(then, list):
+        if len(now) == len(then) and all(one is two for one, two in zip(now, then, strict=True)):
+            return []
+        now[:] = then
+        return [name]
+    if isinstance(now, set) and isinstance(then, set) and now != then:
+        now.clear()
+        now.update(then)
+        return [name]
+    return []
+
+
+_NOTHING = object()
+
+
+def _scale_gradient(module: str, name: str, before: Tensor, used: Tensor) -> None:
+    """Multiply the gradient of a parameter by the number that the pass multiplied the parameter by.
+
+        w' = s·w  ⇒  ∂L/∂w = s·∂L/∂w'
+
+    Raises:
+        ConfigError: The change is not a multiplication.
+    """
+    after = used.detach()
+    place = before.abs().argmax()
+    scale = (after.flatten()[place] / before.flatten()[place]).item() if before.abs().max() > 0 else 1.0
+    if not torch.allclose(after, scale * before, rtol=1e-5, atol=0.0):
+        raise ConfigError(
+            f"{module}: its forward pass changes the parameter {name} in place, by more than a factor, so the gradient "
+            "of the merged parameter is unknown. Use a data-free method, or change the module so that it works on a "
+            "copy."
+        )
+    gradient: Callable[[Tensor], Tensor] = lambda g: g * scale  # noqa: E731
+    used.register_hook(gradient)
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.is_meta or torch.equal(one.detach(), two.detach())
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _device(state: Parameters) -> torch.device:
+    return next(iter(state.values())).device if state else torch.device("cpu")
