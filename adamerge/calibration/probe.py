@@ -1,12 +1,12 @@
 """Ask a model whether a row's answer depends on the rows beside it, and choose batches in which it does not.
 
-A model that reads padding, counts positions from the wrong side or shares something between rows answers a row otherwise
-in a batch than alone. The answers of a short and a long row, together in both orders and one by one, show it.
+A model that reads padding, counts positions from the wrong side or shares something between rows answers a row
+otherwise in a batch than alone. The answers of a short and a long row, together in both orders and one by one, show it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
@@ -142,7 +142,7 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) 
 def _chosen(rows: Rows) -> tuple[int, int, tuple[int, int]]:
     """Choose the shortest row, the longest row, and two rows of one length."""
     order = rows.by_length(range(len(rows)))
-    twins = next(((a, b) for a, b in zip(order, order[1:], strict=False) if rows.length(a) == rows.length(b)), None)
+    twins = next(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), None)
     return order[-1], order[0], twins or (order[0], order[0])
 
 
@@ -252,6 +252,6 @@ def _notes(model: Model, padding: Padding) -> Iterator[str]:
 def _unknown(architecture: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return (
-        f"{architecture} could not be asked whether its answer to a row depends on the rows beside it ({reason}): every "
-        "row has a forward pass of its own."
+        f"{architecture} could not be asked whether its answer to a row depends on the rows beside it ({reason}): "
+        "every row has a forward pass of its own."
     )

@@ -4,8 +4,11 @@ Some modules change themselves in a forward pass: BigBird replaces its attention
 matrices of its deeper layers. The next batch would then get another model than the first.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,28 +17,34 @@ from torch.func import functional_call
 
 from adamerge.types import ConfigError, Parameters
 
-Container: TypeAlias = MutableMapping[Any, Any] | list[Any] | set[Any]
+Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any]
+
+_CONTAINERS = frozenset({OrderedDict, dict, list})
+_CONSTANT = frozenset({bool, int, float, str, tuple, type(None), FunctionType, torch.dtype, torch.device})
+"""Types of attributes with and without contents that a pass could change; for speed, others are looked at in full."""
 
 
 class Kept(NamedTuple):
     """Contents of one container of a module before a pass: attributes, submodules, a list.
 
     Attributes:
-        name: Path of the module or attribute, for messages.
-        container: The container itself.
-        then: A copy of its contents.
+        path: Path of the module.
+        key: Its attribute that is the container; empty for the attributes themselves.
+        container: The container.
+        then: A copy of its contents; None if there were none.
     """
 
-    name: str
+    path: str
+    key: str
     container: Container
-    then: Container
+    then: Container | None
 
 
 class Stateless:
     """Runs one module, always as it was when this object was made.
 
     Args:
-        module: The module; its parameters may be on the meta device.
+        module: The module, put into eval mode; its parameters may be on the meta device.
         seed: Seed of the random numbers that every pass draws; None leaves the random state as it is.
         written: Parameters that a pass changes; None finds them in the first pass, for which all are copied.
 
@@ -56,7 +65,9 @@ class Stateless:
     """
 
     def __init__(self, module: nn.Module, seed: int | None = 0, written: frozenset[str] | None = None) -> None:
-        self._module, self._seed, self._written = module, seed, written
+        self._module, self._seed, self._written = module.eval(), seed, written  # dropout would add randomness
+        self._modules = tuple(module.named_modules())
+        self._parameters = frozenset(name for name, _ in module.named_parameters())
         self.changed: set[str] = set()
         self.random = False
 
@@ -80,10 +91,12 @@ class Stateless:
             ConfigError: The pass changes a parameter in a way whose gradient is unknown, or one that the first pass
                 did not change.
         """
-        self._module.eval()  # dropout would make the objective random
         given = self._copies(state)
         versions = {name: _version(tensor) for name, tensor in given.items()}
-        with unchanged(self._module) as changed, same_random_numbers(self._seed, _device(given)) as drawn:
+        with (
+            unchanged(self._module, self._modules) as changed,
+            same_random_numbers(self._seed, _device(given)) as drawn,
+        ):
             output = functional_call(self._module, dict(given), tuple(args), dict(inputs or {}))
         self.random |= drawn()
         self.changed.update(changed)
@@ -101,7 +114,7 @@ class Stateless:
 
     def _account(self, state: Parameters, given: Parameters, touched: set[str]) -> None:
         """Note what a pass changed, and correct the gradient of changed parameters."""
-        parameters = {name for name, _ in self._module.named_parameters()} & state.keys()
+        parameters = self._parameters & state.keys()
         written = touched & parameters
         if self._written is None:
             written |= {name for name in parameters - touched if not _equal(state[name], given[name])}
@@ -120,11 +133,12 @@ class Stateless:
 
 
 @contextmanager
-def unchanged(module: nn.Module) -> Generator[list[str]]:
+def unchanged(module: nn.Module, modules: Sequence[tuple[str, nn.Module]] = ()) -> Generator[list[str]]:
     """Restore attributes, submodules and configurations of a module after the block.
 
     Args:
         module: The module.
+        modules: Its submodules by path, if they are known.
 
     Yields:
         An empty list, which contains the names of what was changed when the block has ended.
@@ -136,13 +150,15 @@ def unchanged(module: nn.Module) -> Generator[list[str]]:
         >>> changed, hasattr(module[0], "scale")
         (['0.scale'], False)
     """
-    kept, changed = list(_contents(module)), list[str]()
-    tensors = [(name, t, _version(t), t.clone()) for name, t in _plain_tensors(module)]
+    changed: list[str] = []
+    kept = list(_contents(modules or tuple(module.named_modules())))
+    tensors = [(name, t, _version(t), t.clone()) for name, t in _plain_tensors(kept)]
     try:
         yield changed
     finally:
         for one in kept:
-            changed += _restore(one)
+            if one.container or one.then:  # most are empty
+                changed += _restore(one)
         for name, tensor, version, copy in tensors:
             if _version(tensor) != version:
                 changed.append(name)
@@ -186,54 +202,63 @@ def _random_state(device: torch.device) -> Tensor:
     return torch.cat([torch.get_rng_state(), *own])
 
 
-def _contents(module: nn.Module) -> Iterator[Kept]:
-    """Yield every container whose contents a pass could change, once."""
+def _contents(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Kept]:
+    """Yield every container whose contents a pass could change; most are empty, so these are not copied."""
     seen: set[int] = set()
-    for path, owner in module.named_modules():
-        own = vars(owner)
-        yield Kept(path, own, own.copy())
-        for name, value in own.items():
-            container = value if isinstance(value, dict | list | set) else _attributes(value)
-            if container is not None and id(container) not in seen:
-                seen.add(id(container))
-                yield Kept(f"{path}.{name}".lstrip("."), container, container.copy())
+    for path, owner in modules:
+        own = owner.__dict__
+        yield Kept(path, "", own, own.copy())
+        for key, value in own.items():
+            kind = type(value)
+            if kind in _CONSTANT:
+                continue
+            inside = value if kind in _CONTAINERS else None if id(value) in seen else _inside(value)
+            seen.add(id(value))
+            if inside is not None:
+                yield Kept(path, key, inside, inside.copy() if inside else None)
 
 
-def _attributes(value: object) -> dict[str, object] | None:
-    """Return the attributes of an object that is neither a module, a tensor nor callable: a configuration."""
+def _plain_tensors(kept: Iterable[Kept]) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors that are attributes of modules, neither parameters nor buffers."""
+    for path, key, now, _ in kept:
+        if not key and isinstance(now, dict):
+            yield from ((f"{path}.{name}".lstrip("."), t) for name, t in now.items() if isinstance(t, Tensor))
+
+
+def _inside(value: object) -> Container | None:
+    """Return the contents of an attribute that can change: of a container, or the attributes of a configuration."""
+    if isinstance(value, dict | list | set):
+        return value
     if isinstance(value, nn.Module | Tensor | type) or callable(value):
         return None
     return getattr(value, "__dict__", None)
 
 
-def _plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors that are attributes, neither parameters nor buffers."""
-    for path, owner in module.named_modules():
-        for name, value in vars(owner).items():
-            if isinstance(value, Tensor):
-                yield f"{path}.{name}".lstrip("."), value
-
-
-def _restore(kept: Kept) -> list[str]:
-    """Restore a container; return the names of what was changed in it."""
-    name, now, then = kept
+def _restore(kept: Kept) -> Sequence[str]:
+    """Restore a container, and return the names of what was changed in it."""
+    path, key, now, then = kept
+    then = type(now)() if then is None else then
+    if len(now) == len(then) and _same(now, then):
+        return ()
     if isinstance(now, dict) and isinstance(then, dict):
-        keys = [key for key in {**now, **then} if now.get(key, _NOTHING) is not then.get(key, _NOTHING)]
-        if keys or list(now) != list(then):
-            now.clear()
-            now.update(then)
-        path = name.removesuffix("._modules").removesuffix("_modules")
-        return [f"{path}.{key}".lstrip(".") for key in keys]
-    if isinstance(now, list) and isinstance(then, list):
-        if len(now) == len(then) and all(one is two for one, two in zip(now, then, strict=True)):
-            return []
-        now[:] = then
-        return [name]
-    if isinstance(now, set) and isinstance(then, set) and now != then:
+        inner = "" if key in ("", "_modules") else key
+        names = [name for name in {**now, **then} if now.get(name, _NOTHING) is not then.get(name, _NOTHING)]
         now.clear()
         now.update(then)
-        return [name]
-    return []
+        return [".".join(part for part in (path, inner, str(name)) if part) for name in names]
+    if isinstance(now, list):
+        now[:] = then
+    elif isinstance(now, set):
+        now.clear()
+        now.update(then)
+    return [f"{path}.{key}".lstrip(".")]
+
+
+def _same(now: Container, then: Container) -> bool:
+    """Return whether two containers of equal size hold the same objects."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        return all(map(operator.is_, now.values(), then.values())) and list(now) == list(then)
+    return now == then if isinstance(now, set) else all(map(operator.is_, now, then))
 
 
 _NOTHING = object()
