@@ -91,15 +91,17 @@ def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
 
     Args:
         rows: The rows.
-        reads_mask: Whether the model takes an attention mask. One that does not was trained on padding.
+        reads_mask: Whether the model takes an attention mask. One that does not was trained on padding; one that does
+            gets a fixed length only if it cannot be run otherwise.
         limit: Length to which rows were padded in training, if it is known.
     """
     if isinstance(rows, Prompts):
         return [rows.padding, Padding(share="equal"), Padding(share="none")]
     if not isinstance(rows, TextRows):
         return [Padding(), Padding(share="none")]
-    whole = [] if reads_mask or limit is None else [Padding(length=limit)]
-    return [Padding(), Padding("left"), *whole, Padding(share="equal"), Padding(share="none")]
+    whole = [] if limit is None else [Padding(length=limit)]
+    first, last = ([], whole) if reads_mask else (whole, [])  # without a mask, training was on padding
+    return [Padding(), Padding("left"), *first, Padding(share="equal"), Padding(share="none"), *last]
 
 
 def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) -> Padding:
@@ -112,7 +114,7 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) 
         tolerance: Largest difference that rounding explains, relative to the largest logit.
 
     Raises:
-        Exception: Whatever the model raises on a single row.
+        Exception: What the model raises on a single row, under every padding.
 
     Example:
         >>> from adamerge.data.rows import TensorRows
@@ -123,27 +125,32 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) 
         >>> choose(lambda rows, i: list(rows.batch(i).inputs["x"] - len(i)), rows, paddings, 1e-4).share
         'none'
     """
-    short, long, twins = _chosen(rows)
     alone: dict[int | None, dict[int, Tensor]] = {}
-    padding = Padding()
+    problem: Exception | None = None
     for padding in paddings:
-        if padding.share == "none":
-            break
-        mixed = [(short, long), (long, short)] if padding.share == "any" else []
-        pairs = [*mixed, (long, long), (short, short), twins]
-        own = rows.under(padding)
-        if padding.length not in alone:
-            alone[padding.length] = {i: ask(own, [i])[0] for i in dict.fromkeys(chain(*pairs))}
-        if all(_as_alone(ask, own, pair, alone[padding.length], tolerance) for pair in dict.fromkeys(pairs)):
-            break
-    return padding
+        own, pairs = rows.under(padding), _pairs(rows, padding)
+        try:
+            if padding.length not in alone:
+                alone[padding.length] = {i: ask(own, [i])[0] for i in dict.fromkeys(chain(*_pairs(rows, Padding())))}
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # any class may raise anything
+            problem = problem or error
+            continue
+        if all(_as_alone(ask, own, pair, alone[padding.length], tolerance) for pair in pairs):
+            return padding
+    raise problem or ValueError("no padding was tried")
 
 
-def _chosen(rows: Rows) -> tuple[int, int, tuple[int, int]]:
-    """Choose the shortest row, the longest row, and two rows of one length."""
+def _pairs(rows: Rows, padding: Padding) -> list[tuple[int, int]]:
+    """List pairs of rows that share a forward pass: the shortest and the longest, a row twice, two of one length."""
+    if padding.share == "none":
+        return []
     order = rows.by_length(range(len(rows)))
-    twins = next(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), None)
-    return order[-1], order[0], twins or (order[0], order[0])
+    short, long = order[-1], order[0]
+    mixed = [(short, long), (long, short)] if padding.share == "any" else []
+    twins = next(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), (long, long))
+    return list(dict.fromkeys([*mixed, (long, long), (short, short), twins]))
 
 
 def _as_alone(ask: Ask, rows: Rows, pair: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:

@@ -74,13 +74,13 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
 
 
 def _verdict(expert: Expert, rows: Rows, max_length: int | None, model: MergedModel | None) -> Verdict:
-    asked = _expert(model, expert) if model is not None else _copy(expert, rows)
-    if isinstance(asked, str):
-        return Verdict(rows, (asked,))
-    return settle(asked, rows, _limit(expert, rows, max_length))
+    question = asked(model, expert) if model is not None else _copy(expert, rows)
+    if isinstance(question, str):
+        return Verdict(rows, (question,))
+    return settle(question, rows, _limit(expert, rows, max_length))
 
 
-def _expert(model: MergedModel, expert: Expert) -> Model:
+def asked(model: MergedModel, expert: Expert) -> Model:
     """Ask an expert with its own weights."""
     device, dtype = model.vectors.device, model.vectors.dtype
 
