@@ -47,7 +47,11 @@ PERCEIVER = {
     "d_model": 16, "d_latents": 16, "num_latents": 4, "num_blocks": 1, "num_self_attends_per_block": 1,
     "num_self_attention_heads": 2, "num_cross_attention_heads": 2, "vocab_size": 40, "max_position_embeddings": 64,
 }  # fmt: skip
+CANINE = {"num_hash_buckets": 64, "local_attention_chunk": 8}
+RWKV = {"num_hidden_layers": 3, "rescale_every": 1}  # the second and third block are rescaled, as from the seventh
 LAYOUT = {"coordinate_size": 2, "shape_size": 4, "visual_embed": False}
+
+CHANGES, RANDOM = "changes itself", "random"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Family:
         torch.manual_seed(seed)
         model = cls(config)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.1))
         return model.eval()
 
@@ -86,36 +90,47 @@ class Family:
         return self.architecture.endswith("ImageClassification")
 
 
-def texts(*names, head="ForSequenceClassification", **options):
-    return [Family(name + head, {**TOKENS, **options}) for name in names]
+def texts(*names, head="ForSequenceClassification", batches="right", state="", **options):
+    """Encoders and decoders with a head for classes or masked tokens."""
+    return [Family(name + head, {**TOKENS, **options}, batches, "", state) for name in names]
 
 
-def speak(*names, head="ForCausalLM", **options):
-    return [Family(name + head, {**TOKENS, **options}, prompts="left") for name in names]
+def decoders(*names, head="ForCausalLM", prompts="left", state="", **options):
+    """Decoder-only language models."""
+    return [Family(name + head, {**TOKENS, **options}, "right", prompts, state) for name in names]
 
 
-def pictures(*names, options=PIXELS):
+def seq2seq(*names, batches="right", prompts="right", state="", options=SEQ2SEQ, **more):
+    """Encoder-decoders that generate."""
+    return [Family(name, {**options, **more}, batches, prompts, state) for name in names]
+
+
+def images(*names, options=PIXELS):
+    """Image classifiers."""
     return [Family(name + "ForImageClassification", options) for name in names]
 
 
 TABLE = [
     *texts("Bert", "Roberta", "Albert", "Electra", "MPNet", "RoFormer", "Deberta", "DebertaV2", "Ernie"),
-    *texts("MegatronBert", "XLM", "Nystromformer", "Yoso", "FNet", "LayoutLM", "IBert", "Mra", "ModernBert"),
-    *texts("NomicBert", "EuroBert"),
+    *texts("MegatronBert", "XLM", "LayoutLM", "IBert", "Mra", "ModernBert", "NomicBert", "EuroBert"),
     *texts("RemBert", input_embedding_size=16),
     *texts("SqueezeBert", embedding_size=16, q_groups=1, k_groups=1, v_groups=1),
     *texts("DistilBert", hidden_dim=32),
     *texts("Luke", entity_vocab_size=4, entity_emb_size=16),
-    *texts("ConvBert", **CONV_BERT),
     *texts("Longformer", attention_window=4),
-    *texts("BigBird", **BIG_BIRD),
-    *texts("Canine", num_hash_buckets=64, local_attention_chunk=8),
     *texts("LayoutLMv3", **LAYOUT),
-    Family("FunnelForSequenceClassification", FUNNEL),
-    Family("XLNetForSequenceClassification", XLNET),
-    *texts("Reformer", **REFORMER),
     Family("PerceiverForSequenceClassification", PERCEIVER),
-    *texts("Bert", "DebertaV2", "FNet", "Canine", head="ForTokenClassification"),
+    Family("FunnelForSequenceClassification", FUNNEL, state=CHANGES),
+    Family("XLNetForSequenceClassification", XLNET, batches="left"),
+    *texts("FNet", batches="64"),
+    *texts("Nystromformer", "Yoso", batches="equal"),
+    *texts("ConvBert", batches="equal", **CONV_BERT),
+    *texts("Canine", batches="equal", **CANINE),
+    *texts("BigBird", batches="equal", state=CHANGES, **BIG_BIRD),
+    *texts("Reformer", batches="equal", state=RANDOM, **REFORMER),
+    *texts("Bert", "DebertaV2", head="ForTokenClassification"),
+    *texts("FNet", head="ForTokenClassification", batches="64"),
+    *texts("Canine", head="ForTokenClassification", batches="equal", **CANINE),
     *texts("Bert", "Electra", "ModernBert", head="ForMaskedLM"),
     *texts("GPT2", "GPTNeoX", "OpenAIGPT", "Llama", "Phi3", "Falcon", "Bloom", "Persimmon"),
     *texts("OPT", word_embed_proj_dim=16, ffn_dim=32),
@@ -123,26 +138,26 @@ TABLE = [
     *texts("Jamba", **JAMBA),
     Family("BartForSequenceClassification", SEQ2SEQ),
     Family("T5ForSequenceClassification", T5),
-    *speak("GPT2", head="LMHeadModel"),
-    Family("XLNetLMHeadModel", XLNET, prompts="left"),
-    *speak("Bloom", "Falcon", "Mpt", "BioGpt", "Olmo", "Granite", "Llama", "Rwkv", "FalconMamba", "Mamba"),
-    *speak("OPT", word_embed_proj_dim=16, ffn_dim=32),
-    *speak("XGLM", ffn_dim=32),
-    *speak("GPTJ", rotary_dim=4),
-    *speak("GPTNeo", attention_types=[[["global", "local"], 1]], num_layers=2, window_size=4),
-    *speak("Mamba2", **MAMBA2),
-    *speak("RecurrentGemma", **RECURRENT_GEMMA),
-    *speak("Gemma3", **GROUPED),
-    *(Family(n, SEQ2SEQ, prompts="right") for n in ("BartForConditionalGeneration", "MarianMTModel")),
-    Family("PegasusForConditionalGeneration", SEQ2SEQ, prompts="right"),
-    Family("BigBirdPegasusForConditionalGeneration", {**SEQ2SEQ, **BIG_BIRD}, prompts="right"),
-    Family("LEDForConditionalGeneration", {**SEQ2SEQ, "attention_window": 4}, prompts="right"),
-    Family("T5ForConditionalGeneration", T5, prompts="right"),
-    Family("LongT5ForConditionalGeneration", {**T5, "local_radius": 3}, prompts="right"),
-    Family("SwitchTransformersForConditionalGeneration", {**T5, "num_experts": 2}, prompts="right"),
-    *pictures("ViT", "DeiT", "Beit", "Dinov2", "ViTMSN", "Data2VecVision"),
-    *pictures("ConvNext", "ConvNextV2", options=STAGES),
-    *pictures("Swin", "Swinv2", options=SWIN),
-    *pictures("CLIP", "Siglip", options=CLIP),
+    *decoders("GPT2", head="LMHeadModel"),
+    *decoders("Bloom", "Falcon", "Mpt", "BioGpt", "Olmo", "Granite", "Llama", "Mamba", "FalconMamba"),
+    *decoders("OPT", word_embed_proj_dim=16, ffn_dim=32),
+    *decoders("XGLM", ffn_dim=32),
+    *decoders("GPTJ", rotary_dim=4),
+    *decoders("GPTNeo", attention_types=[[["global", "local"], 1]], num_layers=2, window_size=4),
+    *decoders("Mamba2", **MAMBA2),
+    *decoders("Gemma3", **GROUPED),
+    *decoders("RecurrentGemma", prompts="equal", state=CHANGES, **RECURRENT_GEMMA),
+    *decoders("Rwkv", prompts="none", state=CHANGES, **RWKV),
+    Family("XLNetLMHeadModel", XLNET, prompts="equal"),
+    *seq2seq("BartForConditionalGeneration", "MarianMTModel", "PegasusForConditionalGeneration"),
+    *seq2seq("BigBirdPegasusForConditionalGeneration", batches="equal", prompts="equal", state=CHANGES, **BIG_BIRD),
+    *seq2seq("LEDForConditionalGeneration", attention_window=4),
+    *seq2seq("T5ForConditionalGeneration", options=T5),
+    *seq2seq("LongT5ForConditionalGeneration", options=T5, local_radius=3),
+    *seq2seq("SwitchTransformersForConditionalGeneration", options=T5, num_experts=2),
+    *images("ViT", "DeiT", "Beit", "Dinov2", "ViTMSN", "Data2VecVision"),
+    *images("ConvNext", "ConvNextV2", options=STAGES),
+    *images("Swin", "Swinv2", options=SWIN),
+    *images("CLIP", "Siglip", options=CLIP),
     Family("ResNetForImageClassification", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}),
 ]
