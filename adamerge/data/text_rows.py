@@ -1,6 +1,6 @@
 """Rows of token ids, padded per batch, with the positions that count."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
+from adamerge.data.input_columns import InputColumn
 from adamerge.data.padding import Padding, pad
 from adamerge.data.rows import Padded, Rows
 
@@ -28,6 +29,7 @@ class TextRows(Rows):
         targets: For encoder-decoders, the decoder's token ids of each row, beginning with its start token. The decoder
             reads all but the last token and predicts all but the first.
         segments: Segment ids of each row, if the model uses them.
+        inputs: Other inputs of the model by argument.
 
     Attributes:
         tokenizer: As given.
@@ -43,9 +45,11 @@ class TextRows(Rows):
         labels: Sequence[int] | None = None,
         targets: Sequence[list[int]] | None = None,
         segments: Sequence[list[int]] | None = None,
+        inputs: Mapping[str, InputColumn] | None = None,
     ) -> None:
         self._encodings, self.tokenizer, self._per_token = encodings, tokenizer, per_token
         self._counted, self._labels, self._targets, self._segments = counted, labels, targets, segments
+        self._inputs = inputs or {}
 
     def __len__(self) -> int:
         return len(self._encodings)
@@ -53,12 +57,17 @@ class TextRows(Rows):
     def with_labels(self, labels: Sequence[int] | None) -> "TextRows":
         """Return the rows with one label each, for a classifier of texts."""
         return TextRows(
-            self._encodings, self.tokenizer, per_token=self._per_token, labels=labels, segments=self._segments
+            self._encodings,
+            self.tokenizer,
+            per_token=self._per_token,
+            labels=labels,
+            segments=self._segments,
+            inputs=self._inputs,
         )
 
     def as_tokens(self) -> "TextRows":
         """Return the rows for a classifier of tokens: every position that is not padding counts."""
-        return TextRows(self._encodings, self.tokenizer, per_token=True, segments=self._segments)
+        return TextRows(self._encodings, self.tokenizer, per_token=True, segments=self._segments, inputs=self._inputs)
 
     @override
     def length(self, index: int) -> tuple[int, ...]:
@@ -72,6 +81,7 @@ class TextRows(Rows):
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
             inputs["token_type_ids"] = pad([self._segments[i] for i in indices], 0, self.padding)[0]
+        inputs |= {name: column.batch(indices, self.padding) for name, column in self._inputs.items()}
         if self._targets is not None:
             targets = [self._targets[i] for i in indices]
             inputs["decoder_input_ids"], read = pad([row[: max(len(row) - 1, 1)] for row in targets], padding)
