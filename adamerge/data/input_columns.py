@@ -2,7 +2,7 @@
 
 import inspect
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -247,10 +247,10 @@ def _word_ends(text: str) -> Iterator[int]:
 
 
 def _special_box(tokenizer: PreTrainedTokenizerBase, token: int) -> Tensor | int:
-    boxes: Mapping[object, tuple[str, int]] = {
-        tokenizer.cls_token_id: ("cls_token_box", 0),
-        tokenizer.sep_token_id: ("sep_token_box", 1000),
-    }
-    attribute, default = boxes.get(token, ("pad_token_box", 0))
+    attribute, default = "pad_token_box", 0
+    if token == tokenizer.cls_token_id:
+        attribute = "cls_token_box"
+    elif token == tokenizer.sep_token_id:
+        attribute, default = "sep_token_box", 1000
     box = getattr(tokenizer, attribute, None)
     return default if box is None else torch.tensor(box)

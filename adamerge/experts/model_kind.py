@@ -179,7 +179,7 @@ def _trial(module: nn.Module, inputs: Mapping[str, Tensor], device: str, hidden:
     state = {name: torch.zeros(s, device=device) if meta else zero.expand(s) for name, s in shapes.items()}
     state |= {name: buffer.to(device) for name, buffer in module.named_buffers()}
     extra = {"output_hidden_states": True} if hidden else {}
-    given = {name: t.to(device) for name, t in accepted(module, inputs).items()}
+    given = forward_inputs(module, {name: tensor.to(device) for name, tensor in inputs.items()})
     return Stateless(module, written=None if meta else frozenset())(state, (), {**given, **extra})
 
 
@@ -195,6 +195,18 @@ def accepted(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
     """
     ours = {"attention_mask", "token_type_ids"}
     return {name: tensor for name, tensor in inputs.items() if name not in ours or takes(module, name)}
+
+
+def forward_inputs(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, object]:
+    """Return the keyword arguments of a forward pass: the accepted inputs, and no cache, which is for generation.
+
+    In eval mode classes make a cache by default; RWKV writes into it in place, so that there is no gradient.
+
+    Args:
+        module: The module.
+        inputs: The inputs.
+    """
+    return {**accepted(module, inputs), **({"use_cache": False} if names_argument(module, "use_cache") else {})}
 
 
 def logits_of(output: object) -> Tensor:

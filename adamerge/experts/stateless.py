@@ -97,10 +97,10 @@ class Stateless:
             unchanged(self._module, self._modules) as changed,
             same_random_numbers(self._seed, _device(given)) as drawn,
         ):
-            output = functional_call(self._module, dict(given), tuple(args), dict(inputs or {}))
+            output = functional_call(self._module, used := dict(given), tuple(args), dict(inputs or {}))
         self.random |= drawn()
         self.changed.update(changed)
-        touched = {name for name, tensor in given.items() if _version(tensor) != versions[name]}
+        touched = {n for n, tensor in given.items() if used[n] is not tensor or _version(tensor) != versions[n]}
         self._account(state, given, touched)
         return output
 

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert, Experts
-from adamerge.experts.model_kind import accepted, trial
+from adamerge.experts.model_kind import accepted, forward_inputs, trial
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
@@ -129,7 +129,7 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
 
 def _call(expert: Expert, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
     extra = {"output_hidden_states": True} if layers else {}
-    output = expert.forward(state, (), {**accepted(expert.module, inputs), **extra})
+    output = expert.forward(state, (), {**forward_inputs(expert.module, inputs), **extra})
     if isinstance(output, Tensor):
         return Outputs(output)
     if not layers:

@@ -14,7 +14,7 @@ from adamerge.data.rows import Rows, move
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokenize import token_limit
 from adamerge.experts.experts import Expert, Experts
-from adamerge.experts.model_kind import accepted, logits_of, names_argument
+from adamerge.experts.model_kind import forward_inputs, logits_of, names_argument
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.merged_model import MergedModel, generate
@@ -135,7 +135,7 @@ def _runs(module: torch.nn.Module, rows: Rows) -> bool:
 def _logits(
     run: Stateless, module: torch.nn.Module, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
 ) -> Tensor:
-    return logits_of(run(state, (), accepted(module, inputs)))
+    return logits_of(run(state, (), forward_inputs(module, inputs)))
 
 
 @torch.no_grad()
