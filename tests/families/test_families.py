@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 import transformers
+from families.document import FILE, text
 from families.table import TABLE
 from support.families import save_tokenizer
 from transformers import AutoTokenizer
@@ -15,17 +16,25 @@ from adamerge.calibration.pseudo_answers import answer
 from adamerge.data.rows import TensorRows
 from adamerge.data.settings import PseudoAnswers
 from adamerge.data.text_rows import Prompts, TextRows
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.execution import execution_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.results.export import export
 from adamerge.runs.settle_rows import asked
 
 LENGTHS = (6, 24, 11, 24, 6, 11)
 """Tokens of the rows; no two neighbours are of one length."""
 LIMIT = 64
 BOTH = [pytest.param(family, id=family.architecture) for family in TABLE]
+UNUSUAL = [  # and every eighth of the others, as each takes half a second
+    pytest.param(family, id=family.architecture)
+    for place, family in enumerate(TABLE)
+    if family.batches != "right" or family.state or place % 8 == 0
+]
 SPEAKERS = [pytest.param(family, id=family.architecture) for family in TABLE if family.prompts]
 
 
@@ -152,3 +161,39 @@ def test_every_prompt_of_a_batch_is_answered_as_alone(family, tokenizer):
 def until_the_end(tokens, start):
     end = next((place + 1 for place in range(start, len(tokens)) if tokens[place] == 1), len(tokens))
     return tokens[:end]
+
+
+def test_the_document_is_the_table():
+    assert FILE.read_text(encoding="utf-8") == text()
+
+
+def naive(family, places, head):
+    """The merge as its formula says, of what transformers loads: θ₀ + 0.3·τₐ + 0.5·τᵦ, with the expert's own head."""
+    cls = getattr(transformers, family.architecture)
+    base, first, second = (cls.from_pretrained(place).eval() for place in places)
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            one, two = first.get_parameter(name), second.get_parameter(name)
+            own = one - parameter if name in head else 0.3 * (one - parameter) + 0.5 * (two - parameter)
+            parameter.add_(own)
+    return base
+
+
+@pytest.mark.parametrize("family", UNUSUAL)
+def test_the_exported_merge_loads_and_is_the_naive_one(family, tokenizer, tmp_path):
+    models = [*near(family), family.build(1)]
+    places = [tmp_path / name for name in ("base", "a", "b")]
+    for model, place in zip(models, places, strict=True):
+        model.save_pretrained(place)
+    base, *others = (open_checkpoint(str(place)) for place in places)
+    experts = from_checkpoints(base, dict(zip("ab", others, strict=True)))
+    vectors = task_vectors(experts, inspect_weights(experts).changed)
+    merged = MergedModel(experts, vectors, task_wise(tuple(vectors.shapes)))
+    done = export(merged, torch.tensor([[0.3, 0.5]]), tmp_path / "merged")
+    expert = experts.tasks["a"]
+    loaded = getattr(transformers, family.architecture).from_pretrained(done.checkpoints["a"]).eval()
+    inputs = alone(rows_of(family, expert.kind, tokenizer), 0)
+    expected = plain(naive(family, places, expert.head), inputs)
+    found = plain(loaded, inputs)
+    assert not torch.allclose(plain(models[1], inputs), expected, rtol=1e-2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
