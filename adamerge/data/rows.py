@@ -115,6 +115,11 @@ class Subset(Rows):
     def length(self, index: int) -> tuple[int, ...]:
         return self._rows.length(self._indices[index])
 
+    @override
+    def by_length(self, indices: Sequence[int]) -> Sequence[int]:
+        """Sort indices; a row that is drawn twice, at the end of one pass and the start of the next, counts once."""
+        return super().by_length(list(dict.fromkeys(indices)))
+
 
 def first_rows(rows: Mapping[str, Rows], count: int) -> dict[str, Rows]:
     """Return the first `count` rows of every task, or all if there are fewer; rows are in random order already."""
