@@ -6,7 +6,7 @@ otherwise in a batch than alone. The answers of a short and a long row, together
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
@@ -26,6 +26,9 @@ Generate: TypeAlias = Callable[[Mapping[str, Tensor], GenerationConfig], object]
 
 Ask: TypeAlias = Callable[[Rows, Sequence[int]], list[Tensor]]
 """Returns a model's answer to each of some rows in one batch."""
+
+_TRIED = 16
+"""Pairs of rows of one length among which two different rows are sought."""
 
 _TOKENS = 3
 """Generated tokens that are compared."""
@@ -149,8 +152,15 @@ def _pairs(rows: Rows, padding: Padding) -> list[tuple[int, int]]:
     order = rows.by_length(range(len(rows)))
     short, long = order[-1], order[0]
     mixed = [(short, long), (long, short)] if padding.share == "any" else []
-    twins = next(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), (long, long))
+    equal = islice(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), _TRIED)
+    twins = next((pair for pair in equal if _differ(rows, *pair)), (long, long))
     return list(dict.fromkeys([*mixed, (long, long), (short, short), twins]))
+
+
+def _differ(rows: Rows, one: int, two: int) -> bool:
+    """Return whether two rows of one length have different inputs."""
+    first, second = rows.batch([one]).inputs, rows.batch([two]).inputs
+    return any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def _as_alone(ask: Ask, rows: Rows, pair: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:

@@ -74,7 +74,7 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
 
 
 def _verdict(expert: Expert, rows: Rows, max_length: int | None, model: MergedModel | None) -> Verdict:
-    question = asked(model, expert) if model is not None else _copy(expert, rows)
+    question = asked(model, expert) if model is not None else asked_of_copy(expert, rows)
     if isinstance(question, str):
         return Verdict(rows, (question,))
     return settle(question, rows, _limit(expert, rows, max_length))
@@ -98,7 +98,7 @@ def asked(model: MergedModel, expert: Expert) -> Model:
     )
 
 
-def _copy(expert: Expert, rows: Rows) -> Model | str:
+def asked_of_copy(expert: Expert, rows: Rows) -> Model | str:
     """Ask a randomly initialised copy, with two blocks if all would take long; or return why there is none."""
     tokens = max(tensor.numel() for tensor in rows.batch(rows.by_length(range(len(rows)))[:1]).inputs.values())
     module = expert.module

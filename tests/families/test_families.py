@@ -24,7 +24,7 @@ from adamerge.merging.execution import execution_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results.export import export
-from adamerge.runs.settle_rows import asked
+from adamerge.runs.settle_rows import asked, asked_of_copy
 
 LENGTHS = (6, 24, 11, 24, 6, 11)
 """Tokens of the rows; no two neighbours are of one length."""
@@ -133,6 +133,17 @@ def test_every_row_of_a_batch_is_answered_as_alone(family, tokenizer):
     assert sorted(seen) == list(range(6))
     if family.batches == "right":
         assert len(both) == 1
+
+
+@pytest.mark.parametrize("family", UNUSUAL)
+def test_check_asks_a_random_copy_and_finds_the_same(family, tokenizer):
+    base, _ = near(family)
+    expert = from_modules(base, {"a": base}).tasks["a"]
+    rows = rows_of(family, expert.kind, tokenizer)
+    verdict = settle(asked_of_copy(expert, rows), rows, LIMIT)
+    assert word(verdict.rows.padding) == family.batches
+    assert ("changes itself" in str(verdict.notes)) == (family.state == "changes itself")
+    assert not verdict.notes or family.batches != "right" or family.state
 
 
 @pytest.mark.parametrize("family", SPEAKERS)
