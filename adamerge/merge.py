@@ -20,7 +20,7 @@ from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
 from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import Finished, Opened, fit, learn_merge
+from adamerge.runs.fit import Finished, Opened, device_line, fit, learn_merge
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.read_config import merge_config
@@ -185,6 +185,7 @@ class Merge:
         data = settled(config, experts, inspection.changed, data)
         notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
         description = [line for line in describe(experts) if not line.startswith("warning: ")]
+        description.append(device_line(config))
         return Opened(experts, inspection.changed, data), description, notes
 
     def _written(self, expert: Expert | Mapping[str, object]) -> dict[str, object]:

@@ -145,16 +145,19 @@ def hold_out(
     """
     rows, targets = {task: own for task, own in rows.items() if len(own)}, targets or {}
     predicted = {
-        task: [_predicted(model, task, batch, targets.get(task)) for batch in _moved(own, size, model)]
+        task: _from_targets(own, size, targets[task]) if task in targets else _from_expert(model, task, own, size)
         for task, own in rows.items()
     }
     return HeldOut(rows, predicted, targets, size)
 
 
-def _predicted(model: MergedModel, task: str, batch: Batch, targets: Targets | None) -> Tensor:
-    if targets is not None:
-        return targets.predictions(batch)
-    return predictions(model.forward_expert(task, batch.inputs).logits, batch.positions)
+def _from_targets(rows: Rows, size: int, targets: Targets) -> list[Tensor]:
+    return [targets.predictions(batch) for batch in rows.batches(size)]
+
+
+def _from_expert(model: MergedModel, task: str, rows: Rows, size: int) -> list[Tensor]:
+    expert = model.expert(task)
+    return [predictions(expert(batch.inputs).logits, batch.positions) for batch in _moved(rows, size, model)]
 
 
 def _moved(rows: Rows, size: int, model: MergedModel) -> Iterator[Batch]:

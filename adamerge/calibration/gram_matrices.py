@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adamerge.batch import Batch, present_at
 from adamerge.data.rows import Rows, move
 from adamerge.merging.execution import execution_of
-from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.merged_model import MergedModel, UnmergedExpert
 from adamerge.types import Coefficients, ConfigError
 
 ROOM = 2**28
@@ -25,8 +25,8 @@ Grams: TypeAlias = dict[str, list[Tensor]]
 """Per name of a linear layer's weight: one (D, D) matrix per task that has rows."""
 
 
-Run: TypeAlias = Callable[[str, Batch], object]
-"""Runs a task's batch through the model whose layer inputs are recorded."""
+Run: TypeAlias = Callable[[Batch], object]
+"""Runs a batch through a task's model, whose layer inputs are recorded."""
 
 
 class _SeenAllError(Exception):
@@ -70,7 +70,7 @@ def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, ro
         The Gram matrices of one part of the layers.
     """
     for names in _parts(linear_layers(model), len(rows), room):
-        yield _grams(model, rows, names, size, lambda task, batch: model.forward_expert(task, batch.inputs))
+        yield _grams(model, rows, names, size, lambda task: _run_expert(model.expert(task)))
 
 
 def grams_of_merged(
@@ -88,7 +88,7 @@ def grams_of_merged(
         size: Rows per forward pass.
     """
     with execution_of(model).at(coefficients) as merged:
-        return _grams(model, rows, names, size, lambda task, batch: list(merged.outputs({task: [batch]})))
+        return _grams(model, rows, names, size, lambda task: lambda batch: list(merged.outputs({task: [batch]})))
 
 
 def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str]]:
@@ -108,13 +108,19 @@ def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str
             last[:] = [x]
 
     with _inputs_to(note, module, list(linear_layers(model))):
-        model.forward_expert(task, move(batch, model.vectors.device, model.vectors.dtype).inputs)
+        model.expert(task)(move(batch, model.vectors.device, model.vectors.dtype).inputs)
     return order
 
 
+def _run_expert(expert: UnmergedExpert) -> Run:
+    return lambda batch: expert(batch.inputs)
+
+
 @torch.no_grad()
-def _grams(model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], size: int, run: Run) -> Grams:
-    parts = [_gram(model, task, own, names, size, run) for task, own in rows.items()]
+def _grams(
+    model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], size: int, runner: Callable[[str], Run]
+) -> Grams:
+    parts = [_gram(model, task, own, names, size, runner(task)) for task, own in rows.items()]
     return {name: [part[name] for part in parts] for name in names}
 
 
@@ -140,7 +146,7 @@ def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size:
         for batch in batches:
             waiting.update(names)
             with suppress(_SeenAllError):
-                run(task, batch)
+                run(batch)
     return {name: total / max(1, counts[name]) for name, total in totals.items()}
 
 

@@ -90,12 +90,12 @@ def _made(
     model: MergedModel, task: str, prompts: Prompts, how: GenerationConfig, seed: int, size: int
 ) -> list[list[int]]:
     answers: dict[int, list[int]] = {}
-    device = model.vectors.device
+    device, expert = model.vectors.device, model.expert(task)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for batch in prompts.batches(size):
             batch = move(batch, device, model.vectors.dtype)
-            generated = model.answer_of_expert(task, batch.inputs, how)
+            generated = expert.generate(batch.inputs, how)
             begin = 1 if prompts.start is not None else batch.inputs["input_ids"].shape[1]
             for row, tokens in zip(batch.rows.tolist(), generated[:, begin:].tolist(), strict=True):
                 answers[row] = _until_the_end(tokens, _ends(how))

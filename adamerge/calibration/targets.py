@@ -146,9 +146,10 @@ def _kept_or_made(
 @torch.no_grad()
 def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -> dict[str, Tensor]:
     parts: dict[str, dict[int, Tensor]] = {}
+    expert = model.expert(task)
     for batch in rows.batches(settings.size):
         batch = move(batch, model.vectors.device, model.vectors.dtype)
-        outputs = model.forward_expert(task, batch.inputs, settings.layers)
+        outputs = expert(batch.inputs, settings.layers)
         masks = _counted(batch, outputs)
         for key, values in _outputs(outputs, settings, masks.get("logits")).items():
             mask = masks.get("logits" if key == "top" else key)

@@ -20,6 +20,7 @@ from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.learning.trainer import build_trainer, without_advice
+from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
 from adamerge.results.evaluate import mean
@@ -105,7 +106,8 @@ def learn(
         The best iterate, including the start.
 
     Raises:
-        ConfigError: A setting of the Trainer would change the gradient, or the loss or a coefficient is not finite.
+        ConfigError: A setting of the Trainer would change the gradient or names another device than that of the task
+            vectors, or the loss or a coefficient is not finite.
     """
     check_learning(learning, len(model.vectors.experts))
     if learning.steps:
@@ -156,7 +158,8 @@ def descend(
         As for `learn`.
 
     Raises:
-        ConfigError: The loss or a coefficient is not finite, or there was no time for a step.
+        ConfigError: The loss or a coefficient is not finite, there was no time for a step, or the Trainer's options
+            name another device than that of the task vectors.
     """
     start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
     if learning.optimizer is None or learning.steps == 0:
@@ -178,7 +181,8 @@ def descend(
     )
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
     saving = [stop, _every(learning.watching.every, checkpoints)] if checkpoints and stop else []
-    options = {**learning.trainer, "max_steps": learning.steps}
+    where = trainer_on(model.vectors.device, learning.trainer.get("accelerator", "auto"))
+    options = {**learning.trainer, **where, "max_steps": learning.steps}
     trainer = _fit(module, [best, *also, *saving], options, checkpoints / LAST if resume and checkpoints else None)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")

@@ -51,6 +51,8 @@ class MergeModule(LightningModule):
         micro_batch: Rows per forward pass; a larger batch of a task is split.
     """
 
+    _start: Tensor
+
     def __init__(
         self,
         model: MergedModel,
@@ -78,7 +80,8 @@ class MergeModule(LightningModule):
         self._cosines = ExpertCosines(model.vectors, model.grouping) if scored else None
         self._scores = torch.empty(0)  # of the last evaluation, for an optimiser that selects by cosine
         self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
-        self._regulariser, self._start = regulariser, start
+        self._regulariser = regulariser
+        self.register_buffer("_start", start, persistent=False)  # it moves to the coefficients' device
 
     @property
     def model(self) -> MergedModel:

@@ -147,13 +147,15 @@ class InMemoryExecution(Execution):
         layers: Layers = (),
         cosines: ExpertCosines | None = None,
     ) -> Step:
-        leaves = {name: tensor.requires_grad_() for name, tensor in _merge(self._model, coefficients).items()}
+        merged = _merge(self._model, coefficients)
+        # Detached, because autocast casts a view again wherever it is used, and any other leaf once a step.
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in merged.items()}
         losses = {task: coefficients.new_zeros(()) for task in work}
         for task, own in work.items():
             for loss in self._backward(task, leaves, own, layers):
-                losses[task] += loss
+                losses[task] += loss.to(coefficients.device)
         gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-        gradient = self._model.vectors.inner(gradients, self._model.grouping).to(coefficients.dtype)
+        gradient = self._model.vectors.inner(gradients, self._model.grouping).to(coefficients)
         return Step(losses, gradient, cosines(gradients) if cosines else None)
 
     @override

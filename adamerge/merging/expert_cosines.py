@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.grouping import Grouping, distinct
-from adamerge.merging.task_vectors import TaskVectors, matrix_shape
+from adamerge.merging.task_vectors import TaskVectors, as_matrix
 from adamerge.types import Parameters
 
 
@@ -40,10 +40,10 @@ class ExpertCosines:
         total = torch.zeros(
             len(grouping), len(vectors.experts) + 1, dtype=vectors.dtype, device=vectors.device
         )  # (G, K + 1)
-        for name, gradient in gradients.items():
-            rows = gradient.to(vectors.device, vectors.dtype).reshape(matrix_shape(gradient.shape))  # (R, M)
+        for name, inner in vectors.products(gradients):  # (R, K)
+            rows = as_matrix(gradients[name].to(vectors.device, vectors.dtype))  # (R, M)
             centre = (rows * self._centre(name)).sum(1, keepdim=True)  # (R, 1)
-            products = torch.cat([centre + vectors.inner_one(name, gradient), centre], 1)  # (R, K + 1)
+            products = torch.cat([centre + inner, centre], 1)  # (R, K + 1)
             size = self._by_group(name, rows.square().sum(1, keepdim=True)).sqrt()  # (g, 1)
             cosines = self._by_group(name, products) / (size * self._norms[name])  # (g, K + 1)
             total.index_add_(0, distinct(grouping.rows[name]).to(total.device), cosines.nan_to_num(0.0))
@@ -54,14 +54,14 @@ class ExpertCosines:
         """Compute the squared norms of the rows of every expert and of the centre, (R, K + 1)."""
         centre = self._centre(name)  # (R, M)
         squares = centre.new_zeros(len(centre), len(self._vectors.experts) + 1)
-        for rows, columns, stack in self._vectors.tiles(name):
+        for _, rows, columns, stack in self._vectors.tiles([(name,)]):
             squares[rows, :-1] += (stack + centre[rows, columns]).square().sum(-1).T
         squares[:, -1] = centre.square().sum(1)
         return squares
 
     def _centre(self, name: str) -> Tensor:  # (R, M)
         centre = self._vectors.centre(name).to(self._vectors.device, self._vectors.dtype)
-        return centre.reshape(matrix_shape(centre.shape))
+        return as_matrix(centre)
 
     def _by_group(self, name: str, rows: Tensor) -> Tensor:
         """Sum over the rows of each group of one parameter, (R, n) → (g, n), in the order of the groups."""

@@ -7,7 +7,7 @@ values of this one type, the only one that *combine* and *inner* handle.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -30,10 +30,29 @@ class Grouping:
 
     groups: tuple[str, ...]
     rows: Mapping[str, Tensor]
+    _copies: dict[tuple[tuple[str, ...], torch.device], Tensor] = field(
+        default_factory=dict[tuple[tuple[str, ...], torch.device], Tensor], init=False, repr=False
+    )
 
     def __len__(self) -> int:
         """Return the number of groups, G."""
         return len(self.groups)
+
+    def of(self, names: tuple[str, ...], device: torch.device) -> Tensor:
+        """Return the group indices of parameters of one shape on a device, to which they are copied once.
+
+        Returns:
+            int64, (P, 1) if each of them has one group, otherwise (P, R).
+
+        Example:
+            >>> row_blocks({"a": (2, 3), "b": (2, 3)}, {"a": 2}).of(("a", "b"), torch.device("cpu"))
+            tensor([[0, 1],
+                    [2, 2]])
+        """
+        if (names, device) not in self._copies:
+            length = max(len(self.rows[name]) for name in names)
+            self._copies[names, device] = torch.stack([self.rows[name].expand(length) for name in names]).to(device)
+        return self._copies[names, device]
 
     def members(self) -> dict[str, list[str]]:
         """List the parameters of each group, including those of which only some rows belong to it.

@@ -3,13 +3,13 @@
 Tiles are read from the page cache into a scratch tile of fixed size, used for one parameter after another.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.merging.task_vectors import TaskVectors, Tile, as_matrix, matrix_shape
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients
@@ -28,6 +28,9 @@ class Mapped(TaskVectors):
         base: What is subtracted from the experts; None where they hold task vectors already.
         dtype: Of the computation.
         device: Of the computation.
+
+    Attributes:
+        subtracts_centre: Whether what is subtracted from the experts is the centre itself.
     """
 
     def __init__(
@@ -41,17 +44,20 @@ class Mapped(TaskVectors):
     ) -> None:
         self.experts = tuple(experts)
         self.shapes = {name: centre.shape(name) for name in names}
+        self.bundles = tuple((name,) for name in names)
         self.dtype = dtype
         self.device = torch.device(device)
         self._weights = tuple(experts.values())
         self._centre = centre
         self._base = base
+        self.subtracts_centre = base is centre
         # One for all parameters: a new one for each would leave holes in the heap between the merged ones.
         self._scratch = torch.empty(max(SCRATCH, len(experts)), dtype=dtype, device=device)
 
     @override
-    def centre(self, name: str) -> Tensor:
-        return self._centre[name]
+    def centre_of(self, bundle: Bundle) -> Tensor:
+        own = [as_matrix(self._centre[name]) for name in bundle]
+        return own[0] if len(own) == 1 else torch.cat(own)
 
     @override
     def digest(self) -> str:
@@ -71,19 +77,39 @@ class Mapped(TaskVectors):
         total = torch.full(shape, -0.0, dtype=torch.float64)  # what leaves every number as it is when added, −0 too
         for source, weight in [(self._centre, rest), *terms]:
             values = as_matrix(source[name])
-            for rows, columns in _windows(*shape, SCRATCH):
+            for rows, columns in windows(*shape, SCRATCH):
                 factor = weight[rows] if len(weight) > 1 else weight
                 part = total[rows, columns]
                 part.copy_(torch.where(factor != 0, part + factor * values[rows, columns].double(), part))
         return total.view(self.shapes[name])
 
     @override
-    def tiles(self, name: str) -> Iterator[Tile]:
-        sources = [as_matrix(weights[name]) for weights in self._weights]
-        base = None if self._base is None else as_matrix(self._base[name])
+    def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
+        for bundle in bundles:
+            height, _ = matrix_shape(self.shapes[bundle[0]])
+            for number, name in enumerate(bundle):
+                for rows, columns, stack in self._tiles(name):
+                    below = slice(rows.start + number * height, rows.stop + number * height)
+                    yield Tile(bundle, below, columns, stack)
+
+    def sources(self, name: str) -> list[Tensor]:
+        """Each expert's tensor as a matrix (R, M), in its file's dtype."""
+        return [as_matrix(weights[name]) for weights in self._weights]
+
+    def base(self, name: str) -> Tensor | None:
+        """What is subtracted from the experts, as a matrix (R, M); None where they are task vectors already."""
+        return None if self._base is None else as_matrix(self._base[name])
+
+    def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
+        """The dtypes of a parameter in all files."""
+        every = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
+        return tuple(weights.headers[name].dtype for weights in every)
+
+    def _tiles(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
+        sources, base = self.sources(name), self.base(name)
         room = len(self._scratch) // len(sources)
         rows, columns = sources[0].shape
-        for r, m in _windows(rows, columns, room):
+        for r, m in windows(rows, columns, room):
             shape = sources[0][r, m].shape
             stack = self._scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
             offset = None if base is None else base[r, m].to(self.device, self.dtype)
@@ -92,10 +118,10 @@ class Mapped(TaskVectors):
                     vector.copy_(source[r, m])
                 else:
                     torch.sub(source[r, m].to(self.device), offset, out=vector)
-            yield Tile(r, m, stack)
+            yield r, m, stack
 
 
-def _windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:
+def windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:
     """Cut a matrix into windows of at most `room` numbers: whole rows where one fits, else pieces of a row."""
     if columns > room:
         for r in range(rows):

@@ -13,6 +13,7 @@ from adamerge.experts.model_kind import accepted, forward_inputs, trial
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.pinned_task_vectors import Pinned
 from adamerge.merging.resident_task_vectors import Resident, resident_bytes
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
@@ -67,24 +68,38 @@ class MergedModel:
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
         return _call(expert, parameters, inputs, layers)
 
-    @torch.no_grad()
-    def answer_of_expert(self, task: str, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-        """Generate with a task's unmerged expert, by its class's own `generate`: token ids (B, S)."""
-        expert = self.experts.tasks[task]
-        state = {expert.prefix + name: self._own(value) for name, value in self.experts.state_of(task).items()}
-        return generate(expert.module, state, inputs, how)
-
-    @torch.no_grad()
-    def forward_expert(self, task: str, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
-        """Run a task's unmerged expert, with its own buffers."""
-        expert = self.experts.tasks[task]
-        state = {expert.prefix + name: self._own(value) for name, value in self.experts.state_of(task).items()}
-        return _call(expert, state, inputs, layers)
+    def expert(self, task: str) -> "UnmergedExpert":
+        """Place a task's unmerged expert on the device, for as long as the result lives."""
+        state = {name: self._own(value) for name, value in self.experts.state_of(task).items()}
+        return UnmergedExpert(self.experts.tasks[task], state)
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""
         dtype = self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.to(self.vectors.device, dtype)
+
+
+class UnmergedExpert:
+    """A task's expert with its own weights and buffers, on the device of the computation.
+
+    Args:
+        expert: Module, and prefix of its names.
+        state: Its parameters and buffers.
+    """
+
+    def __init__(self, expert: Expert, state: Parameters) -> None:
+        self._expert = expert
+        self._state = {expert.prefix + name: value for name, value in state.items()}
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
+        """Run the expert."""
+        return _call(self._expert, self._state, inputs, layers)
+
+    @torch.no_grad()
+    def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        """Generate by the class's own `generate`: token ids (B, S)."""
+        return generate(self._expert.module, self._state, inputs, how)
 
 
 def uniform(model: MergedModel, value: float) -> Coefficients:
@@ -108,7 +123,7 @@ def task_vectors(
         experts: The base and its experts.
         names: Parameters that get coefficients.
         centre: What the weighted task vectors are added to; the base by default.
-        resident: Whether to hold them in memory (fast) or map them from their files (memory does not grow with K).
+        resident: Whether to hold them on the device (fast) or map them from their files (memory does not grow with K).
             None chooses: resident where they take less than half of `room`.
         room: Free bytes on the device; needed where `resident` is None.
         dtype: Of the computation.
@@ -120,10 +135,15 @@ def task_vectors(
 
 
 def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVectors:
-    """Make mapped task vectors resident if asked for, or if None is said and they take less than half of `room`."""
+    """Make mapped task vectors resident if asked for, or if None is said and they take less than half of `room`.
+
+    Those that stay in their files are read ahead of use where the device is a GPU.
+    """
     if resident is None:
         needed = resident_bytes(mapped.shapes, len(mapped.experts), mapped.dtype)
         resident = room is not None and 2 * needed < room
+    if isinstance(mapped, Mapped) and mapped.device.type == "cuda":
+        mapped = Pinned(mapped)
     return Resident(mapped) if resident else mapped
 
 

@@ -1,32 +1,37 @@
-"""Task vectors held in memory: one stack of all experts per parameter, which is its only tile."""
+"""Task vectors held in memory: one stack of all experts per bundle, which is its only tile."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.merging.task_vectors import TaskVectors, Tile, matrix_shape
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
 from adamerge.types import Coefficients
 
 
 class Resident(TaskVectors):
-    """Task vectors held in memory, one (K, N) stack a parameter: the fast form where K + 1 models fit.
+    """Task vectors held in memory, one (K, N) stack per bundle: the fast form where K + 1 models fit.
 
     Args:
         source: The task vectors to hold; their dtype and device are kept.
+        together: Whether parameters of one shape share a stack; by default on a GPU.
     """
 
-    def __init__(self, source: TaskVectors) -> None:
+    def __init__(self, source: TaskVectors, together: bool | None = None) -> None:
         self.experts, self.shapes = source.experts, source.shapes
         self.dtype, self.device = source.dtype, source.device
+        together = source.device.type == "cuda" if together is None else together
+        self.bundles = bundled({name: (source.centre(name).dtype, *shape) for name, shape in self.shapes.items()})
+        self.bundles = self.bundles if together else tuple((name,) for name in self.shapes)
         self._source = source
-        self._centre = {name: source.centre(name).to(source.device) for name in source.shapes}
-        self._stacks = {name: source.stack(name) for name in source.shapes}
+        self._centre = {bundle: source.centre_of(bundle).to(source.device) for bundle in self.bundles}
+        self._stacks = {bundle: source.stack_of(bundle) for bundle in self.bundles}
+        self._places = {name: (bundle, number) for bundle in self.bundles for number, name in enumerate(bundle)}
 
     @override
-    def centre(self, name: str) -> Tensor:
-        return self._centre[name]
+    def centre_of(self, bundle: Bundle) -> Tensor:
+        return self._centre[bundle] if bundle in self._centre else self._part(self._centre, *bundle)
 
     @override
     def digest(self) -> str:
@@ -37,13 +42,19 @@ class Resident(TaskVectors):
         return self._source.combine_exactly(name, coefficients, groups)
 
     @override
-    def tiles(self, name: str) -> Iterator[Tile]:
-        stack = self._stacks[name].view(len(self.experts), *matrix_shape(self.shapes[name]))
-        yield Tile(slice(None), slice(None), stack)
+    def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
+        for bundle in bundles:
+            yield Tile(bundle, slice(None), slice(None), self.stack_of(bundle))
 
     @override
-    def stack(self, name: str) -> Tensor:
-        return self._stacks[name]
+    def stack_of(self, bundle: Bundle) -> Tensor:
+        return self._stacks[bundle] if bundle in self._stacks else self._part(self._stacks, *bundle)
+
+    def _part(self, held: Mapping[Bundle, Tensor], name: str) -> Tensor:
+        """The rows of one parameter of what is held for its bundle, (…, R, M)."""
+        bundle, number = self._places[name]
+        rows, _ = matrix_shape(self.shapes[name])
+        return held[bundle].narrow(-2, number * rows, rows)
 
 
 def resident_bytes(shapes: Mapping[str, torch.Size], experts: int, dtype: torch.dtype = torch.float32) -> int:

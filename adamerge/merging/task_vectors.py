@@ -3,25 +3,33 @@
     combine:  merged[p][r, m] = centre[p][r, m] + Σₖ C[group of (p, r), k] · τₖ[p][r, m]
     inner:    ∂L/∂C[g, k] = Σ over the rows (p, r) of group g of Σₘ ∂L/∂merged[p][r, m] · τₖ[p][r, m]
 
-Both walk the same tiles: the task vectors of all experts over some rows and columns of one parameter, (K, r, m).
-The tiles come from memory (resident_task_vectors.py) or from mapped files (mapped_task_vectors.py).
+Both walk the same tiles: task vectors of all experts over some rows and columns of a bundle of parameters, (K, r, m).
+On the CPU a bundle is one parameter. On a GPU it is all parameters of one shape, so that a step launches few kernels.
+The tiles come from memory (resident_task_vectors.py), from mapped files (mapped_task_vectors.py), or from mapped files
+through pinned memory to a GPU (pinned_task_vectors.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import accumulate
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import accumulate, groupby
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from adamerge.merging.device import full_precision
 from adamerge.merging.grouping import Grouping
 from adamerge.types import Coefficients, Parameters
 
+Bundle: TypeAlias = tuple[str, ...]
+"""Parameters of one shape, one below the other as a matrix (P·R, M)."""
+
 
 class Tile(NamedTuple):
-    """Task vectors of all experts over some rows and columns of one parameter."""
+    """Task vectors of all experts over some rows and columns of a bundle."""
 
+    bundle: Bundle
     rows: slice
     columns: slice
     stack: Tensor  # (K, r, m)
@@ -33,22 +41,28 @@ class TaskVectors(ABC):
     Attributes:
         experts: Name of each expert, (K,).
         shapes: Shape of each parameter that has a task vector.
+        bundles: The same parameters, each in one bundle.
         dtype: In which everything is computed; fp32, or fp64 where the last bit counts.
         device: On which everything is computed.
     """
 
     experts: tuple[str, ...]
     shapes: Mapping[str, torch.Size]
+    bundles: tuple[Bundle, ...]
     dtype: torch.dtype
     device: torch.device
 
     @abstractmethod
-    def centre(self, name: str) -> Tensor:
-        """The centre of one parameter, in its own shape and in any dtype and device; it is not altered."""
+    def centre_of(self, bundle: Bundle) -> Tensor:
+        """The centre of a bundle, (P·R, M), in any dtype and on any device; it is not altered."""
 
     @abstractmethod
-    def tiles(self, name: str) -> Iterator[Tile]:
-        """The task vectors of one parameter, seen as a matrix (R, M); a tile is valid until the next one."""
+    def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
+        """Task vectors of bundles, in their order; a tile is valid until the next one.
+
+        Args:
+            bundles: Some of `bundles`, or single parameters.
+        """
 
     @abstractmethod
     def digest(self) -> str:
@@ -68,6 +82,11 @@ class TaskVectors(ABC):
             groups: The group of the whole of it, (1,), or of each of its rows, (R,).
         """
 
+    def centre(self, name: str) -> Tensor:
+        """The centre of one parameter, in its own shape and in any dtype and device; it is not altered."""
+        return self.centre_of((name,)).reshape(self.shapes[name])
+
+    @torch.no_grad()
     def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
         """Merge all parameters: merged[p] = centre[p] + Σₖ C[g(p), k]·τₖ[p], g(p) being the group of p or of its row.
 
@@ -78,25 +97,30 @@ class TaskVectors(ABC):
         Returns:
             New tensors of the parameters' shapes, in `dtype` on `device`; views of one block of memory.
         """
-        # One block is taken and given back whole; a few hundred would leave holes in the heap.
-        starts = [0, *accumulate(_aligned(shape.numel()) for shape in self.shapes.values())]
-        block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
-        merged: dict[str, Tensor] = {}
-        for start, (name, shape) in zip(starts, self.shapes.items(), strict=False):
-            merged[name] = block[start : start + shape.numel()].view(shape)
-            self._combine_into(merged[name], name, coefficients, grouping.rows[name])
-        return merged
+        matrices = self._new_matrices()
+        table = coefficients.detach().to(self.device, self.dtype)
+        with full_precision(self.device):
+            for bundle, tiles in groupby(self.tiles(self.bundles), attrgetter("bundle")):
+                weights = table[grouping.of(bundle, self.device)]  # (P, 1 or R, K)
+                self._combine_into(matrices[bundle].copy_(self.centre_of(bundle)), weights, tiles)
+        parts = {name: part for bundle, matrix in matrices.items() for name, part in self._parts(bundle, matrix)}
+        return {name: parts[name].view(shape) for name, shape in self.shapes.items()}
 
-    @torch.no_grad()
-    def _combine_into(self, out: Tensor, name: str, coefficients: Coefficients, groups: Tensor) -> None:
-        """Merge one parameter, given the group of the whole of it, (1,), or of each of its rows, (R,)."""
-        merged = as_matrix(out.copy_(self.centre(name)))  # (R, M)
-        weights = coefficients.detach().to(self.device, self.dtype)[groups.to(self.device)]
-        weights = weights.expand(len(merged), -1).unsqueeze(1)  # (R, 1, K)
-        with self._full_precision():
-            for rows, columns, stack in self.tiles(name):
-                part = merged[rows, columns].unsqueeze(1)  # (r, 1, m)
-                part.baddbmm_(weights[rows], stack.transpose(0, 1))  # (r, 1, K) @ (r, K, m)
+    def _new_matrices(self) -> dict[Bundle, Tensor]:
+        """Allocate a matrix per bundle; one block is taken and given back whole, a few hundred would leave holes."""
+        sizes = [len(bundle) * self.shapes[bundle[0]].numel() for bundle in self.bundles]
+        starts = [0, *accumulate(_aligned(size) for size in sizes)]
+        block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
+        where = zip(self.bundles, starts, sizes, strict=False)
+        return {bundle: block[start : start + size].view(self._shape(bundle)) for bundle, start, size in where}
+
+    def _combine_into(self, merged: Tensor, weights: Tensor, tiles: Iterable[Tile]) -> None:
+        """Add weighted task vectors to a matrix (P·R, M), given the weights of its parameters or of their rows."""
+        count, _, experts = weights.shape
+        weights = weights.expand(count, len(merged) // count, experts).reshape(-1, 1, experts)  # (P·R, 1, K)
+        for _, rows, columns, stack in tiles:
+            part = merged[rows, columns].unsqueeze(1)  # (r, 1, m)
+            part.baddbmm_(weights[rows], stack.transpose(0, 1))  # (r, 1, K) @ (r, K, m)
 
     @torch.no_grad()
     def inner(self, gradients: Parameters, grouping: Grouping) -> Coefficients:
@@ -113,33 +137,57 @@ class TaskVectors(ABC):
             ∂L/∂C, (G, K), in `dtype` on `device`.
         """
         total = torch.zeros(len(grouping), len(self.experts), dtype=self.dtype, device=self.device)
-        for name, gradient in gradients.items():
-            groups, products = grouping.rows[name].to(self.device), self.inner_one(name, gradient)
-            total.index_add_(0, groups, products if len(groups) > 1 else products.sum(0, keepdim=True))
+        for bundle, products in self._products(gradients):
+            groups = grouping.of(bundle, self.device)  # (P, 1 or R)
+            products = products if groups.shape[1] > 1 else products.sum(1, keepdim=True)
+            total.index_add_(0, groups.flatten(), products.flatten(0, 1))
         return total
 
     @torch.no_grad()
-    def inner_one(self, name: str, gradient: Tensor) -> Tensor:
-        """⟨gradient, τₖ⟩ of one parameter, row by row, (R, K)."""
-        gradient = as_matrix(gradient.to(self.device, self.dtype)).unsqueeze(1)  # (R, 1, M)
-        products = gradient.new_zeros(len(gradient), 1, len(self.experts))
-        with self._full_precision():
-            for rows, columns, stack in self.tiles(name):
-                products[rows] += torch.bmm(gradient[rows, :, columns], stack.permute(1, 2, 0))  # (r, 1, m) @ (r, m, K)
-        return products.squeeze(1)
+    def products(self, gradients: Parameters) -> Iterator[tuple[str, Tensor]]:
+        """⟨gradient, τₖ⟩ of each parameter that has a gradient, row by row, (R, K)."""
+        for bundle, products in self._products(gradients):
+            yield from ((name, own) for name, own in zip(bundle, products, strict=True) if name in gradients)
+
+    def _products(self, gradients: Parameters) -> Iterator[tuple[Bundle, Tensor]]:
+        """⟨gradient, τₖ⟩ of each bundle with a gradient, row by row, (P, R, K)."""
+        bundles = [bundle for bundle in self.bundles if any(name in gradients for name in bundle)]
+        with full_precision(self.device):
+            for bundle, tiles in groupby(self.tiles(bundles), attrgetter("bundle")):
+                gradient = self._gradient(bundle, gradients).unsqueeze(1)  # (P·R, 1, M)
+                products = gradient.new_zeros(len(gradient), 1, len(self.experts))
+                for _, rows, columns, stack in tiles:
+                    # (r, 1, m) @ (r, m, K)
+                    products[rows] += torch.bmm(gradient[rows, :, columns], stack.permute(1, 2, 0))
+                yield bundle, products.view(len(bundle), -1, len(self.experts))
+
+    def _gradient(self, bundle: Bundle, gradients: Parameters) -> Tensor:
+        """The gradient of a bundle, (P·R, M); zero for a parameter that has none."""
+        parts = [gradients[name] if name in gradients else self._zero(name) for name in bundle]
+        own = [as_matrix(part.to(self.device, self.dtype)) for part in parts]
+        return own[0] if len(own) == 1 else torch.cat(own)
+
+    def _zero(self, name: str) -> Tensor:
+        return torch.zeros(self.shapes[name], dtype=self.dtype, device=self.device)
 
     def stack(self, name: str) -> Tensor:
         """All task vectors of one parameter, (K, *shape): K·N numbers, for transforms of task vectors."""
-        shape = self.shapes[name]
-        stack = torch.empty(len(self.experts), *shape, dtype=self.dtype, device=self.device)
-        matrices = stack.view(len(self.experts), *matrix_shape(shape))
-        for rows, columns, part in self.tiles(name):
-            matrices[:, rows, columns] = part
+        return self.stack_of((name,)).reshape(len(self.experts), *self.shapes[name])
+
+    def stack_of(self, bundle: Bundle) -> Tensor:
+        """All task vectors of a bundle, (K, P·R, M)."""
+        stack = torch.empty(len(self.experts), *self._shape(bundle), dtype=self.dtype, device=self.device)
+        for _, rows, columns, part in self.tiles([bundle]):
+            stack[:, rows, columns] = part
         return stack
 
-    def _full_precision(self) -> torch.autocast:
-        """Mixed precision is for the models: what is summed over experts is summed in `dtype`."""
-        return torch.autocast(self.device.type, enabled=False)
+    def _shape(self, bundle: Bundle) -> tuple[int, int]:
+        rows, columns = matrix_shape(self.shapes[bundle[0]])
+        return len(bundle) * rows, columns
+
+    def _parts(self, bundle: Bundle, matrix: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A matrix (P·R, M) by parameter, (R, M) each."""
+        return zip(bundle, matrix.view(len(bundle), -1, matrix.shape[1]), strict=True)
 
     def stacks(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter's name and stack, one at a time."""
@@ -155,6 +203,19 @@ def matrix_shape(shape: torch.Size) -> tuple[int, int]:
     """
     rows = shape[0] if len(shape) > 1 else 1
     return rows, shape.numel() // rows
+
+
+def bundled(keys: Mapping[str, Hashable]) -> tuple[Bundle, ...]:
+    """Put parameters with equal keys into one bundle.
+
+    Example:
+        >>> bundled({"a": (2, 3), "b": (2,), "c": (2, 3)})
+        (('a', 'c'), ('b',))
+    """
+    found: dict[Hashable, Bundle] = {}
+    for name, key in keys.items():
+        found[key] = (*found.get(key, ()), name)
+    return tuple(found.values())
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

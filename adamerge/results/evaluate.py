@@ -67,11 +67,14 @@ class Evaluation:
         return scores if len(fitting) == len(self._rows) else {**scores, "mean": None}
 
     def _answers_of_experts(self) -> Iterator[Answer]:
-        vectors = self._model.vectors
         for task, rows in self._rows.items():
-            for batch in rows.batches(self._size):
-                batch = move(batch, vectors.device, vectors.dtype)
-                yield Answer(task, batch, self._model.forward_expert(task, batch.inputs))
+            yield from self._answers_of_expert(task, rows)
+
+    def _answers_of_expert(self, task: str, rows: Rows) -> Iterator[Answer]:
+        vectors, expert = self._model.vectors, self._model.expert(task)
+        for batch in rows.batches(self._size):
+            batch = move(batch, vectors.device, vectors.dtype)
+            yield Answer(task, batch, expert(batch.inputs))
 
     def _scores(self, answers: Iterable[Answer]) -> Scores:
         metrics: dict[str, Metric] = {}

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from adamerge.calibration.pseudo_answers import answer
@@ -12,8 +11,8 @@ from adamerge.data.text_rows import Prompts
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.merging.device import free_bytes
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
-from adamerge.merging.memory import free_memory
 from adamerge.merging.merged_model import MergedModel, hold
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
 from adamerge.runs.config import MergeConfig
@@ -168,10 +167,3 @@ def check_start(config: MergeConfig, names: Sequence[str]) -> None:
         ConfigError: A group would need two starts, or weights to be divided by their sum sum to 0.
     """
     start_of(config, GROUPINGS[config.grouping](names))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device in bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return free_memory()

@@ -14,6 +14,7 @@ from adamerge.calibration.fisher_information import fisher_information
 from adamerge.calibration.regmean import RegMean, kept_regmean
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
+from adamerge.merging.device import device_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.task_vectors import TaskVectors
@@ -92,15 +93,10 @@ def plain_vectors(
     config: MergeConfig, experts: Experts, names: Sequence[str], centre: Weights | None = None
 ) -> TaskVectors:
     """Map the untransformed task vectors from the files of their checkpoints."""
-    device, dtype = torch.device(_accelerator(config)), getattr(torch, config.dtype)
+    device, dtype = device_of(config.trainer.accelerator), getattr(torch, config.dtype)
     return task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
 
 
 def over_one_group(experts: Experts, vectors: TaskVectors) -> MergedModel:
     """Build a model with a single group, to run the experts before there is a grouping."""
     return MergedModel(experts, vectors, task_wise(tuple(vectors.shapes)))
-
-
-def _accelerator(config: MergeConfig) -> str:
-    wanted = config.trainer.accelerator
-    return "cuda" if torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda") else "cpu"

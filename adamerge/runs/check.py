@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from adamerge.data.tables import load_table
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
+from adamerge.merging.device import describe_device, device_of, free_bytes
 from adamerge.merging.resident_task_vectors import resident_bytes
-from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, free_bytes, open_experts
+from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
@@ -70,8 +70,13 @@ def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
     if config.chunks is not None:
         groups = round(config.chunks.budget * groups)
     model = sum(shape.numel() for shape in shapes.values()) * 4 / 1e6
-    stacks, free = resident_bytes(shapes, count) / 1e6, free_bytes(torch.device("cpu")) / 1e6
+    try:
+        device = device_of(config.trainer.accelerator)
+    except ConfigError:  # a problem that the settings of learning report
+        device = device_of("cpu")
+    stacks, free = resident_bytes(shapes, count) / 1e6, free_bytes(device) / 1e6
     return [
+        f"device: {describe_device(device)}",
         f"coefficients: at most {groups} groups × {count} experts = {groups * count}",
         f"memory: merged model and gradient {2 * model:.0f} MB, plus the activations of one batch; task vectors "
         f"resident {stacks:.0f} MB, mapped 4 MB; {free:.0f} MB are free",

@@ -38,7 +38,8 @@ class TrainerConfig:
     Attributes:
         max_steps: Largest number of optimiser steps; 0 learns nothing, so the start is the result.
         max_time: Stop after this time, as DD:HH:MM:SS; null sets no limit.
-        accelerator: Device: cpu, gpu, or auto (gpu if there is one).
+        accelerator: Device: cpu, gpu (CUDA or ROCm), or auto (gpu if there is one); CUDA_VISIBLE_DEVICES chooses among
+            several.
         precision: 32-true, bf16-mixed (less memory), or 64-true.
         gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
         gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).

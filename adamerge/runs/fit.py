@@ -20,6 +20,7 @@ from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.coefficients import save_coefficients
+from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.optim.selections import selection_table, sentence
 from adamerge.results.compare import Comparison, compare
@@ -104,7 +105,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     if run.merged.exists():  # left by a run that was killed between export and recipe
         shutil.rmtree(run.merged)
     exported = export(model, learned.coefficients, run.merged, dtype=_dtype(config))
-    comparison = compare(model, opened.changed, opened.data.evaluation, held_out, learned.coefficients, console)
+    with advice_where_full(model.vectors.device):
+        comparison = compare(model, opened.changed, opened.data.evaluation, held_out, learned.coefficients, console)
     report(run, comparison, learned, model, exported, console)
     redo = json.dumps(recipe(config, resolved, made_from, run), indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
@@ -115,7 +117,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
 def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     """Open experts and rows, and check everything that can be checked before anything is written."""
     experts = open_experts(config)
-    _print_lines(console, describe(experts))
+    _print_lines(console, [*describe(experts), device_line(config)])
     inspection = inspect_weights(experts)
     _print_lines(console, [f"warning: {line}" for line in inspection.warnings])
     check_task_vectors(config, experts, inspection.changed)
@@ -127,6 +129,11 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     _print_lines(console, learning_notes(config))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
+
+
+def device_line(config: MergeConfig) -> str:
+    """Say where a configuration computes."""
+    return f"device: {describe_device(device_of(config.trainer.accelerator))}"
 
 
 def learn_merge(
@@ -154,7 +161,24 @@ def learn_merge(
 
     Returns:
         Model and learned coefficients, and the held-out rows with the experts' predictions.
+
+    Raises:
+        ConfigError: The device's memory is exhausted.
     """
+    with advice_where_full(device_of(config.trainer.accelerator)):
+        return _learn_merge(config, opened, learning, run, key, keeper, console, resume)
+
+
+def _learn_merge(
+    config: MergeConfig,
+    opened: Opened,
+    learning: Learning,
+    run: RunDirectory,
+    key: Key,
+    keeper: Keeper,
+    console: Console,
+    resume: bool,
+) -> tuple[Staged, HeldOut]:
     experts, changed, data = opened
     rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
     calibration = divide(rows, config.data, config.seed_everything)

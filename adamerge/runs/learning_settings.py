@@ -6,6 +6,7 @@ import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.learning.settings import Learning, check_learning
+from adamerge.merging.device import device_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.start import check_weights, weight_notes
 from adamerge.types import ConfigError
@@ -19,8 +20,10 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         progress_bar: Whether to show a progress bar, unless the configuration decides.
 
     Raises:
-        ConfigError: The optimiser, the scheduler, an option of the Trainer or the feasible set cannot be used.
+        ConfigError: The optimiser, the scheduler, an option of the Trainer or the feasible set cannot be used, or
+            there is no such device.
     """
+    device_of(config.trainer.accelerator)
     options = {key: value for key, value in asdict(config.trainer).items() if value is not None}
     options.setdefault("enable_progress_bar", progress_bar)
     learning = Learning(

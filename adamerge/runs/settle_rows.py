@@ -82,15 +82,15 @@ def _verdict(expert: Expert, rows: Rows, max_length: int | None, model: MergedMo
 
 def asked(model: MergedModel, expert: Expert) -> Model:
     """Ask an expert with its own weights."""
-    device, dtype = model.vectors.device, model.vectors.dtype
+    device, dtype, placed = model.vectors.device, model.vectors.dtype, model.expert(expert.name)
 
     def moved(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return move(Batch(inputs, torch.empty(0)), device, dtype).inputs
 
     return Model(
         expert.kind.architecture,
-        lambda inputs: model.forward_expert(expert.name, moved(inputs)).logits,
-        lambda inputs, how: model.answer_of_expert(expert.name, moved(inputs), how),
+        lambda inputs: placed(moved(inputs)).logits,
+        lambda inputs, how: placed.generate(moved(inputs), how),
         lambda: sorted(expert.forward.changed),
         lambda: expert.forward.random,
         names_argument(expert.module, "attention_mask"),

@@ -88,13 +88,13 @@ class InMemory(Weights):
     """Tensors in memory.
 
     Args:
-        tensors: Tensors by name.
+        tensors: Tensors by name; those on a GPU are copied.
         files: Files that the tensors were read from, if any.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], files: Sequence[Path] = ()) -> None:
         self._files = {file: FileDigest(file) for file in files}
-        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         self._headers = {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
     @property

@@ -80,8 +80,8 @@ def test_a_second_run_reads_and_a_change_is_detected(family, monkeypatch):
     config = parse_file(Path("merge.yaml"))
     model, data = opened(config)
     asked = []
-    generate = model.answer_of_expert
-    monkeypatch.setattr(model, "answer_of_expert", lambda *a: asked.append(a[0]) or generate(*a))
+    expert = model.expert
+    monkeypatch.setattr(model, "expert", lambda task: asked.append(task) or expert(task))
 
     def tasks(how=config.data.pseudo_answers, rows=data.calibration, seed=0):
         asked.clear()
@@ -108,8 +108,8 @@ def test_a_second_run_reads_and_a_change_is_detected(family, monkeypatch):
     assert tasks(PseudoAnswers(max_new_tokens=5), other) == ["topic"]
     build("LlamaForCausalLM", "llama", 9).save_pretrained("mood")
     model, _ = opened(config)
-    generate = model.answer_of_expert
-    monkeypatch.setattr(model, "answer_of_expert", lambda *a: asked.append(a[0]) or generate(*a))
+    expert = model.expert
+    monkeypatch.setattr(model, "expert", lambda task: asked.append(task) or expert(task))
     assert tasks(PseudoAnswers(max_new_tokens=5), other) == ["mood"]
 
 

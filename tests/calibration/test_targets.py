@@ -57,7 +57,7 @@ def test_kept_outputs_are_the_experts_own(tmp_path, architecture, family):
     compute_targets(model, {"a": rows}, settings, tmp_path / "kept")
     kept = compute_targets(model, {"a": rows}, settings, tmp_path / "kept")["a"]
     batch = rows.batch([5, 0, 3])
-    online = model.forward_expert("a", batch.inputs, settings.layers)
+    online = model.expert("a")(batch.inputs, settings.layers)
     found = kept(batch, online)
     counts = batch.positions
     logits = (found.logits, online.logits) if family == "bert" else (found.logits[counts], online.logits[counts])
@@ -90,7 +90,7 @@ def test_most_likely_tokens_suffice_for_a_large_vocabulary(tmp_path, spread, tem
         losses, gradient, _ = execution_of(model).losses_and_gradient(torch.tensor([[0.4]]), work)
         return losses["a"], gradient
 
-    whole = model.forward_expert("a", batch.inputs)
+    whole = model.expert("a")(batch.inputs)
     assert torch.equal(kept.predictions(batch), predictions(whole.logits, batch.positions))
     assert 64 <= kept(batch, whole).top.shape[-1] <= 5000
     (found, one), (expected, two) = step(kept), step(lambda batch, outputs: whole)
@@ -115,8 +115,8 @@ def test_a_second_run_reuses_and_a_change_is_detected(tmp_path, monkeypatch):
         tmp_path / "kept",
     )
     runs = []
-    forward = model.forward_expert
-    monkeypatch.setattr(model, "forward_expert", lambda *a: runs.append(a[0]) or forward(*a))
+    expert = model.expert
+    monkeypatch.setattr(model, "expert", lambda task: runs.append(task) or expert(task))
 
     def count(rows, settings):
         runs.clear()
@@ -143,7 +143,7 @@ def test_predictions_are_those_of_the_targets_and_no_expert_runs_again(tmp_path,
     model, rows = model_of(tmp_path / "models", "LlamaForCausalLM", "llama"), {"a": rows_of(7)}
     targets = compute_targets(model, rows, TargetSettings(size=4), None)
     alone = hold_out(model, rows, 3).predicted["a"]
-    monkeypatch.setattr(model, "forward_expert", None)
+    monkeypatch.setattr(model, "expert", None)
     for one, other in zip(hold_out(model, rows, 3, targets).predicted["a"], alone, strict=True):
         assert torch.equal(one, other)
 

@@ -108,7 +108,7 @@ def test_the_encoders_padding_is_not_the_decoders(name):
     objective = HiddenAlignment(["middle", -1], "mse")
     with execution_of(model).at(torch.full((len(model.grouping), 2), 0.3)) as merged:
         ((_, _, outputs),) = merged.outputs({"a": [batch]}, objective.layers)
-    targets = model.forward_expert("a", batch.inputs, objective.layers)
+    targets = model.expert("a")(batch.inputs, objective.layers)
     assert outputs.encoded == (True, False)
     encoder, decoder = (
         (one - two).square().mean(-1) for one, two in zip(outputs.hidden, targets.hidden, strict=True)

@@ -121,7 +121,7 @@ def test_every_row_of_a_batch_is_answered_as_alone(family, tokenizer):
     with execution_of(model).at(torch.ones(1, 1)) as merged:  # the merge is the expert, but for rounding
         both = [*merged.outputs({"a": rows.batches(8)})]
     for batch, answers in zip(rows.batches(8), both, strict=True):
-        outputs = model.forward_expert("a", batch.inputs)
+        outputs = model.expert("a")(batch.inputs)
         for place, row in enumerate(batch.rows.tolist()):
             expected = plain(expert, alone(rows, row))
             counts = slice(None) if batch.positions is None else batch.positions[place]

@@ -5,6 +5,7 @@ import torch
 from support.families import Tiny
 from support.naive_merge import GROUPINGS, naive
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adamerge.batch import Batch
 from adamerge.experts.from_modules import from_modules
@@ -101,6 +102,22 @@ def test_one_merge_serves_all_tasks_and_batches(monkeypatch):
     work = {task: [Work(one, loss_of) for one in own] for task, own in batches.items()}
     execution_of(model).losses_and_gradient(coefficients, work)
     assert len(merges) == 2
+
+
+def test_mixed_precision_casts_a_merged_parameter_once_a_step():
+    model, _ = model_of()
+    shape, casts = model.vectors.shapes["first.weight"], []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].shape == shape and args[0].dtype == torch.float32:
+                casts.append(1)
+            return func(*args, **(kwargs or {}))
+
+    work = {task: [Work(one, loss_of) for one in own] for task, own in batches_of(torch.float32).items()}
+    with torch.autocast("cpu", torch.bfloat16), Watch():
+        execution_of(model).losses_and_gradient(torch.full((len(model.grouping), 3), 0.3), work)
+    assert len(casts) == 1
 
 
 def test_nothing_merged_outlives_the_block():

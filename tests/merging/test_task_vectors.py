@@ -47,13 +47,13 @@ def test_every_row_of_every_parameter_is_in_exactly_one_group(problem):
 
 
 @settings(deadline=None, max_examples=60)
-@given(problems(), st.booleans(), st.integers(0, 2**20))
-def test_combine_and_inner_are_the_sums_of_their_formulas(problem, resident, seed):
+@given(problems(), st.sampled_from(["mapped", "resident", "resident, shapes together"]), st.integers(0, 2**20))
+def test_combine_and_inner_are_the_sums_of_their_formulas(problem, kind, seed):
     shapes, count, groups, scratch = problem
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mapped_task_vectors, "SCRATCH", scratch)
         mapped = random_vectors(shapes, count)
-        vectors = Resident(mapped) if resident else mapped
+        vectors = mapped if kind == "mapped" else Resident(mapped, together="together" in kind)
         generator = torch.Generator().manual_seed(seed)
         coefficients = torch.randn(len(groups), count, generator=generator)
         gradients = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}

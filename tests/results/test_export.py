@@ -197,7 +197,7 @@ def test_running_statistics_are_the_bases_and_the_experts_in_a_head(tmp_path, ba
         with torch.no_grad():
             expected = model.forward(task, merged, inputs).logits
             torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-4, atol=1e-5)
-            assert torch.allclose(model.forward_expert(task, inputs).logits, expert(**inputs).logits, atol=1e-6)
+            assert torch.allclose(model.expert(task)(inputs).logits, expert(**inputs).logits, atol=1e-6)
     if architecture == backbone:
         assert model.experts.head_of_base == {"a": True, "b": True}
         zero = model.vectors.combine(torch.zeros(len(model.grouping), 2), model.grouping)
