@@ -34,11 +34,11 @@ class InputColumn(NamedTuple):
     values: Sequence[Tensor]
     per_token: bool
 
-    def batch(self, indices: Sequence[int], padding: Padding) -> Tensor:
+    def padded(self, indices: Sequence[int], padding: Padding) -> Tensor:
         """Combine some rows, (B, S, …) or (B, …); padding is 0.
 
         Example:
-            >>> InputColumn([torch.tensor([1, 2]), torch.tensor([3])], per_token=True).batch([0, 1], Padding()).tolist()
+            >>> InputColumn([torch.tensor([1, 2]), torch.tensor([3])], per_token=True).padded([0, 1], Padding()).tolist()
             [[1, 2], [3, 0]]
         """
         chosen = [self.values[i] for i in indices]

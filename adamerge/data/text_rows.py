@@ -81,7 +81,7 @@ class TextRows(Rows):
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
             inputs["token_type_ids"] = pad([self._segments[i] for i in indices], 0, self.padding)[0]
-        inputs |= {name: column.batch(indices, self.padding) for name, column in self._inputs.items()}
+        inputs |= {name: column.padded(indices, self.padding) for name, column in self._inputs.items()}
         if self._targets is not None:
             targets = [self._targets[i] for i in indices]
             inputs["decoder_input_ids"], read = pad([row[: max(len(row) - 1, 1)] for row in targets], padding)
