@@ -38,7 +38,8 @@ class InputColumn(NamedTuple):
         """Combine some rows, (B, S, …) or (B, …); padding is 0.
 
         Example:
-            >>> InputColumn([torch.tensor([1, 2]), torch.tensor([3])], per_token=True).padded([0, 1], Padding()).tolist()
+            >>> column = InputColumn([torch.tensor([1, 2]), torch.tensor([3])], per_token=True)
+            >>> column.padded([0, 1], Padding()).tolist()
             [[1, 2], [3, 0]]
         """
         chosen = [self.values[i] for i in indices]
