@@ -13,8 +13,9 @@ In Python, after `adamerge demo` has made a base and four experts::
 The names below are the Python interface. They are imported on first use, so `import adamerge` alone costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+TYPE_CHECKING = (
+    False  # not from typing: `python -m adamerge` imports nothing while the current directory is on sys.path
+)
 
 if TYPE_CHECKING:
     from adamerge.merge import Expert as Expert
@@ -57,6 +58,8 @@ if not TYPE_CHECKING:
             from importlib.metadata import version
 
             return version("adamerge")
+        from importlib import import_module
+
         if name not in _HOMES:
             raise AttributeError(f"module 'adamerge' has no attribute {name!r}; public names: {', '.join(__all__)}")
         return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))

@@ -37,10 +37,13 @@ class Fit:
     Attributes:
         ckpt_path: last resumes the run in run_dir; by default a new run starts.
         print_config: Print the configuration with all defaults and exit.
+        allow_code: Let the configuration name classes outside torch, Lightning and adamerge, and Python code beside
+            weights; both run code.
     """
 
     ckpt_path: Literal["last"] | None = None
     print_config: bool = False
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,13 @@ class Check:
     Attributes:
         deep: Read all weights too, to find NaNs, experts equal to the base, and experts of another base.
         print_config: Print the configuration with all defaults and exit.
+        allow_code: Let the configuration name classes outside torch, Lightning and adamerge, and Python code beside
+            weights; both run code.
     """
 
     deep: bool = False
     print_config: bool = False
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,16 @@ class Export:
         run: Run directory of a finished run.
         out: Folder to write the checkpoint to; must not exist.
         out_dtype: Number format of the checkpoint; by default as in the run.
+        rounding: How its numbers are rounded; by default as in the run.
+        allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
+            beside weights; both run code.
     """
 
     run: str
     out: str
     out_dtype: DType | None = None
+    rounding: Literal["nearest", "stochastic"] | None = None
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,12 @@ class Evaluate:
 
     Attributes:
         run: Run directory of a finished run.
+        allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
+            beside weights; both run code.
     """
 
     run: str
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,11 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return BAD_INPUT
 
 
-def parse_file(path: Path) -> "MergeConfig":
+def parse_file(path: Path, *, allow_code: bool = False) -> "MergeConfig":
     """Read a configuration from a YAML file; see `adamerge.runs.read_config.read_config`."""
     from adamerge.runs.read_config import read_config
 
-    return read_config(path)
+    return read_config(path, allow_code=allow_code)
 
 
 def _message_of(error: Exception) -> str:
@@ -180,18 +194,21 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
     match options:
         case Fit() | Check():
             return _merge(options, layers, console)
-        case Export(run, out, out_dtype):
+        case Export():
             from adamerge.runs.open_run import export_again
 
-            export_again(parse_file(Path(run) / "config.yaml"), Path(run), Path(out), out_dtype, console)
-        case Evaluate(run):
+            run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
+            config = parse_file(run / "config.yaml", allow_code=options.allow_code)
+            export_again(config, run, out, options.out_dtype, options.rounding, console)
+        case Evaluate(run, allow_code):
             from adamerge.runs.open_run import evaluate_again
 
-            evaluate_again(parse_file(Path(run) / "config.yaml"), Path(run), console)
+            place = Path(run).expanduser()
+            evaluate_again(parse_file(place / "config.yaml", allow_code=allow_code), place, console)
         case Demo(folder):
             from adamerge.demo import demo
 
-            return main(["fit", *demo(Path(folder), console)])
+            return main(["fit", *demo(Path(folder).expanduser(), console)])
         case _:
             raise AssertionError(options)
     return 0
@@ -200,7 +217,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
 def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console") -> int:
     from adamerge.runs.read_config import merge_layers
 
-    config = merge_layers(layers)
+    config = merge_layers(layers, allow_code=options.allow_code)
     if options.print_config:
         from adamerge.runs.save_config import as_yaml, settings
 

@@ -4,6 +4,7 @@ import re
 import textwrap
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from typing_extensions import override
@@ -21,8 +22,8 @@ Save it as merge.yaml and run
   adamerge check --config merge.yaml
   adamerge fit --config merge.yaml --run_dir runs/first
 
-Write any key below into the file, or after --config on the command line. A dot
-is a level of nesting: --data.rows 64 is data: {rows: 64} in the file.
+Write any key below into the file, or as an option, which overrides the file. A
+dot is a level of nesting: --data.rows 64 is data: {rows: 64} in the file.
 Write a class as Name or as {class_path: Name, init_args: {key: value}};
 --objective.help Entropy explains the options of a class.
 Without --method, the preset expert_merging++ applies; defaults below are its
@@ -56,7 +57,8 @@ def show_help(
         merges: Commands that take a configuration.
 
     Raises:
-        SystemExit: Always.
+        ConfigError: Help on a class was requested that there is not.
+        SystemExit: Always, otherwise.
     """
     parser = ArgumentParser(
         prog="adamerge",
@@ -71,7 +73,36 @@ def show_help(
             _add_options(own, options[command], command in merges)
         commands.add_subcommand(command, own, help=description)
         own.prog = f"adamerge {command}"
-    parser.parse_args(arguments)
+    parser.parse_args(_requested(arguments))
+
+
+def _requested(arguments: Sequence[str]) -> list[str]:
+    """Reduce the command line to the help that it requests, because jsonargparse imports what other words name."""
+    command, *words = arguments
+    for word, after in pairwise([*words, ""]):
+        option, _, value = word.partition("=")
+        if option.startswith("--") and option.endswith(".help"):
+            return [command, f"{option}={_path_of(option, value or after)}"]
+    return [command] if command.startswith("-") else [command, "--help"]
+
+
+def _path_of(option: str, name: str) -> str:
+    """Return the import path of a class that a key allows.
+
+    Raises:
+        ConfigError: There is no such class.
+    """
+    from adamerge.runs.class_names import find_class, import_path, known_classes, nearest
+    from adamerge.runs.layers import kinds_of
+    from adamerge.runs.type_hints import in_words, nameable
+    from adamerge.types import ConfigError
+
+    kinds = kinds_of(option.removeprefix("--").removesuffix(".help"))
+    cls = find_class(nameable(kinds), name)
+    if cls is None:
+        known = [own for kind in nameable(kinds) for own in known_classes(kind)]
+        raise ConfigError(f"{option}: expected {in_words(kinds)}, found {name!r}.{nearest(name, known)}")
+    return import_path(cls)
 
 
 def _add_options(parser: ArgumentParser, own: type, merges: bool) -> None:
@@ -84,9 +115,10 @@ def _add_configuration(parser: ArgumentParser) -> None:
     from adamerge.runs.config import MergeConfig
     from adamerge.runs.layers import import_paths
     from adamerge.runs.presets import DEFAULT, PRESETS
+    from adamerge.runs.save_config import UNSAVED
 
     parser.description = f"{parser.description or ''}\n{MINIMAL}"
     parser.usage = "%(prog)s --config FILE [--key value ...]"
-    parser.add_argument("--config", type=str, help="YAML file with the configuration; options after it override it.")
-    parser.add_class_arguments(MergeConfig, None, skip={"written"})
+    parser.add_argument("--config", type=str, help="YAML file with the configuration; options override it.")
+    parser.add_class_arguments(MergeConfig, None, skip={*UNSAVED})
     parser.set_defaults({"method": DEFAULT, **import_paths(PRESETS[DEFAULT])})

@@ -50,7 +50,7 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
         merges: Whether other options are keys of a configuration.
 
     Returns:
-        The command's options, and the layers of the configuration; later layers override earlier ones.
+        The command's options, and the layers of the configuration: its files, and the options that override them.
 
     Raises:
         ConfigError: Lists every mistake, one per line.
@@ -71,7 +71,8 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     findings.places = {(name,): Place(f"--{name}", str(value)) for name, value in given.items() if name not in alone}
     made = make(own, given, (), findings)
     findings.raise_mistakes()
-    return made, [_layer(word.option, word.value or "") for word in words if word not in mine]
+    layers = sorted([word for word in words if word not in mine], key=lambda word: word.option != "config")
+    return made, [_layer(word.option, word.value or "") for word in layers]
 
 
 def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
@@ -82,7 +83,8 @@ def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
         if not word.startswith("--"):
             yield Word("", word)
         elif equals or option in flags:
-            yield Word(option, value or "true")
+            told = bool(left) and left[0] in ("true", "false") and not equals
+            yield Word(option, value or (left.pop(0) if told else "true"))
         else:
             yield Word(option, left.pop(0) if left and not left[0].startswith("--") else None)
 
@@ -96,7 +98,7 @@ def _named(words: Iterator[Word], alone: Sequence[str]) -> Iterator[Word]:
 
 def _layer(option: str, value: str) -> Document:
     if option == "config":
-        return read_yaml_file(Path(value))
+        return read_yaml_file(Path(value).expanduser())
     content, place = read_value(value, f"--{option}")
     return Document({option: content}, {(option,): place})
 

@@ -1,8 +1,8 @@
 """What Python users hold instead of paths: modules, state dicts, texts, datasets."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from adamerge.data.settings import DataSource
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_modules import from_modules
-from adamerge.runs.build_model import open_experts
+from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
 
-Model: TypeAlias = str | Path | nn.Module | Mapping[str, Tensor]
+Model: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 """A checkpoint (directory or hub id), a module, or a state dict."""
 
 Weights: TypeAlias = nn.Module | Mapping[str, Tensor]
@@ -47,8 +47,8 @@ class InMemory:
 
     def take_model(self, model: Model, task: str = "") -> str:
         """The model as a configuration names it; one without a path is kept here."""
-        if isinstance(model, str | Path):
-            return str(model)
+        if isinstance(model, str | os.PathLike):
+            return os.fspath(model)
         self.models[task] = model
         return IN_MEMORY
 
@@ -56,11 +56,11 @@ class InMemory:
         """Rows as a configuration names them; those without a path are kept here."""
         if rows is None or isinstance(rows, str | DataSource):
             return rows
-        if isinstance(rows, Path):
-            return str(rows)
+        if isinstance(rows, os.PathLike):
+            return os.fspath(rows)
         place = rows.get("path") if isinstance(rows, Mapping) else None
-        if isinstance(place, str | Path):
-            return {**dict(rows), "path": str(place)}  # pyright: ignore
+        if isinstance(place, str | os.PathLike):
+            return {**dict(rows), "path": os.fspath(place)}  # pyright: ignore
         self.rows[task, key] = rows
         return IN_MEMORY
 
@@ -90,6 +90,7 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
     """
     if not memory.models:
         return open_experts(config)
+    check_names(config.names)
     base, *experts = (
         memory.models[task] if task in memory.models else _opened(source, config)
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]

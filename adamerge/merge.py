@@ -4,13 +4,24 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from rich.console import Console
 
+from adamerge.arguments import (
+    check_console,
+    check_item,
+    check_model,
+    check_models,
+    check_processor,
+    found,
+    holds_keys,
+    is_path,
+    path_of,
+)
 from adamerge.data.in_memory import RowsLike
 from adamerge.data.modality import Processor
 from adamerge.experts.inspect_weights import inspect_weights
@@ -61,10 +72,16 @@ class Expert:
     zero_shot: ZeroShot | Mapping[str, object] | None = None
     parameters: Mapping[str, object] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a model or a task of another kind."""
+        check_model(self.model, "model")
+        if not isinstance(self.task, str | None) or self.task == "":
+            raise ConfigError(f"Expert: expected the name of a task (a text) or None, found {found(self.task)}.")
+
     @property
     def name(self) -> str:
         """Name of the task."""
-        if self.task is None and not isinstance(self.model, str | Path):
+        if self.task is None and not is_path(self.model):
             raise ConfigError(
                 f"Expert: a {type(self.model).__name__} in memory has no name of its own; expected a task, found none. "
                 "Write Expert(model, task='news'), or Merge(base, {'news': model})."
@@ -79,6 +96,8 @@ class Expert:
         return {key: value for key, value in values.items() if value is not defaults[key]}
 
 
+_KEYS = tuple(field.name for field in fields(Expert))
+
 Pool: TypeAlias = Sequence[Expert | Mapping[str, object] | str | Path] | Mapping[str, Expert | Model]
 """Experts in a list, or by the name of their task."""
 
@@ -90,6 +109,8 @@ class Merge:
         base_model: Directory or hub id of the base; or a module, or a state dict.
         models: The experts in a list, or by the name of their task.
         processor: Tokenizer or image processor for rows that are not tensors; by default the one saved with the base.
+        allow_code: Import classes outside torch, Lightning and adamerge that settings name by import path, which runs
+            their code. Classes and objects of Python need no permission.
         settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
             file, what is not written is decided by the method. Classes are given as objects or by name.
 
@@ -108,12 +129,20 @@ class Merge:
     """
 
     def __init__(
-        self, base_model: Model, models: Pool, *, processor: Processor | None = None, **settings: object
+        self,
+        base_model: Model,
+        models: Pool,
+        *,
+        processor: Processor | None = None,
+        allow_code: bool = False,
+        **settings: object,
     ) -> None:
+        check_model(base_model, "base_model")
+        check_processor(processor)
         self._memory, self._processor = InMemory(), processor
         base, notes = self._memory.take_model(base_model), list[str]()
         keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
-        self.config: MergeConfig = merge_config(keys, notes.append)
+        self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code)
         for note in notes:
             warnings.warn(note, stacklevel=2)
 
@@ -129,13 +158,12 @@ class Merge:
             IncompatibleExpertsError: Base and experts do not belong together.
             KeyboardInterrupt: Ctrl-C; the step under way is finished first.
         """
+        check_console(console)
         out = console or Console(quiet=True)
         learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
         opened, description, notes = self._open()
-        for line in notes if console is None else ():
-            warnings.warn(line.removeprefix("warning: "), stacklevel=2)
-        for line in (*description, *notes):
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(description, out)
+        _say(notes, out) if console else _warn(notes)
         folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
         removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
         try:
@@ -147,6 +175,7 @@ class Merge:
             raise
         if staged.learned.interrupted:
             raise KeyboardInterrupt
+        _say(staged.learned.warnings, out) if console else _warn(staged.learned.warnings)
         return Result(staged, held_out, opened, self.config)
 
     def fit(self, run_dir: str | Path, *, resume: bool = False, console: Console | None = None) -> Finished:
@@ -162,12 +191,14 @@ class Merge:
             IncompatibleExpertsError: Base and experts do not belong together.
             KeyboardInterrupt: Ctrl-C; call again with resume=True to continue.
         """
+        check_console(console)
+        place = path_of(run_dir, "run_dir")
         if self._memory.words:
             raise ConfigError(
                 f"{', '.join(self._memory.words)}: a run directory can be resumed and exported again, so expected "
                 "paths or hub ids, found objects in memory. Save them first, or use learn()."
             )
-        config = replace(self.config, run_dir=str(Path(run_dir).expanduser()))
+        config = replace(self.config, run_dir=str(place))
         done = fit(config, resolved(config), resume=resume, console=console)
         if done is None:
             raise KeyboardInterrupt
@@ -183,7 +214,7 @@ class Merge:
         data = load_data(config, experts, processor=self._processor)
         check_layers(config.objective, experts, data)
         data = settled(config, experts, inspection.changed, data)
-        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config)]
+        notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config, inspection.changed)]
         description = [line for line in describe(experts) if not line.startswith("warning: ")]
         description.append(device_line(config))
         return Opened(experts, inspection.changed, data), description, notes
@@ -193,14 +224,41 @@ class Merge:
         keys = expert.written if isinstance(expert, Expert) else dict(expert)
         if "model" not in keys:  # the configuration reports it
             return keys
-        task = str(keys.get("task") or Expert(keys["model"]).name)  # pyright: ignore[reportArgumentType]
+        task = Expert(keys["model"], task=keys.get("task")).name  # pyright: ignore[reportArgumentType]
         model = self._memory.take_model(keys["model"], task)  # pyright: ignore[reportArgumentType]
         rows = {key: self._memory.take_rows(keys[key], task, key) for key in ROWS if key in keys}  # pyright: ignore
         return {**keys, **rows, "model": model, **({"task": task} if model == IN_MEMORY else {})}
 
 
-def _listed(models: Pool) -> list[Expert | Mapping[str, object]]:
+def _listed(models: object) -> list[Expert | Mapping[str, object]]:
     """Experts in a list, each with its name where they were given by name."""
+    check_models(models)
     if isinstance(models, Mapping):
-        return [replace(e, task=t) if isinstance(e, Expert) else Expert(e, task=t) for t, e in models.items()]
-    return [model if isinstance(model, Expert | Mapping) else Expert(model) for model in models]
+        return [_named(task, expert) for task, expert in models.items()]
+    return [_one(expert, f"item {i}") for i, expert in enumerate(cast(Iterable[object], models))]
+
+
+def _named(task: str, expert: object) -> Expert | Mapping[str, object]:
+    if isinstance(expert, Expert):
+        return replace(expert, task=task)
+    if holds_keys(expert, _KEYS):
+        return {**expert, "task": task}
+    check_model(expert, f"model of {task}")
+    return Expert(cast(Model, expert), task=task)
+
+
+def _one(expert: object, position: str) -> Expert | Mapping[str, object]:
+    if isinstance(expert, Expert):
+        return expert
+    check_item(expert, position, _KEYS)
+    return expert if isinstance(expert, Mapping) else Expert(cast(Model, expert))
+
+
+def _say(lines: Iterable[str], console: Console) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        warnings.warn(line.removeprefix("warning: ").removeprefix("note: "), stacklevel=3)

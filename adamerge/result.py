@@ -1,5 +1,6 @@
 """What a merge learned, and what can be done with it."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from adamerge.arguments import dtype_of, path_of
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
 from adamerge.learning.two_stages import Staged
 from adamerge.merging.coefficients import save_coefficients
+from adamerge.merging.rounding import RoundingMode
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.evaluate import Evaluation, Scores
 from adamerge.results.export import Exported, export
@@ -32,6 +35,8 @@ class Result:
         best_step: Step of the best iterate.
         history: What was measured at each look at the held-out rows.
         certificate: Measures of convergence at the best iterate, a gap for example; empty for torch's optimisers.
+        moved: Largest distance of a coefficient from its start over all steps; None if nothing was learned.
+        warnings: What a user should know of learning: an optimiser that has not moved the coefficients, and why.
         model: The experts and their task vectors, for a loop of your own.
 
     Example:
@@ -55,6 +60,8 @@ class Result:
         self.best_step: int = self._learned.best_step
         self.history: list[dict[str, float]] = self._learned.history
         self.certificate: dict[str, float] = self._learned.certificate
+        self.moved: float | None = self._learned.moved
+        self.warnings: tuple[str, ...] = self._learned.warnings
 
     def __repr__(self) -> str:
         """Sizes and the best step."""
@@ -70,9 +77,11 @@ class Result:
         Raises:
             ConfigError: There is no such task.
         """
-        return merged_module(self.model, self.coefficients, task, dtype=dtype)
+        return merged_module(self.model, self.coefficients, task, dtype=dtype_of(dtype))
 
-    def export(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Exported:
+    def export(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, rounding: RoundingMode | None = None
+    ) -> Exported:
         """Write the merged checkpoint, complete or not at all.
 
         Merges of checkpoints, and of transformers modules in memory, load by `from_pretrained`; of other modules the
@@ -81,21 +90,25 @@ class Result:
         Args:
             folder: Where to; must not exist.
             dtype: Of the numbers on disk; by default that of the key out_dtype.
+            rounding: Of the numbers on disk; by default that of the key rounding.
 
         Raises:
             ConfigError: The folder exists.
         """
-        dtype = dtype or (getattr(torch, self._config.out_dtype) if self._config.out_dtype else None)
+        place = path_of(folder, "folder")
         experts = self.model.experts
         on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
         write = export if on_disk else export_modules
-        return write(self.model, self.coefficients, Path(folder).expanduser(), dtype=dtype)
+        model = self.model.written_in(dtype_of(dtype), rounding)
+        exported = write(model, self.coefficients, place)
+        if warning := exported.surviving.warning(model.rounding.mode):
+            warnings.warn(warning, stacklevel=2)
+        return exported
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""
-        save_coefficients(
-            Path(file), self.coefficients, self.model.grouping, self.experts, centre=self._config.centre_name
-        )
+        centre, place = self._config.centre_name, path_of(file, "file")
+        save_coefficients(place, self.coefficients, self.model.grouping, self.experts, centre=centre)
 
     def agreement(self) -> dict[str, float]:
         """Share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""

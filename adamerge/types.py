@@ -4,10 +4,16 @@ Letters in shape comments have one meaning everywhere: K experts, G groups, B ro
 (or tokens of a vocabulary), D hidden channels, R rows of a parameter, M its columns, N = R·M its elements.
 """
 
-from collections.abc import Mapping
-from typing import TypeAlias
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Coefficients: TypeAlias = Tensor
 """float, (G, K): factor of each expert's task vector per group of parameters."""
@@ -37,3 +43,70 @@ class IncompatibleExpertsError(ValueError):
         Traceback (most recent call last):
         adamerge.types.IncompatibleExpertsError: ...
     """
+
+
+def check_types(options: "DataclassInstance") -> None:
+    """Refuse options of a dataclass that have another type than its fields; called before their values are compared.
+
+    Args:
+        options: The instance.
+
+    Raises:
+        ConfigError: Names the first such option, its type and what was found.
+
+    Example:
+        >>> from adamerge import Box
+        >>> Box(upper="1")
+        Traceback (most recent call last):
+        adamerge.types.ConfigError: Box.upper: expected a number, found '1' (str).
+    """
+    hints = get_type_hints(type(options))
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if not _fits(value, hints[field.name]):
+            expected, found = in_words(hints[field.name]), type(value).__name__
+            raise ConfigError(
+                f"{type(options).__name__}.{field.name}: expected {expected}, found {str(value)[:80]!r} ({found})."
+            )
+
+
+_KINDS: Mapping[object, tuple[type, str]] = {
+    float: (Real, "a number"),
+    int: (Integral, "a whole number"),
+    bool: (bool, "true or false"),
+    str: (str, "a text"),
+    type(None): (type(None), "None"),
+}
+"""Accepted type and words per type of a field; a bool is no number."""
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Return whether a value has the type of a field."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind is Literal:
+        return any(type(value) is type(word) and value == word for word in inner)
+    if kind in _KINDS:
+        return isinstance(value, _KINDS[kind][0]) and (kind is bool or not isinstance(value, bool))
+    if kind in (list, tuple, Sequence):
+        sized = isinstance(value, list | tuple)
+        return sized and all(_fits(item, inner[0]) for item in value)  # pyright: ignore[reportUnknownVariableType]
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def in_words(hint: object) -> str:
+    """Describe the type of a field.
+
+    Example:
+        >>> in_words(float | None), in_words(Literal["kl", "mse"]), in_words(list[int])
+        ('a number or None', 'kl or mse', 'a list of whole numbers')
+    """
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, types.UnionType):
+        return " or ".join(in_words(one) for one in inner)
+    if kind is Literal:
+        return " or ".join(str(word) for word in inner)
+    if kind in (list, tuple, Sequence):
+        return f"a list of {in_words(inner[0]).removeprefix('a ')}s"
+    return _KINDS[kind][1] if kind in _KINDS else f"a {getattr(kind, '__name__', kind)}"

@@ -24,6 +24,26 @@ def test_help(main, capsys, monkeypatch, command):
         assert not lacking
 
 
+@pytest.mark.parametrize("words", [["--optimizer.help", "stranger.Own"], ["--optimizer.help=stranger.Own"]])
+def test_help_on_a_class_imports_nothing_else(main, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stranger.py").write_text("open('ran', 'w')")
+    code, _, complaint = main("fit", *words)
+    assert code == cli.BAD_INPUT
+    assert "--optimizer.help: expected FrankWolfe" in complaint
+    with pytest.raises(SystemExit):
+        main("fit", "--optimizer", "stranger.Own", "--help")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_help_on_a_class(capsys):
+    for words in (["--objective.help", "Entropy"], ["--objective.help=adamerge.objectives.Entropy"]):
+        with pytest.raises(SystemExit):
+            cli.main(["fit", *words])
+        assert "--objective.temperature" in capsys.readouterr().out
+
+
 def test_no_command_prints_help(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([])

@@ -1,5 +1,7 @@
 """Words on the command line: what is misspelt or missing is named, and a printed configuration says what is meant."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from support.families import write
@@ -32,6 +34,21 @@ from adamerge import cli
         (["export", "run"], "missing: out"),
         (["export", "run", "out", "--out_dtype", "float31"], "Did you mean float32?"),
         (["evaluate"], "missing: run"),
+        (
+            ["fit", "--config", "merge.yaml", "--models.0.foo", "1"],
+            "error: --models.0.foo: ModelConfig: there is no such key.",
+        ),
+        (["fit", "--config", "merge.yaml", "--models.9.task", "a"], "--models.9.task: there is no item 9"),
+        (
+            ["fit", "--models.0.loss_weight", "-1", "--config", "merge.yaml"],
+            "--models.0.loss_weight: expected a finite",
+        ),
+        (["fit", "--config", "merge.yaml", "--optimizer", "os.system"], "--optimizer: expected"),
+        (["fit", "--config", "merge.yaml", "--optimizer.class_path", "os.system"], "--optimizer.class_path: expected"),
+        (["fit", "--config", "merge.yaml", "--optimizer", "{class_path: Adamm}"], "--optimizer: there is no class"),
+        (["fit", "--config", "merge.yaml", "--optimizer", "{lr: -1}"], "--optimizer: lr: Invalid"),
+        (["fit", "--config", "merge.yaml", "--models", "[{model: mood, task: 3, tas: 1}]"], "--models: 0.tas: "),
+        (["check", "--config", "merge.yaml", "--allow_code", "maybe"], "there is no option maybe"),
         (["--hlep"], "there is no option --hlep"),
     ],
 )
@@ -41,12 +58,88 @@ def test_mistakes_on_the_command_line(family, main, arguments, words):
     assert words in complaint
 
 
+def printed(capsys, *arguments):
+    assert cli.main(["fit", *arguments, "--print_config"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    return {key: value for key, value in shown.items() if key != "written"}, {*shown["written"]}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--method", "ties"],
+        ["--init", "0.5"],
+        ["--data.rows", "9"],
+        ["--models.1.task", "other"],
+        ["--feasible=Unbounded"],
+    ],
+)
+def test_options_override_files_in_any_order(family, capsys, options):
+    plain = printed(capsys, "--config", "merge.yaml")
+    after = printed(capsys, "--config", "merge.yaml", *options)
+    assert printed(capsys, *options, "--config", "merge.yaml") == after
+    assert after[0] != plain[0]
+
+
+def test_a_later_option_and_a_later_file_override_earlier_ones(family, capsys):
+    write({"init": 0.1, "seed_everything": 1}, "one.yaml")
+    write({"init": 0.2}, "two.yaml")
+    files = ["--config", "merge.yaml", "--config", "one.yaml", "--config", "two.yaml"]
+    shown, _ = printed(capsys, *files)
+    assert (shown["init"], shown["seed_everything"]) == (0.2, 1)
+    shown, _ = printed(capsys, "--init", "0.3", *files, "--init", "0.4")
+    assert shown["init"] == 0.4
+
+
+def test_an_item_of_a_list_is_overridden_by_its_number(family, capsys):
+    plain, _ = printed(capsys, "--config", "merge.yaml")
+    shown, _ = printed(capsys, "--config", "merge.yaml", "--models.1.loss_weight", "3")
+    plain["models"][1]["loss_weight"] = plain["saved"]["models"][1]["loss_weight"] = 3.0
+    assert shown == plain
+
+
+@pytest.mark.parametrize("command", ["fit", "check", "export", "evaluate"])
+def test_code_that_a_run_directory_names_is_not_run(in_finished, main, monkeypatch, command):
+    monkeypatch.syspath_prepend(str(in_finished))
+    name = f"stranger_to_{command}"
+    Path(f"{name}.py").write_text(
+        "from pathlib import Path\nPath('ran').touch()\nfrom torch.optim import Adam\nclass Own(Adam): pass\n"
+    )
+    file = Path("run/config.yaml")
+    file.write_text(file.read_text().replace("torch.optim.Adam", f"{name}.Own"))
+    arguments = {"export": ["run", "out"], "evaluate": ["run"]}.get(command, ["--config", "run/config.yaml"])
+    arguments += ["--run_dir", "new", "--trainer.max_steps", "1"] if "--config" in arguments else []
+    code, _, complaint = main(command, *arguments)
+    assert code == cli.BAD_INPUT
+    assert "optimizer.class_path: expected" in complaint
+    assert f"{name}.Own, which is outside torch, Lightning and adamerge" in complaint
+    assert "--allow_code" in complaint
+    assert not Path("ran").exists()
+    assert main(command, *arguments, "--allow_code")[::2] == (0, "")
+    assert Path("ran").exists()
+
+
+@pytest.mark.parametrize("command", [["export", "run", "out"], ["check", "--config", "run/config.yaml"]])
+def test_a_run_directory_does_not_switch_on_remote_code(in_finished, main, command):
+    file = Path("run/config.yaml")
+    file.write_text(file.read_text().replace("trust_remote_code: false", "trust_remote_code: true"))
+    code, _, complaint = main(*command)
+    assert code == cli.BAD_INPUT
+    assert "trust_remote_code: expected false, found true in a file" in complaint
+
+
 def test_another_method_over_a_saved_configuration(in_finished, main, capsys):
     assert cli.main(["fit", "--config", "run/config.yaml", "--method", "ties", "--print_config"]) == 0
     switched = yaml.safe_load(capsys.readouterr().out)
     assert cli.main(["fit", "--config", "merge.yaml", "--method", "ties", "--print_config"]) == 0
     fresh = yaml.safe_load(capsys.readouterr().out)
-    assert {key for key in fresh if fresh[key] != switched[key]} <= {"base_model", "models", "run_dir", "written"}
+    assert {key for key in fresh if fresh[key] != switched[key]} <= {
+        "base_model",
+        "models",
+        "run_dir",
+        "written",
+        "saved",
+    }
 
 
 def test_print_config_shows_what_a_method_stands_for(family, main, capsys):

@@ -1,12 +1,13 @@
 """Cache keys of stored results: hashes of experts, rows and settings."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Expert, Experts
-from adamerge.storage.digest import digest_of, digest_of_json, digest_of_path
-from adamerge.storage.kept import Key
+from adamerge.storage.digest import digest_of, digest_of_json
+from adamerge.storage.kept import Keeper, Kept, Key
 
 
 def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int = 32) -> Key:
@@ -22,6 +23,28 @@ def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int =
     return {**key, "rows": digest_of_rows(rows, size)} if rows else key
 
 
+def kept_of_rows(
+    keeper: Keeper | None,
+    file: Path,
+    key: Key,
+    make: Callable[[Path], None],
+    read: Callable[[Path], Kept],
+) -> Kept:
+    """Read a result of rows from a file, or compute it and write the file.
+
+    Args:
+        keeper: Stores the result.
+        file: File of the result.
+        key: Result of `key_of`; without rows the result cannot be computed.
+        make: As for `Keeper`.
+        read: As for `Keeper`.
+
+    Raises:
+        ConfigError: There are no rows, and no stored result has the same key.
+    """
+    return (keeper or Keeper())(file, key, make if "rows" in key else None, read)
+
+
 def digest_of_experts(experts: Experts) -> str:
     """Hash the tensors and configurations of the base and of all experts."""
     own = {task: digest_of_expert(expert) for task, expert in experts.tasks.items()}
@@ -31,7 +54,7 @@ def digest_of_experts(experts: Experts) -> str:
 def digest_of_expert(expert: Expert) -> str:
     """Hash an expert's tensors, and its configuration if the expert was read from disk."""
     checkpoint = expert.checkpoint
-    config = digest_of_path(checkpoint.folder / "config.json") if checkpoint else ""
+    config = digest_of_json(checkpoint.settings()) if checkpoint else ""
     return digest_of_json([expert.weights.digest(), config])
 
 

@@ -5,7 +5,9 @@
 with Xₖ the layer's input on task k's rows, sₖ = ‖Xₖτₖᵀ‖² over the whole layer, so that all tasks have equal weight, and
 a the mean of the system's diagonal, so that ρ has no unit. Only Gram matrices Gₖ = XₖᵀXₖ are needed:
 
-    (A + ρ·a·I) c = b + ρ·a·c⁰,   Aⱼₗ = Σₖ Σᵣ τⱼ[r] Gₖ τₗ[r]ᵀ / sₖ,   bⱼ = Σₖ Σᵣ τⱼ[r] Gₖ τₖ[r]ᵀ / sₖ
+    (A + ρ·a·I) (c − c⁰) = b − A c⁰,   Aⱼₗ = Σₖ Σᵣ τⱼ[r] Gₖ τₗ[r]ᵀ / sₖ,   bⱼ = Σₖ Σᵣ τⱼ[r] Gₖ τₖ[r]ᵀ / sₖ
+
+Directions in which A is singular up to rounding (experts that change a layer's outputs alike) keep c⁰.
 """
 
 import math
@@ -17,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adamerge.calibration.cache_keys import digest_of_experts, key_of
+from adamerge.calibration.cache_keys import digest_of_experts, kept_of_rows, key_of
 from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, grams_of_merged
 from adamerge.data.rows import Rows, first_rows
 from adamerge.merging.coefficients import load_coefficients, save_coefficients
@@ -25,10 +27,14 @@ from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper
 from adamerge.transforms import TASK_ARITHMETIC
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 ROWS_AT_ONCE = 2**22
 """Elements of a layer's task vectors that are multiplied by a Gram matrix at once."""
+
+SINGULAR = 1e-8
+"""Eigenvalues of a group's system below this share of its largest count as zero: task vectors are differences of fp32
+weights, so that much of them is rounding."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class ClosedForm:
 
     def __post_init__(self) -> None:
         """Check that the numbers are in range."""
+        check_types(self)
         if not 0 <= self.ridge < math.inf:
             raise ConfigError(f"init.ridge: expected a finite number of at least 0, found {self.ridge}.")
         if self.towards is not None and not math.isfinite(self.towards):
@@ -93,7 +100,7 @@ class System:
         """Solve for the least-squares coefficients of all groups.
 
         A group that no layer was added to gets each expert's mean over the other groups, or `towards` if there are
-        none.
+        none. Directions in which a system is singular keep `towards`.
 
         Args:
             ridge: ρ.
@@ -105,7 +112,9 @@ class System:
         mean = self._left.diagonal(dim1=1, dim2=2).mean(1)  # a, (G,)
         pull = (ridge * mean)[:, None]
         left = self._left + torch.diag_embed(pull.expand_as(self._right))
-        solution = torch.linalg.lstsq(left, (self._right + pull * towards)[..., None], driver="gelsd").solution[..., 0]
+        right = self._right - towards * self._left.sum(2)  # b − A c⁰
+        found = torch.linalg.lstsq(left, right[..., None], rcond=SINGULAR, driver="gelsd").solution[..., 0]
+        solution = towards + found
         known = mean > 0
         solution[~known] = solution[known].mean(0) if known.any() else towards
         return solution.float()
@@ -117,7 +126,7 @@ def _products(stack: Tensor, gram: Tensor) -> Tensor:
     products = torch.empty(rows, count, count, dtype=torch.float64)
     step = max(1, ROWS_AT_ONCE // (count * width))
     for start in range(0, rows, step):
-        part = stack[:, start : start + step]  # (K, r, D)
+        part = stack[:, start : start + step].double()  # (K, r, D)
         products[start : start + step] = torch.einsum("jrd,lrd->rjl", part @ gram, part)
     return products
 
@@ -183,7 +192,7 @@ def kept_closed_form(
     def make(path: Path) -> None:
         save_coefficients(path, closed_form(model, rows, settings, size), grouping, vectors.experts)
 
-    return (keeper or Keeper())(file, key, make if rows else None, load_coefficients).coefficients
+    return kept_of_rows(keeper, file, key, make, load_coefficients).coefficients
 
 
 def _add(system: System, model: MergedModel, grams: Mapping[str, Sequence[Tensor]]) -> None:

@@ -13,6 +13,7 @@ from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.recomputation import backward
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import MappedFiles
@@ -117,7 +118,7 @@ def _of_expert(
         logits = model.forward(task, leaves, batch.inputs).logits[0]
         counted = logits if batch.positions is None or logits.ndim == 1 else logits[batch.positions[0]]
         for weight, value in log_likelihoods(counted, settings.labels, draw):
-            value.backward(retain_graph=settings.labels == "expected")
+            backward(value, retain_graph=settings.labels == "expected")
             for name, leaf in leaves.items():
                 if leaf.grad is not None:
                     total[name].addcmul_(leaf.grad, leaf.grad, value=weight / count)

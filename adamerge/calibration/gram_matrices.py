@@ -2,7 +2,8 @@
 
     G[k] = XₖᵀXₖ / Nₖ,  Xₖ (Nₖ, D) the layer's inputs on task k's rows, without padding
 
-The closed-form start and RegMean need nothing else of the rows.
+The closed-form start and RegMean need nothing else of the rows. Sums are fp64: G[k] of a layer that sees fewer
+positions than it is wide is singular, and the rounding of fp32 sums fills its null space with noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +19,11 @@ from adamerge.merging.execution import execution_of
 from adamerge.merging.merged_model import MergedModel, UnmergedExpert
 from adamerge.types import Coefficients, ConfigError
 
-ROOM = 2**28
-"""Elements of the Gram matrices that are in memory at once: 1 GiB in fp32."""
+ROOM = 2**27
+"""Elements of the Gram matrices that are in memory at once: 1 GiB in fp64."""
 
 Grams: TypeAlias = dict[str, list[Tensor]]
-"""Per name of a linear layer's weight: one (D, D) matrix per task that has rows."""
+"""Per name of a linear layer's weight: one (D, D) matrix, fp64, per task that has rows."""
 
 
 Run: TypeAlias = Callable[[Batch], object]
@@ -43,7 +44,7 @@ def linear_layers(model: MergedModel) -> dict[str, int]:
         ConfigError: There are none, as in GPT-2, whose layers store transposed weights.
     """
     own = next(iter(model.experts.tasks.values())).own_module
-    layers = {f"{path}.weight": part for path, part in own.named_modules() if isinstance(part, nn.Linear)}
+    layers = {f"{path}.weight".lstrip("."): part for path, part in own.named_modules() if isinstance(part, nn.Linear)}
     found = {name: part.in_features for name, part in layers.items() if name in model.vectors.shapes}
     if not found:
         raise ConfigError(
@@ -125,17 +126,22 @@ def _grams(
 
 
 def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size: int, run: Run) -> dict[str, Tensor]:
-    """Compute one task's Gram matrices, (D, D) each; zero for a layer that the task's model does not run."""
+    """Compute one task's Gram matrices, (D, D) each; zero for a layer that the task's model does not run.
+
+    Raises:
+        ConfigError: The inputs of a layer are not finite.
+    """
     widths, module = linear_layers(model), model.experts.tasks[task].own_module
     if model.experts.tasks[task].kind.encoder_decoder:
         size = 1  # avoids padding: an input does not show whether it comes from the encoder or the decoder
-    totals = {name: torch.zeros(widths[name], widths[name], dtype=model.vectors.dtype) for name in names}
-    totals = {name: total.to(model.vectors.device) for name, total in totals.items()}
+    device = model.vectors.device
+    totals = {name: torch.zeros(widths[name], widths[name], dtype=torch.float64, device=device) for name in names}
     counts, waiting = dict.fromkeys(names, 0), set(names)
-    batches = (move(batch, model.vectors.device, model.vectors.dtype) for batch in rows.batches(size))
+    batches = (move(batch, device, model.vectors.dtype) for batch in rows.batches(size))
 
     def add(name: str, x: Tensor) -> None:
         chosen = x[present_at(batch, x, encoded=True)] if x.ndim == 3 else x.reshape(-1, x.shape[-1])
+        chosen = chosen.double()
         totals[name].addmm_(chosen.T, chosen)
         counts[name] += len(chosen)
         waiting.discard(name)
@@ -147,7 +153,17 @@ def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size:
             waiting.update(names)
             with suppress(_SeenAllError):
                 run(batch)
+    _check_finite(task, totals)
     return {name: total / max(1, counts[name]) for name, total in totals.items()}
+
+
+def _check_finite(task: str, totals: Mapping[str, Tensor]) -> None:
+    bad = [name for name, total in totals.items() if not total.isfinite().all()]
+    if bad:
+        raise ConfigError(
+            f"{task}: the inputs of {bad[0]} are not finite on its calibration rows, so the layer cannot be solved. "
+            "Set dtype: float64, or choose another init (a number) and another centre (null)."
+        )
 
 
 @contextmanager
@@ -155,7 +171,7 @@ def _inputs_to(record: Callable[[str, Tensor], None], module: nn.Module, names: 
     """Call `record` with the input of each of these layers whenever the layer runs."""
     with ExitStack() as hooks:
         for name in names:
-            layer = module.get_submodule(name.removesuffix(".weight"))
+            layer = module.get_submodule(name.rpartition(".")[0])
             hooks.callback(layer.register_forward_pre_hook(_hook(record, name)).remove)
         yield
 

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
+from adamerge.experts.adapter_config import is_adapter
 from adamerge.storage.weights import Header, InMemory, MappedFiles, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -33,6 +34,7 @@ class Checkpoint:
         config: Its transformers configuration.
         tensors: Its tensors by name on disk.
         trust_remote_code: Whether Python code beside the weights may run.
+        notes: What to tell the user about it.
     """
 
     source: str
@@ -40,11 +42,17 @@ class Checkpoint:
     config: PretrainedConfig
     tensors: Weights
     trust_remote_code: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
         """Name of the model class that saved the checkpoint."""
         return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
+
+    def settings(self) -> dict[str, object]:
+        """Return the content of config.json; for an adapter, that of the model that it was trained as."""
+        file = self.folder / "config.json"
+        return json.loads(file.read_text() if file.exists() else self.config.to_json_string())
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
@@ -62,7 +70,16 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
         ConfigError: No such directory or hub id, or only pickled weights without permission to read them.
         IncompatibleExpertsError: Weights that cannot be read, or quantised weights.
     """
-    folder = _locate(source, allow_pickle)
+    folder = locate(source, allow_pickle)
+    if is_adapter(folder):
+        raise ConfigError(
+            f"{source}: an adapter, expected a complete checkpoint. As an expert an adapter can be merged as it is; a "
+            "base must be complete: give the model that the adapter was trained on."
+        )
+    if not (folder / "config.json").exists():
+        raise ConfigError(
+            f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the path."
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -131,19 +148,18 @@ def parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register
 
 
-def _locate(source: str, allow_pickle: bool) -> Path:
+def locate(source: str, allow_pickle: bool) -> Path:
+    """Find the folder of a checkpoint or adapter: a directory, or what the hub has under that id.
+
+    Args:
+        source: The directory or hub id (`id` or `id@revision`).
+        allow_pickle: Whether pickled weights may be downloaded.
+
+    Raises:
+        ConfigError: There is no such directory or hub id.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-            raise ConfigError(
-                f"{source}: this is a LoRA adapter, expected a complete checkpoint. Merge the adapter into its base "
-                "first (peft: AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…))."
-            )
-        if not (folder / "config.json").exists():
-            raise ConfigError(
-                f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the "
-                "path."
-            )
         return folder
     name, _, revision = source.partition("@")
     if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):

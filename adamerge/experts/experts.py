@@ -75,6 +75,7 @@ class Experts:
         checkpoint: The base's checkpoint, if it is from disk.
         head_of_base: Whether the base has its own head of the expert's shape, by task.
         warnings: Suspicious findings that do not prevent merging.
+        notes: What else was found on opening.
     """
 
     base: Weights
@@ -85,6 +86,14 @@ class Experts:
     checkpoint: Checkpoint | None = None
     head_of_base: Mapping[str, bool] = field(default_factory=dict[str, bool])
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def backbone(self) -> list[str]:
+        """Name what all tasks have in common: merged parameters, the base's own, and the base's buffers."""
+        expert = next(iter(self.tasks.values()))
+        stored = [name for name, _ in expert.own_module.named_buffers() if name in self.base]
+        return [*self.shared, *self.kept, *(name for name in stored if name not in expert.head_buffers)]
 
     @property
     def weights(self) -> dict[str, Weights]:

@@ -16,6 +16,7 @@ from adamerge.experts.compatibility import (
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
+from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
 from adamerge.experts.name_patterns import Split
 from adamerge.experts.zero_shot import ZeroShot, ZeroShotClassifier, text_head
@@ -78,8 +79,10 @@ def _expert(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot
     problems = match_problems(checkpoint, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    weights, head = Renamed(checkpoint.tensors, found.names), tuple(head_names(module))
-    return Expert(name, module, weights, head, "", checkpoint, found.names), set()
+    own = checkpoint.tensors
+    weights = own if isinstance(own, Adapted) else Renamed(own, found.names)  # an adapter's names are the module's
+    disk = {**found.names, **match(base, module).names} if isinstance(own, Adapted) else found.names
+    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint, disk), set()
 
 
 def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_side: set[str]) -> Experts:
@@ -90,7 +93,13 @@ def _together(base: Checkpoint, tasks: Mapping[str, Expert], split: Split, text_
     split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
     left_out = tuple(name for name in matches[0].unexpected if all(name in m.unexpected for m in matches))
     together = divide(Experts(Renamed(base.tensors, names), tasks, (), (), left_out, base), split, source=base.source)
-    return replace(together, warnings=tuple(_config_warnings(base, tasks)))
+    return replace(together, warnings=tuple(_config_warnings(base, tasks)), notes=tuple(_notes(tasks)))
+
+
+def _notes(tasks: Mapping[str, Expert]) -> Iterator[str]:
+    return (
+        f"{name}: {note}" for name, expert in tasks.items() if expert.checkpoint for note in expert.checkpoint.notes
+    )
 
 
 def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[str]:

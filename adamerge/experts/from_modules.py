@@ -27,7 +27,7 @@ _HEADS: tuple[Mapping[Any, Any], ...] = (
     modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
-"""transformers' classes with a head by model type, in the order in which they are tried."""
+"""transformers' classes with a head by model type."""
 
 Source: TypeAlias = nn.Module | Mapping[str, Tensor] | Checkpoint
 """Every accepted form of an expert."""
@@ -42,8 +42,8 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
 
     Args:
         base: The model that all experts were fine-tuned from.
-        experts: Modules, checkpoints, or state dicts. The class of a state dict is the first one that has a place for
-            each of its tensors: the base's, another expert's, or the base's architecture with a head.
+        experts: Modules, checkpoints, or state dicts. The class of a state dict is the one that has a place for each of
+            its tensors: the base's; or another expert's, or the base's architecture with a head, if only one does.
         split: Patterns that override which parameters are merged.
 
     Returns:
@@ -100,20 +100,30 @@ def _expert(name: str, expert: Source, classes: list[nn.Module]) -> Expert:
 
 
 def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tuple[nn.Module, Match]:
-    """Find the class of a state dict: the first that it fits exactly, by default the base's."""
-    for module in (*classes, *_classifiers(name, weights, classes[0])):
-        found = match_tensors(name, weights, module)
-        if not (found.missing or found.unexpected):
-            return emptied(module), found
-    return emptied(classes[0]), match_tensors(name, weights, classes[0])
+    """Find the class of a state dict: the base's if it fits exactly, else the only one that does.
+
+    Raises:
+        IncompatibleExpertsError: Several classes fit exactly, a classifier of rows and one of tokens for example.
+    """
+    base, *others = classes
+    found = match_tensors(name, weights, base)
+    if not (found.missing or found.unexpected):
+        return emptied(base), found
+    fitting: dict[str, tuple[nn.Module, Match]] = {}
+    for module in (*others, *_classifiers(name, weights, base)):
+        match = match_tensors(name, weights, module)
+        if not (match.missing or match.unexpected):
+            fitting.setdefault(type(module).__name__, (emptied(module), match))
+    if len(fitting) > 1:
+        raise IncompatibleExpertsError(
+            f"{name}: expected a state dict of one class, but its tensors fit {' and '.join(fitting)}, which read it "
+            "differently; give the module instead."
+        )
+    return next(iter(fitting.values()), (emptied(base), found))
 
 
 def _classifiers(name: str, weights: Weights, base: nn.Module) -> Iterator[nn.Module]:
-    """Yield modules without weights that add a head to the base's architecture, with the state dict's number of labels.
-
-    Classifiers of rows come before classifiers of tokens, whose tensors often have the same names: give the module
-    instead of a state dict for a classifier of tokens.
-    """
+    """Yield modules without weights that add a head to the base's architecture, with the state dict's labels."""
     unplaced = match_tensors(name, weights, base).unexpected
     sizes = [weights.shape(tensor)[0] for tensor in unplaced if weights.shape(tensor)]
     if not isinstance(base, PreTrainedModel) or not sizes:

@@ -1,13 +1,13 @@
-"""Checks that read all weights: NaNs, experts equal to the base, unchanged parameters, experts of another base."""
+"""Checks that read all weights: NaNs, experts equal to the base, unchanged parameters, a wrong base."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
 
+from adamerge.experts.common_component import FAR, NEAR, Products, alike, ratios
 from adamerge.experts.experts import Experts
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
@@ -16,8 +16,8 @@ OUT_OF_PROPORTION = 0.5
 """‖expert − base‖ / ‖base‖ above which an expert was probably not fine-tuned from this base: fine-tuning changes
 weights by a few hundredths, and independent weights of equal norm have a distance of √2."""
 
-_PIECE = 2**22
-"""Numbers that are read at a time, so that memory does not grow with the size of a tensor."""
+_PIECE = 2**20
+"""Numbers of a model that are read at a time, so that memory does not grow with the size of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Inspection:
         changed: Shared parameters in which at least one expert differs from the base; these get coefficients.
         unchanged: The other shared parameters.
         update: ‖expert − base‖ / ‖base‖ over all shared parameters, by task.
+        cosines: Cosine of the task vectors of each pair of tasks, median over depths.
         warnings: Suspicious findings that do not prevent merging.
     """
 
     changed: tuple[str, ...]
     unchanged: tuple[str, ...]
     update: dict[str, float]
+    cosines: dict[tuple[str, str], float]
     warnings: tuple[str, ...]
 
 
@@ -49,11 +51,11 @@ class _Sums:
         self.square = 0.0
         self.bad: Counter[str] = Counter()
 
-    def add(self, name: str, piece: Tensor, other: Tensor | None = None) -> None:
-        """Add a piece of a parameter."""
-        difference = piece.float() - other.float() if other is not None else piece.float()
+    def add(self, name: str, piece: Tensor, difference: Tensor | None = None) -> None:
+        """Add a piece of a parameter; of an expert, with its difference from the base."""
+        numbers = piece.float() if difference is None else difference
         self.bad[name] += int((~torch.isfinite(piece)).sum())
-        self.square += torch.linalg.vector_norm(difference, dtype=torch.float64).item() ** 2
+        self.square += torch.linalg.vector_norm(numbers, dtype=torch.float64).item() ** 2
 
     def problems(self, source: str) -> list[str]:
         """List the parameters with NaN or infinite numbers."""
@@ -76,21 +78,23 @@ def inspect_weights(experts: Experts) -> Inspection:
     Raises:
         IncompatibleExpertsError: NaN or infinite numbers, or an expert equal to the base; one line per case.
     """
-    base, own = _Sums(), {task: _Sums() for task in experts.tasks}
-    changed = {name for name in _in_order_of_files(experts, own) if _inspect_one(name, experts, base, own)}
+    base, own, products = _Sums(), {task: _Sums() for task in experts.tasks}, Products(tuple(experts.tasks))
+    changed = {name for name in _in_order_of_files(experts, own) if _inspect_one(name, experts, base, own, products)}
     problems = base.problems(_base_source(experts))
     problems += [line for task, sums in own.items() for line in sums.problems(_source(experts, task))]
     problems += [
         f"{_source(experts, task)}: all shared parameters equal the base's; this is the base, not an expert. Correct "
         "the path, or remove the task."
         for task, sums in own.items()
-        if sums.square == 0.0
+        if sums.square == 0.0 and (not experts.tasks[task].head or not changed)
     ]
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     update = {task: (sums.square / base.square) ** 0.5 for task, sums in own.items()}
     with_coefficient, without = (tuple(n for n in experts.shared if (n in changed) is of) for of in (True, False))
-    return Inspection(with_coefficient, without, update, tuple(_warnings(experts, update)))
+    cosines = products.cosines()
+    warnings = (*_of_sizes(experts, update), *_of_cosines(experts, cosines), *_of_statistics(experts))
+    return Inspection(with_coefficient, without, update, cosines, warnings)
 
 
 def _in_order_of_files(experts: Experts, own: Mapping[str, _Sums]) -> Iterator[str]:
@@ -111,28 +115,52 @@ def _inspect_head(name: str, weights: Weights, sums: _Sums) -> None:
         sums.bad[name] += int((~torch.isfinite(piece)).sum())
 
 
-def _inspect_one(name: str, experts: Experts, base: _Sums, own: Mapping[str, _Sums]) -> bool:
+def _inspect_one(name: str, experts: Experts, base: _Sums, own: Mapping[str, _Sums], products: Products) -> bool:
     """Add one parameter to the sums; return whether any expert differs from the base in it."""
     differs = False
     sources = (experts.base, *experts.weights.values())
     for first, *others in zip(*(source.pieces(name, _PIECE) for source in sources), strict=True):
         base.add(name, first)
-        for sums, piece in zip(own.values(), others, strict=True):
-            if not torch.equal(piece, first):
-                differs = True
-                sums.add(name, piece, first)
+        if all(torch.equal(piece, first) for piece in others):
+            continue
+        differs = True
+        vectors = torch.stack([piece.float() for piece in others]).sub_(first.float())  # (K, n)
+        for sums, piece, vector in zip(own.values(), others, vectors, strict=True):
+            sums.add(name, piece, vector)
+        products.add(name, vectors)
     return differs
 
 
-def _warnings(experts: Experts, update: dict[str, float]) -> Iterator[str]:
-    usual = median(update.values())
-    for task, size in update.items():
-        if size > OUT_OF_PROPORTION or (len(update) > 2 and size > 10 * usual):
+def _of_sizes(experts: Experts, update: Mapping[str, float]) -> Iterator[str]:
+    """Warn of task vectors that are out of proportion to the base or to the other experts, or nearly 0."""
+    for (task, size), ratio in zip(update.items(), ratios(update).values(), strict=True):
+        source, base = _source(experts, task), _base_source(experts)
+        if size == 0:
+            yield f"{source}: all shared parameters equal the base's; its task vector is 0, and only its head its own."
+        elif ratio < NEAR:
+            yield f"{source}: ‖expert − base‖ is {ratio:.1g} times that of the others; it is almost the base {base}."
+        elif size > OUT_OF_PROPORTION or ratio > FAR:
+            than = f", and {ratio:.1f} times the median of the other experts" if ratio > FAR else ""
             yield (
-                f"{_source(experts, task)}: ‖expert − base‖ is {size:.2f} times ‖base‖ (median of all experts "
-                f"{usual:.3f}). It was probably fine-tuned from another base than {_base_source(experts)}; check the "
-                "checkpoint."
+                f"{source}: ‖expert − base‖ is {size:.2g} times ‖base‖{than}. It was probably fine-tuned from another "
+                f"base than {base}; check the checkpoint."
             )
+
+
+def _of_cosines(experts: Experts, cosines: Mapping[tuple[str, str], float]) -> Iterator[str]:
+    """Warn of a component that several task vectors share."""
+    for tasks, cosine in alike(cosines):
+        sources = ", ".join(_source(experts, task) for task in tasks)
+        yield (
+            f"{sources}: their task vectors share a large part (cosine {cosine:.2f}, median over blocks); those of "
+            "different tasks are nearly orthogonal. Either they were fine-tuned from another checkpoint than "
+            f"{_base_source(experts)} (another version, an instruction-tuned one), or one contains another. A merge "
+            "adds the common part once per expert: take that checkpoint as base_model."
+        )
+
+
+def _of_statistics(experts: Experts) -> Iterator[str]:
+    """Warn of running statistics, which are not merged."""
     statistics = {
         name: None
         for expert in experts.tasks.values()

@@ -54,7 +54,7 @@ def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
             module's tensors; or a tied parameter is stored twice with different values.
     """
     wanted = module.state_dict()
-    renamed = _renaming(source, module, wanted)
+    renamed = renaming(source, module, wanted)
     found = {renamed(name): name for name in tensors.headers}
     names: dict[str, str] = {}
     missing: list[str] = []
@@ -109,7 +109,7 @@ def _check_tied(source: str, tensors: Weights, present: Sequence[str], what: str
             )
 
 
-def _renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Callable[[str], str]:
+def renaming(source: str, module: nn.Module, wanted: dict[str, Tensor]) -> Callable[[str], str]:
     """Return transformers' renaming of names on disk to names of the module."""
     if not isinstance(module, PreTrainedModel):
         return lambda name: name

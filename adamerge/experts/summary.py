@@ -22,7 +22,7 @@ def describe(experts: Experts) -> list[str]:
         lines.append(f"kept from the base: {_brief(experts.kept)}")
     if experts.left_out:
         lines.append(f"only in the base, so not used: {_brief(experts.left_out)}")
-    return [*lines, *(f"warning: {warning}" for warning in experts.warnings)]
+    return [*lines, *experts.notes, *(f"warning: {warning}" for warning in experts.warnings)]
 
 
 def _brief(names: Sequence[str], few: int = 8) -> str:

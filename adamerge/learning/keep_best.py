@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from adamerge.optim import FrankWolfeOptimizer, SearchingOptimizer, Selection
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
 """Coefficients → "agreement" and "objective" on held-out rows, each the mean over tasks."""
@@ -34,6 +34,7 @@ class Watching:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        check_types(self)
         for key, value in (("every", self.every), ("patience", self.patience)):
             if value is not None and value < 1:
                 raise ConfigError(f"watch.{key}: expected at least 1, found {value}.")

@@ -18,6 +18,7 @@ from adamerge.learning.interrupt import StopOnInterrupt
 from adamerge.learning.keep_best import KeepBest
 from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
+from adamerge.learning.movement import Movement
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.learning.trainer import build_trainer, without_advice
 from adamerge.merging.device import trainer_on
@@ -179,14 +180,16 @@ def descend(
         build_scheduler=learning.build_scheduler,
         micro_batch=learning.batching.micro_batch,
     )
+    movement = Movement(learning.feasible)
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
     saving = [stop, _every(learning.watching.every, checkpoints)] if checkpoints and stop else []
     where = trainer_on(model.vectors.device, learning.trainer.get("accelerator", "auto"))
     options = {**learning.trainer, **where, "max_steps": learning.steps}
-    trainer = _fit(module, [best, *also, *saving], options, checkpoints / LAST if resume and checkpoints else None)
+    former = checkpoints / LAST if resume and checkpoints else None
+    trainer = _fit(module, [best, movement, *also, *saving], options, former)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")
-    return _learned(best, module, trainer, interrupted=stop is not None and stop.interrupted)
+    return _learned(best, movement, module, trainer, interrupted=stop is not None and stop.interrupted)
 
 
 def goals_of(
@@ -239,9 +242,11 @@ def _every(steps: int, folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, LAST.removesuffix(".ckpt"), every_n_train_steps=steps)
 
 
-def _learned(best: KeepBest, module: MergeModule, trainer: Trainer, interrupted: bool) -> Learned:
+def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: Trainer, interrupted: bool) -> Learned:
     """Gather the best iterate and what is known of it; it converged if the optimiser is done and stands there."""
     stands_there = torch.equal(best.best, module.coefficients.detach().cpu())
+    (optimizer,) = trainer.optimizers
+    note = None if interrupted else movement.note(optimizer)
     return Learned(
         best.best,
         best.best_step,
@@ -250,6 +255,8 @@ def _learned(best: KeepBest, module: MergeModule, trainer: Trainer, interrupted:
         best.certificate,
         best.done(trainer) and stands_there,
         best.selections,
+        movement.distance,
+        () if note is None else (note,),
     )
 
 

@@ -23,6 +23,8 @@ class Learned:
             start.
         converged: Whether the optimiser had converged: further steps on the same rows would have changed nothing.
         selections: The vertices that Frank-Wolfe selected so far, with their weights in the coefficients.
+        moved: Largest distance of a coefficient from its start over all steps; None if nothing was learned.
+        warnings: What a user should know of learning: an optimiser that has not moved the coefficients, and why.
     """
 
     coefficients: Coefficients
@@ -32,6 +34,8 @@ class Learned:
     certificate: dict[str, float] = field(default_factory=dict[str, float])
     converged: bool = False
     selections: list[Selection] = field(default_factory=list[Selection])
+    moved: float | None = None
+    warnings: tuple[str, ...] = ()
 
     def as_json(self, groups: Sequence[str], experts: Sequence[str]) -> dict[str, object]:
         """Return everything but the coefficients as JSON, with the names of their rows and columns."""
@@ -40,6 +44,8 @@ class Learned:
             found["certificate"] = {**self.certificate, "converged": self.converged}
         if self.selections:
             found["selections"] = as_json(self.selections, groups, experts)
+        if self.moved is not None:
+            found |= {"moved": self.moved, "warnings": list(self.warnings)}
         return found
 
     @classmethod
@@ -50,4 +56,14 @@ class Learned:
         certificate = dict(found.get("certificate", {}))
         converged = bool(certificate.pop("converged", False))
         selections = from_json(found.get("selections", []), groups, experts)
-        return cls(coefficients, found["best_step"], found["history"], False, certificate, converged, selections)
+        return cls(
+            coefficients,
+            found["best_step"],
+            found["history"],
+            False,
+            certificate,
+            converged,
+            selections,
+            found.get("moved"),
+            tuple(found.get("warnings", ())),
+        )

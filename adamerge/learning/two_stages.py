@@ -129,7 +129,7 @@ def learn_in_stages(
         found = _read(folder)
     first, shares = found
     grouping = chunked(model.vectors, chunks, shares, learning.seed)
-    finer = MergedModel(model.experts, model.vectors, grouping)
+    finer = model.regrouped(grouping)
     start = spread(first.coefficients, model.grouping, grouping)
     first = replace(first, coefficients=start, selections=finer_selections(first.selections, model.grouping, grouping))
     left = learning.steps - chunks.first_steps
@@ -228,7 +228,12 @@ def _read(folder: Path) -> tuple[Learned, Importance]:
 def _joined(first: Learned, second: Learned, steps: int) -> Learned:
     """Join the histories of both stages; the second stage starts at the best iterate of the first."""
     history = first.history + [{**seen, "step": seen["step"] + steps} for seen in second.history if seen["step"]]
+    moved = max(first.moved or 0.0, second.moved or 0.0)
+    stages = (("first", first), ("second", second))
+    warnings = tuple(f"{line} (in the {stage} stage)" for stage, one in stages for line in one.warnings)
     if not second.best_step:  # the best iterate is the first stage's, with its certificate
-        return replace(first, coefficients=second.coefficients, history=history, interrupted=second.interrupted)
+        second_end = {"coefficients": second.coefficients, "interrupted": second.interrupted}
+        return replace(first, **second_end, history=history, moved=moved, warnings=warnings)
     later = [replace(selection, first_step=selection.first_step + steps) for selection in second.selections]
-    return replace(second, history=history, best_step=second.best_step + steps, selections=later)
+    best_step = second.best_step + steps
+    return replace(second, history=history, best_step=best_step, selections=later, moved=moved, warnings=warnings)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adamerge.merging.grouping import Grouping, row_blocks
 from adamerge.merging.task_vectors import TaskVectors, matrix_shape
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 Importance: TypeAlias = dict[str, float]
 """Share of each parameter; they sum to 1."""
@@ -38,6 +38,7 @@ class Chunks:
 
     def __post_init__(self) -> None:
         """Check that the numbers are in range."""
+        check_types(self)
         if not 1 <= self.budget < math.inf:
             raise ConfigError(
                 f"chunks.budget: expected a finite number of at least 1 (the number of tensors), found {self.budget}."

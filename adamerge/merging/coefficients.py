@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,8 +70,10 @@ def load_coefficients(path: str | Path) -> Table:
         >>> found.coefficients, found.grouping.groups, found.experts
         (tensor([[0.5000]]), ('w',), ('news',))
     """
+    if not isinstance(path, str | PathLike) or not str(path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"path: expected a path of coefficients, found {path!r}.")
     try:
-        file = open_safetensors(path)
+        file = open_safetensors(Path(path).expanduser())
         metadata, coefficients = file.metadata() or {}, file.get_tensor("coefficients")
         groups, experts, parameters = (json.loads(metadata[key]) for key in ("groups", "experts", "parameters"))
         centre = json.loads(metadata.get("centre", "null"))

@@ -19,6 +19,7 @@ from adamerge.batch import Batch, Outputs
 from adamerge.data.rows import move
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.merged_model import Layers, MergedModel
+from adamerge.merging.recomputation import backward
 from adamerge.types import Coefficients, Parameters
 
 Loss: TypeAlias = Callable[[Outputs, Batch], Tensor]
@@ -110,7 +111,7 @@ class Execution(ABC):
 
     @abstractmethod
     def at(self, coefficients: Coefficients) -> AbstractContextManager[Merged]:
-        """Fix the coefficients (G, K), for runs without gradient.
+        """Fix the coefficients (G, K), for runs without gradient of the model as it would be written (rounded).
 
         Example:
             >>> import torch
@@ -161,7 +162,8 @@ class InMemoryExecution(Execution):
     @override
     @contextmanager
     def at(self, coefficients: Coefficients) -> Generator[Merged]:
-        parameters = _merge(self._model, coefficients)
+        round_one = self._model.rounding.as_written
+        parameters = {name: round_one(name, value) for name, value in _merge(self._model, coefficients).items()}
         try:
             yield _InMemoryMerged(self._model, parameters)
         finally:
@@ -172,7 +174,7 @@ class InMemoryExecution(Execution):
         for batch, loss_of in work:
             batch = _moved(self._model, batch)
             loss = loss_of(self._model.forward(task, leaves, batch.inputs, layers), batch)
-            torch.autograd.backward(loss)
+            backward(loss)
             yield loss.detach()
 
 

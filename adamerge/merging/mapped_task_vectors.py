@@ -106,19 +106,33 @@ class Mapped(TaskVectors):
         return tuple(weights.headers[name].dtype for weights in every)
 
     def _tiles(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
-        sources, base = self.sources(name), self.base(name)
-        room = len(self._scratch) // len(sources)
-        rows, columns = sources[0].shape
-        for r, m in windows(rows, columns, room):
-            shape = sources[0][r, m].shape
-            stack = self._scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
-            offset = None if base is None else base[r, m].to(self.device, self.dtype)
-            for source, vector in zip(sources, stack, strict=True):
-                if offset is None:
-                    vector.copy_(source[r, m])
-                else:
-                    torch.sub(source[r, m].to(self.device), offset, out=vector)
-            yield r, m, stack
+        return differences(self.sources(name), self.base(name), self._scratch)
+
+
+def differences(
+    sources: Sequence[Tensor], base: Tensor | None, scratch: Tensor
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Subtract a base from sources, window by window.
+
+    Args:
+        sources: One parameter's matrix (R, M) in each source, on the CPU.
+        base: What is subtracted; None subtracts nothing.
+        scratch: Flat; where the differences are computed, in its dtype and on its device.
+
+    Yields:
+        Rows, columns, and the differences there, (K, r, m), valid until the next ones.
+    """
+    rows, columns = sources[0].shape
+    for r, m in windows(rows, columns, len(scratch) // len(sources)):
+        shape = sources[0][r, m].shape
+        stack = scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
+        offset = None if base is None else base[r, m].to(scratch)
+        for source, vector in zip(sources, stack, strict=True):
+            if offset is None:
+                vector.copy_(source[r, m])
+            else:
+                torch.sub(source[r, m].to(scratch.device), offset, out=vector)
+        yield r, m, stack
 
 
 def windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:

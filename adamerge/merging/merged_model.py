@@ -9,12 +9,16 @@ from transformers import GenerationConfig
 
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.low_rank import Adapted
 from adamerge.experts.model_kind import accepted, forward_inputs, trial
 from adamerge.experts.stateless import Stateless
+from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.pinned_task_vectors import Pinned
+from adamerge.merging.recomputation import without_checkpointing
 from adamerge.merging.resident_task_vectors import Resident, resident_bytes
+from adamerge.merging.rounding import Rounding, RoundingMode, rounding_of
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, ConfigError, Parameters
@@ -32,10 +36,15 @@ class MergedModel:
         experts: The base and its experts.
         vectors: Their task vectors.
         grouping: Which coefficient governs which parameter.
+        rounding: How merged parameters are written, and models compared; by default to nearest, in dtypes that hold
+            base and experts exactly.
     """
 
-    def __init__(self, experts: Experts, vectors: TaskVectors, grouping: Grouping) -> None:
+    def __init__(
+        self, experts: Experts, vectors: TaskVectors, grouping: Grouping, rounding: Rounding | None = None
+    ) -> None:
         self.experts, self.vectors, self.grouping = experts, vectors, grouping
+        self.rounding = rounding or rounding_of(experts)
         for expert in experts.tasks.values():
             _buffers_to(expert.module, vectors.device)
         fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
@@ -49,6 +58,16 @@ class MergedModel:
     def tasks(self) -> tuple[str, ...]:
         """The experts' names, in the order of the coefficients' columns."""
         return tuple(self.experts.tasks)
+
+    def regrouped(self, grouping: Grouping) -> "MergedModel":
+        """Return the same models with another grouping."""
+        return MergedModel(self.experts, self.vectors, grouping, self.rounding)
+
+    def written_in(self, dtype: torch.dtype | None, mode: RoundingMode | None = None) -> "MergedModel":
+        """Return the same models with another dtype on disk or another rounding; None keeps what they have."""
+        dtypes = self.rounding.dtypes if dtype is None else rounding_of(self.experts, dtype).dtypes
+        rounding = Rounding(mode or self.rounding.mode, dtypes, self.rounding.seed)
+        return MergedModel(self.experts, self.vectors, self.grouping, rounding)
 
     def forward(
         self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], layers: Layers = (), own_head: bool = True
@@ -130,6 +149,8 @@ def task_vectors(
         device: Of the computation.
     """
     centre = centre or experts.base
+    if any(isinstance(weights, Adapted) for weights in experts.weights.values()):
+        return Factored(experts.weights, names, centre, experts.base, dtype, device)
     mapped = Mapped(experts.weights, names, centre, centre, dtype, device)
     return hold(mapped, resident, room)
 
@@ -137,8 +158,10 @@ def task_vectors(
 def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVectors:
     """Make mapped task vectors resident if asked for, or if None is said and they take less than half of `room`.
 
-    Those that stay in their files are read ahead of use where the device is a GPU.
+    Those that stay in their files are read ahead of use where the device is a GPU. Factors of adapters stay factors.
     """
+    if isinstance(mapped, Factored):
+        return mapped
     if resident is None:
         needed = resident_bytes(mapped.shapes, len(mapped.experts), mapped.dtype)
         resident = room is not None and 2 * needed < room
@@ -149,7 +172,8 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
 
 def _call(expert: Expert, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
     extra = {"output_hidden_states": True} if layers else {}
-    output = expert.forward(state, (), {**forward_inputs(expert.module, inputs), **extra})
+    with without_checkpointing(expert.module):
+        output = expert.forward(state, (), {**forward_inputs(expert.module, inputs), **extra})
     if isinstance(output, Tensor):
         return Outputs(output)
     if not layers:
@@ -206,7 +230,7 @@ def choose_layers(count: int, layers: Layers, encoded: int = 0) -> tuple[int, ..
     for layer in layers:
         if isinstance(layer, int) and not -count <= layer < count:
             raise ConfigError(
-                f"objective: expected layers from {-count} to {count - 1}, got {layer}: the model has {count} hidden "
+                f"objective: expected layers from {-count} to {count - 1}, found {layer}: the model has {count} hidden "
                 "states, that of the embeddings among them."
             )
     middle = encoded - 1 if encoded else count // 2

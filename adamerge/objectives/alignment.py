@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs, mean_where, present_at
 from adamerge.objectives.objective import Objective
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, check_types
 
 _NEVER = -1e4
 """Log-probability of what is left out; finite, so that its gradient is 0 and not undefined."""
@@ -97,10 +97,11 @@ class LogitAlignment(Objective):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"objective.temperature: expected a finite number above 0, got {self.temperature}.")
+            raise ConfigError(f"objective.temperature: expected a finite number above 0, found {self.temperature}.")
         if not 0 < self.tail < 1:
-            raise ConfigError(f"objective.tail: expected a probability between 0 and 1, got {self.tail}.")
+            raise ConfigError(f"objective.tail: expected a probability between 0 and 1, found {self.tail}.")
 
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
@@ -178,8 +179,9 @@ class HiddenAlignment(Objective):
 
     def __post_init__(self) -> None:
         """Check the layers."""
+        check_types(self)
         if not self.chosen:
-            raise ConfigError("objective.chosen: expected auto or at least one layer, got none.")
+            raise ConfigError("objective.chosen: expected auto or at least one layer, found none.")
 
     @property
     @override

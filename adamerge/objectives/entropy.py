@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs, mean_where
 from adamerge.objectives.objective import Objective
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, check_types
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -59,8 +59,9 @@ class Entropy(Objective):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         if not self.temperature > 0:
-            raise ConfigError(f"objective.temperature: expected a number above 0, got {self.temperature}.")
+            raise ConfigError(f"objective.temperature: expected a number above 0, found {self.temperature}.")
 
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 
 def pull(coefficients: Coefficients, start: Coefficients, norm: str) -> Tensor:
@@ -49,8 +49,9 @@ class Regulariser:
 
     def __post_init__(self) -> None:
         """Check the strength."""
+        check_types(self)
         if not 0 <= self.strength < math.inf:
-            raise ConfigError(f"regulariser.strength: expected a finite number of at least 0, got {self.strength}.")
+            raise ConfigError(f"regulariser.strength: expected a finite number of at least 0, found {self.strength}.")
 
     def __call__(self, coefficients: Coefficients, start: Coefficients) -> Tensor:
         """γ · pull, a scalar that autograd differentiates."""

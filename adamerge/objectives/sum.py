@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs
 from adamerge.objectives.objective import Objective
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, check_types
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class Sum(Objective):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         if not self.terms or (self.weights is not None and len(self.weights) != len(self.terms)):
             raise ConfigError("objective: a Sum needs at least one term, and one weight a term if weights are given.")
         if not all(math.isfinite(weight) for weight in self.weights or []):
-            raise ConfigError(f"objective.weights: expected finite numbers, got {self.weights}.")
+            raise ConfigError(f"objective.weights: expected finite numbers, found {self.weights}.")
 
     @property
     @override

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 
 def project_box(coefficients: Coefficients, lower: float = 0.0, upper: float = 1.0) -> Coefficients:
@@ -214,6 +214,7 @@ class Box(FeasibleSet):
 
     def __post_init__(self) -> None:
         """Refuse bounds that enclose nothing."""
+        check_types(self)
         if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
             raise ConfigError(
                 f"Expected finite bounds of a box, found lower={self.lower} and upper={self.upper}. "
@@ -264,6 +265,7 @@ class Simplex(FeasibleSet):
 
     def __post_init__(self) -> None:
         """Refuse a radius that is not a finite number above 0."""
+        check_types(self)
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise ConfigError(f"Expected the radius of a simplex to be a finite number above 0, found {self.radius}.")
 

@@ -23,7 +23,7 @@ from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchM
 from adamerge.optim.feasible_sets import Box, FeasibleSet, Simplex
 from adamerge.optim.incompatible_options import check_pair
 from adamerge.optim.line_search import resolution
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 Score: TypeAlias = Literal["linear", "cosine"]
 """What makes a vertex the best: see `FrankWolfe`."""
@@ -122,9 +122,8 @@ class FrankWolfeOptions(Descent, ABC):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Refuse an unknown selection or a negative tolerance."""
-        if self.selection not in ("linear", "cosine"):
-            raise ConfigError(f"Expected selection to be 'linear' or 'cosine', found {self.selection!r}.")
+        """Check the options."""
+        check_types(self)
         if not 0 <= self.tolerance < math.inf:
             raise ConfigError(f"Expected the gap's tolerance to be finite and at least 0, found {self.tolerance}.")
 

@@ -16,7 +16,7 @@ from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchM
 from adamerge.optim.evaluation_log import Log, Numbers, Replay, to_array, to_table, to_tensor
 from adamerge.optim.feasible_sets import Box, FeasibleSet
 from adamerge.optim.incompatible_options import OptimizerKind, check_pair
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 
 class _Memory(SearchMemory):
@@ -85,6 +85,7 @@ class LBFGSB(Descent):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         tolerances = [given for given in (self.loss_tolerance, self.gradient_tolerance) if given is not None]
         if not (self.history >= 1 and all(0 <= tolerance < math.inf for tolerance in tolerances)):
             raise ConfigError(

@@ -13,7 +13,7 @@ from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchM
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.optim.incompatible_options import OptimizerKind, check_pair
 from adamerge.optim.line_search import backtrack, promised, resolution
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, check_types
 
 StepRule = Literal["armijo", "constant"]
 
@@ -77,10 +77,9 @@ class ProjectedGradient(Descent):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"Expected lr of projected gradient descent to be above 0, found {self.lr}.")
-        if self.step_rule not in ("armijo", "constant"):
-            raise ConfigError(f"Expected step_rule to be 'armijo' or 'constant', found {self.step_rule!r}.")
         shares = 0 < self.shrink < 1 and 0 < self.sufficient < 1
         if not (shares and 1 <= self.grow < math.inf and 0 <= self.tolerance < math.inf):
             raise ConfigError(

@@ -63,8 +63,6 @@ class SoftFrankWolfe(FrankWolfeOptions):
         super().__post_init__()
         if self.top_k < 1 or self.inner_steps < 1:
             raise ConfigError(f"Expected top_k ≥ 1 and inner_steps ≥ 1, found {self.top_k} and {self.inner_steps}.")
-        if self.per not in ("group", "model"):
-            raise ConfigError(f"Expected per to be 'group' or 'model', found {self.per!r}.")
 
     @property
     @override

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
@@ -11,6 +12,7 @@ from adamerge.data.rows import Rows
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
 from adamerge.results.evaluate import Evaluation, Scores, mean, relative, tuned_scale
+from adamerge.results.written import written_model
 from adamerge.types import Coefficients
 
 CANDIDATES = ("base", "expert", "average", "task_arithmetic", "task_arithmetic_tuned", "learned")
@@ -69,10 +71,12 @@ def compare(
     held_out: HeldOut,
     learned: Coefficients,
     console: Console,
+    written: Path | None = None,
 ) -> Comparison:
     """Evaluate the learned merge and the models that it is compared with.
 
-    Average and task arithmetic use untransformed task vectors, whatever the learned merge uses.
+    Average and task arithmetic use untransformed task vectors, whatever the learned merge uses. All are measured as
+    they would be written: rounded to the dtype on disk.
 
     Args:
         model: The model on which the coefficients were learned.
@@ -81,6 +85,7 @@ def compare(
         held_out: Held-out rows, the experts' predictions on them, and the number of rows per forward pass.
         learned: The learned coefficients, (G, K).
         console: Prints the status.
+        written: Folder of the exported checkpoint, which is then what is measured as learned.
 
     Returns:
         Scores and agreement of each candidate.
@@ -88,7 +93,7 @@ def compare(
     vectors = task_vectors(
         model.experts, changed, resident=False, dtype=model.vectors.dtype, device=model.vectors.device
     )
-    plain = MergedModel(model.experts, vectors, task_wise(changed))
+    plain = MergedModel(model.experts, vectors, task_wise(changed), model.rounding)
     candidates = {
         "average": (plain, uniform(plain, 1 / len(vectors.experts))),
         "task_arithmetic": (plain, uniform(plain, 0.3)),
@@ -97,7 +102,7 @@ def compare(
     if held_out:
         scale, _ = tuned_scale(plain, held_out)
         candidates["task_arithmetic_tuned"] = (plain, uniform(plain, scale))
-    candidates["learned"] = (model, learned)
+    candidates["learned"] = written_model(model, written) if written else (model, learned)
     agreement = {key: _agreement(held_out, *candidate) for key, candidate in candidates.items()} if held_out else {}
     scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, "mean"]) for key in CANDIDATES}
     metric = "accuracy"

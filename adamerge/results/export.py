@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import backbone_dtypes, usual_dtype
+from adamerge.results.backbone import usual_dtype
 from adamerge.results.read_back import compare_with_files
+from adamerge.results.surviving import Surviving, SurvivingShare
 from adamerge.results.write_checkpoint import (
     checkpoints,
     write_backbone,
@@ -31,11 +32,13 @@ class Exported:
         folder: The merged checkpoint; it loads as the base's own class.
         checkpoints: Folder of each task's model: the folder itself, or a subfolder if the task has a head.
         bytes: Size on disk; a file that is linked into several folders counts once.
+        surviving: Share of what was merged in that rounding left.
     """
 
     folder: Path
     checkpoints: dict[str, Path]
     bytes: int
+    surviving: Surviving
 
 
 def export(
@@ -57,7 +60,7 @@ def export(
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Output folder; must not exist.
-        dtype: Dtype on disk; by default, per tensor, one that represents base and experts exactly.
+        dtype: Dtype on disk; by default that of the model's rounding.
         shard_bytes: Maximum size of one file.
 
     Returns:
@@ -70,18 +73,28 @@ def export(
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")
+    check_free(folder)
+    model = model.written_in(dtype)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
-        dtypes = backbone_dtypes(model.experts, dtype)
-        shards = write_backbone(model, coefficients, part, dtypes, shard_bytes)
+        surviving = SurvivingShare(model, coefficients)
+        shards = write_backbone(model, coefficients, part, shard_bytes, surviving)
         write_index(part, {**shards, **write_rest_of_base(model.experts, part, dtype)})
-        usual = usual_dtype(model.experts, dtypes)
+        usual = usual_dtype(model.experts, model.rounding.dtypes)
         write_side_files(base, part, usual)
         for expert in model.experts.tasks.values():
             if expert.head:
                 write_task(expert, part, shards, dtype, usual)
-        compare_with_files(model, coefficients, part, dtypes)
+        compare_with_files(model, coefficients, part)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
-    return Exported(folder, checkpoints(model.experts, folder), size)
+    return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())
+
+
+def check_free(folder: Path) -> None:
+    """Refuse an output folder that exists.
+
+    Raises:
+        ConfigError: It exists.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")

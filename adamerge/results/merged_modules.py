@@ -12,8 +12,10 @@ from adamerge.experts.experts import Expert
 from adamerge.experts.match_names import tied_names
 from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import backbone_dtypes, dtype_on_disk, exact_parameters
-from adamerge.results.export import Exported
+from adamerge.merging.rounding import dtype_on_disk
+from adamerge.results.backbone import exact_parameters
+from adamerge.results.export import Exported, check_free
+from adamerge.results.surviving import SurvivingShare
 from adamerge.results.write_checkpoint import checkpoints
 from adamerge.storage.atomic_files import whole_folder, write_safetensors
 from adamerge.types import Coefficients, ConfigError
@@ -42,9 +44,9 @@ def merged_module(
     Raises:
         ConfigError: There is no such task.
     """
-    if task not in model.experts.tasks:
+    if not isinstance(task, str) or task not in model.experts.tasks:
         raise ConfigError(f"expected the name of a task ({', '.join(model.experts.tasks)}), found {task!r}.")
-    backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
+    backbone = dict(exact_parameters(model.written_in(dtype), coefficients))
     return _filled(model.experts.tasks[task], backbone, dtype)
 
 
@@ -69,9 +71,10 @@ def export_modules(
         ConfigError: The folder exists.
         RuntimeError: The file read back differs from the merge; the folder is removed.
     """
-    if folder.exists():
-        raise ConfigError(f"{folder}: exists already; choose another folder for the merged modules.")
-    backbone = dict(exact_parameters(model, coefficients, backbone_dtypes(model.experts, dtype)))
+    check_free(folder)
+    model = model.written_in(dtype)
+    surviving = SurvivingShare(model, coefficients)
+    backbone = dict(exact_parameters(model, coefficients, surviving))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         for task, place in checkpoints(model.experts, part).items():
@@ -79,7 +82,7 @@ def export_modules(
             if not any(file.is_file() for file in place.iterdir()):  # tasks without a head share one model
                 _save(_filled(model.experts.tasks[task], backbone, dtype), place)
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
-    return Exported(folder, checkpoints(model.experts, folder), size)
+    return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())
 
 
 def _filled(expert: Expert, backbone: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:

@@ -1,6 +1,6 @@
 """Read an exported checkpoint back as a user would, and compare it with what was merged."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,14 +12,12 @@ from adamerge.experts.match_names import tied_names
 from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.execution import Merged, execution_of
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import backbone_names, usual_dtype
+from adamerge.results.backbone import usual_dtype
 from adamerge.results.write_checkpoint import checkpoints
 from adamerge.types import Coefficients
 
 
-def compare_with_files(
-    model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype]
-) -> None:
+def compare_with_files(model: MergedModel, coefficients: Coefficients, folder: Path) -> None:
     """Load every checkpoint as a user would, and compare each task's parameters with those that it is run with.
 
     Raises:
@@ -29,6 +27,7 @@ def compare_with_files(
     if folder not in places.values():
         assert model.experts.checkpoint is not None
         _load(model.experts.checkpoint.architecture, folder, model.experts.checkpoint.trust_remote_code)
+    dtypes = model.rounding.dtypes
     usual = usual_dtype(model.experts, dtypes)
     with execution_of(model).at(coefficients) as merged:
         for task, place in places.items():
@@ -41,7 +40,7 @@ def compare_with_files(
 def _expected(model: MergedModel, task: str, merged: Merged) -> Iterator[tuple[str, Tensor]]:
     """List every parameter and buffer that a task's exported checkpoint holds."""
     expert = model.experts.tasks[task]
-    for name in backbone_names(model.experts):
+    for name in model.experts.backbone:
         yield name, merged.parameter(name) if name in model.vectors.shapes else model.experts.base[name]
     for name in expert.whole_head:
         yield name, expert.weights[name]

@@ -13,7 +13,9 @@ from torch import Tensor
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import backbone_names, dtype_on_disk, exact_parameters
+from adamerge.merging.rounding import dtype_on_disk
+from adamerge.results.backbone import exact_parameters
+from adamerge.results.surviving import SurvivingShare
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
 from adamerge.storage.weights import Header
 from adamerge.types import Coefficients
@@ -22,7 +24,7 @@ Files: TypeAlias = Mapping[str, Mapping[str, Header]]
 """Safetensors files by name, each with the headers of its tensors."""
 
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
-_NOT_COPIED = {"config.json", "README.md", "training_args.bin", ".gitattributes"}
+_NOT_COPIED = {"config.json", "adapter_config.json", "README.md", "training_args.bin", ".gitattributes"}
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
@@ -31,13 +33,13 @@ def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
 
 
 def write_backbone(
-    model: MergedModel, coefficients: Coefficients, folder: Path, dtypes: Mapping[str, torch.dtype], shard_bytes: int
+    model: MergedModel, coefficients: Coefficients, folder: Path, shard_bytes: int, surviving: SurvivingShare
 ) -> Files:
     """Write the merged backbone in files of at most `shard_bytes`, one tensor in memory at a time."""
-    disk = _names_on_disk(model.experts)
-    headers = {name: Header(model.experts.base.shape(name), dtypes[name]) for name in disk}
+    disk = names_on_disk(model.experts)
+    headers = {name: Header(model.experts.base.shape(name), model.rounding.dtypes[name]) for name in disk}
     shards = _divide(headers, shard_bytes)
-    parameters = exact_parameters(model, coefficients, dtypes)
+    parameters = exact_parameters(model, coefficients, surviving)
     files: dict[str, dict[str, Header]] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -49,10 +51,10 @@ def write_backbone(
     return files
 
 
-def _names_on_disk(experts: Experts) -> dict[str, str]:
+def names_on_disk(experts: Experts) -> dict[str, str]:
     """Each backbone tensor's name in the first expert's files: what its own class is known to load."""
     disk = next(iter(experts.tasks.values())).disk
-    return {name: disk.get(name, name) for name in backbone_names(experts)}
+    return {name: disk.get(name, name) for name in experts.backbone}
 
 
 def _divide(headers: Mapping[str, Header], shard_bytes: int) -> list[list[str]]:
@@ -84,7 +86,7 @@ def write_index(folder: Path, files: Files) -> None:
 def write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None) -> Files:
     """Write what the base alone has, its own head for example, into a file that tasks do not link to."""
     assert experts.checkpoint is not None
-    backbone = set(backbone_names(experts))
+    backbone = set(experts.backbone)
     rest = {name: experts.base[name] for name in experts.base.headers if name not in backbone}
     rest |= {name: experts.checkpoint.tensors[name] for name in experts.left_out}
     return _write_tensors(folder / "model-base.safetensors", rest, dtype) if rest else {}
@@ -121,7 +123,7 @@ def _link(source: Path, target: Path) -> None:
 
 def write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     """Write the configuration with the dtype of most numbers, and copy whatever else lies beside the weights."""
-    config = json.loads((checkpoint.folder / "config.json").read_text())
+    config = checkpoint.settings()
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")

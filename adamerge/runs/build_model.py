@@ -3,17 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from adamerge.calibration.pseudo_answers import answer
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts
+from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.device import free_bytes
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
+from adamerge.merging.rounding import rounding_of
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
@@ -36,17 +39,20 @@ def open_experts(config: MergeConfig) -> Experts:
         ConfigError: A model cannot be found, or two tasks have the same name.
         IncompatibleExpertsError: Lists every problem of every expert, one per line.
     """
-    _check_names(config.names)
+    check_names(config.names)
     problems: list[str] = []
     opened: dict[str, Checkpoint] = {}
-    for name, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]:
+    may = {"allow_pickle": config.allow_pickle, "trust_remote_code": config.trust_remote_code}
+    base: Checkpoint | None = None
+    try:
+        base = open_checkpoint(config.base_model, **may)
+    except (ConfigError, IncompatibleExpertsError) as error:
+        problems.append(str(error))
+    for model in config.models:
         try:
-            opened[name] = open_checkpoint(
-                source, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code
-            )
+            opened[model.name] = open_expert(model.model, base, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
-    base = opened.pop("", None)
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
     if base and opened:
         try:
@@ -59,7 +65,12 @@ def open_experts(config: MergeConfig) -> Experts:
     raise IncompatibleExpertsError("\n".join(problems))
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names of tasks that are missing, not unique, or cannot be the name of a folder.
+
+    Raises:
+        ConfigError: There is such a name, or none at all.
+    """
     if not names:
         raise ConfigError("models: expected at least one expert, found none; add {model: …} to the list.")
     twice = {name for name in names if names.count(name) > 1}
@@ -138,7 +149,9 @@ def build_model(
             )
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors = hold(vectors, resident, free_bytes(vectors.device))
-    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names))
+    dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
+    rounding = rounding_of(experts, dtype, config.rounding, config.seed_everything)
+    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:

@@ -2,17 +2,27 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final, get_args, get_origin
+from typing import get_args, get_origin
 
-from adamerge.runs.class_names import find_class, import_path, known_classes, moved_to, nearest
+from adamerge.runs.class_names import find_class, import_class, is_foreign, known_classes, moved_to, nearest
 from adamerge.runs.config_errors import Findings
+from adamerge.runs.construct import INVALID, on_trial, refusals, usable
 from adamerge.runs.read_yaml import Key
-from adamerge.runs.type_hints import LISTS, alternatives, called_for, families, in_words, options, section, words
-
-INVALID: Final = object()
-"""Placeholder for a value that could not be built."""
+from adamerge.runs.type_hints import (
+    LISTS,
+    Option,
+    alternatives,
+    called_for,
+    families,
+    in_words,
+    nameable,
+    options,
+    section,
+    words,
+)
 
 
 def build(hint: object, value: object, key: Key, findings: Findings) -> object:
@@ -32,17 +42,15 @@ def build(hint: object, value: object, key: Key, findings: Findings) -> object:
         3.0
     """
     kinds = alternatives(hint)
-    if _is_built(kinds, value):
+    if object in kinds or _is_built(kinds, value):
         return value
     if isinstance(value, Mapping):
         return _from_mapping(kinds, value, key, findings)
     if isinstance(value, list | tuple):
         return _from_list(kinds, value, key, findings)
     found = _scalar(kinds, value, findings.spelling(key))
-    if found is INVALID and isinstance(value, str) and families(kinds):
-        cls = find_class(families(kinds), value)
-        if cls is not None:
-            return _of_class(cls, value, {}, kinds, key, findings)
+    if found is INVALID and isinstance(value, str) and nameable(kinds) and (cls := _class(kinds, value, findings)):
+        return _of_class(cls, value, {}, kinds, key, findings)
     if found is INVALID:
         _refuse(kinds, value, key, findings)
     return found
@@ -65,7 +73,7 @@ def make(
     """
     known = options(cls, called_later=called_later)
     for name in [name for name in written if name not in known]:
-        _refuse_key(cls, name, known, (*key, name), findings)
+        _refuse_key(cls, str(name), known, (*key, str(name)), findings)
     missing = [name for name, option in known.items() if option.required and name not in written]
     if missing:
         findings.refuse(key, f"missing: {', '.join(missing)}")
@@ -74,26 +82,26 @@ def make(
         for name, option in known.items()
         if name in written
     }
-    if missing or any(value is INVALID for value in built.values()):
+    return _construct(cls, known, built, key, findings, called_later=called_later)
+
+
+def _construct(
+    cls: type,
+    known: Mapping[str, Option],
+    built: Mapping[str, object],
+    key: Key,
+    findings: Findings,
+    *,
+    called_later: bool,
+) -> object:
+    """Build the object of usable options; otherwise add what the class refuses."""
+    given = usable(known, built)
+    found = list(refusals(on_trial(cls) if called_later else cls, known, given))
+    for name, problem in found:
+        findings.refuse(key if name is None else (*key, name), problem)
+    if found or not given.complete:
         return INVALID
-    if called_later:
-        return partial(cls, **built)
-    return _construct(cls, built, key, findings)
-
-
-def _construct(cls: type, built: Mapping[str, object], key: Key, findings: Findings) -> object:
-    try:
-        return cls(**built)
-    except (ValueError, TypeError) as error:
-        findings.refuse(*_by_option(str(error), built, key))
-        return INVALID
-
-
-def _by_option(message: str, built: Mapping[str, object], key: Key) -> tuple[Key, str]:
-    """Split a class's error message into the key of the option that it begins with, and the rest."""
-    start, _, rest = message.partition(": ")
-    name = start.rpartition(".")[2]
-    return ((*key, name), rest) if name in built else (key, message)
+    return partial(cls, **given.values) if called_later else cls(**given.values)
 
 
 def _is_built(kinds: Sequence[object], value: object) -> bool:
@@ -103,7 +111,7 @@ def _is_built(kinds: Sequence[object], value: object) -> bool:
     if isinstance(value, str | Mapping | list | tuple):
         return False
     built_later = [kind for kind in kinds if get_origin(kind) is not None and called_for(kind)]
-    return object in kinds or isinstance(value, tuple(families(kinds))) or bool(built_later and callable(value))
+    return isinstance(value, tuple(families(kinds))) or bool(built_later and callable(value))
 
 
 def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> object:
@@ -122,19 +130,29 @@ def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> obj
 
 
 def _from_list(kinds: Sequence[object], value: Sequence[object], key: Key, findings: Findings) -> object:
-    """Build a list by the list type that gives the fewest mistakes."""
-    trials: list[tuple[object, Findings]] = []
-    for kind in kinds:
-        if get_origin(kind) in LISTS:
-            trial = Findings(findings.places)
-            trials.append((_list_of(kind, value, key, trial), trial))
-    if not trials:
+    """Build a list by the list type that most items fit; among several, by the one that gives the fewest mistakes."""
+    lists = [kind for kind in kinds if get_origin(kind) in LISTS]
+    if not lists:
         _refuse(kinds, value, key, findings)
         return INVALID
+    fitting = {kind: sum(_fits(alternatives(get_args(kind)[0]), item) for item in value) for kind in lists}
+    trials: list[tuple[object, Findings]] = []
+    for kind in [kind for kind in lists if fitting[kind] == max(fitting.values())]:
+        trial = replace(findings, mistakes=[], notes=[])
+        trials.append((_list_of(kind, value, key, trial), trial))
     built, best = min(trials, key=lambda trial: len(trial[1].mistakes))
     findings.mistakes += best.mistakes
     findings.notes += best.notes
     return built
+
+
+def _fits(kinds: Sequence[object], value: object) -> bool:
+    """Return whether a value has the form of one of the types: keys, a list, or neither."""
+    if isinstance(value, Mapping):
+        return bool(nameable(kinds))
+    if isinstance(value, list | tuple):
+        return any(get_origin(kind) in LISTS for kind in kinds)
+    return section(kinds) is None or _is_built(kinds, value)
 
 
 def _list_of(kind: object, value: Sequence[object], key: Key, findings: Findings) -> object:
@@ -156,6 +174,10 @@ def _from_mapping(kinds: Sequence[object], value: Mapping[str, object], key: Key
         return _named(kinds, value, key, findings)
     if plain is not None:
         return make(plain, value, key, findings)
+    if all(isinstance(name, int) for name in value) and any(get_origin(kind) in LISTS for kind in kinds):
+        for index in value:
+            findings.refuse((*key, index), f"there is no item {index}; expected the number of one, the first is 0.")  # pyright: ignore
+        return INVALID
     _refuse(kinds, dict(value), key, findings)
     return INVALID
 
@@ -165,12 +187,10 @@ def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findi
     for name in [name for name in value if name not in ("class_path", "init_args")]:
         findings.refuse((*key, name), f"expected under init_args, beside class_path; move {name} there.")
     named, given = value.get("class_path"), value.get("init_args") or {}
-    if isinstance(named, type):
-        named = import_path(named)
-    if not isinstance(named, str):
+    if named is None:
         findings.refuse(key, f"expected a class for these options, found none; name it, for example {_example(kinds)}.")
         return INVALID
-    cls = find_class(families(kinds), named)
+    cls = _class(kinds, named, findings)
     if cls is None:
         _refuse_class(kinds, named, (*key, "class_path"), findings)
         return INVALID
@@ -180,10 +200,20 @@ def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findi
     return _of_class(cls, named, given, kinds, key, findings)
 
 
+def _class(kinds: Sequence[object], named: object, findings: Findings) -> type | None:
+    """Find the class that was named; import it only if code is allowed. A class of Python is used as is."""
+    allowed = nameable(kinds)
+    if isinstance(named, type):
+        return named if issubclass(named, tuple(allowed)) else None
+    if not isinstance(named, str):
+        return None
+    return find_class(allowed, named) or (import_class(allowed, named) if findings.allow_code else None)
+
+
 def _of_class(
-    cls: type, named: str, given: Mapping[str, object], kinds: Sequence[object], key: Key, findings: Findings
+    cls: type, named: object, given: Mapping[str, object], kinds: Sequence[object], key: Key, findings: Findings
 ) -> object:
-    new = moved_to(cls, named)
+    new = moved_to(cls, named) if isinstance(named, str) else None
     if new is not None:
         findings.notes.append(f"{findings.where(key)}{named} is now {new}; the name {cls.__name__} is enough.")
     later = [made for kind in kinds if (made := called_for(kind))]
@@ -195,18 +225,29 @@ def _example(kinds: Sequence[object]) -> str:
 
 
 def _class_names(kinds: Sequence[object]) -> list[str]:
-    return [name for family in families(kinds) for name in known_classes(family)]
+    return [name for family in nameable(kinds) for name in known_classes(family)]
 
 
 def _refuse(kinds: Sequence[object], value: object, key: Key, findings: Findings) -> None:
     known = [*(str(word) for word in words(kinds)), *_class_names(kinds)]
-    near = nearest(value, known) if isinstance(value, str) else ""
+    if isinstance(value, str) and nameable(kinds) and is_foreign(value):
+        _refuse_class(kinds, value, key, findings)
+        return
+    near = nearest(value.rpartition(".")[2], known) if isinstance(value, str) else ""
     findings.refuse(key, f"expected {in_words(kinds)}, found {_shown(value)}.{near}")
 
 
-def _refuse_class(kinds: Sequence[object], named: str, key: Key, findings: Findings) -> None:
-    near = nearest(named.rpartition(".")[2], _class_names(kinds))
-    findings.refuse(key, f"there is no class {named}; expected {in_words(kinds)}.{near}")
+def _refuse_class(kinds: Sequence[object], named: object, key: Key, findings: Findings) -> None:
+    name = str(named)
+    near = nearest(name.rpartition(".")[2], _class_names(kinds))
+    if findings.allow_code or not is_foreign(name):
+        findings.refuse(key, f"there is no class {name}; expected {in_words(kinds)}.{near}")
+        return
+    findings.refuse(
+        key,
+        f"expected {in_words(kinds)}, found {name}, which is outside torch, Lightning and adamerge: to import it would "
+        f"run code. If you trust that code, allow it by --allow_code (in Python: allow_code=True).{near}",
+    )
 
 
 def _refuse_key(cls: type, name: str, known: Iterable[str], key: Key, findings: Findings) -> None:

@@ -1,6 +1,5 @@
 """Check a configuration without learning or writing anything."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from adamerge.merging.device import describe_device, device_of, free_bytes
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.config import MergeConfig, source_of
-from adamerge.runs.learning_settings import learning_notes, learning_of
+from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
 from adamerge.runs.settle_rows import settle_rows
@@ -32,8 +31,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         The problems, one message each.
     """
     run = RunDirectory(Path(config.run_dir).expanduser())
-    problems = _problems_of(lambda: check_run_dir(run, "", resume=False))
-    problems += _problems_of(lambda: learning_of(config, progress_bar=False))
+    problems = problems_of(lambda: check_run_dir(run, "", resume=False))
+    problems += problems_of(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:
         experts = open_experts(config)
@@ -41,12 +40,12 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += str(error).splitlines() + _problems_of_tables(config)
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
-        problems += _problems_of(lambda: check_task_vectors(config, experts, experts.shared))
-        starts = _problems_of(lambda: check_start(config, experts.shared))
+        problems += problems_of(lambda: check_task_vectors(config, experts, experts.shared))
+        starts = problems_of(lambda: check_start(config, experts.shared))
         problems += [problem for problem in starts if problem not in problems]
-        problems += _problems_of(lambda: lines.extend(_notes_on_rows(config, experts)))
-        lines += [] if problems else learning_notes(config)
-        problems += _problems_of(lambda: check_space(config, experts, run))
+        problems += problems_of(lambda: lines.extend(_notes_on_rows(config, experts)))
+        lines += [] if problems else learning_notes(config, experts.shared)
+        problems += problems_of(lambda: check_space(config, experts, run))
         if deep:
             more, found = _numbers(experts)
             lines += more
@@ -81,15 +80,6 @@ def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
         f"memory: merged model and gradient {2 * model:.0f} MB, plus the activations of one batch; task vectors "
         f"resident {stacks:.0f} MB, mapped 4 MB; {free:.0f} MB are free",
     ]
-
-
-def _problems_of(step: Callable[[], object]) -> list[str]:
-    """Return the problems that a function raises, one message per line."""
-    try:
-        step()
-    except ConfigError as error:
-        return str(error).splitlines()
-    return []
 
 
 def _problems_of_tables(config: MergeConfig) -> list[str]:

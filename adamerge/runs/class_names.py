@@ -2,38 +2,77 @@
 
 import difflib
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.util import find_spec
+from typing import Final
 
 from adamerge.optim import SearchingOptimizer
 
+PACKAGES: Final = ("adamerge", "torch", "pytorch_lightning", "lightning", "lightning_fabric")
+"""Packages whose classes every configuration may name; naming any other class would import code that others wrote."""
+
 
 def known_classes(kind: type) -> dict[str, type]:
-    """List a base class's concrete subclasses by name, or the class itself if it has none.
+    """List a base class's concrete subclasses in `PACKAGES` by name, or the class itself if it has none.
 
     Example:
         >>> from adamerge.optim.feasible_sets import FeasibleSet
         >>> sorted(known_classes(FeasibleSet))
         ['Box', 'Simplex', 'Unbounded']
     """
-    return {cls.__name__: cls for cls in [*_below(kind)] or [kind] if not inspect.isabstract(cls)}
+    found = [cls for cls in _below(kind) if _package(cls.__module__) in PACKAGES]
+    return {cls.__name__: cls for cls in found or [kind] if not inspect.isabstract(cls)}
 
 
 def find_class(kinds: Sequence[type], name: str) -> type | None:
-    """Find a class by its name or import path; return None if there is none.
+    """Find a class of `PACKAGES` by its name or import path, among classes that are loaded; imports nothing.
 
     In a path below `adamerge.` only the class name counts, so that paths of earlier versions still work.
 
     Args:
         kinds: Base classes that are allowed.
         name: Class name or import path.
+
+    Returns:
+        The class, a subclass of one of `kinds`; None if there is none.
     """
     module, _, word = name.rpartition(".")
-    if not module or module.partition(".")[0] == "adamerge":
-        return next((known[word] for known in map(known_classes, kinds) if word in known), None)
+    named = (known[word] for known in map(known_classes, kinds) if word in known)
+    any_path = not module or _package(module) == "adamerge"
+    return next((cls for cls in named if any_path or _exports(module, word) is cls), None)
+
+
+def is_foreign(name: str) -> bool:
+    """Return whether an import path leads to an installed package outside `PACKAGES`; imports nothing.
+
+    Example:
+        >>> is_foreign("os.system"), is_foreign("torch.os.system"), is_foreign("Adam"), is_foreign("no_package.Adam")
+        (True, False, False, False)
+    """
+    package = _package(name)
+    if not _is_path(name) or package in PACKAGES:
+        return False
+    return package in sys.modules or find_spec(package) is not None
+
+
+def import_class(kinds: Sequence[type], name: str) -> type | None:
+    """Import the class that a path names. **This runs the code of its module**: ask the user first.
+
+    Args:
+        kinds: Base classes that are allowed.
+        name: Import path.
+
+    Returns:
+        The class, a subclass of one of `kinds`; None if there is none.
+    """
+    module, _, word = name.rpartition(".")
+    if not _is_path(name):
+        return None
     try:
         found = getattr(import_module(module), word, None)
-    except (ImportError, ValueError):
+    except ImportError:
         return None
     return found if isinstance(found, type) and issubclass(found, tuple(kinds)) else None
 
@@ -57,11 +96,7 @@ def moved_to(cls: type, name: str) -> str | None:
     module, _, word = name.rpartition(".")
     if not module:
         return None
-    try:
-        today = getattr(import_module(module), word, None)
-    except ImportError:
-        today = None
-    return None if today is cls else import_path(cls)
+    return None if _exports(module, word) is cls else import_path(cls)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -81,3 +116,16 @@ def _below(kind: type) -> Iterator[type]:
         if cls is not SearchingOptimizer:  # built by a Descent's options, not named in a configuration
             yield cls
             yield from _below(cls)
+
+
+def _exports(module: str, word: str) -> object:
+    """Return what a loaded module has under a name; None if the module is not loaded."""
+    return getattr(sys.modules.get(module), word, None)
+
+
+def _package(path: str) -> str:
+    return path.partition(".")[0]
+
+
+def _is_path(name: str) -> bool:
+    return "." in name and all(part.isidentifier() for part in name.split("."))

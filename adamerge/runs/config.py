@@ -1,6 +1,7 @@
 """Configuration: meaning and default of every key of the YAML file."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
 from adamerge.merging.chunks import Chunks
+from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
@@ -29,6 +31,10 @@ else:
 
 Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
+
+
+DURATION = re.compile(r"\d+:\d+:\d+:\d+")
+"""Days, hours, minutes and seconds."""
 
 
 @dataclass
@@ -56,6 +62,17 @@ class TrainerConfig:
     deterministic: bool | None = None
     enable_progress_bar: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Check the values that do not depend on the machine; Lightning checks the rest before learning."""
+        if isinstance(self.max_steps, int) and self.max_steps < 0:
+            raise ConfigError(f"max_steps: expected 0 (nothing is learned) or more, found {self.max_steps}.")
+        if self.max_time is not None and not DURATION.fullmatch(self.max_time):
+            raise ConfigError(f"max_time: expected DD:HH:MM:SS, such as 00:01:30:00, found {self.max_time!r}.")
+        if self.gradient_clip_val is not None and not 0 <= self.gradient_clip_val < math.inf:
+            raise ConfigError(
+                f"gradient_clip_val: expected a finite number of at least 0, or null, found {self.gradient_clip_val}."
+            )
+
 
 @dataclass
 class FilteredWeight:
@@ -72,6 +89,10 @@ class FilteredWeight:
     def __post_init__(self) -> None:
         """Check that the numbers are finite."""
         _check_finite("value", self.value)
+
+    def matches(self, name: str) -> bool:
+        """Return whether the filter matches a parameter."""
+        return self.filter in (None, "*") or self.filter in name
 
 
 def _check_finite(key: str, written: object) -> None:
@@ -152,6 +173,8 @@ class MergeConfig:
         method: Preset of the keys from task_vectors to trainer; keys that you write override it.
         dtype: Number format in which models are merged while learning.
         out_dtype: Number format of the exported checkpoint; null takes one that holds base and experts exactly.
+        rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
+            at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are: resident (in memory, fast), mapped (read from their files; memory does not grow
@@ -181,6 +204,8 @@ class MergeConfig:
         allow_pickle: Read pickled weights (.bin), with torch's weights_only.
         trust_remote_code: Run Python code that comes with a checkpoint.
         written: Keys that the user wrote, as recorded in a saved configuration; another method changes all other keys.
+        allow_code: Whether the configuration may name classes outside torch, Lightning and this package, and code
+            beside weights; never read from a file, nor saved.
     """
 
     base_model: str
@@ -188,6 +213,7 @@ class MergeConfig:
     method: Method
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
+    rounding: RoundingMode = "nearest"
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Literal["auto", "resident", "mapped"] = "auto"
@@ -208,6 +234,7 @@ class MergeConfig:
     allow_pickle: bool = False
     trust_remote_code: bool = False
     written: tuple[str, ...] = ()
+    allow_code: bool = False
 
     def __post_init__(self) -> None:
         """Check that the start is finite."""
@@ -253,7 +280,7 @@ class MergeConfig:
         if self.init == "published":
             return self._published
         if self.init == "average":
-            return 1 / len(self.columns)
+            return 1 / max(1, len(self.columns))  # without experts, opening them is refused
         return self.init
 
     @property

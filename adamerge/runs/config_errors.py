@@ -1,6 +1,6 @@
 """Collect every mistake of a configuration, each with the line where it was written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,11 +28,15 @@ class Findings:
         places: Place where each key was written.
         mistakes: Values that cannot be used.
         notes: Messages on values that are valid but written in the form of an earlier version.
+        files: Names of the files that were read.
+        allow_code: Whether classes outside `class_names.PACKAGES` may be imported.
     """
 
     places: Mapping[Key, Place] = field(default_factory=dict[Key, Place])
     mistakes: list[Mistake] = field(default_factory=list[Mistake])
     notes: list[str] = field(default_factory=list[str])
+    files: Sequence[str] = ()
+    allow_code: bool = False
 
     def refuse(self, key: Key, problem: str) -> None:
         """Add a mistake."""
@@ -46,10 +50,11 @@ class Findings:
             'merge.yaml:3: data.rows: '
         """
         written = self._written(key)
-        source = self.places[written].source if written in self.places else ""
-        shown = key[len(written) :] if source.startswith("--") else key
-        if source.startswith("--") and _short(key) == written:
-            shown = ()
+        source = self.places[written].source if written in self.places else ", ".join(self.files)
+        shown = key
+        if source.startswith("--"):
+            option = source[2:].split(".")
+            shown = (key if "init_args" in option else _short(key))[len(option) :]
         return "".join(f"{part}: " for part in (source, dotted(shown)) if part)
 
     def spelling(self, key: Key) -> str | None:
@@ -58,13 +63,13 @@ class Findings:
         return place.text if place else None
 
     def raise_mistakes(self) -> None:
-        """Raise all mistakes as one error, in the order of the file.
+        """Raise all mistakes as one error, in the order of the file; what has no place in it comes last.
 
         Raises:
             ConfigError: There is at least one mistake.
         """
         order = {key: number for number, key in enumerate(self.places)}
-        ordered = sorted(self.mistakes, key=lambda mistake: order.get(self._written(mistake.key), -1))
+        ordered = sorted(self.mistakes, key=lambda mistake: order.get(self._written(mistake.key), len(order)))
         if ordered:
             raise ConfigError("\n".join(dict.fromkeys(mistake.text for mistake in ordered)))
 

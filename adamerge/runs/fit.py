@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
@@ -87,7 +86,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
-    check_run_dir(run, resolved, resume)
+    check_run_dir(run, resolved, resume, allow_code=config.allow_code)
     learning = learning_of(config, progress_bar=console.is_terminal)
     opened = _open(config, run, console)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -104,11 +103,14 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     _write_learned(run, model, learned, config.centre_name)
     if run.merged.exists():  # left by a run that was killed between export and recipe
         shutil.rmtree(run.merged)
-    exported = export(model, learned.coefficients, run.merged, dtype=_dtype(config))
+    exported = export(model, learned.coefficients, run.merged)
+    _print_lines(console, exported.surviving.lines(config.rounding))
+    rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
-        comparison = compare(model, opened.changed, opened.data.evaluation, held_out, learned.coefficients, console)
+        comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
     report(run, comparison, learned, model, exported, console)
-    redo = json.dumps(recipe(config, resolved, made_from, run), indent=2, allow_nan=False)
+    made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
+    redo = json.dumps({**made, "warnings": list(learned.warnings)}, indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
     _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
@@ -126,7 +128,7 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     check_layers(config.objective, experts, data)
     data = settled(config, experts, inspection.changed, data)
     _print_lines(console, data.notes)
-    _print_lines(console, learning_notes(config))
+    _print_lines(console, learning_notes(config, inspection.changed))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
 
@@ -241,18 +243,15 @@ def report(
         "bytes_on_disk": exported.bytes,
     }
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
-    metrics = {**comparison.as_json(), "sizes": sizes, **found}
+    metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    _print_lines(console, learned.warnings)
     if learned.certificate:
         _print_lines(console, [sentence(learned.certificate, learned.converged)])
     if learned.selections:
         console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
         console.print(table(comparison.scores, comparison.relative(), comparison.unit))
-
-
-def _dtype(config: MergeConfig) -> torch.dtype | None:
-    return getattr(torch, config.out_dtype) if config.out_dtype else None
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:

@@ -1,16 +1,16 @@
 """Layers of a configuration: files override presets, the command line overrides files, key by key."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Final, get_type_hints
 
-from adamerge.runs.class_names import find_class, import_path
+from adamerge.runs.class_names import find_class, import_path, is_foreign
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.config_errors import dotted
 from adamerge.runs.presets import COMMON
-from adamerge.runs.read_yaml import Document, Key
-from adamerge.runs.type_hints import alternatives, families, is_choice
+from adamerge.runs.read_yaml import Document, Key, Place
+from adamerge.runs.type_hints import alternatives, is_choice, nameable, words
 
 DECIDED: Final = frozenset(key.partition(".")[0] for key in COMMON)
 """Top-level keys that a preset sets, or under which it sets a key."""
@@ -34,9 +34,20 @@ def nested(document: Document) -> Document:
     for key, value in document.content.items():
         first, *inner = key.split(".")
         for part in reversed(inner):
-            value = {part: value}
+            value = {_part(part): value}
         content = overlay(content, {first: _in_full(first, value)})
-    return Document(content, {_split(key): place for key, place in document.places.items()})
+    return replace(document, content=content, places=_with_leaves(content, document.places))
+
+
+def _with_leaves(content: Mapping[str, object], places: Mapping[Key, Place]) -> dict[Key, Place]:
+    """Split the dotted keys of places, and add a place for every value and every numbered item written by an option."""
+    split = {_split(key): place for key, place in places.items()}
+    items = {key[:2]: place for key, place in split.items() if len(key) > 1 and isinstance(key[1], int)}
+    near = {
+        key: next((split[key[:end]] for end in range(len(key), 0, -1) if key[:end] in split), None)
+        for key, _ in leaf_keys(content)
+    }
+    return items | {key: place for key, place in near.items() if place} | split
 
 
 def import_paths(preset: Mapping[str, object]) -> dict[str, object]:
@@ -65,21 +76,26 @@ def overlay(lower: Mapping[str, object], upper: Mapping[str, object], *, preset:
     return {**lower, **upper, **changed}
 
 
-def leaves(value: object, key: Key = ()) -> Iterator[str]:
-    """Yield the dotted key of every value; a list counts as one value.
+def leaves(value: object) -> Iterator[tuple[str, object]]:
+    """Yield the dotted key of every value, and the value; a list counts as one value.
 
     Example:
         >>> list(leaves({"data": {"rows": 8}, "models": [1, 2]}))
-        ['data.rows', 'models']
+        [('data.rows', 8), ('models', [1, 2])]
     """
+    return ((dotted(key), inner) for key, inner in leaf_keys(value))
+
+
+def leaf_keys(value: object, key: Key = ()) -> Iterator[tuple[Key, object]]:
+    """Yield the key of every value, and the value; a list counts as one value."""
     if not isinstance(value, Mapping) or not value:
-        yield dotted(key)
+        yield key, value
         return
     for name, inner in value.items():
-        yield from leaves(inner, (*key, name))
+        yield from leaf_keys(inner, (*key, name))
 
 
-def only(content: Mapping[str, object], keys: Sequence[str], key: Key = ()) -> dict[str, object]:
+def only(content: Mapping[str, object], keys: Iterable[str], key: Key = ()) -> dict[str, object]:
     """Select the settings that these dotted keys name.
 
     Example:
@@ -100,27 +116,42 @@ def together(layers: Sequence[Document]) -> Document:
     """Combine all layers into one; later layers override earlier ones."""
     whole = Document()
     for layer in layers:
-        whole = replace(whole, content=overlay(whole.content, layer.content), places=whole.places | layer.places)
+        places = _left(whole.places, layer.content) | layer.places
+        whole = replace(whole, content=overlay(whole.content, layer.content), places=places)
     return whole
+
+
+def _left(places: Mapping[Key, Place], upper: Mapping[str, object]) -> dict[Key, Place]:
+    """Remove the places within values that an upper layer replaces."""
+    replaced = {key for key, _ in leaf_keys(upper) if key}
+    return {key: place for key, place in places.items() if not any(key[:end] in replaced for end in range(1, len(key)))}
 
 
 def _in_full(key: str, value: object) -> object:
     kinds = kinds_of(key)
-    if isinstance(value, str) and find_class(families(kinds), value):
+    if isinstance(value, str) and value not in words(kinds) and _names_class(kinds, value):
+        return {"class_path": value}
+    if isinstance(value, type) and nameable(kinds):
         return {"class_path": value}
     if isinstance(value, Mapping) and is_choice(kinds) and not value.keys() & {"class_path", "init_args"}:
         return {"init_args": dict(value)} if value else value
     return value
 
 
+def _names_class(kinds: Sequence[object], value: str) -> bool:
+    return bool(nameable(kinds)) and (is_foreign(value) or find_class(nameable(kinds), value) is not None)
+
+
 def _with_path(key: str, value: object) -> object:
     if not isinstance(value, Mapping) or "class_path" not in value:
         return value
-    cls = find_class(families(kinds_of(key)), str(value["class_path"]))
+    cls = find_class(nameable(kinds_of(key)), str(value["class_path"]))
     return {**value, "class_path": import_path(cls)} if cls else value
 
 
 def _over(key: str, lower: object, upper: object, preset: bool) -> object:
+    if isinstance(lower, list) and isinstance(upper, Mapping):
+        return _over_items(lower, upper)
     if not isinstance(lower, Mapping) or not isinstance(upper, Mapping):
         return upper
     if "class_path" not in lower:
@@ -134,9 +165,24 @@ def _over(key: str, lower: object, upper: object, preset: bool) -> object:
 
 
 def _same_class(key: str, lower: Mapping[str, object], upper: Mapping[str, object]) -> bool:
-    one, other = (find_class(families(kinds_of(key)), str(node["class_path"])) for node in (lower, upper))
-    return one is other
+    one, other = lower["class_path"], upper["class_path"]
+    found = find_class(nameable(kinds_of(key)), str(one))
+    return one == other or (found is not None and found is find_class(nameable(kinds_of(key)), str(other)))
+
+
+def _over_items(lower: list[object], upper: Mapping[object, object]) -> object:
+    """Override items of a list by their index, as in --models.0.task; other keys replace the list."""
+    if not all(isinstance(index, int) and index < len(lower) for index in upper):
+        return upper
+    items = {index: _over("", lower[index], value, preset=False) for index, value in upper.items()}  # pyright: ignore
+    return [items.get(index, item) for index, item in enumerate(lower)]
 
 
 def _split(key: Key) -> Key:
-    return (*str(key[0]).split("."), *key[1:]) if key else key
+    first, *inner = str(key[0]).split(".")
+    return (first, *map(_part, inner), *key[1:])
+
+
+def _part(word: str) -> str | int:
+    """Return a part of a dotted key; digits are the index of an item."""
+    return int(word) if word.isdecimal() else word

@@ -1,5 +1,6 @@
 """Options of learning from a configuration; raises what cannot be used, notes what is unusual."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import torch
@@ -7,8 +8,9 @@ import torch
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.merging.device import device_of
+from adamerge.runs.build_model import GROUPINGS
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.start import check_weights, weight_notes
+from adamerge.runs.start import check_weights, start_of, weight_notes
 from adamerge.types import ConfigError
 
 
@@ -38,35 +40,81 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
+    checks = (_check_chunks, _check_closed_form, _check_sum, check_weights)
+    problems = [problem for check in checks for problem in problems_of(lambda check=check: check(config))]
+    problems += problems_of(lambda: check_learning(learning, len(config.columns)))
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return learning
+
+
+def problems_of(step: Callable[[], object]) -> list[str]:
+    """Return the problems that a function raises, one message per line."""
+    try:
+        step()
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _check_chunks(config: MergeConfig) -> None:
     if config.chunks is not None and config.grouping != "tensor":
         raise ConfigError(
             f"chunks: expected grouping: tensor, found {config.grouping}: the first stage has one coefficient per "
             "tensor. Set grouping: tensor; or chunks: null, which allows any grouping."
         )
+
+
+def _check_closed_form(config: MergeConfig) -> None:
     if config.columns != config.names and isinstance(config.start, ClosedForm):
         raise ConfigError(
             f"init: closed_form needs one task vector per expert, but {type(config.task_vectors).__name__} makes one "
             "task vector of all experts; set init to a number, or remove task_vectors."
         )
-    if learning.steps == 0 and config.task_vectors is not None and config.start == 0:
+
+
+def _check_sum(config: MergeConfig) -> None:
+    if config.trainer.max_steps == 0 and config.task_vectors is not None and config.start == 0:
         raise ConfigError(
             f"task_vectors: nothing is learned and the start is 0, so {type(config.task_vectors).__name__} would add "
             "nothing to the centre; set init to another number, or remove task_vectors."
         )
-    check_weights(config)
-    check_learning(learning, len(config.columns))
-    return learning
 
 
-def learning_notes(config: MergeConfig) -> list[str]:
-    """List what is valid but perhaps not intended: a start outside the feasible set, a second stage without steps."""
-    notes = weight_notes(config)
-    start, steps = config.start, config.trainer.max_steps
-    if not isinstance(start, ClosedForm) and not config.feasible.contains(torch.full((1, len(config.columns)), start)):
-        notes.append(f"note: the start, {start:g}, is outside {config.feasible}; its nearest point is used")
+def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
+    """List what is valid but perhaps not intended, such as a start outside the feasible set.
+
+    Args:
+        config: Configuration.
+        names: Parameters that are merged.
+    """
+    notes = [*weight_notes(config, names), *_outside(config, names)]
+    steps = config.trainer.max_steps
     if config.chunks is not None and 0 < steps <= config.chunks.first_steps:
         notes.append(
             f"warning: trainer.max_steps ({steps}) ends within the first stage (chunks.first_steps: "
             f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps"
         )
     return notes
+
+
+def _outside(config: MergeConfig, names: Sequence[str]) -> list[str]:
+    """Say that the start is outside the feasible set, whether init or parameters.weight of a model gives it."""
+    grouping = GROUPINGS[config.grouping](names)
+    start = start_of(config, grouping)
+    if isinstance(start, ClosedForm):
+        return []
+    if not isinstance(start, torch.Tensor):
+        inside = config.feasible.contains(torch.full((1, len(config.columns)), start))
+        return (
+            [] if inside else [f"note: the start, {start:g}, is outside {config.feasible}; its nearest point is used"]
+        )
+    rows = zip(grouping.groups, start, strict=True)
+    outside = [(group, row) for group, row in rows if not config.feasible.contains(row[None])]
+    if not outside:
+        return []
+    group, row = outside[0]
+    return [
+        f"note: parameters.weight of the models: the start of {len(outside)} of {len(grouping)} groups is outside "
+        f"{config.feasible}; its nearest point is used ({group}: {', '.join(f'{c:g}' for c in row.tolist())})"
+    ]

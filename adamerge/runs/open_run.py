@@ -10,20 +10,23 @@ from adamerge.calibration.agreement import hold_out
 from adamerge.learning.learn import divide
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.rounding import RoundingMode
 from adamerge.results.compare import compare
 from adamerge.results.export import export
 from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import load_data
-from adamerge.runs.run_directory import RunDirectory, keeper_for
+from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for
 from adamerge.runs.settle_rows import settle_rows
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 
-def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | None, console: Console) -> None:
+def export_again(
+    config: MergeConfig, run: Path, out: Path, out_dtype: str | None, rounding: RoundingMode | None, console: Console
+) -> None:
     """Write the merged checkpoint of a finished run to another folder.
 
     Args:
@@ -31,14 +34,17 @@ def export_again(config: MergeConfig, run: Path, out: Path, out_dtype: str | Non
         run: Run directory.
         out: Folder to write; must not exist.
         out_dtype: dtype of the checkpoint; None takes the run's.
+        rounding: How its numbers are rounded; None takes the run's.
         console: Prints the path per task.
 
     Raises:
         ConfigError: The run is not finished, or `out` exists.
     """
     model, learned = _reopen(config, RunDirectory(run), keeper_for(console, accept_unkeyed=True))
-    word = out_dtype or config.out_dtype
-    done = export(model, learned.coefficients, out, dtype=getattr(torch, word) if word else None)
+    model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
+    done = export(model, learned.coefficients, out)
+    for line in done.surviving.lines(model.rounding.mode):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for task, place in done.checkpoints.items():
         console.print(f"{task}: {place}", markup=False, highlight=False, soft_wrap=True)
 
@@ -77,6 +83,7 @@ def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper) -> tuple[Mer
             f"{run.path}: this run is not finished (no {run.coefficients.name} in it). Resume it with: "
             f"adamerge fit --config {run.config} --ckpt_path last"
         )
+    check_unedited(run)
     learned = load_coefficients(run.coefficients)
     model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run, keeper=keeper)
-    return MergedModel(model.experts, model.vectors, learned.grouping), learned
+    return model.regrouped(learned.grouping), learned

@@ -2,16 +2,19 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from adamerge.runs.build_settings import INVALID, make
+from adamerge.runs.build_settings import make
 from adamerge.runs.class_names import nearest
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.config_errors import Findings
-from adamerge.runs.layers import DECIDED, leaves, nested, only, overlay, together
+from adamerge.runs.config_errors import Findings, Mistake
+from adamerge.runs.construct import INVALID
+from adamerge.runs.layers import DECIDED, nested, overlay, together
 from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.runs.read_yaml import Document, read_yaml_file
+from adamerge.runs.saved import Layer, split_record
 
 Tell: TypeAlias = Callable[[str], object]
 """Function that prints a note."""
@@ -22,13 +25,14 @@ def tell_stderr(note: str) -> None:
     print(f"note: {note}", file=sys.stderr)
 
 
-def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr) -> MergeConfig:
+def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr, *, allow_code: bool = False) -> MergeConfig:
     """Build a configuration from written settings; all other keys get the method's values.
 
     Args:
         written: Keys as in YAML, nested or dotted; values as in YAML, or objects: Entropy(), Box(),
             partial(Adam, lr=0.01), ModelConfig(...), a Path.
         tell: Called with a note per setting that is written in the form of an earlier version.
+        allow_code: Import classes outside torch, Lightning and this package that are named by import path.
 
     Raises:
         ConfigError: Lists every mistake, one per line.
@@ -38,38 +42,46 @@ def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr) -> Mer
         >>> config.task_vectors, config.trainer.max_steps, config.written
         (Ties(density=0.2, scope='global', reduce='mean'), 0, ('base_model', 'models', 'method'))
     """
-    return merge_layers([Document(dict(written))], tell)
+    return merge_layers([Document(dict(written))], tell, allow_code=allow_code)
 
 
-def read_config(file: Path, tell: Tell = tell_stderr) -> MergeConfig:
+def read_config(file: Path, tell: Tell = tell_stderr, *, allow_code: bool = False) -> MergeConfig:
     """Read a configuration from a YAML file.
 
     Args:
         file: YAML file.
         tell: Called with a note per setting that is written in the form of an earlier version.
+        allow_code: Whether the file may name code: classes outside torch, Lightning and this package, or code beside
+            weights.
 
     Raises:
         ConfigError: There is no such file, or it has mistakes; lists every mistake, one per line.
     """
-    return merge_layers([read_yaml_file(file)], tell)
+    return merge_layers([read_yaml_file(file)], tell, allow_code=allow_code)
 
 
-def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr) -> MergeConfig:
+def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_code: bool = False) -> MergeConfig:
     """Build a configuration from files and options; later ones override earlier ones.
 
     Args:
         layers: Files and options.
         tell: Called with a note per setting that is written in the form of an earlier version.
+        allow_code: Whether files may name code: classes outside torch, Lightning and this package, or code beside
+            weights.
 
     Raises:
         ConfigError: Lists every mistake, one per line.
     """
-    layers = [nested(layer) for layer in layers]
-    findings = Findings(together(layers).places)
-    method = _method(layers, findings)
-    layers = [_for_method(layer, method, findings) for layer in layers]
-    content = together([Document(_today(layer.content, findings)) for layer in layers]).content
-    given = {**content, "method": method, "written": _written(layers)}
+    findings = _findings(layers, allow_code)
+    parts = [split_record(nested(layer)) for layer in layers]
+    method = _method(parts, findings)
+    _check_permissions(parts, findings)
+    for part in parts:
+        _check_switch(part, method, findings)
+    kept = [_today(part.for_method(method), findings) for part in parts]
+    content = together(kept).content
+    written = tuple(dict.fromkeys(key for part in parts for key in part.written))
+    given = {**content, "method": method, "written": written, "allow_code": allow_code}
     preset = nested(Document(PRESETS[method])).content
     config = make(MergeConfig, overlay(preset, given, preset=True), (), findings)
     findings.raise_mistakes()
@@ -80,9 +92,18 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr) -> MergeC
     return config
 
 
-def _method(layers: Sequence[Document], findings: Findings) -> str:
+def _findings(layers: Sequence[Document], allow_code: bool) -> Findings:
+    """Start the findings with the keys that are written twice."""
+    places = together([nested(layer) for layer in layers]).places
+    mistakes = [Mistake(key, message) for layer in layers for key, message in layer.repeated]
+    files = [layer.file for layer in layers if layer.file]
+    return Findings(places, mistakes, files=files, allow_code=allow_code)
+
+
+def _method(layers: Sequence[Layer], findings: Findings) -> str:
     """Return the last method that is named; the default if none is named, or if it is unknown."""
-    named = [str(layer.content["method"]) for layer in layers if layer.content.get("method") is not None]
+    contents = [layer.document.content for layer in layers]
+    named = [str(content["method"]) for content in contents if content.get("method") is not None]
     method = named[-1] if named else DEFAULT
     if method in PRESETS:
         return method
@@ -91,42 +112,49 @@ def _method(layers: Sequence[Document], findings: Findings) -> str:
     return DEFAULT
 
 
-def _for_method(layer: Document, method: str, findings: Findings) -> Document:
-    """Reduce a saved configuration of another method to the keys that the user wrote; return other layers as is."""
-    own = str(layer.content.get("method", method))
-    if own == method:
-        return layer
-    written = layer.content.get("written")
-    if isinstance(written, list):
-        return Document(only(layer.content, [str(key) for key in written]) | {"written": written}, layer.places)
-    if layer.content.keys() >= DECIDED:
+def _check_permissions(layers: Sequence[Layer], findings: Findings) -> None:
+    """Refuse permissions to run code that a file gives itself; the command line and Python may give them."""
+    if any("allow_code" in layer.document.content for layer in layers):
+        findings.refuse(("allow_code",), "a configuration cannot allow this itself; give --allow_code to the command.")
+    trusting = [layer for layer in layers if "trust_remote_code" in layer.document.content][-1:]
+    for layer in trusting:
+        granted = findings.allow_code or not _is_file(layer)
+        if layer.document.content["trust_remote_code"] is True and not granted:
+            findings.refuse(
+                ("trust_remote_code",),
+                "expected false, found true in a file: it would run Python code that comes with a checkpoint. If you "
+                "trust that code, allow it by --allow_code (in Python: allow_code=True).",
+            )
+
+
+def _is_file(layer: Layer) -> bool:
+    """Return whether a layer is a file, or the content of a saved one, rather than what the user wrote just now."""
+    return bool(layer.document.file) or layer.recorded or layer.document.content.keys() >= DECIDED
+
+
+def _check_switch(layer: Layer, method: str, findings: Findings) -> None:
+    """Refuse another method over a configuration of version 0.1.0, which does not record what the user wrote."""
+    content = layer.document.content
+    own = str(content.get("method", method))
+    if own != method and not layer.recorded and content.keys() >= DECIDED:
         findings.refuse(
             ("method",),
             f"expected {own}, found {method}: the saved configuration sets every key that a method sets, so another "
             f"method would change only its name. Delete the keys of {own} from it, or use the file that the run "
             "started from.",
         )
-    return layer
 
 
-def _written(layers: Sequence[Document]) -> tuple[str, ...]:
-    """List the keys that the user wrote, as a saved configuration records them or as they are in the layer."""
-    keys: dict[str, None] = {}
-    for layer in layers:
-        recorded = layer.content.get("written")
-        own = [str(key) for key in recorded] if isinstance(recorded, list) else leaves(layer.content)
-        keys |= dict.fromkeys(own)
-    return tuple(key for key in keys if key)
-
-
-def _today(content: Mapping[str, object], findings: Findings) -> dict[str, object]:
+def _today(layer: Layer, findings: Findings) -> Document:
     """Convert a configuration that version 0.1.0 saved: it called an objective's factor weight."""
-    saved, models = content.keys() >= DECIDED and "written" not in content, content.get("models")
-    if not saved or not isinstance(models, list):
-        return dict(content)
+    document, content = layer.document, layer.document.content
+    models = content.get("models")
+    if layer.recorded or not content.keys() >= DECIDED or not isinstance(models, list):
+        return document
     if any(_saved_model(model) for model in models):
         findings.notes.append(f"{findings.where(('models',))}the key weight of each model is now called loss_weight.")
-    return {**content, "models": [_renamed(model) if _saved_model(model) else model for model in models]}
+    renamed = [_renamed(model) if _saved_model(model) else model for model in models]
+    return replace(document, content={**content, "models": renamed})
 
 
 def _saved_model(model: object) -> bool:

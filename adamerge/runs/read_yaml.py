@@ -3,13 +3,19 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import yaml
-from typing_extensions import override
 
 from adamerge.types import ConfigError
+
+MERGE: Final = "tag:yaml.org,2002:merge"
+"""Tag of the key `<<`, which adds the keys of other mappings and may be written twice."""
+
+MOST: Final = 100_000
+"""Largest number of values in a file, counted as if every alias were written out."""
 
 Key: TypeAlias = tuple[str | int, ...]
 """Path of a value in nested settings: ("models", 0, "task")."""
@@ -35,27 +41,18 @@ class Document:
     Attributes:
         content: Keys and values.
         places: Place per key; keys without a place were written in Python.
+        file: Name of the file; empty if there is none.
+        repeated: Keys that are written twice in one mapping, with a message each.
     """
 
     content: dict[str, object] = field(default_factory=dict[str, object])
     places: dict[Key, Place] = field(default_factory=dict[Key, Place])
+    file: str = ""
+    repeated: tuple[tuple[Key, str], ...] = ()
 
 
 class _Loader(yaml.SafeLoader):
-    """Loader of YAML 1.1, except that 1e-3 is a number and a repeated key in a mapping is an error."""
-
-    @override
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse repeated keys, before `<<` adds the keys of other mappings."""
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
-                raise ConfigError(
-                    f"{self.name}:{_line(key)}: the key {key.value} is written twice in one mapping, first in line "
-                    f"{lines[key.value]}; remove one."
-                )
-            lines[str(key.value)] = _line(key)
-        super().flatten_mapping(node)
+    """Loader of YAML 1.1, except that 1e-3 is a number."""
 
 
 _Loader.add_implicit_resolver(
@@ -71,22 +68,26 @@ def read_yaml(text: str | bytes, name: str) -> Document:
         name: Name of the file in messages.
 
     Raises:
-        ConfigError: The text is not YAML, its top level has no keys, or a key is repeated.
+        ConfigError: The text is not YAML, or its top level has no keys.
 
     Example:
         >>> read_yaml("data: {rows: 1e2}", "merge.yaml").places["data", "rows"]
         Place(source='merge.yaml:1', text='1e2')
     """
     try:
-        content, node = _load(text, name)
-        places = dict(_places(node, (), name))
+        node = _node(text, name)
+        repeated = tuple(_unite_repeated(node, (), name, set()))
+        content = _value(node)
+        places = list(islice(_places(node, (), name), MOST + 1))
     except RecursionError as error:
         raise ConfigError(f"{name}: an alias (*) refers to a value that contains it; write the value out.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: this is not YAML in UTF-8: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise ConfigError(f"{name}: expected keys and values, such as base_model: …; see adamerge fit --help.")
-    return Document(content, places)
+    if len(places) > MOST:
+        raise ConfigError(f"{name}: expected at most {MOST} values, found more; write out what aliases (*) repeat.")
+    return Document({str(key): value for key, value in content.items()}, dict(places), name, repeated)
 
 
 def read_yaml_file(file: Path) -> Document:
@@ -108,19 +109,58 @@ def read_value(text: str, option: str) -> tuple[object, Place]:
         ConfigError: It is not YAML.
     """
     try:
-        return _load(text, option)[0], Place(option, text)
-    except yaml.YAMLError as error:
+        return _value(_node(text, option)), Place(option, text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{option}: this is not a value in YAML: {text}") from error
 
 
-def _load(text: str | bytes, name: str) -> tuple[object, yaml.Node | None]:
+def _node(text: str | bytes, name: str) -> yaml.Node | None:
     loader = _Loader(text.decode("utf-8") if isinstance(text, bytes) else text)
     loader.name = name
     try:
-        node = loader.get_single_node()
-        return (None if node is None else loader.construct_document(node)), node
+        return loader.get_single_node()
     finally:
         loader.dispose()
+
+
+def _value(node: yaml.Node | None) -> object:
+    return None if node is None else _Loader("").construct_document(node)
+
+
+def _unite_repeated(node: yaml.Node | None, key: Key, name: str, seen: set[int]) -> Iterator[tuple[Key, str]]:
+    """Yield every key that is written twice in one mapping, and unite its values, so that all of them are checked."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        for word, message in _repeated(node, name):
+            yield (*key, word), message
+        for word, value in node.value:
+            yield from _unite_repeated(value, (*key, word.value), name, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _unite_repeated(value, (*key, index), name, seen)
+
+
+def _repeated(node: yaml.MappingNode, name: str) -> Iterator[tuple[str, str]]:
+    """Yield every repeated key of a mapping; unite two mappings under one key, else keep the last value."""
+    kept: dict[object, tuple[yaml.Node, yaml.Node]] = {}
+    for key, value in node.value:
+        word = key.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE else id(key)
+        if word not in kept:
+            kept[word] = (key, value)
+            continue
+        first, former = kept[word]
+        yield (
+            str(word),
+            f"{name}:{_line(key)}: the key {word} is written twice in one mapping, first in line {_line(first)}; "
+            "remove one.",
+        )
+        if isinstance(former, yaml.MappingNode) and isinstance(value, yaml.MappingNode):
+            former.value = [*former.value, *value.value]
+        else:
+            kept[word] = (key, value)
+    node.value = list(kept.values())
 
 
 def _places(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, Place]]:

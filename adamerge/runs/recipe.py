@@ -44,7 +44,13 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
     }
 
 
-def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], run: RunDirectory) -> dict[str, object]:
+def recipe(
+    config: MergeConfig,
+    resolved: str,
+    made_from: Mapping[str, object],
+    run: RunDirectory,
+    shares: Mapping[str, object],
+) -> dict[str, object]:
     """Build the content of recipe.json.
 
     Args:
@@ -52,12 +58,14 @@ def recipe(config: MergeConfig, resolved: str, made_from: Mapping[str, object], 
         resolved: The same configuration as YAML, with all defaults.
         made_from: Result of `inputs`.
         run: Run directory with the learned coefficients.
+        shares: Shares of what was merged in that rounding left.
     """
     return {
         "config": resolved,
         "seed": config.seed_everything,
         **made_from,
         "coefficients": {"sha256": digest_of_path(run.coefficients)},
+        "surviving_share": shares,
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
@@ -113,5 +121,6 @@ def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
     """Hash the configuration and each weight file of a checkpoint by SHA-256, per file name."""
     folder, known = checkpoint.folder, checkpoint.tensors.files
-    files = [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
+    files = [*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")]
     return {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in sorted(files)}

@@ -11,13 +11,20 @@ from rich.console import Console
 from adamerge.experts.experts import Experts
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.read_config import read_config
+from adamerge.runs.layers import nested
+from adamerge.runs.read_config import merge_config, read_config
+from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.save_config import settings
+from adamerge.runs.saved import RECORD
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
 """Settings that may differ when a run is resumed; not trainer.max_steps if a cosine schedule depends on it."""
+
+
+DECIDING = ("method", "task_vectors", "centre", "grouping", "chunks", "parameters")
+"""Settings that decide what the coefficients of a finished run are multiplied with."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +132,14 @@ def keeper_for(console: Console, *, accept_unkeyed: bool = False) -> Keeper:
     return Keeper(partial(console.print, markup=False, highlight=False, soft_wrap=True), accept_unkeyed)
 
 
-def check_run_dir(run: RunDirectory, resolved: str, resume: bool) -> None:
+def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code: bool = False) -> None:
     """Check that a run directory is new, or that its run is resumed with the same configuration.
 
     Args:
         run: Run directory.
         resolved: Configuration as YAML.
         resume: Whether to resume the run in the directory.
+        allow_code: Whether the run's configuration may name code.
 
     Raises:
         ConfigError: The directory exists; or, to resume, it has no run, or a run with another configuration.
@@ -148,7 +156,8 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool) -> None:
             f"{run_dir}: there is no run to resume (no {former.name} in it). Check run_dir, or start without "
             "--ckpt_path."
         )
-    then, now = _flat(settings(read_config(former, tell=lambda note: None))), flat_settings(resolved)
+    now = flat_settings(resolved)
+    then = _as_begun(former, now, allow_code)
     may_differ = MAY_DIFFER - ({"trainer.max_steps"} if now.get("lr_scheduler") == "cosine" else set())
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
@@ -159,6 +168,32 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool) -> None:
         raise ConfigError(
             f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
             "Resume with the same settings, or start a new run in another run_dir."
+        )
+
+
+def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[str, object]:
+    """Read the settings that a run began with: those on record, even if the file was changed since."""
+    saved = read_yaml_file(former).content.get("saved")
+    if not isinstance(saved, dict):  # version 0.1.0
+        return _flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
+    begun = _flat(saved)
+    return begun if begun == now else _flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code)))
+
+
+def check_unedited(run: RunDirectory) -> None:
+    """Check that the configuration of a finished run still says what its coefficients were learned for.
+
+    Raises:
+        ConfigError: A setting that decides what is merged was changed after the run; names it.
+    """
+    content = nested(read_yaml_file(run.config)).content
+    saved = content.get("saved")
+    changed = [key for key in DECIDING if isinstance(saved, dict) and content.get(key) != saved.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{run.config}: {', '.join(changed)} changed after the run, but its coefficients belong to the former "
+            f"settings. Restore those (they are recorded under saved), or start a new run: adamerge fit --config "
+            f"{run.config} --run_dir …"
         )
 
 
@@ -192,7 +227,7 @@ def flat_settings(resolved: str) -> dict[str, object]:
         >>> flat_settings("trainer: {max_steps: 3}")
         {'trainer.max_steps': 3}
     """
-    return _flat({key: value for key, value in yaml.safe_load(resolved).items() if key != "written"})
+    return _flat({key: value for key, value in yaml.safe_load(resolved).items() if key not in RECORD})
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:

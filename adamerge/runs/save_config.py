@@ -14,6 +14,9 @@ from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError
 
 EXPLAINED = "# Keys that the user wrote; with another method, all other keys get that method's values.\n"
+RECORDED = "# All settings as they were saved; a value above that differs from these counts as written by the user.\n"
+UNSAVED = ("written", "allow_code")
+"""Fields that are no settings: the record, and a permission that is given anew each time."""
 
 
 def resolved(config: MergeConfig) -> str:
@@ -26,8 +29,9 @@ def resolved(config: MergeConfig) -> str:
 
 
 def as_yaml(content: Mapping[str, object], written: tuple[str, ...]) -> str:
-    """Write settings as YAML, followed by the keys that the user wrote."""
-    return _dump(content) + EXPLAINED + _dump({"written": list(written)})
+    """Write settings as YAML, followed by their record: the keys that the user wrote, and the settings again."""
+    saved = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=True, width=110)
+    return f"{_dump(content)}{EXPLAINED}{_dump({'written': list(written)})}{RECORDED}saved: {saved}"
 
 
 def settings(config: MergeConfig) -> dict[str, object]:
@@ -36,7 +40,7 @@ def settings(config: MergeConfig) -> dict[str, object]:
     Raises:
         ConfigError: The configuration contains a Python object that YAML cannot name.
     """
-    return {own.name: _plain(getattr(config, own.name), own.name) for own in fields(config) if own.name != "written"}
+    return {own.name: _plain(getattr(config, own.name), own.name) for own in fields(config) if own.name not in UNSAVED}
 
 
 def _dump(content: Mapping[str, object]) -> str:

@@ -57,9 +57,14 @@ def check_weights(config: MergeConfig) -> None:
         )
 
 
-def weight_notes(config: MergeConfig) -> list[str]:
-    """List how the meaning of weights differs from mergekit's."""
-    notes: list[str] = []
+def weight_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
+    """List filters of weights that do not apply, and how the meaning of weights differs from mergekit's.
+
+    Args:
+        config: Configuration with the models' weights.
+        names: Parameters that are merged.
+    """
+    notes = [note for model in config.models for note in _idle_filters(model.name, model.parameters.weight, names)]
     if any(_has_gradient(model.parameters.weight) for model in config.models):
         notes.append(
             "note: a list of weights runs from the first layer to the last; parameters after the last layer (final "
@@ -68,6 +73,24 @@ def weight_notes(config: MergeConfig) -> list[str]:
     if config.init == "average" and any(model.parameters.weight is not None for model in config.models):
         notes.append("note: weights are divided by their sum, as by mergekit's linear")
     return notes
+
+
+def _idle_filters(task: str, weight: Weight, names: Sequence[str]) -> list[str]:
+    """Say which filters give no parameter a start: none matches, or all that match have an earlier one."""
+    filters = _filters(weight)
+    first = [next((i for i, own in enumerate(filters) if own.matches(name)), None) for name in names]
+    return [
+        f"note: models: {task}: parameters.weight: {_reason(own, names)}; its value, {own.value}, is not used"
+        for i, own in enumerate(filters)
+        if i not in first
+    ]
+
+
+def _reason(own: FilteredWeight, names: Sequence[str]) -> str:
+    if any(own.matches(name) for name in names):
+        which = "the entry without filter" if own.filter is None else f"filter {own.filter!r}"
+        return f"every parameter that {which} matches is matched by an earlier entry"
+    return f"filter {own.filter!r} is part of no merged parameter's name, such as {names[0]}"
 
 
 def start_column(task: str, weight: Weight, grouping: Grouping, default: float) -> list[float]:
@@ -120,9 +143,7 @@ def weight_of(name: str, weight: Weight, depth: float, default: float) -> float:
     numbers = [number for number in weight if not isinstance(number, FilteredWeight)]
     if numbers:
         return _interpolated(numbers, depth)
-    filtered = (own for own in weight if isinstance(own, FilteredWeight))
-    fitting = (own for own in filtered if own.filter in (None, "*") or own.filter in name)
-    first = next(fitting, None)
+    first = next((own for own in _filters(weight) if own.matches(name)), None)
     return default if first is None else weight_of(name, first.value, depth, default)
 
 
@@ -167,6 +188,10 @@ def _normalised(table: Coefficients) -> Coefficients:
             "model, or use method: task_arithmetic, which does not divide by the sum."
         )
     return table / total
+
+
+def _filters(weight: Weight) -> list[FilteredWeight]:
+    return [own for own in weight if isinstance(own, FilteredWeight)] if isinstance(weight, list) else []
 
 
 def _has_gradient(weight: Weight) -> bool:

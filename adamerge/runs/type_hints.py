@@ -5,7 +5,10 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Annotated, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from adamerge.runs.class_names import known_classes
 
@@ -29,6 +32,8 @@ def alternatives(hint: object) -> tuple[object, ...]:
     """Return the members of a union, or the hint itself."""
     if get_origin(hint) is Annotated:
         return alternatives(get_args(hint)[0])
+    if hint is Any:
+        return (object,)
     if get_origin(hint) not in (Union, types.UnionType):
         return (hint,)
     return tuple(kind for member in get_args(hint) for kind in alternatives(member))
@@ -53,15 +58,26 @@ def families(kinds: Sequence[object]) -> list[type]:
     return [cls for cls in classes if cls is not None and cls not in SCALARS and get_origin(cls) is None]
 
 
+def nameable(kinds: Sequence[object]) -> list[type]:
+    """List the classes among the types that a configuration may build: this package's, optimisers and schedulers.
+
+    All other objects, such as the tensors that torch's optimisers accept as options, exist in Python only. So no option
+    of another library's class can name a class.
+    """
+    own = [cls for cls in families(kinds) if cls.__module__.partition(".")[0] == "adamerge"]
+    made = [cls for cls in map(called_for, kinds) if cls is not None and issubclass(cls, (Optimizer, LRScheduler))]
+    return list(dict.fromkeys([*own, *made]))
+
+
 def section(kinds: Sequence[object]) -> type | None:
     """Return the dataclass whose options are written without its name, if there is one."""
-    plain = (cls for cls in families(kinds) if is_dataclass(cls) and not inspect.isabstract(cls))
+    plain = (cls for cls in nameable(kinds) if is_dataclass(cls) and not inspect.isabstract(cls))
     return next(plain, None)
 
 
 def is_choice(kinds: Sequence[object]) -> bool:
     """Return whether the class must be named, because there is more than one."""
-    return bool(families(kinds)) and section(kinds) is None
+    return bool(nameable(kinds)) and section(kinds) is None
 
 
 @cache
@@ -89,9 +105,10 @@ def in_words(kinds: Sequence[object]) -> str:
     """
     scalars = [SCALARS[kind] for kind in kinds if isinstance(kind, type) and kind in SCALARS and kind is not type(None)]
     lists = ["a list"] if any(get_origin(kind) in LISTS for kind in kinds) else []
-    names = [_name(family) for family in families(kinds)]
+    names = [_name(family) for family in nameable(kinds)]
     null = ["null"] if type(None) in kinds else []
-    every = [*scalars, *(repr(word) for word in words(kinds)), *lists, *names, *null]
+    written = [*scalars, *(repr(word) for word in words(kinds)), *lists, *names, *null]
+    every = written or ["an object that exists in Python only"]
     return " or ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 

@@ -107,7 +107,7 @@ class Keeper:
             return None, "is damaged"
         try:
             found = read(path)
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
             return None, "is damaged"
         if note.key is None:
             self.tell(f"{path}: has no key, as version 0.1.0 kept it; taken as it is")
@@ -116,7 +116,7 @@ class Keeper:
     def _remove(self, path: Path, problem: str) -> None:
         """Delete a result that does not match: first the result, so that it never exists without its key."""
         if path.exists():
-            self.tell(f"{path}: {problem}; made anew")
+            self.tell(f"{path}: {problem}; computed again")
         if path.is_dir():
             aside = partial_name(path)
             shutil.rmtree(aside, ignore_errors=True)
@@ -137,12 +137,12 @@ def key_file(path: Path) -> Path:
 
 
 def _note(path: Path) -> _Note:
-    """Read a result's key file: without key for version 0.1.0, with a hash that never matches if unreadable."""
+    """Read a result's key file: without key for version 0.1.0, with a hash that never matches if it is damaged."""
     try:
         note = json.loads(key_file(path).read_text(encoding="utf-8"))
-        key, sha256 = note.get("key"), note.get("sha256")
+        key, sha256 = note["key"], note["sha256"]
     except FileNotFoundError:
         return _Note(None, None)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return _Note(None, "unreadable")
-    return _Note(key if isinstance(key, dict) else None, sha256)
+    return _Note(key, sha256) if isinstance(key, dict) and isinstance(sha256, str) else _Note(None, "unreadable")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
+from adamerge.types import check_types
 
 
 def tall_masks(stack: Tensor, threshold: float) -> Tensor:
@@ -79,7 +80,8 @@ class Consensus(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require(self.threshold > 0, "threshold", "positive", self.threshold)
+        check_types(self)
+        require(self.threshold > 0, "threshold", "a number above 0", self.threshold)
         require(self.agreement >= 1, "agreement", "1 or more", self.agreement)
 
     @property

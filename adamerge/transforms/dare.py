@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
+from adamerge.types import check_types
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:
@@ -72,6 +73,7 @@ class Dare(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         require(0 <= self.drop < 1, "drop", "a probability in [0, 1)", self.drop)
 
     @property

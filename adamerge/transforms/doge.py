@@ -20,7 +20,7 @@ from adamerge.transforms.transform import (
     per_expert,
     require,
 )
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, check_types
 
 Vectors: TypeAlias = Literal["base", "average", "task_arithmetic"]
 """How the tensors that are not fitted are treated."""
@@ -114,16 +114,11 @@ class Doge(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require(self.eta > 0, "eta", "positive", self.eta)
+        check_types(self)
+        require(self.eta > 0, "eta", "a number above 0", self.eta)
         require(0 < self.density <= 1, "density", "a share in (0, 1]", self.density)
-        require(self.mask_order in ("before", "after", "none"), "mask_order", "before, after or none", self.mask_order)
-        require(self.scope in ("global", "tensor"), "scope", "global or tensor", self.scope)
-        require(self.residual in ("row", "matrix"), "residual", "row or matrix", self.residual)
         require(self.shared_rank is None or self.shared_rank >= 1, "shared_rank", "1 or more", self.shared_rank)
         require(self.damping >= 0, "damping", "0 or more", self.damping)
-        require(self.solver in ("exact", "adam"), "solver", "exact or adam", self.solver)
-        words = ("base", "average", "task_arithmetic")
-        require(self.vectors in words, "vectors", "base, average or task_arithmetic", self.vectors)
 
     @property
     def coefficient(self) -> float:

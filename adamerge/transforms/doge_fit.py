@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from adamerge.transforms.conjugate_gradients import least_squares
 from adamerge.transforms.thin_svd import thin_svd
-from adamerge.transforms.transform import vectors
+from adamerge.transforms.transform import is_present, vectors
 
 Residual: TypeAlias = Literal["row", "matrix"]
 """One residual for each expert and row, (K, R), or one for each expert, (K,)."""
@@ -16,7 +16,7 @@ CONTRACTION: dict[Residual, str] = {"row": "kr", "matrix": "k"}
 
 
 def norm_coefficients(stack: Tensor, eta: float) -> Tensor:
-    """Give every expert an update of equal norm: λₖ = η/‖τₖ‖_F, and 0 for a zero task vector.
+    """Give every expert an update of equal norm: λₖ = η/‖τₖ‖_F, and 0 for a task vector that is zero up to rounding.
 
     Args:
         stack: (K, *shape).
@@ -33,8 +33,8 @@ def norm_coefficients(stack: Tensor, eta: float) -> Tensor:
         >>> norm_coefficients(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 0.5)
         tensor([0.1000, 0.0000])
     """
-    norms = vectors(stack).norm(dim=1)
-    return torch.where(norms > 0, eta / norms, 0)
+    norms = vectors(stack).double().norm(dim=1)
+    return torch.where(is_present(stack), eta / norms, 0).to(stack.dtype)
 
 
 def shared_subspace(stack: Tensor, rank: int | None = None) -> Tensor:
@@ -59,8 +59,10 @@ def shared_subspace(stack: Tensor, rank: int | None = None) -> Tensor:
                 [0.]])
     """
     own = max(1, min(stack.shape[1:]) // len(stack))
-    bases = [thin_svd(expert)[0][:, :own] for expert in stack]
-    left, _, _ = thin_svd(torch.cat(bases, 1))
+    own_bases = [thin_svd(expert)[0][:, :own] for expert in stack[is_present(stack)]]
+    if not own_bases:
+        return stack.new_zeros(stack.shape[1], 0)
+    left, _, _ = thin_svd(torch.cat(own_bases, 1))
     return left[:, : own if rank is None else rank].to(stack.dtype)
 
 

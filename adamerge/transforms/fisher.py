@@ -16,6 +16,7 @@ from adamerge.transforms.transform import (
     require,
     vectors,
 )
+from adamerge.types import check_types
 
 
 def fisher_weights(information: Tensor) -> Tensor:
@@ -82,8 +83,7 @@ class Fisher(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        words = ("sampled", "expected", "likeliest")
-        require(self.labels in words, "labels", "sampled, expected or likeliest", self.labels)
+        check_types(self)
         require(self.rows is None or self.rows >= 1, "rows", "1 or more, or null for all", self.rows)
 
     @property

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, require
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, check_types
 
 
 def stack_and_layer(name: str) -> tuple[str, int] | None:
@@ -109,6 +109,7 @@ class Lines(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         require(self.alpha is None or self.alpha >= 0, "alpha", "0 or more, or null for 1/K", self.alpha)
         require(self.beta >= 0, "beta", "0 or more", self.beta)
 

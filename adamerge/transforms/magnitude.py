@@ -17,6 +17,7 @@ from adamerge.transforms.transform import (
     require,
     vectors,
 )
+from adamerge.types import check_types
 
 
 def kept(density: float, length: int) -> int:
@@ -123,8 +124,8 @@ class Magnitude(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         require(0 < self.density <= 1, "density", "a share in (0, 1]", self.density)
-        require(self.scope in ("global", "tensor"), "scope", "global or tensor", self.scope)
 
     @property
     def coefficient(self) -> float:

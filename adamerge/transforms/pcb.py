@@ -10,6 +10,7 @@ from torch import Tensor
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.order_statistics import Scope, Scores, order_statistics
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, per_expert, require, vectors
+from adamerge.types import check_types
 
 OUTLIERS = 1e-4
 """Share of each expert's magnitudes that is clamped at each end."""
@@ -159,8 +160,8 @@ class Pcb(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         require(0 < self.ratio <= 1, "ratio", "a share in (0, 1]", self.ratio)
-        require(self.scope in ("global", "tensor"), "scope", "global or tensor", self.scope)
 
     @property
     def coefficient(self) -> float:

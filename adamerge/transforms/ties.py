@@ -10,6 +10,7 @@ from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.magnitude import global_thresholds, tensor_thresholds, trim
 from adamerge.transforms.order_statistics import Scope
 from adamerge.transforms.transform import TASK_ARITHMETIC, Stacks, TensorTransform, Transform, require
+from adamerge.types import check_types
 
 
 def elect_signs(trimmed: Tensor) -> Tensor:
@@ -142,9 +143,8 @@ class Ties(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_types(self)
         require(0 < self.density <= 1, "density", "a share in (0, 1]", self.density)
-        require(self.scope in ("global", "tensor"), "scope", "global or tensor", self.scope)
-        require(self.reduce in ("sum", "mean"), "reduce", "sum or mean", self.reduce)
 
     @property
     def coefficient(self) -> float:

@@ -27,6 +27,11 @@ TASK_ARITHMETIC = 0.3
 scales on eight tasks lie near it, and where AdaMerging starts."""
 
 
+ROUNDING = 1e-6
+"""Norm of a task vector, as a share of the largest of the same tensor, that counts as zero where a method divides by
+norms: it would make an update of full size from the rounding of a converted checkpoint."""
+
+
 class FisherSettings(NamedTuple):
     """How diagonal Fisher information is computed.
 
@@ -110,10 +115,10 @@ def require(condition: bool, key: str, expected: str, found: object) -> None:
     Example:
         >>> require(False, "density", "a share in (0, 1]", 1.5)
         Traceback (most recent call last):
-        adamerge.types.ConfigError: density must be a share in (0, 1], found 1.5.
+        adamerge.types.ConfigError: density: expected a share in (0, 1], found 1.5.
     """
     if not condition or (isinstance(found, float) and not math.isfinite(found)):
-        raise ConfigError(f"{key} must be {expected}, found {found!r}.")
+        raise ConfigError(f"{key}: expected {expected}, found {found!r}.")
 
 
 def is_matrix(stack: Tensor) -> bool:
@@ -143,6 +148,24 @@ def vectors(stack: Tensor) -> Tensor:
         (torch.Size([3, 1]), torch.Size([3, 20]))
     """
     return stack.reshape(len(stack), -1)
+
+
+def is_present(stack: Tensor) -> Tensor:
+    """Mark the experts whose task vector is more than rounding; see `ROUNDING`.
+
+    Args:
+        stack: (K, *shape).
+
+    Returns:
+        (K,), bool.
+
+    Example:
+        >>> import torch
+        >>> is_present(torch.tensor([[1.0], [1e-9], [0.0]]))
+        tensor([ True, False, False])
+    """
+    norms = vectors(stack).double().norm(dim=1)
+    return norms > ROUNDING * norms.max()
 
 
 def matrices(stack: Tensor) -> Tensor:

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices, require
+from adamerge.transforms.transform import (
+    MERGED,
+    Stacks,
+    TensorTransform,
+    Transform,
+    is_matrix,
+    is_present,
+    matrices,
+    require,
+)
+from adamerge.types import check_types
 
 
 def interference(update: Tensor, stack: Tensor) -> Tensor:
@@ -34,7 +44,7 @@ def interference(update: Tensor, stack: Tensor) -> Tensor:
 
 
 def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum Gₖ = τₖᵀτₖ/‖τₖ‖² and τₖGₖ, so that ∇F(U) = 2 (U ΣG - ΣτG).
+    """Sum Gₖ = τₖᵀτₖ/‖τₖ‖² and τₖGₖ, so that ∇F(U) = 2 (U ΣG - ΣτG), without task vectors that are zero up to rounding.
 
     Args:
         stack: (K, R, M).
@@ -50,8 +60,8 @@ def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
     _, rows, columns = stack.shape
     gram = stack.new_zeros(columns, columns, dtype=torch.float64)
     target = stack.new_zeros(rows, columns, dtype=torch.float64)
-    for expert in stack.double():
-        unit = expert / expert.norm().clamp(min=torch.finfo(torch.float64).tiny)
+    for expert in stack[is_present(stack)].double():
+        unit = expert / expert.norm()
         gram += unit.mT @ unit
         target += expert @ unit.mT @ unit
     return gram, target
@@ -137,9 +147,9 @@ class Wudi(Transform):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require(self.solver in ("closed", "adam"), "solver", "closed or adam", self.solver)
-        require(self.ridge > 0, "ridge", "positive", self.ridge)
-        require(self.lr > 0, "lr", "positive", self.lr)
+        check_types(self)
+        require(self.ridge > 0, "ridge", "a number above 0", self.ridge)
+        require(self.lr > 0, "lr", "a number above 0", self.lr)
         require(self.steps >= 1, "steps", "1 or more", self.steps)
 
     @property

@@ -290,3 +290,32 @@ def test_a_model_without_linear_layers_is_refused(tmp_path, monkeypatch):
     model, rows = opened(tmp_path, monkeypatch, "GPT2LMHeadModel", "gpt2")
     with pytest.raises(ConfigError, match=r"GPT2LMHeadModel: expected a torch\.nn\.Linear among the parameters"):
         closed_form(model, rows, ClosedForm())
+
+
+@pytest.mark.parametrize("towards", [0.3, 1.0])
+def test_singular_directions_keep_what_the_solution_is_pulled_to(towards):
+    """Without a ridge, two experts that are one are told apart by nothing, up to rounding."""
+    nets = {"a": Net(1), "b": Net(1), "c": Net(3)}
+    with torch.no_grad():
+        for own in nets["b"].parameters():
+            own.add_(1e-9 * torch.randn_like(own))
+    experts = from_modules(Net(0), nets)
+    vectors = task_vectors(experts, experts.shared, resident=False, dtype=torch.float64)
+    model = MergedModel(experts, vectors, tensor_wise(vectors.shapes))
+    found = closed_form(model, rows_of(), ClosedForm(ridge=0.0, towards=towards), 4)
+    assert found.abs().max() < 3
+    torch.testing.assert_close(found[:, 0], found[:, 1], rtol=0, atol=1e-4)
+
+
+def test_gram_matrices_in_fp64_find_what_fp32_would_lose():
+    """A direction of inputs a million times smaller than the others counts in the solution."""
+    model, _ = merged_model()
+    single = MergedModel(
+        model.experts, task_vectors(model.experts, model.experts.shared, resident=False), model.grouping
+    )
+    rows = rows_of()
+    exact, found = (next(iter(grams_of_experts(one, rows, 4))) for one in (model, single))
+    for name, grams in found.items():
+        assert all(gram.dtype == torch.float64 for gram in grams)
+        for gram, other in zip(grams, exact[name], strict=True):
+            torch.testing.assert_close(gram, other, rtol=1e-5, atol=1e-6)

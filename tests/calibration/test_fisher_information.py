@@ -87,7 +87,7 @@ def test_stored_information_of_other_rows_is_computed_again(model, rows, tmp_pat
     changed = {**rows, "b": rows["a"]}
     found = fisher_information(model, changed, settings, tmp_path / "kept", keeper=Keeper(said.append))
     fresh = fisher_information(model, changed, settings, tmp_path / "fresh")
-    assert said == [f"{tmp_path / 'kept/b.safetensors'}: is made of other rows; made anew"]
+    assert said == [f"{tmp_path / 'kept/b.safetensors'}: is made of other rows; computed again"]
     for name, stack in found.stacks():
         assert torch.equal(stack, fresh.stack(name))
 

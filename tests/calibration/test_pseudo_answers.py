@@ -181,7 +181,7 @@ def test_chats_are_answered(family, capsys):
 
 def a_layer_out_of_range(config):
     config["objective"] = {"class_path": "HiddenAlignment", "init_args": {"chosen": [1, 3]}}
-    return "objective: expected layers from -3 to 2, got 3"
+    return "objective: expected layers from -3 to 2, found 3"
 
 
 def states_of_another_size(config):

@@ -163,5 +163,5 @@ def test_one_expert_alone_is_found_again(tmp_path):
 
 
 def test_a_layer_out_of_range_is_refused():
-    with pytest.raises(ConfigError, match=r"expected layers from -3 to 2, got 3"):
+    with pytest.raises(ConfigError, match=r"expected layers from -3 to 2, found 3"):
         choose_layers(3, (3,))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from support.families import build
 
 from adamerge.experts.checkpoint import open_checkpoint
@@ -53,3 +54,30 @@ def test_a_tensor_without_a_place_is_rejected_for_transformers_models_too():
     state["bert.encoder.extra.weight"] = torch.ones(3)
     with pytest.raises(IncompatibleExpertsError, match=r"no place for the tensor bert.encoder.extra.weight"):
         from_modules(build("BertModel", "bert", 0), {"a": state})
+
+
+FNET = {
+    "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "vocab_size": 40, "num_labels": 5,
+    "pad_token_id": 0,
+}  # fmt: skip
+KINDS = ["FNetForSequenceClassification", "FNetForTokenClassification"]
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_state_dict_that_fits_two_classes_is_refused(architecture):
+    """A classifier of tokens may have the tensors of a classifier of rows."""
+    base = transformers.FNetModel(transformers.FNetConfig(**FNET))
+    expert = getattr(transformers, architecture)(base.config)
+    with pytest.raises(IncompatibleExpertsError, match=rf"a: .* fit {KINDS[0]} and {KINDS[1]}.* give the module"):
+        from_modules(base, {"a": expert.state_dict()})
+    with pytest.raises(IncompatibleExpertsError, match=r"a: .* give the module"):
+        from_modules(base, {"a": expert.state_dict(), "b": expert})
+    assert type(from_modules(base, {"a": expert}).tasks["a"].module).__name__ == architecture
+    of_base = from_modules(getattr(transformers, architecture)(base.config), {"a": expert.state_dict()})
+    assert type(of_base.tasks["a"].module).__name__ == architecture
+
+
+@pytest.mark.parametrize("architecture", ["BertForSequenceClassification", "BertForTokenClassification"])
+def test_a_state_dict_that_fits_one_class_has_that_class(architecture):
+    base, expert = build("BertModel", "bert", 0), build(architecture, "bert", 1, num_labels=3)
+    assert type(from_modules(base, {"a": expert.state_dict()}).tasks["a"].module).__name__ == architecture

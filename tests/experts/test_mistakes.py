@@ -188,9 +188,11 @@ def pattern_that_matches_nothing(folder, config):
 
 
 @of_numbers("mood (mood)", "equal the base's", "not an expert")
-def expert_equal_to_the_base(folder, config):
+def experts_equal_to_the_base(folder, config):
+    """All of them; one beside others is a linear probe, whose head alone was trained."""
     base = load_file(folder / "base/model.safetensors")
-    edit_tensors(folder / "mood/model.safetensors", lambda t: t.update({f"bert.{n}": v for n, v in base.items()}))
+    for task in ("mood", "topic", "speed"):
+        edit_tensors(folder / task / "model.safetensors", lambda t: t.update({f"bert.{n}": v for n, v in base.items()}))
 
 
 @of_numbers("topic (topic): bert.pooler.dense.weight has 2 NaN or infinite numbers")

@@ -266,7 +266,7 @@ def test_resumes_bit_identically(steps, dtype):
         (lambda: FrankWolfe("constant", "plain", size=0.0), "step size"),
         (lambda: FrankWolfe("armijo", "plain", selection="sine"), "selection"),  # pyright: ignore
         (lambda: FrankWolfe(selection="cosine"), "plain steps alone"),
-        (lambda: SoftFrankWolfe(per="tensor"), "per to be"),  # pyright: ignore
+        (lambda: SoftFrankWolfe(per="tensor"), "per: expected group or model"),  # pyright: ignore
         (lambda: FrankWolfe("newton"), "step_rule"),  # pyright: ignore
         (lambda: FrankWolfe(variant="toward"), "variant"),  # pyright: ignore
         (lambda: SoftFrankWolfe(top_k=0), "top_k"),

@@ -36,11 +36,11 @@ def test_every_problem_of_every_expert_is_listed(family):
     spoil_expert_files(family)
     config["models"][0]["calibration"] = "nowhere.jsonl"
     config["models"][2]["evaluation"] = "nowhere.jsonl"
-    config["trainer"]["max_steps"] = -2
+    config["optimizer"] = None
     before = listing(family)
     problems, lines = checked(config)
     expected = (
-        "trainer.max_steps",
+        "optimizer: expected an optimiser",
         "mood/model.safe",
         "topic/model.safe",
         "speed: the file has no",

@@ -8,7 +8,7 @@ from adamerge.command_line import read_arguments
 from adamerge.runs.fit import learning_of
 from adamerge.runs.layers import nested
 from adamerge.runs.read_config import merge_config, merge_layers
-from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.types import ConfigError
 
 HEAD = "base_model: base\nmodels:\n  - {model: mood}\n  - {model: topic}\n"
@@ -46,7 +46,7 @@ MISTAKES = [
     ("chunks: {budgit: 8}", "chunks.budgit: Chunks: there is no such key. Did you mean budget?"),
     ("objective: {class_path: HiddenAlignment, init_args: {chosen: []}}", "expected auto or at least one layer"),
     ("objective: {class_path: Entropy, init_args: {temperature: 0}}", "temperature: expected a number above 0"),
-    ("task_vectors: {class_path: Lines, init_args: {beta: .inf}}", "beta must be 0 or more, found inf"),
+    ("task_vectors: {class_path: Lines, init_args: {beta: .inf}}", "beta: expected 0 or more, found inf"),
     ("optimizer: {class_path: ProjectedGradient, init_args: {grow: .inf}}", "Expected finite grow ≥ 1"),
     ("optimizer: {class_path: FrankWolfe, init_args: {varient: away}}", "FrankWolfe: there is no such key. Did you"),
     ("optimizer: FrankWolf", "Did you mean FrankWolfe?"),
@@ -85,7 +85,7 @@ def test_a_mistake_is_explained_with_its_line(text, words):
         ("[{model: mood, evaluatoin: a}]", "models.0.evaluatoin: ModelConfig: there is no such key. Did you mean eval"),
         ("[{model: mood, loss_weight: -1}]", "models.0.loss_weight: expected a finite number of at least 0"),
         ("[{model: mood, weight: 1}]", "models.0.weight: there is no such key. Write loss_weight for the factor"),
-        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation: a: rows: expected at least 1"),
+        ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation.rows: expected at least 1, found 0"),
         (
             "[{model: mood, parameters: {weight: high}}]",
             "models.0.parameters.weight: expected a number, a list or",
@@ -106,8 +106,185 @@ def test_wrong_key_type_and_value_are_all_reported():
     assert "seed_everything: expected a whole number, found 'today'" in said[2]
 
 
+MANY = [  # a section, and what must be said of it, one line each
+    (
+        "data: {rows: 0, held_out: 2, batch_size: many, micro_batch: 0, bogus: 1}",
+        [
+            "data.rows: expected",
+            "data.held_out: expected",
+            "data.batch_size: expected",
+            "data.micro_batch: expected",
+            "data.bogus: Batching: there is no such key",
+        ],
+    ),
+    (
+        "trainer: {max_steps: -5, max_time: tomorrow, gradient_clip_val: -1, deterministic: 3}",
+        [
+            "trainer.max_steps: expected 0",
+            "trainer.max_time: expected DD:HH:MM:SS",
+            "trainer.gradient_clip_val: expected",
+            "trainer.deterministic: expected true or false",
+        ],
+    ),
+    (
+        "optimizer: {lr: -1, weight_decay: -1, eps: tiny, betas: [2, 0.9]}",
+        ["lr: Invalid learning rate", "weight_decay: Invalid", "eps: expected a number", "betas: Invalid beta"],
+    ),
+    ("optimizer: {class_path: SGD, init_args: {lr: -1, momentum: -1}}", ["lr: Invalid learning rate", "momentum: Inv"]),
+    ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 1, gamma: x}}", ["gamma: expected a number"]),
+    ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 0}}", ["lr_scheduler.init_args"]),
+    ("lr_scheduler: {class_path: LambdaLR, init_args: {lr_lambda: os.system}}", ["init_args.lr_lambda: 'str' object"]),
+    (
+        "objective: {class_path: LogitAlignment, init_args: {temperature: 0, tail: 2}}",
+        ["init_args.temperature: expected", "init_args.tail: expected"],
+    ),
+    (
+        "objective: {class_path: Sum, init_args: {terms: [{class_path: Entropy, init_args: {temperature: 0}}, Sun]}}",
+        ["terms.0.init_args.temperature: expected", "terms.1: expected"],
+    ),
+    (
+        "init: {ridge: -1, towards: .nan, rows: 0}",
+        ["init.ridge: expected", "init.towards: expected", "init.rows: expected"],
+    ),
+    ("centre: {scale: 3, rows: 0}", ["centre.scale: expected", "centre.rows: expected"]),
+    ("watch: {every: 0, patience: 0}", ["watch.every: expected", "watch.patience: expected"]),
+    (
+        "feasible: {class_path: Simplex, init_args: {radius: 0, includes_base: maybe}}",
+        ["feasible.init_args.radius: Expected the radius", "feasible.init_args.includes_base: expected true or false"],
+    ),
+    (
+        "optimizer: {class_path: SoftFrankWolfe, init_args: {top_k: 0, per: bogus, tolerance: -1}}",
+        ["init_args.top_k: Expected", "init_args.per: expected", "init_args.tolerance: Expected"],
+    ),
+    (
+        "optimizer: {class_path: FrankWolfe, init_args: {selection: cosine, variant: bogus, tolerance: -1}}",
+        ["init_args.variant: expected", "init_args.tolerance: Expected"],
+    ),
+    (
+        "data: {rows: 0}\ndata: {held_out: 2}",
+        ["data.rows: expected", "data is written twice", "data.held_out: expected"],
+    ),
+    (
+        "init: .nan\nseed_everything: x\nrows: 3",
+        ["init: expected a finite", "seed_everything: expected", "rows: there is"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), MANY, ids=[text.partition(":")[0] for text, _ in MANY])
+def test_no_mistake_hides_another(text, words):
+    said = complaint(HEAD + text).splitlines()
+    assert all(line.startswith("merge.yaml:") for line in said)
+    for word in words:
+        assert sum(word in line for line in said) == 1, said
+    assert len(said) == len(words)
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ("[{task: a, loss_weight: -1}]", ["models.0: missing: model", "models.0.loss_weight: expected"]),
+        ("[{model: a, task: [1], loss_weight: -1}]", ["models.0.task: expected", "models.0.loss_weight: expected"]),
+        (
+            "[{model: a, loss_weight: -1}, {model: b, loss_weight: .inf}]",
+            ["models.0.loss_weight: expected", "models.1.loss_weight: expected"],
+        ),
+        ("[{model: a, evaluation: {rows: 0}}]", ["evaluation: missing: path", "evaluation.rows: expected at least 1"]),
+    ],
+)
+def test_no_mistake_of_a_model_hides_another(models, words):
+    said = complaint(f"base_model: base\nmodels: {models}").splitlines()
+    assert [word in line for word, line in zip(words, said, strict=True)] == [True] * len(words)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ("[{value: .nan}]", "weight.0.value: expected finite numbers, found nan"),
+        ("[{value: 1}, {value: .inf, filter: mlp}]", "weight.1.value: expected finite numbers, found inf"),
+        ("[{value: [0, .nan]}]", "weight.0.value: expected finite numbers, found nan"),
+        ("[{value: high}]", "weight.0.value: expected a number or a list, found 'high'"),
+        ("[{filter: mlp}]", "weight.0: missing: value"),
+        ("[{value: 1, fliter: mlp}]", "weight.0.fliter: FilteredWeight: there is no such key. Did you mean filter?"),
+        ("[0.5, .nan]", "weight: expected finite numbers, found nan"),
+        ("[0.5, high]", "weight.1: expected a number, found 'high'"),
+        ("{value: 1}", "weight: expected a number, a list"),
+    ],
+)
+def test_a_mistake_in_a_weight_is_explained_in_the_form_that_was_written(weight, words):
+    said = complaint(f"base_model: base\nmodels: [{{model: mood, parameters: {{weight: {weight}}}}}]")
+    assert said.startswith(f"merge.yaml:2: models.0.parameters.{words}")
+    assert len(said.splitlines()) == 1
+
+
+WRONG = {  # a value that is refused by its type or its range, per key
+    "data.rows": st.sampled_from(["0", "many"]),
+    "data.held_out": st.sampled_from(["1.5", "half"]),
+    "data.micro_batch": st.sampled_from(["-1", "[1]"]),
+    "watch.every": st.sampled_from(["0", "often"]),
+    "trainer.max_steps": st.sampled_from(["-5", "1.5"]),
+    "trainer.precision": st.just("float"),
+    "init": st.sampled_from([".nan", "[1]", "hgih"]),
+    "optimizer.lr": st.sampled_from(["-1", "fast"]),
+    "optimizer.weight_decay": st.sampled_from(["-1", "small"]),
+    "regulariser.strength": st.sampled_from(["-1", ".inf"]),
+    "chunks.budget": st.sampled_from(["0", "much"]),
+    "seed_everything": st.just("today"),
+    "grouping": st.just("layers"),
+    "unknown": st.just("1"),
+    "data.unknown": st.just("1"),
+}
+
+
+@given(st.data(), st.lists(st.sampled_from([*WRONG]), unique=True, min_size=1), st.lists(st.sampled_from([*WRONG])))
+def test_every_mistake_is_reported_with_its_line(data, keys, twice):
+    lines = [f"{key}: {data.draw(WRONG[key])}" for key in keys]
+    repeated = [key for key in dict.fromkeys(twice) if key in keys]
+    lines += [lines[keys.index(key)] for key in repeated]
+    said = complaint(HEAD + "".join(f"{line}\n" for line in lines)).splitlines()
+    for number, line in enumerate(lines):
+        key = line.partition(":")[0]
+        if key in repeated and number < len(keys):
+            continue
+        shown = key.replace("optimizer.", "optimizer.init_args.")
+        assert sum(text.startswith(f"merge.yaml:{LINE + number}: {shown}: ") for text in said) == 1, (said, key)
+    assert sum("is written twice" in text for text in said) == len(repeated)
+    assert len(said) == len(keys) + len(repeated)
+
+
+@pytest.mark.parametrize(("file", "count"), [("m.yaml", 1), ("m.yaml", 2), ("", 1)])
+def test_what_is_missing_names_the_file(file, count):
+    with pytest.raises(ConfigError) as error:
+        merge_layers([read_yaml("init: 0", f"{number}{file}") if file else Document() for number in range(count)])
+    files = ", ".join(f"{number}{file}" for number in range(count)) + ": " if file else ""
+    assert str(error.value) == f"{files}missing: base_model, models"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1: 2", "merge.yaml:5: 1: there is no such key"),
+        ("data: {1: 2}", "merge.yaml:5: data.1: Batching: there is no such key"),
+        ("data: {null: 2, true: 1}", "merge.yaml:5: data.None: Batching: there is no such key"),
+        ("? [a, b]\n: 3", "merge.yaml: this is not YAML"),
+    ],
+)
+def test_keys_that_are_no_words(text, words):
+    assert complaint(HEAD + text).startswith(words)
+
+
+def test_aliases_that_multiply_are_refused():
+    lines = ["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
+    assert "expected at most 100000 values" in complaint("\n".join(lines))
+
+
+def test_an_option_of_torch_is_a_plain_value():
+    said = complaint(HEAD + "optimizer: {lr: x}")
+    assert said == "merge.yaml:5: optimizer.init_args.lr: expected a number, found 'x'."
+
+
 def test_what_is_missing_is_listed():
-    assert complaint("method: ties") == "missing: base_model, models"
+    assert complaint("method: ties") == "merge.yaml: missing: base_model, models"
 
 
 def test_options_of_the_command_line_are_named_as_they_are_written():
@@ -168,7 +345,8 @@ def test_every_unknown_key_is_reported_with_its_line(wrong):
         ({"method": "ties", "centre": "Isotropic"}, "so Ties would add nothing to the centre"),
         ({"task_vectors": "Isotropic", "init": "closed_form"}, "Isotropic makes one task vector of all experts"),
         ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, found -1"),
-        ({"optimizer.lr": -1}, "optimizer: Invalid learning rate: -1"),
+        ({"chunks": {"budget": 8}, "grouping": "task", "optimizer": None}, "optimizer: expected an optimiser"),
+        ({"optimizer.lr": -1}, "optimizer.init_args.lr: Invalid learning rate: -1"),
         ({"optimizer": None}, "optimizer: expected an optimiser"),
         ({"trainer.accelerator": "gpuu"}, "gpuu"),
         ({"models": [{"model": "a"}], "feasible": "Simplex"}, "A simplex over 1 expert is a single point"),

@@ -170,12 +170,12 @@ def test_a_centre_of_something_else_is_not_taken(family, tmp_path):
     again = build(centre="Isotropic").vectors
     assert all(torch.equal(again.centre(name), centre) for name, centre in expected.items())
     kept = tmp_path / "centre.safetensors"
-    os.truncate(kept, kept.stat().st_size - 8)  # damaged, so made anew
+    os.truncate(kept, kept.stat().st_size - 8)  # damaged, so computed again
     mended = build(centre="Isotropic").vectors
     assert all(torch.equal(mended.centre(name), centre) for name, centre in expected.items())
     other = build(centre="Wudi").vectors
-    assert f"{kept}: is damaged; made anew" in told.getvalue()
-    assert f"{kept}: is made of other settings; made anew" in told.getvalue()
+    assert f"{kept}: is damaged; computed again" in told.getvalue()
+    assert f"{kept}: is made of other settings; computed again" in told.getvalue()
     kept.unlink()
     fresh = build(centre="Wudi").vectors
     assert all(torch.equal(other.centre(name), fresh.centre(name)) for name in other.shapes)
@@ -213,20 +213,20 @@ def test_a_merge_of_one_update_is_learned_on_too(family, main):
 
 
 BAD = {
-    "task_vectors: eta must be positive": ("Doge", {"eta": 0}),
-    "eta must be positive, found -1.0": ("Doge", {"eta": -1.0}),
-    "eta must be positive, found nan": ("Doge", {"eta": float("nan")}),
-    "shared_rank must be 1 or more, found 0": ("Doge", {"shared_rank": 0}),
-    "density must be a share in (0, 1], found 0.0": ("Doge", {"density": 0.0}),
-    "density must be a share in (0, 1], found 1.5": ("Ties", {"density": 1.5}),
-    "density must be a share in (0, 1], found -0.1": ("Magnitude", {"density": -0.1}),
-    "drop must be a probability in [0, 1), found 1.0": ("Dare", {"drop": 1.0}),
-    "ratio must be a share in (0, 1]": ("Pcb", {"ratio": 0.0}),
-    "ridge must be positive": ("Wudi", {"ridge": 0.0}),
-    "threshold must be positive": ("Consensus", {"threshold": 0.0}),
-    "agreement must be at most the number of experts, 3": ("Consensus", {"agreement": 4}),
-    "alpha must be 0 or more": ("Lines", {"alpha": -1.0}),
-    "rows must be 1 or more": ("Fisher", {"rows": 0}),
+    "task_vectors.init_args.eta: expected a number above 0": ("Doge", {"eta": 0}),
+    "eta: expected a number above 0, found -1.0": ("Doge", {"eta": -1.0}),
+    "eta: expected a number above 0, found nan": ("Doge", {"eta": float("nan")}),
+    "shared_rank: expected 1 or more, found 0": ("Doge", {"shared_rank": 0}),
+    "density: expected a share in (0, 1], found 0.0": ("Doge", {"density": 0.0}),
+    "density: expected a share in (0, 1], found 1.5": ("Ties", {"density": 1.5}),
+    "density: expected a share in (0, 1], found -0.1": ("Magnitude", {"density": -0.1}),
+    "drop: expected a probability in [0, 1), found 1.0": ("Dare", {"drop": 1.0}),
+    "ratio: expected a share in (0, 1]": ("Pcb", {"ratio": 0.0}),
+    "ridge: expected a number above 0": ("Wudi", {"ridge": 0.0}),
+    "threshold: expected a number above 0": ("Consensus", {"threshold": 0.0}),
+    "agreement: expected at most the number of experts, 3": ("Consensus", {"agreement": 4}),
+    "alpha: expected 0 or more": ("Lines", {"alpha": -1.0}),
+    "rows: expected 1 or more": ("Fisher", {"rows": 0}),
     "there is no such key. Did you mean eta?": ("Doge", {"etta": 1.0}),
     "there is no class Dodge;": ("Dodge", {}),
 }

@@ -68,6 +68,6 @@ def test_stored_task_vectors_of_something_else_are_made_anew(tmp_path):
         said = []
         found = transformed(other, together.base, transform, tmp_path / "kept", keeper=Keeper(said.append))
         fresh = transformed(other, together.base, transform, tmp_path / str(number))
-        assert said == [f"{tmp_path / 'kept'}: is made of other {word}; made anew"]
+        assert said == [f"{tmp_path / 'kept'}: is made of other {word}; computed again"]
         for name, stack in found.stacks():
             assert torch.equal(stack, fresh.stack(name))

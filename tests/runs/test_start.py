@@ -69,14 +69,14 @@ def test_experts_without_a_weight_start_from_init():
 def test_the_average_is_normalised_as_mergekits_linear_is():
     config = config_with([1, 3], method="average")
     assert torch.equal(start_of(config, task_wise(NAMES)), torch.tensor([[0.25, 0.75]]))
-    assert "divided by their sum" in weight_notes(config)[0]
+    assert "divided by their sum" in weight_notes(config, NAMES)[0]
     with pytest.raises(ConfigError, match="sum other than 0"):
         start_of(config_with([1, -1], method="average"), task_wise(NAMES))
 
 
 def test_a_gradient_comes_with_a_note_on_what_follows_the_layers():
-    assert "mergekit takes the first" in weight_notes(config_with([[0, 1], 1]))[0]
-    assert not weight_notes(config_with([0.5, 1]))
+    assert "mergekit takes the first" in weight_notes(config_with([[0, 1], 1]), NAMES)[0]
+    assert not weight_notes(config_with([0.5, 1]), NAMES)
 
 
 @pytest.mark.parametrize(

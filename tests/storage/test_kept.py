@@ -1,4 +1,4 @@
-"""What is kept is read under its key and undamaged, and else made anew, equal to a fresh one."""
+"""What is kept is read under its key and undamaged, and else computed again, equal to a fresh one."""
 
 import shutil
 import tempfile
@@ -64,7 +64,9 @@ def test_another_key_makes_it_anew_and_the_same_reads_it(name, first, second):
         assert place.keep(second) == content(second)
         assert place.made == 1 + (first != second)
         others = [word for word in second if first[word] != second[word]]
-        assert place.said == ([f"{place.path}: is made of other {' and '.join(others)}; made anew"] if others else [])
+        assert place.said == (
+            [f"{place.path}: is made of other {' and '.join(others)}; computed again"] if others else []
+        )
 
 
 @quick
@@ -79,7 +81,7 @@ def test_a_flipped_byte_makes_it_anew(name, number, flip):
         file.write_bytes(data)
         assert place.keep(key, accept_unkeyed=True) == content(key)
         assert place.made == 2
-        assert place.said == [f"{place.path}: is damaged; made anew"]
+        assert place.said == [f"{place.path}: is damaged; computed again"]
 
 
 @quick
@@ -94,6 +96,37 @@ def test_a_damaged_key_makes_it_anew(name, cut, accept):
         assert place.made == 2
 
 
+@pytest.mark.parametrize(
+    "note", ["", "{}", "[]", "null", "3", '{"key": {}}', '{"sha256": "0"}', '{"key": [], "sha256": "0"}']
+)
+@pytest.mark.parametrize("accept", [True, False])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_key_file_of_other_content_is_damage(tmp_path, name, accept, note):
+    place, key = Place(tmp_path, name), {"experts": "a"}
+    place.keep(key)
+    key_file(place.path).write_text(note)
+    assert place.keep(key, accept_unkeyed=accept) == content(key)
+    assert place.made == 2
+    assert "computed again" in place.said[0]
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, IndexError, AttributeError, ValueError, OSError])
+def test_what_cannot_be_read_is_damage(tmp_path, error):
+    place, key = Place(tmp_path, "result.txt"), {"experts": "a"}
+    place.keep(key)
+    right, calls = place.read, []
+
+    def read(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise error("of another form")
+        return right(path)
+
+    place.read = read
+    assert place.keep(key) == content(key)
+    assert place.made == 2
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_what_version_0_1_0_kept_is_taken_where_it_is_accepted(tmp_path, name):
     place, key = Place(tmp_path, name), {"experts": "a"}
@@ -101,7 +134,7 @@ def test_what_version_0_1_0_kept_is_taken_where_it_is_accepted(tmp_path, name):
     assert place.keep(key, accept_unkeyed=True) == content({"experts": "old"})
     assert place.said == [f"{place.path}: has no key, as version 0.1.0 kept it; taken as it is"]
     assert place.keep(key) == content(key)
-    assert place.said[1:] == [f"{place.path}: has no key; made anew"]
+    assert place.said[1:] == [f"{place.path}: has no key; computed again"]
 
 
 def test_what_the_reader_does_not_know_is_not_compared(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from adamerge.transforms import Doge
+from adamerge.transforms import Doge, Wudi
 from adamerge.transforms.doge_fit import (
     complement,
     fit,
@@ -185,3 +185,15 @@ BAD = {
 def test_bad_options_are_named(key):
     with pytest.raises(ConfigError, match=key):
         Doge(**{key: BAD[key]})
+
+
+@pytest.mark.parametrize("make", [Doge, Wudi], ids=lambda make: make.__name__)
+def test_a_task_vector_of_rounding_alone_counts_as_zero(make):
+    """Its direction is noise, and a method that divides by norms would add it at full size."""
+    draw = torch.Generator().manual_seed(0)
+    stack = torch.randn(3, 8, 12, generator=draw)
+    noise, zero = stack.clone(), stack.clone()
+    noise[1] *= 1e-8
+    zero[1] = 0
+    found, expected = (make().plan(lambda s=s: iter([("w", s)]))("w", s).sum(0) for s in (noise, zero))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,100 @@
+"""Signs of a wrong base in the task vectors: a component that experts share, or one expert far larger than the others.
+
+    gram[d][j, k] = Σ over the parameters p of depth d of ⟨τⱼ[p], τₖ[p]⟩
+
+Task vectors of one base and different tasks are nearly orthogonal. Experts of another base B' have τₖ = (B' − B) + uₖ,
+and B' − B (an instruction tuning, another version) is mostly larger than uₖ: cosines are near 1 at every depth.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+
+import torch
+from torch import Tensor
+
+PAIR = 0.75
+"""Cosine of two task vectors, median over depths, above which they have most in common. Measured in good pools: at most
+0.06 (eight text classifiers), 0.03 (five LoRA experts), 0.52 (images upright and occluded). With a base that is wrong
+by a random shift of 5 % of the weights' standard deviation, the text classifiers have 0.87 to 0.92."""
+
+ALL = 0.5
+"""The same for the mean over all pairs of three or more experts; measured 0.01, 0.01 and 0.13, and 0.60 with a shift of
+2 %, which has the size of the task vectors."""
+
+FAR = 5.0
+"""Ratio of an expert's relative size to the median of the others above which it is out of proportion; measured in the
+same pools: at most 2.2."""
+
+NEAR = 0.01
+"""The same ratio below which an expert hardly differs from the base."""
+
+
+def depth_of(name: str) -> str:
+    """Return the block of a parameter: its name up to the first number; without a number, its first part.
+
+    Example:
+        >>> depth_of("encoder.layer.3.output.dense.weight"), depth_of("embeddings.word.weight")
+        ('encoder.layer.3', 'embeddings')
+    """
+    parts = name.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdecimal()), 0)
+    return ".".join(parts[: number + 1])
+
+
+class Products:
+    """Sums of inner products of task vectors by depth.
+
+    Args:
+        tasks: Names of the experts, (K,).
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._tasks = tuple(tasks)
+        self._grams: dict[str, Tensor] = {}
+
+    def add(self, name: str, differences: Tensor) -> None:
+        """Add a piece of a parameter's task vectors, (K, n)."""
+        count = len(self._tasks)
+        gram = self._grams.setdefault(depth_of(name), torch.zeros(count, count, dtype=torch.float64))
+        gram += (differences @ differences.T).double()
+
+    def cosines(self) -> dict[tuple[str, str], float]:
+        """Return the cosine of each pair of experts, median over the depths at which both differ from the base."""
+        found = torch.stack([_cosines(gram) for gram in self._grams.values()]) if self._grams else torch.empty(0)
+        pairs = [(j, k) for k in range(len(self._tasks)) for j in range(k)]
+        seen = {(j, k): [value for value in found[:, j, k].tolist() if value == value] for j, k in pairs}
+        return {(self._tasks[j], self._tasks[k]): median(values) for (j, k), values in seen.items() if values}
+
+
+def _cosines(gram: Tensor) -> Tensor:
+    """Cosines (K, K) from inner products; not a number where one of the two is zero."""
+    norms = gram.diagonal().sqrt()
+    return gram / torch.outer(norms, norms)
+
+
+def alike(cosines: Mapping[tuple[str, str], float]) -> list[tuple[list[str], float]]:
+    """Find experts with a large common component: all of them, or groups; return each group with its mean cosine.
+
+    Example:
+        >>> alike({("a", "b"): 0.875, ("a", "c"): 0.125, ("b", "c"): 0.0})
+        [(['a', 'b'], 0.875)]
+    """
+    if len(cosines) > 2 and fmean(cosines.values()) > ALL:
+        return [([*dict.fromkeys(task for pair in cosines for task in pair)], fmean(cosines.values()))]
+    groups: list[list[str]] = []
+    for pair in (pair for pair, cosine in cosines.items() if cosine > PAIR):
+        met = [group for group in groups if set(group) & set(pair)]
+        joined = dict.fromkeys([*(task for group in met for task in group), *pair])
+        groups = [*(group for group in groups if group not in met), list(joined)]
+    return [(group, fmean(c for pair, c in cosines.items() if set(pair) <= set(group))) for group in groups]
+
+
+def ratios(sizes: Mapping[str, float]) -> dict[str, float]:
+    """Divide each expert's size by the median of the others that are not 0; 1 without others.
+
+    Example:
+        >>> ratios({"a": 0.125, "b": 0.125, "c": 2.0})["c"]
+        16.0
+    """
+    others = {task: [size for name, size in sizes.items() if name != task and size > 0] for task in sizes}
+    return {task: size / median(others[task]) if others[task] else 1.0 for task, size in sizes.items()}

@@ -1,0 +1,112 @@
+"""Experts that are a base plus a change per tensor: LoRA factors or whole tensors, dense only when they are read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from adamerge.storage.digest import FileDigest, digest_of_json
+from adamerge.storage.weights import Header, Weights
+
+
+class LowRank(NamedTuple):
+    """The change of one tensor, seen as a matrix (R, M): scale · left @ right.
+
+    Attributes:
+        left: (R, r).
+        right: (r, M).
+        scale: α/r, or α/√r of rsLoRA.
+    """
+
+    left: Tensor
+    right: Tensor
+    scale: float
+
+    def dense(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the change in the tensor's own shape."""
+        return (self.left.to(dtype) @ self.right.to(dtype)).mul_(self.scale).reshape(shape)
+
+
+Dense: TypeAlias = Callable[[Tensor], Tensor]
+"""The base's tensor → the expert's tensor, for changes that have no factors."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter makes of one tensor of the base; exactly one of the two is given.
+
+    Attributes:
+        low_rank: Maps nothing to the factors, which are read from their file when they are needed.
+        dense: Computes the expert's tensor from the base's.
+    """
+
+    low_rank: Callable[[], LowRank] | None = None
+    dense: Dense | None = None
+
+
+class Adapted(Weights):
+    """A base with an adapter: tensors without a change are the base's own.
+
+    Changed tensors are computed in fp32, or in the base's dtype if that has more digits; their headers have the dtype
+    of the base, in which they are written.
+
+    Args:
+        base: The base's weights under the names of the expert's module.
+        changes: The change per tensor.
+        own: Tensors that the adapter brings in whole, for example a head.
+        files: The adapter's files.
+        settings: What else the tensors depend on (scales), for their digest.
+    """
+
+    def __init__(
+        self,
+        base: Weights,
+        changes: Mapping[str, Change],
+        own: Mapping[str, Tensor],
+        files: tuple[Path, ...] = (),
+        settings: object = None,
+    ) -> None:
+        self._base, self._changes, self._own = base, dict(changes), dict(own)
+        self._files = {file: FileDigest(file) for file in files}
+        self._settings = settings
+        self._headers = {**base.headers, **{n: Header(t.shape, t.dtype) for n, t in own.items()}}
+
+    @property
+    @override
+    def headers(self) -> Mapping[str, Header]:
+        return self._headers
+
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        return self._files
+
+    def change(self, name: str) -> Change | None:
+        """Return the change of one tensor of the base; None if the adapter does not touch it."""
+        return self._changes.get(name)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The tensors of the base that the adapter changes."""
+        return tuple(self._changes)
+
+    @override
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._own:
+            return self._own[name]
+        base, change = self._base[name], self._changes.get(name)
+        if change is None:
+            return base
+        dtype = torch.promote_types(base.dtype, torch.float32)
+        if change.dense is not None:
+            return change.dense(base.to(dtype))
+        assert change.low_rank is not None
+        return change.low_rank().dense(base.shape, dtype).add_(base.to(dtype))
+
+    @override
+    def digest(self) -> str:
+        return digest_of_json([self._base.digest(), super().digest(), self._settings])

@@ -1,0 +1,137 @@
+"""How much of a merge is left after it was rounded to the dtype on disk."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.rounding import RoundingMode
+from adamerge.merging.task_vectors import as_matrix
+from adamerge.types import Coefficients
+
+ENOUGH = 0.9
+"""Shares below this are warned about."""
+
+
+@dataclass(frozen=True)
+class Surviving:
+    """Share of what was merged in that is left in the written file.
+
+        share = ⟨written − centre, merged − centre⟩ / ‖merged − centre‖²,
+
+    which is a sum over experts k and groups g, since merged − centre = Σ C[g, k]·τₖ: the share of an expert, or of a
+    group, has the terms of that expert, or group, alone in numerator and denominator. 1 is everything, 0 nothing;
+    a task vector that moves others' numbers over a rounding step may have more than 1.
+
+    Attributes:
+        written: ⟨written − centre, C[g, k]·τₖ⟩ by group and expert, fp64, (G, K).
+        merged: ⟨merged − centre, C[g, k]·τₖ⟩, fp64, (G, K).
+        groups: Names of the groups.
+        experts: Names of the experts.
+        dtypes: The dtypes of fewer than 32 bits that were rounded to; numbers in others are not counted.
+    """
+
+    written: Tensor
+    merged: Tensor
+    groups: tuple[str, ...]
+    experts: tuple[str, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @property
+    def share(self) -> float | None:
+        """The share of everything that was merged in; None where nothing was rounded or nothing merged in."""
+        return _ratio(self.written.sum(), self.merged.sum())
+
+    def by_expert(self) -> dict[str, float | None]:
+        """The share of each task vector."""
+        return _ratios(self.experts, self.written.sum(0), self.merged.sum(0))
+
+    def by_group(self) -> dict[str, float | None]:
+        """The share of each group."""
+        return _ratios(self.groups, self.written.sum(1), self.merged.sum(1))
+
+    def as_json(self) -> dict[str, object]:
+        """Return the share of everything, of each task vector and of each group."""
+        return {"all": self.share, "experts": self.by_expert(), "groups": self.by_group()}
+
+    def lines(self, mode: RoundingMode) -> Iterator[str]:
+        """Describe the share and the smallest ones in it, and warn where little is left.
+
+        Args:
+            mode: How was rounded.
+        """
+        if self.share is not None:
+            least = _least("expert", self.by_expert()) + _least("group", self.by_group())
+            yield f"rounded to {self._words} ({mode}): {self.share:.3f} of what was merged in is left{least}"
+        if warning := self.warning(mode):
+            yield f"warning: {warning}"
+
+    def warning(self, mode: RoundingMode) -> str | None:
+        """Say which task vectors lost more than a tenth, and what to do; None if none did."""
+        shares = {"everything": self.share, **self.by_expert()}
+        low = [f"{name}: {share:.3f}" for name, share in shares.items() if share is not None and share < ENOUGH]
+        if not low:
+            return None
+        way_out = "out_dtype: float32" if mode == "stochastic" else "rounding: stochastic, or out_dtype: float32"
+        return (
+            f"rounding to {self._words} removed more than {100 * (1 - ENOUGH):.0f} % of what was merged in; left are "
+            f"{', '.join(low)}. Set {way_out}."
+        )
+
+    @property
+    def _words(self) -> str:
+        return " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+
+
+class SurvivingShare:
+    """Measure the surviving share while parameters are written, one at a time.
+
+    Args:
+        model: Task vectors, their centre and grouping.
+        coefficients: C, (G, K).
+    """
+
+    def __init__(self, model: MergedModel, coefficients: Coefficients) -> None:
+        self._model, self._coefficients = model, coefficients.detach().cpu().double()
+        self._written, self._merged = torch.zeros_like(self._coefficients), torch.zeros_like(self._coefficients)
+        self._dtypes: dict[torch.dtype, None] = {}
+
+    def add(self, name: str, merged: Tensor, written: Tensor) -> None:
+        """Add one parameter, given its exact and its rounded values; it counts if it was rounded below 32 bits."""
+        vectors = self._model.vectors
+        if name not in vectors.shapes or not self._model.rounding.loses(name):
+            return
+        self._dtypes[written.dtype] = None
+        groups = self._model.grouping.rows[name].cpu()
+        centre, both = as_matrix(vectors.centre(name)), [as_matrix(written), as_matrix(merged)]
+        for _, rows, columns, stack in vectors.tiles([(name,)]):
+            origin = centre[rows, columns].double().cpu()
+            moved = torch.stack([values[rows, columns].double() - origin for values in both]).to(stack)  # (2, r, m)
+            products = torch.einsum("drm,krm->drk", moved, stack).double().cpu()  # (2, r, K)
+            index = groups[rows] if len(groups) > 1 else groups.expand(products.shape[1])
+            for total, part in zip((self._written, self._merged), products, strict=True):
+                total.index_add_(0, index, part * self._coefficients[index])
+
+    def found(self) -> Surviving:
+        """Return the shares of all parameters that were added."""
+        groups, experts = self._model.grouping.groups, self._model.vectors.experts
+        return Surviving(self._written, self._merged, groups, experts, tuple(self._dtypes))
+
+
+def _ratio(written: Tensor, merged: Tensor) -> float | None:
+    return (written / merged).item() if merged != 0 else None
+
+
+def _ratios(names: tuple[str, ...], written: Tensor, merged: Tensor) -> dict[str, float | None]:
+    return {name: _ratio(*pair) for name, *pair in zip(names, written, merged, strict=True)}
+
+
+def _least(kind: str, shares: Mapping[str, float | None]) -> str:
+    """Name the expert or group with the smallest share, if there is more than one."""
+    known = {name: share for name, share in shares.items() if share is not None}
+    if len(known) < 2:
+        return ""
+    name = min(known, key=lambda one: known[one])
+    return f"; least of {kind} {name}: {known[name]:.3f}"

@@ -1,0 +1,110 @@
+"""The surviving share against its definition, and what rounding does to merges of 16-bit experts."""
+
+import pytest
+import torch
+from torch import nn
+
+from adamerge.experts.from_modules import from_modules
+from adamerge.merging.execution import execution_of
+from adamerge.merging.grouping import tensor_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.merging.rounding import Rounding, rounding_of
+from adamerge.results.backbone import exact_parameters
+from adamerge.results.surviving import SurvivingShare
+
+SIZE = 256
+
+
+def layers(seed, dtype=torch.bfloat16):
+    """Two linear layers with weights of the size that transformers have."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(SIZE, SIZE, bias=False), nn.Linear(SIZE, 8))
+    for parameter in module.parameters():
+        parameter.data.normal_(0, 0.02)
+    return module.to(dtype)
+
+
+def moved(module, seed, steps):
+    """The module with every number moved by that many representable ones, up or down: a short fine-tuning in bf16."""
+    expert = layers(0)
+    generator = torch.Generator().manual_seed(seed)
+    for own, parameter in zip(expert.parameters(), module.parameters(), strict=True):
+        sizes = steps[torch.randint(len(steps), own.shape, generator=generator)]
+        sign = 1 - 2 * torch.randint(2, own.shape, generator=generator)
+        own.data = (parameter.data.view(torch.int16) + (sizes * sign).short()).view(torch.bfloat16)
+    return expert
+
+
+def model_of(base, experts, mode="nearest", dtype=None):
+    found = from_modules(base, experts)
+    vectors = task_vectors(found, found.shared, resident=False)
+    return MergedModel(found, vectors, tensor_wise(found.shared), rounding_of(found, dtype, mode))
+
+
+def survived(model, coefficients):
+    share = SurvivingShare(model, coefficients)
+    written = dict(exact_parameters(model, coefficients, share))
+    return share.found(), written
+
+
+def test_shares_are_those_of_the_definition():
+    base, experts = layers(0, torch.float32), {"a": layers(1, torch.float32), "b": layers(2, torch.float32)}
+    model = model_of(base, experts, dtype=torch.bfloat16)
+    coefficients = torch.tensor([[0.3, 0.01], [0.2, 0.4], [0.0, 0.0]])
+    found, written = survived(model, coefficients)
+    above, below = torch.zeros(3, 2, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    for g, (name, centre) in enumerate(base.named_parameters()):
+        centre = centre.detach().double()
+        terms = [
+            c * (e.get_parameter(name).detach().double() - centre)
+            for c, e in zip(coefficients[g].double(), experts.values(), strict=True)
+        ]
+        merged = centre + sum(terms)
+        for k, term in enumerate(terms):
+            above[g, k] = ((written[name].double() - centre) * term).sum()
+            below[g, k] = ((merged - centre) * term).sum()
+    torch.testing.assert_close(found.written, above, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(found.merged, below, rtol=1e-4, atol=1e-8)
+    assert found.share == pytest.approx((above.sum() / below.sum()).item(), rel=1e-4)
+    assert found.by_expert()["b"] == pytest.approx((above[:, 1].sum() / below[:, 1].sum()).item(), rel=1e-4)
+    assert found.by_group()["1.bias"] is None
+
+
+@pytest.mark.parametrize(("coefficient", "low", "high"), [(0.3, 0.0, 0.15), (0.45, 0.0, 0.2), (0.55, 0.8, 1.0)])
+def test_coefficients_of_16_bit_experts_act_as_a_switch(coefficient, low, high):
+    base = layers(0)
+    expert = moved(base, 1, torch.tensor([1] * 19 + [2]))
+    model = model_of(base, {"a": expert})
+    found, _ = survived(model, torch.full((3, 1), coefficient))
+    part_of_task_vector = found.share * coefficient
+    assert low <= part_of_task_vector <= high
+    assert (found.share < 0.9) == any("warning" in line for line in found.lines("nearest"))
+
+
+@pytest.mark.parametrize("coefficient", [0.1, 0.3, 0.45, 0.55])
+def test_random_rounding_keeps_the_change(coefficient):
+    base = layers(0)
+    experts = {"a": moved(base, 1, torch.tensor([0, 1, 1, 2])), "b": moved(base, 2, torch.tensor([0, 1, 3]))}
+    found, written = survived(model_of(base, experts, "stochastic"), torch.full((3, 2), coefficient))
+    assert 0.98 <= found.share <= 1.02
+    again = survived(model_of(base, experts, "stochastic"), torch.full((3, 2), coefficient))[1]
+    assert all(torch.equal(written[name], again[name]) for name in written)
+
+
+def test_nothing_is_said_where_nothing_is_rounded():
+    model = model_of(layers(0, torch.float32), {"a": layers(1, torch.float32)})
+    found, _ = survived(model, torch.full((3, 1), 0.3))
+    assert found.share is None
+    assert list(found.lines("nearest")) == []
+
+
+def test_a_run_without_gradient_is_of_the_model_as_written():
+    base = layers(0)
+    model = model_of(base, {"a": moved(base, 1, torch.tensor([1]))})
+    coefficients = torch.full((3, 1), 0.3)
+    with execution_of(model).at(coefficients) as merged:
+        for name, parameter in base.named_parameters():
+            assert torch.equal(merged.parameter(name), parameter.float())
+    free = MergedModel(model.experts, model.vectors, model.grouping, Rounding())
+    with execution_of(free).at(coefficients) as merged:
+        assert not torch.equal(merged.parameter("0.weight"), base[0].weight.float())

@@ -1,0 +1,102 @@
+"""What is valid but perhaps not intended is said, in check, in fit and in Python."""
+
+import warnings
+
+import pytest
+import torch
+from support.families import configuration, write
+
+from adamerge import Expert, Merge
+from adamerge.runs.learning_settings import learning_notes
+from adamerge.runs.read_config import merge_config
+
+NAMES = ["emb.weight", "h.0.attn.weight", "h.0.mlp.weight", "h.1.attn.weight", "h.1.mlp.weight", "norm.weight"]
+
+
+def notes(*weights, **settings):
+    models = [{"model": f"m{i}", "parameters": {"weight": weight}} for i, weight in enumerate(weights)]
+    config = {"base_model": "base", "models": models, "method": "task_arithmetic", "grouping": "tensor", **settings}
+    return learning_notes(merge_config(config), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ([{"filter": "atn", "value": 0.1}, {"value": 0.5}], "filter 'atn' is part of no merged parameter's name"),
+        ([{"filter": "classifier", "value": 0.1}], "filter 'classifier' is part of no merged parameter's name"),
+        ([{"filter": "h.2.", "value": [0, 1]}], "filter 'h.2.' is part of no merged parameter's name"),
+        ([{"value": 0.5}, {"filter": "attn", "value": 0.1}], "filter 'attn' matches is matched by an earlier entry"),
+        ([{"filter": "*", "value": 0.5}, {"value": 0.1}], "the entry without filter matches is matched"),
+        ([{"filter": "h.0", "value": 0.5}, {"filter": "h.0.mlp", "value": 0.1}], "filter 'h.0.mlp' matches is matched"),
+    ],
+)
+def test_a_filter_that_gives_no_start_is_said(weight, words):
+    said = [note for note in notes(weight, 0.3) if "gradient" not in note and "list of weights" not in note]
+    assert len(said) == 1
+    assert said[0].startswith("note: models: m0: parameters.weight: ")
+    assert words in said[0]
+    assert "is not used" in said[0]
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [0.5, None, [0.1, 0.2], [{"filter": "attn", "value": 0.1}, {"filter": "mlp", "value": 0.2}, {"value": 0.3}]],
+)
+def test_filters_that_apply_need_no_note(weight):
+    assert not [note for note in notes(weight, 0.3) if "filter" in note]
+
+
+SETS = [
+    ("Box", (0.5, 1.5), 6, "0.5, 1.5"),
+    ("Box", (-0.5, 0.5), 6, "-0.5, 0.5"),
+    ("Box", (0.5, [{"filter": "mlp", "value": 7}]), 2, "0.5, 7"),
+    ("Simplex", (0.5, 0.6), 6, "0.5, 0.6"),
+    ("Simplex", (0.5, 0.5), 0, ""),
+    ("Box", (0.0, 1.0), 0, ""),
+    ("Unbounded", (-5, 9), 0, ""),
+]
+
+
+@pytest.mark.parametrize(("feasible", "weights", "groups", "values"), SETS)
+def test_a_start_outside_the_feasible_set_is_said(feasible, weights, groups, values):
+    said = [note for note in notes(*weights, feasible=feasible) if "outside" in note]
+    assert len(said) == (groups > 0)
+    for note in said:
+        assert f"parameters.weight of the models: the start of {groups} of 6 groups is outside {feasible}" in note
+        assert note.endswith(f": {values})")
+
+
+def test_a_start_of_all_experts_outside_the_feasible_set_is_said():
+    assert notes(None, None, feasible="Box", init=1.5) == [
+        "note: the start, 1.5, is outside Box(lower=0.0, upper=1.0); its nearest point is used"
+    ]
+
+
+def weighted(**changes):
+    config = configuration(feasible="Box", **changes)
+    config["models"][0]["parameters"] = {"weight": [{"filter": "nowhere", "value": 0.1}, {"value": 1.5}]}
+    return config
+
+
+@pytest.mark.parametrize("command", [("check",), ("fit", "--trainer.max_steps", "0", "--run_dir", "run")])
+def test_check_and_fit_say_it(family, main, command):
+    code, said, _ = main(*command, "--config", write(weighted()))
+    assert code == 0
+    assert "note: models: mood: parameters.weight: filter 'nowhere' is part of no merged parameter's name" in said
+    assert "groups is outside Box(lower=0.0, upper=1.0); its nearest point is used" in said
+
+
+def test_warnings_of_python_have_no_prefix():
+    def layer(value):
+        module = torch.nn.Linear(2, 2)
+        torch.nn.init.constant_(module.weight, value)
+        return module
+
+    weight = [{"filter": "nowhere", "value": 0.1}, {"value": 1.5}]
+    experts = [Expert(layer(1), task="a", parameters={"weight": weight}), Expert(layer(2), task="b")]
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        Merge(layer(0), experts, method="task_arithmetic", feasible="Box").learn()
+    said = [str(warning.message) for warning in caught]
+    assert any(line.startswith("models: a: parameters.weight: filter 'nowhere' is part of no") for line in said)
+    assert any(line.startswith("parameters.weight of the models: the start of ") for line in said)
+    assert not [line for line in said if line.startswith(("note:", "warning:"))]
