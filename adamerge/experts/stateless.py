@@ -46,7 +46,7 @@ class Stateless:
     Args:
         module: The module, put into eval mode; its parameters may be on the meta device.
         seed: Seed of the random numbers that every pass draws; None leaves the random state as it is.
-        written: Parameters that a pass changes; None finds them in the first pass, for which all are copied.
+        written: Parameters that a pass changes; None finds them in the first pass, during which copies are kept.
 
     Attributes:
         changed: Names of what passes changed in the module, its buffers and its parameters; all are restored.
@@ -76,8 +76,8 @@ class Stateless:
     ) -> Any:  # noqa: ANN401 - whatever the module returns
         """Run a forward pass.
 
-        The first pass runs on copies of all parameters and finds those that the module changes; later passes copy
-        these alone. If a pass multiplies a parameter by a number, the gradient is multiplied by it too.
+        The first pass finds the parameters that the module changes; later passes run on copies of these. If a pass
+        multiplies a parameter by a number, the gradient is multiplied by it too.
 
         Args:
             state: Parameters and buffers under the module's names; the module's own buffers are the default.
@@ -91,6 +91,30 @@ class Stateless:
             ConfigError: The pass changes a parameter in a way whose gradient is unknown, or one that the first pass
                 did not change.
         """
+        if self._written is None:
+            output = self._first(state, args, inputs)
+            if not self._written:
+                return output
+        return self._pass(state, args, inputs)
+
+    def _first(self, state: Parameters, args: Sequence[object], inputs: Mapping[str, object] | None) -> Any:  # noqa: ANN401
+        """Run a pass to find the parameters that it changes, and restore them."""
+        own = {name: tensor for name, tensor in state.items() if name in self._parameters}
+        kept = {name: (_version(tensor), tensor.detach().clone()) for name, tensor in own.items()}
+        written: set[str] = set()
+        try:
+            output = self._pass(state, args, inputs)
+        finally:
+            for name, (version, copy) in kept.items():
+                if _version(own[name]) != version or not _equal(own[name], copy):
+                    written.add(name)
+                    with torch.no_grad():
+                        own[name].copy_(copy)
+        self._written = frozenset(written)
+        self.changed |= written
+        return output
+
+    def _pass(self, state: Parameters, args: Sequence[object], inputs: Mapping[str, object] | None) -> Any:  # noqa: ANN401
         given = self._copies(state)
         versions = {name: _version(tensor) for name, tensor in given.items()}
         with (
@@ -101,33 +125,28 @@ class Stateless:
         self.random |= drawn()
         self.changed.update(changed)
         touched = {n for n, tensor in given.items() if used[n] is not tensor or _version(tensor) != versions[n]}
-        self._account(state, given, touched)
+        self.changed |= touched
+        if self._written is not None:
+            self._account(state, given, touched)
         return output
 
     def _copies(self, state: Parameters) -> dict[str, Tensor]:
-        """Copy the buffers, and the parameters that a pass may change."""
+        """Copy the buffers, and the parameters that a pass changes."""
         buffers = dict(self._module.named_buffers())
         copied = {name: buffer.clone() for name, buffer in {**buffers, **state}.items() if name in buffers}
-        if self._written is None:
-            return {name: tensor.clone() for name, tensor in state.items()} | copied
-        return {**state, **copied, **{name: state[name].clone() for name in self._written & state.keys()}}
+        return {**state, **copied, **{name: state[name].clone() for name in (self._written or ()) if name in state}}
 
     def _account(self, state: Parameters, given: Parameters, touched: set[str]) -> None:
-        """Note what a pass changed, and correct the gradient of changed parameters."""
-        parameters = self._parameters & state.keys()
-        written = touched & parameters
-        if self._written is None:
-            written |= {name for name in parameters - touched if not _equal(state[name], given[name])}
-            self._written = frozenset(written)
-        new = sorted(written - self._written)
+        """Correct the gradient of parameters that a pass changed; refuse any that the first one did not change."""
+        written = self._written or frozenset()
+        new = sorted((touched & self._parameters & state.keys()) - written)
         if new:
             raise ConfigError(
                 f"{type(self._module).__name__}: expected a forward pass that leaves its parameters as they are, or "
                 f"changes the same ones in every pass, but this pass changed {', '.join(new[:3])} in place, which the "
                 "first pass did not. Change the module so that it works on copies."
             )
-        self.changed |= touched | written
-        for name in sorted(self._written & state.keys()):
+        for name in sorted(written & state.keys()):
             if given[name].requires_grad:
                 _scale_gradient(type(self._module).__name__, name, state[name].detach(), given[name])
 
