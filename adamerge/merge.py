@@ -39,7 +39,7 @@ from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.runs.settle_rows import settled
 from adamerge.storage.kept import Keeper
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,8 @@ class Merge:
     Args:
         base_model: Directory or hub id of the base; or a module, or a state dict.
         models: The experts in a list, or by the name of their task.
-        processor: Tokenizer or image processor for rows that are not tensors; by default the one saved with the base.
+        processor: Tokenizer or image processor for rows that are not tensors, one for all or a dict by task; by
+            default the one saved with each expert, else the base's.
         allow_code: Import classes outside torch, Lightning and adamerge that settings name by import path, which runs
             their code. Classes and objects of Python need no permission.
         settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
@@ -133,12 +134,13 @@ class Merge:
         base_model: Model,
         models: Pool,
         *,
-        processor: Processor | None = None,
+        processor: Processor | Mapping[str, Processor] | None = None,
         allow_code: bool = False,
         **settings: object,
     ) -> None:
         check_model(base_model, "base_model")
-        check_processor(processor)
+        for one in processor.values() if isinstance(processor, Mapping) else (processor,):
+            check_processor(one)
         self._memory, self._processor = InMemory(), processor
         base, notes = self._memory.take_model(base_model), list[str]()
         keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
@@ -163,7 +165,7 @@ class Merge:
         learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
         opened, description, notes = self._open()
         _say(description, out)
-        _say(notes, out) if console else _warn(notes)
+        _say(notes, out) if console else _warn(note for note in notes if not isinstance(note, Fact))
         folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
         removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
         try:
@@ -211,7 +213,7 @@ class Merge:
         inspection = inspect_weights(experts)
         check_task_vectors(config, experts, inspection.changed)
         check_start(config, inspection.changed)
-        data = load_data(config, experts, processor=self._processor)
+        data = load_data(config, experts, processors=_by_task(self._processor, config.names))
         check_layers(config.objective, experts, data)
         data = settled(config, experts, inspection.changed, data)
         notes = [*experts.warnings, *inspection.warnings, *data.notes, *learning_notes(config, inspection.changed)]
@@ -228,6 +230,13 @@ class Merge:
         model = self._memory.take_model(keys["model"], task)  # pyright: ignore[reportArgumentType]
         rows = {key: self._memory.take_rows(keys[key], task, key) for key in ROWS if key in keys}  # pyright: ignore
         return {**keys, **rows, "model": model, **({"task": task} if model == IN_MEMORY else {})}
+
+
+def _by_task(
+    processor: Processor | Mapping[str, Processor] | None, tasks: Sequence[str]
+) -> Mapping[str, Processor] | None:
+    """Processors by task, where one was given for all."""
+    return processor if processor is None or isinstance(processor, Mapping) else dict.fromkeys(tasks, processor)
 
 
 def _listed(models: object) -> list[Expert | Mapping[str, object]]:

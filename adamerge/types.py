@@ -22,6 +22,10 @@ Parameters: TypeAlias = Mapping[str, Tensor]
 """Parameters or gradients per parameter name in the module."""
 
 
+class Fact(str):
+    """A line for the user on how something is read, which is printed but no reason for a warning."""
+
+
 class ConfigError(ValueError):
     """A key, path, value or combination of values that the user wrote cannot be used.
 

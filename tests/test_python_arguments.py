@@ -26,7 +26,7 @@ from adamerge.objectives import Sum
 from adamerge.transforms import Dare, Doge, Fisher, Lines, Ties, Wudi
 
 LINE = nn.Linear(1, 1)
-NO_MODEL = (None, 3, 2.5, True, [], {}, b"base", "", {"w": 1.0}, {1: torch.ones(1)}, nn.Linear, object(), torch.ones(2))
+NO_MODEL = (None, 3, 2.5, True, [], {}, b"base", "", {"w": 1.0}, {1: torch.ones(1)}, nn.Linear, 1j, torch.ones(2))
 
 
 def one(expert="news"):

@@ -23,7 +23,7 @@ def test_what_is_imported_is_declared():
     declared = {canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]}
     owners = packages_distributions()
     imported = {name for path in (ROOT / "adamerge").rglob("*.py") for name in imports(path)}
-    foreign = imported - sys.stdlib_module_names - {"adamerge"}
+    foreign = imported - sys.stdlib_module_names - {"adamerge", "_typeshed"}  # the last is for type checkers alone
     assert {"torch", "yaml"} <= foreign
     undeclared = {name for name in foreign if declared.isdisjoint(map(canonicalize_name, owners.get(name, [name])))}
     assert not undeclared
@@ -66,6 +66,14 @@ def test_pinned_versions_of_ci_are_allowed():
         wanted = Requirement(line)
         if wanted.name in pins:
             assert next(iter(pins[wanted.name].specifier)).version in wanted.specifier, line
+
+
+def test_withdrawn_releases_are_not_allowed():
+    (lightning,) = (Requirement(line) for line in PROJECT["dependencies"] if line.startswith("pytorch-lightning"))
+    assert [version for version in ("2.6.1", "2.6.2", "2.6.3", "2.6.4") if version in lightning.specifier] == [
+        "2.6.1",
+        "2.6.4",
+    ]
 
 
 def test_hooks_use_the_linter_that_ci_uses():

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import GenerationConfig
@@ -12,6 +13,7 @@ from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
 from adamerge.data.settings import PseudoAnswers
 from adamerge.data.text_rows import Prompts
+from adamerge.data.turns import AnswerEnd, generation_config, generation_stops, until_the_end
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
@@ -65,7 +67,7 @@ def _kept_or_made(
     generation = _generation(model, task, prompts, how)
     if folder is None:
         return _made(model, task, prompts, generation, seed, size)
-    settings = [asdict(how), seed, size, generation.eos_token_id, str(model.vectors.dtype)]
+    settings = [asdict(how), seed, size, generation.eos_token_id, prompts.end.text, str(model.vectors.dtype)]
     key = key_of(digest_of_expert(model.experts.tasks[task]), {task: prompts}, settings, size)
 
     def write(path: Path) -> None:
@@ -91,6 +93,7 @@ def _made(
 ) -> list[list[int]]:
     answers: dict[int, list[int]] = {}
     device, expert = model.vectors.device, model.expert(task)
+    end = AnswerEnd(tuple(cast(list[int] | None, how.eos_token_id) or ()), prompts.end.text)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for batch in prompts.batches(size):
@@ -98,39 +101,26 @@ def _made(
             generated = expert.generate(batch.inputs, how)
             begin = 1 if prompts.start is not None else batch.inputs["input_ids"].shape[1]
             for row, tokens in zip(batch.rows.tolist(), generated[:, begin:].tolist(), strict=True):
-                answers[row] = _until_the_end(tokens, _ends(how))
+                answers[row] = until_the_end(prompts.tokenizer, tokens, end)
     return [answers[row] for row in range(len(prompts))]
 
 
 def _generation(model: MergedModel, task: str, prompts: Prompts, how: PseudoAnswers) -> GenerationConfig:
     """Combine the expert's special tokens with our generation options; its other generation settings are ignored."""
     expert = model.experts.tasks[task]
-    own = GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
-    if expert.checkpoint is not None and (expert.checkpoint.folder / "generation_config.json").exists():
-        own = GenerationConfig.from_pretrained(expert.checkpoint.folder)
+    own = generation_config(expert)
     drawing = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0} if how.sample else {}
     return GenerationConfig(
         max_new_tokens=how.max_new_tokens,
         do_sample=how.sample,
         num_beams=1,
         bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id if own.eos_token_id is not None else prompts.tokenizer.eos_token_id,
+        eos_token_id=list(dict.fromkeys([*generation_stops(expert), *prompts.end.tokens])) or None,
         pad_token_id=prompts.tokenizer.pad_token_id,
         decoder_start_token_id=prompts.start,
         forced_bos_token_id=own.forced_bos_token_id,
         **drawing,
     )
-
-
-def _ends(how: GenerationConfig) -> set[int]:
-    ends = how.eos_token_id
-    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
-
-
-def _until_the_end(tokens: Sequence[int], ends: set[int]) -> list[int]:
-    """Return the tokens up to and including the first end-of-text token; the rest is padding."""
-    length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
-    return list(tokens[:length])
 
 
 def _texts(prompts: Prompts, answers: Sequence[list[int]]) -> list[str]:

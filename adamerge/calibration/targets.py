@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -131,7 +132,8 @@ def _kept_or_made(
 ) -> dict[str, Tensor]:
     if folder is None:
         return _made(model, task, rows, settings)
-    for former in folder.glob(f"{task}.{'[0-9a-f]' * 16}.safetensors"):  # version 0.1.0 put keys into file names
+    name = f"{escape(task)}.{'[0-9a-f]' * 16}.safetensors"  # version 0.1.0 put keys into file names
+    for former in folder.glob(name):
         former.unlink()
     expert = digest_of_expert(model.experts.tasks[task])
     key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], settings.size)

@@ -21,7 +21,9 @@ from adamerge.data.language import (
 from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
-from adamerge.data.tokenize import check_padding, token_limit
+from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
+from adamerge.data.tokens import cut_note, special_tokens, spelling_note
+from adamerge.data.turns import answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 
@@ -40,11 +42,11 @@ class Chat(Modality):
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
     loads: ClassVar = "tokenizer"
+    files: ClassVar = TOKENIZER_FILES
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
-        columns = table.data.column_names
-        found = table.source.text not in columns and MESSAGES in columns
+        found = table.source.text not in table.columns and MESSAGES in table.columns
         return kind.language_model and (bool(table.source.messages) or found)
 
     @override
@@ -63,13 +65,17 @@ class Chat(Modality):
             _check_continues(table, kind)
             shown = [question(table, chat, i) for i, chat in enumerate(read_chats(table, tokenizer), 1)]
             prompts = [render(table, tokenizer, chat, i, answer_next=True) for i, chat in enumerate(shown, 1)]
-            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts, shown, room)
+            end, said = answer_end(table, expert, tokenizer, shown[0])
+            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts, shown, room, end)
+            said += _spelling_note(table, tokenizer, shown)
         else:
             check_measured(table, kind, encoding, completed=True)
             _check_continues(table, kind)
-            examples = _examples(table, tokenizer, encoding, limit)
+            chats = read_chats(table, tokenizer)
+            examples, said = _examples(table, tokenizer, chats, encoding, limit)
             rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
-        return Encoded(rows, found, notes)
+            said += _spelling_note(table, tokenizer, chats)
+        return Encoded(rows, found, (*said, *notes))
 
 
 def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Message]]:
@@ -88,22 +94,22 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
     column = cast(str, table.source.messages)
     if not tokenizer.chat_template:
         raise table.error(
-            "rows of chat messages need a chat template, but the base's tokenizer has no chat template. Copy "
-            "chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or use "
-            "rows of texts (key text)."
+            "rows of chat messages need a chat template, but neither the expert's tokenizer nor the base's has one. "
+            "Copy chat_template.jinja (or the tokenizer_config.json that contains it) from the fine-tuned model, or "
+            "use rows of texts (key text)."
         )
     chats: list[list[Message]] = []
     for number, messages in enumerate(table.values(column), 1):
         if not isinstance(messages, list) or not messages:
             raise table.error(
-                f"row {number} has no messages in {column!r}: expected a list such as "
+                f"{table.place(number - 1)} has no messages in {column!r}: expected a list such as "
                 f'[{{"role": "user", "content": "..."}}], found {reprlib.repr(messages)}. Correct or remove the row.'
             )
         for place, message in enumerate(messages, 1):
             problem = _problem(message)
             if problem:
                 raise table.error(
-                    f"row {number}: message {place} of {column!r} {problem}: expected a message such as "
+                    f"{table.place(number - 1)}: message {place} of {column!r} {problem}: expected a message such as "
                     '{"role": "user", "content": "..."}. Correct or remove the row.'
                 )
         chats.append([{key: value for key, value in message.items() if value is not None} for message in messages])
@@ -129,8 +135,8 @@ def question(table: Table, chat: Sequence[Message], number: int) -> Sequence[Mes
         end -= 1
     if not end:
         raise table.error(
-            f"row {number} has no prompt: expected at least one message before the answer, but all messages have the "
-            f"role {ASSISTANT!r}. Correct or remove the row."
+            f"{table.place(number - 1)} has no prompt: expected at least one message before the answer, but all "
+            f"messages have the role {ASSISTANT!r}. Correct or remove the row."
         )
     return chat[:end]
 
@@ -165,7 +171,8 @@ def render(
         )
     except (TemplateError, ValueError, TypeError) as error:
         raise table.error(
-            f"row {number}: the tokenizer's chat template rejects the messages ({error}). Correct or remove the row."
+            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({error}). Correct or "
+            "remove the row."
         ) from error
     return cast(list[int], ids)
 
@@ -192,9 +199,9 @@ def render_last_turn(
     """
     if chat[-1]["role"] != ASSISTANT:
         raise table.error(
-            f"row {number} ends with a message of {chat[-1]['role']!r}: with data.positions: completion the last "
-            f"message must have the role {ASSISTANT!r}. Correct the row, set data.positions: all, or let the experts "
-            "generate the answers (data.pseudo_answers)."
+            f"{table.place(number - 1)} ends with a message of {chat[-1]['role']!r}: with data.positions: completion "
+            f"the last message must have the role {ASSISTANT!r}. Correct the row, set data.positions: all, or let the "
+            "experts generate the answers (data.pseudo_answers)."
         )
     whole = render(table, tokenizer, chat, number)
     prompt = render(table, tokenizer, chat[:-1], number, answer_next=True) if len(chat) > 1 else []
@@ -202,15 +209,33 @@ def render_last_turn(
     return whole[:common], whole[common:]
 
 
-def _examples(table: Table, tokenizer: PreTrainedTokenizerBase, encoding: Encoding, limit: int) -> list[Example]:
+def _examples(
+    table: Table,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Sequence[Message]],
+    encoding: Encoding,
+    limit: int,
+) -> tuple[list[Example], tuple[str, ...]]:
+    """Render the chats and cut them at `limit` tokens; also return a note of how many were cut."""
     rows: list[Example] = []
-    for number, chat in enumerate(read_chats(table, tokenizer), 1):
+    for number, chat in enumerate(chats, 1):
         if encoding.positions == "completion":
-            prompt, turn = render_last_turn(table, tokenizer, chat, number)
+            rows.append(Example(*render_last_turn(table, tokenizer, chat, number)))
         else:
-            prompt, turn = render(table, tokenizer, chat, number), []
-        rows.append(Example(prompt[:limit], turn[: max(limit - len(prompt), 0)]))
-    return rows
+            rows.append(Example(render(table, tokenizer, chat, number), []))
+    long = [i for i, (prompt, turn) in enumerate(rows) if len(prompt) + len(turn) > limit]
+    cut = [Example(prompt[:limit], turn[: max(limit - len(prompt), 0)]) for prompt, turn in rows]
+    return cut, cut_note(table, "chats", long, len(rows), limit)
+
+
+def _spelling_note(
+    table: Table, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]
+) -> tuple[str, ...]:
+    """Note how many chats have a message that spells a special token, which the template does not tell from its own."""
+    words = special_tokens(tokenizer).values()
+    texts = [" ".join(str(message.get("content")) for message in chat) for chat in chats]
+    spelled = [i for i, text in enumerate(texts) if any(word in text for word in words)]
+    return spelling_note(table, "chats", spelled, len(chats))
 
 
 def _check_continues(table: Table, kind: ModelKind) -> None:

@@ -5,13 +5,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import datasets
 import torch
 from PIL import Image
 from torch import Tensor
 
 from adamerge.batch import Batch
-from adamerge.data.read_files import first_line
 from adamerge.data.tables import Table
 
 
@@ -52,7 +50,7 @@ def contents(table: Table, columns: Mapping[str, str]) -> Contents:
 
     Args:
         table: The rows.
-        columns: Names of the used columns by role.
+        columns: Names of the used columns by role; that of role image is decoded.
 
     Returns:
         One hash per row and role.
@@ -60,7 +58,7 @@ def contents(table: Table, columns: Mapping[str, str]) -> Contents:
     Raises:
         ConfigError: An image cannot be decoded; names its row and file.
     """
-    return Contents({role: _hashes(table, column) for role, column in columns.items()})
+    return Contents({role: _hashes(table, role, column) for role, column in columns.items()})
 
 
 def tensor_contents(rows: Sequence[Batch]) -> Contents:
@@ -77,28 +75,17 @@ def _hash_tensor(tensor: Tensor) -> bytes:
     return hashlib.sha256(header + stored.view(torch.uint8).numpy().tobytes()).digest()
 
 
-def _hashes(table: Table, column: str) -> list[bytes]:
-    if isinstance(table.data.features[column], datasets.Image):
-        return [_hash_image(table, column, row) for row in range(len(table))]
-    names = table.names(column)
+def _hashes(table: Table, role: str, column: str) -> list[bytes]:
+    if role == "image":
+        return [_hash_image(table.image(column, row)) for row in range(len(table))]
+    names = table.class_names(column)
     values = (names[v] if names and isinstance(v, int) and v >= 0 else v for v in table.values(column))
     return [
         hashlib.sha256(json.dumps(_stripped(value), sort_keys=True, default=str).encode()).digest() for value in values
     ]
 
 
-def _hash_image(table: Table, column: str, row: int) -> bytes:
-    stored = table.data.with_format("arrow")[row][column][0].as_py()
-    if stored is None:
-        raise table.error(f"row {row + 1} has no image in {column!r}. Add the image or remove the row.")
-    try:
-        image = datasets.Image().decode_example(stored)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        place = f" ({stored['path']})" if stored.get("path") else ""
-        raise table.error(
-            f"row {row + 1}{place} is not an image that can be read ({first_line(error)}). Replace the file or remove "
-            "the row."
-        ) from error
+def _hash_image(image: Image.Image) -> bytes:
     return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).digest()
 
 

@@ -1,6 +1,6 @@
 """Tables → encoded rows; the model and the columns select the modality."""
 
-from adamerge.data.chats import Chat
+from adamerge.data.chats import MESSAGES, Chat
 from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
@@ -9,41 +9,13 @@ from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text import Text
-from adamerge.data.tokenize import has_vocabulary
-from adamerge.experts.checkpoint import Checkpoint
+from adamerge.data.unread_images import check_images
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 from adamerge.types import ConfigError
 
 MODALITIES: tuple[Modality, ...] = (Images(), Chat(), Language(), Text())
 """All modalities; the first that fits is used."""
-
-
-def load_processor(checkpoint: Checkpoint, kind: ModelKind) -> Processor:
-    """Load the tokenizer or image processor that was saved with a checkpoint, whichever its model needs.
-
-    Args:
-        checkpoint: The base's checkpoint.
-        kind: The kind of its model.
-
-    Returns:
-        The tokenizer or image processor.
-
-    Raises:
-        ConfigError: It is missing or cannot be read, or no modality encodes the model's main input.
-    """
-    modality = _of_input(kind)[0]
-    try:
-        processor = modality.loader.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
-        if not has_vocabulary(checkpoint.folder, processor):
-            raise OSError(f"there is no vocabulary in {checkpoint.folder}")
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"{checkpoint.source}: expected the {modality.loads} of {kind.architecture} beside the weights, but "
-            f"transformers cannot load one ({reason}). Copy its files there from the fine-tuned model."
-        ) from error
-    return processor
 
 
 def encode(table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
@@ -63,13 +35,16 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
             or the model cannot be used.
     """
     modality = _modality(expert.kind, table)
-    table.require(list(modality.columns(table, encoding).values()))
+    columns = modality.columns(table, encoding)
+    table.require(list(columns.values()))
     if encoding.for_language_models and not expert.kind.language_model:
         raise ConfigError(
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
             f"{expert.kind.architecture} is not one. Remove both keys, or leave out this task's calibration."
         )
-    return modality.encode(table, expert, processor, encoding)
+    notes = () if isinstance(modality, Images) else check_images(table, expert, table.source.messages or MESSAGES)
+    found = modality.encode(table, expert, processor, encoding)
+    return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
 
 
 def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encoded:
@@ -97,11 +72,11 @@ def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encode
 
 
 def _modality(kind: ModelKind, table: Table) -> Modality:
-    return next(modality for modality in _of_input(kind) if modality.fits(kind, table))
+    return next(modality for modality in modalities_of(kind) if modality.fits(kind, table))
 
 
-def _of_input(kind: ModelKind) -> list[Modality]:
-    """List the modalities of a model's main input.
+def modalities_of(kind: ModelKind) -> list[Modality]:
+    """List the modalities of a model's main input; all of them load the same processor.
 
     Raises:
         ConfigError: No modality encodes it.

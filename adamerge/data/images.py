@@ -12,6 +12,7 @@ from typing_extensions import override
 from adamerge.data.contents import contents
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.pixels import CHANNELS, converted, image_notes
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
@@ -25,6 +26,7 @@ class Images(Modality):
     main_input: ClassVar = "pixel_values"
     loader: ClassVar = AutoImageProcessor
     loads: ClassVar = "image processor"
+    files: ClassVar = ("*processor_config.json",)
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
@@ -37,12 +39,13 @@ class Images(Modality):
 
     @override
     def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
-        table = table.with_images(table.source.image)
         found = contents(table, self.columns(table, encoding))
-        images = cast(ImageProcessingMixin, processor)
-        classes_by_token(expert.module, expert.kind, ImageRows(table, images, None).batch([0]).inputs, table.task)
-        labels, notes = labels_of(table, expert.kind, encoding)
-        return Encoded(ImageRows(table, images, labels), found, notes)
+        images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
+        notes = image_notes(table, table.source.image, CHANNELS[channels])
+        inputs = _tried(table, images, channels)
+        classes_by_token(expert.module, expert.kind, inputs, table.task)
+        labels, about = labels_of(table, expert.kind, encoding)
+        return Encoded(ImageRows(table, images, labels, channels), found, (*notes, *about))
 
 
 class ImageRows(Rows):
@@ -52,18 +55,58 @@ class ImageRows(Rows):
         table: Contains the images in the column that its source names.
         processor: Computes pixel values.
         labels: One per row, or None.
+        channels: Number of channels that the model reads.
     """
 
-    def __init__(self, table: Table, processor: ImageProcessingMixin, labels: Sequence[int] | None) -> None:
-        self._table, self._processor, self._labels = table, processor, labels
+    def __init__(
+        self, table: Table, processor: ImageProcessingMixin, labels: Sequence[int] | None, channels: int = 3
+    ) -> None:
+        self._table, self._processor, self._labels, self._channels = table, processor, labels, channels
 
     def __len__(self) -> int:
         return len(self._table)
 
     @override
     def padded(self, indices: Sequence[int]) -> Padded:
-        column = self._table.data[list(indices)][self._table.source.image]
-        images = [image.convert("RGB") for image in column]
+        column = self._table.source.image
+        images = [converted(self._table.image(column, row), CHANNELS[self._channels]) for row in indices]
         pixels = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")["pixel_values"]
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
         return Padded({"pixel_values": pixels}, None, labels)
+
+
+def _channels(table: Table, expert: Expert) -> int:
+    """Return the number of channels that the model reads.
+
+    Raises:
+        ConfigError: No image has as many.
+    """
+    config = getattr(expert.own_module, "config", None)
+    count = getattr(config, "num_channels", None) or getattr(getattr(config, "vision_config", None), "num_channels", 3)
+    if count not in CHANNELS:
+        known = ", ".join(map(str, CHANNELS))
+        raise table.error(
+            f"{expert.kind.architecture} reads images of {count} channels (num_channels of config.json), but images "
+            f"can be encoded with {known}. Leave out this task's calibration and evaluation, or use rows of tensors."
+        )
+    return int(count or 3)
+
+
+def _tried(table: Table, processor: ImageProcessingMixin, channels: int) -> Mapping[str, Tensor]:
+    """Process the first image.
+
+    Raises:
+        ConfigError: The image processor cannot process it, or returns another number of channels than the model reads.
+    """
+    advice = f"but the model reads {channels} (num_channels of config.json). Correct its image_mean, image_std or "
+    advice += "do_convert_rgb in preprocessor_config.json."
+    try:
+        inputs = ImageRows(table, processor, None, channels).batch([0]).inputs
+    except (ValueError, TypeError, IndexError) as error:
+        raise table.error(
+            f"row 1: the image processor cannot process an image of {channels} channels ({error}), {advice}"
+        ) from error
+    found = inputs["pixel_values"].shape
+    if len(found) == 4 and found[1] != channels:
+        raise table.error(f"row 1: the image processor returns images of {found[1]} channels, {advice}")
+    return inputs

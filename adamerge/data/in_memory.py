@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from adamerge.data.records import Arrow, Listed, Records
 from adamerge.data.rows import Rows, TensorRows
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import Table, load_table
@@ -41,7 +43,9 @@ _EXPECTED = (
 )
 
 
-def as_table(source: RowsLike, task: str, columns: DataSource = IN_MEMORY, seed: int = 0) -> Table:
+def as_table(
+    source: RowsLike, task: str, columns: DataSource = IN_MEMORY, seed: int = 0, rows: int | None = None
+) -> Table:
     """Convert rows that are not encoded yet to a table.
 
     Args:
@@ -50,6 +54,7 @@ def as_table(source: RowsLike, task: str, columns: DataSource = IN_MEMORY, seed:
         task: The task that the rows belong to.
         columns: Names of the columns and the number of rows to draw; ignored if `source` is a path or a `DataSource`.
         seed: Random seed of the rows that are drawn.
+        rows: Number of rows to draw of those; None keeps them all.
 
     Returns:
         The table.
@@ -62,15 +67,15 @@ def as_table(source: RowsLike, task: str, columns: DataSource = IN_MEMORY, seed:
         ['good', 'bad']
     """
     if isinstance(source, Table):
-        return source
+        return source.sample(rows, seed)
     if isinstance(source, str | os.PathLike):
         source = DataSource(os.fspath(source))
     if isinstance(source, DataSource):
-        return load_table(source, task, seed)
-    table = Table(_dataset(source, task), columns, task)
+        return load_table(source, task, seed, rows)
+    table = Table(_records(source, task), columns, task)
     if len(table) == 0:
         raise table.error("expected at least 1 row, found none.")
-    return table.sample(columns.rows, seed)
+    return table.sample(columns.rows, seed).sample(rows, seed)
 
 
 def holds_tensors(source: RowsLike) -> bool:
@@ -129,37 +134,42 @@ def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
     return TensorRows(columns, labels, positions)
 
 
-def _dataset(source: object, task: str) -> datasets.Dataset:
+def _records(source: object, task: str) -> Records:
     if isinstance(source, datasets.Dataset):
-        return source
+        return Arrow(source)
     if isinstance(source, Mapping) and all(isinstance(column, Sequence) for column in source.values()):
-        return _from_columns(dict(source), task)
+        return _of_columns(dict(source), task)
     if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
         names = dict.fromkeys(name for row in source for name in row)
-        return _from_columns({name: [row.get(name) for row in source] for name in names}, task)
+        return _listed({name: [row.get(name) for row in source] for name in names})
     for kind, column in ((str, IN_MEMORY.text), (Image.Image, IN_MEMORY.image)):
         if isinstance(source, Sequence) and all(isinstance(row, kind) for row in source):
-            return _from_columns({column: list(source)}, task)
+            return _listed({column: source})
     found = type(source).__name__
     if isinstance(source, Sequence):
         found += " of " + ", ".join(dict.fromkeys(type(row).__name__ for row in source))
     raise ConfigError(f"{task}: expected rows as {_EXPECTED}, found {found}. Convert them to one of these.")
 
 
-def _from_columns(columns: Mapping[str, Sequence[object]], task: str) -> datasets.Dataset:
+def _of_columns(columns: Mapping[str, Sequence[object]], task: str) -> Listed:
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise ConfigError(
             f"{task}: expected columns of one length, found the lengths {counts}. Give every column the same number of "
             "rows."
         )
-    try:
-        return datasets.Dataset.from_dict({name: list(column) for name, column in columns.items()})
-    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors are these
-        raise ConfigError(
-            f"{task}: expected one type of value per column, found several ({error}). Convert the values of that "
-            "column."
-        ) from error
+    return _listed(columns)
+
+
+def _listed(columns: Mapping[str, Sequence[object]]) -> Listed:
+    return Listed({name: [_plain(value) for value in column] for name, column in columns.items()})
+
+
+def _plain(value: object) -> object:
+    """Return numbers of numpy as those of Python, and tuples as lists; other values are unchanged."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _columns(source: object, expert: Expert) -> dict[str, Tensor]:

@@ -61,7 +61,7 @@ def input_names(table: Table, module: nn.Module, used: Sequence[str]) -> list[st
         module: The model.
         used: Columns that are read otherwise.
     """
-    columns = table.data.column_names
+    columns = table.columns
     if "input_ids" in columns:
         return []
     return [name for name in _inputs(module) if name in columns and name not in used]
@@ -110,7 +110,7 @@ def with_boxes(table: Table, texts: Sequence[str], tokenizer: PreTrainedTokenize
     Raises:
         ConfigError: The rows are pairs, or have no boxes, or not one per word; names the row.
     """
-    if table.source.text_pair or BOXES not in table.data.column_names:
+    if table.source.text_pair or BOXES not in table.columns:
         raise table.error(
             f"{type(tokenizer).__name__} takes one text per row and a column {BOXES!r} of one box per word, but "
             f"{'the rows are pairs' if table.source.text_pair else 'there is no such column'}. Add the column."

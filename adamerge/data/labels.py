@@ -1,10 +1,18 @@
-"""Labels of rows → the model's class indices, by name if there are names."""
+"""Labels of rows → the model's class indices, by one rule per column."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
 
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.model_kind import ModelKind
+from adamerge.types import Fact
+
+_WARNING = "warning: "
+_DEFAULT_NAME = re.compile(r"LABEL_\d+")
+"""transformers' names of classes that nobody named."""
 
 
 def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[int] | None, tuple[str, ...]]:
@@ -23,92 +31,187 @@ def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[i
     """
     if not encoding.labeled:
         return None, ()
-    classes = kind.classes
-    if encoding.classes is not None:
-        classes = {name: index for index, name in enumerate(encoding.classes)}
-    labels, note = label_indices(table, classes, kind.num_classes or len(classes))
-    return labels, (note,) if note else ()
+    names = kind.class_names if encoding.classes is None else dict(enumerate(encoding.classes))
+    labels, note = label_indices(table, names, kind.num_classes or len(names))
+    place = f"{table.task}: {table.source.path}"
+    if note.startswith(_WARNING):
+        return labels, (f"{_WARNING}{place}: {note.removeprefix(_WARNING)}",)
+    return labels, (Fact(f"{place}: {note}"),)
 
 
-def label_indices(table: Table, classes: Mapping[str, int], count: int) -> tuple[list[int], str | None]:
-    """Look up the model's class index of each row's label.
+def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[list[int], str]:
+    """Look up the model's class index of each row's label, by one rule for the whole column.
 
-    Class names of a column (a folder of images has one class per sub-folder, in alphabetical order) and labels that are
-    strings are looked up by name. A name that is a number and not a class name of the model is that index. If the model
-    has none of the column's class names, the column's indices are used unchanged, and a note reports it.
+    Either all labels are names of the model's classes (if not exactly, then without regard to case and spaces), or all
+    are indices: integers, or texts of integers if no class has a number as its name. The sub-folders of a folder of
+    images and the class names of a `datasets` column are looked up in the same way. If none of them is a name, the
+    column's indices are used; for sub-folders only if the model's classes have no names of their own.
 
     Args:
         table: The rows, with a column of labels.
-        classes: The model's class indices by name.
+        names: Names of the model's classes by index.
         count: Number of the model's classes.
 
     Returns:
-        The indices, and a note for the user or None.
+        The indices, and a note on how the labels are read.
 
     Raises:
-        ConfigError: The model has only some of the column's classes, or a label is none of its classes; names it and
-            its row.
+        ConfigError: No rule fits all labels, or two fit and disagree; names the label and its row.
     """
-    column = table.source.label
-    labels = list(table.data[column])
-    names = table.names(column)
-    if names is None:
-        return [_index(table, row, label, classes, count) for row, label in enumerate(labels, 1)], None
-    there = set(labels)
-    used = [name for index, name in enumerate(names) if index in there]
-    meaning, note = _meaning(table, names, used, classes, count)
-    found: list[int] = []
-    for row, label in enumerate(labels, 1):
-        index = meaning[label] if isinstance(label, int) and 0 <= label < len(names) else None
-        if index is None or not 0 <= index < count:
-            shown = names[label] if isinstance(label, int) and 0 <= label < len(names) else label
-            raise table.error(_unknown(row, shown, classes, count))
-        found.append(index)
-    return found, note
+    classes, own = _Classes(names, count), table.class_names(table.source.label)
+    labels = _checked(table, classes, own)
+    texts = [own[label] if own and isinstance(label, int) else str(label) for label in labels]
+    named, indexed = classes.by_name(texts), classes.by_index(texts if own else labels)
+    integers = not own and all(isinstance(label, int) for label in labels)
+    if integers and named and indexed and named.indices != indexed.indices:
+        raise table.error(
+            f"{table.source.label!r} contains integers that are both names and indices of classes, which differ "
+            f"({classes.shown()}). Write names as texts, for example in quotation marks in JSON."
+        )
+    found = named or indexed or _in_order(table, classes, labels, own)
+    if found is None:
+        _refuse(table, classes, texts if own else labels)
+    return found.indices, _note(table, classes, texts, found)
 
 
-def _meaning(
-    table: Table, names: Sequence[str], used: Sequence[str], classes: Mapping[str, int], count: int
-) -> tuple[list[int | None], str | None]:
-    """Look up the model's index of each of a column's classes."""
-    if any(name in classes for name in names):
-        unknown = [name for name in used if name not in classes]
-        if unknown:
-            known = sorted(classes, key=classes.__getitem__)
+class _Found(NamedTuple):
+    """Indices of labels.
+
+    Attributes:
+        indices: The model's class index of each row.
+        rule: How they were found.
+    """
+
+    indices: list[int]
+    rule: str
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Names of the model's classes by index, and their number."""
+
+    names: Mapping[int, str]
+    count: int
+
+    def by_name(self, texts: Sequence[str]) -> _Found | None:
+        """Look up texts by name; None if one is the name of no class, or of several."""
+        for same, rule in ((str, "class names"), (_folded, "class names, without regard to case and spaces")):
+            known = self.by_spelling(same)
+            found = [known.get(same(text), []) for text in texts]
+            if all(len(indices) == 1 for indices in found):
+                return _Found([indices[0] for indices in found], rule)
+        return None
+
+    def by_spelling(self, same: Callable[[str], str]) -> dict[str, list[int]]:
+        """List the classes of each name; several if they have the same one."""
+        known: dict[str, list[int]] = {}
+        for index, name in self.names.items():
+            known.setdefault(same(name), []).append(index)
+        return known
+
+    def by_index(self, labels: Sequence[int | str]) -> _Found | None:
+        """Use labels as indices; None if one is no index."""
+        indices = [self.index(label) for label in labels]
+        found = [index for index in indices if index is not None]
+        return _Found(found, "indices of classes") if len(found) == len(indices) else None
+
+    def index(self, label: int | str) -> int | None:
+        """Return an integer that is an index, or a text of one if no name is a number; else None."""
+        if isinstance(label, str) and any(_number(name) is not None for name in self.names.values()):
+            return None
+        number = _number(label) if isinstance(label, str) else label
+        return number if number is not None and 0 <= number < self.count else None
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether nobody named the classes."""
+        return all(_DEFAULT_NAME.fullmatch(name) for name in self.names.values())
+
+    def shown(self) -> str:
+        """List the first names."""
+        return ", ".join(self.names[index] for index in sorted(self.names)[:8])
+
+
+def _checked(table: Table, classes: _Classes, own: Sequence[str] | None) -> list[int | str]:
+    """Read the labels, each a text or an integer."""
+    labels: list[int | str] = []
+    values = table.values(table.source.label)
+    for row, label in enumerate(values):
+        valid = isinstance(label, int | str) and not isinstance(label, bool) and label != ""
+        if not valid or (own and isinstance(label, int) and not 0 <= label < len(own)):
+            missing = sum(value is None or value == "" for value in values)
+            also = f" {missing} of {len(values)} rows have no label." if missing else ""
+            raise table.error(_unknown(table.place(row), label, classes) + also)
+        labels.append(label)  # pyright: ignore[reportArgumentType]
+    return labels
+
+
+def _in_order(table: Table, classes: _Classes, labels: Sequence[int | str], own: Sequence[str] | None) -> _Found | None:
+    """Use the order of a column's own classes, if none of them is one of the model's."""
+    if not own:
+        return None
+    known = classes.by_spelling(str)
+    places = {name: index for index, name in enumerate(own)}
+    indices = [label if isinstance(label, int) else places[label] for label in labels]
+    unknown = [own[index] for index in dict.fromkeys(sorted(indices)) if own[index] not in known]
+    folders = isinstance(labels[0], str)
+    if any(name in known for name in own) or (folders and not (classes.unnamed and len(own) == classes.count)):
+        raise table.error(
+            f"{', '.join(map(repr, unknown[:8]))}: the model has no class of that name; its classes are "
+            f"{classes.shown()}. Give the classes of {table.source.label!r} (the sub-folders of a folder of images) "
+            "the model's names or indices."
+        )
+    outside = next((row for row, index in enumerate(indices) if index >= classes.count), None)
+    if outside is not None:
+        raise table.error(_unknown(table.place(outside), own[indices[outside]], classes))
+    return _Found(indices, ", ".join(f"{name} = {index}" for index, name in enumerate(own[:8])))
+
+
+def _refuse(table: Table, classes: _Classes, labels: Sequence[int | str]) -> NoReturn:
+    """Raise an error about the first label that breaks the rule."""
+    known = classes.by_spelling(_folded)
+    named = [known.get(_folded(str(label)), []) for label in labels]
+    for row, (label, found) in enumerate(zip(labels, named, strict=True)):
+        if len(found) > 1:
             raise table.error(
-                f"{', '.join(map(repr, unknown[:8]))}: the model has no class of that name; its classes are "
-                f"{', '.join(known[:8])}. Give the classes of {table.source.label!r} (the sub-folders of a folder of "
-                "images) the model's names."
+                f"{table.place(row)} has the label {label!r}, but several classes ({found}) have this name in "
+                "id2label. Rename them in config.json, or write indices as labels."
             )
-        return [classes.get(name) for name in names], None
-    numbers = [_number(name, count) for name in names]
-    if all(number is not None for number in numbers):
-        return numbers, None
-    pairs = ", ".join(f"{name} = {index}" for index, name in enumerate(names[:8]))
-    return list(range(len(names))), (
-        f"{table.task}: {table.source.path}: none of the classes of {table.source.label!r} is a class name of the "
-        f"model ({_known(classes)}), so their order is used: {pairs}."
+        if not found and classes.index(label) is None:
+            raise table.error(_unknown(table.place(row), label, classes))
+    odd = next(row for row, found in enumerate(named) if not found)
+    raise table.error(
+        f"{table.place(odd)} has the label {labels[odd]!r}, an index, but other rows have class names "
+        f"({classes.shown()}). Write names in all rows, or indices in all."
     )
 
 
-def _index(table: Table, row: int, label: object, classes: Mapping[str, int], count: int) -> int:
-    index = classes.get(label, _number(label, count)) if isinstance(label, str) else label
-    if not isinstance(index, int) or not 0 <= index < count:
-        raise table.error(_unknown(row, label, classes, count))
-    return int(index)
+def _note(table: Table, classes: _Classes, texts: Sequence[str], found: _Found) -> str:
+    column = table.source.label
+    if "=" in found.rule:
+        return (
+            f"{_WARNING}none of the classes of {column!r} is a class name of the model ({classes.shown()}), so their "
+            f"order is used: {found.rule}."
+        )
+    pairs = dict(sorted(zip(found.indices, texts, strict=True)))
+    shown = ", ".join(
+        f"{text} = {index}" if found.rule != "indices of classes" else f"{index} = {classes.names.get(index, '?')}"
+        for index, text in list(pairs.items())[:8]
+    )
+    return f"labels in {column!r} are read as {found.rule}: {shown}."
 
 
-def _number(name: str, count: int) -> int | None:
-    """Parse a name that is a class index; None if it is not one."""
-    return int(name) if name.isascii() and name.isdigit() and int(name) < count else None
-
-
-def _unknown(row: int, label: object, classes: Mapping[str, int], count: int) -> str:
+def _unknown(place: str, label: object, classes: _Classes) -> str:
     return (
-        f"row {row} has the label {label!r}, which is none of the expert's {count} labels ({_known(classes)}). Correct "
-        "the label or remove the row."
+        f"{place} has the label {label!r}, which is none of the expert's {classes.count} labels ({classes.shown()}). "
+        "Labels are the names, or integers from 0: correct the label or remove the row."
     )
 
 
-def _known(classes: Mapping[str, int]) -> str:
-    return ", ".join(sorted(classes, key=lambda name: classes[name])[:8])
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _number(text: str) -> int | None:
+    """Parse a text that is an integer as it is usually written; None if it is not one."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and str(int(text)) == text else None

@@ -12,7 +12,9 @@ from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import Prompts, TextRows
-from adamerge.data.tokenize import check_padding, token_limit
+from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
+from adamerge.data.tokens import check_ids, cut_note, tokens_of
+from adamerge.data.turns import AnswerEnd, answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
 
@@ -39,6 +41,7 @@ class Language(Modality):
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
     loads: ClassVar = "tokenizer"
+    files: ClassVar = TOKENIZER_FILES
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
@@ -59,13 +62,16 @@ class Language(Modality):
         if awaits_answers(encoding):
             room = prompt_limit(table, kind, encoding, limit)
             shown = table.texts(table.source.text)
-            prompts = tokenizer(shown, truncation=True, max_length=room)["input_ids"]
-            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts, shown, room)
+            prompts = tokens_of(table, tokenizer, room, shown, what="prompts")
+            said = prompts.all_notes(table, "prompts")
+            end, about = answer_end(table, expert, tokenizer)
+            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts.ids, shown, room, end)
+            said += about
         else:
             check_measured(table, kind, encoding, completed=table.source.completion is not None)
-            examples = _examples(table, kind, tokenizer, limit)
+            examples, said = _examples(table, kind, tokenizer, limit)
             rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
-        return Encoded(rows, found, notes)
+        return Encoded(rows, found, (*said, *notes))
 
 
 def awaits_answers(encoding: Encoding) -> bool:
@@ -111,6 +117,7 @@ def prompt_rows(
     prompts: Sequence[list[int]],
     shown: Sequence[object],
     room: int,
+    end: AnswerEnd,
 ) -> tuple[Rows, tuple[str, ...]]:
     """Make rows of prompts awaiting answers; drop prompts without tokens or with more than `room` and note the count.
 
@@ -122,6 +129,7 @@ def prompt_rows(
         prompts: Token ids of each prompt.
         shown: The same in readable form: a text, or chat messages.
         room: Maximum number of tokens per prompt.
+        end: What ends an answer.
 
     Returns:
         The rows, and notes for the user.
@@ -135,12 +143,14 @@ def prompt_rows(
             f"no row has a prompt of 1 to {room} tokens, so there is nothing to answer. Raise data.max_length or use "
             "shorter prompts."
         )
+    check_ids(table, expert, tokenizer, prompts)
     rows = Prompts(
         [prompts[i] for i in kept],
         [shown[i] for i in kept],
         tokenizer,
         start=expert.kind.decoder_start if expert.kind.encoder_decoder else None,
         completion_only=encoding.positions == "completion",
+        end=end,
     )
     _try(table, expert, rows.answered([[0]] * len(rows)))
     return rows, _dropped(table, len(prompts) - len(kept), len(prompts), room)
@@ -207,6 +217,7 @@ def example_rows(
         raise table.error(
             f"no row has a token to predict within {limit} tokens, so {what}. Raise data.max_length or use other rows."
         )
+    check_ids(table, expert, tokenizer, ([*row.prompt, *row.completion] for row in examples))
     rows = _joined(kept, expert.kind, tokenizer, encoding)
     _try(table, expert, rows)
     return rows, _dropped(table, len(examples) - len(kept), len(examples), limit)
@@ -224,16 +235,25 @@ def _joined(
     return TextRows([[*row.prompt, *row.completion] for row in kept], tokenizer, per_token=True, counted=counted)
 
 
-def _examples(table: Table, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, limit: int) -> list[Example]:
-    prompts: list[list[int]] = tokenizer(table.texts(table.source.text), truncation=True, max_length=limit)["input_ids"]
+def _examples(
+    table: Table, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> tuple[list[Example], tuple[str, ...]]:
+    """Tokenise the texts and their completions; also return notes for the user."""
+    what = "prompts" if table.source.completion else "texts"
+    prompts = tokens_of(table, tokenizer, limit, table.texts(table.source.text), what=what)
+    notes = prompts.all_notes(table, what)
     if not table.source.completion:
-        return [Example(prompt, []) for prompt in prompts]
+        return [Example(prompt, []) for prompt in prompts.ids], notes
     texts = table.texts(table.source.completion)
+    target, what = kind.encoder_decoder, "completions"
+    tokens = tokens_of(table, tokenizer, limit, texts, what=what, add_special_tokens=target, target=target)
+    notes += tokens.all_notes(table, what)
+    pairs = list(zip(prompts.ids, tokens.ids, texts, strict=True))
     if kind.encoder_decoder:
-        completions = tokenizer(text_target=texts, truncation=True, max_length=limit)["input_ids"]
-        return [Example(one, two if text else []) for one, two, text in zip(prompts, completions, texts, strict=True)]
-    completions = tokenizer(texts, truncation=True, max_length=limit, add_special_tokens=False)["input_ids"]
-    return [Example(one, two[: limit - len(one)]) for one, two in zip(prompts, completions, strict=True)]
+        return [Example(prompt, ids if text else []) for prompt, ids, text in pairs], notes
+    long = [i for i, (prompt, ids, _) in enumerate(pairs) if len(prompt) + len(ids) > limit]
+    notes += cut_note(table, "prompts with their completions", long, len(pairs), limit)
+    return [Example(prompt, ids[: limit - len(prompt)]) for prompt, ids, _ in pairs], notes
 
 
 def _counted(row: Example, kind: ModelKind, encoding: Encoding) -> int:

@@ -37,11 +37,13 @@ class Modality(ABC):
         main_input: transformers' name of the main input of the models that use such rows.
         loader: transformers' class that loads the processor.
         loads: Name of the processor in messages.
+        files: Patterns of its files; if none of a folder's files matches, the folder has no processor.
     """
 
     main_input: ClassVar[str]
     loader: ClassVar[type[AutoTokenizer] | type[AutoImageProcessor]]
     loads: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def fits(self, kind: ModelKind, table: Table) -> bool:

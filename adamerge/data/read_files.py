@@ -1,78 +1,70 @@
-"""Rows from files, folders and the hub, read by `datasets`."""
+"""Rows from files, folders and the hub: which reader takes which source."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 
+from adamerge.data.image_folders import is_image, open_images
+from adamerge.data.list_files import list_files, split_of_tables
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
-
-_FORMATS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from adamerge.data.table_files import Unread, endings, is_table, open_tables
 
 
-def read_rows(source: DataSource) -> datasets.Dataset:
-    """Read the rows of a source in any supported format.
+def open_rows(source: DataSource) -> Unread:
+    """Count the rows of a source in any supported format.
+
+    Files and folders are read by our own code, without a cache; Parquet by pyarrow, saved datasets and hub datasets by
+    `datasets`.
 
     Args:
         source: Path or hub id, and the split.
 
     Returns:
-        The rows.
+        The rows, not read yet.
 
     Raises:
         FileNotFoundError: The path does not exist.
         ValueError: It cannot be read, or has no such split; `datasets` also raises errors of its own.
     """
-    datasets.disable_progress_bars()
-    with (
-        _quiet("datasets.packaged_modules"),
-        _quiet("huggingface_hub"),
-    ):  # our own error names the row, or reports that the hub does not answer
-        return _rows_of(source)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silence a logger inside the block."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _rows_of(source: DataSource) -> datasets.Dataset:
     path = Path(source.path).expanduser()
-    if path.is_dir() and any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        return _saved(path, source.split)
     if path.is_dir():
-        if not any(file.suffix.lower() in _IMAGES for file in path.rglob("*")):
-            raise ValueError(
-                "expected a folder of images or a saved datasets directory, found neither; name one, or a file."
-            )
-        return _table(datasets.load_dataset("imagefolder", data_dir=str(path), split="train"))
-    if path.suffix in _FORMATS:
-        if not path.exists():
-            raise FileNotFoundError(str(path))
-        if path.stat().st_size == 0:
-            return datasets.Dataset.from_dict({})
-        if path.suffix == ".tsv":
-            return _table(datasets.load_dataset("csv", data_files=str(path), split="train", sep="\t"))
-        return _table(datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train"))
-    return _table(datasets.load_dataset(source.path, source.name, split=source.split))
+        return _open_folder(path, source.split)
+    if path.exists() or is_table(path):
+        return _open_file(path)
+    return _of_dataset(_from_hub(source))
+
+
+def _open_file(path: Path) -> Unread:
+    if not path.exists():
+        raise FileNotFoundError(str(path))
+    if not is_table(path):
+        raise ValueError(f"expected a file that ends in {endings()}, found {path.name}. Convert or rename it.")
+    return open_tables([path]) if path.stat().st_size else Unread(0, lambda _: Arrow(datasets.Dataset.from_dict({})))
+
+
+def _open_folder(folder: Path, split: str) -> Unread:
+    if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        return _of_dataset(_saved(folder, split))
+    files = list_files(folder)
+    if any(is_image(file) for file in files):
+        return open_images(folder, files, split)
+    tables = [file for file in files if is_table(file)]
+    if not tables:
+        raise ValueError(
+            "expected a folder of images, of tables or a saved datasets directory, found neither; name one, or a file "
+            f"that ends in {endings()}."
+        )
+    chosen, notes = split_of_tables(folder, tables, split)
+    if len(tables) < len(files):
+        other = next(file for file in files if not is_table(file))
+        notes += (f"{len(files) - len(tables)} files that are no tables are ignored, such as {other.name}.",)
+    found = open_tables(chosen)
+    return replace(found, notes=(*notes, *found.notes))
 
 
 def _saved(path: Path, split: str) -> datasets.Dataset:
@@ -87,22 +79,28 @@ def _saved(path: Path, split: str) -> datasets.Dataset:
     return saved[split]
 
 
-def _table(loaded: object) -> datasets.Dataset:
+def _from_hub(source: DataSource) -> datasets.Dataset:
+    datasets.disable_progress_bars()
+    with _quiet("huggingface_hub"):  # our own error reports that the hub does not answer
+        loaded = datasets.load_dataset(source.path, source.name, split=source.split)
     assert isinstance(loaded, datasets.Dataset)  # one split of a dataset that is not streamed
     return loaded
 
 
-def broken_row(source: DataSource) -> str | None:
-    """Describe the first line of a JSON Lines file that is not JSON, or return None."""
-    path = Path(source.path).expanduser()
-    if path.suffix not in (".jsonl", ".json") or not path.is_file():
-        return None
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            json.loads(line or "{}")
-        except ValueError as error:
-            return f"row {number} is not JSON ({error}): {line[:80]}"
-    return None
+def _of_dataset(data: datasets.Dataset) -> Unread:
+    return Unread(len(data), Arrow(data).select)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Silence a logger inside the block."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def first_line(error: BaseException) -> str:

@@ -15,8 +15,8 @@ class DataSource:
     """Location of rows and names of their columns.
 
     Attributes:
-        path: A .jsonl, .json, .csv, .tsv, .parquet or .txt file, a folder of images, a saved `datasets` directory, or
-            a hub dataset id.
+        path: A .jsonl, .ndjson, .json, .csv, .tsv, .txt or .parquet file (all but the last may be compressed: .gz,
+            .bz2, .xz), a folder of such files or of images, a saved `datasets` directory, or a hub dataset id.
         text: Column with the text.
         text_pair: Column with a second text, for tasks on pairs of texts.
         messages: Column with chat messages, for language models; the tokenizer's chat template is applied. By default
@@ -24,7 +24,7 @@ class DataSource:
         completion: Column with the continuation of the text, or with an encoder-decoder's output, for language models.
         image: Column with the image.
         label: Column with the label; needed for evaluation, and for calibration only with the objective CrossEntropy.
-        split: Split of a hub dataset or of a saved directory.
+        split: Split of a hub dataset, of a saved directory, or of a folder whose files are named after splits.
         name: Configuration of a hub dataset.
         rows: Number of rows, drawn with the seed; all by default.
     """

@@ -1,15 +1,22 @@
 """One task's table of rows; its columns are checked when they are read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
 
 import datasets
 import torch
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from PIL import Image
 
-from adamerge.data.read_files import broken_row, first_line, read_rows
+from adamerge.data.read_files import first_line, open_rows
+from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
+
+TEXT_ROLES = ("text", "text_pair", "completion")
+"""Roles of columns whose values are texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,25 +27,36 @@ class Table:
         data: The rows.
         source: Location of the rows and names of their columns.
         task: The task that they belong to.
+        count: Number of rows in the source; None for rows in memory.
+        notes: Messages for the user on how the source was read.
     """
 
-    data: datasets.Dataset
+    data: Records
     source: DataSource
     task: str
+    count: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.data)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the columns."""
+        return self.data.columns
 
     def error(self, message: str) -> ConfigError:
         """Make an error about these rows that begins with the names of the task and the file."""
         return ConfigError(f"{self.task}: {self.source.path}: {message}")
 
+    def place(self, row: int) -> str:
+        """Return where a row is in the source, for messages, such as "row 3 (line 4)"."""
+        return self.data.place(row)
+
     def sample(self, count: int | None, seed: int) -> "Table":
         """Draw `count` rows with the seed and keep their order; None, or more than there are, keeps all rows."""
-        if count is None or count >= len(self.data):
-            return self
-        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
-        return replace(self, data=self.data.select(sorted(order[:count].tolist())))
+        chosen = draw(len(self), (count,), seed)
+        return self if len(chosen) == len(self) else replace(self, data=self.data.select(chosen))
 
     def require(self, columns: Sequence[str]) -> None:
         """Check that the table has these columns.
@@ -47,10 +65,12 @@ class Table:
             ConfigError: Names the missing column and the existing ones.
         """
         for column in columns:
-            if column not in self.data.column_names:
+            if column not in self.columns:
+                shown = ", ".join(name[:40] if name == name.strip() else repr(name[:40]) for name in self.columns[:8])
+                more = ", …" if len(self.columns) > 8 else ""
                 raise self.error(
-                    f"expected a column {column!r}, but the columns are {', '.join(self.data.column_names)}. Name the "
-                    "correct one in the task's data settings."
+                    f"expected a column {column!r}, but the columns are {shown}{more}. Name the correct one in the "
+                    f"task's data settings.{_separator_hint(self.columns)}{''.join(f' ({n})' for n in self.notes)}"
                 )
 
     def values(self, column: str) -> list[object]:
@@ -60,7 +80,7 @@ class Table:
             ConfigError: It is not text in UTF-8.
         """
         try:
-            return list(self.data[column])
+            return list(self.data.values(column))
         except UnicodeDecodeError as error:
             raise self.error(
                 f"the column {column!r} is not text in UTF-8 ({error}). Save the file in UTF-8."
@@ -73,43 +93,82 @@ class Table:
             ConfigError: A value is not a text; names its row.
         """
         texts: list[str] = []
-        for number, text in enumerate(self.values(column), 1):
+        for row, text in enumerate(self.values(column)):
             if not isinstance(text, str):
                 raise self.error(
-                    f"row {number}: expected a text in the column {column!r}, found {text!r}. Correct or remove the "
-                    "row."
+                    f"{self.place(row)}: expected a text in the column {column!r}, found {repr(text)[:80]}. "
+                    f"{_advice(text)}"
                 )
             texts.append(text)
         return texts
 
-    def with_images(self, column: str) -> "Table":
-        """Return the table with a column of images, or of paths of images, that decodes them when it is read.
+    def image(self, column: str, row: int) -> Image.Image:
+        """Decode one image, from a path, bytes or an image in memory.
 
         Raises:
-            ConfigError: The column has another type.
+            ConfigError: The value is no image, or cannot be decoded; names its row.
         """
+        stored = self.stored_image(column, row)
         try:
-            return replace(self, data=self.data.cast_column(column, datasets.Image()))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            kind = self.data.features[column]
+            return datasets.Image().decode_example(stored)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise self.error(
-                f"expected images or paths of images in the column {column!r}, found {kind}. Name the column of images "
-                "(key image)."
+                f"{self.place(row)}{_file(stored, self.place(row))} is not an image that can be read "
+                f"({first_line(error)}). Replace the file or remove the row."
             ) from error
 
-    def names(self, column: str) -> list[str] | None:
-        """Return the class names of a column of class indices, in the order of the indices; None for other columns."""
-        kind = self.data.features[column]
-        return list(kind.names) if isinstance(kind, datasets.ClassLabel) else None
+    def stored_image(self, column: str, row: int) -> dict[str, object]:
+        """Return an image as it is stored: its path, and its bytes or None.
+
+        Raises:
+            ConfigError: The value is no image; names its row.
+        """
+        value = self.data.value(column, row)
+        if value is None or value == "":
+            raise self.error(f"{self.place(row)} has no image in {column!r}. Add the image or remove the row.")
+        try:
+            return cast(dict[str, object], datasets.Image().encode_example(value))  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise self.error(
+                f"{self.place(row)}: expected images or paths of images in the column {column!r}, found "
+                f"{repr(value)[:80]}. Name the column of images (key image)."
+            ) from error
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Return the names of a column's classes in their order, if it has them; its values are names or indices."""
+        names = self.data.class_names(column)
+        return None if names is None else list(names)
+
+    def reading_notes(self, columns: Mapping[str, str]) -> tuple[str, ...]:
+        """List how the source was read and how many of the used texts are empty.
+
+        Args:
+            columns: Names of the used columns by role.
+        """
+        notes = list(self.notes)
+        for column in (columns[role] for role in TEXT_ROLES if role in columns):
+            empty = [row for row, text in enumerate(self.values(column)) if isinstance(text, str) and not text.strip()]
+            if empty:
+                notes.append(
+                    f"{len(empty)} of {len(self)} texts in the column {column!r} are empty, the first one in "
+                    f"{self.place(empty[0])}."
+                )
+        place = f"{self.task}: {self.source.path}"
+        drawn = "" if self.count == len(self) else f"{len(self)} of "
+        facts = () if self.count is None else (Fact(f"{place}: {drawn}{self.count} rows."),)
+        return (*facts, *(f"{place}: {note}" for note in notes))
 
 
-def load_table(source: DataSource, task: str, seed: int) -> Table:
+def load_table(source: DataSource, task: str, seed: int, rows: int | None = None) -> Table:
     """Read a table of rows from a file, a folder or the hub.
+
+    All rows are counted and checked; only those that are drawn are kept.
 
     Args:
         source: Location of the rows, names of their columns, and number of rows to draw.
         task: The task that they belong to.
         seed: Random seed of the rows that are drawn.
+        rows: Number of rows to draw of those; None keeps them all.
 
     Returns:
         The table.
@@ -118,16 +177,60 @@ def load_table(source: DataSource, task: str, seed: int) -> Table:
         ConfigError: The path does not exist, cannot be read, or is empty; names task, file and row.
     """
     try:
-        table = Table(read_rows(source), source, task)
+        unread = open_rows(source)
+        chosen = draw(unread.count, (source.rows, rows), seed)
+        table = Table(unread.read(chosen), source, task, unread.count, unread.notes)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ConfigError(
             f"{task}: {source.path}: expected a file, a folder or a hub dataset; no file or folder has this path, and "
             f"the hub returned no such dataset ({first_line(error)}). Correct the path."
         ) from error
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"{task}: {source.path}: {broken_row(source) or first_line(error.__cause__ or error)}"
-        ) from error
+    except DatasetGenerationError as error:
+        raise ConfigError(f"{task}: {source.path}: {first_line(error.__cause__ or error)}") from error
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise ConfigError(f"{task}: {source.path}: {first_line(error)}") from error
     if len(table) == 0:
         raise table.error("expected at least 1 row, found none.")
-    return table.sample(source.rows, seed)
+    return table
+
+
+def draw(count: int, limits: Sequence[int | None], seed: int) -> Sequence[int]:
+    """Draw indices with the seed and keep their order, once per limit.
+
+    Args:
+        count: Number of rows.
+        limits: Number to draw of the rows drawn so far; None, or more than there are, keeps all.
+        seed: Random seed.
+
+    Example:
+        >>> draw(4, (None, 9), seed=0), len(draw(4, (3, 2), seed=0))
+        (range(0, 4), 2)
+    """
+    chosen: Sequence[int] = range(count)
+    for limit in limits:
+        if limit is not None and limit < len(chosen):
+            order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
+            chosen = [chosen[place] for place in sorted(order[:limit].tolist())]
+    return chosen
+
+
+def _advice(value: object) -> str:
+    if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
+        return "Join lists of words to one text, for example with spaces."
+    if isinstance(value, dict):
+        return "Write one object per row, with a text in each column."
+    if isinstance(value, int | float):
+        return "Write numbers in quotation marks where they are texts."
+    return "Correct or remove the row."
+
+
+def _separator_hint(columns: Sequence[str]) -> str:
+    """Say that another separator was probably meant, if the only column has it in its name."""
+    only = columns[0] if len(columns) == 1 else ""
+    found = next((word for mark, word in {";": "semicolons", "\t": "tabs", "|": "bars"}.items() if mark in only), None)
+    return f" The first line has {found}: separate fields by commas in .csv, by tabs in .tsv." if found else ""
+
+
+def _file(stored: Mapping[str, object], place: str) -> str:
+    path = stored.get("path")
+    return f" ({path})" if path and Path(str(path)).name not in place else ""

@@ -7,8 +7,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from adamerge.data.contents import contents
+from adamerge.data.end_tokens import with_equal_ends
 from adamerge.data.input_columns import (
     BOXES,
+    InputColumn,
     check_words,
     input_names,
     missing_inputs,
@@ -19,10 +21,12 @@ from adamerge.data.input_columns import (
 )
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.pad_token import pad_token_of
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
-from adamerge.data.tokenize import check_padding, token_limit
+from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
+from adamerge.data.tokens import Tokens, check_ids, tokens_of
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
 
@@ -33,6 +37,7 @@ class Text(Modality):
     main_input: ClassVar = "input_ids"
     loader: ClassVar = AutoTokenizer
     loads: ClassVar = "tokenizer"
+    files: ClassVar = TOKENIZER_FILES
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
@@ -52,32 +57,54 @@ class Text(Modality):
         found = contents(table, {**used, **{name: name for name in names}})
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
-        rows, read = _tokenized(table, expert, tokenizer, limit, names)
+        tokens, inputs, read = _tokenized(table, expert, tokenizer, limit, names)
+        check_ids(table, expert, tokenizer, tokens.ids)
+        kept = [i for i, row in enumerate(tokens.ids) if row]
+        if not kept:
+            raise table.error("no text has a token, so there is nothing to read. Use other rows.")
+        total = len(tokens.ids)
+        notes = tokens.all_notes(table, "texts")
+        notes += (*_dropped(table, total - len(kept), total), *read)
+        pad_token, more = pad_token_of(table, expert, tokenizer, tokens.ids)
+        known = tokens.segments is not None and "token_type_ids" not in inputs
+        rows = TextRows(
+            [tokens.ids[i] for i in kept],
+            tokenizer,
+            per_token=False,
+            segments=[tokens.segments[i] for i in kept] if known and tokens.segments else None,
+            inputs={name: InputColumn([c.values[i] for i in kept], c.per_token) for name, c in inputs.items()},
+            pad_token=pad_token,
+        )
         longest = rows.by_length(range(len(rows)))[:1]
         if not classes_by_token(expert.module, kind, rows.batch(longest).inputs, table.task):
-            labels, notes = labels_of(table, kind, encoding)
-            return Encoded(rows.with_labels(labels), found, (*notes, *read))
+            labels, about = labels_of(table, kind, encoding)
+            labels = None if labels is None else [labels[i] for i in kept]
+            return Encoded(rows.with_labels(labels), found, (*notes, *more, *about))
         if encoding.labeled:
             raise table.error(
                 f"{kind.architecture} predicts one class per token, and labels of tokens cannot be evaluated. Leave "
                 "out this task's evaluation (its calibration can be used), and evaluate the exported checkpoint."
             )
-        return Encoded(rows.as_tokens(), found, read)
+        return Encoded(rows.as_tokens(), found, notes)
 
 
 def _tokenized(
     table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, limit: int, names: Sequence[str]
-) -> tuple[TextRows, tuple[str, ...]]:
+) -> tuple[Tokens, dict[str, InputColumn], tuple[str, ...]]:
     """Tokenise texts, and read the columns that are inputs of the model too; also return how they were read."""
     source, module = table.source, expert.module
-    texts = table.texts(source.text)
-    pair = table.texts(source.text_pair) if source.text_pair else None
+    texts, pair = table.texts(source.text), table.texts(source.text_pair) if source.text_pair else None
     read: list[str] = []
+    inputs: dict[str, InputColumn] = {}
     if needs_boxes(tokenizer):
         encoded = with_boxes(table, texts, tokenizer, limit)
         names = [name for name in names if name != BOXES]
+        tokens = Tokens(cast(list[list[int]], encoded["input_ids"]), None, [], ())
         inputs = tokenized_inputs(encoded, tokenizer, module, also=[BOXES])
     else:
+        tokens = tokens_of(table, tokenizer, limit, texts, pair)
+        if expert.kind.encoder_decoder:
+            tokens = with_equal_ends(table, expert, tokenizer, tokens, limit, texts, pair)
         check_words(table, names, tokenizer)
         places = {"return_offsets_mapping": bool(names), "return_special_tokens_mask": bool(names)}
         encoded = tokenizer(texts, pair, truncation=True, max_length=limit, **places)  # pyright: ignore
@@ -85,13 +112,14 @@ def _tokenized(
     for name in names:
         inputs[name], how = read_input(table, name, texts, encoded, tokenizer)
         read.append(f"{table.task}: the column {name!r} is an input of {expert.kind.architecture}: {how}.")
-    segments = encoded.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
-    segments = None if "token_type_ids" in inputs else segments
     missing = missing_inputs(module, list(inputs))
     if missing:
         read.append(
             f"{table.task}: {expert.kind.architecture} also takes {', '.join(missing)}, which the rows do not have, so "
             "the class fills in its own values. Add columns of these names if the experts were trained with them."
         )
-    rows = TextRows(encoded["input_ids"], tokenizer, per_token=False, segments=segments, inputs=inputs)
-    return rows, tuple(read)
+    return tokens, inputs, tuple(read)
+
+
+def _dropped(table: Table, count: int, total: int) -> tuple[str, ...]:
+    return (f"{table.task}: {table.source.path}: {count} of {total} rows are dropped: no token.",) if count else ()

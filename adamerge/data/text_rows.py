@@ -1,6 +1,6 @@
 """Rows of token ids, padded per batch, with the positions that count."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,6 +11,7 @@ from typing_extensions import override
 from adamerge.data.input_columns import InputColumn
 from adamerge.data.padding import Padding, pad
 from adamerge.data.rows import Padded, Rows
+from adamerge.data.turns import AnswerEnd
 
 _NO_LABEL = -100
 """Label of positions without a target; torch's default `ignore_index`."""
@@ -29,6 +30,7 @@ class TextRows(Rows):
         targets: For encoder-decoders, the decoder's token ids of each row, beginning with its start token. The decoder
             reads all but the last token and predicts all but the first.
         segments: Segment ids of each row, if the model uses them.
+        pad_token: Returns the token that pads the inputs; by default the tokenizer's pad token.
         inputs: Other inputs of the model by argument.
 
     Attributes:
@@ -46,7 +48,9 @@ class TextRows(Rows):
         targets: Sequence[list[int]] | None = None,
         segments: Sequence[list[int]] | None = None,
         inputs: Mapping[str, InputColumn] | None = None,
+        pad_token: Callable[[], int] | None = None,
     ) -> None:
+        self._pad_token = pad_token or (lambda: cast(int, tokenizer.pad_token_id))
         self._encodings, self.tokenizer, self._per_token = encodings, tokenizer, per_token
         self._counted, self._labels, self._targets, self._segments = counted, labels, targets, segments
         self._inputs = inputs or {}
@@ -63,11 +67,19 @@ class TextRows(Rows):
             labels=labels,
             segments=self._segments,
             inputs=self._inputs,
+            pad_token=self._pad_token,
         )
 
     def as_tokens(self) -> "TextRows":
         """Return the rows for a classifier of tokens: every position that is not padding counts."""
-        return TextRows(self._encodings, self.tokenizer, per_token=True, segments=self._segments, inputs=self._inputs)
+        return TextRows(
+            self._encodings,
+            self.tokenizer,
+            per_token=True,
+            segments=self._segments,
+            inputs=self._inputs,
+            pad_token=self._pad_token,
+        )
 
     @override
     def length(self, index: int) -> tuple[int, ...]:
@@ -76,7 +88,7 @@ class TextRows(Rows):
 
     @override
     def padded(self, indices: Sequence[int]) -> Padded:
-        padding = cast(int, self.tokenizer.pad_token_id)
+        padding = self._pad_token()
         ids, mask = pad([self._encodings[i] for i in indices], padding, self.padding)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
@@ -104,8 +116,10 @@ class Prompts(Rows):
         tokenizer: Pads them.
         start: For encoder-decoders, the decoder's start token; None for decoder-only models.
         completion_only: Whether only the answers' tokens count.
+        end: What ends an answer.
 
     Attributes:
+        end: As given.
         shown: As given.
         tokenizer: As given.
         start: As given.
@@ -121,7 +135,9 @@ class Prompts(Rows):
         *,
         start: int | None,
         completion_only: bool,
+        end: AnswerEnd | None = None,
     ) -> None:
+        self.end = end or AnswerEnd()
         self._prompts, self._completion_only = prompts, completion_only
         self.shown, self.tokenizer, self.start = shown, tokenizer, start
         self.padding = Padding("left" if start is None else "right")

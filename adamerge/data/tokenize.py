@@ -1,15 +1,20 @@
-"""Checks of the base's tokenizer: vocabulary, padding and maximum length of a row."""
+"""Checks of a tokenizer: vocabulary, padding and maximum length of a row."""
 
-import json
 from pathlib import Path
+from typing import cast
 
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
 from adamerge.data.modality import Processor
-from adamerge.experts.checkpoint import Checkpoint
+from adamerge.data.processor_differences import moved
+from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.model_kind import ModelKind
 from adamerge.types import ConfigError
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+"""Patterns of the files that a tokenizer is loaded from."""
 
 _UNLIMITED = 10**9
 
@@ -21,7 +26,7 @@ def lend_padding(processor: Processor, kind: ModelKind) -> tuple[str, ...]:
     token to find the end of a row, so their tokenizers are not changed.
 
     Args:
-        processor: The base's tokenizer, or an image processor, which is not changed.
+        processor: The task's tokenizer, or an image processor, which is not changed.
         kind: The kind of the model.
 
     Returns:
@@ -50,7 +55,7 @@ def check_padding(task: str, kind: ModelKind, tokenizer: PreTrainedTokenizerBase
     )
     raise ConfigError(
         f"{task}: expected a tokenizer with a pad token, because rows of different lengths must be padded, but it has "
-        f"none. Set one in the base's tokenizer_config.json ({why})."
+        f"none. Set one in its tokenizer_config.json ({why})."
     )
 
 
@@ -59,34 +64,49 @@ def token_limit(kind: ModelKind, tokenizer: PreTrainedTokenizerBase, max_length:
     return min(max_length or _UNLIMITED, tokenizer.model_max_length, kind.max_positions or _UNLIMITED)
 
 
-def check_vocabulary(processor: Processor, base: Checkpoint, expert: Checkpoint, task: str) -> None:
-    """Check that an expert's own tokenizer, if it was saved with one, has the base's indices for the base's tokens.
+def check_vocabulary(own: Processor, base: Processor, expert: Expert, experts: Experts) -> None:
+    """Check that an expert's tokenizer has the base's indices for the base's tokens, if their embeddings are merged.
 
     Additional tokens and renamed reserved tokens are allowed.
 
     Raises:
         ConfigError: Names the first token with another index.
     """
-    here, there = (checkpoint.folder / "tokenizer.json" for checkpoint in (expert, base))
-    if isinstance(processor, ImageProcessingMixin) or not (here.exists() and there.exists()):
+    if own is base or isinstance(own, ImageProcessingMixin) or isinstance(base, ImageProcessingMixin):
         return
-    if here.read_bytes() == there.read_bytes():
+    mine, theirs = own.get_vocab(), base.get_vocab()
+    wrong = moved(mine, theirs)
+    if not wrong or embedding_name(expert) not in experts.shared:
         return
-    own, known = (json.loads(file.read_text(encoding="utf-8"))["model"].get("vocab") for file in (here, there))
-    if not (isinstance(own, dict) and isinstance(known, dict)):  # the list of a unigram model is ordered by index
-        return
-    moved = [word for word, index in known.items() if own.get(word, index) != index]
-    if moved:
-        raise ConfigError(
-            f"{task}: {expert.source}: vocabularies differ: {len(moved)} of the base's {len(known)} tokens have "
-            f"another index in the expert's tokenizer.json, for example {moved[0]!r} ({own[moved[0]]} instead of "
-            f"{known[moved[0]]}). Use an expert that was fine-tuned with the base's tokenizer."
-        )
+    raise ConfigError(
+        f"{expert.name}: {expert.source}: vocabularies differ: {len(wrong)} of the base's {len(theirs)} tokens have "
+        f"another index in the expert's tokenizer, for example {wrong[0]!r} ({mine[wrong[0]]} instead of "
+        f"{theirs[wrong[0]]}), but the embeddings are merged row by row. Use an expert that was fine-tuned with the "
+        "base's vocabulary, or keep each expert's own embeddings (parameters.head)."
+    )
+
+
+def embedding_name(expert: Expert) -> str | None:
+    """Return the name of the parameter that embeds tokens; None if there is none."""
+    embedding = input_embedding(expert.own_module)
+    named = expert.own_module.named_parameters()
+    return next((name for name, parameter in named if parameter is embedding), None)
+
+
+def input_embedding(module: nn.Module) -> Tensor | None:
+    """Return the matrix that embeds tokens, (V, D); None if the module does not tell."""
+    try:
+        return cast(PreTrainedModel, module).get_input_embeddings().weight  # pyright: ignore
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def has_vocabulary(folder: Path, processor: Processor) -> bool:
-    """Return whether a folder contains the files of a tokenizer; without them transformers makes an empty one."""
+    """Return whether a folder contains the vocabulary of a tokenizer; without it transformers makes an empty one."""
     if isinstance(processor, ImageProcessingMixin):
         return True
-    files = {"tokenizer.json", "tokenizer_config.json", *processor.vocab_files_names.values()}
-    return any((folder / file).exists() for file in files)
+    names = {"tokenizer.json", *processor.vocab_files_names.values()}
+    names |= (
+        set() if processor.vocab_files_names else {"tokenizer_config.json"}
+    )  # a tokenizer of bytes has no vocabulary
+    return any((folder / name).exists() for name in names)

@@ -30,7 +30,7 @@ class ModelKind:
         predicts: Classes per row or per token, the next token, or masked tokens.
         encoder_decoder: Whether a decoder reads the states of an encoder.
         decoder_start: Start token of such a decoder.
-        classes: Index of each class by name, if the configuration names them.
+        class_names: Name of each class by index, from the configuration's id2label, as pipelines read it.
         num_classes: Number of classes; 0 if unknown.
         problem_type: transformers' name of the kind of classification, if the configuration contains it.
         max_positions: Maximum number of tokens per row by the position embeddings; None without a limit.
@@ -41,7 +41,7 @@ class ModelKind:
     predicts: Prediction = "classes"
     encoder_decoder: bool = False
     decoder_start: int | None = None
-    classes: Mapping[str, int] = field(default_factory=dict[str, int])
+    class_names: Mapping[int, str] = field(default_factory=dict[int, str])
     num_classes: int = 0
     problem_type: str | None = None
     max_positions: int | None = None
@@ -73,7 +73,7 @@ def kind_of(module: nn.Module) -> ModelKind:
         _prediction(module),
         bool(getattr(config, "is_encoder_decoder", False)),
         getattr(config, "decoder_start_token_id", None),
-        getattr(config, "label2id", None) or {},
+        {int(index): str(name) for index, name in (getattr(config, "id2label", None) or {}).items()},
         classes or 0,
         getattr(config, "problem_type", None),
         _positions(config),

@@ -11,7 +11,7 @@ from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
-from adamerge.results.evaluate import Evaluation, Scores, mean, relative, tuned_scale
+from adamerge.results.evaluate import MEAN, Evaluation, Scores, mean, relative, tuned_scale
 from adamerge.results.written import written_model
 from adamerge.types import Coefficients
 
@@ -104,7 +104,7 @@ def compare(
         candidates["task_arithmetic_tuned"] = (plain, uniform(plain, scale))
     candidates["learned"] = written_model(model, written) if written else (model, learned)
     agreement = {key: _agreement(held_out, *candidate) for key, candidate in candidates.items()} if held_out else {}
-    scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, "mean"]) for key in CANDIDATES}
+    scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, MEAN]) for key in CANDIDATES}
     metric = "accuracy"
     if rows:
         with console.status("evaluating"):
@@ -118,4 +118,4 @@ def compare(
 
 def _agreement(held_out: HeldOut, model: MergedModel, coefficients: Coefficients) -> dict[str, float]:
     by_task = held_out.agreement(model, coefficients)
-    return {**by_task, "mean": mean(by_task)}
+    return {**by_task, MEAN: mean(by_task)}

@@ -14,6 +14,9 @@ from adamerge.merging.execution import Answer, execution_of
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.types import Coefficients, ConfigError
 
+MEAN = "mean"
+"""Key of the mean over tasks; no task may have this name."""
+
 Scores: TypeAlias = dict[str, float | None]
 """Score by task and of "mean"; None without anything to measure."""
 
@@ -60,11 +63,11 @@ class Evaluation:
     def base(self) -> Scores:
         """Evaluate the base with its own head; None for tasks without a fitting head."""
         fitting = {task: rows for task, rows in self._rows.items() if self._model.experts.head_of_base[task]}
-        scores: Scores = dict.fromkeys([*self._rows, "mean"])
+        scores: Scores = dict.fromkeys([*self._rows, MEAN])
         if fitting:
             zero = uniform(self._model, 0.0)
             scores |= Evaluation(self._model, fitting, self._size).merged(zero, own_head=False)
-        return scores if len(fitting) == len(self._rows) else {**scores, "mean": None}
+        return scores if len(fitting) == len(self._rows) else {**scores, MEAN: None}
 
     def _answers_of_experts(self) -> Iterator[Answer]:
         for task, rows in self._rows.items():
@@ -88,7 +91,7 @@ class Evaluation:
                 metrics[task] = _metric(outputs.logits).to(outputs.logits.device)
             metrics[task].update(outputs.logits, batch.labels)
         values = {task: _value(metrics[task]) for task in self._rows}
-        return {**values, "mean": mean(values)}
+        return {**values, MEAN: mean(values)}
 
 
 def tuned_scale(model: MergedModel, held_out: HeldOut) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from adamerge.results.write_checkpoint import (
     write_backbone,
     write_index,
     write_rest_of_base,
-    write_side_files,
+    write_root,
     write_task,
 )
 from adamerge.storage.atomic_files import whole_folder
@@ -81,10 +81,10 @@ def export(
         shards = write_backbone(model, coefficients, part, shard_bytes, surviving)
         write_index(part, {**shards, **write_rest_of_base(model.experts, part, dtype)})
         usual = usual_dtype(model.experts, model.rounding.dtypes)
-        write_side_files(base, part, usual)
+        write_root(model.experts, part, usual)
         for expert in model.experts.tasks.values():
             if expert.head:
-                write_task(expert, part, shards, dtype, usual)
+                write_task(expert, base, part, shards, dtype, usual)
         compare_with_files(model, coefficients, part)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())

@@ -7,8 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from adamerge.results.evaluate import Scores
+from adamerge.results.evaluate import MEAN, Scores
 from adamerge.storage.atomic_files import whole_file
 from adamerge.types import Coefficients
 
@@ -100,7 +101,8 @@ def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str
         cells = [
             _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()
         ]
-        result.add_row(task, *cells, style=_bold(task == "mean"), end_section=task == tasks[-2])
+        name = Text(task)  # not markup: a task may be called news[b]
+        result.add_row(name, *cells, style=_bold(task == MEAN), end_section=task == tasks[-2])
     return result
 
 

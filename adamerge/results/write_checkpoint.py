@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from adamerge.data.processor_files import exported_from, files_of, lacking
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.merged_model import MergedModel
@@ -92,7 +93,22 @@ def write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None
     return _write_tensors(folder / "model-base.safetensors", rest, dtype) if rest else {}
 
 
-def write_task(expert: Expert, root: Path, shards: Files, dtype: torch.dtype | None, usual: torch.dtype) -> None:
+def write_root(experts: Experts, folder: Path, dtype: torch.dtype) -> None:
+    """Write what lies beside the merged weights: the base's files, with the processor of all experts without a head."""
+    assert experts.checkpoint is not None
+    write_side_files(experts.checkpoint, folder, dtype)
+    source, _ = exported_from(experts)
+    if source is None or source is experts.checkpoint:
+        return
+    for file in files_of(folder).values():
+        file.unlink()
+    for name, file in files_of(source.folder).items():
+        shutil.copy(file, folder / name)
+
+
+def write_task(
+    expert: Expert, base: Checkpoint, root: Path, shards: Files, dtype: torch.dtype | None, usual: torch.dtype
+) -> None:
     """Make the folder that loads as one task's model: links to the backbone, the head, the configuration."""
     folder = root / expert.name
     folder.mkdir()
@@ -102,8 +118,12 @@ def write_task(expert: Expert, root: Path, shards: Files, dtype: torch.dtype | N
     write_index(folder, {**shards, **_write_tensors(folder / "model-head.safetensors", head, dtype)})
     assert expert.checkpoint is not None
     write_side_files(expert.checkpoint, folder, usual)
-    for file in root.iterdir():  # an expert saved without its tokenizer takes the base's
-        if file.is_file() and not file.name.startswith("model") and not (folder / file.name).exists():
+    for name, file in lacking(folder, base.folder).items():  # an expert saved without its tokenizer takes the base's
+        shutil.copy(file, folder / name)
+    processors = files_of(root)
+    for file in root.iterdir():
+        beside = file.is_file() and not file.name.startswith("model") and file.name not in processors
+        if beside and not (folder / file.name).exists():
             shutil.copy(file, folder / file.name)
 
 

@@ -17,6 +17,7 @@ from adamerge.merging.device import free_bytes
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
 from adamerge.merging.rounding import rounding_of
+from adamerge.results.evaluate import MEAN
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
@@ -66,10 +67,10 @@ def open_experts(config: MergeConfig) -> Experts:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse names of tasks that are missing, not unique, or cannot be the name of a folder.
+    """Check that there are names of tasks, that they differ, can be names of folders, and are no word of the results.
 
     Raises:
-        ConfigError: There is such a name, or none at all.
+        ConfigError: Names the key to set.
     """
     if not names:
         raise ConfigError("models: expected at least one expert, found none; add {model: …} to the list.")
@@ -79,7 +80,12 @@ def check_names(names: Sequence[str]) -> None:
             f"models: expected a different name per expert, found {', '.join(twice)} twice; set the key task of one."
         )
     for name in names:
-        if not name or Path(name).name != name:
+        if name == MEAN:
+            raise ConfigError(
+                f"models: expected another name than {MEAN!r}, which is the mean over tasks in all results; set the "
+                "key task."
+            )
+        if not name or name == ".." or Path(name).name != name:
             raise ConfigError(
                 f"models: expected a name that can be the name of a folder, found {name!r}; set the key task."
             )

@@ -1,5 +1,6 @@
 """Check a configuration without learning or writing anything."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +44,9 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += problems_of(lambda: check_task_vectors(config, experts, experts.shared))
         starts = problems_of(lambda: check_start(config, experts.shared))
         problems += [problem for problem in starts if problem not in problems]
-        problems += problems_of(lambda: lines.extend(_notes_on_rows(config, experts)))
+        notes, found = _rows(config, experts)
+        lines += notes
+        problems += found
         lines += [] if problems else learning_notes(config, experts.shared)
         problems += problems_of(lambda: check_space(config, experts, run))
         if deep:
@@ -56,11 +59,14 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     return problems
 
 
-def _notes_on_rows(config: MergeConfig, experts: Experts) -> list[str]:
-    """Read and encode the rows, and ask copies of the models how they treat them; return what a user should know."""
-    data = load_data(config, experts)
-    check_layers(config.objective, experts, data)
-    return list(settle_rows(data, experts, config.data.max_length).notes)
+def _rows(config: MergeConfig, experts: Experts) -> tuple[Sequence[str], list[str]]:
+    """Read and encode all rows; return the notes that `fit` prints too, and the problems."""
+    try:
+        data = load_data(config, experts)
+        check_layers(config.objective, experts, data)
+    except ConfigError as error:
+        return (), str(error).splitlines()
+    return settle_rows(data, experts, config.data.max_length).notes, []
 
 
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:

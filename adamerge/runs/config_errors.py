@@ -68,8 +68,9 @@ class Findings:
         Raises:
             ConfigError: There is at least one mistake.
         """
-        order = {key: number for number, key in enumerate(self.places)}
-        ordered = sorted(self.mistakes, key=lambda mistake: order.get(self._written(mistake.key), len(order)))
+        order = {key: (place.line, number) for number, (key, place) in enumerate(self.places.items())}
+        last = (max((line for line, _ in order.values()), default=0) + 1, 0)
+        ordered = sorted(self.mistakes, key=lambda mistake: order.get(self._written(mistake.key), last))
         if ordered:
             raise ConfigError("\n".join(dict.fromkeys(mistake.text for mistake in ordered)))
 

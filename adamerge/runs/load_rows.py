@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adamerge.data.encode import encode, encode_tensors, load_processor
+from adamerge.data.encode import encode, encode_tensors
 from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
 from adamerge.data.modality import Encoded, Processor
+from adamerge.data.processor_differences import digest_of_processor
+from adamerge.data.processor_files import exported_from
+from adamerge.data.processors import Own, Processors
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
-from adamerge.data.tokenize import check_vocabulary, lend_padding
 from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.merged_model import try_layers
 from adamerge.objectives import Objective
@@ -26,17 +28,23 @@ class Data:
             absent.
         evaluation: Labeled rows per task; tasks without evaluation rows are absent.
         fingerprints: SHA-256 of the rows' content, per task and purpose (calibration, evaluation).
+        processors: SHA-256 of the tokenizer or image processor that encoded the rows, per task.
         notes: Messages for the user.
     """
 
     calibration: Mapping[str, Rows]
     evaluation: Mapping[str, Rows]
     fingerprints: Mapping[str, Mapping[str, str]]
+    processors: Mapping[str, str]
     notes: tuple[str, ...]
 
 
 def load_data(
-    config: MergeConfig, experts: Experts, *, calibrate: bool = True, processor: Processor | None = None
+    config: MergeConfig,
+    experts: Experts,
+    *,
+    calibrate: bool = True,
+    processors: Mapping[str, Processor] | None = None,
 ) -> Data:
     """Read and encode the rows of every task that has rows.
 
@@ -46,24 +54,22 @@ def load_data(
         config: Paths and columns of the rows, and options of encoding.
         experts: Base and experts.
         calibrate: Whether to read calibration rows; evaluation rows are always read.
-        processor: The base's tokenizer or image processor; by default the one saved with the base.
+        processors: Tokenizer or image processor by task; by default the one saved with the expert, else the base's.
 
     Raises:
         ConfigError: No task has calibration rows, or rows cannot be used; lists every file, column and row.
     """
-    notes: list[str] = []
-    if processor is None and _needs_processor(config):
-        processor, notes = _saved_processor(experts)
+    notes: list[str] = _pool_note(config) if calibrate else []
     problems: list[str] = []
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
-    if calibrate:
-        notes += _pool_note(config)
+    pool, used = Processors(experts, processors), dict[str, str]()
     for model in config.models:
         try:
             expert = experts.tasks[model.name]
-            if expert.checkpoint is not None and experts.checkpoint is not None and processor is not None:
-                check_vocabulary(processor, experts.checkpoint, expert.checkpoint, model.name)
+            processor, more = pool.of(model.name) if _needs_processor(model) else Own(None)
+            notes += more
+            used |= {model.name: digest_of_processor(processor)} if processor is not None else {}
             if calibrate and model.calibration is not None:
                 found = _calibration(model, model.calibration, expert, processor, config)
                 calibration[model.name] = found
@@ -75,12 +81,13 @@ def load_data(
         except ConfigError as error:
             problems.append(str(error))
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
     return Data(
         {task: encoded.rows for task, encoded in calibration.items()},
         {task: encoded.rows for task, encoded in evaluation.items()},
         {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
-        tuple(notes),
+        used,
+        tuple(dict.fromkeys([*pool.notes, *notes, *exported_from(experts)[1]])),
     )
 
 
@@ -96,20 +103,10 @@ def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
             try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
 
 
-def _needs_processor(config: MergeConfig) -> bool:
-    """Return whether any rows are not tensors; also True without rows, so that a missing processor is reported."""
-    sources = [source for model in config.models for source in (model.calibration, model.evaluation)]
-    given = [source for source in sources if source is not None]
-    return not given or not all(holds_tensors(source) for source in given)
-
-
-def _saved_processor(experts: Experts) -> tuple[Processor | None, list[str]]:
-    """Load the tokenizer or image processor saved with the base, and note if a pad token was added."""
-    if experts.checkpoint is None:
-        return None, []
-    kind = next(iter(experts.tasks.values())).kind
-    processor = load_processor(experts.checkpoint, kind)
-    return processor, list(lend_padding(processor, kind))
+def _needs_processor(model: ModelConfig) -> bool:
+    """Return whether any rows of a task are not tensors."""
+    sources = (model.calibration, model.evaluation)
+    return any(not holds_tensors(source) for source in sources if source is not None)
 
 
 def _calibration(
@@ -120,9 +117,8 @@ def _calibration(
     encoding = _encoding(model, config, labeled)
     if holds_tensors(source):
         return _encoded(source, expert, processor, encoding, config.seed_everything)
-    table = as_table(source, model.name, seed=config.seed_everything)
-    table = table.sample(config.data.rows, config.seed_everything)
-    label, columns = table.source.label, table.data.column_names
+    table = as_table(source, model.name, seed=config.seed_everything, rows=config.data.rows)
+    label, columns = table.source.label, table.columns
     if labeled and label not in columns and not expert.kind.language_model:
         raise table.error(
             f"the objective learns from labels, so expected a column {label!r} in the calibration rows, but the "

@@ -33,6 +33,12 @@ class Place:
     source: str
     text: str | None = None
 
+    @property
+    def line(self) -> int:
+        """Line in the file; 0 of an option."""
+        number = self.source.rpartition(":")[2]
+        return int(number) if number.isdecimal() else 0
+
 
 @dataclass(frozen=True)
 class Document:

@@ -41,6 +41,7 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
             if checkpoint is not None
         },
         "data": dict(data.fingerprints),
+        "processors": dict(data.processors),
     }
 
 
@@ -92,13 +93,14 @@ def remember(made_from: Mapping[str, object], file: Path) -> None:
             f"{file}: expected what the run was made from, as JSON, but the file is damaged ({error}). "
             "Start a new run in another run_dir."
         ) from error
+    now = {kind: now[kind] for kind in now if kind in then}  # version 0.1.0 did not hash processors
     if then == now:
         return
     changed = [f"base {now['base']['source']}"] if then["base"] != now["base"] else []
     changed += [
         f"{kind} of {task}"
-        for kind in ("experts", "data")
-        for task in now[kind]
+        for kind in ("experts", "data", "processors")
+        for task in now.get(kind, {})
         if then[kind].get(task) != now[kind][task]
     ]
     raise ConfigError(
@@ -110,7 +112,7 @@ def remember(made_from: Mapping[str, object], file: Path) -> None:
 def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
     """Compute the cache key of a run from its inputs and from all settings that a resumed run may not change."""
     settings = {key: value for key, value in flat_settings(resolved).items() if key not in MAY_DIFFER}
-    experts, rows = {key: made_from[key] for key in ("base", "experts")}, made_from["data"]
+    experts, rows = {key: made_from[key] for key in ("base", "experts")}, [made_from["data"], made_from["processors"]]
     return {
         "experts": digest_of_json(experts),
         "rows": digest_of_json(rows),

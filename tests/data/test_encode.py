@@ -5,11 +5,11 @@ import json
 import datasets
 import pytest
 import torch
-from support.families import WORDS, build, save_tokenizer
+from support.families import build, save_tokenizer
 from transformers import AutoTokenizer
 
 from adamerge.data.encode import encode as encode_for
-from adamerge.data.labels import label_indices
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table, load_table
 from adamerge.experts.experts import Expert
@@ -25,11 +25,7 @@ def tokenizer(tmp_path_factory):
 
 
 def table(columns, **source):
-    features = {key: value for key, value in source.items() if isinstance(value, datasets.ClassLabel)}
-    data = datasets.Dataset.from_dict(columns)
-    for column, feature in features.items():
-        data = data.cast_column(column, feature)
-    return Table(data, DataSource("rows", **{k: v for k, v in source.items() if k not in features}), "mood")
+    return Table(Arrow(datasets.Dataset.from_dict(columns)), DataSource("rows", **source), "mood")
 
 
 def encode(rows, module, processor, **how):
@@ -85,7 +81,7 @@ def test_models_that_can_be_evaluated(tokenizer, architecture, family, source):
     batch = found.rows.batch([0, 1])
     logits = module(**batch.inputs).logits
     assert batch.labels.shape == logits.shape[:-1]
-    assert not found.notes
+    assert all("labels in 'label' are read as indices of classes" in note for note in found.notes)
 
 
 def test_masked_language_models_can_learn(tokenizer):
@@ -107,56 +103,6 @@ def test_completions_without_a_token_cannot_be_measured(tokenizer):
     for family in (("LlamaForCausalLM", "llama"), ("T5ForConditionalGeneration", "t5")):
         with pytest.raises(ConfigError, match="no row has a token to predict"):
             encode(rows, build(*family, 0), tokenizer, labeled=True, positions="completion")
-
-
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-ANIMALS = {"zebra": 0, "ant": 1}
-UNNAMED = {f"LABEL_{i}": i for i in range(11)}
-
-
-def labelled(labels, names=None):
-    feature = {} if names is None else {"label": datasets.ClassLabel(names=names)}
-    return table({"text": [WORDS[i] for i, _ in enumerate(labels)], "label": labels}, **feature)
-
-
-@pytest.mark.parametrize(
-    ("labels", "names", "classes", "expected"),
-    [
-        ([0, 1, 0], ["ant", "zebra"], ANIMALS, [1, 0, 1]),
-        ([0, 2], ["ant", "cat", "zebra"], ANIMALS, [1, 0]),  # no row is a cat
-        ([0, 1, 2, 3], ["0", "1", "10", "2"], UNNAMED, [0, 1, 10, 2]),  # as folders are sorted
-        ([0, 1], ["1", "2"], {"1": 0, "2": 1}, [0, 1]),
-        (["zebra", "ant"], None, ANIMALS, [0, 1]),
-        (["10", "2"], None, UNNAMED, [10, 2]),
-        ([1, 0], None, ANIMALS, [1, 0]),
-    ],
-)
-def test_labels_are_looked_up_by_name(labels, names, classes, expected):
-    assert label_indices(labelled(labels, names), classes, len(classes)) == (expected, None)
-
-
-def test_order_of_unknown_class_names_is_used_and_noted():
-    found, note = label_indices(labelled([1, 0], ["bad", "good"]), {"LABEL_0": 0, "LABEL_1": 1}, 2)
-    assert found == [1, 0]
-    assert note.startswith("mood: rows: none of the classes of 'label' is a class name of the model")
-    assert "bad = 0, good = 1" in note
-
-
-@pytest.mark.parametrize(
-    ("labels", "names", "words"),
-    [
-        ([0, 1, 2], ["ant", "cat", "zebra"], "mood: rows: 'cat': the model has no class of that name"),
-        ([0, 2], ["a", "b", "c"], "row 2 has the label 'c'"),
-        ([0, None], ["ant", "zebra"], "row 2 has the label None"),
-        (["zebra", "cat"], None, "row 2 has the label 'cat'"),
-        (["0", "2"], None, "row 2 has the label '2'"),
-        ([0.5], None, "row 1 has the label 0.5"),
-    ],
-)
-def test_unknown_labels_are_rejected(labels, names, words):
-    with pytest.raises(ConfigError, match=words):
-        label_indices(labelled(labels, names), ANIMALS, 2)
 
 
 # --- hashes of row contents -----------------------------------------------------------------------------------------

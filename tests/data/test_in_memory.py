@@ -1,8 +1,10 @@
 """Rows in memory: every accepted form, and objects that are rejected."""
 
 import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.families import build
 from torch.utils.data import TensorDataset
 
@@ -36,6 +38,20 @@ def test_every_form_of_a_table_contains_the_same_texts(tmp_path, form):
 
 def test_a_key_missing_in_the_first_row_is_kept():
     assert as_table([{"text": "a"}, {"text": "b", "label": 1}], "mood").values("label") == [None, 1]
+
+
+def test_values_in_memory_are_those_that_were_given():
+    mixed = ["007", 7, None, 2**70, '"a"', True, {"role": "user"}, [1]]
+    assert repr(as_table({"text": mixed}, "mood").values("text")) == repr(mixed)
+    assert repr(as_table([{"text": value} for value in mixed], "mood").values("text")) == repr(mixed)
+    numbers = as_table({"label": [np.int64(1), np.str_("a"), (np.float32(0.5),)]}, "mood").values("label")
+    assert repr(numbers) == repr([1, "a", [0.5]])
+
+
+def test_images_in_memory_are_decoded_as_they_are():
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    for source in ([image], {"image": [image]}, datasets.Dataset.from_dict({"image": [image]})):
+        assert as_table(source, "mood").image("image", 0).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(

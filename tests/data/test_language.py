@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from adamerge.data.encode import encode
+from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
@@ -33,7 +34,7 @@ def tokenizer(tmp_path_factory, request):
 
 
 def table(columns, **source):
-    return Table(datasets.Dataset.from_dict(columns), DataSource("rows", **source), "mood")
+    return Table(Arrow(datasets.Dataset.from_dict(columns)), DataSource("rows", **source), "mood")
 
 
 def rows_of(
@@ -104,11 +105,43 @@ def test_the_last_turn_of_a_chat_counts_and_the_template_is_applied(tokenizer):
     assert whole.positions.all()
 
 
+THINKS = (
+    "{% for m in messages %}{{ m['role'][:1] }} is {{ m['content'] }} [SEP] "
+    "{% if m['role'] == 'user' and loop.last %}very {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}a is so {% endif %}"
+)
+"""A template that renders a question otherwise once it is answered: without its "very", and without "so"."""
+
+
+def test_a_question_that_is_rendered_otherwise_ends_where_the_renderings_differ(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", THINKS)
+    batch = rows_of(tokenizer, {"messages": [CHAT]}, positions="completion").rows.batch([0])
+    ids, counted = batch.inputs["input_ids"][0], batch.positions[0]
+    assert ids.tolist() == tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
+    assert tokenizer.decode(ids[1:][counted[:-1]]) == "a is a new book was good [SEP]"
+
+
+NAMES = "{% for m in messages %}{% if 'name' in m %}{{ m['name'] }} {% endif %}{{ m['content'] }} [SEP] {% endfor %}"
+"""A template that shows the name of a message that has one, as templates ask for keys."""
+
+
+def test_a_message_has_no_keys_of_other_messages(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", NAMES)
+    named = [{**CHAT[0], "name": "book"}, CHAT[1]]
+    rows = rows_of(tokenizer, {"messages": [named, CHAT[:2]]}).rows
+    rendered = [tokenizer.decode(rows.batch([row]).inputs["input_ids"][0]) for row in (0, 1)]
+    assert rendered == ["book good film [SEP] so slow [SEP]", "good film [SEP] so slow [SEP]"]
+
+
 def test_rows_in_which_no_position_counts_are_dropped(tokenizer):
     columns = {"text": [*TEXTS, "the a of to in is it was good bad"], "completion": [*COMPLETIONS, "so"]}
     found = rows_of(tokenizer, columns, positions="completion", completion="completion", max_length=11)
     assert len(found.rows) == 3
     assert found.notes == (
+        "mood: rows: 1 of 4 prompts are longer than 11 tokens and are cut there (data.max_length, or the maximum of "
+        "tokenizer or model); first: row 4.",
+        "mood: rows: 1 of 4 prompts with their completions are longer than 11 tokens and are cut there "
+        "(data.max_length, or the maximum of tokenizer or model); first: row 4.",
         "mood: rows: 1 of 4 rows are dropped: none of their positions counts within 11 tokens (see data.max_length and "
         "data.positions).",
     )
@@ -120,7 +153,7 @@ def test_rows_in_which_no_position_counts_are_dropped(tokenizer):
 
 REFUSED = {
     "no completion": ({"text": TEXTS}, {"positions": "completion"}, "expected a column of completions"),
-    "no template": ({"messages": [CHAT]}, {}, "the base's tokenizer has no chat template"),
+    "no template": ({"messages": [CHAT]}, {}, "neither the expert's tokenizer nor the base's has one"),
     "no messages": ({"messages": [CHAT, None]}, {}, "row 2 has no messages in 'messages'"),
     "empty": ({"messages": [CHAT, []]}, {}, "row 2 has no messages in 'messages'"),
     "words": ({"messages": ["good film"]}, {}, "row 1 has no messages in 'messages'"),

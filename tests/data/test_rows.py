@@ -115,10 +115,10 @@ def test_a_broken_image_is_named_before_anything_is_written(spoilt, monkeypatch,
 
 
 def test_a_column_without_images(spoilt, monkeypatch, capsys):
-    (spoilt / "rows.csv").write_text("image\n1\n2\n")
-    code, said = fit(spoilt, [{"model": "a", "calibration": "rows.csv"}], monkeypatch, capsys)
+    (spoilt / "rows.jsonl").write_text('{"image": 1}\n')
+    code, said = fit(spoilt, [{"model": "a", "calibration": "rows.jsonl"}], monkeypatch, capsys)
     assert code == cli.BAD_INPUT
-    assert "a: rows.csv: expected images or paths of images in the column 'image'" in said
+    assert "a: rows.jsonl: row 1 (line 1): expected images or paths of images in the column 'image'" in said
 
 
 def test_labels_in_words_with_class_names_for_a_head(pictures, tmp_path, monkeypatch, capsys):
@@ -135,7 +135,7 @@ def test_labels_in_words_with_class_names_for_a_head(pictures, tmp_path, monkeyp
         models[0]["zero_shot"] = {"classes": classes}
         found, said = fit(tmp_path, models, monkeypatch, capsys)
         assert found == code, said
-    assert "row 2 has the label 'blue', which is none of the expert's 2 labels (red, loud)" in said
+    assert "row 2 (line 3) has the label 'blue', which is none of the expert's 2 labels (red, loud)" in said
 
 
 @pytest.fixture(scope="module")

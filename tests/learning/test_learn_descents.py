@@ -59,9 +59,12 @@ def test_learning_stops_when_the_optimiser_has_converged(optimizer, tmp_path):
     _, own = digits_family()
     feasible = Unbounded() if isinstance(optimizer, LBFGSB) else Simplex()
     settings = learning(optimizer, feasible, 200, batch_size=None)
+    settings = replace(settings, watching=Watching("last", every=2, patience=None))
     arguments = (model(), LogitAlignment(), Calibration(own, {}), settings)
     found = learn(*arguments, checkpoints=tmp_path)
+    assert not found.interrupted, "SIGINT or SIGTERM reached the tests from outside"
     assert found.converged
+    assert (tmp_path / "last.ckpt").exists()  # from which the next run goes on
     assert found.history[-1]["step"] == found.best_step < 200
     assert found.history[-1]["evaluations"] == found.certificate["evaluations"]
     again = learn(*arguments, checkpoints=tmp_path, resume=True)
@@ -128,3 +131,9 @@ def test_half_precision_is_rejected_with_the_reason():
     settings = learning(FrankWolfe(), Simplex(), 1, batch_size=None)
     with pytest.raises(ConfigError, match=r"Frank-Wolfe \(hard\) with fp16 is not defined"):
         check_learning(replace(settings, trainer={"precision": "16-mixed"}), 3)
+
+
+def test_accumulated_batches_are_rejected_with_what_to_do_instead():
+    settings = learning(FrankWolfe(), Simplex(), 1, batch_size=None)
+    with pytest.raises(ConfigError, match=r"accumulate_grad_batches: expected 1, .* data.batch_size instead"):
+        check_learning(replace(settings, trainer={"accumulate_grad_batches": 2}), 3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from support.families import Tiny, random_vectors
 from support.naive_merge import GROUPINGS, naive
 
@@ -13,6 +14,7 @@ from adamerge.merging.grouping import row_blocks, tensor_wise
 from adamerge.merging.merged_model import task_vectors
 from adamerge.merging.resident_task_vectors import Resident
 from adamerge.merging.task_vectors import matrix_shape
+from adamerge.storage.weights import MappedFiles
 
 
 @st.composite
@@ -71,6 +73,27 @@ def test_combine_and_inner_are_the_sums_of_their_formulas(problem, kind, seed):
             for k in range(count):
                 expected_inner[group, k] += (gradient[row] * stack[k, row]).sum()
     torch.testing.assert_close(inner.double(), expected_inner, rtol=1e-4, atol=1e-3)
+
+
+def test_tensors_of_files_are_read_and_never_written(tmp_path):
+    """Read again what safetensors returns as one writable view per name: a write into it would change later reads."""
+    shapes = {"a": (6, 5), "b": (7,)}
+    kept = [{name: torch.randn(shape) for name, shape in shapes.items()} for _ in range(3)]
+    files = []
+    for number, tensors in enumerate(kept):
+        save_file(tensors, tmp_path / f"{number}.safetensors")
+        files.append(MappedFiles([tmp_path / f"{number}.safetensors"]))
+    base, *experts = files
+    vectors = mapped_task_vectors.Mapped(dict(zip("xy", experts, strict=True)), tuple(shapes), base, base)
+    groups, coefficients = tensor_wise(tuple(shapes)), torch.rand(2, 2)
+    for form in (vectors, Resident(vectors)):
+        merged = form.combine(coefficients, groups)
+        form.inner(merged, groups)
+        for name in shapes:
+            form.combine_exactly(name, coefficients, groups.rows[name])
+    for file, tensors in zip(files, kept, strict=True):
+        for name, tensor in tensors.items():
+            assert torch.equal(file[name], tensor), name
 
 
 def test_tied_weights_have_one_coefficient_and_stay_tied():

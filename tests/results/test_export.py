@@ -2,6 +2,7 @@
 
 import errno
 import json
+import weakref
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results.export import export
+from adamerge.storage.atomic_files import SafetensorsWriter
 from adamerge.types import ConfigError
 
 FAMILIES = [
@@ -126,6 +128,22 @@ def test_output_dtype(tmp_path):
     assert json.loads((exported.folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert transformers.AutoModelForCausalLM.from_pretrained(exported.folder).dtype == torch.bfloat16
     assert (exported.folder / "generation_config.json").exists()
+
+
+def test_one_merged_tensor_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    """Count the tensors of the merged backbone that are alive whenever another one is written."""
+    alive, most, write = [], [], SafetensorsWriter.write
+
+    def counted(writer, name, tensor):
+        alive.append(weakref.ref(tensor))
+        most.append(sum(reference() is not None for reference in alive))
+        write(writer, name, tensor)
+
+    monkeypatch.setattr(SafetensorsWriter, "write", counted)
+    model, *_ = merged_model(tmp_path, "LlamaForCausalLM", "LlamaForCausalLM", "llama", {})
+    export(model, torch.full((len(model.grouping), 2), 0.3), tmp_path / "merged")
+    assert len(alive) == len(model.vectors.shapes) > 10
+    assert max(most) <= 2  # the one that is written, and the one before it
 
 
 def test_an_existing_folder_is_rejected_and_not_changed(tmp_path):

@@ -43,13 +43,13 @@ def no_rows(folder, config):
     (folder / "mood.jsonl").write_text("")
 
 
-@mistake("mood: mood.jsonl: row 3 is not JSON")
+@mistake("mood: mood.jsonl: row 3 (line 3) is not JSON")
 def broken_row(folder, config):
     lines = (folder / "mood.jsonl").read_text().splitlines()
     (folder / "mood.jsonl").write_text("\n".join([*lines[:2], '{"text": "the', *lines[2:]]))
 
 
-@mistake("mood: mood.jsonl: row 2: expected a text in the column 'text', found None")
+@mistake("mood: mood.jsonl: row 2 (line 2): expected a text in the column 'text', found None")
 def row_without_text(folder, config):
     lines = (folder / "mood.jsonl").read_text().splitlines()
     (folder / "mood.jsonl").write_text("\n".join([lines[0], '{"text": null}', *lines[1:]]))
@@ -60,12 +60,12 @@ def rows_in_another_encoding(folder, config):
     (folder / "mood.jsonl").write_bytes('{"text": "schön"}\n'.encode("latin-1"))
 
 
-@mistake("topic: topic_test.jsonl: row 1 has the label 7", "2 labels")
+@mistake("topic: topic_test.jsonl: row 1 (line 1) has the label 7", "2 labels")
 def label_out_of_range(folder, config):
     (folder / "topic_test.jsonl").write_text('{"text": "good", "label": 7}\n')
 
 
-@mistake("topic: topic_test.jsonl: row 1 has the label 'sunny'")
+@mistake("topic: topic_test.jsonl: row 1 (line 1) has the label 'sunny'")
 def unknown_label(folder, config):
     (folder / "topic_test.jsonl").write_text('{"text": "good", "label": "sunny"}\n')
 

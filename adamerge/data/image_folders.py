@@ -1,0 +1,107 @@
+"""Rows of a folder of images: one row per file; classes are sub-folders, or columns of a metadata file."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from adamerge.data.list_files import split_of_images
+from adamerge.data.records import Listed
+from adamerge.data.table_files import Unread, open_tables
+
+IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
+"""Columns of a folder of images, and of metadata; the names are those of `datasets`."""
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file's ending is the one of an image.
+
+    Example:
+        >>> is_image(Path("a.JPEG")), is_image(Path("a.txt"))
+        (True, False)
+    """
+    return path.suffix.lower() in ImageFolder.EXTENSIONS
+
+
+def is_metadata(path: Path) -> bool:
+    """Return whether a file has columns of images, as `datasets` names such files: metadata.csv and so on."""
+    return path.name in ImageFolder.METADATA_FILENAMES
+
+
+def open_images(folder: Path, files: Sequence[Path], split: str) -> Unread:
+    """Make one row per image of a folder, with the name of its sub-folder as label if all are one level deep.
+
+    Args:
+        folder: The folder.
+        files: All files in it.
+        split: Which split to take if the sub-folders are named after splits.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: There is no such split, or metadata do not fit the images; names the row.
+    """
+    images, notes = split_of_images(folder, [file for file in files if is_image(file)], split)
+    metadata = [file for file in files if is_metadata(file) and _beside(file, images)]
+    others = [file for file in files if not is_image(file) and not is_metadata(file)]
+    if others:
+        notes += (f"{len(others)} files that are no images are ignored, such as {others[0].name}.",)
+    if metadata:
+        return _with_metadata(folder, images, metadata, notes)
+    classes, depths = sorted({file.parent.name for file in images}), {len(file.parts) for file in images}
+    if len(classes) < 2:
+        return Unread(len(images), partial(_read, folder, images, ()), notes)
+    if len(depths) > 1:
+        notes += ("images are at several depths, so the names of sub-folders are not read as labels.",)
+        return Unread(len(images), partial(_read, folder, images, ()), notes)
+    return Unread(len(images), partial(_read, folder, images, classes), notes)
+
+
+def _beside(metadata: Path, images: Sequence[Path]) -> bool:
+    return any(image.is_relative_to(metadata.parent) for image in images)
+
+
+def _read(folder: Path, images: Sequence[Path], classes: Sequence[str], wanted: Sequence[int]) -> Listed:
+    chosen = [images[index] for index in wanted]
+    places = [f"row {i + 1} ({image.relative_to(folder)})" for i, image in zip(wanted, chosen, strict=True)]
+    data: dict[str, list[object]] = {IMAGE: [str(image) for image in chosen]}
+    if not classes:
+        return Listed(data, places)
+    return Listed({**data, LABEL: [image.parent.name for image in chosen]}, places, {LABEL: classes})
+
+
+def _with_metadata(folder: Path, images: Sequence[Path], metadata: Sequence[Path], notes: tuple[str, ...]) -> Unread:
+    """Join the rows of metadata files with the images that they name, relative to their own folder."""
+    read = [(file.parent, file, open_tables([file])) for file in metadata]
+    named: dict[Path, str] = {}
+    for parent, file, table in read:
+        rows = table.read(range(table.count))
+        if FILE_NAME not in rows.columns:
+            raise ValueError(
+                f"{file.name}: expected a column {FILE_NAME!r} with the image of each row, found none. "
+                "Add it, or rename the file if it is not about the images."
+            )
+        for row, name in enumerate(rows.values(FILE_NAME)):
+            named[parent / str(name)] = f"{file.name}: {rows.place(row)}"
+    missing = [place for path, place in named.items() if not path.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]} names an image that does not exist. Correct or remove the row.")
+    unnamed = [image for image in images if image not in named]
+    if unnamed:
+        notes += (f"{len(unnamed)} images are left out, because no metadata name them, such as {unnamed[0].name}.",)
+    return Unread(sum(table.count for *_, table in read), partial(_read_metadata, read), notes)
+
+
+def _read_metadata(read: Sequence[tuple[Path, Path, Unread]], wanted: Sequence[int]) -> Listed:
+    places: list[str] = []
+    rows: list[dict[str, object]] = []
+    for parent, file, table in read:
+        found = table.read(range(table.count))
+        for row in range(len(found)):
+            values = {name: found.value(name, row) for name in found.columns}
+            rows.append({IMAGE: str(parent / str(values.pop(FILE_NAME))), **values})
+            places.append(f"{file.name}: {found.place(row)}")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Listed({name: [row.get(name) for row in rows] for name in names}, places).select(wanted)

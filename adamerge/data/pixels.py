@@ -1,0 +1,104 @@
+"""Images of every mode → 8-bit images with the channels that a model reads."""
+
+import io
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+import numpy
+from PIL import Image
+
+from adamerge.data.tables import Table
+
+CHANNELS: Mapping[int, str] = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Mode of images by number of channels."""
+
+_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
+"""Modes with transparency."""
+
+_ORIENTATION = 0x0112
+"""EXIF tag of the orientation; 1 is upright."""
+
+
+class _Found(NamedTuple):
+    """How an image is stored."""
+
+    sixteen_bits: bool
+    transparent: bool
+    turned: bool
+    frames: bool
+
+
+def converted(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image to 8 bits per channel and a mode.
+
+    Of 16-bit values the upper 8 bits are kept, as Pillow does for images with several channels; its own conversion of
+    16-bit greyscale turns all values above 255 white. Transparency is dropped, as in the pipelines of transformers.
+
+    Args:
+        image: Any image that `image_notes` accepts.
+        mode: L, RGB or RGBA.
+
+    Example:
+        >>> sixteen = Image.fromarray(numpy.array([[0, 25700]], dtype=numpy.uint16))
+        >>> numpy.asarray(converted(sixteen, "L")).tolist()
+        [[0, 100]]
+    """
+    if _has_sixteen_bits(image):
+        image = Image.fromarray((numpy.asarray(image).astype(numpy.uint32) >> 8).astype(numpy.uint8))
+    elif image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:  # Pillow has no direct way from these
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    return image.convert(mode)
+
+
+def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
+    """Look at how the images of a column are stored, and count those that are not read as they are.
+
+    Args:
+        table: The rows; the column holds images.
+        column: Name of the column.
+        mode: Mode that they are converted to.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        ConfigError: An image has 32 bits per channel, of unknown scale; names its row and file.
+    """
+    found = [_look(table, column, row) for row in range(len(table))]
+    words = {
+        "have 16 bits per channel: the upper 8 are used": [i for i, one in enumerate(found) if one.sixteen_bits],
+        "are transparent: transparency is ignored": [
+            i for i, one in enumerate(found) if one.transparent and mode != "RGBA"
+        ],
+        "have several frames: the first is used": [i for i, one in enumerate(found) if one.frames],
+        "are turned upright as their EXIF orientation says": [i for i, one in enumerate(found) if one.turned],
+    }
+    return tuple(
+        f"{table.task}: {table.source.path}: {len(rows)} of {len(table)} images {what}; first: row {rows[0] + 1}."
+        for what, rows in words.items()
+        if rows
+    )
+
+
+def _look(table: Table, column: str, row: int) -> _Found:
+    stored = table.stored_image(column, row)
+    data = cast(bytes | None, stored.get("bytes"))
+    with Image.open(io.BytesIO(data) if data is not None else cast(str, stored["path"])) as image:
+        sixteen = _has_sixteen_bits(image)
+        if image.mode in ("I", "F") and not sixteen:
+            place = f" ({stored['path']})" if stored.get("path") else ""
+            raise table.error(
+                f"{table.place(row)}{place}: expected an image of 8 or 16 bits per channel, found 32 bits (mode "
+                f"{image.mode}), for which no scale is known. Save it with 8 or 16 bits, or remove the row."
+            )
+        transparent = image.mode in _ALPHA or "transparency" in image.info
+        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        return _Found(sixteen, transparent, turned, getattr(image, "n_frames", 1) > 1)
+
+
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    """Return whether an image has 16 bits per pixel.
+
+    Pillow reads such PGM files as mode I, scaled to 65535, and old versions such PNG files.
+    """
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))

@@ -1,0 +1,141 @@
+"""How two tokenizers or image processors differ, and cache keys of processors."""
+
+import json
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from adamerge.data.modality import Processor
+from adamerge.storage.digest import digest_of_json
+
+_MOST = 8
+"""Number of differences that are listed; the rest is counted."""
+
+_UNUSED = ("_type", "processor_class", "_processor_class", "auto_map", "name_or_path")
+"""Ends of the keys of an image processor that do not change its pixels."""
+
+
+def differences(own: Processor, base: Processor) -> list[str]:
+    """List how an expert's processor differs from the base's.
+
+    Args:
+        own: The expert's tokenizer or image processor.
+        base: The base's.
+
+    Returns:
+        One phrase per difference; empty if both encode alike.
+    """
+    mine, theirs = properties(own), properties(base)
+    found = vocabulary_differences(own, base)
+    for key in dict.fromkeys([*mine, *theirs]):
+        if mine.get(key) != theirs.get(key):
+            found.append(f"{key} {_short(mine.get(key))} (base: {_short(theirs.get(key))})")
+    rest = len(found) - _MOST
+    return found if rest <= 0 else [*found[:_MOST], f"and {rest} more"]
+
+
+def digest_of_processor(processor: Processor) -> str:
+    """Hash everything that a processor's encoding depends on."""
+    model = _backend(processor, "model") if isinstance(processor, PreTrainedTokenizerBase) else None
+    words = processor.get_vocab() if isinstance(processor, PreTrainedTokenizerBase) else {}
+    return digest_of_json(
+        [properties(processor), words, model],
+    )
+
+
+def properties(processor: Processor) -> dict[str, object]:
+    """Return the settings of a processor that its encoding depends on, without the vocabulary, by dotted key."""
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        flat = dict(_flat(json.loads(processor.to_json_string()), ""))
+        return {key: value for key, value in flat.items() if not key.endswith(_UNUSED)}
+    parts = {part: _backend(processor, part) for part in ("normalizer", "pre_tokenizer", "post_processor")}
+    own = {
+        "special tokens": {key: str(token) for key, token in processor.special_tokens_map.items()},
+        "chat_template": processor.chat_template,
+        "model_max_length": processor.model_max_length,
+        "truncation_side": processor.truncation_side,
+        "token_type_ids": "token_type_ids" in processor.model_input_names,
+    }
+    return dict(_flat({**parts, **own}, ""))
+
+
+def vocabulary_differences(own: Processor, base: Processor) -> list[str]:
+    """Count the tokens that only one of two tokenizers has, and those with another index."""
+    if not (isinstance(own, PreTrainedTokenizerBase) and isinstance(base, PreTrainedTokenizerBase)):
+        return []
+    mine, theirs = own.get_vocab(), base.get_vocab()
+    counts = {
+        "tokens that the base's lacks": [word for word in mine if word not in theirs],
+        "tokens less than the base's": [word for word in theirs if word not in mine],
+        "tokens with another index": moved(mine, theirs),
+    }
+    return [f"{len(words)} {what} (such as {words[0]!r})" for what, words in counts.items() if words]
+
+
+def moved(mine: Mapping[str, int], theirs: Mapping[str, int]) -> list[str]:
+    """List the words of both vocabularies whose index differs.
+
+    Example:
+        >>> moved({"a": 0, "b": 2, "d": 1}, {"a": 0, "b": 1, "c": 2})
+        ['b']
+    """
+    return [word for word, index in theirs.items() if mine.get(word, index) != index]
+
+
+def key_notes(folder: Path | None, processor: Processor) -> list[str]:
+    """List keys of tokenizer_config.json that the loaded tokenizer does not follow.
+
+    transformers 5 ignores add_bos_token and add_eos_token where there is a tokenizer.json, whose post-processor
+    decides; transformers 4 followed them.
+
+    Args:
+        folder: Folder of the tokenizer.
+        processor: The tokenizer as it was loaded.
+    """
+    if folder is None or not isinstance(processor, PreTrainedTokenizerBase):
+        return []
+    try:
+        keys = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    ids = cast(Sequence[int], processor("a")["input_ids"])
+    found: list[str] = []
+    for key, name, place in (("add_bos_token", "bos_token", 0), ("add_eos_token", "eos_token", -1)):
+        token = getattr(processor, f"{name}_id")
+        adds = bool(ids) and token is not None and ids[place] == token
+        if isinstance(keys.get(key), bool) and token is not None and keys[key] != adds:
+            does = "adds" if adds else "does not add"
+            found.append(
+                f"tokenizer_config.json says {key}: {str(keys[key]).lower()}, but the tokenizer {does} "
+                f"{getattr(processor, name)}: its post-processor (tokenizer.json) decides, as in transformers 5. "
+                "Correct one of the two if the model was trained otherwise."
+            )
+    return found
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase, part: str) -> object:
+    """Return a part of a fast tokenizer's pipeline as a JSON value; its type if it cannot be written as JSON."""
+    found = getattr(getattr(tokenizer, "backend_tokenizer", None), part, None)
+    if found is None:
+        return None
+    try:
+        return json.loads(found.__getstate__())
+    except Exception:  # a part that is written in Python
+        return type(found).__name__
+
+
+def _flat(value: object, key: str) -> Iterator[tuple[str, object]]:
+    """Yield the leaves of a JSON value by dotted key."""
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if pairs is None:
+        yield key, value
+        return
+    for inner, part in pairs:
+        yield from _flat(part, f"{key}.{inner}" if key else str(inner))
+
+
+def _short(value: object) -> str:
+    return "none" if value is None else reprlib.repr(value)

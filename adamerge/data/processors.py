@@ -1,0 +1,140 @@
+"""The processor of each task: what its expert brings, else the base's."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from adamerge.data.encode import modalities_of
+from adamerge.data.modality import Modality, Processor
+from adamerge.data.processor_differences import differences, key_notes
+from adamerge.data.processor_files import template_of
+from adamerge.data.tokenize import check_vocabulary, has_vocabulary, lend_padding
+from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.experts import Expert, Experts
+from adamerge.types import ConfigError
+
+
+class Own(NamedTuple):
+    """The processor of one task.
+
+    Attributes:
+        processor: Tokenizer or image processor; None if neither expert nor base is from disk.
+        notes: Messages for the user.
+    """
+
+    processor: Processor | None
+    notes: tuple[str, ...] = ()
+
+
+class Processors:
+    """Processors of all tasks: the expert's where it brings one, else the base's; each is loaded once.
+
+    Args:
+        experts: Base and experts.
+        given: Processors that the user passed, by task; they replace those on disk.
+    """
+
+    def __init__(self, experts: Experts, given: Mapping[str, Processor] | None = None) -> None:
+        self._experts, self._given = experts, given or {}
+        self._bases: dict[str, Processor | None] = {}
+        self._borrowed: dict[str, list[str]] = {}
+        self._brought: set[str] = set()
+
+    @property
+    def notes(self) -> list[str]:
+        """Say which tasks were encoded with the base's processor, where other experts bring their own."""
+        mixed = {what: tasks for what, tasks in self._borrowed.items() if what in self._brought}
+        return [f"encoded with the base's {what}: {', '.join(tasks)}" for what, tasks in mixed.items()]
+
+    def of(self, task: str) -> Own:
+        """Find the processor of a task, and list how it differs from the base's.
+
+        Raises:
+            ConfigError: Neither expert nor base has one, it cannot be loaded, or the vocabularies do not fit together.
+        """
+        expert = self._experts.tasks[task]
+        if task not in self._given and expert.checkpoint is None and self._experts.checkpoint is None:
+            return Own(None)
+        modality = modalities_of(expert.kind)[0]
+        base, own = self._of_base(modality), self._given.get(task)
+        own = _saved(expert.checkpoint, modality) if own is None else own
+        if own is None and base is None:
+            raise self._missing(expert, modality)
+        processor, notes = _completed(expert, own, base)
+        if processor is base:
+            self._borrowed.setdefault(modality.loads, []).append(task)
+        else:
+            self._brought.add(modality.loads)
+        if base is not None:
+            check_vocabulary(processor, base, expert, self._experts)
+            notes += _difference_notes(task, modality, processor, base)
+        if own is not None and task not in self._given:
+            notes += [f"{task}: {note}" for note in key_notes(_folder(expert), processor)]
+        return Own(processor, (*notes, *lend_padding(processor, expert.kind)))
+
+    def _of_base(self, modality: Modality) -> Processor | None:
+        if modality.loads not in self._bases:
+            self._bases[modality.loads] = _saved(self._experts.checkpoint, modality)
+        return self._bases[modality.loads]
+
+    def _missing(self, expert: Expert, modality: Modality) -> ConfigError:
+        checkpoint = self._experts.checkpoint or expert.checkpoint
+        assert checkpoint is not None
+        return ConfigError(
+            f"{checkpoint.source}: expected the {modality.loads} of {expert.kind.architecture} beside the weights, but "
+            f"found none there, nor beside those of {expert.name}. Copy its files there from the fine-tuned model."
+        )
+
+
+def _saved(checkpoint: Checkpoint | None, modality: Modality) -> Processor | None:
+    """Load the processor that was saved with a checkpoint; None if there is none.
+
+    Raises:
+        ConfigError: It is there, but transformers cannot load it.
+    """
+    if checkpoint is None:
+        return None
+    folder = checkpoint.folder
+    try:
+        processor = modality.loader.from_pretrained(folder, trust_remote_code=checkpoint.trust_remote_code)
+    except Exception as error:  # tokenizers raises plain exceptions on damaged files
+        found = sorted(file.name for pattern in modality.files for file in folder.glob(pattern))
+        if not found:
+            return None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"{checkpoint.source}: expected the {modality.loads} of {checkpoint.architecture} in {', '.join(found)}, "
+            f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
+        ) from error
+    return processor if has_vocabulary(folder, processor) else None
+
+
+def _completed(expert: Expert, own: Processor | None, base: Processor | None) -> tuple[Processor, list[str]]:
+    """Take the base's tokenizer or chat template where the expert brings none, and note it."""
+    if own is None:
+        assert base is not None
+        template = template_of(_folder(expert)) if isinstance(base, PreTrainedTokenizerBase) else None
+        if template is None:
+            return base, []
+        lent = copy.deepcopy(base)
+        cast(PreTrainedTokenizerBase, lent).chat_template = template
+        return lent, [f"{expert.name}: brings a chat template but no tokenizer: the base's tokenizer is used with it."]
+    template = getattr(base, "chat_template", None)
+    if template and isinstance(own, PreTrainedTokenizerBase) and not own.chat_template and expert.kind.language_model:
+        own.chat_template = template
+        return own, [f"{expert.name}: its tokenizer has no chat template: the base's is used."]
+    return own, []
+
+
+def _difference_notes(task: str, modality: Modality, own: Processor, base: Processor) -> list[str]:
+    found = differences(own, base) if own is not base else []
+    if not found:
+        return []
+    return [f"{task}: is encoded with its own {modality.loads}, which differs from the base's: {'; '.join(found)}."]
+
+
+def _folder(expert: Expert) -> Path | None:
+    return expert.checkpoint.folder if expert.checkpoint else None

@@ -1,0 +1,167 @@
+"""Rows of CSV, TSV and text files; every value is the text that the file contains."""
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from adamerge.data.record import Record, Row
+from adamerge.data.text_files import lines
+
+TAB = "\t"
+
+
+def split_text(path: Path, seen: Counter[str]) -> Iterator[Record]:
+    """Yield one record with the column text per line."""
+    for number, line in enumerate(lines(path), 1):
+        yield Record(number, partial(_text_row, line))
+
+
+def split_csv(path: Path, seen: Counter[str]) -> Iterator[Record]:
+    """Yield the records of a CSV file (RFC 4180), of which the first names the columns."""
+    yield from _under_header(_quoted_fields(path, ",", seen), seen)
+
+
+def split_tsv(path: Path, seen: Counter[str]) -> Iterator[Record]:
+    """Yield the records of a TSV file: each line is a row and quotation marks are characters.
+
+    If every field with a quotation mark is quoted as the writers of spreadsheets do (see `_STYLES`), the file is read
+    as a CSV file with tabs instead.
+    """
+    if _is_quoted(path):
+        seen["quoted"] += 1
+        yield from _under_header(_quoted_fields(path, TAB, seen), seen)
+    else:
+        yield from _under_header(_plain_fields(path, seen), seen, blank_is_empty=True)
+
+
+def _text_row(line: str) -> Row:
+    return {"text": line.rstrip("\r\n")}
+
+
+def _under_header(
+    records: Iterator[tuple[int, list[str]]], seen: Counter[str], *, blank_is_empty: bool = False
+) -> Iterator[Record]:
+    """Pair each record's fields with the names of the columns, which are the first record.
+
+    Lines without content are counted and skipped; with `blank_is_empty` they are empty values of an only column.
+    """
+    header: list[str] = []
+    for line, fields in records:
+        if not header and fields:
+            header = _checked(fields)
+        elif fields or (blank_is_empty and len(header) == 1):
+            yield Record(line, partial(_pair, header, fields or [""]))
+        else:
+            seen["blank"] += 1
+
+
+def _checked(header: list[str]) -> list[str]:
+    twice = [name for name in header if name and header.count(name) > 1]
+    if twice:
+        raise ValueError(f"two columns have the name {twice[0]!r}. Rename one of them in the first line.")
+    return header
+
+
+def _pair(header: Sequence[str], fields: Sequence[str]) -> Row:
+    if len(fields) != len(header):
+        raise ValueError(
+            f"has {len(fields)} fields, but the first line names {len(header)} columns ({', '.join(header)[:80]}). "
+            "Correct the row; put a field that contains the separator in quotation marks (not in .tsv)."
+        )
+    return {name: value for name, value in zip(header, fields, strict=True) if name}
+
+
+def _plain_fields(path: Path, seen: Counter[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines(path), 1):
+        fields = line.rstrip("\r\n").split(TAB)
+        seen["marks"] += any(field.startswith('"') for field in fields)
+        yield number, [] if fields == [""] else fields
+
+
+def _quoted_fields(path: Path, delimiter: str, seen: Counter[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and fields of each record; a line without content is an empty list.
+
+    Raises:
+        ValueError: A quoted field does not end, or text follows its end; names the line.
+    """
+    limit, line = csv.field_size_limit(sys.maxsize), 1  # its default refuses long texts
+    reader = csv.reader(lines(path), delimiter=delimiter, strict=True)
+    try:
+        for fields in reader:
+            seen["spans"] += reader.line_num > line
+            yield line, fields
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"the record that begins on line {line} is broken by a quotation mark on line {reader.line_num} or "
+            f"before ({error}). Put such a field in quotation marks and double those inside it."
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+# --- does a TSV file quote its fields? ------------------------------------------------------------------------------
+
+
+def _is_quoted(path: Path) -> bool:
+    """Return whether a TSV file is what a writer of quoted fields writes; a plain file almost never is."""
+    styles, marks, width = list(_STYLES), False, 0
+    for raw, fields in _raw_records(path):
+        marks = marks or '"' in raw
+        styles = [style for style in styles if TAB.join(style(fields)) == raw]
+        if not styles or (fields and width not in (0, len(fields))):
+            return False
+        width = len(fields) or width
+    return marks
+
+
+def _raw_records(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each record as it is written and as its fields; a record that breaks the rules has no field."""
+    taken: list[str] = []
+
+    def take() -> Iterator[str]:
+        for line in lines(path):
+            taken.append(line)
+            yield line
+
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        for fields in csv.reader(take(), delimiter=TAB, strict=True):
+            yield "".join(taken).rstrip("\r\n"), fields
+            taken.clear()
+    except csv.Error:
+        yield "".join(taken), []
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _quote(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"'
+
+
+def _where_needed(fields: Sequence[str]) -> list[str]:
+    if list(fields) == [""]:
+        return ['""']
+    return [_quote(field) if any(mark in field for mark in '\t\r\n"') else field for field in fields]
+
+
+def _everywhere(fields: Sequence[str]) -> list[str]:
+    return [_quote(field) for field in fields]
+
+
+def _around_words(fields: Sequence[str]) -> list[str]:
+    return [field if _is_number(field) else _quote(field) for field in fields]
+
+
+def _is_number(field: str) -> bool:
+    try:
+        return bool(field) and float(field) is not None
+    except ValueError:
+        return False
+
+
+_STYLES: tuple[Callable[[Sequence[str]], list[str]], ...] = (_where_needed, _everywhere, _around_words)
+"""The ways in which writers quote fields: as Python's csv, with QUOTE_ALL, and with QUOTE_NONNUMERIC as R does."""

@@ -1,0 +1,150 @@
+"""Rows as they were read: columns of Python values, or an Arrow table."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import datasets
+from typing_extensions import override
+
+_MEDIA = (datasets.Image, datasets.Audio, datasets.Video)
+
+
+class Records(ABC):
+    """Rows with named columns. Values are those that the source contains: no type is inferred, nothing is decoded."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> Sequence[str]:
+        """The names of the columns."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    @abstractmethod
+    def values(self, column: str) -> Sequence[object]:
+        """Return the values of a column; images stay paths, or dicts of path and bytes."""
+
+    @abstractmethod
+    def value(self, column: str, row: int) -> object:
+        """Return one value of a column."""
+
+    @abstractmethod
+    def class_names(self, column: str) -> Sequence[str] | None:
+        """Return the names of a column's classes in their order, if it has them; its values are names or indices."""
+
+    def media(self) -> Mapping[str, str]:
+        """Return image, audio or video by name of a column whose type says that it holds such."""
+        return {}
+
+    @abstractmethod
+    def select(self, rows: Sequence[int]) -> "Records":
+        """Return some of the rows, with their places."""
+
+    @abstractmethod
+    def place(self, row: int) -> str:
+        """Return where a row is, for messages: its number in the source, and its line or file if it has one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Listed(Records):
+    """Rows whose values are in memory.
+
+    Args:
+        data: Values by column, all of one length.
+        places: Where each row is; by default its number.
+        classes: Names of classes by column.
+    """
+
+    data: Mapping[str, Sequence[object]]
+    places: Sequence[str] | None = None
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+
+    @property
+    @override
+    def columns(self) -> Sequence[str]:
+        return list(self.data)
+
+    @override
+    def __len__(self) -> int:
+        return len(next(iter(self.data.values()), ()))
+
+    @override
+    def values(self, column: str) -> Sequence[object]:
+        return self.data[column]
+
+    @override
+    def value(self, column: str, row: int) -> object:
+        return self.data[column][row]
+
+    @override
+    def class_names(self, column: str) -> Sequence[str] | None:
+        return self.classes.get(column)
+
+    @override
+    def select(self, rows: Sequence[int]) -> "Listed":
+        data = {name: [values[row] for row in rows] for name, values in self.data.items()}
+        return Listed(data, [self.place(row) for row in rows], self.classes)
+
+    @override
+    def place(self, row: int) -> str:
+        return self.places[row] if self.places is not None else f"row {row + 1}"
+
+
+@dataclass(frozen=True, eq=False)
+class Arrow(Records):
+    """Rows of a `datasets.Dataset`.
+
+    Args:
+        data: The rows.
+        numbers: Number of each row in the source, from 0; by default all rows in order.
+    """
+
+    data: datasets.Dataset
+    numbers: Sequence[int] | None = None
+
+    @property
+    @override
+    def columns(self) -> Sequence[str]:
+        return self.data.column_names
+
+    @override
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @override
+    def values(self, column: str) -> Sequence[object]:
+        if column in self.media():
+            return [self.value(column, row) for row in range(len(self))]
+        return list(self._plain[column])
+
+    @override
+    def value(self, column: str, row: int) -> object:
+        if column in self.media():
+            return self.data.with_format("arrow")[row][column][0].as_py()
+        return self._plain[row][column]
+
+    @property
+    def _plain(self) -> datasets.Dataset:
+        """The rows as Python values; a transform that the user set is kept."""
+        return self.data if self.data.format["type"] == "custom" else self.data.with_format(None)
+
+    @override
+    def class_names(self, column: str) -> Sequence[str] | None:
+        kind = self.data.features[column]
+        return list(kind.names) if isinstance(kind, datasets.ClassLabel) else None
+
+    @override
+    def media(self) -> Mapping[str, str]:
+        inner = {name: getattr(kind, "feature", kind) for name, kind in self.data.features.items()}
+        return {name: type(kind).__name__.lower() for name, kind in inner.items() if isinstance(kind, _MEDIA)}
+
+    @override
+    def select(self, rows: Sequence[int]) -> "Arrow":
+        numbers = rows if self.numbers is None else [self.numbers[row] for row in rows]
+        return Arrow(self.data.select(rows), numbers)
+
+    @override
+    def place(self, row: int) -> str:
+        return f"row {(row if self.numbers is None else self.numbers[row]) + 1}"

@@ -1,0 +1,187 @@
+"""Rows of table files in JSON, CSV, TSV, text and Parquet: counted first, then read."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.table import InMemoryTable
+
+from adamerge.data.read_delimited import split_csv, split_text, split_tsv
+from adamerge.data.read_json import split_json, split_json_lines
+from adamerge.data.record import Record
+from adamerge.data.records import Arrow, Listed, Records
+from adamerge.data.text_files import COMPRESSED, format_ending
+
+Splitter: TypeAlias = Callable[[Path, Counter[str]], Iterator[Record]]
+"""A text file → its records; counts in the counter what it skips or reads in a special way."""
+
+SPLITTERS: dict[str, Splitter] = {
+    ".jsonl": split_json_lines,
+    ".ndjson": split_json_lines,
+    ".json": split_json,
+    ".csv": split_csv,
+    ".tsv": split_tsv,
+    ".txt": split_text,
+}
+PARQUET = ".parquet"
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Rows that are counted but not in memory.
+
+    Attributes:
+        count: Number of rows.
+        read: Returns the rows with these ascending indices.
+        notes: Messages for the user on how the source is read.
+    """
+
+    count: int
+    read: Callable[[Sequence[int]], Records]
+    notes: tuple[str, ...] = ()
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file's ending is the one of a table.
+
+    Example:
+        >>> is_table(Path("rows.CSV.gz")), is_table(Path("rows.parquet.gz")), is_table(Path("rows.xlsx"))
+        (True, False, False)
+    """
+    ending = format_ending(path)
+    return ending in SPLITTERS or (ending == PARQUET and path.suffix.lower() == PARQUET)
+
+
+def endings() -> str:
+    """List the endings of tables, for messages."""
+    return f"{', '.join([*SPLITTERS, PARQUET])} (all but the last also with {', '.join(COMPRESSED)})"
+
+
+def open_tables(files: Sequence[Path]) -> Unread:
+    """Count the rows of tables of one format, in the order of the files; every row is parsed once and none is kept.
+
+    Args:
+        files: At least one file.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: Files have several formats, or a row cannot be read; names the row, line and file.
+    """
+    formats = {format_ending(file): file.name for file in files}
+    if len(formats) > 1:
+        raise ValueError(
+            f"expected tables of one format, found {' and '.join(formats.values())}. Name one file, or a folder with "
+            "files of one format."
+        )
+    _check_once(files)
+    ending = next(iter(formats))
+    found = _open_parquet(files) if ending == PARQUET else _open_text(files, SPLITTERS[ending])
+    if len(files) == 1:
+        return found
+    return replace(found, notes=(f"{len(files)} files are joined: {_shown(files)}.", *found.notes))
+
+
+def _shown(files: Sequence[Path]) -> str:
+    names = [file.name for file in files]
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]}, …, {names[-1]}"
+
+
+def _check_once(files: Sequence[Path]) -> None:
+    """Refuse a file beside its own compressed copy."""
+    first: dict[Path, Path] = {}
+    for file in files:
+        bare = file.with_suffix("") if file.suffix.lower() in COMPRESSED else file
+        if first.setdefault(bare, file) is not file:
+            raise ValueError(
+                f"expected every file once, found {first[bare].name} and {file.name}. Remove one of them, or name one."
+            )
+
+
+def _open_text(files: Sequence[Path], split: Splitter) -> Unread:
+    seen, columns, count = Counter[str](), dict[str, None](), 0
+    for place, record in _records(files, split, seen):
+        columns.update(dict.fromkeys(_parsed(place, record)))
+        count += 1
+    return Unread(count, partial(_read_text, files, split, list(columns)), _notes(seen))
+
+
+def _read_text(files: Sequence[Path], split: Splitter, columns: Sequence[str], wanted: Container[int]) -> Listed:
+    wanted = wanted if isinstance(wanted, range) else set(wanted)  # pyright: ignore
+    places: list[str] = []
+    data: dict[str, list[object]] = {name: [] for name in columns}
+    for index, (place, record) in enumerate(_records(files, split, Counter())):
+        if index in wanted:
+            row = _parsed(place, record)
+            places.append(place)
+            for name, values in data.items():
+                values.append(row.get(name))
+    return Listed(data, places)
+
+
+def _records(files: Sequence[Path], split: Splitter, seen: Counter[str]) -> Iterator[tuple[str, Record]]:
+    """Yield every record with its place; numbers of rows go on from file to file."""
+    number = 0
+    for file in files:
+        inside = f"{file.name}, " if len(files) > 1 else ""
+        try:
+            for record in split(file, seen):
+                number += 1
+                yield f"row {number} ({inside}line {record.line})", record
+        except ValueError as error:
+            raise ValueError(f"{inside}{error}") from error
+
+
+def _parsed(place: str, record: Record) -> dict[str, object]:
+    try:
+        return record.parse()
+    except ValueError as error:
+        raise ValueError(f"{place} {error}") from error
+
+
+def _notes(seen: Counter[str]) -> tuple[str, ...]:
+    said = {
+        "blank": "lines without content are skipped",
+        "quoted": "file is read as tab-separated values with quoted fields (its quotation marks enclose fields)",
+        "marks": "rows have a field that begins with a quotation mark; it is read as a character (plain .tsv)",
+        "spans": "rows span several lines (line breaks inside quotation marks)",
+    }
+    return tuple(f"{seen[key]} {words}." for key, words in said.items() if seen[key])
+
+
+# --- Parquet ---------------------------------------------------------------------------------------------------------
+
+
+def _open_parquet(files: Sequence[Path]) -> Unread:
+    counts = [pq.read_metadata(file).num_rows for file in files]
+    return Unread(sum(counts), partial(_read_parquet, files))
+
+
+def _read_parquet(files: Sequence[Path], wanted: Sequence[int]) -> Arrow:
+    start, parts = 0, list[pa.Table]()
+    for file in files:
+        with pq.ParquetFile(file) as opened:
+            parts.append(opened.schema_arrow.empty_table())
+            for batch in opened.iter_batches():
+                end = start + len(batch)
+                rows = [row - start for row in wanted[bisect_left(wanted, start) : bisect_left(wanted, end)]]
+                parts += [pa.Table.from_batches([batch]).take(rows)] if rows else []
+                start = end
+    table = pa.concat_tables([_without_categories(part) for part in parts])
+    return Arrow(datasets.Dataset(InMemoryTable(table)), wanted)
+
+
+def _without_categories(table: pa.Table) -> pa.Table:
+    """Replace categories, as pandas writes them, by their values; `datasets` has no type for them."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+    return table

@@ -1,0 +1,85 @@
+"""Lines of text files: compression, encoding, and errors that name the line."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+COMPRESSED: dict[str, Callable[[Path], object]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""Functions that open compressed files, by ending."""
+
+_BOMS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def format_ending(path: Path) -> str:
+    """Return the ending that names the format: in lower case, without the one of the compression.
+
+    Example:
+        >>> format_ending(Path("rows.JSONL.gz"))
+        '.jsonl'
+    """
+    ending = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if ending in COMPRESSED else ending
+
+
+def lines(path: Path) -> Iterator[str]:
+    r"""Yield the lines of a text file with their endings; \n, \r\n and \r end a line.
+
+    Args:
+        path: A file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; .gz, .bz2 and .xz are decompressed.
+
+    Raises:
+        ValueError: The file is not such text, or its compressed data are damaged; names the line.
+    """
+    number = 0
+    try:
+        with _open(path) as binary, io.TextIOWrapper(binary, encoding=_encoding(path), newline="") as file:
+            for number, line in enumerate(file, 1):
+                if "\0" in line:
+                    raise ValueError(
+                        f"line {number}: expected text, found a null byte. Save the file as text in UTF-8 (UTF-16 "
+                        "needs a byte order mark)."
+                    )
+                yield line
+    except UnicodeDecodeError as error:
+        raise ValueError(_undecodable(path, error, number)) from error
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"the compressed file is damaged or incomplete after line {number} ({error}). Copy it again."
+        ) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    opened = COMPRESSED[path.suffix.lower()](path) if path.suffix.lower() in COMPRESSED else path.open("rb")
+    return cast(BinaryIO, opened)
+
+
+def _encoding(path: Path) -> str:
+    with _open(path) as file:
+        start = file.read(4)
+    return next((name for mark, name in _BOMS.items() if start.startswith(mark)), "utf-8-sig")
+
+
+def _undecodable(path: Path, error: UnicodeDecodeError, before: int) -> str:
+    """Describe the first line that is not text in the file's encoding."""
+    if error.encoding.lower().startswith("utf-8"):
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as place:
+                    return (
+                        f"line {number}: expected text in UTF-8, found the byte 0x{line[place.start]:02x} at position "
+                        f"{place.start + 1}. Save the file in UTF-8."
+                    )
+    return f"after line {before}: expected text in {error.encoding} ({error.reason}). Save the file in UTF-8."

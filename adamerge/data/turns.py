@@ -1,0 +1,113 @@
+"""Where an answer ends: end tokens of generation and tokenizer, and of a turn as the chat template renders it."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+from jinja2 import TemplateError
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from adamerge.data.tables import Table
+from adamerge.data.tokens import special_tokens
+from adamerge.experts.experts import Expert
+
+_ANSWER = "qzxjkv"
+"""Stands for an answer; no template contains it."""
+
+
+class AnswerEnd(NamedTuple):
+    """What ends an answer.
+
+    Attributes:
+        tokens: Each of these tokens.
+        text: This text, if a chat template ends a turn without a special token; else empty.
+    """
+
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+
+
+def answer_end(
+    table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, object]] | None = None
+) -> tuple[AnswerEnd, tuple[str, ...]]:
+    """Find what ends an expert's answers; where its sources disagree, each of them ends an answer, and a note says so.
+
+    Args:
+        table: Names task and file in notes.
+        expert: Its generation_config.json, or else its configuration, has the tokens at which generation stops.
+        tokenizer: Has an end token, and for chats a template.
+        chat: The messages of any prompt, if rows are chats.
+
+    Returns:
+        What ends an answer, and notes for the user.
+    """
+    stops = generation_stops(expert)
+    turn = AnswerEnd() if chat is None else end_of_turn(tokenizer, chat)
+    own = cast(int | None, tokenizer.eos_token_id)
+    found: dict[str, tuple[int, ...]] = {}
+    if own is not None:
+        found[f"the tokenizer's end token is {tokenizer.eos_token!r}"] = (own,)
+    if chat is not None:
+        found[f"the chat template ends a turn with {_words(tokenizer, turn)}"] = turn.tokens
+    tokens = list(stops)
+    notes: list[str] = []
+    for what, ends in found.items():
+        more = [end for end in ends if end not in stops]
+        if more and stops:
+            known = ", ".join(repr(tokenizer.convert_ids_to_tokens(stop)) for stop in stops)
+            notes.append(f"{table.task}: {what}, but generation stops at {known}: answers end at either.")
+        tokens += [end for end in more if end not in tokens]
+    if turn.text:
+        notes.append(f"{table.task}: the chat template ends a turn with the text {turn.text!r}: answers end there too.")
+    elif chat is not None and not turn.tokens:
+        notes.append(f"{table.task}: the chat template ends a turn with nothing, so answers end at an end token alone.")
+    return AnswerEnd(tuple(tokens), turn.text), tuple(notes)
+
+
+def generation_stops(expert: Expert) -> tuple[int, ...]:
+    """List the tokens at which the expert's own generation settings stop."""
+    ends = generation_config(expert).eos_token_id
+    return () if ends is None else (ends,) if isinstance(ends, int) else tuple(cast(Sequence[int], ends))
+
+
+def generation_config(expert: Expert) -> GenerationConfig:
+    """Read the expert's generation settings: generation_config.json, or else those of its configuration."""
+    if expert.checkpoint is not None and (expert.checkpoint.folder / "generation_config.json").exists():
+        return GenerationConfig.from_pretrained(expert.checkpoint.folder)
+    return GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, object]]) -> AnswerEnd:
+    """Find what the chat template renders after an assistant's turn: its first special token, or else its text.
+
+    Args:
+        tokenizer: Has a chat template.
+        chat: Messages that the template accepts, the last not the assistant's.
+    """
+    answered = cast(list[dict[str, str]], [*chat, {"role": "assistant", "content": _ANSWER}])
+    try:
+        rendered = cast(str, tokenizer.apply_chat_template(answered, tokenize=False))
+    except (TemplateError, ValueError, TypeError):  # the rows' own error is raised when they are rendered
+        return AnswerEnd()
+    tail = rendered.rpartition(_ANSWER)[2] if _ANSWER in rendered else ""
+    ids = cast(list[int], tokenizer(tail, add_special_tokens=False)["input_ids"]) if tail else []
+    special = special_tokens(tokenizer)
+    first = next(((index,) for index in ids if index in special), ())
+    return AnswerEnd(first, "" if first else tail.strip())
+
+
+def until_the_end(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: AnswerEnd) -> list[int]:
+    """Return the tokens of an answer up to and including what ends it; the rest is padding.
+
+    Args:
+        tokenizer: Decodes the tokens, if a text ends the answer.
+        tokens: The generated tokens.
+        end: What ends the answer.
+    """
+    length = next((place + 1 for place, token in enumerate(tokens) if token in end.tokens), len(tokens))
+    if end.text and end.text in str(tokenizer.decode(tokens[:length])):
+        length = next(n for n in range(1, length + 1) if end.text in str(tokenizer.decode(tokens[:n])))
+    return tokens[:length]
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd) -> str:
+    return repr(end.text) if end.text else ", ".join(repr(tokenizer.convert_ids_to_tokens(t)) for t in end.tokens)

@@ -1,0 +1,111 @@
+"""Rows of folders of images: every image is a row, whatever its folders and files are called."""
+
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from adamerge.data.settings import DataSource
+from adamerge.data.tables import load_table
+from adamerge.types import ConfigError
+
+
+def draw(folder, *names):
+    for number, name in enumerate(names):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2), (number, 0, 0)).save(file)
+
+
+def load(folder, **source):
+    return load_table(DataSource(str(folder), **source), "mood", 0)
+
+
+def found(table, folder):
+    """Labels by image."""
+    images = [os.path.relpath(path, folder) for path in table.values("image")]
+    return dict(zip(images, table.values("label") if "label" in table.columns else [None] * len(images), strict=True))
+
+
+@pytest.mark.parametrize(
+    "odd", ["train", "test", "val", "Train", "validation", "dev", "eval", "train[1]", "*", "a test"]
+)
+def test_a_class_named_like_a_split_is_a_class(tmp_path, odd):
+    names = [f"{name}/{i}.png" for name in ("bus", "car", odd) for i in range(2)]
+    draw(tmp_path, *names)
+    assert found(load(tmp_path), tmp_path) == {name: name.split("/")[0] for name in names}
+
+
+@pytest.mark.parametrize(
+    "name", ["lab test tubes.png", "ILSVRC2012_val_00000001.JPEG", "train-1.png", "a[1].webp", "b.TIFF", "c.ppm"]
+)
+def test_no_name_of_a_file_leaves_an_image_out(tmp_path, name):
+    draw(tmp_path, "photo_1.png", "photo_2.png", name)
+    table = load(tmp_path)
+    assert found(table, tmp_path) == {"photo_1.png": None, "photo_2.png": None, name: None}
+    assert table.image("image", 0).size == (2, 2)
+
+
+def test_folder_of_splits(tmp_path):
+    draw(tmp_path, *(f"{split}/{name}/0.png" for split in ("Train", "val") for name in ("ant", "zebra")))
+    table = load(tmp_path)
+    assert found(table, tmp_path) == {"Train/ant/0.png": "ant", "Train/zebra/0.png": "zebra"}
+    assert "named after the splits train, validation: train is read, 2 of 4 files" in table.notes[0]
+    assert set(found(load(tmp_path, split="validation"), tmp_path)) == {"val/ant/0.png", "val/zebra/0.png"}
+    with pytest.raises(ConfigError, match="there is no split 'test'"):
+        load(tmp_path, split="test")
+
+
+def test_what_is_left_out_is_noted(tmp_path):
+    draw(tmp_path, "ant/0.png", "zebra/0.png", "ant/.hidden.png")
+    (tmp_path / "labels.txt").write_text("ant")
+    assert load(tmp_path).notes == ("1 files that are no images are ignored, such as labels.txt.",)
+    draw(tmp_path, "1.png")
+    table = load(tmp_path)
+    assert len(table) == 3
+    with pytest.raises(ConfigError, match=r"expected a column 'label'.*images are at several depths"):
+        table.require(["label"])
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path):
+    draw(tmp_path / "elsewhere", "0.png")
+    draw(tmp_path / "images", "ant/0.png")
+    (tmp_path / "images/zebra").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/ant/again").symlink_to(tmp_path / "images")
+    assert set(found(load(tmp_path / "images"), tmp_path / "images")) == {"ant/0.png", "zebra/0.png"}
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "deep/metadata.jsonl"])
+def test_metadata_name_images_and_their_columns(tmp_path, name):
+    draw(tmp_path, "deep/007.png", "deep/1.png", "deep/2.png")
+    at = "" if "/" in name else "deep/"
+    rows = [{"file_name": f"{at}1.png", "label": "null"}, {"file_name": f"{at}007.png", "label": "007"}]
+    lines = ["file_name,label", *(",".join(row.values()) for row in rows)]
+    if name.endswith("jsonl"):
+        lines = [json.dumps(row) for row in rows]
+    (tmp_path / name).write_text("\n".join(lines))
+    table = load(tmp_path)
+    assert found(table, tmp_path) == {"deep/1.png": "null", "deep/007.png": "007"}
+    assert table.notes == ("1 images are left out, because no metadata name them, such as 2.png.",)
+    (tmp_path / "deep/1.png").unlink()
+    with pytest.raises(ConfigError, match=r"metadata\..*: row 1 \(line .\) names an image that does not exist"):
+        load(tmp_path)
+
+
+def test_images_that_cannot_be_read_are_named(tmp_path):
+    draw(tmp_path, "ant/0.png")
+    (tmp_path / "ant/1.png").write_bytes(b"no image")
+    table = load(tmp_path)
+    with pytest.raises(ConfigError, match=r"row 2 \(ant/1.png\) is not an image that can be read"):
+        table.image("image", 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(7, "expected images or paths of images"), (None, "has no image"), ("gone.png", r"\(gone.png\) is not an image")],
+)
+def test_columns_without_images_are_named(tmp_path, value, words):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": value}))
+    with pytest.raises(ConfigError, match=rf"row 1 \(line 1\).*{words}"):
+        load(tmp_path / "a.jsonl").image("image", 0)

@@ -1,0 +1,133 @@
+"""Images of every mode are read as they look, or refused with their row."""
+
+import datasets
+import numpy
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from support.families import build
+from transformers import ViTImageProcessorPil
+
+from adamerge.data.encode import encode as encode_for
+from adamerge.data.pixels import converted
+from adamerge.data.records import Arrow
+from adamerge.data.settings import DataSource, Encoding
+from adamerge.data.tables import Table
+from adamerge.experts.experts import Expert
+from adamerge.storage.weights import InMemory
+from adamerge.types import ConfigError
+
+SIZE = {"height": 16, "width": 16}
+GREY = (numpy.arange(256).reshape(16, 16)).astype(numpy.uint8)
+COLOURS = numpy.stack([GREY, GREY.T, 255 - GREY], -1)
+
+
+def encode(folder, *files, processor=None, **options):
+    """Encode image files for a classifier of images."""
+    table = Table(
+        Arrow(datasets.Dataset.from_dict({"image": [f if isinstance(f, dict) else str(f) for f in files]})),
+        DataSource("rows"),
+        "mood",
+    )
+    expert = Expert("mood", build("ViTForImageClassification", "vit", 0, **options), InMemory({}), ())
+    return encode_for(table, expert, processor or ViTImageProcessorPil(size=SIZE), Encoding())
+
+
+def saved(folder, image, ending="png", **options):
+    image.save(folder / f"image.{ending}", **options)
+    return folder / f"image.{ending}"
+
+
+def rgb(image):
+    return ViTImageProcessorPil(size=SIZE)([image], return_tensors="pt")["pixel_values"]
+
+
+GREY_IMAGE, COLOUR_IMAGE = Image.fromarray(GREY), Image.fromarray(COLOURS)
+BLACK_AND_WHITE = GREY_IMAGE.convert("1")
+ALPHA = COLOUR_IMAGE.copy()
+ALPHA.putalpha(GREY_IMAGE)
+PALETTE = COLOUR_IMAGE.quantize(16)
+STORED = {
+    "8-bit grey": (GREY_IMAGE, "png", GREY_IMAGE, None),
+    "16-bit grey": (Image.fromarray(GREY.astype(numpy.uint16) * 257), "png", GREY_IMAGE, "16 bits per channel"),
+    "16-bit grey, shifted": (Image.fromarray(GREY.astype(numpy.uint16) << 8), "tif", GREY_IMAGE, "16 bits per channel"),
+    "16-bit PGM": (Image.fromarray(GREY.astype(numpy.uint16) * 257), "pgm", GREY_IMAGE, "16 bits per channel"),
+    "1 bit": (BLACK_AND_WHITE, "png", BLACK_AND_WHITE.convert("L"), None),
+    "palette": (PALETTE, "png", PALETTE.convert("RGB"), None),
+    "alpha": (ALPHA, "png", COLOUR_IMAGE, "transparent"),
+    "grey and alpha": (ALPHA.convert("LA"), "png", COLOUR_IMAGE.convert("L"), "transparent"),
+    "CMYK": (COLOUR_IMAGE.convert("CMYK"), "tif", COLOUR_IMAGE.convert("CMYK").convert("RGB"), None),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_stored_images_are_read_as_they_look(tmp_path, name):
+    image, ending, looks, words = STORED[name]
+    found = encode(tmp_path, saved(tmp_path, image, ending))
+    torch.testing.assert_close(found.rows.batch([0]).inputs["pixel_values"], rgb(looks.convert("RGB")))
+    assert [words in note for note in found.notes] == ([] if words is None else [True])
+
+
+def test_palettes_with_transparency_are_read_without_a_warning(tmp_path):
+    found = encode(tmp_path, saved(tmp_path, PALETTE, transparency=bytes(range(16))))
+    expected = rgb(PALETTE.convert("RGB"))
+    torch.testing.assert_close(found.rows.batch([0]).inputs["pixel_values"], expected)
+    assert "mood: rows: 1 of 1 images are transparent: transparency is ignored; first: row 1." in found.notes
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_images_are_turned_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = encode(tmp_path, saved(tmp_path, COLOUR_IMAGE, exif=exif))
+    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}[orientation]
+    expected = rgb(COLOUR_IMAGE.transpose(Image.Transpose(turn)))
+    torch.testing.assert_close(found.rows.batch([0]).inputs["pixel_values"], expected)
+    assert "1 of 1 images are turned upright as their EXIF orientation says; first: row 1." in found.notes[0]
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(numpy.int32, "I"), (numpy.float32, "F")])
+def test_images_of_unknown_scale_are_refused(tmp_path, dtype, mode):
+    good = saved(tmp_path, GREY_IMAGE)
+    bad = saved(tmp_path, Image.fromarray(GREY.astype(dtype)), "tif")
+    with pytest.raises(ConfigError, match=rf"mood: rows: row 2 \(.*image.tif\): .* found 32 bits \(mode {mode}\)"):
+        encode(tmp_path, good, bad)
+
+
+@given(
+    st.integers(0, 255),
+    st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "RGBa", "La", "PA", "CMYK", "YCbCr", "HSV"]),
+)
+def test_every_mode_becomes_the_models_mode(value, mode):
+    image = Image.new("RGB", (2, 1), (value, value, value))
+    stored = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert(mode)
+    for wanted in ("L", "RGB", "RGBA"):
+        assert converted(stored, wanted).mode == wanted
+    if mode not in ("1", "P", "PA"):
+        assert abs(converted(stored, "L").getpixel((0, 0)) - value) <= 2
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_are_those_of_the_model(tmp_path, channels):
+    mean = [0.5] * channels
+    processor = ViTImageProcessorPil(size=SIZE, image_mean=mean, image_std=mean)
+    found = encode(tmp_path, saved(tmp_path, COLOUR_IMAGE), processor=processor, num_channels=channels)
+    assert found.rows.batch([0]).inputs["pixel_values"].shape == (1, channels, 16, 16)
+
+
+def test_channels_that_do_not_fit_are_refused(tmp_path):
+    file = saved(tmp_path, COLOUR_IMAGE)
+    with pytest.raises(ConfigError, match=r"cannot process an image of 1 channels .*Correct its image_mean"):
+        encode(tmp_path, file, num_channels=1)
+    with pytest.raises(ConfigError, match="reads images of 7 channels"):
+        encode(tmp_path, file, num_channels=7)
+
+
+def test_images_of_several_frames_are_noted(tmp_path):
+    second = Image.fromarray(255 - COLOURS)
+    file = saved(tmp_path, COLOUR_IMAGE, "tif", save_all=True, append_images=[second])
+    found = encode(tmp_path, {"bytes": file.read_bytes(), "path": None})  # datasets leaves such files open
+    torch.testing.assert_close(found.rows.batch([0]).inputs["pixel_values"], rgb(COLOUR_IMAGE))
+    assert found.notes == ("mood: rows: 1 of 1 images have several frames: the first is used; first: row 1.",)

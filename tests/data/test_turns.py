@@ -1,0 +1,73 @@
+"""An answer ends where the chat template, the tokenizer or the generation settings end it."""
+
+import datasets
+import pytest
+import transformers
+from support.families import build, save_tokenizer
+from transformers import AutoTokenizer
+
+from adamerge.data.records import Arrow
+from adamerge.data.settings import DataSource
+from adamerge.data.tables import Table
+from adamerge.data.turns import AnswerEnd, answer_end, end_of_turn, until_the_end
+from adamerge.experts.experts import Expert
+from adamerge.storage.weights import InMemory
+
+CHAT = [{"role": "user", "content": "good film"}]
+START = "{% for m in messages %}[CLS] {{ m.content }}"
+STOP = "{% endfor %}{% if add_generation_prompt %}[CLS]{% endif %}"
+TEMPLATES = {
+    "a special token": (START + " [SEP]\n" + STOP, AnswerEnd((1,)), "good film [SEP] so good", "good film [SEP]"),
+    "another one": (START + "[PAD]" + STOP, AnswerEnd((2,)), "good film [PAD] so good", "good film [PAD]"),
+    "two": (START + "[PAD] [SEP]" + STOP, AnswerEnd((2,)), "good [PAD] [SEP] so", "good [PAD]"),
+    "a word": (START + " old " + STOP, AnswerEnd((), "old"), "good film old so old", "good film old"),
+    "nothing": (START + "\n" + STOP, AnswerEnd(), "good film so good", "good film so good"),
+}
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    save_tokenizer(tmp_path)
+    return AutoTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_end_of_a_turn_is_read_from_the_rendered_template(tokenizer, name):
+    tokenizer.chat_template, expected, generated, kept = TEMPLATES[name]
+    assert end_of_turn(tokenizer, CHAT) == expected
+    tokens = tokenizer(generated, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(until_the_end(tokenizer, tokens, expected)) == kept
+
+
+def found(tokenizer, tmp_path, stops, chat=CHAT):
+    """What ends the answers of an expert whose generation stops at these tokens, and the notes about it."""
+    table = Table(Arrow(datasets.Dataset.from_dict({"text": ["good"]})), DataSource("rows"), "mood")
+    module = build("LlamaForCausalLM", "llama", 0)
+    module.config.eos_token_id = stops
+    module.generation_config = transformers.GenerationConfig(eos_token_id=stops)
+    return answer_end(table, Expert("mood", module, InMemory({}), ()), tokenizer, chat)
+
+
+def test_each_source_ends_answers_and_disagreement_is_noted(tokenizer, tmp_path):
+    tokenizer.chat_template = TEMPLATES["a special token"][0]
+    assert found(tokenizer, tmp_path, 1) == (AnswerEnd((1,)), ())
+    end, (note,) = found(tokenizer, tmp_path, [7, 2])
+    assert end == AnswerEnd((7, 2, 1))
+    word = tokenizer.convert_ids_to_tokens(7)
+    assert note == (
+        f"mood: the chat template ends a turn with '[SEP]', but generation stops at {word!r}, '[PAD]': answers end at "
+        "either."
+    )
+    tokenizer.eos_token = "[CLS]"
+    end, notes = found(tokenizer, tmp_path, 1, None)
+    assert end == AnswerEnd((1, 0))
+    assert notes == (
+        "mood: the tokenizer's end token is '[CLS]', but generation stops at '[SEP]': answers end at either.",
+    )
+
+
+@pytest.mark.parametrize(("name", "words"), [("a word", "with the text 'old'"), ("nothing", "with nothing")])
+def test_templates_without_a_special_token_are_noted(tokenizer, tmp_path, name, words):
+    tokenizer.chat_template = TEMPLATES[name][0]
+    _, notes = found(tokenizer, tmp_path, 1)
+    assert any(words in note for note in notes)
