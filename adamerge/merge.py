@@ -37,6 +37,7 @@ from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
+from adamerge.runs.settle_rows import settled
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError, Fact
 
@@ -214,6 +215,7 @@ class Merge:
         check_start(config, inspection.changed)
         data = load_data(config, experts, processors=_by_task(self._processor, config.names))
         check_layers(config.objective, experts, data)
+        data = settled(config, experts, inspection.changed, data)
         notes = [
             *experts.notes,
             *experts.warnings,

@@ -147,11 +147,9 @@ def _kept_or_made(
 
 @torch.no_grad()
 def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -> dict[str, Tensor]:
-    order = list(rows.by_length(range(len(rows))))
     parts: dict[str, dict[int, Tensor]] = {}
     expert = model.expert(task)
-    for start in range(0, len(order), settings.size):
-        batch = rows.batch(order[start : start + settings.size])
+    for batch in rows.batches(settings.size):
         batch = move(batch, model.vectors.device, model.vectors.dtype)
         outputs = expert(batch.inputs, settings.layers)
         masks = _counted(batch, outputs)

@@ -1,14 +1,16 @@
 """One task's rows, and where they become batches: `Rows.batch`."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, Self, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from adamerge.batch import Batch
+from adamerge.data.padding import Padding
 
 
 class Padded(NamedTuple):
@@ -20,7 +22,13 @@ class Padded(NamedTuple):
 
 
 class Rows(ABC):
-    """One task's rows; the subclass of a modality pads them."""
+    """One task's rows; the subclass of a modality pads them.
+
+    Attributes:
+        padding: How rows are padded, and which of them share a forward pass.
+    """
+
+    padding: Padding = Padding()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -36,19 +44,30 @@ class Rows(ABC):
         inputs, positions, labels = self.padded(indices)
         return Batch(inputs, torch.as_tensor(list(indices)), positions, labels)
 
+    def under(self, padding: Padding) -> Self:
+        """Return the same rows under another padding."""
+        changed = copy.copy(self)
+        changed.padding = padding
+        return changed
+
+    def length(self, index: int) -> tuple[int, ...]:
+        """Return the length of a row, for every part of it that is padded; empty if nothing is padded."""
+        del index
+        return ()
+
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        """Sort indices by the length of their rows, if that saves padding; the order must not matter to the caller.
+        """Sort indices by the length of their rows; the order must not matter to the caller.
 
         The longest rows come first: later batches then reuse the memory of the first ones, and rows that do not fit
         into memory fail immediately.
         """
-        return indices
+        return sorted(indices, key=lambda index: [-length for length in self.length(index)])
 
     def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
-        """Yield all rows, or those with `indices`, in batches of `size` rows of similar length."""
-        indices = self.by_length(range(len(self)) if indices is None else indices)
-        for start in range(0, len(indices), size):
-            yield self.batch(indices[start : start + size])
+        """Yield all rows, or those with `indices`, in batches of at most `size` rows that may share a forward pass."""
+        order = self.by_length(range(len(self)) if indices is None else indices)
+        for chosen in self.padding.split(order, self.length, size):
+            yield self.batch(chosen)
 
 
 class TensorRows(Rows):
@@ -79,7 +98,7 @@ class Subset(Rows):
     """A subset of other rows, under new indices."""
 
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
-        self._rows, self._indices = rows, list(indices)
+        self._rows, self._indices, self.padding = rows, list(indices), rows.padding
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -89,9 +108,17 @@ class Subset(Rows):
         return self._rows.padded([self._indices[i] for i in indices])
 
     @override
+    def under(self, padding: Padding) -> "Subset":
+        return Subset(self._rows.under(padding), self._indices)
+
+    @override
+    def length(self, index: int) -> tuple[int, ...]:
+        return self._rows.length(self._indices[index])
+
+    @override
     def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        here = {self._indices[i]: i for i in indices}
-        return [here[i] for i in self._rows.by_length(list(here))]
+        """Sort indices; a row that is drawn twice, at the end of one pass and the start of the next, counts once."""
+        return super().by_length(list(dict.fromkeys(indices)))
 
 
 def first_rows(rows: Mapping[str, Rows], count: int) -> dict[str, Rows]:

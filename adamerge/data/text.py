@@ -1,5 +1,6 @@
 """Rows of texts or pairs of texts, with one class per row or per token."""
 
+from collections.abc import Sequence
 from typing import ClassVar, cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -7,6 +8,17 @@ from typing_extensions import override
 
 from adamerge.data.contents import contents
 from adamerge.data.end_tokens import with_equal_ends
+from adamerge.data.input_columns import (
+    BOXES,
+    InputColumn,
+    check_words,
+    input_names,
+    missing_inputs,
+    needs_boxes,
+    read_input,
+    tokenized_inputs,
+    with_boxes,
+)
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.pad_token import pad_token_of
@@ -40,21 +52,28 @@ class Text(Modality):
     @override
     def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
-        found = contents(table, self.columns(table, encoding))
+        used = self.columns(table, encoding)
+        names = input_names(table, expert.module, [*used.values(), table.source.label])
+        found = contents(table, {**used, **{name: name for name in names}})
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
-        tokens = _tokenized(table, expert, tokenizer, limit)
+        tokens, inputs, read = _tokenized(table, expert, tokenizer, limit, names)
         check_ids(table, expert, tokenizer, tokens.ids)
         kept = [i for i, row in enumerate(tokens.ids) if row]
         if not kept:
             raise table.error("no text has a token, so there is nothing to read. Use other rows.")
         total = len(tokens.ids)
         notes = tokens.all_notes(table, "texts")
-        notes += _dropped(table, total - len(kept), total)
+        notes += (*_dropped(table, total - len(kept), total), *read)
         pad_token, more = pad_token_of(table, expert, tokenizer, tokens.ids)
-        segments = None if tokens.segments is None else [tokens.segments[i] for i in kept]
+        known = tokens.segments is not None and "token_type_ids" not in inputs
         rows = TextRows(
-            [tokens.ids[i] for i in kept], tokenizer, per_token=False, segments=segments, pad_token=pad_token
+            [tokens.ids[i] for i in kept],
+            tokenizer,
+            per_token=False,
+            segments=[tokens.segments[i] for i in kept] if known and tokens.segments else None,
+            inputs={name: InputColumn([c.values[i] for i in kept], c.per_token) for name, c in inputs.items()},
+            pad_token=pad_token,
         )
         longest = rows.by_length(range(len(rows)))[:1]
         if not classes_by_token(expert.module, kind, rows.batch(longest).inputs, table.task):
@@ -69,13 +88,37 @@ class Text(Modality):
         return Encoded(rows.as_tokens(), found, notes)
 
 
-def _tokenized(table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, limit: int) -> Tokens:
-    source = table.source
+def _tokenized(
+    table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, limit: int, names: Sequence[str]
+) -> tuple[Tokens, dict[str, InputColumn], tuple[str, ...]]:
+    """Tokenise texts, and read the columns that are inputs of the model too; also return how they were read."""
+    source, module = table.source, expert.module
     texts, pair = table.texts(source.text), table.texts(source.text_pair) if source.text_pair else None
-    tokens = tokens_of(table, tokenizer, limit, texts, pair)
-    if expert.kind.encoder_decoder:
-        return with_equal_ends(table, expert, tokenizer, tokens, limit, texts, pair)
-    return tokens
+    read: list[str] = []
+    inputs: dict[str, InputColumn] = {}
+    if needs_boxes(tokenizer):
+        encoded = with_boxes(table, texts, tokenizer, limit)
+        names = [name for name in names if name != BOXES]
+        tokens = Tokens(cast(list[list[int]], encoded["input_ids"]), None, [], ())
+        inputs = tokenized_inputs(encoded, tokenizer, module, also=[BOXES])
+    else:
+        tokens = tokens_of(table, tokenizer, limit, texts, pair)
+        if expert.kind.encoder_decoder:
+            tokens = with_equal_ends(table, expert, tokenizer, tokens, limit, texts, pair)
+        check_words(table, names, tokenizer)
+        places = {"return_offsets_mapping": bool(names), "return_special_tokens_mask": bool(names)}
+        encoded = tokenizer(texts, pair, truncation=True, max_length=limit, **places)  # pyright: ignore
+        inputs = tokenized_inputs(encoded, tokenizer, module)
+    for name in names:
+        inputs[name], how = read_input(table, name, texts, encoded, tokenizer)
+        read.append(f"{table.task}: the column {name!r} is an input of {expert.kind.architecture}: {how}.")
+    missing = missing_inputs(module, list(inputs))
+    if missing:
+        read.append(
+            f"{table.task}: {expert.kind.architecture} also takes {', '.join(missing)}, which the rows do not have, so "
+            "the class fills in its own values. Add columns of these names if the experts were trained with them."
+        )
+    return tokens, inputs, tuple(read)
 
 
 def _dropped(table: Table, count: int, total: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Rows of token ids, padded per batch, with the positions that count."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
+from adamerge.data.input_columns import InputColumn
+from adamerge.data.padding import Padding, pad
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.turns import AnswerEnd
 
@@ -16,7 +18,7 @@ _NO_LABEL = -100
 
 
 class TextRows(Rows):
-    """Tokenised text, padded on the right whatever the tokenizer's padding side is, so that positions start at 0.
+    """Tokenised text, padded on the right unless the model needs the left, whatever the tokenizer's padding side is.
 
     Args:
         encodings: Token ids of each row.
@@ -29,6 +31,10 @@ class TextRows(Rows):
             reads all but the last token and predicts all but the first.
         segments: Segment ids of each row, if the model uses them.
         pad_token: Returns the token that pads the inputs; by default the tokenizer's pad token.
+        inputs: Other inputs of the model by argument.
+
+    Attributes:
+        tokenizer: As given.
     """
 
     def __init__(
@@ -41,11 +47,13 @@ class TextRows(Rows):
         labels: Sequence[int] | None = None,
         targets: Sequence[list[int]] | None = None,
         segments: Sequence[list[int]] | None = None,
+        inputs: Mapping[str, InputColumn] | None = None,
         pad_token: Callable[[], int] | None = None,
     ) -> None:
         self._pad_token = pad_token or (lambda: cast(int, tokenizer.pad_token_id))
-        self._encodings, self._tokenizer, self._per_token = encodings, tokenizer, per_token
+        self._encodings, self.tokenizer, self._per_token = encodings, tokenizer, per_token
         self._counted, self._labels, self._targets, self._segments = counted, labels, targets, segments
+        self._inputs = inputs or {}
 
     def __len__(self) -> int:
         return len(self._encodings)
@@ -54,28 +62,38 @@ class TextRows(Rows):
         """Return the rows with one label each, for a classifier of texts."""
         return TextRows(
             self._encodings,
-            self._tokenizer,
+            self.tokenizer,
             per_token=self._per_token,
             labels=labels,
             segments=self._segments,
+            inputs=self._inputs,
             pad_token=self._pad_token,
         )
 
     def as_tokens(self) -> "TextRows":
         """Return the rows for a classifier of tokens: every position that is not padding counts."""
-        return TextRows(self._encodings, self._tokenizer, per_token=True, segments=self._segments)
+        return TextRows(
+            self._encodings,
+            self.tokenizer,
+            per_token=True,
+            segments=self._segments,
+            inputs=self._inputs,
+            pad_token=self._pad_token,
+        )
 
     @override
-    def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        return sorted(indices, key=lambda i: -len(self._encodings[i]))
+    def length(self, index: int) -> tuple[int, ...]:
+        decoder = [] if self._targets is None else [len(self._targets[index])]
+        return (len(self._encodings[index]), *decoder)
 
     @override
     def padded(self, indices: Sequence[int]) -> Padded:
         padding = self._pad_token()
-        ids, mask = pad([self._encodings[i] for i in indices], padding)
+        ids, mask = pad([self._encodings[i] for i in indices], padding, self.padding)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._segments is not None:
-            inputs["token_type_ids"] = pad([self._segments[i] for i in indices], 0)[0]
+            inputs["token_type_ids"] = pad([self._segments[i] for i in indices], 0, self.padding)[0]
+        inputs |= {name: column.padded(indices, self.padding) for name, column in self._inputs.items()}
         if self._targets is not None:
             targets = [self._targets[i] for i in indices]
             inputs["decoder_input_ids"], read = pad([row[: max(len(row) - 1, 1)] for row in targets], padding)
@@ -105,6 +123,8 @@ class Prompts(Rows):
         shown: As given.
         tokenizer: As given.
         start: As given.
+        padding: Of the prompts; on the left for decoder-only models, so that answers follow immediately.
+        answered_padding: Of the rows that `answered` makes.
     """
 
     def __init__(
@@ -120,61 +140,40 @@ class Prompts(Rows):
         self.end = end or AnswerEnd()
         self._prompts, self._completion_only = prompts, completion_only
         self.shown, self.tokenizer, self.start = shown, tokenizer, start
+        self.padding = Padding("left" if start is None else "right")
+        self.answered_padding = Padding()
 
     def __len__(self) -> int:
         return len(self._prompts)
 
     @override
-    def by_length(self, indices: Sequence[int]) -> Sequence[int]:
-        return sorted(indices, key=lambda i: -len(self._prompts[i]))
+    def length(self, index: int) -> tuple[int, ...]:
+        return (len(self._prompts[index]),)
 
     @override
     def padded(self, indices: Sequence[int]) -> Padded:
         """Pad prompts, on the left for decoder-only models."""
         padding = cast(int, self.tokenizer.pad_token_id)
-        ids, mask = pad([self._prompts[i] for i in indices], padding, left=self.start is None)
+        ids, mask = pad([self._prompts[i] for i in indices], padding, self.padding)
         return Padded({"input_ids": ids, "attention_mask": mask})
 
     def answered(self, answers: Sequence[Sequence[int]]) -> TextRows:
         """Join the prompts and the token ids of their answers to rows."""
         if self.start is not None:
             targets = [[self.start, *answer] for answer in answers]
-            return TextRows(self._prompts, self.tokenizer, per_token=True, targets=targets)
+            rows = TextRows(self._prompts, self.tokenizer, per_token=True, targets=targets)
+            return rows.under(self.answered_padding)
         whole = [[*prompt, *answer] for prompt, answer in zip(self._prompts, answers, strict=True)]
         counted = [len(prompt) for prompt in self._prompts] if self._completion_only else None
-        return TextRows(whole, self.tokenizer, per_token=True, counted=counted)
-
-
-def pad(rows: Sequence[list[int]], padding: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Pad rows of token ids to one length.
-
-    Args:
-        rows: Token ids of each row.
-        padding: Token id of the padding.
-        left: Whether to pad on the left.
-
-    Returns:
-        The ids and the mask of positions that are not padding, both int64, (B, S).
-
-    Example:
-        >>> [tensor.tolist() for tensor in pad([[5, 6], [7]], 0)]
-        [[[5, 6], [7, 0]], [[1, 1], [1, 0]]]
-    """
-    length = max(len(row) for row in rows)
-    ids = torch.full((len(rows), length), padding)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        place = slice(length - len(row), length) if left else slice(len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.int64)
-        mask[i, place] = 1
-    return ids, mask
+        rows = TextRows(whole, self.tokenizer, per_token=True, counted=counted)
+        return rows.under(self.answered_padding)
 
 
 def _predict(present: Tensor, first: Sequence[int]) -> Tensor:
     """Mark the positions whose logits predict a row's tokens from `first` on: logits at s predict token s + 1."""
-    places = torch.arange(present.shape[1])
+    places = torch.arange(present.shape[1]) - present.int().argmax(1, keepdim=True)  # from the row's own first token
     follows = torch.zeros_like(present)
-    follows[:, :-1] = present[:, 1:]
+    follows[:, :-1] = present[:, 1:] & present[:, :-1]
     return follows & (places >= torch.tensor(first)[:, None] - 1)
 
 

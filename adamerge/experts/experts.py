@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.model_kind import ModelKind, kind_of
+from adamerge.experts.stateless import Stateless
 from adamerge.storage.weights import Weights
 
 
@@ -37,6 +38,11 @@ class Expert:
     def kind(self) -> ModelKind:
         """What the module reads and predicts, decided once."""
         return kind_of(self.module)
+
+    @cached_property
+    def forward(self) -> Stateless:
+        """Runs the module on given parameters; a pass changes neither."""
+        return Stateless(self.module)
 
     @property
     def whole_head(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from adamerge.experts.stateless import Stateless
 from adamerge.types import ConfigError
 
 Prediction: TypeAlias = Literal["classes", "next token", "masked token"]
@@ -76,7 +76,7 @@ def kind_of(module: nn.Module) -> ModelKind:
         {int(index): str(name) for index, name in (getattr(config, "id2label", None) or {}).items()},
         classes or 0,
         getattr(config, "problem_type", None),
-        getattr(config, "max_position_embeddings", None),
+        _positions(config),
     )
 
 
@@ -143,6 +143,12 @@ def _first_argument(module: nn.Module) -> str:
     return next(iter(inspect.signature(module.forward).parameters), "input_ids")
 
 
+def _positions(config: object) -> int | None:
+    """Maximum number of positions; None without a limit, which XLNet writes as -1."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
 def _prediction(module: nn.Module) -> Prediction:
     """Find what a model predicts: language models have output embeddings; masked ones cannot generate."""
     embeddings = getattr(module, "get_output_embeddings", None)
@@ -168,10 +174,70 @@ def _logits(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], ta
 
 @torch.no_grad()
 def _trial(module: nn.Module, inputs: Mapping[str, Tensor], device: str, hidden: bool) -> object:
-    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    meta, shapes = device == "meta", {name: parameter.shape for name, parameter in module.named_parameters()}
     zeros = torch.zeros(max((shape.numel() for shape in shapes.values()), default=0), device=device)
-    state = {n: zeros[: shape.numel()].view(shape) for n, shape in shapes.items()}  # grouped products need real strides
+    # Zeros on meta take no memory, so a pass may write into its own; elsewhere all are views, with real strides.
+    state = {n: torch.zeros(s, device=device) if meta else zeros[: s.numel()].view(s) for n, s in shapes.items()}
     state |= {name: buffer.to(device) for name, buffer in module.named_buffers()}
-    module.eval()
     extra = {"output_hidden_states": True} if hidden else {}
-    return functional_call(module, state, (), {**{name: t.to(device) for name, t in inputs.items()}, **extra})
+    given = forward_inputs(module, {name: tensor.to(device) for name, tensor in inputs.items()})
+    return Stateless(module, written=None if meta else frozenset())(state, (), {**given, **extra})
+
+
+def accepted(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the attention mask and the segment ids if a module's forward pass does not take them.
+
+    Args:
+        module: The module.
+        inputs: Keyword arguments for its forward pass.
+
+    Returns:
+        The inputs; others that it does not take are left for it to complain about.
+    """
+    ours = {"attention_mask", "token_type_ids"}
+    return {name: tensor for name, tensor in inputs.items() if name not in ours or takes(module, name)}
+
+
+def forward_inputs(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, object]:
+    """Return the keyword arguments of a forward pass: the accepted inputs, and no cache, which is for generation.
+
+    In eval mode classes make a cache by default; RWKV writes into it in place, so that there is no gradient.
+
+    Args:
+        module: The module.
+        inputs: The inputs.
+    """
+    return {**accepted(module, inputs), **({"use_cache": False} if names_argument(module, "use_cache") else {})}
+
+
+def logits_of(output: object) -> Tensor:
+    """Return the logits among a module's outputs.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"expected logits, found {type(output).__name__}. {_USABLE}")
+    return logits
+
+
+def names_argument(module: nn.Module, name: str) -> bool:
+    """Return whether a module's forward pass has an argument of this name.
+
+    Example:
+        >>> names_argument(nn.Linear(1, 1), "input")
+        True
+    """
+    return name in inspect.signature(module.forward).parameters
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Return whether a module's forward pass has an argument of this name, or takes any.
+
+    Example:
+        >>> takes(nn.Linear(1, 1), "input"), takes(nn.Linear(1, 1), "attention_mask")
+        (True, False)
+    """
+    arguments = inspect.signature(module.forward).parameters.values()
+    return names_argument(module, name) or any(argument.kind is argument.VAR_KEYWORD for argument in arguments)

@@ -1,17 +1,17 @@
-"""Run every task's model with given parameters by torch.func.functional_call."""
+"""Run every task's model with given parameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from transformers import GenerationConfig
 
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
-from adamerge.experts.model_kind import trial
+from adamerge.experts.model_kind import accepted, forward_inputs, trial
+from adamerge.experts.stateless import Stateless
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
@@ -85,7 +85,7 @@ class MergedModel:
         base = self.experts.base
         head = self._heads[task] if own_head else {name: self._own(base[name]) for name in expert.whole_head}
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
-        return _call(expert.module, parameters, inputs, layers)
+        return _call(expert, parameters, inputs, layers)
 
     def expert(self, task: str) -> "UnmergedExpert":
         """Place a task's unmerged expert on the device, for as long as the result lives."""
@@ -107,19 +107,18 @@ class UnmergedExpert:
     """
 
     def __init__(self, expert: Expert, state: Parameters) -> None:
-        self._module = expert.module
+        self._expert = expert
         self._state = {expert.prefix + name: value for name, value in state.items()}
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run the expert."""
-        return _call(self._module, self._state, inputs, layers)
+        return _call(self._expert, self._state, inputs, layers)
 
     @torch.no_grad()
     def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
         """Generate by the class's own `generate`: token ids (B, S)."""
-        state = {f"model.{name}": value for name, value in self._state.items()}
-        return functional_call(_Generator(self._module), state, (dict(inputs), how))
+        return generate(self._expert.module, self._state, inputs, how)
 
 
 def uniform(model: MergedModel, value: float) -> Coefficients:
@@ -171,11 +170,10 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
     return Resident(mapped) if resident else mapped
 
 
-def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
-    module.eval()  # dropout would make the objective random
+def _call(expert: Expert, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
     extra = {"output_hidden_states": True} if layers else {}
-    with without_checkpointing(module):
-        output = functional_call(module, dict(state), (), {**inputs, **extra})
+    with without_checkpointing(expert.module):
+        output = expert.forward(state, (), {**forward_inputs(expert.module, inputs), **extra})
     if isinstance(output, Tensor):
         return Outputs(output)
     if not layers:
@@ -183,6 +181,22 @@ def _call(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tenso
     states, encoded = _hidden_states(output)
     chosen = choose_layers(len(states), layers, encoded)
     return Outputs(output.logits, tuple(states[i] for i in chosen), None, tuple(i < encoded for i in chosen))
+
+
+def generate(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+    """Generate with given parameters by the `generate` of a module's class.
+
+    Args:
+        module: The module.
+        state: Parameters and buffers under its names.
+        inputs: Prompts.
+        how: Options of generation.
+
+    Returns:
+        What `generate` returns: token ids (B, S), unless `how` requests more.
+    """
+    wrapped = {f"{_Generator.PREFIX}{name}": tensor for name, tensor in state.items()}
+    return Stateless(_Generator(module), seed=None)(wrapped, (accepted(module, inputs), how))
 
 
 def try_layers(module: torch.nn.Module, inputs: Mapping[str, Tensor], layers: Layers) -> None:
@@ -239,7 +253,9 @@ class _Generating(Protocol):
 
 
 class _Generator(torch.nn.Module):
-    """Wrap a module so that `functional_call` runs its `generate` with given parameters."""
+    """Wrap a module so that its forward pass is its `generate`."""
+
+    PREFIX = "model."
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
+from adamerge.runs.settle_rows import settle_rows
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
@@ -65,7 +66,7 @@ def _rows(config: MergeConfig, experts: Experts) -> tuple[Sequence[str], list[st
         check_layers(config.objective, experts, data)
     except ConfigError as error:
         return (), str(error).splitlines()
-    return data.notes, []
+    return settle_rows(data, experts, config.data.max_length).notes, []
 
 
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:

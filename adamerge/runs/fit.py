@@ -31,6 +31,7 @@ from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
 from adamerge.runs.recipe import inputs, key_of_run, recipe, remember
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for
+from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper, Key
@@ -124,8 +125,9 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     check_task_vectors(config, experts, inspection.changed)
     check_start(config, inspection.changed)
     data = load_data(config, experts)
-    _print_lines(console, data.notes)
     check_layers(config.objective, experts, data)
+    data = settled(config, experts, inspection.changed, data)
+    _print_lines(console, data.notes)
     _print_lines(console, learning_notes(config, inspection.changed))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)

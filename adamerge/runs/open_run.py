@@ -18,6 +18,7 @@ from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import load_data
 from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for
+from adamerge.runs.settle_rows import settle_rows
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
@@ -61,7 +62,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
     """
     place, keeper = RunDirectory(run), keeper_for(console, accept_unkeyed=True)
     model, learned = _reopen(config, place, keeper)
-    data = load_data(config, model.experts)
+    data = settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
     if not data.evaluation:
         raise ConfigError(
             f"{place.config}: expected evaluation rows of at least one model, found none; set the key evaluation of a "

@@ -1,0 +1,274 @@
+"""Ask a model whether a row's answer depends on the rows beside it, and choose batches in which it does not.
+
+A model that reads padding, counts positions from the wrong side or shares something between rows answers a row
+otherwise in a batch than alone. The answers of a short and a long row, together in both orders and one by one, show it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from typing import NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from adamerge.batch import Batch
+from adamerge.data.padding import Padding
+from adamerge.data.rows import Rows
+from adamerge.data.text_rows import Prompts, TextRows
+
+Logits: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
+"""Runs a model on a batch's inputs; returns logits, (B, …)."""
+
+Generate: TypeAlias = Callable[[Mapping[str, Tensor], GenerationConfig], object]
+"""Generates answers to a batch of prompts."""
+
+Ask: TypeAlias = Callable[[Rows, Sequence[int]], list[Tensor]]
+"""Returns a model's answer to each of some rows in one batch."""
+
+_TRIED = 16
+"""Pairs of rows of one length among which two different rows are sought."""
+
+_TOKENS = 3
+"""Generated tokens that are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What the probe may do with a model.
+
+    Attributes:
+        architecture: Name of its class.
+        logits: Runs it on a batch.
+        generate: Generates with it.
+        changed: Names of what its passes changed in it so far; restored after each pass.
+        random: Whether its passes so far drew random numbers.
+        reads_mask: Whether its forward pass has an argument for the attention mask.
+        tolerance: Largest difference of two answers that rounding explains, relative to the largest logit.
+    """
+
+    architecture: str
+    logits: Logits
+    generate: Generate
+    changed: Callable[[], Sequence[str]]
+    random: Callable[[], bool] = lambda: False
+    reads_mask: bool = True
+    tolerance: float = 1e-4
+
+
+class Verdict(NamedTuple):
+    """How a model treats its rows.
+
+    Attributes:
+        rows: The rows, under a padding with which every row is answered as alone.
+        notes: What a user should know, without the task.
+    """
+
+    rows: Rows
+    notes: tuple[str, ...] = ()
+
+
+def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
+    """Choose a padding for rows with which a model answers every row as alone.
+
+    Args:
+        model: The model.
+        rows: Its rows.
+        limit: Length to which rows may be padded if the model reads padding; None without a limit.
+
+    Returns:
+        The rows under this padding, and what a user should know.
+    """
+    if isinstance(rows, Prompts):
+        return _settle_prompts(model, rows, limit)
+    try:
+        padding = choose(_ask_forward(model.logits), rows, ladder(rows, model.reads_mask, limit), model.tolerance)
+    except Exception as error:  # any class may raise anything
+        return Verdict(rows.under(Padding(share="none")), (_unknown(model.architecture, error),))
+    return Verdict(rows.under(padding), tuple(_notes(model, padding)))
+
+
+def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
+    """List the paddings to try, the fastest first; under the last one no row shares a forward pass.
+
+    Args:
+        rows: The rows.
+        reads_mask: Whether the model takes an attention mask. One that does not was trained on padding; one that does
+            gets a fixed length only if it cannot be run otherwise.
+        limit: Length to which rows were padded in training, if it is known.
+    """
+    if isinstance(rows, Prompts):
+        return [rows.padding, Padding(share="equal"), Padding(share="none")]
+    if not isinstance(rows, TextRows):
+        return [Padding(), Padding(share="none")]
+    whole = [] if limit is None else [Padding(length=limit)]
+    first, last = ([], whole) if reads_mask else (whole, [])  # without a mask, training was on padding
+    return [Padding(), Padding("left"), *first, Padding(share="equal"), Padding(share="none"), *last]
+
+
+def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) -> Padding:
+    """Return the first padding under which rows that share a forward pass are answered as alone.
+
+    Args:
+        ask: Asks the model.
+        rows: The rows.
+        paddings: The paddings to try.
+        tolerance: Largest difference that rounding explains, relative to the largest logit.
+
+    Raises:
+        Exception: What the model raises on a single row, under every padding.
+
+    Example:
+        >>> from adamerge.data.rows import TensorRows
+        >>> rows = TensorRows({"x": torch.tensor([[1.0], [2.0]])})
+        >>> paddings = [Padding(), Padding(share="none")]
+        >>> choose(lambda rows, i: list(rows.batch(i).inputs["x"] - 1), rows, paddings, 1e-4).share
+        'any'
+        >>> choose(lambda rows, i: list(rows.batch(i).inputs["x"] - len(i)), rows, paddings, 1e-4).share
+        'none'
+    """
+    alone: dict[int | None, dict[int, Tensor]] = {}
+    problem: Exception | None = None
+    for padding in paddings:
+        own, pairs = rows.under(padding), _pairs(rows, padding)
+        try:
+            if padding.length not in alone:
+                alone[padding.length] = {i: ask(own, [i])[0] for i in dict.fromkeys(chain(*_pairs(rows, Padding())))}
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # any class may raise anything
+            problem = problem or error
+            continue
+        if all(_as_alone(ask, own, pair, alone[padding.length], tolerance) for pair in pairs):
+            return padding
+    raise problem or ValueError("no padding was tried")
+
+
+def _pairs(rows: Rows, padding: Padding) -> list[tuple[int, int]]:
+    """List pairs of rows that share a forward pass: the shortest and the longest, a row twice, two of one length."""
+    if padding.share == "none":
+        return []
+    order = rows.by_length(range(len(rows)))
+    short, long = order[-1], order[0]
+    mixed = [(short, long), (long, short)] if padding.share == "any" else []
+    equal = islice(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), _TRIED)
+    twins = next((pair for pair in equal if _differ(rows, *pair)), (long, long))
+    return list(dict.fromkeys([*mixed, (long, long), (short, short), twins]))
+
+
+def _differ(rows: Rows, one: int, two: int) -> bool:
+    """Return whether two rows of one length have different inputs."""
+    first, second = rows.batch([one]).inputs, rows.batch([two]).inputs
+    return any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def _as_alone(ask: Ask, rows: Rows, pair: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:
+    try:
+        together = ask(rows, list(pair))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # some classes refuse batches
+        return False
+    size = max(finite(answer).abs().max().item() for answer in alone.values())
+    answers = zip(together, (alone[i] for i in pair), strict=True)
+    return all(one.shape == two.shape and _close(one, two, tolerance * size) for one, two in answers)
+
+
+def finite(answer: Tensor) -> Tensor:
+    """Replace infinite logits, of suppressed tokens, and those that are no number by 0."""
+    return answer.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _close(one: Tensor, two: Tensor, tolerance: float) -> bool:
+    same = torch.equal(one.isfinite(), two.isfinite())
+    return same and bool((finite(one) - finite(two)).abs().max() <= tolerance)
+
+
+def _ask_forward(logits: Logits) -> Ask:
+    def ask(rows: Rows, indices: Sequence[int]) -> list[Tensor]:
+        batch = rows.batch(indices)
+        return counted(logits(batch.inputs), batch)
+
+    return ask
+
+
+def counted(logits: Tensor, batch: Batch) -> list[Tensor]:
+    """Select each row's logits, at the positions that count, in fp32 on the CPU."""
+    masks = [None] * len(logits) if batch.positions is None else list(batch.positions)
+    rows = (row if mask is None else row[mask.to(row.device)] for row, mask in zip(logits, masks, strict=True))
+    return [row.detach().float().cpu() for row in rows]
+
+
+def _ask_generation(generate: Generate, filler: int | None) -> Ask:
+    how = GenerationConfig(
+        max_new_tokens=_TOKENS,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=filler,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+
+    def ask(rows: Rows, indices: Sequence[int]) -> list[Tensor]:
+        prompts = cast(Prompts, rows)
+        if prompts.start is not None:
+            how.decoder_start_token_id = prompts.start
+        output = generate(rows.batch(indices).inputs, how)
+        scores = cast(tuple[Tensor, ...], getattr(output, "scores", None))
+        return list(torch.stack([score.detach().float().cpu() for score in scores], 1))
+
+    return ask
+
+
+def _settle_prompts(model: Model, rows: Prompts, limit: int | None) -> Verdict:
+    """Choose a padding for prompts, which are generated from, and for the rows that answers will make of them."""
+    answers = settle(model, rows.answered([[0]] * len(rows)), limit)
+    try:
+        ask = _ask_generation(model.generate, cast(int, rows.tokenizer.pad_token_id))
+        padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
+    except Exception as error:  # any class may raise anything
+        padding, note = Padding(share="none"), _unknown(model.architecture, error)
+    else:
+        note = {
+            "any": "",
+            "equal": f"{model.architecture} generates other answers to padded prompts: prompts of one length are "
+            "answered together.",
+            "none": f"{model.architecture} generates other answers to prompts in a batch: each is answered alone.",
+        }[padding.share]
+    found = cast(Prompts, rows.under(padding))
+    found.answered_padding = answers.rows.padding
+    return Verdict(found, (*([note] if note else []), *answers.notes))
+
+
+def _notes(model: Model, padding: Padding) -> Iterator[str]:
+    """Describe everything that is not as a user would expect."""
+    name = model.architecture
+    if padding.length is not None:
+        yield (
+            f"{name} takes no attention mask, so padding counts: every row is padded to {padding.length} tokens, alone "
+            "or not. Set data.max_length to the length that the experts were trained with."
+        )
+    elif padding.share == "equal":
+        yield f"{name} answers a padded row otherwise: rows of one length share a forward pass, without padding."
+    elif padding.share == "none":
+        yield f"{name} answers a row otherwise beside other rows: every row has a forward pass of its own."
+    elif padding.side == "left":
+        yield f"{name} answers a row padded on the right otherwise: rows are padded on the left."
+    changed = list(model.changed())
+    if changed:
+        more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
+        yield (
+            f"{name} changes itself in a forward pass ({', '.join(changed[:2])}{more}): every pass starts from the "
+            "model as it was loaded."
+        )
+    if model.random():
+        yield f"{name} draws random numbers in a forward pass: every pass draws the same ones."
+
+
+def _unknown(architecture: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"{architecture} could not be asked whether its answer to a row depends on the rows beside it ({reason}): "
+        "every row has a forward pass of its own."
+    )

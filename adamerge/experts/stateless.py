@@ -1,0 +1,316 @@
+"""Run a module on given parameters so that the pass changes neither the module, nor the parameters, nor random states.
+
+Some modules change themselves in a forward pass: BigBird replaces its attention at the first short row, RWKV scales two
+matrices of its deeper layers. The next batch would then get another model than the first.
+"""
+
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adamerge.types import ConfigError, Parameters
+
+Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any]
+
+_CONTAINERS = frozenset({OrderedDict, dict, list})
+_CONSTANT = frozenset({bool, int, float, str, tuple, type(None), FunctionType, torch.dtype, torch.device})
+"""Types of attributes with and without contents that a pass could change; for speed, others are looked at in full."""
+
+
+class Kept(NamedTuple):
+    """Contents of one container of a module before a pass: attributes, submodules, a list.
+
+    Attributes:
+        path: Path of the module.
+        key: Its attribute that is the container; empty for the attributes themselves.
+        container: The container.
+        then: A copy of its contents; None if there were none.
+    """
+
+    path: str
+    key: str
+    container: Container
+    then: Container | None
+
+
+class Stateless:
+    """Runs one module, always as it was when this object was made.
+
+    Args:
+        module: The module, put into eval mode; its parameters may be on the meta device.
+        seed: Seed of the random numbers that every pass draws; None leaves the random state as it is.
+        written: Parameters that a pass changes; None finds them in the first pass, during which copies are kept.
+
+    Attributes:
+        changed: Names of what passes changed in the module, its buffers and its parameters; all are restored.
+        random: Whether a pass drew random numbers.
+
+    Example:
+        >>> class Counts(nn.Linear):
+        ...     calls = 0
+        ...     def forward(self, input):
+        ...         self.calls += 1
+        ...         return super().forward(input) * self.calls
+        >>> run = Stateless(Counts(1, 1, bias=False))
+        >>> state = {"weight": torch.ones(1, 1)}
+        >>> [run(state, (torch.ones(1, 1),)).item() for _ in range(2)], sorted(run.changed)
+        ([1.0, 1.0], ['calls'])
+    """
+
+    def __init__(self, module: nn.Module, seed: int | None = 0, written: frozenset[str] | None = None) -> None:
+        self._module, self._seed, self._written = module.eval(), seed, written  # dropout would add randomness
+        self._modules = tuple(module.named_modules())
+        self._parameters = frozenset(name for name, _ in module.named_parameters())
+        self.changed: set[str] = set()
+        self.random = False
+
+    def __call__(
+        self, state: Parameters, args: Sequence[object] = (), inputs: Mapping[str, object] | None = None
+    ) -> Any:  # noqa: ANN401 - whatever the module returns
+        """Run a forward pass.
+
+        The first pass finds the parameters that the module changes; later passes run on copies of these. If a pass
+        multiplies a parameter by a number, the gradient is multiplied by it too.
+
+        Args:
+            state: Parameters and buffers under the module's names; the module's own buffers are the default.
+            args: Arguments.
+            inputs: Keyword arguments.
+
+        Returns:
+            What the module returns.
+
+        Raises:
+            ConfigError: The pass changes a parameter in a way whose gradient is unknown, or one that the first pass
+                did not change.
+        """
+        if self._written is None:
+            output = self._first(state, args, inputs)
+            if not self._written:
+                return output
+        return self._pass(state, args, inputs)
+
+    def _first(self, state: Parameters, args: Sequence[object], inputs: Mapping[str, object] | None) -> Any:  # noqa: ANN401
+        """Run a pass to find the parameters that it changes, and restore them."""
+        own = {name: tensor for name, tensor in state.items() if name in self._parameters}
+        kept = {name: (_version(tensor), tensor.detach().clone()) for name, tensor in own.items()}
+        written: set[str] = set()
+        try:
+            output = self._pass(state, args, inputs)
+        finally:
+            for name, (version, copy) in kept.items():
+                if _version(own[name]) != version or not _equal(own[name], copy):
+                    written.add(name)
+                    with torch.no_grad():
+                        own[name].copy_(copy)
+        self._written = frozenset(written)
+        self.changed |= written
+        return output
+
+    def _pass(self, state: Parameters, args: Sequence[object], inputs: Mapping[str, object] | None) -> Any:  # noqa: ANN401
+        given = self._copies(state)
+        versions = {name: _version(tensor) for name, tensor in given.items()}
+        with (
+            unchanged(self._module, self._modules) as changed,
+            same_random_numbers(self._seed, _device(given)) as drawn,
+        ):
+            output = functional_call(self._module, used := dict(given), tuple(args), dict(inputs or {}))
+        self.random |= drawn()
+        self.changed.update(changed)
+        touched = {n for n, tensor in given.items() if used[n] is not tensor or _version(tensor) != versions[n]}
+        self.changed |= touched
+        if self._written is not None:
+            self._account(state, given, touched)
+        return output
+
+    def _copies(self, state: Parameters) -> dict[str, Tensor]:
+        """Copy the buffers, and the parameters that a pass changes."""
+        buffers = dict(self._module.named_buffers())
+        copied = {name: buffer.clone() for name, buffer in {**buffers, **state}.items() if name in buffers}
+        return {**state, **copied, **{name: state[name].clone() for name in (self._written or ()) if name in state}}
+
+    def _account(self, state: Parameters, given: Parameters, touched: set[str]) -> None:
+        """Correct the gradient of parameters that a pass changed; refuse any that the first one did not change."""
+        written = self._written or frozenset()
+        new = sorted((touched & self._parameters & state.keys()) - written)
+        if new:
+            raise ConfigError(
+                f"{type(self._module).__name__}: expected a forward pass that leaves its parameters as they are, or "
+                f"changes the same ones in every pass, but this pass changed {', '.join(new[:3])} in place, which the "
+                "first pass did not. Change the module so that it works on copies."
+            )
+        for name in sorted(written & state.keys()):
+            if given[name].requires_grad:
+                _scale_gradient(type(self._module).__name__, name, state[name].detach(), given[name])
+
+
+@contextmanager
+def unchanged(module: nn.Module, modules: Sequence[tuple[str, nn.Module]] = ()) -> Generator[list[str]]:
+    """Restore attributes, submodules and configurations of a module after the block.
+
+    Args:
+        module: The module.
+        modules: Its submodules by path, if they are known.
+
+    Yields:
+        An empty list, which contains the names of what was changed when the block has ended.
+
+    Example:
+        >>> module = nn.Sequential(nn.Linear(1, 1))
+        >>> with unchanged(module) as changed:
+        ...     module[0].scale = 2.0
+        >>> changed, hasattr(module[0], "scale")
+        (['0.scale'], False)
+    """
+    changed: list[str] = []
+    kept = list(_contents(modules or tuple(module.named_modules())))
+    tensors = [(name, t, _version(t), t.clone()) for name, t in _plain_tensors(kept)]
+    try:
+        yield changed
+    finally:
+        for one in kept:
+            if one.container or one.then:  # most are empty
+                changed += _restore(one)
+        for name, tensor, version, copy in tensors:
+            if _version(tensor) != version:
+                changed.append(name)
+                with torch.no_grad():
+                    tensor.copy_(copy)
+
+
+@contextmanager
+def same_random_numbers(seed: int | None, device: torch.device) -> Generator[Callable[[], bool]]:
+    """Draw the random numbers of a seed inside the block, and leave the random state as it is.
+
+    Args:
+        seed: Seed; None leaves everything as it is.
+        device: Device of the computation.
+
+    Yields:
+        A function that returns, after the block, whether random numbers were drawn in it.
+
+    Example:
+        >>> with same_random_numbers(0, torch.device("cpu")) as drawn:
+        ...     _ = torch.rand(1)
+        >>> drawn()
+        True
+    """
+    found: list[bool] = []
+    if seed is None:
+        yield lambda: False
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        before = _random_state(device)
+        try:
+            yield lambda: any(found)
+        finally:
+            found.append(not torch.equal(before, _random_state(device)))
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Return the random state of the CPU, and of the device if it has one of its own."""
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return torch.cat([torch.get_rng_state(), *own])
+
+
+def _contents(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Kept]:
+    """Yield every container whose contents a pass could change; most are empty, so these are not copied."""
+    seen: set[int] = set()
+    for path, owner in modules:
+        own = owner.__dict__
+        yield Kept(path, "", own, own.copy())
+        for key, value in own.items():
+            kind = type(value)
+            if kind in _CONSTANT:
+                continue
+            inside = value if kind in _CONTAINERS else None if id(value) in seen else _inside(value)
+            seen.add(id(value))
+            if inside is not None:
+                yield Kept(path, key, inside, inside.copy() if inside else None)
+
+
+def _plain_tensors(kept: Iterable[Kept]) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors that are attributes of modules, neither parameters nor buffers."""
+    for path, key, now, _ in kept:
+        if not key and isinstance(now, dict):
+            yield from ((f"{path}.{name}".lstrip("."), t) for name, t in now.items() if isinstance(t, Tensor))
+
+
+def _inside(value: object) -> Container | None:
+    """Return the contents of an attribute that can change: of a container, or the attributes of a configuration."""
+    if isinstance(value, dict | list | set):
+        return value
+    if isinstance(value, nn.Module | Tensor | type) or callable(value):
+        return None
+    return getattr(value, "__dict__", None)
+
+
+def _restore(kept: Kept) -> Sequence[str]:
+    """Restore a container, and return the names of what was changed in it."""
+    path, key, now, then = kept
+    then = type(now)() if then is None else then
+    if len(now) == len(then) and _same(now, then):
+        return ()
+    if isinstance(now, dict) and isinstance(then, dict):
+        inner = "" if key in ("", "_modules") else key
+        names = [name for name in {**now, **then} if now.get(name, _NOTHING) is not then.get(name, _NOTHING)]
+        now.clear()
+        now.update(then)
+        return [".".join(part for part in (path, inner, str(name)) if part) for name in names]
+    if isinstance(now, list):
+        now[:] = then
+    elif isinstance(now, set):
+        now.clear()
+        now.update(then)
+    return [f"{path}.{key}".lstrip(".")]
+
+
+def _same(now: Container, then: Container) -> bool:
+    """Return whether two containers of equal size hold the same objects."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        return all(map(operator.is_, now.values(), then.values())) and list(now) == list(then)
+    return now == then if isinstance(now, set) else all(map(operator.is_, now, then))
+
+
+_NOTHING = object()
+
+
+def _scale_gradient(module: str, name: str, before: Tensor, used: Tensor) -> None:
+    """Multiply the gradient of a parameter by the number that the pass multiplied the parameter by.
+
+        w' = s·w  ⇒  ∂L/∂w = s·∂L/∂w'
+
+    Raises:
+        ConfigError: The change is not a multiplication.
+    """
+    after = used.detach()
+    place = before.abs().argmax()
+    scale = (after.flatten()[place] / before.flatten()[place]).item() if before.abs().max() > 0 else 1.0
+    if not torch.allclose(after, scale * before, rtol=1e-5, atol=0.0):
+        raise ConfigError(
+            f"{module}: its forward pass changes the parameter {name} in place, by more than a factor, so the gradient "
+            "of the merged parameter is unknown. Use a data-free method, or change the module so that it works on a "
+            "copy."
+        )
+    gradient: Callable[[Tensor], Tensor] = lambda g: g * scale  # noqa: E731
+    used.register_hook(gradient)
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.is_meta or torch.equal(one.detach(), two.detach())
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _device(state: Parameters) -> torch.device:
+    return next(iter(state.values())).device if state else torch.device("cpu")

@@ -1,0 +1,153 @@
+"""Ask every task's model how its rows must be batched: the experts with their weights, or random copies of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from adamerge.batch import Batch
+from adamerge.calibration.probe import Model, Verdict, settle
+from adamerge.data.rows import Rows, move
+from adamerge.data.text_rows import Prompts, TextRows
+from adamerge.data.tokenize import token_limit
+from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.model_kind import forward_inputs, logits_of, names_argument
+from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
+from adamerge.experts.stateless import Stateless
+from adamerge.merging.merged_model import MergedModel, generate
+from adamerge.runs.centre import over_one_group, plain_vectors
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.load_rows import Data
+
+_FULL_DEPTH = 5e10
+"""Numbers of a model times tokens of its longest row up to which a copy keeps all blocks."""
+
+_UNLIMITED = 10**6
+"""A row length that is no length of training."""
+
+ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""Largest difference of two answers that rounding explains, relative to the largest logit; 0.05 in half precision."""
+
+
+def settle_rows(data: Data, experts: Experts, max_length: int | None, model: MergedModel | None = None) -> Data:
+    """Put every task's rows under a padding with which its model answers each row as alone.
+
+    Args:
+        data: The rows.
+        experts: Base and experts.
+        max_length: Maximum number of tokens per row that the user set.
+        model: Runs the experts with their own weights. None asks randomly initialised copies of them; no weights are
+            read.
+
+    Returns:
+        The rows, with notes on every model that does not answer rows of any length together as it does alone.
+    """
+    notes: dict[str, None] = {}
+    found: dict[str, dict[str, Rows]] = {"calibration": {}, "evaluation": {}}
+    for purpose, tasks in (("calibration", data.calibration), ("evaluation", data.evaluation)):
+        for task, rows in tasks.items():
+            verdict = _verdict(experts.tasks[task], rows, max_length, model)
+            found[purpose][task] = verdict.rows
+            notes |= dict.fromkeys(f"{task}: {note}" for note in verdict.notes)
+    return replace(data, **found, notes=(*data.notes, *notes))
+
+
+def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: Data) -> Data:
+    """Put rows under a padding that the experts, with their own weights, answer as rows alone.
+
+    Args:
+        config: Device, dtype and maximum length of a row.
+        experts: Base and experts.
+        names: Parameters to merge.
+        data: The rows.
+
+    Returns:
+        The rows, with notes.
+    """
+    if not data.calibration and not data.evaluation:
+        return data
+    model = over_one_group(experts, plain_vectors(config, experts, names))
+    return settle_rows(data, experts, config.data.max_length, model)
+
+
+def _verdict(expert: Expert, rows: Rows, max_length: int | None, model: MergedModel | None) -> Verdict:
+    question = asked(model, expert) if model is not None else asked_of_copy(expert, rows)
+    if isinstance(question, str):
+        return Verdict(rows, (question,))
+    return settle(question, rows, _limit(expert, rows, max_length))
+
+
+def asked(model: MergedModel, expert: Expert) -> Model:
+    """Ask an expert with its own weights."""
+    device, dtype, placed = model.vectors.device, model.vectors.dtype, model.expert(expert.name)
+
+    def moved(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return move(Batch(inputs, torch.empty(0)), device, dtype).inputs
+
+    return Model(
+        expert.kind.architecture,
+        lambda inputs: placed(moved(inputs)).logits,
+        lambda inputs, how: placed.generate(moved(inputs), how),
+        lambda: sorted(expert.forward.changed),
+        lambda: expert.forward.random,
+        names_argument(expert.module, "attention_mask"),
+        ROUNDING.get(dtype, 5e-2),
+    )
+
+
+def asked_of_copy(expert: Expert, rows: Rows) -> Model | str:
+    """Ask a randomly initialised copy, with two blocks if all would take long; or return why there is none."""
+    tokens = max(tensor.numel() for tensor in rows.batch(rows.by_length(range(len(rows)))[:1]).inputs.values())
+    module = expert.module
+    if count(module) * tokens > _FULL_DEPTH:
+        short = shortened(module)
+        module = short if _runs(short, rows) else module
+    if count(module) > LARGEST:
+        return (
+            f"{expert.kind.architecture}: a copy of it has {count(module) / 1e9:.1f} billion parameters, so only fit "
+            "finds out whether its answer to a row depends on the rows beside it."
+        )
+    state = random_state(module)
+    run = Stateless(module, written=small(state))
+    return Model(
+        expert.kind.architecture,
+        partial(_logits, run, module, state),
+        partial(_generated, module, state),
+        lambda: sorted(run.changed),
+        lambda: run.random,
+        names_argument(module, "attention_mask"),
+    )
+
+
+def _runs(module: torch.nn.Module, rows: Rows) -> bool:
+    """Return whether a shortened copy can be run."""
+    try:
+        _logits(Stateless(module), module, random_state(module), rows.batch([0]).inputs)
+    except Exception:  # any class may raise anything
+        return False
+    return True
+
+
+@torch.no_grad()
+def _logits(
+    run: Stateless, module: torch.nn.Module, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+) -> Tensor:
+    return logits_of(run(state, (), forward_inputs(module, inputs)))
+
+
+@torch.no_grad()
+def _generated(
+    module: torch.nn.Module, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor], how: GenerationConfig
+) -> object:
+    return generate(module, state, inputs, how)
+
+
+def _limit(expert: Expert, rows: Rows, max_length: int | None) -> int | None:
+    """Return the length to which rows were padded in training, as far as settings and tokenizer tell it."""
+    if not isinstance(rows, TextRows | Prompts):
+        return None
+    limit = token_limit(expert.kind, rows.tokenizer, max_length)
+    return limit if limit < _UNLIMITED else None
