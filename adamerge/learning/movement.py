@@ -1,5 +1,6 @@
 """How far an optimiser moved the coefficients, and why it did not."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -38,8 +39,11 @@ class Movement(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:
+        known = self._start.numel() > 0
+        if trainer.global_step == 0 or not known:
             self._start = pl_module.get_parameter("coefficients").detach().cpu().clone()
+        if trainer.global_step and not known:  # resumed from 0.1.0, which did not record the start: nothing can be said
+            self.distance = math.inf
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
