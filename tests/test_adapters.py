@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from adamerge import Expert, Merge
 
@@ -34,7 +34,6 @@ def pool(family):
         plain = AutoModelForSequenceClassification.from_pretrained("base", num_labels=labels)
         merged = PeftModel.from_pretrained(plain, f"adapters/{task}").merge_and_unload()
         merged.save_pretrained(f"dense/{task}")
-        AutoTokenizer.from_pretrained("base").save_pretrained(f"dense/{task}")
     return family
 
 

@@ -1,6 +1,7 @@
 """Run every task's model with given parameters."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeAlias, cast
 
 import torch
@@ -65,8 +66,8 @@ class MergedModel:
 
     def written_in(self, dtype: torch.dtype | None, mode: RoundingMode | None = None) -> "MergedModel":
         """Return the same models with another dtype on disk or another rounding; None keeps what they have."""
-        dtypes = self.rounding.dtypes if dtype is None else rounding_of(self.experts, dtype).dtypes
-        rounding = Rounding(mode or self.rounding.mode, dtypes, self.rounding.seed)
+        rounding = self.rounding if dtype is None else rounding_of(self.experts, dtype, seed=self.rounding.seed)
+        rounding = replace(rounding, mode=mode or self.rounding.mode)
         return MergedModel(self.experts, self.vectors, self.grouping, rounding)
 
     def forward(

@@ -24,6 +24,7 @@ class Rounding:
         mode: "nearest" (ties to even), or "stochastic", whose expected value is the exact one.
         dtypes: Dtype on disk by parameter; others are not rounded.
         seed: Of the random numbers; a parameter's depend on this and on its name alone.
+        heads: Dtype of what is not merged, to nearest; None keeps each tensor's own.
 
     Example:
         >>> rounding = Rounding("nearest", {"w": torch.bfloat16})
@@ -34,6 +35,7 @@ class Rounding:
     mode: RoundingMode = "nearest"
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict[str, torch.dtype])
     seed: int = 0
+    heads: torch.dtype | None = None
 
     def __call__(self, name: str, merged: Tensor) -> Tensor:
         """Round one parameter to its dtype on disk.
@@ -71,7 +73,7 @@ def rounding_of(
         mode: To nearest, or at random.
         seed: Of the random numbers.
     """
-    return Rounding(mode, {name: _dtype(experts, name, dtype) for name in experts.backbone}, seed)
+    return Rounding(mode, {name: _dtype(experts, name, dtype) for name in experts.backbone}, seed, dtype)
 
 
 def dtype_on_disk(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:

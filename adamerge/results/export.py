@@ -79,12 +79,12 @@ def export(
     with whole_folder(folder) as part:
         surviving = SurvivingShare(model, coefficients)
         shards = write_backbone(model, coefficients, part, shard_bytes, surviving)
-        write_index(part, {**shards, **write_rest_of_base(model.experts, part, dtype)})
+        write_index(part, {**shards, **write_rest_of_base(model.experts, part, model.rounding.heads)})
         usual = usual_dtype(model.experts, model.rounding.dtypes)
         write_root(model.experts, part, usual)
         for expert in model.experts.tasks.values():
             if expert.head:
-                write_task(expert, base, part, shards, dtype, usual)
+                write_task(expert, base, part, shards, model.rounding.heads, usual)
         compare_with_files(model, coefficients, part)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())

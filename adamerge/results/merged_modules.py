@@ -36,7 +36,7 @@ def merged_module(
         model: The experts and their task vectors.
         coefficients: (G, K).
         task: The task of the module and head.
-        dtype: Dtype of the parameters; by default, per tensor, one that represents base and experts exactly.
+        dtype: Dtype of the parameters; by default that of the model's rounding.
 
     Returns:
         The module.
@@ -46,8 +46,9 @@ def merged_module(
     """
     if not isinstance(task, str) or task not in model.experts.tasks:
         raise ConfigError(f"expected the name of a task ({', '.join(model.experts.tasks)}), found {task!r}.")
-    backbone = dict(exact_parameters(model.written_in(dtype), coefficients))
-    return _filled(model.experts.tasks[task], backbone, dtype)
+    model = model.written_in(dtype)
+    backbone = dict(exact_parameters(model, coefficients))
+    return _filled(model.experts.tasks[task], backbone, model.rounding.heads)
 
 
 def export_modules(
@@ -62,7 +63,7 @@ def export_modules(
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Output folder; must not exist.
-        dtype: Dtype on disk; by default, per tensor, one that represents base and experts exactly.
+        dtype: Dtype on disk; by default that of the model's rounding.
 
     Returns:
         The written files.
@@ -80,7 +81,7 @@ def export_modules(
         for task, place in checkpoints(model.experts, part).items():
             place.mkdir(exist_ok=True)
             if not any(file.is_file() for file in place.iterdir()):  # tasks without a head share one model
-                _save(_filled(model.experts.tasks[task], backbone, dtype), place)
+                _save(_filled(model.experts.tasks[task], backbone, model.rounding.heads), place)
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())
 

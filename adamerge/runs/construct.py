@@ -79,7 +79,7 @@ def refusals(make: Callable[..., object], known: Mapping[str, Option], options: 
         >>> from adamerge.objectives import Entropy
         >>> known = {"temperature": Option(float, required=False)}
         >>> list(refusals(Entropy, known, Options({"temperature": 0.0})))
-        [Refusal(name='temperature', problem='expected a number above 0, got 0.0.')]
+        [Refusal(name='temperature', problem='expected a number above 0, found 0.0.')]
     """
     message = refused(make, options)
     if message is None:

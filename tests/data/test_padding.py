@@ -105,7 +105,7 @@ def test_the_encoders_padding_is_not_the_decoders(name):
     mask = torch.ones(3, 7, dtype=torch.int64)
     mask[:, 4:] = 0
     batch = rows._replace(inputs={**rows.inputs, "attention_mask": mask})
-    objective = HiddenAlignment(["middle", -1], "mse")
+    objective = HiddenAlignment("auto", "mse")
     with execution_of(model).at(torch.full((len(model.grouping), 2), 0.3)) as merged:
         ((_, _, outputs),) = merged.outputs({"a": [batch]}, objective.layers)
     targets = model.expert("a")(batch.inputs, objective.layers)

@@ -95,7 +95,7 @@ def answers(model, rows, task):
     """Logits of an expert as the product computes them, several rows at once."""
     found = [None] * len(rows)
     for batch in rows.batches(5):
-        for row, logits in zip(batch.rows.tolist(), model.forward_expert(task, batch.inputs).logits, strict=True):
+        for row, logits in zip(batch.rows.tolist(), model.expert(task)(batch.inputs).logits, strict=True):
             found[row] = logits
     return torch.stack(found)
 
