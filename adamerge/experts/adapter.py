@@ -19,7 +19,7 @@ from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
 from adamerge.storage.weights import MappedFiles, Weights
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 FILES = ("adapter_model.safetensors", "adapters.safetensors")
 """File of an adapter's tensors, of PEFT and of mlx-lm."""
@@ -141,7 +141,7 @@ def _describe(
     targets = sorted({parts.module.rpartition(".")[2] for parts in modules})
     kind = "DoRA" if config.dora else "rsLoRA" if config.rslora else "LoRA"
     untouched = len(weights.headers) - len(weights.changed) - len(own)
-    return (
+    return Fact(
         f"{config.source}: {kind} adapter, rank {_range(sorted(set(ranks.values())))}, scale {_range(scales)}, changes "
         f"{len(weights.changed)} tensors ({', '.join(targets)}), brings {', '.join(own) or 'no head'}, leaves "
         f"{untouched} as in the base"
@@ -159,7 +159,7 @@ def _contradictions(config: AdapterConfig, modules: Sequence[Parts]) -> Iterator
     bad = [parts.module for parts in modules if len(set(config.alphas(parts.module))) > 1]
     if bad:
         yield (
-            f"warning: {config.source}: patterns of alpha_pattern contradict each other for {', '.join(bad[:3])}. The "
+            f"{config.source}: patterns of alpha_pattern contradict each other for {', '.join(bad[:3])}. The "
             "first in the file is taken, as PEFT does on loading; in training another may have been first, because "
             "PEFT sorts them when it saves. Write one pattern per module."
         )
@@ -174,6 +174,6 @@ def _other_base(config: AdapterConfig, base: Checkpoint) -> Iterator[str]:
         and trained != Path(str(base.config._name_or_path)).name.lower()
     ):
         yield (
-            f"warning: {config.source}: the adapter names the base {config.base_model}, this base is {base.source}. If "
+            f"{config.source}: the adapter names the base {config.base_model}, this base is {base.source}. If "
             "they are not the same weights, the merge is meaningless; a quantised copy of the same model is fine."
         )

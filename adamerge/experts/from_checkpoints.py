@@ -147,7 +147,7 @@ def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> 
 def _notes_of(one: _Opened) -> tuple[str, ...]:
     checkpoint = one.expert.checkpoint
     if checkpoint is not None and isinstance(checkpoint.tensors, Adapted):
-        return (*(f"{one.expert.name}: {note}" for note in checkpoint.notes), *one.notes)
+        return (*(type(note)(f"{one.expert.name}: {note}") for note in checkpoint.notes), *one.notes)
     return (*(checkpoint.notes if checkpoint else ()), *one.notes)
 
 

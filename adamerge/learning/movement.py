@@ -1,6 +1,5 @@
 """How far an optimiser moved the coefficients, and why it did not."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -32,6 +31,7 @@ class Movement(Callback):
         self._feasible = feasible
         self._start: Coefficients = torch.empty(0)
         self._slope: Coefficients = torch.empty(0)  # the last gradient
+        self._recorded = True
         self.distance: float = 0.0
         self.gradient: float = 0.0
         self.lr: float = 0.0
@@ -43,7 +43,7 @@ class Movement(Callback):
         if trainer.global_step == 0 or not known:
             self._start = pl_module.get_parameter("coefficients").detach().cpu().clone()
         if trainer.global_step and not known:  # resumed from 0.1.0, which did not record the start: nothing can be said
-            self.distance = math.inf
+            self._recorded = False
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -62,7 +62,7 @@ class Movement(Callback):
 
     def note(self, optimizer: Optimizer) -> str | None:
         """Say that the optimiser moved nothing, and why; None if it moved the coefficients."""
-        if self.distance >= HARDLY or not self.steps:
+        if self.distance >= HARDLY or not self.steps or not self._recorded:
             return None
         how = f" by more than {self.distance:.1g}" if self.distance else ""
         seen = f"{self.steps} step{'s' if self.steps > 1 else ''}, largest gradient {self.gradient:.2g}"
