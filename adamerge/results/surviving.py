@@ -53,7 +53,9 @@ class Surviving:
         return _ratios(self.groups, self.written.sum(1), self.merged.sum(1))
 
     def as_json(self) -> dict[str, object]:
-        """Return the share of everything, of each task vector and of each group."""
+        """Return the share of everything, of each task vector and of each group; of everything alone if it is None."""
+        if self.share is None:
+            return {"all": None}
         return {"all": self.share, "experts": self.by_expert(), "groups": self.by_group()}
 
     def lines(self, mode: RoundingMode) -> Iterator[str]:

@@ -96,6 +96,7 @@ def test_nothing_is_said_where_nothing_is_rounded():
     found, _ = survived(model, torch.full((3, 1), 0.3))
     assert found.share is None
     assert list(found.lines("nearest")) == []
+    assert found.as_json() == {"all": None}
 
 
 def test_a_run_without_gradient_is_of_the_model_as_written():
