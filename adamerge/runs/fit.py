@@ -167,50 +167,37 @@ def learn_merge(
     Raises:
         ConfigError: The device's memory is exhausted.
     """
-    with advice_where_full(device_of(config.trainer.accelerator)):
-        return _learn_merge(config, opened, learning, run, key, keeper, console, resume)
-
-
-def _learn_merge(
-    config: MergeConfig,
-    opened: Opened,
-    learning: Learning,
-    run: RunDirectory,
-    key: Key,
-    keeper: Keeper,
-    console: Console,
-    resume: bool,
-) -> tuple[Staged, HeldOut]:
     experts, changed, data = opened
-    rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
-    calibration = divide(rows, config.data, config.seed_everything)
-    model = build_model(config, experts, changed, run, calibration.learn, console, keeper)
-    size = config.data.micro_batch
-    if isinstance(config.start, ClosedForm):
-        init = kept_closed_form(model, calibration.learn, config.start, run.start, size, keeper)
-        learning = replace(learning, init=init)
-    else:
-        learning = replace(learning, init=start_of(config, model.grouping))
-    goals = Goals({}, {})
-    if learning.steps:
-        goals = goals_of(model, config.objective, calibration, run.targets, keeper)
-    held_out = hold_out(model, calibration.watch, size, goals.watch)
-    staged = learn_in_stages(
-        model,
-        config.objective,
-        calibration,
-        learning,
-        config.chunks,
-        run.first_stage,
-        made_of=key,
-        held_out=held_out,
-        targets=goals,
-        checkpoints=run.checkpoints,
-        resume=resume,
-        tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
-        keeper=keeper,
-    )
-    return staged, held_out
+    with advice_where_full(device_of(config.trainer.accelerator)):
+        rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
+        calibration = divide(rows, config.data, config.seed_everything)
+        model = build_model(config, experts, changed, run, calibration.learn, console, keeper)
+        size = config.data.micro_batch
+        if isinstance(config.start, ClosedForm):
+            init = kept_closed_form(model, calibration.learn, config.start, run.start, size, keeper)
+            learning = replace(learning, init=init)
+        else:
+            learning = replace(learning, init=start_of(config, model.grouping))
+        goals = Goals({}, {})
+        if learning.steps:
+            goals = goals_of(model, config.objective, calibration, run.targets, keeper)
+        held_out = hold_out(model, calibration.watch, size, goals.watch)
+        staged = learn_in_stages(
+            model,
+            config.objective,
+            calibration,
+            learning,
+            config.chunks,
+            run.first_stage,
+            made_of=key,
+            held_out=held_out,
+            targets=goals,
+            checkpoints=run.checkpoints,
+            resume=resume,
+            tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
+            keeper=keeper,
+        )
+        return staged, held_out
 
 
 def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, centre: str) -> None:
