@@ -1,6 +1,6 @@
 """Tables → encoded rows; the model and the columns select the modality."""
 
-from adamerge.data.chats import MESSAGES, Chat
+from adamerge.data.chats import Chat, chat_column
 from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
@@ -42,7 +42,7 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
             f"{expert.kind.architecture} is not one. Remove both keys, or leave out this task's calibration."
         )
-    notes = () if isinstance(modality, Images) else check_images(table, expert, table.source.messages or MESSAGES)
+    notes = () if isinstance(modality, Images) else check_images(table, expert, chat_column(table))
     found = modality.encode(table, expert, processor, encoding)
     return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from adamerge.experts.adapter_config import is_adapter
+from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
 from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.weights import Header, Weights
@@ -53,9 +55,10 @@ class Checkpoint:
         return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
 
     def settings(self) -> dict[str, object]:
-        """Return the content of config.json; for an adapter, that of the model that it was trained as."""
+        """Return the content of config.json, without foreign code; for an adapter, of the model it was trained as."""
         file = self.folder / "config.json"
-        return json.loads(file.read_text() if file.exists() else self.config.to_json_string())
+        content = json.loads(file.read_text() if file.exists() else self.config.to_json_string())
+        return cast(dict[str, object], without_foreign(content))
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
@@ -91,6 +94,7 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
             f"read it: {error}"
         ) from error
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
+    notes += drop_foreign(source, config, trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
         notes += (_without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)

@@ -12,7 +12,7 @@ from adamerge.data.processors import Own, Processors
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
-from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.experts import Expert, Experts, name_of
 from adamerge.merging.merged_model import try_layers
 from adamerge.objectives import Objective
 from adamerge.runs.config import MergeConfig, ModelConfig
@@ -138,9 +138,16 @@ def _encoded(source: RowsLike, expert: Expert, processor: Processor | None, enco
     if processor is None:
         raise ConfigError(
             f"{expert.name}: expected rows of tensors, or a tokenizer or image processor to encode them, found "
-            "neither: the base is a module in memory. Pass processor=, or rows of tensors."
+            f"neither: base and expert are modules in memory{_loaded_from(expert)}. Pass processor=, for all tasks or by "
+            "task, or rows of tensors."
         )
     return encode(as_table(source, expert.name, seed=seed), expert, processor, encoding)
+
+
+def _loaded_from(expert: Expert) -> str:
+    """Name the hub id that an expert's module was loaded from, whose processor the user can load."""
+    name = name_of(expert.own_module)
+    return f", and {name}, which the expert was loaded from, is no folder here" if name else ""
 
 
 def _encoding(model: ModelConfig, config: MergeConfig, labeled: bool) -> Encoding:
