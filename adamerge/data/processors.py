@@ -109,8 +109,9 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
         if not found:
             return None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        of = f" of {checkpoint.architecture}" if checkpoint else ""
         raise ConfigError(
-            f"{checkpoint.source if checkpoint else folder}: expected the {modality.loads} in {', '.join(found)}, "
+            f"{checkpoint.source if checkpoint else folder}: expected the {modality.loads}{of} in {', '.join(found)}, "
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
         ) from error
     return processor if has_vocabulary(folder, processor) else None

@@ -58,7 +58,7 @@ class Checkpoint:
         """Return the content of config.json, without foreign code; for an adapter, of the model it was trained as."""
         file = self.folder / "config.json"
         content = json.loads(file.read_text() if file.exists() else self.config.to_json_string())
-        return cast(dict[str, object], without_foreign(content))
+        return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
@@ -94,7 +94,8 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
             f"read it: {error}"
         ) from error
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
-    notes += drop_foreign(source, config, trusted=trust_remote_code)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
         notes += (_without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
@@ -134,10 +135,10 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
     for auto, reference in (getattr(config, "auto_map", None) or {}).items():
         if trust_remote_code and reference.endswith("." + architecture):
             with parameters_on_meta():
-                return getattr(transformers, auto).from_config(config, trust_remote_code=True).eval()
+                return _allocated(getattr(transformers, auto).from_config(config, trust_remote_code=True))
     if architecture == "AutoModel":
         with parameters_on_meta():
-            return transformers.AutoModel.from_config(config).eval()
+            return _allocated(transformers.AutoModel.from_config(config))
     cls = getattr(transformers, architecture, None)
     if cls is None:
         raise ConfigError(
@@ -145,7 +146,18 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
             "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
         )
     with parameters_on_meta():
-        return cls._from_config(config, dtype=torch.float32).eval()
+        return _allocated(cls._from_config(config, dtype=torch.float32))
+
+
+def _allocated(module: nn.Module) -> nn.Module:
+    """Put a module into eval mode, and allocate buffers that it made after its parameters, with `zeros_like`."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_meta:
+                part.register_buffer(
+                    name, torch.zeros_like(buffer, device="cpu"), name not in part._non_persistent_buffers_set
+                )
+    return module.eval()
 
 
 @contextmanager

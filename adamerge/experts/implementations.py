@@ -33,32 +33,31 @@ def is_foreign(key: str, value: object, *, trusted: bool = False) -> bool:
     return value not in _OWN[key] and not (trusted and "/" not in str(value) and "flash" not in str(value))
 
 
-def without_foreign(settings: object) -> object:
+def without_foreign(settings: object, *, trusted: bool = False) -> object:
     """Copy the content of config.json without foreign implementations, in all its parts."""
     if isinstance(settings, Mapping):
-        return {key: without_foreign(value) for key, value in settings.items() if not is_foreign(str(key), value)}
-    return [without_foreign(one) for one in settings] if isinstance(settings, list) else settings
+        kept = {key: value for key, value in settings.items() if not is_foreign(str(key), value, trusted=trusted)}
+        return {key: without_foreign(value, trusted=trusted) for key, value in kept.items()}
+    return [without_foreign(one, trusted=trusted) for one in settings] if isinstance(settings, list) else settings
 
 
-def drop_foreign(source: str, config: PretrainedConfig, *, trusted: bool = False) -> tuple[str, ...]:
+def drop_foreign(source: str, config: PretrainedConfig, settings: object, *, trusted: bool = False) -> tuple[str, ...]:
     """Remove foreign implementations from a configuration and its parts; return a note for each.
 
     Args:
         source: Name of the checkpoint in notes.
         config: Its configuration, which is changed.
+        settings: The content of config.json.
         trusted: Whether code beside the weights may run.
     """
-    found: dict[str, None] = {}
     for part in _parts(config):
         for key in _OWN:
-            value = getattr(part, f"_{key}", None)
-            if is_foreign(key, value, trusted=trusted):
+            if is_foreign(key, getattr(part, f"_{key}", None), trusted=trusted):
                 setattr(part, f"_{key}_internal", None)
-                found[f"{key}: {value}"] = None
     return tuple(
         f"{source}: config.json says {word}, which would run code that is not in torch or transformers (transformers "
         "downloads kernels from the hub); it is ignored, and not in the merged config.json."
-        for word in found
+        for word in dict.fromkeys(_foreign(settings, trusted))
     )
 
 
@@ -68,3 +67,16 @@ def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
         part = getattr(config, key, None)
         if isinstance(part, PretrainedConfig):
             yield from _parts(part)
+
+
+def _foreign(settings: object, trusted: bool) -> Iterator[str]:
+    """Yield every foreign implementation in the content of config.json, as "key: value"."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if is_foreign(str(key), value, trusted=trusted):
+                yield f"{key}: {value}"
+            else:
+                yield from _foreign(value, trusted)
+    elif isinstance(settings, list):
+        for one in settings:
+            yield from _foreign(one, trusted)
