@@ -24,7 +24,7 @@ from adamerge.arguments import (
     path_of,
 )
 from adamerge.data.in_memory import RowsLike
-from adamerge.data.modality import Processor
+from adamerge.data.modality import AnyProcessor
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
@@ -135,7 +135,7 @@ class Merge:
         base_model: Model,
         models: Pool,
         *,
-        processor: Processor | Mapping[str, Processor] | None = None,
+        processor: AnyProcessor | Mapping[str, AnyProcessor] | None = None,
         allow_code: bool = False,
         **settings: object,
     ) -> None:
@@ -252,8 +252,8 @@ def _check_tasks(processor: object, tasks: Sequence[str]) -> None:
 
 
 def _by_task(
-    processor: Processor | Mapping[str, Processor] | None, tasks: Sequence[str]
-) -> Mapping[str, Processor] | None:
+    processor: AnyProcessor | Mapping[str, AnyProcessor] | None, tasks: Sequence[str]
+) -> Mapping[str, AnyProcessor] | None:
     """Processors by task, where one was given for all."""
     return processor if processor is None or isinstance(processor, Mapping) else dict.fromkeys(tasks, processor)
 

@@ -18,7 +18,7 @@ from adamerge.data.language import (
     prompt_limit,
     prompt_rows,
 )
-from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.settings import Encoding
 from adamerge.data.sharegpt import as_messages, is_sharegpt, unknown_speaker
 from adamerge.data.tables import Table
@@ -59,7 +59,7 @@ class Chat(Modality):
         return {"messages": chat_column(table)}
 
     @override
-    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+    def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
         table = replace(table, source=replace(table.source, messages=chat_column(table)))
         found = contents(table, self.columns(table, encoding))

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
 from adamerge.data.encode import modalities_of
-from adamerge.data.modality import Modality, Processor
+from adamerge.data.media import reads
+from adamerge.data.modality import AnyProcessor, Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
 from adamerge.data.processor_files import template_of
 from adamerge.data.tokenize import check_vocabulary, has_vocabulary, lend_padding
@@ -21,11 +22,11 @@ class Own(NamedTuple):
     """The processor of one task.
 
     Attributes:
-        processor: Tokenizer or image processor; None if neither expert nor base is from disk.
+        processor: Tokenizer, image processor or both; None if neither expert nor base is from disk.
         notes: Messages for the user.
     """
 
-    processor: Processor | None
+    processor: AnyProcessor | None
     notes: tuple[str, ...] = ()
 
 
@@ -37,7 +38,7 @@ class Processors:
         given: Processors that the user passed, by task; they replace those on disk.
     """
 
-    def __init__(self, experts: Experts, given: Mapping[str, Processor] | None = None) -> None:
+    def __init__(self, experts: Experts, given: Mapping[str, AnyProcessor] | None = None) -> None:
         self._experts, self._given = experts, given or {}
         self._bases: dict[str, Processor | None] = {}
         self._borrowed: dict[str, list[str]] = {}
@@ -59,7 +60,8 @@ class Processors:
         if task not in self._given and expert.folder is None and self._experts.folder is None:
             return Own(None)
         modality = modalities_of(expert.kind)[0]
-        base, own = self._of_base(modality), self._given.get(task)
+        given = self._given.get(task)
+        base, own = self._of_base(modality), None if given is None else modality.part(given)
         own = _saved(expert.folder, expert.checkpoint, modality) if own is None else own
         if own is None and base is None:
             if expert.checkpoint is None and self._experts.checkpoint is None:
@@ -77,7 +79,21 @@ class Processors:
             notes += _difference_notes(task, modality, processor, base)
         if own is not None and task not in self._given:
             notes += [f"{task}: {note}" for note in key_notes(expert.folder, processor)]
-        return Own(processor, (*notes, *lend_padding(processor, expert.kind)))
+        notes += lend_padding(processor, expert.kind)
+        return Own(self._whole(expert, processor, given), tuple(notes))
+
+    def _whole(self, expert: Expert, processor: Processor, given: AnyProcessor | None) -> AnyProcessor:
+        """Return the processor of texts and images of a language model that reads both, if there is one."""
+        if isinstance(given, ProcessorMixin):
+            return given
+        if not (expert.kind.language_model and reads(expert.own_module, "image")):
+            return processor
+        for folder in (expert.folder, self._experts.folder):
+            whole = _of_both(folder, expert.checkpoint)
+            if whole is not None:
+                whole.tokenizer = processor  # pyright: ignore[reportAttributeAccessIssue]
+                return whole
+        return processor
 
     def _of_base(self, modality: Modality) -> Processor | None:
         if modality.loads not in self._bases:
@@ -115,6 +131,23 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
         ) from error
     return processor if has_vocabulary(folder, processor) else None
+
+
+def _of_both(folder: Path | None, checkpoint: Checkpoint | None) -> ProcessorMixin | None:
+    """Load the processor of texts and images in a folder; None if there is none."""
+    if folder is None or not any(folder.glob("*processor_config.json")):
+        return None
+    trust = checkpoint.trust_remote_code if checkpoint else False
+    try:
+        found = AutoProcessor.from_pretrained(folder, trust_remote_code=trust)
+    except Exception as error:  # any class may raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"{folder}: expected the processor of texts and images in processor_config.json or "
+            f"preprocessor_config.json, but transformers cannot load it ({reason}). Copy its files again from the "
+            "fine-tuned model."
+        ) from error
+    return found if isinstance(found, ProcessorMixin) else None
 
 
 def _completed(expert: Expert, own: Processor | None, base: Processor | None) -> tuple[Processor, list[str]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from adamerge.data.encode import encode, encode_tensors
 from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
-from adamerge.data.modality import Encoded, Processor
+from adamerge.data.modality import Encoded, AnyProcessor
 from adamerge.data.processor_differences import digest_of_processor
 from adamerge.data.processor_files import exported_from
 from adamerge.data.processors import Own, Processors
@@ -44,7 +44,7 @@ def load_data(
     experts: Experts,
     *,
     calibrate: bool = True,
-    processors: Mapping[str, Processor] | None = None,
+    processors: Mapping[str, AnyProcessor] | None = None,
 ) -> Data:
     """Read and encode the rows of every task that has rows.
 
@@ -110,7 +110,7 @@ def _needs_processor(model: ModelConfig) -> bool:
 
 
 def _calibration(
-    model: ModelConfig, source: RowsLike, expert: Expert, processor: Processor | None, config: MergeConfig
+    model: ModelConfig, source: RowsLike, expert: Expert, processor: AnyProcessor | None, config: MergeConfig
 ) -> Encoded:
     """Encode a sample of a task's calibration rows, unlabeled unless the objective uses labels."""
     labeled = config.objective.uses_labels
@@ -132,7 +132,7 @@ def _calibration(
     return found._replace(notes=(note, *found.notes))
 
 
-def _encoded(source: RowsLike, expert: Expert, processor: Processor | None, encoding: Encoding, seed: int) -> Encoded:
+def _encoded(source: RowsLike, expert: Expert, processor: AnyProcessor | None, encoding: Encoding, seed: int) -> Encoded:
     if holds_tensors(source):
         return encode_tensors(source, expert, labeled=encoding.labeled)
     if processor is None:
