@@ -270,7 +270,11 @@ def _form_note(table: Table) -> tuple[str, ...]:
     if not count:
         return ()
     place = f"{table.task}: {table.source.path}"
-    return (Fact(f"{place}: {count} of {len(chats)} chats are in ShareGPT's form (from, value): human is user, gpt assistant."),)
+    return (
+        Fact(
+            f"{place}: {count} of {len(chats)} chats are in ShareGPT's form (from, value): human is user, gpt assistant."
+        ),
+    )
 
 
 def _problem(message: object) -> str | None:

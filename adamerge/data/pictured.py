@@ -168,9 +168,19 @@ def _decoded(table: Table, row: int, value: object) -> Image.Image:
     reader = datasets.Image()
     try:
         return converted(reader.decode_example(reader.encode_example(value)), "RGB")  # pyright: ignore
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, KeyError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        Image.DecompressionBombError,
+    ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remote = " Download images first; addresses are not opened." if isinstance(value, str) and "://" in value else ""
+        remote = (
+            " Download images first; addresses are not opened." if isinstance(value, str) and "://" in value else ""
+        )
         raise table.error(
             f"{table.place(row)} has {described(value)} that is no image that can be read ({reason[:200]}). Replace the "
             f"file or remove the row.{remote}"
@@ -180,7 +190,10 @@ def _decoded(table: Table, row: int, value: object) -> Image.Image:
 def _hash(table: Table, row: int, chat: Chat) -> bytes:
     pictures = [_decoded(table, row, image) for image in images_of(chat)]
     shown = [
-        {**m, "content": [p["text"] if p["type"] == "text" else "" for p in cast(list[dict[str, object]], m["content"])]}
+        {
+            **m,
+            "content": [p["text"] if p["type"] == "text" else "" for p in cast(list[dict[str, object]], m["content"])],
+        }
         for m in chat
     ]
     return hash_of(shown, pictures)

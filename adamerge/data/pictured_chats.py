@@ -95,7 +95,9 @@ def _with_parts(table: Table, row: int, message: object, places: bool) -> dict[s
         raise table.error(
             f"{table.place(row)}: expected messages with role and content, found {str(message)[:80]}. Correct the row."
         )
-    parts = _of_text(content, places) if isinstance(content, str) else [_part(table, row, one, places) for one in content]
+    parts = (
+        _of_text(content, places) if isinstance(content, str) else [_part(table, row, one, places) for one in content]
+    )
     flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]
     images = [value for key, value in known.items() if key in ("image", "images") for value in _listed(value)]
     return {"role": role, "content": [*({"type": "image", "image": bytes_of(one)} for one in images), *flat]}

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from adamerge.data.encode import modalities_of
+from adamerge.data.load_both import load_both
 from adamerge.data.media import reads
 from adamerge.data.modality import AnyProcessor, Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
@@ -69,7 +70,10 @@ class Processors:
             raise self._missing(expert, modality)
         processor, notes = _completed(expert, own, base)
         if own is not None and expert.checkpoint is None and task not in self._given:
-            notes = [Fact(f"{task}: is encoded with the {modality.loads} in {expert.folder}, its module's folder."), *notes]
+            notes = [
+                Fact(f"{task}: is encoded with the {modality.loads} in {expert.folder}, its module's folder."),
+                *notes,
+            ]
         if processor is base:
             self._borrowed.setdefault(modality.loads, []).append(task)
         else:
@@ -88,9 +92,10 @@ class Processors:
             return given
         if not (expert.kind.language_model and reads(expert.own_module, "image")):
             return processor
+        trusted = expert.checkpoint.trust_remote_code if expert.checkpoint else False
         for folder in (expert.folder, self._experts.folder):
-            whole = _of_both(folder, expert.checkpoint)
-            if whole is not None:
+            whole = load_both(folder, trusted=trusted)
+            if not isinstance(whole, str):
                 whole.tokenizer = processor  # pyright: ignore[reportAttributeAccessIssue]
                 return whole
         return processor
@@ -131,23 +136,6 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
         ) from error
     return processor if has_vocabulary(folder, processor) else None
-
-
-def _of_both(folder: Path | None, checkpoint: Checkpoint | None) -> ProcessorMixin | None:
-    """Load the processor of texts and images in a folder; None if there is none."""
-    if folder is None or not any(folder.glob("*processor_config.json")):
-        return None
-    trust = checkpoint.trust_remote_code if checkpoint else False
-    try:
-        found = AutoProcessor.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:  # any class may raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"{folder}: expected the processor of texts and images in processor_config.json or "
-            f"preprocessor_config.json, but transformers cannot load it ({reason}). Copy its files again from the "
-            "fine-tuned model."
-        ) from error
-    return found if isinstance(found, ProcessorMixin) else None
 
 
 def _completed(expert: Expert, own: Processor | None, base: Processor | None) -> tuple[Processor, list[str]]:

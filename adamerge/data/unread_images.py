@@ -1,5 +1,6 @@
 """Images, sound and video in the rows of language models that cannot be encoded, which are refused by row."""
 
+from adamerge.data.load_both import load_both
 from adamerge.data.media import described, media_columns, media_in_chats, media_in_columns, reads
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
@@ -26,13 +27,13 @@ def check_images(table: Table, expert: Expert, messages: str) -> tuple[str, ...]
         found = next((medium for medium in seen if medium.kind != "image"), seen[0])  # images could be encoded
         able = found.kind == "image" and reads(expert.own_module, "image")
         why = (
-            "no processor of images was found beside the weights of expert or base"
+            f"its images need a processor, and {load_both(expert.folder)}"
             if able
             else f"rows of {found.kind} beside text cannot be encoded yet"
         )
-        also = "Copy its files (processor_config.json, preprocessor_config.json) there, or r" if able else "R"
+        also = "Copy the processor's files beside the expert's weights, install what it needs, or r" if able else "R"
         raise table.error(
-            f"{table.place(found.row)} has {described(found.value)} in the column {found.column!r}, but {why}, and "
+            f"{table.place(found.row)} has {described(found.value)} in the column {found.column!r}, but {why}; "
             f"{expert.kind.architecture} would learn from the text alone. {also}emove the column or the parts if that "
             "is meant, leave out this task's calibration and evaluation, or use rows of tensors."
         )

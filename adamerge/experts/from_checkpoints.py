@@ -136,7 +136,14 @@ def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> 
     text_side = {name for one in opened.values() for name in one.text_side}
     split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
     together = Experts(
-        Converted(base.tensors, names), tasks, (), (), _left_out(matches, of_own), base, lacking=of_own.missing, folder=base.folder
+        Converted(base.tensors, names),
+        tasks,
+        (),
+        (),
+        _left_out(matches, of_own),
+        base,
+        lacking=of_own.missing,
+        folder=base.folder,
     )
     together = divide(together, split, source=base.source)
     notes = [*base.notes, *of_own.notes, *_ties_note(apart, names), *_lacking_note(base, own, of_own)]

@@ -19,7 +19,7 @@ from adamerge.experts.match_names import Match, match_tensors
 from adamerge.experts.name_patterns import Split
 from adamerge.experts.own_class import HEADS, own_module
 from adamerge.storage.weights import InMemory, Weights
-from adamerge.types import IncompatibleExpertsError
+from adamerge.types import Fact, IncompatibleExpertsError
 
 Source: TypeAlias = nn.Module | Mapping[str, Tensor] | Checkpoint
 """Every accepted form of an expert."""
@@ -77,12 +77,16 @@ def _class_notes(base: Source, tasks: Mapping[str, Expert], experts: Mapping[str
     """Say which class a base without one is read as, and state dicts of experts whose class is not the base's."""
     if isinstance(base, Mapping):
         name = next(name for name, expert in experts.items() if not isinstance(expert, Mapping))
-        yield f"base: a state dict, which has no class; it is read as {name}'s, {type(tasks[name].module).__name__}."
+        yield Fact(
+            f"base: a state dict, which has no class; it is read as {name}'s, {type(tasks[name].module).__name__}."
+        )
         return
     for name, expert in experts.items():
         own, of_base = type(tasks[name].module).__name__, _class_of(base)
         if isinstance(expert, Mapping) and own != of_base:
-            yield f"{name}: a state dict, which has no class; its tensors fit {own}, and not the base's {of_base}."
+            yield Fact(
+                f"{name}: a state dict, which has no class; its tensors fit {own}, and not the base's {of_base}."
+            )
 
 
 def _class_of(source: nn.Module | Checkpoint) -> str:

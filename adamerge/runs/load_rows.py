@@ -132,7 +132,9 @@ def _calibration(
     return found._replace(notes=(note, *found.notes))
 
 
-def _encoded(source: RowsLike, expert: Expert, processor: AnyProcessor | None, encoding: Encoding, seed: int) -> Encoded:
+def _encoded(
+    source: RowsLike, expert: Expert, processor: AnyProcessor | None, encoding: Encoding, seed: int
+) -> Encoded:
     if holds_tensors(source):
         return encode_tensors(source, expert, labeled=encoding.labeled)
     if processor is None:

@@ -50,7 +50,9 @@ def idefics(tokenizer):
         image_token_id=40, scale_factor=2,
     )  # fmt: skip
     size = {"longest_edge": 32}
-    images = transformers.Idefics3ImageProcessor(size=size, max_image_size={"longest_edge": 16}, do_image_splitting=True)
+    images = transformers.Idefics3ImageProcessor(
+        size=size, max_image_size={"longest_edge": 16}, do_image_splitting=True
+    )
     processor = transformers.Idefics3Processor(
         images, tokenizer, image_seq_len=4, chat_template=TEMPLATE.replace("PLACE", "<image>")
     )
@@ -84,7 +86,9 @@ def pool(request, tmp_path_factory):
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
     for number in range(6):
-        Image.new("RGB", (16 + 8 * (number % 2), 16), (40 * number, 255 - 40 * number, 90)).save(folder / f"{number}.png")
+        Image.new("RGB", (16 + 8 * (number % 2), 16), (40 * number, 255 - 40 * number, 90)).save(
+            folder / f"{number}.png"
+        )
     expert = Expert("a", type(model).from_pretrained(folder / "a").eval(), InMemory({}), ())
     return Pool(folder, expert, AutoProcessor.from_pretrained(folder / "a"))
 
@@ -190,9 +194,15 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(pool, tmp_path):
 
 REFUSED = {
     "no answer": ([{"messages": chat({"type": "image"}, word("loud"))[:1], "image": "1.png"}], "row 1 .*answer"),
-    "missing file": ([{"messages": chat({"type": "image", "path": "no.png"}, word("loud"))}], "row 1 .*no.png is missing"),
+    "missing file": (
+        [{"messages": chat({"type": "image", "path": "no.png"}, word("loud"))}],
+        "row 1 .*no.png is missing",
+    ),
     "address": ([{"messages": chat({"type": "image", "url": "https://a.b/c.png"})}], "row 1 .*Download images first"),
-    "too few": ([{"messages": chat({"type": "image"}, {"type": "image"}), "images": ["1.png"]}], "1 images for 2 places"),
+    "too few": (
+        [{"messages": chat({"type": "image"}, {"type": "image"}), "images": ["1.png"]}],
+        "1 images for 2 places",
+    ),
     "sound": ([{"messages": chat({"type": "input_audio", "input_audio": {"data": "x"}})}], "row 1 .*audio beside text"),
     "film": ([{"messages": chat({"type": "video", "video": "a.mp4"})}], "row 1 .*a.mp4 is missing.*video beside text"),
     "both": (

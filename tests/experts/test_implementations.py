@@ -32,7 +32,9 @@ def asked(monkeypatch):
 
     def check(self, attn_implementation, *args, **more):
         seen.append(attn_implementation)
-        return original(self, attn_implementation if attn_implementation in (None, "eager", "sdpa") else None, *args, **more)
+        return original(
+            self, attn_implementation if attn_implementation in (None, "eager", "sdpa") else None, *args, **more
+        )
 
     monkeypatch.setattr(transformers.PreTrainedModel, "_check_and_adjust_attn_implementation", check)
     return seen

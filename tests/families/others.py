@@ -12,7 +12,13 @@ SOUND = {
     **TOKENS, "conv_dim": [8], "conv_stride": [2], "conv_kernel": [3], "num_feat_extract_layers": 1,
     "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8,
 }  # fmt: skip
-WHISPER = {**SEQ2SEQ, "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16, "classifier_proj_size": 8}
+WHISPER = {
+    **SEQ2SEQ,
+    "num_mel_bins": 8,
+    "max_source_positions": 16,
+    "max_target_positions": 16,
+    "classifier_proj_size": 8,
+}
 SPECTROGRAM = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 4,
     "frequency_stride": 4, "time_stride": 4, "max_length": 16, "num_mel_bins": 8,
@@ -94,7 +100,12 @@ def mixtures():
     return [Other(name, {**SMALL, **options}) for name, options in MIXTURES.items()]
 
 
-NO_LOGITS, NO_CLASSES, SINGLE, MULTI = "returns no logits", "is a regression", "is a regression", "each class independently"
+NO_LOGITS, NO_CLASSES, SINGLE, MULTI = (
+    "returns no logits",
+    "is a regression",
+    "is a regression",
+    "each class independently",
+)
 OTHERS = [
     *mixtures(),
     Other("Wav2Vec2ForSequenceClassification", SOUND, WAVES, "main input is input_values"),
@@ -124,7 +135,7 @@ OTHERS = [
     Other("Qwen3Model", DECODER, TEXTS, NO_LOGITS, "sentence encoder"),
     Other("T5EncoderModel", {k: v for k, v in T5.items() if k != "decoder_start_token_id"}, TEXTS, NO_LOGITS),
     Other("ViTModel", PIXELS, IMAGES, NO_LOGITS, "image encoder"),
-    Other("CLIPModel", CLIP, BOTH, ""),
+    Other("CLIPModel", CLIP, BOTH, "cannot be run", "both towers"),
     Other("SegformerForSemanticSegmentation", SEGFORMER, IMAGES, "have the shape"),
     Other("DetrForObjectDetection", {**DETR, "backbone_config": RESNET}, IMAGES, "have the shape"),
     Other(

@@ -35,7 +35,9 @@ def first_tensor(output):
     logits = getattr(output, "logits", None)
     if logits is None:
         logits = getattr(output, "logits_per_image", None)
-    found = [logits] if isinstance(logits, torch.Tensor) else [t for t in output.values() if isinstance(t, torch.Tensor)]
+    found = (
+        [logits] if isinstance(logits, torch.Tensor) else [t for t in output.values() if isinstance(t, torch.Tensor)]
+    )
     return next(tensor for tensor in found if tensor.is_floating_point())
 
 
@@ -116,7 +118,9 @@ def merged(folder, rows=None, **settings):
 
 def learns(member, folder):
     """One step on rows; returns "learns" or the message that refuses the rows."""
-    speaks = bool(getattr(member, "prompts", "")) or member.architecture.endswith(("ForCausalLM", "Generation", "MaskedLM"))
+    speaks = bool(getattr(member, "prompts", "")) or member.architecture.endswith(
+        ("ForCausalLM", "Generation", "MaskedLM")
+    )
     method = "expert_merging" if speaks or "LMHead" in member.architecture else "adamerging"
     try:
         result, _ = merged(folder, rows_of(member), method=method, data={"held_out": 0.34, "batch_size": 2})

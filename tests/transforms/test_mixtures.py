@@ -69,7 +69,9 @@ TRANSPOSED = {"GptOssForCausalLM": True, "Llama4ForCausalLM": True}
 def test_gate_up_and_down_of_a_mixture_are_what_the_model_multiplies_by(architecture):
     """One expert, run by the module itself, is gate, up and down as the layouts split them."""
     model = mixture(architecture, 0)
-    path, experts = next((p, m) for p, m in model.named_modules() if hasattr(m, "gate_up_proj") and m.gate_up_proj.ndim == 3)
+    path, experts = next(
+        (p, m) for p, m in model.named_modules() if hasattr(m, "gate_up_proj") and m.gate_up_proj.ndim == 3
+    )
     layouts = layouts_of(model)
     gate, up, *_ = layouts[f"{path}.gate_up_proj"].split(experts.gate_up_proj.detach()[None])
     down, *_ = layouts[f"{path}.down_proj"].split(experts.down_proj.detach()[None])
@@ -98,5 +100,7 @@ def test_gate_up_and_down_of_a_mixture_are_what_the_model_multiplies_by(architec
 def test_linear_layers_of_gpt2_are_transposed():
     model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=20, n_positions=8))
     found = layouts_of(model)
-    assert set(found) == {f"transformer.h.0.{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    assert set(found) == {
+        f"transformer.h.0.{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
     assert set(found.values()) == {Layout(transposed=True)}
