@@ -272,7 +272,8 @@ def _form_note(table: Table) -> tuple[str, ...]:
     place = f"{table.task}: {table.source.path}"
     return (
         Fact(
-            f"{place}: {count} of {len(chats)} chats are in ShareGPT's form (from, value): human is user, gpt assistant."
+            f"{place}: {count} of {len(chats)} chats are in ShareGPT's form (from, value); human is read as user, gpt "
+            "as assistant."
         ),
     )
 

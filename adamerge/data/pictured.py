@@ -62,7 +62,8 @@ class Pictured(Modality):
     def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         if encoding.answer_tokens is not None and not encoding.labeled:
             raise table.error(
-                "data.pseudo_answers cannot be made for rows with images yet. Remove the key, and give rows with answers."
+                "data.pseudo_answers cannot be made for rows with images yet. Remove the key, and give rows with "
+                "answers."
             )
         whole = cast(ProcessorMixin, processor)
         chats = pictured_chats(table)
@@ -182,8 +183,8 @@ def _decoded(table: Table, row: int, value: object) -> Image.Image:
             " Download images first; addresses are not opened." if isinstance(value, str) and "://" in value else ""
         )
         raise table.error(
-            f"{table.place(row)} has {described(value)} that is no image that can be read ({reason[:200]}). Replace the "
-            f"file or remove the row.{remote}"
+            f"{table.place(row)} has {described(value)} that is no image that can be read ({reason[:200]}). Replace "
+            f"the file or remove the row.{remote}"
         ) from error
 
 

@@ -119,9 +119,9 @@ class Table:
         """
         if self.data.is_json(column) and not all(isinstance(value, list | dict) for value in self.values(column)):
             raise self.error(
-                f"the column {column!r} has the type Json, in which datasets rewrites texts that are JSON ('007' becomes "
-                "7, 'true' True). Make the column text before saving it, or give the files from which it was made "
-                "(JSON lines, CSV), which are read as they are."
+                f"the column {column!r} has the type Json, in which datasets rewrites texts that are JSON ('007' "
+                "becomes 7, 'true' True). Make the column text before saving it, or give the files from which it was "
+                "made (JSON lines, CSV), which are read as they are."
             )
 
     def image(self, column: str, row: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Implementations of attention and of mixtures that config.json names: those from a hub or an extra package are dropped.
+"""Implementations of attention and mixtures that config.json names: those from a hub or another package are dropped.
 
 `attn_implementation: user/repo` makes transformers download and import code when it builds the model.
 """
@@ -23,7 +23,7 @@ def is_foreign(key: str, value: object, *, trusted: bool = False) -> bool:
         trusted: Whether code beside the weights may run; it may register names of its own, but not a hub's.
 
     Example:
-        >>> [is_foreign("attn_implementation", value) for value in (None, "sdpa", "user/kernel", {"": "flash_attention_2"})]
+        >>> [is_foreign("attn_implementation", v) for v in (None, "sdpa", "user/kernel", {"": "flash_attention_2"})]
         [False, False, True, True]
     """
     if key not in _OWN or value is None:

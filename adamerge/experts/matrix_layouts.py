@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 

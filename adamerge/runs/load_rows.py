@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from adamerge.data.encode import encode, encode_tensors
 from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
-from adamerge.data.modality import Encoded, AnyProcessor
+from adamerge.data.modality import AnyProcessor, Encoded
 from adamerge.data.processor_differences import digest_of_processor
 from adamerge.data.processor_files import exported_from
 from adamerge.data.processors import Own, Processors
@@ -140,8 +140,8 @@ def _encoded(
     if processor is None:
         raise ConfigError(
             f"{expert.name}: expected rows of tensors, or a tokenizer or image processor to encode them, found "
-            f"neither: base and expert are modules in memory{_loaded_from(expert)}. Pass processor=, for all tasks or by "
-            "task, or rows of tensors."
+            f"neither: base and expert are modules in memory{_loaded_from(expert)}. Pass processor=, for all tasks or "
+            "by task, or rows of tensors."
         )
     return encode(as_table(source, expert.name, seed=seed), expert, processor, encoding)
 

@@ -91,6 +91,7 @@ def test_the_class_of_a_state_dict_is_said():
     )
     found = from_modules(base, {"a": expert.state_dict()}).notes
     assert found == (
-        "a: a state dict, which has no class; its tensors fit BertForSequenceClassification, and not the base's BertModel.",
+        "a: a state dict, which has no class; its tensors fit BertForSequenceClassification, and not the base's "
+        "BertModel.",
     )
     assert not from_modules(base, {"a": expert}).notes

@@ -1,4 +1,4 @@
-"""Implementations that config.json names reach neither transformers nor a hub, unless torch and transformers hold them."""
+"""Implementations that config.json names do not reach transformers, unless torch and transformers hold them."""
 
 import json
 

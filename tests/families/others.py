@@ -1,4 +1,4 @@
-"""Classes whose rows, outputs or files are of another kind than those of the first table: what can be done with each."""
+"""Classes whose rows, outputs or files are of another kind than those of the first table, and what they can do."""
 
 from dataclasses import dataclass, field
 
@@ -27,6 +27,8 @@ GROUPED = {"num_key_value_heads": 2}
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
 VISUAL = {"depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "patch_size": 8, "mlp_ratio": 2}
 DECODER = {**TOKENS, **GROUPED, "head_dim": 8}
+LLAMA, CLIP_VISION = {**DECODER, "model_type": "llama"}, {**PIXELS, "model_type": "clip_vision_model"}
+SMOL = {"text_config": LLAMA, "vision_config": PIXELS, "scale_factor": 2, "image_token_id": 3}
 DETR = {
     "use_timm_backbone": False, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_queries": 3,
@@ -138,18 +140,15 @@ OTHERS = [
     Other("CLIPModel", CLIP, BOTH, "cannot be run", "both towers"),
     Other("SegformerForSemanticSegmentation", SEGFORMER, IMAGES, "have the shape"),
     Other("DetrForObjectDetection", {**DETR, "backbone_config": RESNET}, IMAGES, "have the shape"),
-    Other(
-        "LlavaForConditionalGeneration",
-        {"text_config": {**DECODER, "model_type": "llama"}, "vision_config": {**PIXELS, "model_type": "clip_vision_model"}},
-    ),
+    Other("LlavaForConditionalGeneration", {"text_config": LLAMA, "vision_config": CLIP_VISION}),
     Other(
         "PaliGemmaForConditionalGeneration",
         {"text_config": {**DECODER, "model_type": "gemma"}, "projection_dim": 16,
          "vision_config": {**PIXELS, "model_type": "siglip_vision_model"}},
     ),
-    Other("Qwen2VLForConditionalGeneration", {"text_config": {**DECODER, "rope_parameters": ROPE}, "vision_config": VISUAL}),
     Other(
-        "SmolVLMForConditionalGeneration",
-        {"text_config": {**DECODER, "model_type": "llama"}, "vision_config": PIXELS, "scale_factor": 2, "image_token_id": 3},
+        "Qwen2VLForConditionalGeneration",
+        {"text_config": {**DECODER, "rope_parameters": ROPE}, "vision_config": VISUAL},
     ),
+    Other("SmolVLMForConditionalGeneration", SMOL),
 ]  # fmt: skip

@@ -19,7 +19,9 @@ BY_HAND = {
     Layout(True): lambda stack: [stack[:, i] for i in range(4)],
     Layout(True, True): lambda stack: [stack[:, i].mT for i in range(4)],
     Layout(True, False, 2): lambda stack: [half for i in range(4) for half in (stack[:, i, :3], stack[:, i, 3:])],
-    Layout(True, True, 2): lambda stack: [half.mT for i in range(4) for half in (stack[:, i, :, :4], stack[:, i, :, 4:])],
+    Layout(True, True, 2): lambda stack: [
+        half.mT for i in range(4) for half in (stack[:, i, :, :4], stack[:, i, :, 4:])
+    ],
     Layout(True, True, 2, True): lambda stack: [
         half.mT for i in range(4) for half in (stack[:, i, :, 0::2], stack[:, i, :, 1::2])
     ],
