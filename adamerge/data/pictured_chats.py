@@ -65,14 +65,14 @@ def _chat(table: Table, row: int, messages: Sequence[object], beside: Sequence[o
     if not isinstance(last, Mapping) or last.get("role") != "assistant" or len(messages) < 2:
         raise table.error(
             f"{table.place(row)}: expected a question and an answer, because rows with images count in their answer "
-            f"alone, found {'no message' if last is None else 'a last message that is not the assistant'}"
-            "'s. Add the answer, or remove the row."
+            f"alone, found {'no message' if last is None else 'a last message of another role, or no other message'}. "
+            "Add the answer, or remove the row."
         )
     chat = [_with_parts(table, row, message, bool(beside)) for message in messages]
     places = [part for message in chat for part in cast(list[dict[str, object]], message["content"]) if _is_place(part)]
     if beside and not places:
         first = next((message for message in chat if message["role"] == "user"), chat[0])
-        places = [{"type": "image"} for _ in beside]
+        places = [dict[str, object](type="image") for _ in beside]
         first["content"] = [*places, *cast(list[object], first["content"])]
     if len(places) != len(beside):
         raise table.error(
@@ -100,7 +100,8 @@ def _with_parts(table: Table, row: int, message: object, places: bool) -> dict[s
     )
     flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]
     images = [value for key, value in known.items() if key in ("image", "images") for value in _listed(value)]
-    return {"role": role, "content": [*({"type": "image", "image": bytes_of(one)} for one in images), *flat]}
+    rest = {key: value for key, value in known.items() if key not in ("content", "image", "images")}
+    return {**rest, "content": [*({"type": "image", "image": bytes_of(one)} for one in images), *flat]}
 
 
 def _listed(value: object) -> list[object]:
@@ -112,8 +113,10 @@ def _of_text(text: str, places: bool) -> list[dict[str, object]]:
     pieces = text.split(PLACE) if places else [text]
     parts: list[dict[str, object]] = []
     for number, piece in enumerate(pieces):
-        parts += [{"type": "image"}] if number else []
-        parts += [{"type": _TEXT, _TEXT: piece.strip("\n")}] if piece.strip() or len(pieces) == 1 else []
+        if number:
+            parts.append({"type": "image"})
+        if piece.strip() or len(pieces) == 1:
+            parts.append({"type": _TEXT, _TEXT: piece.strip("\n")})
     return parts
 
 
