@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -23,7 +24,7 @@ from adamerge.arguments import (
     path_of,
 )
 from adamerge.data.in_memory import RowsLike
-from adamerge.data.modality import Processor
+from adamerge.data.modality import AnyProcessor
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
@@ -134,7 +135,7 @@ class Merge:
         base_model: Model,
         models: Pool,
         *,
-        processor: Processor | Mapping[str, Processor] | None = None,
+        processor: AnyProcessor | Mapping[str, AnyProcessor] | None = None,
         allow_code: bool = False,
         **settings: object,
     ) -> None:
@@ -145,6 +146,7 @@ class Merge:
         base, notes = self._memory.take_model(base_model), list[str]()
         keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
         self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code)
+        _check_tasks(processor, self.config.names)
         for note in notes:
             warnings.warn(note, stacklevel=2)
 
@@ -238,9 +240,20 @@ class Merge:
         return {**keys, **rows, "model": model, **({"task": task} if model == IN_MEMORY else {})}
 
 
+def _check_tasks(processor: object, tasks: Sequence[str]) -> None:
+    """Refuse processors of tasks that there are not."""
+    for task in processor if isinstance(processor, Mapping) else ():
+        if task not in tasks:
+            near = get_close_matches(str(task), tasks, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"processor: expected names of tasks as keys ({', '.join(tasks)}), found {task!r}. "
+                f"Did you mean {near[0]!r}?"
+            )
+
+
 def _by_task(
-    processor: Processor | Mapping[str, Processor] | None, tasks: Sequence[str]
-) -> Mapping[str, Processor] | None:
+    processor: AnyProcessor | Mapping[str, AnyProcessor] | None, tasks: Sequence[str]
+) -> Mapping[str, AnyProcessor] | None:
     """Processors by task, where one was given for all."""
     return processor if processor is None or isinstance(processor, Mapping) else dict.fromkeys(tasks, processor)
 

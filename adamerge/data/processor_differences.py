@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
 
-from adamerge.data.modality import Processor
+from adamerge.data.modality import AnyProcessor, Processor
 from adamerge.storage.digest import digest_of_json
 
 _MOST = 8
@@ -37,8 +38,12 @@ def differences(own: Processor, base: Processor) -> list[str]:
     return found if rest <= 0 else [*found[:_MOST], f"and {rest} more"]
 
 
-def digest_of_processor(processor: Processor) -> str:
+def digest_of_processor(processor: AnyProcessor) -> str:
     """Hash everything that a processor's encoding depends on."""
+    if isinstance(processor, ProcessorMixin):
+        parts = [getattr(processor, name) for name in processor.get_attributes()]
+        known = [part for part in parts if isinstance(part, PreTrainedTokenizerBase | ImageProcessingMixin)]
+        return digest_of_json([*map(digest_of_processor, known), str(processor.to_dict()), processor.chat_template])
     model = _backend(processor, "model") if isinstance(processor, PreTrainedTokenizerBase) else None
     words = processor.get_vocab() if isinstance(processor, PreTrainedTokenizerBase) else {}
     return digest_of_json(

@@ -13,6 +13,7 @@ from PIL import Image
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
+from adamerge.data.words import are_words, column_of_texts, joined
 from adamerge.types import ConfigError, Fact
 
 TEXT_ROLES = ("text", "text_pair", "completion")
@@ -66,11 +67,14 @@ class Table:
         """
         for column in columns:
             if column not in self.columns:
+                hint = _separator_hint(self.columns)
+                likely = column_of_texts(self.data) if column == self.source.text and not hint else None
+                meant = f" If {likely!r} holds the texts, write text: {likely}." if likely else ""
                 shown = ", ".join(name[:40] if name == name.strip() else repr(name[:40]) for name in self.columns[:8])
                 more = ", …" if len(self.columns) > 8 else ""
                 raise self.error(
                     f"expected a column {column!r}, but the columns are {shown}{more}. Name the correct one in the "
-                    f"task's data settings.{_separator_hint(self.columns)}{''.join(f' ({n})' for n in self.notes)}"
+                    f"task's data settings.{meant}{hint}{''.join(f' ({n})' for n in self.notes)}"
                 )
 
     def values(self, column: str) -> list[object]:
@@ -87,20 +91,38 @@ class Table:
             ) from error
 
     def texts(self, column: str) -> list[str]:
-        """Read a column of texts.
+        """Read a column of texts; lists of words, if all values are such, are joined by spaces.
 
         Raises:
             ConfigError: A value is not a text; names its row.
         """
+        self.check_kept(column)
         texts: list[str] = []
-        for row, text in enumerate(self.values(column)):
+        for row, text in enumerate(self._texts(column)):
             if not isinstance(text, str):
                 raise self.error(
                     f"{self.place(row)}: expected a text in the column {column!r}, found {repr(text)[:80]}. "
-                    f"{_advice(text)}"
+                    f"{_advice(text, column)}"
                 )
             texts.append(text)
         return texts
+
+    def _texts(self, column: str) -> list[object]:
+        values = self.values(column)
+        return joined(values) or values
+
+    def check_kept(self, column: str) -> None:
+        """Refuse a column whose texts `datasets` may have rewritten when it made the rows.
+
+        Raises:
+            ConfigError: The column has the type Json, and holds more than lists and objects.
+        """
+        if self.data.is_json(column) and not all(isinstance(value, list | dict) for value in self.values(column)):
+            raise self.error(
+                f"the column {column!r} has the type Json, in which datasets rewrites texts that are JSON ('007' "
+                "becomes 7, 'true' True). Make the column text before saving it, or give the files from which it was "
+                "made (JSON lines, CSV), which are read as they are."
+            )
 
     def image(self, column: str, row: int) -> Image.Image:
         """Decode one image, from a path, bytes or an image in memory.
@@ -147,7 +169,9 @@ class Table:
         """
         notes = list(self.notes)
         for column in (columns[role] for role in TEXT_ROLES if role in columns):
-            empty = [row for row, text in enumerate(self.values(column)) if isinstance(text, str) and not text.strip()]
+            if joined(self.values(column)) is not None:
+                notes.append(f"the column {column!r} holds lists of words, which are joined by spaces.")
+            empty = [row for row, text in enumerate(self._texts(column)) if isinstance(text, str) and not text.strip()]
             if empty:
                 notes.append(
                     f"{len(empty)} of {len(self)} texts in the column {column!r} are empty, the first one in "
@@ -214,9 +238,9 @@ def draw(count: int, limits: Sequence[int | None], seed: int) -> Sequence[int]:
     return chosen
 
 
-def _advice(value: object) -> str:
-    if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
-        return "Join lists of words to one text, for example with spaces."
+def _advice(value: object, column: str) -> str:
+    if are_words(value):
+        return f"Join lists of words to one text in the column {column!r}, or write a list of words in every row."
     if isinstance(value, dict):
         return "Write one object per row, with a text in each column."
     if isinstance(value, int | float):

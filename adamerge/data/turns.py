@@ -71,8 +71,8 @@ def generation_stops(expert: Expert) -> tuple[int, ...]:
 
 def generation_config(expert: Expert) -> GenerationConfig:
     """Read the expert's generation settings: generation_config.json, or else those of its configuration."""
-    if expert.checkpoint is not None and (expert.checkpoint.folder / "generation_config.json").exists():
-        return GenerationConfig.from_pretrained(expert.checkpoint.folder)
+    if expert.folder is not None and (expert.folder / "generation_config.json").exists():
+        return GenerationConfig.from_pretrained(expert.folder)
     return GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
 
 

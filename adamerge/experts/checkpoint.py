@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from adamerge.experts.adapter_config import is_adapter
+from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
 from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.weights import Header, Weights
@@ -53,9 +55,10 @@ class Checkpoint:
         return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
 
     def settings(self) -> dict[str, object]:
-        """Return the content of config.json; for an adapter, that of the model that it was trained as."""
+        """Return the content of config.json, without foreign code; for an adapter, of the model it was trained as."""
         file = self.folder / "config.json"
-        return json.loads(file.read_text() if file.exists() else self.config.to_json_string())
+        content = json.loads(file.read_text() if file.exists() else self.config.to_json_string())
+        return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
@@ -91,6 +94,8 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
             f"read it: {error}"
         ) from error
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
         notes += (_without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
@@ -130,10 +135,10 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
     for auto, reference in (getattr(config, "auto_map", None) or {}).items():
         if trust_remote_code and reference.endswith("." + architecture):
             with parameters_on_meta():
-                return getattr(transformers, auto).from_config(config, trust_remote_code=True).eval()
+                return _allocated(getattr(transformers, auto).from_config(config, trust_remote_code=True))
     if architecture == "AutoModel":
         with parameters_on_meta():
-            return transformers.AutoModel.from_config(config).eval()
+            return _allocated(transformers.AutoModel.from_config(config))
     cls = getattr(transformers, architecture, None)
     if cls is None:
         raise ConfigError(
@@ -141,7 +146,18 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
             "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
         )
     with parameters_on_meta():
-        return cls._from_config(config, dtype=torch.float32).eval()
+        return _allocated(cls._from_config(config, dtype=torch.float32))
+
+
+def _allocated(module: nn.Module) -> nn.Module:
+    """Put a module into eval mode, and allocate buffers that it made after its parameters, with `zeros_like`."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_meta:
+                part.register_buffer(
+                    name, torch.zeros_like(buffer, device="cpu"), name not in part._non_persistent_buffers_set
+                )
+    return module.eval()
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def kind_of(module: nn.Module) -> ModelKind:
     classes = getattr(module, "num_labels", None) or getattr(config, "num_labels", None)
     return ModelKind(
         type(module).__name__,
-        getattr(module, "main_input_name", None) or _first_argument(module),
+        _main_input(module),
         _prediction(module),
         bool(getattr(config, "is_encoder_decoder", False)),
         getattr(config, "decoder_start_token_id", None),
@@ -136,6 +136,12 @@ def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = Fal
         return _trial(module, unmasked, "meta", hidden)
     except Exception:  # the module reads values of its inputs, or has tensors that are not buffers
         return _trial(module, inputs, "cpu", hidden)
+
+
+def _main_input(module: nn.Module) -> str:
+    """Name of the main input; a class that names another one, and takes token ids too (Perceiver), gets token ids."""
+    name = getattr(module, "main_input_name", None) or _first_argument(module)
+    return "input_ids" if name == "inputs" and names_argument(module, "input_ids") else name
 
 
 def _first_argument(module: nn.Module) -> str:

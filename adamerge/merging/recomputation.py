@@ -35,7 +35,7 @@ def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
         autograd.backward(loss, retain_graph=retain_graph)
     except OutOfMemoryError:
         raise
-    except RuntimeError as error:  # what runs again without a module meets parameters on the meta device
+    except (RuntimeError, AssertionError) as error:  # parameters on the meta device; Reformer asserts training mode
         reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
             f"the backward pass failed ({reason}). A model that computes activations again during it (gradient "

@@ -23,6 +23,7 @@ from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
 from adamerge.storage.kept import Keeper
+from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.stored import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -150,8 +151,9 @@ def build_model(
     vectors = plain_vectors(config, experts, names, centre)
     if config.task_vectors is not None:
         with fisher_inputs(config.task_vectors, experts, vectors, run, rows, console, keeper) as fisher:
+            transform = by_matrix(config.task_vectors, experts.layouts)
             vectors = transformed(
-                vectors, centre, config.task_vectors, run.task_vectors, console=console, keeper=keeper, **fisher
+                vectors, centre, transform, run.task_vectors, console=console, keeper=keeper, **fisher
             )
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors = hold(vectors, resident, free_bytes(vectors.device))

@@ -23,6 +23,7 @@ from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.kept import Keeper
 from adamerge.storage.weights import Weights
 from adamerge.transforms import Transform
+from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.stored import merged_at_once
 
 
@@ -63,7 +64,8 @@ def centre_of(
     plain = plain_vectors(config, experts, names)
     if isinstance(config.centre, Transform):
         with fisher_inputs(config.centre, experts, plain, run, rows, console, keeper) as fisher:
-            return merged_at_once(plain, config.centre, run.centre, console=console, keeper=keeper, **fisher)
+            transform = by_matrix(config.centre, experts.layouts)
+            return merged_at_once(plain, transform, run.centre, console=console, keeper=keeper, **fisher)
     settings = RegMean() if config.centre == "regmean" else config.centre
     model = over_one_group(experts, plain)
     return kept_regmean(model, rows, settings, run.centre, config.data.micro_batch, keeper)

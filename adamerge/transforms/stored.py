@@ -142,8 +142,7 @@ def _outputs(
     """Every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
     largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
     size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
-    kind = type(transform).__name__
-    _say(console, f"{what}: {kind}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
+    _say(console, f"{what}: {transform.title}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def stacks() -> Iterator[tuple[str, Tensor]]:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.thin_svd import polar, thin_svd
 from adamerge.transforms.transform import Stacks, TensorTransform, Transform, is_matrix, matrices
 
@@ -49,6 +48,11 @@ class TaskSingularVectors(Transform):
     """TSV-M, one output per expert; vectors are averaged (each output is τₖ/K). The published coefficient is 1."""
 
     @property
+    def by_matrix(self) -> bool:
+        """True: it is a method of matrices."""
+        return True
+
+    @property
     def coefficient(self) -> float:
         """1, as published."""
         return 1.0
@@ -61,7 +65,7 @@ class TaskSingularVectors(Transform):
                 return stack / len(stack)
             return task_singular_vectors(matrices(stack)).reshape(stack.shape)
 
-        return by_matrix(split)
+        return split
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the experts' own names; see `Transform.experts`."""

@@ -59,6 +59,16 @@ class Transform(ABC):
         """The published scale of each output in the plain sum base + coefficient · Σ outputs."""
 
     @property
+    def title(self) -> str:
+        """Name of the method in messages."""
+        return type(self).__name__
+
+    @property
+    def by_matrix(self) -> bool:
+        """Whether it is applied to each matrix by itself where a parameter holds several (a mixture's experts)."""
+        return False
+
+    @property
     def fisher(self) -> FisherSettings | None:
         """How the experts' diagonal Fisher information is to be computed; None if the method needs none."""
         return None

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.transform import (
     MERGED,
     Stacks,
@@ -154,6 +153,11 @@ class Wudi(Transform):
         require(self.steps >= 1, "steps", "1 or more", self.steps)
 
     @property
+    def by_matrix(self) -> bool:
+        """True: it is a method of matrices."""
+        return True
+
+    @property
     def coefficient(self) -> float:
         """1: the method has no scale."""
         return 1.0
@@ -168,7 +172,7 @@ class Wudi(Transform):
             merged = wudi(flat, self.ridge) if self.solver == "closed" else wudi_adam(flat, self.lr, self.steps)
             return merged.reshape(1, *stack.shape[1:])
 
-        return by_matrix(merge)
+        return merge
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the name of the one merged update; see `Transform.experts`."""
