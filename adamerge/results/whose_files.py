@@ -77,9 +77,12 @@ def plan_of(experts: Experts) -> Plan:
 def has_own_folder(experts: Experts) -> list[str]:
     """List the tasks whose model has a folder of its own in an exported checkpoint."""
     heads = [task for task, expert in experts.tasks.items() if expert.head]
-    if experts.checkpoint is None or len(heads) == len(experts.tasks):
-        return heads
-    return list(plan_of(experts).tasks)
+    return heads if len(heads) == len(experts.tasks) or not from_disk(experts) else list(plan_of(experts).tasks)
+
+
+def from_disk(experts: Experts) -> bool:
+    """Return whether base and experts are all checkpoints on disk."""
+    return all(one.checkpoint is not None for one in (experts, *experts.tasks.values()))
 
 
 def _effective(own: Beside, base: Beside) -> Beside:
@@ -123,16 +126,16 @@ def _shared(base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Cal
 
 
 def _agreed(base: Mapping[str, Value], own: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
-    """Return the base's settings with those on which all experts that have any agree.
+    """Return the base's settings with those on which all experts agree, or all that have them if the base has none.
 
     Example:
-        >>> _agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1}, {"eos": 4, "top_k": 3}, {}])
+        >>> _agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1}, {"eos": 4, "top_k": 3}])
         {'eos': 4, 'top_k': 9}
     """
     brought = [one for one in own if one]
     keys = dict.fromkeys([*base, *(key for one in brought for key in one)])
     found = {key: [one[key] for one in brought if key in one] for key in keys}
-    every = {k: v[0] for k, v in found.items() if len(v) == len(brought) > 0 and all(_same(v[0], x) for x in v)}
+    every = {k: v[0] for k, v in found.items() if len(v) == len(own) > 0 and all(_same(v[0], x) for x in v)}
     some = {k: v[0] for k, v in found.items() if v and k not in base and all(_same(v[0], x) for x in v)}
     return {**base, **some, **every}
 
@@ -245,13 +248,13 @@ def _value(beside: Beside, kind: str) -> object:
 
 def _apart_note(task: str, differing: Sequence[str]) -> str:
     return (
-        f"{task}: its {', '.join(differing)} differ from the merged checkpoint's, so it gets a folder of its own with "
-        "the same weights. The merged checkpoint itself has the base's, or what all experts share."
+        f"{task}: has its own {', '.join(differing)}, so its export is a folder of its own: the merged weights with "
+        "these. The merged checkpoint beside it has the base's, or what all experts share."
     )
 
 
 def _head_note(task: str, beside: Beside) -> str:
     return (
-        f"{task}: {', '.join(beside.heads)} copied to its folder as they are and never opened; the head was trained on "
-        "the expert's embeddings, not on the merged ones."
+        f"{task}: {', '.join(beside.heads)}: copied to its folder without being opened. This head was trained on the "
+        "expert's embeddings, not on the merged ones."
     )

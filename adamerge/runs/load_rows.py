@@ -14,7 +14,7 @@ from adamerge.data.text_rows import Prompts
 from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.merged_model import try_layers
 from adamerge.objectives import Objective
-from adamerge.results.whose_files import plan_of
+from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig, ModelConfig
 from adamerge.types import ConfigError
 
@@ -93,7 +93,7 @@ def load_data(
 
 def export_notes(experts: Experts) -> tuple[str, ...]:
     """Say what the exported checkpoint gets beside its weights, and what it does not."""
-    return plan_of(experts).notes if experts.checkpoint is not None else ()
+    return plan_of(experts).notes if from_disk(experts) else ()
 
 
 def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
