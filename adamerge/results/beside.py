@@ -20,6 +20,7 @@ from adamerge.experts.name_patterns import several
 from adamerge.results.sentence_modules import SETTINGS, Modules, read_modules
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
+from adamerge.types import Fact
 
 _HEADS = ("model_head*", "config_setfit.json")
 """Patterns of heads that other programs keep beside an encoder (SetFit)."""
@@ -122,8 +123,10 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     lines: list[str] = []
     if names:
         lines.append(
-            f"{checkpoint.source}: not copied, because no checkpoint needs them ({len(names)} files or folders): "
-            f"{several(names)}."
+            Fact(
+                f"{checkpoint.source}: not copied, because no checkpoint needs them ({len(names)} files or folders): "
+                f"{several(names)}."
+            )
         )
     if outside:
         lines.append(

@@ -9,7 +9,9 @@ from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
 from adamerge.results.beside import Beside, contents, left_behind, read_beside
 from adamerge.results.module_weights import Blend, Source, likeness, sources
-from adamerge.results.sentence_modules import Modules, common_modules, same_place, weights_equal, without
+from adamerge.results.sentence_modules import Modules, common_modules, without
+from adamerge.storage.digest import digest_of_path
+from adamerge.types import Fact
 
 Value = TypeVar("Value")
 
@@ -173,7 +175,7 @@ def _source_note(path: str, source: Source) -> str:
     if not isinstance(source, Blend):
         return ""
     if source.base is not None:
-        return f"{path}: its weights are merged with the mean coefficient of each expert, without transforms."
+        return Fact(f"{path}: its weights are merged with the mean coefficient of each expert, without transforms.")
     cosine = likeness(source)
     doubt = " They were initialised apart, so their mean means little." if cosine < _UNLIKE else ""
     return (
@@ -202,12 +204,15 @@ def _modules_differ(own: Modules, root: Modules | None, weights: Mapping[str, So
     """Return whether a task's modules are others, or have weights that are neither the root's nor merged into them."""
     if root is None or own.contents() != root.contents():
         return True
-    for module in own.modules:
-        merged = [isinstance(source := weights.get(n), Blend) and source.base is not None for n in module.weights]
-        same = same_place(root, module)
-        if not all(merged) and not (same and weights_equal(module, same)):
-            return True
-    return False
+    files = {name: file for module in own.modules for name, file in module.weights.items()}
+    return any(not _in_the_merge(file, weights.get(name)) for name, file in files.items())
+
+
+def _in_the_merge(file: Path, source: Source | None) -> bool:
+    """Return whether a file of weights is what the merged checkpoint has, or is merged into the base's."""
+    if isinstance(source, Blend):
+        return source.base is not None
+    return source is not None and digest_of_path(source) == digest_of_path(file)
 
 
 def _other_config(experts: Experts, task: str) -> list[str]:
@@ -236,7 +241,7 @@ def _taken_notes(root: Beside, base: Beside, tasks: Sequence[str]) -> list[str]:
     taken = [_NAMES[kind] for kind in _NAMES if _value(root, kind) != _value(base, kind)]
     if not taken:
         return []
-    return [f"the merged checkpoint gets {', '.join(taken)} of {', '.join(tasks)}, not the base's."]
+    return [Fact(f"the merged checkpoint gets {', '.join(taken)} of {', '.join(tasks)}, not the base's.")]
 
 
 def _value(beside: Beside, kind: str) -> object:
@@ -247,14 +252,14 @@ def _value(beside: Beside, kind: str) -> object:
 
 
 def _apart_note(task: str, differing: Sequence[str]) -> str:
-    return (
+    return Fact(
         f"{task}: has its own {', '.join(differing)}, so its export is a folder of its own: the merged weights with "
         "these. The merged checkpoint beside it has the base's, or what all experts share."
     )
 
 
 def _head_note(task: str, beside: Beside) -> str:
-    return (
+    return Fact(
         f"{task}: {', '.join(beside.heads)}: copied to its folder without being opened. This head was trained on the "
         "expert's embeddings, not on the merged ones."
     )

@@ -47,6 +47,11 @@ def load(architecture, place, dtype=torch.float32):
     return model.state_dict()
 
 
+def names(folder):
+    """Names of all tensors in a folder's files."""
+    return {name for file in folder.glob("*.safetensors") for name in load_file(file)}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("backbone", "architecture", "family", "more"), FAMILIES)
 def test_one_hot_returns_the_expert_and_zeros_the_base_bit_for_bit(
@@ -58,10 +63,12 @@ def test_one_hot_returns_the_expert_and_zeros_the_base_bit_for_bit(
         one_hot[:, column] = 1
         exported = export(model, one_hot, tmp_path / f"only_{task}")
         state = load(architecture, exported.checkpoints[task], dtype)
+        assert names(exported.checkpoints[task]) == names(tmp_path / task)
         for name, value in experts[task].state_dict().items():
             assert torch.equal(state[name], value), name
     exported = export(model, torch.zeros(len(model.grouping), 2), tmp_path / "neither")
     state = load(backbone, exported.folder, dtype)
+    assert names(exported.folder) == names(tmp_path / "base")  # one of two tied names, the one of save_pretrained
     assert state.keys() == base.state_dict().keys()
     for name, value in base.state_dict().items():
         assert torch.equal(state[name], value), name
@@ -314,8 +321,8 @@ def test_old_names_are_exported_in_todays(tmp_path, who):
     vectors = task_vectors(experts, inspect_weights(experts).changed, resident=False)
     model = MergedModel(experts, vectors, tensor_wise(tuple(vectors.shapes)))
     found = export(model, torch.full((len(model.grouping), 2), 0.5), tmp_path / "merged")
-    names = {name for path in found.folder.rglob("*.safetensors") for name in load_file(path)}
-    assert not any(name.endswith(("gamma", "beta")) for name in names)
+    written = {name for path in found.folder.rglob("*.safetensors") for name in load_file(path)}
+    assert not any(name.endswith(("gamma", "beta")) for name in written)
     load("BertForSequenceClassification", found.checkpoints["a"])
     load("BertForPreTraining", found.folder)
 

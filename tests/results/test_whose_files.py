@@ -19,6 +19,8 @@ from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
+
 TASKS = ("mood", "topic")
 TEXTS = ["good film", "so bad the song was", "calm"]
 
@@ -27,9 +29,9 @@ def opened():
     return open_experts(merge_config({"base_model": "base", "models": [{"model": task} for task in TASKS]}))
 
 
-def merged(scale=0.3):
-    """Export a merge with one coefficient for all, and return folder and notes."""
-    result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic", start=scale).learn()
+def merged():
+    """Export a merge whose coefficients are all 0.3; return what was written, and the notes."""
+    result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic").learn()
     return result.export("out"), "\n".join(plan_of(result.model.experts).notes)
 
 
@@ -249,20 +251,18 @@ def test_experts_without_files_leave_the_bases_silently(family):
 
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BertForSequenceClassification"])
 def test_each_tasks_export_measures_what_the_table_says(tmp_path, monkeypatch, architecture):
-    """One expert reads words that the base's tokenizer does not know as one, and another template."""
+    """One expert's tokenizer adds no special tokens and reads capitals as small letters."""
     monkeypatch.chdir(save_speaking_family(tmp_path, "LlamaForCausalLM", "llama"))
     speaks = architecture.startswith("Llama")
     if not speaks:
-        save_family(
-            tmp_path, build("BertModel", "bert", 0), {t: build(architecture, "bert", s) for s, t in enumerate(TASKS, 1)}
-        )
+        models = {task: build(architecture, "bert", seed) for seed, task in enumerate(TASKS, 1)}
+        save_family(tmp_path, build("BertModel", "bert", 0), models)
+        save_tokenizer(tmp_path / "base")
     save_tokenizer(Path("mood"), pad=not speaks, end="[SEP]")
-    config = json.loads(Path("mood/tokenizer.json").read_text())
-    swapped = {"good": config["model"]["vocab"]["bad"], "bad": config["model"]["vocab"]["good"]}
-    config["model"]["vocab"] |= swapped
-    config["post_processor"] = None
-    Path("mood/tokenizer.json").write_text(json.dumps(config))
-    rows = [{"text": f"good {a} {b}", "label": (i % 2)} for i, (a, b) in enumerate(zip(WORDS, WORDS[3:], strict=False))]
+    tokenizer = json.loads(Path("mood/tokenizer.json").read_text())
+    tokenizer |= {"post_processor": None, "normalizer": {"type": "Lowercase"}}
+    Path("mood/tokenizer.json").write_text(json.dumps(tokenizer))
+    rows = [{"text": f"Good {a} {b}", "label": i % 2} for i, (a, b) in enumerate(zip(WORDS, WORDS[3:], strict=False))]
     experts = [Expert(task, evaluation=rows) for task in TASKS]
     result = Merge("base", experts, method="task_arithmetic").learn()
     done, scores = result.export("out"), result.scores()
@@ -270,17 +270,15 @@ def test_each_tasks_export_measures_what_the_table_says(tmp_path, monkeypatch, a
     for task, place in done.checkpoints.items():
         tokenizer = AutoTokenizer.from_pretrained(place)
         model = getattr(transformers, architecture).from_pretrained(place).eval()
-        right, count = 0.0, 0
+        total, count = 0.0, 0
         for row in rows:
-            inputs = tokenizer(row["text"], return_tensors="pt")
+            ids = tokenizer(row["text"], return_tensors="pt")["input_ids"]
             with torch.no_grad():
-                logits = model(**{k: v for k, v in inputs.items() if k != "token_type_ids" or not speaks}).logits[0]
+                logits = model(input_ids=ids).logits[0]
             if speaks:
-                right += torch.nn.functional.cross_entropy(
-                    logits[:-1], inputs["input_ids"][0, 1:], reduction="sum"
-                ).item()
+                total -= logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None]).sum().item()
                 count += len(logits) - 1
             else:
-                right, count = right + float(logits.argmax() == row["label"]), count + 1
-        found = torch.tensor(right / count).exp().item() if speaks else 100 * right / count
+                total, count = total + float(logits.argmax() == row["label"]), count + 1
+        found = torch.tensor(total / count).exp().item() if speaks else 100 * total / count
         assert found == pytest.approx(scores[task], rel=1e-4), task
