@@ -16,6 +16,7 @@ from adamerge.experts.conversion import Written, written
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
+from adamerge.experts.tied import tied_names
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import dtype_on_disk
 from adamerge.results.backbone import exact_parameters
@@ -23,7 +24,7 @@ from adamerge.results.surviving import SurvivingShare
 from adamerge.results.whose_files import Plan, has_own_folder
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
-from adamerge.storage.weights import Header
+from adamerge.storage.weights import Header, Weights
 from adamerge.types import Coefficients
 
 Files: TypeAlias = Mapping[str, Mapping[str, Header]]
@@ -122,9 +123,17 @@ def rest_of_base(experts: Experts) -> dict[str, Tensor]:
     module = next(iter(experts.tasks.values())).own_module
     rest = _on_disk(module, {name: experts.base[name] for name in experts.base.headers if name not in backbone})
     own, left = of_base(experts.checkpoint), experts.checkpoint.tensors
-    names = {disk: name for name, disk in match(experts.checkpoint, own).names.items() if isinstance(disk, str)}
-    rest |= _on_disk(own, {names[disk]: left[disk] for disk in experts.left_out if disk in names})
-    return rest | {disk: left[disk] for disk in experts.left_out if disk not in names}
+    places = {name: disk for name, disk in match(experts.checkpoint, own).names.items() if isinstance(disk, str)}
+    names = {disk: name for name, disk in places.items()}
+    alone = [disk for disk in experts.left_out if not _is_tied(disk, names.get(disk, disk), own, places, left)]
+    rest |= _on_disk(own, {names[disk]: left[disk] for disk in alone if disk in names})
+    return rest | {disk: left[disk] for disk in alone if disk not in names}
+
+
+def _is_tied(disk: str, name: str, module: nn.Module, places: Mapping[str, str], tensors: Weights) -> bool:
+    """Return whether a tensor of a file is the second name of a tied parameter, whose first name the file has too."""
+    first = next((aliases[0] for aliases in tied_names(module) if name in aliases[1:]), None)
+    return first in places and places[first] != disk and torch.equal(tensors[places[first]], tensors[disk])
 
 
 def write_rest(rest: Mapping[str, Tensor], folder: Path, shards: Files, dtype: torch.dtype | None) -> Files:
