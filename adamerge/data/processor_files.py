@@ -33,7 +33,9 @@ TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates
 """File of a chat template, folder of further ones by name, and the name of the first."""
 
 
-def files_of(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+def files_of(
+    folder: Path, patterns: tuple[str, ...] = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
+) -> dict[str, Path]:
     """List the files in a folder that match any of some patterns, by name; links out of the folder are passed over."""
     found = {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
     return {name: file for name, file in found.items() if inside(folder, file)}

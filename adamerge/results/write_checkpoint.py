@@ -138,7 +138,7 @@ def _is_tied(disk: str, name: str, module: nn.Module, places: Mapping[str, str],
 
 def write_rest(rest: Mapping[str, Tensor], folder: Path, shards: Files, dtype: torch.dtype | None) -> Files:
     """Write what the base alone has into the last of its files."""
-    return write_tensors(folder / file_name(len(shards) + 1, len(shards) + 1), rest, dtype) if rest else {}
+    return _write_tensors(folder / file_name(len(shards) + 1, len(shards) + 1), rest, dtype) if rest else {}
 
 
 def write_task(
@@ -152,7 +152,7 @@ def write_task(
     linked = {file_name(number, count): (file, names) for number, (file, names) in enumerate(shards.items(), 1)}
     for name, (file, _) in linked.items():
         _link(root / file, folder / name)
-    own = write_tensors(folder / file_name(count, count), head, dtype) if head else {}
+    own = _write_tensors(folder / file_name(count, count), head, dtype) if head else {}
     write_index(folder, {**{name: names for name, (_, names) in linked.items()}, **own})
     assert expert.checkpoint is not None
     config = base if expert.prefix else expert.checkpoint  # a zero-shot task loads as the base's own class
@@ -167,7 +167,7 @@ def _on_disk(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     return {n: t for unit in units for n, t in unit.apply({name: tensors[name] for name in unit.names}).items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Files:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Files:
     """Write tensors that are in memory as one file, in the dtype that was asked for."""
     converted = {name: tensor.to(dtype_on_disk(tensor.dtype, dtype)) for name, tensor in tensors.items()}
     write_safetensors(path, converted, {"format": "pt"})

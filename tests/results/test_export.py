@@ -327,6 +327,19 @@ def test_old_names_are_exported_in_todays(tmp_path, who):
     load("BertForPreTraining", found.folder)
 
 
+def test_a_second_name_of_a_tied_parameter_in_the_bases_head_is_not_exported(tmp_path):
+    base = build("BertForMaskedLM", "bert", 0)
+    tasks = {t: build("BertForSequenceClassification", "bert", s) for s, t in enumerate("ab", 1)}
+    save_family(tmp_path, base, tasks)
+    file = tmp_path / "base/model.safetensors"
+    tensors = load_file(file)
+    twice = {"cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"].clone()}
+    save_file({**tensors, **twice}, file, {"format": "pt"})
+    merged, *_ = exported(tmp_path, "BertForMaskedLM")
+    assert names(tmp_path / "merged") == tensors.keys()
+    assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+
+
 @pytest.mark.parametrize("new", ["base", "a", "all", "none"])
 @pytest.mark.parametrize("architecture", ["LlavaForConditionalGeneration", "PaliGemmaForConditionalGeneration"])
 def test_both_namings_of_a_family_are_one_model(tmp_path, architecture, new):

@@ -15,6 +15,7 @@ from support.families import CHATS, WORDS, build, near, save_family, save_speaki
 from transformers import AutoTokenizer
 
 from adamerge import Expert, Merge
+from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
@@ -171,6 +172,7 @@ def test_further_training_in_place_leaves_nothing_stale_and_other_tasks_alone(en
         torch.nn.init.ones_(next(model.parameters()))
         model.save_pretrained(place)
         assert [file.name for file in place.glob("*.safetensors")] == ["model.safetensors"]
+        assert open_checkpoint(str(place)).tensors.headers
         again = getattr(transformers, architecture).from_pretrained(place)
         assert bool((next(again.parameters()) == 1).all())
     after = load_file(done.folder / "topic/model-00001-of-00002.safetensors")
