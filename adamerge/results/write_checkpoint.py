@@ -132,8 +132,8 @@ def rest_of_base(experts: Experts) -> dict[str, Tensor]:
 
 def _is_tied(disk: str, name: str, module: nn.Module, places: Mapping[str, str], tensors: Weights) -> bool:
     """Return whether a tensor of a file is the second name of a tied parameter, whose first name the file has too."""
-    first = next((aliases[0] for aliases in tied_names(module) if name in aliases[1:]), None)
-    return first in places and places[first] != disk and torch.equal(tensors[places[first]], tensors[disk])
+    first = next((places.get(aliases[0]) for aliases in tied_names(module) if name in aliases[1:]), None)
+    return first not in (None, disk) and torch.equal(tensors[str(first)], tensors[disk])
 
 
 def write_rest(rest: Mapping[str, Tensor], folder: Path, shards: Files, dtype: torch.dtype | None) -> Files:
