@@ -77,10 +77,19 @@ def _candidates(folder: Path, name: str) -> Iterator[tuple[Path, ...]]:
     index = folder / (name if name.endswith(".index.json") else f"{name}.index.json")
     if folder / name != index and (folder / name).exists():
         yield (folder / name,)
-    if index.exists():
+    if index.exists() and not (name == SINGLE and (folder / name).exists() and _is_stale(folder, index)):
         shards = _shards(folder, index)
         if shards != (folder / name,):
             yield shards
+
+
+def _is_stale(folder: Path, index: Path) -> bool:
+    """Return whether none of an index's files is there: `save_pretrained` of one file leaves a former index."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(names) and not any((folder / str(name)).exists() for name in names)
 
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:

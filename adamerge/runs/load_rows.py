@@ -7,7 +7,6 @@ from adamerge.data.encode import encode, encode_tensors
 from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
 from adamerge.data.modality import AnyProcessor, Encoded
 from adamerge.data.processor_differences import digest_of_processor
-from adamerge.data.processor_files import exported_from
 from adamerge.data.processors import Own, Processors
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
@@ -15,6 +14,7 @@ from adamerge.data.text_rows import Prompts
 from adamerge.experts.experts import Expert, Experts, name_of
 from adamerge.merging.merged_model import try_layers
 from adamerge.objectives import Objective
+from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig, ModelConfig
 from adamerge.types import ConfigError
 
@@ -87,8 +87,13 @@ def load_data(
         {task: encoded.rows for task, encoded in evaluation.items()},
         {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
         used,
-        tuple(dict.fromkeys([*pool.notes, *notes, *exported_from(experts)[1]])),
+        tuple(dict.fromkeys([*pool.notes, *notes, *export_notes(experts)])),
     )
+
+
+def export_notes(experts: Experts) -> tuple[str, ...]:
+    """Say what the exported checkpoint gets beside its weights, and what it does not."""
+    return plan_of(experts).notes if from_disk(experts) else ()
 
 
 def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
