@@ -9,6 +9,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import usual_dtype
 from adamerge.results.read_back import compare_with_files
 from adamerge.results.surviving import Surviving, SurvivingShare
+from adamerge.results.unchanged import check_unchanged
 from adamerge.results.write_checkpoint import (
     checkpoints,
     write_backbone,
@@ -67,15 +68,16 @@ def export(
         The written files.
 
     Raises:
-        ConfigError: The folder exists, or base and experts are not checkpoints on disk.
+        ConfigError: The folder exists, base and experts are not checkpoints on disk, or their files changed since they
+            were opened.
         RuntimeError: The file read back differs from the merge; the folder is removed.
     """
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
     check_free(folder)
+    check_unchanged(model.experts)
     model = model.written_in(dtype)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         surviving = SurvivingShare(model, coefficients)
         shards = write_backbone(model, coefficients, part, shard_bytes, surviving)
@@ -86,6 +88,7 @@ def export(
             if expert.head:
                 write_task(expert, base, part, shards, model.rounding.heads, usual)
         compare_with_files(model, coefficients, part)
+        check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())
 
