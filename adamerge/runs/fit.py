@@ -114,7 +114,7 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     former = put_aside(run.merged)
     exported = export(model, learned.coefficients, run.merged)
     _print_lines(console, filter(None, [drop_former(former, run.merged)]))
-    _print_lines(console, exported.surviving.lines(config.rounding))
+    _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
         comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)

@@ -43,12 +43,12 @@ def export_again(
         ConfigError: The run is not finished, `out` exists, another process uses the run directory, or base, experts,
             tokenizers, processors or coefficients are not those of the run.
     """
-    place = RunDirectory(run)
+    place = _finished(RunDirectory(run))
     with use_run(place, "adamerge export", console):
         model, learned = _reopen(config, place, keeper_for(console, accept_unkeyed=True), console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         done = export(model, learned.coefficients, out)
-    for line in done.surviving.lines(model.rounding.mode):
+    for line in [*done.notes, *done.surviving.lines(model.rounding.mode)]:
         _print(console, line)
     for task, folder in done.checkpoints.items():
         _print(console, f"{task}: {folder}")
@@ -66,7 +66,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
         ConfigError: The run is not finished, has no evaluation rows, is used by another process, or base, experts,
             tokenizers, processors or coefficients are not those of the run.
     """
-    place = RunDirectory(run)
+    place = _finished(RunDirectory(run))
     with use_run(place, "adamerge evaluate", console):
         _evaluate(config, place, keeper_for(console, accept_unkeyed=True), console)
 
@@ -108,12 +108,17 @@ def _print(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper, console: Console) -> tuple[MergedModel, Table]:
+def _finished(run: RunDirectory) -> RunDirectory:
+    """Refuse a run that has not learned its coefficients, before anything is touched."""
     if not run.coefficients.exists():
         raise ConfigError(
             f"{run.path}: this run is not finished (no {run.coefficients.name} in it). Resume it with: "
             f"adamerge fit --config {run.config} --ckpt_path last"
         )
+    return run
+
+
+def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper, console: Console) -> tuple[MergedModel, Table]:
     check_unedited(run)
     if note := check_coefficients(run):
         _print(console, note)
