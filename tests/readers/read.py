@@ -1,4 +1,4 @@
-"""Compute logits with one reader, in a process whose path has that reader first: READER CHECKPOINT IDS.npy OUT.npy."""
+"""Compute logits with one reader, in a process whose path has that reader first: READER IDS.npy OUT CHECKPOINT …."""
 
 import sys
 import tempfile
@@ -68,8 +68,13 @@ def sentence_transformers(folder: str, ids: np.ndarray) -> np.ndarray:
     return SentenceTransformer(folder, device="cpu").encode(["good film", "bad plot of the book", "red"])
 
 
+READERS = {one.__name__: one for one in (transformers, mlx, ctranslate2, gguf, sentence_transformers)}
+
 if __name__ == "__main__":
-    reader, folder, ids, out = sys.argv[1:]
-    np.save(out, {f.__name__: f for f in (transformers, mlx, ctranslate2, gguf, sentence_transformers)}[reader](
-        folder, np.load(ids)
-    ))  # fmt: skip
+    reader, ids, out, *checkpoints = sys.argv[1:]
+    for number, checkpoint in enumerate(checkpoints):
+        try:
+            np.save(f"{out}/{number}.npy", READERS[reader](checkpoint, np.load(ids)))
+        except (Exception, SystemExit) as error:  # whatever a reader says
+            said = [line for line in str(error).splitlines() if line.strip()]
+            Path(f"{out}/{number}.txt").write_text(f"{type(error).__name__}: {said[0] if said else error!r}")

@@ -32,7 +32,16 @@ from adamerge import Merge
 
 PACKAGES: Mapping[str, Sequence[str]] = {
     "transformers5": (),
-    "transformers4": ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0"),
+    "transformers4": (
+        "transformers==4.57.6",
+        "tokenizers==0.22.1",
+        "huggingface_hub==0.36.0",
+        "requests",
+        "urllib3",
+        "idna",
+        "certifi",
+        "charset-normalizer",
+    ),
     "mlx": ("mlx", "mlx-cpu", "mlx-lm"),
     "ctranslate2": ("ctranslate2",),
     "gguf": ("llama-cpp-python==0.3.36",),
@@ -158,17 +167,22 @@ def install(reader: str, packages: Path) -> list[str]:
     return [str(root), str(root / "gguf-py")]
 
 
-def read(reader: str, path: Sequence[str], checkpoint: Path, ids: Path) -> np.ndarray | str:
-    """What a reader computes; or the last line of what it says."""
-    with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "out.npy"
+def read(reader: str, path: Sequence[str], checkpoints: Sequence[Path], ids: Path) -> list[np.ndarray | str]:
+    """What a reader computes of each checkpoint; or what it says."""
+    with tempfile.TemporaryDirectory() as out:
         script, module = str(Path(__file__).with_name("read.py")), MODULE.get(reader, reader)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, script, module, str(checkpoint), str(ids), str(out)]
+        command = [sys.executable, script, module, str(ids), out, *map(str, checkpoints)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if out.exists():
-            return np.load(out)
-        return (done.stderr.strip().splitlines() or ["nothing"])[-1][:110]
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        return [_found(Path(out) / str(number), said) for number in range(len(checkpoints))]
+
+
+def _found(out: Path, said: str) -> np.ndarray | str:
+    if out.with_suffix(".npy").exists():
+        return np.load(out.with_suffix(".npy"))
+    text = out.with_suffix(".txt").read_text() if out.with_suffix(".txt").exists() else said
+    return text[:110].replace("|", " ")
 
 
 def difference(found: np.ndarray | str, expected: np.ndarray | str) -> str:
@@ -187,17 +201,21 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     options = parser.parse_args()
     paths = {reader: install(reader, options.packages) for reader in options.readers}
-    print("| family | reader | export | saved by transformers |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         ids = np.random.default_rng(0).integers(3, 40, (1, 24))
         np.save(Path(place) / "ids.npy", ids)
-        for name in options.families:
-            checkpoints, logits = merged(name, Path(place) / name, ids)
-            for reader, path in paths.items():
-                found = {key: read(reader, path, one, Path(place) / "ids.npy") for key, one in checkpoints.items()}
-                expected = found["saved"] if reader == "gguf" else logits
-                cells = [difference(found["export"], expected), difference(found["saved"], expected)]
-                print(f"| {name} | {reader} | {' | '.join(cells)} |", flush=True)
+        models = {name: merged(name, Path(place) / name, ids) for name in options.families}
+        print("| reader | family | export | saved by transformers |\n|---|---|---|---|", flush=True)
+        for reader, path in paths.items():
+            places = [one for checkpoints, _ in models.values() for one in checkpoints.values()]
+            found = iter(read(reader, path, places, Path(place) / "ids.npy"))
+            for name, (_, logits) in models.items():
+                export, saved = next(found), next(found)
+                expected = saved if reader == "gguf" else logits
+                print(
+                    f"| {reader} | {name} | {difference(export, expected)} | {difference(saved, expected)} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
