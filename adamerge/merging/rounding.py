@@ -78,7 +78,7 @@ def rounding_of(
 
 
 def check_fits(name: str, exact: Tensor, written: Tensor) -> None:
-    """Refuse finite numbers that are infinite in the dtype on disk.
+    """Refuse finite numbers beyond the largest one of the dtype on disk, which become infinite, or the largest one.
 
     Args:
         name: The parameter.
@@ -90,13 +90,15 @@ def check_fits(name: str, exact: Tensor, written: Tensor) -> None:
     """
     if written.dtype == exact.dtype or not written.is_floating_point():
         return
-    lost = written.isinf() & exact.isfinite().to(written.device)
+    found = torch.finfo(written.dtype)
+    half_a_step = found.max / (2 - found.eps) * found.eps / 2
+    lost = exact.isfinite() & (exact.double().abs() >= found.max + half_a_step)
     if lost.any():
-        largest = exact[lost.to(exact.device)].abs().max().item()
-        word, limit = str(written.dtype).removeprefix("torch."), torch.finfo(written.dtype).max
+        largest = exact[lost].abs().max().item()
+        word = str(written.dtype).removeprefix("torch.")
         raise ConfigError(
-            f"{name}: expected numbers of at most {limit:g}, which {word} can hold, found {int(lost.sum())} larger "
-            f"ones (up to {largest:g}); they would be infinite. Set out_dtype: bfloat16 or float32; a run that has "
+            f"{name}: expected numbers of at most {found.max:g}, which {word} can hold, found {int(lost.sum())} larger "
+            f"ones (up to {largest:g}); they would not stay what they are. Set out_dtype: bfloat16 or float32; a run that has "
             "learned its coefficients is exported with: adamerge export RUN FOLDER --out_dtype bfloat16"
         )
 

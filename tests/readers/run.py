@@ -12,6 +12,7 @@ Readers are installed without dependencies into the folder --packages, beside wh
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -30,20 +31,15 @@ from transformers import PreTrainedModel
 
 from adamerge import Merge
 
+TRANSFORMERS_4 = (
+    "transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0",
+    "requests", "urllib3", "idna", "certifi", "charset-normalizer",
+)  # fmt: skip
 PACKAGES: Mapping[str, Sequence[str]] = {
     "transformers5": (),
-    "transformers4": (
-        "transformers==4.57.6",
-        "tokenizers==0.22.1",
-        "huggingface_hub==0.36.0",
-        "requests",
-        "urllib3",
-        "idna",
-        "certifi",
-        "charset-normalizer",
-    ),
+    "transformers4": TRANSFORMERS_4,
     "mlx": ("mlx", "mlx-cpu", "mlx-lm"),
-    "ctranslate2": ("ctranslate2",),
+    "ctranslate2": ("ctranslate2", *TRANSFORMERS_4),
     "gguf": ("llama-cpp-python==0.3.36",),
 }
 """What pip installs for each reader."""
@@ -88,7 +84,10 @@ FAMILIES: Mapping[str, tuple[str, dict[str, object]]] = {
     "phi": ("PhiForCausalLM", {**SIZES, "rope_parameters": plain(2e4, partial_rotary_factor=0.5)}),
     "phi3": ("Phi3ForCausalLM", {**GROUPED, "rope_parameters": plain(2e4)}),
     "smollm3": ("SmolLM3ForCausalLM", {**GROUPED, "rope_parameters": plain(2e6)}),
-    "gpt_neox": ("GPTNeoXForCausalLM", {**SIZES, "rope_parameters": plain(2e4, partial_rotary_factor=0.5)}),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM",
+        {**SIZES, "intermediate_size": 128, "rope_parameters": plain(2e4, partial_rotary_factor=0.5)},
+    ),
     "gemma3": (
         "Gemma3ForCausalLM",
         {
@@ -97,7 +96,8 @@ FAMILIES: Mapping[str, tuple[str, dict[str, object]]] = {
             "rope_parameters": LAYERS,
             "sliding_window": 4,
             "query_pre_attn_scalar": 16,
-            "layer_types": ["sliding_attention", "full_attention"],
+            "num_hidden_layers": 6,
+            "layer_types": [*["sliding_attention"] * 5, "full_attention"],
         },
     ),
     "olmo2": ("Olmo2ForCausalLM", {**SIZES, "rope_parameters": plain(5e5)}),
@@ -132,6 +132,13 @@ def build(architecture: str, sizes: Mapping[str, object], seed: int, near: PreTr
     return model.eval()
 
 
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer with every special token that converters ask for."""
+    save_tokenizer(folder, end="[SEP]")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "bos_token": "[CLS]"}))
+
+
 def merged(name: str, folder: Path, ids: np.ndarray) -> tuple[dict[str, Path], np.ndarray]:
     """Merge and export a family; returns the export, the same model saved by transformers, and its logits."""
     architecture, sizes = FAMILIES[name]
@@ -139,13 +146,13 @@ def merged(name: str, folder: Path, ids: np.ndarray) -> tuple[dict[str, Path], n
     for seed, part in enumerate(("base", "a", "b")):
         model = base if part == "base" else build(architecture, sizes, seed, base)
         model.save_pretrained(folder / part)
-        save_tokenizer(folder / part, end="[SEP]")
+        write_tokenizer(folder / part)
     result = Merge(str(folder / "base"), [str(folder / "a"), str(folder / "b")], method="task_arithmetic").learn()
     exported = result.export(folder / "export").checkpoints["a"]
     module = result.module("a")
     assert isinstance(module, PreTrainedModel)
     module.save_pretrained(folder / "saved")
-    save_tokenizer(folder / "saved", end="[SEP]")
+    write_tokenizer(folder / "saved")
     with torch.no_grad():
         logits = module(torch.from_numpy(ids)).logits.numpy()
     return {"export": exported, "saved": folder / "saved"}, logits
