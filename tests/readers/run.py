@@ -136,7 +136,8 @@ def write_tokenizer(folder: Path) -> None:
     """A tokenizer with every special token that converters ask for."""
     save_tokenizer(folder, end="[SEP]")
     file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "bos_token": "[CLS]"}))
+    former = {"bos_token": "[CLS]", "tokenizer_class": "PreTrainedTokenizerFast"}  # transformers 4 knows no other name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **former}))
 
 
 def merged(name: str, folder: Path, ids: np.ndarray) -> tuple[dict[str, Path], np.ndarray]:
