@@ -165,7 +165,7 @@ def _ropes(settings: Json) -> Iterator[object]:
 
 def _config(settings: Json) -> PretrainedConfig | None:
     """Build a configuration; None if its class is not one of transformers'."""
-    kind = settings.get("model_type")
+    kind = str(settings.get("model_type"))
     return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(settings))) if kind in CONFIG_MAPPING else None
 
 
