@@ -76,7 +76,7 @@ LAYERS = {
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
     "sliding_attention": plain(2e4),
 }
-FAMILIES: Mapping[str, tuple[str, dict[str, object]]] = {
+FAMILIES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "llama": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": plain(5e5), "tie_word_embeddings": True}),
     "llama3": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": SCALED}),
     "qwen2": ("Qwen2ForCausalLM", {**GROUPED, "rope_parameters": plain(1e6)}),
