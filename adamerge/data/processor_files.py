@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import cast
 
@@ -32,10 +33,10 @@ PROCESSOR = ("*processor_config.json", "audio_tokenizer_config.json", "chat_temp
 TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 """File of a chat template, folder of further ones by name, and the name of the first."""
 
+_ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
 
-def files_of(
-    folder: Path, patterns: tuple[str, ...] = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
-) -> dict[str, Path]:
+
+def files_of(folder: Path, patterns: tuple[str, ...] = _ALL) -> dict[str, Path]:
     """List the files in a folder that match any of some patterns, by name; links out of the folder are passed over."""
     found = {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
     return {name: file for name, file in found.items() if inside(folder, file)}
@@ -47,6 +48,16 @@ def has_tokenizer(folder: Path) -> bool:
         return True
     found = getattr(transformers, str(settings_of(folder / "tokenizer_config.json").get("tokenizer_class")), None)
     return found is not None and not getattr(found, "vocab_files_names", True)
+
+
+def is_of_processor(name: str) -> bool:
+    """Return whether a file of this name is one of a processor or of generation.
+
+    Example:
+        >>> is_of_processor("tokenizer.json"), is_of_processor("model.safetensors")
+        (True, False)
+    """
+    return any(fnmatch(name, pattern) for pattern in _ALL)
 
 
 def settings_of(file: Path) -> dict[str, object]:

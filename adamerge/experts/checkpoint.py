@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,7 @@ from adamerge.experts.adapter_config import is_adapter
 from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
 from adamerge.experts.weight_files import open_weights, other_weights
+from adamerge.storage.digest import Stamp, stamp_of
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -40,6 +41,7 @@ class Checkpoint:
         tensors: Its tensors by name on disk.
         trust_remote_code: Whether Python code beside the weights may run.
         notes: What was read otherwise than files and configuration suggest, and what else to tell the user.
+        stamps: Size, time and inode of every file of the folder and of its folders when the checkpoint was opened.
     """
 
     source: str
@@ -48,6 +50,12 @@ class Checkpoint:
     tensors: Weights
     trust_remote_code: bool = False
     notes: tuple[str, ...] = ()
+    stamps: Mapping[Path, Stamp | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Remember which files there are."""
+        found = {file: stamp_of(file) for place in ("*", "*/*") for file in self.folder.glob(place) if file.is_file()}
+        object.__setattr__(self, "stamps", found)
 
     @property
     def architecture(self) -> str:

@@ -88,6 +88,22 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
     )
 
 
+def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
+    """List the files beside a checkpoint's weights that exports are made from, by path in its folder."""
+    folder, own = checkpoint.folder, read_beside(checkpoint)
+    modules = own.modules.modules if own.modules else ()
+    found = {name: file for module in modules for name, file in {**module.files, **module.weights}.items()}
+    templates = files_of(folder / TEMPLATES, ("*.jinja",))
+    return {
+        **files_of(folder),
+        **files_of(folder, SETTINGS),
+        **{f"{TEMPLATES}/{name}": file for name, file in templates.items()},
+        **own.heads,
+        **own.others,
+        **found,
+    }
+
+
 def _generation(folder: Path) -> dict[str, object]:
     found = files_of(folder, ("generation_config.json",))
     settings = settings_of(folder / "generation_config.json") if found else {}
