@@ -71,6 +71,9 @@ class Export:
         out: Folder to write the checkpoint to; must not exist.
         out_dtype: Number format of the checkpoint; by default as in the run.
         rounding: How its numbers are rounded; by default as in the run.
+        adapter: Write one adapter over the base (LoRA), or with `--adapter false` a checkpoint; by default as in the
+            run.
+        max_rank: Largest rank of the adapter; the truncation error is printed.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
     """
@@ -79,6 +82,8 @@ class Export:
     out: str
     out_dtype: DType | None = None
     rounding: Literal["nearest", "stochastic"] | None = None
+    adapter: bool | None = None
+    max_rank: int | None = None
     allow_code: bool = False
 
 
@@ -195,10 +200,11 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Fit() | Check():
             return _merge(options, layers, console)
         case Export():
-            from adamerge.runs.open_run import export_again
+            from adamerge.runs.open_run import chosen, export_again
 
             run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
             config = parse_file(run / "config.yaml", allow_code=options.allow_code)
+            config = chosen(config, options.adapter, options.max_rank)
             export_again(config, run, out, options.out_dtype, options.rounding, console)
         case Evaluate(run, allow_code):
             from adamerge.runs.open_run import evaluate_again

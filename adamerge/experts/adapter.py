@@ -24,7 +24,7 @@ from adamerge.types import ConfigError, Fact
 FILES = ("adapter_model.safetensors", "adapters.safetensors")
 """File of an adapter's tensors, of PEFT and of mlx-lm."""
 
-_AUTO_CLASSES = {
+AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
@@ -118,7 +118,7 @@ def _class_of(config: AdapterConfig, base: Checkpoint, whole: Mapping[str, torch
 def _architecture(config: AdapterConfig, base: Checkpoint) -> str:
     if config.base_class and hasattr(transformers, config.base_class):
         return config.base_class
-    auto = _AUTO_CLASSES.get(config.task_type or "")
+    auto = AUTO_CLASSES.get(config.task_type or "")
     if auto is None:
         return base.architecture
     mapping = getattr(transformers, auto)._model_mapping

@@ -116,6 +116,15 @@ class Factored(TaskVectors):
                 total = total + (rows[:, k : k + 1] * scale * (left.double() @ right.double())).view(total.shape)
         return total
 
+    def factors(self, name: str) -> dict[int, LowRank] | None:
+        """Read the factors of every expert that changes a parameter, by its column.
+
+        Returns:
+            None if a task vector is no product of factors: of a complete checkpoint, DoRA, or over another centre.
+        """
+        terms = self._terms(name)
+        return dict(terms.low) if self._centre is self._base and not terms.dense else None
+
     def _merge_one(self, merged: Tensor, name: str, weights: Tensor) -> None:
         """Add weighted task vectors to one parameter (R, M), given the weights of the whole (1, K), or of its rows."""
         terms = self._terms(name)

@@ -105,7 +105,7 @@ class SurvivingShare:
         vectors = self._model.vectors
         if name not in vectors.shapes or not self._model.rounding.loses(name):
             return
-        self._dtypes[written.dtype] = None
+        self._dtypes[self._model.rounding.dtypes[name]] = None
         groups = self._model.grouping.rows[name].cpu()
         centre, both = as_matrix(vectors.centre(name)), [as_matrix(written), as_matrix(merged)]
         for _, rows, columns, stack in vectors.tiles([(name,)]):

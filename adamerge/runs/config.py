@@ -19,6 +19,7 @@ from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.results.adapter_settings import ExportKind
 from adamerge.runs.presets import PRESETS
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
@@ -175,6 +176,7 @@ class MergeConfig:
         out_dtype: Number format of the exported checkpoint; null takes one that holds base and experts exactly.
         rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
             at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
+        export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are: resident (in memory, fast), mapped (read from their files; memory does not grow
@@ -214,6 +216,7 @@ class MergeConfig:
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     rounding: RoundingMode = "nearest"
+    export: ExportKind = "checkpoint"
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Literal["auto", "resident", "mapped"] = "auto"

@@ -22,8 +22,11 @@ from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.optim.selections import selection_table, sentence
+from adamerge.results.adapter_agreement import agreement_lines
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
-from adamerge.results.export import Exported, export
+from adamerge.results.export import Exported
+from adamerge.results.export_as import export_as
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.config import MergeConfig
@@ -103,8 +106,9 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     _write_learned(run, model, learned, config.centre_name)
     if run.merged.exists():  # left by a run that was killed between export and recipe
         shutil.rmtree(run.merged)
-    exported = export(model, learned.coefficients, run.merged)
-    _print_lines(console, exported.surviving.lines(config.rounding))
+    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
+    _print_lines(console, [*exported.surviving.lines(config.rounding), *exported.notes])
+    _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
         comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
@@ -231,6 +235,7 @@ def report(
     }
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
     metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found}
+    metrics |= {"truncation": dict(exported.truncation)} if exported.truncation else {}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     _print_lines(console, learned.warnings)
     if learned.certificate:

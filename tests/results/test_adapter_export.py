@@ -1,0 +1,321 @@
+"""Merges exported as adapters, loaded by PEFT, against the dense merge; and what no adapter can hold."""
+
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from support.families import build
+from transformers import AutoModelForCausalLM
+
+from adamerge import Expert, Merge
+from adamerge.experts.adapter import open_expert
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.merging.grouping import row_blocks, task_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors
+from adamerge.results import adapter_export
+from adamerge.results.adapter_export import export_adapter
+from adamerge.results.export import export
+from adamerge.storage.weights import InMemory
+from adamerge.types import ConfigError
+
+LLAMA = ("LlamaForCausalLM", "llama", {"tie_word_embeddings": False})
+KINDS = {
+    "plain": {"target_modules": ["q_proj", "v_proj"]},
+    "rslora": {"target_modules": "all-linear", "use_rslora": True, "r": 2},
+    "patterns": {
+        "target_modules": ["q_proj", "down_proj"],
+        "rank_pattern": {"down_proj": 2},
+        "alpha_pattern": {"down_proj": 5},
+    },
+    "embeddings": {"target_modules": ["embed_tokens", "lm_head"]},
+    "dora": {"target_modules": ["q_proj"], "use_dora": True},
+    "bias": {"target_modules": ["query"], "bias": "all"},
+}
+BASES = {
+    "llama": LLAMA,
+    "gpt2": ("GPT2LMHeadModel", "gpt2", {}),
+    "vit": ("ViTModel", "vit", {}),
+    "bert": ("BertModel", "bert", {}),
+}
+
+
+def save_adapter(base, place, options, seed, family=LLAMA):
+    name, kind, more = family
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(build(name, kind, 0, **more), LoraConfig(**{"r": 4, "lora_alpha": 8, **options}))
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        model.save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """A base, adapters of every kind over it, and a complete checkpoint; not to be altered."""
+    root = tmp_path_factory.mktemp("pool")
+    for kind, (name, word, more) in BASES.items():
+        build(name, word, 0, **more).save_pretrained(root / kind)
+    for seed, (kind, options) in enumerate(KINDS.items()):
+        family = BASES["bert"] if kind == "bias" else LLAMA
+        save_adapter(root / "llama", root / kind, options, seed, family)
+    build("LlamaForCausalLM", "llama", 5, tie_word_embeddings=False).save_pretrained(root / "whole")
+    conv1d = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
+    save_adapter(root / "gpt2", root / "conv1d", conv1d, 7, BASES["gpt2"])
+    save_adapter(root / "vit", root / "convolution", {"target_modules": ["projection", "q_proj"]}, 8, BASES["vit"])
+    return root
+
+
+def model_of(pool, kinds, base="llama", grouping=None, centre=None):
+    opened = open_checkpoint(str(pool / base))
+    experts = from_checkpoints(opened, {kind: open_expert(str(pool / kind), opened) for kind in kinds})
+    vectors = task_vectors(experts, experts.shared, centre=centre and centre(experts))
+    return MergedModel(experts, vectors, (grouping or (lambda v: task_wise(v.shapes)))(vectors))
+
+
+def coefficients_of(model, seed=0):
+    shape = len(model.grouping), len(model.experts.tasks)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def loaded(folder, kind="llama"):
+    name, word, more = BASES[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(build(name, word, 0, **more), folder).merge_and_unload().state_dict()
+
+
+def merged_state(model, coefficients):
+    rows = model.grouping.rows
+    return {name: model.vectors.combine_exactly(name, coefficients, rows[name]) for name in model.vectors.shapes}
+
+
+def assert_same(found, expected):
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("grouping", [None, lambda v: row_blocks(v.shapes, 3)], ids=["task", "rows"])
+def test_the_adapter_is_the_dense_merge(pool, tmp_path, grouping):
+    """Kinds, ranks, scales and targets differ; PEFT merges what was written."""
+    model = model_of(pool, ["plain", "rslora", "patterns", "embeddings"], grouping=grouping)
+    coefficients = coefficients_of(model)
+    exported = export_adapter(model, coefficients, tmp_path / "out")
+    assert_same(loaded(tmp_path / "out"), merged_state(model, coefficients))
+    options = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert options["r"] == options["lora_alpha"]
+    assert not options["rank_pattern"]
+    assert not options["use_rslora"]
+    assert options["modules_to_save"] is None
+    shapes = {key: tensor.shape for key, tensor in load_file(tmp_path / "out/adapter_model.safetensors").items()}
+    assert {shape[0] for key, shape in shapes.items() if key.endswith("lora_A.weight")} == {options["r"]}
+    assert exported.bytes == sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("base", "kind"), [("gpt2", "conv1d"), ("vit", "convolution")])
+def test_other_layers_have_the_layout_of_peft(pool, tmp_path, base, kind):
+    model = model_of(pool, [kind], base)
+    export_adapter(model, torch.tensor([[0.7]]), tmp_path / "out")
+    assert_same(loaded(tmp_path / "out", base), merged_state(model, torch.tensor([[0.7]])))
+
+
+def test_experts_without_weight_take_no_rank(pool, tmp_path):
+    model = model_of(pool, ["plain", "dora", "whole", "patterns"])
+    one_hot = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    export_adapter(model, one_hot, tmp_path / "out")
+    assert json.loads((tmp_path / "out/adapter_config.json").read_text())["r"] == 4
+    assert_same(loaded(tmp_path / "out"), merged_state(model, one_hot))
+
+
+def test_equal_adapters_are_compressed_without_loss(pool, tmp_path):
+    shutil.copytree(pool / "plain", tmp_path / "twin")
+    for kind in ("llama", "plain"):
+        shutil.copytree(pool / kind, tmp_path / kind)
+    model = model_of(tmp_path, ["plain", "twin"])
+    export_adapter(model, torch.tensor([[0.25, 0.5]]), tmp_path / "out")
+    assert json.loads((tmp_path / "out/adapter_config.json").read_text())["r"] == 4
+    assert_same(loaded(tmp_path / "out"), merged_state(model, torch.tensor([[0.25, 0.5]])))
+
+
+def test_truncation_is_the_best_of_its_rank_and_its_error_is_known(pool, tmp_path):
+    model = model_of(pool, ["plain", "rslora", "patterns"])
+    coefficients = coefficients_of(model)
+    exported = export_adapter(model, coefficients, tmp_path / "out", max_rank=3)
+    found, expected = loaded(tmp_path / "out"), merged_state(model, coefficients)
+    for name, error in exported.truncation.items():
+        change = expected[name] - model.experts.base[name].double()
+        sigma = torch.linalg.svdvals(change)
+        best = (sigma[3:].norm() / sigma.norm()).item()
+        assert error == pytest.approx(best, rel=1e-6)
+        assert ((found[name] - expected[name]).norm() / change.norm()).item() == pytest.approx(best, rel=1e-3)
+    assert exported.truncation
+    assert any("max_rank 3: relative error" in note for note in exported.notes)
+
+
+REFUSED = {
+    "dora": (["plain", "dora"], "dora changes the whole tensor"),
+    "a complete checkpoint": (["plain", "whole"], "whole is a complete checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_leaves_the_span_is_refused_by_module_and_name(pool, tmp_path, case):
+    kinds, words = REFUSED[case]
+    model = model_of(pool, kinds)
+    with pytest.raises(ConfigError, match=f"q_proj.weight: {words}"):
+        export_adapter(model, torch.ones(1, len(kinds)), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_biases_are_refused_by_name(pool, tmp_path):
+    with pytest.raises(ConfigError, match=r"query\.bias: bias changes the whole tensor"):
+        export_adapter(model_of(pool, ["bias"], "bert"), torch.ones(1, 1), tmp_path / "out")
+
+
+def test_a_centre_outside_the_span_is_refused_with_the_share(pool, tmp_path):
+    def centre(experts):
+        return InMemory({name: experts.base[name] + 0.01 for name in experts.shared})
+
+    with pytest.raises(ConfigError, match=r"\d+% of the centre is outside the span"):
+        export_adapter(model_of(pool, ["plain"], centre=centre), torch.tensor([[0.5]]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("library", ["_by_peft", "_by_transformers"])
+def test_an_adapter_that_loads_otherwise_is_not_written(pool, tmp_path, monkeypatch, library):
+    from adamerge.results import adapter_read_back
+
+    load = getattr(adapter_read_back, library)
+
+    def spoilt(base, folder):
+        module = load(base, folder)
+        module.get_submodule("model.layers.0.self_attn.q_proj").lora_B["default"].weight.data *= 1.01
+        return module
+
+    monkeypatch.setattr(adapter_read_back, library, spoilt)
+    with pytest.raises(RuntimeError, match="q_proj"):
+        export_adapter(model_of(pool, ["plain"]), torch.ones(1, 1), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_peft_it_is_said(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter_export, "peft_version", lambda: None)
+    exported = export_adapter(model_of(pool, ["plain"]), torch.ones(1, 1), tmp_path / "out")
+    assert any("PEFT is not installed" in note and "adamerge[adapters]" in note for note in exported.notes)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "stochastic"])
+def test_factors_are_rounded_beside_the_base(pool, tmp_path, mode):
+    """A change far below the base's rounding step survives in bf16 factors, and not in a bf16 checkpoint."""
+    model = model_of(pool, ["plain"]).written_in(torch.bfloat16, mode)
+    small = torch.tensor([[1e-3]])
+    exported = export_adapter(model, small, tmp_path / "out")
+    tensors = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert exported.surviving.share == pytest.approx(1, abs=0.01)
+    dense = export(model, small, tmp_path / "dense")
+    gain = next(note for note in exported.notes if "complete checkpoint in bfloat16" in note)
+    assert f"{dense.surviving.share:.3f}" in gain
+    if mode == "nearest":
+        assert dense.surviving.share < 0.5
+
+
+SPANS = {
+    "isotropic centre": {"method": "task_arithmetic", "centre": "Isotropic", "init": 0.2},
+    "wudi": {"method": "wudi"},
+    "tsv": {"method": "task_singular_vectors"},
+    "lines": {"method": "lines"},
+    "regmean": {"method": "regmean"},
+}
+
+
+@pytest.fixture
+def text_pool(family):
+    """The base and adapters of two of the text family's tasks, with heads."""
+    from transformers import AutoModelForSequenceClassification
+
+    for seed, task in enumerate(("mood", "topic")):
+        labels = AutoModelForSequenceClassification.from_pretrained(task).num_labels
+        torch.manual_seed(seed)
+        start = AutoModelForSequenceClassification.from_pretrained("base", num_labels=labels)
+        model = get_peft_model(start, LoraConfig(r=2, target_modules=["query", "dense"], task_type="SEQ_CLS"))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn_like(parameter)
+        model.save_pretrained(f"adapters/{task}")
+    return family
+
+
+def merge(**settings):
+    experts = [Expert(f"adapters/{task}", calibration=f"{task}.jsonl") for task in ("mood", "topic")]
+    return Merge("base", experts, data={"batch_size": 4}, **settings)
+
+
+@pytest.mark.parametrize("method", SPANS)
+def test_centres_and_transforms_in_the_span_are_exported_as_factors(text_pool, method):
+    """Each task gets a folder: the same factors, its own head; PEFT and the dense export give the same logits."""
+    from transformers import AutoModelForSequenceClassification
+
+    result = merge(**SPANS[method]).learn()
+    result.export("dense", dtype="float32")
+    exported = result.export("adapter", adapter=True)
+    assert set(exported.checkpoints) == {"mood", "topic"}
+    factors = {}
+    for task, place in exported.checkpoints.items():
+        dense = AutoModelForSequenceClassification.from_pretrained(f"dense/{task}").state_dict()
+        start = AutoModelForSequenceClassification.from_pretrained("base", num_labels=dense["classifier.bias"].numel())
+        found = PeftModel.from_pretrained(start, place).merge_and_unload().state_dict()
+        assert found.keys() == dense.keys()
+        for name, value in dense.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+        tensors = load_file(place / "adapter_model.safetensors")
+        factors[task] = {key: value for key, value in tensors.items() if "lora" in key}
+        assert json.loads((place / "adapter_config.json").read_text())["modules_to_save"] == ["classifier"]
+    for key, value in factors["mood"].items():
+        assert torch.equal(value, factors["topic"][key])
+
+
+@pytest.mark.parametrize("method", ["ties", "dare"])
+def test_transforms_that_leave_the_span_are_refused_before_learning(text_pool, method):
+    with pytest.raises(ConfigError, match=f"task_vectors: {method.title()} leaves the span"):
+        merge(method=method, export="adapter").learn()
+
+
+def test_a_run_writes_an_adapter_measures_it_and_exports_it_anew(text_pool, main):
+    settings = [f"--{key}={value}" for key, value in {"trainer.max_steps": 2, "data.batch_size": 4}.items()]
+    models = json.dumps([{"model": f"adapters/{t}", "calibration": f"{t}.jsonl"} for t in ("mood", "topic")])
+    code, said, _ = main(
+        "fit", "--base_model", "base", "--models", models, "--export", "adapter", "--run_dir", "run", *settings
+    )
+    assert code == 0
+    assert "adapter: LoRA of rank" in said
+    assert (text_pool / "run/merged/mood/adapter_config.json").exists()
+    metrics = json.loads((text_pool / "run/metrics.json").read_text())
+    code, said, _ = main("export", "--run", "run", "--out", "cut", "--max_rank", "1")
+    assert code == 0
+    assert "max_rank 1: relative error of the change" in said
+    full = 100 * metrics["agreement"]["learned"]["mean"]
+    assert f"mean {full:.1f} % → " in said
+    code, _, _ = main("export", "--run", "run", "--out", "dense", "--adapter", "false")
+    assert code == 0
+    assert (text_pool / "dense/mood/model.safetensors.index.json").exists()
+    code, _, said = main("export", "--run", "run", "--out", "none", "--adapter", "false", "--max_rank", "2")
+    assert code == 2
+    assert "max_rank" in said
+
+
+def test_the_adapter_is_an_expert_again(pool, tmp_path):
+    """What was written is read by our own reader as the merge that it is."""
+    model = model_of(pool, ["plain", "embeddings"])
+    coefficients = coefficients_of(model)
+    export_adapter(model, coefficients, tmp_path / "out")
+    opened = open_checkpoint(str(pool / "llama"))
+    weights = open_expert(str(tmp_path / "out"), opened).tensors
+    assert_same({name: weights[name] for name in weights.headers}, merged_state(model, coefficients))
+    assert AutoModelForCausalLM.from_pretrained(pool / "llama").config.model_type == "llama"
