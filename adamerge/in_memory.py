@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adamerge.data.in_memory import RowsLike, as_table
 from adamerge.data.settings import DataSource
-from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
+from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_modules import from_modules
 from adamerge.runs.build_model import check_names, open_experts
@@ -99,4 +99,9 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
 
 
 def _opened(source: str, config: MergeConfig) -> Checkpoint:
+    if has_adapter(locate(source, config.allow_pickle)):
+        raise ConfigError(
+            f"{source}: an adapter is added to a base in files, but a model of this merge is in memory. Save it with "
+            "save_pretrained and give its path."
+        )
     return open_checkpoint(source, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code)

@@ -51,7 +51,7 @@ def open_experts(config: MergeConfig) -> Experts:
         problems.append(str(error))
     for model in config.models:
         try:
-            opened[model.name] = open_expert(model.model, base, **may)
+            opened[model.name] = open_expert(model.model, base, adapter=model.adapter, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}

@@ -126,8 +126,11 @@ class ModelConfig:
     """One expert.
 
     Attributes:
-        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
-        task: Name of the task; by default the last part of `model`.
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint, or of a LoRA adapter of
+            base_model.
+        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint; null if there is
+            none. A folder that holds both needs only `model`.
+        task: Name of the task; by default the last part of `adapter` or `model`.
         calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
             coefficients but adds no loss. Not needed if nothing is learned.
         evaluation: Labeled rows to measure the result on.
@@ -143,6 +146,7 @@ class ModelConfig:
     """Keys of earlier versions, with the message on what replaces them."""
 
     model: str
+    adapter: str | None = None
     task: str | None = None
     calibration: str | DataSource | None = None
     evaluation: str | DataSource | None = None
@@ -158,7 +162,7 @@ class ModelConfig:
     @property
     def name(self) -> str:
         """Name of the task."""
-        return self.task or Path(self.model.partition("@")[0]).name
+        return self.task or Path((self.adapter or self.model).partition("@")[0]).name
 
 
 @dataclass(kw_only=True)
