@@ -148,7 +148,7 @@ def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:
             f"and scale {scale!r}. Fuse the model with mlx_lm.fuse, and give the complete model."
         )
     base = str(options.get("model") or "")
-    return AdapterConfig(source, float(str(scale)), {}, False, kind == "dora", None, base, None, (), {}, True)
+    return AdapterConfig(source, float(str(scale)), {}, False, kind == "dora", None, base, None, (), {}, True, True)
 
 
 def _problems(options: Mapping[str, object]) -> Iterator[str]:
