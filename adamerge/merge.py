@@ -30,6 +30,7 @@ from adamerge.experts.zero_shot import ZeroShot
 from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
 from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
+from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, Opened, device_line, fit, learn_merge
 from adamerge.runs.learning_settings import learning_notes, learning_of
@@ -230,6 +231,7 @@ class Merge:
             *inspection.warnings,
             *data.notes,
             *learning_notes(config, inspection.changed),
+            *component_notes(config, experts, inspection.changed),
         ]
         description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]
         description.append(device_line(config))

@@ -14,11 +14,13 @@ from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.device import free_bytes
-from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
+from adamerge.merging.factored_task_vectors import Factored
+from adamerge.merging.grouping import Grouping, block_wise, component_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
 from adamerge.merging.rounding import rounding_of
 from adamerge.results.evaluate import MEAN
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
+from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
@@ -30,7 +32,9 @@ GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
     "block": block_wise,
     "tensor": tensor_wise,
+    "component": tensor_wise,
 }
+"""Groups of tensors; those of components have the starts of their tensor."""
 
 
 def open_experts(config: MergeConfig) -> Experts:
@@ -157,7 +161,10 @@ def build_model(
     vectors = hold(vectors, resident, free_bytes(vectors.device))
     dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
     rounding = rounding_of(experts, dtype, config.rounding, config.seed_everything)
-    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+    if config.grouping != COMPONENT:
+        return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+    assert isinstance(vectors, Factored)  # check_components
+    return MergedModel(experts, vectors.by_component(), component_wise(components(ranks(experts, names))), rounding)
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
@@ -166,6 +173,7 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
     Raises:
         ConfigError: There are too few experts, or the method supports neither the parameters nor the labels.
     """
+    check_components(config, experts, names)
     shapes = {name: experts.base.shape(name) for name in names}
     for key, transform in config.transforms.items():
         transform.check(len(experts.tasks), shapes)

@@ -186,8 +186,8 @@ class MergeConfig:
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
             are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
             a transform of the task vectors (for example Wudi).
-        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block, or
-            each tensor.
+        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
+            each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
             of rows; null learns in one stage with the grouping.
         init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
@@ -222,7 +222,7 @@ class MergeConfig:
     task_vectors: Transform | None
     memory: Literal["auto", "resident", "mapped"] = "auto"
     centre: Literal["regmean"] | RegMean | Transform | None
-    grouping: Literal["task", "block", "tensor"]
+    grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm
     feasible: FeasibleSet
