@@ -81,8 +81,8 @@ class Expert:
         check_model(self.model, "model")
         if self.adapter is not None and not (is_path(self.adapter) and is_path(self.model)):
             raise ConfigError(
-                f"Expert: expected a path or hub id of an adapter, and of the model below it, found {found(self.adapter)} "
-                f"and {found(self.model)}. Save them first."
+                "Expert: expected a path or hub id of an adapter, and of the model below it, found "
+                f"{found(self.adapter)} and {found(self.model)}. Save them first."
             )
         if not isinstance(self.task, str | None) or self.task == "":
             raise ConfigError(f"Expert: expected the name of a task (a text) or None, found {found(self.task)}.")

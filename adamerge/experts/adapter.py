@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from adamerge.experts.adapter_base import base_notes, check_not_contained
 from adamerge.experts.adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from adamerge.experts.adapter_formats import adapter_tensors, is_adapter
+from adamerge.experts.adapter_formats import MLX, PEFT, PICKLED, adapter_tensors, is_adapter
 from adamerge.experts.adapter_keys import group_keys
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.adapter_summary import contradictions, describe_adapter
@@ -80,6 +80,11 @@ def open_expert(
 
 def _beside(source: str, folder: Path, base: Checkpoint, *, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
     """Open a complete checkpoint with the adapter beside it, as transformers does."""
+    if not any((folder / name).exists() for name in (PEFT, PICKLED, MLX)):
+        raise ConfigError(
+            f"{source}: expected one checkpoint, but an adapter ({CONFIG}) is beside config.json, without its tensors "
+            f"({PEFT}). If the weights contain it already, remove {CONFIG}; otherwise copy its tensors."
+        )
     beneath = read_checkpoint(source, folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     found = open_adapter(source, folder, beneath, pool=base, allow_pickle=allow_pickle)
     note = (

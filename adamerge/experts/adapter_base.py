@@ -44,8 +44,8 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
         return
     if _says_quantised(named) or _stem(config.base_model) != config.base_model.lower():
         yield (
-            f"{config.source}: the adapter was trained on a quantised base ({config.base_model}); it is merged over the "
-            f"full-precision base {base.source}. If that is not the same model, the merge is meaningless."
+            f"{config.source}: the adapter was trained on a quantised base ({config.base_model}); it is merged over "
+            f"the full-precision base {base.source}. If that is not the same model, the merge is meaningless."
         )
         return
     if (named / "config.json").exists():
@@ -91,8 +91,8 @@ def check_not_contained(source: str, weights: Adapted, base: Checkpoint, module:
     if square and inner / square > 0.5:
         raise IncompatibleExpertsError(
             f"{source}: expected weights without the adapter, but they contain it already: their difference from the "
-            f"base {base.source} holds {inner / square:.2f} times the adapter's change, and it would be added twice, as "
-            "transformers does when it loads the folder. Remove adapter_config.json and adapter_model.safetensors, or "
+            f"base {base.source} holds {inner / square:.2f} times the adapter's change, and it would be added twice, "
+            "as transformers does when it loads the folder. Remove adapter_config.json and adapter_model.safetensors, or "
             "give the adapter alone."
         )
 

@@ -1,7 +1,7 @@
 """Changes of tensors that transformers fuses or splits on loading: adapters name the parts of an older version.
 
 An adapter of transformers 4 has factors for each expert of a mixture (w1, w2, w3), where the module of today holds all
-experts in one tensor. Every part is computed by itself, with its own scale, and transformers' own rules put it in place.
+experts in one tensor. Every part is computed by itself, with its own scale, and transformers' rules put it in place.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,10 +18,16 @@ _ADAPTERHUB = ("adapter.safetensors", "pytorch_adapter.bin", "head_config.json")
 
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds an adapter and no complete checkpoint."""
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() and _has_weights(folder):
         return False
     names = (CONFIG, PEFT, PICKLED, MLX, _DIFFUSERS, *_ADAPTERHUB)
     return any((folder / name).exists() for name in names) or bool(_kohya(folder) or inside(folder))
+
+
+def _has_weights(folder: Path) -> bool:
+    """Return whether a folder holds a complete checkpoint; trainers leave config.json alone beside an adapter."""
+    weights = any(next(folder.glob(pattern), None) for pattern in ("model*", "pytorch_model*"))
+    return weights or not (folder / CONFIG).exists()
 
 
 def inside(folder: Path) -> list[str]:
@@ -34,8 +40,8 @@ def format_problem(source: str, folder: Path) -> str | None:
     options = _options(folder / CONFIG)
     if _is_adapterhub(options) or any((folder / name).exists() for name in _ADAPTERHUB):
         return (
-            f"{source}: expected an adapter of PEFT or mlx-lm, found one of AdapterHub, whose layers are not changes of "
-            "the base's weights. A LoRA of it can be merged there: load it with `adapters`, model.merge_adapter(name), "
+            f"{source}: expected an adapter of PEFT or mlx-lm, found one of AdapterHub, whose layers are not changes "
+            "of the base's weights. A LoRA of it can be merged: load it with `adapters`, model.merge_adapter(name), "
             "save the complete model, and give that."
         )
     if (folder / _DIFFUSERS).exists():

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from adamerge.experts.low_rank import Change, LowRank
 from adamerge.storage.weights import Weights
@@ -26,6 +27,20 @@ def read(tensors: Weights, a: str, b: str, scale: float, layout: Layout) -> LowR
             return LowRank(second.T, first.T, scale)
         case "A B":
             return LowRank(first, second, scale)
+
+
+def layout_of(owner: nn.Module, *, mlx: bool) -> Layout:
+    """Return how the factors of a module make its weight; the module decides, since options in the file may not.
+
+    Example:
+        >>> layout_of(nn.Linear(2, 3), mlx=False), layout_of(nn.Embedding(2, 3), mlx=False)
+        ('B A', '(B A)ᵀ')
+    """
+    if isinstance(owner, nn.Embedding):
+        return "A B" if mlx else "(B A)ᵀ"
+    if mlx:
+        return "(A B)ᵀ"
+    return "(B A)ᵀ" if isinstance(owner, Conv1D) else "B A"
 
 
 def factor_shapes(a: torch.Size, b: torch.Size, layout: Layout) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from adamerge.experts.adapter_config import AdapterConfig
 from adamerge.experts.adapter_conversion import Converted, conversion_of
@@ -15,6 +14,7 @@ from adamerge.experts.adapter_formulas import (
     factor_shapes,
     fused,
     fused_layout,
+    layout_of,
     plus,
     read,
     replaced,
@@ -29,6 +29,7 @@ from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
 
 OTHER_BASE = "Give the base that it was trained on"
+UNTIE = "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model"
 
 
 class AdapterReader:
@@ -68,8 +69,7 @@ class AdapterReader:
                     weight,
                     f"is tied to {', '.join(sorted(self._aliases[weight] - sides))}, and the adapter changes one side "
                     "only, so that the trained model is none with tied embeddings",
-                    "Load the base with tie_word_embeddings=False, merge the adapter with PEFT "
-                    "(merge_and_unload), and give the complete model",
+                    UNTIE,
                 )
         self.problems += [
             f"{self.config.source}: neither base nor adapter has {name} of {type(self.module).__name__}. If it is the "
@@ -116,7 +116,7 @@ class AdapterReader:
             self._problem(
                 key,
                 f"differs from the other tensor of the tied {target}",
-                "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model",
+                UNTIE,
             )
         self.replaced[target] = Change(dense=partial(replaced, value))
 
@@ -136,7 +136,7 @@ class AdapterReader:
             self._problem(parts.first, f"is a factor of an embedding, but {path} is a {type(owner).__name__}")
         else:
             self._side(weight, own)
-            change = self._factors(parts, weight, self.base.shape(weight), _layout(parts, owner))
+            change = self._factors(parts, weight, self.base.shape(weight), layout_of(owner, mlx=parts.mlx))
             if change is not None:
                 yield weight, change
             yield from self._bias(parts, path)
@@ -205,12 +205,9 @@ class AdapterReader:
             yield weight, Change(dense=partial(with_rows, torch.tensor(rows), values))
 
     def _fused(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
-        """Factors of parameters that are targeted by themselves: (experts, out, in), (experts, in, out), or a matrix."""
-        own = [
-            name
-            for name, p in self._modules[path].named_parameters(recurse=False)
-            if self._targeted(f"{path}.{name}", p)
-        ]
+        """Factors of targeted parameters: (experts, out, in), (experts, in, out), or a matrix."""
+        parameters = self._modules[path].named_parameters(recurse=False)
+        own = [name for name, p in parameters if self._targeted(f"{path}.{name}", p)]
         transposed = bool(getattr(self._modules[path], "is_transposed", False))
         candidates = own[len(own) - 1 - parts.depth :][:1] if len(own) > parts.depth else []  # the first is innermost
         for name in candidates if "A" in parts.names else []:
@@ -297,12 +294,3 @@ class AdapterReader:
 
     def _problem(self, name: str, what: str, way_out: str = OTHER_BASE) -> None:
         self.problems.append(f"{self.config.source}: {name} {what}. {way_out}.")
-
-
-def _layout(parts: Parts, owner: nn.Module) -> Layout:
-    """Return how the factors of a module make its weight."""
-    if isinstance(owner, nn.Embedding):
-        return "A B" if parts.mlx else "(B A)ᵀ"
-    if parts.mlx:
-        return "(A B)ᵀ"
-    return "(B A)ᵀ" if isinstance(owner, Conv1D) else "B A"

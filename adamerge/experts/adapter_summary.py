@@ -24,6 +24,7 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
     """
     config, module = reader.config, reader.module
     heads = [name for name in (*weights.own, *weights.changed) if name in head_names(module)]
+    moved = set(weights.changed) - set(heads)
     whole = [name for name in weights.own if name not in heads]
     touched = {*weights.changed, *weights.own}
     rest = [name for name, _ in module.named_parameters() if name not in touched]
@@ -31,7 +32,7 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
         f"{_kind(config, modules)} adapter",
         f"rank {_range(sorted(reader.ranks))}",
         f"scale {_range(sorted(reader.scales))}",
-        f"changes {len(weights.changed) - len(set(heads) & set(weights.changed))} tensors ({_leaves(touched - set(heads))})",
+        f"changes {len(moved)} tensors ({_leaves(moved)})",
         f"brings the head {several(heads)}" if heads else "brings no head",
         *([f"brings {several(whole)}"] if whole else []),
         f"leaves {len(rest)} as in the base ({_leaves(rest)})",
@@ -40,8 +41,8 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
     if head_names(module) and not heads:
         yield (
             f"{config.source}: the adapter holds no head, though {type(module).__name__} has one "
-            f"({several(sorted(head_names(module)))}): the base's is used. If it was trained, it was not saved: name it "
-            "in modules_to_save, or set task_type, when training."
+            f"({several(sorted(head_names(module)))}): the base's is used. If it was trained, it was not saved: name "
+            "it in modules_to_save, or set task_type, when training."
         )
 
 

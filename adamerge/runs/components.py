@@ -46,8 +46,8 @@ def check_components(config: MergeConfig, experts: Experts, names: Sequence[str]
         if value is not None:
             name = value if isinstance(value, str) else type(value).__name__
             raise ConfigError(
-                f"grouping: component needs the factors of adapters as they are, found {key}: {name}, which makes other "
-                f"task vectors of them. Set {key}: null, {way_out}."
+                f"grouping: component needs the factors of adapters as they are, found {key}: {name}, which makes "
+                f"other task vectors of them. Set {key}: null, {way_out}."
             )
     if isinstance(config.start, ClosedForm):
         raise ConfigError(f"grouping: component cannot start from init: closed_form. Set init to a number, {way_out}.")
@@ -69,7 +69,7 @@ def component_notes(config: MergeConfig, experts: Experts, names: Sequence[str])
         return []
     found = ranks(experts, names)
     counts = {
-        task: sum(_moves(weights, n) and task not in found[n] for n in names)
+        task: sum(_moves(weights, name) and task not in found[name] for name in names)
         for task, weights in experts.weights.items()
     }
     return [
