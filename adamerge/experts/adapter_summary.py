@@ -13,6 +13,9 @@ from adamerge.experts.low_rank import Adapted
 from adamerge.experts.name_patterns import several
 from adamerge.types import Fact
 
+_SHOWN = 8
+"""Largest number of modules that are named."""
+
 
 def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: Adapted) -> Iterator[str]:
     """Say what the adapter holds as the merge will use it.
@@ -92,7 +95,8 @@ def _kind(config: AdapterConfig, modules: Sequence[Parts]) -> str:
 def _leaves(names: Sequence[str] | set[str]) -> str:
     """List the last modules of names once each."""
     found = dict.fromkeys(name.rpartition(".")[0].rpartition(".")[2] or name for name in sorted(names))
-    return several(list(found)) if found else "none"
+    shown, rest = list(found)[:_SHOWN], len(found) - _SHOWN
+    return (", ".join(shown) or "none") + (f" and {rest} more" if rest > 0 else "")
 
 
 def _range(values: Sequence[float]) -> str:

@@ -73,7 +73,7 @@ OPTIONS = {
     "replicated layers": ({"layer_replication": [[0, 2]]}, "layer_replication is set: .* as base_model"),
     "QALoRA": ({"use_qalora": True}, "use_qalora is set"),
     "chosen per token": ({"arrow_config": {"top_k": 2}}, "arrow_config is set: .* cannot be merged"),
-    "KaSA": ({"kasa_config": {"beta": 1}}, "kasa_config is set: .* merge_and_unload"),
+    "KaSA": ({"kasa_config": {"beta": 1}}, "kasa_config is set: .*merge_and_unload"),
     "mlx without a scale": ({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}, "lora_parameters.scale, found"),
     "mlx, all weights": ({"fine_tune_type": "full", "lora_parameters": None}, "fine_tune_type 'full'.*mlx_lm.fuse"),
     "DoRA without magnitudes": ({"use_dora": True}, "no magnitude beside it"),
@@ -197,13 +197,13 @@ def test_folders_of_other_programs(opened, kind):
 
 def test_pickled_tensors_need_permission(opened):
     with pytest.raises(
-        ConfigError, match="adapter_model.bin: expected safetensors, but the adapter is pickled.*allow_pickle"
+        ConfigError, match=r"adapter_model.bin: expected safetensors, but the adapter is pickled.*allow_pickle"
     ):
         opened({}, files={"adapter_model.bin": b"x"}, remove=ONLY)
 
 
 def test_no_tensors_at_all(opened):
-    with pytest.raises(ConfigError, match="expected adapter_model.safetensors or adapters.safetensors, found neither"):
+    with pytest.raises(ConfigError, match=r"expected adapter_model.safetensors or adapters.safetensors, found neither"):
         opened({}, remove=ONLY)
 
 
@@ -217,7 +217,7 @@ def test_adapters_in_subfolders_are_named(made, tmp_path):
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
 def test_factors_on_one_side_of_tied_embeddings(tmp_path, target):
     base, adapter, _ = saved(tmp_path, TIED, {"target_modules": [target]})
-    with pytest.raises(IncompatibleExpertsError, match="is tied to .* one side only.*tie_word_embeddings=False"):
+    with pytest.raises(IncompatibleExpertsError, match=r"is tied to .* one side only.*tie_word_embeddings=False"):
         experts_of(base, a=adapter)
 
 
