@@ -22,7 +22,7 @@ from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, IncompatibleExpertsError
 
 _AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -86,7 +86,13 @@ def _beside(source: str, folder: Path, base: Checkpoint, *, allow_pickle: bool, 
             f"({PEFT}). If the weights contain it already, remove {CONFIG}; otherwise copy its tensors."
         )
     beneath = read_checkpoint(source, folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    found = open_adapter(source, folder, beneath, pool=base, allow_pickle=allow_pickle)
+    try:
+        found = open_adapter(source, folder, beneath, pool=base, allow_pickle=allow_pickle)
+    except IncompatibleExpertsError as error:
+        raise IncompatibleExpertsError(
+            f"{error} If the weights beside {CONFIG} contain the adapter already, or shall be merged without it, "
+            f"remove {CONFIG} and its tensors."
+        ) from error
     note = (
         f"{source}: adapter_config.json is beside config.json: the expert is the complete checkpoint with the adapter "
         "added to it, as transformers loads the folder. To merge only one of them, put the other elsewhere."

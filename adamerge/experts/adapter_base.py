@@ -92,8 +92,8 @@ def check_not_contained(source: str, weights: Adapted, base: Checkpoint, module:
         raise IncompatibleExpertsError(
             f"{source}: expected weights without the adapter, but they contain it already: their difference from the "
             f"base {base.source} holds {inner / square:.2f} times the adapter's change, and it would be added twice, "
-            "as transformers does when it loads the folder. Remove adapter_config.json and adapter_model.safetensors, "
-            "or give the adapter alone."
+            "as transformers does when it loads such a folder. Give the weights without the adapter, or the adapter "
+            "alone."
         )
 
 
