@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "List every problem with a configuration; reads file headers only, and writes nothing.",
     "export": "Export the merged checkpoint of a finished run to another folder or in another dtype.",
     "evaluate": "Measure a finished run on its evaluation rows again.",
+    "inspect": "Show what an adapter or fine-tuned checkpoint changes, and how far it moves each block.",
     "demo": "Train a small base model and four experts, merge them, and print the scores.",
 }
 
@@ -102,6 +103,23 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Inspect:
+    """Options of `inspect`.
+
+    Attributes:
+        expert: Directory or hub id of an adapter, or of a fine-tuned checkpoint.
+        base: Directory or hub id of its base; by default the one that the adapter names.
+        allow_pickle: Read pickled weights (.bin), with torch's weights_only.
+        allow_code: Run Python code beside weights.
+    """
+
+    expert: str
+    base: str | None = None
+    allow_pickle: bool = False
+    allow_code: bool = False
+
+
+@dataclass(frozen=True)
 class Demo:
     """Options of `demo`.
 
@@ -112,7 +130,14 @@ class Demo:
     folder: str = "demo"
 
 
-OPTIONS: dict[str, type] = {"fit": Fit, "check": Check, "export": Export, "evaluate": Evaluate, "demo": Demo}
+OPTIONS: dict[str, type] = {
+    "fit": Fit,
+    "check": Check,
+    "export": Export,
+    "evaluate": Evaluate,
+    "inspect": Inspect,
+    "demo": Demo,
+}
 MERGES = ("fit", "check")
 """Commands that take a configuration."""
 
@@ -211,6 +236,10 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
 
             place = Path(run).expanduser()
             evaluate_again(parse_file(place / "config.yaml", allow_code=allow_code), place, console)
+        case Inspect(expert, base, allow_pickle, allow_code):
+            from adamerge.runs.inspect import inspect
+
+            inspect(expert, base, console, allow_pickle=allow_pickle, trust_remote_code=allow_code)
         case Demo(folder):
             from adamerge.demo import demo
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from adamerge.experts.experts import Expert
 from adamerge.experts.low_rank import Adapted, LowRank
 from adamerge.merging.factor_algebra import Svd, column_basis, svd_of_product
+from adamerge.merging.factor_weights import weighted_left
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.task_vectors import as_matrix
@@ -25,20 +26,20 @@ from adamerge.types import Coefficients
 OUTSIDE = 1e-4
 """Share of a centre or task vector that may be outside the span before it is refused; below, it is rounding."""
 
+_WHOLE = "DoRA, a bias, a trained module or rows, experts of a mixture"
+
 _STORED = 2**-23
 """Rounding of centres and task vectors, which are stored in fp32, as a share of the centre."""
 
 
 class Term(NamedTuple):
-    """A part of a change: diag(weights) @ left @ right.
+    """A part of a change, left @ right, with its coefficients.
 
     Attributes:
-        weights: (1,) or (R,), fp64.
-        left: (R, n).
+        left: (R, n), fp64.
         right: (n, M).
     """
 
-    weights: Tensor
     left: Tensor
     right: Tensor
 
@@ -89,17 +90,18 @@ def low_rank_change(
     Raises:
         NotLowRankError: The change leaves the span of the adapters' factors.
     """
-    terms = [term for term in _terms(model, coefficients, name) if term.weights.any()]
+    terms = list(_terms(model, coefficients, name))
     if not terms:
         return None
-    left = torch.cat([term.weights.unsqueeze(1) * term.left.double() for term in terms], 1)
-    svd = svd_of_product(left, torch.cat([term.right.double() for term in terms]))
+    svd = svd_of_product(
+        torch.cat([term.left for term in terms], 1), torch.cat([term.right.double() for term in terms])
+    )
     kept = Svd(svd.left[:, :max_rank], svd.sigma[:max_rank], svd.right[:, :max_rank])
     return LowRankChange(kept, svd.sigma[len(kept.sigma) :].norm().item()) if len(svd.sigma) else None
 
 
 def _terms(model: MergedModel, coefficients: Coefficients, name: str) -> Iterator[Term]:
-    table = coefficients.detach().cpu().double()[model.grouping.rows[name].cpu()]  # (1 or R, K)
+    table = coefficients.detach().cpu().double()[model.grouping.rows[name].cpu()]  # (1, R or components, K)
     if isinstance(model.vectors, Factored):
         yield from _of_centre(model, name, 1 - table.sum(1))
         for task, weights in zip(model.experts.tasks.values(), table.unbind(1), strict=True):
@@ -124,25 +126,26 @@ def _of_expert(model: MergedModel, expert: Expert, name: str, weights: Tensor) -
         return
     change = factors_of(expert, name)
     if change is not None:
-        yield Term(weights, change.left * change.scale, change.right)
+        yield Term(weighted_left(model.vectors.per, change, change.left.double(), weights), change.right)
     elif reason := whole_change(model, expert, name):
         raise NotLowRankError(reason)
 
 
 def factors_of(expert: Expert, name: str) -> LowRank | None:
     """Read the factors of an adapter's change of one parameter; None if it has none."""
-    change = expert.weights.change(name) if isinstance(expert.weights, Adapted) else None
+    own = isinstance(expert.weights, Adapted) and expert.weights.over_base
+    change = expert.weights.change(name) if own else None
     return change.low_rank() if change is not None and change.low_rank is not None else None
 
 
 def whole_change(model: MergedModel, expert: Expert, name: str) -> str | None:
     """Say how an expert changes a parameter without factors; None if it does not change it."""
-    if not isinstance(expert.weights, Adapted):
+    if not isinstance(expert.weights, Adapted) or not expert.weights.over_base:
         same = torch.equal(expert.weights[name], model.experts.base[name])
         return None if same else f"{expert.name} is a complete checkpoint there, not an adapter"
     change = expert.weights.change(name)
     whole = change is not None and change.low_rank is None
-    return f"{expert.name} changes the whole tensor (DoRA, a bias, a trained module or rows)" if whole else None
+    return f"{expert.name} changes the whole tensor ({_WHOLE})" if whole else None
 
 
 def _projected(model: MergedModel, name: str, change: Tensor, weights: Tensor, what: str) -> Iterator[Term]:
@@ -165,4 +168,4 @@ def _projected(model: MergedModel, name: str, change: Tensor, weights: Tensor, w
             f"{share:.0%} of {what} is outside the span of the adapters' factors"
             + (f" ({'; '.join(reasons)})" if reasons else "")
         )
-    yield Term(weights, basis, inside)
+    yield Term(weights.unsqueeze(1) * basis, inside)

@@ -43,7 +43,7 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
 
 def _whole(expert: Expert, names: set[str]) -> Iterator[str]:
     """Say what an expert changes without factors."""
-    if not isinstance(expert.weights, Adapted):
+    if not isinstance(expert.weights, Adapted) or not expert.weights.over_base:
         yield f"{expert.name}: a complete checkpoint; give it as an adapter"
         return
     changes = ((name, expert.weights.change(name)) for name in expert.weights.changed if name in names)
@@ -52,5 +52,5 @@ def _whole(expert: Expert, names: set[str]) -> Iterator[str]:
         more = f" and {len(whole) - SHOWN} more" if len(whole) > SHOWN else ""
         yield (
             f"{expert.name}: changes {', '.join(whole[:SHOWN])}{more} as whole tensors (DoRA, a bias, a trained module "
-            "or rows); keep them from the base by parameters.base, or export a checkpoint"
+            "or rows, experts of a mixture); keep them from the base by parameters.base, or export a checkpoint"
         )

@@ -15,13 +15,15 @@ from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.device import free_bytes
-from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
+from adamerge.merging.factored_task_vectors import Factored
+from adamerge.merging.grouping import Grouping, block_wise, component_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
 from adamerge.merging.rounding import Rounding, rounding_of
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.evaluate import MEAN
 from adamerge.runs.adapter_limits import check_adapter
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
+from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
@@ -33,7 +35,9 @@ GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
     "block": block_wise,
     "tensor": tensor_wise,
+    "component": tensor_wise,
 }
+"""Groups of tensors; those of components have the starts of their tensor."""
 
 
 def open_experts(config: MergeConfig) -> Experts:
@@ -54,7 +58,7 @@ def open_experts(config: MergeConfig) -> Experts:
         problems.append(str(error))
     for model in config.models:
         try:
-            opened[model.name] = open_expert(model.model, base, **may)
+            opened[model.name] = open_expert(model.model, base, adapter=model.adapter, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
@@ -158,7 +162,11 @@ def build_model(
             )
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors = hold(vectors, resident, free_bytes(vectors.device))
-    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), _rounding(config, experts))
+    rounding = _rounding(config, experts)
+    if config.grouping != COMPONENT:
+        return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+    assert isinstance(vectors, Factored)  # check_components
+    return MergedModel(experts, vectors.by_component(), component_wise(components(ranks(experts, names))), rounding)
 
 
 def _rounding(config: MergeConfig, experts: Experts) -> Rounding:
@@ -175,6 +183,7 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
         ConfigError: There are too few experts, the method supports neither the parameters nor the labels, or an adapter
             is exported and cannot hold the merge.
     """
+    check_components(config, experts, names)
     shapes = {name: experts.base.shape(name) for name in names}
     for key, transform in config.transforms.items():
         transform.check(len(experts.tasks), shapes)

@@ -127,8 +127,11 @@ class ModelConfig:
     """One expert.
 
     Attributes:
-        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
-        task: Name of the task; by default the last part of `model`.
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint, or of a LoRA adapter of
+            base_model.
+        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint; null if there is
+            none. A folder that holds both needs only `model`.
+        task: Name of the task; by default the last part of `adapter` or `model`.
         calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
             coefficients but adds no loss. Not needed if nothing is learned.
         evaluation: Labeled rows to measure the result on.
@@ -144,6 +147,7 @@ class ModelConfig:
     """Keys of earlier versions, with the message on what replaces them."""
 
     model: str
+    adapter: str | None = None
     task: str | None = None
     calibration: str | DataSource | None = None
     evaluation: str | DataSource | None = None
@@ -159,7 +163,7 @@ class ModelConfig:
     @property
     def name(self) -> str:
         """Name of the task."""
-        return self.task or Path(self.model.partition("@")[0]).name
+        return self.task or Path((self.adapter or self.model).partition("@")[0]).name
 
 
 @dataclass(kw_only=True)
@@ -184,8 +188,8 @@ class MergeConfig:
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
             are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
             a transform of the task vectors (for example Wudi).
-        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block, or
-            each tensor.
+        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
+            each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
             of rows; null learns in one stage with the grouping.
         init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
@@ -221,7 +225,7 @@ class MergeConfig:
     task_vectors: Transform | None
     memory: Literal["auto", "resident", "mapped"] = "auto"
     centre: Literal["regmean"] | RegMean | Transform | None
-    grouping: Literal["task", "block", "tensor"]
+    grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm
     feasible: FeasibleSet

@@ -29,6 +29,7 @@ from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
+from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
@@ -133,6 +134,7 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     data = settled(config, experts, inspection.changed, data)
     _print_lines(console, data.notes)
     _print_lines(console, learning_notes(config, inspection.changed))
+    _print_lines(console, component_notes(config, experts, inspection.changed))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
 
