@@ -52,7 +52,7 @@ VARIANTS = ("plain", "adapters", "dense", "naive")
 ROWS, LENGTH = 4, 56
 DATA = Path(__file__).resolve().parents[3] / "shared/zoo/llm/data"
 
-Step = Callable[[], object]
+Step = Callable[[], Tensor | None]
 
 
 def open_pool(folder: Path, kind: str) -> Experts:
@@ -111,9 +111,8 @@ def plain_step(folder: Path) -> Step:
 
 def our_step(folder: Path, kind: str, parts: dict[str, float]) -> Step:
     experts = open_pool(folder, kind)
-    changed = {
-        name for w in open_pool(folder, "adapters").weights.values() if isinstance(w, Adapted) for name in w.changed
-    }
+    adapters = [weights for weights in open_pool(folder, "adapters").weights.values() if isinstance(weights, Adapted)]
+    changed = {name for weights in adapters for name in weights.changed}
     names = tuple(name for name in experts.shared if name in changed)
     vectors = task_vectors(experts, names, resident=False)
     model, rows = MergedModel(experts, vectors, tensor_wise(names)), read_rows(folder)
@@ -194,12 +193,14 @@ def work(variant: str, folder: Path, threads: int) -> None:
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
         if line.strip() == "gradient":
-            print(json.dumps({"gradient": step().flatten().tolist()}), flush=True)
+            gradient = step()
+            print(json.dumps({"gradient": [] if gradient is None else gradient.flatten().tolist()}), flush=True)
             continue
         parts.clear()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         step()
-        print(json.dumps({"step": time.perf_counter() - began, **parts}), flush=True)
+        seconds = {"step": time.perf_counter() - began, "cpu": time.process_time() - used}
+        print(json.dumps({**seconds, **parts}), flush=True)
 
 
 class Worker:
@@ -248,9 +249,9 @@ class Worker:
             thread.join()
 
 
-def ratio(values: list[dict[str, float]], others: list[dict[str, float]]) -> float:
+def ratio(values: list[dict[str, float]], others: list[dict[str, float]], key: str = "step") -> float:
     """Median over rounds of the ratio of two variants' seconds."""
-    return statistics.median(a["step"] / b["step"] for a, b in zip(values, others, strict=True))
+    return statistics.median(a[key] / b[key] for a, b in zip(values, others, strict=True))
 
 
 def over(values: list[dict[str, float]], others: list[dict[str, float]]) -> float:
@@ -260,25 +261,24 @@ def over(values: list[dict[str, float]], others: list[dict[str, float]]) -> floa
 
 def compare_gradients(workers: Mapping[str, Worker]) -> None:
     """Print how far apart the gradients of the variants are."""
-    found = {
-        name: torch.tensor(worker.ask("gradient")["gradient"]) for name, worker in workers.items() if name != "plain"
-    }
-    if len(found) < 2:
-        return
-    reference = found.get("naive", next(iter(found.values())))
+    asked = {name: worker.ask("gradient")["gradient"] for name, worker in workers.items()}
+    found = {name: torch.tensor(gradient) for name, gradient in asked.items() if gradient}
     for name, gradient in found.items():
-        print(
-            f"gradient of {name}: relative difference {((gradient - reference).norm() / reference.norm()).item():.1e}"
-        )
+        reference = found.get("naive", gradient)
+        error = ((gradient - reference).norm() / reference.norm()).item()
+        print(f"gradient of {name}: relative difference from naive {error:.1e}")
 
 
 def report(seconds: Mapping[str, list[dict[str, float]]], peaks: Mapping[str, int]) -> None:
-    print(f"\n{'':10s}{'s a step':>10s}{'× plain':>9s}{'peak MB':>9s}{'× plain':>9s}  parts of a step, s")
+    print(
+        f"\n{'':10s}{'s a step':>10s}{'× plain':>9s}{'CPU s':>8s}{'× plain':>9s}{'peak MB':>9s}{'× plain':>9s}  parts of a step, s"
+    )
     for name, values in seconds.items():
         parts = {p: statistics.median(v[p] for v in values) for p in ("combine", "inner") if p in values[0]}
         words = ", ".join(f"{part} {value:.2f}" for part, value in parts.items())
         print(
             f"{name:10s}{statistics.median(v['step'] for v in values):10.2f}{ratio(values, seconds['plain']):9.3f}"
+            f"{statistics.median(v['cpu'] for v in values):8.2f}{ratio(values, seconds['plain'], 'cpu'):9.3f}"
             f"{peaks[name] / 1024:9.0f}{peaks[name] / peaks['plain']:9.3f}  {words}"
         )
     limits = {}
@@ -305,13 +305,10 @@ def main() -> None:
         work(options.worker, options.folder, options.threads)
         return
     prepare(options.folder, options.data)
-    workers = {
-        name: Worker(name, options.folder, options.threads) for name in dict.fromkeys(["plain", *options.variants])
-    }
-    compare_gradients(workers)
+    names = dict.fromkeys(["plain", *options.variants])
+    workers = {name: Worker(name, options.folder, options.threads) for name in names}
+    compare_gradients(workers)  # what a first step allocates is no part of the others' time
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
-    for worker in workers.values():  # what the first step allocates is no part of the others' time
-        worker.ask("step")
     for _ in range(options.repeats):
         for name, worker in workers.items():
             seconds[name].append(worker.ask("step"))
