@@ -147,6 +147,28 @@ class Factored(TaskVectors):
         others = terms.blocks or terms.whole or terms.computed
         return dict(terms.low) if self._centre is self._base and not others else None
 
+    @override
+    def norms(self, name: str) -> Tensor:
+        factors = self.factors(name)
+        if factors is None:
+            return super().norms(name)
+        squares = [factors[k].square() if k in factors else 0.0 for k in range(len(self.experts))]
+        return torch.tensor(squares, dtype=self.dtype, device=self.device).sqrt()
+
+    @override
+    @torch.no_grad()
+    def squares(self, name: str, centre: Tensor) -> Tensor:
+        """‖W + s·B A‖² = ‖W‖² + 2⟨W, s·B A⟩ + s²·Σ (B A Aᵀ) ⊙ B, row by row."""
+        factors = self.factors(name)
+        if factors is None or self.per != "row":
+            return super().squares(name, centre)
+        with full_precision(self.device):
+            total = centre.square().sum(1, keepdim=True) + 2 * self._products_of(name, centre)
+            for k, one in factors.items():
+                left, right = self._own(one.left), self._own(one.right)
+                total[:, k] += one.scale**2 * ((left @ (right @ right.T)) * left).sum(1)
+        return total
+
     def _merge_one(self, merged: Tensor, name: str, weights: Tensor) -> None:
         """Add weighted task vectors to one parameter (R, M), given the weights of the whole (1, K), or of its parts."""
         terms = self._terms(name)

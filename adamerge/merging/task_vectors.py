@@ -183,6 +183,17 @@ class TaskVectors(ABC):
             stack[:, rows, columns] = part
         return stack
 
+    def norms(self, name: str) -> Tensor:
+        """Norm of each task vector of one parameter, (K,)."""
+        return torch.linalg.vector_norm(self.stack(name).flatten(1), dim=1)
+
+    def squares(self, name: str, centre: Tensor) -> Tensor:
+        """‖centre + τₖ‖² row by row, (R, K), of one parameter's centre (R, M)."""
+        squares = centre.new_zeros(len(centre), len(self.experts))
+        for _, rows, columns, stack in self.tiles([(name,)]):
+            squares[rows] += (stack + centre[rows, columns]).square().sum(-1).T
+        return squares
+
     def _shape(self, bundle: Bundle) -> tuple[int, int]:
         rows, columns = matrix_shape(self.shapes[bundle[0]])
         return len(bundle) * rows, columns

@@ -270,17 +270,16 @@ def compare_gradients(workers: Mapping[str, Worker]) -> None:
 
 
 def report(seconds: Mapping[str, list[dict[str, float]]], peaks: Mapping[str, int]) -> None:
-    print(
-        f"\n{'':10s}{'s a step':>10s}{'× plain':>9s}{'CPU s':>8s}{'× plain':>9s}{'peak MB':>9s}{'× plain':>9s}  parts of a step, s"
-    )
+    heads = ("s a step", "× plain", "CPU s", "× plain", "peak MB", "× plain")
+    print("\n" + " " * 10 + "".join(f"{head:>10s}" for head in heads) + "  parts of a step, s")
     for name, values in seconds.items():
         parts = {p: statistics.median(v[p] for v in values) for p in ("combine", "inner") if p in values[0]}
         words = ", ".join(f"{part} {value:.2f}" for part, value in parts.items())
-        print(
-            f"{name:10s}{statistics.median(v['step'] for v in values):10.2f}{ratio(values, seconds['plain']):9.3f}"
-            f"{statistics.median(v['cpu'] for v in values):8.2f}{ratio(values, seconds['plain'], 'cpu'):9.3f}"
-            f"{peaks[name] / 1024:9.0f}{peaks[name] / peaks['plain']:9.3f}  {words}"
-        )
+        median = {key: statistics.median(value[key] for value in values) for key in ("step", "cpu")}
+        times = (ratio(values, seconds["plain"], key) for key in ("step", "cpu"))
+        columns = [x for pair in zip(median.values(), times, strict=True) for x in pair]
+        columns += [peaks[name] / 1024, peaks[name] / peaks["plain"]]
+        print(f"{name:10s}" + "".join(f"{column:10.3f}" for column in columns) + f"  {words}")
     limits = {}
     if "adapters" in seconds:
         limits["adapters: memory × plain"] = (peaks["adapters"] / peaks["plain"], 1.15)
