@@ -120,6 +120,9 @@ class Result:
             exported = export_modules(model, self.coefficients, place)
         lines = agreement_lines(model, self.coefficients, self._held_out, exported)
         exported = replace(exported, notes=(*exported.notes, *lines))
+        for note in exported.notes:
+            if note.startswith("warning: "):
+                warnings.warn(note.removeprefix("warning: "), stacklevel=2)
         if warning := exported.surviving.warning(model.rounding.mode):
             warnings.warn(warning, stacklevel=2)
         return exported

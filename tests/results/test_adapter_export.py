@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from support.engines import vllm_problems
 from support.families import build
 from transformers import AutoModelForSequenceClassification
 
@@ -16,7 +17,7 @@ from adamerge import Expert, Merge
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
-from adamerge.merging.grouping import row_blocks, task_wise
+from adamerge.merging.grouping import component_wise, row_blocks, task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results import adapter_export
 from adamerge.results.adapter_export import export_adapter
@@ -242,8 +243,7 @@ SPANS = {
 TRANSFORMED = {"centre": merged_at_once, "task vectors": transformed}
 
 
-@pytest.mark.parametrize("place", TRANSFORMED)
-@pytest.mark.parametrize("method", SPANS)
+@pytest.mark.parametrize(("method", "place"), [*zip(SPANS, [*TRANSFORMED] * 2, strict=True), ("wudi", "centre")])
 def test_centres_and_task_vectors_in_the_span_are_exported_as_factors(pool, tmp_path, monkeypatch, method, place):
     """The dense merge of the dense centre, or task vectors, is the reference; PEFT loads the factors."""
     monkeypatch.setattr(adapter_export, "peft_version", lambda: None)  # it is loaded below, once
@@ -332,7 +332,7 @@ def test_each_task_gets_the_same_factors_and_its_own_head(text_pool):
         assert torch.equal(value, factors["topic"][key])
 
 
-@pytest.mark.parametrize("settings", [{"method": "ties"}, {"method": "dare"}, {"centre": "Ties"}])
+@pytest.mark.parametrize("settings", [{"method": "ties"}, {"centre": "Dare"}])
 def test_transforms_that_leave_the_span_are_refused_before_learning(text_pool, settings):
     with pytest.raises(ConfigError, match=r"(task_vectors|centre): \w+ leaves the span"):
         merge(**settings, export="adapter").learn()
@@ -362,6 +362,25 @@ def test_what_a_run_is_exported_as_can_be_changed(text_pool):
         chosen(config, False, 2)
     with pytest.raises(ConfigError, match="max_rank: expected 1 or more"):
         merge(export={"max_rank": 0})
+
+
+def test_coefficients_per_component_are_exported(pool, tmp_path):
+    plain = model_of(pool, ["plain", "rslora", "patterns"])
+    vectors = plain.vectors.by_component()
+    grouping = component_wise({name: max(vectors.ranks(name).values(), default=1) for name in vectors.shapes})
+    model = MergedModel(plain.experts, vectors, grouping)
+    coefficients = coefficients_of(model)
+    export_adapter(model, coefficients, tmp_path / "out")
+    assert_same(loaded(tmp_path / "out"), merged_state(model, coefficients))
+
+
+def test_the_keys_are_those_that_vllm_accepts(pool, tmp_path):
+    linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head"}
+    model = model_of(pool, ["plain", "rslora", "patterns", "embeddings"])
+    exported = export_adapter(model, coefficients_of(model), tmp_path / "out")
+    assert vllm_problems(tmp_path / "out", linear) == []
+    assert any("vLLM needs --max-lora-rank 16" in note for note in exported.notes)
+    assert vllm_problems(pool / "patterns", linear)  # what it would refuse is noticed
 
 
 def test_the_adapter_is_an_expert_again(pool, tmp_path):

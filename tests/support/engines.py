@@ -26,9 +26,7 @@ def vllm_problems(folder: Path, linear: set[str]) -> list[str]:
     problems += ["only modules_to_save: null is supported"] if options["modules_to_save"] else []
     problems += ["DoRA is not supported"] if options["use_dora"] else []
     problems += ["bias is not supported"] if options["bias"] != "none" else []
-    problems += (
-        ["rank_pattern and alpha_pattern are not read"] if options["rank_pattern"] or options["alpha_pattern"] else []
-    )
+    problems += [f"{key} is not read" for key in ("rank_pattern", "alpha_pattern") if options[key]]
     problems += [f"rank {rank} is greater than {RANKS[-1]}"] if rank > RANKS[-1] else []
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
         for key in file.keys():
