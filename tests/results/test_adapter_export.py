@@ -50,6 +50,18 @@ BASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def unverified(request, monkeypatch):
+    """Adapters are loaded by the tests, so not while they are written too, unless a test asks for `verified`."""
+    if "verified" not in request.fixturenames:
+        monkeypatch.setattr(adapter_export, "peft_version", lambda: None)
+
+
+@pytest.fixture
+def verified():
+    """Adapters are loaded by PEFT and transformers while they are written."""
+
+
 def save_adapter(base, place, options, seed, family=LLAMA):
     name, kind, more = family
     with warnings.catch_warnings():
@@ -126,7 +138,7 @@ def test_the_adapter_is_the_dense_merge(pool, tmp_path, grouping):
 
 
 @pytest.mark.parametrize(("base", "kind"), [("gpt2", "conv1d"), ("vit", "convolution")])
-def test_other_layers_have_the_layout_of_peft(pool, tmp_path, base, kind):
+def test_other_layers_have_the_layout_of_peft(pool, verified, tmp_path, base, kind):
     model = model_of(pool, [kind], base)
     export_adapter(model, torch.tensor([[0.7]]), tmp_path / "out")
     assert_same(loaded(tmp_path / "out", base), merged_state(model, torch.tensor([[0.7]])))
@@ -194,7 +206,7 @@ def test_a_centre_outside_the_span_is_refused_with_the_share(pool, tmp_path):
 
 
 @pytest.mark.parametrize("library", ["_by_peft", "_by_transformers"])
-def test_an_adapter_that_loads_otherwise_is_not_written(pool, tmp_path, monkeypatch, library):
+def test_an_adapter_that_loads_otherwise_is_not_written(pool, verified, tmp_path, monkeypatch, library):
     from adamerge.results import adapter_read_back
 
     load = getattr(adapter_read_back, library)
@@ -210,8 +222,7 @@ def test_an_adapter_that_loads_otherwise_is_not_written(pool, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_without_peft_it_is_said(pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapter_export, "peft_version", lambda: None)
+def test_without_peft_it_is_said(pool, tmp_path):
     exported = export_adapter(model_of(pool, ["plain"]), torch.ones(1, 1), tmp_path / "out")
     assert any("PEFT is not installed" in note and "adamerge[adapters]" in note for note in exported.notes)
 
@@ -244,9 +255,8 @@ TRANSFORMED = {"centre": merged_at_once, "task vectors": transformed}
 
 
 @pytest.mark.parametrize(("method", "place"), [*zip(SPANS, [*TRANSFORMED] * 2, strict=True), ("wudi", "centre")])
-def test_centres_and_task_vectors_in_the_span_are_exported_as_factors(pool, tmp_path, monkeypatch, method, place):
+def test_centres_and_task_vectors_in_the_span_are_exported_as_factors(pool, tmp_path, method, place):
     """The dense merge of the dense centre, or task vectors, is the reference; PEFT loads the factors."""
-    monkeypatch.setattr(adapter_export, "peft_version", lambda: None)  # it is loaded below, once
     plain, transform = model_of(pool, ["plain", "rslora", "patterns"]), SPANS[method]
     if place == "centre":
         centre = merged_at_once(plain.vectors, transform, tmp_path / "centre.safetensors")
@@ -312,7 +322,7 @@ def merge(**settings):
     return Merge("base", experts, data={"batch_size": 4}, **settings)
 
 
-def test_each_task_gets_the_same_factors_and_its_own_head(text_pool):
+def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified):
     """RegMean over adapters is in their span; PEFT and the dense export give the same parameters."""
     result = merge(method="regmean").learn()
     result.export("dense", dtype="float32")
