@@ -154,7 +154,7 @@ def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:
 def _problems(options: Mapping[str, object]) -> Iterator[str]:
     """List what makes an adapter something else than base + scale · B A."""
     kind = options.get("peft_type")
-    if kind in _NO_CHANGE_OF_WEIGHTS:
+    if isinstance(kind, str) and kind in _NO_CHANGE_OF_WEIGHTS:
         yield (
             f"expected a LoRA adapter, found {kind}: {_NO_CHANGE_OF_WEIGHTS[kind]}, which is no change of weights and "
             "cannot be merged. Train a LoRA adapter, or leave this expert out."

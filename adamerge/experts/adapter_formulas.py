@@ -50,9 +50,9 @@ def factor_shapes(a: torch.Size, b: torch.Size, layout: Layout) -> tuple[tuple[i
         case "B A":
             return second, first
         case "(B A)ᵀ":
-            return first[::-1], second[::-1]
+            return _turned(first), _turned(second)
         case "(A B)ᵀ":
-            return second[::-1], first[::-1]
+            return _turned(second), _turned(first)
         case "A B":
             return first, second
 
@@ -60,6 +60,10 @@ def factor_shapes(a: torch.Size, b: torch.Size, layout: Layout) -> tuple[tuple[i
 def _flat(shape: torch.Size) -> tuple[int, int]:
     rows = shape[0] if shape else 0
     return rows, shape.numel() // max(rows, 1)
+
+
+def _turned(shape: tuple[int, int]) -> tuple[int, int]:
+    return shape[1], shape[0]
 
 
 def replaced(value: Tensor, base: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """From the tensors of an adapter to changes of a module's parameters; every problem by name."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -23,7 +23,7 @@ from adamerge.experts.adapter_formulas import (
 )
 from adamerge.experts.adapter_keys import Part, Parts
 from adamerge.experts.conversion import Conversion, places
-from adamerge.experts.low_rank import Change
+from adamerge.experts.low_rank import Change, LowRank
 from adamerge.experts.match_names import tied_names
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
@@ -160,7 +160,9 @@ class AdapterReader:
             )
         return Change(low_rank=low_rank)
 
-    def _dora(self, parts: Parts, weight: str, shape: torch.Size, low_rank: partial, *, outputs: int) -> Change | None:
+    def _dora(
+        self, parts: Parts, weight: str, shape: torch.Size, low_rank: Callable[[], LowRank], *, outputs: int
+    ) -> Change | None:
         key = parts.names["magnitude"]
         magnitude = self.tensors[key]
         if magnitude.numel() != shape[outputs]:

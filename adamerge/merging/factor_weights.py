@@ -46,7 +46,7 @@ def add_products(per: Per, total: Tensor, products: Tensor) -> None:
     total[: len(found)] += found
 
 
-def add_whole(per: Per, total: Tensor, rows: Tensor, products: Tensor) -> None:
+def add_whole(per: Per, total: Tensor, rows: slice, products: Tensor) -> None:
     """Add products of whole tensors, (r,), to a column of the total, (n,)."""
     if per == "component":
         total[0] += products.sum()

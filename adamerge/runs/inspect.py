@@ -40,10 +40,10 @@ def inspect(
         ConfigError: There is no base, or something cannot be opened.
         IncompatibleExpertsError: They do not belong together.
     """
-    may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    below = _base(place, base, **may)
+    below = _base(place, base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     name = Path(place.partition("@")[0]).name or place
-    experts = from_checkpoints(below, {name: open_expert(place, below, **may)})
+    expert = open_expert(place, below, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    experts = from_checkpoints(below, {name: expert})
     norms = norms_of(experts, name)
     for line in [*describe(experts), *_table(norms)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
