@@ -1,5 +1,7 @@
 """Products of factors: their singular values and column spaces, without the product itself."""
 
+# pyright: standard
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -185,7 +185,7 @@ class TaskVectors(ABC):
 
     def norms(self, name: str) -> Tensor:
         """Norm of each task vector of one parameter, (K,)."""
-        return torch.linalg.vector_norm(self.stack(name).flatten(1), dim=1)
+        return self.stack(name).flatten(1).square().sum(1).sqrt()
 
     def squares(self, name: str, centre: Tensor) -> Tensor:
         """‖centre + τₖ‖² row by row, (R, K), of one parameter's centre (R, M)."""

@@ -133,8 +133,9 @@ def _of_expert(model: MergedModel, expert: Expert, name: str, weights: Tensor) -
 
 def factors_of(expert: Expert, name: str) -> LowRank | None:
     """Read the factors of an adapter's change of one parameter; None if it has none."""
-    own = isinstance(expert.weights, Adapted) and expert.weights.over_base
-    change = expert.weights.change(name) if own else None
+    if not isinstance(expert.weights, Adapted) or not expert.weights.over_base:
+        return None
+    change = expert.weights.change(name)
     return change.low_rank() if change is not None and change.low_rank is not None else None
 
 

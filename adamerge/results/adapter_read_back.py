@@ -56,15 +56,14 @@ def _base_of(expert: Expert, base: Checkpoint) -> PreTrainedModel:
     trust = {"trust_remote_code": True} if base.trust_remote_code else {}
     config = copy.deepcopy(own.config)
     with torch.random.fork_rng(devices=[]):
-        return type(own).from_pretrained(
-            base.folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **trust
-        )
+        load = cast(Callable[..., PreTrainedModel], type(own).from_pretrained)
+        return load(base.folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **trust)
 
 
 def _by_peft(base: PreTrainedModel, folder: Path) -> nn.Module:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, str(folder)).base_model.model
+    return cast(nn.Module, PeftModel.from_pretrained(base, str(folder)).base_model.model)
 
 
 def _by_transformers(base: PreTrainedModel, folder: Path) -> nn.Module:
