@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "List every problem with a configuration; reads file headers only, and writes nothing.",
     "export": "Export the merged checkpoint of a finished run to another folder or in another dtype.",
     "evaluate": "Measure a finished run on its evaluation rows again.",
+    "inspect": "Show what an adapter or fine-tuned checkpoint changes, and how far it moves each block.",
     "demo": "Train a small base model and four experts, merge them, and print the scores.",
 }
 
@@ -71,6 +72,9 @@ class Export:
         out: Folder to write the checkpoint to; must not exist.
         out_dtype: Number format of the checkpoint; by default as in the run.
         rounding: How its numbers are rounded; by default as in the run.
+        adapter: Write one adapter over the base (LoRA), or with `--adapter false` a checkpoint; by default as in the
+            run.
+        max_rank: Largest rank of the adapter; the truncation error is printed.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
     """
@@ -79,6 +83,8 @@ class Export:
     out: str
     out_dtype: DType | None = None
     rounding: Literal["nearest", "stochastic"] | None = None
+    adapter: bool | None = None
+    max_rank: int | None = None
     allow_code: bool = False
 
 
@@ -97,6 +103,23 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Inspect:
+    """Options of `inspect`.
+
+    Attributes:
+        expert: Directory or hub id of an adapter, or of a fine-tuned checkpoint.
+        base: Directory or hub id of its base; by default the one that the adapter names.
+        allow_pickle: Read pickled weights (.bin), with torch's weights_only.
+        allow_code: Run Python code beside weights.
+    """
+
+    expert: str
+    base: str | None = None
+    allow_pickle: bool = False
+    allow_code: bool = False
+
+
+@dataclass(frozen=True)
 class Demo:
     """Options of `demo`.
 
@@ -107,7 +130,14 @@ class Demo:
     folder: str = "demo"
 
 
-OPTIONS: dict[str, type] = {"fit": Fit, "check": Check, "export": Export, "evaluate": Evaluate, "demo": Demo}
+OPTIONS: dict[str, type] = {
+    "fit": Fit,
+    "check": Check,
+    "export": Export,
+    "evaluate": Evaluate,
+    "inspect": Inspect,
+    "demo": Demo,
+}
 MERGES = ("fit", "check")
 """Commands that take a configuration."""
 
@@ -195,16 +225,21 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Fit() | Check():
             return _merge(options, layers, console)
         case Export():
-            from adamerge.runs.open_run import export_again
+            from adamerge.runs.open_run import chosen, export_again
 
             run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
             config = parse_file(run / "config.yaml", allow_code=options.allow_code)
+            config = chosen(config, options.adapter, options.max_rank)
             export_again(config, run, out, options.out_dtype, options.rounding, console)
         case Evaluate(run, allow_code):
             from adamerge.runs.open_run import evaluate_again
 
             place = Path(run).expanduser()
             evaluate_again(parse_file(place / "config.yaml", allow_code=allow_code), place, console)
+        case Inspect(expert, base, allow_pickle, allow_code):
+            from adamerge.runs.inspect import inspect
+
+            inspect(expert, base, console, allow_pickle=allow_pickle, trust_remote_code=allow_code)
         case Demo(folder):
             from adamerge.demo import demo
 

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from adamerge.experts.adapter_config import is_adapter
+from adamerge.experts.adapter_formats import is_adapter
 from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
 from adamerge.experts.weight_files import open_weights, other_weights
@@ -42,6 +42,8 @@ class Checkpoint:
         trust_remote_code: Whether Python code beside the weights may run.
         notes: What was read otherwise than files and configuration suggest, and what else to tell the user.
         stamps: Size, time and inode of every file of the folder and of its folders when the checkpoint was opened.
+        beneath: Of an adapter over another checkpoint than the base: that checkpoint.
+        adapter: Folder of the adapter's files, if it is one.
     """
 
     source: str
@@ -50,6 +52,8 @@ class Checkpoint:
     tensors: Weights
     trust_remote_code: bool = False
     notes: tuple[str, ...] = ()
+    beneath: "Checkpoint | None" = None
+    adapter: Path | None = None
     stamps: Mapping[Path, Stamp | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +69,7 @@ class Checkpoint:
     def settings(self) -> dict[str, object]:
         """Return the content of config.json, without foreign code; for an adapter, of the model it was trained as."""
         file = self.folder / "config.json"
-        content = json.loads(file.read_text() if file.exists() else self.config.to_json_string())
+        content = json.loads(file.read_text() if self.adapter is None else self.config.to_json_string())
         return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
 
 
@@ -90,6 +94,23 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
             f"{source}: an adapter, expected a complete checkpoint. As an expert an adapter can be merged as it is; a "
             "base must be complete: give the model that the adapter was trained on."
         )
+    _check_adapter(source, folder)
+    return read_checkpoint(source, folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+
+
+def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
+    """Open the complete checkpoint in a folder; an adapter beside it is passed over.
+
+    Args:
+        source: The directory or hub id as the user wrote it.
+        folder: Its folder.
+        allow_pickle: Whether pickled weights may be read.
+        trust_remote_code: Whether Python code beside the weights may run.
+
+    Raises:
+        ConfigError: See `open_checkpoint`.
+        IncompatibleExpertsError: See there.
+    """
     if not (folder / "config.json").exists():
         raise ConfigError(
             f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the path."
@@ -201,7 +222,6 @@ def locate(source: str, allow_pickle: bool) -> Path:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        _check_adapter(source, folder)
         return folder
     name, _, revision = source.partition("@")
     if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
@@ -217,17 +237,21 @@ def locate(source: str, allow_pickle: bool) -> Path:
             f"{source}: no folder of this name, and the Hugging Face hub did not return it ({reason}). Correct the "
             "name."
         ) from error
-    _check_adapter(source, found)
     return found
 
 
+def has_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter, alone or beside a complete checkpoint."""
+    return (folder / "adapter_config.json").exists() or is_adapter(folder)
+
+
 def _check_adapter(source: str, folder: Path) -> None:
-    """Refuse an adapter beside complete weights: transformers adds it to them, and nobody knows if they contain it."""
-    if (folder / "adapter_config.json").exists() and (folder / "config.json").exists():
+    """Refuse a base with an adapter beside complete weights: transformers adds it to them on loading."""
+    if has_adapter(folder):
         raise ConfigError(
-            f"{source}: expected one checkpoint, but an adapter (adapter_config.json) is beside config.json. "
-            "transformers would add the adapter to the weights. If they contain it already, remove adapter_config.json "
-            "and adapter_model.safetensors; otherwise merge it first (peft: "
+            f"{source}: expected one checkpoint as base, but an adapter (adapter_config.json) is beside config.json. "
+            "transformers would add the adapter to the weights. If they contain it already, or the base shall be "
+            "without it, remove adapter_config.json and adapter_model.safetensors; otherwise merge it first (peft: "
             "AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…), into a new folder)."
         )
 

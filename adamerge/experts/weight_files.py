@@ -56,9 +56,23 @@ def open_weights(
     return weights, tuple(_notes(source, folder, (found or pickles)[0], read))
 
 
+def open_files(folder: Path, name: str) -> Weights | None:
+    """Open the file of a name, or the shards that its index lists; None if there are none.
+
+    Raises:
+        IncompatibleExpertsError: They cannot be read.
+    """
+    files = next(_candidates(folder, name), None)
+    if files is None:
+        return None
+    return _unpickled(files) if name.endswith(".bin") else MappedFiles(list(files))
+
+
 def other_weights(folder: Path, read: Sequence[Path] = ()) -> list[str]:
-    """List the files in a folder that look like weights and are not read."""
+    """List the files in a folder that look like weights and are not read; those of an adapter are read as one."""
     found = {file for pattern in _LIKE_WEIGHTS for file in folder.glob(pattern) if file.is_file()}
+    if (folder / "adapter_config.json").exists():
+        found -= {file for file in found if file.name.startswith("adapter")}
     return sorted(file.name for file in found - set(read))
 
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from itertools import accumulate, groupby
 from operator import attrgetter
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class TaskVectors(ABC):
         bundles: The same parameters, each in one bundle.
         dtype: In which everything is computed; fp32, or fp64 where the last bit counts.
         device: On which everything is computed.
+        per: What several groups of one parameter are of: its rows, or the components of adapters' factors.
     """
 
     experts: tuple[str, ...]
@@ -51,6 +52,7 @@ class TaskVectors(ABC):
     bundles: tuple[Bundle, ...]
     dtype: torch.dtype
     device: torch.device
+    per: Literal["row", "component"] = "row"
 
     @abstractmethod
     def centre_of(self, bundle: Bundle) -> Tensor:
@@ -180,6 +182,17 @@ class TaskVectors(ABC):
         for _, rows, columns, part in self.tiles([bundle]):
             stack[:, rows, columns] = part
         return stack
+
+    def norms(self, name: str) -> Tensor:
+        """Norm of each task vector of one parameter, (K,)."""
+        return self.stack(name).flatten(1).square().sum(1).sqrt()
+
+    def squares(self, name: str, centre: Tensor) -> Tensor:
+        """‖centre + τₖ‖² row by row, (R, K), of one parameter's centre (R, M)."""
+        squares = centre.new_zeros(len(centre), len(self.experts))
+        for _, rows, columns, stack in self.tiles([(name,)]):
+            squares[rows] += (stack + centre[rows, columns]).square().sum(-1).T
+        return squares
 
     def _shape(self, bundle: Bundle) -> tuple[int, int]:
         rows, columns = matrix_shape(self.shapes[bundle[0]])

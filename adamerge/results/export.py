@@ -1,6 +1,7 @@
 """Export of the merged checkpoint: ordinary Hugging Face files, complete or absent."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -39,7 +40,8 @@ class Exported:
             files of its own.
         bytes: Size on disk; a file that is linked into several folders counts once.
         surviving: Share of what was merged in that rounding left.
-        notes: What other readers of the files should know.
+        notes: What else there is to say, line by line.
+        truncation: Relative truncation error by parameter, of an adapter whose rank was limited.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Exported:
     bytes: int
     surviving: Surviving
     notes: tuple[str, ...] = ()
+    truncation: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def export(

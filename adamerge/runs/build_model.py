@@ -1,6 +1,7 @@
 """Open the experts of a configuration and build the model to learn on; finds every problem with them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +15,15 @@ from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.device import free_bytes
-from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
+from adamerge.merging.factored_task_vectors import Factored
+from adamerge.merging.grouping import Grouping, block_wise, component_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
-from adamerge.merging.rounding import rounding_of
+from adamerge.merging.rounding import Rounding, rounding_of
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.evaluate import MEAN
+from adamerge.runs.adapter_limits import check_adapter
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
+from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
@@ -31,7 +36,9 @@ GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
     "block": block_wise,
     "tensor": tensor_wise,
+    "component": tensor_wise,
 }
+"""Groups of tensors; those of components have the starts of their tensor."""
 
 
 def open_experts(config: MergeConfig) -> Experts:
@@ -52,7 +59,7 @@ def open_experts(config: MergeConfig) -> Experts:
         problems.append(str(error))
     for model in config.models:
         try:
-            opened[model.name] = open_expert(model.model, base, **may)
+            opened[model.name] = open_expert(model.model, base, adapter=model.adapter, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
@@ -157,17 +164,28 @@ def build_model(
             )
     resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
     vectors = hold(vectors, resident, free_bytes(vectors.device))
+    rounding = _rounding(config, experts)
+    if config.grouping != COMPONENT:
+        return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+    assert isinstance(vectors, Factored)  # check_components
+    return MergedModel(experts, vectors.by_component(), component_wise(components(ranks(experts, names))), rounding)
+
+
+def _rounding(config: MergeConfig, experts: Experts) -> Rounding:
+    """Choose how numbers are written; an adapter's change is added to the base, so nothing merged is rounded."""
     dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
-    rounding = rounding_of(experts, dtype, config.rounding, config.seed_everything)
-    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+    backbone = torch.float32 if adapter_of(config.export) else dtype
+    return replace(rounding_of(experts, backbone, config.rounding, config.seed_everything), heads=dtype)
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
     """Check, before anything is written, that the transforms of task vectors and centre support the experts.
 
     Raises:
-        ConfigError: There are too few experts, or the method supports neither the parameters nor the labels.
+        ConfigError: There are too few experts, the method supports neither the parameters nor the labels, or an adapter
+            is exported and cannot hold the merge.
     """
+    check_components(config, experts, names)
     shapes = {name: experts.base.shape(name) for name in names}
     for key, transform in config.transforms.items():
         transform.check(len(experts.tasks), shapes)
@@ -179,6 +197,7 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
                     f"({', '.join(language_models)}): it would need one backward pass per token of the vocabulary. "
                     "Set labels: sampled."
                 )
+    check_adapter(config, experts, names)
 
 
 def check_start(config: MergeConfig, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from adamerge.experts.summary import describe
 from adamerge.merging.device import describe_device, device_of, free_bytes
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
+from adamerge.runs.components import COMPONENT, component_notes, components, ranks
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of
 from adamerge.runs.load_rows import check_layers, load_data
@@ -48,6 +49,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         lines += notes
         problems += found
         lines += [] if problems else learning_notes(config, experts.shared)
+        lines += component_notes(config, experts, experts.shared)
         problems += problems_of(lambda: check_space(config, experts, run))
         if deep:
             more, found = _numbers(experts)
@@ -72,6 +74,8 @@ def _rows(config: MergeConfig, experts: Experts) -> tuple[Sequence[str], list[st
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
     shapes = {name: experts.base.shape(name) for name in experts.shared}
     count, groups = len(experts.tasks), len(GROUPINGS[config.grouping](experts.shared))
+    if config.grouping == COMPONENT:
+        groups = sum(components(ranks(experts, experts.shared)).values())
     if config.chunks is not None:
         groups = round(config.chunks.budget * groups)
     model = sum(shape.numel() for shape in shapes.values()) * 4 / 1e6

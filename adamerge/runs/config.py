@@ -19,6 +19,7 @@ from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.results.adapter_settings import ExportKind
 from adamerge.runs.presets import PRESETS
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
@@ -126,8 +127,11 @@ class ModelConfig:
     """One expert.
 
     Attributes:
-        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
-        task: Name of the task; by default the last part of `model`.
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint, or of a LoRA adapter of
+            base_model.
+        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint; null if there is
+            none. A folder that holds both needs only `model`.
+        task: Name of the task; by default the last part of `adapter` or `model`.
         calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
             coefficients but adds no loss. Not needed if nothing is learned.
         evaluation: Labeled rows to measure the result on.
@@ -143,6 +147,7 @@ class ModelConfig:
     """Keys of earlier versions, with the message on what replaces them."""
 
     model: str
+    adapter: str | None = None
     task: str | None = None
     calibration: str | DataSource | None = None
     evaluation: str | DataSource | None = None
@@ -158,7 +163,7 @@ class ModelConfig:
     @property
     def name(self) -> str:
         """Name of the task."""
-        return self.task or Path(self.model.partition("@")[0]).name
+        return self.task or Path((self.adapter or self.model).partition("@")[0]).name
 
 
 @dataclass(kw_only=True)
@@ -175,6 +180,7 @@ class MergeConfig:
         out_dtype: Number format of the exported checkpoint; null takes one that holds base and experts exactly.
         rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
             at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
+        export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are: resident (in memory, fast), mapped (read from their files; memory does not grow
@@ -182,8 +188,8 @@ class MergeConfig:
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
             are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
             a transform of the task vectors (for example Wudi).
-        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block, or
-            each tensor.
+        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
+            each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
             of rows; null learns in one stage with the grouping.
         init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
@@ -214,11 +220,12 @@ class MergeConfig:
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     rounding: RoundingMode = "nearest"
+    export: ExportKind = "checkpoint"
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Literal["auto", "resident", "mapped"] = "auto"
     centre: Literal["regmean"] | RegMean | Transform | None
-    grouping: Literal["task", "block", "tensor"]
+    grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm
     feasible: FeasibleSet

@@ -21,10 +21,14 @@ from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.optim.selections import selection_table, sentence
+from adamerge.results.adapter_agreement import agreement_lines
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
-from adamerge.results.export import Exported, export
+from adamerge.results.export import Exported
+from adamerge.results.export_as import export_as
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
+from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.finished import check_unfinished, drop_former, put_aside
 from adamerge.runs.inputs import inputs, remember
@@ -112,9 +116,10 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config.centre_name)
     former = put_aside(run.merged)
-    exported = export(model, learned.coefficients, run.merged)
+    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
     _print_lines(console, filter(None, [drop_former(former, run.merged)]))
     _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
+    _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
         comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
@@ -139,6 +144,7 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     data = settled(config, experts, inspection.changed, data)
     _print_lines(console, data.notes)
     _print_lines(console, learning_notes(config, inspection.changed))
+    _print_lines(console, component_notes(config, experts, inspection.changed))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
 
@@ -241,6 +247,7 @@ def report(
     }
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
     metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found}
+    metrics |= {"truncation": dict(exported.truncation)} if exported.truncation else {}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     _print_lines(console, learned.warnings)
     if learned.certificate:

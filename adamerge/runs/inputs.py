@@ -58,10 +58,14 @@ def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
 
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
     """Hash the configuration and each file of weights in a checkpoint by SHA-256, per file name."""
-    folder, known = checkpoint.folder, checkpoint.tensors.files
+    folder, known = checkpoint.adapter or checkpoint.folder, checkpoint.tensors.files
     configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
-    files = [*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    return {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in sorted(files)}
+    files = sorted([*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    own = {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in files}
+    below = checkpoint.beneath
+    if below is None or below.folder == folder:
+        return own
+    return {**own, **{f"model/{name}": digest for name, digest in hash_files(below).items()}}
 
 
 def hash_processor(checkpoint: Checkpoint) -> dict[str, str]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.thin_svd import thin_svd
-from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices
+from adamerge.transforms.transform import MERGED, CoreTransform, Stacks, TensorTransform, Transform, is_matrix, matrices
 
 
 def isotropic(update: Tensor) -> Tensor:
@@ -53,6 +53,11 @@ class Isotropic(Transform):
     def coefficient(self) -> float:
         """1, as published."""
         return 1.0
+
+    @property
+    def core(self) -> CoreTransform:
+        """Iso-C of the sum of the cores; bases do not change singular values."""
+        return lambda cores, shape: isotropic(cores.sum(0)).unsqueeze(0)
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""

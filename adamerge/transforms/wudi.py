@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.transforms.transform import (
     MERGED,
+    CoreTransform,
     Stacks,
     TensorTransform,
     Transform,
@@ -67,7 +68,7 @@ def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
     return gram, target
 
 
-def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
+def wudi(stack: Tensor, ridge: float = 0.1, width: int | None = None) -> Tensor:
     """Minimise F in closed form, with a ridge towards Σₖ τₖ, the start of the published solver.
 
     U = S + (ΣτG - S ΣG)(ΣG + hI)⁻¹ with S = Σₖ τₖ and h = ridge · tr(ΣG)/M, which is `ridge` times the mean
@@ -78,6 +79,7 @@ def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
     Args:
         stack: (K, R, M).
         ridge: share of the mean eigenvalue, > 0.
+        width: number of eigenvalues that the mean is over; by default M.
 
     Returns:
         (R, M).
@@ -91,7 +93,7 @@ def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
     """
     gram, target = normal_equations(stack)
     start = stack.double().sum(0)
-    shift = ridge * gram.trace() / len(gram)
+    shift = ridge * gram.trace() / (width or len(gram))
     if shift == 0:
         return start.to(stack.dtype)
     ridged = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
@@ -161,6 +163,13 @@ class Wudi(Transform):
     def coefficient(self) -> float:
         """1: the method has no scale."""
         return 1.0
+
+    @property
+    def core(self) -> CoreTransform | None:
+        """The closed form of the cores, with the ridge of the whole matrices; Adam's steps depend on the bases."""
+        if self.solver == "adam":
+            return None
+        return lambda cores, shape: wudi(cores, self.ridge, shape[1]).unsqueeze(0)
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""
