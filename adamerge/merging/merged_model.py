@@ -1,8 +1,9 @@
 """Run every task's model with given parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeAlias, cast
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -39,21 +40,40 @@ class MergedModel:
         grouping: Which coefficient governs which parameter.
         rounding: How merged parameters are written, and models compared; by default to nearest, in dtypes that hold
             base and experts exactly.
+        blocks: Merge and run one block at a time: paths of blocks in the experts' modules, or () to find them; None
+            merges all parameters at once.
     """
 
     def __init__(
-        self, experts: Experts, vectors: TaskVectors, grouping: Grouping, rounding: Rounding | None = None
+        self,
+        experts: Experts,
+        vectors: TaskVectors,
+        grouping: Grouping,
+        rounding: Rounding | None = None,
+        blocks: Sequence[str] | None = None,
     ) -> None:
         self.experts, self.vectors, self.grouping = experts, vectors, grouping
         self.rounding = rounding or rounding_of(experts)
+        self.blocks = None if blocks is None else tuple(blocks)
         for expert in experts.tasks.values():
             _buffers_to(expert.module, vectors.device)
-        fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
-        self._fixed = {name: self._own(experts.base[name]) for name in fixed}
-        self._heads = {
-            task: {name: self._own(expert.weights[name]) for name in expert.whole_head}
-            for task, expert in experts.tasks.items()
+
+    @cached_property
+    def _fixed(self) -> dict[str, Tensor]:
+        """The base's parameters without task vectors, all at once."""
+        return {name: self.own(self.experts.base[name]) for name in self.fixed}
+
+    @cached_property
+    def _heads(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            task: {name: self.own(expert.weights[name]) for name in expert.whole_head}
+            for task, expert in self.experts.tasks.items()
         }
+
+    @property
+    def fixed(self) -> list[str]:
+        """Parameters that all tasks take from the base unchanged."""
+        return [name for name in (*self.experts.shared, *self.experts.kept) if name not in self.vectors.shapes]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -62,13 +82,13 @@ class MergedModel:
 
     def regrouped(self, grouping: Grouping) -> "MergedModel":
         """Return the same models with another grouping."""
-        return MergedModel(self.experts, self.vectors, grouping, self.rounding)
+        return MergedModel(self.experts, self.vectors, grouping, self.rounding, self.blocks)
 
     def written_in(self, dtype: torch.dtype | None, mode: RoundingMode | None = None) -> "MergedModel":
         """Return the same models with another dtype on disk or another rounding; None keeps what they have."""
         rounding = self.rounding if dtype is None else rounding_of(self.experts, dtype, seed=self.rounding.seed)
         rounding = replace(rounding, mode=mode or self.rounding.mode)
-        return MergedModel(self.experts, self.vectors, self.grouping, rounding)
+        return MergedModel(self.experts, self.vectors, self.grouping, rounding, self.blocks)
 
     def forward(
         self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], layers: Layers = (), own_head: bool = True
@@ -84,16 +104,16 @@ class MergedModel:
         """
         expert = self.experts.tasks[task]
         base = self.experts.base
-        head = self._heads[task] if own_head else {name: self._own(base[name]) for name in expert.whole_head}
+        head = self._heads[task] if own_head else {name: self.own(base[name]) for name in expert.whole_head}
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
-        return _call(expert, parameters, inputs, layers)
+        return call(expert, lambda given: expert.forward(parameters, (), given), inputs, layers)
 
     def expert(self, task: str) -> "UnmergedExpert":
         """Place a task's unmerged expert on the device, for as long as the result lives."""
-        state = {name: self._own(value) for name, value in self.experts.state_of(task).items()}
+        state = {name: self.own(value) for name, value in self.experts.state_of(task).items()}
         return UnmergedExpert(self.experts.tasks[task], state)
 
-    def _own(self, tensor: Tensor) -> Tensor:
+    def own(self, tensor: Tensor) -> Tensor:
         """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""
         dtype = self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.to(self.vectors.device, dtype)
@@ -114,7 +134,7 @@ class UnmergedExpert:
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run the expert."""
-        return _call(self._expert, self._state, inputs, layers)
+        return call(self._expert, lambda given: self._expert.forward(self._state, (), given), inputs, layers)
 
     @torch.no_grad()
     def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
@@ -171,10 +191,28 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
     return Resident(mapped) if resident else mapped
 
 
-def _call(expert: Expert, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
-    extra = {"output_hidden_states": True} if layers else {}
+def call(
+    expert: Expert, run: Callable[[Mapping[str, object]], Any], inputs: Mapping[str, Tensor], layers: Layers
+) -> Outputs:
+    """Run a forward pass of an expert's module, and return its logits and some hidden states.
+
+    Args:
+        expert: The expert.
+        run: Runs the module, given keyword arguments.
+        inputs: Inputs of a batch.
+        layers: Hidden states to return.
+    """
     with without_checkpointing(expert.module):
-        output = expert.forward(state, (), {**forward_inputs(expert.module, inputs), **extra})
+        return outputs_of(run(arguments_of(expert, inputs, layers)), layers)
+
+
+def arguments_of(expert: Expert, inputs: Mapping[str, Tensor], layers: Layers) -> dict[str, object]:
+    """Return the keyword arguments of a forward pass that returns some hidden states."""
+    return {**forward_inputs(expert.module, inputs), **({"output_hidden_states": True} if layers else {})}
+
+
+def outputs_of(output: Any, layers: Layers) -> Outputs:  # noqa: ANN401 - whatever a module returns
+    """Take logits and some hidden states from what a module returned."""
     if isinstance(output, Tensor):
         return Outputs(output)
     if not layers:
