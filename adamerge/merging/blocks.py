@@ -58,9 +58,9 @@ def _searched(module: nn.Module, prefix: str) -> Iterator[str]:
 
 
 def _alike(modules: nn.ModuleList) -> bool:
-    """Return whether a list has several entries, all with parameters, of which half or more are of one class."""
+    """Return whether all entries of a list have parameters, and half of them or more are of one class."""
     classes = Counter(type(module) for module in modules)
-    return len(modules) > 1 and all(map(_has_parameters, modules)) and 2 * max(classes.values()) >= len(modules)
+    return bool(classes) and all(map(_has_parameters, modules)) and 2 * max(classes.values()) >= len(modules)
 
 
 def _given(module: nn.Module, path: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
+from typing_extensions import override
 
 from adamerge.experts.random_numbers import RandomNumbers
 from adamerge.merging.frame import Call, refusal
@@ -34,6 +35,53 @@ class Block:
     numbers: RandomNumbers
 
 
+class Cut:
+    """A place where a graph begins at a tensor that a block returned, and where the gradient arrives.
+
+    Unlike at a leaf, the model may change the tensor in place afterwards.
+
+    Args:
+        output: The tensor.
+
+    Attributes:
+        output: The same tensor, with a graph that begins here.
+        gradient: What has arrived.
+    """
+
+    def __init__(self, output: Tensor) -> None:
+        self.gradient: Tensor | None = None
+        token = torch.empty((), requires_grad=True)
+        self.output: Tensor = _Begin.apply(token, output, self)  # pyright: ignore
+        self._version = self.output._version
+
+    def same(self, output: Tensor) -> bool:
+        """Return whether a tensor is what the block returned; unknown, so true, where the model has changed that."""
+        if self.output._version != self._version:
+            return True
+        return output.shape == self.output.shape and torch.allclose(output, self.output, 1e-3, 1e-4, equal_nan=True)
+
+    def arrive(self, gradient: Tensor) -> None:
+        """Add a gradient."""
+        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+
+
+class _Begin(torch.autograd.Function):
+    """Return a tensor as it is; its gradient goes to a `Cut`."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, token: Tensor, output: Tensor, cut: Cut) -> Tensor:  # pyright: ignore
+        ctx.cut = cut
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:  # pyright: ignore
+        ctx.cut.arrive(gradient)
+        return None, None, None
+
+
 @dataclass(eq=False)
 class Tape:
     """A call of a block in a pass with gradient, from its forward to its backward pass.
@@ -43,7 +91,7 @@ class Tape:
         block: The block.
         start: Random state where the call begins.
         versions: Versions of its tensor arguments where the call begins.
-        leaves: What the pass got as outputs: every tensor of it begins a graph.
+        cuts: Where the gradient of each output arrives; None for what has no gradient.
         graph: Outputs with graph and arguments with graph, once it has run with graph.
     """
 
@@ -51,13 +99,13 @@ class Tape:
     block: Block
     start: Tensor
     versions: list[int]
-    leaves: list[Any] = field(default_factory=list[Any])
+    cuts: list[Cut | None] = field(default_factory=list[Cut | None])
     graph: tuple[list[Any], list[Any]] | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether a gradient arrived at the outputs."""
-        return any(isinstance(leaf, Tensor) and leaf.grad is not None for leaf in self.leaves)
+        return any(cut is not None and cut.gradient is not None for cut in self.cuts)
 
     def backward(self, parameters: Parameters) -> None:
         """Run the block again with graph, and pass the gradient of its outputs to its parameters and arguments.
@@ -71,20 +119,21 @@ class Tape:
             self._check(outputs)
             self.graph = outputs, arguments
         outputs, arguments = self.graph
-        pairs = [(out, leaf.grad) for out, leaf in zip(outputs, self.leaves, strict=True) if _has_gradient(out, leaf)]
+        arrived = [None if cut is None else cut.gradient for cut in self.cuts]
+        pairs = [(out, own) for out, own in zip(outputs, arrived, strict=True) if own is not None and out.requires_grad]
         if pairs:
-            backward([out for out, _ in pairs], [gradient for _, gradient in pairs])
+            backward([out for out, _ in pairs], [own for _, own in pairs])
         given = trees.tree_leaves((self.call.args, self.call.kwargs))
-        back = [(g, own.grad) for g, own in zip(given, arguments, strict=True) if _is_leaf(own) and own.grad is not None]
-        self.leaves, self.graph = [], None
+        back = [(g, own.grad) for g, own in zip(given, arguments, strict=True) if _differentiable(own)]
+        self.cuts, self.graph = [], None
+        back = [(one, gradient) for one, gradient in back if gradient is not None]
         if back:  # through what the model computes between blocks; it may lead to several blocks
             backward([one for one, _ in back], [gradient for _, gradient in back], retain_graph=True)
 
     def _check(self, outputs: list[Any]) -> None:
         """Refuse a block that computes something else when it runs again."""
-        same = len(outputs) == len(self.leaves) and all(
-            not isinstance(leaf, Tensor) or (out.shape == leaf.shape and torch.allclose(out, leaf, 1e-3, 1e-4, True))
-            for out, leaf in zip(outputs, self.leaves, strict=True)
+        same = len(outputs) == len(self.cuts) and all(
+            cut is None or cut.same(out) for out, cut in zip(outputs, self.cuts, strict=True)
         )
         if not same:
             raise refusal(self.block.module, "computes something else when it runs again in the backward pass")
@@ -104,15 +153,19 @@ def begin(call: Call, block: Block, parameters: Parameters, *, graph: bool) -> t
     """
     tape = Tape(call, block, block.numbers.state, _versions(call))
     outputs, arguments, spec = run(call, block, parameters, graph=graph)
-    tape.leaves = [_cut(one, parameters, call.surroundings.gradients) for one in outputs]
-    tape.graph = (outputs, arguments) if graph and call.surroundings.gradients else None
-    return trees.tree_unflatten(tape.leaves, spec), tape
+    answer = _answer(call, outputs, arguments, parameters)
+    gradients = call.surroundings.gradients
+    begins = [gradients and _floating(own) and not passed for own, passed in answer]
+    tape.cuts = [Cut(own) if begin else None for (own, _), begin in zip(answer, begins, strict=True)]
+    tape.graph = (outputs, arguments) if graph and gradients else None
+    given = [own if cut is None else cut.output for (own, _), cut in zip(answer, tape.cuts, strict=True)]
+    return trees.tree_unflatten(given, spec), tape
 
 
 def answer(call: Call, block: Block, parameters: Parameters) -> object:
     """Run a block for a pass without gradient, and return what the pass gets."""
-    outputs, _, spec = run(call, block, parameters, graph=False)
-    return trees.tree_unflatten([_cut(one, parameters, False) for one in outputs], spec)
+    outputs, arguments, spec = run(call, block, parameters, graph=False)
+    return trees.tree_unflatten([own for own, _ in _answer(call, outputs, arguments, parameters)], spec)
 
 
 def run(
@@ -134,12 +187,12 @@ def run(
     graph = graph and call.surroundings.gradients
     own = [one.detach().requires_grad_(one.requires_grad and graph) if isinstance(one, Tensor) else one for one in given]
     args, kwargs = trees.tree_unflatten(own, spec)
-    attributes, versions = [_attributes(one) for one in own], _versions(call)
+    contents, versions = _inside(own), _versions(call)
     with block.numbers.drawn(state), call.surroundings.again(graph):
         output = block.run(parameters, args, kwargs)
     _check_versions(block.module, call, versions)
     after, _ = trees.tree_flatten((args, kwargs))
-    if len(after) != len(own) or any(map(_differ, after, own)) or [_attributes(one) for one in own] != attributes:
+    if len(after) != len(own) or any(map(_differ, after, own)) or _inside(own) != contents:
         raise refusal(block.module, "changes its arguments")
     outputs, spec = trees.tree_flatten(output)
     strange = [one for one in outputs if not isinstance(one, _PLAIN)]
@@ -148,14 +201,30 @@ def run(
     return outputs, own, spec
 
 
-def _cut(output: object, parameters: Parameters, gradients: bool) -> object:
-    """Begin a new graph at an output; an output that is a view of a parameter is copied."""
+def _answer(
+    call: Call, outputs: Sequence[object], arguments: Sequence[object], parameters: Parameters
+) -> list[tuple[Any, bool]]:
+    """Take outputs out of their graph, and say which are arguments, which a pass gets back as they are.
+
+    A view of a parameter or of an argument is copied: neither may live on or change with it.
+    """
+    given = trees.tree_leaves((call.args, call.kwargs))
+    passed = {id(own): one for one, own in zip(given, arguments, strict=True) if isinstance(own, Tensor)}
+    tensors = [*parameters.values(), *(own for own in arguments if isinstance(own, Tensor))]
+    places = {own.untyped_storage().data_ptr() for own in tensors}
+    return [
+        (passed[id(one)], True) if id(one) in passed else (_apart(one, places), False) for one in outputs
+    ]
+
+
+def _apart(output: object, places: set[int]) -> object:
     if not isinstance(output, Tensor):
         return output
-    output = output.detach()
-    if any(output.untyped_storage().data_ptr() == own.untyped_storage().data_ptr() for own in parameters.values()):
-        output = output.clone()
-    return output.requires_grad_(gradients and (output.is_floating_point() or output.is_complex()))
+    return output.detach().clone() if output.untyped_storage().data_ptr() in places else output.detach()
+
+
+def _floating(value: object) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def bytes_of(call: Call) -> int:
@@ -176,20 +245,27 @@ def _check_versions(module: nn.Module, call: Call, versions: list[int]) -> None:
         raise refusal(module, "has arguments that are changed in place")
 
 
-def _attributes(value: object) -> dict[str, int]:
-    """Identify the contents of an object that a block gets."""
-    if isinstance(value, (*_PLAIN, nn.Module, type)) or callable(value):
-        return {}
-    return {name: id(one) for name, one in getattr(value, "__dict__", {}).items()}
+def _inside(arguments: Sequence[object]) -> list[list[object]]:
+    return [_contents(one) for one in arguments if not isinstance(one, _PLAIN)]
+
+
+def _contents(value: object, seen: set[int] | None = None) -> list[object]:
+    """Identify everything inside an object that a block gets, such as a cache: what it adds there would be lost."""
+    seen = set[int]() if seen is None else seen
+    if isinstance(value, Tensor):
+        return [id(value), _version(value)]
+    if id(value) in seen or isinstance(value, (*_PLAIN, nn.Module, type)) or callable(value):
+        return [id(value)]
+    seen.add(id(value))
+    items = list(value.items()) if isinstance(value, dict) else []  # pyright: ignore
+    inside = list(value) if isinstance(value, list | tuple | set) else [part for pair in items for part in pair]  # pyright: ignore
+    inside += list(getattr(value, "__dict__", {}).values())
+    return [id(value), *(one for part in inside for one in _contents(part, seen))]
 
 
 def _differ(one: object, other: object) -> bool:
     return one is not other
 
 
-def _is_leaf(value: object) -> bool:
+def _differentiable(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def _has_gradient(output: object, leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.grad is not None and isinstance(output, Tensor) and output.requires_grad

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -140,23 +140,29 @@ class Frame:
         self._blocks = tuple(path for path, part in self._modules if path not in around and _has_parameters(part))
         self._hand_over: HandOver[Call] | None = None
         self._filled: dict[str, Tensor] = {}
+        self._versions: list[tuple[str, Tensor, int]] = []
         for path in self._blocks:
             part = self.module.get_submodule(path)
             part.forward = self._stand_in(path, part.forward)
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Give the module some tensors, by their names in it, until `empty`."""
-        for name, tensor in tensors.items():
-            owner, leaf = _owner(self.module, name)
-            held = owner._parameters if leaf in owner._parameters else owner._buffers
-            self._filled.setdefault(name, held[leaf])  # pyright: ignore
-            held[leaf] = tensor  # pyright: ignore
+        self._versions = [(name, tensor, tensor._version) for name, tensor in tensors.items()]
+        self._filled = {name: self._put(name, tensor) for name, tensor in tensors.items()}
 
     def empty(self) -> None:
         """Take back what `fill` gave."""
-        former, self._filled = self._filled, {}
-        self.fill(former)
-        self._filled = {}
+        for name, tensor in self._filled.items():
+            self._put(name, tensor)
+        self._filled, self._versions = {}, []
+
+    def _put(self, name: str, tensor: Tensor) -> Tensor:
+        """Put a parameter or buffer in the place of another one, and return that."""
+        owner, leaf = _owner(self.module, name)
+        held = owner._parameters if leaf in owner._parameters else owner._buffers
+        former = cast(Tensor, held[leaf])
+        held[leaf] = tensor  # pyright: ignore
+        return former
 
     def run(self, inputs: Mapping[str, object], *, gradients: bool) -> Turns[Call, object]:
         """Begin a forward pass, which hands over the call of every block.
@@ -177,6 +183,9 @@ class Frame:
         for name in changed:
             if name.startswith(blocks) and "_hooks" not in name:  # hooks of the copy run where the copy's block is called
                 raise refusal(self.module, f"changes its own blocks in a forward pass ({name})")
+        for name, tensor, version in self._versions:
+            if tensor._version != version:
+                raise refusal(self.module, f"changes its own parameters in a forward pass ({name})")
         return output
 
     def _stand_in(self, path: str, forward: Callable[..., object]) -> Callable[..., object]:
@@ -208,6 +217,8 @@ def _copied(module: nn.Module, around: frozenset[str], absent: Mapping[str, Tens
         part.__dict__.pop("_output_capturing_hooks_installed", None)  # transformers installs its hooks again
         if part.__dict__.get("gradient_checkpointing") is True:
             part.__dict__["gradient_checkpointing"] = False
+        if getattr(part.__dict__.get("config"), "use_cache", False):
+            part.config.use_cache = False  # pyright: ignore - a cache is for generation
         for hooks in (part._forward_hooks, part._forward_pre_hooks):
             for key, hook in list(hooks.items()):  # the blocks' own hooks run with the blocks
                 if path not in around or getattr(hook, "__module__", "").startswith("transformers."):

@@ -87,7 +87,26 @@ class TaskBlocks:
         module = self.expert.module.get_submodule(path)
         if path not in self._runs:
             self._runs[path] = Stateless(module, seed=None, written=frozenset())
-        return Block(module, partial(_run, self._runs[path], refusal(self.expert.module, f"changes {path} as it runs")), numbers)
+        return Block(module, partial(self._run, path), numbers)
+
+    def _run(self, path: str, state: Parameters, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+        """Run a block.
+
+        Raises:
+            ConfigError: It fails where it runs by itself, or its attributes change, which code around it could read.
+        """
+        run = self._runs[path]
+        try:
+            output = run(state, args, kwargs)
+        except (OutOfMemoryError, ConfigError):
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise refusal(self.expert.module, f"fails in {path} ({reason})") from error
+        changed = [name for name in run.changed if "_hooks" not in name]  # transformers installs some at their first use
+        if changed:
+            raise refusal(self.expert.module, f"changes {path} when it runs ({min(changed)})")
+        return output
 
     def take_frame(self) -> Frame:
         """Take a frame for one pass."""
@@ -212,14 +231,6 @@ def closing(passes: Sequence[Pass]) -> Iterator[None]:
     finally:
         for one in passes:
             one.close()
-
-
-def _run(run: Stateless, changes: ConfigError, state: Parameters, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-    """Run a block; refuse one whose attributes change, which code around it could read."""
-    output = run(state, args, kwargs)
-    if run.changed:
-        raise changes
-    return output
 
 
 def _names(expert: Expert, known: frozenset[str]) -> dict[str, str]:
