@@ -1,8 +1,8 @@
 """Find a model's blocks: modules that run one after another, so that a pass can stop between two of them.
 
-Nothing here knows an architecture. A block is an entry of a list of like modules (the layers of an encoder, of a decoder,
-of a vision tower), or what the user names. Every other module with parameters that the model calls (embeddings, norms,
-heads) is run by itself too; modules around blocks only pass on what blocks return.
+Nothing here knows an architecture. A block is an entry of a list of like modules (the layers of an encoder, of a
+decoder, of a vision tower), or what the user names. Every other module with parameters that the model calls
+(embeddings, norms, heads) is run by itself too; modules around blocks only pass on what blocks return.
 """
 
 from collections import Counter
@@ -46,7 +46,9 @@ def frames(blocks: Sequence[str]) -> frozenset[str]:
         >>> sorted(frames(["encoder.layers.0", "encoder.layers.1"]))
         ['', 'encoder', 'encoder.layers']
     """
-    return frozenset(".".join(parts[:end]) for block in blocks for parts in [block.split(".")] for end in range(len(parts)))
+    return frozenset(
+        ".".join(parts[:end]) for block in blocks for parts in [block.split(".")] for end in range(len(parts))
+    )
 
 
 def _searched(module: nn.Module, prefix: str) -> Iterator[str]:
@@ -70,7 +72,9 @@ def _given(module: nn.Module, path: str) -> list[str]:
     except AttributeError:
         found = None
     if found is None or not _has_parameters(found):
-        lists = [name for name, part in module.named_modules() if name and isinstance(part, nn.ModuleList | nn.Sequential)]
+        lists = [
+            name for name, part in module.named_modules() if name and isinstance(part, nn.ModuleList | nn.Sequential)
+        ]
         raise ConfigError(
             f"memory.blocks: expected the path of a module with parameters in {type(module).__name__}, found {path!r}. "
             f"Its lists of modules: {', '.join(lists[:8]) or 'none'}."

@@ -1,3 +1,4 @@
+# pyright: standard
 """One call of a block: run without graph, and run again with graph in the backward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -185,7 +186,9 @@ def run(
     """
     given, spec = trees.tree_flatten((call.args, call.kwargs))
     graph = graph and call.surroundings.gradients
-    own = [one.detach().requires_grad_(one.requires_grad and graph) if isinstance(one, Tensor) else one for one in given]
+    own = [
+        one.detach().requires_grad_(one.requires_grad and graph) if isinstance(one, Tensor) else one for one in given
+    ]
     args, kwargs = trees.tree_unflatten(own, spec)
     contents, versions = _inside(own), _versions(call)
     with block.numbers.drawn(state), call.surroundings.again(graph):
@@ -212,9 +215,7 @@ def _answer(
     passed = {id(own): one for one, own in zip(given, arguments, strict=True) if isinstance(own, Tensor)}
     tensors = [*parameters.values(), *(own for own in arguments if isinstance(own, Tensor))]
     places = {own.untyped_storage().data_ptr() for own in tensors}
-    return [
-        (passed[id(one)], True) if id(one) in passed else (_apart(one, places), False) for one in outputs
-    ]
+    return [(passed[id(one)], True) if id(one) in passed else (_apart(one, places), False) for one in outputs]
 
 
 def _apart(output: object, places: set[int]) -> object:

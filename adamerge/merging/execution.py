@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.batch import Batch
+from adamerge.batch import Batch, Outputs
 from adamerge.data.rows import move
 from adamerge.merging.expert_cosines import ExpertCosines
-from adamerge.merging.merged_model import Layers, MergedModel
+from adamerge.merging.forward_pass import Layers
+from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
 from adamerge.merging.streamed import StreamedExecution
+from adamerge.merging.streamed_outputs import StreamedExpert
 from adamerge.merging.work import Answer, Execution, Merged, Step, Work
 from adamerge.types import Coefficients, Parameters
 
@@ -88,6 +90,33 @@ class _InMemoryMerged(Merged):
 def execution_of(model: MergedModel) -> Execution:
     """Return the execution to learn and measure a model with."""
     return InMemoryExecution(model) if model.blocks is None else StreamedExecution(model)
+
+
+class ResidentExpert:
+    """A task's unmerged expert, placed on the device for as long as this object lives.
+
+    Args:
+        model: Experts, and where to compute.
+        task: Name of the task.
+    """
+
+    def __init__(self, model: MergedModel, task: str) -> None:
+        self._model, self._task, self._expert = model, task, model.expert(task)
+
+    def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
+        """Run the expert on a batch."""
+        return self._expert(inputs, layers)
+
+    def outputs(self, batches: Iterable[Batch], layers: Layers = ()) -> Iterator[Answer]:
+        """Run the expert on batches."""
+        for batch in batches:
+            batch = _moved(self._model, batch)
+            yield Answer(self._task, batch, self._expert(batch.inputs, layers))
+
+
+def expert_of(model: MergedModel, task: str) -> ResidentExpert | StreamedExpert:
+    """Return a task's unmerged expert, to run as a whole or one block at a time."""
+    return ResidentExpert(model, task) if model.blocks is None else StreamedExpert(model, task)
 
 
 def _merge(model: MergedModel, coefficients: Coefficients) -> dict[str, Tensor]:

@@ -1,15 +1,16 @@
-"""The code of a model around its blocks: a copy of the module without parameters, whose blocks hand over their calls."""
+# pyright: standard
+"""The code of a model around its blocks: a copy without parameters, whose blocks hand over their calls."""
 
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from adamerge.experts.stateless import unchanged
 from adamerge.merging.turns import HandOver, Turns
@@ -181,7 +182,9 @@ class Frame:
             output = self.module(**inputs)
         blocks = tuple(f"{path}." for path in self._blocks)
         for name in changed:
-            if name.startswith(blocks) and "_hooks" not in name:  # hooks of the copy run where the copy's block is called
+            if (
+                name.startswith(blocks) and "_hooks" not in name
+            ):  # hooks of the copy run where the copy's block is called
                 raise refusal(self.module, f"changes its own blocks in a forward pass ({name})")
         for name, tensor, version in self._versions:
             if tensor._version != version:

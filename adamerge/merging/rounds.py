@@ -1,6 +1,7 @@
-"""Passes of many rows and tasks through the blocks of their models: all wait for a block, which is made once for them."""
+# pyright: standard
+"""Passes of many rows and tasks through the blocks of their models: a block is made once for all that wait for it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -103,7 +104,9 @@ class TaskBlocks:
         except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise refusal(self.expert.module, f"fails in {path} ({reason})") from error
-        changed = [name for name in run.changed if "_hooks" not in name]  # transformers installs some at their first use
+        changed = [
+            name for name in run.changed if "_hooks" not in name
+        ]  # transformers installs some at their first use
         if changed:
             raise refusal(self.expert.module, f"changes {path} when it runs ({min(changed)})")
         return output
@@ -224,7 +227,7 @@ def next_round(passes: Iterable[Pass]) -> list[Pass]:
 
 
 @contextmanager
-def closing(passes: Sequence[Pass]) -> Iterator[None]:
+def closing(passes: Sequence[Pass]) -> Generator[None]:
     """End all passes after the block."""
     try:
         yield

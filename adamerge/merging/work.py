@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adamerge.batch import Batch, Outputs
 from adamerge.merging.expert_cosines import ExpertCosines
-from adamerge.merging.merged_model import Layers
+from adamerge.merging.forward_pass import Layers
 from adamerge.types import Coefficients
 
 Loss: TypeAlias = Callable[[Outputs, Batch], Tensor]

@@ -1,7 +1,7 @@
 """Streamed against in-memory execution on every family of models: losses, gradient and outputs.
 
-    python tests/benchmarks/streamed_families.py            # every family, about two minutes
-    python tests/benchmarks/streamed_families.py Llama T5   # those whose class begins so
+python tests/benchmarks/streamed_families.py            # every family, about two minutes
+python tests/benchmarks/streamed_families.py Llama T5   # those whose class begins so
 """
 
 import argparse
