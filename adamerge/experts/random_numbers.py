@@ -51,7 +51,8 @@ class RandomNumbers:
         device: Device of the computation.
 
     Attributes:
-        state: State of the generators where the next piece begins; the same object while nothing is drawn.
+        start: State of the generators at the beginning.
+        state: State where the next piece begins; the same object while nothing is drawn.
 
     Example:
         >>> one, same = RandomNumbers(0, torch.device("cpu")), RandomNumbers(0, torch.device("cpu"))
@@ -66,7 +67,7 @@ class RandomNumbers:
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
         with same_random_numbers(seed, device):
-            self.state = _random_state(device)
+            self.state = self.start = _random_state(device)
 
     @contextmanager
     def drawn(self, state: Tensor | None = None) -> Generator[None]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs
@@ -102,6 +103,15 @@ class ResidentExpert:
 
     def __init__(self, model: MergedModel, task: str) -> None:
         self._model, self._task, self._expert = model, task, model.expert(task)
+
+    @property
+    def random(self) -> bool:
+        """Whether a pass drew random numbers."""
+        return self._model.experts.tasks[self._task].forward.random
+
+    def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        """Generate by the class's own `generate`: token ids (B, S)."""
+        return self._expert.generate(inputs, how)
 
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run the expert on a batch."""

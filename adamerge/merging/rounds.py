@@ -48,12 +48,13 @@ class TaskBlocks:
     Attributes:
         expert: The task's expert.
         order: Place of each module in the model.
+        random: Whether a pass drew random numbers.
     """
 
     def __init__(
         self, expert: Expert, known: frozenset[str], given: Sequence[str], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.expert, self._dtype, self._device = expert, dtype, device
+        self.expert, self._dtype, self._device, self.random = expert, dtype, device, False
         module = expert.module
         blocks = find_blocks(module, [expert.prefix + path for path in given])
         if not blocks:
@@ -171,6 +172,7 @@ class Pass:
             reason = (str(error).splitlines() or [""])[0]
             raise refusal(self.blocks.expert.module, f"fails between its blocks ({reason})") from error
         if self.turns.done:
+            self.blocks.random |= self.numbers.state is not self.numbers.start
             self.blocks.give_back(self.frame)
 
     def close(self) -> None:

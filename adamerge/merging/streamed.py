@@ -8,7 +8,7 @@ end, runs once: its backward pass follows at once. In between, only the tensors 
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -71,49 +71,67 @@ class StreamedExecution(Execution):
     ) -> tuple[list[Tensor], "_Sums"]:
         model, sums = self._model, _Sums(self._model, cosines)
         batches = [move(one.batch, model.vectors.device, model.vectors.dtype) for _, one in every]
+        losses: dict[int, Tensor] = {}
+
+        def end(number: int, output: object) -> None:
+            loss = every[number][1].loss(outputs_of(output, layers), batches[number])
+            backward(loss, retain_graph=True)
+            losses[number] = loss.detach()
+
         loose = held(source, [(task, self._blocks[task].outside()) for task, _ in every], gradients=True)
         passes: list[Pass] = []
-        losses: dict[int, Tensor] = {}
         rounds: list[list[tuple[Pass, Tape]]] = []
         with closing(passes):
             for number, ((task, _), batch) in enumerate(zip(every, batches, strict=True)):
                 passes.append(start(self._blocks[task], loose, batch, layers, number, gradients=True))
             while together := next_round(passes):
-                key, block = together[0].key, held_for(source, together, gradients=True)
-                tapes: list[tuple[Pass, Tape]] = []
-                for one in together:
-                    own = block.of(one.blocks.expert.name, one.blocks.names(one.call.path))
-                    output, tape = begin(one.call, one.block(), own, graph=key in self._last)
-                    one.go_on(output)
-                    if one.turns.done:
-                        loss = every[one.number][1].loss(outputs_of(one.turns.take(), layers), batches[one.number])
-                        backward(loss, retain_graph=True)
-                        losses[one.number] = loss.detach()
-                        if tape.graph is None:
-                            torch.clear_autocast_cache()  # it holds parameters that were cast without graph
-                        tape.backward(own)
-                    else:
-                        tape.graph = None
-                        tapes.append((one, tape))
-                self._last = self._last - {key} if tapes else self._last | {key}
-                torch.clear_autocast_cache()
-                sums.add(block, last=False)
-                rounds.append(tapes)
-            sums.expect(rounds)
+                rounds.append(self._go_on(source, together, end, sums))
+            sums.expect([*map(_names, rounds), list(loose.leaves)])
             while rounds:
-                self._walk_back(source, rounds.pop(), sums)
-            sums.add(loose)
+                tapes = rounds.pop()
+                sums.add(_walk_back(source, tapes), _names(tapes))
+            sums.add(loose, list(loose.leaves))
         return [losses[number] for number in range(len(every))], sums
 
-    def _walk_back(self, source: Source, tapes: list[tuple[Pass, Tape]], sums: "_Sums") -> None:
-        """Run the backward passes of all calls of one block."""
-        wanted = [(one, tape) for one, tape in tapes if tape.wanted]
-        names = [(one.blocks.expert.name, one.blocks.names(tape.call.path)) for one, tape in wanted]
-        block = held(source, names, gradients=True)
-        for (_, tape), (task, own) in zip(wanted, names, strict=True):
-            tape.backward(block.of(task, own))
+    def _go_on(
+        self, source: Source, together: Sequence[Pass], end: Callable[[int, object], None], sums: "_Sums"
+    ) -> list[tuple[Pass, Tape]]:
+        """Run the block that passes wait for, and its backward pass for those that end after it; return the others."""
+        key, block = together[0].key, held_for(source, together, gradients=True)
+        tapes = [(one, tape) for one in together if (tape := self._run(one, block, end)) is not None]
+        self._last = self._last - {key} if tapes else self._last | {key}
         torch.clear_autocast_cache()
         sums.add(block)
+        return tapes
+
+    def _run(self, one: Pass, block: Held, end: Callable[[int, object], None]) -> Tape | None:
+        parameters = block.of(one.blocks.expert.name, one.blocks.names(one.call.path))
+        output, tape = begin(one.call, one.block(), parameters, graph=one.key in self._last)
+        one.go_on(output)
+        if not one.turns.done:
+            tape.graph = None
+            return tape
+        end(one.number, one.turns.take())
+        if tape.graph is None:
+            torch.clear_autocast_cache()  # it holds parameters that were cast without graph
+        tape.backward(parameters)
+        return None
+
+
+def _walk_back(source: Source, tapes: Sequence[tuple[Pass, Tape]]) -> Held:
+    """Run the backward passes of all calls of one block; return its parameters with their gradients."""
+    wanted = [(one, tape) for one, tape in tapes if tape.wanted]
+    names = [(one.blocks.expert.name, one.blocks.names(tape.call.path)) for one, tape in wanted]
+    block = held(source, names, gradients=True)
+    for (_, tape), (task, own) in zip(wanted, names, strict=True):
+        tape.backward(block.of(task, own))
+    torch.clear_autocast_cache()
+    return block
+
+
+def _names(tapes: Iterable[tuple[Pass, Tape]]) -> list[str]:
+    """Name the parameters of the block that was called."""
+    return list({name: None for one, tape in tapes for name in one.blocks.names(tape.call.path).values()})
 
 
 class _Sums:
@@ -134,26 +152,32 @@ class _Sums:
         self.scores: Tensor | None = None
         self._waiting: dict[str, Tensor] = {}
         self._left: Counter[str] = Counter()
+        self._known = False  # whether all rounds are
 
-    def expect(self, rounds: Sequence[Sequence[tuple[Pass, Tape]]]) -> None:
-        """Count in how many rounds of the backward pass each parameter gets a gradient."""
-        for tapes in rounds if self._cosines else ():
-            self._left.update({name for one, tape in tapes for name in one.blocks.names(tape.call.path).values()})
+    def expect(self, rounds: Iterable[Sequence[str]]) -> None:
+        """Count how often each parameter's gradient will be added."""
+        self._known = True
+        for names in rounds:
+            self._left.update(names)
 
-    def add(self, block: Held, *, last: bool = True) -> None:
-        """Add the gradients of a block; not `last` where other blocks with the same parameters may follow."""
+    def add(self, block: Held, expected: Sequence[str] = ()) -> None:
+        """Add the gradients of a block.
+
+        Args:
+            block: The block.
+            expected: Parameters of one of the rounds that were expected.
+        """
         gradients = block.gradients()
         if gradients:
             self.total += self._vectors.inner(gradients, self._grouping)
         if self._cosines:
             for name, gradient in gradients.items():
                 self._waiting[name] = self._waiting[name] + gradient if name in self._waiting else gradient
-            if last:
-                self._left.subtract(block.leaves)
-                self._score()
+            self._left.subtract(expected)
+            if self._known:
+                self._score(self._cosines)
 
-    def _score(self) -> None:
-        complete = {name: self._waiting.pop(name) for name in list(self._waiting) if self._left[name] <= 0}
-        assert self._cosines
-        scores = self._cosines(complete)
+    def _score(self, cosines: ExpertCosines) -> None:
+        complete = [name for name in self._waiting if self._left[name] <= 0]
+        scores = cosines({name: self._waiting.pop(name) for name in complete})
         self.scores = scores if self.scores is None else self.scores + scores

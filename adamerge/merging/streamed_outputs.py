@@ -5,6 +5,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs
@@ -85,6 +86,15 @@ class StreamedExpert:
         self._model, self._task = model, task
         weights = model.experts.tasks[task].weights
         self._source = Source(frozenset(), lambda names: {}, lambda task, name: model.own(weights[name]))
+
+    @property
+    def random(self) -> bool:
+        """Whether a pass drew random numbers."""
+        return self._model.task_blocks[self._task].random
+
+    def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        """Generate by the class's own `generate`, with the whole expert in memory: token ids (B, S)."""
+        return self._model.expert(self._task).generate(inputs, how)
 
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run the expert on a batch."""

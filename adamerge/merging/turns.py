@@ -43,7 +43,9 @@ class Turns(Generic[Asked, Result]):
 
     def __init__(self, function: Callable[[HandOver[Asked]], Result]) -> None:
         self._function, self._context = function, contextvars.copy_context()
-        self._thread = threading.Thread(target=self._context.run, args=(self._run,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._context.run, args=(self._run,), daemon=True, name="a pass of a model"
+        )
         self._answers: SimpleQueue[object] = SimpleQueue()
         self._stops: SimpleQueue[BaseException | None] = SimpleQueue()
         self._result: Result | None = None

@@ -13,12 +13,12 @@ from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
-from adamerge.merging.device import free_bytes
 from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
 from adamerge.merging.rounding import rounding_of
 from adamerge.results.evaluate import MEAN
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
+from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
@@ -153,11 +153,13 @@ def build_model(
             vectors = transformed(
                 vectors, centre, config.task_vectors, run.task_vectors, console=console, keeper=keeper, **fisher
             )
-    resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
-    vectors = hold(vectors, resident, free_bytes(vectors.device))
+    choice = execution_for(config, experts, names, rows, vectors.device)
+    for line in choice.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    vectors = hold(vectors, choice.need.mode == "resident", None)
     dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
     rounding = rounding_of(experts, dtype, config.rounding, config.seed_everything)
-    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding, choice.blocks)
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
