@@ -8,8 +8,8 @@ half of the tokens in micro-batches, whatever K is, so that K alone grows. Every
 anonymous memory (RssAnon) is sampled from outside, since ru_maxrss would count the page cache. `naive` is the merge by
 autograd, with all experts in memory.
 
-With F a forward pass and M one pass of combine or inner over all files, a step in memory takes 3F + 2M and a streamed one
-4F + 3M; both are measured, and the ratio is the floor.
+With F a forward pass and M one pass of combine or inner over all files, a step in memory takes 3F + 2M and a streamed
+one 4F + 3M; both are measured, and the ratio is the floor.
 """
 
 import argparse
@@ -196,15 +196,12 @@ def main() -> None:
                     {key: round(value, 4) for key, value in rows[f"{kind} {count}"].items()},
                     flush=True,
                 )
-    first = min(options.experts)
-    streamed = [rows[f"streamed {count}"]["MB"] for count in options.experts]
+    first, most = min(options.experts), {name: row["MB"] for name, row in rows.items()}
+    streamed = [most[f"streamed {count}"] for count in options.experts]
     print(f"streamed, most over fewest K: {max(streamed) / min(streamed):.3f} (at most 1.03)")
-    print(
-        f"streamed over mapped, memory: {rows[f'streamed {first}']['MB'] / rows[f'mapped {first}']['MB']:.3f} (below 0.6)"
-    )
-    print(
-        f"streamed over naive, memory: {rows[f'streamed {first}']['MB'] / rows[f'naive {first}']['MB']:.3f} (below 0.25)"
-    )
+    for other, bound in (("mapped", 0.6), ("naive", 0.25)):
+        ratio = most[f"streamed {first}"] / most[f"{other} {first}"]
+        print(f"streamed over {other}, memory: {ratio:.3f} (below {bound})")
     for count in options.experts:
         ratio = rows[f"streamed {count}"]["seconds"] / rows[f"mapped {count}"]["seconds"]
         print(f"K = {count}: streamed over mapped, seconds: {ratio:.3f}, floor {floors.get(count, float('nan')):.3f}")

@@ -19,7 +19,6 @@ from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 
 SAMPLE = [
-    Family("BertForSequenceClassification", TOKENS),
     Family("CLIPForImageClassification", {"text_config": TOKENS, "vision_config": {"image_size": 16, "patch_size": 8,
         "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}}),
     Family("LlamaForCausalLM", {**TOKENS, "tie_word_embeddings": True}),
@@ -28,14 +27,12 @@ SAMPLE = [
         "vocab_size": 40, "decoder_start_token_id": 0}),
     Family("WhisperForConditionalGeneration", WHISPER),
     Family("LlavaForConditionalGeneration", LLAVA),
-    Family("AlbertForMaskedLM", {**TOKENS, "num_hidden_layers": 3}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", SAMPLE, ids=lambda family: family.architecture)
 def test_streamed_is_in_memory(family):
-    layers = () if "Albert" in family.architecture else (1, -1)  # ALBERT's hidden states are inside its one block
-    found = compared(family, layers)
+    found = compared(family)
     assert not found.refused
     assert found.worst < 1e-5
 
