@@ -1,3 +1,4 @@
+# pyright: standard
 """Find a model's blocks: modules that run one after another, so that a pass can stop between two of them.
 
 Nothing here knows an architecture. A block is an entry of a list of like modules (the layers of an encoder, of a

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -96,8 +97,7 @@ def _run(module: nn.Module, inputs: Mapping[str, Tensor], count: _Count, dtype: 
     with ExitStack() as stack:
         for path in count.blocks:
             part = module.get_submodule(path)
-            enter = part.register_forward_pre_hook(lambda own, got, path=path: count.enter(path, own, got))
-            stack.callback(enter.remove)
+            stack.callback(part.register_forward_pre_hook(partial(count.enter, path)).remove)
             stack.callback(part.register_forward_hook(count.leave).remove)
         stack.enter_context(saved_tensors_hooks(count.pack, lambda tensor: tensor))
         stack.enter_context(torch.enable_grad())
