@@ -78,7 +78,7 @@ def batches(options: argparse.Namespace, config: LlamaConfig) -> list[Batch]:
     return [Batch({"input_ids": part}, torch.arange(len(part))) for part in ids.split(options.micro_batch)]
 
 
-def loss(outputs, batch):  # noqa: ANN001
+def loss(outputs, batch):
     return entropy(outputs.logits).mean()
 
 

@@ -1,6 +1,7 @@
 """One block at a time against everything in memory: losses, gradients and outputs; and what is refused."""
 
 import threading
+from typing import ClassVar
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ class InPlace(nn.Linear):
 
 
 class Moody(nn.Linear):
-    seen = []  # noqa: RUF012 - shared by all, so that nothing restores it
+    seen: ClassVar = []  # shared by all, so that nothing restores it
 
     def forward(self, input):
         self.seen.append(1)
@@ -176,7 +177,7 @@ def test_what_would_be_wrong_is_refused(words):
 def test_a_model_without_lists_of_modules_is_refused():
     experts = from_modules(nn.Linear(4, 3), {"t1": nn.Linear(4, 3)})
     model = MergedModel(experts, task_vectors(experts, experts.shared), tensor_wise(experts.shared), blocks=())
-    with pytest.raises(ConfigError, match="Linear has no list of like modules.*memory: mapped"):
+    with pytest.raises(ConfigError, match=r"Linear has no list of like modules.*memory: mapped"):
         execution_of(model)
 
 
