@@ -144,11 +144,11 @@ class AdapterReader:
     def _factors(self, parts: Parts, weight: str, shape: torch.Size, layout: Layout) -> Change | None:
         keys: tuple[Part, Part] = ("embedding A", "embedding B") if "embedding A" in parts.names else ("A", "B")
         a, b = (parts.names[key] for key in keys)
-        shapes = [self.tensors.shape(key) for key in (a, b)]
-        left, right = factor_shapes(*shapes, layout)
+        first, second = self.tensors.shape(a), self.tensors.shape(b)
+        left, right = factor_shapes(first, second, layout)
         rank, rows = left[1], shape[0]
         if rank == 0 or left != (rows, rank) or right != (rank, shape.numel() // rows):
-            what = "rank 0" if rank == 0 else f"shape {tuple(shapes[0])} and its partner {b} {tuple(shapes[1])}"
+            what = "rank 0" if rank == 0 else f"shape {tuple(first)} and its partner {b} {tuple(second)}"
             self._problem(a, f"has the {what}, expected factors of {weight} {tuple(shape)}")
             return None
         low_rank = partial(read, self.tensors, a, b, self._scale(parts.module, rank), layout)

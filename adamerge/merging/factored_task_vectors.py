@@ -96,14 +96,16 @@ class Factored(TaskVectors):
 
     @override
     @torch.no_grad()
-    def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
-        matrices = self._new_matrices()
+    def combine(
+        self, coefficients: Coefficients, grouping: Grouping, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        matrices = self._new_matrices(self._bundles_of(names))
         table = coefficients.detach().to(self.device, self.dtype)
         with full_precision(self.device):
             for bundle, merged in matrices.items():
                 weights = table[grouping.of(bundle, self.device)[0]]  # (1 or n, K)
                 self._merge_one(merged.copy_(self.centre_of(bundle)), bundle[0], weights)
-        return {name: matrices[name,].view(shape) for name, shape in self.shapes.items()}
+        return {name: matrix.view(self.shapes[name]) for (name,), matrix in matrices.items()}
 
     @override
     def _products(self, gradients: Parameters) -> Iterator[tuple[Bundle, Tensor]]:

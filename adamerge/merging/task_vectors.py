@@ -10,7 +10,7 @@ through pinned memory to a GPU (pinned_task_vectors.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
@@ -89,31 +89,43 @@ class TaskVectors(ABC):
         return self.centre_of((name,)).reshape(self.shapes[name])
 
     @torch.no_grad()
-    def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
-        """Merge all parameters: merged[p] = centre[p] + Σₖ C[g(p), k]·τₖ[p], g(p) being the group of p or of its row.
+    def combine(
+        self, coefficients: Coefficients, grouping: Grouping, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Merge parameters: merged[p] = centre[p] + Σₖ C[g(p), k]·τₖ[p], g(p) being the group of p or of its row.
 
         Args:
             coefficients: C, (G, K).
             grouping: Of the parameters that have task vectors.
+            names: The parameters to merge; all by default.
 
         Returns:
             New tensors of the parameters' shapes, in `dtype` on `device`; views of one block of memory.
         """
-        matrices = self._new_matrices()
+        matrices = self._new_matrices(self._bundles_of(names))
         table = coefficients.detach().to(self.device, self.dtype)
         with full_precision(self.device):
-            for bundle, tiles in groupby(self.tiles(self.bundles), attrgetter("bundle")):
+            for bundle, tiles in groupby(self.tiles(matrices), attrgetter("bundle")):
                 weights = table[grouping.of(bundle, self.device)]  # (P, 1 or R, K)
                 self._combine_into(matrices[bundle].copy_(self.centre_of(bundle)), weights, tiles)
         parts = {name: part for bundle, matrix in matrices.items() for name, part in self._parts(bundle, matrix)}
-        return {name: parts[name].view(shape) for name, shape in self.shapes.items()}
+        return {name: parts[name].view(shape) for name, shape in self.shapes.items() if name in parts}
 
-    def _new_matrices(self) -> dict[Bundle, Tensor]:
+    def _bundles_of(self, names: Sequence[str] | None) -> Sequence[Bundle]:
+        """Return bundles of exactly these parameters: bundles that are among them as a whole, and single parameters."""
+        if names is None:
+            return self.bundles
+        left = dict.fromkeys(names)
+        whole = [bundle for bundle in self.bundles if left.keys() >= set(bundle)]
+        single = left.keys() - {name for bundle in whole for name in bundle}
+        return [*whole, *((name,) for name in left if name in single)]
+
+    def _new_matrices(self, bundles: Sequence[Bundle]) -> dict[Bundle, Tensor]:
         """Allocate a matrix per bundle; one block is taken and given back whole, a few hundred would leave holes."""
-        sizes = [len(bundle) * self.shapes[bundle[0]].numel() for bundle in self.bundles]
+        sizes = [len(bundle) * self.shapes[bundle[0]].numel() for bundle in bundles]
         starts = [0, *accumulate(_aligned(size) for size in sizes)]
         block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
-        where = zip(self.bundles, starts, sizes, strict=False)
+        where = zip(bundles, starts, sizes, strict=False)
         return {bundle: block[start : start + size].view(self._shape(bundle)) for bundle, start, size in where}
 
     def _combine_into(self, merged: Tensor, weights: Tensor, tiles: Iterable[Tile]) -> None:
@@ -153,7 +165,9 @@ class TaskVectors(ABC):
 
     def _products(self, gradients: Parameters) -> Iterator[tuple[Bundle, Tensor]]:
         """⟨gradient, τₖ⟩ of each bundle with a gradient, row by row, (P, R, K)."""
-        bundles = [bundle for bundle in self.bundles if any(name in gradients for name in bundle)]
+        nearly = [bundle for bundle in self.bundles if 2 * sum(name in gradients for name in bundle) > len(bundle)]
+        covered = {name for bundle in nearly for name in bundle}
+        bundles = [*nearly, *((name,) for name in gradients if name not in covered)]
         with full_precision(self.device):
             for bundle, tiles in groupby(self.tiles(bundles), attrgetter("bundle")):
                 gradient = self._gradient(bundle, gradients).unsqueeze(1)  # (P·R, 1, M)

@@ -37,7 +37,7 @@ def written_model(model: MergedModel, folder: Path) -> tuple[MergedModel, Coeffi
     tasks = {name: _with_head(one, places[name]) for name, one in experts.tasks.items()}
     written = replace(experts, base=Joined(backbone, experts.base), tasks=tasks)
     vectors = Mapped({"written": backbone}, shapes, backbone, backbone, model.vectors.dtype, model.vectors.device)
-    return MergedModel(written, vectors, task_wise(shapes)), torch.zeros(1, 1)
+    return MergedModel(written, vectors, task_wise(shapes), blocks=model.blocks), torch.zeros(1, 1)
 
 
 def _with_head(expert: Expert, folder: Path) -> Expert:

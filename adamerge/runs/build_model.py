@@ -14,7 +14,6 @@ from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
-from adamerge.merging.device import free_bytes
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import Grouping, block_wise, component_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
@@ -23,6 +22,7 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.evaluate import MEAN
 from adamerge.runs.adapter_limits import check_adapter
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
+from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
@@ -162,13 +162,15 @@ def build_model(
             vectors = transformed(
                 vectors, centre, transform, run.task_vectors, console=console, keeper=keeper, **fisher
             )
-    resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
-    vectors = hold(vectors, resident, free_bytes(vectors.device))
-    rounding = _rounding(config, experts)
+    choice = execution_for(config, experts, names, rows, vectors.device)
+    for line in choice.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    vectors, rounding = hold(vectors, choice.need.mode == "resident", None), _rounding(config, experts)
     if config.grouping != COMPONENT:
-        return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+        return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding, choice.blocks)
     assert isinstance(vectors, Factored)  # check_components
-    return MergedModel(experts, vectors.by_component(), component_wise(components(ranks(experts, names))), rounding)
+    grouping = component_wise(components(ranks(experts, names)))
+    return MergedModel(experts, vectors.by_component(), grouping, rounding, choice.blocks)
 
 
 def _rounding(config: MergeConfig, experts: Experts) -> Rounding:

@@ -14,6 +14,7 @@ from adamerge.experts.name_patterns import Split
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
+from adamerge.merging.choose_execution import Memory, Mode
 from adamerge.merging.chunks import Chunks
 from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
@@ -183,8 +184,11 @@ class MergeConfig:
         export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
-        memory: Where task vectors are: resident (in memory, fast), mapped (read from their files; memory does not grow
-            with the number of experts), or auto (resident if they fit into free memory).
+        memory: Where task vectors are, and how much of the merged model exists at once: resident (task vectors in
+            memory, fast), mapped (read from their files; memory does not grow with the number of experts), streamed
+            (mapped, and the model is merged and run one block at a time, twice a step), or auto (the first of these
+            that fits). As a mapping: mode, limit (such as 8GB; the free memory by default) and blocks (paths of the
+            blocks of a plain module).
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
             are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
             a transform of the task vectors (for example Wudi).
@@ -223,7 +227,7 @@ class MergeConfig:
     export: ExportKind = "checkpoint"
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
-    memory: Literal["auto", "resident", "mapped"] = "auto"
+    memory: Mode | Memory = "auto"
     centre: Literal["regmean"] | RegMean | Transform | None
     grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
@@ -254,6 +258,11 @@ class MergeConfig:
         looks = any(transform.fisher for transform in self.transforms.values())
         regression = self.centre is not None and "centre" not in self.transforms
         return self.trainer.max_steps != 0 or looks or regression or isinstance(self.start, ClosedForm)
+
+    @property
+    def memory_settings(self) -> Memory:
+        """How much memory learning may take."""
+        return self.memory if isinstance(self.memory, Memory) else Memory(self.memory)
 
     @property
     def transforms(self) -> dict[str, Transform]:

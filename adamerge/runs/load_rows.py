@@ -12,7 +12,7 @@ from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
 from adamerge.experts.experts import Expert, Experts, name_of
-from adamerge.merging.merged_model import try_layers
+from adamerge.merging.forward_pass import try_layers
 from adamerge.objectives import Objective
 from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig, ModelConfig

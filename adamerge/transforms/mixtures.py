@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adamerge.experts.matrix_layouts import Layouts
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.transform import FisherSettings, Stacks, TensorTransform, Transform
+from adamerge.transforms.transform import CoreTransform, FisherSettings, Stacks, TensorTransform, Transform
 
 
 def by_matrix(transform: Transform, layouts: Layouts) -> Transform:
@@ -51,6 +51,10 @@ class ByMatrix(Transform):
     def fisher(self) -> FisherSettings | None:
         """The transform's."""
         return self.transform.fisher
+
+    def core_of(self, name: str) -> CoreTransform | None:
+        """Return the transform's core for a parameter that is one matrix, as it stands."""
+        return None if name in self.layouts else self.transform.core_of(name)
 
     def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
         """Refuse what the transform refuses."""

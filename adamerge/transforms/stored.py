@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from adamerge.merging.factor_cores import Cores, cores_of
+from adamerge.merging.factor_cores import cores_of
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.resident_task_vectors import resident_bytes
@@ -18,7 +18,6 @@ from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import Header, MappedFiles, Weights
-from adamerge.transforms.mixtures import is_stack_of_matrices
 from adamerge.transforms.transform import TensorTransform, Transform
 
 
@@ -159,18 +158,13 @@ def _outputs(
 
 def _transformed(name: str, plain: TaskVectors, transform: Transform, apply: TensorTransform) -> Tensor:
     """Transform one parameter, (K', *shape): in the space of its factors where that is exact and cheaper."""
-    cores = _cores(name, plain, transform)
-    if cores is None or transform.core is None:
+    core = transform.core_of(name)
+    cores = cores_of(plain, name) if core and isinstance(plain, Factored) else None
+    if core is None or cores is None:
         return apply(name, plain.stack(name))
     left, stack, right = cores
-    outputs = left @ transform.core(stack, (len(left), len(right))) @ right.T
+    outputs = left @ core(stack, (len(left), len(right))) @ right.T
     return outputs.reshape(-1, *plain.shapes[name])
-
-
-def _cores(name: str, plain: TaskVectors, transform: Transform) -> Cores | None:
-    if transform.core is None or not isinstance(plain, Factored) or is_stack_of_matrices(name, plain.shapes[name]):
-        return None
-    return cores_of(plain, name)
 
 
 def _write_one(name: str, vectors: Tensor, writers: Iterable[SafetensorsWriter]) -> bool:

@@ -84,6 +84,10 @@ class Transform(ABC):
         """
         return None
 
+    def core_of(self, name: str) -> "CoreTransform | None":
+        """Return `core` where it holds for this parameter."""
+        return self.core
+
     @property
     def keeps_span(self) -> bool:
         """Whether the columns of outputs are in the span of the columns of all task vectors of the same tensor."""
