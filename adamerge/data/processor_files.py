@@ -1,12 +1,12 @@
 """Files of processors beside a checkpoint's weights, and whose files an exported checkpoint gets."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.storage.digest import digest_of_path
+from adamerge.storage.regular_files import LARGEST_JSON, read_json, read_whole, reading
 
 VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 """Patterns of the files that hold a tokenizer's vocabulary."""
@@ -43,12 +43,13 @@ def template_of(folder: Path | None) -> str | None:
     """Read the chat template of a folder; None if there is none."""
     if folder is None:
         return None
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    try:
-        return json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError):
-        return None
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.exists():
+        with reading(f"{file}: expected a chat template in UTF-8, but it cannot be read", "Copy it again."):
+            return read_whole(file, LARGEST_JSON).decode("utf-8")
+    found = read_json(settings) if settings.exists() else None
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    return template if isinstance(template, str) else None
 
 
 def exported_from(experts: Experts) -> tuple[Checkpoint | None, tuple[str, ...]]:

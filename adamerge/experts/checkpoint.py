@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from transformers import AutoConfig, PretrainedConfig
 from adamerge.experts.adapter_config import is_adapter
 from adamerge.experts.name_patterns import several
 from adamerge.experts.weight_files import open_weights, other_weights
+from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -83,17 +85,29 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
         raise ConfigError(
             f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the path."
         )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder / 'config.json'}: expected the configuration of a transformers model, but transformers cannot "
-            f"read it: {error}"
-        ) from error
+    config = _read_config(folder, trust_remote_code)
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
     if getattr(config, "quantization_config", None):
         notes += (_without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
+
+
+def _read_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
+    """Read config.json by transformers, which raises anything on values that it does not expect.
+
+    Raises:
+        ConfigError: It is no configuration of a model that transformers knows.
+    """
+    file = folder / "config.json"
+    if not isinstance(read_json(file), dict):
+        raise ConfigError(f"{file}: expected keys and values, found something else. Copy or download the file again.")
+    with reading(
+        f"{file}: expected the configuration of a transformers model, but transformers cannot read it",
+        "Correct the file, or copy or download it again.",
+    ):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config.to_json_string()
+    return config
 
 
 def _without_quantization(source: str, config: PretrainedConfig, tensors: Weights) -> str:
@@ -176,11 +190,12 @@ def locate(source: str, allow_pickle: bool) -> Path:
         ConfigError: There is no such directory or hub id.
     """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
+        check_folder(folder)
         _check_adapter(source, folder)
         return folder
     name, _, revision = source.partition("@")
-    if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+    if os.path.lexists(folder) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise ConfigError(
             f"{source}: expected the folder of a checkpoint or a hub id, but there is no such folder. Correct the path."
         )

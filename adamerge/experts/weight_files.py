@@ -1,6 +1,6 @@
 """Files of a checkpoint's weights: those that transformers would open, and no others unnoticed."""
 
-import json
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from adamerge.experts.name_patterns import several
+from adamerge.storage.regular_files import check_regular, problem_of, read_json
 from adamerge.storage.weights import InMemory, MappedFiles, Weights
-from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
 
 SINGLE, PICKLE = "model.safetensors", "pytorch_model.bin"
 _LIKE_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth", "*.gguf")
@@ -85,24 +86,24 @@ def _candidates(folder: Path, name: str) -> Iterator[tuple[Path, ...]]:
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     """List the files that an index names."""
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        places = error
+    found = read_json(index, IncompatibleExpertsError)
+    places = found.get("weight_map", found) if isinstance(found, dict) else found
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise IncompatibleExpertsError(
-            f"{index}: expected JSON with a weight_map that gives a file for each tensor, found {places!r:.100}. Copy "
+            f"{index}: expected JSON with a weight_map that gives a file for each tensor, found {quoted(places)}. Copy "
             "or download the file again."
         )
     names = sorted(set(places.values()))
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
             raise IncompatibleExpertsError(
-                f"{index}: expected files in its own folder, but weight_map names {name}. Copy the files beside it."
+                f"{index}: expected files in its own folder, but weight_map names {quoted(name)}. Copy the files beside it."
             )
-        if not (folder / name).is_file():
+        problem = problem_of(folder / name)
+        if problem is not None:
+            what = "missing" if not os.path.lexists(folder / name) else problem.rstrip(".")
             raise IncompatibleExpertsError(
-                f"{folder / name}: missing, but {index.name} lists it. Copy or download the file again."
+                f"{folder / name}: {what}, but {index.name} lists it. Copy or download the file again."
             )
     return tuple(folder / name for name in names)
 
@@ -148,6 +149,7 @@ def _not_tensors(content: object) -> list[str]:
 
 
 def _load(file: Path) -> object:
+    check_regular(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch raises any exception on damaged bytes
