@@ -60,14 +60,14 @@ def _without_middle(line: str) -> str:
     return f"{line[:start]} … ({len(line) - LONGEST} characters are left out) … {line[-end:]}"
 
 
-class _Refusal(ValueError):
+class _ShortError(ValueError):
     """An error for the user, whose lines are short enough to be read."""
 
     def __init__(self, message: str) -> None:
         super().__init__(shortened(message))
 
 
-class ConfigError(_Refusal):
+class ConfigError(_ShortError):
     """A key, path, value or combination of values that the user wrote cannot be used.
 
     Example:
@@ -78,7 +78,7 @@ class ConfigError(_Refusal):
     """
 
 
-class IncompatibleExpertsError(_Refusal):
+class IncompatibleExpertsError(_ShortError):
     """Base and experts are not checkpoints of one architecture, or a checkpoint cannot be read.
 
     Example:

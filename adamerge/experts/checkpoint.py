@@ -14,12 +14,13 @@ import transformers
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from adamerge.experts.adapter_config import is_adapter
+from adamerge.experts.config_file import read_config_file
 from adamerge.experts.name_patterns import several
 from adamerge.experts.weight_files import open_weights, other_weights
-from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
+from adamerge.storage.regular_files import check_folder, is_folder, reading
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -52,7 +53,8 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """Name of the model class that saved the checkpoint."""
-        return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
+        named = getattr(self.config, "architectures", None) or ["AutoModel"]
+        return str(named if isinstance(named, str) else named[0])
 
     def settings(self) -> dict[str, object]:
         """Return the content of config.json; for an adapter, that of the model that it was trained as."""
@@ -85,29 +87,11 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
         raise ConfigError(
             f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the path."
         )
-    config = _read_config(folder, trust_remote_code)
+    config = read_config_file(folder, trust_remote_code=trust_remote_code)
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
     if getattr(config, "quantization_config", None):
         notes += (_without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
-
-
-def _read_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
-    """Read config.json by transformers, which raises anything on values that it does not expect.
-
-    Raises:
-        ConfigError: It is no configuration of a model that transformers knows.
-    """
-    file = folder / "config.json"
-    if not isinstance(read_json(file), dict):
-        raise ConfigError(f"{file}: expected keys and values, found something else. Copy or download the file again.")
-    with reading(
-        f"{file}: expected the configuration of a transformers model, but transformers cannot read it",
-        "Correct the file, or copy or download it again.",
-    ):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        config.to_json_string()
-    return config
 
 
 def _without_quantization(source: str, config: PretrainedConfig, tensors: Weights) -> str:
@@ -138,24 +122,29 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
         The module.
 
     Raises:
-        ConfigError: transformers has no class of this name.
+        ConfigError: transformers has no class of this name, or cannot build it.
     """
     config = copy.deepcopy(config)
-    for auto, reference in (getattr(config, "auto_map", None) or {}).items():
-        if trust_remote_code and reference.endswith("." + architecture):
-            with parameters_on_meta():
+    auto_map = getattr(config, "auto_map", None)
+    refused = f"config.json: expected the configuration of a {architecture}, but transformers cannot build one from it"
+    with parameters_on_meta(), reading(refused, "Correct it, or copy or download it again."):
+        for auto, reference in (auto_map if isinstance(auto_map, dict) and trust_remote_code else {}).items():
+            if str(reference).endswith("." + architecture):
                 return getattr(transformers, auto).from_config(config, trust_remote_code=True).eval()
-    if architecture == "AutoModel":
-        with parameters_on_meta():
+        if architecture == "AutoModel":
             return transformers.AutoModel.from_config(config).eval()
+        return _class_of(architecture)._from_config(config, dtype=torch.float32).eval()
+
+
+def _class_of(architecture: str) -> type[PreTrainedModel]:
+    """Find transformers' class of a model by its name."""
     cls = getattr(transformers, architecture, None)
-    if cls is None:
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ConfigError(
             f"config.json names the architecture {architecture}, which transformers {transformers.__version__} does "
             "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
         )
-    with parameters_on_meta():
-        return cls._from_config(config, dtype=torch.float32).eval()
+    return cls
 
 
 @contextmanager

@@ -36,6 +36,10 @@ def open_weights(
         ConfigError: Only pickled weights without permission to read them.
         IncompatibleExpertsError: Weights that cannot be read, or two different checkpoints in the folder.
     """
+    if explicit is not None and not isinstance(explicit, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise IncompatibleExpertsError(
+            f"{folder / 'config.json'}: transformers_weights: expected the name of a file, found {quoted(explicit)}."
+        )
     found = [files for name in ([explicit] if explicit else [SINGLE]) for files in _candidates(folder, name)]
     pickles = list(_candidates(folder, PICKLE))
     if not found and pickles and not allow_pickle:
@@ -97,7 +101,8 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     for name in names:
         if not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
             raise IncompatibleExpertsError(
-                f"{index}: expected files in its own folder, but weight_map names {quoted(name)}. Copy the files beside it."
+                f"{index}: expected files in its own folder, but weight_map names {quoted(name)}. Copy the files beside "
+                "it."
             )
         problem = problem_of(folder / name)
         if problem is not None:

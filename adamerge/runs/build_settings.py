@@ -24,6 +24,8 @@ from adamerge.runs.type_hints import (
     words,
 )
 
+from adamerge.types import quoted
+
 
 def build(hint: object, value: object, key: Key, findings: Findings) -> object:
     """Convert a written value to a type hint.
@@ -195,7 +197,7 @@ def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findi
         _refuse_class(kinds, named, (*key, "class_path"), findings)
         return INVALID
     if not isinstance(given, Mapping):
-        findings.refuse((*key, "init_args"), f"expected keys and values, found {given!r}.")
+        findings.refuse((*key, "init_args"), f"expected keys and values, found {quoted(given)}.")
         return INVALID
     return _of_class(cls, named, given, kinds, key, findings)
 
@@ -276,4 +278,4 @@ def _inner(hint: object) -> type | None:
 
 
 def _shown(value: object) -> str:
-    return "keys " + ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
+    return "keys " + ", ".join(map(str, value)) if isinstance(value, dict) else quoted(value)

@@ -12,6 +12,7 @@ from adamerge.experts.summary import describe
 from adamerge.merging.device import describe_device, device_of, free_bytes
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
+from adamerge.runs.check_place import check_place
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of
 from adamerge.runs.load_rows import check_layers, load_data
@@ -32,7 +33,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         The problems, one message each.
     """
     run = RunDirectory(Path(config.run_dir).expanduser())
-    problems = problems_of(lambda: check_run_dir(run, "", resume=False))
+    problems = problems_of(lambda: check_place(run.path, config))
+    problems += [] if problems else problems_of(lambda: check_run_dir(run, "", resume=False))
     problems += problems_of(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:

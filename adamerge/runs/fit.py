@@ -26,6 +26,7 @@ from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported, export
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
+from adamerge.runs.check_place import check_place
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
@@ -86,6 +87,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
+    check_place(run.path, config)
     check_run_dir(run, resolved, resume, allow_code=config.allow_code)
     learning = learning_of(config, progress_bar=console.is_terminal)
     opened = _open(config, run, console)

@@ -1,5 +1,6 @@
 """File names of a run, and the checks whether a new or resumed run may write to its directory."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -146,7 +147,7 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
     """
     run_dir, former = run.path, run.config
     if not resume:
-        if run_dir.is_file() or any(not file.name.endswith(".partial") for file in run_dir.glob("*")):
+        if os.path.lexists(run_dir) and (not run_dir.is_dir() or not _is_empty(run_dir)):
             raise ConfigError(
                 f"{run_dir}: already exists. Choose another --run_dir, or resume its run with --ckpt_path last."
             )
@@ -169,6 +170,11 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
             f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
             "Resume with the same settings, or start a new run in another run_dir."
         )
+
+
+def _is_empty(folder: Path) -> bool:
+    """Return whether a folder has nothing in it but what a killed run left half-written."""
+    return all(file.name.endswith(".partial") for file in folder.glob("*"))
 
 
 def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[str, object]:

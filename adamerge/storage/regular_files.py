@@ -1,4 +1,4 @@
-"""What is refused before it is opened: pipes, devices and folders where a file should be, files too large to be right."""
+"""What is refused before it is opened: pipes, devices, folders in place of files, and files too large to be right."""
 
 import json
 import os
@@ -6,8 +6,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from adamerge.types import ConfigError, IncompatibleExpertsError
+
+Refusal: TypeAlias = type[ConfigError | IncompatibleExpertsError]
 
 LARGEST_JSON = 2**28
 """Largest size of a JSON file in bytes."""
@@ -72,10 +75,10 @@ def read_whole(path: Path, largest: int) -> bytes:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder, whatever characters it has.
+    r"""Return whether a path is a folder, whatever characters it has.
 
     Example:
-        >>> is_folder(Path("/")), is_folder(Path("a\\0b"))
+        >>> is_folder(Path("/")), is_folder(Path("a\0b"))
         (True, False)
     """
     try:
@@ -84,7 +87,7 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def read_json(path: Path, error: type[ConfigError | IncompatibleExpertsError] = ConfigError) -> object:
+def read_json(path: Path, error: Refusal = ConfigError) -> object:
     """Read a JSON file.
 
     Raises:
@@ -112,7 +115,9 @@ _FILES = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt", ".tiktoke
 
 
 @contextmanager
-def reading(what: str, advice: str, error: type[ConfigError | IncompatibleExpertsError] = ConfigError) -> Iterator[None]:
+def reading(
+    what: str, advice: str, error: type[ConfigError | IncompatibleExpertsError] = ConfigError
+) -> Iterator[None]:
     """Turn whatever another library raises on a file into an error that names the file and what to do.
 
     Args:
