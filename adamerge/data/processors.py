@@ -11,7 +11,7 @@ from adamerge.data.encode import modalities_of
 from adamerge.data.modality import Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
 from adamerge.data.processor_files import template_of
-from adamerge.data.tokenize import check_vocabulary, has_vocabulary, lend_padding
+from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.types import ConfigError
@@ -109,7 +109,10 @@ def _saved(checkpoint: Checkpoint | None, modality: Modality) -> Processor | Non
             f"{checkpoint.source}: expected the {modality.loads} of {checkpoint.architecture} in {', '.join(found)}, "
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
         ) from error
-    return processor if has_vocabulary(folder, processor) else None
+    if not has_vocabulary(folder, processor):
+        return None
+    check_limit(checkpoint.source, processor)
+    return processor
 
 
 def _completed(expert: Expert, own: Processor | None, base: Processor | None) -> tuple[Processor, list[str]]:

@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from adamerge.experts.adapter_config import is_adapter
 from adamerge.experts.config_file import read_config_file
 from adamerge.experts.name_patterns import several
+from adamerge.experts.other_folders import way_on
 from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.regular_files import check_folder, is_folder, reading
 from adamerge.storage.weights import Header, Weights
@@ -85,7 +86,8 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
         )
     if not (folder / "config.json").exists():
         raise ConfigError(
-            f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the path."
+            f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json."
+            f"{way_on(folder) or ' Correct the path.'}"
         )
     config = read_config_file(folder, trust_remote_code=trust_remote_code)
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
@@ -223,9 +225,9 @@ def _tensors(source: str, folder: Path, allow_pickle: bool, explicit: str | None
         )
     others = other_weights(folder)
     beside = f" It has {several(others)}, which transformers opens only by name." if others else ""
+    what_to_do = way_on(folder) or " Correct the path, or save the model there with save_pretrained."
     raise ConfigError(
-        f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside} Correct the "
-        "path, or save the model there with save_pretrained."
+        f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside}{what_to_do}"
     )
 
 

@@ -97,6 +97,13 @@ def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> l
     problems = name_problems(source, "the file", module, found)
     expected = {name: p.shape for name, p in module.named_parameters() if name in found.names}
     problems += quantised_problems(source, tensors, tuple(expected))
+    empty = [name for name, shape in expected.items() if shape.numel() and not tensors.shape(name).numel()]
+    if empty:
+        problems.append(
+            f"{source}: {several(empty)} are empty in the file, as DeepSpeed (ZeRO-3) leaves them. Convert its "
+            "checkpoint with zero_to_fp32.py, or save with stage3_gather_16bit_weights_on_model_save: true."
+        )
+        return problems
     for name, shape in expected.items():
         stored = tensors.shape(name)
         if stored != shape:

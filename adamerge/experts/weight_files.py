@@ -101,8 +101,8 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     for name in names:
         if not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
             raise IncompatibleExpertsError(
-                f"{index}: expected files in its own folder, but weight_map names {quoted(name)}. Copy the files beside "
-                "it."
+                f"{index}: expected files in its own folder, but weight_map names {quoted(name)}. Copy the files "
+                "beside it."
             )
         problem = problem_of(folder / name)
         if problem is not None:

@@ -23,7 +23,6 @@ from adamerge.runs.type_hints import (
     section,
     words,
 )
-
 from adamerge.types import quoted
 
 

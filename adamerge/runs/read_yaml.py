@@ -224,8 +224,8 @@ def _no_texts(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key
                 yield (
                     key,
                     (
-                        f"{name}:{_line(word)}: expected a text as key, found {_described(word)}; write it in quotation "
-                        "marks if it is a name."
+                        f"{name}:{_line(word)}: expected a text as key, found {_described(word)}; write it in "
+                        "quotation marks if it is a name."
                     ),
                 )
         node.value = [(word, value) for word, value in node.value if word.tag in _TEXT]
