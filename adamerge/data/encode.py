@@ -1,12 +1,13 @@
 """Tables → encoded rows; the model and the columns select the modality."""
 
-from adamerge.data.chats import MESSAGES, Chat
+from adamerge.data.chats import Chat
 from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
 from adamerge.data.language import Language
 from adamerge.data.modality import Encoded, Modality, Processor
 from adamerge.data.settings import Encoding
+from adamerge.data.sharegpt import COLUMNS, messages_column
 from adamerge.data.tables import Table
 from adamerge.data.text import Text
 from adamerge.data.unread_images import check_images
@@ -42,7 +43,7 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
             f"{expert.kind.architecture} is not one. Remove both keys, or leave out this task's calibration."
         )
-    notes = () if isinstance(modality, Images) else check_images(table, expert, table.source.messages or MESSAGES)
+    notes = () if isinstance(modality, Images) else check_images(table, expert, messages_column(table) or COLUMNS[0])
     found = modality.encode(table, expert, processor, encoding)
     return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
 

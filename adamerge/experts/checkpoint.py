@@ -181,14 +181,15 @@ def locate(source: str, allow_pickle: bool) -> Path:
         ConfigError: There is no such directory or hub id.
     """
     folder = Path(source).expanduser()
-    if is_folder(folder):
+    if source.strip() and is_folder(folder):
         check_folder(folder)
         _check_adapter(source, folder)
         return folder
     name, _, revision = source.partition("@")
     if os.path.lexists(folder) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise ConfigError(
-            f"{source}: expected the folder of a checkpoint or a hub id, but there is no such folder. Correct the path."
+            f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
+            "Correct the path."
         )
     try:
         patterns = _NOT_PICKLES + (_PICKLES if allow_pickle else [])

@@ -300,9 +300,7 @@ def test_an_alias_within_its_own_value_is_named():
     assert complaint(HEAD + "a: &a\n  - [*a]").startswith("merge.yaml:6: the alias *a refers to a value that contains")
 
 
-@pytest.mark.parametrize(
-    "value", ["2001-99-99", "!!int abc", "!!binary é", "0x_", "9" * 5000, "!!set [a]", "!x y"]
-)
+@pytest.mark.parametrize("value", ["2001-99-99", "!!int abc", "!!binary é", "0x_", "9" * 5000, "!!set [a]", "!x y"])
 def test_a_value_that_yaml_cannot_build_is_named_with_its_line(value):
     said = complaint(HEAD + f"seed_everything: {value}")
     assert "line 5" in said or said.startswith("merge.yaml:5: ")
