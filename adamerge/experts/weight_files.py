@@ -147,10 +147,16 @@ def _unpickled(files: Sequence[Path]) -> InMemory:
 
 
 def _not_tensors(content: object) -> list[str]:
-    """List what is no tensor, by name or, of something that has no names, by type."""
+    """List what is no tensor of plain numbers, by name or, of something that has no names, by type."""
     if not isinstance(content, Mapping):
         return [type(content).__name__]
-    return [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    return [str(name) for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a tensor whose numbers are all in memory: not sparse, nested, quantised or on meta."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return plain and not value.is_quantized and not value.is_nested
 
 
 def _load(file: Path) -> object:

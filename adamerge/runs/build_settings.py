@@ -26,9 +26,8 @@ from adamerge.runs.type_hints import (
 )
 from adamerge.types import quoted
 
-
 MOST = 2**53
-"""Size of the largest number; no setting has a use for larger ones, and not all integers above it are floating-point."""
+"""Size of the largest number; no setting has a use for larger ones."""
 
 
 def build(hint: object, value: object, key: Key, findings: Findings) -> object:

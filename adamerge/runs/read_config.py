@@ -15,6 +15,7 @@ from adamerge.runs.layers import DECIDED, nested, overlay, together
 from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.runs.read_yaml import Document, read_yaml_file
 from adamerge.runs.saved import Layer, split_record
+from adamerge.types import quoted
 
 Tell: TypeAlias = Callable[[str], object]
 """Function that prints a note."""

@@ -106,7 +106,8 @@ ROWS = {
     "number for text": '{"text": 3}', "list for text": '{"text": ["a"]}', "keys for text": '{"text": {"a": 1}}',
     "empty text": '{"text": ""}', "other key": '{"txt": "a"}', "key twice": '{"text": "a", "text": "b"}',
     "half": '{"text": "a', "70 levels": '{"text": ' + "[" * 70 + "]" * 70 + "}", "half a pair": '{"text": "\\ud800"}',
-    "escaped null": '{"text": "a\\u0000b"}', "null byte": '{"text": "a\0b"}', "long": '{"text": "' + "good " * 9000 + '"}',
+    "escaped null": '{"text": "a\\u0000b"}', "null byte": '{"text": "a\0b"}',
+    "long": '{"text": "' + "good " * 9000 + '"}',
     "long key": '{"' + "x" * 3000 + '": 1}', "digits": '{"text": "a", "label": ' + "9" * 5000 + "}",
     "mark": '\ufeff{"text": "a"}', "no key": '{"": "a"}', "special": '{"text": "[PAD] [SEP]"}',
 }  # fmt: skip
@@ -123,7 +124,7 @@ TABLES = {
 """Tables of other formats by name."""
 
 NAMES = [
-    "config.json", "CONFIG.JSON", "model.safetensors", "tokenizer.json", "mean", "..", "", "a/b", "a\nb", "a" * 300, "\0",
-    "\ud800", " a", "-x", ".hidden", "$x$", "$\\frac$", "é", "a:b", "~", "%s", "{x}", "model-base.safetensors",
+    "config.json", "CONFIG.JSON", "model.safetensors", "tokenizer.json", "mean", "..", "", "a/b", "a\nb", "a" * 300, 
+    "\0", "\ud800", " a", "-x", ".hidden", "$x$", "$\\frac$", "é", "a:b", "~", "%s", "{x}", "model-base.safetensors",
 ]  # fmt: skip
 """Names of tasks; some can be folders beside the merged files."""
