@@ -19,7 +19,7 @@ from adamerge.types import ConfigError, IncompatibleExpertsError
         ({"num_hidden_layers": 129}, "tensors, found num_hidden_layers: 129"),
         ({"num_hidden_layers": 10_001}, "num_hidden_layers: expected at most 10000, found 10001"),
         ({"num_labels": 10**6 + 1}, "num_labels: expected at most 1000000"),
-        ({"max_position_embeddings": 2**16 + 1, "vocab_size": 2**16 + 1}, "describes a BertForSequenceClassification of"),
+        ({"max_position_embeddings": 2**16 + 1, "vocab_size": 2**16 + 1}, "describes a BertForSequenceCl"),
         ({"hidden_act": "nothing"}, "transformers cannot build one from it"),
         ({"architectures": [3]}, "architecture"),
         ({"architectures": ["BertTokenizer"]}, "does not have"),

@@ -6,6 +6,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from support.digits import digits_family
 
 from adamerge.data.settings import Batching
+from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, learn
 from adamerge.learning.settings import Learning
 from adamerge.learning.trainer import first_rank
@@ -20,7 +21,7 @@ LAUNCHES = {
     "slurm, tasks per node": {**SLURM, "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "3"},
     "torchrun": {**TORCHRUN, "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1", "TORCHELASTIC_RUN_ID": "none"},
     "kubeflow": {**TORCHRUN, "WORLD_SIZE": "4", "RANK": "2", "KUBERNETES_PORT": "tcp://127.0.0.1:443"},
-    "lsf": {"LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_LOCAL_RANK": "0", "JSM_NAMESPACE_SIZE": "1"},
+    "lsf": {"LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_LOCAL_RANK": "0"},
     "left over": {"RANK": "1", "LOCAL_RANK": "nothing", "NODE_RANK": "x"},
     "lightning": {"PL_TRAINER_DEVICES": "2", "PL_TRAINER_FAST_DEV_RUN": "1", "PL_TRAINER_LIMIT_TRAIN_BATCHES": "0"},
 }  # fmt: skip
@@ -31,7 +32,8 @@ def learned(checkpoints):
     vectors = task_vectors(experts, experts.shared, resident=True)
     model = MergedModel(experts, vectors, task_wise(tuple(vectors.shapes)))
     trainer = {"max_steps": 2, "accelerator": "cpu", "enable_progress_bar": False}
-    learning = Learning(torch.optim.Adam, batching=Batching(batch_size=None), trainer=trainer)
+    watching = Watching("last", every=1, patience=None)
+    learning = Learning(torch.optim.Adam, batching=Batching(batch_size=None), watching=watching, trainer=trainer)
     return learn(model, Entropy(), Calibration(rows, {}), learning, checkpoints=checkpoints).coefficients
 
 
