@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from support.families import build
 from support.mixtures import MIXTURES, SMALL
 
 from adamerge.experts.checkpoint import skeleton

@@ -308,7 +308,7 @@ def test_a_value_that_yaml_cannot_build_is_named_with_its_line(value):
 
 
 def test_a_long_value_is_cut_in_the_answer():
-    said = complaint(HEAD + f"init: {'x' * 100_000}\n{'k' * 3000}: 1")
+    said = complaint(HEAD + f"init: {'x' * 100_000}\n{'k' * 900}: 1")
     assert max(map(len, said.splitlines())) < 1200
     assert "(100000 characters)" in said
 
@@ -347,7 +347,7 @@ def test_mistakes_of_python_name_the_key():
     [
         (b"base_model: [1,\nmodels: 2", "bad.yaml: this is not YAML in UTF-8"),
         (b"base_model: b\xe4se", "bad.yaml: this is not YAML in UTF-8"),
-        (b"a: &a [*a]", "bad.yaml: "),
+        (b"a: &a [*a]", "bad.yaml:1: the alias *a "),
         (b"- 1\n- 2", "bad.yaml: expected keys and values"),
         (b"", "bad.yaml: expected keys and values"),
         (b"data: {rows: 1}\ninit: 0\ndata: {rows: 2}", "bad.yaml:3: the key data is written twice in one mapping"),
