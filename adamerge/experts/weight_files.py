@@ -101,12 +101,11 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     for name in names:
         if not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
             raise IncompatibleExpertsError(
-                f"{index}: expected files in its own folder, but weight_map names {quoted(name)}. Copy the files "
-                "beside it."
+                f"{index}: expected files in its own folder, but weight_map names {name}. Copy the files beside it."
             )
         problem = problem_of(folder / name)
         if problem is not None:
-            what = "missing" if not os.path.lexists(folder / name) else problem.rstrip(".")
+            what = "missing" if not os.path.lexists(folder / name) else problem.partition(".")[0]
             raise IncompatibleExpertsError(
                 f"{folder / name}: {what}, but {index.name} lists it. Copy or download the file again."
             )

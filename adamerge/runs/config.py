@@ -103,10 +103,9 @@ def _check_finite(key: str, written: object) -> None:
     if not values:
         raise ConfigError(f"{key}: expected at least one number, found an empty list; leave the key out to use init.")
     for value in values:
-        if isinstance(value, float | int) and not math.isfinite(value):
-            raise ConfigError(f"{key}: expected finite numbers, found {value}.")
-        if isinstance(value, float | int) and abs(value) > _LARGEST_START:
-            raise ConfigError(f"{key}: expected numbers of at most {_LARGEST_START:g} in size, found {value}.")
+        if isinstance(value, float | int) and not abs(value) <= _LARGEST_START:
+            limit = "" if not math.isfinite(value) else f" up to {_LARGEST_START:g}"
+            raise ConfigError(f"{key}: expected finite numbers{limit}, found {value}.")
 
 
 @dataclass
@@ -243,10 +242,8 @@ class MergeConfig:
 
     def __post_init__(self) -> None:
         """Check that the start is a coefficient, and the seed a seed."""
-        if isinstance(self.init, float | int) and not math.isfinite(self.init):
-            raise ConfigError(f"init: expected a finite number, found {self.init}.")
-        if isinstance(self.init, float | int) and abs(self.init) > _LARGEST_START:
-            raise ConfigError(f"init: expected a number of at most {_LARGEST_START:g} in size, found {self.init}.")
+        if isinstance(self.init, float | int) and not abs(self.init) <= _LARGEST_START:
+            raise ConfigError(f"init: expected a finite number, found {self.init} (at most {_LARGEST_START:g}).")
         if isinstance(self.seed_everything, int) and self.seed_everything < 0:
             raise ConfigError(f"seed_everything: expected at least 0, found {self.seed_everything}.")
 

@@ -130,15 +130,13 @@ def _check_permissions(layers: Sequence[Layer], findings: Findings) -> None:
 
 
 def _check_record(layer: Document, findings: Findings) -> None:
-    """Refuse a record of another form than a run writes."""
-    written, saved = (layer.content.get(key, empty) for key, empty in (("written", []), ("saved", {})))
+    """Refuse a list of written keys of another form than a run records."""
+    written = layer.content.get("written", [])
     if not isinstance(written, list | tuple) or not all(isinstance(key, str) for key in written):
         findings.refuse(
             ("written",),
             f"expected the list of keys that a run recorded, found {quoted(written)}; remove both records.",
         )
-    if not isinstance(saved, Mapping):
-        findings.refuse(("saved",), f"expected the settings that a run recorded, found {quoted(saved)}; remove both.")
 
 
 def _is_file(layer: Layer) -> bool:
