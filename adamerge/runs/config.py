@@ -32,7 +32,6 @@ else:
 Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
 
-
 _LARGEST_START = 1e6
 """Size of the largest start coefficient; losses of larger ones overflow."""
 
@@ -104,8 +103,7 @@ def _check_finite(key: str, written: object) -> None:
         raise ConfigError(f"{key}: expected at least one number, found an empty list; leave the key out to use init.")
     for value in values:
         if isinstance(value, float | int) and not abs(value) <= _LARGEST_START:
-            limit = "" if not math.isfinite(value) else f" up to {_LARGEST_START:g}"
-            raise ConfigError(f"{key}: expected finite numbers{limit}, found {value}.")
+            raise ConfigError(f"{key}: expected finite numbers, found {value} (at most {_LARGEST_START:g}).")
 
 
 @dataclass
