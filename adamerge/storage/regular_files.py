@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -117,7 +117,7 @@ _FILES = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt", ".tiktoke
 @contextmanager
 def reading(
     what: str, advice: str, error: type[ConfigError | IncompatibleExpertsError] = ConfigError
-) -> Iterator[None]:
+) -> Generator[None]:
     """Turn whatever another library raises on a file into an error that names the file and what to do.
 
     Args:
