@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from adamerge.printable import print_anything
+
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
 
@@ -154,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    print_anything()
     try:
         return _run(words)
     except KeyboardInterrupt:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, TypeAlias, cast
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -19,6 +18,7 @@ from adamerge.data.language import (
     prompt_rows,
 )
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.read_files import first_line
 from adamerge.data.settings import Encoding
 from adamerge.data.sharegpt import as_messages, is_sharegpt, unknown_speaker
 from adamerge.data.tables import Table
@@ -27,7 +27,7 @@ from adamerge.data.tokens import cut_note, special_tokens, spelling_note
 from adamerge.data.turns import answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
-from adamerge.types import Fact
+from adamerge.types import Fact, quoted
 
 Message: TypeAlias = Mapping[str, object]
 
@@ -181,10 +181,10 @@ def render(
         ids = tokenizer.apply_chat_template(
             messages, tokenize=True, return_dict=False, add_generation_prompt=answer_next
         )
-    except (TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # templates are programs of others
         raise table.error(
-            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({error}). Correct or "
-            "remove the row."
+            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({first_line(error)}). "
+            "Correct or remove the row."
         ) from error
     return cast(list[int], ids)
 
@@ -283,7 +283,7 @@ def _problem(message: object) -> str | None:
     if speaker := unknown_speaker(message):
         return speaker
     if not isinstance(message, dict):
-        return f"is {message!r}"
+        return f"is {quoted(message)}"
     if not isinstance(message.get("role"), str) or not message["role"]:
         return "has no role"
     if isinstance(message.get("content"), str | list) or message.get("tool_calls"):

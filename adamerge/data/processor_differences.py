@@ -11,6 +11,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from adamerge.data.modality import AnyProcessor, Processor
 from adamerge.storage.digest import digest_of_json
+from adamerge.storage.regular_files import read_json
 
 _MOST = 8
 """Number of differences that are listed; the rest is counted."""
@@ -102,9 +103,9 @@ def key_notes(folder: Path | None, processor: Processor) -> list[str]:
     """
     if folder is None or not isinstance(processor, PreTrainedTokenizerBase):
         return []
-    try:
-        keys = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    file = folder / "tokenizer_config.json"
+    keys = read_json(file) if file.exists() else None
+    if not isinstance(keys, dict):
         return []
     ids = cast(Sequence[int], processor("a")["input_ids"])
     found: list[str] = []

@@ -9,6 +9,7 @@ from typing import cast
 import transformers
 
 from adamerge.storage.links import inside
+from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading
 
 VOCABULARY = ("tokenizer.json", "*vocab*", "*.model", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer", "tekken.json")
 """Patterns of the files that hold a tokenizer's vocabulary."""
@@ -83,7 +84,12 @@ def templates_of(folder: Path | None) -> dict[str, str]:
     first, more = files_of(folder, (TEMPLATE,)), files_of(folder / TEMPLATES, ("*.jinja",))
     files = {**({DEFAULT: first[TEMPLATE]} if first else {}), **{file.stem: file for file in more.values()}}
     in_settings = settings_of(folder / "tokenizer_config.json").get("chat_template")
-    return {name: file.read_text(encoding="utf-8") for name, file in files.items()} or named_templates(in_settings)
+    return {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
+
+
+def _template_in(file: Path) -> str:
+    with reading(f"{file}: expected a chat template in UTF-8, but it cannot be read", "Copy it again."):
+        return read_whole(file, LARGEST_JSON).decode("utf-8")
 
 
 def named_templates(value: object) -> dict[str, str]:

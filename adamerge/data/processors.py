@@ -13,7 +13,7 @@ from adamerge.data.media import reads
 from adamerge.data.modality import AnyProcessor, Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
 from adamerge.data.processor_files import template_of
-from adamerge.data.tokenize import check_vocabulary, has_vocabulary, lend_padding
+from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.types import ConfigError, Fact
@@ -135,7 +135,10 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
             f"{checkpoint.source if checkpoint else folder}: expected the {modality.loads}{of} in {', '.join(found)}, "
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
         ) from error
-    return processor if has_vocabulary(folder, processor) else None
+    if not has_vocabulary(folder, processor):
+        return None
+    check_limit(checkpoint.source, processor)
+    return processor
 
 
 def _completed(expert: Expert, own: Processor | None, base: Processor | None) -> tuple[Processor, list[str]]:

@@ -1,6 +1,8 @@
 """One task's table of rows; its columns are checked when they are read."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -14,7 +16,8 @@ from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
 from adamerge.data.words import are_words, column_of_texts, joined
-from adamerge.types import ConfigError, Fact
+from adamerge.storage.regular_files import problem_of
+from adamerge.types import ConfigError, Fact, quoted
 
 TEXT_ROLES = ("text", "text_pair", "completion")
 """Roles of columns whose values are texts."""
@@ -89,6 +92,10 @@ class Table:
             raise self.error(
                 f"the column {column!r} is not text in UTF-8 ({error}). Save the file in UTF-8."
             ) from error
+        except Exception as error:  # pyarrow and datasets raise anything on damaged files
+            raise self.error(
+                f"the column {column!r} cannot be read ({first_line(error)}). Copy the file again."
+            ) from error
 
     def texts(self, column: str) -> list[str]:
         """Read a column of texts; lists of words, if all values are such, are joined by spaces.
@@ -101,7 +108,7 @@ class Table:
         for row, text in enumerate(self._texts(column)):
             if not isinstance(text, str):
                 raise self.error(
-                    f"{self.place(row)}: expected a text in the column {column!r}, found {repr(text)[:80]}. "
+                    f"{self.place(row)}: expected a text in the column {column!r}, found {quoted(text)}. "
                     f"{_advice(text, column)}"
                 )
             texts.append(text)
@@ -131,13 +138,42 @@ class Table:
             ConfigError: The value is no image, or cannot be decoded; names its row.
         """
         stored = self.stored_image(column, row)
-        try:
+        with self.decoding(row, stored):
             return datasets.Image().decode_example(stored)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+
+    @contextmanager
+    def decoding(self, row: int, stored: Mapping[str, object]) -> Iterator[None]:
+        """Refuse in the block an image that is too large or that Pillow cannot read, whatever it raises.
+
+        Args:
+            row: Row of the image.
+            stored: The image as `stored_image` returns it.
+
+        Raises:
+            ConfigError: Names row and file.
+        """
+        place, limit = f"{self.place(row)}{_file(stored, self.place(row))}", self.source.max_pixels
+        problem = problem_of(Path(str(stored["path"]))) if stored.get("bytes") is None else None
+        if problem is not None:
+            raise self.error(f"{place} is not an image that can be read: {problem}")
+        former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                yield
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise self.error(
-                f"{self.place(row)}{_file(stored, self.place(row))} is not an image that can be read "
-                f"({first_line(error)}). Replace the file or remove the row."
+                f"{place}: expected an image of at most {limit} pixels, found more. Reduce it, or raise max_pixels of "
+                "these rows."
             ) from error
+        except ConfigError:
+            raise
+        except Exception as error:  # Pillow raises anything on damaged files
+            raise self.error(
+                f"{place} is not an image that can be read ({first_line(error)}). Replace the file or remove the row."
+            ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = former
 
     def stored_image(self, column: str, row: int) -> dict[str, object]:
         """Return an image as it is stored: its path, and its bytes or None.
@@ -153,7 +189,7 @@ class Table:
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise self.error(
                 f"{self.place(row)}: expected images or paths of images in the column {column!r}, found "
-                f"{repr(value)[:80]}. Name the column of images (key image)."
+                f"{quoted(value)}. Name the column of images (key image)."
             ) from error
 
     def class_names(self, column: str) -> list[str] | None:
@@ -211,8 +247,11 @@ def load_table(source: DataSource, task: str, seed: int, rows: int | None = None
         ) from error
     except DatasetGenerationError as error:
         raise ConfigError(f"{task}: {source.path}: {first_line(error.__cause__ or error)}") from error
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{task}: {source.path}: {first_line(error)}") from error
+    except Exception as error:  # pyarrow and datasets raise anything on damaged files
+        what = f"cannot be read ({type(error).__name__}: {first_line(error)})"
+        raise ConfigError(f"{task}: {source.path}: {what}. Copy it again, or correct the path.") from error
     if len(table) == 0:
         raise table.error("expected at least 1 row, found none.")
     return table

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,16 @@ import transformers
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from adamerge.experts.adapter_formats import is_adapter
+from adamerge.experts.config_file import read_config_file
 from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
+from adamerge.experts.other_folders import way_on
 from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
+from adamerge.storage.regular_files import check_folder, is_folder, reading
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -64,7 +68,8 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """Name of the model class that saved the checkpoint."""
-        return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
+        named = getattr(self.config, "architectures", None) or ["AutoModel"]
+        return str(named if isinstance(named, str) else named[0])
 
     def settings(self) -> dict[str, object]:
         """Return the content of config.json, without foreign code; for an adapter, of the model it was trained as."""
@@ -113,15 +118,10 @@ def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remo
     """
     if not (folder / "config.json").exists():
         raise ConfigError(
-            f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the path."
+            f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json."
+            f"{way_on(folder) or ' Correct the path.'}"
         )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder / 'config.json'}: expected the configuration of a transformers model, but transformers cannot "
-            f"read it: {error}"
-        ) from error
+    config = read_config_file(folder, trust_remote_code=trust_remote_code)
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
@@ -158,24 +158,29 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
         The module.
 
     Raises:
-        ConfigError: transformers has no class of this name.
+        ConfigError: transformers has no class of this name, or cannot build it.
     """
     config = copy.deepcopy(config)
-    for auto, reference in (getattr(config, "auto_map", None) or {}).items():
-        if trust_remote_code and reference.endswith("." + architecture):
-            with parameters_on_meta():
+    auto_map = getattr(config, "auto_map", None)
+    refused = f"config.json: expected the configuration of a {architecture}, but transformers cannot build one from it"
+    with parameters_on_meta(), reading(refused, "Correct it, or copy or download it again."):
+        for auto, reference in (auto_map if isinstance(auto_map, dict) and trust_remote_code else {}).items():
+            if str(reference).endswith("." + architecture):
                 return _allocated(getattr(transformers, auto).from_config(config, trust_remote_code=True))
-    if architecture == "AutoModel":
-        with parameters_on_meta():
+        if architecture == "AutoModel":
             return _allocated(transformers.AutoModel.from_config(config))
+        return _allocated(_class_of(architecture)._from_config(config, dtype=torch.float32))
+
+
+def _class_of(architecture: str) -> type[PreTrainedModel]:
+    """Find transformers' class of a model by its name."""
     cls = getattr(transformers, architecture, None)
-    if cls is None:
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ConfigError(
             f"config.json names the architecture {architecture}, which transformers {transformers.__version__} does "
             "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
         )
-    with parameters_on_meta():
-        return _allocated(cls._from_config(config, dtype=torch.float32))
+    return cls
 
 
 def _allocated(module: nn.Module) -> nn.Module:
@@ -221,12 +226,14 @@ def locate(source: str, allow_pickle: bool) -> Path:
         ConfigError: There is no such directory or hub id.
     """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source.strip() and is_folder(folder):
+        check_folder(folder)
         return folder
     name, _, revision = source.partition("@")
-    if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+    if os.path.lexists(folder) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise ConfigError(
-            f"{source}: expected the folder of a checkpoint or a hub id, but there is no such folder. Correct the path."
+            f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
+            "Correct the path."
         )
     try:
         patterns = _NOT_PICKLES + (_PICKLES if allow_pickle else [])
@@ -267,9 +274,9 @@ def _tensors(source: str, folder: Path, allow_pickle: bool, explicit: str | None
         )
     others = other_weights(folder)
     beside = f" It has {several(others)}, which transformers opens only by name." if others else ""
+    what_to_do = way_on(folder) or " Correct the path, or save the model there with save_pretrained."
     raise ConfigError(
-        f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside} Correct the "
-        "path, or save the model there with save_pretrained."
+        f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside}{what_to_do}"
     )
 
 

@@ -53,7 +53,7 @@ def from_checkpoints(
     opened: dict[str, _Opened] = {}
     for name, checkpoint in experts.items():
         try:
-            opened[name] = _open(name, base, checkpoint, (zero_shot or {}).get(name))
+            opened[name] = _open(name, base, checkpoint, (zero_shot or {}).get(name), own=bool(split and split.head))
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
     if opened:
@@ -83,10 +83,10 @@ class _Opened(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> _Opened:
+def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None, *, own: bool) -> _Opened:
     if words is not None:
         return _zero_shot_expert(name, base, checkpoint, words)
-    problems = config_problems(base, checkpoint)
+    problems = config_problems(base, checkpoint, own_embeddings=own)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     try:

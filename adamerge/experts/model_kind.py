@@ -76,7 +76,7 @@ def kind_of(module: nn.Module) -> ModelKind:
         {int(index): str(name) for index, name in (getattr(config, "id2label", None) or {}).items()},
         classes or 0,
         getattr(config, "problem_type", None),
-        _positions(config),
+        _positions(config, module),
     )
 
 
@@ -149,10 +149,17 @@ def _first_argument(module: nn.Module) -> str:
     return next(iter(inspect.signature(module.forward).parameters), "input_ids")
 
 
-def _positions(config: object) -> int | None:
-    """Maximum number of positions; None without a limit, which XLNet writes as -1."""
+def _positions(config: object, module: nn.Module) -> int | None:
+    """Maximum number of tokens by the positions; None without a limit, which XLNet writes as -1.
+
+    Classes such as RoBERTa count positions from `padding_idx` + 1 on, so that 514 positions hold 512 tokens.
+    """
     positions = getattr(config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    tables = [part for name, part in module.named_modules() if "position" in name and isinstance(part, nn.Embedding)]
+    unused = max((1 + own.padding_idx for own in tables if own.padding_idx is not None), default=0)
+    return max(positions - unused, 1)
 
 
 def _prediction(module: nn.Module) -> Prediction:

@@ -30,7 +30,7 @@ from adamerge.runs.start import start_of
 from adamerge.storage.kept import Keeper
 from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.stored import transformed
-from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
 
 GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
@@ -39,6 +39,12 @@ GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "component": tensor_wise,
 }
 """Groups of tensors; those of components have the starts of their tensor."""
+
+WRITTEN = (".json", ".safetensors", ".jinja", ".partial")
+"""Endings of the files that are written beside the folders of tasks."""
+
+_LONGEST_NAME = 200
+"""Largest number of bytes in the name of a task; file systems allow 255, and names of files are made of it."""
 
 
 def open_experts(config: MergeConfig) -> Experts:
@@ -62,6 +68,7 @@ def open_experts(config: MergeConfig) -> Experts:
             opened[model.name] = open_expert(model.model, base, adapter=model.adapter, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
+    problems += _taken(config.names, base) if base else []
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
     if base and opened:
         try:
@@ -93,10 +100,31 @@ def check_names(names: Sequence[str]) -> None:
                 f"models: expected another name than {MEAN!r}, which is the mean over tasks in all results; set the "
                 "key task."
             )
-        if not name or name == ".." or Path(name).name != name:
+        if not _names_folder(name):
             raise ConfigError(
-                f"models: expected a name that can be the name of a folder, found {name!r}; set the key task."
+                f"models: expected a name that can be the name of a folder, found {quoted(name)}; set the key task."
             )
+
+
+def _names_folder(name: str) -> bool:
+    r"""Return whether a name can be that of a folder, and be printed: one part of a path, not hidden.
+
+    Example:
+        >>> [_names_folder(name) for name in ("news", "two words", "..", "a/b", ".news", "a\n", " a", "\ud800")]
+        [True, True, False, False, False, False, False, False]
+    """
+    path = name == name.strip() and not name.startswith(".") and Path(name).name == name
+    return path and name.isprintable() and 0 < len(name.encode()) <= _LONGEST_NAME
+
+
+def _taken(names: Sequence[str], base: Checkpoint) -> list[str]:
+    """List the names of tasks that a file of the merged folder has too, which holds the base's files."""
+    files = {file.name.casefold() for file in base.folder.iterdir() if file.is_file()}
+    return [
+        f"models: expected a name that no file of the merged folder has, found {quoted(name)}; set the key task."
+        for name in names
+        if name.casefold() in files or Path(name).suffix.lower() in WRITTEN
+    ]
 
 
 def answers_to(

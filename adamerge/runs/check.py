@@ -13,6 +13,7 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.device import describe_device, device_of
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
+from adamerge.runs.check_place import check_place
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, component_notes, components, ranks
 from adamerge.runs.config import MergeConfig, source_of
@@ -35,7 +36,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         The problems, one message each.
     """
     run = RunDirectory(Path(config.run_dir).expanduser())
-    problems = problems_of(lambda: check_run_dir(run, "", resume=False))
+    problems = problems_of(lambda: check_place(run.path, config))
+    problems += [] if problems else problems_of(lambda: check_run_dir(run, "", resume=False))
     problems += problems_of(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:

@@ -34,6 +34,8 @@ else:
 Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
 
+_LARGEST_START = 1e6
+"""Size of the largest start coefficient; losses of larger ones overflow."""
 
 DURATION = re.compile(r"\d+:\d+:\d+:\d+")
 """Days, hours, minutes and seconds."""
@@ -102,8 +104,8 @@ def _check_finite(key: str, written: object) -> None:
     if not values:
         raise ConfigError(f"{key}: expected at least one number, found an empty list; leave the key out to use init.")
     for value in values:
-        if isinstance(value, float | int) and not math.isfinite(value):
-            raise ConfigError(f"{key}: expected finite numbers, found {value}.")
+        if isinstance(value, float | int) and not abs(value) <= _LARGEST_START:
+            raise ConfigError(f"{key}: expected finite numbers, found {value} (at most {_LARGEST_START:g}).")
 
 
 @dataclass
@@ -248,9 +250,11 @@ class MergeConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the start is finite."""
-        if isinstance(self.init, float | int) and not math.isfinite(self.init):
-            raise ConfigError(f"init: expected a finite number, found {self.init}.")
+        """Check that the start is a coefficient, and the seed a seed."""
+        if isinstance(self.init, float | int) and not abs(self.init) <= _LARGEST_START:
+            raise ConfigError(f"init: expected a finite number, found {self.init} (at most {_LARGEST_START:g}).")
+        if isinstance(self.seed_everything, int) and self.seed_everything < 0:
+            raise ConfigError(f"seed_everything: expected at least 0, found {self.seed_everything}.")
 
     @property
     def needs_rows(self) -> bool:

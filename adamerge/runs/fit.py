@@ -28,6 +28,7 @@ from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
+from adamerge.runs.check_place import check_place
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.finished import check_unfinished, drop_former, put_aside
@@ -93,6 +94,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
+    check_place(run.path, config)
     with use_run(run, "adamerge fit", console):
         check_run_dir(run, resolved, resume, allow_code=config.allow_code)
         if resume:

@@ -38,7 +38,7 @@ def no_configuration_beside_the_weights(folder, config):
     (folder / "mood/config.json").unlink()
 
 
-@of_headers("mood/config.json", "cannot read it")
+@of_headers("mood/config.json", "cannot be read")
 def broken_configuration_beside_the_weights(folder, config):
     (folder / "mood/config.json").write_text("{")
 

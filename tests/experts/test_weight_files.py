@@ -137,7 +137,7 @@ def an_empty_map():
     return {"weight_map": {}}
 
 
-@index("expected JSON with a weight_map", "KeyError")
+@index("expected JSON with a weight_map", "found {'metadata': {}}")
 def no_map():
     return {"metadata": {}}
 
@@ -162,7 +162,7 @@ def a_missing_file():
     return {"weight_map": {"a": "nowhere.safetensors"}}
 
 
-@index("missing, but model.safetensors.index.json lists it")
+@index("expected a file, found a folder, but model.safetensors.index.json lists it")
 def a_folder():
     return {"weight_map": {"a": "."}}
 
