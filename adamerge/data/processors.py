@@ -137,7 +137,7 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
         ) from error
     if not has_vocabulary(folder, processor):
         return None
-    check_limit(checkpoint.source, processor)
+    check_limit(checkpoint.source if checkpoint else str(folder), processor)
     return processor
 
 

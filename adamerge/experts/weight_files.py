@@ -194,8 +194,9 @@ def _not_tensors(content: object) -> list[str]:
 
 def _is_plain(value: object) -> bool:
     """Return whether a value is a tensor whose numbers are all in memory: not sparse, nested, quantised or on meta."""
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-    return plain and not value.is_quantized and not value.is_nested
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_meta or value.is_quantized or value.is_nested)
 
 
 def _load(file: Path) -> object:

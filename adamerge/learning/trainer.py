@@ -14,11 +14,11 @@ from pickle import UnpicklingError
 from typing import TypeAlias
 
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
 from adamerge.storage.atomic_files import whole_file
@@ -83,12 +83,12 @@ class OneProcess(LightningEnvironment):
 @contextmanager
 def first_rank() -> Iterator[None]:
     """Let Lightning act as rank 0 in the block: its rank is read from variables such as RANK and SLURM_PROCID."""
-    former = rank_zero_only.rank
-    rank_zero_only.rank = 0
+    attributes = vars(rank_zero_only)
+    former, attributes["rank"] = attributes["rank"], 0
     try:
         yield
     finally:
-        rank_zero_only.rank = former
+        attributes["rank"] = former
 
 
 def bar_is_shown(options: Mapping[str, object]) -> bool:
