@@ -21,7 +21,7 @@ from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
-_NOT_PICKLES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+_NOT_PICKLES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "README.md"]
 _PICKLES = ["*.bin"]
 _NOT_PACKED = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool}
 """dtypes of weights and buffers that are not quantised."""

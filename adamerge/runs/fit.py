@@ -26,7 +26,9 @@ from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported, export
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
+from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.exported_files import hash_export
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
 from adamerge.runs.recipe import inputs, key_of_run, recipe, remember
@@ -88,7 +90,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     run = RunDirectory(Path(config.run_dir).expanduser())
     check_run_dir(run, resolved, resume, allow_code=config.allow_code)
     learning = learning_of(config, progress_bar=console.is_terminal)
-    opened = _open(config, run, console)
+    opened = open_inputs(config, run, console)
     run.path.mkdir(parents=True, exist_ok=True)
     write_text(run.config, resolved)
     made_from = inputs(config, opened.experts, opened.data)
@@ -110,13 +112,18 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
     report(run, comparison, learned, model, exported, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
-    redo = json.dumps({**made, "warnings": list(learned.warnings)}, indent=2, allow_nan=False)
-    write_text(run.recipe, redo + "\n")
+    rows = {task: len(own) for task, own in opened.data.calibration.items()}
+    facts = card_facts(config, opened.experts, learned, comparison, exported.surviving, rows)
+    write_cards(facts, exported.folder)
+    _print_lines(console, filter(None, [licence_warning(facts)]))
+    redo = {**made, "warnings": list(learned.warnings), "card": as_json(facts)}
+    redo["files"] = hash_export(exported.folder)
+    write_text(run.recipe, json.dumps(redo, indent=2, allow_nan=False) + "\n")
     _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
 
 
-def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
+def open_inputs(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     """Open experts and rows, and check everything that can be checked before anything is written."""
     experts = open_experts(config)
     _print_lines(console, [*describe(experts), device_line(config)])

@@ -1,0 +1,72 @@
+"""Where a checkpoint is from: its id on the hub, and the licence that its model card states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from huggingface_hub import metadata_load
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from adamerge.experts.checkpoint import Checkpoint
+
+LICENCE = ("license", "license_name", "license_link")
+"""Keys of a model card that state a licence."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint is from.
+
+    Attributes:
+        hub_id: Its id on the hub; None for a local folder, whose id is unknown.
+        licence: What its model card states under the keys of `LICENCE`; empty if it states none.
+    """
+
+    hub_id: str | None = None
+    licence: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def origin_of(checkpoint: Checkpoint) -> Origin:
+    """Read the origin of a checkpoint from its source and its README.md.
+
+    Args:
+        checkpoint: An open checkpoint.
+    """
+    return Origin(hub_id_of(checkpoint.source, checkpoint.folder), licence_in(checkpoint.folder / "README.md"))
+
+
+def hub_id_of(source: str, folder: Path) -> str | None:
+    """Return the id on the hub of a checkpoint that was opened by its id, or from the hub's cache.
+
+    Args:
+        source: The path or hub id as the user wrote it.
+        folder: Folder of its files.
+
+    Example:
+        >>> hub_id_of("bert-base-uncased@main", Path("/cache/x")), hub_id_of("/x", Path("/x"))
+        ('bert-base-uncased', None)
+        >>> hub_id_of("/x", Path("/cache/models--google-bert--bert-base-uncased/snapshots/1"))
+        'google-bert/bert-base-uncased'
+    """
+    cached = next((part for part in folder.parts if part.startswith("models--")), None)
+    local = Path(source).expanduser().exists() or source.startswith(("/", ".", "~"))
+    name = cached.removeprefix("models--").replace("--", "/") if cached else None if local else source.partition("@")[0]
+    try:
+        validate_repo_id(name or "")
+    except HFValidationError:
+        return None
+    return name
+
+
+def licence_in(card: Path) -> dict[str, str]:
+    """Read the licence that a model card states; empty without a card, a readable one, or a licence in it."""
+    if not card.is_file():
+        return {}
+    try:
+        found = metadata_load(card) or {}
+    except (ValueError, OSError, yaml.YAMLError):
+        return {}
+    stated = {key: found[key] for key in LICENCE if found.get(key)}
+    return {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in stated.items()}
