@@ -231,11 +231,15 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
 
 
 def _fit(config: "MergeConfig", options: Fit, console: "Console") -> int:
+    from adamerge.runs.finished import RunFinishedError
     from adamerge.runs.fit import fit
     from adamerge.runs.save_config import resolved
 
     try:
         done = fit(config, resolved(config), resume=options.ckpt_path is not None, console=console)
+    except RunFinishedError as finished:
+        console.print(str(finished), markup=False, highlight=False, soft_wrap=True)
+        return 0
     except KeyboardInterrupt:
         done = None
     if done:

@@ -20,7 +20,7 @@ from adamerge.results.export import Exported, export
 from adamerge.results.merged_modules import export_modules, merged_module
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Opened
-from adamerge.types import Coefficients, ConfigError
+from adamerge.types import Coefficients, ConfigError, Fact
 
 
 class Result:
@@ -101,8 +101,9 @@ class Result:
         write = export if on_disk else export_modules
         model = self.model.written_in(dtype_of(dtype), rounding)
         exported = write(model, self.coefficients, place)
-        if warning := exported.surviving.warning(model.rounding.mode):
-            warnings.warn(warning, stacklevel=2)
+        warning = exported.surviving.warning(model.rounding.mode)
+        for line in [*(note for note in exported.notes if not isinstance(note, Fact)), *filter(None, [warning])]:
+            warnings.warn(line.removeprefix("note: "), stacklevel=2)
         return exported
 
     def save_coefficients(self, file: str | Path) -> None:

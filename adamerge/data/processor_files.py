@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from adamerge.experts.checkpoint import Checkpoint
@@ -19,6 +20,16 @@ _IMAGES = ("*processor_config.json",)
 def files_of(folder: Path, patterns: tuple[str, ...] = (*_TOKENIZER, *_CHAT, *_IMAGES)) -> dict[str, Path]:
     """List the files of processors and of generation in a folder, by name."""
     return {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
+
+
+def is_of_processor(name: str) -> bool:
+    """Return whether a file of this name is one of a processor or of generation.
+
+    Example:
+        >>> is_of_processor("tokenizer.json"), is_of_processor("model.safetensors")
+        (True, False)
+    """
+    return any(fnmatch(name, pattern) for pattern in (*_TOKENIZER, *_CHAT, *_IMAGES))
 
 
 def lacking(folder: Path, other: Path) -> dict[str, Path]:

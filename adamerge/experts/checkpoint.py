@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from transformers import AutoConfig, PretrainedConfig
 from adamerge.experts.adapter_config import is_adapter
 from adamerge.experts.name_patterns import several
 from adamerge.experts.weight_files import open_weights, other_weights
+from adamerge.storage.digest import Stamp, stamp_of
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -38,6 +39,7 @@ class Checkpoint:
         tensors: Its tensors by name on disk.
         trust_remote_code: Whether Python code beside the weights may run.
         notes: What was read otherwise than files and configuration suggest, and what else to tell the user.
+        stamps: Size, time and inode of every file of the folder when the checkpoint was opened.
     """
 
     source: str
@@ -46,6 +48,12 @@ class Checkpoint:
     tensors: Weights
     trust_remote_code: bool = False
     notes: tuple[str, ...] = ()
+    stamps: Mapping[Path, Stamp | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Remember which files there are."""
+        found = {file: stamp_of(file) for file in self.folder.iterdir() if file.is_file()}
+        object.__setattr__(self, "stamps", found)
 
     @property
     def architecture(self) -> str:

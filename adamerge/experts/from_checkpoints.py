@@ -184,8 +184,8 @@ def _ties_note(apart: set[str], names: Mapping[str, object]) -> Iterator[str]:
     if shown:
         yield (
             f"{several(shown)}: tied to other embeddings by config.json (tie_word_embeddings), but not in all files. "
-            "They are merged as parameters of their own, as transformers loads them; other programs may need "
-            "tie_word_embeddings: false in the merged config.json."
+            "They are merged as parameters of their own, as transformers loads them; the merged config.json has "
+            "tie_word_embeddings: false, except in encoder-decoders, where the key means something else too."
         )
 
 

@@ -35,6 +35,8 @@ def open_weights(
         ConfigError: Only pickled weights without permission to read them.
         IncompatibleExpertsError: Weights that cannot be read, or two different checkpoints in the folder.
     """
+    if explicit:
+        _check_inside(folder / "config.json", folder, explicit)
     found = [files for name in ([explicit] if explicit else [SINGLE]) for files in _candidates(folder, name)]
     pickles = list(_candidates(folder, PICKLE))
     if not found and pickles and not allow_pickle:
@@ -96,15 +98,32 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
         )
     names = sorted(set(places.values()))
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise IncompatibleExpertsError(
-                f"{index}: expected files in its own folder, but weight_map names {name}. Copy the files beside it."
-            )
+        _check_inside(index, folder, name)
         if not (folder / name).is_file():
             raise IncompatibleExpertsError(
                 f"{folder / name}: missing, but {index.name} lists it. Copy or download the file again."
             )
     return tuple(folder / name for name in names)
+
+
+def _check_inside(by: Path, folder: Path, name: str) -> None:
+    """Refuse a file that is not in the folder of what names it, be it by a link.
+
+    The hub's cache links the files of a snapshot into the `blobs` of the same repository.
+
+    Args:
+        by: The file that names it.
+        folder: The folder of the checkpoint.
+        name: The name.
+    """
+    outside = Path(name).is_absolute() or ".." in Path(name).parts
+    target, home = (folder / name).resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if outside or not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+        found = name if outside else f"{name}, a link to {target}"
+        raise IncompatibleExpertsError(
+            f"{by}: expected the names of files in its own folder, found {found}. Copy the files into the folder."
+        )
 
 
 def _check_equal(opened: Sequence[Path], weights: Weights, files: Sequence[Path], other: Weights) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adamerge.experts.experts import Experts
+from adamerge.types import ConfigError
 
 RoundingMode: TypeAlias = Literal["nearest", "stochastic"]
 """How a number between two representable ones is rounded."""
@@ -74,6 +75,32 @@ def rounding_of(
         seed: Of the random numbers.
     """
     return Rounding(mode, {name: _dtype(experts, name, dtype) for name in experts.backbone}, seed, dtype)
+
+
+def check_fits(name: str, exact: Tensor, written: Tensor) -> None:
+    """Refuse finite numbers beyond the largest one of the dtype on disk, which become infinite, or the largest one.
+
+    Args:
+        name: The parameter.
+        exact: Its values before rounding.
+        written: Its values as they are written.
+
+    Raises:
+        ConfigError: Names the parameter and its largest number.
+    """
+    if written.dtype == exact.dtype or not written.is_floating_point():
+        return
+    found = torch.finfo(written.dtype)
+    half_a_step = found.max / (2 - found.eps) * found.eps / 2
+    lost = exact.isfinite() & (exact.double().abs() >= found.max + half_a_step)
+    if lost.any():
+        largest = exact[lost].abs().max().item()
+        word = str(written.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"{name}: expected numbers of at most {found.max:g}, which {word} can hold, found {int(lost.sum())} larger "
+            f"ones (up to {largest:g}); they would not stay what they are. Set out_dtype: bfloat16 or float32; a run that has "
+            "learned its coefficients is exported with: adamerge export RUN FOLDER --out_dtype bfloat16"
+        )
 
 
 def dtype_on_disk(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:

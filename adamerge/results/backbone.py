@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
 from adamerge.results.surviving import SurvivingShare
 from adamerge.types import Coefficients
 
@@ -25,6 +26,9 @@ def exact_parameters(
         coefficients: (G, K).
         surviving: Gets the exact and the rounded values of every parameter.
         names: Their order; by default that of the experts.
+
+    Raises:
+        ConfigError: A number is too large for the dtype on disk.
     """
     for name in model.experts.backbone if names is None else names:
         if name in model.vectors.shapes:
@@ -32,6 +36,7 @@ def exact_parameters(
         else:
             merged = model.experts.base[name]
         written = model.rounding(name, merged)
+        check_fits(name, merged, written)
         if surviving:
             surviving.add(name, merged, written)
         yield name, written
@@ -43,3 +48,15 @@ def usual_dtype(experts: Experts, dtypes: Mapping[str, torch.dtype]) -> torch.dt
     for name, dtype in dtypes.items():
         numbers[dtype] += experts.base.shape(name).numel()
     return numbers.most_common(1)[0][0]
+
+
+def as_on_disk(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Round what is not merged, heads for example, to the dtype that was asked for, if one was.
+
+    Raises:
+        ConfigError: A number is too large for it.
+    """
+    written = {name: round_to_nearest(tensor, dtype_on_disk(tensor.dtype, dtype)) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        check_fits(name, tensor, written[name])
+    return written

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import torch
 
+from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import usual_dtype
 from adamerge.results.read_back import compare_with_files
+from adamerge.results.readable_config import make_readable
 from adamerge.results.surviving import Surviving, SurvivingShare
+from adamerge.results.unchanged import check_unchanged
 from adamerge.results.write_checkpoint import (
     checkpoints,
     write_backbone,
@@ -33,12 +36,14 @@ class Exported:
         checkpoints: Folder of each task's model: the folder itself, or a subfolder if the task has a head.
         bytes: Size on disk; a file that is linked into several folders counts once.
         surviving: Share of what was merged in that rounding left.
+        notes: What other readers of the files should know.
     """
 
     folder: Path
     checkpoints: dict[str, Path]
     bytes: int
     surviving: Surviving
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -67,15 +72,16 @@ def export(
         The written files.
 
     Raises:
-        ConfigError: The folder exists, or base and experts are not checkpoints on disk.
+        ConfigError: The folder exists, base and experts are not checkpoints on disk, or their files changed since they
+            were opened.
         RuntimeError: The file read back differs from the merge; the folder is removed.
     """
     base = model.experts.checkpoint
     if base is None:
         raise ConfigError("export: expected checkpoints on disk, found modules in memory. Use export_modules instead.")
     check_free(folder)
+    check_unchanged(model.experts)
     model = model.written_in(dtype)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         surviving = SurvivingShare(model, coefficients)
         shards = write_backbone(model, coefficients, part, shard_bytes, surviving)
@@ -85,9 +91,22 @@ def export(
         for expert in model.experts.tasks.values():
             if expert.head:
                 write_task(expert, base, part, shards, model.rounding.heads, usual)
+        notes = _make_readable(model.experts, part)
         compare_with_files(model, coefficients, part)
+        check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
-    return Exported(folder, checkpoints(model.experts, folder), size, surviving.found())
+    return Exported(folder, checkpoints(model.experts, folder), size, surviving.found(), notes)
+
+
+def _make_readable(experts: Experts, folder: Path) -> tuple[str, ...]:
+    """Complete the configuration files of all checkpoints of an export."""
+    places = checkpoints(experts, folder)
+    language = {place for task, place in places.items() if experts.tasks[task].kind.language_model}
+    labels = {folder: "the merged checkpoint", **{place: task for task, place in places.items() if place != folder}}
+    notes = [
+        note for place, label in labels.items() for note in make_readable(place, label, generates=place in language)
+    ]
+    return tuple(notes)
 
 
 def check_free(folder: Path) -> None:

@@ -12,8 +12,7 @@ from adamerge.experts.experts import Expert
 from adamerge.experts.match_names import tied_names
 from adamerge.experts.progress_bars import without_bars
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.rounding import dtype_on_disk
-from adamerge.results.backbone import exact_parameters
+from adamerge.results.backbone import as_on_disk, exact_parameters
 from adamerge.results.export import Exported, check_free
 from adamerge.results.surviving import SurvivingShare
 from adamerge.results.write_checkpoint import checkpoints
@@ -91,7 +90,7 @@ def _filled(expert: Expert, backbone: Mapping[str, Tensor], dtype: torch.dtype |
     module = copy.deepcopy(expert.module)
     own = module.get_submodule(expert.prefix.removesuffix("."))
     head = {name: expert.weights[name] for name in expert.whole_head}
-    state = {**backbone, **{name: tensor.to(dtype_on_disk(tensor.dtype, dtype)) for name, tensor in head.items()}}
+    state = {**backbone, **as_on_disk(head, dtype)}
     wanted = {*own.state_dict(), *(name for name, _ in own.named_parameters(remove_duplicate=False))}
     first = {alias: names[0] for names in tied_names(own) for alias in names}
     tensors = {first.get(name, name) for name in wanted}

@@ -14,6 +14,9 @@ from adamerge.types import Coefficients
 ENOUGH = 0.9
 """Shares below this are warned about."""
 
+_LISTED = 10
+"""Experts whose shares are printed."""
+
 
 @dataclass(frozen=True)
 class Surviving:
@@ -65,7 +68,9 @@ class Surviving:
             mode: How was rounded.
         """
         if self.share is not None:
-            least = _least("expert", self.by_expert()) + _least("group", self.by_group())
+            few = [share for share in self.by_group().values() if share is not None and share < ENOUGH]
+            below = f"; {len(few)} of {len(self.groups)} groups below {ENOUGH}" if few and len(self.groups) > 1 else ""
+            least = _each(self.by_expert()) + _least("group", self.by_group()) + below
             yield f"rounded to {self._words} ({mode}): {self.share:.3f} of what was merged in is left{least}"
         if warning := self.warning(mode):
             yield f"warning: {warning}"
@@ -128,6 +133,14 @@ def _ratio(written: Tensor, merged: Tensor) -> float | None:
 
 def _ratios(names: tuple[str, ...], written: Tensor, merged: Tensor) -> dict[str, float | None]:
     return {name: _ratio(*pair) for name, *pair in zip(names, written, merged, strict=True)}
+
+
+def _each(shares: Mapping[str, float | None]) -> str:
+    """List the share of every expert, if there is more than one; of a large pool the smallest."""
+    known = sorted((share, name) for name, share in shares.items() if share is not None)
+    listed = ", ".join(f"{name} {share:.3f}" for share, name in known[:_LISTED])
+    more = f" and {len(known) - _LISTED} with more" if len(known) > _LISTED else ""
+    return f"; by expert: {listed}{more}" if len(known) > 1 else ""
 
 
 def _least(kind: str, shares: Mapping[str, float | None]) -> str:

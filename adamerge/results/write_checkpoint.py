@@ -18,8 +18,7 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.rounding import dtype_on_disk
-from adamerge.results.backbone import exact_parameters
+from adamerge.results.backbone import as_on_disk, exact_parameters
 from adamerge.results.surviving import SurvivingShare
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
 from adamerge.storage.weights import Header
@@ -148,7 +147,7 @@ def _on_disk(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Files:
     """Write tensors that are in memory as one file, in the dtype that was asked for."""
-    converted = {name: tensor.to(dtype_on_disk(tensor.dtype, dtype)) for name, tensor in tensors.items()}
+    converted = as_on_disk(tensors, dtype)
     write_safetensors(path, converted, {"format": "pt"})
     return {path.name: {name: Header(tensor.shape, tensor.dtype) for name, tensor in converted.items()}}
 

@@ -1,7 +1,6 @@
 """Run a merge: open, check, learn, export, compare, report."""
 
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +28,12 @@ from adamerge.runs.build_model import answers_to, build_model, check_start, chec
 from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.exported_files import hash_export
+from adamerge.runs.finished import check_unfinished, drop_former, put_aside
+from adamerge.runs.inputs import inputs, remember
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
-from adamerge.runs.recipe import inputs, key_of_run, recipe, remember
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for
+from adamerge.runs.recipe import key_of_run, recipe
+from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for, use_run
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
@@ -83,15 +84,23 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         The result; None if the run was interrupted and can be resumed.
 
     Raises:
-        ConfigError: Something in the configuration cannot be used; nothing is written.
+        ConfigError: Something in the configuration cannot be used, or another process uses the run directory; nothing
+            is written.
+        RunFinishedError: The run to resume is finished.
         IncompatibleExpertsError: Base and experts are not compatible; nothing is written.
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
-    check_run_dir(run, resolved, resume, allow_code=config.allow_code)
+    with use_run(run, "adamerge fit", console):
+        check_run_dir(run, resolved, resume, allow_code=config.allow_code)
+        if resume:
+            check_unfinished(run, resolved)
+        return _fit(config, resolved, run, console, resume=resume)
+
+
+def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console, *, resume: bool) -> Finished | None:
     learning = learning_of(config, progress_bar=console.is_terminal)
     opened = open_inputs(config, run, console)
-    run.path.mkdir(parents=True, exist_ok=True)
     write_text(run.config, resolved)
     made_from = inputs(config, opened.experts, opened.data)
     remember(made_from, run.inputs)
@@ -102,11 +111,12 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
+    run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config.centre_name)
-    if run.merged.exists():  # left by a run that was killed between export and recipe
-        shutil.rmtree(run.merged)
+    former = put_aside(run.merged)
     exported = export(model, learned.coefficients, run.merged)
-    _print_lines(console, exported.surviving.lines(config.rounding))
+    _print_lines(console, filter(None, [drop_former(former, run.merged)]))
+    _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
         comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)

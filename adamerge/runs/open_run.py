@@ -1,6 +1,7 @@
 """Open a finished run to export or measure its merged model, without learning again."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from adamerge.results.export import export
 from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.load_rows import load_data
-from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for
+from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
+from adamerge.runs.load_rows import Data, load_data
+from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for, use_run
 from adamerge.runs.settle_rows import settle_rows
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
@@ -38,15 +40,18 @@ def export_again(
         console: Prints the path per task.
 
     Raises:
-        ConfigError: The run is not finished, or `out` exists.
+        ConfigError: The run is not finished, `out` exists, another process uses the run directory, or base, experts,
+            tokenizers, processors or coefficients are not those of the run.
     """
-    model, learned = _reopen(config, RunDirectory(run), keeper_for(console, accept_unkeyed=True))
-    model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
-    done = export(model, learned.coefficients, out)
-    for line in done.surviving.lines(model.rounding.mode):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for task, place in done.checkpoints.items():
-        console.print(f"{task}: {place}", markup=False, highlight=False, soft_wrap=True)
+    place = _finished(RunDirectory(run))
+    with use_run(place, "adamerge export", console):
+        model, learned = _reopen(config, place, keeper_for(console, accept_unkeyed=True), console)
+        model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
+        done = export(model, learned.coefficients, out)
+    for line in [*done.notes, *done.surviving.lines(model.rounding.mode)]:
+        _print(console, line)
+    for task, folder in done.checkpoints.items():
+        _print(console, f"{task}: {folder}")
 
 
 def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
@@ -58,10 +63,16 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
         console: Prints the table.
 
     Raises:
-        ConfigError: The run is not finished, or has no evaluation rows.
+        ConfigError: The run is not finished, has no evaluation rows, is used by another process, or base, experts,
+            tokenizers, processors or coefficients are not those of the run.
     """
-    place, keeper = RunDirectory(run), keeper_for(console, accept_unkeyed=True)
-    model, learned = _reopen(config, place, keeper)
+    place = _finished(RunDirectory(run))
+    with use_run(place, "adamerge evaluate", console):
+        _evaluate(config, place, keeper_for(console, accept_unkeyed=True), console)
+
+
+def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console: Console) -> None:
+    model, learned = _reopen(config, place, keeper, console)
     data = settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
     if not data.evaluation:
         raise ConfigError(
@@ -71,19 +82,47 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
     names = tuple(model.vectors.shapes)
     rows = answers_to(config, model.experts, names, data.calibration, place.answers, keeper)
     held_out = hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
-    comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console)
+    written = place.merged if place.merged.exists() else None
+    comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console, written)
+    for line in _notes(place, data):
+        _print(console, line)
     console.print(table(comparison.scores, comparison.relative(), comparison.unit))
     kept = json.loads(place.metrics.read_text(encoding="utf-8")) if place.metrics.exists() else {}
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
 
 
-def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper) -> tuple[MergedModel, Table]:
+def _notes(run: RunDirectory, data: Data) -> Iterator[str]:
+    """Say what was measured, where it is not what the run measured."""
+    if not run.merged.exists():
+        yield f"note: there is no {run.merged}, so the merge was measured in memory, rounded as it would be written."
+    if others := changed_rows(_record(run), data):
+        yield f"note: the evaluation rows of {', '.join(others)} are not those of the run."
+
+
+def _record(run: RunDirectory) -> Path:
+    """Return the file that holds the hashes of the run's inputs."""
+    return run.inputs if run.inputs.exists() else run.recipe
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _finished(run: RunDirectory) -> RunDirectory:
+    """Refuse a run that has not learned its coefficients, before anything is touched."""
     if not run.coefficients.exists():
         raise ConfigError(
             f"{run.path}: this run is not finished (no {run.coefficients.name} in it). Resume it with: "
             f"adamerge fit --config {run.config} --ckpt_path last"
         )
+    return run
+
+
+def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper, console: Console) -> tuple[MergedModel, Table]:
     check_unedited(run)
-    learned = load_coefficients(run.coefficients)
-    model = build_model(config, open_experts(config), tuple(learned.grouping.rows), run, keeper=keeper)
+    if note := check_coefficients(run):
+        _print(console, note)
+    learned, experts = load_coefficients(run.coefficients), open_experts(config)
+    check_inputs(hash_models(config, experts), _record(run))
+    model = build_model(config, experts, tuple(learned.grouping.rows), run, keeper=keeper)
     return model.regrouped(learned.grouping), learned

@@ -1,6 +1,8 @@
 """File names of a run, and the checks whether a new or resumed run may write to its directory."""
 
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,9 @@ from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.save_config import settings
 from adamerge.runs.saved import RECORD
+from adamerge.storage.exclusive import LOCK, used_alone
 from adamerge.storage.kept import Keeper
+from adamerge.storage.partial_paths import remove_leftovers_in
 from adamerge.types import ConfigError
 
 MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
@@ -127,6 +131,23 @@ class RunDirectory:
         return self.coefficients, self.metrics, self.recipe, self.heat_map, self.curve
 
 
+@contextmanager
+def use_run(run: RunDirectory, what: str, console: Console) -> Generator[None]:
+    """Use a run directory alone, without what killed processes were writing there.
+
+    Args:
+        run: Run directory.
+        what: The command, for other processes to read.
+        console: Prints what to know.
+
+    Raises:
+        ConfigError: Another process uses the directory.
+    """
+    with used_alone(run.path, what, partial(console.print, markup=False, highlight=False, soft_wrap=True)):
+        remove_leftovers_in(run.path)
+        yield
+
+
 def keeper_for(console: Console, *, accept_unkeyed: bool = False) -> Keeper:
     """Build a keeper that prints when it replaces a stored result."""
     return Keeper(partial(console.print, markup=False, highlight=False, soft_wrap=True), accept_unkeyed)
@@ -146,7 +167,7 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
     """
     run_dir, former = run.path, run.config
     if not resume:
-        if run_dir.is_file() or any(not file.name.endswith(".partial") for file in run_dir.glob("*")):
+        if run_dir.is_file() or any(not _left_behind(file) for file in run_dir.glob("*")):
             raise ConfigError(
                 f"{run_dir}: already exists. Choose another --run_dir, or resume its run with --ckpt_path last."
             )
@@ -169,6 +190,11 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
             f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
             "Resume with the same settings, or start a new run in another run_dir."
         )
+
+
+def _left_behind(file: Path) -> bool:
+    """Return whether a file says nothing of a run: the lock, and what a killed process was writing."""
+    return file.name == LOCK or file.name.endswith(".partial")
 
 
 def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[str, object]:

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import struct
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from types import TracebackType
 from torch import Tensor
 
 from adamerge.storage.digest import bytes_of
+from adamerge.storage.partial_paths import new_partial_file, new_partial_folder, remove, remove_leftovers_of
 from adamerge.storage.weights import DTYPES, Header
 
 
@@ -21,37 +21,44 @@ from adamerge.storage.weights import DTYPES, Header
 def whole_file(path: Path) -> Generator[BufferedWriter]:
     """Open a file that appears at `path`, synced, only if the block ends without an exception.
 
+    Until then it has a random name, and is locked: what a killed process left is removed by the next one.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with whole_file(Path(folder) / "a.txt") as file:
         ...         _ = file.write(b"words")
-        ...         print(os.listdir(folder))
+        ...         print(*(name[-8:] for name in os.listdir(folder)))
         ...     print(os.listdir(folder))
-        ['.a.txt.partial']
+        .partial
         ['a.txt']
     """
-    part = partial_name(path)
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync(path.parent)
+        remove_leftovers_of(path)
+        part, handle = new_partial_file(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                part.replace(path)
+                _sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         error.filename = error.filename or str(path)  # the error of a full disk does not name the file
         raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Generator[Path]:
-    """Make a folder that appears at `path`, synced, only if the block ends without an exception."""
-    part = partial_name(path)
-    shutil.rmtree(part, ignore_errors=True)  # left there by a run that was killed
-    part.mkdir(parents=True)
+    """Make a folder that appears at `path`, synced, only if the block ends without an exception.
+
+    Until then it has a random name, and is locked: what a killed process left is removed by the next one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers_of(path)
+    part, handle = new_partial_folder(path)
     try:
         yield part
         for inside in (*part.rglob("*"), part):
@@ -59,7 +66,19 @@ def whole_folder(path: Path) -> Generator[Path]:
         part.rename(path)
         _sync(path.parent)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove(part)
+        os.close(handle)
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a folder that others never see incomplete: it is renamed first."""
+    remove_leftovers_of(path)
+    part, handle = new_partial_folder(path)
+    try:
+        path.rename(part / "removed")
+    finally:
+        remove(part)
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:
@@ -73,11 +92,6 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def partial_name(path: Path) -> Path:
-    """Return the temporary path at which a file or folder is written before it is renamed."""
-    return path.with_name(f".{path.name}.partial")
 
 
 def write_text(path: Path, text: str) -> None:

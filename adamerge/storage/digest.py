@@ -4,12 +4,30 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _PIECE = 2**20
 """Bytes per read of a file."""
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is written or replaced; compared where hashing would take too long."""
+
+    size: int
+    time: int
+    inode: int
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return size, time of writing and inode of a file; None if it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return Stamp(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -62,6 +80,7 @@ class FileDigest:
 
     Attributes:
         bytes_read: Number of bytes that were not passed to `show`, and were read here.
+        stamp: Size, time and inode when it was opened.
 
     Example:
         >>> import tempfile
@@ -74,7 +93,7 @@ class FileDigest:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.bytes_read = path, 0
+        self.path, self.bytes_read, self.stamp = path, 0, stamp_of(path)
         self._hash, self._position = hashlib.sha256(), 0
         self._found: str | None = None
 

@@ -5,7 +5,6 @@ and the SHA-256 of the content. If key or content differ, the result is deleted 
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from safetensors import SafetensorError
 
-from adamerge.storage.atomic_files import partial_name, write_text
+from adamerge.storage.atomic_files import remove_whole, write_text
 from adamerge.storage.digest import digest_of_path
 from adamerge.types import ConfigError
 
@@ -118,10 +117,7 @@ class Keeper:
         if path.exists():
             self.tell(f"{path}: {problem}; computed again")
         if path.is_dir():
-            aside = partial_name(path)
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            shutil.rmtree(aside)
+            remove_whole(path)
         path.unlink(missing_ok=True)
         key_file(path).unlink(missing_ok=True)
 

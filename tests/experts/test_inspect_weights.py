@@ -10,7 +10,7 @@ from adamerge.calibration.cache_keys import digest_of_experts
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.inspect_weights import inspect_weights
-from adamerge.runs.recipe import hash_files
+from adamerge.runs.inputs import hash_files
 from adamerge.storage.weights import MappedFiles
 
 

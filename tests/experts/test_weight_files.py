@@ -147,12 +147,12 @@ def a_number():
     return {"weight_map": {"a": 1}}
 
 
-@index("expected files in its own folder, but weight_map names ../other.safetensors")
+@index("expected the names of files in its own folder, found ../other.safetensors")
 def a_file_above():
     return {"weight_map": {"a": "../other.safetensors"}}
 
 
-@index("expected files in its own folder, but weight_map names /other.safetensors")
+@index("expected the names of files in its own folder, found /other.safetensors")
 def an_absolute_path():
     return {"weight_map": {"a": "/other.safetensors"}}
 
@@ -210,4 +210,59 @@ def test_a_quantisation_that_the_files_have_is_refused(folder, dtype):
     edit_json(folder / "config.json", quantization_config={"quant_method": "fp8"})
     edit_tensors(folder / "model.safetensors", lambda t: t.update({WEIGHT: t[WEIGHT].to(dtype)}))
     with pytest.raises(IncompatibleExpertsError, match=rf"quantised \(.*{WEIGHT} are {dtype}\)"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("inside", ["", "part/"])
+@pytest.mark.parametrize("linked", ["a file", "its folder"])
+def test_an_index_may_not_name_a_link_to_the_outside(folder, tmp_path_factory, inside, linked):
+    shard(folder, inside=inside)
+    (folder / "model.safetensors").unlink()
+    outside = tmp_path_factory.mktemp("outside")
+    file = folder / f"{inside}model-00001-of-00002.safetensors"
+    moved = file if linked == "a file" or not inside else file.parent
+    shutil.move(moved, outside / moved.name)
+    moved.symlink_to(outside / moved.name)
+    with pytest.raises(IncompatibleExpertsError) as refused:
+        open_checkpoint(str(folder))
+    message = str(refused.value)
+    assert f"{folder / INDEX}: expected the names of files in its own folder" in message
+    assert str(outside) in message
+
+
+def test_links_within_a_folder_and_of_a_whole_folder_are_followed(folder, tmp_path_factory):
+    shard(folder)
+    (folder / "model.safetensors").unlink()
+    file = folder / "model-00001-of-00002.safetensors"
+    (folder / "real").mkdir()
+    file.rename(folder / "real" / file.name)
+    file.symlink_to(folder / "real" / file.name)
+    link = tmp_path_factory.mktemp("elsewhere") / "link"
+    link.symlink_to(folder)
+    assert WEIGHT in open_checkpoint(str(link)).tensors
+
+
+def test_snapshots_of_the_hub_link_to_their_blobs(folder, tmp_path_factory):
+    shard(folder)
+    (folder / "model.safetensors").unlink()
+    hub = tmp_path_factory.mktemp("models--a--b")
+    snapshot = hub / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    for file in folder.iterdir():
+        (hub / "blobs").mkdir(exist_ok=True)
+        shutil.copy(file, hub / "blobs" / f"blob_of_{file.name}")
+        (snapshot / file.name).symlink_to(f"../../blobs/blob_of_{file.name}")
+    assert WEIGHT in open_checkpoint(str(snapshot)).tensors
+    other = tmp_path_factory.mktemp("models--c--d") / "secret"
+    shutil.copy(folder / "model-00001-of-00002.safetensors", other)
+    (snapshot / "model-00001-of-00002.safetensors").unlink()
+    (snapshot / "model-00001-of-00002.safetensors").symlink_to(other)
+    with pytest.raises(IncompatibleExpertsError, match="its own folder"):
+        open_checkpoint(str(snapshot))
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/other.safetensors"])
+def test_config_may_not_name_weights_elsewhere(folder, name):
+    edit_json(folder / "config.json", transformers_weights=name)
+    with pytest.raises(IncompatibleExpertsError, match=r"config\.json: expected the names of files in its own folder"):
         open_checkpoint(str(folder))

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adamerge.merging.rounding import Rounding, round_at_random, round_to_nearest
+from adamerge.merging.rounding import Rounding, check_fits, round_at_random, round_to_nearest
+from adamerge.types import ConfigError
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -89,6 +90,21 @@ def test_numbers_that_are_no_numbers_stay(mode):
 def test_overflow_is_infinite_to_nearest():
     values = torch.tensor([65519.0, 65520.0, 1e300, -1e300], dtype=torch.float64)
     assert round_to_nearest(values, torch.float16).tolist() == [65504, *map(float, ("inf", "inf", "-inf"))]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "stochastic"])
+@pytest.mark.parametrize(("largest", "fits"), [(65519.0, True), (7e4, False), (-1e9, False), (float("inf"), True)])
+def test_finite_numbers_that_become_infinite_are_refused_by_name(mode, largest, fits):
+    values = torch.tensor([1.0, largest, float("nan")], dtype=torch.float64)
+    written = Rounding(mode, {"layer.weight": torch.float16}, 1)("layer.weight", values)
+    if fits:
+        assert largest == float("inf") or written[:2].isfinite().all()
+        check_fits("layer.weight", values, written)
+        return
+    with pytest.raises(ConfigError) as refused:
+        check_fits("layer.weight", values, written)
+    for word in ("layer.weight: ", "at most 65504, which float16", f"{abs(largest):g}", "out_dtype: bfloat16"):
+        assert word in str(refused.value)
 
 
 def test_random_numbers_depend_on_seed_and_name_alone():

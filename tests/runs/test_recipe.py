@@ -8,7 +8,7 @@ from support.families import Tiny
 
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging.merged_model import task_vectors
-from adamerge.runs.recipe import remember
+from adamerge.runs.inputs import remember
 from adamerge.storage.kept import Keeper
 from adamerge.transforms import Magnitude, Ties
 from adamerge.transforms.stored import transformed

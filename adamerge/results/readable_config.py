@@ -1,0 +1,204 @@
+"""What readers other than transformers 5 need in the configuration files of an export."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias, TypeGuard, cast
+
+import transformers
+from transformers import CONFIG_MAPPING, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from adamerge.data.processor_files import template_of
+from adamerge.data.turns import end_of_turn
+from adamerge.storage.atomic_files import write_text
+from adamerge.storage.open_safetensors import open_safetensors
+from adamerge.types import Fact
+
+Json: TypeAlias = Mapping[str, object]
+
+_THETA, _PARTIAL = "rope_theta", "partial_rotary_factor"
+_FORMER: Mapping[str, Mapping[str, str]] = {
+    kind: {_THETA: "rotary_emb_base", _PARTIAL: "rotary_pct"} for kind in ("gpt_neox", "gpt_neox_japanese")
+}
+"""Names of rotary settings before transformers 5, by model type, where they are not those of today."""
+
+_FORMER_BASES: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("gemma3_text", "gemma3n_text"), (_THETA, "rope_local_base_freq")),
+    **dict.fromkeys(("modernbert", "modernbert-decoder"), ("global_rope_theta", "local_rope_theta")),
+    "olmo3": (_THETA, _THETA),
+}
+"""Names of the base of full and of sliding attention before transformers 5, by model type."""
+
+_SCALES_FULL = ("gemma3_text", "gemma3n_text", "olmo3")
+"""Model types whose `rope_scaling` was that of full attention alone; the other ones had none."""
+
+_PLAIN = {"rope_type": "default"}
+_AXIAL = {"rope_type": "axial"}
+"""Of towers for images, which had no key for it."""
+
+_SINCE_5 = ("proportional",)
+"""Types of scaling that transformers 4 does not know."""
+
+
+def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
+    """Add to the configuration files of an exported checkpoint what other readers need, where it says the same.
+
+    Args:
+        folder: The checkpoint, complete.
+        label: Its name in notes.
+        generates: Whether it is a language model.
+
+    Returns:
+        Notes for the user: what was added, and what other readers cannot be told.
+    """
+    file = folder / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    found, notes = with_former_rope(settings)
+    if both := _apart(found, folder):
+        found = {**found, "tie_word_embeddings": False}
+        notes.append(f"{', '.join(both)}: in the files beside what it was tied to; config.json says so now.")
+    if found != settings:
+        write_text(file, json.dumps(found, indent=2) + "\n")
+    notes += _name_end_of_turn(folder, found) if generates else []
+    return [type(note)(f"note: {label}: {note}") for note in notes]
+
+
+def with_former_rope(settings: Json) -> tuple[Json, list[str]]:
+    """Write the rotary settings of a configuration also under the keys that came before `rope_parameters`.
+
+    transformers 4, mlx-lm and others take `rope_theta`, `rope_scaling` and the like; without them they compute with
+    their defaults and say nothing. The keys are written only if transformers reads the same with them as without.
+
+    Args:
+        settings: Content of config.json.
+
+    Returns:
+        The settings, and a note if other readers cannot be told.
+
+    Example:
+        >>> rope = {"rope_type": "default", "rope_theta": 5e5}
+        >>> with_former_rope({"model_type": "llama", "rope_parameters": rope})[0]["rope_theta"]
+        500000.0
+    """
+    found, untold = _with_former(settings), list(_untold(settings))
+    if found != settings and _as_read(found) != _as_read(settings):
+        found, untold = settings, [*untold, str(settings.get("model_type"))]
+    if not untold:
+        return found, []
+    return found, [
+        f"{', '.join(untold)}: rotary settings (rope_parameters in config.json) that readers from before transformers "
+        "5 have no keys for: transformers 4, mlx-lm and others may compute with their defaults. Compare their logits."
+    ]
+
+
+def _with_former(settings: Json) -> Json:
+    inner = {key: _with_former(value) if _is_config(value) else value for key, value in settings.items()}
+    return {**inner, **(_former_keys(settings) or {})}
+
+
+def _untold(settings: Json) -> Iterator[str]:
+    """List the model types whose rotary settings cannot be written in former keys."""
+    if _former_keys(settings) is None:
+        yield str(settings.get("model_type"))
+    for value in settings.values():
+        if _is_config(value):
+            yield from _untold(value)
+
+
+def _is_config(value: object) -> TypeGuard[Json]:
+    return isinstance(value, Mapping) and "model_type" in value
+
+
+def _former_keys(settings: Json) -> Json | None:
+    """Return the rotary settings of one model in former keys; None if there is no such form."""
+    rope, kind = settings.get("rope_parameters"), str(settings.get("model_type"))
+    if not isinstance(rope, Mapping) or not rope:
+        return {}
+    layers = [value for value in rope.values() if isinstance(value, Mapping)]
+    if not layers:
+        return _flat(rope, kind)
+    if kind in _FORMER_BASES and {"full_attention", "sliding_attention"} == set(rope):
+        return _of_layers(rope["full_attention"], rope["sliding_attention"], kind)
+    return _flat(layers[0], kind) if all(layer == layers[0] for layer in layers) else None
+
+
+def _flat(rope: Json, kind: str) -> Json | None:
+    names, scaling = _FORMER.get(kind, {}), _scaling(rope)
+    if scaling.get("rope_type") in _SINCE_5:
+        return None
+    bases = {names.get(key, key): rope[key] for key in (_THETA, _PARTIAL) if key in rope}
+    return bases if scaling in ({}, _PLAIN, _AXIAL) else {**bases, "rope_scaling": scaling}
+
+
+def _of_layers(full: Json, sliding: Json, kind: str) -> Json | None:
+    """Return the former keys of full and sliding attention, whose names must tell them apart where they differ."""
+    names, scaling = _FORMER_BASES[kind], _scaling(full)
+    one_base = names[0] == names[1] and full.get(_THETA) != sliding.get(_THETA)
+    if one_base or _scaling(sliding) != _PLAIN or (scaling != _PLAIN and kind not in _SCALES_FULL):
+        return None
+    bases = {names[0]: full[_THETA], names[1]: sliding[_THETA]}
+    return bases if scaling == _PLAIN else {**bases, "rope_scaling": scaling}
+
+
+def _scaling(rope: Json) -> Json:
+    return {key: value for key, value in rope.items() if key not in (_THETA, _PARTIAL)}
+
+
+def _as_read(settings: Json) -> list[object]:
+    """Return the rotary settings of a configuration as transformers reads it."""
+    config = _config(settings)
+    return list(_ropes(config.to_dict())) if config is not None else [settings]
+
+
+def _ropes(settings: Json) -> Iterator[object]:
+    yield settings.get("rope_parameters")
+    for value in settings.values():
+        if _is_config(value):
+            yield from _ropes(value)
+
+
+def _config(settings: Json) -> PretrainedConfig | None:
+    """Build a configuration; None if its class is not one of transformers'."""
+    kind = settings.get("model_type")
+    return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(settings))) if kind in CONFIG_MAPPING else None
+
+
+def _apart(settings: Json, folder: Path) -> list[str]:
+    """List tensors that config.json ties to others while the files have both, where the key means nothing else."""
+    architecture = (cast(list[str] | None, settings.get("architectures")) or [""])[0]
+    ties, config = getattr(getattr(transformers, architecture, None), "_tied_weights_keys", None), _config(settings)
+    if not isinstance(ties, Mapping) or config is None or config.is_encoder_decoder:
+        return []  # T5 takes tie_word_embeddings: false for "do not scale the decoder's output"
+    names = {name for file in folder.glob("*.safetensors") for name in open_safetensors(file).keys()}
+    both = [tied for tied, source in cast(Mapping[str, str], ties).items() if tied in names and source in names]
+    return both if getattr(config, "tie_word_embeddings", False) else []
+
+
+def _name_end_of_turn(folder: Path, settings: Json) -> list[str]:
+    """Let generation stop where the chat template ends a turn."""
+    if template_of(folder) is None:
+        return []
+    try:
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+    except (OSError, ValueError) as error:
+        return [f"transformers cannot load the tokenizer, so where a turn ends is not checked ({error!s:.200})."]
+    end = end_of_turn(tokenizer, [{"role": "user", "content": "?"}])
+    if end.text:
+        return [
+            f"the chat template ends a turn with the text {end.text!r}, which generation_config.json cannot name: pass "
+            "it to the reader as a stop string."
+        ]
+    file = folder / "generation_config.json"
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    stops = _listed(generation.get("eos_token_id", None if file.exists() else settings.get("eos_token_id")))
+    missing = [token for token in end.tokens if token not in stops]
+    if not missing:
+        return []
+    write_text(file, json.dumps({**generation, "eos_token_id": [*stops, *missing]}, indent=2) + "\n")
+    words = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in missing)
+    return [Fact(f"generation stops at {words} too, where the chat template ends a turn (eos_token_id).")]
+
+
+def _listed(tokens: object) -> list[int]:
+    return [] if tokens is None else [tokens] if isinstance(tokens, int) else list(cast(list[int], tokens))

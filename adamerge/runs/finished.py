@@ -1,0 +1,71 @@
+"""A finished run is left alone, and a former export is never lost with what a user put there."""
+
+import filecmp
+import json
+from pathlib import Path
+
+from adamerge.runs.run_directory import RunDirectory, flat_settings
+from adamerge.storage.atomic_files import remove_whole
+from adamerge.types import ConfigError
+
+_LONGER = ("trainer.max_steps", "trainer.max_time")
+"""Settings with which a finished run goes on."""
+
+
+class RunFinishedError(ConfigError):
+    """There is nothing to resume: the run is finished, and was left as it is."""
+
+
+def check_unfinished(run: RunDirectory, resolved: str) -> None:
+    """Leave a finished run alone, unless it shall go on for longer.
+
+    Args:
+        run: Run directory, with the same settings.
+        resolved: Configuration as YAML.
+
+    Raises:
+        RunFinishedError: The run is finished.
+    """
+    if not run.recipe.exists():
+        return
+    now = flat_settings(resolved)
+    then = flat_settings(json.loads(run.recipe.read_text(encoding="utf-8"))["config"])
+    if all(now.get(key) == then.get(key) for key in _LONGER):
+        raise RunFinishedError(
+            f"{run.path}: this run is finished, and nothing in it was changed. To write its checkpoint again: adamerge "
+            f"export {run.path} FOLDER. To learn for longer: a larger --trainer.max_steps than "
+            f"{then.get('trainer.max_steps')}."
+        )
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Rename a folder, if it exists, to the first free name; returns its new path."""
+    if not folder.exists():
+        return None
+    number = next(n for n in range(1, 10**9) if not folder.with_name(f"{folder.name}_{n}").exists())
+    return folder.rename(folder.with_name(f"{folder.name}_{number}"))
+
+
+def drop_former(former: Path | None, new: Path) -> str | None:
+    """Remove a former export that holds nothing but what the new one replaces; otherwise say where it is now.
+
+    Args:
+        former: Folder of the former export, put aside.
+        new: The new export.
+    """
+    if former is None:
+        return None
+    own = [file.relative_to(former) for file in sorted(former.rglob("*")) if not file.is_dir()]
+    others = [str(file) for file in own if not _replaced(former / file, new / file)]
+    if others:
+        return (
+            f"note: {new.name}/ existed, with files that are not of this export ({', '.join(others[:5])}); the former "
+            f"folder is {former} now."
+        )
+    remove_whole(former)
+    return None
+
+
+def _replaced(former: Path, new: Path) -> bool:
+    """Return whether a file is in the new export too: weights by name, other files by content."""
+    return new.is_file() and (former.suffix == ".safetensors" or filecmp.cmp(former, new, shallow=False))

@@ -1,0 +1,182 @@
+"""What a run is made from, by hash: written when it begins, compared when it goes on, is exported or measured."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias, cast
+
+from adamerge.data.processor_files import files_of
+from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.experts import Experts
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.load_rows import Data
+from adamerge.runs.paths import anchor
+from adamerge.runs.run_directory import RunDirectory
+from adamerge.storage.atomic_files import write_text
+from adamerge.storage.digest import digest_of_path
+from adamerge.types import ConfigError
+
+Hashes: TypeAlias = Mapping[str, str]
+"""SHA-256 by name of a file."""
+
+
+def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, object]:
+    """Hash the inputs of a run: models and rows. Files that were read completely before are not read again.
+
+    Args:
+        config: Configuration.
+        experts: Base and experts.
+        data: Rows with their fingerprints.
+
+    Returns:
+        Sources and SHA-256 of base, experts and rows, as JSON values.
+    """
+    return {
+        **hash_models(config, experts),
+        "data": dict(data.fingerprints),
+        "processors": dict(data.processors),
+    }
+
+
+def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
+    """Hash the weights and configurations of base and experts, and the files beside them that are exported."""
+    assert experts.checkpoint is not None
+    tasks = {model.name: experts.tasks[model.name].checkpoint for model in config.models}
+    sources = {name: checkpoint for name, checkpoint in tasks.items() if checkpoint is not None}
+    return {
+        "base": {"source": anchor(config.base_model), "sha256": hash_files(experts.checkpoint)},
+        "experts": {
+            name: {"source": anchor(checkpoint.source), "sha256": hash_files(checkpoint)}
+            for name, checkpoint in sources.items()
+        },
+        "processor_files": {
+            "base": hash_processor(experts.checkpoint),
+            "experts": {name: hash_processor(checkpoint) for name, checkpoint in sources.items()},
+        },
+    }
+
+
+def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
+    """Hash the configuration and each file of weights in a checkpoint by SHA-256, per file name."""
+    folder, known = checkpoint.folder, checkpoint.tensors.files
+    configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
+    files = [*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in sorted(files)}
+
+
+def hash_processor(checkpoint: Checkpoint) -> dict[str, str]:
+    """Hash the files of tokenizer, processor, chat template and generation beside a checkpoint's weights."""
+    return {name: digest_of_path(file) for name, file in sorted(files_of(checkpoint.folder).items())}
+
+
+def remember(made_from: Mapping[str, object], file: Path) -> None:
+    """Write the inputs of a new run to a file; for a resumed run, check that they are the same.
+
+    Args:
+        made_from: Result of `inputs`.
+        file: File of the inputs.
+
+    Raises:
+        ConfigError: A checkpoint or rows changed since the run began; names which.
+    """
+    if not file.exists():
+        write_text(file, json.dumps(made_from, indent=2, allow_nan=False) + "\n")
+        return
+    check_inputs(made_from, file)
+
+
+def check_inputs(now: Mapping[str, object], file: Path) -> None:
+    """Check that the inputs of a run are those that it began with, as far as both are known.
+
+    Args:
+        now: Result of `inputs` or `hash_models`.
+        file: File of the inputs.
+
+    Raises:
+        ConfigError: Names every file, and the rows of every task, that changed.
+    """
+    changed = list(_changes(_read(file), now))
+    if changed:
+        raise ConfigError(
+            f"{file.parent}: expected what this run was made from, but it changed since: {'; '.join(changed)}. Restore "
+            f"the former files ({file.name} has their SHA-256), or start a new run in another run_dir."
+        )
+
+
+def check_coefficients(run: RunDirectory) -> str | None:
+    """Check that a run's coefficients are those that it learned; returns a note if nothing says so.
+
+    Raises:
+        ConfigError: The file was changed or replaced after the run.
+    """
+    if not run.recipe.exists():
+        return f"note: {run.path} has no {run.recipe.name} with a hash of its coefficients; they are taken as they are."
+    expected = cast(Mapping[str, Hashes], _read(run.recipe)).get("coefficients", {}).get("sha256")
+    if expected != digest_of_path(run.coefficients):
+        raise ConfigError(
+            f"{run.coefficients}: expected the coefficients that this run learned ({run.recipe.name} has their "
+            "SHA-256), but the file was changed or replaced since. Restore it, or learn again in another run_dir. "
+            "Coefficients of your own are exported from Python: adamerge.results.export.export."
+        )
+    return None
+
+
+def changed_rows(file: Path, data: Data) -> list[str]:
+    """Name the tasks whose evaluation rows are not those of the run."""
+    then = cast(Mapping[str, Hashes], _read(file).get("data", {}))
+    found = {task: own["evaluation"] for task, own in data.fingerprints.items() if "evaluation" in own}
+    return [task for task, digest in found.items() if then.get(task, {}).get("evaluation") != digest]
+
+
+def _read(file: Path) -> Mapping[str, object]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        content = error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{file}: expected what the run was made from, as JSON, but the file is missing or damaged "
+            f"({content!r:.200}). Restore it, or start a new run in another run_dir."
+        )
+    return content
+
+
+def _changes(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    """List what changed; what one of the two does not know (version 0.1.0 hashed less) is not compared."""
+    yield from _of_model("base", then, now, ("base",))
+    for task in cast(Mapping[str, object], now.get("experts", {})):
+        yield from _of_model(f"expert {task}", then, now, ("experts", task))
+    for kind, words in (("data", "rows"), ("processors", "tokenizer or processor")):
+        former, found = (cast(Mapping[str, object], one.get(kind)) for one in (then, now))
+        if former is not None and found is not None:
+            yield from (f"{words} of {task}" for task in found if former.get(task) != found[task])
+
+
+def _of_model(
+    label: str, then: Mapping[str, object], now: Mapping[str, object], keys: tuple[str, ...]
+) -> Iterator[str]:
+    """List the files of a model that changed, with its folder."""
+    former, found = _at(then, *keys), _at(now, *keys)
+    beside = [_at(one, "processor_files", *keys) for one in (then, now)]
+    files = [*_files(_at(former, "sha256"), _at(found, "sha256"))]
+    files += _files(*beside) if "processor_files" in then and "processor_files" in now else []
+    if files:
+        yield f"{label} ({found.get('source')}): {', '.join(files)}"
+
+
+def _files(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    for name in dict.fromkeys([*then, *now]):
+        if name not in now:
+            yield f"{name} is gone"
+        elif name not in then:
+            yield f"{name} is new"
+        elif then[name] != now[name]:
+            yield f"{name} has other content"
+
+
+def _at(value: Mapping[str, object], *keys: str) -> Mapping[str, object]:
+    """Return what stands at a path of keys; nothing if there is nothing."""
+    for key in keys:
+        found = value.get(key)
+        value = cast(Mapping[str, object], found) if isinstance(found, Mapping) else {}
+    return value

@@ -1,0 +1,171 @@
+"""What other readers take from an export's configuration: rotary settings, ties, the end of a turn."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from support.families import build, save_tokenizer
+
+from adamerge.results.readable_config import make_readable, with_former_rope
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+
+
+def layers(full, sliding):
+    return {"full_attention": full, "sliding_attention": sliding}
+
+
+PLAIN = {"rope_type": "default", "rope_theta": 2e4}
+FORMER = [
+    (
+        "LlamaConfig",
+        LLAMA3,
+        {"rope_theta": 5e5, "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"}},
+    ),
+    ("Qwen2Config", PLAIN, {"rope_theta": 2e4}),
+    ("PhiConfig", {**PLAIN, "partial_rotary_factor": 0.5}, {"rope_theta": 2e4, "partial_rotary_factor": 0.5}),
+    ("GPTNeoXConfig", {**PLAIN, "partial_rotary_factor": 0.5}, {"rotary_emb_base": 2e4, "rotary_pct": 0.5}),
+    (
+        "Gemma3TextConfig",
+        layers({**LINEAR, "rope_theta": 1e6}, PLAIN),
+        {"rope_theta": 1e6, "rope_local_base_freq": 2e4, "rope_scaling": LINEAR},
+    ),
+    (
+        "ModernBertConfig",
+        layers({**PLAIN, "rope_theta": 1e5}, PLAIN),
+        {"global_rope_theta": 1e5, "local_rope_theta": 2e4},
+    ),
+    ("Olmo3Config", layers({**LINEAR, "rope_theta": 2e4}, PLAIN), {"rope_theta": 2e4, "rope_scaling": LINEAR}),
+]
+
+
+def as_read(settings):
+    """The rotary settings of config.json as transformers reads it."""
+    return transformers.CONFIG_MAPPING[settings["model_type"]].from_dict(json.loads(json.dumps(settings)))
+
+
+@pytest.mark.parametrize(("name", "rope", "former"), FORMER, ids=[name for name, *_ in FORMER])
+def test_former_keys_say_what_rope_parameters_say(name, rope, former):
+    settings = getattr(transformers, name)(rope_parameters=rope).to_dict()
+    found, notes = with_former_rope(settings)
+    assert notes == []
+    assert {key: found[key] for key in former} == former
+    assert found["rope_parameters"] == settings["rope_parameters"]
+    assert as_read(found).rope_parameters == as_read(settings).rope_parameters
+    if name == "Olmo3Config":
+        return  # transformers 5 takes rope_theta for full attention alone, transformers 4 for both: tests/readers
+    without = {key: value for key, value in found.items() if key != "rope_parameters"}  # all that the others read
+    assert as_read(without).rope_parameters == as_read(settings).rope_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "rope"),
+    [
+        ("Olmo3Config", layers({**PLAIN, "rope_theta": 1e5}, PLAIN)),  # one former key for two bases
+        ("ModernBertConfig", layers({**LINEAR, "rope_theta": 1e5}, PLAIN)),  # no former key for scaling
+        ("Gemma3TextConfig", layers(PLAIN, {**LINEAR, "rope_theta": 1e4})),
+        ("Gemma4TextConfig", None),
+    ],
+)
+def test_what_has_no_former_key_is_said_and_not_half_written(name, rope):
+    settings = getattr(transformers, name)(**({"rope_parameters": rope} if rope else {})).to_dict()
+    found, (note,) = with_former_rope(settings)
+    assert found == settings
+    assert settings["model_type"] in note
+    assert "transformers 4" in note
+
+
+def test_settings_of_parts_are_written_too():
+    settings = transformers.Gemma3Config().to_dict()
+    found, notes = with_former_rope(settings)
+    assert notes == []
+    assert found["text_config"]["rope_local_base_freq"] == 10_000
+    assert found["vision_config"] == settings["vision_config"]
+
+
+def test_stale_keys_of_a_configuration_are_corrected():
+    settings = {**transformers.LlamaConfig(rope_parameters=PLAIN).to_dict(), "rope_theta": 7.0}
+    assert as_read(settings).rope_parameters["rope_theta"] == 2e4
+    assert with_former_rope(settings)[0]["rope_theta"] == 2e4
+
+
+@pytest.mark.parametrize("settings", [{"model_type": "bert"}, {"model_type": "of_its_own_code", "rope_theta": 5.0}, {}])
+def test_configurations_without_rotary_settings_stay(settings):
+    assert with_former_rope(settings) == (settings, [])
+
+
+def test_unknown_classes_are_said():
+    settings = {"model_type": "of_its_own_code", "rope_parameters": PLAIN}
+    found, notes = with_former_rope(settings)
+    assert found == settings
+    assert "of_its_own_code" in notes[0]
+
+
+# --- ties and the end of a turn ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_tensor_beside_what_it_was_tied_to_is_not_tied(tmp_path, apart):
+    build("LlamaForCausalLM", "llama", 0, tie_word_embeddings=True).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in tensors
+    if apart:
+        own = {**tensors, "lm_head.weight": torch.randn_like(tensors["model.embed_tokens.weight"])}
+        save_file(own, tmp_path / "model.safetensors", {"format": "pt"})
+    notes = make_readable(tmp_path, "merged", generates=False)
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is not apart
+    assert [note.startswith("note: merged: lm_head.weight") for note in notes] == [True] * apart
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    expected = own["lm_head.weight"] if apart else tensors["model.embed_tokens.weight"]
+    assert torch.equal(model.lm_head.weight, expected)
+
+
+TURN = "{% for m in messages %}{{ m.content }} [SEP] {% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "stops", "expected"),
+    [
+        (TURN, 0, [0, 1]),
+        (TURN, [2, 1], [2, 1]),
+        (TURN, None, [1]),
+        (None, 0, 0),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", 0, 0),
+    ],
+)
+@pytest.mark.parametrize("in_config", [False, True], ids=["generation_config", "config"])
+def test_generation_stops_at_the_end_of_a_turn(tmp_path, template, stops, expected, in_config):
+    model = build("LlamaForCausalLM", "llama", 0)
+    model.config.eos_token_id = stops
+    model.generation_config = transformers.GenerationConfig(eos_token_id=stops, do_sample=True, top_k=5)
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    if in_config:
+        (tmp_path / "generation_config.json").unlink()
+    if template:
+        (tmp_path / "chat_template.jinja").write_text(template)
+    notes = make_readable(tmp_path, "merged", generates=True)
+    file = tmp_path / "generation_config.json"
+    if expected == stops:
+        assert not notes
+        assert file.exists() is not in_config
+        return
+    assert "'[SEP]' too" in notes[0]
+    found = transformers.GenerationConfig.from_pretrained(tmp_path)
+    assert found.eos_token_id == expected
+    assert in_config or found.top_k == 5
+
+
+def test_a_turn_that_ends_with_a_text_is_said(tmp_path):
+    build("LlamaForCausalLM", "llama", 0).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} good bad {% endfor %}")
+    (note,) = make_readable(tmp_path, "merged", generates=True)
+    assert "'good bad'" in note
+    assert "stop string" in note

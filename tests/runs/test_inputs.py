@@ -1,0 +1,158 @@
+"""A run goes on, is exported and measured with what it was made from; what changed is named, and nothing is touched."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.families import listing
+from support.processes import Strike, run
+
+from adamerge import cli
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.results.unchanged import check_unchanged
+from adamerge.storage.exclusive import used_alone
+from adamerge.types import ConfigError
+
+
+@pytest.fixture
+def moved(finished, in_finished):
+    """A finished run, as the current directory, whose paths name the copy and not what it was copied from."""
+    for file in (in_finished / "run").iterdir():
+        if file.suffix in (".yaml", ".json"):
+            file.write_text(file.read_text().replace(str(finished), str(in_finished)))
+    return in_finished
+
+
+def other_weights(file):
+    tensors = load_file(file)
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    save_file({**tensors, name: tensors[name] + 0.25}, file, {"format": "pt"})
+
+
+def other_text(file):
+    file.write_text(file.read_text() + " ")
+
+
+CHANGES = [
+    ("base/model.safetensors", other_weights, "base (", "model.safetensors has other content"),
+    ("mood/model.safetensors", other_weights, "expert mood (", "model.safetensors has other content"),
+    ("topic/config.json", other_text, "expert topic (", "config.json has other content"),
+    ("base/tokenizer.json", other_text, "base (", "tokenizer.json has other content"),
+    ("base/tokenizer_config.json", Path.unlink, "base (", "tokenizer_config.json is gone"),
+    ("speed/preprocessor_config.json", Path.touch, "expert speed (", "preprocessor_config.json is new"),
+    ("run/coefficients.safetensors", other_weights, "run/coefficients.safetensors: expected the coefficients", ""),
+]
+
+
+def test_what_changed_after_the_run_is_refused_by_name(moved, main):
+    for place, change, who, what in CHANGES:
+        file = moved / place
+        former = file.read_bytes() if file.exists() else None
+        change(file)
+        before = listing(moved)
+        for command in (("export", "run", "out"), ("evaluate", "run")):
+            code, _, complaint = main(*command)
+            assert code == cli.BAD_INPUT, (place, command)
+            assert who in complaint
+            assert what in complaint
+            assert "estore" in complaint
+            assert {path: time for path, time in listing(moved).items() if path.name != "run"} == {
+                path: time for path, time in before.items() if path.name != "run"
+            }
+        file.unlink(missing_ok=True) if former is None else file.write_bytes(former)
+    assert main("export", "run", "out")[0] == 0
+
+
+def test_resuming_names_what_changed(family, main):
+    strike = Strike("adamerge.runs.fit.build_model")
+    fit = ["fit", "--config", "merge.yaml", "--run_dir", "run"]
+    assert run(fit, family, family / "log.txt", strike) == -strike.number
+    other_weights(family / "topic/model.safetensors")
+    other_text(family / "base/tokenizer_config.json")
+    code, _, complaint = main("fit", "--config", "run/config.yaml", "--ckpt_path", "last")
+    assert code == cli.BAD_INPUT
+    assert f"expert topic ({family}/topic): model.safetensors has other content" in complaint
+    assert f"base ({family}/base): tokenizer_config.json has other content" in complaint
+    assert "mood" not in complaint
+
+
+def test_a_run_without_recipe_is_taken_as_it_is_and_said(in_finished, main):
+    Path("run/recipe.json").unlink()
+    code, said, _ = main("export", "run", "out")
+    assert code == 0
+    assert "note: run has no recipe.json" in said
+
+
+@pytest.mark.parametrize("how", ["written", "replaced", "removed", "new"])
+def test_files_that_change_while_they_are_in_use(text_family, tmp_path, how):
+    for name in ("base", "mood", "topic"):
+        shutil.copytree(text_family / name, tmp_path / name)
+    opened = [open_checkpoint(str(tmp_path / name)) for name in ("base", "mood", "topic")]
+    experts = from_checkpoints(opened[0], {"mood": opened[1], "topic": opened[2]})
+    check_unchanged(experts)
+    (tmp_path / "mood/notes.txt").touch()  # is not exported
+    check_unchanged(experts)
+    file = tmp_path / {"new": "topic/generation_config.json", "removed": "base/tokenizer.json"}.get(
+        how, "mood/model.safetensors"
+    )
+    if how == "written":
+        os.utime(file, ns=(0, 0))
+    elif how == "replaced":
+        times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+        shutil.copy(file, tmp_path / "copy")
+        (tmp_path / "copy").replace(file)
+        os.utime(file, ns=times)
+    elif how == "removed":
+        file.unlink()
+    else:
+        file.write_text("{}")
+    with pytest.raises(ConfigError) as refused:
+        check_unchanged(experts)
+    assert str(refused.value).startswith(f"{'base' if how == 'removed' else 'expert ' + file.parent.name} ({file}): ")
+
+
+# --- finished runs and what a user put into them ----------------------------------------------------------------------
+
+
+def test_a_finished_run_is_left_alone(moved, main):
+    Path("run/merged/notes.txt").write_text("mine")
+    before = {path: time for path, time in listing(moved / "run").items() if path.is_file()}
+    code, said, complaint = main("fit", "--config", "run/config.yaml", "--ckpt_path", "last")
+    assert (code, complaint) == (0, "")
+    assert "run: this run is finished, and nothing in it was changed" in said
+    assert {path: time for path, time in listing(moved / "run").items() if path.is_file()} == before
+
+
+def test_a_finished_run_that_goes_on_loses_nothing(moved, main):
+    Path("run/merged/mood/notes.txt").write_text("mine")
+    steps = str(json.loads(Path("run/metrics.json").read_text())["history"][-1]["step"] + 1)
+    more = ("fit", "--config", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps")
+    code, said, complaint = main(*more, steps)
+    assert (code, complaint) == (0, "")
+    assert "mood/notes.txt" in said
+    assert Path("run/merged_1/mood/notes.txt").read_text() == "mine"
+    assert not Path("run/merged/mood/notes.txt").exists()
+    shutil.rmtree("run/merged_1")
+    assert main(*more, str(int(steps) + 1))[0] == 0
+    assert not Path("run/merged_1").exists()  # held nothing but the former export
+    assert torch.isfinite(load_file("run/coefficients.safetensors")["coefficients"]).all()
+
+
+def test_every_command_on_a_run_in_use_is_refused(moved, main):
+    with used_alone(Path("run"), "adamerge fit"):
+        for command in (
+            ("export", "run", "out"),
+            ("export", "run", "run/other"),
+            ("evaluate", "run"),
+            ("fit", "--config", "run/config.yaml", "--ckpt_path", "last"),
+            ("fit", "--config", "merge.yaml", "--run_dir", "run"),
+        ):
+            code, _, complaint = main(*command)
+            assert code == cli.BAD_INPUT
+            assert f"run: expected a folder that no other process uses, but process {os.getpid()} on" in complaint
+    assert not Path("out").exists()
