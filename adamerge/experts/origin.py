@@ -21,10 +21,12 @@ class Origin:
 
     Attributes:
         hub_id: Its id on the hub; None for a local folder, whose id is unknown.
+        ancestors: Ids on the hub that a local folder says it was made from.
         licence: What its model card states under the keys of `LICENCE`; empty if it states none.
     """
 
     hub_id: str | None = None
+    ancestors: tuple[str, ...] = ()
     licence: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -34,7 +36,15 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
     Args:
         checkpoint: An open checkpoint.
     """
-    return Origin(hub_id_of(checkpoint.source, checkpoint.folder), licence_in(checkpoint.folder / "README.md"))
+    card, hub_id = _metadata(checkpoint.folder / "README.md"), hub_id_of(checkpoint.source, checkpoint.folder)
+    return Origin(hub_id, () if hub_id else _ancestors(card, checkpoint.settings()), licence_in(card))
+
+
+def _ancestors(card: Mapping[str, object], settings: Mapping[str, object]) -> tuple[str, ...]:
+    """List the ids that a card or a configuration names as what the checkpoint was made from."""
+    stated = card.get("base_model")
+    names = [*(stated if isinstance(stated, list) else [stated]), settings.get("_name_or_path")]
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and "/" in name and _is_id(name)))
 
 
 def hub_id_of(source: str, folder: Path) -> str | None:
@@ -53,20 +63,31 @@ def hub_id_of(source: str, folder: Path) -> str | None:
     cached = next((part for part in folder.parts if part.startswith("models--")), None)
     local = Path(source).expanduser().exists() or source.startswith(("/", ".", "~"))
     name = cached.removeprefix("models--").replace("--", "/") if cached else None if local else source.partition("@")[0]
+    return name if name and _is_id(name) else None
+
+
+def licence_in(card: Mapping[str, object]) -> dict[str, str]:
+    """Read the licence that the metadata of a model card states; empty if it states none.
+
+    Example:
+        >>> licence_in({"license": "mit", "tags": ["merge"]})
+        {'license': 'mit'}
+    """
+    stated = {key: value for key in LICENCE if (value := card.get(key))}
+    return {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in stated.items()}
+
+
+def _is_id(name: str) -> bool:
     try:
-        validate_repo_id(name or "")
+        validate_repo_id(name)
     except HFValidationError:
-        return None
-    return name
+        return False
+    return not Path(name).exists()
 
 
-def licence_in(card: Path) -> dict[str, str]:
-    """Read the licence that a model card states; empty without a card, a readable one, or a licence in it."""
-    if not card.is_file():
-        return {}
+def _metadata(card: Path) -> Mapping[str, object]:
+    """Read the metadata of a model card; empty without a readable card."""
     try:
-        found = metadata_load(card) or {}
+        return metadata_load(card) or {}
     except (ValueError, OSError, yaml.YAMLError):
         return {}
-    stated = {key: found[key] for key in LICENCE if found.get(key)}
-    return {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in stated.items()}

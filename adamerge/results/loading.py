@@ -71,11 +71,13 @@ def auto_class(model_type: str, architecture: str) -> str | None:
         >>> auto_class("bert", "BertForSequenceClassification"), auto_class("bert", "BertModel")
         ('AutoModelForSequenceClassification', 'AutoModel')
     """
+    known = [name for name in modeling_auto.__all__ if name.startswith("AutoModel")]
     usual = [*_PIPELINES, "AutoModelForSeq2SeqLM"]
-    for auto in [*usual, *(name for name in modeling_auto.__all__ if name not in usual)]:
-        mapping = getattr(getattr(modeling_auto, auto, None), "_model_mapping", None)
-        named = getattr(mapping, "_model_mapping", {}).get(model_type, None)
-        if auto.startswith("AutoModel") and architecture in (named if isinstance(named, tuple) else (named,)):
+    for auto in [*usual, *(name for name in known if name not in usual)]:
+        lazy = getattr(getattr(modeling_auto, auto, None), "_model_mapping", None)
+        names = getattr(lazy, "_model_mapping", None)  # class names by model type; the lazy mapping would import them
+        named = names.get(model_type) if isinstance(names, dict) else None
+        if architecture in (named if isinstance(named, tuple) else (named,)):
             return auto
     return None
 

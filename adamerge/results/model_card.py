@@ -23,12 +23,14 @@ class Source:
         name: "base", or the task.
         source: Path or hub id.
         hub_id: Id on the hub, if it is known.
+        ancestors: Ids on the hub that a local folder says it was made from.
         licence: Keys license, license_name and license_link of its own card; empty if unknown.
     """
 
     name: str
     source: str
     hub_id: str | None = None
+    ancestors: Sequence[str] = ()
     licence: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -99,7 +101,8 @@ def licence_of(sources: Sequence[Source]) -> tuple[dict[str, str], str | None]:
 def metadata(facts: CardFacts, loading: Loading, task: str | None, name: str) -> ModelCardData:
     """Build the hub's metadata of one folder.
 
-    Only ids on the hub are in base_model, because the hub refuses paths there.
+    Only ids on the hub are in base_model, because the hub refuses paths there: those of the sources, or of what a local
+    folder says it was made from.
 
     Args:
         facts: What the card says.
@@ -107,7 +110,8 @@ def metadata(facts: CardFacts, loading: Loading, task: str | None, name: str) ->
         task: Task of the folder; None for a folder with all tasks.
         name: Name of the model.
     """
-    ids = list(dict.fromkeys(source.hub_id for source in facts.sources if source.hub_id))
+    named = [own for source in facts.sources for own in ([source.hub_id] if source.hub_id else source.ancestors)]
+    ids = list(dict.fromkeys(named))
     relation = {"base_model": ids, "base_model_relation": "merge"} if ids else {}
     return ModelCardData(
         library_name=loading.package,

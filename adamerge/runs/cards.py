@@ -53,7 +53,7 @@ def card_facts(
 
 def _source(name: str, checkpoint: Checkpoint | None) -> Source:
     origin = origin_of(checkpoint) if checkpoint else Origin()
-    return Source(name, checkpoint.source if checkpoint else name, origin.hub_id, origin.licence)
+    return Source(name, checkpoint.source if checkpoint else name, origin.hub_id, origin.ancestors, origin.licence)
 
 
 def _how(config: MergeConfig, learned: Learned, rows: Mapping[str, int]) -> Iterator[str]:
