@@ -1,12 +1,14 @@
 """Run a merge: open, check, learn, export, compare, report."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rich.console import Console
+from torch import Tensor
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
@@ -33,7 +35,9 @@ from adamerge.runs.inputs import inputs, remember
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import Data, check_layers, load_data
 from adamerge.runs.recipe import key_of_run, recipe
+from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for, use_run
+from adamerge.runs.run_facts import Clock, run_facts
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
@@ -64,11 +68,15 @@ class Opened(NamedTuple):
         experts: Base and experts.
         changed: Names of the parameters in which at least one expert differs from the base.
         data: Rows per task.
+        products: Inner products of the task vectors by depth.
+        lines: What was printed of experts and rows.
     """
 
     experts: Experts
     changed: tuple[str, ...]
     data: Data
+    products: Mapping[str, Tensor] = MappingProxyType({})
+    lines: tuple[str, ...] = ()
 
 
 def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Finished | None:
@@ -99,11 +107,12 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
 
 
 def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console, *, resume: bool) -> Finished | None:
-    learning = learning_of(config, progress_bar=console.is_terminal)
+    learning, clock = learning_of(config, progress_bar=console.is_terminal), Clock()
     opened = open_inputs(config, run, console)
     write_text(run.config, resolved)
     made_from = inputs(config, opened.experts, opened.data)
     remember(made_from, run.inputs)
+    clock.lap("open and check")
     keeper = keeper_for(console, accept_unkeyed=resume)
     staged, held_out = learn_merge(
         config, opened, learning, run, key_of_run(made_from, resolved), keeper, console, resume=resume
@@ -111,24 +120,28 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
+    clock.lap("learn")
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config.centre_name)
     former = put_aside(run.merged)
     exported = export(model, learned.coefficients, run.merged)
     _print_lines(console, filter(None, [drop_former(former, run.merged)]))
     _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
+    clock.lap("export")
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
         comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
-    report(run, comparison, learned, model, exported, console)
+    clock.lap("measure")
+    facts = run_facts(config, opened, model, held_out, clock)
+    report(run, comparison, learned, model, exported, facts, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
-    rows = {task: len(own) for task, own in opened.data.calibration.items()}
-    facts = card_facts(config, opened.experts, learned, comparison, exported.surviving, rows)
-    write_cards(facts, exported.folder)
-    _print_lines(console, filter(None, [licence_warning(facts)]))
-    redo = {**made, "warnings": list(learned.warnings), "card": as_json(facts)}
-    redo["files"] = hash_export(exported.folder)
+    counts = {task: len(own) for task, own in opened.data.calibration.items()}
+    card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
+    write_cards(card, exported.folder)
+    _print_lines(console, filter(None, [licence_warning(card)]))
+    redo = {**made, "warnings": list(learned.warnings), "card": as_json(card), "files": hash_export(exported.folder)}
     write_text(run.recipe, json.dumps(redo, indent=2, allow_nan=False) + "\n")
+    write_report([run.path], run.report)
     _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
 
@@ -136,18 +149,21 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
 def open_inputs(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     """Open experts and rows, and check everything that can be checked before anything is written."""
     experts = open_experts(config)
-    _print_lines(console, [*describe(experts), device_line(config)])
+    lines = [*describe(experts), device_line(config)]
+    _print_lines(console, lines)
     inspection = inspect_weights(experts)
-    _print_lines(console, [f"warning: {line}" for line in inspection.warnings])
+    warnings = [f"warning: {line}" for line in inspection.warnings]
+    _print_lines(console, warnings)
     check_task_vectors(config, experts, inspection.changed)
     check_start(config, inspection.changed)
     data = load_data(config, experts)
     check_layers(config.objective, experts, data)
     data = settled(config, experts, inspection.changed, data)
-    _print_lines(console, data.notes)
-    _print_lines(console, learning_notes(config, inspection.changed))
+    notes = [*data.notes, *learning_notes(config, inspection.changed)]
+    _print_lines(console, notes)
+    lines = [*lines, *warnings, *notes]
     check_space(config, experts, run)
-    return Opened(experts, inspection.changed, data)
+    return Opened(experts, inspection.changed, data, inspection.products, tuple(lines))
 
 
 def device_line(config: MergeConfig) -> str:
@@ -236,6 +252,7 @@ def report(
     learned: Learned,
     model: MergedModel,
     exported: Exported,
+    facts: Mapping[str, object],
     console: Console,
 ) -> None:
     """Write metrics.json, and print certificate, selected experts and the table of scores."""
@@ -247,7 +264,7 @@ def report(
         "bytes_on_disk": exported.bytes,
     }
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
-    metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found}
+    metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found, "run": facts}
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     _print_lines(console, learned.warnings)
     if learned.certificate:
