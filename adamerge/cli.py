@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from adamerge import more_commands
+
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
 
@@ -24,6 +26,7 @@ COMMANDS = {
     "check": "List every problem with a configuration; reads file headers only, and writes nothing.",
     "export": "Export the merged checkpoint of a finished run to another folder or in another dtype.",
     "evaluate": "Measure a finished run on its evaluation rows again.",
+    **more_commands.COMMANDS,
     "demo": "Train a small base model and four experts, merge them, and print the scores.",
 }
 
@@ -108,6 +111,7 @@ class Demo:
 
 
 OPTIONS: dict[str, type] = {"fit": Fit, "check": Check, "export": Export, "evaluate": Evaluate, "demo": Demo}
+OPTIONS |= more_commands.OPTIONS
 MERGES = ("fit", "check")
 """Commands that take a configuration."""
 
@@ -167,7 +171,7 @@ def _print_error(message: str, lines_at_most: int | None = SCREEN) -> None:
 
 def _run(arguments: list[str]) -> int:
     command, *rest = arguments
-    if command == "--version":
+    if "--version" in arguments:
         import adamerge
 
         print(f"adamerge {adamerge.__version__}")
@@ -210,7 +214,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
 
             return main(["fit", *demo(Path(folder).expanduser(), console)])
         case _:
-            raise AssertionError(options)
+            more_commands.call(options, console)
     return 0
 
 

@@ -208,6 +208,20 @@ class MergeConfig:
             beside weights; never read from a file, nor saved.
     """
 
+    REPLACED: ClassVar[Mapping[str, str]] = {
+        "device": "Write trainer: {accelerator: cpu} (or gpu); CUDA_VISIBLE_DEVICES chooses among several.",
+        "accelerator": "Write trainer: {accelerator: cpu}, on the command line --trainer.accelerator cpu.",
+        "logger": "The history of learning is in metrics.json and in the report of the run; no logger is needed.",
+        "max_steps": "Write trainer: {max_steps: 100}, on the command line --trainer.max_steps 100.",
+        "seed": "Write seed_everything.",
+        "lr": "Write it as an option of the optimiser: optimizer: {class_path: Adam, init_args: {lr: 0.01}}.",
+        "batch_size": "Write data: {batch_size: 16}, on the command line --data.batch_size 16.",
+        "output_dir": "Write run_dir.",
+        "experts": "Write models: a list of {model: …}.",
+        "resume": "Write --ckpt_path last after fit.",
+    }
+    """Keys of other programs, with the message on what to write here."""
+
     base_model: str
     models: list[ModelConfig]
     method: Method

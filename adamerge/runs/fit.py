@@ -200,7 +200,7 @@ def learn_merge(
     Raises:
         ConfigError: The device's memory is exhausted.
     """
-    experts, changed, data = opened
+    experts, changed, data = opened.experts, opened.changed, opened.data
     with advice_where_full(device_of(config.trainer.accelerator)):
         rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
         calibration = divide(rows, config.data, config.seed_everything)
