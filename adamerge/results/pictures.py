@@ -26,7 +26,13 @@ _MOST_LINES = 8
 """Experts up to which each has a line of its own."""
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = "osv^D*Px"
-_STYLE = {"svg.hashsalt": "adamerge", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE = {
+    "svg.hashsalt": "adamerge",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 class Picture(NamedTuple):
@@ -122,11 +128,15 @@ def all_groups(run: SeenRun) -> Picture | None:
         return None
     with rc_context(_STYLE):
         centre = run.table.centre or "base"
-        return _heat_map(run.table.coefficients, groups, run.table.experts, centre, "Coefficients of all groups", "group")
+        return _heat_map(
+            run.table.coefficients, groups, run.table.experts, centre, "Coefficients of all groups", "group"
+        )
 
 
 def _counted(parts: Aggregate) -> list[str]:
-    return [f"{label} ({count})" if count > 1 else label for label, count in zip(parts.labels, parts.counts, strict=True)]
+    return [
+        f"{label} ({count})" if count > 1 else label for label, count in zip(parts.labels, parts.counts, strict=True)
+    ]
 
 
 def _heat_map(

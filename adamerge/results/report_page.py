@@ -46,7 +46,8 @@ def report_on(runs: Sequence[SeenRun]) -> Report:
     title = "Merge: " + ", ".join(run.name for run in runs)
     given = {"title": title, "parts": parts, "beside": beside}
     page, text = (
-        _templates(escaped).get_template(f"report.{kind}.j2").render(given) for escaped, kind in ((True, "html"), (False, "md"))
+        _templates(escaped).get_template(f"report.{kind}.j2").render(given)
+        for escaped, kind in ((True, "html"), (False, "md"))
     )
     return Report(page, text)
 

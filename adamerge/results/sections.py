@@ -137,7 +137,9 @@ def _how(run: SeenRun) -> list[str]:
         lines.append(f"largest distance of a coefficient from its start: {moved:.3g}")
     certificate = run.metrics.get("certificate", {})
     if certificate:
-        lines.append("certificate of the optimiser: " + ", ".join(f"{key} {own:.4g}" for key, own in certificate.items()))
+        lines.append(
+            "certificate of the optimiser: " + ", ".join(f"{key} {own:.4g}" for key, own in certificate.items())
+        )
     return lines
 
 
@@ -167,7 +169,9 @@ def _coefficients(run: SeenRun) -> Iterator[Grid]:
                 strict=True,
             )
         ]
-        yield Grid(f"Mean coefficient {title}", [title[3:], "groups", *experts, "smallest", "largest"], rows, folded=True)
+        yield Grid(
+            f"Mean coefficient {title}", [title[3:], "groups", *experts, "smallest", "largest"], rows, folded=True
+        )
     if table.numel() <= _MOST_CELLS:
         rows = [[Cell(name), *(number(own) for own in row)] for name, row in zip(groups, table.tolist(), strict=True)]
         yield Grid("Every coefficient", ["group", *experts], rows, folded=True)

@@ -50,7 +50,7 @@ class SeenRun:
 
     @property
     def metric(self) -> str:
-        """accuracy or perplexity."""
+        """Accuracy or perplexity."""
         return str(self.metrics.get("metric", "accuracy"))
 
     @property

@@ -104,6 +104,17 @@ def _check_finite(key: str, written: object) -> None:
             raise ConfigError(f"{key}: expected finite numbers, found {value}.")
 
 
+@dataclass(frozen=True)
+class EarlierRun:
+    """Start from the coefficients of an earlier run; a path as `init:` means this.
+
+    Attributes:
+        path: Its run directory.
+    """
+
+    path: str
+
+
 @dataclass
 class ModelParameters:
     """Mergekit's key `parameters` of a model.
@@ -187,8 +198,9 @@ class MergeConfig:
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
             of rows; null learns in one stage with the grouping.
         init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
-            transform of the task vectors, 0.3 without transform, 0 if the centre is a merge); or closed_form (least
-            squares per layer; its options as a mapping: ridge, towards, inputs, rows).
+            transform of the task vectors, 0.3 without transform, 0 if the centre is a merge); closed_form (least
+            squares per layer; its options as a mapping: ridge, towards, inputs, rows); or the directory of an earlier
+            run, whose coefficients are taken by task and group name (what is new starts as published).
         feasible: Set of allowed coefficients: Unbounded, Box or Simplex.
         objective: Loss that learning minimises, such as Entropy or LogitAlignment.
         regulariser: Penalty on the distance of the coefficients from the start.
@@ -210,12 +222,9 @@ class MergeConfig:
 
     REPLACED: ClassVar[Mapping[str, str]] = {
         "device": "Write trainer: {accelerator: cpu} (or gpu); CUDA_VISIBLE_DEVICES chooses among several.",
-        "accelerator": "Write trainer: {accelerator: cpu}, on the command line --trainer.accelerator cpu.",
         "logger": "The history of learning is in metrics.json and in the report of the run; no logger is needed.",
-        "max_steps": "Write trainer: {max_steps: 100}, on the command line --trainer.max_steps 100.",
         "seed": "Write seed_everything.",
         "lr": "Write it as an option of the optimiser: optimizer: {class_path: Adam, init_args: {lr: 0.01}}.",
-        "batch_size": "Write data: {batch_size: 16}, on the command line --data.batch_size 16.",
         "output_dir": "Write run_dir.",
         "experts": "Write models: a list of {model: …}.",
         "resume": "Write --ckpt_path last after fit.",
@@ -234,7 +243,7 @@ class MergeConfig:
     centre: Literal["regmean"] | RegMean | Transform | None
     grouping: Literal["task", "block", "tensor"]
     chunks: Chunks | None
-    init: float | Start | ClosedForm
+    init: float | Start | ClosedForm | EarlierRun
     feasible: FeasibleSet
     objective: Objective
     regulariser: Regulariser = field(default_factory=Regulariser)
@@ -291,7 +300,7 @@ class MergeConfig:
         if self.init == "closed_form" or isinstance(self.init, ClosedForm):
             given = self.init if isinstance(self.init, ClosedForm) else ClosedForm()
             return given if given.towards is not None else replace(given, towards=self._published)
-        if self.init == "published":
+        if self.init == "published" or isinstance(self.init, EarlierRun):
             return self._published
         if self.init == "average":
             return 1 / max(1, len(self.columns))  # without experts, opening them is refused

@@ -264,7 +264,13 @@ def report(
         "bytes_on_disk": exported.bytes,
     }
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
-    metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found, "run": facts}
+    metrics = {
+        **comparison.as_json(),
+        "sizes": sizes,
+        "surviving_share": exported.surviving.as_json(),
+        **found,
+        "run": facts,
+    }
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     _print_lines(console, learned.warnings)
     if learned.certificate:

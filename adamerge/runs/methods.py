@@ -26,7 +26,9 @@ class About(NamedTuple):
 ABOUT = {
     "adamerging": About("minimises the entropy of predictions", "Yang et al., 2024", "to compare with"),
     "adamerging++": About("the same on task vectors trimmed by TIES", "Yang et al., 2024"),
-    "expert_merging": About("matches each expert's predictions, from the base", "Zhang et al., 2025", "no centre wanted"),
+    "expert_merging": About(
+        "matches each expert's predictions, from the base", "Zhang et al., 2025", "no centre wanted"
+    ),
     "expert_merging++": About(
         "the same from an Iso-C merge, then more coefficients where they matter", "Zhang et al., 2025", "unlabeled rows"
     ),
@@ -58,7 +60,9 @@ def needs(method: str) -> str:
     """
     preset = PRESETS[method]
     learns = preset["trainer.max_steps"] != 0
-    return "unlabeled rows" if learns or preset["centre"] == "regmean" or preset["task_vectors"] == "Fisher" else "no rows"
+    return (
+        "unlabeled rows" if learns or preset["centre"] == "regmean" or preset["task_vectors"] == "Fisher" else "no rows"
+    )
 
 
 def learns(method: str) -> str:

@@ -133,7 +133,15 @@ class RunDirectory:
     @property
     def results(self) -> tuple[Path, ...]:
         """Files of a finished run that are listed for the user."""
-        return self.coefficients, self.metrics, self.recipe, self.heat_map, self.curve, self.report, self.report.with_suffix(".md")
+        return (
+            self.coefficients,
+            self.metrics,
+            self.recipe,
+            self.heat_map,
+            self.curve,
+            self.report,
+            self.report.with_suffix(".md"),
+        )
 
 
 @contextmanager

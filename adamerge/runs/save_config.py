@@ -8,7 +8,7 @@ from functools import partial
 import yaml
 
 from adamerge.runs.class_names import import_path
-from adamerge.runs.config import MergeConfig
+from adamerge.runs.config import EarlierRun, MergeConfig
 from adamerge.runs.paths import anchored
 from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError
@@ -48,6 +48,8 @@ def _dump(content: Mapping[str, object]) -> str:
 
 
 def _plain(value: object, key: str) -> object:
+    if isinstance(value, EarlierRun):
+        return value.path
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, list | tuple):
