@@ -97,7 +97,7 @@ def _results(run: SeenRun) -> Iterator[Grid]:
     tasks, scores = [*run.tasks, MEAN], run.scores
     if scores:
         rows = [[Cell(task), *(_score(run, key, task) for key in scores)] for task in tasks]
-        note = "In brackets: % of the expert on its own task. Below: 95 % bootstrap interval over rows, where known."
+        note = "(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows."
         unit = "accuracy, %" if run.metric == "accuracy" else run.metric
         yield Grid(f"Scores on evaluation rows ({unit})", ["task", *map(_head, scores)], rows, note)
     if agreement := run.agreement:
@@ -186,8 +186,8 @@ def _of_vectors(run: SeenRun) -> list[str]:
     if not run.facts.get("task_vectors", {}).get("depths"):
         return []
     return [
-        "Norms and cosines are of expert − base, before any transform. Task vectors of different tasks are mostly nearly "
-        "orthogonal; cosines near 1 mean another base, or an expert that contains another."
+        "Norms and cosines are of expert − base, before any transform. Task vectors of different tasks are mostly "
+        "nearly orthogonal; cosines near 1 mean another base, or an expert that contains another."
     ]
 
 
@@ -212,9 +212,8 @@ def _merged(run: SeenRun) -> list[str]:
     heads = [f"{task}: {', '.join(names)}" for task, names in facts.get("heads", {}).items() if names]
     lines += [f"Each expert's own: {'; '.join(heads)}."] if heads else []
     lines += [f"Kept from the base: {', '.join(facts['kept'])}."] if facts.get("kept") else []
-    lines += [f"Of the base alone, no expert has a place for it: {', '.join(facts['left_out'])}."] * bool(
-        facts.get("left_out")
-    )
+    left_out = facts.get("left_out", [])
+    lines += [f"Of the base alone, no expert has a place for it: {', '.join(left_out)}."] if left_out else []
     share = run.metrics.get("surviving_share", {}).get("all")
     lines += [f"Share of what was merged in that rounding left: {share:.3f}."] if share is not None else []
     return lines

@@ -93,7 +93,8 @@ def _of_method(method: str, models: Mapping[str, object]) -> Iterator[str]:
     weights = any(weight is not None for weight in models.values())
     beside = "; weights are not taken over" if weights else ""
     if method in _SAME_NAME:
-        yield f"merge_method: {method}: {_SAME_NAME[method]} is the same idea with other numbers (density, scale){beside}"
+        ours = _SAME_NAME[method]
+        yield f"merge_method: {method}: {ours} is the same idea with other numbers (density, scale){beside}"
     else:
         yield f"merge_method: {method}: there is no preset of this name{beside}"
 
