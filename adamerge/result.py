@@ -19,7 +19,7 @@ from adamerge.results.evaluate import Evaluation, Scores
 from adamerge.results.export import Exported, export
 from adamerge.results.merged_modules import export_modules, merged_module
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import Opened
+from adamerge.runs.opened import Opened
 from adamerge.types import Coefficients, ConfigError, Fact
 
 

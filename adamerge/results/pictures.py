@@ -26,7 +26,7 @@ _MOST_LINES = 8
 """Experts up to which each has a line of its own."""
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = "osv^D*Px"
-_STYLE = {
+_STYLE: Any = {
     "svg.hashsalt": "adamerge",
     "svg.fonttype": "none",
     "font.size": 9,
@@ -191,8 +191,8 @@ def _lines(axes: Axes, values: NDArray[Any], names: Sequence[str]) -> None:
         axes.plot(places, values.mean(1), "k-o", markersize=3, label="mean of the experts")
     else:
         for k, name in enumerate(names):
-            look = {"linestyle": _STYLES[k % 4], "marker": _MARKERS[k], "color": str(0.6 * k / len(names))}
-            axes.plot(places, values[:, k], markersize=4, linewidth=1.2, label=_short(name, 30), **look)
+            (line,) = axes.plot(places, values[:, k], markersize=4, linewidth=1.2, label=_short(name, 30))
+            line.set(linestyle=_STYLES[k % 4], marker=_MARKERS[k], color=str(0.6 * k / len(names)))
     axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2))
 
 

@@ -4,15 +4,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 from rich.console import Console
-from torch import Tensor
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
-from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.learning.learn import Goals, divide, goals_of
@@ -33,7 +29,8 @@ from adamerge.runs.exported_files import hash_export
 from adamerge.runs.finished import check_unfinished, drop_former, put_aside
 from adamerge.runs.inputs import inputs, remember
 from adamerge.runs.learning_settings import learning_notes, learning_of
-from adamerge.runs.load_rows import Data, check_layers, load_data
+from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.opened import Opened
 from adamerge.runs.recipe import key_of_run, recipe
 from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for, use_run
@@ -59,24 +56,6 @@ class Finished:
     learned: Learned
     comparison: Comparison
     exported: Exported
-
-
-class Opened(NamedTuple):
-    """Inputs of a run, opened and checked.
-
-    Attributes:
-        experts: Base and experts.
-        changed: Names of the parameters in which at least one expert differs from the base.
-        data: Rows per task.
-        products: Inner products of the task vectors by depth.
-        lines: What was printed of experts and rows.
-    """
-
-    experts: Experts
-    changed: tuple[str, ...]
-    data: Data
-    products: Mapping[str, Tensor] = MappingProxyType({})
-    lines: tuple[str, ...] = ()
 
 
 def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Finished | None:

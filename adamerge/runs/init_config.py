@@ -1,7 +1,7 @@
 """Write a commented configuration from a base and a list of experts, or from one of mergekit."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -58,10 +58,10 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
         _print(console, f"note: not carried over from {mergekit}: {line}")
 
 
-def _lines(base: str, experts: dict[str, object], found: Beginning, file: Path) -> Iterator[str]:
+def _lines(base: str, experts: Mapping[str, object], found: Beginning, file: Path) -> Iterator[str]:
     yield HEAD.format(file=file)
     for line in found.dropped:
-        yield f"# not carried over: {line}\n".replace("\n#", "\n").replace("\r", "")
+        yield f"# not carried over: {' '.join(line.split())}\n"
     yield f"base_model: {_scalar(base)}\nmodels:\n"
     for number, (expert, weight) in enumerate(experts.items()):
         yield f"  - model: {_scalar(expert)}\n"

@@ -3,7 +3,6 @@
 import resource
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,9 +11,7 @@ from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
 from adamerge.runs.config import MergeConfig
-
-if TYPE_CHECKING:
-    from adamerge.runs.fit import Opened
+from adamerge.runs.opened import Opened
 
 
 class Clock:
@@ -35,7 +32,7 @@ class Clock:
 
 
 def run_facts(
-    config: MergeConfig, opened: "Opened", model: MergedModel, held_out: HeldOut, clock: Clock
+    config: MergeConfig, opened: Opened, model: MergedModel, held_out: HeldOut, clock: Clock
 ) -> dict[str, object]:
     """Collect what a report says of a run besides its results, as JSON.
 

@@ -69,7 +69,10 @@ def still():
     [
         ({"init": "./nowhere"}, "nowhere: expected the directory of a finished run, but it has no coeff"),
         ({"init": "nowhere"}, "init: expected a number, 'average'"),
-        ({"init": "run", "centre": "Isotropic"}, "expected coefficients over the centre Isotropic, found them over base"),
+        (
+            {"init": "run", "centre": "Isotropic"},
+            "expected coefficients over the centre Isotropic, found them over base",
+        ),
         ({"init": "run", "tasks": "abc"}, "expected coefficients of a, b, c, found those of mood, topic, speed"),
         ({"init": "run", "weight": 0.5}, "init: an earlier run sets the start that models.parameters.weight also sets"),
     ],
