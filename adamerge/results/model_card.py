@@ -112,15 +112,20 @@ def metadata(facts: CardFacts, loading: Loading, task: str | None, name: str) ->
     """
     named = [own for source in facts.sources for own in ([source.hub_id] if source.hub_id else source.ancestors)]
     ids = list(dict.fromkeys(named))
-    relation = {"base_model": ids, "base_model_relation": "merge"} if ids else {}
+    licence = licence_of(facts.sources)[0]
+    relation = {"base_model_relation": "merge"} if ids else {}
     return ModelCardData(
         library_name=loading.package,
         pipeline_tag=loading.pipeline,
         tags=["merge", "adamerge", facts.method],
         model_name=name,
         eval_results=_results(facts, loading.pipeline or "other", [task] if task else facts.tasks) or None,
+        base_model=ids or None,
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
+        ignore_metadata_errors=False,
         **relation,
-        **licence_of(facts.sources)[0],
     )
 
 

@@ -24,7 +24,7 @@ def test_names_count_and_not_places(names, columns):
         for column, expert in enumerate(columns):
             expected = then.coefficients[[*SHAPES].index(name), ["x", "y", "z"].index(expert)]
             assert found.coefficients[row, column] == expected
-    assert not (found.new_groups or found.averaged or found.new_columns)
+    assert [*found.new_groups, *found.averaged, *found.new_columns] == []
 
 
 def test_other_groups_take_the_mean_of_their_rows():
