@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from adamerge import more_commands
+from adamerge.printable import print_anything
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
@@ -74,6 +75,12 @@ class Export:
         out: Folder to write the checkpoint to; must not exist.
         out_dtype: Number format of the checkpoint; by default as in the run.
         rounding: How its numbers are rounded; by default as in the run.
+        adapter: Write one adapter over the base (LoRA), or with `--adapter false` a checkpoint; by default as in the
+            run.
+        max_rank: Largest rank of the adapter; the truncation error is printed.
+        max_shard_size: Largest size of a file of weights, such as 5GB (the default) or 500MB.
+        push_to_hub: Upload the export to this repository of the hub (ORG/NAME), as the user that `hf auth login` set.
+        private: Make the repository private, if it is new.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
     """
@@ -82,6 +89,11 @@ class Export:
     out: str
     out_dtype: DType | None = None
     rounding: Literal["nearest", "stochastic"] | None = None
+    adapter: bool | None = None
+    max_rank: int | None = None
+    max_shard_size: str | None = None
+    push_to_hub: str | None = None
+    private: bool = False
     allow_code: bool = False
 
 
@@ -110,7 +122,13 @@ class Demo:
     folder: str = "demo"
 
 
-OPTIONS: dict[str, type] = {"fit": Fit, "check": Check, "export": Export, "evaluate": Evaluate, "demo": Demo}
+OPTIONS: dict[str, type] = {
+    "fit": Fit,
+    "check": Check,
+    "export": Export,
+    "evaluate": Evaluate,
+    "demo": Demo,
+}
 OPTIONS |= more_commands.OPTIONS
 MERGES = ("fit", "check")
 """Commands that take a configuration."""
@@ -128,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    print_anything()
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -199,11 +218,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Fit() | Check():
             return _merge(options, layers, console)
         case Export():
-            from adamerge.runs.open_run import export_again
-
-            run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
-            config = parse_file(run / "config.yaml", allow_code=options.allow_code)
-            export_again(config, run, out, options.out_dtype, options.rounding, console)
+            _export(options, console)
         case Evaluate(run, allow_code):
             from adamerge.runs.open_run import evaluate_again
 
@@ -216,6 +231,22 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case _:
             more_commands.call(options, console)
     return 0
+
+
+def _export(options: Export, console: "Console") -> None:
+    from adamerge.results.shard_size import bytes_of_size
+    from adamerge.runs.open_run import chosen, export_again
+    from adamerge.runs.push import check_repository, push
+
+    run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
+    config = parse_file(run / "config.yaml", allow_code=options.allow_code)
+    config = chosen(config, options.adapter, options.max_rank)
+    size = bytes_of_size(options.max_shard_size)
+    if options.push_to_hub is not None:
+        check_repository(options.push_to_hub)
+    export_again(config, run, out, options.out_dtype, options.rounding, console, shard_bytes=size)
+    if options.push_to_hub is not None:
+        push(out, options.push_to_hub, private=options.private, console=console)
 
 
 def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console") -> int:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from adamerge.data.in_memory import RowsLike, as_table
 from adamerge.data.settings import DataSource
-from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
+from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_modules import from_modules
 from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
+from adamerge.types import ConfigError
 
 Model: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 """A checkpoint (directory or hub id), a module, or a state dict."""
@@ -91,6 +92,9 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
     if not memory.models:
         return open_experts(config)
     check_names(config.names)
+    for model in config.models:
+        if model.adapter is not None:
+            raise ConfigError(_no_file(model.adapter))
     base, *experts = (
         memory.models[task] if task in memory.models else _opened(source, config)
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]
@@ -99,4 +103,13 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
 
 
 def _opened(source: str, config: MergeConfig) -> Checkpoint:
+    if has_adapter(locate(source, config.allow_pickle)):
+        raise ConfigError(_no_file(source))
     return open_checkpoint(source, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code)
+
+
+def _no_file(adapter: str) -> str:
+    return (
+        f"{adapter}: an adapter is added to a base in files, but a model of this merge is in memory. Save it with "
+        "save_pretrained and give its path."
+    )

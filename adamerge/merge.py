@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -23,13 +24,14 @@ from adamerge.arguments import (
     path_of,
 )
 from adamerge.data.in_memory import RowsLike
-from adamerge.data.modality import Processor
+from adamerge.data.modality import AnyProcessor
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
 from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
+from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, device_line, fit, learn_merge
 from adamerge.runs.learning_settings import learning_notes, learning_of
@@ -48,7 +50,8 @@ class Expert:
     """One expert: its weights, its rows, and the name of its task.
 
     Args:
-        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint; or a module, or a state dict.
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint, or of a LoRA adapter of the
+            base; or a module, or a state dict.
         task: Name of the task; by default the last part of the path. Required for a model in memory.
         calibration: Unlabeled rows: a path, a mapping of path and column names, a list of texts, a `datasets.Dataset`
             or a PyTorch dataset of tensors. Without any the expert gets coefficients but adds no loss.
@@ -56,6 +59,7 @@ class Expert:
         loss_weight: Factor of this task's objective.
         zero_shot: Class names and templates instead of a head, for CLIP-like models.
         parameters: The expert's start coefficient in mergekit's words: {"weight": 0.4}.
+        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint.
 
     Example:
         >>> Expert("models/news", calibration="news.jsonl").name
@@ -72,10 +76,16 @@ class Expert:
     loss_weight: float = 1.0
     zero_shot: ZeroShot | Mapping[str, object] | None = None
     parameters: Mapping[str, object] | None = None
+    adapter: str | Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a model or a task of another kind."""
         check_model(self.model, "model")
+        if self.adapter is not None and not (is_path(self.adapter) and is_path(self.model)):
+            raise ConfigError(
+                "Expert: expected a path or hub id of an adapter, and of the model below it, found "
+                f"{found(self.adapter)} and {found(self.model)}. Save them first."
+            )
         if not isinstance(self.task, str | None) or self.task == "":
             raise ConfigError(f"Expert: expected the name of a task (a text) or None, found {found(self.task)}.")
 
@@ -87,7 +97,7 @@ class Expert:
                 f"Expert: a {type(self.model).__name__} in memory has no name of its own; expected a task, found none. "
                 "Write Expert(model, task='news'), or Merge(base, {'news': model})."
             )
-        return self.task or Path(str(self.model).partition("@")[0]).name
+        return self.task or Path(str(self.adapter or self.model).partition("@")[0]).name
 
     @property
     def written(self) -> dict[str, object]:
@@ -135,7 +145,7 @@ class Merge:
         base_model: Model,
         models: Pool,
         *,
-        processor: Processor | Mapping[str, Processor] | None = None,
+        processor: AnyProcessor | Mapping[str, AnyProcessor] | None = None,
         allow_code: bool = False,
         **settings: object,
     ) -> None:
@@ -146,6 +156,7 @@ class Merge:
         base, notes = self._memory.take_model(base_model), list[str]()
         keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
         self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code)
+        _check_tasks(processor, self.config.names)
         for note in notes:
             warnings.warn(note, stacklevel=2)
 
@@ -223,6 +234,7 @@ class Merge:
             *inspection.warnings,
             *data.notes,
             *learning_notes(config, inspection.changed),
+            *component_notes(config, experts, inspection.changed),
         ]
         description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]
         description.append(device_line(config))
@@ -233,15 +245,28 @@ class Merge:
         keys = expert.written if isinstance(expert, Expert) else dict(expert)
         if "model" not in keys:  # the configuration reports it
             return keys
-        task = Expert(keys["model"], task=keys.get("task")).name  # pyright: ignore[reportArgumentType]
+        adapter = keys.get("adapter")
+        task = Expert(keys["model"], task=keys.get("task"), adapter=adapter).name  # pyright: ignore[reportArgumentType]
         model = self._memory.take_model(keys["model"], task)  # pyright: ignore[reportArgumentType]
         rows = {key: self._memory.take_rows(keys[key], task, key) for key in ROWS if key in keys}  # pyright: ignore
-        return {**keys, **rows, "model": model, **({"task": task} if model == IN_MEMORY else {})}
+        beside = {"adapter": str(adapter)} if adapter is not None else {}
+        return {**keys, **rows, **beside, "model": model, **({"task": task} if model == IN_MEMORY else {})}
+
+
+def _check_tasks(processor: object, tasks: Sequence[str]) -> None:
+    """Refuse processors of tasks that there are not."""
+    for task in processor if isinstance(processor, Mapping) else ():
+        if task not in tasks:
+            near = get_close_matches(str(task), tasks, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"processor: expected names of tasks as keys ({', '.join(tasks)}), found {task!r}. "
+                f"Did you mean {near[0]!r}?"
+            )
 
 
 def _by_task(
-    processor: Processor | Mapping[str, Processor] | None, tasks: Sequence[str]
-) -> Mapping[str, Processor] | None:
+    processor: AnyProcessor | Mapping[str, AnyProcessor] | None, tasks: Sequence[str]
+) -> Mapping[str, AnyProcessor] | None:
     """Processors by task, where one was given for all."""
     return processor if processor is None or isinstance(processor, Mapping) else dict.fromkeys(tasks, processor)
 

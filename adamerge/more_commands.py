@@ -1,4 +1,4 @@
-"""Commands besides learning and exporting: reports, comparisons, replays, mergekit, and a first configuration."""
+"""Commands besides learning and exporting: a first configuration, methods, reports, replays, mergekit, inspection."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,26 @@ COMMANDS = {
     "compare": "Compare finished runs in the terminal: settings, scores, coefficients, costs.",
     "replay": "Redo the export of a run from its recipe, coefficients and sources alone, byte for byte.",
     "reproduce": "Redo the learning of a run from its recipe, and compare the coefficients.",
+    "inspect": "Show what an adapter or fine-tuned checkpoint changes, and how far it moves each block.",
     "mergekit": "Write a learned merge as a configuration of mergekit that gives the same weights.",
 }
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Options of `inspect`.
+
+    Attributes:
+        expert: Directory or hub id of an adapter, or of a fine-tuned checkpoint.
+        base: Directory or hub id of its base; by default the one that the adapter names.
+        allow_pickle: Read pickled weights (.bin), with torch's weights_only.
+        allow_code: Run Python code beside weights.
+    """
+
+    expert: str
+    base: str | None = None
+    allow_pickle: bool = False
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,7 @@ OPTIONS: dict[str, type] = {
     "compare": Compare,
     "replay": Replay,
     "reproduce": Reproduce,
+    "inspect": Inspect,
     "mergekit": Mergekit,
 }
 
@@ -158,6 +177,10 @@ def call(options: object, console: "Console") -> None:
             from adamerge.runs.replay import reproduce
 
             reproduce(_path(recipe), console, allow_code=allow_code)
+        case Inspect(expert, base, allow_pickle, allow_code):
+            from adamerge.runs.inspect import inspect
+
+            inspect(expert, base, console, allow_pickle=allow_pickle, trust_remote_code=allow_code)
         case Mergekit(run, file, allow_code):
             from adamerge.runs.to_mergekit import write_mergekit
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +15,15 @@ from adamerge.data.rows import Rows
 from adamerge.learning.two_stages import Staged
 from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.rounding import RoundingMode
+from adamerge.results.adapter_agreement import agreement_lines
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.evaluate import Evaluation, Scores
-from adamerge.results.export import Exported, export
+from adamerge.results.export import Exported
+from adamerge.results.export_as import export_as
 from adamerge.results.merged_modules import export_modules, merged_module
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.open_run import chosen
 from adamerge.runs.opened import Opened
 from adamerge.types import Coefficients, ConfigError, Fact
 
@@ -80,9 +85,15 @@ class Result:
         return merged_module(self.model, self.coefficients, task, dtype=dtype_of(dtype))
 
     def export(
-        self, folder: str | Path, *, dtype: torch.dtype | None = None, rounding: RoundingMode | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        rounding: RoundingMode | None = None,
+        adapter: bool | None = None,
+        max_rank: int | None = None,
     ) -> Exported:
-        """Write the merged checkpoint, complete or not at all.
+        """Write the merged checkpoint, or one adapter over the base, complete or not at all.
 
         Merges of checkpoints, and of transformers modules in memory, load by `from_pretrained`; of other modules the
         state dict is written as model.safetensors. Each task with a head of its own gets a folder in it.
@@ -91,19 +102,27 @@ class Result:
             folder: Where to; must not exist.
             dtype: Of the numbers on disk; by default that of the key out_dtype.
             rounding: Of the numbers on disk; by default that of the key rounding.
+            adapter: Whether to write one LoRA adapter over the base; by default what the key export says.
+            max_rank: Largest rank of the adapter; smaller singular values are cut off. The error and what it costs in
+                agreement are in the result's notes.
 
         Raises:
-            ConfigError: The folder exists.
+            ConfigError: The folder exists; or an adapter cannot hold the merge.
         """
         place = path_of(folder, "folder")
         experts = self.model.experts
         on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
-        write = export if on_disk else export_modules
         model = self.model.written_in(dtype_of(dtype), rounding)
-        exported = write(model, self.coefficients, place)
+        kind = adapter_of(chosen(self._config, adapter, max_rank).export)
+        if on_disk or kind:
+            exported = export_as(kind, model, self.coefficients, place)
+        else:
+            exported = export_modules(model, self.coefficients, place)
+        lines = agreement_lines(model, self.coefficients, self._held_out, exported)
+        exported = replace(exported, notes=(*exported.notes, *lines))
         warning = exported.surviving.warning(model.rounding.mode)
         for line in [*(note for note in exported.notes if not isinstance(note, Fact)), *filter(None, [warning])]:
-            warnings.warn(line.removeprefix("note: "), stacklevel=2)
+            warnings.warn(line.removeprefix("note: ").removeprefix("warning: "), stacklevel=2)
         return exported
 
     def save_coefficients(self, file: str | Path) -> None:

@@ -26,7 +26,48 @@ class Fact(str):
     """A line for the user on how something is read, which is printed but no reason for a warning."""
 
 
-class ConfigError(ValueError):
+LONGEST = 1000
+"""Number of characters of a line of an error's message; the middle of a longer line is left out."""
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """Quote a value in a message, cut to a few characters.
+
+    Example:
+        >>> quoted("abc"), quoted("x" * 100, 8)
+        ("'abc'", "'xxxxxxxx'… (100 characters)")
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}… ({len(value)} characters)"
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown)} characters)"
+
+
+def shortened(message: str) -> str:
+    """Leave out the middle of every line that is longer than `LONGEST`, and spell control characters out.
+
+    Example:
+        >>> len(shortened("x" * 100_000)) < 1100
+        True
+    """
+    lines = (line if len(line) <= LONGEST else _without_middle(line) for line in message.split("\n"))
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line) for line in lines)
+
+
+def _without_middle(line: str) -> str:
+    end = LONGEST // 3
+    start = LONGEST - end
+    return f"{line[:start]} … ({len(line) - LONGEST} characters are left out) … {line[-end:]}"
+
+
+class _ShortError(ValueError):
+    """An error for the user, whose lines are short enough to be read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
+
+
+class ConfigError(_ShortError):
     """A key, path, value or combination of values that the user wrote cannot be used.
 
     Example:
@@ -37,7 +78,7 @@ class ConfigError(ValueError):
     """
 
 
-class IncompatibleExpertsError(ValueError):
+class IncompatibleExpertsError(_ShortError):
     """Base and experts are not checkpoints of one architecture, or a checkpoint cannot be read.
 
     Example:
@@ -70,7 +111,7 @@ def check_types(options: "DataclassInstance") -> None:
         if not _fits(value, hints[field.name]):
             expected, found = in_words(hints[field.name]), type(value).__name__
             raise ConfigError(
-                f"{type(options).__name__}.{field.name}: expected {expected}, found {str(value)[:80]!r} ({found})."
+                f"{type(options).__name__}.{field.name}: expected {expected}, found {quoted(str(value))} ({found})."
             )
 
 

@@ -21,6 +21,10 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None, da
 hypothesis.settings.load_profile("same")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="Judge all bad input, and not a sample of it.")
+
+
 @pytest.fixture(scope="session")
 def text_family(tmp_path_factory):
     """A folder with a tiny base, three experts, their rows and merge.yaml; not to be altered."""

@@ -109,7 +109,7 @@ def test_a_whole_run(finished):
     assert load_coefficients(run.coefficients).coefficients.shape == (39, 3)
     metrics = json.loads(run.metrics.read_text())
     assert metrics["learned"].keys() == {"mood", "topic", "speed", "mean"}
-    assert load_file(run.merged / "model-00001-of-00001.safetensors")
+    assert load_file(run.merged / "model.safetensors")
     assert all((run.merged / task / "config.json").exists() for task in ("mood", "topic", "speed"))
 
 

@@ -1,6 +1,7 @@
 """What the command prints: what matters, in one piece, on a screen."""
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ from support.mistakes import edit_tensors
 from support.processes import start
 
 from adamerge import cli
+from adamerge.printable import print_anything
 
 
 def test_a_run_prints_only_relevant_lines(finished):
@@ -82,3 +84,11 @@ def test_a_terminal_shows_a_bar(family):
         assert word in bars[-1]
     assert max(map(len, bars)) <= 80
     assert "step 5 " not in shown.decode()
+
+
+def test_output_in_ascii_is_spelled(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    print_anything()
+    print("3 × 2 …, ‖é‖, \udcff")
+    assert raw.getvalue() == b"3 x 2 ..., ||e||, \\udcff\n"

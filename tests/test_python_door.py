@@ -23,6 +23,7 @@ from transformers import AutoModelForImageClassification
 import adamerge
 from adamerge import ConfigError, Entropy, Expert, Merge, api, load_coefficients
 from adamerge.merging.coefficients import Table
+from adamerge.runs.presets import DEFAULT, PRESETS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 EXAMPLE, *_ = (code.strip() for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
@@ -46,6 +47,7 @@ def same(table: Table, result):
 
 
 def test_example_learns_what_the_command_learns(demo_folder, main, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 24)  # four of them in chunks
     (tmp_path / "demo").symlink_to(demo_folder)
     monkeypatch.chdir(tmp_path)
     names = {}

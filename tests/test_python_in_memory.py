@@ -212,3 +212,32 @@ def test_saved_coefficients_name_their_centre(tmp_path):
 def test_other_shapes_are_refused_by_name():
     with pytest.raises(IncompatibleExpertsError, match=r"wide.*weight"):
         Merge(nn.Linear(2, 2), {"wide": nn.Linear(3, 2)}, method="average").learn()
+
+
+# Processors of modules
+
+
+def test_texts_are_encoded_with_the_tokenizer_in_the_folder_that_a_module_was_loaded_from(expected, loaded):
+    experts = [Expert(model, task, calibration=texts(task)) for task, model in loaded.items()]
+    found = Merge(AutoModel.from_pretrained("base"), experts, **QUICK).learn()
+    torch.testing.assert_close(found.coefficients, expected)
+
+
+def test_a_module_of_another_machine_is_refused_with_its_name(loaded):
+    for model in loaded.values():
+        model.config._name_or_path = "someone/model"
+    experts = [Expert(model, task, calibration=texts(task)) for task, model in loaded.items()]
+    base = AutoModel.from_pretrained("base")
+    base.config._name_or_path = ""
+    with pytest.raises(
+        ConfigError, match=r"someone/model, which the expert was loaded from, is no folder.*Pass processor="
+    ):
+        Merge(base, experts, **QUICK).learn()
+
+
+@pytest.mark.parametrize(("name", "near"), [("modd", "mood"), ("speeed", "speed")])
+def test_processors_of_tasks_that_there_are_not_are_refused(name, near):
+    with pytest.raises(
+        ConfigError, match=rf"processor: expected names of tasks as keys .*found '{name}'. Did you mean '{near}'"
+    ):
+        Merge("base", list(TASKS), processor={name: len})

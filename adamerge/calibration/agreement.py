@@ -8,9 +8,10 @@ from torch import Tensor
 
 from adamerge.batch import Batch
 from adamerge.calibration.targets import Targets
-from adamerge.data.rows import Rows, count, move
-from adamerge.merging.execution import Answer, execution_of
-from adamerge.merging.merged_model import Layers, MergedModel
+from adamerge.data.rows import Rows, count
+from adamerge.merging.execution import Answer, execution_of, expert_of
+from adamerge.merging.forward_pass import Layers
+from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives import Objective
 from adamerge.types import Coefficients
 
@@ -156,9 +157,5 @@ def _from_targets(rows: Rows, size: int, targets: Targets) -> list[Tensor]:
 
 
 def _from_expert(model: MergedModel, task: str, rows: Rows, size: int) -> list[Tensor]:
-    expert = model.expert(task)
-    return [predictions(expert(batch.inputs).logits, batch.positions) for batch in _moved(rows, size, model)]
-
-
-def _moved(rows: Rows, size: int, model: MergedModel) -> Iterator[Batch]:
-    return (move(batch, model.vectors.device, model.vectors.dtype) for batch in rows.batches(size))
+    answers = expert_of(model, task).outputs(rows.batches(size))
+    return [predictions(answer.outputs.logits, answer.batch.positions) for answer in answers]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from adamerge.batch import Batch, present_at
 from adamerge.data.rows import Rows, move
-from adamerge.merging.execution import execution_of
-from adamerge.merging.merged_model import MergedModel, UnmergedExpert
+from adamerge.merging.execution import ResidentExpert, StreamedExpert, execution_of, expert_of
+from adamerge.merging.merged_model import MergedModel
 from adamerge.types import Coefficients, ConfigError
 
 ROOM = 2**27
@@ -71,7 +71,7 @@ def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, ro
         The Gram matrices of one part of the layers.
     """
     for names in _parts(linear_layers(model), len(rows), room):
-        yield _grams(model, rows, names, size, lambda task: _run_expert(model.expert(task)))
+        yield _grams(model, rows, names, size, lambda task: _run_expert(expert_of(model, task)))
 
 
 def grams_of_merged(
@@ -109,11 +109,11 @@ def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str
             last[:] = [x]
 
     with _inputs_to(note, module, list(linear_layers(model))):
-        model.expert(task)(move(batch, model.vectors.device, model.vectors.dtype).inputs)
+        expert_of(model, task)(move(batch, model.vectors.device, model.vectors.dtype).inputs)
     return order
 
 
-def _run_expert(expert: UnmergedExpert) -> Run:
+def _run_expert(expert: ResidentExpert | StreamedExpert) -> Run:
     return lambda batch: expert(batch.inputs)
 
 

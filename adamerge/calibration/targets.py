@@ -11,8 +11,10 @@ from torch import Tensor
 
 from adamerge.batch import Batch, Outputs, present_at
 from adamerge.calibration.cache_keys import digest_of_expert, key_of
-from adamerge.data.rows import Rows, move
-from adamerge.merging.merged_model import Layers, MergedModel
+from adamerge.data.rows import Rows
+from adamerge.merging.execution import expert_of
+from adamerge.merging.forward_pass import Layers
+from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper
 
@@ -148,10 +150,7 @@ def _kept_or_made(
 @torch.no_grad()
 def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -> dict[str, Tensor]:
     parts: dict[str, dict[int, Tensor]] = {}
-    expert = model.expert(task)
-    for batch in rows.batches(settings.size):
-        batch = move(batch, model.vectors.device, model.vectors.dtype)
-        outputs = expert(batch.inputs, settings.layers)
+    for _, batch, outputs in expert_of(model, task).outputs(rows.batches(settings.size), settings.layers):
         masks = _counted(batch, outputs)
         for key, values in _outputs(outputs, settings, masks.get("logits")).items():
             mask = masks.get("logits" if key == "top" else key)

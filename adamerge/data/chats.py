@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, TypeAlias, cast
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -18,14 +17,17 @@ from adamerge.data.language import (
     prompt_limit,
     prompt_rows,
 )
-from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.read_files import first_line
 from adamerge.data.settings import Encoding
+from adamerge.data.sharegpt import as_messages, is_sharegpt, unknown_speaker
 from adamerge.data.tables import Table
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import cut_note, special_tokens, spelling_note
 from adamerge.data.turns import answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
+from adamerge.types import Fact, quoted
 
 Message: TypeAlias = Mapping[str, object]
 
@@ -34,6 +36,9 @@ ASSISTANT = "assistant"
 
 MESSAGES = "messages"
 """Column of chat messages if the table has no column of texts and the configuration names none."""
+
+CONVERSATIONS = "conversations"
+"""The same where chats are in ShareGPT's form."""
 
 
 class Chat(Modality):
@@ -46,17 +51,17 @@ class Chat(Modality):
 
     @override
     def fits(self, kind: ModelKind, table: Table) -> bool:
-        found = table.source.text not in table.columns and MESSAGES in table.columns
+        found = table.source.text not in table.columns and chat_column(table) in table.columns
         return kind.language_model and (bool(table.source.messages) or found)
 
     @override
     def columns(self, table: Table, encoding: Encoding) -> dict[str, str]:
-        return {"messages": table.source.messages or MESSAGES}
+        return {"messages": chat_column(table)}
 
     @override
-    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+    def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
-        table = replace(table, source=replace(table.source, messages=table.source.messages or MESSAGES))
+        table = replace(table, source=replace(table.source, messages=chat_column(table)))
         found = contents(table, self.columns(table, encoding))
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
@@ -75,7 +80,13 @@ class Chat(Modality):
             examples, said = _examples(table, tokenizer, chats, encoding, limit)
             rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
             said += _spelling_note(table, tokenizer, chats)
-        return Encoded(rows, found, (*said, *notes))
+        return Encoded(rows, found, (*_form_note(table), *said, *notes))
+
+
+def chat_column(table: Table) -> str:
+    """Return the column of chats: the one that is named, or messages, or conversations if that is there instead."""
+    usual = next((name for name in (MESSAGES, CONVERSATIONS) if name in table.columns), MESSAGES)
+    return table.source.messages or usual
 
 
 def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Message]]:
@@ -105,6 +116,7 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
                 f"{table.place(number - 1)} has no messages in {column!r}: expected a list such as "
                 f'[{{"role": "user", "content": "..."}}], found {reprlib.repr(messages)}. Correct or remove the row.'
             )
+        messages = as_messages(cast(list[object], messages))
         for place, message in enumerate(messages, 1):
             problem = _problem(message)
             if problem:
@@ -112,7 +124,7 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
                     f"{table.place(number - 1)}: message {place} of {column!r} {problem}: expected a message such as "
                     '{"role": "user", "content": "..."}. Correct or remove the row.'
                 )
-        chats.append([{key: value for key, value in message.items() if value is not None} for message in messages])
+        chats.append([_without_empty(cast(Message, message)) for message in messages])
     return chats
 
 
@@ -169,10 +181,10 @@ def render(
         ids = tokenizer.apply_chat_template(
             messages, tokenize=True, return_dict=False, add_generation_prompt=answer_next
         )
-    except (TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # templates are programs of others
         raise table.error(
-            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({error}). Correct or "
-            "remove the row."
+            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({first_line(error)}). "
+            "Correct or remove the row."
         ) from error
     return cast(list[int], ids)
 
@@ -247,10 +259,31 @@ def _check_continues(table: Table, kind: ModelKind) -> None:
         )
 
 
+def _without_empty(message: Message) -> Message:
+    return {key: value for key, value in message.items() if value is not None}
+
+
+def _form_note(table: Table) -> tuple[str, ...]:
+    """Note how many chats are in ShareGPT's form."""
+    chats = table.values(cast(str, table.source.messages))
+    count = sum(isinstance(chat, list) and is_sharegpt(cast(list[object], chat)) for chat in chats)
+    if not count:
+        return ()
+    place = f"{table.task}: {table.source.path}"
+    return (
+        Fact(
+            f"{place}: {count} of {len(chats)} chats are in ShareGPT's form (from, value); human is read as user, gpt "
+            "as assistant."
+        ),
+    )
+
+
 def _problem(message: object) -> str | None:
     """Describe what is wrong with a message, or return None."""
+    if speaker := unknown_speaker(message):
+        return speaker
     if not isinstance(message, dict):
-        return f"is {message!r}"
+        return f"is {quoted(message)}"
     if not isinstance(message.get("role"), str) or not message["role"]:
         return "has no role"
     if isinstance(message.get("content"), str | list) or message.get("tool_calls"):

@@ -85,6 +85,14 @@ def _hashes(table: Table, role: str, column: str) -> list[bytes]:
     ]
 
 
+def hash_of(value: object, images: Sequence[Image.Image]) -> bytes:
+    """Hash a JSON value and images."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode())
+    for image in images:
+        digest.update(_hash_image(image))
+    return digest.digest()
+
+
 def _hash_image(image: Image.Image) -> bytes:
     return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).digest()
 

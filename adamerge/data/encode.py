@@ -1,11 +1,12 @@
 """Tables → encoded rows; the model and the columns select the modality."""
 
-from adamerge.data.chats import MESSAGES, Chat
+from adamerge.data.chats import Chat, chat_column
 from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
 from adamerge.data.language import Language
-from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.pictured import Pictured, is_pictured
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text import Text
@@ -18,13 +19,13 @@ MODALITIES: tuple[Modality, ...] = (Images(), Chat(), Language(), Text())
 """All modalities; the first that fits is used."""
 
 
-def encode(table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+def encode(table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
     """Encode a table into rows that an expert's model takes.
 
     Args:
         table: The rows.
         expert: The task's expert.
-        processor: Its tokenizer or image processor.
+        processor: Its tokenizer or image processor, or what consists of both.
         encoding: Which columns to read, the maximum length of a row, and which positions count.
 
     Returns:
@@ -34,7 +35,7 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
         ConfigError: A column is missing, a row or a label is invalid, the tokenizer cannot pad or has no chat template,
             or the model cannot be used.
     """
-    modality = _modality(expert.kind, table)
+    modality = Pictured() if is_pictured(table, expert, processor) else _modality(expert.kind, table)
     columns = modality.columns(table, encoding)
     table.require(list(columns.values()))
     if encoding.for_language_models and not expert.kind.language_model:
@@ -42,8 +43,9 @@ def encode(table: Table, expert: Expert, processor: Processor, encoding: Encodin
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "
             f"{expert.kind.architecture} is not one. Remove both keys, or leave out this task's calibration."
         )
-    notes = () if isinstance(modality, Images) else check_images(table, expert, table.source.messages or MESSAGES)
-    found = modality.encode(table, expert, processor, encoding)
+    notes = () if isinstance(modality, Images | Pictured) else check_images(table, expert, chat_column(table))
+    used = processor if isinstance(modality, Pictured) else modality.part(processor)
+    found = modality.encode(table, expert, used, encoding)
     return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
 
 

@@ -29,13 +29,14 @@ def is_metadata(path: Path) -> bool:
     return path.name in ImageFolder.METADATA_FILENAMES
 
 
-def open_images(folder: Path, files: Sequence[Path], split: str) -> Unread:
+def open_images(folder: Path, files: Sequence[Path], split: str, largest: int | None = None) -> Unread:
     """Make one row per image of a folder, with the name of its sub-folder as label if all are one level deep.
 
     Args:
         folder: The folder.
         files: All files in it.
         split: Which split to take if the sub-folders are named after splits.
+        largest: Largest number of bytes of the metadata files; None without a limit.
 
     Returns:
         The rows.
@@ -49,7 +50,7 @@ def open_images(folder: Path, files: Sequence[Path], split: str) -> Unread:
     if others:
         notes += (f"{len(others)} files that are no images are ignored, such as {others[0].name}.",)
     if metadata:
-        return _with_metadata(folder, images, metadata, notes)
+        return _with_metadata(folder, images, metadata, notes, largest)
     classes, depths = sorted({file.parent.name for file in images}), {len(file.parts) for file in images}
     if len(classes) < 2:
         return Unread(len(images), partial(_read, folder, images, ()), notes)
@@ -72,9 +73,11 @@ def _read(folder: Path, images: Sequence[Path], classes: Sequence[str], wanted: 
     return Listed({**data, LABEL: [image.parent.name for image in chosen]}, places, {LABEL: classes})
 
 
-def _with_metadata(folder: Path, images: Sequence[Path], metadata: Sequence[Path], notes: tuple[str, ...]) -> Unread:
+def _with_metadata(
+    folder: Path, images: Sequence[Path], metadata: Sequence[Path], notes: tuple[str, ...], largest: int | None
+) -> Unread:
     """Join the rows of metadata files with the images that they name, relative to their own folder."""
-    read = [(file.parent, file, open_tables([file])) for file in metadata]
+    read = [(file.parent, file, open_tables([file], largest)) for file in metadata]
     named: dict[Path, str] = {}
     for parent, file, table in read:
         rows = table.read(range(table.count))

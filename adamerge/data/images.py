@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from adamerge.data.contents import contents
 from adamerge.data.labels import labels_of
-from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.pixels import CHANNELS, converted, image_notes
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
@@ -38,7 +38,7 @@ class Images(Modality):
         return {"image": table.source.image, **label}
 
     @override
-    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+    def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         found = contents(table, self.columns(table, encoding))
         images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
         notes = image_notes(table, table.source.image, CHANNELS[channels])

@@ -135,6 +135,7 @@ class _Classes:
 def _checked(table: Table, classes: _Classes, own: Sequence[str] | None) -> list[int | str]:
     """Read the labels, each a text or an integer."""
     labels: list[int | str] = []
+    table.check_kept(table.source.label)
     values = table.values(table.source.label)
     for row, label in enumerate(values):
         valid = isinstance(label, int | str) and not isinstance(label, bool) and label != ""
@@ -188,17 +189,18 @@ def _refuse(table: Table, classes: _Classes, labels: Sequence[int | str]) -> NoR
 
 def _note(table: Table, classes: _Classes, texts: Sequence[str], found: _Found) -> str:
     column = table.source.label
+    drawn = "" if table.count in (None, len(table)) else f" (seen in the {len(table)} drawn rows of {table.count})"
     if "=" in found.rule:
         return (
             f"{_WARNING}none of the classes of {column!r} is a class name of the model ({classes.shown()}), so their "
-            f"order is used: {found.rule}."
+            f"order is used: {found.rule}{drawn}."
         )
     pairs = dict(sorted(zip(found.indices, texts, strict=True)))
     shown = ", ".join(
         f"{text} = {index}" if found.rule != "indices of classes" else f"{index} = {classes.names.get(index, '?')}"
         for index, text in list(pairs.items())[:8]
     )
-    return f"labels in {column!r} are read as {found.rule}: {shown}."
+    return f"labels in {column!r} are read as {found.rule}: {shown}{drawn}."
 
 
 def _unknown(place: str, label: object, classes: _Classes) -> str:

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from adamerge.data.contents import contents
-from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
@@ -54,7 +54,7 @@ class Language(Modality):
         return {"text": source.text, **({"completion": source.completion} if completed and source.completion else {})}
 
     @override
-    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+    def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
         found = contents(table, self.columns(table, encoding))
         check_padding(table.task, kind, tokenizer)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from adamerge.storage.regular_files import problem_of
+
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -39,6 +41,9 @@ def _walk(folder: Path, parents: set[str]) -> Iterator[Path]:
         if entry.is_dir():
             yield from _walk(folder / entry.name, parents | {here})
         else:
+            problem = problem_of(folder / entry.name)
+            if problem is not None:
+                raise ValueError(f"{entry.name}: {problem} Remove it from the folder, or name a file.")
             yield folder / entry.name
 
 

@@ -1,9 +1,9 @@
 """Base class of the modalities: required columns, processor and encoding of one kind of rows."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias, cast
 
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
 from adamerge.data.contents import Contents
@@ -14,6 +14,10 @@ from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 
 Processor: TypeAlias = PreTrainedTokenizerBase | ImageProcessingMixin
+"""What encodes texts, or images."""
+
+AnyProcessor: TypeAlias = Processor | ProcessorMixin
+"""The same, or a processor of texts and images."""
 
 
 class Encoded(NamedTuple):
@@ -53,8 +57,14 @@ class Modality(ABC):
     def columns(self, table: Table, encoding: Encoding) -> dict[str, str]:
         """Return the names of the used columns by role."""
 
+    def part(self, processor: AnyProcessor) -> Processor:
+        """Return the tokenizer or image processor that a processor of texts and images consists of."""
+        if not isinstance(processor, ProcessorMixin):
+            return processor
+        return cast(Processor, getattr(processor, "tokenizer" if self.loads == "tokenizer" else "image_processor"))
+
     @abstractmethod
-    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+    def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         """Encode a table that has all `columns` into rows.
 
         Args:

@@ -42,8 +42,8 @@ def pad_token_of(
         return lambda: cast(int, tokenizer.pad_token_id), ()
     embedding = input_embedding(expert.own_module)
     count = len(tokenizer) if embedding is None else embedding.shape[0]
-    own = cast(int | None, config.pad_token_id)
-    end = cast(int | None, config.eos_token_id) if expert.kind.encoder_decoder else None
+    own = cast(int | None, getattr(config, "pad_token_id", None))
+    end = cast(int | None, getattr(config, "eos_token_id", None)) if expert.kind.encoder_decoder else None
     if expert.own_module not in _LENT and own is not None and 0 <= own < count and own != end:
         return lambda: own, () if expert.kind.encoder_decoder else _other_note(table, tokenizer, own)
     ends = _LENT.setdefault(expert.own_module, set() if end is None else {end})

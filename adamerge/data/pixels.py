@@ -83,7 +83,8 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
 def _look(table: Table, column: str, row: int) -> _Found:
     stored = table.stored_image(column, row)
     data = cast(bytes | None, stored.get("bytes"))
-    with Image.open(io.BytesIO(data) if data is not None else cast(str, stored["path"])) as image:
+    opened = table.decoding(row, stored)
+    with opened, Image.open(io.BytesIO(data) if data is not None else cast(str, stored["path"])) as image:
         sixteen = _has_sixteen_bits(image)
         if image.mode in ("I", "F") and not sixteen:
             place = f" ({stored['path']})" if stored.get("path") else ""

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
 
-from adamerge.data.modality import Processor
+from adamerge.data.modality import AnyProcessor, Processor
 from adamerge.storage.digest import digest_of_json
+from adamerge.storage.regular_files import read_json
 
 _MOST = 8
 """Number of differences that are listed; the rest is counted."""
@@ -37,8 +39,12 @@ def differences(own: Processor, base: Processor) -> list[str]:
     return found if rest <= 0 else [*found[:_MOST], f"and {rest} more"]
 
 
-def digest_of_processor(processor: Processor) -> str:
+def digest_of_processor(processor: AnyProcessor) -> str:
     """Hash everything that a processor's encoding depends on."""
+    if isinstance(processor, ProcessorMixin):
+        parts = [getattr(processor, name) for name in processor.get_attributes()]
+        known = [part for part in parts if isinstance(part, PreTrainedTokenizerBase | ImageProcessingMixin)]
+        return digest_of_json([*map(digest_of_processor, known), str(processor.to_dict()), processor.chat_template])
     model = _backend(processor, "model") if isinstance(processor, PreTrainedTokenizerBase) else None
     words = processor.get_vocab() if isinstance(processor, PreTrainedTokenizerBase) else {}
     return digest_of_json(
@@ -97,9 +103,9 @@ def key_notes(folder: Path | None, processor: Processor) -> list[str]:
     """
     if folder is None or not isinstance(processor, PreTrainedTokenizerBase):
         return []
-    try:
-        keys = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    file = folder / "tokenizer_config.json"
+    keys = read_json(file) if file.exists() else None
+    if not isinstance(keys, dict):
         return []
     ids = cast(Sequence[int], processor("a")["input_ids"])
     found: list[str] = []

@@ -1,25 +1,54 @@
-"""Files of processors beside a checkpoint's weights, and whose files an exported checkpoint gets."""
+"""Files of processors beside a checkpoint's weights: tokenizers, image processors, chat templates."""
 
 import json
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import cast
 
-from adamerge.experts.checkpoint import Checkpoint
-from adamerge.experts.experts import Experts
-from adamerge.storage.digest import digest_of_path
+import transformers
 
-VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+from adamerge.storage.links import inside
+from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading
+
+VOCABULARY = ("tokenizer.json", "*vocab*", "*.model", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer", "tekken.json")
 """Patterns of the files that hold a tokenizer's vocabulary."""
 
-_TOKENIZER = (*VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-_CHAT = ("chat_template*", "generation_config.json")
-_IMAGES = ("*processor_config.json",)
+TOKENIZER = (
+    *VOCABULARY,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "dict.txt",
+    "byte_maps.json",
+    "emoji.json",
+    "normalizer.json",
+    "word_*.json",
+)
+"""Patterns of the files that transformers' tokenizers read."""
+
+PROCESSOR = ("*processor_config.json", "audio_tokenizer_config.json", "chat_template.json")
+"""Patterns of the files of processors of images, videos and sound."""
+
+TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
+"""File of a chat template, folder of further ones by name, and the name of the first."""
+
+_ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
 
 
-def files_of(folder: Path, patterns: tuple[str, ...] = (*_TOKENIZER, *_CHAT, *_IMAGES)) -> dict[str, Path]:
-    """List the files of processors and of generation in a folder, by name."""
-    return {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
+def files_of(folder: Path, patterns: tuple[str, ...] = _ALL) -> dict[str, Path]:
+    """List the files in a folder that match any of some patterns, by name; links out of the folder are passed over."""
+    found = {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
+    return {name: file for name, file in found.items() if inside(folder, file)}
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has a tokenizer: a vocabulary, or the settings of one that needs none."""
+    if files_of(folder, VOCABULARY):
+        return True
+    found = getattr(transformers, str(settings_of(folder / "tokenizer_config.json").get("tokenizer_class")), None)
+    return found is not None and not getattr(found, "vocab_files_names", True)
 
 
 def is_of_processor(name: str) -> bool:
@@ -29,68 +58,55 @@ def is_of_processor(name: str) -> bool:
         >>> is_of_processor("tokenizer.json"), is_of_processor("model.safetensors")
         (True, False)
     """
-    return any(fnmatch(name, pattern) for pattern in (*_TOKENIZER, *_CHAT, *_IMAGES))
+    return any(fnmatch(name, pattern) for pattern in _ALL)
 
 
-def lacking(folder: Path, other: Path) -> dict[str, Path]:
-    """List the processor's files of another folder that this folder lacks, if it has no processor of that kind.
+def settings_of(file: Path) -> dict[str, object]:
+    """Read a file of settings; empty if there is none, or none that can be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cast(dict[str, object], found) if isinstance(found, dict) else {}
 
-    Files of two tokenizers are never mixed: a vocabulary with the special tokens of another one is neither.
+
+def templates_of(folder: Path | None) -> dict[str, str]:
+    """Read the chat templates of a folder by name, as transformers does: files replace tokenizer_config.json's.
 
     Args:
-        folder: An expert's folder.
-        other: The base's folder.
+        folder: Folder of a checkpoint; None has no templates.
+
+    Returns:
+        The templates; the one that is used without a name is "default".
     """
-    own = {"tokenizer": files_of(folder, VOCABULARY), "images": files_of(folder, _IMAGES)}
-    patterns = {"tokenizer": _TOKENIZER, "images": _IMAGES}
-    found = {name: file for kind in own if not own[kind] for name, file in files_of(other, patterns[kind]).items()}
-    found |= files_of(other, _CHAT)
-    if template_of(folder):
-        found = {name: file for name, file in found.items() if not name.startswith("chat_template")}
-    return {name: file for name, file in found.items() if not (folder / name).exists()}
+    if folder is None:
+        return {}
+    first, more = files_of(folder, (TEMPLATE,)), files_of(folder / TEMPLATES, ("*.jinja",))
+    files = {**({DEFAULT: first[TEMPLATE]} if first else {}), **{file.stem: file for file in more.values()}}
+    in_settings = settings_of(folder / "tokenizer_config.json").get("chat_template")
+    return {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
+
+
+def _template_in(file: Path) -> str:
+    with reading(f"{file}: expected a chat template in UTF-8, but it cannot be read", "Copy it again."):
+        return read_whole(file, LARGEST_JSON).decode("utf-8")
+
+
+def named_templates(value: object) -> dict[str, str]:
+    """Return chat templates by name from the value in tokenizer_config.json.
+
+    Example:
+        >>> named_templates("a"), named_templates([{"name": "tool", "template": "b"}]), named_templates(None)
+        ({'default': 'a'}, {'tool': 'b'}, {})
+    """
+    if isinstance(value, str):
+        return {DEFAULT: value}
+    if isinstance(value, list):
+        pairs = cast(list[Mapping[str, str]], value)
+        return {pair["name"]: pair["template"] for pair in pairs}
+    return dict(cast(Mapping[str, str], value)) if isinstance(value, dict) else {}
 
 
 def template_of(folder: Path | None) -> str | None:
-    """Read the chat template of a folder; None if there is none."""
-    if folder is None:
-        return None
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    try:
-        return json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError):
-        return None
-
-
-def exported_from(experts: Experts) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """Decide whose processor the checkpoint gets that all experts without a head share.
-
-    If all of them bring the same files, it gets these; otherwise the base's.
-
-    Args:
-        experts: Base and experts.
-
-    Returns:
-        The checkpoint whose files are copied, and a note for the user if they are not the base's, or not the experts'.
-    """
-    base = experts.checkpoint
-    own = {task: expert.checkpoint for task, expert in experts.tasks.items() if not expert.head}
-    if base is None or not own:
-        return base, ()
-    names = ", ".join(own)
-    found = [_contents(checkpoint) if checkpoint else {} for checkpoint in own.values()]
-    first = next(iter(own.values()))
-    if all(one == _contents(base) or not one for one in found):
-        return base, ()
-    if first is not None and found[0] and all(one == found[0] for one in found):
-        note = f"the merged checkpoint gets tokenizer, processor and generation settings of {names}, not the base's."
-        return first, (note,)
-    note = (
-        f"the merged checkpoint gets tokenizer, processor and generation settings of the base, because those of "
-        f"{names} differ. Copy an expert's files into it if it shall be used as that expert is."
-    )
-    return base, (note,)
-
-
-def _contents(checkpoint: Checkpoint) -> Mapping[str, str]:
-    return {name: digest_of_path(file) for name, file in files_of(checkpoint.folder).items()}
+    """Read the chat template of a folder that is used without a name; None if there is none."""
+    return templates_of(folder).get(DEFAULT)

@@ -5,27 +5,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from adamerge.data.encode import modalities_of
-from adamerge.data.modality import Modality, Processor
+from adamerge.data.load_both import load_both
+from adamerge.data.media import reads
+from adamerge.data.modality import AnyProcessor, Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
 from adamerge.data.processor_files import template_of
-from adamerge.data.tokenize import check_vocabulary, has_vocabulary, lend_padding
+from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 
 class Own(NamedTuple):
     """The processor of one task.
 
     Attributes:
-        processor: Tokenizer or image processor; None if neither expert nor base is from disk.
+        processor: Tokenizer, image processor or both; None if neither expert nor base is from disk.
         notes: Messages for the user.
     """
 
-    processor: Processor | None
+    processor: AnyProcessor | None
     notes: tuple[str, ...] = ()
 
 
@@ -37,7 +39,7 @@ class Processors:
         given: Processors that the user passed, by task; they replace those on disk.
     """
 
-    def __init__(self, experts: Experts, given: Mapping[str, Processor] | None = None) -> None:
+    def __init__(self, experts: Experts, given: Mapping[str, AnyProcessor] | None = None) -> None:
         self._experts, self._given = experts, given or {}
         self._bases: dict[str, Processor | None] = {}
         self._borrowed: dict[str, list[str]] = {}
@@ -56,14 +58,22 @@ class Processors:
             ConfigError: Neither expert nor base has one, it cannot be loaded, or the vocabularies do not fit together.
         """
         expert = self._experts.tasks[task]
-        if task not in self._given and expert.checkpoint is None and self._experts.checkpoint is None:
+        if task not in self._given and expert.folder is None and self._experts.folder is None:
             return Own(None)
         modality = modalities_of(expert.kind)[0]
-        base, own = self._of_base(modality), self._given.get(task)
-        own = _saved(expert.checkpoint, modality) if own is None else own
+        given = self._given.get(task)
+        base, own = self._of_base(modality), None if given is None else modality.part(given)
+        own = _saved(expert.folder, expert.checkpoint, modality) if own is None else own
         if own is None and base is None:
+            if expert.checkpoint is None and self._experts.checkpoint is None:
+                return Own(None)
             raise self._missing(expert, modality)
         processor, notes = _completed(expert, own, base)
+        if own is not None and expert.checkpoint is None and task not in self._given:
+            notes = [
+                Fact(f"{task}: is encoded with the {modality.loads} in {expert.folder}, its module's folder."),
+                *notes,
+            ]
         if processor is base:
             self._borrowed.setdefault(modality.loads, []).append(task)
         else:
@@ -72,12 +82,27 @@ class Processors:
             check_vocabulary(processor, base, expert, self._experts)
             notes += _difference_notes(task, modality, processor, base)
         if own is not None and task not in self._given:
-            notes += [f"{task}: {note}" for note in key_notes(_folder(expert), processor)]
-        return Own(processor, (*notes, *lend_padding(processor, expert.kind)))
+            notes += [f"{task}: {note}" for note in key_notes(expert.folder, processor)]
+        notes += lend_padding(processor, expert.kind)
+        return Own(self._whole(expert, processor, given), tuple(notes))
+
+    def _whole(self, expert: Expert, processor: Processor, given: AnyProcessor | None) -> AnyProcessor:
+        """Return the processor of texts and images of a language model that reads both, if there is one."""
+        if isinstance(given, ProcessorMixin):
+            return given
+        if not (expert.kind.language_model and reads(expert.own_module, "image")):
+            return processor
+        trusted = expert.checkpoint.trust_remote_code if expert.checkpoint else False
+        for folder in (expert.folder, self._experts.folder):
+            whole = load_both(folder, trusted=trusted)
+            if not isinstance(whole, str):
+                whole.tokenizer = processor  # pyright: ignore[reportAttributeAccessIssue]
+                return whole
+        return processor
 
     def _of_base(self, modality: Modality) -> Processor | None:
         if modality.loads not in self._bases:
-            self._bases[modality.loads] = _saved(self._experts.checkpoint, modality)
+            self._bases[modality.loads] = _saved(self._experts.folder, self._experts.checkpoint, modality)
         return self._bases[modality.loads]
 
     def _missing(self, expert: Expert, modality: Modality) -> ConfigError:
@@ -89,34 +114,38 @@ class Processors:
         )
 
 
-def _saved(checkpoint: Checkpoint | None, modality: Modality) -> Processor | None:
-    """Load the processor that was saved with a checkpoint; None if there is none.
+def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modality) -> Processor | None:
+    """Load the processor in the folder of a checkpoint, or of a module in memory; None if there is none.
 
     Raises:
         ConfigError: It is there, but transformers cannot load it.
     """
-    if checkpoint is None:
+    if folder is None:
         return None
-    folder = checkpoint.folder
+    trust = checkpoint.trust_remote_code if checkpoint else False
     try:
-        processor = modality.loader.from_pretrained(folder, trust_remote_code=checkpoint.trust_remote_code)
+        processor = modality.loader.from_pretrained(folder, trust_remote_code=trust)
     except Exception as error:  # tokenizers raises plain exceptions on damaged files
         found = sorted(file.name for pattern in modality.files for file in folder.glob(pattern))
         if not found:
             return None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        of = f" of {checkpoint.architecture}" if checkpoint else ""
         raise ConfigError(
-            f"{checkpoint.source}: expected the {modality.loads} of {checkpoint.architecture} in {', '.join(found)}, "
+            f"{checkpoint.source if checkpoint else folder}: expected the {modality.loads}{of} in {', '.join(found)}, "
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
         ) from error
-    return processor if has_vocabulary(folder, processor) else None
+    if not has_vocabulary(folder, processor):
+        return None
+    check_limit(checkpoint.source if checkpoint else str(folder), processor)
+    return processor
 
 
 def _completed(expert: Expert, own: Processor | None, base: Processor | None) -> tuple[Processor, list[str]]:
     """Take the base's tokenizer or chat template where the expert brings none, and note it."""
     if own is None:
         assert base is not None
-        template = template_of(_folder(expert)) if isinstance(base, PreTrainedTokenizerBase) else None
+        template = template_of(expert.folder) if isinstance(base, PreTrainedTokenizerBase) else None
         if template is None:
             return base, []
         lent = copy.deepcopy(base)
@@ -134,7 +163,3 @@ def _difference_notes(task: str, modality: Modality, own: Processor, base: Proce
     if not found:
         return []
     return [f"{task}: is encoded with its own {modality.loads}, which differs from the base's: {'; '.join(found)}."]
-
-
-def _folder(expert: Expert) -> Path | None:
-    return expert.checkpoint.folder if expert.checkpoint else None

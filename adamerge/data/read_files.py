@@ -1,6 +1,7 @@
 """Rows from files, folders and the hub: which reader takes which source."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from adamerge.data.list_files import list_files, split_of_tables
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables
+from adamerge.storage.regular_files import is_folder, problem_of
 
 
 def open_rows(source: DataSource) -> Unread:
@@ -32,27 +34,35 @@ def open_rows(source: DataSource) -> Unread:
         ValueError: It cannot be read, or has no such split; `datasets` also raises errors of its own.
     """
     path = Path(source.path).expanduser()
-    if path.is_dir():
-        return _open_folder(path, source.split)
-    if path.exists() or is_table(path):
-        return _open_file(path)
+    if is_folder(path):
+        return _open_folder(path, source)
+    if os.path.lexists(path) or is_table(path):
+        return _open_file(path, source.max_bytes)
     return _of_dataset(_from_hub(source))
 
 
-def _open_file(path: Path) -> Unread:
-    if not path.exists():
+def _open_file(path: Path, largest: int) -> Unread:
+    if not os.path.lexists(path):
         raise FileNotFoundError(str(path))
+    problem = problem_of(path)
+    if problem is not None:
+        raise ValueError(problem)
     if not is_table(path):
         raise ValueError(f"expected a file that ends in {endings()}, found {path.name}. Convert or rename it.")
-    return open_tables([path]) if path.stat().st_size else Unread(0, lambda _: Arrow(datasets.Dataset.from_dict({})))
+    empty = Unread(0, lambda _: Arrow(datasets.Dataset.from_dict({})))
+    return open_tables([path], largest) if path.stat().st_size else empty
 
 
-def _open_folder(folder: Path, split: str) -> Unread:
+def _open_folder(folder: Path, source: DataSource) -> Unread:
+    split = source.split
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise ValueError("expected a folder of rows, found the root of the file system. Correct the path.")
     if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        list_files(folder)  # refuses pipes, which `datasets` would wait for
         return _of_dataset(_saved(folder, split))
     files = list_files(folder)
     if any(is_image(file) for file in files):
-        return open_images(folder, files, split)
+        return open_images(folder, files, split, source.max_bytes)
     tables = [file for file in files if is_table(file)]
     if not tables:
         raise ValueError(
@@ -63,7 +73,7 @@ def _open_folder(folder: Path, split: str) -> Unread:
     if len(tables) < len(files):
         other = next(file for file in files if not is_table(file))
         notes += (f"{len(files) - len(tables)} files that are no tables are ignored, such as {other.name}.",)
-    found = open_tables(chosen)
+    found = open_tables(chosen, source.max_bytes)
     return replace(found, notes=(*notes, *found.notes))
 
 

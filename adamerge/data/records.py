@@ -34,6 +34,11 @@ class Records(ABC):
     def class_names(self, column: str) -> Sequence[str] | None:
         """Return the names of a column's classes in their order, if it has them; its values are names or indices."""
 
+    def is_json(self, column: str) -> bool:
+        """Return whether `datasets` gave a column the type Json, under which texts that are JSON are rewritten."""
+        del column
+        return False
+
     def media(self) -> Mapping[str, str]:
         """Return image, audio or video by name of a column whose type says that it holds such."""
         return {}
@@ -134,6 +139,10 @@ class Arrow(Records):
     def class_names(self, column: str) -> Sequence[str] | None:
         kind = self.data.features[column]
         return list(kind.names) if isinstance(kind, datasets.ClassLabel) else None
+
+    @override
+    def is_json(self, column: str) -> bool:
+        return type(self.data.features[column]).__name__ == "Json"
 
     @override
     def media(self) -> Mapping[str, str]:

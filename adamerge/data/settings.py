@@ -27,6 +27,8 @@ class DataSource:
         split: Split of a hub dataset, of a saved directory, or of a folder whose files are named after splits.
         name: Configuration of a hub dataset.
         rows: Number of rows, drawn with the seed; all by default.
+        max_bytes: Largest size of the files together, decompressed; larger ones are refused.
+        max_pixels: Largest number of pixels of an image; larger ones are refused.
     """
 
     path: str
@@ -39,11 +41,14 @@ class DataSource:
     split: str = "train"
     name: str | None = None
     rows: int | None = None
+    max_bytes: int = 10**10
+    max_pixels: int = 10**8
 
     def __post_init__(self) -> None:
-        """Check the number of rows."""
-        if self.rows is not None and self.rows < 1:
-            raise ConfigError(f"{self.path}: rows: expected at least 1, found {self.rows}.")
+        """Check the numbers."""
+        for key, value in {"rows": self.rows, "max_bytes": self.max_bytes, "max_pixels": self.max_pixels}.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{self.path}: {key}: expected at least 1, found {value}.")
 
 
 @dataclass(frozen=True)

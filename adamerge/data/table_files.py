@@ -17,7 +17,7 @@ from adamerge.data.read_delimited import split_csv, split_text, split_tsv
 from adamerge.data.read_json import split_json, split_json_lines
 from adamerge.data.record import Record
 from adamerge.data.records import Arrow, Listed, Records
-from adamerge.data.text_files import COMPRESSED, format_ending
+from adamerge.data.text_files import COMPRESSED, check_size, format_ending
 
 Splitter: TypeAlias = Callable[[Path, Counter[str]], Iterator[Record]]
 """A text file → its records; counts in the counter what it skips or reads in a special way."""
@@ -31,6 +31,9 @@ SPLITTERS: dict[str, Splitter] = {
     ".txt": split_text,
 }
 PARQUET = ".parquet"
+
+MOST_ROWS = 10**8
+"""Largest number of rows of a source."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,19 @@ def endings() -> str:
     return f"{', '.join([*SPLITTERS, PARQUET])} (all but the last also with {', '.join(COMPRESSED)})"
 
 
-def open_tables(files: Sequence[Path]) -> Unread:
+def open_tables(files: Sequence[Path], largest: int | None = None) -> Unread:
     """Count the rows of tables of one format, in the order of the files; every row is parsed once and none is kept.
 
     Args:
         files: At least one file.
+        largest: Largest number of bytes of all files together, decompressed; None without a limit.
 
     Returns:
         The rows.
 
     Raises:
-        ValueError: Files have several formats, or a row cannot be read; names the row, line and file.
+        ValueError: Files have several formats, are larger than the limit, or a row cannot be read; names the row, line
+            and file.
     """
     formats = {format_ending(file): file.name for file in files}
     if len(formats) > 1:
@@ -83,6 +88,7 @@ def open_tables(files: Sequence[Path]) -> Unread:
             "files of one format."
         )
     _check_once(files)
+    check_size(files, largest)
     ending = next(iter(formats))
     found = _open_parquet(files) if ending == PARQUET else _open_text(files, SPLITTERS[ending])
     if len(files) == 1:
@@ -161,11 +167,13 @@ def _notes(seen: Counter[str]) -> tuple[str, ...]:
 
 
 def _open_parquet(files: Sequence[Path]) -> Unread:
-    counts = [pq.read_metadata(file).num_rows for file in files]
-    return Unread(sum(counts), partial(_read_parquet, files))
+    count = sum(pq.read_metadata(file).num_rows for file in files)
+    if not 0 <= count <= MOST_ROWS:
+        raise ValueError(f"expected at most {MOST_ROWS} rows, found {count}. Name fewer files, or copy them again.")
+    return Unread(count, partial(_read_parquet, files, count))
 
 
-def _read_parquet(files: Sequence[Path], wanted: Sequence[int]) -> Arrow:
+def _read_parquet(files: Sequence[Path], count: int, wanted: Sequence[int]) -> Arrow:
     start, parts = 0, list[pa.Table]()
     for file in files:
         with pq.ParquetFile(file) as opened:
@@ -175,6 +183,8 @@ def _read_parquet(files: Sequence[Path], wanted: Sequence[int]) -> Arrow:
                 rows = [row - start for row in wanted[bisect_left(wanted, start) : bisect_left(wanted, end)]]
                 parts += [pa.Table.from_batches([batch]).take(rows)] if rows else []
                 start = end
+    if start != count:
+        raise ValueError(f"expected {count} rows, as its end says, found {start}. Copy the file again.")
     table = pa.concat_tables([_without_categories(part) for part in parts])
     return Arrow(datasets.Dataset(InMemoryTable(table)), wanted)
 

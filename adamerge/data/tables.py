@@ -1,6 +1,8 @@
 """One task's table of rows; its columns are checked when they are read."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -13,7 +15,9 @@ from PIL import Image
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
-from adamerge.types import ConfigError, Fact
+from adamerge.data.words import are_words, column_of_texts, joined
+from adamerge.storage.regular_files import problem_of
+from adamerge.types import ConfigError, Fact, quoted
 
 TEXT_ROLES = ("text", "text_pair", "completion")
 """Roles of columns whose values are texts."""
@@ -66,11 +70,14 @@ class Table:
         """
         for column in columns:
             if column not in self.columns:
+                hint = _separator_hint(self.columns)
+                likely = column_of_texts(self.data) if column == self.source.text and not hint else None
+                meant = f" If {likely!r} holds the texts, write text: {likely}." if likely else ""
                 shown = ", ".join(name[:40] if name == name.strip() else repr(name[:40]) for name in self.columns[:8])
                 more = ", …" if len(self.columns) > 8 else ""
                 raise self.error(
                     f"expected a column {column!r}, but the columns are {shown}{more}. Name the correct one in the "
-                    f"task's data settings.{_separator_hint(self.columns)}{''.join(f' ({n})' for n in self.notes)}"
+                    f"task's data settings.{meant}{hint}{''.join(f' ({n})' for n in self.notes)}"
                 )
 
     def values(self, column: str) -> list[object]:
@@ -85,22 +92,44 @@ class Table:
             raise self.error(
                 f"the column {column!r} is not text in UTF-8 ({error}). Save the file in UTF-8."
             ) from error
+        except Exception as error:  # pyarrow and datasets raise anything on damaged files
+            raise self.error(
+                f"the column {column!r} cannot be read ({first_line(error)}). Copy the file again."
+            ) from error
 
     def texts(self, column: str) -> list[str]:
-        """Read a column of texts.
+        """Read a column of texts; lists of words, if all values are such, are joined by spaces.
 
         Raises:
             ConfigError: A value is not a text; names its row.
         """
+        self.check_kept(column)
         texts: list[str] = []
-        for row, text in enumerate(self.values(column)):
+        for row, text in enumerate(self._texts(column)):
             if not isinstance(text, str):
                 raise self.error(
-                    f"{self.place(row)}: expected a text in the column {column!r}, found {repr(text)[:80]}. "
-                    f"{_advice(text)}"
+                    f"{self.place(row)}: expected a text in the column {column!r}, found {quoted(text)}. "
+                    f"{_advice(text, column)}"
                 )
             texts.append(text)
         return texts
+
+    def _texts(self, column: str) -> list[object]:
+        values = self.values(column)
+        return joined(values) or values
+
+    def check_kept(self, column: str) -> None:
+        """Refuse a column whose texts `datasets` may have rewritten when it made the rows.
+
+        Raises:
+            ConfigError: The column has the type Json, and holds more than lists and objects.
+        """
+        if self.data.is_json(column) and not all(isinstance(value, list | dict) for value in self.values(column)):
+            raise self.error(
+                f"the column {column!r} has the type Json, in which datasets rewrites texts that are JSON ('007' "
+                "becomes 7, 'true' True). Make the column text before saving it, or give the files from which it was "
+                "made (JSON lines, CSV), which are read as they are."
+            )
 
     def image(self, column: str, row: int) -> Image.Image:
         """Decode one image, from a path, bytes or an image in memory.
@@ -109,13 +138,42 @@ class Table:
             ConfigError: The value is no image, or cannot be decoded; names its row.
         """
         stored = self.stored_image(column, row)
-        try:
+        with self.decoding(row, stored):
             return datasets.Image().decode_example(stored)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+
+    @contextmanager
+    def decoding(self, row: int, stored: Mapping[str, object]) -> Iterator[None]:
+        """Refuse in the block an image that is too large or that Pillow cannot read, whatever it raises.
+
+        Args:
+            row: Row of the image.
+            stored: The image as `stored_image` returns it.
+
+        Raises:
+            ConfigError: Names row and file.
+        """
+        place, limit = f"{self.place(row)}{_file(stored, self.place(row))}", self.source.max_pixels
+        problem = problem_of(Path(str(stored["path"]))) if stored.get("bytes") is None else None
+        if problem is not None:
+            raise self.error(f"{place} is not an image that can be read: {problem}")
+        former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                yield
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise self.error(
-                f"{self.place(row)}{_file(stored, self.place(row))} is not an image that can be read "
-                f"({first_line(error)}). Replace the file or remove the row."
+                f"{place}: expected an image of at most {limit} pixels, found more. Reduce it, or raise max_pixels of "
+                "these rows."
             ) from error
+        except ConfigError:
+            raise
+        except Exception as error:  # Pillow raises anything on damaged files
+            raise self.error(
+                f"{place} is not an image that can be read ({first_line(error)}). Replace the file or remove the row."
+            ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = former
 
     def stored_image(self, column: str, row: int) -> dict[str, object]:
         """Return an image as it is stored: its path, and its bytes or None.
@@ -131,7 +189,7 @@ class Table:
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise self.error(
                 f"{self.place(row)}: expected images or paths of images in the column {column!r}, found "
-                f"{repr(value)[:80]}. Name the column of images (key image)."
+                f"{quoted(value)}. Name the column of images (key image)."
             ) from error
 
     def class_names(self, column: str) -> list[str] | None:
@@ -147,7 +205,9 @@ class Table:
         """
         notes = list(self.notes)
         for column in (columns[role] for role in TEXT_ROLES if role in columns):
-            empty = [row for row, text in enumerate(self.values(column)) if isinstance(text, str) and not text.strip()]
+            if joined(self.values(column)) is not None:
+                notes.append(f"the column {column!r} holds lists of words, which are joined by spaces.")
+            empty = [row for row, text in enumerate(self._texts(column)) if isinstance(text, str) and not text.strip()]
             if empty:
                 notes.append(
                     f"{len(empty)} of {len(self)} texts in the column {column!r} are empty, the first one in "
@@ -187,8 +247,11 @@ def load_table(source: DataSource, task: str, seed: int, rows: int | None = None
         ) from error
     except DatasetGenerationError as error:
         raise ConfigError(f"{task}: {source.path}: {first_line(error.__cause__ or error)}") from error
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{task}: {source.path}: {first_line(error)}") from error
+    except Exception as error:  # pyarrow and datasets raise anything on damaged files
+        what = f"cannot be read ({type(error).__name__}: {first_line(error)})"
+        raise ConfigError(f"{task}: {source.path}: {what}. Copy it again, or correct the path.") from error
     if len(table) == 0:
         raise table.error("expected at least 1 row, found none.")
     return table
@@ -214,9 +277,9 @@ def draw(count: int, limits: Sequence[int | None], seed: int) -> Sequence[int]:
     return chosen
 
 
-def _advice(value: object) -> str:
-    if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
-        return "Join lists of words to one text, for example with spaces."
+def _advice(value: object, column: str) -> str:
+    if are_words(value):
+        return f"Join lists of words to one text in the column {column!r}, or write a list of words in every row."
     if isinstance(value, dict):
         return "Write one object per row, with a text in each column."
     if isinstance(value, int | float):

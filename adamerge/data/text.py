@@ -20,7 +20,7 @@ from adamerge.data.input_columns import (
     with_boxes,
 )
 from adamerge.data.labels import labels_of
-from adamerge.data.modality import Encoded, Modality, Processor
+from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.pad_token import pad_token_of
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
@@ -50,7 +50,7 @@ class Text(Modality):
         return {"text": source.text, **pair, **({"label": source.label} if encoding.labeled else {})}
 
     @override
-    def encode(self, table: Table, expert: Expert, processor: Processor, encoding: Encoding) -> Encoded:
+    def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
         used = self.columns(table, encoding)
         names = input_names(table, expert.module, [*used.values(), table.source.label])

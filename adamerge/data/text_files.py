@@ -6,12 +6,15 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
 COMPRESSED: dict[str, Callable[[Path], object]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """Functions that open compressed files, by ending."""
+
+_PIECE = 2**20
+"""Bytes that are decompressed at a time."""
 
 _BOMS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -57,6 +60,35 @@ def lines(path: Path) -> Iterator[str]:
         raise ValueError(
             f"the compressed file is damaged or incomplete after line {number} ({error}). Copy it again."
         ) from error
+
+
+def check_size(files: Sequence[Path], largest: int | None) -> None:
+    """Check the size of files, compressed ones decompressed, without more than a piece of them in memory.
+
+    Raises:
+        ValueError: They are larger together.
+    """
+    size = 0
+    for file in files if largest is not None else ():
+        for piece in _sizes(file):
+            size += piece
+            if largest is not None and size > largest:
+                raise ValueError(
+                    f"expected at most {largest} bytes, decompressed, found more (up to {file.name}). Raise max_bytes "
+                    "of these rows if that is right."
+                )
+
+
+def _sizes(file: Path) -> Iterator[int]:
+    if file.suffix.lower() not in COMPRESSED:
+        yield file.stat().st_size
+        return
+    try:
+        with _open(file) as content:
+            while piece := content.read(_PIECE):
+                yield len(piece)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError):
+        return  # damaged, which is said where its lines are read
 
 
 def _open(path: Path) -> BinaryIO:

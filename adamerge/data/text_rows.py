@@ -101,7 +101,7 @@ class TextRows(Rows):
             return Padded(inputs, read.bool(), labels)
         if self._per_token:
             present = mask.bool()
-            counted = present if self._counted is None else _predict(present, [self._counted[i] for i in indices])
+            counted = present if self._counted is None else predicting(present, [self._counted[i] for i in indices])
             return Padded(inputs, counted, next_tokens(ids, counted, present))
         labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
         return Padded(inputs, None, labels)
@@ -169,7 +169,7 @@ class Prompts(Rows):
         return rows.under(self.answered_padding)
 
 
-def _predict(present: Tensor, first: Sequence[int]) -> Tensor:
+def predicting(present: Tensor, first: Sequence[int]) -> Tensor:
     """Mark the positions whose logits predict a row's tokens from `first` on: logits at s predict token s + 1."""
     places = torch.arange(present.shape[1]) - present.int().argmax(1, keepdim=True)  # from the row's own first token
     follows = torch.zeros_like(present)

@@ -1,5 +1,6 @@
 """Checks of a tokenizer: vocabulary, padding and maximum length of a row."""
 
+import math
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,7 @@ from adamerge.data.modality import Processor
 from adamerge.data.processor_differences import moved
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.model_kind import ModelKind
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, quoted
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 """Patterns of the files that a tokenizer is loaded from."""
@@ -59,9 +60,28 @@ def check_padding(task: str, kind: ModelKind, tokenizer: PreTrainedTokenizerBase
     )
 
 
+def check_limit(source: str, processor: Processor) -> None:
+    """Check the maximum length of a tokenizer; 0 and negative numbers stand for none.
+
+    Raises:
+        ConfigError: It is no number.
+    """
+    if isinstance(processor, ImageProcessingMixin):
+        return
+    limit: object = processor.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or math.isnan(limit):
+        raise ConfigError(
+            f"{source}: expected a number of tokens as model_max_length in tokenizer_config.json, found "
+            f"{quoted(limit)}. Correct or remove it."
+        )
+    if limit < 1:
+        processor.model_max_length = _UNLIMITED
+
+
 def token_limit(kind: ModelKind, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
     """Compute the maximum number of tokens per row: the minimum of the limits of user, tokenizer and positions."""
-    return min(max_length or _UNLIMITED, tokenizer.model_max_length, kind.max_positions or _UNLIMITED)
+    own = tokenizer.model_max_length if tokenizer.model_max_length >= 1 else _UNLIMITED
+    return min(max_length or _UNLIMITED, own, kind.max_positions or _UNLIMITED)
 
 
 def check_vocabulary(own: Processor, base: Processor, expert: Expert, experts: Experts) -> None:

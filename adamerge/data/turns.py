@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
-from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from adamerge.data.tables import Table
 from adamerge.data.tokens import special_tokens
 from adamerge.experts.experts import Expert
+from adamerge.storage.regular_files import reading
 
 _ANSWER = "qzxjkv"
 """Stands for an answer; no template contains it."""
@@ -71,8 +71,10 @@ def generation_stops(expert: Expert) -> tuple[int, ...]:
 
 def generation_config(expert: Expert) -> GenerationConfig:
     """Read the expert's generation settings: generation_config.json, or else those of its configuration."""
-    if expert.checkpoint is not None and (expert.checkpoint.folder / "generation_config.json").exists():
-        return GenerationConfig.from_pretrained(expert.checkpoint.folder)
+    file = expert.folder / "generation_config.json" if expert.folder is not None else None
+    if file is not None and file.exists():
+        with reading(f"{file}: expected settings of generation, but transformers cannot read it", "Copy it again."):
+            return GenerationConfig.from_pretrained(file.parent)
     return GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
 
 
@@ -86,7 +88,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, 
     answered = cast(list[dict[str, str]], [*chat, {"role": "assistant", "content": _ANSWER}])
     try:
         rendered = cast(str, tokenizer.apply_chat_template(answered, tokenize=False))
-    except (TemplateError, ValueError, TypeError):  # the rows' own error is raised when they are rendered
+    except Exception:  # the rows' own error is raised when they are rendered
         return AnswerEnd()
     tail = rendered.rpartition(_ANSWER)[2] if _ANSWER in rendered else ""
     ids = cast(list[int], tokenizer(tail, add_special_tokens=False)["input_ids"]) if tail else []

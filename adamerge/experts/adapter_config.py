@@ -1,30 +1,47 @@
 """adapter_config.json of a LoRA adapter: what is read from it, and what is refused by its name."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from adamerge.experts.adapter_formats import CONFIG, format_problem
 from adamerge.types import ConfigError
-
-CONFIG = "adapter_config.json"
 
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 """Values of init_lora_weights that leave the base as it was; all others change it while training begins."""
 
 _CHANGES_WEIGHTS_OTHERWISE = {
-    "alora_invocation_tokens": "activated LoRA is active on some tokens only and is no change of weights",
-    "layer_replication": "layers are replicated, so the adapter's layers are not the base's",
-    "use_qalora": "QALoRA groups the inputs of a quantised base",
-    "use_bdlora": "block-diagonal factors are not supported",
-    "kasa_config": "KaSA changes the base's singular values",
-    "arrow_config": "Arrow chooses among adapters per token",
-    "velora_config": "VeLoRA is not supported",
-    "monteclora_config": "MonteCLoRA is not supported",
-    "megatron_config": "Megatron's parallel layers are not supported",
+    "alora_invocation_tokens": "activated LoRA is active on some tokens only and is no change of weights, so it cannot "
+    "be merged. Train a plain LoRA adapter, or serve it as it is",
+    "layer_replication": "layers are replicated, so the adapter's layers are not the base's. Save the replicated base "
+    "as a model of its own, and give it as base_model with adapters of it",
+    "use_qalora": "QALoRA groups the inputs of a quantised base. Merge it with the code that trained it",
+    "use_bdlora": "block-diagonal factors are not read. {merge}",
+    "kasa_config": "KaSA changes the base's singular values. {merge}",
+    "arrow_config": "Arrow chooses among adapters per token, so it cannot be merged. Give the adapters one by one",
+    "velora_config": "VeLoRA is not read. {merge}",
+    "monteclora_config": "MonteCLoRA is not read. {merge}",
+    "megatron_config": "Megatron's parallel layers are not read. {merge}",
 }
-"""Options of PEFT under which base + scale · B A is not what was trained."""
+"""Options of PEFT under which base + scale · B A is not what was trained, with the reason and what to do."""
+
+_NO_CHANGE_OF_WEIGHTS = {
+    "PROMPT_TUNING": "learned tokens before the input",
+    "MULTITASK_PROMPT_TUNING": "learned tokens before the input",
+    "P_TUNING": "learned tokens before the input",
+    "PREFIX_TUNING": "learned keys and values before the input's",
+    "CPT": "learned tokens before the input",
+    "CARTRIDGE": "learned keys and values before the input's",
+    "ADAPTION_PROMPT": "learned prompts inside the attention",
+    "POLY": "a mixture of adapters chosen per task",
+    "XLORA": "a mixture of adapters chosen per token",
+}
+"""What adapters hold that are no change of weights, by PEFT's name of the kind."""
+
+MERGE_FIRST = "Merge it into its base with PEFT (merge_and_unload().save_pretrained(…)), and give the complete model"
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,10 @@ class AdapterConfig:
         task_type: PEFT's name of the task (SEQ_CLS, CAUSAL_LM, …).
         base_model: Name or path of the base that it was trained on.
         base_class: Class of the model that it was trained on, if the file names it.
-        target_parameters: Parameters of three dimensions (experts of a mixture) with factors.
+        target_parameters: Parameters that have factors without being the weight of a layer (experts of a mixture).
         token_rows: Rows of the embeddings that were trained, by the module's name, or for the input embeddings ("").
         scales_directly: Whether `alpha` is the scale itself (mlx-lm).
+        ties: Whether PEFT was told to change tied embeddings together (ensure_weight_tying).
     """
 
     source: str
@@ -56,6 +74,7 @@ class AdapterConfig:
     target_parameters: tuple[str, ...]
     token_rows: Mapping[str, tuple[int, ...]]
     scales_directly: bool = False
+    ties: bool = False
 
     def scale(self, module: str, rank: int) -> float:
         """Return what the product of the factors of a module is multiplied by: α/r, α/√r of rsLoRA.
@@ -74,11 +93,11 @@ class AdapterConfig:
         """List what the patterns that match a module say; the first holds."""
         return [alpha for key, alpha in self.alpha_pattern.items() if re.match(rf"(.*\.)?({key})$", module)]
 
-
-def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter and no complete checkpoint."""
-    names = (CONFIG, "adapters.safetensors", "pytorch_lora_weights.safetensors", "adapter.safetensors")
-    return any((folder / name).exists() for name in names) and not (folder / "config.json").exists()
+    def rows_of(self, module: str) -> tuple[int, ...] | None:
+        """Return the trained rows of an embedding, by the end of its path."""
+        return next(
+            (rows for key, rows in self.token_rows.items() if not key or f".{module}".endswith(f".{key}")), None
+        )
 
 
 def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
@@ -88,13 +107,16 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         ConfigError: The file cannot be read, or names a kind of adapter that is no change of weights by LoRA.
     """
     file = folder / CONFIG
+    problem = format_problem(source, folder)
+    if problem:
+        raise ConfigError(problem)
     try:
         options = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: expected the options of an adapter as JSON ({error}). Copy it again.") from error
     if not isinstance(options, dict):
         raise ConfigError(f"{file}: expected a mapping of options, found {type(options).__name__}. Copy it again.")
-    if "lora_parameters" in options:
+    if "lora_parameters" in options or "fine_tune_type" in options:
         return _of_mlx(source, options)
     problems = [f"{file}: {problem}" for problem in _problems(options)]
     if problems:
@@ -111,48 +133,61 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         mapping.get("base_model_class"),
         tuple(options.get("target_parameters") or ()),
         _token_rows(options.get("trainable_token_indices")),
+        ties=bool(options.get("ensure_weight_tying")),
     )
 
 
 def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:
     """Options as mlx-lm writes them; its scale is not divided by the rank."""
-    parameters = options["lora_parameters"]
+    parameters = options.get("lora_parameters")
     scale = parameters.get("scale") if isinstance(parameters, dict) else None
     kind = options.get("fine_tune_type", "lora")
-    if kind not in ("lora", "dora") or not isinstance(scale, int | float):
+    if kind not in ("lora", "dora") or not _is_number(scale):
         raise ConfigError(
             f"{source}: expected a LoRA adapter of mlx-lm with lora_parameters.scale, found fine_tune_type {kind!r} "
-            f"and scale {scale!r}. Fuse the model with mlx_lm.fuse, and give the result."
+            f"and scale {scale!r}. Fuse the model with mlx_lm.fuse, and give the complete model."
         )
     base = str(options.get("model") or "")
-    return AdapterConfig(source, float(scale), {}, False, kind == "dora", None, base, None, (), {}, True)
+    return AdapterConfig(source, float(str(scale)), {}, False, kind == "dora", None, base, None, (), {}, True, True)
 
 
 def _problems(options: Mapping[str, object]) -> Iterator[str]:
     """List what makes an adapter something else than base + scale · B A."""
     kind = options.get("peft_type")
-    if kind is None and ("model_class" in options or str(options.get("version", "")).startswith("adapters.")):
-        yield "an adapter of AdapterHub, expected one of PEFT. Load and merge it with `adapters`, save the model."
+    if isinstance(kind, str) and kind in _NO_CHANGE_OF_WEIGHTS:
+        yield (
+            f"expected a LoRA adapter, found {kind}: {_NO_CHANGE_OF_WEIGHTS[kind]}, which is no change of weights and "
+            "cannot be merged. Train a LoRA adapter, or leave this expert out."
+        )
         return
     if kind != "LORA":
-        yield f"this is a {kind or 'nameless kind of'} adapter, expected LORA. {_MERGE_FIRST}"
+        found = kind or "no peft_type"
+        yield f"expected a LoRA adapter (peft_type LORA), found {found}. {MERGE_FIRST}."
         return
-    if options.get("lora_alpha") is None:
-        yield "expected lora_alpha, found none, so the scale is unknown (PEFT takes 8). Write the one of the training."
+    patterns = options.get("alpha_pattern") or {}
+    numbers = {"lora_alpha": options.get("lora_alpha")}
+    if isinstance(patterns, dict):
+        numbers |= {f"alpha_pattern.{key}": alpha for key, alpha in patterns.items()}
+    else:
+        yield f"expected alpha_pattern as a mapping of pattern to number, found {patterns!r}. Save the adapter again."
+    for key, value in numbers.items():
+        if value is None:
+            yield f"expected {key}, found none, so the scale is unknown (PEFT takes 8). Write the one of the training."
+        elif not _is_number(value):
+            yield f"expected {key} as a finite number, found {value!r}. Write the one of the training."
     start = options.get("init_lora_weights", True)
-    if not any(start is one or start == one for one in _PLAIN_STARTS):
+    if not any(start is one or (isinstance(one, str) and start == one) for one in _PLAIN_STARTS):
         yield (
             f"init_lora_weights is {start!r}, which changed the base before training, so the adapter does not fit the "
             "base itself. Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)."
         )
     for key, reason in _CHANGES_WEIGHTS_OTHERWISE.items():
         if options.get(key):
-            yield f"{key} is set: {reason}. {_MERGE_FIRST}"
+            yield f"{key} is set: {reason.format(merge=MERGE_FIRST)}."
 
 
-_MERGE_FIRST = (
-    "Merge it into its base with PEFT where it can be (merge_and_unload().save_pretrained(…)), and give the result."
-)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _token_rows(value: object) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,8 @@ _PARTS: Mapping[str, Part] = {
 _PATTERNS: Mapping[re.Pattern[str], Part] = {
     re.compile(rf"(?P<module>.+?)\.({pattern})"): part for pattern, part in _PARTS.items()
 }
+_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
+_WRAPPED = re.compile(r"(\.base_layer)+$")
 
 
 class Place(NamedTuple):
@@ -30,12 +32,12 @@ class Place(NamedTuple):
     Attributes:
         module: Path of the module; of a whole tensor, the name of the parameter.
         part: What it is there.
-        nested: Whether the module is named as a wrapped one (base_layer): the first of two wrapped parameters.
+        depth: Number of wrappers (base_layer) that it is within: the first of several wrapped parameters is innermost.
     """
 
     module: str
     part: Part
-    nested: bool = False
+    depth: int = 0
 
 
 def place_of(key: str) -> Place:
@@ -43,7 +45,7 @@ def place_of(key: str) -> Place:
 
     Example:
         >>> place_of("base_model.model.model.layers.0.q_proj.lora_A.weight")
-        Place(module='model.layers.0.q_proj', part='A', nested=False)
+        Place(module='model.layers.0.q_proj', part='A', depth=0)
         >>> place_of("base_model.model.classifier.modules_to_save.default.weight").module
         'classifier.weight'
     """
@@ -52,9 +54,10 @@ def place_of(key: str) -> Place:
         found = pattern.fullmatch(key)
         if found:
             module = found["module"]
-            return Place(module.removesuffix(".base_layer"), part, module.endswith(".base_layer"))
-    nested = ".base_layer." in key
-    return Place(re.sub(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)", "", key), "whole", nested)
+            wrapped = _WRAPPED.search(module)
+            depth = wrapped.group().count(".base_layer") if wrapped else 0
+            return Place(_WRAPPERS.sub("", _WRAPPED.sub("", module)), part, depth)
+    return Place(_WRAPPERS.sub("", key), "whole", key.count(".base_layer."))
 
 
 class Parts(NamedTuple):
@@ -63,12 +66,22 @@ class Parts(NamedTuple):
     Attributes:
         module: Path of the module as the adapter names it.
         names: Name in the file by part.
-        nested: Whether it is the first of two wrapped parameters of the module.
+        depth: Number of wrappers that they are within.
     """
 
     module: str
     names: Mapping[Part, str]
-    nested: bool
+    depth: int = 0
+
+    @property
+    def first(self) -> str:
+        """A name in the file, for messages."""
+        return next(iter(self.names.values()))
+
+    @property
+    def mlx(self) -> bool:
+        """Whether mlx-lm wrote the factors: A is (in, r) and B (r, out)."""
+        return self.names.get("A", "").endswith("lora_a")
 
 
 def group_keys(source: str, keys: Iterable[str]) -> tuple[list[Parts], dict[str, tuple[str, bool]]]:
@@ -83,27 +96,33 @@ def group_keys(source: str, keys: Iterable[str]) -> tuple[list[Parts], dict[str,
         wrapped layer (a copy of the base's), by the parameter's name.
 
     Raises:
-        ConfigError: Two tensors have the same place, or a factor has no partner.
+        ConfigError: Two tensors have the same place, a factor has no partner, or the file holds no tensor.
     """
-    modules: dict[tuple[str, bool], dict[Part, str]] = {}
+    modules: dict[tuple[str, int, bool], dict[Part, str]] = {}
     whole: dict[str, tuple[str, bool]] = {}
     problems: list[str] = []
     for key in keys:
         place = place_of(key)
         if place.part == "whole":
-            whole[place.module] = (key, place.nested)
+            if place.module in whole:
+                problems.append(_same_place(source, key, whole[place.module][0]))
+            whole[place.module] = (key, place.depth > 0)
             continue
-        parts = modules.setdefault((place.module, place.nested), {})
+        parts = modules.setdefault((place.module, place.depth, place.part == "token rows"), {})
         if place.part in parts:
-            problems.append(
-                f"{source}: {key} and {parts[place.part]} have the same place. Give an adapter with one of them."
-            )
+            problems.append(_same_place(source, key, parts[place.part]))
         parts[place.part] = key
-    found = [Parts(module, names, nested) for (module, nested), names in modules.items()]
+    found = [Parts(module, names, depth) for (module, depth, _), names in modules.items()]
     problems += [problem for parts in found for problem in _partners(source, parts)]
+    if not found and not whole:
+        problems.append(f"{source}: expected an adapter's tensors, found a file without any. Save the adapter again.")
     if problems:
         raise ConfigError("\n".join(problems))
     return found, whole
+
+
+def _same_place(source: str, one: str, other: str) -> str:
+    return f"{source}: {one} and {other} have the same place. Give an adapter with one of them."
 
 
 _PAIRS: tuple[tuple[Part, Part], ...] = (
@@ -123,5 +142,5 @@ def _partners(source: str, parts: Parts) -> Iterator[str]:
                 "The file is incomplete; save or copy the adapter again."
             )
     for part in _BESIDE_FACTORS:
-        if part in parts.names and "A" not in parts.names:
+        if part in parts.names and not {"A", "embedding A"} & parts.names.keys():
             yield f"{source}: {parts.names[part]} has no factors lora_A and lora_B beside it. Save the adapter again."

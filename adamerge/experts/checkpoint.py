@@ -2,23 +2,29 @@
 
 import copy
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
-from adamerge.experts.adapter_config import is_adapter
+from adamerge.experts.adapter_formats import is_adapter
+from adamerge.experts.config_file import read_config_file
+from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
+from adamerge.experts.other_folders import way_on
 from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
+from adamerge.storage.regular_files import check_folder, is_folder, reading
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -39,7 +45,9 @@ class Checkpoint:
         tensors: Its tensors by name on disk.
         trust_remote_code: Whether Python code beside the weights may run.
         notes: What was read otherwise than files and configuration suggest, and what else to tell the user.
-        stamps: Size, time and inode of every file of the folder when the checkpoint was opened.
+        stamps: Size, time and inode of every file of the folder and of its folders when the checkpoint was opened.
+        beneath: Of an adapter over another checkpoint than the base: that checkpoint.
+        adapter: Folder of the adapter's files, if it is one.
     """
 
     source: str
@@ -48,22 +56,26 @@ class Checkpoint:
     tensors: Weights
     trust_remote_code: bool = False
     notes: tuple[str, ...] = ()
+    beneath: "Checkpoint | None" = None
+    adapter: Path | None = None
     stamps: Mapping[Path, Stamp | None] = field(init=False)
 
     def __post_init__(self) -> None:
         """Remember which files there are."""
-        found = {file: stamp_of(file) for file in self.folder.iterdir() if file.is_file()}
+        found = {file: stamp_of(file) for place in ("*", "*/*") for file in self.folder.glob(place) if file.is_file()}
         object.__setattr__(self, "stamps", found)
 
     @property
     def architecture(self) -> str:
         """Name of the model class that saved the checkpoint."""
-        return (getattr(self.config, "architectures", None) or ["AutoModel"])[0]
+        named = getattr(self.config, "architectures", None) or ["AutoModel"]
+        return str(named if isinstance(named, str) else named[0])
 
     def settings(self) -> dict[str, object]:
-        """Return the content of config.json; for an adapter, that of the model that it was trained as."""
+        """Return the content of config.json, without foreign code; for an adapter, of the model it was trained as."""
         file = self.folder / "config.json"
-        return json.loads(file.read_text() if file.exists() else self.config.to_json_string())
+        content = json.loads(file.read_text() if self.adapter is None else self.config.to_json_string())
+        return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
@@ -87,18 +99,32 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
             f"{source}: an adapter, expected a complete checkpoint. As an expert an adapter can be merged as it is; a "
             "base must be complete: give the model that the adapter was trained on."
         )
+    _check_adapter(source, folder)
+    return read_checkpoint(source, folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+
+
+def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
+    """Open the complete checkpoint in a folder; an adapter beside it is passed over.
+
+    Args:
+        source: The directory or hub id as the user wrote it.
+        folder: Its folder.
+        allow_pickle: Whether pickled weights may be read.
+        trust_remote_code: Whether Python code beside the weights may run.
+
+    Raises:
+        ConfigError: See `open_checkpoint`.
+        IncompatibleExpertsError: See there.
+    """
     if not (folder / "config.json").exists():
         raise ConfigError(
-            f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json. Correct the path."
+            f"{source}: expected the folder of a Hugging Face checkpoint, but it has no config.json."
+            f"{way_on(folder) or ' Correct the path.'}"
         )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder / 'config.json'}: expected the configuration of a transformers model, but transformers cannot "
-            f"read it: {error}"
-        ) from error
+    config = read_config_file(folder, trust_remote_code=trust_remote_code)
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
         notes += (_without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
@@ -132,24 +158,40 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
         The module.
 
     Raises:
-        ConfigError: transformers has no class of this name.
+        ConfigError: transformers has no class of this name, or cannot build it.
     """
     config = copy.deepcopy(config)
-    for auto, reference in (getattr(config, "auto_map", None) or {}).items():
-        if trust_remote_code and reference.endswith("." + architecture):
-            with parameters_on_meta():
-                return getattr(transformers, auto).from_config(config, trust_remote_code=True).eval()
-    if architecture == "AutoModel":
-        with parameters_on_meta():
-            return transformers.AutoModel.from_config(config).eval()
+    auto_map = getattr(config, "auto_map", None)
+    refused = f"config.json: expected the configuration of a {architecture}, but transformers cannot build one from it"
+    with parameters_on_meta(), reading(refused, "Correct it, or copy or download it again."):
+        for auto, reference in (auto_map if isinstance(auto_map, dict) and trust_remote_code else {}).items():
+            if str(reference).endswith("." + architecture):
+                return _allocated(getattr(transformers, auto).from_config(config, trust_remote_code=True))
+        if architecture == "AutoModel":
+            return _allocated(transformers.AutoModel.from_config(config))
+        return _allocated(_class_of(architecture)._from_config(config, dtype=torch.float32))
+
+
+def _class_of(architecture: str) -> type[PreTrainedModel]:
+    """Find transformers' class of a model by its name."""
     cls = getattr(transformers, architecture, None)
-    if cls is None:
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ConfigError(
             f"config.json names the architecture {architecture}, which transformers {transformers.__version__} does "
             "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
         )
-    with parameters_on_meta():
-        return cls._from_config(config, dtype=torch.float32).eval()
+    return cls
+
+
+def _allocated(module: nn.Module) -> nn.Module:
+    """Put a module into eval mode, and allocate buffers that it made after its parameters, with `zeros_like`."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_meta:
+                part.register_buffer(
+                    name, torch.zeros_like(buffer, device="cpu"), name not in part._non_persistent_buffers_set
+                )
+    return module.eval()
 
 
 @contextmanager
@@ -184,13 +226,14 @@ def locate(source: str, allow_pickle: bool) -> Path:
         ConfigError: There is no such directory or hub id.
     """
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        _check_adapter(source, folder)
+    if source.strip() and is_folder(folder):
+        check_folder(folder)
         return folder
     name, _, revision = source.partition("@")
-    if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+    if os.path.lexists(folder) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise ConfigError(
-            f"{source}: expected the folder of a checkpoint or a hub id, but there is no such folder. Correct the path."
+            f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
+            "Correct the path."
         )
     try:
         patterns = _NOT_PICKLES + (_PICKLES if allow_pickle else [])
@@ -201,17 +244,21 @@ def locate(source: str, allow_pickle: bool) -> Path:
             f"{source}: no folder of this name, and the Hugging Face hub did not return it ({reason}). Correct the "
             "name."
         ) from error
-    _check_adapter(source, found)
     return found
 
 
+def has_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter, alone or beside a complete checkpoint."""
+    return (folder / "adapter_config.json").exists() or is_adapter(folder)
+
+
 def _check_adapter(source: str, folder: Path) -> None:
-    """Refuse an adapter beside complete weights: transformers adds it to them, and nobody knows if they contain it."""
-    if (folder / "adapter_config.json").exists() and (folder / "config.json").exists():
+    """Refuse a base with an adapter beside complete weights: transformers adds it to them on loading."""
+    if has_adapter(folder):
         raise ConfigError(
-            f"{source}: expected one checkpoint, but an adapter (adapter_config.json) is beside config.json. "
-            "transformers would add the adapter to the weights. If they contain it already, remove adapter_config.json "
-            "and adapter_model.safetensors; otherwise merge it first (peft: "
+            f"{source}: expected one checkpoint as base, but an adapter (adapter_config.json) is beside config.json. "
+            "transformers would add the adapter to the weights. If they contain it already, or the base shall be "
+            "without it, remove adapter_config.json and adapter_model.safetensors; otherwise merge it first (peft: "
             "AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…), into a new folder)."
         )
 
@@ -227,9 +274,9 @@ def _tensors(source: str, folder: Path, allow_pickle: bool, explicit: str | None
         )
     others = other_weights(folder)
     beside = f" It has {several(others)}, which transformers opens only by name." if others else ""
+    what_to_do = way_on(folder) or " Correct the path, or save the model there with save_pretrained."
     raise ConfigError(
-        f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside} Correct the "
-        "path, or save the model there with save_pretrained."
+        f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside}{what_to_do}"
     )
 
 

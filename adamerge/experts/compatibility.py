@@ -27,12 +27,14 @@ _ONE_BY_ONE = 3
 """Number of names that get a line each."""
 
 
-def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
+def config_problems(base: Checkpoint, expert: Checkpoint, *, own_embeddings: bool = False) -> list[str]:
     """List the reasons in two configurations why an expert cannot be an expert of a base.
 
     Args:
         base: The base.
         expert: The expert.
+        own_embeddings: Whether the user keeps some parameters of each expert, perhaps its embeddings; then their shapes
+            alone are compared, after the split.
 
     Returns:
         One message per problem; empty if there is none.
@@ -42,10 +44,12 @@ def config_problems(base: Checkpoint, expert: Checkpoint) -> list[str]:
         kinds = f"{expert.config.model_type}, but the base {base.source} is a {base.config.model_type}"
         return [f"{source}: the expert is a {kinds}. Use an expert that was fine-tuned from this base."]
     here, there = (getattr(c.config.get_text_config(), "vocab_size", None) for c in (expert, base))
-    if here != there:
+    if here != there and not own_embeddings:
+        names = [n for n, header in expert.tensors.headers.items() if header.shape[:1] == (here,)]
+        patterns = ", ".join(f'"*{name.rpartition(".")[0].rpartition(".")[2]}*"' for name in names)
         problems.append(
             f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base {base.source}. Use an "
-            "expert with the base's."
+            f"expert with the base's, or keep each expert's own: parameters: {{head: [{patterns}]}}."
         )
     return problems
 
@@ -97,6 +101,13 @@ def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> l
     problems = name_problems(source, "the file", module, found)
     expected = {name: p.shape for name, p in module.named_parameters() if name in found.names}
     problems += quantised_problems(source, tensors, tuple(expected))
+    empty = [name for name, shape in expected.items() if shape.numel() and not tensors.shape(name).numel()]
+    if empty:
+        problems.append(
+            f"{source}: {several(empty)} are empty in the file, as DeepSpeed (ZeRO-3) leaves them. Convert its "
+            "checkpoint with zero_to_fp32.py, or save with stage3_gather_16bit_weights_on_model_save: true."
+        )
+        return problems
     for name, shape in expected.items():
         stored = tensors.shape(name)
         if stored != shape:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from transformers.core_model_loading import (
 )
 from typing_extensions import override
 
+from adamerge.experts.made_by_class import Made
 from adamerge.storage.digest import FileDigest, digest_of_json
 from adamerge.storage.weights import Header, Renamed, Weights
 
@@ -81,6 +83,10 @@ class Conversion:
                 rule.add_tensor(self.first, name, pattern, read(name))  # pyright: ignore[reportArgumentType]
         made = rule.convert(self.first, model=self.module, config=self.module.config)
         return {self.path + name: found[0] if isinstance(found, list) else found for name, found in made.items()}
+
+
+Origin: TypeAlias = str | Conversion | Made
+"""Where a tensor of a module comes from: its name in the file, or how it is computed."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ class Converted(Weights):
         names: Name in the file, or how it is computed, by name in the module.
     """
 
-    def __init__(self, source: Weights, names: Mapping[str, "str | Conversion"]) -> None:
+    def __init__(self, source: Weights, names: Mapping[str, "Origin"]) -> None:
         self._source, self._names = source, names
         self._plain = Renamed(source, {name: disk for name, disk in names.items() if isinstance(disk, str)})
 
@@ -227,7 +233,8 @@ class Converted(Weights):
     @override
     def place(self, name: str) -> tuple[str, int]:
         disk = self._names[name]
-        return self._source.place(disk if isinstance(disk, str) else disk.names[0])
+        first = disk if isinstance(disk, str) else next(iter(disk.names), None)
+        return ("", 0) if first is None else self._source.place(first)
 
     @override
     def pieces(self, name: str, size: int) -> Iterator[Tensor]:

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.matrix_layouts import Layouts, layouts_of
 from adamerge.experts.model_kind import ModelKind, kind_of
 from adamerge.experts.stateless import Stateless
 from adamerge.storage.weights import Weights
@@ -55,6 +57,11 @@ class Expert:
         return self.checkpoint.source if self.checkpoint else self.name
 
     @property
+    def folder(self) -> Path | None:
+        """Folder of its files: the checkpoint's, or the one that a module in memory was loaded from, if it is there."""
+        return self.checkpoint.folder if self.checkpoint else loaded_from(self.own_module)
+
+    @property
     def own_module(self) -> nn.Module:
         """The module without its wrapper."""
         return self.module.get_submodule(self.prefix.removesuffix("."))
@@ -75,6 +82,7 @@ class Experts:
         warnings: Suspicious findings that do not prevent merging.
         notes: What was read otherwise than names and configurations suggest.
         lacking: Parameters of its own class that the base's checkpoint lacks, under the names of that class.
+        folder: Folder of the base's files: the checkpoint's, or the one that a module in memory was loaded from.
     """
 
     base: Weights
@@ -87,6 +95,7 @@ class Experts:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    folder: Path | None = None
 
     @property
     def backbone(self) -> list[str]:
@@ -94,6 +103,12 @@ class Experts:
         expert = next(iter(self.tasks.values()))
         stored = [name for name, _ in expert.own_module.named_buffers() if name in self.base]
         return [*self.shared, *self.kept, *(name for name in stored if name not in expert.head_buffers)]
+
+    @cached_property
+    def layouts(self) -> Layouts:
+        """How shared parameters hold several matrices or transposed ones, by name."""
+        found = layouts_of(next(iter(self.tasks.values())).own_module)
+        return {name: layout for name, layout in found.items() if name in self.shared}
 
     @property
     def weights(self) -> dict[str, Weights]:
@@ -104,3 +119,19 @@ class Experts:
         """Return the parameters and buffers of a task's unmerged expert under its module's names."""
         expert = self.tasks[task]
         return {name: expert.weights[name] for name in expert.weights.headers}
+
+
+def loaded_from(module: nn.Module) -> Path | None:
+    """Return the folder that a module was loaded from by `from_pretrained`, if it is on this machine."""
+    name = name_of(module)
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def name_of(module: nn.Module) -> str:
+    """Return the folder or hub id that a module was loaded from by `from_pretrained`; empty if there is none.
+
+    Example:
+        >>> name_of(nn.Linear(1, 1))
+        ''
+    """
+    return str(getattr(getattr(module, "config", None), "_name_or_path", None) or "")

@@ -15,7 +15,7 @@ from adamerge.experts.compatibility import (
     name_problems,
     quantised_problems,
 )
-from adamerge.experts.conversion import Conversion, Converted
+from adamerge.experts.conversion import Converted, Origin
 from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import head_names
@@ -53,7 +53,7 @@ def from_checkpoints(
     opened: dict[str, _Opened] = {}
     for name, checkpoint in experts.items():
         try:
-            opened[name] = _open(name, base, checkpoint, (zero_shot or {}).get(name))
+            opened[name] = _open(name, base, checkpoint, (zero_shot or {}).get(name), own=bool(split and split.head))
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
     if opened:
@@ -83,10 +83,10 @@ class _Opened(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None) -> _Opened:
+def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None, *, own: bool) -> _Opened:
     if words is not None:
         return _zero_shot_expert(name, base, checkpoint, words)
-    problems = config_problems(base, checkpoint)
+    problems = config_problems(base, checkpoint, own_embeddings=own)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
     try:
@@ -136,7 +136,14 @@ def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> 
     text_side = {name for one in opened.values() for name in one.text_side}
     split = Split(split.head, [*split.base, *sorted(text_side & names.keys())], split.shared)
     together = Experts(
-        Converted(base.tensors, names), tasks, (), (), _left_out(matches, of_own), base, lacking=of_own.missing
+        Converted(base.tensors, names),
+        tasks,
+        (),
+        (),
+        _left_out(matches, of_own),
+        base,
+        lacking=of_own.missing,
+        folder=base.folder,
     )
     together = divide(together, split, source=base.source)
     notes = [*base.notes, *of_own.notes, *_ties_note(apart, names), *_lacking_note(base, own, of_own)]
@@ -228,7 +235,7 @@ def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: Ze
     return _Opened(Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert), text_side, (), notes)
 
 
-def _tower_names(expert: Checkpoint, module: nn.Module) -> tuple[dict[str, str | Conversion], tuple[str, ...]]:
+def _tower_names(expert: Checkpoint, module: nn.Module) -> tuple[dict[str, Origin], tuple[str, ...]]:
     """Map the module's names to names on disk, with notes; the checkpoint is of the module or of one of its towers."""
     whole = match(expert, module)
     if not whole.unexpected:

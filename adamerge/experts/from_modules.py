@@ -13,13 +13,13 @@ from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
 from adamerge.experts.compatibility import apart_problems, name_problems, quantised_problems
 from adamerge.experts.conversion import Converted
 from adamerge.experts.divide import divide
-from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.experts import Expert, Experts, loaded_from
 from adamerge.experts.heads import head_names
 from adamerge.experts.match_names import Match, match_tensors
 from adamerge.experts.name_patterns import Split
 from adamerge.experts.own_class import HEADS, own_module
 from adamerge.storage.weights import InMemory, Weights
-from adamerge.types import IncompatibleExpertsError
+from adamerge.types import Fact, IncompatibleExpertsError
 
 Source: TypeAlias = nn.Module | Mapping[str, Tensor] | Checkpoint
 """Every accepted form of an expert."""
@@ -66,9 +66,31 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
     names = {name: own for found in matches for name, own in found.names.items()}
     left_out = tuple(n for n in matches[0].unexpected if all(n in found.unexpected for found in matches))
     checkpoint = base if isinstance(base, Checkpoint) else None
-    together = Experts(Converted(_weights(base), names), tasks, (), (), left_out, checkpoint)
+    folder = checkpoint.folder if checkpoint else loaded_from(base) if isinstance(base, nn.Module) else None
+    together = Experts(Converted(_weights(base), names), tasks, (), (), left_out, checkpoint, folder=folder)
+    notes += _class_notes(base, tasks, experts)
     together = replace(together, notes=tuple(dict.fromkeys([*notes, *matches[0].notes])))
     return divide(together, split or Split(), source=source)
+
+
+def _class_notes(base: Source, tasks: Mapping[str, Expert], experts: Mapping[str, Source]) -> Iterator[str]:
+    """Say which class a base without one is read as, and state dicts of experts whose class is not the base's."""
+    if isinstance(base, Mapping):
+        name = next(name for name, expert in experts.items() if not isinstance(expert, Mapping))
+        yield Fact(
+            f"base: a state dict, which has no class; it is read as {name}'s, {type(tasks[name].module).__name__}."
+        )
+        return
+    for name, expert in experts.items():
+        own, of_base = type(tasks[name].module).__name__, _class_of(base)
+        if isinstance(expert, Mapping) and own != of_base:
+            yield Fact(
+                f"{name}: a state dict, which has no class; its tensors fit {own}, and not the base's {of_base}."
+            )
+
+
+def _class_of(source: nn.Module | Checkpoint) -> str:
+    return source.architecture if isinstance(source, Checkpoint) else type(source).__name__
 
 
 def _matches_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> list[Match]:

@@ -16,9 +16,11 @@ from adamerge.storage.weights import Header, Weights
 class LowRank(NamedTuple):
     """The change of one tensor, seen as a matrix (R, M): scale · left @ right.
 
+    The fused experts of a mixture, (E, R, M), have factors per expert of the mixture.
+
     Attributes:
-        left: (R, r).
-        right: (r, M).
+        left: (R, r), or (E, R, r).
+        right: (r, M), or (E, r, M).
         scale: α/r, or α/√r of rsLoRA.
     """
 
@@ -30,6 +32,25 @@ class LowRank(NamedTuple):
         """Return the change in the tensor's own shape."""
         return (self.left.to(dtype) @ self.right.to(dtype)).mul_(self.scale).reshape(shape)
 
+    def window(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Return factors of a window of the change as a matrix; its columns are `columns(…)` of their product."""
+        if self.left.ndim == 2:
+            return self.left[rows], self.right[:, columns]
+        first, stop = columns.start // self.right.shape[-1], -(-columns.stop // self.right.shape[-1])
+        return self.left[rows, first:stop], self.right[rows]
+
+    def columns(self, columns: slice) -> slice:
+        """Return where a window's columns are in the product of its factors."""
+        if self.left.ndim == 2:
+            return slice(None)
+        offset = columns.start - columns.start % self.right.shape[-1]
+        return slice(columns.start - offset, columns.stop - offset)
+
+    def square(self) -> float:
+        """Return ‖scale · B A‖² = scale² · tr((BᵀB)(AAᵀ)), without the product itself."""
+        left, right = self.left.double(), self.right.double()
+        return self.scale**2 * ((left.mT @ left) * (right @ right.mT)).sum().item()
+
 
 Dense: TypeAlias = Callable[[Tensor], Tensor]
 """The base's tensor → the expert's tensor, for changes that have no factors."""
@@ -37,29 +58,41 @@ Dense: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter makes of one tensor of the base; exactly one of the two is given.
+    """What an adapter makes of one tensor of the base; exactly one of the first two is given.
 
     Attributes:
         low_rank: Maps nothing to the factors, which are read from their file when they are needed.
         dense: Computes the expert's tensor from the base's.
+        blocks: Beside `dense`: the factors per expert of a mixture, of a tensor that holds all of them.
     """
 
     low_rank: Callable[[], LowRank] | None = None
     dense: Dense | None = None
+    blocks: Callable[[], LowRank] | None = None
+
+    def factors(self) -> LowRank | None:
+        """Read the factors, of a matrix or of the experts of a mixture; None if the change has none."""
+        read = self.low_rank or self.blocks
+        return read() if read else None
 
 
 class Adapted(Weights):
-    """A base with an adapter: tensors without a change are the base's own.
+    """A checkpoint with an adapter: tensors without a change are the checkpoint's own.
 
-    Changed tensors are computed in fp32, or in the base's dtype if that has more digits; their headers have the dtype
-    of the base, in which they are written.
+    Changed tensors are computed in fp32, or in the checkpoint's dtype if that has more digits; their headers have the
+    dtype of the checkpoint, in which they are written.
 
     Args:
-        base: The base's weights under the names of the expert's module.
+        base: The checkpoint's weights under the names of the expert's module.
         changes: The change per tensor.
         own: Tensors that the adapter brings in whole, for example a head.
         files: The adapter's files.
         settings: What else the tensors depend on (scales), for their digest.
+        over_base: Whether the checkpoint is the base of the merge, and not another one.
+
+    Attributes:
+        base: The checkpoint's weights.
+        over_base: Whether these are the base of the merge.
     """
 
     def __init__(
@@ -69,8 +102,11 @@ class Adapted(Weights):
         own: Mapping[str, Tensor],
         files: tuple[Path, ...] = (),
         settings: object = None,
+        *,
+        over_base: bool = True,
     ) -> None:
-        self._base, self._changes, self._own = base, dict(changes), dict(own)
+        self.base, self.over_base = base, over_base
+        self._changes, self._own = dict(changes), dict(own)
         self._files = {file: FileDigest(file) for file in files}
         self._settings = settings
         self._headers = {**base.headers, **{n: Header(t.shape, t.dtype) for n, t in own.items()}}
@@ -83,7 +119,7 @@ class Adapted(Weights):
     @property
     @override
     def files(self) -> Mapping[Path, FileDigest]:
-        return self._files
+        return self._files if self.over_base else {**self.base.files, **self._files}
 
     def change(self, name: str) -> Change | None:
         """Return the change of one tensor of the base; None if the adapter does not touch it."""
@@ -94,11 +130,16 @@ class Adapted(Weights):
         """The tensors of the base that the adapter changes."""
         return tuple(self._changes)
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The tensors that the adapter brings."""
+        return tuple(self._own)
+
     @override
     def __getitem__(self, name: str) -> Tensor:
         if name in self._own:
             return self._own[name]
-        base, change = self._base[name], self._changes.get(name)
+        base, change = self.base[name], self._changes.get(name)
         if change is None:
             return base
         dtype = torch.promote_types(base.dtype, torch.float32)
@@ -109,4 +150,4 @@ class Adapted(Weights):
 
     @override
     def digest(self) -> str:
-        return digest_of_json([self._base.digest(), super().digest(), self._settings])
+        return digest_of_json([self.base.digest(), super().digest(), self._settings])

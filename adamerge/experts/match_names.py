@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,12 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from adamerge.experts.checkpoint import Checkpoint
-from adamerge.experts.conversion import Conversion, Converted, Places, places
+from adamerge.experts.conversion import Conversion, Converted, Origin, Places, places
+from adamerge.experts.made_by_class import made_by_class, reported
 from adamerge.experts.name_patterns import several
 from adamerge.experts.tied import possible_ties, says_tied, tied_names
 from adamerge.storage.weights import Weights
-from adamerge.types import IncompatibleExpertsError
+from adamerge.types import Fact, IncompatibleExpertsError
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Match:
     """Pairs of names on disk and names in a module.
 
     Attributes:
-        names: Name on disk, or computation from several, of each parameter and persistent buffer that was found.
+        names: Name on disk, or computation, of each parameter and persistent buffer that was found.
         missing: Parameters of the module that the checkpoint lacks.
         unexpected: Tensors on disk that the module has no place for.
         apart: Names of tied parameters whose values in the checkpoint differ from those under the first name.
@@ -31,7 +31,7 @@ class Match:
         notes: What was read otherwise than the names suggest.
     """
 
-    names: Mapping[str, str | Conversion]
+    names: Mapping[str, Origin]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     apart: tuple[str, ...] = ()
@@ -66,9 +66,9 @@ def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
     what = type(module).__name__
     notes = [f"{source}: every name begins with {wrapper}, which a wrapper added; it is removed."] if wrapper else []
     notes += _stored_twice(source, tensors, found, what)
-    placed: dict[str, str | Conversion] = {name: disk[0] for name, disk in found.names.items()}
+    placed: dict[str, Origin] = {name: disk[0] for name, disk in found.names.items()}
     placed |= _computed(source, tensors, found)
-    names: dict[str, str | Conversion] = {}
+    names: dict[str, Origin] = {}
     missing: list[str] = []
     apart: list[str] = []
     for aliases in tied_names(module):
@@ -78,12 +78,15 @@ def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
             names[aliases[0]] = placed[present[0]]
         else:
             missing.append(aliases[0])
+    made = made_by_class(module, missing)
+    names |= made
+    notes += [Fact(f"{source}: {several(list(made))} are not in the file; {what} computes them.")] if made else []
     wanted = module.state_dict()
     names |= {name: placed[name] for name, _ in module.named_buffers() if name in wanted and name in placed}
     unexpected, passed_over = _without_place(module, found)
     if passed_over:
         notes.append(f"{source}: transformers does not load {several(passed_over)} into a {what}, so nor does a merge.")
-    return Match(names, tuple(missing), unexpected, tuple(apart), passed_over, tuple(notes))
+    return Match(names, tuple(n for n in missing if n not in made), unexpected, tuple(apart), passed_over, tuple(notes))
 
 
 def fill_tied(source: str, found: Match, module: nn.Module) -> Match:
@@ -177,9 +180,7 @@ def _without_place(module: nn.Module, found: Places) -> tuple[tuple[str, ...], t
     """Divide the tensors that have no place into those that transformers reports, and those that it passes over."""
     left = set(found.without.values())
     if isinstance(module, PreTrainedModel):
-        report = SimpleNamespace(missing_keys=set[str](), unexpected_keys=left)
-        module._adjust_missing_and_unexpected_keys(report)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
-        left = report.unexpected_keys
+        left = reported(module, (), left)
     left -= {name for name, _ in module.named_buffers()}  # not persistent, so computed and never loaded
     ways: dict[bool, list[str]] = {True: [], False: []}
     for name, target in found.without.items():

@@ -69,14 +69,14 @@ def kind_of(module: nn.Module) -> ModelKind:
     classes = getattr(module, "num_labels", None) or getattr(config, "num_labels", None)
     return ModelKind(
         type(module).__name__,
-        getattr(module, "main_input_name", None) or _first_argument(module),
+        _main_input(module),
         _prediction(module),
         bool(getattr(config, "is_encoder_decoder", False)),
         getattr(config, "decoder_start_token_id", None),
         {int(index): str(name) for index, name in (getattr(config, "id2label", None) or {}).items()},
         classes or 0,
         getattr(config, "problem_type", None),
-        _positions(config),
+        _positions(config, module),
     )
 
 
@@ -138,15 +138,28 @@ def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = Fal
         return _trial(module, inputs, "cpu", hidden)
 
 
+def _main_input(module: nn.Module) -> str:
+    """Name of the main input; a class that names another one, and takes token ids too (Perceiver), gets token ids."""
+    name = getattr(module, "main_input_name", None) or _first_argument(module)
+    return "input_ids" if name == "inputs" and names_argument(module, "input_ids") else name
+
+
 def _first_argument(module: nn.Module) -> str:
     """Name of the first argument of a plain module's forward pass."""
     return next(iter(inspect.signature(module.forward).parameters), "input_ids")
 
 
-def _positions(config: object) -> int | None:
-    """Maximum number of positions; None without a limit, which XLNet writes as -1."""
+def _positions(config: object, module: nn.Module) -> int | None:
+    """Maximum number of tokens by the positions; None without a limit, which XLNet writes as -1.
+
+    Classes such as RoBERTa count positions from `padding_idx` + 1 on, so that 514 positions hold 512 tokens.
+    """
     positions = getattr(config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    tables = [part for name, part in module.named_modules() if "position" in name and isinstance(part, nn.Embedding)]
+    unused = max((1 + own.padding_idx for own in tables if own.padding_idx is not None), default=0)
+    return max(positions - unused, 1)
 
 
 def _prediction(module: nn.Module) -> Prediction:

@@ -36,7 +36,8 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
     Args:
         checkpoint: An open checkpoint.
     """
-    card, hub_id = _metadata(checkpoint.folder / "README.md"), hub_id_of(checkpoint.source, checkpoint.folder)
+    folder = checkpoint.adapter or checkpoint.folder
+    card, hub_id = _metadata(folder / "README.md"), hub_id_of(checkpoint.source, folder)
     return Origin(hub_id, () if hub_id else _ancestors(card, checkpoint.settings()), licence_in(card))
 
 

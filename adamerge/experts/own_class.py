@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
+from adamerge.experts.backed import check_backed
 from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
 from adamerge.experts.conversion import Converted
 from adamerge.experts.match_names import match
@@ -39,8 +40,10 @@ def own_module(checkpoint: Checkpoint) -> nn.Module:
         The module.
 
     Raises:
-        ConfigError: transformers has no class of the name in config.json.
+        ConfigError: transformers has no class of the name in config.json, or cannot build it.
+        IncompatibleExpertsError: The files cannot hold the model that config.json describes.
     """
+    check_backed(checkpoint)
     if getattr(checkpoint.config, "architectures", None):
         return skeleton(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
     bare = skeleton(checkpoint.config, "AutoModel", trust_remote_code=checkpoint.trust_remote_code)

@@ -41,3 +41,55 @@ def _random_state(device: torch.device) -> Tensor:
     """Return the random state of the CPU, and of the device if it has one of its own."""
     own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return torch.cat([torch.get_rng_state(), *own])
+
+
+class RandomNumbers:
+    """A sequence of random numbers that is drawn in several pieces, between which others draw theirs.
+
+    Args:
+        seed: Seed of the sequence.
+        device: Device of the computation.
+
+    Attributes:
+        start: State of the generators at the beginning.
+        state: State where the next piece begins; the same object while nothing is drawn.
+
+    Example:
+        >>> one, same = RandomNumbers(0, torch.device("cpu")), RandomNumbers(0, torch.device("cpu"))
+        >>> with one.drawn():
+        ...     first = torch.rand(2)
+        >>> with same.drawn():
+        ...     second = torch.rand(2)
+        >>> torch.equal(first, second), torch.equal(one.state, same.state)
+        (True, True)
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with same_random_numbers(seed, device):
+            self.state = self.start = _random_state(device)
+
+    @contextmanager
+    def drawn(self, state: Tensor | None = None) -> Generator[None]:
+        """Draw the next piece inside the block, and leave the random state outside as it is.
+
+        Args:
+            state: Draw from this state again instead, and leave the sequence where it is.
+        """
+        start = self.state if state is None else state
+        before = _random_state(self._device)
+        _set_random_state(start, self._device)
+        try:
+            yield
+        finally:
+            after = _random_state(self._device)
+            _set_random_state(before, self._device)
+            if state is None and not torch.equal(start, after):
+                self.state = after
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    own = len(torch.get_rng_state())
+    torch.set_rng_state(state[:own])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[own:], device)

@@ -1,6 +1,7 @@
 """Files of a checkpoint's weights: those that transformers would open, and no others unnoticed."""
 
 import json
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from adamerge.experts.name_patterns import several
+from adamerge.storage.links import inside
+from adamerge.storage.regular_files import check_regular, problem_of, read_json
 from adamerge.storage.weights import InMemory, MappedFiles, Weights
-from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
 
 SINGLE, PICKLE = "model.safetensors", "pytorch_model.bin"
 _LIKE_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth", "*.gguf")
@@ -35,6 +38,10 @@ def open_weights(
         ConfigError: Only pickled weights without permission to read them.
         IncompatibleExpertsError: Weights that cannot be read, or two different checkpoints in the folder.
     """
+    if explicit is not None and not isinstance(explicit, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise IncompatibleExpertsError(
+            f"{folder / 'config.json'}: transformers_weights: expected the name of a file, found {quoted(explicit)}."
+        )
     if explicit:
         _check_inside(folder / "config.json", folder, explicit)
     found = [files for name in ([explicit] if explicit else [SINGLE]) for files in _candidates(folder, name)]
@@ -55,9 +62,23 @@ def open_weights(
     return weights, tuple(_notes(source, folder, (found or pickles)[0], read))
 
 
+def open_files(folder: Path, name: str) -> Weights | None:
+    """Open the file of a name, or the shards that its index lists; None if there are none.
+
+    Raises:
+        IncompatibleExpertsError: They cannot be read.
+    """
+    files = next(_candidates(folder, name), None)
+    if files is None:
+        return None
+    return _unpickled(files) if name.endswith(".bin") else MappedFiles(list(files))
+
+
 def other_weights(folder: Path, read: Sequence[Path] = ()) -> list[str]:
-    """List the files in a folder that look like weights and are not read."""
+    """List the files in a folder that look like weights and are not read; those of an adapter are read as one."""
     found = {file for pattern in _LIKE_WEIGHTS for file in folder.glob(pattern) if file.is_file()}
+    if (folder / "adapter_config.json").exists():
+        found -= {file for file in found if file.name.startswith("adapter")}
     return sorted(file.name for file in found - set(read))
 
 
@@ -79,29 +100,38 @@ def _candidates(folder: Path, name: str) -> Iterator[tuple[Path, ...]]:
     index = folder / (name if name.endswith(".index.json") else f"{name}.index.json")
     if folder / name != index and (folder / name).exists():
         yield (folder / name,)
-    if index.exists():
+    if index.exists() and not (name == SINGLE and (folder / name).exists() and _is_stale(folder, index)):
         shards = _shards(folder, index)
         if shards != (folder / name,):
             yield shards
 
 
+def _is_stale(folder: Path, index: Path) -> bool:
+    """Return whether none of an index's files is there: `save_pretrained` of one file leaves a former index."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(names) and not any((folder / str(name)).exists() for name in names)
+
+
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     """List the files that an index names."""
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        places = error
+    found = read_json(index, IncompatibleExpertsError)
+    places = found.get("weight_map", found) if isinstance(found, dict) else found
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise IncompatibleExpertsError(
-            f"{index}: expected JSON with a weight_map that gives a file for each tensor, found {places!r:.100}. Copy "
+            f"{index}: expected JSON with a weight_map that gives a file for each tensor, found {quoted(places)}. Copy "
             "or download the file again."
         )
     names = sorted(set(places.values()))
     for name in names:
         _check_inside(index, folder, name)
-        if not (folder / name).is_file():
+        problem = problem_of(folder / name)
+        if problem is not None:
+            what = "missing" if not os.path.lexists(folder / name) else problem.partition(".")[0]
             raise IncompatibleExpertsError(
-                f"{folder / name}: missing, but {index.name} lists it. Copy or download the file again."
+                f"{folder / name}: {what}, but {index.name} lists it. Copy or download the file again."
             )
     return tuple(folder / name for name in names)
 
@@ -109,18 +139,14 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
 def _check_inside(by: Path, folder: Path, name: str) -> None:
     """Refuse a file that is not in the folder of what names it, be it by a link.
 
-    The hub's cache links the files of a snapshot into the `blobs` of the same repository.
-
     Args:
         by: The file that names it.
         folder: The folder of the checkpoint.
         name: The name.
     """
-    outside = Path(name).is_absolute() or ".." in Path(name).parts
-    target, home = (folder / name).resolve(), folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if outside or not (target.is_relative_to(home) or target.is_relative_to(blobs)):
-        found = name if outside else f"{name}, a link to {target}"
+    outside = not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts
+    if outside or not inside(folder, folder / name):
+        found = quoted(name) if outside else f"{name}, a link to {(folder / name).resolve()}"
         raise IncompatibleExpertsError(
             f"{by}: expected the names of files in its own folder, found {found}. Copy the files into the folder."
         )
@@ -160,13 +186,21 @@ def _unpickled(files: Sequence[Path]) -> InMemory:
 
 
 def _not_tensors(content: object) -> list[str]:
-    """List what is no tensor, by name or, of something that has no names, by type."""
+    """List what is no tensor of plain numbers, by name or, of something that has no names, by type."""
     if not isinstance(content, Mapping):
         return [type(content).__name__]
-    return [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    return [str(name) for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a tensor whose numbers are all in memory: not sparse, nested, quantised or on meta."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_meta or value.is_quantized or value.is_nested)
 
 
 def _load(file: Path) -> object:
+    check_regular(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch raises any exception on damaged bytes

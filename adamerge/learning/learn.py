@@ -20,7 +20,7 @@ from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.movement import Movement
 from adamerge.learning.settings import Learning, check_learning
-from adamerge.learning.trainer import build_trainer, without_advice
+from adamerge.learning.trainer import build_trainer, first_rank, without_advice
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
@@ -261,7 +261,7 @@ def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: T
 
 
 def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> Trainer:
-    with without_advice():
+    with without_advice(), first_rank():
         trainer = build_trainer(options, callbacks)
         try:
             trainer.fit(module, ckpt_path=resume if resume and resume.exists() else None)

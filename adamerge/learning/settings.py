@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
-from adamerge.learning.trainer import build_trainer, without_advice
+from adamerge.learning.trainer import build_trainer, first_rank, without_advice
 from adamerge.objectives import Regulariser
 from adamerge.optim import (
     BuildOptimizer,
@@ -117,7 +117,7 @@ def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -
     """
     key = "trainer"
     try:
-        with without_advice():
+        with without_advice(), first_rank():
             build_trainer(learning.trainer, [])
         key = "optimizer"
         probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))

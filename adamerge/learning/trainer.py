@@ -1,7 +1,9 @@
 """Lightning's Trainer for learning: one device, complete checkpoints, a short progress bar, no general advice."""
 
+import inspect
 import io
 import logging
+import os
 import re
 import sys
 import warnings
@@ -12,6 +14,8 @@ from pickle import UnpicklingError
 from typing import TypeAlias
 
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -46,7 +50,45 @@ def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> T
     options = {**options, "enable_progress_bar": bar_is_shown(options)}
     checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
-    return Trainer(**{**ours, **options}, callbacks=callbacks, plugins=[WholeCheckpoints()])  # pyright: ignore
+    ours |= {"default_root_dir": os.devnull}  # in a job of SLURM, hpc_ckpt_1.ckpt in that folder would be loaded
+    given = {**_DEFAULTS, **ours, **options, "callbacks": callbacks, "plugins": [WholeCheckpoints(), OneProcess()]}
+    return Trainer(**given)  # pyright: ignore[reportArgumentType]
+
+
+_DEFAULTS = {name: own.default for name, own in inspect.signature(Trainer).parameters.items()}
+"""All arguments of the Trainer: those that are not given are read from variables such as PL_TRAINER_DEVICES."""
+
+
+class OneProcess(LightningEnvironment):
+    """One process on one device, whatever a cluster or launcher says in its environment variables."""
+
+    @property
+    @override
+    def creates_processes_externally(self) -> bool:
+        return False
+
+    @override
+    def local_rank(self) -> int:
+        return 0
+
+    @override
+    def node_rank(self) -> int:
+        return 0
+
+    @override
+    def teardown(self) -> None:
+        """Leave WORLD_SIZE as it is."""
+
+
+@contextmanager
+def first_rank() -> Iterator[None]:
+    """Let Lightning act as rank 0 in the block: its rank is read from variables such as RANK and SLURM_PROCID."""
+    attributes = vars(rank_zero_only)
+    former, attributes["rank"] = attributes["rank"], 0
+    try:
+        yield
+    finally:
+        attributes["rank"] = former
 
 
 def bar_is_shown(options: Mapping[str, object]) -> bool:

@@ -69,9 +69,7 @@ def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Group
     """
     raw: dict[str, float] = {}
     for name, shape in vectors.shapes.items():
-        norms = torch.stack(
-            [vector.norm() for vector in vectors.stack(name)]  # pyright: ignore[reportUnknownMemberType]
-        ).cpu()  # ‖τₖ‖, (K,)
+        norms = vectors.norms(name).cpu()  # ‖τₖ‖, (K,)
         weighted, size = coefficients[grouping.rows[name]].cpu()[0].abs() * norms, shape.numel()
         match form:
             case "rms":

@@ -1,133 +1,23 @@
-"""Owner of all merged parameters: computes losses and the coefficients' gradient, or runs tasks without gradient.
+"""Executions: all merged parameters at once in memory, or one block of the model at a time (streamed.py)."""
 
-    ∂L/∂C[g, k] = Σ over tasks t of ⟨∂Lₜ/∂merged, ∂merged/∂C[g, k]⟩,    merged = combine(C)
-
-Callers pass coefficients and work (batches, and loss functions of the model's outputs) and get back losses, gradients
-and outputs. They never hold merged parameters, so an execution decides how many of them exist at once.
-"""
-
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple, TypeAlias
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs
 from adamerge.data.rows import move
 from adamerge.merging.expert_cosines import ExpertCosines
-from adamerge.merging.merged_model import Layers, MergedModel
+from adamerge.merging.forward_pass import Layers
+from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
+from adamerge.merging.streamed import StreamedExecution
+from adamerge.merging.streamed_outputs import StreamedExpert
+from adamerge.merging.work import Answer, Execution, Merged, Step, Work
 from adamerge.types import Coefficients, Parameters
-
-Loss: TypeAlias = Callable[[Outputs, Batch], Tensor]
-"""A scalar of the merged model's outputs on a batch; the batch is on the model's device."""
-
-
-class Work(NamedTuple):
-    """One forward and backward pass of a task's model.
-
-    Attributes:
-        batch: The rows, on any device.
-        loss: Loss to differentiate; the losses of a task's batches are summed.
-    """
-
-    batch: Batch
-    loss: Loss
-
-
-class Step(NamedTuple):
-    """Result of one evaluation of all tasks' losses.
-
-    Attributes:
-        losses: Lₜ per task, detached scalars.
-        gradient: ∂(Σₜ Lₜ)/∂C, (G, K), in the dtype of the coefficients.
-        cosines: Scores of experts and centre, (G, K + 1), if requested.
-    """
-
-    losses: dict[str, Tensor]
-    gradient: Coefficients
-    cosines: Tensor | None
-
-
-class Answer(NamedTuple):
-    """A task's outputs on one batch.
-
-    Attributes:
-        task: Name of the task.
-        batch: Rows, on the model's device.
-        outputs: Outputs of the task's model, without gradient.
-    """
-
-    task: str
-    batch: Batch
-    outputs: Outputs
-
-
-class Merged(ABC):
-    """The model merged with fixed coefficients; valid inside the `with` block of `Execution.at`."""
-
-    @abstractmethod
-    def outputs(
-        self, batches: Mapping[str, Iterable[Batch]], layers: Layers = (), own_head: bool = True
-    ) -> Iterator[Answer]:
-        """Run tasks' models without gradient.
-
-        Args:
-            batches: Batches per task; each iterable is read once, when its task runs.
-            layers: Hidden states to return.
-            own_head: Whether to use each expert's head, or the base's.
-
-        Yields:
-            One answer per batch: tasks in the order of the mapping, a task's batches in their own order.
-        """
-
-    @abstractmethod
-    def parameter(self, name: str) -> Tensor:
-        """Return one merged parameter, in the dtype and on the device of the task vectors; do not change it."""
-
-
-class Execution(ABC):
-    """How merged parameters are computed, used and freed; they exist only during a call or a `with` block."""
-
-    @abstractmethod
-    def losses_and_gradient(
-        self,
-        coefficients: Coefficients,
-        work: Mapping[str, Iterable[Work]],
-        layers: Layers = (),
-        cosines: ExpertCosines | None = None,
-    ) -> Step:
-        """Evaluate every task's loss and the gradient of their sum in the coefficients.
-
-        Args:
-            coefficients: C, (G, K).
-            work: Batches and losses per task; each iterable is read once, when its task runs.
-            layers: Hidden states that the losses need.
-            cosines: Computes cosines of the gradient in the merged parameters with experts and centre.
-        """
-
-    @abstractmethod
-    def at(self, coefficients: Coefficients) -> AbstractContextManager[Merged]:
-        """Fix the coefficients (G, K), for runs without gradient of the model as it would be written (rounded).
-
-        Example:
-            >>> import torch
-            >>> from adamerge.batch import Batch
-            >>> from adamerge.experts.from_modules import from_modules
-            >>> from adamerge.merging.grouping import task_wise
-            >>> from adamerge.merging.merged_model import MergedModel, task_vectors
-            >>> base, expert = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
-            >>> _ = base.weight.data.fill_(1.0), expert.weight.data.fill_(3.0)
-            >>> experts = from_modules(base, {"a": expert})
-            >>> model = MergedModel(experts, task_vectors(experts, experts.shared), task_wise(experts.shared))
-            >>> batch = Batch({"input": torch.ones(1, 2)}, torch.tensor([0]))
-            >>> with execution_of(model).at(torch.tensor([[0.5]])) as merged:
-            ...     [answer.outputs.logits.tolist() for answer in merged.outputs({"a": [batch]})]
-            [[[4.0]]]
-        """
 
 
 class InMemoryExecution(Execution):
@@ -200,7 +90,43 @@ class _InMemoryMerged(Merged):
 
 def execution_of(model: MergedModel) -> Execution:
     """Return the execution to learn and measure a model with."""
-    return InMemoryExecution(model)
+    return InMemoryExecution(model) if model.blocks is None else StreamedExecution(model)
+
+
+class ResidentExpert:
+    """A task's unmerged expert, placed on the device for as long as this object lives.
+
+    Args:
+        model: Experts, and where to compute.
+        task: Name of the task.
+    """
+
+    def __init__(self, model: MergedModel, task: str) -> None:
+        self._model, self._task, self._expert = model, task, model.expert(task)
+
+    @property
+    def random(self) -> bool:
+        """Whether a pass drew random numbers."""
+        return self._model.experts.tasks[self._task].forward.random
+
+    def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        """Generate by the class's own `generate`: token ids (B, S)."""
+        return self._expert.generate(inputs, how)
+
+    def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
+        """Run the expert on a batch."""
+        return self._expert(inputs, layers)
+
+    def outputs(self, batches: Iterable[Batch], layers: Layers = ()) -> Iterator[Answer]:
+        """Run the expert on batches."""
+        for batch in batches:
+            batch = _moved(self._model, batch)
+            yield Answer(self._task, batch, self._expert(batch.inputs, layers))
+
+
+def expert_of(model: MergedModel, task: str) -> ResidentExpert | StreamedExpert:
+    """Return a task's unmerged expert, to run as a whole or one block at a time."""
+    return ResidentExpert(model, task) if model.blocks is None else StreamedExpert(model, task)
 
 
 def _merge(model: MergedModel, coefficients: Coefficients) -> dict[str, Tensor]:

@@ -53,11 +53,8 @@ class ExpertCosines:
     def _squares(self, name: str) -> Tensor:
         """Compute the squared norms of the rows of every expert and of the centre, (R, K + 1)."""
         centre = self._centre(name)  # (R, M)
-        squares = centre.new_zeros(len(centre), len(self._vectors.experts) + 1)
-        for _, rows, columns, stack in self._vectors.tiles([(name,)]):
-            squares[rows, :-1] += (stack + centre[rows, columns]).square().sum(-1).T
-        squares[:, -1] = centre.square().sum(1)
-        return squares
+        own = centre.square().sum(1, keepdim=True)  # (R, 1)
+        return torch.cat([self._vectors.squares(name, centre), own], 1)
 
     def _centre(self, name: str) -> Tensor:  # (R, M)
         centre = self._vectors.centre(name).to(self._vectors.device, self._vectors.dtype)

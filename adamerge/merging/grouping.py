@@ -134,6 +134,27 @@ def row_blocks(shapes: Mapping[str, Sequence[int]], blocks: int | Mapping[str, i
     return Grouping(tuple(groups), rows)
 
 
+def component_wise(components: Mapping[str, int]) -> Grouping:
+    """Use one coefficient per expert, tensor and component of the factors: a column of B with its row of A.
+
+    Only task vectors by component (factored_task_vectors.py) understand it.
+
+    Args:
+        components: Number of components per parameter.
+
+    Example:
+        >>> grouping = component_wise({"w": 2, "b": 1})
+        >>> grouping.groups, grouping.rows["w"].tolist()
+        (('w:0', 'w:1', 'b'), [0, 1])
+    """
+    groups: list[str] = []
+    rows: dict[str, Tensor] = {}
+    for name, count in components.items():
+        rows[name] = torch.arange(count) + len(groups)
+        groups += [f"{name}:{i}" for i in range(count)] if count > 1 else [name]
+    return Grouping(tuple(groups), rows)
+
+
 def by_label(labels: Mapping[str, str]) -> Grouping:
     """Group parameters with equal labels, in the order in which labels first appear.
 

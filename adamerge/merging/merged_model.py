@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeAlias, cast
+from functools import cached_property
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -11,21 +12,19 @@ from transformers import GenerationConfig
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
-from adamerge.experts.model_kind import accepted, forward_inputs, trial
+from adamerge.experts.model_kind import accepted
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.factored_task_vectors import Factored
+from adamerge.merging.forward_pass import Layers, call
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.pinned_task_vectors import Pinned
-from adamerge.merging.recomputation import without_checkpointing
 from adamerge.merging.resident_task_vectors import Resident, resident_bytes
 from adamerge.merging.rounding import Rounding, RoundingMode, rounding_of
+from adamerge.merging.rounds import TaskBlocks
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.weights import Weights
-from adamerge.types import Coefficients, ConfigError, Parameters
-
-Layers: TypeAlias = tuple[int | str, ...]
-"""Which hidden states: indices, negative ones from the end, or "middle"."""
+from adamerge.types import Coefficients, Parameters
 
 
 class MergedModel:
@@ -39,20 +38,52 @@ class MergedModel:
         grouping: Which coefficient governs which parameter.
         rounding: How merged parameters are written, and models compared; by default to nearest, in dtypes that hold
             base and experts exactly.
+        blocks: Merge and run one block at a time: paths of blocks in the experts' modules, or () to find them; None
+            merges all parameters at once.
     """
 
     def __init__(
-        self, experts: Experts, vectors: TaskVectors, grouping: Grouping, rounding: Rounding | None = None
+        self,
+        experts: Experts,
+        vectors: TaskVectors,
+        grouping: Grouping,
+        rounding: Rounding | None = None,
+        blocks: Sequence[str] | None = None,
     ) -> None:
         self.experts, self.vectors, self.grouping = experts, vectors, grouping
         self.rounding = rounding or rounding_of(experts)
+        self.blocks = None if blocks is None else tuple(blocks)
         for expert in experts.tasks.values():
             _buffers_to(expert.module, vectors.device)
-        fixed = [name for name in (*experts.shared, *experts.kept) if name not in vectors.shapes]
-        self._fixed = {name: self._own(experts.base[name]) for name in fixed}
-        self._heads = {
-            task: {name: self._own(expert.weights[name]) for name in expert.whole_head}
-            for task, expert in experts.tasks.items()
+
+    @cached_property
+    def _fixed(self) -> dict[str, Tensor]:
+        """The base's parameters without task vectors, all at once."""
+        return {name: self.own(self.experts.base[name]) for name in self.fixed}
+
+    @cached_property
+    def _heads(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            task: {name: self.own(expert.weights[name]) for name in expert.whole_head}
+            for task, expert in self.experts.tasks.items()
+        }
+
+    @property
+    def fixed(self) -> list[str]:
+        """Parameters that all tasks take from the base unchanged."""
+        return [name for name in (*self.experts.shared, *self.experts.kept) if name not in self.vectors.shapes]
+
+    @cached_property
+    def task_blocks(self) -> dict[str, TaskBlocks]:
+        """The blocks of every task's module.
+
+        Raises:
+            ConfigError: A module has none.
+        """
+        common, vectors = frozenset([*self.vectors.shapes, *self.fixed]), self.vectors
+        return {
+            task: TaskBlocks(expert, common | set(expert.whole_head), self.blocks or (), vectors.dtype, vectors.device)
+            for task, expert in self.experts.tasks.items()
         }
 
     @property
@@ -62,13 +93,13 @@ class MergedModel:
 
     def regrouped(self, grouping: Grouping) -> "MergedModel":
         """Return the same models with another grouping."""
-        return MergedModel(self.experts, self.vectors, grouping, self.rounding)
+        return MergedModel(self.experts, self.vectors, grouping, self.rounding, self.blocks)
 
     def written_in(self, dtype: torch.dtype | None, mode: RoundingMode | None = None) -> "MergedModel":
         """Return the same models with another dtype on disk or another rounding; None keeps what they have."""
         rounding = self.rounding if dtype is None else rounding_of(self.experts, dtype, seed=self.rounding.seed)
         rounding = replace(rounding, mode=mode or self.rounding.mode)
-        return MergedModel(self.experts, self.vectors, self.grouping, rounding)
+        return MergedModel(self.experts, self.vectors, self.grouping, rounding, self.blocks)
 
     def forward(
         self, task: str, merged: Parameters, inputs: Mapping[str, Tensor], layers: Layers = (), own_head: bool = True
@@ -84,16 +115,16 @@ class MergedModel:
         """
         expert = self.experts.tasks[task]
         base = self.experts.base
-        head = self._heads[task] if own_head else {name: self._own(base[name]) for name in expert.whole_head}
+        head = self._heads[task] if own_head else {name: self.own(base[name]) for name in expert.whole_head}
         parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
-        return _call(expert, parameters, inputs, layers)
+        return call(expert, lambda given: expert.forward(parameters, (), given), inputs, layers)
 
     def expert(self, task: str) -> "UnmergedExpert":
         """Place a task's unmerged expert on the device, for as long as the result lives."""
-        state = {name: self._own(value) for name, value in self.experts.state_of(task).items()}
+        state = {name: self.own(value) for name, value in self.experts.state_of(task).items()}
         return UnmergedExpert(self.experts.tasks[task], state)
 
-    def _own(self, tensor: Tensor) -> Tensor:
+    def own(self, tensor: Tensor) -> Tensor:
         """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""
         dtype = self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.to(self.vectors.device, dtype)
@@ -114,7 +145,7 @@ class UnmergedExpert:
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run the expert."""
-        return _call(self._expert, self._state, inputs, layers)
+        return call(self._expert, lambda given: self._expert.forward(self._state, (), given), inputs, layers)
 
     @torch.no_grad()
     def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
@@ -171,19 +202,6 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
     return Resident(mapped) if resident else mapped
 
 
-def _call(expert: Expert, state: Parameters, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
-    extra = {"output_hidden_states": True} if layers else {}
-    with without_checkpointing(expert.module):
-        output = expert.forward(state, (), {**forward_inputs(expert.module, inputs), **extra})
-    if isinstance(output, Tensor):
-        return Outputs(output)
-    if not layers:
-        return Outputs(output.logits)
-    states, encoded = _hidden_states(output)
-    chosen = choose_layers(len(states), layers, encoded)
-    return Outputs(output.logits, tuple(states[i] for i in chosen), None, tuple(i < encoded for i in chosen))
-
-
 def generate(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
     """Generate with given parameters by the `generate` of a module's class.
 
@@ -198,51 +216,6 @@ def generate(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Te
     """
     wrapped = {f"{_Generator.PREFIX}{name}": tensor for name, tensor in state.items()}
     return Stateless(_Generator(module), seed=None)(wrapped, (accepted(module, inputs), how))
-
-
-def try_layers(module: torch.nn.Module, inputs: Mapping[str, Tensor], layers: Layers) -> None:
-    """Refuse hidden states that a module does not have; no weights are read.
-
-    Raises:
-        ConfigError: A layer is out of range, or the module returns no hidden states.
-    """
-    states, encoded = _hidden_states(trial(module, inputs, hidden=True))
-    if not states:
-        raise ConfigError(f"objective: {type(module).__name__} returns no hidden states; align with its logits alone.")
-    choose_layers(len(states), layers, encoded)
-
-
-def choose_layers(count: int, layers: Layers, encoded: int = 0) -> tuple[int, ...]:
-    """Convert requested layers to indices of hidden states, from 0 on.
-
-    Args:
-        count: Number of hidden states.
-        layers: Requested layers.
-        encoded: Number of hidden states, the first ones, that come from the encoder of an encoder-decoder; "middle" is
-            then the encoder's last.
-
-    Raises:
-        ConfigError: A layer is out of range.
-
-    Example:
-        >>> choose_layers(7, (0, -1, "middle"))
-        (0, 6, 3)
-    """
-    for layer in layers:
-        if isinstance(layer, int) and not -count <= layer < count:
-            raise ConfigError(
-                f"objective: expected layers from {-count} to {count - 1}, found {layer}: the model has {count} hidden "
-                "states, that of the embeddings among them."
-            )
-    middle = encoded - 1 if encoded else count // 2
-    return tuple(middle if layer == "middle" else int(layer) % count for layer in layers)
-
-
-def _hidden_states(output: object) -> tuple[tuple[Tensor, ...], int]:
-    """Hidden states of an encoder or decoder, or of both, the encoder's first; and how many are such an encoder's."""
-    keys = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
-    encoded, *rest = (getattr(output, key, None) or () for key in keys)
-    return (*encoded, *(state for states in rest for state in states)), len(encoded)
 
 
 class _Generating(Protocol):

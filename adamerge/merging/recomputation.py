@@ -4,7 +4,7 @@
 reads the module's own parameters instead: the loss is right, and its gradient is not.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from torch import OutOfMemoryError, Tensor, autograd, nn
@@ -13,11 +13,14 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from adamerge.types import ConfigError
 
 
-def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
+def backward(
+    loss: Tensor | Sequence[Tensor], gradient: Sequence[Tensor] | None = None, *, retain_graph: bool = False
+) -> None:
     """Run a backward pass through a `functional_call`.
 
     Args:
-        loss: A scalar.
+        loss: A scalar, or tensors.
+        gradient: Gradient of each of these tensors.
         retain_graph: As in torch.
 
     Raises:
@@ -32,10 +35,10 @@ def backward(loss: Tensor, *, retain_graph: bool = False) -> None:
     """
     hook = register_module_forward_pre_hook(_refuse)
     try:
-        autograd.backward(loss, retain_graph=retain_graph)
+        autograd.backward(loss, gradient, retain_graph=retain_graph)
     except OutOfMemoryError:
         raise
-    except RuntimeError as error:  # what runs again without a module meets parameters on the meta device
+    except (RuntimeError, AssertionError) as error:  # parameters on the meta device; Reformer asserts training mode
         reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
             f"the backward pass failed ({reason}). A model that computes activations again during it (gradient "

@@ -98,8 +98,8 @@ def check_fits(name: str, exact: Tensor, written: Tensor) -> None:
         word = str(written.dtype).removeprefix("torch.")
         raise ConfigError(
             f"{name}: expected numbers of at most {found.max:g}, which {word} can hold, found {int(lost.sum())} larger "
-            f"ones (up to {largest:g}); they would not stay what they are. Set out_dtype: bfloat16 or float32; a run that has "
-            "learned its coefficients is exported with: adamerge export RUN FOLDER --out_dtype bfloat16"
+            f"ones (up to {largest:g}); they would not stay what they are. Set out_dtype: bfloat16 or float32; a run "
+            "that has learned its coefficients is exported with: adamerge export RUN FOLDER --out_dtype bfloat16"
         )
 
 

@@ -10,10 +10,10 @@ through pinned memory to a GPU (pinned_task_vectors.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 from operator import attrgetter
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class TaskVectors(ABC):
         bundles: The same parameters, each in one bundle.
         dtype: In which everything is computed; fp32, or fp64 where the last bit counts.
         device: On which everything is computed.
+        per: What several groups of one parameter are of: its rows, or the components of adapters' factors.
     """
 
     experts: tuple[str, ...]
@@ -51,6 +52,7 @@ class TaskVectors(ABC):
     bundles: tuple[Bundle, ...]
     dtype: torch.dtype
     device: torch.device
+    per: Literal["row", "component"] = "row"
 
     @abstractmethod
     def centre_of(self, bundle: Bundle) -> Tensor:
@@ -87,31 +89,43 @@ class TaskVectors(ABC):
         return self.centre_of((name,)).reshape(self.shapes[name])
 
     @torch.no_grad()
-    def combine(self, coefficients: Coefficients, grouping: Grouping) -> dict[str, Tensor]:
-        """Merge all parameters: merged[p] = centre[p] + Σₖ C[g(p), k]·τₖ[p], g(p) being the group of p or of its row.
+    def combine(
+        self, coefficients: Coefficients, grouping: Grouping, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Merge parameters: merged[p] = centre[p] + Σₖ C[g(p), k]·τₖ[p], g(p) being the group of p or of its row.
 
         Args:
             coefficients: C, (G, K).
             grouping: Of the parameters that have task vectors.
+            names: The parameters to merge; all by default.
 
         Returns:
             New tensors of the parameters' shapes, in `dtype` on `device`; views of one block of memory.
         """
-        matrices = self._new_matrices()
+        matrices = self._new_matrices(self._bundles_of(names))
         table = coefficients.detach().to(self.device, self.dtype)
         with full_precision(self.device):
-            for bundle, tiles in groupby(self.tiles(self.bundles), attrgetter("bundle")):
+            for bundle, tiles in groupby(self.tiles(matrices), attrgetter("bundle")):
                 weights = table[grouping.of(bundle, self.device)]  # (P, 1 or R, K)
                 self._combine_into(matrices[bundle].copy_(self.centre_of(bundle)), weights, tiles)
         parts = {name: part for bundle, matrix in matrices.items() for name, part in self._parts(bundle, matrix)}
-        return {name: parts[name].view(shape) for name, shape in self.shapes.items()}
+        return {name: parts[name].view(shape) for name, shape in self.shapes.items() if name in parts}
 
-    def _new_matrices(self) -> dict[Bundle, Tensor]:
+    def _bundles_of(self, names: Sequence[str] | None) -> Sequence[Bundle]:
+        """Return bundles of exactly these parameters: bundles that are among them as a whole, and single parameters."""
+        if names is None:
+            return self.bundles
+        left = dict.fromkeys(names)
+        whole = [bundle for bundle in self.bundles if left.keys() >= set(bundle)]
+        single = left.keys() - {name for bundle in whole for name in bundle}
+        return [*whole, *((name,) for name in left if name in single)]
+
+    def _new_matrices(self, bundles: Sequence[Bundle]) -> dict[Bundle, Tensor]:
         """Allocate a matrix per bundle; one block is taken and given back whole, a few hundred would leave holes."""
-        sizes = [len(bundle) * self.shapes[bundle[0]].numel() for bundle in self.bundles]
+        sizes = [len(bundle) * self.shapes[bundle[0]].numel() for bundle in bundles]
         starts = [0, *accumulate(_aligned(size) for size in sizes)]
         block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
-        where = zip(self.bundles, starts, sizes, strict=False)
+        where = zip(bundles, starts, sizes, strict=False)
         return {bundle: block[start : start + size].view(self._shape(bundle)) for bundle, start, size in where}
 
     def _combine_into(self, merged: Tensor, weights: Tensor, tiles: Iterable[Tile]) -> None:
@@ -151,7 +165,9 @@ class TaskVectors(ABC):
 
     def _products(self, gradients: Parameters) -> Iterator[tuple[Bundle, Tensor]]:
         """⟨gradient, τₖ⟩ of each bundle with a gradient, row by row, (P, R, K)."""
-        bundles = [bundle for bundle in self.bundles if any(name in gradients for name in bundle)]
+        nearly = [bundle for bundle in self.bundles if 2 * sum(name in gradients for name in bundle) > len(bundle)]
+        covered = {name for bundle in nearly for name in bundle}
+        bundles = [*nearly, *((name,) for name in gradients if name not in covered)]
         with full_precision(self.device):
             for bundle, tiles in groupby(self.tiles(bundles), attrgetter("bundle")):
                 gradient = self._gradient(bundle, gradients).unsqueeze(1)  # (P·R, 1, M)
@@ -180,6 +196,17 @@ class TaskVectors(ABC):
         for _, rows, columns, part in self.tiles([bundle]):
             stack[:, rows, columns] = part
         return stack
+
+    def norms(self, name: str) -> Tensor:
+        """Norm of each task vector of one parameter, (K,)."""
+        return self.stack(name).flatten(1).square().sum(1).sqrt()
+
+    def squares(self, name: str, centre: Tensor) -> Tensor:
+        """‖centre + τₖ‖² row by row, (R, K), of one parameter's centre (R, M)."""
+        squares = centre.new_zeros(len(centre), len(self.experts))
+        for _, rows, columns, stack in self.tiles([(name,)]):
+            squares[rows] += (stack + centre[rows, columns]).square().sum(-1).T
+        return squares
 
     def _shape(self, bundle: Bundle) -> tuple[int, int]:
         rows, columns = matrix_shape(self.shapes[bundle[0]])

@@ -93,7 +93,7 @@ def compare(
     vectors = task_vectors(
         model.experts, changed, resident=False, dtype=model.vectors.dtype, device=model.vectors.device
     )
-    plain = MergedModel(model.experts, vectors, task_wise(changed), model.rounding)
+    plain = MergedModel(model.experts, vectors, task_wise(changed), model.rounding, model.blocks)
     candidates = {
         "average": (plain, uniform(plain, 1 / len(vectors.experts))),
         "task_arithmetic": (plain, uniform(plain, 0.3)),

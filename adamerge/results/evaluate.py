@@ -9,8 +9,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
 from adamerge.calibration.agreement import HeldOut
-from adamerge.data.rows import Rows, move
-from adamerge.merging.execution import Answer, execution_of
+from adamerge.data.rows import Rows
+from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.types import Coefficients, ConfigError
 
@@ -74,10 +74,7 @@ class Evaluation:
             yield from self._answers_of_expert(task, rows)
 
     def _answers_of_expert(self, task: str, rows: Rows) -> Iterator[Answer]:
-        vectors, expert = self._model.vectors, self._model.expert(task)
-        for batch in rows.batches(self._size):
-            batch = move(batch, vectors.device, vectors.dtype)
-            yield Answer(task, batch, expert(batch.inputs))
+        return expert_of(self._model, task).outputs(rows.batches(self._size))
 
     def _scores(self, answers: Iterable[Answer]) -> Scores:
         metrics: dict[str, Metric] = {}

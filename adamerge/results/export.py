@@ -1,6 +1,7 @@
 """Export of the merged checkpoint: ordinary Hugging Face files, complete or absent."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,12 +13,14 @@ from adamerge.results.read_back import compare_with_files
 from adamerge.results.readable_config import make_readable
 from adamerge.results.surviving import Surviving, SurvivingShare
 from adamerge.results.unchanged import check_unchanged
+from adamerge.results.whose_files import plan_of
+from adamerge.results.write_beside import write_beside, write_config, write_module_weights
 from adamerge.results.write_checkpoint import (
     checkpoints,
+    rest_of_base,
     write_backbone,
     write_index,
-    write_rest_of_base,
-    write_root,
+    write_rest,
     write_task,
 )
 from adamerge.storage.atomic_files import whole_folder
@@ -33,10 +36,12 @@ class Exported:
 
     Attributes:
         folder: The merged checkpoint; it loads as the base's own class.
-        checkpoints: Folder of each task's model: the folder itself, or a subfolder if the task has a head.
+        checkpoints: Folder of each task's model: the folder itself, or a subfolder if the task has a head or other
+            files of its own.
         bytes: Size on disk; a file that is linked into several folders counts once.
         surviving: Share of what was merged in that rounding left.
-        notes: What other readers of the files should know.
+        notes: What else there is to say, line by line.
+        truncation: Relative truncation error by parameter, of an adapter whose rank was limited.
     """
 
     folder: Path
@@ -44,6 +49,7 @@ class Exported:
     bytes: int
     surviving: Surviving
     notes: tuple[str, ...] = ()
+    truncation: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def export(
@@ -59,7 +65,8 @@ def export(
     merged[p] = centre[p] + Σₖ cₖ[group of p] · (expertₖ[p] − centre[p]).
 
     `folder` contains the base with its shared parameters merged; the base's own head is unchanged. A task with its own
-    head gets a subfolder with hard links to the backbone's files (copies if links fail) and a small file for the head.
+    head, or whose tokenizer, templates or other files differ, gets a subfolder with hard links to the backbone's files
+    (copies if links fail), a small file for the head, and its own files.
 
     Args:
         model: The experts and their task vectors.
@@ -84,13 +91,16 @@ def export(
     model = model.written_in(dtype)
     with whole_folder(folder) as part:
         surviving = SurvivingShare(model, coefficients)
-        shards = write_backbone(model, coefficients, part, shard_bytes, surviving)
-        write_index(part, {**shards, **write_rest_of_base(model.experts, part, model.rounding.heads)})
-        usual = usual_dtype(model.experts, model.rounding.dtypes)
-        write_root(model.experts, part, usual)
-        for expert in model.experts.tasks.values():
-            if expert.head:
-                write_task(expert, base, part, shards, model.rounding.heads, usual)
+        rest, heads = rest_of_base(model.experts), model.rounding.heads
+        shards = write_backbone(model, coefficients, part, shard_bytes, surviving, more=bool(rest))
+        write_index(part, {**shards, **write_rest(rest, part, shards, heads)})
+        plan, usual = plan_of(model.experts), str(usual_dtype(model.experts, model.rounding.dtypes))
+        usual = usual.removeprefix("torch.")
+        write_config(base, plan.root.token_ids, part, usual)
+        write_beside(plan.root, part)
+        write_module_weights(plan.weights, model, coefficients, part)
+        for task in plan.tasks:
+            write_task(model.experts.tasks[task], base, part, shards, plan, heads, usual)
         notes = _make_readable(model.experts, part)
         compare_with_files(model, coefficients, part)
         check_unchanged(model.experts)

@@ -113,7 +113,6 @@ def metadata(facts: CardFacts, loading: Loading, task: str | None, name: str) ->
     named = [own for source in facts.sources for own in ([source.hub_id] if source.hub_id else source.ancestors)]
     ids = list(dict.fromkeys(named))
     licence = licence_of(facts.sources)[0]
-    relation = {"base_model_relation": "merge"} if ids else {}
     return ModelCardData(
         library_name=loading.package,
         pipeline_tag=loading.pipeline,
@@ -124,8 +123,7 @@ def metadata(facts: CardFacts, loading: Loading, task: str | None, name: str) ->
         license=licence.get("license"),
         license_name=licence.get("license_name"),
         license_link=licence.get("license_link"),
-        ignore_metadata_errors=False,
-        **relation,
+        base_model_relation="merge" if ids else None,
     )
 
 

@@ -33,6 +33,9 @@ _FORMER_BASES: Mapping[str, tuple[str, str]] = {
 _SCALES_FULL = ("gemma3_text", "gemma3n_text", "olmo3")
 """Model types whose `rope_scaling` was that of full attention alone; the other ones had none."""
 
+_ALIASES: Mapping[str, Mapping[str, str]] = {"gpt2": {"n_ctx": "n_positions"}}
+"""Keys that mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
+
 _PLAIN = {"rope_type": "default"}
 _AXIAL = {"rope_type": "axial"}
 """Of towers for images, which had no key for it."""
@@ -55,6 +58,8 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
     file = folder / "config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
     found, notes = with_former_rope(settings)
+    aliases = _ALIASES.get(str(settings.get("model_type")), {})
+    found = {**found, **{alias: found[key] for alias, key in aliases.items() if key in found}}
     if both := _apart(found, folder):
         found = {**found, "tie_word_embeddings": False}
         notes.append(f"{', '.join(both)}: in the files beside what it was tied to; config.json says so now.")
@@ -160,7 +165,7 @@ def _ropes(settings: Json) -> Iterator[object]:
 
 def _config(settings: Json) -> PretrainedConfig | None:
     """Build a configuration; None if its class is not one of transformers'."""
-    kind = settings.get("model_type")
+    kind = str(settings.get("model_type"))
     return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(settings))) if kind in CONFIG_MAPPING else None
 
 

@@ -44,7 +44,7 @@ def heat_map(
     image = axes.imshow(
         coefficients.numpy(), cmap=colours, vmin=low, vmax=reach, aspect="auto", interpolation="nearest"
     )
-    axes.set_xticks(range(columns), experts, rotation=45, ha="right")
+    axes.set_xticks(range(columns), experts, rotation=45, ha="right", parse_math=False)  # $ is no formula
     step = max(1, rows // 240)
     axes.set_yticks(range(0, rows, step), [_short(group) for group in groups[::step]], fontsize=6 if rows > 30 else 8)
     if centre is not None:

@@ -110,8 +110,11 @@ class SurvivingShare:
         vectors = self._model.vectors
         if name not in vectors.shapes or not self._model.rounding.loses(name):
             return
-        self._dtypes[written.dtype] = None
+        self._dtypes[self._model.rounding.dtypes[name]] = None
         groups = self._model.grouping.rows[name].cpu()
+        if vectors.per == "component" and len(groups) > 1:
+            self._add_components(name, groups, merged, written)
+            return
         centre, both = as_matrix(vectors.centre(name)), [as_matrix(written), as_matrix(merged)]
         for _, rows, columns, stack in vectors.tiles([(name,)]):
             origin = centre[rows, columns].double().cpu()
@@ -120,6 +123,14 @@ class SurvivingShare:
             index = groups[rows] if len(groups) > 1 else groups.expand(products.shape[1])
             for total, part in zip((self._written, self._merged), products, strict=True):
                 total.index_add_(0, index, part * self._coefficients[index])
+
+    def _add_components(self, name: str, groups: Tensor, merged: Tensor, written: Tensor) -> None:
+        """Add one parameter whose groups are components of factors, not rows."""
+        vectors = self._model.vectors
+        centre = vectors.centre(name).double().cpu()
+        for total, values in zip((self._written, self._merged), (written, merged), strict=True):
+            ((_, products),) = vectors.products({name: (values.double() - centre).to(vectors.dtype)})  # (n, K)
+            total.index_add_(0, groups, products.double().cpu() * self._coefficients[groups])
 
     def found(self) -> Surviving:
         """Return the shares of all parameters that were added."""

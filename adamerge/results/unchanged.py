@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from adamerge.data.processor_files import files_of, is_of_processor
+from adamerge.data.processor_files import is_of_processor
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Experts
+from adamerge.results.beside import files_beside
 from adamerge.storage.digest import Stamp, stamp_of
 from adamerge.types import ConfigError
 
@@ -36,6 +37,6 @@ def _stamps(checkpoint: Checkpoint) -> Mapping[Path, Stamp | None]:
     """Return what is exported from a checkpoint as it was opened; files that are new since have no stamp."""
     then, folder = checkpoint.stamps, checkpoint.folder
     configs = {folder / name for name in ("config.json", "adapter_config.json")}
-    exported = configs | set(files_of(folder).values()) | {file for file in then if is_of_processor(file.name)}
+    exported = configs | set(files_beside(checkpoint).values()) | {file for file in then if is_of_processor(file.name)}
     weights = {file: digest.stamp for file, digest in checkpoint.tensors.files.items()}
     return {**{file: then.get(file) for file in sorted(exported)}, **weights}

@@ -1,4 +1,4 @@
-"""Files of a merged checkpoint: backbone, index, heads, configuration and what lies beside them."""
+"""Files of a merged checkpoint: backbone, index, heads and configuration."""
 
 import json
 import os
@@ -11,42 +11,53 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from adamerge.data.processor_files import exported_from, files_of, lacking
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.conversion import Written, written
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
+from adamerge.experts.tied import tied_names
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import as_on_disk, exact_parameters
 from adamerge.results.surviving import SurvivingShare
+from adamerge.results.whose_files import Plan, has_own_folder
+from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
-from adamerge.storage.weights import Header
+from adamerge.storage.weights import Header, Weights
 from adamerge.types import Coefficients
 
 Files: TypeAlias = Mapping[str, Mapping[str, Header]]
 """Safetensors files by name, each with the headers of its tensors."""
 
-_WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
-_NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
-"""Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
-
-_NOT_COPIED = {"config.json", "adapter_config.json", "README.md", "training_args.bin", ".gitattributes"}
-
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
     """Name the folder of an exported checkpoint that loads as each task's model."""
-    return {name: folder / name if expert.head else folder for name, expert in experts.tasks.items()}
+    apart = has_own_folder(experts)
+    return {task: folder / task if task in apart else folder for task in experts.tasks}
 
 
 def write_backbone(
-    model: MergedModel, coefficients: Coefficients, folder: Path, shard_bytes: int, surviving: SurvivingShare
+    model: MergedModel,
+    coefficients: Coefficients,
+    folder: Path,
+    shard_bytes: int,
+    surviving: SurvivingShare,
+    more: int,
 ) -> Files:
-    """Write the merged backbone in files of at most `shard_bytes`, one tensor in memory at a time."""
+    """Write the merged backbone in files of at most `shard_bytes`, one tensor in memory at a time.
+
+    Args:
+        model: Experts and task vectors.
+        coefficients: (G, K).
+        folder: Where to.
+        shard_bytes: Maximum size of one file.
+        surviving: Gets what rounding left.
+        more: Number of files that the folder gets beside these.
+    """
     units = written(next(iter(model.experts.tasks.values())).own_module, model.experts.backbone)
     shards = _divide([_headers_of(unit, model) for unit in units], shard_bytes)
     files = {
-        f"model-{number:05d}-of-{len(shards):05d}.safetensors": {n: h for i in shard for n, h in i.items()}
+        file_name(number, len(shards) + more): {n: h for i in shard for n, h in i.items()}
         for number, shard in enumerate(shards, 1)
     }
     parameters = exact_parameters(model, coefficients, surviving, [name for unit in units for name in unit.names])
@@ -56,6 +67,16 @@ def write_backbone(
             for name, tensor in islice(tensors, len(headers)):
                 writer.write(name, tensor)
     return files
+
+
+def file_name(number: int, count: int) -> str:
+    """Name one of a checkpoint's files of weights; these are the names that `save_pretrained` removes or replaces.
+
+    Example:
+        >>> file_name(1, 1), file_name(2, 3)
+        ('model.safetensors', 'model-00002-of-00003.safetensors')
+    """
+    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
 def _headers_of(unit: Written, model: MergedModel) -> dict[str, Header]:
@@ -80,7 +101,9 @@ def _divide(units: Sequence[dict[str, Header]], shard_bytes: int) -> list[list[d
 
 
 def write_index(folder: Path, files: Files) -> None:
-    """Write which file of a checkpoint holds which tensor."""
+    """Write which file of a checkpoint holds which tensor, if there are several."""
+    if len(files) == 1:
+        return
     headers = [header for file in files.values() for header in file.values()]
     index = {
         "metadata": {
@@ -92,51 +115,49 @@ def write_index(folder: Path, files: Files) -> None:
     write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
 
 
-def write_rest_of_base(experts: Experts, folder: Path, dtype: torch.dtype | None) -> Files:
-    """Write what the base alone has, its own head for example, into a file that tasks do not link to."""
+def rest_of_base(experts: Experts) -> dict[str, Tensor]:
+    """Return what the base alone has, its own head for example, which tasks do not link to."""
     assert experts.checkpoint is not None
     backbone = set(experts.backbone)
     module = next(iter(experts.tasks.values())).own_module
     rest = _on_disk(module, {name: experts.base[name] for name in experts.base.headers if name not in backbone})
     own, left = of_base(experts.checkpoint), experts.checkpoint.tensors
-    names = {disk: name for name, disk in match(experts.checkpoint, own).names.items() if isinstance(disk, str)}
-    rest |= _on_disk(own, {names[disk]: left[disk] for disk in experts.left_out if disk in names})
-    rest |= {disk: left[disk] for disk in experts.left_out if disk not in names}
-    return _write_tensors(folder / "model-base.safetensors", rest, dtype) if rest else {}
+    places = {name: disk for name, disk in match(experts.checkpoint, own).names.items() if isinstance(disk, str)}
+    names = {disk: name for name, disk in places.items()}
+    alone = [disk for disk in experts.left_out if not _is_tied(disk, names.get(disk, disk), own, places, left)]
+    rest |= _on_disk(own, {names[disk]: left[disk] for disk in alone if disk in names})
+    return rest | {disk: left[disk] for disk in alone if disk not in names}
 
 
-def write_root(experts: Experts, folder: Path, dtype: torch.dtype) -> None:
-    """Write what lies beside the merged weights: the base's files, with the processor of all experts without a head."""
-    assert experts.checkpoint is not None
-    write_side_files(experts.checkpoint, folder, dtype)
-    source, _ = exported_from(experts)
-    if source is None or source is experts.checkpoint:
-        return
-    for file in files_of(folder).values():
-        file.unlink()
-    for name, file in files_of(source.folder).items():
-        shutil.copy(file, folder / name)
+def _is_tied(disk: str, name: str, module: nn.Module, places: Mapping[str, str], tensors: Weights) -> bool:
+    """Return whether a tensor of a file is the second name of a tied parameter, whose first name the file has too."""
+    first = next((places.get(aliases[0]) for aliases in tied_names(module) if name in aliases[1:]), None)
+    return first not in (None, disk) and torch.equal(tensors[str(first)], tensors[disk])
+
+
+def write_rest(rest: Mapping[str, Tensor], folder: Path, shards: Files, dtype: torch.dtype | None) -> Files:
+    """Write what the base alone has into the last of its files."""
+    return _write_tensors(folder / file_name(len(shards) + 1, len(shards) + 1), rest, dtype) if rest else {}
 
 
 def write_task(
-    expert: Expert, base: Checkpoint, root: Path, shards: Files, dtype: torch.dtype | None, usual: torch.dtype
+    expert: Expert, base: Checkpoint, root: Path, shards: Files, plan: Plan, dtype: torch.dtype | None, usual: str
 ) -> None:
-    """Make the folder that loads as one task's model: links to the backbone, the head, the configuration."""
-    folder = root / expert.name
+    """Make the folder that loads as one task's model: links to the backbone, the head, and what lies beside them."""
+    folder, beside = root / expert.name, plan.tasks[expert.name]
     folder.mkdir()
-    for file in shards:
-        _link(root / file, folder / file)
     head = _on_disk(expert.own_module, {name: expert.weights[name] for name in expert.whole_head})
-    write_index(folder, {**shards, **_write_tensors(folder / "model-head.safetensors", head, dtype)})
+    count = len(shards) + bool(head)
+    linked = {file_name(number, count): (file, names) for number, (file, names) in enumerate(shards.items(), 1)}
+    for name, (file, _) in linked.items():
+        _link(root / file, folder / name)
+    own = _write_tensors(folder / file_name(count, count), head, dtype) if head else {}
+    write_index(folder, {**{name: names for name, (_, names) in linked.items()}, **own})
     assert expert.checkpoint is not None
-    write_side_files(expert.checkpoint, folder, usual)
-    for name, file in lacking(folder, base.folder).items():  # an expert saved without its tokenizer takes the base's
-        shutil.copy(file, folder / name)
-    processors = files_of(root)
-    for file in root.iterdir():
-        beside = file.is_file() and not file.name.startswith("model") and file.name not in processors
-        if beside and not (folder / file.name).exists():
-            shutil.copy(file, folder / file.name)
+    config = base if expert.prefix else expert.checkpoint  # a zero-shot task loads as the base's own class
+    write_config(config, beside.token_ids if expert.prefix else {}, folder, usual)
+    write_beside(beside, folder)
+    copy_module_weights(beside, folder)
 
 
 def _on_disk(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,15 +178,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-
-
-def write_side_files(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
-    """Write the configuration with the dtype of most numbers, and copy whatever else lies beside the weights."""
-    config = checkpoint.settings()
-    for key in _NOT_WRITTEN:
-        config.pop(key, None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    for file in checkpoint.folder.iterdir():
-        if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name not in _NOT_COPIED:
-            shutil.copy(file, folder / file.name)

@@ -13,6 +13,7 @@ from adamerge.experts.match_names import match_tensors
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
+from adamerge.results.adapter_written import written_adapter
 from adamerge.results.write_checkpoint import checkpoints
 from adamerge.storage.weights import Joined, MappedFiles, Weights
 from adamerge.types import Coefficients
@@ -28,13 +29,15 @@ def written_model(model: MergedModel, folder: Path) -> tuple[MergedModel, Coeffi
     Returns:
         A model whose backbone and heads are the written ones, and the coefficients (1, 1) that it is run with.
     """
+    if (next(iter(checkpoints(model.experts, folder).values())) / "adapter_config.json").exists():
+        return written_adapter(model, checkpoints(model.experts, folder))
     experts, shapes = model.experts, tuple(model.vectors.shapes)
     backbone = _read(folder, next(iter(experts.tasks.values())).own_module, experts.backbone)
     places = checkpoints(experts, folder)
     tasks = {name: _with_head(one, places[name]) for name, one in experts.tasks.items()}
     written = replace(experts, base=Joined(backbone, experts.base), tasks=tasks)
     vectors = Mapped({"written": backbone}, shapes, backbone, backbone, model.vectors.dtype, model.vectors.device)
-    return MergedModel(written, vectors, task_wise(shapes)), torch.zeros(1, 1)
+    return MergedModel(written, vectors, task_wise(shapes), blocks=model.blocks), torch.zeros(1, 1)
 
 
 def _with_head(expert: Expert, folder: Path) -> Expert:

@@ -1,6 +1,7 @@
 """Open the experts of a configuration and build the model to learn on; finds every problem with them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,24 +14,37 @@ from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
-from adamerge.merging.device import free_bytes
-from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
+from adamerge.merging.factored_task_vectors import Factored
+from adamerge.merging.grouping import Grouping, block_wise, component_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
-from adamerge.merging.rounding import rounding_of
+from adamerge.merging.rounding import Rounding, rounding_of
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.evaluate import MEAN
+from adamerge.runs.adapter_limits import check_adapter
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
+from adamerge.runs.choose_memory import execution_for
+from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
 from adamerge.storage.kept import Keeper
+from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.stored import transformed
-from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
 
 GROUPINGS: Mapping[str, Callable[[Sequence[str]], Grouping]] = {
     "task": task_wise,
     "block": block_wise,
     "tensor": tensor_wise,
+    "component": tensor_wise,
 }
+"""Groups of tensors; those of components have the starts of their tensor."""
+
+WRITTEN = (".json", ".safetensors", ".jinja", ".partial")
+"""Endings of the files that are written beside the folders of tasks."""
+
+_LONGEST_NAME = 200
+"""Largest number of bytes in the name of a task; file systems allow 255, and names of files are made of it."""
 
 
 def open_experts(config: MergeConfig) -> Experts:
@@ -51,9 +65,10 @@ def open_experts(config: MergeConfig) -> Experts:
         problems.append(str(error))
     for model in config.models:
         try:
-            opened[model.name] = open_expert(model.model, base, **may)
+            opened[model.name] = open_expert(model.model, base, adapter=model.adapter, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
+    problems += _taken(config.names, base) if base else []
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
     if base and opened:
         try:
@@ -85,10 +100,31 @@ def check_names(names: Sequence[str]) -> None:
                 f"models: expected another name than {MEAN!r}, which is the mean over tasks in all results; set the "
                 "key task."
             )
-        if not name or name == ".." or Path(name).name != name:
+        if not _names_folder(name):
             raise ConfigError(
-                f"models: expected a name that can be the name of a folder, found {name!r}; set the key task."
+                f"models: expected a name that can be the name of a folder, found {quoted(name)}; set the key task."
             )
+
+
+def _names_folder(name: str) -> bool:
+    r"""Return whether a name can be that of a folder, and be printed: one part of a path, not hidden.
+
+    Example:
+        >>> [_names_folder(name) for name in ("news", "two words", "..", "a/b", ".news", "a\n", " a", "\ud800")]
+        [True, True, False, False, False, False, False, False]
+    """
+    path = name == name.strip() and not name.startswith(".") and Path(name).name == name
+    return path and name.isprintable() and 0 < len(name.encode()) <= _LONGEST_NAME
+
+
+def _taken(names: Sequence[str], base: Checkpoint) -> list[str]:
+    """List the names of tasks that a file of the merged folder has too, which holds the base's files."""
+    files = {file.name.casefold() for file in base.folder.iterdir() if file.is_file()}
+    return [
+        f"models: expected a name that no file of the merged folder has, found {quoted(name)}; set the key task."
+        for name in names
+        if name.casefold() in files or Path(name).suffix.lower() in WRITTEN
+    ]
 
 
 def answers_to(
@@ -150,22 +186,36 @@ def build_model(
     vectors = plain_vectors(config, experts, names, centre)
     if config.task_vectors is not None:
         with fisher_inputs(config.task_vectors, experts, vectors, run, rows, console, keeper) as fisher:
+            transform = by_matrix(config.task_vectors, experts.layouts)
             vectors = transformed(
-                vectors, centre, config.task_vectors, run.task_vectors, console=console, keeper=keeper, **fisher
+                vectors, centre, transform, run.task_vectors, console=console, keeper=keeper, **fisher
             )
-    resident = {"auto": None, "resident": True, "mapped": False}[config.memory]
-    vectors = hold(vectors, resident, free_bytes(vectors.device))
+    choice = execution_for(config, experts, names, rows, vectors.device)
+    for line in choice.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    vectors, rounding = hold(vectors, choice.need.mode == "resident", None), _rounding(config, experts)
+    if config.grouping != COMPONENT:
+        return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding, choice.blocks)
+    assert isinstance(vectors, Factored)  # check_components
+    grouping = component_wise(components(ranks(experts, names)))
+    return MergedModel(experts, vectors.by_component(), grouping, rounding, choice.blocks)
+
+
+def _rounding(config: MergeConfig, experts: Experts) -> Rounding:
+    """Choose how numbers are written; an adapter's change is added to the base, so nothing merged is rounded."""
     dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
-    rounding = rounding_of(experts, dtype, config.rounding, config.seed_everything)
-    return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding)
+    backbone = torch.float32 if adapter_of(config.export) else dtype
+    return replace(rounding_of(experts, backbone, config.rounding, config.seed_everything), heads=dtype)
 
 
 def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
     """Check, before anything is written, that the transforms of task vectors and centre support the experts.
 
     Raises:
-        ConfigError: There are too few experts, or the method supports neither the parameters nor the labels.
+        ConfigError: There are too few experts, the method supports neither the parameters nor the labels, or an adapter
+            is exported and cannot hold the merge.
     """
+    check_components(config, experts, names)
     shapes = {name: experts.base.shape(name) for name in names}
     for key, transform in config.transforms.items():
         transform.check(len(experts.tasks), shapes)
@@ -177,6 +227,7 @@ def check_task_vectors(config: MergeConfig, experts: Experts, names: Sequence[st
                     f"({', '.join(language_models)}): it would need one backward pass per token of the vocabulary. "
                     "Set labels: sampled."
                 )
+    check_adapter(config, experts, names)
 
 
 def check_start(config: MergeConfig, names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Build settings from written values by the types of the configuration; collects every mistake, raises none."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,10 @@ from adamerge.runs.type_hints import (
     section,
     words,
 )
+from adamerge.types import quoted
+
+MOST = 2**53
+"""Size of the largest number; no setting has a use for larger ones."""
 
 
 def build(hint: object, value: object, key: Key, findings: Findings) -> object:
@@ -53,6 +58,9 @@ def build(hint: object, value: object, key: Key, findings: Findings) -> object:
         return _of_class(cls, value, {}, kinds, key, findings)
     if found is INVALID:
         _refuse(kinds, value, key, findings)
+    elif isinstance(found, int | float) and MOST < abs(found) < math.inf:
+        findings.refuse(key, f"expected a number of at most {MOST:g} in size, found {quoted(value)}.")
+        return INVALID
     return found
 
 
@@ -174,7 +182,7 @@ def _from_mapping(kinds: Sequence[object], value: Mapping[str, object], key: Key
         return _named(kinds, value, key, findings)
     if plain is not None:
         return make(plain, value, key, findings)
-    if all(isinstance(name, int) for name in value) and any(get_origin(kind) in LISTS for kind in kinds):
+    if value and all(isinstance(name, int) for name in value) and any(get_origin(kind) in LISTS for kind in kinds):
         for index in value:
             findings.refuse((*key, index), f"there is no item {index}; expected the number of one, the first is 0.")  # pyright: ignore
         return INVALID
@@ -195,7 +203,7 @@ def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findi
         _refuse_class(kinds, named, (*key, "class_path"), findings)
         return INVALID
     if not isinstance(given, Mapping):
-        findings.refuse((*key, "init_args"), f"expected keys and values, found {given!r}.")
+        findings.refuse((*key, "init_args"), f"expected keys and values, found {quoted(given)}.")
         return INVALID
     return _of_class(cls, named, given, kinds, key, findings)
 
@@ -276,4 +284,4 @@ def _inner(hint: object) -> type | None:
 
 
 def _shown(value: object) -> str:
-    return "keys " + ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
+    return "keys " + ", ".join(map(str, value)) if isinstance(value, dict) else quoted(value)

@@ -1,7 +1,8 @@
 """Collect what a model card says of a merge, and write the card of every folder of an export."""
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,11 @@ from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_o
 from adamerge.results.surviving import Surviving
 from adamerge.runs.config import MergeConfig
 from adamerge.storage.atomic_files import write_text
+
+OTHERWISE = (
+    "Scores are of the first export of this merge; this one has another number format, rounding or kind of file, so "
+    "measure it where that matters."
+)
 
 
 def card_facts(
@@ -87,6 +93,22 @@ def write_cards(facts: CardFacts, folder: Path) -> None:
     loadings = {place: loading_of(folder / place) for place in ("", *subfolders)}
     for place in loadings:
         write_text(folder / place / CARD, card(facts, loadings, place or None, "merged"))
+
+
+def write_cards_of(recipe: Path, folder: Path, *, changed: bool = False) -> None:
+    """Write the cards of a further export of a run; a run of an earlier version, whose recipe has no facts, gets none.
+
+    Args:
+        recipe: recipe.json of the run.
+        folder: The export.
+        changed: Whether it may be written otherwise than the export whose scores the run has.
+    """
+    found = json.loads(recipe.read_text(encoding="utf-8")).get("card") if recipe.is_file() else None
+    if found is None:
+        return
+    facts = from_json(found)
+    notes = [OTHERWISE] if changed else []
+    write_cards(replace(facts, notes=[*facts.notes, *notes]), folder)
 
 
 def licence_warning(facts: CardFacts) -> str | None:

@@ -18,11 +18,13 @@ from adamerge.merging.device import device_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.task_vectors import TaskVectors
+from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.kept import Keeper
 from adamerge.storage.weights import Weights
 from adamerge.transforms import Transform
+from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.stored import merged_at_once
 
 
@@ -63,9 +65,10 @@ def centre_of(
     plain = plain_vectors(config, experts, names)
     if isinstance(config.centre, Transform):
         with fisher_inputs(config.centre, experts, plain, run, rows, console, keeper) as fisher:
-            return merged_at_once(plain, config.centre, run.centre, console=console, keeper=keeper, **fisher)
+            transform = by_matrix(config.centre, experts.layouts)
+            return merged_at_once(plain, transform, run.centre, console=console, keeper=keeper, **fisher)
     settings = RegMean() if config.centre == "regmean" else config.centre
-    model = over_one_group(experts, plain)
+    model = over_one_group(experts, plain, execution_for(config, experts, names, rows, plain.device).blocks)
     return kept_regmean(model, rows, settings, run.centre, config.data.micro_batch, keeper)
 
 
@@ -97,6 +100,6 @@ def plain_vectors(
     return task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
 
 
-def over_one_group(experts: Experts, vectors: TaskVectors) -> MergedModel:
+def over_one_group(experts: Experts, vectors: TaskVectors, blocks: Sequence[str] | None = None) -> MergedModel:
     """Build a model with a single group, to run the experts before there is a grouping."""
-    return MergedModel(experts, vectors, task_wise(tuple(vectors.shapes)))
+    return MergedModel(experts, vectors, task_wise(tuple(vectors.shapes)), blocks=blocks)

@@ -1,17 +1,21 @@
 """Check a configuration without learning or writing anything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
+from adamerge.data.rows import Rows
 from adamerge.data.tables import load_table
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.merging.device import describe_device, device_of, free_bytes
-from adamerge.merging.resident_task_vectors import resident_bytes
+from adamerge.merging.device import describe_device, device_of
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
+from adamerge.runs.check_place import check_place
+from adamerge.runs.choose_memory import execution_for
+from adamerge.runs.components import COMPONENT, component_notes, components, ranks
 from adamerge.runs.config import MergeConfig, source_of
 from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of
 from adamerge.runs.load_rows import check_layers, load_data
@@ -32,7 +36,8 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         The problems, one message each.
     """
     run = RunDirectory(Path(config.run_dir).expanduser())
-    problems = problems_of(lambda: check_run_dir(run, "", resume=False))
+    problems = problems_of(lambda: check_place(run.path, config))
+    problems += [] if problems else problems_of(lambda: check_run_dir(run, "", resume=False))
     problems += problems_of(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:
@@ -44,10 +49,14 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         problems += problems_of(lambda: check_task_vectors(config, experts, experts.shared))
         starts = problems_of(lambda: check_start(config, experts.shared))
         problems += [problem for problem in starts if problem not in problems]
-        notes, found = _rows(config, experts)
+        data, notes, found = _rows(config, experts)
+        more, other = _memory(config, experts, data)
+        lines += more
+        problems += [problem for problem in other if problem not in problems]
         lines += notes
         problems += found
         lines += [] if problems else learning_notes(config, experts.shared)
+        lines += component_notes(config, experts, experts.shared)
         problems += problems_of(lambda: check_space(config, experts, run))
         if deep:
             more, found = _numbers(experts)
@@ -59,33 +68,43 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
     return problems
 
 
-def _rows(config: MergeConfig, experts: Experts) -> tuple[Sequence[str], list[str]]:
-    """Read and encode all rows; return the notes that `fit` prints too, and the problems."""
+def _rows(config: MergeConfig, experts: Experts) -> tuple[Mapping[str, Rows], Sequence[str], list[str]]:
+    """Read and encode all rows; return calibration rows, the notes that `fit` prints too, and the problems."""
     try:
         data = load_data(config, experts)
         check_layers(config.objective, experts, data)
     except ConfigError as error:
-        return (), str(error).splitlines()
-    return settle_rows(data, experts, config.data.max_length).notes, []
+        return {}, (), str(error).splitlines()
+    data = settle_rows(data, experts, config.data.max_length)
+    return data.calibration, data.notes, []
+
+
+def _memory(config: MergeConfig, experts: Experts, rows: Mapping[str, Rows]) -> tuple[list[str], list[str]]:
+    """Choose the execution; return what each one takes, and the problems."""
+    try:
+        choice = execution_for(config, experts, experts.shared, rows, _device(config))
+    except ConfigError as error:
+        return [], [str(error)]
+    return [*choice.lines, *choice.others], []
 
 
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
-    shapes = {name: experts.base.shape(name) for name in experts.shared}
     count, groups = len(experts.tasks), len(GROUPINGS[config.grouping](experts.shared))
+    if config.grouping == COMPONENT:
+        groups = sum(components(ranks(experts, experts.shared)).values())
     if config.chunks is not None:
         groups = round(config.chunks.budget * groups)
-    model = sum(shape.numel() for shape in shapes.values()) * 4 / 1e6
-    try:
-        device = device_of(config.trainer.accelerator)
-    except ConfigError:  # a problem that the settings of learning report
-        device = device_of("cpu")
-    stacks, free = resident_bytes(shapes, count) / 1e6, free_bytes(device) / 1e6
     return [
-        f"device: {describe_device(device)}",
+        f"device: {describe_device(_device(config))}",
         f"coefficients: at most {groups} groups × {count} experts = {groups * count}",
-        f"memory: merged model and gradient {2 * model:.0f} MB, plus the activations of one batch; task vectors "
-        f"resident {stacks:.0f} MB, mapped 4 MB; {free:.0f} MB are free",
     ]
+
+
+def _device(config: MergeConfig) -> torch.device:
+    try:
+        return device_of(config.trainer.accelerator)
+    except ConfigError:  # a problem that the settings of learning report
+        return device_of("cpu")
 
 
 def _problems_of_tables(config: MergeConfig) -> list[str]:

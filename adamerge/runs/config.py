@@ -1,7 +1,6 @@
 """Configuration: meaning and default of every key of the YAML file."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +13,17 @@ from adamerge.experts.name_patterns import Split
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
+from adamerge.merging.choose_execution import Memory, Mode
 from adamerge.merging.chunks import Chunks
 from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.results.adapter_settings import ExportKind
+from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.other_words import OTHER_WORDS
 from adamerge.runs.presets import PRESETS
+from adamerge.runs.trainer_config import TrainerConfig
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 
@@ -32,46 +36,8 @@ else:
 Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
 
-
-DURATION = re.compile(r"\d+:\d+:\d+:\d+")
-"""Days, hours, minutes and seconds."""
-
-
-@dataclass
-class TrainerConfig:
-    """Arguments of Lightning's Trainer that apply here; see its documentation.
-
-    Attributes:
-        max_steps: Largest number of optimiser steps; 0 learns nothing, so the start is the result.
-        max_time: Stop after this time, as DD:HH:MM:SS; null sets no limit.
-        accelerator: Device: cpu, gpu (CUDA or ROCm), or auto (gpu if there is one); CUDA_VISIBLE_DEVICES chooses among
-            several.
-        precision: 32-true, bf16-mixed (less memory), or 64-true.
-        gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
-        gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
-        deterministic: Raise an error for operations that are not reproducible.
-        enable_progress_bar: Show a progress bar; null shows it on a terminal only.
-    """
-
-    max_steps: int
-    max_time: str | None = None
-    accelerator: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    gradient_clip_val: float | None = None
-    gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    deterministic: bool | None = None
-    enable_progress_bar: bool | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values that do not depend on the machine; Lightning checks the rest before learning."""
-        if isinstance(self.max_steps, int) and self.max_steps < 0:
-            raise ConfigError(f"max_steps: expected 0 (nothing is learned) or more, found {self.max_steps}.")
-        if self.max_time is not None and not DURATION.fullmatch(self.max_time):
-            raise ConfigError(f"max_time: expected DD:HH:MM:SS, such as 00:01:30:00, found {self.max_time!r}.")
-        if self.gradient_clip_val is not None and not 0 <= self.gradient_clip_val < math.inf:
-            raise ConfigError(
-                f"gradient_clip_val: expected a finite number of at least 0, or null, found {self.gradient_clip_val}."
-            )
+_LARGEST_START = 1e6
+"""Size of the largest start coefficient; losses of larger ones overflow."""
 
 
 @dataclass
@@ -100,19 +66,8 @@ def _check_finite(key: str, written: object) -> None:
     if not values:
         raise ConfigError(f"{key}: expected at least one number, found an empty list; leave the key out to use init.")
     for value in values:
-        if isinstance(value, float | int) and not math.isfinite(value):
-            raise ConfigError(f"{key}: expected finite numbers, found {value}.")
-
-
-@dataclass(frozen=True)
-class EarlierRun:
-    """Start from the coefficients of an earlier run; a path as `init:` means this.
-
-    Attributes:
-        path: Its run directory.
-    """
-
-    path: str
+        if isinstance(value, float | int) and not abs(value) <= _LARGEST_START:
+            raise ConfigError(f"{key}: expected finite numbers, found {value} (at most {_LARGEST_START:g}).")
 
 
 @dataclass
@@ -137,8 +92,11 @@ class ModelConfig:
     """One expert.
 
     Attributes:
-        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint.
-        task: Name of the task; by default the last part of `model`.
+        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint, or of a LoRA adapter of
+            base_model.
+        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint; null if there is
+            none. A folder that holds both needs only `model`.
+        task: Name of the task; by default the last part of `adapter` or `model`.
         calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
             coefficients but adds no loss. Not needed if nothing is learned.
         evaluation: Labeled rows to measure the result on.
@@ -154,6 +112,7 @@ class ModelConfig:
     """Keys of earlier versions, with the message on what replaces them."""
 
     model: str
+    adapter: str | None = None
     task: str | None = None
     calibration: str | DataSource | None = None
     evaluation: str | DataSource | None = None
@@ -169,7 +128,7 @@ class ModelConfig:
     @property
     def name(self) -> str:
         """Name of the task."""
-        return self.task or Path(self.model.partition("@")[0]).name
+        return self.task or Path((self.adapter or self.model).partition("@")[0]).name
 
 
 @dataclass(kw_only=True)
@@ -186,15 +145,19 @@ class MergeConfig:
         out_dtype: Number format of the exported checkpoint; null takes one that holds base and experts exactly.
         rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
             at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
+        export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
-        memory: Where task vectors are: resident (in memory, fast), mapped (read from their files; memory does not grow
-            with the number of experts), or auto (resident if they fit into free memory).
+        memory: Where task vectors are, and how much of the merged model exists at once: resident (task vectors in
+            memory, fast), mapped (read from their files; memory does not grow with the number of experts), streamed
+            (mapped, and the model is merged and run one block at a time, twice a step), or auto (the first of these
+            that fits). As a mapping: mode, limit (such as 8GB; the free memory by default) and blocks (paths of the
+            blocks of a plain module).
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
             are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
             a transform of the task vectors (for example Wudi).
-        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block, or
-            each tensor.
+        grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
+            each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
             of rows; null learns in one stage with the grouping.
         init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
@@ -220,16 +183,7 @@ class MergeConfig:
             beside weights; never read from a file, nor saved.
     """
 
-    REPLACED: ClassVar[Mapping[str, str]] = {
-        "device": "Write trainer: {accelerator: cpu} (or gpu); CUDA_VISIBLE_DEVICES chooses among several.",
-        "logger": "The history of learning is in metrics.json and in the report of the run; no logger is needed.",
-        "seed": "Write seed_everything.",
-        "lr": "Write it as an option of the optimiser: optimizer: {class_path: Adam, init_args: {lr: 0.01}}.",
-        "output_dir": "Write run_dir.",
-        "experts": "Write models: a list of {model: …}.",
-        "resume": "Write --ckpt_path last after fit.",
-    }
-    """Keys of other programs, with the message on what to write here."""
+    REPLACED: ClassVar[Mapping[str, str]] = OTHER_WORDS
 
     base_model: str
     models: list[ModelConfig]
@@ -237,11 +191,12 @@ class MergeConfig:
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     rounding: RoundingMode = "nearest"
+    export: ExportKind = "checkpoint"
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
-    memory: Literal["auto", "resident", "mapped"] = "auto"
+    memory: Mode | Memory = "auto"
     centre: Literal["regmean"] | RegMean | Transform | None
-    grouping: Literal["task", "block", "tensor"]
+    grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm | EarlierRun
     feasible: FeasibleSet
@@ -260,9 +215,11 @@ class MergeConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the start is finite."""
-        if isinstance(self.init, float | int) and not math.isfinite(self.init):
-            raise ConfigError(f"init: expected a finite number, found {self.init}.")
+        """Check that the start is a coefficient, and the seed a seed."""
+        if isinstance(self.init, float | int) and not abs(self.init) <= _LARGEST_START:
+            raise ConfigError(f"init: expected a finite number, found {self.init} (at most {_LARGEST_START:g}).")
+        if isinstance(self.seed_everything, int) and self.seed_everything < 0:
+            raise ConfigError(f"seed_everything: expected at least 0, found {self.seed_everything}.")
 
     @property
     def needs_rows(self) -> bool:
@@ -270,6 +227,11 @@ class MergeConfig:
         looks = any(transform.fisher for transform in self.transforms.values())
         regression = self.centre is not None and "centre" not in self.transforms
         return self.trainer.max_steps != 0 or looks or regression or isinstance(self.start, ClosedForm)
+
+    @property
+    def memory_settings(self) -> Memory:
+        """How much memory learning may take."""
+        return self.memory if isinstance(self.memory, Memory) else Memory(self.memory)
 
     @property
     def transforms(self) -> dict[str, Transform]:

@@ -1,5 +1,6 @@
 """Construct objects from their options, and find every option whose value their class refuses."""
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +110,16 @@ def refused(make: Callable[..., object], options: Options) -> str | None:
 def on_trial(cls: type) -> Callable[..., object]:
     """Return a function that builds an optimiser or a scheduler on one temporary coefficient, to check its options."""
     parameters = [torch.nn.Parameter(torch.zeros(1, 1))]
-    return partial(cls, parameters) if issubclass(cls, Optimizer) else partial(_step, cls, parameters)
+    make = partial(cls, parameters) if issubclass(cls, Optimizer) else partial(_step, cls, parameters)
+    return partial(_finite, make)
+
+
+def _finite(make: Callable[..., object], **options: object) -> object:
+    """Build an object of finite options only; torch accepts an infinite learning rate."""
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}: expected a finite number, found {value}.")
+    return make(**options)
 
 
 def _step(cls: Callable[..., LRScheduler], parameters: list[torch.nn.Parameter], **options: object) -> None:

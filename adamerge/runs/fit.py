@@ -19,14 +19,19 @@ from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.merging.merged_model import MergedModel
 from adamerge.optim.selections import selection_table, sentence
+from adamerge.results.adapter_agreement import agreement_lines
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
-from adamerge.results.export import Exported, export
+from adamerge.results.export import Exported
+from adamerge.results.export_as import export_as
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
+from adamerge.runs.check_place import check_place
+from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.exported_files import hash_export
-from adamerge.runs.finished import check_unfinished, drop_former, put_aside
+from adamerge.runs.finished import check_unfinished, drop_former, files_of_export, put_aside
 from adamerge.runs.inputs import inputs, remember
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
@@ -78,6 +83,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
+    check_place(run.path, config)
     with use_run(run, "adamerge fit", console):
         check_run_dir(run, resolved, resume, allow_code=config.allow_code)
         if resume:
@@ -100,12 +106,14 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     if learned.interrupted:
         return None
     clock.lap("learn")
+    known = files_of_export(run)
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config.centre_name)
     former = put_aside(run.merged)
-    exported = export(model, learned.coefficients, run.merged)
-    _print_lines(console, filter(None, [drop_former(former, run.merged)]))
+    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
+    _print_lines(console, filter(None, [drop_former(former, run.merged, known)]))
     _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
+    _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
     clock.lap("export")
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
@@ -138,7 +146,11 @@ def open_inputs(config: MergeConfig, run: RunDirectory, console: Console) -> Ope
     data = load_data(config, experts)
     check_layers(config.objective, experts, data)
     data = settled(config, experts, inspection.changed, data)
-    notes = [*data.notes, *learning_notes(config, inspection.changed)]
+    notes = [
+        *data.notes,
+        *learning_notes(config, inspection.changed),
+        *component_notes(config, experts, inspection.changed),
+    ]
     _print_lines(console, notes)
     lines = [*lines, *warnings, *notes]
     check_space(config, experts, run)
@@ -249,6 +261,7 @@ def report(
         "surviving_share": exported.surviving.as_json(),
         **found,
         "run": facts,
+        **({"truncation": dict(exported.truncation)} if exported.truncation else {}),
     }
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     _print_lines(console, learned.warnings)

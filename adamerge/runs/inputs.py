@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from adamerge.data.processor_files import files_of
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Experts
+from adamerge.results.beside import files_beside
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
 from adamerge.runs.paths import anchor
@@ -58,15 +58,19 @@ def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
 
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
     """Hash the configuration and each file of weights in a checkpoint by SHA-256, per file name."""
-    folder, known = checkpoint.folder, checkpoint.tensors.files
+    folder, known = checkpoint.adapter or checkpoint.folder, checkpoint.tensors.files
     configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
-    files = [*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    return {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in sorted(files)}
+    files = sorted([*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    own = {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in files}
+    below = checkpoint.beneath
+    if below is None or below.folder == folder:
+        return own
+    return {**own, **{f"model/{name}": digest for name, digest in hash_files(below).items()}}
 
 
 def hash_processor(checkpoint: Checkpoint) -> dict[str, str]:
-    """Hash the files of tokenizer, processor, chat template and generation beside a checkpoint's weights."""
-    return {name: digest_of_path(file) for name, file in sorted(files_of(checkpoint.folder).items())}
+    """Hash the files beside a checkpoint's weights that exports are made from, by path in its folder."""
+    return {name: digest_of_path(file) for name, file in sorted(files_beside(checkpoint).items())}
 
 
 def remember(made_from: Mapping[str, object], file: Path) -> None:

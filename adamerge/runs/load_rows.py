@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from adamerge.data.encode import encode, encode_tensors
 from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
-from adamerge.data.modality import Encoded, Processor
+from adamerge.data.modality import AnyProcessor, Encoded
 from adamerge.data.processor_differences import digest_of_processor
-from adamerge.data.processor_files import exported_from
 from adamerge.data.processors import Own, Processors
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
-from adamerge.experts.experts import Expert, Experts
-from adamerge.merging.merged_model import try_layers
+from adamerge.experts.experts import Expert, Experts, name_of
+from adamerge.merging.forward_pass import try_layers
 from adamerge.objectives import Objective
+from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig, ModelConfig
 from adamerge.types import ConfigError
 
@@ -44,7 +44,7 @@ def load_data(
     experts: Experts,
     *,
     calibrate: bool = True,
-    processors: Mapping[str, Processor] | None = None,
+    processors: Mapping[str, AnyProcessor] | None = None,
 ) -> Data:
     """Read and encode the rows of every task that has rows.
 
@@ -87,8 +87,13 @@ def load_data(
         {task: encoded.rows for task, encoded in evaluation.items()},
         {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
         used,
-        tuple(dict.fromkeys([*pool.notes, *notes, *exported_from(experts)[1]])),
+        tuple(dict.fromkeys([*pool.notes, *notes, *export_notes(experts)])),
     )
+
+
+def export_notes(experts: Experts) -> tuple[str, ...]:
+    """Say what the exported checkpoint gets beside its weights, and what it does not."""
+    return plan_of(experts).notes if from_disk(experts) else ()
 
 
 def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
@@ -110,7 +115,7 @@ def _needs_processor(model: ModelConfig) -> bool:
 
 
 def _calibration(
-    model: ModelConfig, source: RowsLike, expert: Expert, processor: Processor | None, config: MergeConfig
+    model: ModelConfig, source: RowsLike, expert: Expert, processor: AnyProcessor | None, config: MergeConfig
 ) -> Encoded:
     """Encode a sample of a task's calibration rows, unlabeled unless the objective uses labels."""
     labeled = config.objective.uses_labels
@@ -132,15 +137,24 @@ def _calibration(
     return found._replace(notes=(note, *found.notes))
 
 
-def _encoded(source: RowsLike, expert: Expert, processor: Processor | None, encoding: Encoding, seed: int) -> Encoded:
+def _encoded(
+    source: RowsLike, expert: Expert, processor: AnyProcessor | None, encoding: Encoding, seed: int
+) -> Encoded:
     if holds_tensors(source):
         return encode_tensors(source, expert, labeled=encoding.labeled)
     if processor is None:
         raise ConfigError(
             f"{expert.name}: expected rows of tensors, or a tokenizer or image processor to encode them, found "
-            "neither: the base is a module in memory. Pass processor=, or rows of tensors."
+            f"neither: base and expert are modules in memory{_loaded_from(expert)}. Pass processor=, for all tasks or "
+            "by task, or rows of tensors."
         )
     return encode(as_table(source, expert.name, seed=seed), expert, processor, encoding)
+
+
+def _loaded_from(expert: Expert) -> str:
+    """Name the hub id that an expert's module was loaded from, whose processor the user can load."""
+    name = name_of(expert.own_module)
+    return f", and {name}, which the expert was loaded from, is no folder here" if name else ""
 
 
 def _encoding(model: ModelConfig, config: MergeConfig, labeled: bool) -> Encoding:

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from adamerge.calibration.agreement import hold_out
+from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.learning.learn import divide
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import RoundingMode
+from adamerge.results.adapter_agreement import agreement_lines
+from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.compare import compare
-from adamerge.results.export import export
+from adamerge.results.export import SHARD_BYTES
+from adamerge.results.export_as import export_as
 from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
+from adamerge.runs.cards import write_cards_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
 from adamerge.runs.load_rows import Data, load_data
@@ -27,7 +32,14 @@ from adamerge.types import ConfigError
 
 
 def export_again(
-    config: MergeConfig, run: Path, out: Path, out_dtype: str | None, rounding: RoundingMode | None, console: Console
+    config: MergeConfig,
+    run: Path,
+    out: Path,
+    out_dtype: str | None,
+    rounding: RoundingMode | None,
+    console: Console,
+    *,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the merged checkpoint of a finished run to another folder.
 
@@ -38,17 +50,24 @@ def export_again(
         out_dtype: dtype of the checkpoint; None takes the run's.
         rounding: How its numbers are rounded; None takes the run's.
         console: Prints the path per task.
+        shard_bytes: Maximum size of one file of weights.
 
     Raises:
         ConfigError: The run is not finished, `out` exists, another process uses the run directory, or base, experts,
             tokenizers, processors or coefficients are not those of the run.
     """
-    place = _finished(RunDirectory(run))
+    place, keeper = _finished(RunDirectory(run)), keeper_for(console, accept_unkeyed=True)
     with use_run(place, "adamerge export", console):
-        model, learned = _reopen(config, place, keeper_for(console, accept_unkeyed=True), console)
+        model, learned = _reopen(config, place, keeper, console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
-        done = export(model, learned.coefficients, out)
-    for line in [*done.notes, *done.surviving.lines(model.rounding.mode)]:
+        adapter = adapter_of(config.export)
+        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=shard_bytes)
+        write_cards_of(place.recipe, out, changed=bool(out_dtype or rounding or adapter))
+        lines = [*done.notes, *done.surviving.lines(model.rounding.mode)]
+        if adapter and done.truncation:
+            held_out = _held_out(config, model, place, keeper)
+            lines += agreement_lines(model, learned.coefficients, held_out, done)
+    for line in lines:
         _print(console, line)
     for task, folder in done.checkpoints.items():
         _print(console, f"{task}: {folder}")
@@ -80,8 +99,7 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
             "model."
         )
     names = tuple(model.vectors.shapes)
-    rows = answers_to(config, model.experts, names, data.calibration, place.answers, keeper)
-    held_out = hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
+    held_out = _held_out(config, model, place, keeper, data)
     written = place.merged if place.merged.exists() else None
     comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console, written)
     for line in _notes(place, data):
@@ -89,6 +107,35 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     console.print(table(comparison.scores, comparison.relative(), comparison.unit))
     kept = json.loads(place.metrics.read_text(encoding="utf-8")) if place.metrics.exists() else {}
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
+
+
+def chosen(config: MergeConfig, adapter: bool | None, max_rank: int | None) -> MergeConfig:
+    """Change what a finished run is exported as.
+
+    Args:
+        config: Configuration of the run.
+        adapter: Whether to write an adapter; None keeps what the run has.
+        max_rank: Largest rank of the adapter; None keeps what the run has.
+
+    Raises:
+        ConfigError: A rank is given for a checkpoint.
+    """
+    kind = {None: config.export, True: "adapter", False: "checkpoint"}[adapter]
+    kept = adapter_of(config.export)
+    if adapter_of(kind) is None:
+        if max_rank is not None:
+            raise ConfigError("max_rank: expected an adapter, found a complete checkpoint. Add --adapter.")
+        return replace(config, export="checkpoint")
+    return replace(config, export=AdapterExport(max_rank) if max_rank is not None else kept or AdapterExport())
+
+
+def _held_out(
+    config: MergeConfig, model: MergedModel, run: RunDirectory, keeper: Keeper, data: Data | None = None
+) -> HeldOut:
+    """Read the rows that were held out, and the experts' predictions on them."""
+    data = data or settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
+    rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, run.answers, keeper)
+    return hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
 
 
 def _notes(run: RunDirectory, data: Data) -> Iterator[str]:

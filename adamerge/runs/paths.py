@@ -31,7 +31,8 @@ def anchored(settings: Mapping[str, object]) -> dict[str, object]:
 
 def _model(model: Mapping[str, object]) -> dict[str, object]:
     rows = {key: _rows(model[key]) for key in ("calibration", "evaluation")}
-    return {**model, "model": anchor(str(model["model"])), **rows}
+    places = {key: anchor(str(model[key])) for key in ("model", "adapter") if model.get(key) is not None}
+    return {**model, **places, **rows}
 
 
 def _rows(rows: object) -> object:

@@ -16,6 +16,7 @@ from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.runs.read_yaml import Document, read_yaml_file
 from adamerge.runs.saved import Layer, split_record
 from adamerge.runs.warm_start import with_earlier_run
+from adamerge.types import quoted
 
 Tell: TypeAlias = Callable[[str], object]
 """Function that prints a note."""
@@ -77,7 +78,8 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
     parts = [split_record(nested(layer)) for layer in layers]
     method = _method(parts, findings)
     _check_permissions(parts, findings)
-    for part in parts:
+    for layer, part in zip(layers, parts, strict=True):
+        _check_record(layer, findings)
         _check_switch(part, method, findings)
     kept = [_today(part.for_method(method), findings) for part in parts]
     content = together(kept).content
@@ -126,6 +128,16 @@ def _check_permissions(layers: Sequence[Layer], findings: Findings) -> None:
                 "expected false, found true in a file: it would run Python code that comes with a checkpoint. If you "
                 "trust that code, allow it by --allow_code (in Python: allow_code=True).",
             )
+
+
+def _check_record(layer: Document, findings: Findings) -> None:
+    """Refuse a list of written keys of another form than a run records."""
+    written = layer.content.get("written", [])
+    if not isinstance(written, list | tuple) or not all(isinstance(key, str) for key in written):
+        findings.refuse(
+            ("written",),
+            f"expected the list of keys that a run recorded, found {quoted(written)}; remove both records.",
+        )
 
 
 def _is_file(layer: Layer) -> bool:

@@ -3,19 +3,29 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import yaml
+from typing_extensions import override
 
-from adamerge.types import ConfigError
+from adamerge.storage.regular_files import read_whole
+from adamerge.types import ConfigError, quoted
 
 MERGE: Final = "tag:yaml.org,2002:merge"
 """Tag of the key `<<`, which adds the keys of other mappings and may be written twice."""
 
-MOST: Final = 100_000
-"""Largest number of values in a file, counted as if every alias were written out."""
+MOST: Final = 10_000
+"""Largest number of keys and values in a file, counted as if every alias were written out."""
+
+DEEPEST: Final = 64
+"""Largest number of levels in a file, counted as if every alias were written out."""
+
+_TEXT: Final = ("tag:yaml.org,2002:str", MERGE)
+"""Tags of keys."""
+
+LARGEST: Final = 10**7
+"""Largest size of a file in bytes."""
 
 Key: TypeAlias = tuple[str | int, ...]
 """Path of a value in nested settings: ("models", 0, "task")."""
@@ -60,6 +70,16 @@ class Document:
 class _Loader(yaml.SafeLoader):
     """Loader of YAML 1.1, except that 1e-3 is a number."""
 
+    @override
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """Build a value; what Python refuses, a date without such a day for example, is an error with its line."""
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # int(), datetime.date() and so on
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -82,18 +102,14 @@ def read_yaml(text: str | bytes, name: str) -> Document:
     """
     try:
         node = _node(text, name)
-        repeated = tuple(_unite_repeated(node, (), name, set()))
+        repeated = (*_no_texts(node, (), name), *_unite_repeated(node, (), name))
         content = _value(node)
-        places = list(islice(_places(node, (), name), MOST + 1))
-    except RecursionError as error:
-        raise ConfigError(f"{name}: an alias (*) refers to a value that contains it; write the value out.") from error
+        places = dict(_places(node, (), name))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: this is not YAML in UTF-8: {error}") from error
+        raise ConfigError(f"{name}: this is not YAML in UTF-8: {_in_one_line(error)}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{name}: expected keys and values, such as base_model: …; see adamerge fit --help.")
-    if len(places) > MOST:
-        raise ConfigError(f"{name}: expected at most {MOST} values, found more; write out what aliases (*) repeat.")
-    return Document({str(key): value for key, value in content.items()}, dict(places), name, repeated)
+    return Document({str(key): value for key, value in content.items()}, places, name, repeated)
 
 
 def read_yaml_file(file: Path) -> Document:
@@ -102,10 +118,7 @@ def read_yaml_file(file: Path) -> Document:
     Raises:
         ConfigError: There is no such file, or it cannot be used.
     """
-    try:
-        return read_yaml(file.read_bytes(), str(file))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigError(f"{file}: there is no such file.") from error
+    return read_yaml(read_whole(file, LARGEST), str(file))
 
 
 def read_value(text: str, option: str) -> tuple[object, Place]:
@@ -116,12 +129,22 @@ def read_value(text: str, option: str) -> tuple[object, Place]:
     """
     try:
         return _value(_node(text, option)), Place(option, text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{option}: this is not a value in YAML: {text}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option}: this is not a value in YAML: {quoted(text)}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """Describe what is wrong with YAML, and where."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"{problem}{where}"
 
 
 def _node(text: str | bytes, name: str) -> yaml.Node | None:
-    loader = _Loader(text.decode("utf-8") if isinstance(text, bytes) else text)
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    _check_size(text, name)
+    loader = _Loader(text)
     loader.name = name
     try:
         return loader.get_single_node()
@@ -129,23 +152,102 @@ def _node(text: str | bytes, name: str) -> yaml.Node | None:
         loader.dispose()
 
 
+@dataclass
+class _Open:
+    """A mapping or list whose end has not been read.
+
+    Attributes:
+        anchor: Name that aliases may give it.
+        size: Number of its keys and values so far, with those of aliases.
+        height: Number of levels in it so far, with those of aliases.
+    """
+
+    anchor: str | None
+    size: int = 1
+    height: int = 1
+
+
+def _check_size(text: str, name: str) -> None:
+    """Refuse too many values, too many levels and endless aliases, before anything is built of them.
+
+    Raises:
+        ConfigError: Names the line.
+    """
+    around = [_Open(None)]
+    known: dict[str | None, tuple[int, int]] = {}
+    total = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            around.append(_Open(event.anchor))
+            size, height = 1, 0
+        elif isinstance(event, yaml.AliasEvent):
+            if any(one.anchor == event.anchor for one in around):
+                raise ConfigError(
+                    f"{name}:{_line(event)}: the alias *{event.anchor} refers to a value that contains it; write the "
+                    "value out."
+                )
+            size, height = known.get(event.anchor, (1, 0))
+        elif isinstance(event, yaml.ScalarEvent):
+            size, height = 1, 0
+            known |= {event.anchor: (1, 0)} if event.anchor else {}
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            closed = around.pop()
+            size, height = 0, closed.height
+            around[-1].size += closed.size
+            known |= {closed.anchor: (closed.size, closed.height)} if closed.anchor else {}
+        else:
+            continue
+        total += size
+        around[-1].size += size if not isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent) else 0
+        around[-1].height = max(around[-1].height, height + 1)
+        if total > MOST:
+            raise ConfigError(
+                f"{name}:{_line(event)}: expected at most {MOST} keys and values, found more; write out what aliases "
+                "(*) repeat, and keep data in files of their own."
+            )
+        if len(around) - 1 + height > DEEPEST:
+            raise ConfigError(f"{name}:{_line(event)}: expected at most {DEEPEST} levels, found more.")
+
+
 def _value(node: yaml.Node | None) -> object:
     return None if node is None else _Loader("").construct_document(node)
 
 
-def _unite_repeated(node: yaml.Node | None, key: Key, name: str, seen: set[int]) -> Iterator[tuple[Key, str]]:
+def _no_texts(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, str]]:
+    """Yield every key that is no text, and remove it."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _no_texts(value, (*key, index), name)
+    elif isinstance(node, yaml.MappingNode):
+        for word, _ in node.value:
+            if word.tag not in _TEXT:
+                yield (
+                    key,
+                    (
+                        f"{name}:{_line(word)}: expected a text as key, found {_described(word)}; write it in "
+                        "quotation marks if it is a name."
+                    ),
+                )
+        node.value = [(word, value) for word, value in node.value if word.tag in _TEXT]
+        for word, value in node.value:
+            yield from _no_texts(value, (*key, word.value), name)
+
+
+def _described(node: yaml.Node) -> str:
+    kind = node.tag.rpartition(":")[2]
+    return f"{quoted(node.value)}, which YAML reads as {kind}" if isinstance(node, yaml.ScalarNode) else f"a {kind}"
+
+
+def _unite_repeated(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, str]]:
     """Yield every key that is written twice in one mapping, and unite its values, so that all of them are checked."""
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         for word, message in _repeated(node, name):
             yield (*key, word), message
         for word, value in node.value:
-            yield from _unite_repeated(value, (*key, word.value), name, seen)
+            yield from _unite_repeated(value, (*key, word.value), name)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield from _unite_repeated(value, (*key, index), name, seen)
+            yield from _unite_repeated(value, (*key, index), name)
 
 
 def _repeated(node: yaml.MappingNode, name: str) -> Iterator[tuple[str, str]]:
@@ -187,5 +289,5 @@ def _spelling(node: yaml.Node) -> str | None:
     return node.value if isinstance(node, yaml.ScalarNode) else None
 
 
-def _line(node: yaml.Node) -> int:
+def _line(node: yaml.Node | yaml.Event) -> int:
     return node.start_mark.line + 1

@@ -15,7 +15,9 @@ from adamerge.experts.experts import Experts
 from adamerge.learning.learn import divide
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.export import check_free, export
+from adamerge.results.adapter_settings import adapter_of
+from adamerge.results.export import check_free
+from adamerge.results.export_as import export_as
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import from_json, write_cards
 from adamerge.runs.config import MergeConfig
@@ -107,7 +109,7 @@ def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".replay-") as folder:
         model = _rebuilt(recipe, experts, RunDirectory(Path(folder)), console)
-        done = export(model, recipe.learned.coefficients, out)
+        done = export_as(adapter_of(recipe.config.export), model, recipe.learned.coefficients, out)
     if "card" in recipe.content:
         write_cards(from_json(recipe.content["card"]), out)
     for task, place in done.checkpoints.items():

@@ -1,5 +1,6 @@
 """File names of a run, and the checks whether a new or resumed run may write to its directory."""
 
+import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -180,7 +181,7 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
     """
     run_dir, former = run.path, run.config
     if not resume:
-        if run_dir.is_file() or any(not _left_behind(file) for file in run_dir.glob("*")):
+        if os.path.lexists(run_dir) and (not run_dir.is_dir() or not _is_empty(run_dir)):
             raise ConfigError(
                 f"{run_dir}: already exists. Choose another --run_dir, or resume its run with --ckpt_path last."
             )
@@ -205,9 +206,9 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
         )
 
 
-def _left_behind(file: Path) -> bool:
-    """Return whether a file says nothing of a run: the lock, and what a killed process was writing."""
-    return file.name == LOCK or file.name.endswith(".partial")
+def _is_empty(folder: Path) -> bool:
+    """Return whether nothing in a folder says anything of a run: a lock, or what a killed process was writing."""
+    return all(file.name == LOCK or file.name.endswith(".partial") for file in folder.glob("*"))
 
 
 def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[str, object]:

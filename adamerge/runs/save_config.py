@@ -8,7 +8,8 @@ from functools import partial
 import yaml
 
 from adamerge.runs.class_names import import_path
-from adamerge.runs.config import EarlierRun, MergeConfig
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.earlier_run import EarlierRun
 from adamerge.runs.paths import anchored
 from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError

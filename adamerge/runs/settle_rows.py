@@ -17,8 +17,10 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.model_kind import forward_inputs, logits_of, names_argument
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
 from adamerge.experts.stateless import Stateless
+from adamerge.merging.execution import expert_of
 from adamerge.merging.merged_model import MergedModel, generate
 from adamerge.runs.centre import over_one_group, plain_vectors
+from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
 
@@ -69,7 +71,9 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
     """
     if not data.calibration and not data.evaluation:
         return data
-    model = over_one_group(experts, plain_vectors(config, experts, names))
+    vectors = plain_vectors(config, experts, names)
+    blocks = execution_for(config, experts, names, data.calibration, vectors.device).blocks
+    model = over_one_group(experts, vectors, blocks)
     return settle_rows(data, experts, config.data.max_length, model)
 
 
@@ -82,7 +86,7 @@ def _verdict(expert: Expert, rows: Rows, max_length: int | None, model: MergedMo
 
 def asked(model: MergedModel, expert: Expert) -> Model:
     """Ask an expert with its own weights."""
-    device, dtype, placed = model.vectors.device, model.vectors.dtype, model.expert(expert.name)
+    device, dtype, placed = model.vectors.device, model.vectors.dtype, expert_of(model, expert.name)
 
     def moved(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return move(Batch(inputs, torch.empty(0)), device, dtype).inputs
@@ -92,7 +96,7 @@ def asked(model: MergedModel, expert: Expert) -> Model:
         lambda inputs: placed(moved(inputs)).logits,
         lambda inputs, how: placed.generate(moved(inputs), how),
         lambda: sorted(expert.forward.changed),
-        lambda: expert.forward.random,
+        lambda: placed.random,
         names_argument(expert.module, "attention_mask"),
         ROUNDING.get(dtype, 5e-2),
     )

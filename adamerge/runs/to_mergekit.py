@@ -64,9 +64,7 @@ def _obstacles(config: MergeConfig, learned: Table, experts: Experts) -> Iterato
     heads = [task for task, expert in experts.tasks.items() if expert.head]
     if heads:
         yield f"{', '.join(heads)} keep heads of their own, which mergekit would average"
-    adapters = [
-        t for t, e in experts.tasks.items() if e.checkpoint and not (e.checkpoint.folder / "config.json").exists()
-    ]
+    adapters = [task for task, expert in experts.tasks.items() if expert.checkpoint and expert.checkpoint.adapter]
     if adapters:
         yield f"{', '.join(adapters)} are adapters"
     if config.rounding != "nearest":

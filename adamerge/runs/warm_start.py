@@ -9,7 +9,8 @@ import torch
 from adamerge.learning.two_stages import COEFFICIENTS
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.grouping import Grouping, tensor_wise
-from adamerge.runs.config import EarlierRun, MergeConfig, Start
+from adamerge.runs.config import MergeConfig, Start
+from adamerge.runs.earlier_run import EarlierRun
 from adamerge.types import Coefficients, ConfigError
 
 

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from adamerge.storage.digest import FileDigest, bytes_of, digest_of, digest_of_json
 from adamerge.storage.open_safetensors import SafetensorsReader, open_safetensors
+from adamerge.storage.regular_files import check_regular
 from adamerge.types import IncompatibleExpertsError
 
 DTYPES = {
@@ -262,9 +263,12 @@ class Joined(Weights):
 
 @contextmanager
 def _readable(file: Path) -> Generator[None]:
+    check_regular(file)
     try:
         yield
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, OverflowError, TypeError) as error:
+        if isinstance(error, IncompatibleExpertsError):
+            raise
         raise IncompatibleExpertsError(
             f"{file}: expected a complete safetensors file, but it cannot be read ({error}). "
             "It was probably cut off or damaged while it was written or copied: copy or download it again."

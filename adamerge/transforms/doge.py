@@ -121,6 +121,11 @@ class Doge(Transform):
         require(self.damping >= 0, "damping", "0 or more", self.damping)
 
     @property
+    def by_matrix(self) -> bool:
+        """True: it fits matrices."""
+        return True
+
+    @property
     def coefficient(self) -> float:
         """1; without λ in the outputs 0.3, where AdaMerging starts in FusionBench."""
         return 1.0 if self.balanced else TASK_ARITHMETIC

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.thin_svd import thin_svd
-from adamerge.transforms.transform import MERGED, Stacks, TensorTransform, Transform, is_matrix, matrices
+from adamerge.transforms.transform import MERGED, CoreTransform, Stacks, TensorTransform, Transform, is_matrix, matrices
 
 
 def isotropic(update: Tensor) -> Tensor:
@@ -46,9 +45,19 @@ class Isotropic(Transform):
     """
 
     @property
+    def by_matrix(self) -> bool:
+        """True: it is a method of matrices."""
+        return True
+
+    @property
     def coefficient(self) -> float:
         """1, as published."""
         return 1.0
+
+    @property
+    def core(self) -> CoreTransform:
+        """Iso-C of the sum of the cores; bases do not change singular values."""
+        return lambda cores, shape: isotropic(cores.sum(0)).unsqueeze(0)
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""
@@ -58,7 +67,7 @@ class Isotropic(Transform):
                 return stack.mean(0, keepdim=True)
             return isotropic(matrices(stack).sum(0)).reshape(1, *stack.shape[1:])
 
-        return by_matrix(merge)
+        return merge
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the name of the one merged update; see `Transform.experts`."""

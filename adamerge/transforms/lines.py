@@ -118,6 +118,11 @@ class Lines(Transform):
         """1: alpha + beta · l/(L - 1) is in the outputs."""
         return 1.0
 
+    @property
+    def keeps_span(self) -> bool:
+        """True: task vectors are scaled as a whole."""
+        return True
+
     def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
         """Require names with layer numbers; see `Transform.check`."""
         depth_shares(list(shapes))

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from adamerge.merging.factor_cores import cores_of
+from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.merging.task_vectors import TaskVectors
@@ -16,7 +18,7 @@ from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import Header, MappedFiles, Weights
-from adamerge.transforms.transform import Transform
+from adamerge.transforms.transform import TensorTransform, Transform
 
 
 def transformed(
@@ -142,8 +144,7 @@ def _outputs(
     """Every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
     largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
     size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
-    kind = type(transform).__name__
-    _say(console, f"{what}: {kind}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
+    _say(console, f"{what}: {transform.title}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def stacks() -> Iterator[tuple[str, Tensor]]:
@@ -152,7 +153,18 @@ def _outputs(
 
         apply = transform.plan(stacks, information)
         for name in progress.track(plain.shapes, description="transforming them"):
-            yield name, apply(name, plain.stack(name)).to(plain.dtype)
+            yield name, _transformed(name, plain, transform, apply).to(plain.dtype)
+
+
+def _transformed(name: str, plain: TaskVectors, transform: Transform, apply: TensorTransform) -> Tensor:
+    """Transform one parameter, (K', *shape): in the space of its factors where that is exact and cheaper."""
+    core = transform.core_of(name)
+    cores = cores_of(plain, name) if core and isinstance(plain, Factored) else None
+    if core is None or cores is None:
+        return apply(name, plain.stack(name))
+    left, stack, right = cores
+    outputs = left @ core(stack, (len(left), len(right))) @ right.T
+    return outputs.reshape(-1, *plain.shapes[name])
 
 
 def _write_one(name: str, vectors: Tensor, writers: Iterable[SafetensorsWriter]) -> bool:

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.thin_svd import polar, thin_svd
-from adamerge.transforms.transform import Stacks, TensorTransform, Transform, is_matrix, matrices
+from adamerge.transforms.transform import CoreTransform, Stacks, TensorTransform, Transform, is_matrix, matrices
 
 
-def task_singular_vectors(stack: Tensor) -> Tensor:
+def task_singular_vectors(stack: Tensor, full: int | None = None) -> Tensor:
     """Reduce each task to rank r/K and orthogonalise the singular vectors across tasks.
 
     τₖ ≈ Uₖ diag(sₖ) Vₖᵀ with max(1, ⌊r/K⌋) components, r = min(R, M). The concatenations U = [U₁ … U_K] and V are
@@ -20,6 +19,7 @@ def task_singular_vectors(stack: Tensor) -> Tensor:
 
     Args:
         stack: (K, R, M).
+        full: r; by default min(R, M).
 
     Returns:
         (K, R, M); zero for a zero task vector. Identical experts share their directions: the sum is one of them.
@@ -34,7 +34,7 @@ def task_singular_vectors(stack: Tensor) -> Tensor:
         tensor([[2., 0.],
                 [0., 3.]])
     """
-    rank = max(1, min(stack.shape[1:]) // len(stack))
+    rank = max(1, (full or min(stack.shape[1:])) // len(stack))
     parts = [tuple(factor[..., :rank] for factor in thin_svd(expert)) for expert in stack]
     lefts, sigmas, rights = zip(*parts, strict=True)
     widths = [len(sigma) for sigma in sigmas]
@@ -49,9 +49,19 @@ class TaskSingularVectors(Transform):
     """TSV-M, one output per expert; vectors are averaged (each output is τₖ/K). The published coefficient is 1."""
 
     @property
+    def by_matrix(self) -> bool:
+        """True: it is a method of matrices."""
+        return True
+
+    @property
     def coefficient(self) -> float:
         """1, as published."""
         return 1.0
+
+    @property
+    def core(self) -> CoreTransform:
+        """TSV-M of the cores, with as many components as the whole matrices get."""
+        return lambda cores, shape: task_singular_vectors(cores, min(shape))
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Return the split of one tensor; nothing is gathered. See `Transform.plan`."""
@@ -61,7 +71,7 @@ class TaskSingularVectors(Transform):
                 return stack / len(stack)
             return task_singular_vectors(matrices(stack)).reshape(stack.shape)
 
-        return by_matrix(split)
+        return split
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the experts' own names; see `Transform.experts`."""

@@ -13,6 +13,9 @@ from adamerge.types import ConfigError
 TensorTransform: TypeAlias = Callable[[str, Tensor], Tensor]
 """(parameter name, stack (K, *shape) fp32) → (K', *shape)."""
 
+CoreTransform: TypeAlias = Callable[[Tensor, tuple[int, int]], Tensor]
+"""(cores of all experts (K, p, q) fp64, shape (R, M) of the whole matrix) → (K', p, q)."""
+
 Stacks: TypeAlias = Callable[[], Iterator[tuple[str, Tensor]]]
 """A fresh pass over all tensors, one stack (K, *shape) at a time, in the order of the module's parameters."""
 
@@ -59,9 +62,36 @@ class Transform(ABC):
         """The published scale of each output in the plain sum base + coefficient · Σ outputs."""
 
     @property
+    def title(self) -> str:
+        """Name of the method in messages."""
+        return type(self).__name__
+
+    @property
+    def by_matrix(self) -> bool:
+        """Whether it is applied to each matrix by itself where a parameter holds several (a mixture's experts)."""
+        return False
+
+    @property
     def fisher(self) -> FisherSettings | None:
         """How the experts' diagonal Fisher information is to be computed; None if the method needs none."""
         return None
+
+    @property
+    def core(self) -> "CoreTransform | None":
+        """The transform in the space of low-rank factors, if it is exact there and cheaper; None if it is not.
+
+        It must commute with orthonormal bases: T(Q C Pᵀ) = Q T(C) Pᵀ for all Q, P with orthonormal columns.
+        """
+        return None
+
+    def core_of(self, name: str) -> "CoreTransform | None":
+        """Return `core` where it holds for this parameter."""
+        return self.core
+
+    @property
+    def keeps_span(self) -> bool:
+        """Whether the columns of outputs are in the span of the columns of all task vectors of the same tensor."""
+        return self.core is not None
 
     def check(self, experts: int, shapes: Mapping[str, Sequence[int]]) -> None:
         """Refuse, before anything is written, what cannot be transformed; by default refuse nothing.

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.transform import (
     MERGED,
+    CoreTransform,
     Stacks,
     TensorTransform,
     Transform,
@@ -68,7 +68,7 @@ def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
     return gram, target
 
 
-def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
+def wudi(stack: Tensor, ridge: float = 0.1, width: int | None = None) -> Tensor:
     """Minimise F in closed form, with a ridge towards Σₖ τₖ, the start of the published solver.
 
     U = S + (ΣτG - S ΣG)(ΣG + hI)⁻¹ with S = Σₖ τₖ and h = ridge · tr(ΣG)/M, which is `ridge` times the mean
@@ -79,6 +79,7 @@ def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
     Args:
         stack: (K, R, M).
         ridge: share of the mean eigenvalue, > 0.
+        width: number of eigenvalues that the mean is over; by default M.
 
     Returns:
         (R, M).
@@ -92,7 +93,7 @@ def wudi(stack: Tensor, ridge: float = 0.1) -> Tensor:
     """
     gram, target = normal_equations(stack)
     start = stack.double().sum(0)
-    shift = ridge * gram.trace() / len(gram)
+    shift = ridge * gram.trace() / (width or len(gram))
     if shift == 0:
         return start.to(stack.dtype)
     ridged = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
@@ -154,9 +155,21 @@ class Wudi(Transform):
         require(self.steps >= 1, "steps", "1 or more", self.steps)
 
     @property
+    def by_matrix(self) -> bool:
+        """True: it is a method of matrices."""
+        return True
+
+    @property
     def coefficient(self) -> float:
         """1: the method has no scale."""
         return 1.0
+
+    @property
+    def core(self) -> CoreTransform | None:
+        """The closed form of the cores, with the ridge of the whole matrices; Adam's steps depend on the bases."""
+        if self.solver == "adam":
+            return None
+        return lambda cores, shape: wudi(cores, self.ridge, shape[1]).unsqueeze(0)
 
     def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
         """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""
@@ -168,7 +181,7 @@ class Wudi(Transform):
             merged = wudi(flat, self.ridge) if self.solver == "closed" else wudi_adam(flat, self.lr, self.steps)
             return merged.reshape(1, *stack.shape[1:])
 
-        return by_matrix(merge)
+        return merge
 
     def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the name of the one merged update; see `Transform.experts`."""

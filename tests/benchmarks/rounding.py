@@ -85,7 +85,7 @@ def trained(base: Path, rows: Mapping[str, Rows], rate: float, steps: int, folde
         torch.manual_seed(0)
         labels = int(own.labels.max()) + 1
         model = BertForSequenceClassification.from_pretrained(base, num_labels=labels, dtype=torch.float32)
-        train(model, list(model.classifier.parameters()), own, 1e-2, 200)
+        train(model, list(model.classifier.parameters()), own, 1e-2, 2 * steps)
         model.save_pretrained(folder / f"{task}_before")
         train(model, list(model.bert.parameters()), own, rate, steps)
         model.save_pretrained(folder / task)
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=Path("zoo"))
     parser.add_argument("--data", type=Path, default=Path("../shared/zoo/data"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--steps", type=int, default=100, help="of training the encoder")
+    parser.add_argument("--steps", type=int, default=100, help="of training the encoder; twice as many for heads")
     parser.add_argument("--rows", type=int, help="test rows per task; all by default")
     parser.add_argument("--scale", type=float, default=0.3, help="of task arithmetic")
     parser.add_argument("--rates", nargs="*", type=float, default=list(RATES))

@@ -15,8 +15,9 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import divide, learn, target_settings
 from adamerge.learning.settings import Learning
 from adamerge.merging.execution import Work, execution_of
+from adamerge.merging.forward_pass import choose_layers
 from adamerge.merging.grouping import task_wise
-from adamerge.merging.merged_model import MergedModel, choose_layers, task_vectors
+from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.objectives import HiddenAlignment, LogitAlignment, Sum
 from adamerge.optim.feasible_sets import Unbounded
 from adamerge.types import ConfigError

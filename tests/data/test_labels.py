@@ -135,3 +135,10 @@ def test_class_names_are_those_of_pipelines_whatever_label2id_says(label2id):
     module = build("BertForSequenceClassification", "bert", 0)
     module.config.id2label, module.config.label2id = {"0": "neg", 1: "pos"}, label2id
     assert kind_of(module).class_names == {0: "neg", 1: "pos"}
+
+
+def test_a_rule_that_saw_drawn_rows_alone_says_so():
+    whole = labelled([0, 1])
+    assert "drawn" not in label_indices(whole, ANIMALS, 2)[1]
+    drawn = Table(whole.data, whole.source, "mood", count=50)
+    assert label_indices(drawn, ANIMALS, 2)[1].endswith("(seen in the 2 drawn rows of 50).")

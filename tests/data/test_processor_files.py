@@ -1,102 +1,70 @@
-"""A merged language model carries the files that all its experts bring, or the base's, and says which."""
+"""Files of processors, chat templates, and links out of a folder, as the installed transformers reads them."""
 
-import json
+import ast
+import re
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import transformers
-from support.families import CHATS, save_speaking_family, save_tokenizer
+from support.families import CHATS, save_tokenizer
 from transformers import AutoTokenizer
 
-from adamerge import Expert, Merge
-from adamerge.data.processor_files import exported_from, lacking, template_of
-from adamerge.experts.inspect_weights import inspect_weights
-from adamerge.merging.grouping import tensor_wise
-from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
-from adamerge.results.export import export
-from adamerge.runs.build_model import open_experts
-from adamerge.runs.read_config import merge_config
+from adamerge.data.processor_files import TOKENIZER, files_of, has_tokenizer, template_of, templates_of
+
+NAMED = {"default": CHATS, "tool": "{{ messages[0]['content'] }}"}
 
 
-@pytest.fixture
-def family(tmp_path, monkeypatch):
-    """A language model and two experts without tokenizers of their own."""
-    monkeypatch.chdir(save_speaking_family(tmp_path, "LlamaForCausalLM", "llama"))
-    for file in (*tmp_path.glob("mood/generation_config.json"), *tmp_path.glob("topic/generation_config.json")):
-        file.unlink()
-    return tmp_path
-
-
-def bring(folder, template=CHATS, stops=(1, 2)):
-    """Give an expert a tokenizer with a chat template, and end tokens."""
-    save_tokenizer(folder, end="[SEP]")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+@pytest.mark.parametrize("jinja", [True, False])
+@pytest.mark.parametrize("template", [CHATS, NAMED], ids=["one", "named"])
+def test_templates_are_those_that_transformers_loads(tmp_path, jinja, template):
+    save_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    transformers.GenerationConfig(eos_token_id=list(stops)).save_pretrained(folder)
+    tokenizer.save_pretrained(tmp_path, save_jinja_files=jinja)
+    loaded = AutoTokenizer.from_pretrained(tmp_path).chat_template
+    assert templates_of(tmp_path) == (loaded if isinstance(loaded, dict) else {"default": loaded})
+    assert template_of(tmp_path) == CHATS
 
 
-def opened():
-    return open_experts(merge_config({"base_model": "base", "models": [{"model": "mood"}, {"model": "topic"}]}))
+def test_a_template_file_replaces_that_of_the_settings(tmp_path):
+    save_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.chat_template = NAMED
+    tokenizer.save_pretrained(tmp_path, save_jinja_files=False)
+    (tmp_path / "chat_template.jinja").write_text("file")
+    assert templates_of(tmp_path) == {"default": AutoTokenizer.from_pretrained(tmp_path).chat_template}
 
 
-def test_experts_that_agree_give_their_files(family):
-    bring(family / "mood")
-    bring(family / "topic")
-    experts = opened()
-    source, (note,) = exported_from(experts)
-    assert source is experts.tasks["mood"].checkpoint
-    assert "of mood, topic, not the base's" in note
-    model = MergedModel(experts, task_vectors(experts, inspect_weights(experts).changed), tensor_wise(experts.shared))
-    export(model, uniform(model, 0.5), family / "out")
-    assert AutoTokenizer.from_pretrained("out").chat_template == CHATS
-    assert transformers.GenerationConfig.from_pretrained("out").eos_token_id == [1, 2]
-    assert json.loads((family / "out/config.json").read_text())["model_type"] == "llama"
+def test_every_file_of_every_tokenizer_of_transformers_is_known():
+    root = Path(transformers.__file__).parent
+    found = set()
+    for file in root.glob("models/*/tokenization_*.py"):
+        for text in re.findall(r"^VOCAB_FILES_NAMES = (\{.*?\})", file.read_text(encoding="utf-8"), re.DOTALL | re.M):
+            found |= set(ast.literal_eval(text).values())
+    assert len(found) > 15
+    assert [name for name in found if not any(fnmatch(name, pattern) for pattern in TOKENIZER)] == []
 
 
-def test_experts_that_differ_leave_the_bases_files_and_it_is_noted(family):
-    bring(family / "mood")
-    bring(family / "topic", stops=(1,))
-    experts = opened()
-    source, (note,) = exported_from(experts)
-    assert source is experts.checkpoint
-    assert "of the base, because those of mood, topic differ" in note
+def test_settings_without_a_vocabulary_are_a_tokenizer_only_for_one_that_needs_none(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert not has_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert has_tokenizer(tmp_path)
 
 
-def test_experts_without_files_leave_the_bases_silently(family):
-    experts = opened()
-    assert exported_from(experts) == (experts.checkpoint, ())
-
-
-def test_files_of_two_tokenizers_are_not_mixed(family):
-    save_tokenizer(family / "mood")
-    (family / "base/added_tokens.json").write_text("{}")
-    (family / "base/chat_template.jinja").write_text("base")
-    assert "chat_template.jinja" in lacking(family / "mood", family / "base")
-    assert "added_tokens.json" not in lacking(family / "mood", family / "base")
-    assert {"added_tokens.json", "tokenizer.json"} <= lacking(family / "topic", family / "base").keys()
-    config = family / "mood/tokenizer_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": "own"}))
-    assert template_of(family / "mood") == "own"
-    assert "chat_template.jinja" not in lacking(family / "mood", family / "base")
-
-
-def test_modules_in_memory_are_encoded_with_the_processors_that_are_given(family):
-    bring(family / "mood", template="{% for m in messages %}{{ m.content }} [SEP]{% endfor %}")
-    bring(family / "topic")
-    models = {task: transformers.AutoModelForCausalLM.from_pretrained(task) for task in ("mood", "topic")}
-    tokenizers = {task: AutoTokenizer.from_pretrained(task) for task in models}
-    chats = [{"messages": [{"role": "user", "content": word}]} for word in ("good film", "so bad")]
-    merge = Merge(
-        transformers.AutoModelForCausalLM.from_pretrained("base"),
-        [Expert(model, task=task, calibration=chats) for task, model in models.items()],
-        processor=tokenizers,
-        method="expert_merging",
-        trainer={"max_steps": 1},
-        data={"held_out": 0},
+def test_links_out_of_a_folder_are_passed_over_but_not_those_of_the_hubs_cache(tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    snapshot = tmp_path / "models--a--b/snapshots/main"
+    blobs = tmp_path / "models--a--b/blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    (blobs / "1").write_text("words")
+    (snapshot / "vocab.txt").symlink_to("../../blobs/1")
+    (snapshot / "tokenizer.json").symlink_to("../../../secret")
+    (snapshot / "merges.txt").symlink_to("vocab.txt")
+    (tmp_path / "link").symlink_to(snapshot)
+    assert (
+        files_of(snapshot, TOKENIZER).keys()
+        == files_of(tmp_path / "link", TOKENIZER).keys()
+        == {"vocab.txt", "merges.txt"}
     )
-    opened, _, _ = merge._open()
-    for task, tokenizer in tokenizers.items():
-        expected = [tokenizer.apply_chat_template(c["messages"], return_dict=False) for c in chats]
-        batch = opened.data.calibration[task].batch([0, 1])
-        ids = [row[mask.bool()].tolist() for row, mask in zip(*batch.inputs.values(), strict=True)]
-        assert ids == expected

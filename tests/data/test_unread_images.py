@@ -7,7 +7,7 @@ from support.families import TEXT, VISION, build, save_tokenizer
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
 from adamerge.data.encode import encode
-from adamerge.data.records import Arrow
+from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
@@ -77,3 +77,40 @@ def test_columns_are_found_by_their_type(tokenizer, tmp_path):
     table = Table(Arrow(data.cast_column("scan", datasets.Image())), DataSource("rows"), "mood")
     with pytest.raises(ConfigError, match=r"row 1 .*'scan'"):
         encode(table, Expert("mood", llava().eval(), InMemory({}), ()), tokenizer, Encoding())
+
+
+def test_a_processor_that_cannot_be_loaded_is_named_with_the_reason_and_texts_are_read(tokenizer, tmp_path):
+    """Qwen2-VL's processor needs torchvision, for example."""
+    model = llava()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "NobodysProcessor"}')
+    model.config._name_or_path = str(tmp_path)
+    with pytest.raises(ConfigError, match=rf"row 1 .*'image', but its images need a processor, and .*{tmp_path}"):
+        read({"text": ["good"], "image": [str(tmp_path / "a.png")]}, model, tokenizer)
+    assert set(read({"text": ["good"]}, model, tokenizer).rows.batch([0]).inputs) == {"input_ids", "attention_mask"}
+
+
+UNREAD = {
+    "no type": asks(image="a.png"),
+    "address": asks(type="image_url", image_url={"url": "data:image/png;base64,AAAA"}),
+    "audio": asks(type="input_audio", input_audio={"data": "AAAA", "format": "wav"}),
+    "audio without type": asks(audio="a.wav"),
+    "video": asks(type="video", video="a.mp4"),
+    "another type": asks(type="file", file={"file_id": "1"}),
+    "beside the text": [{"role": "user", "content": "good", "images": ["a.png"]}],
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_every_spelling_in_a_message_is_refused_by_row(tokenizer, name):
+    plain = [{"role": "user", "content": "good"}]
+    table = Table(Listed({"messages": [plain, UNREAD[name]]}), DataSource("rows"), "mood")
+    for module in (llava(), build("LlamaForCausalLM", "llama", 0)):
+        with pytest.raises(ConfigError, match=r"row 2 has something that is not text.* in the column 'messages'"):
+            encode(table, Expert("mood", module.eval(), InMemory({}), ()), tokenizer, Encoding())
+
+
+@pytest.mark.parametrize("column", ["image", "images", "image_url", "image_path", "photo"])
+def test_every_name_of_a_column_is_refused_by_row(tokenizer, column):
+    with pytest.raises(ConfigError, match=rf"row 2 has something .*a.png is missing.*'{column}'"):
+        read({"text": ["good", "bad"], column: [None, "a.png"]}, llava(), tokenizer)

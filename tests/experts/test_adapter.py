@@ -1,15 +1,13 @@
-"""Adapters as experts against PEFT's own merge, kind by kind, and every refusal by name."""
+"""Factors in combine, inner and export; what is said of adapters; adapters over complete checkpoints."""
 
 import json
-import warnings
+import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from support.adapters import BERT, KINDS, LLAMA, TIED, experts_of, logits, model, one_hot_logits, saved
 from support.families import build
-from torch import nn
-from torch.func import functional_call
 
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
@@ -21,78 +19,6 @@ from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import task_vectors
 from adamerge.storage.weights import InMemory
 from adamerge.types import ConfigError, IncompatibleExpertsError
-
-LLAMA = ("LlamaForCausalLM", "llama", {"tie_word_embeddings": False})
-KINDS = {
-    "plain": (LLAMA, {"target_modules": ["q_proj", "v_proj"]}),
-    "all linear": (LLAMA, {"target_modules": "all-linear"}),
-    "rslora": (LLAMA, {"target_modules": ["q_proj"], "use_rslora": True}),
-    "patterns": (
-        LLAMA,
-        {
-            "target_modules": ["q_proj", "down_proj"],
-            "rank_pattern": {"down_proj": 2},
-            "alpha_pattern": {"layers.1.mlp.down_proj": 32, "down_proj": 5},
-        },
-    ),
-    "dora": (LLAMA, {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
-    "embeddings": (LLAMA, {"target_modules": ["embed_tokens", "lm_head"]}),
-    "module of its own": (LLAMA, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
-    "token rows": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
-    "bias": (("BertForSequenceClassification", "bert", {}), {"target_modules": ["query"], "bias": "all"}),
-    "bias of lora layers": (
-        ("BertForSequenceClassification", "bert", {}),
-        {"target_modules": ["query", "output.dense"], "bias": "lora_only"},
-    ),
-    "bias of factors": (
-        ("BertForSequenceClassification", "bert", {}),
-        {"target_modules": ["query", "value"], "lora_bias": True},
-    ),
-    "head": (("BertForSequenceClassification", "bert", {}), {"target_modules": ["query"], "task_type": "SEQ_CLS"}),
-    "Conv1D": (("GPT2LMHeadModel", "gpt2", {}), {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
-    "convolution": (("ViTModel", "vit", {}), {"target_modules": ["projection", "q_proj"]}),
-}
-
-
-def trained(model, options, seed=1):
-    """A PEFT model whose every trainable number was moved."""
-    peft = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8, **options}))
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in peft.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return peft
-
-
-def saved(folder, family, options, seed=1):
-    """A base and an adapter in folders, and the weights after PEFT's own merge."""
-    name, kind, more = family
-    base = build(name, kind, 0, **more)
-    base.save_pretrained(folder / "base")
-    adapter = folder / f"adapter{seed}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT's advice on embeddings, ties and biases of factors
-        trained(base, options, seed).save_pretrained(adapter)
-        reloaded = PeftModel.from_pretrained(build(name, kind, 0, **more), adapter)
-        return folder / "base", adapter, reloaded.merge_and_unload().eval().state_dict()
-
-
-def experts_of(base, **adapters):
-    opened = open_checkpoint(str(base))
-    return from_checkpoints(opened, {name: open_expert(str(place), opened) for name, place in adapters.items()})
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_has_the_weights_of_pefts_merge(tmp_path, kind):
-    family, options = KINDS[kind]
-    base, adapter, expected = saved(tmp_path, family, options)
-    experts = experts_of(base, a=adapter)
-    found = experts.tasks["a"].weights
-    assert isinstance(found, Adapted)
-    assert found.changed
-    for name in found.headers:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
-    assert any(kind_word in experts.notes[0] for kind_word in ("LoRA", "DoRA"))
 
 
 @pytest.mark.parametrize("over", ["base", "another centre"])
@@ -148,73 +74,9 @@ def test_one_hot_and_zeros_are_exact(tmp_path):
         torch.testing.assert_close(one.float(), experts.tasks["a"].weights[name], rtol=1e-6, atol=1e-7)
 
 
-def edited(folder, **options):
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
-
-
-REFUSED = {
-    "another kind": ({"peft_type": "IA3"}, "IA3"),
-    "AdapterHub": ({"peft_type": None, "model_class": "BertModel"}, "AdapterHub"),
-    "no alpha": ({"lora_alpha": None}, "lora_alpha"),
-    "a start that changes the base": ({"init_lora_weights": "pissa"}, "init_lora_weights"),
-    "activated": ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
-    "replicated layers": ({"layer_replication": [[0, 2]]}, "layer_replication"),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_plain_change_of_weights_is_refused_by_name(tmp_path, kind):
-    options, word = REFUSED[kind]
-    base, adapter, _ = saved(tmp_path, LLAMA, KINDS["plain"][1])
-    edited(adapter, **options)
-    with pytest.raises(ConfigError, match=word):
-        experts_of(base, a=adapter)
-
-
-def drop(tensors, word):
-    return {key: value for key, value in tensors.items() if word not in key or "layers.0" not in key}
-
-
-BROKEN = {
-    "no partner": (lambda t: drop(t, "lora_B"), "has no partner"),
-    "no place": (
-        lambda t: {
-            **t,
-            "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": torch.ones(4, 4),
-            "base_model.model.model.layers.9.self_attn.q_proj.lora_B.weight": torch.ones(4, 4),
-        },
-        "has no place",
-    ),
-    "wrong shape": (
-        lambda t: {k: v[:, :3].contiguous() if "lora_A" in k else v for k, v in t.items()},
-        "has the shape",
-    ),
-    "rank 0": (lambda t: {k: v[:0] if "lora_A" in k else v[:, :0].contiguous() for k, v in t.items()}, "has the shape"),
-    "unknown tensor": (lambda t: {**t, "base_model.model.model.layers.0.strange": torch.ones(2)}, "has no place"),
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, kind):
-    change, word = BROKEN[kind]
-    base, adapter, _ = saved(tmp_path, LLAMA, KINDS["plain"][1])
-    file = adapter / "adapter_model.safetensors"
-    save_file(change(load_file(file)), file)
-    with pytest.raises((ConfigError, IncompatibleExpertsError), match=word):
-        experts_of(base, a=adapter)
-
-
-def test_factors_on_one_side_of_tied_embeddings_are_refused(tmp_path):
-    family = ("LlamaForCausalLM", "llama", {"tie_word_embeddings": True})
-    base, adapter, _ = saved(tmp_path, family, {"target_modules": ["embed_tokens"]})
-    with pytest.raises(IncompatibleExpertsError, match="tied"):
-        experts_of(base, a=adapter)
-
-
 def test_an_adapter_is_no_base(tmp_path):
     _, adapter, _ = saved(tmp_path, LLAMA, KINDS["plain"][1])
-    with pytest.raises(ConfigError, match="base must be complete"):
+    with pytest.raises(ConfigError, match=r"base must be complete"):
         open_checkpoint(str(adapter))
 
 
@@ -225,12 +87,157 @@ def test_alpha_patterns_that_contradict_each_other_are_said(tmp_path):
     )
 
 
-def test_logits_are_those_of_peft(tmp_path):
-    base, adapter, expected = saved(tmp_path, ("BertForSequenceClassification", "bert", {}), KINDS["head"][1])
-    experts = experts_of(base, a=adapter)
-    ids = torch.arange(5).unsqueeze(0)
-    module: nn.Module = experts.tasks["a"].module
+def near(base, seed):
+    """A complete checkpoint a little away from the base."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        ours = functional_call(module, experts.state_of("a"), (ids,)).logits
-        theirs = functional_call(module, expected, (ids,)).logits
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        for parameter in base.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return base
+
+
+def over(folder, family=LLAMA, options=None):
+    """A base, a complete checkpoint near it, an adapter over that, and the state dict of both together."""
+    base, adapter, merged = saved(folder, family, options or KINDS["plain"][1])
+    full = near(model(family[0], family[1], **family[2]), 5)
+    full.save_pretrained(folder / "full")
+    before = open_checkpoint(str(base)).tensors
+    state = full.state_dict()
+    return base, adapter, {name: value + merged[name] - before[name] for name, value in state.items() if name in before}
+
+
+def test_an_adapter_over_a_complete_checkpoint(tmp_path):
+    base, adapter, expected = over(tmp_path)
+    opened = open_checkpoint(str(base))
+    place = {"model": str(tmp_path / "full"), "adapter": str(adapter)}
+    expert = open_expert(place["model"], opened, adapter=place["adapter"])
+    experts = from_checkpoints(opened, {"a": expert})
+    for name, value in expected.items():
+        torch.testing.assert_close(experts.tasks["a"].weights[name], value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        one_hot_logits(experts, "a"), logits(experts.tasks["a"].module, expected), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_adapter_beside_a_checkpoint_is_added_to_it_as_transformers_does(tmp_path):
+    base, adapter, expected = over(tmp_path)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, tmp_path / "full")
+    experts = experts_of(base, a=tmp_path / "full")
+    theirs = type(model(*LLAMA[:2], **LLAMA[2])).from_pretrained(tmp_path / "full").eval()
+    ours = one_hot_logits(experts, "a")
+    torch.testing.assert_close(ours, logits(experts.tasks["a"].module, expected), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(ours, theirs(input_ids=torch.tensor([[3, 9, 4, 7, 5]])).logits, rtol=1e-4, atol=1e-5)
+    assert any("adapter_config.json is beside config.json" in note for note in experts.notes)
+
+
+def test_weights_that_contain_the_adapter_beside_them_are_refused(tmp_path):
+    base, adapter, expected = over(tmp_path)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, tmp_path / "full")
+    save_file({n: t.contiguous() for n, t in expected.items()}, tmp_path / "full/model.safetensors", {"format": "pt"})
+    with pytest.raises(IncompatibleExpertsError, match=r"they contain it already.*1.* times the adapter's change"):
+        experts_of(base, a=tmp_path / "full")
+
+
+def test_a_configuration_alone_beside_an_adapter_makes_no_checkpoint_of_it(tmp_path):
+    base, adapter, expected = saved(tmp_path, *KINDS["plain"])
+    shutil.copy(base / "config.json", adapter)
+    (adapter / "training_args.bin").write_bytes(b"")
+    found = experts_of(base, a=adapter).tasks["a"].weights
+    for name in found.headers:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_base_itself_may_be_named_as_the_model_below_an_adapter(tmp_path):
+    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
+    opened = open_checkpoint(str(base))
+    found = open_expert(str(base), opened, adapter=str(adapter)).tensors
+    assert isinstance(found, Adapted)
+    assert found.over_base
+
+
+@pytest.mark.parametrize("grouping", [task_wise, tensor_wise])
+def test_a_pool_of_adapters_over_several_checkpoints(tmp_path, grouping):
+    """Combine, inner and export over the base, with one adapter over it and one over another checkpoint."""
+    base, adapter, _ = over(tmp_path, options=KINDS["all linear"][1])
+    opened = open_checkpoint(str(base))
+    both = {"a": open_expert(str(adapter), opened)}
+    both["b"] = open_expert(str(tmp_path / "full"), opened, adapter=str(adapter))
+    experts = from_checkpoints(opened, both)
+    names, vectors = experts.shared, task_vectors(experts, experts.shared, dtype=torch.float64)
+    dense = {task: InMemory({n: weights[n].double() for n in names}) for task, weights in experts.weights.items()}
+    expected = Mapped(dense, names, experts.base, experts.base, torch.float64)
+    groups = grouping(names)
+    coefficients = torch.randn(len(groups), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gradients = {name: torch.randn(shape, dtype=torch.float64) for name, shape in vectors.shapes.items()}
+    one, other = vectors.combine(coefficients, groups), expected.combine(coefficients, groups)
+    for name in names:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(vectors.stack(name), expected.stack(name), rtol=1e-5, atol=1e-7)
+        exact = vectors.combine_exactly(name, coefficients, groups.rows[name])
+        torch.testing.assert_close(exact, other[name], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        vectors.inner(gradients, groups), expected.inner(gradients, groups), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_what_an_adapter_holds_is_said(tmp_path):
+    base, adapter, _ = saved(tmp_path, *KINDS["head"])
+    said = experts_of(base, a=adapter).notes[0]
+    for word in ("LoRA adapter, rank 4, scale 2", "changes 2 tensors (query)", "head classifier.", "key"):
+        assert word in said
+
+
+def test_a_head_that_was_not_saved_is_said(tmp_path):
+    base, adapter, _ = saved(tmp_path, BERT, {"target_modules": ["query"]})
+    assert any(
+        "holds no head, though BertForSequenceClassification has one" in n for n in experts_of(base, a=adapter).notes
+    )
+
+
+def named(adapter, base):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
+
+
+def test_the_base_that_an_adapter_names(tmp_path):
+    """The same folder, or an equal copy, is passed over; a name alone is warned of; other weights are refused."""
+    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
+    shutil.copytree(base, tmp_path / "copy")
+    near(model(*LLAMA[:2], **LLAMA[2]), 3).save_pretrained(tmp_path / "other")
+    for same in (base, tmp_path / "copy"):
+        named(adapter, same)
+        assert not any("the adapter names" in n or "trained on" in n for n in experts_of(base, a=adapter).notes)
+    named(adapter, "somebody/Llama")
+    assert any("names the base somebody/Llama, this base is" in note for note in experts_of(base, a=adapter).notes)
+    named(adapter, tmp_path / "other")
+    with pytest.raises(IncompatibleExpertsError, match=r"other, expected .*has other numbers.*adapter: "):
+        experts_of(base, a=adapter)
+
+
+@pytest.mark.parametrize(
+    "name", ["unsloth/base-bnb-4bit", "TheBloke/base-GPTQ", "org/Base-AWQ", "mlx-community/base-8bit"]
+)
+def test_a_quantised_base_is_said(tmp_path, name):
+    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
+    named(adapter, name)
+    assert any(
+        "trained on a quantised base" in note and "full-precision" in note for note in experts_of(base, a=adapter).notes
+    )
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_whole_embeddings_of_a_tied_model(tmp_path, sides):
+    """Both sides must be in the file and agree: PEFT's model has two matrices where config.json has one."""
+    base, adapter, _ = saved(tmp_path, TIED, KINDS["plain"][1])
+    file = adapter / "adapter_model.safetensors"
+    new = torch.randn(40, 16)
+    names = ("base_model.model.model.embed_tokens.weight", "base_model.model.lm_head.weight")[:sides]
+    save_file({**load_file(file), **{name: new.clone() for name in names}}, file)
+    if sides == 1:
+        with pytest.raises(IncompatibleExpertsError, match=r"is tied to lm_head.weight"):
+            experts_of(base, a=adapter)
+        return
+    torch.testing.assert_close(experts_of(base, a=adapter).tasks["a"].weights["model.embed_tokens.weight"], new)

@@ -7,12 +7,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from support.families import build
+from support.families import TEXT, build
 from torch import nn
 
 from adamerge.experts import checkpoint
 from adamerge.experts.checkpoint import open_checkpoint, parameters_on_meta, skeleton
 from adamerge.experts.match_names import match, tied_names
+from adamerge.experts.model_kind import classes_by_token, kind_of
 from adamerge.types import ConfigError
 
 PAIRS = [  # saved as, loaded as
@@ -87,6 +88,16 @@ def test_a_skeleton_has_allocated_buffers_and_meta_parameters(architecture, fami
     assert buffers.keys() == dict(real.named_buffers()).keys()
     for name, buffer in real.named_buffers():
         assert torch.equal(buffers[name], buffer), name
+
+
+def test_buffers_that_are_made_of_parameters_are_allocated_too():
+    """I-BERT makes buffers with `zeros_like` of its weights."""
+    module = skeleton(transformers.IBertConfig(**TEXT), "IBertForSequenceClassification")
+    names = [name for name, _ in module.named_buffers() if name.endswith("weight_integer")]
+    assert names
+    assert not any(module.get_buffer(name).is_meta or module.get_buffer(name).any() for name in names)
+    kind = kind_of(module)
+    assert not classes_by_token(module, kind, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, "mood")
 
 
 def test_modules_are_built_normally_after_a_failure():

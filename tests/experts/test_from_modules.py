@@ -81,3 +81,17 @@ def test_a_state_dict_that_fits_two_classes_is_refused(architecture):
 def test_a_state_dict_that_fits_one_class_has_that_class(architecture):
     base, expert = build("BertModel", "bert", 0), build(architecture, "bert", 1, num_labels=3)
     assert type(from_modules(base, {"a": expert.state_dict()}).tasks["a"].module).__name__ == architecture
+
+
+def test_the_class_of_a_state_dict_is_said():
+    base = build("BertModel", "bert", 0)
+    expert = build("BertForSequenceClassification", "bert", 1)
+    assert from_modules(base.state_dict(), {"a": expert}).notes[0] == (
+        "base: a state dict, which has no class; it is read as a's, BertForSequenceClassification."
+    )
+    found = from_modules(base, {"a": expert.state_dict()}).notes
+    assert found == (
+        "a: a state dict, which has no class; its tensors fit BertForSequenceClassification, and not the base's "
+        "BertModel.",
+    )
+    assert not from_modules(base, {"a": expert}).notes

@@ -38,7 +38,7 @@ def no_configuration_beside_the_weights(folder, config):
     (folder / "mood/config.json").unlink()
 
 
-@of_headers("mood/config.json", "cannot read it")
+@of_headers("mood/config.json", "cannot be read")
 def broken_configuration_beside_the_weights(folder, config):
     (folder / "mood/config.json").write_text("{")
 
@@ -179,7 +179,9 @@ def quantised_tensor(folder, config):
     )
 
 
-@of_headers("mood/adapter_config.json: this is a nameless kind of adapter", "merge_and_unload")
+@of_headers(
+    "mood/adapter_config.json: expected a LoRA adapter (peft_type LORA), found no peft_type", "merge_and_unload"
+)
 def adapter(folder, config):
     (folder / "mood/config.json").rename(folder / "mood/adapter_config.json")
 

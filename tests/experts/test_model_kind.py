@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from support.families import build
 from support.mixtures import MIXTURES, SMALL
 
 from adamerge.experts.checkpoint import skeleton
@@ -17,3 +18,16 @@ def test_a_mixture_is_tried_without_weights(architecture):
     assert trial(module, inputs).logits.shape == (1, 4, 40)
     assert classes_by_token(module, kind_of(module), inputs, "a")
     assert all(parameter.is_meta for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family", "most"), [("RobertaModel", "roberta", 509), ("BertModel", "bert", 512)]
+)
+def test_positions_that_padding_takes_hold_no_token(architecture, family, most):
+    """The tiny RoBERTa pads with token 2, so that its positions begin at 3."""
+    module = build(architecture, family, 0)
+    limit = kind_of(module).max_positions
+    assert limit == most
+    module(torch.full((1, limit), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        module(torch.full((1, limit + 1), 5))

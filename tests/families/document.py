@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from families.others import OTHERS
 from families.table import TABLE
 
 FILE = Path(__file__).parents[2] / "docs/families.md"
@@ -19,6 +20,15 @@ BATCHES = {
     "none": "one row at a time",
 }
 PROMPTS = {"": "", "left": "any lengths", "right": "any lengths", "equal": "one length", "none": "one at a time"}
+REASONS = {
+    "main input is input_values": "reads sound",
+    "main input is input_features": "reads sound",
+    "returns no logits": "returns no logits of one kind",
+    "cannot be run": "needs several texts or inputs per row",
+    "is a regression": "predicts a number",
+    "each class independently": "predicts each class by itself",
+    "have the shape": "predicts more than one class per row",
+}
 STATE = {"": "", "changes itself": "changes itself", "random": "draws random numbers"}
 INTRODUCTION = f"""# Model families
 
@@ -41,13 +51,33 @@ answer in a batch with that of plain transformers to the row alone.
 """
 
 
+SECOND = f"""
+## Other classes
+
+These {len(OTHERS)} classes have other rows, outputs or files. All of them merge with a method without rows, and the
+merge loads in plain transformers and answers as the formula says, whether their files have today's names or old ones
+(`python tests/families/sweep.py` checks every class of both tables so; a sample of it is in the tests). Where nothing
+can be learned from rows, `check` says so: leave out that task's calibration and evaluation, and use a data-free method
+(`task_arithmetic`, `ties`, `doge`, `wudi` and others).
+
+| class | reads | learns from rows |
+|---|---|---|
+"""
+
+
+def others():
+    """Lines of the second table."""
+    for member in sorted(OTHERS, key=lambda member: member.title.lower()):
+        yield f"| {member.title} | {member.inputs} | {f'no: it {REASONS[member.says]}' if member.says else 'yes'} |"
+
+
 def text():
     """The document."""
     lines = [
         f"| {f.architecture} | {BATCHES[f.batches]} | {PROMPTS[f.prompts]} | {STATE[f.state]} |"
         for f in sorted(TABLE, key=lambda family: (family.architecture.lower(), family.batches))
     ]
-    return INTRODUCTION + "\n".join(lines) + "\n"
+    return INTRODUCTION + "\n".join(lines) + "\n" + SECOND + "\n".join(others()) + "\n"
 
 
 if __name__ == "__main__":

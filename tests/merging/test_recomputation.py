@@ -158,3 +158,20 @@ def test_no_hook_is_left_behind():
         backward(checkpoint(layer, x, use_reentrant=False).sum())
     assert layer(x).shape == (1, 2)
     assert not torch.nn.modules.module._global_forward_pre_hooks
+
+
+def test_a_class_that_asserts_training_mode_is_refused_in_words():
+    class Asserts(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise AssertionError("make sure to use `model.train()`")
+
+    x = torch.ones(1, requires_grad=True)
+    with pytest.raises(
+        ConfigError, match=r"backward pass failed \(make sure to use `model.train\(\)`\).*data-free method"
+    ):
+        backward(Asserts.apply(x).sum())

@@ -76,7 +76,7 @@ LAYERS = {
     "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
     "sliding_attention": plain(2e4),
 }
-FAMILIES: Mapping[str, tuple[str, dict[str, object]]] = {
+FAMILIES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "llama": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": plain(5e5), "tie_word_embeddings": True}),
     "llama3": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": SCALED}),
     "qwen2": ("Qwen2ForCausalLM", {**GROUPED, "rope_parameters": plain(1e6)}),
@@ -136,7 +136,8 @@ def write_tokenizer(folder: Path) -> None:
     """A tokenizer with every special token that converters ask for."""
     save_tokenizer(folder, end="[SEP]")
     file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "bos_token": "[CLS]"}))
+    former = {"bos_token": "[CLS]", "tokenizer_class": "PreTrainedTokenizerFast"}  # transformers 4 knows no other name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **former}))
 
 
 def merged(name: str, folder: Path, ids: np.ndarray) -> tuple[dict[str, Path], np.ndarray]:

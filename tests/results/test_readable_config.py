@@ -107,6 +107,13 @@ def test_unknown_classes_are_said():
     assert "of_its_own_code" in notes[0]
 
 
+def test_gpt2_has_the_number_of_positions_under_its_former_name_too(tmp_path):
+    build("GPT2LMHeadModel", "gpt2", 0).save_pretrained(tmp_path)
+    assert make_readable(tmp_path, "merged", generates=False) == []
+    assert json.loads((tmp_path / "config.json").read_text())["n_ctx"] == 32
+    assert transformers.AutoConfig.from_pretrained(tmp_path).n_positions == 32
+
+
 # --- ties and the end of a turn ---------------------------------------------------------------------------------------
 
 

@@ -109,3 +109,14 @@ def test_a_run_without_gradient_is_of_the_model_as_written():
     free = MergedModel(model.experts, model.vectors, model.grouping, Rounding())
     with execution_of(free).at(coefficients) as merged:
         assert not torch.equal(merged.parameter("0.weight"), base[0].weight.float())
+
+
+def test_the_share_of_every_expert_is_said():
+    base = layers(0)
+    experts = {"a": moved(base, 1, torch.tensor([1])), "b": moved(base, 2, torch.tensor([4]))}
+    found, _ = survived(model_of(base, experts), torch.full((3, 2), 0.3))
+    shares = sorted((share, name) for name, share in found.by_expert().items())
+    (line, *_) = found.lines("nearest")
+    assert "; by expert: " + ", ".join(f"{name} {share:.3f}" for share, name in shares) in line
+    low = sum(share < 0.9 for share in found.by_group().values() if share is not None)
+    assert (f"; {low} of 3 groups below 0.9" in line) == (low > 0)

@@ -79,9 +79,9 @@ def test_a_whole_job_without_calibration_rows(family, main):
     assert sorted(f.name for f in Path("run/task_vectors").glob("*.safetensors")) == [
         f"{task}.safetensors" for task in ("mood", "speed", "topic")
     ]
-    first = load_file("run/merged/model-00001-of-00001.safetensors")
+    first = load_file("run/merged/model.safetensors")
     assert main("export", "run", "again")[0] == 0
-    second = load_file("again/model-00001-of-00001.safetensors")
+    second = load_file("again/model.safetensors")
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert main("evaluate", "run")[0] == 0
     assert json.loads(Path("run/metrics.json").read_text()) == metrics
@@ -143,7 +143,7 @@ def test_a_finished_merge_is_the_centre(family, main, transform):
     for name, said in (("finished", finished), ("centred", centred)):
         code, told, complaint = main("fit", "--config", write(said), "--run_dir", name)
         assert (code, complaint) == (0, "")
-        merged.append(load_file(f"{name}/merged/model-00001-of-00001.safetensors"))
+        merged.append(load_file(f"{name}/merged/model.safetensors"))
     assert f"centre: {transform}, one tensor at a time" in told
     for name, tensor in merged[0].items():
         torch.testing.assert_close(merged[1][name], tensor, rtol=1e-4, atol=1e-6)

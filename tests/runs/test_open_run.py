@@ -21,7 +21,7 @@ def test_export_and_evaluate_of_a_finished_run(in_finished, main):
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained("again/deeper/mood")
     assert loaded.dtype == torch.bfloat16
     assert main("export", "run", "exact")[0] == 0
-    first, second = (load_file(f"{place}/model-00001-of-00001.safetensors") for place in ("run/merged", "exact"))
+    first, second = (load_file(f"{place}/model.safetensors") for place in ("run/merged", "exact"))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     code, _, complaint = main("export", "run", "exact")
     assert code == cli.BAD_INPUT

@@ -66,7 +66,7 @@ def is_whole(run_dir):
     return not list(run_dir.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_killed_at_a_random_moment(family, whole, tmp_path, seed):
     place, seconds = whole
     process = start(fit("long", tmp_path / "run"), family, tmp_path / "log.txt")

@@ -1,0 +1,145 @@
+"""Whether an adapter was trained on the base that it is applied to: a difference that can be proven is refused."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from adamerge.experts.adapter_config import AdapterConfig
+from adamerge.experts.checkpoint import Checkpoint, read_checkpoint
+from adamerge.experts.conversion import Converted
+from adamerge.experts.low_rank import Adapted
+from adamerge.experts.match_names import match
+from adamerge.storage.weights import Weights
+from adamerge.types import ConfigError, IncompatibleExpertsError
+
+_QUANTISED = re.compile(
+    r"[-_.](unsloth[-_.])?(bnb|4[-_]?bits?|8[-_]?bits?|int[48]|nf4|fp8|gptq|awq|hqq|gguf|mxfp4|q[48])\b"
+)
+"""What names of quantised copies add to that of the model."""
+
+_SAMPLE = 64
+"""Numbers of each tensor that are compared."""
+
+
+def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> Iterator[str]:
+    """Compare the base that an adapter names with the one that it is applied to.
+
+    Args:
+        config: The adapter's options.
+        base: The checkpoint that it is applied to.
+        module: The module of the adapter's class.
+
+    Yields:
+        Warnings: another name, or a quantised copy.
+
+    Raises:
+        IncompatibleExpertsError: The named base is on this machine, and has other weights.
+    """
+    named = Path(config.base_model).expanduser()
+    if not config.base_model or (named.exists() and base.folder.exists() and named.samefile(base.folder)):
+        return
+    if _says_quantised(named) or _stem(config.base_model) != config.base_model.lower():
+        yield (
+            f"{config.source}: the adapter was trained on a quantised base ({config.base_model}); it is merged over "
+            f"the full-precision base {base.source}. If that is not the same model, the merge is meaningless."
+        )
+        return
+    if (named / "config.json").exists():
+        difference = _difference(named, base, module)
+        if difference:
+            raise IncompatibleExpertsError(
+                f"{config.source}: the adapter was trained on {config.base_model}, expected {base.source}, but "
+                f"{difference}. Give the base that it was trained on; or, to merge both over {base.source}, "
+                f"{{model: {config.base_model}, adapter: {config.source}}}."
+            )
+        return
+    names = {_name(config.base_model), _name(base.source), _name(str(base.config._name_or_path))}
+    if _name(config.base_model) not in {_name(base.source), _name(str(base.config._name_or_path))} and len(names) > 1:
+        yield (
+            f"{config.source}: the adapter names the base {config.base_model}, this base is {base.source}. If "
+            "they are not the same weights, the merge is meaningless."
+        )
+
+
+def check_not_contained(source: str, weights: Adapted, base: Checkpoint, module: nn.Module) -> None:
+    """Refuse an adapter that the weights below it contain already: ⟨W − base, BA⟩ / ‖BA‖² is near 1, and not 0.
+
+    Args:
+        source: Name of the expert in messages.
+        weights: The checkpoint with the adapter.
+        base: The base of the merge.
+        module: The module of the adapter's class.
+
+    Raises:
+        IncompatibleExpertsError: They contain it.
+    """
+    original = Converted(base.tensors, match(base, module).names)
+    inner = square = 0.0
+    for name in weights.changed:
+        change = weights.change(name)
+        if change is None or change.low_rank is None or name not in original:
+            continue
+        shape = weights.shape(name)
+        if original.shape(name) == shape:
+            moved = change.low_rank().dense(shape)
+            inner += ((weights.base[name].float() - original[name].float()) * moved).sum().item()
+            square += moved.square().sum().item()
+    if square and inner / square > 0.5:
+        raise IncompatibleExpertsError(
+            f"{source}: expected weights without the adapter, but they contain it already: their difference from the "
+            f"base {base.source} holds {inner / square:.2f} times the adapter's change, and it would be added twice, "
+            "as transformers does when it loads such a folder. Give the weights without the adapter, or the adapter "
+            "alone."
+        )
+
+
+def _says_quantised(named: Path) -> bool:
+    file = named / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and bool(found.get("quantization_config") or found.get("quantization"))
+
+
+def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
+    """Describe the first difference between two checkpoints, by shapes and some numbers of each tensor."""
+    try:
+        own = read_checkpoint(str(named), named, allow_pickle=False, trust_remote_code=base.trust_remote_code)
+        names = [match(one, module).names for one in (own, base)]
+    except (ConfigError, IncompatibleExpertsError):  # what cannot be read proves nothing
+        return None
+    plain = [{name: disk for name, disk in found.items() if isinstance(disk, str)} for found in names]
+    mine, theirs = Converted(own.tensors, plain[0]), Converted(base.tensors, plain[1])
+    for name in mine.headers:
+        if name not in theirs:
+            continue
+        if mine.shape(name) != theirs.shape(name):
+            return f"{name} has the shape {tuple(mine.shape(name))} there and {tuple(theirs.shape(name))} here"
+        if not _alike(name, mine, theirs):
+            return f"{name} has other numbers there than here"
+    return None
+
+
+def _alike(name: str, one: Weights, other: Weights) -> bool:
+    """Compare some numbers of a tensor in both checkpoints, in the dtype with fewer digits."""
+    dtype = min((one.headers[name].dtype, other.headers[name].dtype), key=lambda dtype: dtype.itemsize)
+    first, second = (_sample(source[name]).to(dtype) for source in (one, other))
+    return torch.equal(first, second)
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    flat = tensor.reshape(-1)
+    return flat[:: max(1, flat.numel() // _SAMPLE)]
+
+
+def _name(source: str) -> str:
+    return Path(source.partition("@")[0]).name.lower()
+
+
+def _stem(source: str) -> str:
+    return _QUANTISED.sub("", source.lower())

@@ -1,0 +1,124 @@
+"""Which folders hold an adapter, of which program, and in which file."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from adamerge.experts.weight_files import open_files
+from adamerge.storage.open_safetensors import open_safetensors
+from adamerge.storage.weights import Weights
+from adamerge.types import ConfigError
+
+CONFIG = "adapter_config.json"
+PEFT, MLX = "adapter_model.safetensors", "adapters.safetensors"
+PICKLED = "adapter_model.bin"
+_DIFFUSERS = "pytorch_lora_weights.safetensors"
+_ADAPTERHUB = ("adapter.safetensors", "pytorch_adapter.bin", "head_config.json")
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter and no complete checkpoint."""
+    if (folder / "config.json").exists() and _has_weights(folder):
+        return False
+    names = (CONFIG, PEFT, PICKLED, MLX, _DIFFUSERS, *_ADAPTERHUB)
+    return any((folder / name).exists() for name in names) or bool(_kohya(folder) or inside(folder))
+
+
+def _has_weights(folder: Path) -> bool:
+    """Return whether a folder holds a complete checkpoint; trainers leave config.json alone beside an adapter."""
+    weights = any(next(folder.glob(pattern), None) for pattern in ("model*", "pytorch_model*"))
+    return weights or not (folder / CONFIG).exists()
+
+
+def inside(folder: Path) -> list[str]:
+    """List the subfolders that hold an adapter, as PEFT saves those that have a name."""
+    return sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
+
+
+def format_problem(source: str, folder: Path) -> str | None:
+    """Say why a folder's adapter is not one of PEFT or mlx-lm, by the name of its program; None if it is one."""
+    options = _options(folder / CONFIG)
+    if _is_adapterhub(options) or any((folder / name).exists() for name in _ADAPTERHUB):
+        return (
+            f"{source}: expected an adapter of PEFT or mlx-lm, found one of AdapterHub, whose layers are not changes "
+            "of the base's weights. A LoRA of it can be merged: load it with `adapters`, model.merge_adapter(name), "
+            "save the complete model, and give that."
+        )
+    if (folder / _DIFFUSERS).exists():
+        return (
+            f"{source}: expected an adapter of PEFT or mlx-lm, found {_DIFFUSERS} of diffusers, which adapts an image "
+            "generator. Only models of transformers are merged; fuse it in diffusers (fuse_lora)."
+        )
+    kohya = _kohya(folder)
+    if kohya:
+        return (
+            f"{source}: expected an adapter of PEFT or mlx-lm, found {kohya} in Kohya's format (lora_down, lora_up, "
+            "alpha), which adapts an image generator. Only models of transformers are merged; convert it to PEFT if it "
+            "adapts one."
+        )
+    if (folder / CONFIG).exists():
+        return None
+    if inside(folder):
+        return (
+            f"{source}: expected {CONFIG}, found adapters in subfolders ({', '.join(inside(folder))}). Give one of "
+            f"them: {Path(source) / inside(folder)[0]}."
+        )
+    return (
+        f"{source}: expected {CONFIG} beside the adapter's tensors, found none, so their scale is unknown. Copy the "
+        "whole folder again."
+    )
+
+
+def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
+    """Open the tensors of an adapter; only headers are read.
+
+    Raises:
+        ConfigError: There are none that may be read.
+        IncompatibleExpertsError: The file is cut off or damaged.
+    """
+    for name in (PEFT, MLX, *([PICKLED] if allow_pickle else [])):
+        found = open_files(folder, name)
+        if found is not None:
+            return found
+    if (folder / PICKLED).exists():
+        raise ConfigError(
+            f"{folder / PICKLED}: expected safetensors, but the adapter is pickled, and unpickling can run code. Set "
+            "allow_pickle: true to read it (with weights_only=True), or save it as safetensors."
+        )
+    raise ConfigError(
+        f"{source}: expected {PEFT} or {MLX}, found neither. Save the adapter again, or copy the whole folder."
+    )
+
+
+def _options(file: Path) -> dict[str, object]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_adapterhub(options: dict[str, object]) -> bool:
+    versioned = str(options.get("version", "")).startswith("adapters.")
+    return options.get("peft_type") is None and (versioned or "model_class" in options)
+
+
+def _kohya(folder: Path) -> str | None:
+    """Name a file in Kohya's format, found by its tensors' names."""
+    for file in _loose(folder):
+        keys = list(_keys(file))
+        if any(key.startswith(("lora_unet_", "lora_te")) or ".lora_down." in key for key in keys):
+            return file.name
+    return None
+
+
+def _loose(folder: Path) -> list[Path]:
+    known = {PEFT, MLX, _DIFFUSERS, "model.safetensors"}
+    return [file for file in sorted(folder.glob("*.safetensors")) if file.name not in known]
+
+
+def _keys(file: Path) -> Iterator[str]:
+    try:
+        yield from open_safetensors(file).keys()
+    except Exception:  # a damaged file is no adapter; whoever opens it as something else reports it
+        return

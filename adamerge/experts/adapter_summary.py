@@ -1,0 +1,105 @@
+"""What an adapter holds, as the merge uses it, in words; and how far it moves each block."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from adamerge.experts.adapter_config import AdapterConfig
+from adamerge.experts.adapter_keys import Parts
+from adamerge.experts.adapter_reader import AdapterReader
+from adamerge.experts.heads import head_names
+from adamerge.experts.low_rank import Adapted
+from adamerge.experts.name_patterns import several
+from adamerge.types import Fact
+
+_SHOWN = 8
+"""Largest number of modules that are named."""
+
+
+def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: Adapted) -> Iterator[str]:
+    """Say what the adapter holds as the merge will use it.
+
+    Args:
+        reader: Has read the adapter.
+        modules: Its tensors by module.
+        weights: The model with the adapter.
+    """
+    config, module = reader.config, reader.module
+    heads = [name for name in (*weights.own, *weights.changed) if name in head_names(module)]
+    moved = set(weights.changed) - set(heads)
+    whole = [name for name in weights.own if name not in heads]
+    touched = {*weights.changed, *weights.own}
+    rest = [name for name, _ in module.named_parameters() if name not in touched]
+    parts = [
+        f"{_kind(config, modules)} adapter",
+        f"rank {_range(sorted(reader.ranks))}",
+        f"scale {_range(sorted(reader.scales))}",
+        f"changes {len(moved)} tensors ({_leaves(moved)})",
+        f"brings the head {several(heads)}" if heads else "brings no head",
+        *([f"brings {several(whole)}"] if whole else []),
+        f"leaves {len(rest)} as in the base ({_leaves(rest)})",
+    ]
+    yield Fact(f"{config.source}: {', '.join(parts)}")
+    if head_names(module) and not heads:
+        yield (
+            f"{config.source}: the adapter holds no head, though {type(module).__name__} has one "
+            f"({several(sorted(head_names(module)))}): the base's is used. If it was trained, it was not saved: name "
+            "it in modules_to_save, or set task_type, when training."
+        )
+
+
+def contradictions(config: AdapterConfig, modules: Sequence[Parts]) -> Iterator[str]:
+    """Warn where several patterns match a module with different values; PEFT sorts them when it saves them."""
+    bad = [parts.module for parts in modules if len(set(config.alphas(parts.module))) > 1]
+    if bad:
+        yield (
+            f"{config.source}: patterns of alpha_pattern contradict each other for {', '.join(bad[:3])}. The "
+            "first in the file is taken, as PEFT does on loading; in training another may have been first, because "
+            "PEFT sorts them when it saves. Write one pattern per module."
+        )
+
+
+def squares(weights: Adapted) -> dict[str, float]:
+    """Compute ‖ΔW‖² of every changed tensor: of factors without their product, of others one tensor at a time."""
+    found: dict[str, float] = {}
+    for name in weights.changed:
+        change = weights.change(name)
+        factors = change.factors() if change is not None else None
+        found[name] = factors.square() if factors else _square(weights[name], weights.base[name])
+    return found
+
+
+def by_depth(values: Mapping[str, float], labels: Mapping[str, str]) -> dict[str, float]:
+    """Add values of tensors per block, in the order of the labels.
+
+    Example:
+        >>> by_depth({"h.0.a": 1.0, "h.0.b": 2.0}, {"h.0.a": "h.0", "h.0.b": "h.0", "h.1.a": "h.1"})
+        {'h.0': 3.0, 'h.1': 0.0}
+    """
+    sums: dict[str, float] = defaultdict(float)
+    for name, label in labels.items():
+        sums[label] += values.get(name, 0.0)
+    return dict(sums)
+
+
+def _square(one: torch.Tensor, other: torch.Tensor) -> float:
+    return (one.double() - other.double()).square().sum().item()
+
+
+def _kind(config: AdapterConfig, modules: Sequence[Parts]) -> str:
+    magnitudes = [parts for parts in modules if "magnitude" in parts.names]
+    return ("rs" if config.rslora else "") + ("DoRA" if magnitudes else "LoRA")
+
+
+def _leaves(names: Sequence[str] | set[str]) -> str:
+    """List the last modules of names once each."""
+    found = dict.fromkeys(name.rpartition(".")[0].rpartition(".")[2] or name for name in sorted(names))
+    shown, rest = list(found)[:_SHOWN], len(found) - _SHOWN
+    return (", ".join(shown) or "none") + (f" and {rest} more" if rest > 0 else "")
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return "none"
+    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"

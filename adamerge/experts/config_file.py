@@ -1,0 +1,63 @@
+"""config.json of a checkpoint, read by transformers after its counts are looked at."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig
+
+from adamerge.storage.regular_files import read_json, reading
+from adamerge.types import ConfigError
+
+LAYERS = re.compile(r"(^|_)(layers?|depths?|blocks?)$")
+"""Keys of config.json that count layers."""
+
+_MOST_LAYERS = 10_000
+"""Number of layers above which no configuration is built: transformers lists something for each."""
+
+_MOST_LABELS = 10**6
+"""Number of labels above which no configuration is built: transformers names each."""
+
+
+def read_config_file(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
+    """Read config.json by transformers, which raises anything on values that it does not expect.
+
+    Args:
+        folder: Folder of a checkpoint.
+        trust_remote_code: Whether Python code beside the weights may run.
+
+    Raises:
+        ConfigError: It is no configuration of a model that transformers knows.
+    """
+    file = folder / "config.json"
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected keys and values, found something else. Copy or download the file again.")
+    for key, number in numbers(content):
+        most = _MOST_LAYERS if LAYERS.search(key) else _MOST_LABELS if key.endswith("num_labels") else number
+        if number > most:
+            raise ConfigError(f"{file}: {key}: expected at most {most}, found {number}. Correct the file.")
+    with reading(
+        f"{file}: expected the configuration of a transformers model, but transformers cannot read it",
+        "Correct the file, or copy or download it again.",
+    ):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config.to_json_string()
+    return config
+
+
+def numbers(value: object, key: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the whole numbers of a configuration by dotted key.
+
+    Example:
+        >>> list(numbers({"num_labels": 2, "text_config": {"num_hidden_layers": 12}, "depths": [1, 2]}))
+        [('num_labels', 2), ('text_config.num_hidden_layers', 12), ('depths', 1), ('depths', 2)]
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from numbers(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from numbers(inner, key)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield key, value

@@ -1,0 +1,47 @@
+"""What a folder without a checkpoint holds instead, and which folder or command leads on."""
+
+import re
+from pathlib import Path
+
+from adamerge.experts.name_patterns import several
+
+
+def way_on(folder: Path) -> str:
+    """Say what else is in a folder, and what to do; empty if nothing is recognised.
+
+    Args:
+        folder: A folder without config.json, or without weights that can be read.
+    """
+    if (folder / "zero_to_fp32.py").exists() or any(folder.glob("global_step*")):
+        return (
+            f" It is a checkpoint of DeepSpeed; convert it: python {folder / 'zero_to_fp32.py'} {folder} {folder} "
+            "--safe_serialization."
+        )
+    sharded = next((file.parent for pattern in ("*.distcp", "*/*.distcp") for file in folder.glob(pattern)), None)
+    if sharded is not None:
+        return f" It is a sharded checkpoint of FSDP; convert it: accelerate merge-weights {sharded} {folder}."
+    if any(folder.glob("mp_rank_*")):
+        return " It is a checkpoint of Megatron; convert it to the format of Hugging Face with its own tools."
+    inside = models_in(folder)
+    if inside:
+        named = several([str(path) for path in inside])
+        return f" It has {named}: give that folder." if len(inside) == 1 else f" It has {named}: give one of them."
+    foreign = sorted(file.name for pattern in _FOREIGN for file in folder.glob(pattern))
+    if foreign:
+        return f" It has {several(foreign)}, of another program; convert it to safetensors."
+    return ""
+
+
+_FOREIGN = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "consolidated*", "*.pth", "*.ckpt", "*.nemo", "*.tflite")
+"""Files of other programs that may hold weights."""
+
+
+def models_in(folder: Path) -> list[Path]:
+    """List the folders directly below one that look like checkpoints, the newest first: checkpoint-1000, 0_Transformer.
+
+    Example:
+        >>> models_in(Path("/dev"))
+        []
+    """
+    found = [path.parent for path in folder.glob("*/config.json")]
+    return sorted(found, key=lambda path: [-int(number) for number in re.findall(r"\d+", path.name)])

@@ -1,0 +1,211 @@
+"""Which execution fits into memory: how much each of them needs, against what there is."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import nn
+
+from adamerge.experts.experts import Expert, Experts
+from adamerge.merging.blocks import find_blocks, frames
+from adamerge.merging.mapped_task_vectors import SCRATCH
+from adamerge.merging.resident_task_vectors import resident_bytes
+from adamerge.merging.saved_bytes import Saved
+from adamerge.types import ConfigError
+
+Mode: TypeAlias = Literal["auto", "resident", "mapped", "streamed"]
+"""Where task vectors are, and how much of the merged model exists at once."""
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much memory learning may take.
+
+    Attributes:
+        mode: resident, mapped, streamed, or auto.
+        limit: Most bytes, such as 8GB; null takes what is free.
+        blocks: Paths of the model's blocks, or of lists of blocks, for streamed; [] finds them by type.
+    """
+
+    mode: Mode = "auto"
+    limit: int | str | None = None
+    blocks: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        """Check the limit."""
+        if self.limit is not None and self.bytes <= 0:
+            raise ConfigError(f"memory.limit: expected a size above 0, found {self.limit!r}.")
+
+    @property
+    def bytes(self) -> int:
+        """The limit in bytes; 0 without a limit.
+
+        Example:
+            >>> Memory(limit="1.5 GB").bytes, Memory(limit="1GiB").bytes
+            (1500000000, 1073741824)
+        """
+        if not isinstance(self.limit, str):
+            return self.limit or 0
+        found = _SIZE.fullmatch(self.limit.strip())
+        if not found:
+            raise ConfigError(f"memory.limit: expected a size such as 8GB or 500MB, found {self.limit!r}.")
+        number, unit, binary = found.groups()
+        power = list(_UNITS).index(unit.lower())
+        return int(float(number) * (2 ** (10 * power) if binary else _UNITS[unit.lower()]))
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one execution takes for a step, without the rows and the experts' outputs.
+
+    Attributes:
+        mode: The execution.
+        task_vectors: Task vectors in memory.
+        parameters: Merged parameters, what is not merged, and gradients, as much as exists at once.
+        activations: Activations, at the ends of blocks and inside one; None if unknown.
+    """
+
+    mode: Literal["resident", "mapped", "streamed"]
+    task_vectors: int
+    parameters: int
+    activations: int | None = None
+
+    @property
+    def total(self) -> int:
+        """All bytes that are known."""
+        return self.task_vectors + self.parameters + (self.activations or 0)
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        parts = f"task vectors {_mb(self.task_vectors)}, parameters and gradients {_mb(self.parameters)}"
+        known = "activations unknown" if self.activations is None else f"activations {_mb(self.activations)}"
+        return f"{self.mode} {_mb(self.total)} ({parts}, {known})"
+
+
+class Choice(NamedTuple):
+    """The execution that was chosen.
+
+    Attributes:
+        need: What it takes.
+        blocks: Paths of blocks for the merged model; None merges all at once.
+        lines: What to tell the user.
+        others: What the other executions take, one line each.
+    """
+
+    need: Need
+    blocks: tuple[str, ...] | None
+    lines: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def choose(
+    memory: Memory,
+    experts: Experts,
+    names: Sequence[str],
+    count: int,
+    dtype: torch.dtype,
+    free: int,
+    saved: Saved | None,
+) -> Choice:
+    """Choose an execution.
+
+    auto takes resident where the task vectors take less than half of the memory, else mapped, else streamed: the first
+    one that fits.
+
+    Args:
+        memory: What the user asks for.
+        experts: Base and experts.
+        names: Parameters with task vectors.
+        count: K, the number of task vectors.
+        dtype: Of the computation.
+        free: Free bytes on the device.
+        saved: Bytes of activations; None if unknown.
+
+    Raises:
+        ConfigError: The limit is below what the execution takes, or `blocks` names no module.
+    """
+    needs = {need.mode: need for need in _needs(memory, experts, names, count, dtype, saved)}
+    room = memory.bytes or free
+    mode, why = memory.mode, ""
+    if mode == "streamed" and "streamed" not in needs:
+        lacking = next(expert for expert in experts.tasks.values() if not _blocks(expert, memory))
+        why = f"memory: {type(lacking.module).__name__} has no list of like modules to stream, so mapped is taken"
+        mode = "mapped"
+    if mode == "auto":
+        mode = _fitting(needs, room)
+    if memory.limit is not None and needs[mode].total > room:
+        smallest = min(needs.values(), key=lambda need: need.total)
+        raise ConfigError(
+            f"memory.limit: expected at least {_mb(needs[mode].total)} for {needs[mode]}, found {memory.limit}. The "
+            f"smallest execution is {smallest}. Raise the limit, or lower data.batch_size, data.micro_batch or "
+            "data.max_length."
+        )
+    limit = f"the limit is {_mb(room)}" if memory.limit is not None else f"{_mb(room)} are free"
+    lines = [f"memory: {needs[mode]}; {limit}", *([why] if why else [])]
+    others = tuple(f"memory: otherwise {need}" for need in needs.values() if need.mode != mode)
+    return Choice(needs[mode], tuple(memory.blocks) if mode == "streamed" else None, tuple(lines), others)
+
+
+def _fitting(needs: dict[str, Need], room: int) -> Literal["resident", "mapped", "streamed"]:
+    """The first execution that fits; where none does, the smallest."""
+    if 2 * needs["resident"].task_vectors < room and needs["resident"].total <= room:
+        return "resident"
+    if needs["mapped"].total <= room or "streamed" not in needs:
+        return "mapped"
+    return "streamed" if needs["streamed"].total < needs["mapped"].total else "mapped"
+
+
+def _needs(
+    memory: Memory, experts: Experts, names: Sequence[str], count: int, dtype: torch.dtype, saved: Saved | None
+) -> Iterator[Need]:
+    shapes = {name: experts.base.shape(name) for name in names}
+    scratch = SCRATCH * dtype.itemsize
+    merged = resident_bytes(shapes, 1, dtype)
+    kept = sum(_converted(experts, name, dtype) for name in (*experts.shared, *experts.kept) if name not in shapes)
+    heads = sum(
+        expert.weights.shape(name).numel() * dtype.itemsize
+        for expert in experts.tasks.values()
+        for name in expert.whole_head
+    )
+    whole = 2 * merged + kept + heads
+    activations = None if saved is None else saved.whole
+    yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations)
+    yield Need("mapped", scratch, whole, activations)
+    if all(_blocks(expert, memory) for expert in experts.tasks.values()):
+        most = max(_largest(expert, memory, dtype) for expert in experts.tasks.values())
+        yield Need("streamed", scratch, 2 * most, None if saved is None else saved.streamed)
+
+
+def _converted(experts: Experts, name: str, dtype: torch.dtype) -> int:
+    """Bytes of a parameter that is not merged: none where the file has the dtype of the computation, and is mapped."""
+    header = experts.base.headers[name]
+    return 0 if header.dtype == dtype else header.shape.numel() * dtype.itemsize
+
+
+def _blocks(expert: Expert, memory: Memory) -> tuple[str, ...]:
+    return find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
+
+
+def _largest(expert: Expert, memory: Memory, dtype: torch.dtype) -> int:
+    """Bytes of the parameters of the largest part that runs by itself, and of what belongs to none."""
+    around = frames(_blocks(expert, memory))
+    sizes: list[int] = []
+    outside = 0
+    for path in around:
+        module = expert.module.get_submodule(path)
+        outside += sum(own.numel() for own in module.parameters(recurse=False))
+        sizes += [_size(child) for name, child in module.named_children() if f"{path}.{name}".lstrip(".") not in around]
+    return (max(sizes, default=0) + outside) * dtype.itemsize
+
+
+def _size(module: nn.Module) -> int:
+    return sum(own.numel() for own in module.parameters())
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

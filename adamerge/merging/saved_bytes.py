@@ -1,0 +1,106 @@
+# pyright: standard
+"""Bytes of a step's activations, from one pass on the meta device, which has shapes and no numbers."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils import _pytree as trees
+
+from adamerge.experts.experts import Expert
+from adamerge.experts.model_kind import forward_inputs
+from adamerge.experts.stateless import Stateless
+
+_LOSS = 3
+"""Tensors of the size of the logits that a loss and its gradient take."""
+
+
+class Saved(NamedTuple):
+    """Bytes of activations.
+
+    Attributes:
+        whole: Of one batch through the whole model, kept for the backward pass.
+        streamed: Of all batches at the ends of blocks, and of one batch inside the largest block.
+    """
+
+    whole: int
+    streamed: int
+
+
+def saved_bytes(
+    expert: Expert, blocks: Sequence[str], inputs: Mapping[str, Tensor], passes: int, dtype: torch.dtype
+) -> Saved | None:
+    """Count the bytes of activations of one forward pass; None if the module does not run on the meta device.
+
+    Args:
+        expert: The task's expert.
+        blocks: Paths of blocks in its module.
+        inputs: A batch.
+        passes: Passes of a step, all of batches like this one.
+        dtype: Of the computation.
+    """
+    count = _Count(blocks)
+    try:
+        logits = _run(expert.module, inputs, count, dtype)
+    except Exception:  # the module reads values of its inputs, or has tensors that are not buffers
+        return None
+    loss = _LOSS * logits
+    inside = max((size for path, size in count.saved.items() if path), default=0)
+    return Saved(sum(count.saved.values()) + loss, passes * count.borders + max(inside, count.saved.get("", 0) + loss))
+
+
+class _Count:
+    """Bytes that autograd saves, by block, and that blocks return."""
+
+    def __init__(self, blocks: Sequence[str]) -> None:
+        self.blocks, self.now = blocks, ""
+        self.saved: dict[str, int] = {}
+        self.borders = 0
+        self._seen: dict[int, Any] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter) and self._new(tensor):
+            self.saved[self.now] = self.saved.get(self.now, 0) + tensor.untyped_storage().nbytes()
+        return tensor
+
+    def enter(self, path: str, module: nn.Module, inputs: object) -> None:
+        self.now = path
+
+    def leave(self, module: nn.Module, inputs: object, output: object) -> None:
+        self.now = ""
+        self.borders += sum(one.nbytes for one in trees.tree_leaves(output) if isinstance(one, Tensor))
+
+    def _new(self, tensor: Tensor) -> bool:
+        storage = tensor.untyped_storage()
+        known = storage._cdata in self._seen
+        self._seen[storage._cdata] = storage  # kept, so that no other storage gets its address
+        return not known
+
+
+def _run(module: nn.Module, inputs: Mapping[str, Tensor], count: _Count, dtype: torch.dtype) -> int:
+    """Run a pass on the meta device; returns the bytes of the logits."""
+    state: dict[str, Tensor] = {
+        name: nn.Parameter(torch.empty(own.shape, device="meta", dtype=dtype))
+        for name, own in module.named_parameters()
+    }
+    state |= {name: buffer.to("meta") for name, buffer in module.named_buffers()}
+    count._seen |= {own.untyped_storage()._cdata: own.untyped_storage() for own in state.values()}
+    given = {
+        name: tensor.to("meta", dtype if tensor.is_floating_point() else None)
+        for name, tensor in inputs.items()
+        if name != "attention_mask"  # changes no shape
+    }
+    with ExitStack() as stack:
+        for path in count.blocks:
+            part = module.get_submodule(path)
+            stack.callback(part.register_forward_pre_hook(partial(count.enter, path)).remove)
+            stack.callback(part.register_forward_hook(count.leave).remove)
+        stack.enter_context(saved_tensors_hooks(count.pack, lambda tensor: tensor))
+        stack.enter_context(torch.enable_grad())
+        output = Stateless(module, written=frozenset())(state, (), forward_inputs(module, given))
+    logits = output if isinstance(output, Tensor) else output.logits
+    return logits.nbytes

@@ -1,0 +1,152 @@
+"""What lies beside the weights of a checkpoint and belongs to it; all other files stay where they are."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adamerge.data.processor_files import (
+    PROCESSOR,
+    TEMPLATE,
+    TEMPLATES,
+    TOKENIZER,
+    files_of,
+    has_tokenizer,
+    settings_of,
+    templates_of,
+)
+from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.name_patterns import several
+from adamerge.results.sentence_modules import SETTINGS, Modules, read_modules
+from adamerge.storage.digest import digest_of_json, digest_of_path
+from adamerge.storage.links import inside
+from adamerge.types import Fact
+
+_HEADS = ("model_head*", "config_setfit.json")
+"""Patterns of heads that other programs keep beside an encoder (SetFit)."""
+
+_LICENCE = re.compile(r"(licen[cs]e|notice|copying|use_policy)([._-].*)?", re.IGNORECASE)
+_WRITTEN_ANEW = re.compile(
+    r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"
+)
+_ORIGIN = {
+    "transformers_version",
+    "_from_model_config",
+    "name_or_path",
+    "_name_or_path",
+    "_commit_hash",
+    "chat_template",
+    "is_local",
+    "local_files_only",
+    "processor_class",
+    "tokenizer_file",
+    "__version__",
+}
+"""Keys of settings that say where a file is from, or that are compared apart."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside the weights of a checkpoint.
+
+    Attributes:
+        tokenizer: Files of the tokenizer by name, without chat templates.
+        processor: Files of processors of images, videos and sound.
+        templates: Chat templates by name.
+        generation: Settings of generation_config.json.
+        token_ids: Settings of config.json that name tokens, such as eos_token_id.
+        modules: Modules of sentence-transformers.
+        heads: Files of heads that other programs keep beside an encoder.
+        others: Licence, and code that may run.
+    """
+
+    tokenizer: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    processor: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    templates: Mapping[str, str] = field(default_factory=dict[str, str])
+    generation: Mapping[str, object] = field(default_factory=dict[str, object])
+    token_ids: Mapping[str, object] = field(default_factory=dict[str, object])
+    modules: Modules | None = None
+    heads: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    others: Mapping[str, Path] = field(default_factory=dict[str, Path])
+
+
+def read_beside(checkpoint: Checkpoint) -> Beside:
+    """Read what lies beside the weights of a checkpoint; of large files only the names."""
+    folder = checkpoint.folder
+    code = ("*.py",) if checkpoint.trust_remote_code else ()
+    licence = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
+    config = settings_of(folder / "config.json")
+    return Beside(
+        files_of(folder, TOKENIZER) if has_tokenizer(folder) else {},
+        files_of(folder, PROCESSOR),
+        templates_of(folder),
+        _generation(folder),
+        {key: value for key, value in config.items() if key.endswith("_token_id")},
+        read_modules(folder),
+        files_of(folder, _HEADS),
+        {**licence, **files_of(folder, code)},
+    )
+
+
+def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
+    """List the files beside a checkpoint's weights that exports are made from, by path in its folder."""
+    folder, own = checkpoint.folder, read_beside(checkpoint)
+    modules = own.modules.modules if own.modules else ()
+    found = {name: file for module in modules for name, file in {**module.files, **module.weights}.items()}
+    templates = files_of(folder / TEMPLATES, ("*.jinja",))
+    return {
+        **files_of(folder),
+        **files_of(folder, SETTINGS),
+        **{f"{TEMPLATES}/{name}": file for name, file in templates.items()},
+        **own.heads,
+        **own.others,
+        **found,
+    }
+
+
+def _generation(folder: Path) -> dict[str, object]:
+    found = files_of(folder, ("generation_config.json",))
+    settings = settings_of(folder / "generation_config.json") if found else {}
+    return {key: value for key, value in settings.items() if key not in _ORIGIN}
+
+
+def contents(files: Mapping[str, Path]) -> str:
+    """Hash files by name, settings without the keys that say where a file is from; empty without files."""
+    return digest_of_json({name: _content(file) for name, file in files.items()}) if files else ""
+
+
+def _content(file: Path) -> object:
+    found = settings_of(file) if file.name.endswith("config.json") else {}
+    return {key: value for key, value in found.items() if key not in _ORIGIN} or digest_of_path(file)
+
+
+def left_behind(checkpoint: Checkpoint) -> list[str]:
+    """Describe what a folder has beyond its checkpoint, which is not copied, and links that lead out of it.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        At most two lines.
+    """
+    folder, own = checkpoint.folder, read_beside(checkpoint)
+    taken = {*own.tokenizer, *own.processor, *own.heads, *own.others, TEMPLATE, "generation_config.json", *SETTINGS}
+    taken |= {file.name for file in checkpoint.tensors.files} | (own.modules.names if own.modules else set())
+    taken |= {TEMPLATES, "tokenizer_config.json"} if own.templates else set()
+    entries = [e for e in sorted(folder.iterdir()) if not _WRITTEN_ANEW.fullmatch(e.name) or e.is_dir()]
+    outside = [entry.name for entry in entries if not inside(folder, entry)]
+    names = [e.name + "/" * e.is_dir() for e in entries if e.name not in taken and e.name not in outside]
+    lines: list[str] = []
+    if names:
+        lines.append(
+            Fact(
+                f"{checkpoint.source}: not copied, because no checkpoint needs them ({len(names)} files or folders): "
+                f"{several(names)}."
+            )
+        )
+    if outside:
+        lines.append(
+            f"{checkpoint.source}: links that lead out of the folder are not followed when files are copied: "
+            f"{several(outside)}. Put the files themselves there if they belong to the model."
+        )
+    return lines

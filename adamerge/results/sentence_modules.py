@@ -1,0 +1,166 @@
+"""Modules of sentence-transformers beside a transformer: pooling, dense layers, normalisation."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from adamerge.data.processor_files import settings_of
+from adamerge.storage.digest import digest_of_json, digest_of_path
+from adamerge.storage.links import inside
+
+MODULES = "modules.json"
+_TYPES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+SETTINGS = (
+    MODULES,
+    "config_sentence_transformers.json",
+    "router_config.json",
+    *(f"sentence_{name}_config.json" for name in _TYPES),
+)
+"""Files of sentence-transformers beside a transformer."""
+
+_TEXTS = (".json", ".txt", ".jinja", ".model")
+_WEIGHTS = (".safetensors", "pytorch_model.bin")
+_ORIGIN = "__version__"
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module.
+
+    Attributes:
+        entry: Its entry in modules.json.
+        files: Its files of settings by path in the checkpoint's folder.
+        weights: Its files of weights, likewise.
+    """
+
+    entry: Mapping[str, object]
+    files: Mapping[str, Path]
+    weights: Mapping[str, Path]
+
+    @property
+    def path(self) -> str:
+        """Its folder; empty for the transformer itself."""
+        return str(self.entry.get("path", ""))
+
+    def contents(self) -> str:
+        """Hash class and settings, without weights."""
+        kind = str(self.entry.get("type")).rpartition(".")[2]
+        return digest_of_json([self.path, kind, {name: settings_of(file) for name, file in self.files.items()}])
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The modules of a folder, in their order, and the settings beside them.
+
+    Attributes:
+        modules: The modules; the transformer is one of them.
+        settings: Settings by file name; values that say which version wrote them are dropped in comparisons alone.
+    """
+
+    modules: Sequence[Module]
+    settings: Mapping[str, Mapping[str, object]]
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the folders of modules."""
+        return {PurePosixPath(module.path).parts[0] for module in self.modules if module.path}
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Files of all modules' settings by path."""
+        return {name: file for module in self.modules for name, file in module.files.items()}
+
+    def contents(self) -> str:
+        """Hash classes and settings of all modules and the settings beside them, without weights."""
+        beside = {name: _lasting(settings) for name, settings in self.settings.items()}
+        return digest_of_json([[module.contents() for module in self.modules], beside])
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yield name and content of modules.json and of the settings beside it."""
+        entries = [{**module.entry, "idx": number} for number, module in enumerate(self.modules)]
+        yield MODULES, json.dumps(entries, indent=2) + "\n"
+        for name, settings in self.settings.items():
+            yield name, json.dumps(settings, indent=2) + "\n"
+
+
+def _lasting(settings: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in settings.items() if key != _ORIGIN}
+
+
+def read_modules(folder: Path) -> Modules | None:
+    """Read the modules of a folder; None if it has none.
+
+    A module whose folder leads out of the checkpoint's is passed over.
+    """
+    try:
+        entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(entries, list) or not inside(folder, folder / MODULES):
+        return None
+    found = [_module(folder, cast(dict[str, object], entry)) for entry in entries if isinstance(entry, dict)]
+    names = [name for name in SETTINGS[1:] if (folder / name).is_file() and inside(folder, folder / name)]
+    return Modules([module for module in found if module], {name: settings_of(folder / name) for name in names})
+
+
+def _module(folder: Path, entry: Mapping[str, object]) -> Module | None:
+    path = str(entry.get("path", ""))
+    place = folder / path
+    if not path:
+        return Module(entry, {}, {})
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not inside(folder, place):
+        return None
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(place.rglob("*")) if file.is_file()}
+    own = {name: file for name, file in files.items() if inside(folder, file)}
+    weights = {name: file for name, file in own.items() if name.endswith(_WEIGHTS)}
+    texts = {name: file for name, file in own.items() if name.endswith(_TEXTS) and name not in weights}
+    return Module(entry, texts, weights)
+
+
+def common_modules(base: Modules | None, experts: Sequence[Modules | None]) -> Modules | None:
+    """Choose the modules of a merge: what all experts that have any share, or else the base's.
+
+    Where experts differ and the base has no modules, it is what they have in common.
+
+    Args:
+        base: The base's modules.
+        experts: Those of the experts that share the merged checkpoint.
+
+    Returns:
+        The modules; their weights are those of the first that has them.
+    """
+    brought = [one for one in experts if one is not None]
+    if not brought or (base is not None and len(brought) < len(experts)):
+        return base
+    if len({one.contents() for one in brought}) == 1:
+        return brought[0]
+    if base is not None:
+        return base
+    others = [{module.contents() for module in one.modules} for one in brought[1:]]
+    kept = [module for module in brought[0].modules if all(module.contents() in other for other in others)]
+    return Modules(kept, {name: _agreed(name, brought) for name in brought[0].settings})
+
+
+def _agreed(name: str, brought: Sequence[Modules]) -> dict[str, object]:
+    """Keep the keys of a file of settings on which all agree."""
+    first, *rest = (one.settings.get(name, {}) for one in brought)
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in rest)}
+
+
+def weights_equal(one: Module, other: Module) -> bool:
+    """Return whether two modules have the same files of weights."""
+    if one.weights.keys() != other.weights.keys():
+        return False
+    return all(digest_of_path(file) == digest_of_path(other.weights[name]) for name, file in one.weights.items())
+
+
+def without(modules: Modules, dropped: Sequence[Module]) -> Modules:
+    """Return modules without some of them."""
+    return replace(modules, modules=[module for module in modules.modules if module not in dropped])
+
+
+def same_place(modules: Modules | None, module: Module) -> Module | None:
+    """Find the module of the same folder among others."""
+    return next((one for one in modules.modules if one.path == module.path), None) if modules else None

@@ -1,0 +1,265 @@
+"""Whose tokenizer, templates, settings and modules an exported checkpoint gets, and which task gets its own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar, cast
+
+from adamerge.experts.compatibility import config_differences
+from adamerge.experts.experts import Expert, Experts
+from adamerge.results.beside import Beside, contents, left_behind, read_beside
+from adamerge.results.module_weights import Blend, Source, likeness, sources
+from adamerge.results.sentence_modules import Modules, common_modules, without
+from adamerge.storage.digest import digest_of_path
+from adamerge.types import Fact
+
+Value = TypeVar("Value")
+
+_STOPS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_NAMES = {
+    "tokenizer": "tokenizer",
+    "processor": "processor",
+    "templates": "chat template",
+    "generation": "generation settings",
+    "token_ids": "special tokens of config.json",
+    "modules": "sentence-transformers modules",
+    "heads": "head beside the encoder",
+}
+"""What lies beside weights, as notes call it."""
+
+_UNLIKE = 0.5
+"""Cosine of two experts' modules below which they were initialised apart, so that their mean means little."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What lies beside the weights of an exported checkpoint.
+
+    Attributes:
+        root: Of the merged checkpoint itself.
+        weights: Where its modules' weights come from, by path.
+        tasks: Of each task that has a folder of its own.
+        notes: Messages for the user.
+    """
+
+    root: Beside
+    weights: Mapping[str, Source]
+    tasks: Mapping[str, Beside]
+    notes: tuple[str, ...] = ()
+
+
+def plan_of(experts: Experts) -> Plan:
+    """Decide what lies beside the weights of an exported checkpoint.
+
+    What all experts without a head bring alike is the merged checkpoint's, else it is the base's. A task gets a folder
+    of its own if it has a head, or if anything beside its weights differs from the merged checkpoint's.
+
+    Args:
+        experts: Base and experts from disk.
+    """
+    assert experts.checkpoint is not None
+    base = read_beside(experts.checkpoint)
+    own = {task: _effective(read_beside(one.checkpoint), base) for task, one in experts.tasks.items() if one.checkpoint}
+    pool = {task: beside for task, beside in own.items() if not experts.tasks[task].head}
+    root = _merged(base, list(pool.values())) if pool else _filled(base, list(own.values()))
+    root, weights, notes = _with_weights(root, base, pool)
+    differences = {
+        task: _differing(beside, root, weights) + _other_config(experts, task) for task, beside in own.items()
+    }
+    apart = {task: own[task] for task, found in differences.items() if found or experts.tasks[task].head}
+    tasks = {task: _completed(beside, base, root, experts.tasks[task]) for task, beside in apart.items()}
+    notes += _taken_notes(root, base, list(pool) or list(own))
+    notes += [_apart_note(task, found) for task, found in differences.items() if found and task in pool]
+    notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
+    copied = [experts.checkpoint, *(one.checkpoint for task, one in experts.tasks.items() if task in tasks)]
+    notes += [line for checkpoint in copied if checkpoint for line in left_behind(checkpoint)]
+    return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)))
+
+
+def has_own_folder(experts: Experts) -> list[str]:
+    """List the tasks whose model has a folder of its own in an exported checkpoint."""
+    heads = [task for task, expert in experts.tasks.items() if expert.head]
+    return heads if len(heads) == len(experts.tasks) or not from_disk(experts) else list(plan_of(experts).tasks)
+
+
+def from_disk(experts: Experts) -> bool:
+    """Return whether base and experts are all checkpoints on disk."""
+    return all(one.checkpoint is not None for one in (experts, *experts.tasks.values()))
+
+
+def _effective(own: Beside, base: Beside) -> Beside:
+    """Add to an expert without generation_config.json the end tokens of its config.json that differ from the base's."""
+    ids = {key: own.token_ids[key] for key in _STOPS if own.token_ids.get(key) not in (None, base.token_ids.get(key))}
+    return own if own.generation or not ids else replace(own, generation={**base.generation, **ids})
+
+
+def _merged(base: Beside, own: Sequence[Beside]) -> Beside:
+    """Take what all experts bring alike, else the base's."""
+    return Beside(
+        _shared(base.tokenizer, [one.tokenizer for one in own], contents),
+        _shared(base.processor, [one.processor for one in own], contents),
+        cast(Mapping[str, str], _agreed(base.templates, [one.templates for one in own])),
+        _agreed(base.generation, [one.generation for one in own]),
+        _agreed(base.token_ids, [one.token_ids for one in own]),
+        common_modules(base.modules, [one.modules for one in own]),
+        _shared(base.heads, [one.heads for one in own], contents),
+        base.others or _shared({}, [one.others for one in own], contents),
+    )
+
+
+def _filled(base: Beside, own: Sequence[Beside]) -> Beside:
+    """Take processors and templates of experts with heads only where the base has none."""
+    found = _merged(base, own)
+    return replace(
+        base,
+        tokenizer=base.tokenizer or found.tokenizer,
+        processor=base.processor or found.processor,
+        templates=base.templates or found.templates,
+        others=found.others,
+    )
+
+
+def _shared(base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Callable[..., str]) -> Mapping[str, Path]:
+    """Return files that all experts bring alike; those that only some bring, only if the base has none."""
+    brought = [one for one in own if one]
+    if not brought or (base and len(brought) < len(own)):
+        return base
+    return brought[0] if len({of(one) for one in brought}) == 1 else base
+
+
+def _agreed(base: Mapping[str, Value], own: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
+    """Return the base's settings with those on which all experts agree, or all that have them if the base has none.
+
+    Example:
+        >>> _agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1}, {"eos": 4, "top_k": 3}])
+        {'eos': 4, 'top_k': 9}
+    """
+    brought = [one for one in own if one]
+    keys = dict.fromkeys([*base, *(key for one in brought for key in one)])
+    found = {key: [one[key] for one in brought if key in one] for key in keys}
+    every = {k: v[0] for k, v in found.items() if len(v) == len(own) > 0 and all(_same(v[0], x) for x in v)}
+    some = {k: v[0] for k, v in found.items() if v and k not in base and all(_same(v[0], x) for x in v)}
+    return {**base, **some, **every}
+
+
+def _same(one: object, other: object) -> bool:
+    """Return whether two settings are equal; of token ids the order does not count."""
+    if isinstance(one, list) and isinstance(other, list):
+        return sorted(map(str, one)) == sorted(map(str, other))
+    return one == other or one == [other] or [one] == other
+
+
+def _with_weights(
+    root: Beside, base: Beside, pool: Mapping[str, Beside]
+) -> tuple[Beside, dict[str, Source], list[str]]:
+    """Find the sources of the modules' weights, and drop modules that have none in common."""
+    modules, notes, weights = root.modules, list[str](), dict[str, Source]()
+    if modules is None:
+        return root, weights, notes
+    brought = {task: one.modules for task, one in pool.items() if one.modules}
+    for module in [module for module in modules.modules if module.weights]:
+        found = sources(module, base.modules, brought)
+        if found is None:
+            modules = without(modules, [module])
+            notes.append(
+                f"{module.path}: the experts' weights differ in kind or shape and the base has none, so the merged "
+                "checkpoint has no such module. Each task's folder has its own."
+            )
+            continue
+        weights |= found
+        notes += dict.fromkeys(_source_note(module.path, source) for source in found.values())
+    return replace(root, modules=modules), weights, [note for note in notes if note]
+
+
+def _source_note(path: str, source: Source) -> str:
+    if not isinstance(source, Blend):
+        return ""
+    if source.base is not None:
+        return Fact(f"{path}: its weights are merged with the mean coefficient of each expert, without transforms.")
+    cosine = likeness(source)
+    doubt = " They were initialised apart, so their mean means little." if cosine < _UNLIKE else ""
+    return (
+        f"{path}: the base has none, so the merged checkpoint gets the mean of the experts' (least cosine "
+        f"{cosine:.2f}), and each task's folder its own.{doubt}"
+    )
+
+
+def _differing(own: Beside, root: Beside, weights: Mapping[str, Source]) -> list[str]:
+    """List what of a task differs from the merged checkpoint; what a task does not bring does not differ."""
+    files = {"tokenizer": (own.tokenizer, root.tokenizer), "processor": (own.processor, root.processor)}
+    files["heads"] = (own.heads, root.heads)
+    found = [kind for kind, (mine, theirs) in files.items() if mine and contents(mine) != contents(theirs)]
+    settings = {
+        "templates": (own.templates, root.templates),
+        "generation": (own.generation, root.generation),
+        "token_ids": (own.token_ids, root.token_ids),
+    }
+    for kind, (mine, theirs) in settings.items():
+        found += [kind] if any(not _same(value, cast(object, theirs.get(key))) for key, value in mine.items()) else []
+    found += ["modules"] if own.modules and _modules_differ(own.modules, root.modules, weights) else []
+    return [_NAMES[kind] for kind in found]
+
+
+def _modules_differ(own: Modules, root: Modules | None, weights: Mapping[str, Source]) -> bool:
+    """Return whether a task's modules are others, or have weights that are neither the root's nor merged into them."""
+    if root is None or own.contents() != root.contents():
+        return True
+    files = {name: file for module in own.modules for name, file in module.weights.items()}
+    return any(not _in_the_merge(file, weights.get(name)) for name, file in files.items())
+
+
+def _in_the_merge(file: Path, source: Source | None) -> bool:
+    """Return whether a file of weights is what the merged checkpoint has, or is merged into the base's."""
+    if isinstance(source, Blend):
+        return source.base is not None
+    return source is not None and digest_of_path(source) == digest_of_path(file)
+
+
+def _other_config(experts: Experts, task: str) -> list[str]:
+    """Say whether an expert computes with other settings than the base; a zero-shot task is run with the base's."""
+    expert = experts.tasks[task]
+    if expert.prefix or expert.checkpoint is None or experts.checkpoint is None:
+        return []
+    return ["config.json"] if config_differences(experts.checkpoint, expert.checkpoint) else []
+
+
+def _completed(own: Beside, base: Beside, root: Beside, expert: Expert) -> Beside:
+    """Add the base's processor, templates and generation settings where a task has none, as rows are encoded with."""
+    return replace(
+        own,
+        tokenizer=own.tokenizer or base.tokenizer or root.tokenizer,
+        processor=own.processor or base.processor or root.processor,
+        templates=own.templates or base.templates or root.templates,
+        generation=own.generation or base.generation,
+        modules=own.modules or (None if expert.head else root.modules),
+        others={**root.others, **own.others},
+    )
+
+
+def _taken_notes(root: Beside, base: Beside, tasks: Sequence[str]) -> list[str]:
+    """Note what the merged checkpoint has of its experts."""
+    taken = [_NAMES[kind] for kind in _NAMES if _value(root, kind) != _value(base, kind)]
+    if not taken:
+        return []
+    return [Fact(f"the merged checkpoint gets {', '.join(taken)} of {', '.join(tasks)}, not the base's.")]
+
+
+def _value(beside: Beside, kind: str) -> object:
+    found = getattr(beside, kind)
+    if isinstance(found, Modules):
+        return found.contents()
+    return contents(found) if kind in ("tokenizer", "processor", "heads") else found
+
+
+def _apart_note(task: str, differing: Sequence[str]) -> str:
+    return Fact(
+        f"{task}: has its own {', '.join(differing)}, so its export is a folder of its own: the merged weights with "
+        "these. The merged checkpoint beside it has the base's, or what all experts share."
+    )
+
+
+def _head_note(task: str, beside: Beside) -> str:
+    return Fact(
+        f"{task}: {', '.join(beside.heads)}: copied to its folder without being opened. This head was trained on the "
+        "expert's embeddings, not on the merged ones."
+    )

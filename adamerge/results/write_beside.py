@@ -1,0 +1,95 @@
+"""Write what lies beside the weights of an exported checkpoint: settings, and copies of contents without modes."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from adamerge.data.processor_files import DEFAULT, TEMPLATE, TEMPLATES, named_templates, settings_of
+from adamerge.experts.checkpoint import Checkpoint
+from adamerge.merging.merged_model import MergedModel
+from adamerge.results.beside import Beside
+from adamerge.results.module_weights import Source, blended
+from adamerge.storage.atomic_files import write_safetensors, write_text
+from adamerge.types import Coefficients
+
+_NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
+"""Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
+
+
+def write_config(checkpoint: Checkpoint, token_ids: Mapping[str, object], folder: Path, dtype: str) -> None:
+    """Write a checkpoint's config.json for merged weights.
+
+    Args:
+        checkpoint: Whose configuration.
+        token_ids: Settings that name tokens.
+        folder: Where to.
+        dtype: Dtype of most numbers.
+    """
+    config = {**checkpoint.settings(), **token_ids}
+    for key in _NOT_WRITTEN:
+        config.pop(key, None)
+    if not checkpoint.trust_remote_code:  # code beside the weights is not copied then
+        config |= {"auto_map": _elsewhere(config["auto_map"])} if isinstance(config.get("auto_map"), dict) else {}
+        config = {key: value for key, value in config.items() if key != "auto_map" or value}
+    write_text(folder / "config.json", json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+
+
+def _elsewhere(auto_map: object) -> dict[str, object]:
+    """Keep references to code in another repository."""
+    assert isinstance(auto_map, dict)
+    return {name: place for name, place in auto_map.items() if "--" in str(place)}
+
+
+def write_beside(beside: Beside, folder: Path) -> None:
+    """Write processors, templates, generation settings, heads, licence and the settings of modules."""
+    for name, file in {**beside.tokenizer, **beside.processor, **beside.heads, **beside.others}.items():
+        _copy(file, folder / name)
+    _write_templates(beside.templates, folder)
+    if beside.generation:
+        write_text(folder / "generation_config.json", json.dumps(beside.generation, indent=2) + "\n")
+    if beside.modules is not None:
+        for module in beside.modules.modules:
+            (folder / module.path).mkdir(parents=True, exist_ok=True)
+        for name, file in beside.modules.files.items():
+            _copy(file, folder / name)
+        for name, text in beside.modules.texts():
+            write_text(folder / name, text)
+
+
+def _write_templates(templates: Mapping[str, str], folder: Path) -> None:
+    """Write chat templates, unless the tokenizer's settings hold exactly these."""
+    file = folder / "tokenizer_config.json"
+    settings = settings_of(file)
+    if "chat_template" in settings:
+        if named_templates(settings["chat_template"]) == templates:
+            return
+        del settings["chat_template"]
+        write_text(file, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    for name, text in templates.items():
+        (folder / TEMPLATES).mkdir(exist_ok=True) if name != DEFAULT else None
+        write_text(folder / (TEMPLATE if name == DEFAULT else f"{TEMPLATES}/{name}.jinja"), text)
+
+
+def write_module_weights(
+    weights: Mapping[str, Source], model: MergedModel, coefficients: Coefficients, folder: Path
+) -> None:
+    """Copy or merge the weights of the merged checkpoint's modules."""
+    for name, source in weights.items():
+        if isinstance(source, Path):
+            _copy(source, folder / name)
+        else:
+            write_safetensors(folder / name, blended(source, model, coefficients), {"format": "pt"})
+
+
+def copy_module_weights(beside: Beside, folder: Path) -> None:
+    """Copy a task's own weights of its modules."""
+    for module in beside.modules.modules if beside.modules else ():
+        for name, file in module.weights.items():
+            _copy(file, folder / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the content of a file; the copy has the usual mode of new files."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

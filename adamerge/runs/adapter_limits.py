@@ -1,0 +1,56 @@
+"""Refuse, before anything is learned, merges that no adapter can hold."""
+
+from collections.abc import Iterator, Sequence
+
+from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.low_rank import Adapted
+from adamerge.optim.feasible_sets import Simplex
+from adamerge.results.adapter_settings import adapter_of
+from adamerge.runs.config import MergeConfig
+from adamerge.types import ConfigError
+
+SHOWN = 3
+"""Number of parameters that a refusal names per expert."""
+
+
+def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -> None:
+    """Check that a merge may have the form of an adapter, if that is what is exported.
+
+    Experts that change whole tensors are refused unless they may get no weight: nothing is learned, or a simplex is
+    the feasible set and selects experts. Then the export refuses them by parameter if they have weight.
+
+    Raises:
+        ConfigError: A transform or an expert makes changes that are no products of the adapters' factors.
+    """
+    if adapter_of(config.export) is None:
+        return
+    problems = [
+        f"{key}: {type(transform).__name__} leaves the span of the adapters' factors"
+        for key, transform in config.transforms.items()
+        if not transform.keeps_span
+    ]
+    selects = config.trainer.max_steps == 0 or isinstance(config.feasible, Simplex)
+    if config.centre is not None or config.task_vectors is not None or not selects:
+        problems += [line for expert in experts.tasks.values() for line in _whole(expert, set(names))]
+    if problems:
+        raise ConfigError(
+            "export: adapter: expected changes that are products of low-rank factors, found others:\n"
+            + "\n".join(problems)
+            + "\nSet export: checkpoint; or merge adapters alone, plainly or by Isotropic, Wudi (solver: closed), "
+            "TaskSingularVectors, Lines or RegMean."
+        )
+
+
+def _whole(expert: Expert, names: set[str]) -> Iterator[str]:
+    """Say what an expert changes without factors."""
+    if not isinstance(expert.weights, Adapted) or not expert.weights.over_base:
+        yield f"{expert.name}: a complete checkpoint; give it as an adapter"
+        return
+    changes = ((name, expert.weights.change(name)) for name in expert.weights.changed if name in names)
+    whole = [name for name, change in changes if change is not None and change.low_rank is None]
+    if whole:
+        more = f" and {len(whole) - SHOWN} more" if len(whole) > SHOWN else ""
+        yield (
+            f"{expert.name}: changes {', '.join(whole[:SHOWN])}{more} as whole tensors (DoRA, a bias, a trained module "
+            "or rows, experts of a mixture); keep them from the base by parameters.base, or export a checkpoint"
+        )

@@ -1,0 +1,77 @@
+"""The execution of a configuration, by the memory that each one takes and that there is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from adamerge.data.rows import Rows
+from adamerge.data.text_rows import Prompts
+from adamerge.experts.experts import Experts
+from adamerge.merging.blocks import find_blocks
+from adamerge.merging.choose_execution import Choice, Memory, choose
+from adamerge.merging.device import free_bytes
+from adamerge.merging.saved_bytes import Saved, saved_bytes
+from adamerge.runs.config import MergeConfig
+from adamerge.types import ConfigError
+
+
+def execution_for(
+    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], device: torch.device
+) -> Choice:
+    """Choose the execution.
+
+    Args:
+        config: What the user asks for, and the size of batches.
+        experts: Base and experts.
+        names: Parameters to merge.
+        rows: Calibration rows per task.
+        device: Device of the computation.
+
+    Raises:
+        ConfigError: The limit is too low, there is no such block, or what is configured cannot be streamed.
+    """
+    memory, dtype = config.memory_settings, getattr(torch, config.dtype)
+    count = len(config.columns)
+    saved = _saved(config, experts, rows, memory, dtype) if config.trainer.max_steps else Saved(0, 0)
+    choice = choose(memory, experts, names, count, dtype, free_bytes(device), saved)
+    fisher = [key for key, transform in config.transforms.items() if transform.fisher]
+    if choice.blocks is not None and fisher:
+        if memory.mode == "streamed":
+            raise ConfigError(
+                f"memory: expected mapped or resident, found streamed: {fisher[0]} needs Fisher information, which is "
+                "computed with a whole expert in memory. Set memory: mapped."
+            )
+        choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, free_bytes(device), saved)
+    return (
+        choice._replace(lines=(*choice.lines, *_whole_experts(experts, rows, dtype)))
+        if choice.blocks is not None
+        else choice
+    )
+
+
+def _whole_experts(experts: Experts, rows: Mapping[str, Rows], dtype: torch.dtype) -> list[str]:
+    """Say what is not streamed."""
+    if not any(isinstance(own, Prompts) for own in rows.values()):
+        return []
+    most = max(sum(header.shape.numel() for header in one.headers.values()) for one in experts.weights.values())
+    size = f"{most * dtype.itemsize / 1e6:.0f} MB"
+    return [f"memory: while experts generate pseudo-answers, each is in memory as a whole, {size}"]
+
+
+def _saved(
+    config: MergeConfig, experts: Experts, rows: Mapping[str, Rows], memory: Memory, dtype: torch.dtype
+) -> Saved | None:
+    """Count the bytes of activations of a step, with the first task's longest rows in every batch."""
+    usual = [(task, own) for task, own in rows.items() if len(own) and not isinstance(own, Prompts)]
+    if not usual:
+        return None
+    micro, passes = config.data.micro_batch, 0
+    for _, own in usual:
+        size = min(config.data.batch_size or len(own), len(own))
+        passes += -(-size // micro)
+    task, own = usual[0]
+    expert = experts.tasks[task]
+    longest = list(own.by_length(range(len(own))))[: min(micro, config.data.batch_size or len(own))]
+    blocks = find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
+    return saved_bytes(expert, blocks, own.batch(longest).inputs, passes, dtype)

@@ -1,0 +1,320 @@
+"""A step over five adapters against a plain pass of the base: peak anonymous memory, and time.
+
+    python ../shared/zoo/llm/unpack.py llm
+    python tests/benchmarks/adapters.py llm                     # about five minutes on two cores
+    python tests/benchmarks/adapters.py llm --repeats 3 --variants plain adapters
+
+SmolLM2-135M and its five adapters (r 8 to 32), fp32, 5 tasks × 4 rows, 1,120 tokens a step, tensor-wise coefficients,
+KL divergence from each expert's own predictions. Four variants, each a process of its own that holds what it needs:
+
+    plain      forward and backward pass of the base, fp32 weights in memory, gradients for all of them, task by task
+    adapters   a step of the package over the five adapters
+    dense      the same over the five adapters merged into bf16 checkpoints, mapped
+    naive      base + Σ c·s·B A by autograd and `functional_call`, a walk back through it per task
+
+The processes take steps in turn, so that what else the machine does meets all of them; ratios are medians over rounds.
+Anonymous memory (RssAnon) is sampled from outside, since ru_maxrss would count the page cache. Printed at the end are
+the parts of a step, and whether the limits hold: adapters at most 1.15 × plain in memory and in time, and what a step
+costs over the plain pass at most 0.6 of what it costs with dense checkpoints.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.func import functional_call
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adamerge.batch import Batch
+from adamerge.experts.adapter import open_expert
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.experts import Experts
+from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.experts.low_rank import Adapted
+from adamerge.merging.execution import Work, execution_of
+from adamerge.merging.grouping import tensor_wise
+from adamerge.merging.merged_model import MergedModel, task_vectors
+
+TASKS = ("topics", "intents", "sums", "family", "sentiment")
+VARIANTS = ("plain", "adapters", "dense", "naive")
+ROWS, LENGTH = 4, 56
+DATA = Path(__file__).resolve().parents[3] / "shared/zoo/llm/data"
+
+Step = Callable[[], Tensor | None]
+
+
+def open_pool(folder: Path, kind: str) -> Experts:
+    """The base and its five experts, as adapters or as dense checkpoints."""
+    base = open_checkpoint(str(folder / "base"))
+    places = {task: folder / task if kind == "adapters" else folder / "bf16" / task for task in TASKS}
+    return from_checkpoints(base, {task: open_expert(str(place), base) for task, place in places.items()})
+
+
+def prepare(folder: Path, data: Path) -> None:
+    """Write dense checkpoints, token ids of every task and each expert's predictions, where they are missing."""
+    from peft import PeftModel
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    for task in TASKS:
+        place, rows = folder / "bf16" / task, folder / "rows" / f"{task}_{ROWS}x{LENGTH}.safetensors"
+        if place.exists() and rows.exists():
+            continue
+        base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+        merged = PeftModel.from_pretrained(base, folder / task).merge_and_unload().eval()
+        lines = (data / task / "unlabeled.jsonl").read_text(encoding="utf-8").splitlines()
+        text = "\n".join(json.loads(line)["messages"][0]["content"] for line in lines[:40])
+        ids = torch.tensor(tokenizer(text)["input_ids"][: ROWS * LENGTH]).view(ROWS, LENGTH)
+        with torch.no_grad():
+            expected = merged(input_ids=ids, use_cache=False).logits.softmax(-1)
+        rows.parent.mkdir(exist_ok=True)
+        save_file({"input_ids": ids, "expected": expected.bfloat16()}, rows)
+        merged.bfloat16().save_pretrained(place)
+
+
+def read_rows(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Token ids and expected probabilities of every task, mapped."""
+    found = {}
+    for task in TASKS:
+        file = safe_open(folder / "rows" / f"{task}_{ROWS}x{LENGTH}.safetensors", framework="pt")
+        found[task] = (file.get_tensor("input_ids"), file.get_tensor("expected"))
+    return found
+
+
+def loss_of(logits: Tensor, expected: Tensor) -> Tensor:
+    """Cross-entropy with expected probabilities, mean over tokens: KL divergence up to a constant."""
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), expected.flatten(0, 1).float())
+
+
+def plain_step(folder: Path) -> Step:
+    rows = read_rows(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        for ids, expected in rows.values():
+            loss_of(model(input_ids=ids, use_cache=False).logits, expected).backward()
+
+    return step
+
+
+def our_step(folder: Path, kind: str, parts: dict[str, float]) -> Step:
+    experts = open_pool(folder, kind)
+    adapters = [weights for weights in open_pool(folder, "adapters").weights.values() if isinstance(weights, Adapted)]
+    changed = {name for weights in adapters for name in weights.changed}
+    names = tuple(name for name in experts.shared if name in changed)
+    vectors = task_vectors(experts, names, resident=False)
+    model, rows = MergedModel(experts, vectors, tensor_wise(names)), read_rows(folder)
+    for part in ("combine", "inner"):
+        setattr(vectors, part, timed(getattr(vectors, part), part, parts))
+    coefficients = torch.full((len(names), len(TASKS)), 0.3)
+    work = {
+        task: [Work(Batch({"input_ids": ids}, torch.zeros(len(ids))), partial(_loss, expected))]
+        for task, (ids, expected) in rows.items()
+    }
+    return lambda: execution_of(model).losses_and_gradient(coefficients, work).gradient
+
+
+def _loss(expected: Tensor, outputs, batch: Batch) -> Tensor:
+    return loss_of(outputs.logits, expected)
+
+
+def timed(function: Callable, part: str, parts: dict[str, float]) -> Callable:
+    """The same function; its seconds are added up."""
+
+    def call(*arguments: object) -> object:
+        began = time.perf_counter()
+        found = function(*arguments)
+        parts[part] = parts.get(part, 0.0) + time.perf_counter() - began
+        return found
+
+    return call
+
+
+def naive_step(folder: Path) -> Step:
+    experts, rows = open_pool(folder, "adapters"), read_rows(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
+    base = {name: value.detach() for name, value in model.named_parameters()}
+    factors = {name: factors_of(experts, name) for name in base}
+    names = [name for name, own in factors.items() if own]
+
+    def step() -> Tensor:
+        free = torch.full((len(names), len(TASKS)), 0.3, requires_grad=True)
+        merged = dict(base)
+        for group, name in enumerate(names):
+            for k, (left, right) in factors[name].items():
+                merged[name] = merged[name] + free[group, k] * (left @ right)
+        for ids, expected in rows.values():
+            output = functional_call(model, merged, (), {"input_ids": ids, "use_cache": False})
+            loss_of(output.logits, expected).backward(retain_graph=True)
+        assert free.grad is not None
+        return free.grad
+
+    return step
+
+
+def factors_of(experts: Experts, name: str) -> dict[int, tuple[Tensor, Tensor]]:
+    """Factors (s·B, A) in fp32 by column."""
+    found = {}
+    for k, weights in enumerate(experts.weights.values()):
+        change = weights.change(name) if isinstance(weights, Adapted) else None
+        if change is not None and change.low_rank is not None:
+            left, right, scale = change.low_rank()
+            found[k] = (scale * left.float(), right.float())
+    return found
+
+
+def step_of(variant: str, folder: Path, parts: dict[str, float]) -> Step:
+    match variant:
+        case "plain":
+            return plain_step(folder)
+        case "naive":
+            return naive_step(folder)
+        case _:
+            return our_step(folder, variant, parts)
+
+
+def work(variant: str, folder: Path, threads: int) -> None:
+    """Take a step for every line of standard input, and say its seconds and their parts."""
+    torch.set_num_threads(threads)
+    parts: dict[str, float] = {}
+    step = step_of(variant, folder, parts)
+    print(json.dumps({}), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "gradient":
+            gradient = step()
+            print(json.dumps({"gradient": [] if gradient is None else gradient.flatten().tolist()}), flush=True)
+            continue
+        parts.clear()
+        began, used = time.perf_counter(), time.process_time()
+        step()
+        seconds = {"step": time.perf_counter() - began, "cpu": time.process_time() - used}
+        print(json.dumps({**seconds, **parts}), flush=True)
+
+
+class Worker:
+    """A process that takes steps of one variant when asked to; its anonymous memory is sampled from outside."""
+
+    def __init__(self, variant: str, folder: Path, threads: int) -> None:
+        command = [sys.executable, __file__, str(folder), "--worker", variant, "--threads", str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.peak = 0
+        self._answer()
+
+    def ask(self, what: str) -> dict[str, float]:
+        assert self._process.stdin
+        with self._sampled():
+            self._process.stdin.write(what + "\n")
+            self._process.stdin.flush()
+            return self._answer()
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a process ended early: {self._process.wait()}")
+        return json.loads(line)
+
+    @contextmanager
+    def _sampled(self) -> Iterator[None]:
+        done = threading.Event()
+
+        def sample() -> None:
+            status = Path(f"/proc/{self._process.pid}/status")
+            while not done.wait(0.01):
+                for line in status.read_text().splitlines():
+                    if line.startswith("RssAnon"):
+                        self.peak = max(self.peak, int(line.split()[1]))
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def ratio(values: list[dict[str, float]], others: list[dict[str, float]], key: str = "step") -> float:
+    """Median over rounds of the ratio of two variants' seconds."""
+    return statistics.median(a[key] / b[key] for a, b in zip(values, others, strict=True))
+
+
+def over(values: list[dict[str, float]], others: list[dict[str, float]]) -> float:
+    """Median over rounds of what a step takes longer, in seconds."""
+    return statistics.median(a["step"] - b["step"] for a, b in zip(values, others, strict=True))
+
+
+def compare_gradients(workers: Mapping[str, Worker]) -> None:
+    """Print how far apart the gradients of the variants are."""
+    asked = {name: worker.ask("gradient")["gradient"] for name, worker in workers.items()}
+    found = {name: torch.tensor(gradient) for name, gradient in asked.items() if gradient}
+    for name, gradient in found.items():
+        reference = found.get("naive", gradient)
+        error = ((gradient - reference).norm() / reference.norm()).item()
+        print(f"gradient of {name}: relative difference from naive {error:.1e}")
+
+
+def report(seconds: Mapping[str, list[dict[str, float]]], peaks: Mapping[str, int]) -> None:
+    heads = ("s a step", "× plain", "CPU s", "× plain", "peak MB", "× plain")
+    print("\n" + " " * 10 + "".join(f"{head:>10s}" for head in heads) + "  parts of a step, s")
+    for name, values in seconds.items():
+        parts = {p: statistics.median(v[p] for v in values) for p in ("combine", "inner") if p in values[0]}
+        words = ", ".join(f"{part} {value:.2f}" for part, value in parts.items())
+        median = {key: statistics.median(value[key] for value in values) for key in ("step", "cpu")}
+        times = (ratio(values, seconds["plain"], key) for key in ("step", "cpu"))
+        columns = [x for pair in zip(median.values(), times, strict=True) for x in pair]
+        columns += [peaks[name] / 1024, peaks[name] / peaks["plain"]]
+        print(f"{name:10s}" + "".join(f"{column:10.3f}" for column in columns) + f"  {words}")
+    limits = {}
+    if "adapters" in seconds:
+        limits["adapters: memory × plain"] = (peaks["adapters"] / peaks["plain"], 1.15)
+        limits["adapters: time × plain"] = (ratio(seconds["adapters"], seconds["plain"]), 1.15)
+        if "dense" in seconds:
+            extra = [over(seconds[name], seconds["plain"]) for name in ("adapters", "dense")]
+            limits["cost over plain, adapters / dense"] = (extra[0] / extra[1], 0.6)
+    for what, (value, limit) in limits.items():
+        print(f"{what}: {value:.3f} (at most {limit}) {'holds' if value <= limit else 'DOES NOT HOLD'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="Where unpack.py wrote base and adapters; more is written there.")
+    parser.add_argument("--data", type=Path, default=DATA, help="Rows of the language zoo.")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(options.worker, options.folder, options.threads)
+        return
+    prepare(options.folder, options.data)
+    names = dict.fromkeys(["plain", *options.variants])
+    workers = {name: Worker(name, options.folder, options.threads) for name in names}
+    compare_gradients(workers)  # what a first step allocates is no part of the others' time
+    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    for _ in range(options.repeats):
+        for name, worker in workers.items():
+            seconds[name].append(worker.ask("step"))
+    report(seconds, {name: worker.peak for name, worker in workers.items()})
+    for worker in workers.values():
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()

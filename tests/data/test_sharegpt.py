@@ -1,0 +1,77 @@
+"""Chats in ShareGPT's form are read as the same chats with roles."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.families import CHATS, build, save_tokenizer
+from transformers import AutoTokenizer
+
+from adamerge.data.encode import encode
+from adamerge.data.records import Listed
+from adamerge.data.settings import DataSource, Encoding
+from adamerge.data.sharegpt import ROLES, as_messages
+from adamerge.data.tables import Table
+from adamerge.experts.experts import Expert
+from adamerge.storage.weights import InMemory
+from adamerge.types import ConfigError, Fact
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """Encodes rows of chats for a language model."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder, end="[SEP]")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHATS
+    expert = Expert("mood", build("LlamaForCausalLM", "llama", 0), InMemory({}), ())
+
+    def call(columns, **source):
+        return encode(Table(Listed(columns), DataSource("rows", **source), "mood"), expert, tokenizer, Encoding())
+
+    return call
+
+
+def share(*said):
+    return [{"from": speaker, "value": text} for speaker, text in said]
+
+
+def roles(*said):
+    return [{"role": ROLES[speaker], "content": text} for speaker, text in said]
+
+
+SAID = [(("human", "good film"), ("gpt", "bad book")), (("system", "calm"), ("human", "loud"), ("gpt", "song plot"))]
+
+
+@pytest.mark.parametrize("column", ["conversations", "messages"])
+def test_rows_are_those_of_the_chats_with_roles(read, column):
+    found = read({column: [share(*said) for said in SAID]})
+    expected = read({"messages": [roles(*said) for said in SAID]})
+    for row in range(2):
+        assert (
+            found.rows.batch([row]).inputs["input_ids"].tolist()
+            == expected.rows.batch([row]).inputs["input_ids"].tolist()
+        )
+    said = next(note for note in found.notes if "ShareGPT" in note)
+    assert "2 of 2 chats" in said
+    assert isinstance(said, Fact)
+    assert not any("ShareGPT" in note for note in expected.notes)
+
+
+def test_an_unknown_speaker_is_refused_by_row(read):
+    rows = [share(*SAID[0]), share(("human", "good"), ("observation", "bad"))]
+    with pytest.raises(
+        ConfigError, match=r"row 2: message 2 of 'conversations' is from 'observation', but the speakers are"
+    ):
+        read({"conversations": rows})
+
+
+def test_texts_are_preferred_to_conversations(read):
+    found = read({"text": ["good film"], "conversations": [share(*SAID[0])]})
+    assert found.rows.batch([0]).inputs["input_ids"].shape == (1, 4)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.sampled_from(sorted(ROLES)), st.text(max_size=9)), min_size=1, max_size=5))
+def test_texts_and_order_are_kept(said):
+    assert as_messages(share(*said)) == roles(*said)
+    assert as_messages(roles(*said)) == roles(*said)

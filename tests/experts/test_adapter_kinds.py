@@ -1,0 +1,109 @@
+"""Every kind of adapter: a one-hot merge has the logits of PEFT's merge, or of the adapter as it was trained."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.adapters import (
+    FUSED,
+    KINDS,
+    LLAMA,
+    TIED,
+    TRANSFORMERS_4,
+    experts_of,
+    in_old_names,
+    logits,
+    model,
+    one_hot_logits,
+    saved,
+)
+
+
+def check(experts, expected):
+    """Weights and logits of the one expert are the expected ones, and something was changed."""
+    found = experts.tasks["a"].weights
+    assert found.changed
+    for name in found.headers:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    module, expected = experts.tasks["a"].module, {name: expected[name] for name in found.headers}
+    ours, theirs = one_hot_logits(experts, "a"), logits(module, expected)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    unchanged = {**expected, **{name: experts.base[name] for name in found.changed}}
+    assert (theirs - logits(module, unchanged)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_one_hot_merge_has_the_logits_of_pefts_merge(tmp_path, kind):
+    base, adapter, expected = saved(tmp_path, *KINDS[kind])
+    check(experts_of(base, a=adapter), expected)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_factors_of_fused_experts(tmp_path, kind):
+    name, options = FUSED[kind]
+    options = {"target_modules": [], **options}
+    base, adapter, expected = saved(tmp_path, name, options)
+    check(experts_of(base, a=adapter), expected)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS_4)
+def test_module_paths_of_transformers_4(tmp_path, kind):
+    base, adapter, expected = in_old_names(tmp_path, *TRANSFORMERS_4[kind])
+    check(experts_of(base, a=adapter), expected)
+
+
+OTHER_NAMES = {
+    "an adapter's name": lambda key: key.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."),
+    "no prefix": lambda key: key.removeprefix("base_model.model."),
+    "the prefix twice": lambda key: f"base_model.model.{key}",
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_NAMES)
+def test_other_names_of_the_same_tensors(tmp_path, kind):
+    base, adapter, expected = saved(tmp_path, *KINDS["plain"])
+    file = adapter / "adapter_model.safetensors"
+    save_file({OTHER_NAMES[kind](key): value for key, value in load_file(file).items()}, file)
+    check(experts_of(base, a=adapter), expected)
+
+
+MLX = {
+    "linear": (LLAMA, "q_proj|down_proj", False),
+    "dora": (LLAMA, "q_proj|down_proj", True),
+    "embeddings": (LLAMA, "embed_tokens", False),
+    "dora of embeddings": (LLAMA, "embed_tokens", True),
+    "tied embeddings": (TIED, "embed_tokens", False),
+}
+
+
+@pytest.mark.parametrize("kind", MLX)
+def test_adapters_of_mlx(tmp_path, kind):
+    """W + scale · (a b)ᵀ of a linear layer and W + scale · a b of embeddings, as `fuse` of mlx-lm 0.32 computes."""
+    (name, family, more), targets, dora = MLX[kind]
+    base = model(name, family, **more)
+    base.save_pretrained(tmp_path / "base")
+    expected, tensors, scale = base.state_dict(), {}, 20.0
+    generator = torch.Generator().manual_seed(0)
+    for path, module in base.named_modules():
+        if path.rpartition(".")[2] in targets.split("|"):
+            embedding, (rows, columns) = isinstance(module, torch.nn.Embedding), module.weight.shape
+            inputs, outputs = (rows, columns) if embedding else (columns, rows)
+            a, b = (0.05 * torch.randn(size, generator=generator) for size in ((inputs, 3), (3, outputs)))
+            changed = module.weight.detach() + scale * (a @ b if embedding else (a @ b).T)
+            tensors |= {f"{path}.lora_a": a, f"{path}.lora_b": b}
+            if dora:
+                tensors[f"{path}.m"] = torch.rand(rows, generator=generator) + 0.5
+                changed = changed * (tensors[f"{path}.m"] / changed.norm(dim=1))[:, None]
+            expected[f"{path}.weight"] = changed
+            if more["tie_word_embeddings"]:
+                expected["lm_head.weight"] = changed
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(tensors, folder / "adapters.safetensors")
+    options = {"fine_tune_type": "dora" if dora else "lora", "num_layers": 2, "model": "mlx-community/tiny-4bit"}
+    options["lora_parameters"] = {"rank": 3, "dropout": 0.0, "scale": scale}
+    (folder / "adapter_config.json").write_text(json.dumps(options))
+    experts = experts_of(tmp_path / "base", a=folder)
+    check(experts, expected)
+    assert any("quantised base (mlx-community/tiny-4bit)" in note for note in experts.notes)

@@ -1,0 +1,74 @@
+"""Sizes in config.json that no file backs are refused before anything of that size is built."""
+
+import shutil
+
+import pytest
+from support.families import configuration
+from support.mistakes import edit_json, edit_tensors
+
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.experts.own_class import own_module
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.read_config import merge_config
+from adamerge.types import ConfigError, IncompatibleExpertsError
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 129}, "tensors, found num_hidden_layers: 129"),
+        ({"num_hidden_layers": 10_001}, "num_hidden_layers: expected at most 10000, found 10001"),
+        ({"num_labels": 10**6 + 1}, "num_labels: expected at most 1000000"),
+        ({"max_position_embeddings": 2**16 + 1, "vocab_size": 2**16 + 1}, "describes a BertForSequenceCl"),
+        ({"hidden_act": "nothing"}, "transformers cannot build one from it"),
+        ({"architectures": [3]}, "architecture"),
+        ({"architectures": ["BertTokenizer"]}, "does not have"),
+        ({"id2label": [1]}, "config.json"),
+        ({"transformers_weights": 3}, "transformers_weights: expected the name of a file, found 3"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_cannot_be_built_names_its_file(family, changes, words):
+    edit_json(family / "mood/config.json", **changes)
+    with pytest.raises((ConfigError, IncompatibleExpertsError), match=r"mood/config\.json|config\.json") as refused:
+        own_module(open_checkpoint("mood"))
+    assert words in str(refused.value)
+
+
+INSIDE = {
+    "checkpoint-500": "give that folder",
+    "0_Transformer": "give that folder",
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_the_folder_inside_is_named(family, name):
+    (family / "outer").mkdir()
+    shutil.move(family / "mood", family / "outer" / name)
+    with pytest.raises(ConfigError, match=f"It has outer/{name}: {INSIDE[name]}"):
+        open_checkpoint("outer")
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        ("zero_to_fp32.py", "python mood/zero_to_fp32.py"),
+        ("shards/__0_0.distcp", "accelerate merge-weights mood/shards"),
+    ],
+)
+def test_the_command_that_converts_is_named(family, beside, words):
+    (family / "mood/model.safetensors").unlink()
+    (family / "mood" / beside).parent.mkdir(exist_ok=True)
+    (family / "mood" / beside).touch()
+    with pytest.raises(ConfigError, match=words):
+        open_checkpoint("mood")
+
+
+def test_tensors_that_deepspeed_left_empty_are_one_line(family):
+    def emptied(tensors):
+        tensors.update({name: tensor[:0].clone() for name, tensor in tensors.items() if "encoder" in name})
+
+    edit_tensors(family / "mood/model.safetensors", emptied)
+    with pytest.raises(IncompatibleExpertsError) as refused:
+        open_experts(merge_config(configuration()))
+    assert len(str(refused.value).splitlines()) == 1
+    assert "zero_to_fp32.py" in str(refused.value)

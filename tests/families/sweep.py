@@ -1,0 +1,198 @@
+"""Every class of both tables: check, one step of learning, export, old names, and the naive merge.
+
+python tests/families/sweep.py [architecture …]    # prints a table; without names, all classes
+"""
+
+import copy
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import transformers
+from families.others import IMAGES, OTHERS
+from families.table import TABLE
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from support.families import WORDS, save_tokenizer
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
+
+from adamerge import ConfigError, Expert, Merge
+from adamerge.experts.conversion import written
+
+COEFFICIENTS = {"a": 0.3, "b": 0.3}
+
+
+def first_tensor(output):
+    """The first floating-point tensor that a model returns: logits, start logits, the last hidden state."""
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        logits = getattr(output, "logits_per_image", None)
+    found = (
+        [logits] if isinstance(logits, torch.Tensor) else [t for t in output.values() if isinstance(t, torch.Tensor)]
+    )
+    return next(tensor for tensor in found if tensor.is_floating_point())
+
+
+@torch.no_grad()
+def answer(model, row):
+    """What a fresh copy of a model returns for one row, always with the same random numbers."""
+    torch.manual_seed(0)
+    return first_tensor(copy.deepcopy(model)(**row))
+
+
+def save_pool(member, folder):
+    """Save a base and two experts near it, as `save_pretrained` does; returns base and experts."""
+    base = member.build(0)
+    models = {"base": base, "a": copy.deepcopy(base), "b": copy.deepcopy(base)}
+    for seed, name in enumerate("ab", 1):
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in models[name].parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        save_tokenizer(folder / name, end="[SEP]")
+        size = {"height": 16, "width": 16}
+        transformers.ViTImageProcessor(size=size).save_pretrained(folder / name)
+    return models
+
+
+def loaded(member, folder):
+    """A model as plain transformers loads it; nothing may be missing or unexpected."""
+    cls = getattr(transformers, member.architecture)
+    model, info = cls.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def naive(member, folder, head):
+    """The merge as its formula says, of what `from_pretrained` gives; a head is the first expert's own."""
+    base, *experts = (dict(loaded(member, folder / name).named_parameters()) for name in ("base", "a", "b"))
+    merged = loaded(member, folder / "base")
+    with torch.no_grad():
+        for name, parameter in merged.named_parameters():
+            own = base[name] + 0.3 * sum(expert[name] - base[name] for expert in experts)
+            parameter.copy_(experts[0][name] if name in head else own)
+    return merged
+
+
+def rows_of(member):
+    """Rows as a user has them: texts or images."""
+    if getattr(member, "images", False) or getattr(member, "inputs", None) == IMAGES:
+        return [Image.new("RGB", (16, 16), (40 * i, 255 - 30 * i, 90)) for i in range(6)]
+    return [" ".join(WORDS[i : i + 4 + i % 3]) for i in range(6)]
+
+
+def row_of(member):
+    """Inputs of one row for a model."""
+    if hasattr(member, "row"):
+        return member.row()
+    if member.images:
+        return {"pixel_values": torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))}
+    ids = torch.randint(4, 40, (1, 8), generator=torch.Generator().manual_seed(7))
+    ids[:, -1] = 1  # encoder-decoders with a classifier need an end
+    decoder = {"decoder_input_ids": ids[:, :3]} if member.prompts and "decoder_start_token_id" in member.options else {}
+    return {"input_ids": ids, **decoder}
+
+
+def merged(folder, rows=None, **settings):
+    """Learn, or merge without data, and export; returns the result and the folder of task a."""
+    shutil.rmtree(folder / "merged", ignore_errors=True)
+    experts = [Expert(folder / name, calibration=rows) for name in "ab"]
+    steps = {"max_steps": 1} if rows else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = Merge(folder / "base", experts, trainer={"accelerator": "cpu", **steps}, **settings).learn()
+        done = result.export(folder / "merged")
+    return result, done.checkpoints["a"]
+
+
+def learns(member, folder):
+    """One step on rows; returns "learns" or the message that refuses the rows."""
+    speaks = bool(getattr(member, "prompts", "")) or member.architecture.endswith(
+        ("ForCausalLM", "Generation", "MaskedLM")
+    )
+    method = "expert_merging" if speaks or "LMHead" in member.architecture else "adamerging"
+    try:
+        result, _ = merged(folder, rows_of(member), method=method, data={"held_out": 0.34, "batch_size": 2})
+    except ConfigError as error:
+        return str(error)
+    assert result.moved, "no coefficient has moved"
+    return "learns"
+
+
+def merges(member, folder):
+    """Merge without data, load the export in plain transformers, and compare with the naive merge."""
+    result, place = merged(folder, method="task_arithmetic")
+    head = result.model.experts.tasks["a"].head
+    row = row_of(member)
+    found, expected = answer(loaded(member, place), row), answer(naive(member, folder, head), row)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    own = answer(loaded(member, folder / "a"), row)
+    assert not torch.allclose(own, expected, rtol=1e-3), "the merge is an expert"
+
+
+def old_names(model, names):
+    """Old names of a file's tensors: transformers' renamings of former names, backwards; {} where it knows none."""
+    rules = [rule for rule in get_model_conversion_mapping(model) if not isinstance(rule, WeightConverter)]
+    current = get_model_conversion_mapping(model, add_legacy=False)
+    legacy = [rule for rule in rules if rule not in current]
+    back = [rule.reverse_transform() for rule in reversed(legacy)]
+    found = {name: rename_source_key(name, back, [], reverse=True)[0] for name in names}
+    return {name: old for name, old in found.items() if old != name}
+
+
+def module_names(model, file):
+    """The module's own names of a file's tensors, where the file has others and holds the same tensors."""
+    stored = load_file(file)
+    units = written(model, [name for name in model.state_dict() if model.state_dict()[name].is_floating_point()])
+    pairs = {unit.name: unit.names[0] for unit in units if unit.name is not None}
+    return {name: pairs[name] for name in stored if pairs.get(name, name) != name}
+
+
+def renamed(member, folder, models):
+    """Rewrite the files of all models under other names, if transformers still reads them; returns how many names."""
+    count = 0
+    for name, model in models.items():
+        file = folder / name / "model.safetensors"
+        other = module_names(model, file) or old_names(model, load_file(file))
+        tensors = {other.get(key, key): tensor for key, tensor in load_file(file).items()}
+        count += len(other)
+        save_file(tensors, file, {"format": "pt"})
+        loaded(member, folder / name)
+    return count
+
+
+def line(member):
+    """One line of the table."""
+    title = getattr(member, "title", member.architecture)
+    start, verdicts = time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        models = save_pool(member, folder)
+        for step in (learns, merges, lambda m, f: f"{renamed(m, f, models)} names", merges):
+            try:
+                verdicts.append(str(step(member, folder) or "equal")[:160])
+            except Exception as error:
+                verdicts.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
+                if "-v" in sys.argv:
+                    traceback.print_exc()
+    return " | ".join([title, *verdicts, f"{time.perf_counter() - start:.1f} s"])
+
+
+if __name__ == "__main__":
+    transformers.utils.logging.disable_progress_bar()
+    wanted = [word for word in sys.argv[1:] if word != "-v"]
+    members = [*OTHERS, *TABLE]
+    for member in members:
+        if not wanted or member.architecture in wanted:
+            print(line(member), flush=True)

@@ -1,0 +1,39 @@
+"""A sample of what `python tests/families/sweep.py` prints for all classes: check, learn, export, old names."""
+
+import pytest
+from families.others import OTHERS
+from families.sweep import learns, merges, renamed, save_pool
+from families.table import TABLE
+
+SAMPLE = (
+    "GptOssForCausalLM", "Wav2Vec2ForCTC", "MarianMTModel", "BertForQuestionAnswering", "RobertaForMultipleChoice",
+    "LlamaForSequenceClassification (reward model)", "BertModel (sentence encoder)",
+)  # fmt: skip
+OLD = ("LlavaForConditionalGeneration", "BertModel (sentence encoder)")
+MEMBERS = {member.title: member for member in OTHERS}
+
+
+@pytest.mark.parametrize("title", SAMPLE)
+def test_a_class_learns_or_is_refused_in_words_and_merges_like_plain_transformers(title, tmp_path):
+    member = MEMBERS[title]
+    save_pool(member, tmp_path)
+    found = learns(member, tmp_path)
+    if member.says:
+        assert member.says in found
+        assert "data-free method" in found
+    else:
+        assert found == "learns"
+    merges(member, tmp_path)
+
+
+@pytest.mark.parametrize("title", OLD)
+def test_files_in_another_naming_merge_alike(title, tmp_path):
+    member = MEMBERS[title]
+    assert renamed(member, tmp_path, save_pool(member, tmp_path)) > 0
+    merges(member, tmp_path)
+
+
+def test_no_class_is_in_the_tables_twice():
+    titles = [*MEMBERS, *(family.architecture for family in TABLE)]
+    twice = {title for title in titles if titles.count(title) > 1}
+    assert twice <= {"MarianMTModel"}  # in the first table for its prompts

@@ -1,0 +1,286 @@
+"""An export carries what its experts share beside their weights; a task with other files gets a folder of its own."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from support.families import CHATS, WORDS, build, near, save_family, save_speaking_family, save_tokenizer
+from transformers import AutoTokenizer
+
+from adamerge import Expert, Merge
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.results.whose_files import plan_of
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.read_config import merge_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
+
+TASKS = ("mood", "topic")
+TEXTS = ["good film", "so bad the song was", "calm"]
+
+
+def opened():
+    return open_experts(merge_config({"base_model": "base", "models": [{"model": task} for task in TASKS]}))
+
+
+def merged():
+    """Export a merge whose coefficients are all 0.3; return what was written, and the notes."""
+    result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic").learn()
+    return result.export("out"), "\n".join(plan_of(result.model.experts).notes)
+
+
+@pytest.fixture
+def encoders(tmp_path, monkeypatch):
+    """A BERT base and two experts near it, with tokenizers, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    base = build("BertModel", "bert", 0)
+    save_family(tmp_path, base, {task: near("BertModel", "bert", base, seed) for seed, task in enumerate(TASKS, 1)})
+    for name in ("base", *TASKS):
+        save_tokenizer(Path(name))
+    return tmp_path
+
+
+def as_sentence_encoder(folder, seed, size=8, mode="cls"):
+    torch.manual_seed(seed)
+    modules = [Transformer(folder), Pooling(16, pooling_mode=mode), Dense(16, size), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(folder)
+
+
+def by_hand(folder, dense):
+    """Embed with plain transformers: the first token, a dense layer with tanh, length 1."""
+    model, tokenizer = transformers.AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        hidden = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).last_hidden_state[:, 0]
+    return torch.nn.functional.normalize((hidden @ dense["linear.weight"].T + dense["linear.bias"]).tanh())
+
+
+def cosines(folder, dense):
+    found = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    return torch.nn.functional.cosine_similarity(found, by_hand(folder, dense))
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain base", "sentence encoder"])
+def test_a_merge_of_sentence_encoders_is_one(encoders, plain):
+    for seed, name in enumerate(TASKS if plain else ("base", *TASKS)):
+        as_sentence_encoder(name, seed)
+    dense = {name: load_file(f"{name}/2_Dense/model.safetensors") for name in (TASKS if plain else ("base", *TASKS))}
+    done, notes = merged()
+    mood, topic = (dense[task] for task in TASKS)
+    if plain:
+        expected = {name: (mood[name] + topic[name]) / 2 for name in mood}
+        assert "mean means little" in notes
+    else:
+        expected = {n: b + 0.3 * (mood[n] - b) + 0.3 * (topic[n] - b) for n, b in dense["base"].items()}
+        assert "merged with the mean coefficient" in notes
+    assert cosines(done.folder, expected).min() > 0.99999
+    assert "get" in notes or not plain
+    for task, place in done.checkpoints.items():
+        assert (place == done.folder) is not plain
+        assert cosines(place, dense[task] if plain else expected).min() > 0.99999
+
+
+def test_modules_that_differ_are_kept_per_task(encoders):
+    for seed, task in enumerate(TASKS):
+        as_sentence_encoder(task, seed, size=8 - seed)
+    done, _ = merged()
+    kinds = [type(module).__name__ for module in SentenceTransformer(str(done.folder), device="cpu")]
+    assert kinds == ["Transformer", "Pooling", "Normalize"]
+    for seed, task in enumerate(TASKS):
+        assert SentenceTransformer(str(done.folder / task), device="cpu").encode(TEXTS).shape == (3, 8 - seed)
+
+
+def test_a_classifier_from_a_sentence_encoder_has_no_modules(encoders):
+    as_sentence_encoder("base", 0)
+    for seed, task in enumerate(TASKS):
+        build("BertForSequenceClassification", "bert", seed).save_pretrained(task)
+    done, _ = merged()
+    assert SentenceTransformer(str(done.folder), device="cpu").encode(TEXTS).shape == (3, 8)
+    assert not list((done.folder / "mood").glob("*modules*")) + list((done.folder / "mood").glob("*_*/"))
+
+
+class Trap:
+    """Writes a file where it is unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("opened"),))
+
+
+def test_heads_in_pickles_are_copied_and_never_opened(encoders):
+    for task in TASKS:
+        (encoders / task / "model_head.pkl").write_bytes(pickle.dumps([task, Trap()]))
+        (encoders / task / "config_setfit.json").write_text("{}")
+    done, notes = merged()
+    for task, place in done.checkpoints.items():
+        assert (place / "model_head.pkl").read_bytes() == (encoders / task / "model_head.pkl").read_bytes()
+        transformers.AutoModel.from_pretrained(place)
+    assert "mood: model_head.pkl" in notes
+    assert not (done.folder / "model_head.pkl").exists()
+    assert not Path("opened").exists()
+
+
+# --- only what a checkpoint needs -------------------------------------------------------------------------------------
+
+
+def test_nothing_else_is_copied_and_it_is_said(encoders):
+    (encoders / "secret").write_text("key")
+    base = encoders / "base"
+    for name in (".env", "id_rsa", "optimizer.pt", "events.out.tfevents.1", "run.py", "training_args.bin", "LICENSE"):
+        (base / name).write_text("x")
+    (base / "checkpoint-5").mkdir()
+    (base / "checkpoint-5/config.json").write_text("{}")
+    (base / "chat_template.jinja").symlink_to("../secret")
+    (base / "tokenizer.json").chmod(0o444)
+    done, notes = merged()
+    names = {path.name for path in done.folder.rglob("*")}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE"}
+    assert os.access(done.folder / "tokenizer.json", os.W_OK)
+    assert (done.folder / "tokenizer.json").stat().st_mode & 0o200
+    assert "(7 files or folders): .env, checkpoint-5/" in notes
+    assert "not followed when files are copied: chat_template.jinja" in notes
+
+
+def test_code_is_copied_only_where_it_may_run(encoders):
+    config = json.loads((encoders / "base/config.json").read_text())
+    config["auto_map"] = {"AutoModel": "mine.Model", "AutoConfig": "else/where--mine.Config"}
+    (encoders / "base/config.json").write_text(json.dumps(config))
+    (encoders / "base/mine.py").write_text("raise SystemExit")
+    done, notes = merged()
+    assert not (done.folder / "mine.py").exists()
+    assert "mine.py" in notes
+    found = json.loads((done.folder / "config.json").read_text())
+    assert found["auto_map"] == {"AutoConfig": "else/where--mine.Config"}
+
+
+# --- names of files -----------------------------------------------------------------------------------------------
+
+
+def test_further_training_in_place_leaves_nothing_stale_and_other_tasks_alone(encoders):
+    for seed, task in enumerate(TASKS):
+        build("BertForSequenceClassification", "bert", seed).save_pretrained(task)
+    done, _ = merged()
+    before = load_file(done.folder / "topic/model-00001-of-00002.safetensors")
+    assert not (done.folder / "model.safetensors.index.json").exists()
+    for place, architecture in ((done.folder / "mood", "BertForSequenceClassification"), (done.folder, "BertModel")):
+        model = getattr(transformers, architecture).from_pretrained(place)
+        torch.nn.init.ones_(next(model.parameters()))
+        model.save_pretrained(place)
+        assert [file.name for file in place.glob("*.safetensors")] == ["model.safetensors"]
+        assert open_checkpoint(str(place)).tensors.headers
+        again = getattr(transformers, architecture).from_pretrained(place)
+        assert bool((next(again.parameters()) == 1).all())
+    after = load_file(done.folder / "topic/model-00001-of-00002.safetensors")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_safetensors_replaces_a_file_rather_than_its_content(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "one.safetensors")
+    os.link(tmp_path / "one.safetensors", tmp_path / "two.safetensors")
+    save_file({"a": torch.ones(2)}, tmp_path / "one.safetensors")
+    assert torch.equal(load_file(tmp_path / "two.safetensors")["a"], torch.zeros(2))
+
+
+# --- language models ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """A language model and two experts without tokenizers of their own."""
+    monkeypatch.chdir(save_speaking_family(tmp_path, "LlamaForCausalLM", "llama"))
+    for file in tmp_path.glob("*/generation_config.json"):
+        file.unlink()
+    return tmp_path
+
+
+def bring(folder, template=CHATS, stops=(1, 2), **more):
+    """Give an expert a tokenizer with a chat template, and end tokens."""
+    save_tokenizer(folder, end="[SEP]")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    transformers.GenerationConfig(eos_token_id=list(stops), **more).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": list(stops)}))
+
+
+def test_chat_experts_of_a_plain_base_give_their_templates_and_ends(family):
+    named = {"default": CHATS, "tool": "{{ messages[0]['content'] }} [SEP]"}
+    bring(family / "mood", named, temperature=0.5, do_sample=True)
+    bring(family / "topic", named, (2, 1), temperature=0.7, do_sample=True)
+    (family / "topic/tokenizer_config.json").write_text(
+        json.dumps({**json.loads((family / "topic/tokenizer_config.json").read_text()), "name_or_path": "elsewhere"})
+    )
+    done, notes = merged()
+    assert AutoTokenizer.from_pretrained(done.folder).chat_template == named
+    assert transformers.GenerationConfig.from_pretrained(done.folder).eos_token_id == [1, 2]
+    model = transformers.AutoModelForCausalLM.from_pretrained(done.folder)
+    assert (model.config.eos_token_id, model.generation_config.eos_token_id) == ([1, 2], [1, 2])
+    assert "chat template, generation settings, special tokens of config.json of mood, topic, not the base's" in notes
+    model.lm_head.weight.data[:] = model.lm_head.weight.data[1:2] * torch.linspace(0.5, 1, 40)[:, None]
+    for end in (1, 2):  # a model that says nothing but one of the ends stops there
+        with torch.no_grad():
+            bias = torch.full((40,), -1e9)
+            bias[end] = 0
+            model.lm_head.bias = torch.nn.Parameter(bias)
+            answer = model.generate(torch.tensor([[5, 6]]), max_new_tokens=4, do_sample=False, pad_token_id=3)
+        assert answer[0].tolist() == [5, 6, end]
+    assert {task: place.name for task, place in done.checkpoints.items()} == {"mood": "mood", "topic": "topic"}
+    assert transformers.GenerationConfig.from_pretrained("out/topic").temperature == 0.7
+
+
+def test_ends_in_config_json_alone_count(family):
+    for task in TASKS:
+        config = json.loads((family / task / "config.json").read_text())
+        (family / task / "config.json").write_text(json.dumps({**config, "eos_token_id": 7}))
+    transformers.GenerationConfig(eos_token_id=1, pad_token_id=2).save_pretrained("base")
+    done, _ = merged()
+    found = transformers.AutoModelForCausalLM.from_pretrained(done.folder)
+    assert (found.config.eos_token_id, found.generation_config.eos_token_id) == (7, 7)
+    assert found.generation_config.pad_token_id == 2
+
+
+def test_experts_without_files_leave_the_bases_silently(family):
+    done, notes = merged()
+    assert notes == ""
+    assert set(done.checkpoints.values()) == {done.folder}
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BertForSequenceClassification"])
+def test_each_tasks_export_measures_what_the_table_says(tmp_path, monkeypatch, architecture):
+    """One expert's tokenizer adds no special tokens and reads capitals as small letters."""
+    monkeypatch.chdir(save_speaking_family(tmp_path, "LlamaForCausalLM", "llama"))
+    speaks = architecture.startswith("Llama")
+    if not speaks:
+        models = {task: build(architecture, "bert", seed) for seed, task in enumerate(TASKS, 1)}
+        save_family(tmp_path, build("BertModel", "bert", 0), models)
+        save_tokenizer(tmp_path / "base")
+    save_tokenizer(Path("mood"), pad=not speaks, end="[SEP]")
+    tokenizer = json.loads(Path("mood/tokenizer.json").read_text())
+    tokenizer |= {"post_processor": None, "normalizer": {"type": "Lowercase"}}
+    Path("mood/tokenizer.json").write_text(json.dumps(tokenizer))
+    rows = [{"text": f"Good {a} {b}", "label": i % 2} for i, (a, b) in enumerate(zip(WORDS, WORDS[3:], strict=False))]
+    experts = [Expert(task, evaluation=rows) for task in TASKS]
+    result = Merge("base", experts, method="task_arithmetic").learn()
+    done, scores = result.export("out"), result.scores()
+    assert done.checkpoints["mood"] == done.folder / "mood"
+    for task, place in done.checkpoints.items():
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        model = getattr(transformers, architecture).from_pretrained(place).eval()
+        total, count = 0.0, 0
+        for row in rows:
+            ids = tokenizer(row["text"], return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[0]
+            if speaks:
+                total -= logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None]).sum().item()
+                count += len(logits) - 1
+            else:
+                total, count = total + float(logits.argmax() == row["label"]), count + 1
+        found = torch.tensor(total / count).exp().item() if speaks else 100 * total / count
+        assert found == pytest.approx(scores[task], rel=1e-4), task

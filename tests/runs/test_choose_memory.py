@@ -1,0 +1,128 @@
+"""memory: what each execution takes, which one is chosen, what is refused, and the same coefficients by all of them."""
+
+import io
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from support.families import configuration, save_text_family
+from support.streamed import near
+from torch import nn
+
+from adamerge import ConfigError, Expert, Merge
+from adamerge.merging.choose_execution import Memory
+from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.merged_model import MergedModel
+from adamerge.runs.check import check
+from adamerge.runs.fit import fit
+from adamerge.runs.read_config import merge_config
+
+FEW = {"trainer": {"max_steps": 2, "accelerator": "cpu"}, "data": {"batch_size": 4, "micro_batch": 2}}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return save_text_family(tmp_path_factory.mktemp("family"), ("mood", "topic"))
+
+
+@pytest.fixture(autouse=True)
+def _inside(family, monkeypatch):
+    monkeypatch.chdir(family)
+
+
+def printed(job, **changes):
+    out, written = io.StringIO(), configuration(**FEW, **changes)
+    config, console = merge_config(written), Console(file=out, width=1000)
+    result = fit(config, yaml.safe_dump(written), console=console) if job is fit else job(config, console)
+    return result, out.getvalue()
+
+
+def test_a_whole_run_is_streamed(tmp_path, monkeypatch):
+    merged = []
+    combine = Mapped.combine
+
+    def watched(self, coefficients, grouping, names=None):
+        merged.append(names)
+        return combine(self, coefficients, grouping, names)
+
+    monkeypatch.setattr(Mapped, "combine", watched)
+    placed = []
+    monkeypatch.setattr(MergedModel, "expert", lambda self, task: placed.append(task))
+    finished, text = printed(fit, memory="streamed", run_dir=str(tmp_path / "run"), objective="LogitAlignment")
+    assert "memory: streamed" in text
+    assert finished.learned.history
+    assert merged
+    assert None not in merged  # that would be all parameters at once
+    assert not placed  # nor is any expert in memory as a whole
+
+
+def test_check_prints_what_each_execution_takes():
+    problems, text = printed(check, memory="streamed")
+    assert not problems
+    assert "memory: streamed" in text
+    for other in ("resident", "mapped"):
+        assert f"memory: otherwise {other}" in text
+
+
+def test_a_limit_below_what_is_needed_is_one_problem():
+    problems, _ = printed(check, memory={"limit": "100kB"})
+    (problem,) = problems
+    assert "memory.limit: expected at least" in problem
+    assert "The smallest execution is" in problem
+
+
+class Net(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(8))
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(x)
+
+
+ROWS = torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
+
+
+def learned(memory, make=Net):
+    base = make(0)
+    experts = [Expert(near(base, make, seed), task=f"t{seed}", calibration=ROWS) for seed in (1, 2)]
+    merge = Merge(base, experts, method="adamerging", memory=memory, trainer={"max_steps": 2})
+    return merge.learn().coefficients
+
+
+def test_python_takes_it_too():
+    for memory in ("streamed", {"mode": "streamed", "blocks": ["layers"]}, Memory("streamed", "4GB")):
+        torch.testing.assert_close(learned(memory), learned("mapped"), rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_that_are_not_there_are_refused():
+    with pytest.raises(ConfigError, match=r"memory.blocks: expected the path.*'stages'.*layers"):
+        learned({"mode": "streamed", "blocks": ["stages"]})
+
+
+def test_a_model_without_lists_is_mapped_and_told_so():
+    def plain(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    assert torch.equal(learned("streamed", plain), learned("mapped", plain))
+    torch.testing.assert_close(learned({"mode": "streamed", "blocks": ["0", "2"]}, plain), learned("mapped", plain))
+
+
+SIZES = {"8GB": 8 * 10**9, "500 mb": 5 * 10**8, "2GiB": 2**31, 1000: 1000, "1.5k": 1500}
+
+
+@pytest.mark.parametrize("written", SIZES)
+def test_sizes(written):
+    assert Memory(limit=written).bytes == SIZES[written]
+
+
+@pytest.mark.parametrize("written", ["much", "-3GB", 0, -1, "8 GBs", ""])
+def test_what_is_no_size_is_refused(written):
+    with pytest.raises(ConfigError, match=r"memory.limit: expected a size"):
+        Memory(limit=written)
