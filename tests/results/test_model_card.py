@@ -112,3 +112,12 @@ def test_what_local_folders_say_they_were_made_from(in_finished):
     assert (found.hub_id, found.ancestors, found.licence) == (None, ("org/base",), MIT)
     (in_finished / "mood/README.md").write_text("---\n: [broken\n---\n")
     assert origin_of(open_checkpoint(str(in_finished / "mood"))).licence == {}
+
+
+def test_an_export_from_python_has_cards(family):
+    from adamerge import Merge
+
+    Merge("base", ["mood", "topic"], method="task_arithmetic").learn().export("merged")
+    for folder in ("merged", "merged/mood", "merged/topic"):
+        assert metadata_load(f"{folder}/README.md")["tags"] == ["merge", "adamerge", "task_arithmetic"]
+        assert "Not measured when this was exported." in (family / folder / "README.md").read_text()
