@@ -144,7 +144,7 @@ def _heat_map(
 ) -> Picture:
     """Draw coefficients as lightness, which grey keeps; the colour bar names zero and the centre."""
     height = min(1.6 + 0.19 * len(rows), 60.0) if len(rows) <= 300 else 18.0
-    figure = Figure(figsize=(max(WIDTH, 4 + 0.45 * len(columns)), height), layout="constrained")
+    figure = Figure(figsize=(max(WIDTH, 4 + 0.33 * len(columns)), height), layout="constrained")
     axes = figure.add_subplot()
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     high = high if high > low else low + 1e-6

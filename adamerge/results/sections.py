@@ -132,7 +132,7 @@ def _head(candidate: str) -> str:
 
 
 def _how(run: SeenRun) -> list[str]:
-    lines = list(run.recipe.get("card", {}).get("learned", []))
+    lines = [line.replace("`", "") for line in run.recipe.get("card", {}).get("learned", [])]
     if (moved := run.metrics.get("moved")) is not None:
         lines.append(f"largest distance of a coefficient from its start: {moved:.3g}")
     certificate = run.metrics.get("certificate", {})
