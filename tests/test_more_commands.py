@@ -98,7 +98,9 @@ def test_an_export_in_small_files_is_uploaded(in_finished, main, monkeypatch):
     assert (code, complaint) == (0, "")
     assert "uploaded: org/merge" in said
     assert uploaded["repository"] == ("org/merge", {"private": True, "exist_ok": True})
-    assert {"README.md", "mood/README.md", "mood/config.json", "mood/model.safetensors.index.json"} <= {*uploaded["files"]}
+    assert {"README.md", "mood/README.md", "mood/config.json", "mood/model.safetensors.index.json"} <= {
+        *uploaded["files"]
+    }
     shards = list(Path("small").glob("model-0*.safetensors"))
     assert len(shards) > 2
     sizes = [[tensor.nbytes for tensor in load_file(file).values()] for file in shards]
