@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from adamerge import more_commands
 from adamerge.printable import print_anything
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
@@ -26,7 +27,7 @@ COMMANDS = {
     "check": "List every problem with a configuration; reads file headers only, and writes nothing.",
     "export": "Export the merged checkpoint of a finished run to another folder or in another dtype.",
     "evaluate": "Measure a finished run on its evaluation rows again.",
-    "inspect": "Show what an adapter or fine-tuned checkpoint changes, and how far it moves each block.",
+    **more_commands.COMMANDS,
     "demo": "Train a small base model and four experts, merge them, and print the scores.",
 }
 
@@ -77,6 +78,9 @@ class Export:
         adapter: Write one adapter over the base (LoRA), or with `--adapter false` a checkpoint; by default as in the
             run.
         max_rank: Largest rank of the adapter; the truncation error is printed.
+        max_shard_size: Largest size of a file of weights, such as 5GB (the default) or 500MB.
+        push_to_hub: Upload the export to this repository of the hub (ORG/NAME), as the user that `hf auth login` set.
+        private: Make the repository private, if it is new.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
     """
@@ -87,6 +91,9 @@ class Export:
     rounding: Literal["nearest", "stochastic"] | None = None
     adapter: bool | None = None
     max_rank: int | None = None
+    max_shard_size: str | None = None
+    push_to_hub: str | None = None
+    private: bool = False
     allow_code: bool = False
 
 
@@ -101,23 +108,6 @@ class Evaluate:
     """
 
     run: str
-    allow_code: bool = False
-
-
-@dataclass(frozen=True)
-class Inspect:
-    """Options of `inspect`.
-
-    Attributes:
-        expert: Directory or hub id of an adapter, or of a fine-tuned checkpoint.
-        base: Directory or hub id of its base; by default the one that the adapter names.
-        allow_pickle: Read pickled weights (.bin), with torch's weights_only.
-        allow_code: Run Python code beside weights.
-    """
-
-    expert: str
-    base: str | None = None
-    allow_pickle: bool = False
     allow_code: bool = False
 
 
@@ -137,9 +127,9 @@ OPTIONS: dict[str, type] = {
     "check": Check,
     "export": Export,
     "evaluate": Evaluate,
-    "inspect": Inspect,
     "demo": Demo,
 }
+OPTIONS |= more_commands.OPTIONS
 MERGES = ("fit", "check")
 """Commands that take a configuration."""
 
@@ -200,7 +190,7 @@ def _print_error(message: str, lines_at_most: int | None = SCREEN) -> None:
 
 def _run(arguments: list[str]) -> int:
     command, *rest = arguments
-    if command == "--version":
+    if "--version" in arguments:
         import adamerge
 
         print(f"adamerge {adamerge.__version__}")
@@ -228,28 +218,35 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Fit() | Check():
             return _merge(options, layers, console)
         case Export():
-            from adamerge.runs.open_run import chosen, export_again
-
-            run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
-            config = parse_file(run / "config.yaml", allow_code=options.allow_code)
-            config = chosen(config, options.adapter, options.max_rank)
-            export_again(config, run, out, options.out_dtype, options.rounding, console)
+            _export(options, console)
         case Evaluate(run, allow_code):
             from adamerge.runs.open_run import evaluate_again
 
             place = Path(run).expanduser()
             evaluate_again(parse_file(place / "config.yaml", allow_code=allow_code), place, console)
-        case Inspect(expert, base, allow_pickle, allow_code):
-            from adamerge.runs.inspect import inspect
-
-            inspect(expert, base, console, allow_pickle=allow_pickle, trust_remote_code=allow_code)
         case Demo(folder):
             from adamerge.demo import demo
 
             return main(["fit", *demo(Path(folder).expanduser(), console)])
         case _:
-            raise AssertionError(options)
+            more_commands.call(options, console)
     return 0
+
+
+def _export(options: Export, console: "Console") -> None:
+    from adamerge.results.shard_size import bytes_of_size
+    from adamerge.runs.open_run import chosen, export_again
+    from adamerge.runs.push import check_repository, push
+
+    run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
+    config = parse_file(run / "config.yaml", allow_code=options.allow_code)
+    config = chosen(config, options.adapter, options.max_rank)
+    size = bytes_of_size(options.max_shard_size)
+    if options.push_to_hub is not None:
+        check_repository(options.push_to_hub)
+    export_again(config, run, out, options.out_dtype, options.rounding, console, shard_bytes=size)
+    if options.push_to_hub is not None:
+        push(out, options.push_to_hub, private=options.private, console=console)
 
 
 def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console") -> int:

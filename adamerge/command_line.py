@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_origin
 
 from adamerge.runs.build_settings import make
 from adamerge.runs.class_names import nearest
@@ -57,15 +57,19 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     """
     known = options(own)
     flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
-    alone = [name for name, option in known.items() if option.required]
-    words = list(_named(_words(arguments, flags), alone))
+    alone = [*getattr(own, "POSITIONAL", [name for name, option in known.items() if option.required])]
+    several = [name for name in alone if get_origin(known[name].hint) is list]
+    words = [_configuration(word) if merges else word for word in _words(arguments, flags)]
+    words = list(_named(words, alone, several))
     mine = [word for word in words if not merges or word.option in known or not word.option]
     findings, given = Findings(), dict[str, object]()
     for word in words:
         if word.value is None:
             findings.refuse((), f"--{word.option}: expected a value after it, found none.")
         elif not word.option:
-            findings.refuse((), f"there is no option {word.value}.{_meant(word.value)}")
+            findings.refuse((), f"there is no option {word.value}.")
+        elif word.option in several:
+            given[word.option] = [*cast(list[str], given.get(word.option, [])), word.value]
         elif word in mine:
             given[word.option] = word.value if word.option in alone else read_value(word.value, f"--{word.option}")[0]
     findings.places = {(name,): Place(f"--{name}", str(value)) for name, value in given.items() if name not in alone}
@@ -89,11 +93,18 @@ def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
             yield Word(option, left.pop(0) if left and not left[0].startswith("--") else None)
 
 
-def _named(words: Iterator[Word], alone: Sequence[str]) -> Iterator[Word]:
-    """Assign the names of positional options to positional words, in order."""
-    names = iter(alone)
+def _configuration(word: Word) -> Word:
+    """Read a file of YAML without an option as the configuration: `adamerge fit merge.yaml`."""
+    is_file = not word.option and (word.value or "").endswith((".yaml", ".yml"))
+    return word._replace(option="config") if is_file else word
+
+
+def _named(words: Sequence[Word], alone: Sequence[str], several: Sequence[str]) -> Iterator[Word]:
+    """Assign the names of positional options to positional words, in order; some take all that follow."""
+    names = list(alone)
     for word in words:
-        yield word if word.option else word._replace(option=next(names, ""))
+        name = "" if word.option or not names else names[0] if names[0] in several else names.pop(0)
+        yield word if word.option else word._replace(option=name)
 
 
 def _layer(option: str, value: str) -> Document:
@@ -101,7 +112,3 @@ def _layer(option: str, value: str) -> Document:
         return read_yaml_file(Path(value).expanduser())
     content, place = read_value(value, f"--{option}")
     return Document({option: content}, {(option,): place})
-
-
-def _meant(word: str) -> str:
-    return f" Did you mean --config {word}?" if word.endswith((".yaml", ".yml")) else ""

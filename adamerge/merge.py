@@ -33,9 +33,10 @@ from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import Finished, Opened, device_line, fit, learn_merge
+from adamerge.runs.fit import Finished, device_line, fit, learn_merge
 from adamerge.runs.learning_settings import learning_notes, learning_of
 from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.opened import Opened
 from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved

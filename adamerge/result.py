@@ -22,9 +22,10 @@ from adamerge.results.evaluate import Evaluation, Scores
 from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.merged_modules import export_modules, merged_module
+from adamerge.runs.cards import card_facts, write_cards
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import Opened
 from adamerge.runs.open_run import chosen
+from adamerge.runs.opened import Opened
 from adamerge.types import Coefficients, ConfigError, Fact
 
 
@@ -116,6 +117,7 @@ class Result:
         kind = adapter_of(chosen(self._config, adapter, max_rank).export)
         if on_disk or kind:
             exported = export_as(kind, model, self.coefficients, place)
+            self._write_cards(exported)
         else:
             exported = export_modules(model, self.coefficients, place)
         lines = agreement_lines(model, self.coefficients, self._held_out, exported)
@@ -127,6 +129,12 @@ class Result:
         for line in [*noted, *filter(None, [warning])]:
             warnings.warn(line.removeprefix("note: ").removeprefix("warning: "), stacklevel=2)
         return exported
+
+    def _write_cards(self, exported: Exported) -> None:
+        """Write README.md into the folders of an export; `compare` measures, an export does not."""
+        rows = {task: len(own) for task, own in self._opened.data.calibration.items()}
+        facts = card_facts(self._config, self.model.experts, self._learned, None, exported.surviving, rows)
+        write_cards(facts, exported.folder)
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import metadata_load
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
@@ -168,6 +169,22 @@ def test_an_adapter_over_a_checkpoint_in_every_door(pool):
     hashed = json.loads(Path("run/recipe.json").read_text())["experts"]["mood"]["sha256"]
     assert {"adapter_model.safetensors", "model/model.safetensors", "model/config.json"} <= hashed.keys()
     assert main(["export", "run", "again"]) == 0
+
+
+def test_an_adapter_that_was_exported_has_a_card_and_is_replayed(pool, capfd):
+    (pool / "adapters/mood/README.md").write_text("---\nbase_model: org/base\n---\n")
+    models = [{"model": f"adapters/{task}", "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
+    settings = {"base_model": "base", "models": models, "method": "task_arithmetic", "export": "adapter"}
+    write_yaml("merge.yaml", settings)
+    assert main(["fit", "merge.yaml", "--run_dir", "run"]) == 0
+    card = metadata_load("run/merged/mood/README.md")
+    assert (card["library_name"], card["base_model"]) == ("peft", ["org/base"])
+    assert "AutoPeftModelForSequenceClassification" in Path("run/merged/mood/README.md").read_text()
+    shutil.copytree("run", "alone", ignore=shutil.ignore_patterns("merged"))
+    assert main(["replay", "alone/recipe.json", "again"]) == 0
+    assert "identical: " in capfd.readouterr().out
+    assert main(["mergekit", "run", "kit.yaml"]) == 2
+    assert "mood, topic are adapters" in capfd.readouterr().err
 
 
 def test_an_adapter_needs_files_below_it(pool):

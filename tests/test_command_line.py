@@ -12,15 +12,13 @@ from adamerge import cli
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ["fti"],
-            "'fit', 'check', 'export', 'evaluate', 'inspect', 'demo'. Did you mean fit?",
-        ),
+        (["fti"], f"there is no command fti; expected one of {', '.join(map(repr, cli.COMMANDS))}. Did you mean fit?"),
         (["fit"], "missing: base_model, models"),
         (["fit", "--config"], "--config: expected a value after it, found none."),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["fit", "--config", "."], ".: expected a file, found a folder"),
-        (["fit", "merge.yaml"], "there is no option merge.yaml. Did you mean --config merge.yaml?"),
+        (["fit", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["fit", "merge"], "there is no option merge."),
         (
             ["fit", "--config", "merge.yaml", "--gruping", "task"],
             "--gruping: there is no such key. Did you mean grouping?",

@@ -28,7 +28,7 @@ from adamerge.storage.regular_files import check_folder, is_folder, reading
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
-_NOT_PICKLES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+_NOT_PICKLES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "README.md"]
 _PICKLES = ["*.bin"]
 _NOT_PACKED = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool}
 """dtypes of weights and buffers that are not quantised."""

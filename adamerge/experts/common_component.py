@@ -58,6 +58,11 @@ class Products:
         gram = self._grams.setdefault(depth_of(name), torch.zeros(count, count, dtype=torch.float64))
         gram += (differences @ differences.T).double()
 
+    @property
+    def by_depth(self) -> Mapping[str, Tensor]:
+        """The inner products (K, K), fp64, by depth."""
+        return self._grams
+
     def cosines(self) -> dict[tuple[str, str], float]:
         """Return the cosine of each pair of experts, median over the depths at which both differ from the base."""
         found = torch.stack([_cosines(gram) for gram in self._grams.values()]) if self._grams else torch.empty(0)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Inspection:
         update: ‖expert − base‖ / ‖base‖ over all shared parameters, by task.
         cosines: Cosine of the task vectors of each pair of tasks, median over depths.
         warnings: Suspicious findings that do not prevent merging.
+        products: Inner products of the task vectors, (K, K), by depth.
     """
 
     changed: tuple[str, ...]
@@ -37,6 +38,7 @@ class Inspection:
     update: dict[str, float]
     cosines: dict[tuple[str, str], float]
     warnings: tuple[str, ...]
+    products: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class _Sums:
@@ -94,7 +96,7 @@ def inspect_weights(experts: Experts) -> Inspection:
     with_coefficient, without = (tuple(n for n in experts.shared if (n in changed) is of) for of in (True, False))
     cosines = products.cosines()
     warnings = (*_of_sizes(experts, update), *_of_cosines(experts, cosines), *_of_statistics(experts))
-    return Inspection(with_coefficient, without, update, cosines, warnings)
+    return Inspection(with_coefficient, without, update, cosines, warnings, products.by_depth)
 
 
 def _in_order_of_files(experts: Experts, own: Mapping[str, _Sums]) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Configuration: meaning and default of every key of the YAML file."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,10 @@ from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.results.adapter_settings import ExportKind
+from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.other_words import OTHER_WORDS
 from adamerge.runs.presets import PRESETS
+from adamerge.runs.trainer_config import TrainerConfig
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 
@@ -36,46 +38,6 @@ Start: TypeAlias = Literal["average", "published", "closed_form"]
 
 _LARGEST_START = 1e6
 """Size of the largest start coefficient; losses of larger ones overflow."""
-
-DURATION = re.compile(r"\d+:\d+:\d+:\d+")
-"""Days, hours, minutes and seconds."""
-
-
-@dataclass
-class TrainerConfig:
-    """Arguments of Lightning's Trainer that apply here; see its documentation.
-
-    Attributes:
-        max_steps: Largest number of optimiser steps; 0 learns nothing, so the start is the result.
-        max_time: Stop after this time, as DD:HH:MM:SS; null sets no limit.
-        accelerator: Device: cpu, gpu (CUDA or ROCm), or auto (gpu if there is one); CUDA_VISIBLE_DEVICES chooses among
-            several.
-        precision: 32-true, bf16-mixed (less memory), or 64-true.
-        gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
-        gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
-        deterministic: Raise an error for operations that are not reproducible.
-        enable_progress_bar: Show a progress bar; null shows it on a terminal only.
-    """
-
-    max_steps: int
-    max_time: str | None = None
-    accelerator: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    gradient_clip_val: float | None = None
-    gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    deterministic: bool | None = None
-    enable_progress_bar: bool | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values that do not depend on the machine; Lightning checks the rest before learning."""
-        if isinstance(self.max_steps, int) and self.max_steps < 0:
-            raise ConfigError(f"max_steps: expected 0 (nothing is learned) or more, found {self.max_steps}.")
-        if self.max_time is not None and not DURATION.fullmatch(self.max_time):
-            raise ConfigError(f"max_time: expected DD:HH:MM:SS, such as 00:01:30:00, found {self.max_time!r}.")
-        if self.gradient_clip_val is not None and not 0 <= self.gradient_clip_val < math.inf:
-            raise ConfigError(
-                f"gradient_clip_val: expected a finite number of at least 0, or null, found {self.gradient_clip_val}."
-            )
 
 
 @dataclass
@@ -199,8 +161,9 @@ class MergeConfig:
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
             of rows; null learns in one stage with the grouping.
         init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
-            transform of the task vectors, 0.3 without transform, 0 if the centre is a merge); or closed_form (least
-            squares per layer; its options as a mapping: ridge, towards, inputs, rows).
+            transform of the task vectors, 0.3 without transform, 0 if the centre is a merge); closed_form (least
+            squares per layer; its options as a mapping: ridge, towards, inputs, rows); or the directory of an earlier
+            run, whose coefficients are taken by task and group name (what is new starts as published).
         feasible: Set of allowed coefficients: Unbounded, Box or Simplex.
         objective: Loss that learning minimises, such as Entropy or LogitAlignment.
         regulariser: Penalty on the distance of the coefficients from the start.
@@ -220,6 +183,8 @@ class MergeConfig:
             beside weights; never read from a file, nor saved.
     """
 
+    REPLACED: ClassVar[Mapping[str, str]] = OTHER_WORDS
+
     base_model: str
     models: list[ModelConfig]
     method: Method
@@ -233,7 +198,7 @@ class MergeConfig:
     centre: Literal["regmean"] | RegMean | Transform | None
     grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
-    init: float | Start | ClosedForm
+    init: float | Start | ClosedForm | EarlierRun
     feasible: FeasibleSet
     objective: Objective
     regulariser: Regulariser = field(default_factory=Regulariser)
@@ -297,7 +262,7 @@ class MergeConfig:
         if self.init == "closed_form" or isinstance(self.init, ClosedForm):
             given = self.init if isinstance(self.init, ClosedForm) else ClosedForm()
             return given if given.towards is not None else replace(given, towards=self._published)
-        if self.init == "published":
+        if self.init == "published" or isinstance(self.init, EarlierRun):
             return self._published
         if self.init == "average":
             return 1 / max(1, len(self.columns))  # without experts, opening them is refused

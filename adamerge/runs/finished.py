@@ -2,10 +2,12 @@
 
 import filecmp
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from adamerge.runs.run_directory import RunDirectory, flat_settings
 from adamerge.storage.atomic_files import remove_whole
+from adamerge.storage.digest import digest_of_path
 from adamerge.types import ConfigError
 
 _LONGER = ("trainer.max_steps", "trainer.max_time")
@@ -46,17 +48,29 @@ def put_aside(folder: Path) -> Path | None:
     return folder.rename(folder.with_name(f"{folder.name}_{number}"))
 
 
-def drop_former(former: Path | None, new: Path) -> str | None:
+def files_of_export(run: RunDirectory) -> dict[str, str]:
+    """Return SHA-256 by path of the files that a finished run exported; empty where it does not say."""
+    if not run.recipe.exists():
+        return {}
+    return json.loads(run.recipe.read_text(encoding="utf-8")).get("files", {})
+
+
+def drop_former(former: Path | None, new: Path, known: Mapping[str, str]) -> str | None:
     """Remove a former export that holds nothing but what the new one replaces; otherwise say where it is now.
 
     Args:
         former: Folder of the former export, put aside.
         new: The new export.
+        known: SHA-256 by path of what the run itself wrote there.
     """
     if former is None:
         return None
     own = [file.relative_to(former) for file in sorted(former.rglob("*")) if not file.is_dir()]
-    others = [str(file) for file in own if not _replaced(former / file, new / file)]
+    others = [
+        str(file)
+        for file in own
+        if not _replaced(former / file, new / file) and not _same(former / file, known.get(file.as_posix()))
+    ]
     if others:
         return (
             f"note: {new.name}/ existed, with files that are not of this export ({', '.join(others[:5])}); the former "
@@ -69,3 +83,8 @@ def drop_former(former: Path | None, new: Path) -> str | None:
 def _replaced(former: Path, new: Path) -> bool:
     """Return whether a file is in the new export too: weights by name, other files by content."""
     return new.is_file() and (former.suffix == ".safetensors" or filecmp.cmp(former, new, shallow=False))
+
+
+def _same(file: Path, digest: str | None) -> bool:
+    """Return whether a file is as the run wrote it: a model card, which the new export has with other numbers."""
+    return digest is not None and digest_of_path(file) == digest

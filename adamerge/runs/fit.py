@@ -1,16 +1,14 @@
 """Run a merge: open, check, learn, export, compare, report."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
-from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.learning.learn import Goals, divide, goals_of
@@ -28,15 +26,20 @@ from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
+from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
 from adamerge.runs.check_place import check_place
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.finished import check_unfinished, drop_former, put_aside
+from adamerge.runs.exported_files import hash_export
+from adamerge.runs.finished import check_unfinished, drop_former, files_of_export, put_aside
 from adamerge.runs.inputs import inputs, remember
 from adamerge.runs.learning_settings import learning_notes, learning_of
-from adamerge.runs.load_rows import Data, check_layers, load_data
+from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.opened import Opened
 from adamerge.runs.recipe import key_of_run, recipe
+from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for, use_run
+from adamerge.runs.run_facts import Clock, run_facts
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
@@ -58,20 +61,6 @@ class Finished:
     learned: Learned
     comparison: Comparison
     exported: Exported
-
-
-class Opened(NamedTuple):
-    """Inputs of a run, opened and checked.
-
-    Attributes:
-        experts: Base and experts.
-        changed: Names of the parameters in which at least one expert differs from the base.
-        data: Rows per task.
-    """
-
-    experts: Experts
-    changed: tuple[str, ...]
-    data: Data
 
 
 def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Finished | None:
@@ -103,11 +92,12 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
 
 
 def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console, *, resume: bool) -> Finished | None:
-    learning = learning_of(config, progress_bar=console.is_terminal)
-    opened = _open(config, run, console)
+    learning, clock = learning_of(config, progress_bar=console.is_terminal), Clock()
+    opened = open_inputs(config, run, console)
     write_text(run.config, resolved)
     made_from = inputs(config, opened.experts, opened.data)
     remember(made_from, run.inputs)
+    clock.lap("open and check")
     keeper = keeper_for(console, accept_unkeyed=resume)
     staged, held_out = learn_merge(
         config, opened, learning, run, key_of_run(made_from, resolved), keeper, console, resume=resume
@@ -115,40 +105,56 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
+    clock.lap("learn")
+    known = files_of_export(run)
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config.centre_name)
     former = put_aside(run.merged)
     exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
-    _print_lines(console, filter(None, [drop_former(former, run.merged)]))
+    _print_lines(console, filter(None, [drop_former(former, run.merged, known)]))
     _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
     _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
+    clock.lap("export")
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
         comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
-    report(run, comparison, learned, model, exported, console)
+    clock.lap("measure")
+    facts = run_facts(config, opened, model, held_out, clock)
+    report(run, comparison, learned, model, exported, facts, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
-    redo = json.dumps({**made, "warnings": list(learned.warnings)}, indent=2, allow_nan=False)
-    write_text(run.recipe, redo + "\n")
+    counts = {task: len(own) for task, own in opened.data.calibration.items()}
+    card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
+    write_cards(card, exported.folder)
+    _print_lines(console, filter(None, [licence_warning(card)]))
+    redo = {**made, "warnings": list(learned.warnings), "card": as_json(card), "files": hash_export(exported.folder)}
+    write_text(run.recipe, json.dumps(redo, indent=2, allow_nan=False) + "\n")
+    write_report([run.path], run.report)
     _print_places(console, run, learned, exported)
     return Finished(run.path, learned, comparison, exported)
 
 
-def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
+def open_inputs(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     """Open experts and rows, and check everything that can be checked before anything is written."""
     experts = open_experts(config)
-    _print_lines(console, [*describe(experts), device_line(config)])
+    lines = [*describe(experts), device_line(config)]
+    _print_lines(console, lines)
     inspection = inspect_weights(experts)
-    _print_lines(console, [f"warning: {line}" for line in inspection.warnings])
+    warnings = [f"warning: {line}" for line in inspection.warnings]
+    _print_lines(console, warnings)
     check_task_vectors(config, experts, inspection.changed)
     check_start(config, inspection.changed)
     data = load_data(config, experts)
     check_layers(config.objective, experts, data)
     data = settled(config, experts, inspection.changed, data)
-    _print_lines(console, data.notes)
-    _print_lines(console, learning_notes(config, inspection.changed))
-    _print_lines(console, component_notes(config, experts, inspection.changed))
+    notes = [
+        *data.notes,
+        *learning_notes(config, inspection.changed),
+        *component_notes(config, experts, inspection.changed),
+    ]
+    _print_lines(console, notes)
+    lines = [*lines, *warnings, *notes]
     check_space(config, experts, run)
-    return Opened(experts, inspection.changed, data)
+    return Opened(experts, inspection.changed, data, inspection.products, tuple(lines))
 
 
 def device_line(config: MergeConfig) -> str:
@@ -185,7 +191,7 @@ def learn_merge(
     Raises:
         ConfigError: The device's memory is exhausted.
     """
-    experts, changed, data = opened
+    experts, changed, data = opened.experts, opened.changed, opened.data
     with advice_where_full(device_of(config.trainer.accelerator)):
         rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
         calibration = divide(rows, config.data, config.seed_everything)
@@ -237,6 +243,7 @@ def report(
     learned: Learned,
     model: MergedModel,
     exported: Exported,
+    facts: Mapping[str, object],
     console: Console,
 ) -> None:
     """Write metrics.json, and print certificate, selected experts and the table of scores."""
@@ -248,8 +255,14 @@ def report(
         "bytes_on_disk": exported.bytes,
     }
     found = learned.as_json(model.grouping.groups, model.vectors.experts)
-    metrics = {**comparison.as_json(), "sizes": sizes, "surviving_share": exported.surviving.as_json(), **found}
-    metrics |= {"truncation": dict(exported.truncation)} if exported.truncation else {}
+    metrics = {
+        **comparison.as_json(),
+        "sizes": sizes,
+        "surviving_share": exported.surviving.as_json(),
+        **found,
+        "run": facts,
+        **({"truncation": dict(exported.truncation)} if exported.truncation else {}),
+    }
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     _print_lines(console, learned.warnings)
     if learned.certificate:

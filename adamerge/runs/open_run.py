@@ -16,9 +16,11 @@ from adamerge.merging.rounding import RoundingMode
 from adamerge.results.adapter_agreement import agreement_lines
 from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.compare import compare
+from adamerge.results.export import SHARD_BYTES
 from adamerge.results.export_as import export_as
 from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
+from adamerge.runs.cards import write_cards_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
 from adamerge.runs.load_rows import Data, load_data
@@ -30,7 +32,14 @@ from adamerge.types import ConfigError
 
 
 def export_again(
-    config: MergeConfig, run: Path, out: Path, out_dtype: str | None, rounding: RoundingMode | None, console: Console
+    config: MergeConfig,
+    run: Path,
+    out: Path,
+    out_dtype: str | None,
+    rounding: RoundingMode | None,
+    console: Console,
+    *,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the merged checkpoint of a finished run to another folder.
 
@@ -41,6 +50,7 @@ def export_again(
         out_dtype: dtype of the checkpoint; None takes the run's.
         rounding: How its numbers are rounded; None takes the run's.
         console: Prints the path per task.
+        shard_bytes: Maximum size of one file of weights.
 
     Raises:
         ConfigError: The run is not finished, `out` exists, another process uses the run directory, or base, experts,
@@ -51,7 +61,8 @@ def export_again(
         model, learned = _reopen(config, place, keeper, console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         adapter = adapter_of(config.export)
-        done = export_as(adapter, model, learned.coefficients, out)
+        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=shard_bytes)
+        write_cards_of(place.recipe, out, changed=bool(out_dtype or rounding or adapter))
         lines = [*done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
             held_out = _held_out(config, model, place, keeper)

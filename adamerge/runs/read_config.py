@@ -15,6 +15,7 @@ from adamerge.runs.layers import DECIDED, nested, overlay, together
 from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.runs.read_yaml import Document, read_yaml_file
 from adamerge.runs.saved import Layer, split_record
+from adamerge.runs.warm_start import with_earlier_run
 from adamerge.types import quoted
 
 Tell: TypeAlias = Callable[[str], object]
@@ -83,7 +84,7 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
     kept = [_today(part.for_method(method), findings) for part in parts]
     content = together(kept).content
     written = tuple(dict.fromkeys(key for part in parts for key in part.written))
-    given = {**content, "method": method, "written": written, "allow_code": allow_code}
+    given = {**with_earlier_run(content), "method": method, "written": written, "allow_code": allow_code}
     preset = nested(Document(PRESETS[method])).content
     config = make(MergeConfig, overlay(preset, given, preset=True), (), findings)
     findings.raise_mistakes()

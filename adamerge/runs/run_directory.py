@@ -122,6 +122,11 @@ class RunDirectory:
         return self.path / "learning.png"
 
     @property
+    def report(self) -> Path:
+        """Report as a page; the same as Markdown is beside it."""
+        return self.path / "report.html"
+
+    @property
     def merged(self) -> Path:
         """Folder of the merged checkpoint."""
         return self.path / "merged"
@@ -129,7 +134,15 @@ class RunDirectory:
     @property
     def results(self) -> tuple[Path, ...]:
         """Files of a finished run that are listed for the user."""
-        return self.coefficients, self.metrics, self.recipe, self.heat_map, self.curve
+        return (
+            self.coefficients,
+            self.metrics,
+            self.recipe,
+            self.heat_map,
+            self.curve,
+            self.report,
+            self.report.with_suffix(".md"),
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import yaml
 
 from adamerge.runs.class_names import import_path
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.earlier_run import EarlierRun
 from adamerge.runs.paths import anchored
 from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError
@@ -48,6 +49,8 @@ def _dump(content: Mapping[str, object]) -> str:
 
 
 def _plain(value: object, key: str) -> object:
+    if isinstance(value, EarlierRun):
+        return value.path
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, list | tuple):

@@ -8,6 +8,8 @@ import torch
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.merging.grouping import Grouping, block_wise
 from adamerge.runs.config import FilteredWeight, MergeConfig
+from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.warm_start import start_from, warm_notes
 from adamerge.transforms import Ties
 from adamerge.types import Coefficients, ConfigError
 
@@ -26,7 +28,7 @@ def start_of(config: MergeConfig, grouping: Grouping) -> float | ClosedForm | Co
     """
     weights = {model.name: model.parameters.weight for model in config.models}
     if all(weight is None for weight in weights.values()):
-        return config.start
+        return config.start if not isinstance(config.init, EarlierRun) else start_from(config, grouping)
     check_weights(config)
     assert not isinstance(config.start, ClosedForm)
     columns = [start_column(task, weight, grouping, config.start) for task, weight in weights.items()]
@@ -45,6 +47,8 @@ def check_weights(config: MergeConfig) -> None:
         return
     if isinstance(config.start, ClosedForm):
         raise ConfigError("init: closed_form computes the start that models.parameters.weight also sets; remove one.")
+    if isinstance(config.init, EarlierRun):
+        raise ConfigError("init: an earlier run sets the start that models.parameters.weight also sets; remove one.")
     if config.columns != config.names:
         raise ConfigError(
             f"task_vectors: {type(config.task_vectors).__name__} makes one task vector of all experts, so no "
@@ -64,7 +68,8 @@ def weight_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
         config: Configuration with the models' weights.
         names: Parameters that are merged.
     """
-    notes = [note for model in config.models for note in _idle_filters(model.name, model.parameters.weight, names)]
+    notes = warm_notes(config, names) if isinstance(config.init, EarlierRun) else []
+    notes += [note for model in config.models for note in _idle_filters(model.name, model.parameters.weight, names)]
     if any(_has_gradient(model.parameters.weight) for model in config.models):
         notes.append(
             "note: a list of weights runs from the first layer to the last; parameters after the last layer (final "

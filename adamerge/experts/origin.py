@@ -1,0 +1,94 @@
+"""Where a checkpoint is from: its id on the hub, and the licence that its model card states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from huggingface_hub import metadata_load
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from adamerge.experts.checkpoint import Checkpoint
+
+LICENCE = ("license", "license_name", "license_link")
+"""Keys of a model card that state a licence."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint is from.
+
+    Attributes:
+        hub_id: Its id on the hub; None for a local folder, whose id is unknown.
+        ancestors: Ids on the hub that a local folder says it was made from.
+        licence: What its model card states under the keys of `LICENCE`; empty if it states none.
+    """
+
+    hub_id: str | None = None
+    ancestors: tuple[str, ...] = ()
+    licence: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def origin_of(checkpoint: Checkpoint) -> Origin:
+    """Read the origin of a checkpoint from its source and its README.md.
+
+    Args:
+        checkpoint: An open checkpoint.
+    """
+    folder = checkpoint.adapter or checkpoint.folder
+    card, hub_id = _metadata(folder / "README.md"), hub_id_of(checkpoint.source, folder)
+    return Origin(hub_id, () if hub_id else _ancestors(card, checkpoint.settings()), licence_in(card))
+
+
+def _ancestors(card: Mapping[str, object], settings: Mapping[str, object]) -> tuple[str, ...]:
+    """List the ids that a card or a configuration names as what the checkpoint was made from."""
+    stated = card.get("base_model")
+    names = [*(stated if isinstance(stated, list) else [stated]), settings.get("_name_or_path")]
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and "/" in name and _is_id(name)))
+
+
+def hub_id_of(source: str, folder: Path) -> str | None:
+    """Return the id on the hub of a checkpoint that was opened by its id, or from the hub's cache.
+
+    Args:
+        source: The path or hub id as the user wrote it.
+        folder: Folder of its files.
+
+    Example:
+        >>> hub_id_of("bert-base-uncased@main", Path("/cache/x")), hub_id_of("/x", Path("/x"))
+        ('bert-base-uncased', None)
+        >>> hub_id_of("/x", Path("/cache/models--google-bert--bert-base-uncased/snapshots/1"))
+        'google-bert/bert-base-uncased'
+    """
+    cached = next((part for part in folder.parts if part.startswith("models--")), None)
+    local = Path(source).expanduser().exists() or source.startswith(("/", ".", "~"))
+    name = cached.removeprefix("models--").replace("--", "/") if cached else None if local else source.partition("@")[0]
+    return name if name and _is_id(name) else None
+
+
+def licence_in(card: Mapping[str, object]) -> dict[str, str]:
+    """Read the licence that the metadata of a model card states; empty if it states none.
+
+    Example:
+        >>> licence_in({"license": "mit", "tags": ["merge"]})
+        {'license': 'mit'}
+    """
+    stated = {key: value for key in LICENCE if (value := card.get(key))}
+    return {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in stated.items()}
+
+
+def _is_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _metadata(card: Path) -> Mapping[str, object]:
+    """Read the metadata of a model card; empty without a readable card."""
+    try:
+        return metadata_load(card) or {}
+    except (ValueError, OSError, yaml.YAMLError):
+        return {}

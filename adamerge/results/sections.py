@@ -1,0 +1,243 @@
+"""Sections of a report on one run, as data that a page and a Markdown file render alike."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
+from adamerge.results.evaluate import MEAN
+from adamerge.results.pictures import Picture, all_groups, pictures
+from adamerge.results.report import NAMES
+from adamerge.results.seen_run import SeenRun
+from adamerge.results.verdict import verdict
+
+_MOST_CELLS = 60_000
+"""Coefficients up to which a page lists every one."""
+
+
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes:
+        text: What is shown.
+        value: What it is sorted by; None sorts by the text.
+    """
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table.
+
+    Attributes:
+        title: What it shows.
+        header: Names of the columns.
+        rows: Cells by row; the first names the row.
+        note: What to know of it.
+        folded: Whether it is shown on demand alone; Markdown leaves it out.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: Its heading.
+        text: Paragraphs.
+        grids: Tables.
+        pictures: Pictures.
+        folded: Lines and pictures that are shown on demand alone.
+        folded_pictures: Pictures that are shown on demand alone.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    grids: Sequence[Grid] = ()
+    pictures: Sequence[Picture] = ()
+    folded: Sequence[str] = ()
+    folded_pictures: Sequence[Picture] = field(default_factory=tuple[Picture, ...])
+
+
+def sections(run: SeenRun) -> list[Section]:
+    """List the sections of a report on one run; what it has no numbers for is left out."""
+    drawn = {picture.title: picture for picture in pictures(run)}
+    learning = [drawn.pop(title) for title in ("Learning",) if title in drawn]
+    vectors = [drawn.pop(title) for title in ("Task vectors by depth", "Cosines of task vectors") if title in drawn]
+    found = [
+        Section("Result", [verdict(run), *run.metrics.get("warnings", [])], [*_results(run)]),
+        Section("Learning", _how(run), pictures=learning),
+        Section("Coefficients", [_words(run)], [*_coefficients(run)], [*drawn.values()], (), _every(run)),
+        Section("Task vectors", _of_vectors(run), [*_norms(run)], vectors),
+        Section("Models and rows", _merged(run), [*_rows(run)], folded=run.facts.get("lines", [])),
+        Section("Time, memory, versions", [], [*_costs(run)]),
+    ]
+    return [own for own in found if any((own.text, own.grids, own.pictures, own.folded))]
+
+
+def number(value: float | None, digits: int = 3, factor: float = 1) -> Cell:
+    """Write a number; a dash if there is none.
+
+    Example:
+        >>> number(0.5, 1, 100), number(None)
+        (Cell(text='50.0', value=50.0), Cell(text='–', value=None))
+    """
+    return Cell("–") if value is None else Cell(f"{factor * value:.{digits}f}", factor * value)
+
+
+def _results(run: SeenRun) -> Iterator[Grid]:
+    tasks, scores = [*run.tasks, MEAN], run.scores
+    if scores:
+        rows = [[Cell(task), *(_score(run, key, task) for key in scores)] for task in tasks]
+        note = "(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows."
+        unit = "accuracy, %" if run.metric == "accuracy" else run.metric
+        yield Grid(f"Scores on evaluation rows ({unit})", ["task", *map(_head, scores)], rows, note)
+    if agreement := run.agreement:
+        rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in tasks]
+        note = "Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts."
+        yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
+
+
+def _score(run: SeenRun, candidate: str, task: str) -> Cell:
+    value = run.scores[candidate].get(task)
+    share = run.relative.get(candidate, {}).get(task) if candidate != "expert" else None
+    if value is None:
+        return Cell("–")
+    text = f"{value:.1f}" + (f" ({share:.0f})" if share is not None else "")
+    return Cell(text + _between(run.score_interval(candidate, task)), value)
+
+
+def _agrees(run: SeenRun, candidate: str, task: str) -> Cell:
+    value = run.agreement[candidate].get(task)
+    if value is None:
+        return Cell("–")
+    found = run.agreement_interval(candidate, task)
+    return Cell(f"{100 * value:.1f}" + _between((100 * found[0], 100 * found[1]) if found else None), value)
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
+
+
+def _head(candidate: str) -> str:
+    return " ".join(NAMES.get(candidate, candidate).split())
+
+
+def _how(run: SeenRun) -> list[str]:
+    lines = [line.replace("`", "") for line in run.recipe.get("card", {}).get("learned", [])]
+    if (moved := run.metrics.get("moved")) is not None:
+        lines.append(f"largest distance of a coefficient from its start: {moved:.3g}")
+    certificate = run.metrics.get("certificate", {})
+    if certificate:
+        lines.append(
+            "certificate of the optimiser: " + ", ".join(f"{key} {own:.4g}" for key, own in certificate.items())
+        )
+    return lines
+
+
+def _words(run: SeenRun) -> str:
+    table = run.table.coefficients
+    centre = run.table.centre or "base"
+    return (
+        f"{len(run.table.grouping)} groups × {len(run.table.experts)} experts; from {float(table.min()):.3g} to "
+        f"{float(table.max()):.3g}, mean {float(table.mean()):.3g}. 0 leaves the centre ({centre}) as it is."
+    )
+
+
+def _coefficients(run: SeenRun) -> Iterator[Grid]:
+    table, groups, experts = run.table.coefficients, run.table.grouping.groups, run.table.experts
+    for title, label in (("by block", depth_of_group), ("by kind of module", kind_of_module)):
+        parts = Aggregate(table, groups, label)
+        if not 1 < len(parts) < len(groups):
+            continue
+        rows = [
+            [Cell(name), number(count, 0), *(number(value) for value in mean), number(low), number(high)]
+            for name, count, mean, low, high in zip(
+                parts.labels,
+                parts.counts,
+                parts.mean.tolist(),
+                parts.low.amin(1).tolist(),
+                parts.high.amax(1).tolist(),
+                strict=True,
+            )
+        ]
+        yield Grid(
+            f"Mean coefficient {title}", [title[3:], "groups", *experts, "smallest", "largest"], rows, folded=True
+        )
+    if table.numel() <= _MOST_CELLS:
+        rows = [[Cell(name), *(number(own) for own in row)] for name, row in zip(groups, table.tolist(), strict=True)]
+        yield Grid("Every coefficient", ["group", *experts], rows, folded=True)
+
+
+def _every(run: SeenRun) -> list[Picture]:
+    found = all_groups(run)
+    return [found] if found else []
+
+
+def _of_vectors(run: SeenRun) -> list[str]:
+    if not run.facts.get("task_vectors", {}).get("depths"):
+        return []
+    return [
+        "Norms and cosines are of expert − base, before any transform. Task vectors of different tasks are mostly "
+        "nearly orthogonal; cosines near 1 mean another base, or an expert that contains another."
+    ]
+
+
+def _norms(run: SeenRun) -> Iterator[Grid]:
+    found = run.facts.get("task_vectors", {})
+    if found.get("depths"):
+        rows = [
+            [Cell(depth), *(number(gram[k][k] ** 0.5) for k in range(len(found["tasks"])))]
+            for depth, gram in zip(found["depths"], found["grams"], strict=True)
+        ]
+        yield Grid("‖expert − base‖ by block", ["block", *found["tasks"]], rows, folded=True)
+
+
+def _merged(run: SeenRun) -> list[str]:
+    sizes, facts = run.metrics.get("sizes", {}), run.facts
+    lines = []
+    if sizes:
+        lines.append(
+            f"Merged: {len(run.table.grouping.rows)} parameters, {sizes['numbers_merged']:,} numbers; the export has "
+            f"{sizes['bytes_on_disk'] / 1e6:.1f} MB."
+        )
+    heads = [f"{task}: {', '.join(names)}" for task, names in facts.get("heads", {}).items() if names]
+    lines += [f"Each expert's own: {'; '.join(heads)}."] if heads else []
+    lines += [f"Kept from the base: {', '.join(facts['kept'])}."] if facts.get("kept") else []
+    left_out = facts.get("left_out", [])
+    lines += [f"Of the base alone, no expert has a place for it: {', '.join(left_out)}."] if left_out else []
+    share = run.metrics.get("surviving_share", {}).get("all")
+    lines += [f"Share of what was merged in that rounding left: {share:.3f}."] if share is not None else []
+    return lines
+
+
+def _rows(run: SeenRun) -> Iterator[Grid]:
+    found = run.facts.get("rows", {})
+    if found:
+        names = list(next(iter(found.values())))
+        rows = [[Cell(task), *(number(own[name], 0) for name in names)] for task, own in found.items()]
+        note = "Rows that were dropped, cut or are in both calibration and evaluation are in the messages below."
+        yield Grid("Rows", ["task", *names], rows, note)
+
+
+def _costs(run: SeenRun) -> Iterator[Grid]:
+    facts = run.facts
+    seconds = facts.get("seconds", {})
+    if seconds:
+        rows = [[Cell(f"seconds: {phase}"), number(own, 1)] for phase, own in seconds.items()]
+        rows.append([Cell("seconds: all"), number(sum(seconds.values()), 1)])
+        rows += [[Cell(f"peak memory of {k}, MB"), number(v / 1e6, 0)] for k, v in facts["peak_memory_bytes"].items()]
+        rows.append([Cell("weights read (each at least once), MB"), number(facts["input_bytes"] / 1e6, 1)])
+        rows.append([Cell("device"), Cell(facts["device"])])
+        yield Grid("Time and memory", ["what", "value"], rows, "Of the last session, where a run was resumed.")
+    if packages := run.recipe.get("packages"):
+        rows = [[Cell(name), Cell(own)] for name, own in {**packages, "python": run.recipe.get("python", "–")}.items()]
+        yield Grid("Versions", ["package", "version"], rows, folded=True)

@@ -1,0 +1,89 @@
+"""A finished run as a report reads it: from its files alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adamerge.merging.coefficients import Table
+from adamerge.results.compare import CANDIDATES
+from adamerge.results.evaluate import MEAN, Scores
+from adamerge.results.interval import interval, interval_of_mean
+
+
+@dataclass(frozen=True, eq=False)
+class SeenRun:
+    """A finished run.
+
+    Attributes:
+        name: Its name in the report.
+        folder: Its directory.
+        settings: Its configuration, as dotted keys.
+        metrics: Content of metrics.json.
+        recipe: Content of recipe.json.
+        table: Its coefficients.
+        written: Keys of the configuration that the user wrote.
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, object]
+    metrics: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    table: Table
+    written: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return [task for task in self.metrics.get("learned", {}) if task != MEAN]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the run noted of itself: time, memory, rows, lines; empty in runs of earlier versions."""
+        return self.metrics.get("run", {})
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What was measured while learning."""
+        return list(self.metrics.get("history", []))
+
+    @property
+    def metric(self) -> str:
+        """Accuracy or perplexity."""
+        return str(self.metrics.get("metric", "accuracy"))
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Scores of the candidates that were measured, by task."""
+        found = {key: self.metrics[key] for key in CANDIDATES if key in self.metrics}
+        return {key: own for key, own in found.items() if any(value is not None for value in own.values())}
+
+    @property
+    def relative(self) -> dict[str, Scores]:
+        """Scores in % of each expert's own."""
+        return dict(self.metrics.get("percent_of_expert", {}))
+
+    @property
+    def agreement(self) -> dict[str, dict[str, float]]:
+        """Share of held-out predictions equal to the expert's, by candidate and task, 0 to 1."""
+        return dict(self.metrics.get("agreement", {}))
+
+    def score_interval(self, candidate: str, task: str) -> tuple[float, float] | None:
+        """Return the bootstrap interval of an accuracy in %; None where it is unknown."""
+        shares = {own: value / 100 for own, value in self.scores[candidate].items() if value is not None}
+        found = _interval(shares, task, self.facts.get("predictions", {})) if self.metric == "accuracy" else None
+        return (100 * found[0], 100 * found[1]) if found else None
+
+    def agreement_interval(self, candidate: str, task: str) -> tuple[float, float] | None:
+        """Return the bootstrap interval of an agreement; None where it is unknown."""
+        return _interval(self.agreement[candidate], task, self.facts.get("held_out_predictions", {}))
+
+
+def _interval(shares: Mapping[str, float], task: str, counts: Mapping[str, int]) -> tuple[float, float] | None:
+    if task != MEAN:
+        return interval(shares[task], counts[task]) if task in shares and task in counts else None
+    tasks = [own for own in shares if own != MEAN]
+    if not tasks or any(own not in counts for own in tasks):
+        return None
+    return interval_of_mean([(shares[own], counts[own]) for own in tasks])

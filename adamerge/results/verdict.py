@@ -1,0 +1,59 @@
+"""One sentence that says how a merge did."""
+
+from adamerge.results.evaluate import MEAN
+from adamerge.results.report import NAMES
+from adamerge.results.seen_run import SeenRun
+
+_RIVALS = ("average", "task_arithmetic", "task_arithmetic_tuned")
+
+
+def verdict(run: SeenRun) -> str:
+    """Say in one sentence how the learned merge compares with the experts and with what needs no learning."""
+    if "learned" in run.scores and run.scores["learned"].get(MEAN) is not None:
+        return _of_scores(run)
+    if "learned" in run.agreement:
+        return _of_agreement(run)
+    return "Nothing was measured: there are neither labeled rows nor held-out rows."
+
+
+def _of_scores(run: SeenRun) -> str:
+    learned, relative = run.scores["learned"], run.relative.get("learned", {})
+    rivals = {key: run.scores[key][MEAN] for key in _RIVALS if key in run.scores}
+    mean = learned[MEAN]
+    assert mean is not None
+    kept = ""
+    shares = {task: value for task in run.tasks if (value := relative.get(task)) is not None}
+    if shares and (whole := relative.get(MEAN)) is not None:
+        least = min(shares, key=lambda task: shares[task])
+        kept = f", {whole:.1f} % of what the experts reach on their own tasks (least: {least}, {shares[least]:.1f} %)"
+    unit = " %" if run.metric == "accuracy" else ""
+    return f"The merge has a mean {run.metric} of {mean:.1f}{unit}{kept}{_against(run, mean, rivals)}."
+
+
+def _against(run: SeenRun, mean: float, rivals: dict[str, float | None]) -> str:
+    """Compare with the best of the merges without learning, and say if the difference may be chance."""
+    known = {key: value for key, value in rivals.items() if value is not None}
+    if not known:
+        return ""
+    higher = run.metric == "accuracy"
+    best = max(known, key=lambda key: known[key] if higher else -known[key])
+    gain = (mean - known[best]) if higher else (known[best] - mean)
+    word = "above" if (gain >= 0) == higher else "below"
+    interval = run.score_interval("learned", MEAN) if "learned" in run.scores else None
+    chance = " (within the bootstrap interval)" if interval and interval[0] <= known[best] <= interval[1] else ""
+    return f"; that is {abs(gain):.1f} {word} the best merge without learning, {_name(best)}{chance}"
+
+
+def _of_agreement(run: SeenRun) -> str:
+    learned = run.agreement["learned"]
+    others = {key: run.agreement[key][MEAN] for key in _RIVALS if key in run.agreement}
+    best = max(others, key=lambda key: others[key]) if others else None
+    beside = f"; {_name(best)}, the best merge without learning, agrees on {100 * others[best]:.1f} %" if best else ""
+    return (
+        f"On {100 * learned[MEAN]:.1f} % of the held-out unlabeled rows (mean over tasks) the merge predicts what each "
+        f"task's expert predicts{beside}. No labeled rows were given, so accuracy is unknown."
+    )
+
+
+def _name(candidate: str) -> str:
+    return " ".join(NAMES.get(candidate, candidate).replace("arithm.", "arithmetic").split())

@@ -1,0 +1,130 @@
+"""Collect what a model card says of a merge, and write the card of every folder of an export."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.experts import Experts
+from adamerge.experts.origin import Origin, origin_of
+from adamerge.learning.learned import Learned
+from adamerge.results.compare import Comparison
+from adamerge.results.loading import loading_of
+from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_of
+from adamerge.results.surviving import Surviving
+from adamerge.runs.config import MergeConfig
+from adamerge.storage.atomic_files import write_text
+
+OTHERWISE = (
+    "Scores are of the first export of this merge; this one has another number format, rounding or kind of file, so "
+    "measure it where that matters."
+)
+
+
+def card_facts(
+    config: MergeConfig,
+    experts: Experts,
+    learned: Learned,
+    comparison: Comparison | None,
+    surviving: Surviving,
+    rows: Mapping[str, int],
+) -> CardFacts:
+    """Collect what a card says of a merge.
+
+    Args:
+        config: Configuration.
+        experts: Base and experts.
+        learned: Coefficients, and how they were learned.
+        comparison: Scores and agreement; None if nothing was measured.
+        surviving: Share of what was merged in that rounding left.
+        rows: Number of calibration rows per task.
+    """
+    checkpoints = {"base": experts.checkpoint, **{name: one.checkpoint for name, one in experts.tasks.items()}}
+    measured = comparison is not None and comparison.measured
+    return CardFacts(
+        [_source(name, checkpoint) for name, checkpoint in checkpoints.items()],
+        config.method,
+        list(_how(config, learned, rows)),
+        comparison.unit if comparison and measured else None,
+        comparison.scores if comparison and measured else {},
+        comparison.relative() if comparison and measured else {},
+        comparison.agreement if comparison else {},
+        list(filter(None, [surviving.warning(config.rounding)])),
+        version("adamerge"),
+    )
+
+
+def _source(name: str, checkpoint: Checkpoint | None) -> Source:
+    origin = origin_of(checkpoint) if checkpoint else Origin()
+    return Source(name, checkpoint.source if checkpoint else name, origin.hub_id, origin.ancestors, origin.licence)
+
+
+def _how(config: MergeConfig, learned: Learned, rows: Mapping[str, int]) -> Iterator[str]:
+    """Describe method, what is merged into what, and how coefficients were found."""
+    groups, experts = learned.coefficients.shape
+    transform = type(config.task_vectors).__name__ if config.task_vectors else "expert − centre, unchanged"
+    yield "merged = centre + Σₖ cₖ · τₖ, with the coefficients c per group of parameters"
+    yield f"method `{config.method}`; centre: {config.centre_name}; task vectors τ: {transform}"
+    yield f"{groups} groups × {experts} columns = {groups * experts} coefficients"
+    if not learned.moved and not config.trainer.max_steps:
+        yield "no learning: the start coefficients are the result"
+        return
+    optimizer = getattr(config.optimizer, "func", config.optimizer)
+    name = getattr(optimizer, "__name__", type(optimizer).__name__)
+    yield (
+        f"learned by {name} on the objective {type(config.objective).__name__} of unlabeled rows; at most "
+        f"{config.trainer.max_steps} steps, the best iterate is that of step {learned.best_step}"
+    )
+    if rows:
+        yield "calibration rows: " + ", ".join(f"{task} {count}" for task, count in rows.items())
+
+
+def write_cards(facts: CardFacts, folder: Path) -> None:
+    """Write README.md into an exported folder and into each task's folder.
+
+    Args:
+        facts: What the cards say.
+        folder: The export.
+    """
+    subfolders = [task for task in facts.tasks if (folder / task).is_dir()]
+    loadings = {place: loading_of(folder / place) for place in ("", *subfolders)}
+    for place in loadings:
+        write_text(folder / place / CARD, card(facts, loadings, place or None, "merged"))
+
+
+def write_cards_of(recipe: Path, folder: Path, *, changed: bool = False) -> None:
+    """Write the cards of a further export of a run; a run of an earlier version, whose recipe has no facts, gets none.
+
+    Args:
+        recipe: recipe.json of the run.
+        folder: The export.
+        changed: Whether it may be written otherwise than the export whose scores the run has.
+    """
+    found = json.loads(recipe.read_text(encoding="utf-8")).get("card") if recipe.is_file() else None
+    if found is None:
+        return
+    facts = from_json(found)
+    notes = [OTHERWISE] if changed else []
+    write_cards(replace(facts, notes=[*facts.notes, *notes]), folder)
+
+
+def licence_warning(facts: CardFacts) -> str | None:
+    """Say that the card states no licence, where sources state some and do not agree; None otherwise."""
+    _, why = licence_of(facts.sources)
+    if why is None or not any(source.licence for source in facts.sources):
+        return None
+    return f"warning: {why}; the model card states none. Check the terms of every source before you share the merge."
+
+
+def as_json(facts: CardFacts) -> dict[str, object]:
+    """Convert facts for recipe.json."""
+    return asdict(facts)
+
+
+def from_json(found: Mapping[str, Any]) -> CardFacts:
+    """Read what `as_json` wrote."""
+    sources = [Source(**cast(Mapping[str, Any], source)) for source in found["sources"]]
+    return CardFacts(**{**found, "sources": sources})

@@ -1,0 +1,83 @@
+"""Write a commented configuration from a base and a list of experts, or from one of mergekit."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from adamerge.runs.from_mergekit import Beginning, read_mergekit
+from adamerge.storage.atomic_files import write_text
+from adamerge.types import ConfigError
+
+HEAD = """\
+# Configuration of adamerge. Keys that are not here have the values of the method: adamerge fit --help explains all.
+#   adamerge check {file}     lists every problem, and writes nothing
+#   adamerge fit {file}       merges, exports and measures
+"""
+ROWS = """\
+    # Rows of this task: a file (.jsonl, .csv, .parquet) with a column "text", a folder of images, or
+    # {path: …, text: column}. Unlabeled rows to learn from, labeled rows to measure with:
+    # calibration: data/NAME.jsonl
+    # evaluation: {path: data/NAME_test.jsonl, label: label}
+"""
+LATER = """\
+# With calibration rows for the tasks, remove the line `method:`; the default, expert_merging++, then learns from them.
+# adamerge methods lists all methods.
+"""
+
+
+def init(models: Sequence[str], mergekit: str | None, file: Path, console: Console) -> None:
+    """Write a commented configuration.
+
+    Args:
+        models: The base, then the experts; the base alone, or nothing, with a configuration of mergekit.
+        mergekit: A configuration of mergekit to begin with.
+        file: The file to write; must not exist.
+        console: Prints what to do next, and what does not carry over.
+
+    Raises:
+        ConfigError: There is no base, no expert, or the file exists.
+    """
+    if file.exists():
+        raise ConfigError(f"{file}: exists already; choose another file with --out.")
+    found = read_mergekit(Path(mergekit).expanduser()) if mergekit else Beginning(None, {})
+    base = models[0] if models else found.base_model
+    experts = dict.fromkeys(models[1:]) if models[1:] else dict(found.models)
+    if base is None or not experts:
+        missing = "a base" if base is None else "at least one expert"
+        raise ConfigError(
+            f"init: expected {missing}, found none. Write: adamerge init BASE EXPERT EXPERT …"
+            + (" (this mergekit configuration names no base_model)" if mergekit and base is None else "")
+        )
+    write_text(file, "".join(_lines(base, experts, found, file)))
+    for line in (f"{file}", f"next: adamerge check {file}"):
+        _print(console, line)
+    for line in found.dropped:
+        _print(console, f"note: not carried over from {mergekit}: {line}")
+
+
+def _lines(base: str, experts: Mapping[str, object], found: Beginning, file: Path) -> Iterator[str]:
+    yield HEAD.format(file=file)
+    for line in found.dropped:
+        yield f"# not carried over: {' '.join(line.split())}\n"
+    yield f"base_model: {_scalar(base)}\nmodels:\n"
+    for number, (expert, weight) in enumerate(experts.items()):
+        yield f"  - model: {_scalar(expert)}\n"
+        if weight is not None:
+            yield f"    parameters: {{weight: {json.dumps(weight)}}}\n"
+        yield ROWS.replace("NAME", Path(expert).name) if number == 0 else ""
+    yield LATER
+    yield f"method: {found.method or ('wudi' if len(experts) > 1 else 'task_arithmetic')}\n"
+    yield f"out_dtype: {found.out_dtype}\n" if found.out_dtype else ""
+    yield "run_dir: runs/first\n"
+
+
+def _scalar(text: str) -> str:
+    """Write a text as YAML on one line."""
+    return yaml.safe_dump(text, width=10**6, allow_unicode=True).removesuffix("\n...\n").rstrip("\n")
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,103 @@
+"""Table of the presets: what each needs, what it learns, its source, and when it wins by our measurements."""
+
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from adamerge.runs.presets import DEFAULT, PRESETS
+
+
+class About(NamedTuple):
+    """What to know of a preset.
+
+    Attributes:
+        does: What it does.
+        source: Its source.
+        wins: When it is the one to take, by docs/measured.md.
+    """
+
+    does: str
+    source: str
+    wins: str = ""
+
+
+ABOUT = {
+    "adamerging": About("minimises the entropy of predictions", "Yang et al., 2024", "to compare with"),
+    "adamerging++": About("the same on task vectors trimmed by TIES", "Yang et al., 2024"),
+    "expert_merging": About(
+        "matches each expert's predictions, from the base", "Zhang et al., 2025", "no centre wanted"
+    ),
+    "expert_merging++": About(
+        "the same from an Iso-C merge, then more coefficients where they matter", "Zhang et al., 2025", "unlabeled rows"
+    ),
+    "frank_wolfe": About("selects experts, with a certificate", "Chen et al., 2025", "a pool, some irrelevant"),
+    "average": About("mean of the experts", "Wortsman et al., 2022"),
+    "task_arithmetic": About("base + 0.3 · Σ task vectors", "Ilharco et al., 2023"),
+    "regmean": About("solves each linear layer by least squares", "Jin et al., 2023", "rows, no time to learn"),
+    "ties": About("trims, elects signs, averages those that agree", "Yadav et al., 2023"),
+    "dare": About("drops entries at random and rescales", "Yu et al., 2024"),
+    "magnitude": About("keeps each expert's largest changes", "Yadav et al., 2023"),
+    "lines": About("scales task vectors with depth", "Wang et al., 2025"),
+    "consensus": About("keeps entries that several experts use", "Wang et al., 2024"),
+    "pcb": About("balances competition between parameters", "Du et al., 2024"),
+    "wudi": About("removes interference between task vectors", "Cheng et al., 2025", "no rows at all"),
+    "isotropic": About("one update with equal singular values", "Marczak et al., 2025", "no rows, little time"),
+    "task_singular_vectors": About("decorrelates singular vectors of the experts", "Gargiulo et al., 2025"),
+    "doge": About("fits updates outside of the shared subspace", "Wei et al., 2025"),
+    "fisher": About("averages weighted by Fisher information", "Matena and Raffel, 2022"),
+}
+"""The presets in words; tests hold it to `PRESETS`."""
+
+
+def needs(method: str) -> str:
+    """Say which rows a preset needs.
+
+    Example:
+        >>> needs("ties"), needs("regmean"), needs("adamerging")
+        ('no rows', 'unlabeled rows', 'unlabeled rows')
+    """
+    preset = PRESETS[method]
+    learns = preset["trainer.max_steps"] != 0
+    return (
+        "unlabeled rows" if learns or preset["centre"] == "regmean" or preset["task_vectors"] == "Fisher" else "no rows"
+    )
+
+
+def learns(method: str) -> str:
+    """Say what a preset learns.
+
+    Example:
+        >>> learns("ties"), learns("adamerging")
+        ('nothing', 'a coefficient per tensor, 500 steps')
+    """
+    preset = PRESETS[method]
+    if preset["trainer.max_steps"] == 0:
+        return "nothing"
+    finer = ", then per block of rows" if preset["chunks"] else ""
+    return f"a coefficient per {preset['grouping']}{finer}, {preset['trainer.max_steps']} steps"
+
+
+def methods_table() -> Table:
+    """Make the table."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for head in ("method", "what it does", "needs", "learns", "take it if you have", "source"):
+        table.add_column(head, overflow="fold")
+    for method in PRESETS:
+        about = ABOUT[method]
+        name = f"{method} (default)" if method == DEFAULT else method
+        table.add_row(name, about.does, needs(method), learns(method), about.wins, about.source)
+    return table
+
+
+def print_methods(console: Console) -> None:
+    """Print the table."""
+    console.print(methods_table())
+    console.print(
+        "adamerge fit merge.yaml --method NAME; every key that you write overrides the method's. Measurements: "
+        "docs/measured.md.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,226 @@
+"""Redo a merge from its recipe: the export from coefficients and sources alone, or the learning as well."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+
+from adamerge.data.rows import Rows
+from adamerge.experts.experts import Experts
+from adamerge.learning.learn import divide
+from adamerge.merging.coefficients import Table, load_coefficients
+from adamerge.merging.merged_model import MergedModel
+from adamerge.results.adapter_settings import adapter_of
+from adamerge.results.export import check_free
+from adamerge.results.export_as import export_as
+from adamerge.runs.build_model import answers_to, build_model, open_experts
+from adamerge.runs.cards import from_json, write_cards
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.exported_files import different_files
+from adamerge.runs.fit import learn_merge, open_inputs
+from adamerge.runs.inputs import check_inputs, hash_models, inputs
+from adamerge.runs.learning_settings import learning_of
+from adamerge.runs.load_rows import load_data
+from adamerge.runs.read_config import merge_layers
+from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.run_directory import RunDirectory, keeper_for
+from adamerge.runs.settle_rows import settled
+from adamerge.storage.digest import digest_of_path
+from adamerge.storage.kept import Keeper
+from adamerge.types import ConfigError
+
+SAME = 1e-5
+"""Difference of coefficients that another machine's rounding may make."""
+
+
+class Recipe(NamedTuple):
+    """An opened recipe.
+
+    Attributes:
+        file: recipe.json.
+        content: Its content.
+        config: Configuration of the run.
+        learned: Coefficients of the run, which lie beside it.
+    """
+
+    file: Path
+    content: Mapping[str, Any]
+    config: MergeConfig
+    learned: Table
+
+
+def open_recipe(file: Path, *, allow_code: bool = False) -> Recipe:
+    """Read a recipe, and check that the coefficients beside it are its own.
+
+    Args:
+        file: recipe.json, or the run directory that holds it.
+        allow_code: Whether its configuration may name code.
+
+    Raises:
+        ConfigError: There is no recipe, it is damaged, or the coefficients are missing or others.
+    """
+    file = RunDirectory(file).recipe if file.is_dir() else file
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        text, expected = content["config"], content["coefficients"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file}: expected the recipe.json of a finished run, but it is missing or damaged ({error!r:.200}). Give "
+            "the path of a recipe, or of a run directory."
+        ) from error
+    coefficients = RunDirectory(file.parent).coefficients
+    if not coefficients.is_file():
+        raise ConfigError(
+            f"{coefficients}: not found; a recipe needs the coefficients of its run beside it. Copy them there."
+        )
+    if digest_of_path(coefficients) != expected:
+        raise ConfigError(
+            f"{coefficients}: expected the coefficients with SHA-256 {expected[:12]}…, which the recipe names, but the "
+            "file has other content. Restore it."
+        )
+    config = merge_layers([read_yaml(text, str(file))], lambda note: None, allow_code=allow_code)
+    return Recipe(file, content, config, load_coefficients(coefficients))
+
+
+def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False) -> None:
+    """Redo the export of a run from its coefficients and sources, after checking that they are unchanged.
+
+    What the run stored besides (a centre, transformed task vectors) is not read but computed again.
+
+    Args:
+        file: recipe.json, or the run directory that holds it.
+        out: Folder to write; must not exist.
+        console: Prints what was written.
+        allow_code: Whether the recipe's configuration may name code.
+
+    Raises:
+        ConfigError: A source or the coefficients changed, `out` exists, or what was written differs from the run's
+            export.
+    """
+    recipe = open_recipe(file, allow_code=allow_code)
+    check_free(out)
+    experts = open_experts(recipe.config)
+    check_inputs(hash_models(recipe.config, experts), recipe.file)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".replay-") as folder:
+        model = _rebuilt(recipe, experts, RunDirectory(Path(folder)), console)
+        done = export_as(adapter_of(recipe.config.export), model, recipe.learned.coefficients, out)
+    if "card" in recipe.content:
+        write_cards(from_json(recipe.content["card"]), out)
+    for task, place in done.checkpoints.items():
+        _print(console, f"{task}: {place}")
+    _print(console, _verdict(recipe, out))
+
+
+def _rebuilt(recipe: Recipe, experts: Experts, run: RunDirectory, console: Console) -> MergedModel:
+    names, keeper = tuple(recipe.learned.grouping.rows), keeper_for(console)
+    rows = _rows(recipe, experts, names, run, keeper)
+    model = build_model(recipe.config, experts, names, run, rows, console, keeper)
+    return model.regrouped(recipe.learned.grouping)
+
+
+def _rows(
+    recipe: Recipe, experts: Experts, names: tuple[str, ...], run: RunDirectory, keeper: Keeper
+) -> Mapping[str, Rows]:
+    """Read the calibration rows, if the centre or a transform is computed from them."""
+    config = recipe.config
+    by_rows = config.centre is not None and "centre" not in config.transforms
+    if not by_rows and not any(transform.fisher for transform in config.transforms.values()):
+        return {}
+    data = settled(config, experts, names, load_data(config, experts))
+    check_inputs(inputs(config, experts, data), recipe.file)
+    rows = answers_to(config, experts, names, data.calibration, run.answers, keeper)
+    return divide(rows, config.data, config.seed_everything).learn
+
+
+def _verdict(recipe: Recipe, out: Path) -> str:
+    """Say that all files are those of the run.
+
+    Raises:
+        ConfigError: Some differ; names them, and the packages whose version differs.
+    """
+    expected = recipe.content.get("files")
+    if expected is None:
+        return "note: the recipe, of an earlier version, has no hashes of the exported files; they were not compared."
+    differing = different_files(expected, out)
+    if not differing:
+        return f"identical: {len(expected)} files are byte for byte those of the run"
+    raise ConfigError(
+        f"{out}: was written, but is not what the run exported: {'; '.join(differing[:8])}. {_versions(recipe)}"
+    )
+
+
+def _versions(recipe: Recipe) -> str:
+    """Name the packages that have another version than in the run."""
+    others = list(_other_versions(recipe.content.get("packages", {})))
+    if not others:
+        return "All packages have the versions of the run; the device, or the number of threads, may differ."
+    return f"Other versions than in the run: {', '.join(others)}. Install those of the run for the same bytes."
+
+
+def _other_versions(then: Mapping[str, str]) -> Iterator[str]:
+    for package, former in then.items():
+        try:
+            now = version(package)
+        except PackageNotFoundError:
+            now = "not installed"
+        if now != former:
+            yield f"{package} {former} (now {now})"
+
+
+def reproduce(file: Path, console: Console, *, allow_code: bool = False) -> None:
+    """Learn the coefficients of a run again, in a temporary folder, and compare them with its own.
+
+    Args:
+        file: recipe.json, or the run directory that holds it.
+        console: Prints progress and the comparison.
+        allow_code: Whether the recipe's configuration may name code.
+
+    Raises:
+        ConfigError: Models, rows or coefficients changed, or the coefficients that were learned are others.
+    """
+    recipe = open_recipe(file, allow_code=allow_code)
+    config = recipe.config
+    check_inputs(hash_models(config, open_experts(config)), recipe.file)
+    with tempfile.TemporaryDirectory(prefix="adamerge-") as folder:
+        run, learning = RunDirectory(Path(folder)), learning_of(config, progress_bar=console.is_terminal)
+        opened = open_inputs(config, run, console)
+        check_inputs(inputs(config, opened.experts, opened.data), recipe.file)
+        staged, _ = learn_merge(config, opened, learning, run, {}, keeper_for(console), console, resume=False)
+    if staged.learned.interrupted:
+        raise KeyboardInterrupt
+    found = Table(staged.learned.coefficients, staged.model.grouping, staged.model.vectors.experts)
+    _print(console, _compared(recipe, found))
+
+
+def _compared(recipe: Recipe, found: Table) -> str:
+    """Compare learned coefficients with those of the run.
+
+    Raises:
+        ConfigError: They differ by more than rounding.
+    """
+    then = recipe.learned
+    if (then.grouping.groups, then.experts) != (found.grouping.groups, found.experts):
+        raise ConfigError(
+            f"{recipe.file}: expected {len(then.grouping)} groups × {len(then.experts)} columns as in the run, found "
+            f"{len(found.grouping)} × {len(found.experts)} with other names. {_versions(recipe)}"
+        )
+    if torch.equal(then.coefficients, found.coefficients):
+        return f"identical: {then.coefficients.numel()} coefficients are bit for bit those of the run"
+    apart = (then.coefficients - found.coefficients).abs()
+    largest, group = apart.max().item(), then.grouping.groups[int(apart.amax(1).argmax())]
+    if largest <= SAME:
+        return f"equal up to rounding: coefficients differ by at most {largest:.1g} ({group})"
+    raise ConfigError(
+        f"{recipe.file}: expected the coefficients of the run, found others: they differ by up to {largest:.3g} "
+        f"({group}). {_versions(recipe)}"
+    )
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

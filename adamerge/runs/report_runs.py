@@ -1,0 +1,139 @@
+"""Read finished runs, and write the report on them: one page, and the same as Markdown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adamerge.merging.coefficients import load_coefficients
+from adamerge.results.report_page import report_on
+from adamerge.results.sections import Grid
+from adamerge.results.seen_run import SeenRun
+from adamerge.results.side_by_side import compared
+from adamerge.runs.run_directory import RunDirectory, flat_settings
+from adamerge.storage.atomic_files import write_text
+from adamerge.types import ConfigError
+
+
+def read_run(folder: Path, name: str | None = None) -> SeenRun:
+    """Read a finished run from its directory; no weights are read.
+
+    Args:
+        folder: Run directory.
+        name: Name of the run in the report; by default that of the directory.
+
+    Raises:
+        ConfigError: The run is not finished, or a file of it is damaged.
+    """
+    run = RunDirectory(folder)
+    for file in (run.coefficients, run.metrics, run.recipe, run.config):
+        if not file.is_file():
+            raise ConfigError(
+                f"{folder}: expected the directory of a finished run, but it has no {file.name}. Correct the path, or "
+                f"finish the run: adamerge fit --config {run.config} --ckpt_path last"
+            )
+    recipe = _read(run.recipe)
+    settings = flat_settings(str(recipe.get("config", "")))
+    table = load_coefficients(run.coefficients)
+    return SeenRun(name or folder.absolute().name, folder, settings, _read(run.metrics), recipe, table)
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: expected JSON, but the file is damaged ({error}). Restore it.") from error
+    return found
+
+
+def write_report(runs: Sequence[Path], page: Path) -> None:
+    """Write the report on one run, or on several side by side.
+
+    Args:
+        runs: Run directories.
+        page: The HTML file; the same as Markdown is written beside it, with the ending .md.
+
+    Raises:
+        ConfigError: A run is not finished.
+    """
+    found = report_on(_read_all(runs))
+    write_text(page, found.html)
+    write_text(page.with_suffix(".md"), found.markdown)
+
+
+def short_names(runs: Sequence[Path]) -> list[str]:
+    """Name runs by the fewest last parts of their paths that tell them apart.
+
+    Example:
+        >>> short_names([Path("/a/x/run"), Path("/a/y/run")]), short_names([Path("/a/x")])
+        (['x/run', 'y/run'], ['x'])
+    """
+    paths = [run.absolute().parts for run in runs]
+    for count in range(1, max(map(len, paths))):
+        names = ["/".join(path[-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(run) for run in runs]
+
+
+def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> None:
+    """Write a report and print its paths.
+
+    Args:
+        runs: Run directories.
+        out: The HTML file; by default in the run directory, and for several runs comparison.html here.
+        console: Prints the paths.
+
+    Raises:
+        ConfigError: A run is not finished, or the file exists and is no report of a run in its directory.
+    """
+    own = len(runs) == 1 and out is None
+    page = RunDirectory(runs[0]).report if own else out or Path("comparison.html")
+    page = page if page.suffix == ".html" else page.with_name(f"{page.name}.html")
+    there = [file for file in (page, page.with_suffix(".md")) if file.exists() and not own]
+    if there:
+        raise ConfigError(f"{there[0]}: exists already; choose another file with --out.")
+    write_report(runs, page)
+    for file in (page, page.with_suffix(".md")):
+        _print(console, str(file))
+
+
+def compare_command(runs: Sequence[Path], console: Console) -> None:
+    """Print a comparison of several runs.
+
+    Args:
+        runs: At least two run directories.
+        console: Prints the tables.
+
+    Raises:
+        ConfigError: There is one run alone, or a run is not finished.
+    """
+    if len(runs) < 2:
+        raise ConfigError(f"compare: expected two or more run directories, found {len(runs)}.")
+    section = compared(_read_all(runs))
+    for line in section.text:
+        _print(console, line)
+    for grid in section.grids:
+        console.print(_as_table(grid))
+
+
+def _read_all(runs: Sequence[Path]) -> list[SeenRun]:
+    return [read_run(run, name) for run, name in zip(runs, short_names(runs), strict=True)]
+
+
+def _as_table(grid: Grid) -> Table:
+    table = Table(title=Text(grid.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    for index, name in enumerate(grid.header):
+        table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(cell.text) for cell in row))
+    return table
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

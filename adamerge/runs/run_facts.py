@@ -1,0 +1,105 @@
+"""What a run notes of itself for its report: time, memory, rows, what it printed, task vectors by depth."""
+
+import resource
+import time
+from collections.abc import Mapping
+
+import torch
+
+from adamerge.calibration.agreement import HeldOut
+from adamerge.data.rows import Rows
+from adamerge.experts.experts import Experts
+from adamerge.merging.merged_model import MergedModel
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.opened import Opened
+
+
+class Clock:
+    """Seconds per phase of a run.
+
+    Attributes:
+        seconds: By phase, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """End a phase."""
+        now = time.perf_counter()
+        self.seconds[phase], self._last = round(now - self._last, 2), now
+
+
+def run_facts(
+    config: MergeConfig, opened: Opened, model: MergedModel, held_out: HeldOut, clock: Clock
+) -> dict[str, object]:
+    """Collect what a report says of a run besides its results, as JSON.
+
+    Args:
+        config: Configuration.
+        opened: Experts and rows.
+        model: The merged model.
+        held_out: The rows that were held out.
+        clock: Seconds per phase.
+    """
+    chunks, steps = config.chunks, config.trainer.max_steps
+    data = opened.data
+    return {
+        "seconds": clock.seconds,
+        "device": str(model.vectors.device),
+        "peak_memory_bytes": peak_memory(),
+        "input_bytes": input_bytes(opened.experts),
+        "stages": [chunks.first_steps] if chunks and 0 < chunks.first_steps < steps else [],
+        "rows": rows_of(data.calibration, data.evaluation, held_out),
+        "predictions": {task: len(own) for task, own in data.evaluation.items() if _one_per_row(own)},
+        "held_out_predictions": {
+            task: sum(batch.numel() for batch in own)
+            for task, own in held_out.predicted.items()
+            if sum(batch.numel() for batch in own) == len(held_out.rows[task])
+        },
+        "kept": list(opened.experts.kept),
+        "heads": {task: list(expert.head) for task, expert in opened.experts.tasks.items()},
+        "left_out": list(opened.experts.left_out),
+        "lines": list(opened.lines),
+        "task_vectors": {
+            "tasks": list(opened.experts.tasks),
+            "depths": list(opened.products),
+            "grams": [gram.tolist() for gram in opened.products.values()],
+        },
+    }
+
+
+def rows_of(
+    calibration: Mapping[str, Rows], evaluation: Mapping[str, Rows], held_out: HeldOut
+) -> dict[str, dict[str, int]]:
+    """Count the rows of every task by what they are used for."""
+    return {
+        task: {
+            "calibration": len(calibration.get(task, ())),
+            "held out of them": len(held_out.rows.get(task, ())),
+            "evaluation": len(evaluation.get(task, ())),
+        }
+        for task in dict.fromkeys([*calibration, *evaluation])
+    }
+
+
+def _one_per_row(rows: Rows) -> bool:
+    """Return whether each row has a single label, so that rows can be resampled by their number alone."""
+    labels = rows.batch([0]).labels if len(rows) else None
+    return labels is not None and labels.ndim == 1
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the largest memory of this process so far, and of its device, in bytes."""
+    found = {"process, with pages of mapped files": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        found["device"] = torch.cuda.max_memory_allocated()
+    return found
+
+
+def input_bytes(experts: Experts) -> int:
+    """Return the size of all files of weights, each of which is read at least once."""
+    checkpoints = [experts.checkpoint, *(expert.checkpoint for expert in experts.tasks.values())]
+    files = {file for checkpoint in checkpoints if checkpoint for file in checkpoint.tensors.files}
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,137 @@
+"""Start from the coefficients of an earlier run, by task and by the names of groups and parameters."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+
+from adamerge.learning.two_stages import COEFFICIENTS
+from adamerge.merging.coefficients import Table, load_coefficients
+from adamerge.merging.grouping import Grouping, tensor_wise
+from adamerge.runs.config import MergeConfig, Start
+from adamerge.runs.earlier_run import EarlierRun
+from adamerge.types import Coefficients, ConfigError
+
+
+class Warm(NamedTuple):
+    """A start from an earlier run.
+
+    Attributes:
+        coefficients: The start, (G, K).
+        new_groups: Groups that the run does not know.
+        averaged: Groups whose start is the mean over several groups of the run.
+        new_columns: Columns that the run does not know.
+    """
+
+    coefficients: Coefficients
+    new_groups: Sequence[str]
+    averaged: Sequence[str]
+    new_columns: Sequence[str]
+
+
+def with_earlier_run(content: Mapping[str, object]) -> dict[str, object]:
+    """Read a path under `init` as an earlier run; other texts stay, and are refused later if they are no start.
+
+    Args:
+        content: Keys and values of a configuration.
+
+    Example:
+        >>> with_earlier_run({"init": "average"}), with_earlier_run({"init": "/runs/first"})
+        ({'init': 'average'}, {'init': EarlierRun(path='/runs/first')})
+    """
+    init = content.get("init")
+    if not isinstance(init, str | Path) or init in get_args(Start):
+        return dict(content)
+    path = Path(init).expanduser()
+    is_path = isinstance(init, Path) or "/" in init or path.is_dir()
+    return {**content, "init": EarlierRun(str(path.absolute()))} if is_path else dict(content)
+
+
+def start_from(config: MergeConfig, grouping: Grouping) -> Coefficients:
+    """Take the start from an earlier run: (G, K).
+
+    Args:
+        config: Configuration whose init is an earlier run.
+        grouping: Grouping of the parameters.
+
+    Raises:
+        ConfigError: The run has no coefficients, or they are of another centre, or of no task or parameter of this one.
+    """
+    return warm_start(_open(config), grouping, config.columns, float(config.start)).coefficients  # pyright: ignore
+
+
+def _open(config: MergeConfig) -> Table:
+    assert isinstance(config.init, EarlierRun)
+    run = Path(config.init.path)
+    if not (run / COEFFICIENTS).is_file():
+        raise ConfigError(
+            f"init: {run}: expected the directory of a finished run, but it has no {COEFFICIENTS}. Correct the path."
+        )
+    found = load_coefficients(run / COEFFICIENTS)
+    if found.centre not in (None, config.centre_name):
+        raise ConfigError(
+            f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {found.centre}; "
+            "they are factors of other task vectors. Set the same centre, or another init."
+        )
+    if not set(found.experts) & set(config.columns):
+        raise ConfigError(
+            f"init: {run}: expected coefficients of {', '.join(config.columns)}, found those of "
+            f"{', '.join(found.experts)}. Correct the path, or set task: of the models to the names of that run."
+        )
+    return found
+
+
+def warm_start(earlier: Table, grouping: Grouping, columns: Sequence[str], default: float) -> Warm:
+    """Compute the start of every group and column.
+
+    A group takes the coefficient of the group of its name; without one, the mean over its parameters' rows. Groups and
+    columns that the run does not know start at `default`.
+
+    Args:
+        earlier: Coefficients of the earlier run.
+        grouping: Grouping of the parameters.
+        columns: Names of the columns.
+        default: Start of what is new.
+
+    Example:
+        >>> then = Table(torch.tensor([[0.5], [0.25]]), tensor_wise(["a", "b"]), ("news",))
+        >>> warm_start(then, tensor_wise(["b", "c"]), ["news", "mail"], 0.125).coefficients
+        tensor([[0.2500, 0.1250],
+                [0.1250, 0.1250]])
+    """
+    by_name = dict(zip(earlier.grouping.groups, earlier.coefficients, strict=True))
+    by_parameter = {name: earlier.coefficients[rows].mean(0) for name, rows in earlier.grouping.rows.items()}
+    table = torch.full((len(grouping), len(columns)), default)
+    known = [(k, earlier.experts.index(name)) for k, name in enumerate(columns) if name in earlier.experts]
+    new: list[str] = []
+    averaged: list[str] = []
+    for row, (group, names) in enumerate(grouping.members().items()):
+        means = [by_parameter[name] for name in names if name in by_parameter]
+        found = by_name.get(group, torch.stack(means).mean(0) if means else None)
+        if found is None:
+            new.append(group)
+            continue
+        averaged += [group] if group not in by_name else []
+        for here, there in known:
+            table[row, here] = found[there]
+    return Warm(table, new, averaged, [name for name in columns if name not in earlier.experts])
+
+
+def warm_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
+    """Say what an earlier run starts, and what it does not know.
+
+    Args:
+        config: Configuration whose init is an earlier run.
+        names: Parameters that are merged.
+    """
+    earlier = _open(config)
+    found = warm_start(earlier, tensor_wise(names), config.columns, 0.0)
+    assert isinstance(config.init, EarlierRun)
+    taken = len(names) - len(found.new_groups)
+    notes = [f"note: {taken} of {len(names)} parameters start from {config.init.path}"]
+    if found.new_columns:
+        notes.append(f"note: new, so they start at {config.start}: {', '.join(found.new_columns)}")
+    if gone := [name for name in earlier.experts if name not in config.columns]:
+        notes.append(f"note: not in this merge, so their coefficients are not used: {', '.join(gone)}")
+    return notes

@@ -1,0 +1,165 @@
+"""A report says what the files of a run say, on one page without network, from 20 to 2,500 groups."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from adamerge.merging.coefficients import Table
+from adamerge.merging.grouping import Grouping
+from adamerge.results.pictures import pictures
+from adamerge.results.report_page import report_on
+from adamerge.results.seen_run import SeenRun
+from adamerge.results.side_by_side import compared
+from adamerge.results.verdict import verdict
+
+KINDS = ("attn.q.weight", "attn.o.weight", "mlp.up.weight", "mlp.down.weight", "norm.weight")
+
+
+def made(name="run", *, groups=20, experts=2, history=True, scores=True, agreement=True, shift=0.0, **settings):
+    """A finished run with random numbers."""
+    random = torch.Generator().manual_seed(0)
+    labels = [f"model.layers.{i // 5 // 20}.{KINDS[i % 5]}[{i // 5 % 20}:{i // 5 % 20 + 1}]" for i in range(groups)]
+    tasks = [f"task{k}" for k in range(experts)] if experts > 2 else ["<b>news", "a|b"]
+    values = {task: 80.0 + k for k, task in enumerate(tasks)} | {"mean": 80.0 + (experts - 1) / 2}
+    seen = {"step": 0, "agreement": 0.5, "objective": 1.0, "c_min": 0.0, "c_max": 0.3}
+    grams = torch.eye(experts).expand(3, experts, experts).tolist()
+    metrics = {
+        "metric": "accuracy",
+        "learned": values if scores else dict.fromkeys(values),
+        "expert": {k: v + 5 for k, v in values.items()} if scores else dict.fromkeys(values),
+        "average": {k: v - 2 for k, v in values.items()} if scores else dict.fromkeys(values),
+        "percent_of_expert": {"learned": {k: 95.0 for k in values}} if scores else {},
+        "agreement": {"learned": dict.fromkeys(values, 0.9), "average": dict.fromkeys(values, 0.8)}
+        if agreement
+        else {},
+        "history": [seen, {**seen, "step": 10, "loss": 0.7, "objective": 0.8}] if history else [],
+        "best_step": 10,
+        "run": {
+            "seconds": {"learn": 2.0},
+            "device": "cpu",
+            "peak_memory_bytes": {"process": 10**9},
+            "input_bytes": 10**6,
+            "stages": [5],
+            "predictions": dict.fromkeys(tasks, 100),
+            "rows": {task: {"calibration": 10, "evaluation": 100} for task in tasks},
+            "lines": ["<script>alert(1)</script>"],
+            "task_vectors": {"tasks": tasks, "depths": ["embed", "layers.0", "layers.1"], "grams": grams},
+        },
+    }
+    table = torch.rand(groups, experts, generator=random) - 0.2 + shift
+    found = Table(table, Grouping(tuple(labels), {}), tuple(tasks), "Isotropic")
+    return SeenRun(name, Path("run"), {"seed": 0, **settings}, metrics, {"packages": {"torch": "2"}}, found)
+
+
+class Page(HTMLParser):
+    """Tags, words and addresses of a page; every tag that opens must close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.links, self.headings, self.tables = [], [], [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        own = dict(attrs)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.links += [own[key] for key in ("src", "href") if key in own]
+        self.images += [own] if tag == "img" else []
+        self.headings += [tag] if re.fullmatch(r"h\d", tag) else []
+        self.tables += tag == "table"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_page_needs_no_network_and_is_well_formed():
+    text = report_on([made()]).html
+    page = Page(text)
+    assert not page.open
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
+    assert all(image["alt"] for image in page.images)
+    assert "//" not in re.sub(r"base64,[^\"]+", "", text)
+    assert page.headings[0] == "h1"
+    assert text.count("<th scope") >= page.tables
+    assert "<script>alert(1)" not in text
+    assert "&lt;b&gt;news" in text
+
+
+@pytest.mark.parametrize(("groups", "experts"), [(20, 2), (2500, 20)])
+def test_pictures_stay_readable_and_the_page_small(groups, experts):
+    page = report_on([made(groups=groups, experts=experts)]).html
+    drawn = {image["alt"]: b64decode(image["src"].partition(",")[2]).decode() for image in Page(page).images}
+    wanted = [
+        "Loss, agreement",
+        "Norms of",
+        "Pairwise cosines",
+        "Coefficients: 20" if groups == 20 else "of all groups",
+    ]
+    assert all(any(word in text for text in drawn) for word in wanted)
+    for svg in drawn.values():
+        root = ElementTree.fromstring(svg)
+        assert max(float(root.get(side).removesuffix("pt")) for side in ("width", "height")) < 1500
+    assert len(page) < 3_000_000
+    assert page.count("<td") >= groups * experts
+
+
+def test_the_heat_map_names_zero_and_the_centre():
+    drawn = {picture.title: picture for picture in pictures(made())}
+    assert "0 = the centre (Isotropic) alone" in drawn["Coefficients"].svg
+    assert "second stage begins" in drawn["Learning"].svg
+    assert "best iterate" in drawn["Learning"].svg
+
+
+def test_colours_differ_in_grey():
+    from matplotlib import colormaps
+
+    grey = colormaps["cividis"](torch.linspace(0, 1, 20).numpy())[:, :3] @ [0.299, 0.587, 0.114]
+    assert (grey[1:] > grey[:-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "has a mean accuracy of 80.5 %, 95.0 % of what the experts reach"),
+        ({}, "2.0 above the best merge without learning, average (within the bootstrap interval)"),
+        ({"scores": False}, "On 90.0 % of the held-out unlabeled rows"),
+        ({"scores": False}, "No labeled rows were given"),
+        ({"scores": False, "agreement": False}, "Nothing was measured"),
+    ],
+)
+def test_the_verdict(options, words):
+    assert words in verdict(made(**options))
+
+
+def test_intervals_are_in_the_table():
+    found = report_on([made()]).markdown
+    assert re.search(r"\| a&#124;b \| 86\.0 \[7\d\.\d, 9\d\.\d\]", found)
+
+
+def test_a_run_without_learning_has_no_empty_picture():
+    drawn = [picture.title for picture in pictures(made(history=False))]
+    assert "Learning" not in drawn
+    assert Page(report_on([made(history=False, scores=False, agreement=False)]).html).images
+
+
+def test_runs_side_by_side():
+    found = report_on([made("first", init=0.3), made("second", init=0.5, shift=0.25)])
+    assert "| init | 0.3 | 0.5 |" in found.markdown
+    assert "| seed |" not in found.markdown
+    assert "| second | 0.2500 | 0.2500 |" in found.markdown
+    assert "second − first" in found.markdown
+    assert not Page(found.html).open
+    grids = compared([made("first"), made("second", groups=30)]).grids
+    (apart,) = (grid for grid in grids if grid.title == "Coefficients against first")
+    assert [cell.text for cell in apart.rows[0]] == ["second", "–", "–", "other groups, experts or centre"]
+
+
+def test_tables_of_markdown_have_a_cell_per_column():
+    text = report_on([made(), made("other")]).markdown
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1, block

@@ -1,0 +1,111 @@
+"""A first configuration is written, checks without a problem, and says what of mergekit's does not carry over."""
+
+import pytest
+import torch
+import yaml
+
+from adamerge import cli
+from adamerge.merging.coefficients import load_coefficients
+from adamerge.runs.from_mergekit import read_mergekit
+from adamerge.types import ConfigError
+
+
+def test_a_configuration_from_a_base_and_experts(family, main):
+    (family / "merge.yaml").unlink()
+    code, said, complaint = main("init", "base", "mood", "topic")
+    assert (code, complaint) == (0, "")
+    assert "next: adamerge check merge.yaml" in said
+    written = yaml.safe_load((family / "merge.yaml").read_text())
+    assert written["base_model"] == "base"
+    assert [model["model"] for model in written["models"]] == ["mood", "topic"]
+    assert main("check", "merge.yaml")[0] == 0
+    code, _, complaint = main("init", "base", "mood")
+    assert code == cli.BAD_INPUT
+    assert "merge.yaml: exists already" in complaint
+
+
+@pytest.mark.parametrize("words", [[], ["base"]])
+def test_what_is_missing_is_named(family, main, words):
+    code, _, complaint = main("init", *words, "--out", "new.yaml")
+    assert code == cli.BAD_INPUT
+    assert "init: expected " in complaint
+    assert "adamerge init BASE EXPERT" in complaint
+    assert not (family / "new.yaml").exists()
+
+
+LINEAR = """
+models:
+  - {model: mood, parameters: {weight: 0.25}}
+  - {model: topic, parameters: {weight: 0.5}}
+merge_method: linear
+dtype: float16
+tokenizer_source: union
+"""
+
+
+def test_linear_of_mergekit_keeps_models_and_weights(family, main):
+    (family / "kit.yaml").write_text(LINEAR)
+    code, _, complaint = main("init", "--from_mergekit", "kit.yaml", "--out", "new.yaml")
+    assert code == cli.BAD_INPUT
+    assert "names no base_model" in complaint
+    code, said, complaint = main("init", "base", "--from_mergekit", "kit.yaml", "--out", "new.yaml")
+    assert (code, complaint) == (0, "")
+    assert "note: not carried over from kit.yaml: tokenizer_source: union" in said
+    assert main("fit", "new.yaml", "--run_dir", "run")[0] == 0
+    found = load_coefficients("run/coefficients.safetensors")
+    assert torch.allclose(found.coefficients, torch.tensor([[1 / 3, 2 / 3]]))
+    assert yaml.safe_load((family / "run/config.yaml").read_text())["out_dtype"] == "float16"
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "models", "dropped"),
+    [
+        (
+            "{merge_method: task_arithmetic, base_model: b, dtype: float32, parameters: {lambda: 0.5},"
+            " models: [{model: b}, {model: x, parameters: {weight: [{filter: attn, value: 1}, {value: 0.5}]}}]}",
+            "task_arithmetic",
+            {"x": [{"filter": "attn", "value": 1}, {"value": 0.5}]},
+            ["parameters: lambda: 0.5"],
+        ),
+        (
+            "{merge_method: ties, base_model: b, models: [{model: x, parameters: {weight: 1, density: 0.5}}]}",
+            "ties",
+            {"x": None},
+            ["merge_method: ties", "x: density: 0.5"],
+        ),
+        (
+            "{merge_method: slerp, base_model: b, parameters: {t: 0.5},"
+            " slices: [{sources: [{model: b, layer_range: [0, 4]}, {model: x, layer_range: [0, 4]}]}]}",
+            None,
+            {"x": None},
+            ["merge_method: slerp", "parameters: t: 0.5"],
+        ),
+        (
+            "{merge_method: linear, base_model: b, parameters: {normalize: false}, chat_template: chatml,"
+            " models: [{model: {model: {path: o/x, revision: v1}}}, {model: m+o/lora}]}",
+            "average",
+            {"o/x@v1": None, "o/lora": None},
+            ["parameters: normalize: False", "chat_template: chatml"],
+        ),
+    ],
+)
+def test_what_carries_over_and_what_does_not(tmp_path, text, method, models, dropped):
+    (tmp_path / "kit.yaml").write_text(text)
+    found = read_mergekit(tmp_path / "kit.yaml")
+    assert (found.base_model, found.method, dict(found.models)) == ("b", method, models)
+    assert len(found.dropped) == len(dropped)
+    assert all(line.startswith(start) for line, start in zip(found.dropped, dropped, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: [{model: a}]", "has no merge_method"),
+        ("{merge_method: passthrough, slices: [{sources: []}, {sources: []}]}", "found 2 slices"),
+        ("{merge_method: linear}", "expected a list under models"),
+    ],
+)
+def test_what_is_no_configuration_of_mergekit(tmp_path, text, words):
+    (tmp_path / "kit.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_mergekit(tmp_path / "kit.yaml")

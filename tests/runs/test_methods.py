@@ -1,0 +1,24 @@
+"""The table of methods has every preset, and what it says of them is so."""
+
+import pytest
+
+from adamerge.runs.methods import ABOUT, learns, needs
+from adamerge.runs.presets import PRESETS
+from adamerge.runs.read_config import merge_config
+
+
+def test_every_preset_is_described():
+    assert list(ABOUT) == list(PRESETS)
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_needs_and_learns_are_what_a_configuration_needs(method):
+    config = merge_config({"base_model": "b", "models": [{"model": "x"}], "method": method})
+    assert (needs(method) == "unlabeled rows") == config.needs_rows
+    assert (learns(method) == "nothing") == (config.trainer.max_steps == 0)
+
+
+def test_the_command(main):
+    code, said, complaint = main("methods")
+    assert (code, complaint) == (0, "")
+    assert all(method.split("_")[0] in said for method in PRESETS)

@@ -1,0 +1,103 @@
+"""A recipe is redone from coefficients and sources alone, and a change of either is refused by name."""
+
+import json
+import shutil
+
+import pytest
+
+from adamerge import cli
+from adamerge.runs.exported_files import hash_export
+
+
+@pytest.fixture
+def own(in_finished, finished):
+    """A copy of a finished run whose recipe names the models of the copy, which may be spoilt."""
+    for name in ("recipe.json", "config.yaml"):
+        text = (in_finished / "run" / name).read_text()
+        (in_finished / "run" / name).write_text(text.replace(str(finished), str(in_finished)))
+    return in_finished
+
+
+def test_a_replay_is_byte_for_byte_the_export(own, main):
+    (own / "alone").mkdir()
+    for name in ("recipe.json", "coefficients.safetensors"):
+        shutil.copy(own / "run" / name, own / "alone" / name)
+    expected = hash_export(own / "run/merged")
+    shutil.move(own / "run", own / "gone")
+    code, said, complaint = main("replay", "alone/recipe.json", "again")
+    assert (code, complaint) == (0, "")
+    assert hash_export(own / "again") == expected
+    assert f"identical: {len(expected)} files" in said
+    assert not [path for path in own.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["mood/model.safetensors", "base/config.json", "base/tokenizer.json"])
+def test_one_changed_byte_in_a_source_is_refused_by_its_name(own, main, name):
+    file = own / name
+    content = bytearray(file.read_bytes())
+    if name.endswith("safetensors"):
+        content[-2] ^= 1
+    file.write_bytes(content if name.endswith("safetensors") else content + b" ")
+    code, _, complaint = main("replay", "run/recipe.json", "again")
+    assert code == cli.BAD_INPUT
+    folder, _, short = name.partition("/")
+    assert f"{short} has other content" in complaint
+    assert str(own / folder) in complaint
+    assert not (own / "again").exists()
+    assert main("reproduce", "run/recipe.json")[0] == cli.BAD_INPUT
+
+
+def test_other_coefficients_are_refused(own, main):
+    file = own / "run/coefficients.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    code, _, complaint = main("replay", "run", "again")
+    assert code == cli.BAD_INPUT
+    assert "run/coefficients.safetensors: expected the coefficients with SHA-256" in complaint
+    assert not (own / "again").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_a_damaged_recipe_is_refused(own, main, content):
+    file = own / "run/recipe.json"
+    file.unlink() if content is None else file.write_text(content)
+    code, _, complaint = main("replay", "run/recipe.json", "again")
+    assert code == cli.BAD_INPUT
+    assert "run/recipe.json: expected the recipe.json of a finished run" in complaint
+
+
+def test_another_result_is_said_with_the_files_that_differ(own, main):
+    recipe = json.loads((own / "run/recipe.json").read_text())
+    recipe["packages"]["torch"] = "1.0"
+    recipe["files"]["mood/config.json"] = "0"
+    (own / "run/recipe.json").write_text(json.dumps(recipe))
+    code, _, complaint = main("replay", "run", "again")
+    assert code == cli.BAD_INPUT
+    assert "again: was written, but is not what the run exported: mood/config.json has other content" in complaint
+    assert "torch 1.0 (now" in complaint
+    assert (own / "again/mood").is_dir()
+
+
+def test_learning_again_gives_the_same_coefficients(own, main):
+    code, said, complaint = main("reproduce", "run/recipe.json")
+    assert (code, complaint) == (0, "")
+    assert "identical: 117 coefficients are bit for bit those of the run" in said
+    file = own / "run/coefficients.safetensors"
+    recipe = json.loads((own / "run/recipe.json").read_text())
+    recipe["config"] = recipe["config"].replace("seed_everything: 0", "seed_everything: 1")
+    (own / "run/recipe.json").write_text(json.dumps(recipe))
+    code, _, complaint = main("reproduce", "run/recipe.json")
+    assert code == cli.BAD_INPUT
+    assert "expected the coefficients of the run, found others" in complaint
+    assert file.exists()
+
+
+def test_a_centre_from_rows_is_computed_again(family, main):
+    assert main("fit", "merge.yaml", "--method", "regmean", "--run_dir", "run")[0] == 0
+    (family / "run/centre.safetensors").unlink()
+    code, said, complaint = main("replay", "run", "again")
+    assert (code, complaint) == (0, "")
+    assert "identical" in said
+    (family / "mood.jsonl").write_text((family / "topic.jsonl").read_text())
+    code, _, complaint = main("replay", "run", "more")
+    assert code == cli.BAD_INPUT
+    assert "rows of mood" in complaint
