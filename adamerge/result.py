@@ -12,6 +12,7 @@ from torch import nn
 from adamerge.arguments import dtype_of, path_of
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
+from adamerge.learning.keep_best import criterion
 from adamerge.learning.two_stages import Staged
 from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.rounding import RoundingMode
@@ -127,8 +128,9 @@ class Result:
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""
-        centre, place = self._config.centre_name, path_of(file, "file")
-        save_coefficients(place, self.coefficients, self.model.grouping, self.experts, centre=centre)
+        plain, place = self._learned.plain, path_of(file, "file")
+        centre = "base" if plain else self._config.centre_name
+        save_coefficients(place, self.coefficients, self.model.grouping, self.experts, centre=centre, plain=plain)
 
     def agreement(self) -> dict[str, float]:
         """Share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""
@@ -149,7 +151,8 @@ class Result:
             ConfigError: No expert has evaluation rows.
         """
         rows, quiet = self._labeled(), Console(quiet=True)
-        return compare(self.model, self._opened.changed, rows, self._held_out, self.coefficients, quiet)
+        by = criterion(self._config.watch.monitor)
+        return compare(self.model, self._opened.changed, rows, self._held_out, self.coefficients, quiet, by=by)
 
     def _labeled(self) -> Mapping[str, Rows]:
         if not self._opened.data.evaluation:

@@ -13,7 +13,8 @@ from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.learning.learn import Goals, divide, goals_of
+from adamerge.learning.keep_best import criterion
+from adamerge.learning.learn import divide, goals_of, target_settings
 from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
@@ -26,14 +27,16 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
+from adamerge.results.guard import Guarded
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.finished import check_unfinished, drop_former, put_aside
 from adamerge.runs.inputs import inputs, remember
-from adamerge.runs.learning_settings import learning_notes, learning_of
+from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
 from adamerge.runs.load_rows import Data, check_layers, load_data
 from adamerge.runs.recipe import key_of_run, recipe
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for, use_run
@@ -109,14 +112,14 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     made_from = inputs(config, opened.experts, opened.data)
     remember(made_from, run.inputs)
     keeper = keeper_for(console, accept_unkeyed=resume)
-    staged, held_out = learn_merge(
+    staged, held_out, guarded = learn_merge(
         config, opened, learning, run, key_of_run(made_from, resolved), keeper, console, resume=resume
     )
     model, learned = staged.model, staged.learned
     if learned.interrupted:
         return None
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
-    _write_learned(run, model, learned, config.centre_name)
+    _write_learned(run, model, learned, config)
     former = put_aside(run.merged)
     exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
     _print_lines(console, filter(None, [drop_former(former, run.merged)]))
@@ -124,12 +127,14 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
-        comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
+        by, coefficients = criterion(config.watch.monitor), learned.coefficients
+        comparison = compare(model, opened.changed, rows, held_out, coefficients, console, run.merged, by, guarded)
     report(run, comparison, learned, model, exported, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
+    made |= {"guard": dict(learned.guard)} if learned.guard else {}
     redo = json.dumps({**made, "warnings": list(learned.warnings)}, indent=2, allow_nan=False)
     write_text(run.recipe, redo + "\n")
-    _print_places(console, run, learned, exported)
+    _print_places(console, run, learned, exported, config.watch.monitor)
     return Finished(run.path, learned, comparison, exported)
 
 
@@ -145,7 +150,7 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     check_layers(config.objective, experts, data)
     data = settled(config, experts, inspection.changed, data)
     _print_lines(console, data.notes)
-    _print_lines(console, learning_notes(config, inspection.changed))
+    _print_lines(console, [*learning_notes(config, inspection.changed), *row_notes(config, data.calibration)])
     _print_lines(console, component_notes(config, experts, inspection.changed))
     check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
@@ -166,7 +171,7 @@ def learn_merge(
     console: Console,
     *,
     resume: bool,
-) -> tuple[Staged, HeldOut]:
+) -> tuple[Staged, HeldOut, Guarded | None]:
     """Compute what is needed from the experts once, and learn the coefficients.
 
     Args:
@@ -180,7 +185,7 @@ def learn_merge(
         resume: Resume from the run's last checkpoint.
 
     Returns:
-        Model and learned coefficients, and the held-out rows with the experts' predictions.
+        Model and coefficients to export, the held-out rows with the experts' predictions, and what the guard found.
 
     Raises:
         ConfigError: The device's memory is exhausted.
@@ -196,10 +201,9 @@ def learn_merge(
             learning = replace(learning, init=init)
         else:
             learning = replace(learning, init=start_of(config, model.grouping))
-        goals = Goals({}, {})
-        if learning.steps:
-            goals = goals_of(model, config.objective, calibration, run.targets, keeper)
-        held_out = hold_out(model, calibration.watch, size, goals.watch)
+        needed = calibration if learning.steps else replace(calibration, learn={})
+        goals = goals_of(model, config.objective, needed, run.targets, keeper)
+        held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)
         staged = learn_in_stages(
             model,
             config.objective,
@@ -215,18 +219,23 @@ def learn_merge(
             tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
             keeper=keeper,
         )
-        return staged, held_out
+        if not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
+            return staged, held_out, None
+        guarded = guard_merge(config, staged, changed, held_out)
+        _print_lines(console, guarded.lines())
+        return take(staged, guarded), held_out, guarded
 
 
-def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, centre: str) -> None:
+def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, config: MergeConfig) -> None:
+    centre = "base" if learned.plain else config.centre_name
     groups, names = model.grouping.groups, model.vectors.experts
-    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names, centre=centre)
+    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names, centre=centre, plain=learned.plain)
     heat_map(learned.coefficients, groups, names, run.heat_map, centre=centre)
-    curve(learned.history, learned.best_step, run.curve)
+    curve(learned.history, learned.best_step, run.curve, config.watch.monitor)
 
 
-def _print_places(console: Console, run: RunDirectory, learned: Learned, exported: Exported) -> None:
-    console.print(f"\nbest iterate: step {learned.best_step}" if learned.history else "")
+def _print_places(console: Console, run: RunDirectory, learned: Learned, exported: Exported, monitor: str) -> None:
+    console.print(f"\nbest iterate: step {learned.best_step} (by {monitor})" if learned.history else "")
     _print_lines(console, [f"{file.name}: {file}" for file in run.results if file.exists()])
     _print_lines(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
 
