@@ -145,12 +145,13 @@ class Result:
         return Evaluation(self.model, self._labeled(), self._held_out.size).merged(self.coefficients)
 
     def compare(self) -> Comparison:
-        """Measure base, experts, average, task arithmetic and this merge on the evaluation rows.
+        """Measure base, experts, average, task arithmetic and this merge on evaluation rows and held-out rows.
 
         Raises:
-            ConfigError: No expert has evaluation rows.
+            ConfigError: There are neither evaluation rows nor held-out rows.
         """
-        rows, quiet = self._labeled(), Console(quiet=True)
+        rows = self._opened.data.evaluation if self._held_out else self._labeled()
+        quiet = Console(quiet=True)
         by = criterion(self._config.watch.monitor)
         return compare(self.model, self._opened.changed, rows, self._held_out, self.coefficients, quiet, by=by)
 

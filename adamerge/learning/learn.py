@@ -97,8 +97,8 @@ def learn(
         calibration: The rows.
         learning: Settings of learning.
         held_out: The experts' predictions on the held-out rows, if they are computed already.
-        targets: The experts' outputs, which the divergence and some objectives compare with, or a folder that stores them;
-            None stores none.
+        targets: The experts' outputs, which the divergence and some objectives compare with, or a folder that stores
+            them; None stores none.
         checkpoints: Folder of the checkpoint from which a run resumes; none is written by default.
         resume: Whether to resume from that checkpoint.
         tell: Called with a line of text after each evaluation on the held-out rows.

@@ -14,6 +14,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.evaluate import MEAN, Evaluation, Scores, relative
 from adamerge.results.finished_merges import Candidate, Criterion, by_task, finished_merges, plain_model
 from adamerge.results.guard import Guarded
+from adamerge.results.no_labels import verdict
 from adamerge.results.written import written_model
 from adamerge.types import Coefficients
 
@@ -62,6 +63,7 @@ class Comparison:
         beside = {
             "agreement": self.agreement,
             "divergence": {key: by_task(own, "divergence") for key, own in self.judged.items()},
+            "verdict": verdict(self.judged, self.by) if self.judged else None,
             "metric": self.metric,
             "task_arithmetic_scale": self.tuned_scale,
             "task_arithmetic_scale_by": self.by if self.tuned_scale is not None else None,

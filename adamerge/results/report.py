@@ -82,13 +82,14 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path, mo
     _save(figure, path)
 
 
-def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str) -> Table:
+def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str, by: str | None = None) -> Table:
     """Make a table with one line per task and one column per model: the score, and in brackets its % of the expert's.
 
     Args:
         metrics: Scores by model; a model without any score gets no column.
         ratios: Scores in % of the expert's.
         unit: The metric and its unit, for the title.
+        by: What the scale of task arithmetic was chosen by on held-out rows, for the caption.
 
     Returns:
         The table.
@@ -98,7 +99,8 @@ def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str
     title = f"{unit} (in brackets: % of the expert on its own task)"
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     if "task_arithmetic_tuned" in shown:
-        result.caption, result.caption_justify = "tuned: at the scale with the highest agreement", "left"
+        best = "highest agreement" if by == "agreement" else "lowest divergence from the experts"
+        result.caption, result.caption_justify = f"tuned: at the scale with the {best} on held-out rows", "left"
     result.add_column("task", vertical="bottom")
     for key in shown:
         result.add_column(NAMES.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))

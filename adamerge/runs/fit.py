@@ -28,6 +28,7 @@ from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.guard import Guarded
+from adamerge.results.no_labels import held_out_table, verdict
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
@@ -194,7 +195,7 @@ def learn_merge(
     with advice_where_full(device_of(config.trainer.accelerator)):
         rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
         calibration = divide(rows, config.data, config.seed_everything)
-        model = build_model(config, experts, changed, run, calibration.learn, console, keeper)
+        model = build_model(config, experts, changed, run, calibration.learn, console, keeper, calibration.watch)
         size = config.data.micro_batch
         if isinstance(config.start, ClosedForm):
             init = kept_closed_form(model, calibration.learn, config.start, run.start, size, keeper)
@@ -266,7 +267,10 @@ def report(
     if learned.selections:
         console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
-        console.print(table(comparison.scores, comparison.relative(), comparison.unit))
+        console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
+    elif comparison.judged:
+        console.print(held_out_table(comparison.judged, comparison.by))
+        _print_lines(console, [verdict(comparison.judged, comparison.by)])
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:

@@ -95,7 +95,7 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console, written, by)
     for line in _notes(place, data):
         _print(console, line)
-    console.print(table(comparison.scores, comparison.relative(), comparison.unit))
+    console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
     kept = json.loads(place.metrics.read_text(encoding="utf-8")) if place.metrics.exists() else {}
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
 
