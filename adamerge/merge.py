@@ -34,7 +34,7 @@ from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, device_line, fit, learn_merge
-from adamerge.runs.learning_settings import learning_notes, learning_of
+from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.opened import Opened
 from adamerge.runs.read_config import merge_config
@@ -181,7 +181,7 @@ class Merge:
         folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
         removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
         try:
-            staged, held_out = learn_merge(
+            staged, held_out, guarded = learn_merge(
                 self.config, opened, learning, RunDirectory(folder), {}, Keeper(), out, resume=False
             )
         except BaseException:
@@ -190,6 +190,8 @@ class Merge:
         if staged.learned.interrupted:
             raise KeyboardInterrupt
         _say(staged.learned.warnings, out) if console else _warn(staged.learned.warnings)
+        if guarded and not console:  # a console has been told
+            _warn(line for line in guarded.lines() if line.startswith("warning: "))
         return Result(staged, held_out, opened, self.config)
 
     def fit(self, run_dir: str | Path, *, resume: bool = False, console: Console | None = None) -> Finished:
@@ -234,6 +236,7 @@ class Merge:
             *inspection.warnings,
             *data.notes,
             *learning_notes(config, inspection.changed),
+            *row_notes(config, data.calibration),
             *component_notes(config, experts, inspection.changed),
         ]
         description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]

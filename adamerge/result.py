@@ -12,6 +12,7 @@ from torch import nn
 from adamerge.arguments import dtype_of, path_of
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
+from adamerge.learning.keep_best import criterion
 from adamerge.learning.two_stages import Staged
 from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.rounding import RoundingMode
@@ -138,8 +139,9 @@ class Result:
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""
-        centre, place = self._config.centre_name, path_of(file, "file")
-        save_coefficients(place, self.coefficients, self.model.grouping, self.experts, centre=centre)
+        plain, place = self._learned.plain, path_of(file, "file")
+        centre = "base" if plain else self._config.centre_name
+        save_coefficients(place, self.coefficients, self.model.grouping, self.experts, centre=centre, plain=plain)
 
     def agreement(self) -> dict[str, float]:
         """Share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""
@@ -154,13 +156,15 @@ class Result:
         return Evaluation(self.model, self._labeled(), self._held_out.size).merged(self.coefficients)
 
     def compare(self) -> Comparison:
-        """Measure base, experts, average, task arithmetic and this merge on the evaluation rows.
+        """Measure base, experts, average, task arithmetic and this merge on evaluation rows and held-out rows.
 
         Raises:
-            ConfigError: No expert has evaluation rows.
+            ConfigError: There are neither evaluation rows nor held-out rows.
         """
-        rows, quiet = self._labeled(), Console(quiet=True)
-        return compare(self.model, self._opened.changed, rows, self._held_out, self.coefficients, quiet)
+        rows = self._opened.data.evaluation if self._held_out else self._labeled()
+        quiet = Console(quiet=True)
+        by = criterion(self._config.watch.monitor)
+        return compare(self.model, self._opened.changed, rows, self._held_out, self.coefficients, quiet, by=by)
 
     def _labeled(self) -> Mapping[str, Rows]:
         if not self._opened.data.evaluation:

@@ -1,14 +1,15 @@
-"""Agreement: share of rows on which merged model and expert predict the same class; needs no labels."""
+"""Held-out rows: agreement with the experts, divergence from them, and the objective; none needs labels."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
-from adamerge.batch import Batch
+from adamerge.batch import Batch, Outputs
+from adamerge.calibration.row_scores import RowScores, divergences, predictions, score
 from adamerge.calibration.targets import Targets
-from adamerge.data.rows import Rows, count
+from adamerge.data.rows import Rows, Subset, count
 from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
@@ -16,32 +17,18 @@ from adamerge.objectives import Objective
 from adamerge.types import Coefficients
 
 
-def predictions(logits: Tensor, positions: Tensor | None) -> Tensor:
-    """Return the most likely class of each row, or of each counted position, flat, int64.
-
-    Args:
-        logits: (B, C), or (B, S, C) of a model that predicts at every position.
-        positions: Which positions count, bool, (B, S); None counts all.
-
-    Example:
-        >>> import torch
-        >>> predictions(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), torch.tensor([[True, False]]))
-        tensor([1])
-    """
-    best = logits.argmax(-1)
-    return best.flatten() if positions is None else best[positions]
-
-
 class Measured(NamedTuple):
-    """Agreement and objective on the held-out rows.
+    """Agreement, divergence and objective on the held-out rows.
 
     Attributes:
         agreement: Share of predictions that equal the expert's, per task, 0 to 1.
         objective: Mean of the objective, per task.
+        divergence: Mean of KL(expert ‖ merge) in nats, per task; NaN if the experts' outputs are not known.
     """
 
     agreement: dict[str, float]
     objective: dict[str, float]
+    divergence: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +38,16 @@ class HeldOut:
     Attributes:
         rows: Held-out rows per task.
         predicted: Each expert's predictions per task, one tensor per batch.
-        targets: Each expert's outputs on these rows per task, for objectives that compare with them; else empty.
+        targets: Each expert's outputs on these rows per task; empty if they are not known.
         size: Rows per batch.
+        temperature: Of the divergence, in which the targets of a large vocabulary are stored.
     """
 
     rows: Mapping[str, Rows]
     predicted: Mapping[str, list[Tensor]]
     targets: Mapping[str, Targets]
     size: int
+    temperature: float = 1.0
 
     def __bool__(self) -> bool:
         """Return whether there is any held-out row."""
@@ -71,13 +60,22 @@ class HeldOut:
             model: Experts, task vectors and grouping.
             coefficients: Coefficients to merge with, (G, K).
         """
+        return {task: own.agreement for task, own in self.judge(model, coefficients).items()}
+
+    def judge(self, model: MergedModel, coefficients: Coefficients) -> dict[str, RowScores]:
+        """Compute agreement and divergence of every row, per task.
+
+        Args:
+            model: Experts, task vectors and grouping.
+            coefficients: Coefficients to merge with, (G, K).
+        """
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, ()):
-            tallies[answer.task].compare(answer, expected)
-        return {task: tally.agreement for task, tally in tallies.items()}
+            tallies[answer.task].compare(answer, expected, self._targets(answer), self.temperature)
+        return self._scores(tallies)
 
     def measure(self, model: MergedModel, coefficients: Coefficients, objective: Objective) -> Measured:
-        """Compute agreement and the mean of an objective in one pass over all held-out rows.
+        """Compute agreement, divergence and the mean of an objective in one pass over all held-out rows.
 
         Args:
             model: Experts, task vectors and grouping.
@@ -86,11 +84,29 @@ class HeldOut:
         """
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, objective.layers):
-            tallies[answer.task].compare(answer, expected)
-            targets = self.targets[answer.task](answer.batch, answer.outputs) if objective.uses_targets else None
-            tallies[answer.task].lose(answer.batch, objective(answer.outputs, answer.batch, targets).item())
-        agreement = {task: tally.agreement for task, tally in tallies.items()}
-        return Measured(agreement, {task: tally.objective for task, tally in tallies.items()})
+            tally, targets = tallies[answer.task], self._targets(answer)
+            tally.compare(answer, expected, targets, self.temperature)
+            goal = targets if objective.uses_targets else None
+            tally.lose(answer.batch, objective(answer.outputs, answer.batch, goal).item())
+        scores = self._scores(tallies)
+        return Measured(
+            {task: own.agreement for task, own in scores.items()},
+            {task: tally.objective for task, tally in tallies.items()},
+            {task: own.divergence for task, own in scores.items()},
+        )
+
+    def first(self, rows: int) -> "HeldOut":
+        """Return the same without all but the first rows of every task."""
+        kept = {task: Subset(own, range(min(rows, len(own)))) for task, own in self.rows.items()}
+        predicted = {task: [self.targets[task].predictions(b) for b in kept[task].batches(self.size)] for task in kept}
+        return HeldOut(kept, predicted, self.targets, self.size, self.temperature)
+
+    def _scores(self, tallies: Mapping[str, "_Tally"]) -> dict[str, RowScores]:
+        return {task: score(tally.seen, len(self.rows[task])) for task, tally in tallies.items()}
+
+    def _targets(self, answer: Answer) -> Outputs | None:
+        known = self.targets.get(answer.task)
+        return None if known is None else known(answer.batch, answer.outputs)
 
     def _answers(
         self, model: MergedModel, coefficients: Coefficients, layers: Layers
@@ -107,23 +123,19 @@ class HeldOut:
 class _Tally:
     """Sums over the batches of one task."""
 
-    same: int = 0
-    predicted: int = 0
+    seen: list[tuple[Batch, Tensor, Tensor, Tensor | None]] = field(default_factory=list)  # pyright: ignore
     total: float = 0.0
     counted: float = 0.0
 
-    def compare(self, answer: Answer, expected: Tensor) -> None:
-        found = predictions(answer.outputs.logits, answer.batch.positions)
-        self.same += int((found == expected.to(found.device)).sum())
-        self.predicted += found.numel()
+    def compare(self, answer: Answer, expected: Tensor, targets: Outputs | None, temperature: float) -> None:
+        positions = answer.batch.positions
+        found = predictions(answer.outputs.logits, positions)
+        lost = None if targets is None else divergences(answer.outputs, targets, positions, temperature)
+        self.seen.append((answer.batch._replace(inputs={}), found, expected, lost))
 
     def lose(self, batch: Batch, objective: float) -> None:
         self.total += count(batch) * objective
         self.counted += count(batch)
-
-    @property
-    def agreement(self) -> float:
-        return self.same / self.predicted
 
     @property
     def objective(self) -> float:
@@ -131,7 +143,11 @@ class _Tally:
 
 
 def hold_out(
-    model: MergedModel, rows: Mapping[str, Rows], size: int, targets: Mapping[str, Targets] | None = None
+    model: MergedModel,
+    rows: Mapping[str, Rows],
+    size: int,
+    targets: Mapping[str, Targets] | None = None,
+    temperature: float = 1.0,
 ) -> HeldOut:
     """Predict each task's held-out rows once with its expert, or read the predictions from its targets.
 
@@ -140,6 +156,8 @@ def hold_out(
         rows: Held-out rows per task; tasks without rows are dropped.
         size: Rows per batch.
         targets: Each expert's outputs on these rows, per task, if computed before; these experts do not run again.
+            The divergence needs them.
+        temperature: Of the divergence; that with which the targets of a large vocabulary were stored.
 
     Returns:
         Rows and predictions of the tasks that have held-out rows.
@@ -149,7 +167,7 @@ def hold_out(
         task: _from_targets(own, size, targets[task]) if task in targets else _from_expert(model, task, own, size)
         for task, own in rows.items()
     }
-    return HeldOut(rows, predicted, targets, size)
+    return HeldOut(rows, predicted, targets, size, temperature)
 
 
 def _from_targets(rows: Rows, size: int, targets: Targets) -> list[Tensor]:

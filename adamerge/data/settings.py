@@ -84,6 +84,7 @@ class Batching:
     Attributes:
         rows: Calibration rows per task, drawn with the seed; null uses all.
         held_out: Share of them that is held out to choose the best iterate; 0 holds out none.
+        least_held_out: Hold out at least so many rows of a task that has twice as many or more, whatever the share.
         batch_size: Rows per task per step; null uses all rows at every step.
         micro_batch: Rows per forward pass; affects memory, not results.
         max_length: Maximum number of tokens per row; null uses the tokenizer's maximum.
@@ -95,6 +96,7 @@ class Batching:
 
     rows: int | None = 256
     held_out: float = 0.25
+    least_held_out: int = 32
     batch_size: int | None = 16
     micro_batch: int = 64
     max_length: int | None = None
@@ -107,6 +109,8 @@ class Batching:
         for key, value in {**numbers, "max_length": self.max_length}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key}: expected at least 1, found {value}.")
+        if self.least_held_out < 0:
+            raise ConfigError(f"data.least_held_out: expected 0 or more, found {self.least_held_out}.")
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"data.held_out: expected a share of at least 0 and less than 1, found {self.held_out}.")
 

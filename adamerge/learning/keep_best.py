@@ -14,7 +14,10 @@ from adamerge.optim import FrankWolfeOptimizer, SearchingOptimizer, Selection
 from adamerge.types import Coefficients, ConfigError, check_types
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
-"""Coefficients → "agreement" and "objective" on held-out rows, each the mean over tasks."""
+"""Coefficients → "divergence" (if known), "agreement" and "objective" on held-out rows, each the mean over tasks."""
+
+Monitor: TypeAlias = Literal["divergence", "agreement", "objective", "last"]
+"""What decides which iterate is the best."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +25,20 @@ class Watching:
     """Choice of the best iterate.
 
     Attributes:
-        monitor: agreement (share of held-out rows on which merged model and expert predict the same), the objective on
-            held-out rows, or last (use the last step, as published).
+        monitor: What is measured on held-out rows: divergence (mean KL from the expert's predictions; of equal ones, to
+            three digits, the higher agreement counts), agreement (share of rows on which merged model and expert
+            predict the same), the objective; or last (use the last step, as published).
         every: Steps between two evaluations on the held-out rows.
         patience: Evaluations without improvement after which learning stops; null never stops early.
+        guard: At the end, compare the best iterate, rounded as it would be written, on the held-out rows with the
+            finished merges that could have been taken instead (the centre, the average, task arithmetic at its best
+            scale), and export the best of them.
     """
 
-    monitor: Literal["agreement", "objective", "last"] = "agreement"
+    monitor: Monitor = "divergence"
     every: int = 10
     patience: int | None = 10
+    guard: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -43,7 +51,7 @@ class Watching:
 class KeepBest(Callback):
     """Evaluates held-out rows every few steps, keeps the best coefficients, and stops without improvement.
 
-    The start counts as an iterate. Iterates of equal agreement are compared by the objective. The state of this
+    The start counts as an iterate. Equal iterates are compared by what else is measured. The state of this
     callback is part of a checkpoint.
 
     Args:
@@ -53,8 +61,8 @@ class KeepBest(Callback):
         same_rows: Whether all steps use the same rows; learning then stops when the optimiser has converged.
 
     Attributes:
-        history: One entry per evaluation: step, loss, agreement, objective, range of the coefficients, and the
-            optimiser's certificate if it has one; all finite, otherwise learning ends with a ConfigError.
+        history: One entry per evaluation: step, loss, divergence, agreement, objective, range of the coefficients, and
+            the optimiser's certificate if it has one; all finite, otherwise learning ends with a ConfigError.
         best_step: The step of the best coefficients; the last one without held-out rows.
         best: The best coefficients, (G, K).
         certificate: The optimiser's certificate after that step; empty for the start.
@@ -90,7 +98,8 @@ class KeepBest(Callback):
         steps = trainer.global_step - self.history[-1]["step"]
         seconds = (time.perf_counter() - self._clock) / max(1, steps)
         self._evaluate(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"]), "s/step": seconds})
-        shown = {key: self.history[-1][key] for key in ("agreement", "gap", "s/step") if key in self.history[-1]}
+        wanted = ("divergence", "agreement", "gap", "s/step")
+        shown = {key: value for key, value in self.history[-1].items() if key in wanted}
         pl_module.log_dict(shown, prog_bar=True)
         trainer.should_stop = trainer.should_stop or self._stale() or done
         self._clock = time.perf_counter()
@@ -112,9 +121,9 @@ class KeepBest(Callback):
         certificate = _certificate(trainer)
         self.history.append({"step": trainer.global_step, **learned, **certificate, **seen, **extent})
         _check_finite(self.history[-1])
-        rank = self._rank(trainer.global_step, seen)
-        if rank > self._best_rank:
-            self._best_rank, self.best_step, self.best = rank, trainer.global_step, coefficients.cpu().clone()
+        found = self._rank(trainer.global_step, seen)
+        if found > self._best_rank:
+            self._best_rank, self.best_step, self.best = found, trainer.global_step, coefficients.cpu().clone()
             self.certificate, self.selections = certificate, _selections(trainer)
         self._tell("  ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
 
@@ -122,8 +131,7 @@ class KeepBest(Callback):
         """Return a list that compares as greater for a better iterate."""
         if not seen or self._watching.monitor == "last":
             return [step]
-        low = -seen["objective"]
-        return [seen["agreement"], low] if self._watching.monitor == "agreement" else [low]
+        return rank(seen, self._watching.monitor)
 
     def _stale(self) -> bool:
         """Return whether `patience` evaluations have passed since the best one."""
@@ -142,6 +150,33 @@ class KeepBest(Callback):
         self.best, self._best_rank = state_dict["best"], state_dict["rank"]  # pyright: ignore
         self.certificate = state_dict["certificate"]  # pyright: ignore
         self.selections = [Selection(**selection) for selection in state_dict["selections"]]  # pyright: ignore
+
+
+def criterion(monitor: Monitor) -> Literal["divergence", "agreement"]:
+    """Return what finished merges are compared by: agreement if iterates are, else the divergence."""
+    return "agreement" if monitor == "agreement" else "divergence"
+
+
+def rank(seen: Mapping[str, float], monitor: Monitor) -> list[float]:
+    """Return a list that compares as greater for what is better on held-out rows.
+
+    Divergences that are the same to three digits are closer than held-out rows can tell; there agreement decides.
+
+    Args:
+        seen: Divergence, if it is known, agreement and objective.
+        monitor: What counts first.
+
+    Example:
+        >>> one = {"divergence": 0.05012, "agreement": 0.8, "objective": 0.0}
+        >>> other = {"divergence": 0.05014, "agreement": 0.9, "objective": 0.0}
+        >>> rank(one, "divergence") > rank(other, "divergence"), rank(one, "objective") > rank(other, "objective")
+        (False, False)
+    """
+    agreement, low = seen["agreement"], -seen["objective"]
+    if monitor == "divergence" and "divergence" in seen:
+        exact = seen["divergence"]
+        return [-float(f"{exact:.3g}"), agreement, -exact, low]
+    return [low] if monitor == "objective" else [agreement, low]
 
 
 def _certificate(trainer: Trainer) -> dict[str, float]:

@@ -49,7 +49,7 @@ class Goals(NamedTuple):
     """The experts' outputs, by task.
 
     Attributes:
-        learn: Outputs on the rows to learn from.
+        learn: Outputs on the rows to learn from; empty if the objective does not compare with them.
         watch: Outputs on the held-out rows.
     """
 
@@ -62,13 +62,14 @@ def divide(rows: Mapping[str, Rows], batching: Batching, seed: int) -> Calibrati
 
     Args:
         rows: Calibration rows by task.
-        batching: Contains the share.
+        batching: Contains the share, and the least number of a task that has twice as many rows.
         seed: Random seed of the division.
 
     Returns:
         The divided rows.
     """
-    parts = {task: split_held_out(len(own), batching.held_out, seed) for task, own in rows.items()}
+    share, least = batching.held_out, batching.least_held_out
+    parts = {task: split_held_out(len(own), share, seed, least) for task, own in rows.items()}
     return Calibration(
         {task: Subset(rows[task], learn) for task, (learn, _) in parts.items()},
         {task: Subset(rows[task], watch) for task, (_, watch) in parts.items() if watch},
@@ -96,8 +97,8 @@ def learn(
         calibration: The rows.
         learning: Settings of learning.
         held_out: The experts' predictions on the held-out rows, if they are computed already.
-        targets: The experts' outputs, for objectives that compare with them, or a folder that stores them; None stores
-            none.
+        targets: The experts' outputs, which the divergence and some objectives compare with, or a folder that stores
+            them; None stores none.
         checkpoints: Folder of the checkpoint from which a run resumes; none is written by default.
         resume: Whether to resume from that checkpoint.
         tell: Called with a line of text after each evaluation on the held-out rows.
@@ -113,7 +114,8 @@ def learn(
     check_learning(learning, len(model.vectors.experts))
     if learning.steps:
         targets = targets if isinstance(targets, Goals) else goals_of(model, objective, calibration, targets)
-        held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch, targets.watch)
+        size, temperature = learning.batching.micro_batch, target_settings(objective).temperature
+        held_out = held_out or hold_out(model, calibration.watch, size, targets.watch, temperature)
     return descend(
         model,
         objective,
@@ -149,7 +151,7 @@ def descend(
         calibration: As for `learn`.
         learning: Settings that `check_learning` accepts.
         held_out: The experts' predictions on the held-out rows.
-        goals: The experts' outputs, for objectives that compare with them.
+        goals: The experts' outputs, which the divergence and some objectives compare with.
         checkpoints: As for `learn`.
         resume: As for `learn`.
         tell: As for `learn`.
@@ -199,11 +201,12 @@ def goals_of(
     folder: Path | None,
     keeper: Keeper | None = None,
 ) -> Goals:
-    """Compute the experts' outputs on their rows, or read them from the folder; empty if the objective needs none."""
-    if not objective.uses_targets:
-        return Goals({}, {})
+    """Compute the experts' outputs on their rows, or read them from the folder.
+
+    On the rows to learn from only if the objective compares with them; on held-out rows for the divergence too.
+    """
     settings = target_settings(objective)
-    parts = ((calibration.learn, "learn"), (calibration.watch, "watch"))
+    parts = ((calibration.learn if objective.uses_targets else {}, "learn"), (calibration.watch, "watch"))
     return Goals(
         *(compute_targets(model, rows, settings, folder / name if folder else None, keeper) for rows, name in parts)
     )
@@ -277,7 +280,8 @@ def _measure(
     task_weights: Mapping[str, float],
     coefficients: Coefficients,
 ) -> dict[str, float]:
-    """Compute mean agreement and the weighted objective on held-out rows."""
+    """Compute mean agreement, mean divergence and the weighted objective on held-out rows."""
     seen = held_out.measure(model, coefficients, objective)
     weighted = {task: task_weights.get(task, 1.0) * value for task, value in seen.objective.items()}
-    return {"agreement": mean(seen.agreement), "objective": mean(weighted)}
+    known = {"divergence": mean(seen.divergence)} if held_out.targets else {}
+    return {**known, "agreement": mean(seen.agreement), "objective": mean(weighted)}

@@ -25,6 +25,9 @@ class Learned:
         selections: The vertices that Frank-Wolfe selected so far, with their weights in the coefficients.
         moved: Largest distance of a coefficient from its start over all steps; None if nothing was learned.
         warnings: What a user should know of learning: an optimiser that has not moved the coefficients, and why.
+        guard: What the guard found, as JSON; None if nothing was compared.
+        plain: Whether the coefficients are of untransformed task vectors over the base, because the guard took a
+            finished merge that is none of what was learned on.
     """
 
     coefficients: Coefficients
@@ -36,6 +39,8 @@ class Learned:
     selections: list[Selection] = field(default_factory=list[Selection])
     moved: float | None = None
     warnings: tuple[str, ...] = ()
+    guard: Mapping[str, object] | None = None
+    plain: bool = False
 
     def as_json(self, groups: Sequence[str], experts: Sequence[str]) -> dict[str, object]:
         """Return everything but the coefficients as JSON, with the names of their rows and columns."""
@@ -46,6 +51,8 @@ class Learned:
             found["selections"] = as_json(self.selections, groups, experts)
         if self.moved is not None:
             found |= {"moved": self.moved, "warnings": list(self.warnings)}
+        if self.guard is not None:
+            found["guard"] = dict(self.guard)
         return found
 
     @classmethod

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from adamerge.calibration.agreement import HeldOut, hold_out
-from adamerge.learning.learn import Calibration, Goals, descend, goals_of
+from adamerge.learning.learn import Calibration, Goals, descend, goals_of, target_settings
 from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.chunks import Chunks, Importance, chunked, importance, importance_by_gradient
@@ -110,7 +110,8 @@ def learn_in_stages(
     goals = targets if isinstance(targets, Goals) else Goals({}, {})
     if learning.steps and not isinstance(targets, Goals):
         goals = goals_of(model, objective, calibration, targets)
-    held_out = held_out or hold_out(model, calibration.watch, learning.batching.micro_batch, goals.watch)
+    size, temperature = learning.batching.micro_batch, target_settings(objective).temperature
+    held_out = held_out or hold_out(model, calibration.watch, size, goals.watch, temperature)
     run = partial(
         descend, objective=objective, calibration=calibration, held_out=held_out, goals=goals, resume=resume, tell=tell
     )

@@ -23,12 +23,14 @@ class Table(NamedTuple):
         grouping: Names of the groups, and their parameters.
         experts: Names of the columns.
         centre: Name of the model that the weighted task vectors are added to; None in files that do not name it.
+        plain: Whether they belong to untransformed task vectors over the base, whatever the run learned on.
     """
 
     coefficients: Coefficients
     grouping: Grouping
     experts: tuple[str, ...]
     centre: str | None = None
+    plain: bool = False
 
 
 def save_coefficients(
@@ -38,11 +40,13 @@ def save_coefficients(
     experts: Sequence[str],
     *,
     centre: str | None = None,
+    plain: bool = False,
 ) -> None:
     """Write a float32 tensor `coefficients` (G, K); the metadata holds names as JSON.
 
     `groups` and `experts` are lists of names; `parameters` maps each parameter to the index of its group, or to a list
-    with an index for each of its rows; `centre` names what the weighted task vectors are added to.
+    with an index for each of its rows; `centre` names what the weighted task vectors are added to; `plain` is there if
+    a run exports untransformed task vectors over the base although it learned on others.
     """
     rows = {name: index.numpy().tolist() for name, index in grouping.rows.items()}
     metadata = {
@@ -52,6 +56,8 @@ def save_coefficients(
     }
     if centre is not None:
         metadata["centre"] = json.dumps(centre)
+    if plain:
+        metadata["plain"] = "true"
     write_safetensors(path, {"coefficients": coefficients.detach().float().cpu()}, metadata)
 
 
@@ -77,7 +83,8 @@ def load_coefficients(path: str | Path) -> Table:
         metadata, coefficients = file.metadata() or {}, file.get_tensor("coefficients")
         groups, experts, parameters = (json.loads(metadata[key]) for key in ("groups", "experts", "parameters"))
         centre = json.loads(metadata.get("centre", "null"))
+        plain = metadata.get("plain") == "true"
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(f"{path}: expected the coefficients of a finished run ({error}).") from error
     rows = {name: torch.tensor(index).reshape(-1) for name, index in parameters.items()}
-    return Table(coefficients, Grouping(tuple(groups), rows), tuple(experts), centre)
+    return Table(coefficients, Grouping(tuple(groups), rows), tuple(experts), centre, plain)

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut
+from adamerge.calibration.row_scores import RowScores
 from adamerge.data.rows import Rows
-from adamerge.merging.grouping import task_wise
-from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
-from adamerge.results.evaluate import MEAN, Evaluation, Scores, mean, relative, tuned_scale
+from adamerge.merging.merged_model import MergedModel
+from adamerge.results.evaluate import MEAN, Evaluation, Scores, relative
+from adamerge.results.finished_merges import Candidate, Criterion, by_task, finished_merges, plain_model
+from adamerge.results.guard import Guarded
+from adamerge.results.no_labels import verdict
 from adamerge.results.written import written_model
 from adamerge.types import Coefficients
 
@@ -27,13 +30,18 @@ class Comparison:
         scores: Scores by candidate (base, expert, average, task_arithmetic, task_arithmetic_tuned, learned) and task.
         agreement: Share of held-out predictions equal to the expert's, by candidate and task.
         metric: accuracy (in %) or perplexity.
-        tuned_scale: Scale of task arithmetic with the highest agreement, if it was measured.
+        tuned_scale: Best scale of task arithmetic on held-out rows, if it was measured.
+        judged: Agreement and divergence of each held-out row, by candidate (and the centre's, if it is a merge) and
+            task.
+        by: What the scale was chosen by.
     """
 
     scores: Mapping[str, Scores]
-    agreement: Mapping[str, Mapping[str, float]]
+    agreement: Mapping[str, Mapping[str, float | None]]
     metric: str
     tuned_scale: float | None
+    judged: Mapping[str, Mapping[str, RowScores]] = field(default_factory=dict[str, Mapping[str, RowScores]])
+    by: Criterion = "divergence"
 
     @property
     def measured(self) -> bool:
@@ -52,7 +60,14 @@ class Comparison:
 
     def as_json(self) -> dict[str, object]:
         """Return the content of metrics.json: the candidates and the other values on one level."""
-        beside = {"agreement": self.agreement, "metric": self.metric, "task_arithmetic_scale": self.tuned_scale}
+        beside = {
+            "agreement": self.agreement,
+            "divergence": {key: by_task(own, "divergence") for key, own in self.judged.items()},
+            "verdict": verdict(self.judged, self.by) if self.judged else None,
+            "metric": self.metric,
+            "task_arithmetic_scale": self.tuned_scale,
+            "task_arithmetic_scale_by": self.by if self.tuned_scale is not None else None,
+        }
         return {**_finite(self.scores), "percent_of_expert": _finite(self.relative()), **beside}
 
 
@@ -72,6 +87,8 @@ def compare(
     learned: Coefficients,
     console: Console,
     written: Path | None = None,
+    by: Criterion = "divergence",
+    guarded: Guarded | None = None,
 ) -> Comparison:
     """Evaluate the learned merge and the models that it is compared with.
 
@@ -86,24 +103,21 @@ def compare(
         learned: The learned coefficients, (G, K).
         console: Prints the status.
         written: Folder of the exported checkpoint, which is then what is measured as learned.
+        by: What the scale of task arithmetic is chosen by on held-out rows.
+        guarded: What the guard measured on the same rows.
 
     Returns:
         Scores and agreement of each candidate.
     """
-    vectors = task_vectors(
-        model.experts, changed, resident=False, dtype=model.vectors.dtype, device=model.vectors.device
-    )
-    plain = MergedModel(model.experts, vectors, task_wise(changed), model.rounding, model.blocks)
-    candidates = {
-        "average": (plain, uniform(plain, 1 / len(vectors.experts))),
-        "task_arithmetic": (plain, uniform(plain, 0.3)),
-    }
-    scale = None
+    plain = plain_model(model, changed)
+    finished = finished_merges(plain, held_out, by, guarded.scale if guarded else None)
+    candidates = dict(finished.merges)
+    candidates["learned"] = Candidate(*written_model(model, written)) if written else Candidate(model, learned)
+    judged: dict[str, Mapping[str, RowScores]] = {}
     if held_out:
-        scale, _ = tuned_scale(plain, held_out)
-        candidates["task_arithmetic_tuned"] = (plain, uniform(plain, scale))
-    candidates["learned"] = written_model(model, written) if written else (model, learned)
-    agreement = {key: _agreement(held_out, *candidate) for key, candidate in candidates.items()} if held_out else {}
+        judged = {key: held_out.judge(*candidate) for key, candidate in candidates.items()}
+    if guarded and "centre" in guarded.scores:
+        judged["centre"] = guarded.scores["centre"]
     scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, MEAN]) for key in CANDIDATES}
     metric = "accuracy"
     if rows:
@@ -113,9 +127,5 @@ def compare(
             for key, (candidate, coefficients) in candidates.items():
                 scores[key] = Evaluation(candidate, rows, held_out.size).merged(coefficients)
         metric = own.metric
-    return Comparison(scores, agreement, metric, scale)
-
-
-def _agreement(held_out: HeldOut, model: MergedModel, coefficients: Coefficients) -> dict[str, float]:
-    by_task = held_out.agreement(model, coefficients)
-    return {**by_task, MEAN: mean(by_task)}
+    agreement = {key: by_task(own, "agreement") for key, own in judged.items()}
+    return Comparison(scores, agreement, metric, finished.scale, judged, by)

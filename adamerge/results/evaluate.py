@@ -8,7 +8,6 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
-from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
 from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.merged_model import MergedModel, uniform
@@ -89,28 +88,6 @@ class Evaluation:
             metrics[task].update(outputs.logits, batch.labels)
         values = {task: _value(metrics[task]) for task in self._rows}
         return {**values, MEAN: mean(values)}
-
-
-def tuned_scale(model: MergedModel, held_out: HeldOut) -> tuple[float, float]:
-    """Find the scale of task arithmetic with the highest held-out agreement.
-
-    θ₀ + s·Σₖ τₖ for s in 0.1, 0.2, … 1.0; the smallest of equal ones is returned.
-
-    Args:
-        model: The experts and their task vectors.
-        held_out: Held-out rows and the experts' predictions on them.
-
-    Returns:
-        The scale s and its agreement, 0 to 1.
-
-    Reference:
-        Ilharco et al., Editing Models with Task Arithmetic, 2023; there s is chosen on labeled rows.
-    """
-    found: dict[float, float] = {}
-    for scale in SCALES:
-        found[scale] = mean(held_out.agreement(model, uniform(model, scale)))
-    best = max(SCALES, key=lambda scale: (found[scale], -scale))
-    return best, found[best]
 
 
 def mean(values: Mapping[str, float]) -> float:

@@ -53,37 +53,43 @@ def heat_map(
     _save(figure, path)
 
 
-def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path) -> None:
-    """Draw objective and agreement on held-out rows over steps, and mark the best iterate.
+def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path, monitor: str | None = None) -> None:
+    """Draw divergence or objective, and agreement, on held-out rows over steps, and mark the best iterate.
 
     Args:
-        history: Measurements on held-out rows: step, agreement (0 to 1) and objective; without them nothing is drawn.
+        history: Measurements on held-out rows: step, agreement (0 to 1), objective and perhaps divergence; without
+            them nothing is drawn.
         best_step: Step of the best iterate.
         path: The PNG file.
+        monitor: What the best iterate was chosen by, for the legend; with divergence, that is drawn and not the
+            objective.
     """
     seen = [entry for entry in history if "agreement" in entry]
     if not seen:
         return
     steps = [entry["step"] for entry in seen]
+    chosen = f" (by {monitor})" if monitor else ""
     figure = Figure(figsize=(7, 4), layout="constrained")
     left = figure.add_subplot()
     right = left.twinx()
-    left.plot(steps, [entry["objective"] for entry in seen], color="tab:gray", label="objective, held out")
+    key = "divergence" if monitor == "divergence" and all("divergence" in entry for entry in seen) else "objective"
+    left.plot(steps, [entry[key] for entry in seen], color="tab:gray", label=f"{key}, held out")
     right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", label="agreement, held out")
-    left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}")
-    left.set(xlabel="step", ylabel="objective")
+    left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}{chosen}")
+    left.set(xlabel="step", ylabel=f"{key}, nats" if key == "divergence" else key)
     right.set_ylabel("agreement, %")
     figure.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, loc="outside upper center", ncols=3)
     _save(figure, path)
 
 
-def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str) -> Table:
+def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str, by: str | None = None) -> Table:
     """Make a table with one line per task and one column per model: the score, and in brackets its % of the expert's.
 
     Args:
         metrics: Scores by model; a model without any score gets no column.
         ratios: Scores in % of the expert's.
         unit: The metric and its unit, for the title.
+        by: What the scale of task arithmetic was chosen by on held-out rows, for the caption.
 
     Returns:
         The table.
@@ -93,7 +99,8 @@ def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str
     title = f"{unit} (in brackets: % of the expert on its own task)"
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     if "task_arithmetic_tuned" in shown:
-        result.caption, result.caption_justify = "tuned: at the scale with the highest agreement", "left"
+        best = "highest agreement" if by == "agreement" else "lowest divergence from the experts"
+        result.caption, result.caption_justify = f"tuned: at the scale with the {best} on held-out rows", "left"
     result.add_column("task", vertical="bottom")
     for key in shown:
         result.add_column(NAMES.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))

@@ -163,6 +163,7 @@ def build_model(
     rows: Mapping[str, Rows] | None = None,
     console: Console | None = None,
     keeper: Keeper | None = None,
+    watch: Mapping[str, Rows] | None = None,
 ) -> MergedModel:
     """Build the model to learn on: task vectors of the parameters `names`, transformed as configured, and grouped.
 
@@ -175,6 +176,7 @@ def build_model(
             are read.
         console: Shows the progress of a transform.
         keeper: Stores centre and task vectors under their cache keys.
+        watch: Held-out rows per task, on which `centre: auto` judges.
 
     Raises:
         ConfigError: A centre or transform needs rows, there are none, and no stored result has the same key.
@@ -182,7 +184,7 @@ def build_model(
     run = run if isinstance(run, RunDirectory) else RunDirectory(run)
     rows, console = rows or {}, console or Console(quiet=True)
     keeper = keeper or keeper_for(console)
-    centre = centre_of(config, experts, names, run, rows, console, keeper)
+    centre = centre_of(config, experts, names, run, rows, console, keeper, watch)
     vectors = plain_vectors(config, experts, names, centre)
     if config.task_vectors is not None:
         with fisher_inputs(config.task_vectors, experts, vectors, run, rows, console, keeper) as fisher:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from adamerge.calibration.cache_keys import digest_of_rows
 from adamerge.calibration.fisher_information import fisher_information
+from adamerge.calibration.race import Auto
 from adamerge.calibration.regmean import RegMean, kept_regmean
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
@@ -18,6 +20,7 @@ from adamerge.merging.device import device_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.task_vectors import TaskVectors
+from adamerge.runs.auto_centre import AutoCentre
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
@@ -48,6 +51,7 @@ def centre_of(
     rows: Mapping[str, Rows],
     console: Console,
     keeper: Keeper,
+    watch: Mapping[str, Rows] | None = None,
 ) -> Weights:
     """Return the base, or compute or read the merge that the configuration names as centre.
 
@@ -59,17 +63,23 @@ def centre_of(
         rows: Calibration rows per task, for a centre that uses them.
         console: Shows progress.
         keeper: Stores the centre under its cache key.
+        watch: Held-out rows per task, on which `centre: auto` judges; the calibration rows if there are none.
     """
     if config.centre is None:
         return experts.base
     plain = plain_vectors(config, experts, names)
-    if isinstance(config.centre, Transform):
-        with fisher_inputs(config.centre, experts, plain, run, rows, console, keeper) as fisher:
-            transform = by_matrix(config.centre, experts.layouts)
-            return merged_at_once(plain, transform, run.centre, console=console, keeper=keeper, **fisher)
-    settings = RegMean() if config.centre == "regmean" else config.centre
     model = over_one_group(experts, plain, execution_for(config, experts, names, rows, plain.device).blocks)
-    return kept_regmean(model, rows, settings, run.centre, config.data.micro_batch, keeper)
+
+    def merged(choice: RegMean | Transform, file: Path) -> Weights:
+        if isinstance(choice, RegMean):
+            return kept_regmean(model, rows, choice, file, config.data.micro_batch, keeper)
+        with fisher_inputs(choice, experts, plain, run, rows, console, keeper) as fisher:
+            transform = by_matrix(choice, experts.layouts)
+            return merged_at_once(plain, transform, file, console=console, keeper=keeper, **fisher)
+
+    if isinstance(config.chosen_centre, Auto):
+        return AutoCentre(config, config.chosen_centre, model, run, watch or rows, merged, console, keeper).weights()
+    return merged(config.chosen_centre, run.centre)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from adamerge.runs.check_place import check_place
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, component_notes, components, ranks
 from adamerge.runs.config import MergeConfig, source_of
-from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of
+from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of, row_notes
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
 from adamerge.runs.settle_rows import settle_rows
@@ -53,7 +53,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         more, other = _memory(config, experts, data)
         lines += more
         problems += [problem for problem in other if problem not in problems]
-        lines += notes
+        lines += [*notes, *row_notes(config, data)]
         problems += found
         lines += [] if problems else learning_notes(config, experts.shared)
         lines += component_notes(config, experts, experts.shared)

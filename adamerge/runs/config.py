@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from adamerge.calibration.closed_form import ClosedForm
+from adamerge.calibration.race import Auto, CentreChoice
 from adamerge.calibration.regmean import RegMean
 from adamerge.data.settings import Batching, DataSource
 from adamerge.experts.name_patterns import Split
@@ -155,7 +156,8 @@ class MergeConfig:
             blocks of a plain module).
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
             are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
-            a transform of the task vectors (for example Wudi).
+            a transform of the task vectors (for example Wudi); auto lets finished merges race on held-out rows and
+            takes the one that diverges least from the experts (its options as those of the class Auto).
         grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
             each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
@@ -195,7 +197,7 @@ class MergeConfig:
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Mode | Memory = "auto"
-    centre: Literal["regmean"] | RegMean | Transform | None
+    centre: Literal["regmean", "auto"] | RegMean | Transform | CentreChoice | None
     grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm | EarlierRun
@@ -249,7 +251,14 @@ class MergeConfig:
         """Name of the centre: base, RegMean or the name of a transform."""
         if self.centre is None:
             return "base"
-        return "RegMean" if self.centre == "regmean" else type(self.centre).__name__
+        return "auto" if self.centre == "auto" else type(self.chosen_centre).__name__
+
+    @property
+    def chosen_centre(self) -> RegMean | Transform | CentreChoice:
+        """The centre with its options, of a configuration that has one."""
+        assert self.centre is not None
+        named = {"regmean": RegMean, "auto": Auto}
+        return named[self.centre]() if isinstance(self.centre, str) else self.centre
 
     @property
     def columns(self) -> tuple[str, ...]:

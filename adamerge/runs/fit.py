@@ -11,7 +11,8 @@ from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.learning.learn import Goals, divide, goals_of
+from adamerge.learning.keep_best import criterion
+from adamerge.learning.learn import divide, goals_of, target_settings
 from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
@@ -24,16 +25,19 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
+from adamerge.results.guard import Guarded
+from adamerge.results.no_labels import held_out_table, verdict
 from adamerge.results.report import curve, heat_map, table
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
 from adamerge.runs.check_place import check_place
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.exported_files import hash_export
 from adamerge.runs.finished import check_unfinished, drop_former, files_of_export, put_aside
 from adamerge.runs.inputs import inputs, remember
-from adamerge.runs.learning_settings import learning_notes, learning_of
+from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.opened import Opened
 from adamerge.runs.recipe import key_of_run, recipe
@@ -99,7 +103,7 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     remember(made_from, run.inputs)
     clock.lap("open and check")
     keeper = keeper_for(console, accept_unkeyed=resume)
-    staged, held_out = learn_merge(
+    staged, held_out, guarded = learn_merge(
         config, opened, learning, run, key_of_run(made_from, resolved), keeper, console, resume=resume
     )
     model, learned = staged.model, staged.learned
@@ -108,7 +112,7 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     clock.lap("learn")
     known = files_of_export(run)
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
-    _write_learned(run, model, learned, config.centre_name)
+    _write_learned(run, model, learned, config)
     former = put_aside(run.merged)
     exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
     _print_lines(console, filter(None, [drop_former(former, run.merged, known)]))
@@ -117,11 +121,13 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     clock.lap("export")
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
-        comparison = compare(model, opened.changed, rows, held_out, learned.coefficients, console, run.merged)
+        by, coefficients = criterion(config.watch.monitor), learned.coefficients
+        comparison = compare(model, opened.changed, rows, held_out, coefficients, console, run.merged, by, guarded)
     clock.lap("measure")
     facts = run_facts(config, opened, model, held_out, clock)
     report(run, comparison, learned, model, exported, facts, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
+    made |= {"guard": dict(learned.guard)} if learned.guard else {}
     counts = {task: len(own) for task, own in opened.data.calibration.items()}
     card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
     write_cards(card, exported.folder)
@@ -129,7 +135,7 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     redo = {**made, "warnings": list(learned.warnings), "card": as_json(card), "files": hash_export(exported.folder)}
     write_text(run.recipe, json.dumps(redo, indent=2, allow_nan=False) + "\n")
     write_report([run.path], run.report)
-    _print_places(console, run, learned, exported)
+    _print_places(console, run, learned, exported, config.watch.monitor)
     return Finished(run.path, learned, comparison, exported)
 
 
@@ -149,6 +155,7 @@ def open_inputs(config: MergeConfig, run: RunDirectory, console: Console) -> Ope
     notes = [
         *data.notes,
         *learning_notes(config, inspection.changed),
+        *row_notes(config, data.calibration),
         *component_notes(config, experts, inspection.changed),
     ]
     _print_lines(console, notes)
@@ -172,7 +179,7 @@ def learn_merge(
     console: Console,
     *,
     resume: bool,
-) -> tuple[Staged, HeldOut]:
+) -> tuple[Staged, HeldOut, Guarded | None]:
     """Compute what is needed from the experts once, and learn the coefficients.
 
     Args:
@@ -186,7 +193,7 @@ def learn_merge(
         resume: Resume from the run's last checkpoint.
 
     Returns:
-        Model and learned coefficients, and the held-out rows with the experts' predictions.
+        Model and coefficients to export, the held-out rows with the experts' predictions, and what the guard found.
 
     Raises:
         ConfigError: The device's memory is exhausted.
@@ -195,17 +202,16 @@ def learn_merge(
     with advice_where_full(device_of(config.trainer.accelerator)):
         rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
         calibration = divide(rows, config.data, config.seed_everything)
-        model = build_model(config, experts, changed, run, calibration.learn, console, keeper)
+        model = build_model(config, experts, changed, run, calibration.learn, console, keeper, calibration.watch)
         size = config.data.micro_batch
         if isinstance(config.start, ClosedForm):
             init = kept_closed_form(model, calibration.learn, config.start, run.start, size, keeper)
             learning = replace(learning, init=init)
         else:
             learning = replace(learning, init=start_of(config, model.grouping))
-        goals = Goals({}, {})
-        if learning.steps:
-            goals = goals_of(model, config.objective, calibration, run.targets, keeper)
-        held_out = hold_out(model, calibration.watch, size, goals.watch)
+        needed = calibration if learning.steps else replace(calibration, learn={})
+        goals = goals_of(model, config.objective, needed, run.targets, keeper)
+        held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)
         staged = learn_in_stages(
             model,
             config.objective,
@@ -221,18 +227,23 @@ def learn_merge(
             tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
             keeper=keeper,
         )
-        return staged, held_out
+        if not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
+            return staged, held_out, None
+        guarded = guard_merge(config, staged, changed, held_out)
+        _print_lines(console, guarded.lines())
+        return take(staged, guarded), held_out, guarded
 
 
-def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, centre: str) -> None:
+def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, config: MergeConfig) -> None:
+    centre = "base" if learned.plain else config.centre_name
     groups, names = model.grouping.groups, model.vectors.experts
-    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names, centre=centre)
+    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names, centre=centre, plain=learned.plain)
     heat_map(learned.coefficients, groups, names, run.heat_map, centre=centre)
-    curve(learned.history, learned.best_step, run.curve)
+    curve(learned.history, learned.best_step, run.curve, config.watch.monitor)
 
 
-def _print_places(console: Console, run: RunDirectory, learned: Learned, exported: Exported) -> None:
-    console.print(f"\nbest iterate: step {learned.best_step}" if learned.history else "")
+def _print_places(console: Console, run: RunDirectory, learned: Learned, exported: Exported, monitor: str) -> None:
+    console.print(f"\nbest iterate: step {learned.best_step} (by {monitor})" if learned.history else "")
     _print_lines(console, [f"{file.name}: {file}" for file in run.results if file.exists()])
     _print_lines(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
 
@@ -270,7 +281,10 @@ def report(
     if learned.selections:
         console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
-        console.print(table(comparison.scores, comparison.relative(), comparison.unit))
+        console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
+    elif comparison.judged:
+        console.print(held_out_table(comparison.judged, comparison.by))
+        _print_lines(console, [verdict(comparison.judged, comparison.by)])
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:

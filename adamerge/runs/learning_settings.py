@@ -1,17 +1,19 @@
 """Options of learning from a configuration; raises what cannot be used, notes what is unusual."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import torch
 
 from adamerge.calibration.closed_form import ClosedForm
+from adamerge.data.rows import Rows
+from adamerge.data.schedule import held_out_notes
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.merging.device import device_of
 from adamerge.runs.build_model import GROUPINGS
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.start import check_weights, start_of, weight_notes
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 
 def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
@@ -96,6 +98,13 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
             f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps"
         )
     return notes
+
+
+def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
+    """Say how many rows are held out, where that is not the share that is configured, or where they are few."""
+    counts = {task: len(own) for task, own in rows.items()}
+    watched = config.trainer.max_steps and config.watch.monitor != "last"
+    return held_out_notes(counts, config.data.held_out, config.data.least_held_out) if watched else []
 
 
 def _outside(config: MergeConfig, names: Sequence[str]) -> list[str]:

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
-from adamerge.learning.learn import divide
+from adamerge.learning.keep_best import criterion
+from adamerge.learning.learn import Calibration, divide, goals_of, target_settings
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import RoundingMode
@@ -101,10 +102,11 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     names = tuple(model.vectors.shapes)
     held_out = _held_out(config, model, place, keeper, data)
     written = place.merged if place.merged.exists() else None
-    comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console, written)
+    by = criterion(config.watch.monitor)
+    comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console, written, by)
     for line in _notes(place, data):
         _print(console, line)
-    console.print(table(comparison.scores, comparison.relative(), comparison.unit))
+    console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
     kept = json.loads(place.metrics.read_text(encoding="utf-8")) if place.metrics.exists() else {}
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
 
@@ -135,7 +137,11 @@ def _held_out(
     """Read the rows that were held out, and the experts' predictions on them."""
     data = data or settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
     rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, run.answers, keeper)
-    return hold_out(model, divide(rows, config.data, config.seed_everything).watch, config.data.micro_batch)
+    watch = divide(rows, config.data, config.seed_everything).watch
+    kept = run.targets if run.targets.exists() else None
+    goals = goals_of(model, config.objective, Calibration({}, watch), kept, keeper)
+    temperature = target_settings(config.objective).temperature
+    return hold_out(model, watch, config.data.micro_batch, goals.watch, temperature)
 
 
 def _notes(run: RunDirectory, data: Data) -> Iterator[str]:
@@ -171,5 +177,7 @@ def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper, console: Con
         _print(console, note)
     learned, experts = load_coefficients(run.coefficients), open_experts(config)
     check_inputs(hash_models(config, experts), _record(run))
+    if learned.plain:
+        config = replace(config, centre=None, task_vectors=None, grouping="task")
     model = build_model(config, experts, tuple(learned.grouping.rows), run, keeper=keeper)
     return model.regrouped(learned.grouping), learned

@@ -11,6 +11,7 @@ COMMON: Final[dict[str, object]] = {
     "feasible": "Box",
     "objective": "Entropy",
     "watch.patience": 10,
+    "watch.guard": False,
     "optimizer": None,
     "lr_scheduler": None,
     "trainer.max_steps": 0,
@@ -41,6 +42,7 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     | {
         "centre": "Isotropic",  # our addition; centre: null is the published method
         "chunks": {"budget": 8},
+        "watch.guard": True,  # ours too
         "trainer.max_steps": 60,
     },
     "frank_wolfe": ADAMERGING

@@ -158,9 +158,14 @@ def _check_switch(layer: Layer, method: str, findings: Findings) -> None:
         )
 
 
+FORMER: Mapping[str, Mapping[str, object]] = {"watch": {"guard": False}, "data": {"least_held_out": 0}}
+"""Values with which a configuration means what it meant when it was saved, before these keys were there."""
+
+
 def _today(layer: Layer, findings: Findings) -> Document:
-    """Convert a configuration that version 0.1.0 saved: it called an objective's factor weight."""
-    document, content = layer.document, layer.document.content
+    """Convert a saved configuration: keys that it lacks were off, and 0.1.0 called an objective's factor weight."""
+    document = _with_former(layer.document)
+    content = document.content
     models = content.get("models")
     if layer.recorded or not content.keys() >= DECIDED or not isinstance(models, list):
         return document
@@ -168,6 +173,14 @@ def _today(layer: Layer, findings: Findings) -> Document:
         findings.notes.append(f"{findings.where(('models',))}the key weight of each model is now called loss_weight.")
     renamed = [_renamed(model) if _saved_model(model) else model for model in models]
     return replace(document, content={**content, "models": renamed})
+
+
+def _with_former(document: Document) -> Document:
+    content = document.content
+    if not content.keys() >= {*DECIDED, *FORMER, "run_dir"}:  # not saved, or reduced to what the user wrote
+        return document
+    given = {key: own for key in FORMER if isinstance(own := content[key], Mapping)}
+    return replace(document, content={**content, **{key: {**FORMER[key], **own} for key, own in given.items()}})
 
 
 def _saved_model(model: object) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from adamerge.calibration.race import CentreChoice
 from adamerge.experts.experts import Experts
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
@@ -70,6 +71,16 @@ class RunDirectory:
     def centre(self) -> Path:
         """Centre, if it is not the base."""
         return self.path / "centre.safetensors"
+
+    @property
+    def race(self) -> Path:
+        """Table of the race, if `centre: auto` chose the centre."""
+        return self.path / "centre_race.json"
+
+    @property
+    def contestants(self) -> Path:
+        """Folder of the merges that race, while they do."""
+        return self.path / "centres"
 
     @property
     def task_vectors(self) -> Path:
@@ -246,7 +257,8 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
     size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
     shapes = {name: experts.base.shape(name) for name in experts.shared}
     if config.centre is not None:
-        size += resident_bytes(shapes, 1)
+        others = config.chosen_centre.contestants if isinstance(config.chosen_centre, CentreChoice) else ()
+        size += resident_bytes(shapes, 1 + len(others))
     if config.task_vectors is not None:
         size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
     if any(transform.fisher for transform in config.transforms.values()):  # stored until they are computed

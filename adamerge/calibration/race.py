@@ -1,0 +1,104 @@
+"""A race of merges on unlabeled rows, by successive halving: the best half of them goes on with twice as many rows."""
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from adamerge.calibration.regmean import RegMean
+from adamerge.transforms import Isotropic, TaskSingularVectors, Ties, Transform, Wudi
+from adamerge.types import ConfigError
+
+Judge: TypeAlias = Callable[[str, int], float]
+"""(name of a merge, rows per task) → its mean divergence from the experts on the first so many rows of each task."""
+
+
+class CentreChoice(ABC):
+    """How a centre is chosen among merges."""
+
+    @property
+    @abstractmethod
+    def contestants(self) -> Sequence[RegMean | Transform]:
+        """The merges beside the average and task arithmetic."""
+
+
+def _cheap() -> list[RegMean | Transform]:
+    return [Ties(reduce="mean"), TaskSingularVectors(), Isotropic(), Wudi()]
+
+
+@dataclass(frozen=True)
+class Auto(CentreChoice):
+    """Options of `centre: auto`: finished merges race on held-out unlabeled rows, and the winner is the centre.
+
+    The average and task arithmetic take part always.
+
+    Attributes:
+        merges: The other merges, cheap ones by default; RegMean, Fisher and Doge, which take longer, only if named.
+        scales: Factors of each merge's published scale, at each of which it takes part.
+        rows: Rows per task of the first round.
+    """
+
+    merges: list[RegMean | Transform] = field(default_factory=_cheap)
+    scales: list[float] = field(default_factory=lambda: [0.7, 1.0, 1.3])
+    rows: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ConfigError(f"centre.scales: expected finite numbers above 0, at least one, found {self.scales}.")
+        if self.rows < 1:
+            raise ConfigError(f"centre.rows: expected at least 1, found {self.rows}.")
+
+    @property
+    def contestants(self) -> Sequence[RegMean | Transform]:
+        """The merges beside the average and task arithmetic."""
+        return self.merges
+
+
+class Round(NamedTuple):
+    """One round of a race.
+
+    Attributes:
+        rows: Rows per task.
+        divergence: Mean divergence of each merge that took part, the best first.
+    """
+
+    rows: int
+    divergence: Mapping[str, float]
+
+
+def race(names: Sequence[str], judge: Judge, *, first: int, most: int, seed: int) -> list[Round]:
+    """Let merges race; the winner is the first of the last round.
+
+    Every round is judged on twice as many rows as the one before, and the better half (rounded up) goes on, until one
+    is left or all rows were used. Of merges that are equal the one that a draw with the seed puts first is better; what
+    is not a number is the worst.
+
+    Args:
+        names: The merges.
+        judge: Measures one of them.
+        first: Rows per task of the first round.
+        most: Largest number of rows that a task has.
+        seed: Random seed of the draw.
+
+    Example:
+        >>> rounds = race(["a", "b", "c"], lambda name, rows: ord(name) / rows, first=8, most=20, seed=0)
+        >>> [(one.rows, list(one.divergence)) for one in rounds]
+        [(8, ['a', 'b', 'c']), (16, ['a', 'b'])]
+
+    Reference:
+        Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, 2016.
+    """
+    drawn = random.Random(seed).sample(list(names), len(names))
+    rounds: list[Round] = []
+    rows, left = first, drawn
+    while True:
+        found = {name: judge(name, min(rows, most)) for name in left}
+        order = sorted(left, key=lambda name: (math.isnan(found[name]), found[name]))  # stable: the draw decides ties
+        rounds.append(Round(min(rows, most), {name: found[name] for name in order}))
+        left = [name for name in drawn if name in order[: -(-len(order) // 2)]]
+        if rows >= most or len(left) == 1:
+            return rounds
+        rows *= 2

@@ -1,0 +1,127 @@
+"""A verdict without labels: every candidate on held-out rows, how far they differ, and how sure that is."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+
+from adamerge.calibration.row_scores import RowScores
+from adamerge.results.finished_merges import Criterion, merit
+from adamerge.results.guard import NAMES
+
+LEVEL = 0.95
+DRAWS = 2000
+
+Judged: TypeAlias = Mapping[str, Mapping[str, RowScores]]
+"""Scores of every held-out row, by candidate and task."""
+
+
+class Difference(NamedTuple):
+    """How much better one merge is than another.
+
+    Attributes:
+        mean: Of divergence or agreement, mean over tasks; above 0 if the first is better.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        share: Share of the resamples in which the first is better.
+    """
+
+    mean: float
+    low: float
+    high: float
+    share: float
+
+
+def difference(
+    one: Mapping[str, RowScores], other: Mapping[str, RowScores], by: Criterion, *, draws: int = DRAWS, seed: int = 0
+) -> Difference:
+    """Compare two merges by the paired percentile bootstrap: both are measured on the same resampled rows.
+
+    The rows of each task are resampled apart; the statistic is the mean over tasks.
+
+    Args:
+        one: Row scores of one merge by task.
+        other: Those of the other, on the same rows.
+        by: divergence or agreement.
+        draws: Number of resamples.
+        seed: Random seed.
+
+    Reference:
+        Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 8.3 and 13.3.
+    """
+    gains = _resampled(one, by, draws, seed) - _resampled(other, by, draws, seed)
+    low, high = np.quantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Difference(merit(one, by) - merit(other, by), float(low), float(high), float((gains > 0).mean()))
+
+
+def _resampled(scores: Mapping[str, RowScores], by: Criterion, draws: int, seed: int) -> NDArray[np.float64]:
+    """Compute the merit of every resample, (draws,): higher is better; the same seed draws the same rows."""
+    random = np.random.default_rng(seed)
+    means = [_of_task(own, by, random, draws) for own in scores.values()]
+    return np.mean(means, axis=0)
+
+
+def _of_task(own: RowScores, by: Criterion, random: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    rows = len(own.predicted)
+    times = random.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)  # (draws, N)
+    summed = own.same.numpy() if by == "agreement" else -own.diverged.numpy()
+    return (times @ summed) / np.maximum(times @ own.predicted.numpy(), 1)
+
+
+def verdict(judged: Judged, by: Criterion, *, chose: bool = True) -> str:
+    """Say in one sentence which merge is best on held-out rows, and how sure that is.
+
+    Args:
+        judged: Scores of every held-out row, by candidate and task; at least two candidates.
+        by: What the merges are compared by.
+        chose: Whether the same rows chose the step or the scale.
+    """
+    order = sorted(judged, key=lambda key: (merit(judged[key], by), key == "learned"), reverse=True)
+    best, second = order[:2]
+    found = difference(judged[best], judged[second], by)
+    value = f"{100 * merit(judged[best], by):.1f} %" if by == "agreement" else f"{-merit(judged[best], by):.4g} nats"
+    worse = f"{_size(found.mean, by)} worse (95 % interval {_size(found.low, by)} to {_size(found.high, by)})"
+    sure = (
+        f"better in {100 * found.share:.0f} % of resamples" if found.low > 0 else "so these rows cannot tell them apart"
+    )
+    flattered = "; the same rows chose step and scale, which flatters both" if chose else ""
+    return (
+        f"Without labels: best by {by} on held-out rows is {_name(best)} ({value}); the next, {_name(second)}, is "
+        f"{worse}, {sure}{flattered}."
+    )
+
+
+def held_out_table(judged: Judged, by: Criterion) -> Table:
+    """Make a table with one line per candidate: divergence, agreement, and the paired difference from what is exported.
+
+    Args:
+        judged: Scores of every held-out row, by candidate and task; learned is what is exported.
+        by: What the difference is of.
+    """
+    title = f"held-out rows, mean over tasks (difference from the exported merge by {by}, 95 % paired bootstrap)"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("merge", "divergence, nats", "agreement, %", "difference"):
+        shown.add_column(name, justify="left" if name == "merge" else "right")
+    for key, own in judged.items():
+        found = difference(own, judged["learned"], by)
+        interval = f"{_signed(found.mean, by)} ({_signed(found.low, by)} to {_signed(found.high, by)})"
+        cells = f"{abs(merit(own, 'divergence')):.4g}", f"{100 * merit(own, 'agreement'):.1f}"
+        shown.add_row(_name(key), *cells, "" if key == "learned" else interval, style="bold" * (key == "learned"))
+    return shown
+
+
+def _name(key: str) -> str:
+    return "the exported merge" if key == "learned" else NAMES.get(key, key)
+
+
+def _size(value: float, by: Criterion) -> str:
+    """Write a difference: nats of divergence, or points of agreement."""
+    return f"{100 * value:.1f} points" if by == "agreement" else f"{value:.4g} nats"
+
+
+def _signed(value: float, by: Criterion) -> str:
+    """Write how much better a merge is, with the sign of the measure: of the divergence, less is better."""
+    return f"{100 * value:+.1f}" if by == "agreement" else f"{-value:+.4g}"

@@ -1,0 +1,161 @@
+"""`centre: auto`: finished merges race on held-out rows, and the winner is written as the centre."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from adamerge.calibration.agreement import HeldOut, hold_out
+from adamerge.calibration.cache_keys import digest_of_rows
+from adamerge.calibration.race import Auto, Round, race
+from adamerge.calibration.regmean import RegMean
+from adamerge.calibration.targets import compute_targets
+from adamerge.data.rows import Rows
+from adamerge.learning.learn import target_settings
+from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.results.finished_merges import Candidate, merit
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.run_directory import RunDirectory
+from adamerge.storage.atomic_files import SafetensorsWriter, remove_whole, write_text
+from adamerge.storage.digest import digest_of_json
+from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.transforms import TASK_ARITHMETIC, Transform
+from adamerge.types import ConfigError
+
+Merged: TypeAlias = Callable[[RegMean | Transform, Path], Weights]
+"""Computes a finished merge, or reads it from its file."""
+
+
+@dataclass(frozen=True, eq=False)
+class AutoCentre:
+    """Everything that the race needs.
+
+    Attributes:
+        config: Seed, objective and rows per forward pass.
+        auto: Which merges take part.
+        plain: Experts and untransformed task vectors of one group.
+        run: Stores the table of the race and the centre; the other merges while it runs.
+        rows: Rows to judge on, per task; empty if the stored centre is to be read.
+        merged: Computes the merges.
+        console: Prints the table.
+        keeper: Stores the centre under its cache key.
+    """
+
+    config: MergeConfig
+    auto: Auto
+    plain: MergedModel
+    run: RunDirectory
+    rows: Mapping[str, Rows]
+    merged: Merged
+    console: Console
+    keeper: Keeper
+
+    def weights(self) -> Weights:
+        """Let the merges race and write the winner, or read what an earlier race wrote.
+
+        Raises:
+            ConfigError: There are no rows, and no stored centre has the same key.
+        """
+        make = self._write if self.rows else None
+        return self.keeper(self.run.centre, self._key(), make, lambda path: MappedFiles([path]))
+
+    def _key(self) -> Key:
+        settings = digest_of_json([repr(self.auto), self.config.seed_everything, repr(self.config.objective)])
+        key = {"experts": self.plain.vectors.digest(), "settings": settings}
+        return {**key, "rows": digest_of_rows(self.rows, self.config.data.micro_batch)} if self.rows else key
+
+    def _write(self, file: Path) -> None:
+        contestants, held_out = self._contestants(), self._held_out()
+        rounds = race(
+            [*contestants],
+            lambda name, rows: -merit(held_out.first(rows).judge(*contestants[name]), "divergence"),
+            first=self.auto.rows,
+            most=max(len(own) for own in self.rows.values()),
+            seed=self.config.seed_everything,
+        )
+        winner = next(iter(rounds[-1].divergence))
+        self._say(f"centre: {winner}, which diverges least from the experts on held-out rows")
+        self.console.print(race_table(rounds))
+        write_text(self.run.race, json.dumps(_as_json(winner, rounds), indent=2, allow_nan=False) + "\n")
+        _write_merge(contestants[winner], file)
+        remove_whole(self.run.contestants)
+
+    def _held_out(self) -> HeldOut:
+        settings = target_settings(self.config.objective)
+        targets = compute_targets(self.plain, self.rows, settings, self.run.targets / "watch", self.keeper)
+        return hold_out(self.plain, self.rows, self.config.data.micro_batch, targets, settings.temperature)
+
+    def _contestants(self) -> dict[str, Candidate]:
+        """Build every merge at every scale, by name, the cheap ones first."""
+        average = Candidate(self.plain, uniform(self.plain, 1 / len(self.plain.vectors.experts)))
+        found = {"average": average}
+        for scale in self.auto.scales:
+            value = scale * TASK_ARITHMETIC
+            found[f"task arithmetic at {value:.3g}"] = Candidate(self.plain, uniform(self.plain, value))
+        for number, choice in enumerate(self.auto.contestants):
+            if (model := self._model_of(choice, number)) is not None:
+                names = _names(choice, self.auto.scales)
+                found |= {name: Candidate(model, uniform(model, scale)) for name, scale in names.items()}
+        return found
+
+    def _model_of(self, choice: RegMean | Transform, number: int) -> MergedModel | None:
+        """Build the model whose only task vector is a finished merge minus the base; None if it cannot take part."""
+        plain, vectors = self.plain, self.plain.vectors
+        try:
+            if isinstance(choice, Transform):
+                choice.check(len(vectors.experts), vectors.shapes)
+            file = self.run.contestants / f"{number}_{type(choice).__name__}.safetensors"
+            weights = self.merged(choice, file)
+        except ConfigError as error:
+            self._say(f"note: centre: {type(choice).__name__} takes no part in the race: {error}")
+            return None
+        base = plain.experts.base
+        only = Mapped({"merge": weights}, tuple(vectors.shapes), base, base, vectors.dtype, vectors.device)
+        return MergedModel(plain.experts, only, plain.grouping, plain.rounding, plain.blocks)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def race_table(rounds: list[Round]) -> Table:
+    """Make a table with one line per merge and one column per round; the last ones to leave come first."""
+    title = "race of centres: mean divergence from the experts on unlabeled rows, nats"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("merge")
+    for one in rounds:
+        shown.add_column(f"{one.rows} rows a task", justify="right")
+    ranks = [{name: rank for rank, name in enumerate(one.divergence)} for one in reversed(rounds)]
+    order = sorted(rounds[0].divergence, key=lambda name: [rank.get(name, len(rank)) for rank in ranks])
+    for name in order:
+        cells = [f"{one.divergence[name]:.4g}" if name in one.divergence else "" for one in rounds]
+        shown.add_row(name, *cells, style="bold" * (name == order[0]))
+    return shown
+
+
+def _names(choice: RegMean | Transform, scales: list[float]) -> dict[str, float]:
+    """Name a merge at each factor of its published scale."""
+    return {f"{type(choice).__name__} × {scale:g}": scale for scale in scales}
+
+
+def _as_json(winner: str, rounds: list[Round]) -> dict[str, object]:
+    table = [{"rows": one.rows, "divergence": {n: _finite(d) for n, d in one.divergence.items()}} for one in rounds]
+    return {"winner": winner, "rounds": table}
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def _write_merge(one: Candidate, file: Path) -> None:
+    vectors, rows = one.model.vectors, one.model.grouping.rows
+    headers = {name: Header(shape, vectors.dtype) for name, shape in vectors.shapes.items()}
+    with SafetensorsWriter(file, headers, {"format": "pt"}) as writer:
+        for name in vectors.shapes:
+            writer.write(name, vectors.combine_exactly(name, one.coefficients, rows[name]).to(vectors.dtype))

@@ -1,0 +1,43 @@
+"""Choose what a run exports: the learned merge, or a finished merge that the guard found better."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from adamerge.calibration.agreement import HeldOut
+from adamerge.learning.keep_best import criterion
+from adamerge.learning.two_stages import Staged
+from adamerge.results.finished_merges import Candidate
+from adamerge.results.guard import Guarded, guard
+from adamerge.runs.config import MergeConfig
+
+
+def guard_merge(config: MergeConfig, staged: Staged, changed: Sequence[str], held_out: HeldOut) -> Guarded:
+    """Compare what was learned with the finished merges, by what the configuration watches.
+
+    Args:
+        config: Configuration.
+        staged: Model and learned coefficients.
+        changed: Parameters in which experts differ from the base.
+        held_out: Held-out rows, at least one.
+    """
+    return guard(
+        Candidate(staged.model, staged.learned.coefficients),
+        changed,
+        held_out,
+        criterion(config.watch.monitor),
+        config.feasible,
+        centre=config.centre is not None,
+        transformed=config.task_vectors is not None,
+    )
+
+
+def take(staged: Staged, guarded: Guarded) -> Staged:
+    """Put the merge that the guard took in the place of what was learned; the history stays."""
+    learned = replace(staged.learned, guard=guarded.as_json())
+    if guarded.taken == "learned":
+        return Staged(staged.model, learned)
+    model, coefficients = guarded.best
+    taken = replace(
+        learned, coefficients=coefficients, plain=guarded.plain, certificate={}, converged=False, selections=[]
+    )
+    return Staged(model, taken)
