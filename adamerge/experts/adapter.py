@@ -31,7 +31,6 @@ AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
 }
-_PROCESSOR_FILES = ("tokenizer*", "*processor_config.json", "vocab*", "*.model")
 
 
 def open_expert(
@@ -136,15 +135,8 @@ def open_adapter(
     if pool is not None:
         check_not_contained(source, weights, pool, module)
     notes = (*describe_adapter(reader, modules, weights), *warnings, *contradictions(config, modules))
-    if pool is None:
-        return Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder)
-    place = folder if _has_processor(folder) else base.folder
-    notes = (*base.notes, *notes)
-    return Checkpoint(source, place, settings, weights, base.trust_remote_code, notes, beneath=base, adapter=folder)
-
-
-def _has_processor(folder: Path) -> bool:
-    return any(next(folder.glob(pattern), None) for pattern in _PROCESSOR_FILES)
+    own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)
+    return own if pool is None else replace(own, folder=base.folder, notes=(*base.notes, *notes), beneath=base)
 
 
 def _class_of(config: AdapterConfig, base: Checkpoint, whole: Mapping[str, torch.Size]) -> tuple[PretrainedConfig, str]:

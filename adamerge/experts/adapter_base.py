@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,10 @@ _QUANTISED = re.compile(
 """What names of quantised copies add to that of the model."""
 
 _SAMPLE = 64
-"""Numbers of each tensor that are compared."""
+"""Numbers of each tensor that are compared before all are."""
+
+_COMPARED: WeakKeyDictionary[Checkpoint, dict[tuple[Path, type[nn.Module]], str | None]] = WeakKeyDictionary()
+"""Differences of bases from checkpoints that adapters name, by their folder and the class of the model."""
 
 
 def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> Iterator[str]:
@@ -107,7 +111,16 @@ def _says_quantised(named: Path) -> bool:
 
 
 def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
-    """Describe the first difference between two checkpoints, by shapes and some numbers of each tensor."""
+    """Describe the first difference between two checkpoints, once for all adapters of one class that name it."""
+    known = _COMPARED.setdefault(base, {})
+    key = named.resolve(), type(module)
+    if key not in known:
+        known[key] = _compared(named, base, module)
+    return known[key]
+
+
+def _compared(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
+    """Compare shapes and numbers, some of every tensor first."""
     try:
         own = read_checkpoint(str(named), named, allow_pickle=False, trust_remote_code=base.trust_remote_code)
         names = [match(one, module).names for one in (own, base)]
@@ -115,21 +128,19 @@ def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
         return None
     plain = [{name: disk for name, disk in found.items() if isinstance(disk, str)} for found in names]
     mine, theirs = Converted(own.tensors, plain[0]), Converted(base.tensors, plain[1])
-    for name in mine.headers:
-        if name not in theirs:
-            continue
+    both = [name for name in mine.headers if name in theirs]
+    for name in both:
         if mine.shape(name) != theirs.shape(name):
             return f"{name} has the shape {tuple(mine.shape(name))} there and {tuple(theirs.shape(name))} here"
-        if not _alike(name, mine, theirs):
-            return f"{name} has other numbers there than here"
-    return None
+    other = (name for some in (True, False) for name in both if not _alike(name, mine, theirs, some=some))
+    return next((f"{name} has other numbers there than here" for name in other), None)
 
 
-def _alike(name: str, one: Weights, other: Weights) -> bool:
-    """Compare some numbers of a tensor in both checkpoints, in the dtype with fewer digits."""
+def _alike(name: str, one: Weights, other: Weights, *, some: bool) -> bool:
+    """Compare some or all numbers of a tensor in both checkpoints, in the dtype with fewer digits."""
     dtype = min((one.headers[name].dtype, other.headers[name].dtype), key=lambda dtype: dtype.itemsize)
-    first, second = (_sample(source[name]).to(dtype) for source in (one, other))
-    return torch.equal(first, second)
+    first, second = (_sample(source[name]) if some else source[name] for source in (one, other))
+    return torch.equal(first.to(dtype), second.to(dtype))
 
 
 def _sample(tensor: Tensor) -> Tensor:
