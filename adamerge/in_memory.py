@@ -19,7 +19,7 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.from_modules import from_modules
 from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 Model: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 """A checkpoint (directory or hub id), a module, or a state dict."""
@@ -125,11 +125,11 @@ def with_processors(experts: Experts, given: Mapping[str, AnyProcessor] | None) 
         tasks[task] = expert
         if one is None:
             continue
-        if expert.checkpoint is None or not hasattr(one, "save_pretrained"):
-            why = "its model is in memory" if expert.checkpoint is None else "it cannot be saved"
-            notes.append(
-                f"note: {task}: the given processor is not exported ({why}); save it beside the merge yourself."
-            )
+        if expert.checkpoint is None:  # whoever holds a model in memory holds its processor too
+            notes.append(Fact(f"{task}: the given processor is not exported, because its model is in memory."))
+            continue
+        if not hasattr(one, "save_pretrained"):
+            notes.append(f"{task}: the given processor has no save_pretrained, so the export has the one on disk.")
             continue
         if id(one) not in folders:
             folders[id(one)] = Path(tempfile.mkdtemp(prefix="adamerge-"))

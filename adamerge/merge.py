@@ -211,7 +211,8 @@ class Merge:
         if words:
             raise ConfigError(
                 f"{', '.join(words)}: a run directory can be resumed and exported again, so expected "
-                "paths or hub ids, found objects in memory. Save them first, or use learn()."
+                "paths or hub ids, found objects in memory. Save them first (a processor beside its expert), or use "
+                "learn()."
             )
         config = replace(self.config, run_dir=str(place))
         done = fit(config, resolved(config), resume=resume, console=console)

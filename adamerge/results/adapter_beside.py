@@ -63,9 +63,7 @@ def _notes(experts: Experts, task: str, own: Beside, base: Beside, place: Path) 
     if own.templates and experts.tasks[task].kind.language_model:
         notes = name_end_of_turn(place, experts.checkpoint.settings())
     if own.tokenizer or own.processor:
-        notes.append(
-            "tokenizer, processor and templates are beside the adapter, because the base's differ: load them there."
-        )
+        notes.append("tokenizer, processor and templates differ from the base's: load them from the adapter's folder.")
     if (place / "generation_config.json").exists():
         notes.append(
             "generation_config.json is beside the adapter, where PEFT and transformers do not read it: they generate "
