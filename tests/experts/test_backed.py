@@ -55,9 +55,7 @@ def test_the_transformer_inside_an_old_sentence_encoder_is_named_and_what_keeps_
     (family / "outer").mkdir()
     shutil.move(family / "base", family / "outer/0_Transformer")
     (family / "outer/1_Pooling").mkdir()
-    (family / "outer/1_Pooling/config.json").write_text(
-        '{"word_embedding_dimension": 16, "pooling_mode_cls_token": true}'
-    )
+    (family / "outer/1_Pooling/config.json").write_text('{"word_embedding_dimension": 16}')
     kinds = {"0_Transformer": "Transformer", "1_Pooling": "Pooling"}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
