@@ -97,6 +97,13 @@ def test_what_all_adapters_bring_is_the_exports(pool, adapter):
         assert any("PEFT and transformers do not read it" in note for note in done.notes)
 
 
+def test_generation_settings_beside_an_adapter_are_not_read(pool):
+    """Why it is said; once transformers or PEFT read them, the note goes."""
+    GenerationConfig(temperature=0.5, do_sample=True).save_pretrained("adapters/mood")
+    for auto in (AutoModelForCausalLM, AutoPeftModelForCausalLM):
+        assert auto.from_pretrained("adapters/mood").generation_config.temperature != 0.5
+
+
 def test_an_adapter_that_speaks_as_its_base_is_alone(pool):
     done = merged(adapter=True)
     assert {file.name for file in done.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
@@ -141,7 +148,7 @@ def test_an_adapter_generates_by_the_settings_of_its_model(pool, over):
     assert generation_config(opened(mood=place).tasks["mood"]).eos_token_id == 9
 
 
-def test_a_sentence_encoder_as_an_adapter_pools_as_its_experts(tmp_path, monkeypatch):
+def test_an_adapter_without_modules_pools_by_mean(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build("BertModel", "bert", 0).save_pretrained("base")
     save_tokenizer(Path("base"))
@@ -159,6 +166,10 @@ def test_a_sentence_encoder_as_an_adapter_pools_as_its_experts(tmp_path, monkeyp
     texts = ["good film", "so bad the song was"]
     one, other = (model.encode(texts, convert_to_tensor=True) for model in found)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+    shutil.rmtree("as_adapter/1_Pooling")
+    Path("as_adapter/modules.json").unlink()
+    assert SentenceTransformer("as_adapter", device="cpu")[1].pooling_mode != "cls"  # why modules are written
 
 
 def merged_elsewhere():
