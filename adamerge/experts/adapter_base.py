@@ -46,7 +46,7 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
     named = Path(config.base_model).expanduser()
     if not config.base_model or (named.exists() and base.folder.exists() and named.samefile(base.folder)):
         return
-    if _says_quantised(named) or _stem(config.base_model) != config.base_model.lower():
+    if _says_quantised(named) or _QUANTISED.search(_name(config.base_model)):
         yield (
             f"{config.source}: the adapter was trained on a quantised base ({config.base_model}); it is merged over "
             f"the full-precision base {base.source}. If that is not the same model, the merge is meaningless."
@@ -150,7 +150,3 @@ def _sample(tensor: Tensor) -> Tensor:
 
 def _name(source: str) -> str:
     return Path(source.partition("@")[0]).name.lower()
-
-
-def _stem(source: str) -> str:
-    return _QUANTISED.sub("", source.lower())

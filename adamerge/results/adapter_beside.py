@@ -48,9 +48,13 @@ def _tasks_by_place(places: Mapping[str, Path]) -> dict[Path, list[str]]:
 
 
 def _not_of_base(own: Beside, base: Beside) -> Beside:
-    """Keep what readers look for beside an adapter: all of tokenizer, processor and templates if any differs."""
+    """Keep what readers look for beside an adapter: all of tokenizer, processor and templates if any differs.
+
+    sentence-transformers takes all of it from the adapter's folder.
+    """
     files = ((own.tokenizer, base.tokenizer), (own.processor, base.processor))
-    if own.templates == base.templates and all(contents(mine) == contents(theirs) for mine, theirs in files):
+    same = own.templates == base.templates and all(contents(mine) == contents(theirs) for mine, theirs in files)
+    if same and own.modules is None:
         own = replace(own, tokenizer={}, processor={}, templates={})
         own = own if own.generation != base.generation else replace(own, generation={})
     return replace(own, others={}, token_ids={})
@@ -62,7 +66,7 @@ def _notes(experts: Experts, task: str, own: Beside, base: Beside, place: Path) 
     notes = list[str]()
     if own.templates and experts.tasks[task].kind.language_model:
         notes = name_end_of_turn(place, experts.checkpoint.settings())
-    if own.tokenizer or own.processor:
+    if own.modules is None and (own.tokenizer or own.processor):
         notes.append("tokenizer, processor and templates differ from the base's: load them from the adapter's folder.")
     if (place / "generation_config.json").exists():
         notes.append(

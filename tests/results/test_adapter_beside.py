@@ -74,6 +74,13 @@ def merged(**more):
     return result.export("out", **more)
 
 
+def over(task):
+    """Let a task's adapter name the complete expert of that task as what it was trained on."""
+    file = Path(f"adapters/{task}/adapter_config.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": task}))
+    return task, {"adapter": f"adapters/{task}"}
+
+
 def opened(**places):
     base = open_checkpoint("base")
     return from_checkpoints(base, {task: open_expert(source, base, **more) for task, (source, more) in places.items()})
@@ -128,21 +135,21 @@ def test_an_adapter_over_a_model_brings_what_both_have(pool):
     bring("mood", eos_token_id=[1, 2])
     config = json.loads((pool / "mood/config.json").read_text())
     (pool / "mood/config.json").write_text(json.dumps({**config, "eos_token_id": [1, 2]}))
-    experts = opened(mood=("mood", {"adapter": "adapters/mood"}))
+    experts = opened(mood=over("mood"))
     below = read_beside(open_checkpoint("mood"))
     assert read_beside(experts.tasks["mood"].checkpoint) == below
     save_tokenizer(Path("adapters/mood"), end="[PAD]")
     (pool / "adapters/mood/chat_template.jinja").write_text("own")
-    found = read_beside(opened(mood=("mood", {"adapter": "adapters/mood"})).tasks["mood"].checkpoint)
+    found = read_beside(opened(mood=over("mood")).tasks["mood"].checkpoint)
     assert {file.parent.parent.name for file in found.tokenizer.values()} == {"adapters"}
     assert found.templates == {"default": "own"}
     assert (found.generation, found.token_ids) == (below.generation, below.token_ids)
 
 
-@pytest.mark.parametrize("over", ["base", "mood"])
-def test_an_adapter_generates_by_the_settings_of_its_model(pool, over):
-    GenerationConfig(eos_token_id=[1, 2]).save_pretrained(over)
-    place = ("adapters/mood", {}) if over == "base" else ("mood", {"adapter": "adapters/mood"})
+@pytest.mark.parametrize("model", ["base", "mood"])
+def test_an_adapter_generates_by_the_settings_of_its_model(pool, model):
+    GenerationConfig(eos_token_id=[1, 2]).save_pretrained(model)
+    place = ("adapters/mood", {}) if model == "base" else over("mood")
     assert generation_config(opened(mood=place).tasks["mood"]).eos_token_id == [1, 2]
     GenerationConfig(eos_token_id=9).save_pretrained("adapters/mood")
     assert generation_config(opened(mood=place).tasks["mood"]).eos_token_id == 9
@@ -197,7 +204,7 @@ def chat_pool(pool):
 @pytest.mark.parametrize("case", CHANGED)
 def test_files_of_adapters_that_change_while_they_are_in_use(chat_pool, case):
     file, who = CHANGED[case]
-    experts = opened(mood=("adapters/mood", {}), topic=("topic", {"adapter": "adapters/topic"}))
+    experts = opened(mood=("adapters/mood", {}), topic=over("topic"))
     check_unchanged(experts)
     (chat_pool / file).touch()
     with pytest.raises(ConfigError, match=rf"{who} \({file}\)"):
@@ -213,21 +220,22 @@ def test_an_adapter_is_not_exported_from_files_that_changed(chat_pool):
 
 
 def test_a_run_of_adapters_names_what_changed(chat_pool, main):
+    over("topic")
     models = [{"model": "adapters/mood"}, {"model": "topic", "adapter": "adapters/topic", "task": "topic"}]
     settings = ["--base_model", "base", "--models", json.dumps(models), "--method", "task_arithmetic"]
     assert main("fit", *settings, "--run_dir", "run")[0] == 0
-    for file, who in CHANGED.values():
-        former = (chat_pool / file).read_bytes()
-        content = bytearray(former)
-        content[-3] = ord("1") if content[-3] == ord("0") else ord("0") if file.endswith("safetensors") else content[-3]
-        (chat_pool / file).write_bytes(content if bytes(content) != former else former + b" ")
-        for command in (("export", "run", "out"), ("evaluate", "run")):
-            code, _, complaint = main(*command)
-            assert code != 0, (file, command)
-            assert f"{who} (" in complaint, (file, complaint)
-            assert f"{Path(file).name} has other content" in complaint
-        (chat_pool / file).write_bytes(former)
-    assert main("export", "run", "out")[0] == 0
+    for file, _ in CHANGED.values():
+        content = bytearray((chat_pool / file).read_bytes())
+        content[-2:-1] = bytes([content[-2] ^ 1]) if file.endswith("safetensors") else b" " + content[-2:-1]
+        (chat_pool / file).write_bytes(content)
+    for command in (("export", "run", "out"), ("evaluate", "run")):
+        code, _, complaint = main(*command)
+        assert code != 0
+        parts = complaint.split("; ")
+        for file, who in CHANGED.values():
+            what = f"model/{Path(file).name}" if file.startswith("topic/") else Path(file).name
+            assert any(who in part and f"{what} has other content" in part for part in parts), (file, complaint)
+    assert not (chat_pool / "out").exists()
 
 
 # --- processors that were given in Python ---------------------------------------------------------------------------
