@@ -225,8 +225,10 @@ def test_a_run_of_adapters_names_what_changed(chat_pool, main):
     settings = ["--base_model", "base", "--models", json.dumps(models), "--method", "task_arithmetic"]
     assert main("fit", *settings, "--run_dir", "run")[0] == 0
     for file, _ in CHANGED.values():
-        content = bytearray((chat_pool / file).read_bytes())
-        content[-2:-1] = bytes([content[-2] ^ 1]) if file.endswith("safetensors") else b" " + content[-2:-1]
+        content = bytearray((chat_pool / file).read_bytes() + b"\n")
+        if file.endswith("safetensors"):
+            content = content[:-1]
+            content[-2] ^= 1
         (chat_pool / file).write_bytes(content)
     for command in (("export", "run", "out"), ("evaluate", "run")):
         code, _, complaint = main(*command)
