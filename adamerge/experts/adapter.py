@@ -22,6 +22,8 @@ from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.experts.name_patterns import several
+from adamerge.experts.quantisation import quantised
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 AUTO_CLASSES = {
@@ -121,6 +123,12 @@ def open_adapter(
     config = read_adapter_config(source, folder)
     tensors = adapter_tensors(source, folder, allow_pickle)
     modules, whole = group_keys(source, tensors.headers)
+    packed = quantised(tensors.headers, [name for parts in modules for name in parts.names.values()])
+    if packed:
+        raise IncompatibleExpertsError(
+            f"{source}: expected factors in floating point of at least 16 bits, found {several(packed)} as "
+            f"{tensors.headers[packed[0]].dtype}, whose scales are unknown. Save the adapter before it is quantised."
+        )
     settings, architecture = _class_of(config, base, {name: tensors.shape(key) for name, (key, _) in whole.items()})
     module = skeleton(settings, architecture, trust_remote_code=base.trust_remote_code)
     warnings = list(base_notes(config, base, module))

@@ -14,6 +14,7 @@ from adamerge.experts.checkpoint import Checkpoint, read_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.storage.regular_files import is_folder
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -44,15 +45,16 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
         IncompatibleExpertsError: The named base is on this machine, and has other weights.
     """
     named = Path(config.base_model).expanduser()
-    if not config.base_model or (named.exists() and base.folder.exists() and named.samefile(base.folder)):
+    here = is_folder(named)
+    if not config.base_model or (here and base.folder.exists() and named.samefile(base.folder)):
         return
-    if _says_quantised(named) or _QUANTISED.search(_name(config.base_model)):
+    if (here and _says_quantised(named)) or _QUANTISED.search(_name(config.base_model)):
         yield (
             f"{config.source}: the adapter was trained on a quantised base ({config.base_model}); it is merged over "
             f"the full-precision base {base.source}. If that is not the same model, the merge is meaningless."
         )
         return
-    if (named / "config.json").exists():
+    if here and (named / "config.json").exists():
         difference = _difference(named, base, module)
         if difference:
             raise IncompatibleExpertsError(

@@ -93,7 +93,7 @@ def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
 def _options(file: Path) -> dict[str, object]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
