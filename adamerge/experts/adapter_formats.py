@@ -26,7 +26,7 @@ def is_adapter(folder: Path) -> bool:
 
 def _has_weights(folder: Path) -> bool:
     """Return whether a folder holds a complete checkpoint; trainers leave config.json alone beside an adapter."""
-    weights = any(next(folder.glob(pattern), None) for pattern in ("model*", "pytorch_model*"))
+    weights = any(file.name.startswith(("model", "pytorch_model")) for file in [*folder.iterdir()])
     return weights or not (folder / CONFIG).exists()
 
 

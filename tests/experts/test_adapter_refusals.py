@@ -84,7 +84,7 @@ OPTIONS = {
     "token rows as text": ({"trainable_token_indices": "ab"}, "trainable_token_indices as lists of indices from 0"),
     "token rows from the end": (
         {"trainable_token_indices": {"lm_head": [-1]}},
-        r"lists of indices from 0, found \[-1\]",
+        r"indices from 0, found \[-1\]",
     ),
     "DoRA without magnitudes": ({"use_dora": True}, "no magnitude beside it"),
     **{
