@@ -1,20 +1,25 @@
 """What Python users hold instead of paths: modules, state dicts, texts, datasets."""
 
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from adamerge.data.in_memory import RowsLike, as_table
+from adamerge.data.modality import AnyProcessor
 from adamerge.data.settings import DataSource
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint
-from adamerge.experts.experts import Experts
+from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.from_modules import from_modules
 from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig, ModelConfig
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 Model: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 """A checkpoint (directory or hub id), a module, or a state dict."""
@@ -100,6 +105,40 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]
     )
     return from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
+
+
+def with_processors(experts: Experts, given: Mapping[str, AnyProcessor] | None) -> tuple[Experts, list[str]]:
+    """Put given processors in the place of those beside the experts' checkpoints, so that the export gets them.
+
+    They are saved to temporary folders, which live as long as the experts.
+
+    Args:
+        experts: Base and experts.
+        given: Tokenizer or image processor by task.
+
+    Returns:
+        The experts, and notes on what is not exported.
+    """
+    folders, notes, tasks = dict[int, Path](), list[str](), dict[str, Expert]()
+    for task, expert in experts.tasks.items():
+        one = given.get(task) if given else None
+        tasks[task] = expert
+        if one is None:
+            continue
+        if expert.checkpoint is None:  # whoever holds a model in memory holds its processor too
+            notes.append(Fact(f"{task}: the given processor is not exported, because its model is in memory."))
+            continue
+        if not hasattr(one, "save_pretrained"):
+            notes.append(f"{task}: the given processor has no save_pretrained, so the export has the one on disk.")
+            continue
+        if id(one) not in folders:
+            folders[id(one)] = Path(tempfile.mkdtemp(prefix="adamerge-"))
+            one.save_pretrained(folders[id(one)])
+        tasks[task] = replace(expert, checkpoint=replace(expert.checkpoint, given=folders[id(one)]))
+    found = replace(experts, tasks=tasks)
+    for folder in folders.values():
+        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found, notes
 
 
 def _opened(source: str, config: MergeConfig) -> Checkpoint:

@@ -28,7 +28,7 @@ from adamerge.data.modality import AnyProcessor
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
-from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all
+from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all, with_processors
 from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.components import component_notes
@@ -120,7 +120,8 @@ class Merge:
         base_model: Directory or hub id of the base; or a module, or a state dict.
         models: The experts in a list, or by the name of their task.
         processor: Tokenizer or image processor for rows that are not tensors, one for all or a dict by task; by
-            default the one saved with each expert, else the base's.
+            default the one saved with each expert, else the base's. The export of experts on disk gets it in the
+            place of theirs.
         allow_code: Import classes outside torch, Lightning and adamerge that settings name by import path, which runs
             their code. Classes and objects of Python need no permission.
         settings: Any key of the YAML: method="frank_wolfe", trainer={"max_steps": 20}, objective=Entropy(). As in a
@@ -209,10 +210,12 @@ class Merge:
         """
         check_console(console)
         place = path_of(run_dir, "run_dir")
-        if self._memory.words:
+        words = [*self._memory.words, *(["processor"] if self._processor is not None else [])]
+        if words:
             raise ConfigError(
-                f"{', '.join(self._memory.words)}: a run directory can be resumed and exported again, so expected "
-                "paths or hub ids, found objects in memory. Save them first, or use learn()."
+                f"{', '.join(words)}: a run directory can be resumed and exported again, so expected "
+                "paths or hub ids, found objects in memory. Save them first (a processor beside its expert), or use "
+                "learn()."
             )
         config = replace(self.config, run_dir=str(place))
         done = fit(config, resolved(config), resume=resume, console=console)
@@ -223,7 +226,7 @@ class Merge:
     def _open(self) -> tuple[Opened, list[str], list[str]]:
         """Models and rows, found usable; what is merged, in words; what a user should know of them."""
         config = self._memory.put_back(self.config)
-        experts = open_all(config, self._memory)
+        experts, unsaved = with_processors(open_all(config, self._memory), _by_task(self._processor, config.names))
         inspection = inspect_weights(experts)
         check_task_vectors(config, experts, inspection.changed)
         check_start(config, inspection.changed)
@@ -238,6 +241,7 @@ class Merge:
             *learning_notes(config, inspection.changed),
             *row_notes(config, data.calibration),
             *component_notes(config, experts, inspection.changed),
+            *unsaved,
         ]
         description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]
         description.append(device_line(config))

@@ -8,28 +8,9 @@ from typing import cast
 
 import transformers
 
+from adamerge.experts.file_patterns import PROCESSOR, TOKENIZER, VOCABULARY
 from adamerge.storage.links import inside
 from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading
-
-VOCABULARY = ("tokenizer.json", "*vocab*", "*.model", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer", "tekken.json")
-"""Patterns of the files that hold a tokenizer's vocabulary."""
-
-TOKENIZER = (
-    *VOCABULARY,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "dict.txt",
-    "byte_maps.json",
-    "emoji.json",
-    "normalizer.json",
-    "word_*.json",
-)
-"""Patterns of the files that transformers' tokenizers read."""
-
-PROCESSOR = ("*processor_config.json", "audio_tokenizer_config.json", "chat_template.json")
-"""Patterns of the files of processors of images, videos and sound."""
 
 TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 """File of a chat template, folder of further ones by name, and the name of the first."""

@@ -63,7 +63,8 @@ class Processors:
         modality = modalities_of(expert.kind)[0]
         given = self._given.get(task)
         base, own = self._of_base(modality), None if given is None else modality.part(given)
-        own = _saved(expert.folder, expert.checkpoint, modality) if own is None else own
+        place, saved = _first(expert, modality) if own is None else (expert.folder, own)
+        own = saved
         if own is None and base is None:
             if expert.checkpoint is None and self._experts.checkpoint is None:
                 return Own(None)
@@ -82,7 +83,7 @@ class Processors:
             check_vocabulary(processor, base, expert, self._experts)
             notes += _difference_notes(task, modality, processor, base)
         if own is not None and task not in self._given:
-            notes += [f"{task}: {note}" for note in key_notes(expert.folder, processor)]
+            notes += [f"{task}: {note}" for note in key_notes(place, processor)]
         notes += lend_padding(processor, expert.kind)
         return Own(self._whole(expert, processor, given), tuple(notes))
 
@@ -93,7 +94,7 @@ class Processors:
         if not (expert.kind.language_model and reads(expert.own_module, "image")):
             return processor
         trusted = expert.checkpoint.trust_remote_code if expert.checkpoint else False
-        for folder in (expert.folder, self._experts.folder):
+        for folder in (*expert.folders, self._experts.folder):
             whole = load_both(folder, trusted=trusted)
             if not isinstance(whole, str):
                 whole.tokenizer = processor  # pyright: ignore[reportAttributeAccessIssue]
@@ -112,6 +113,15 @@ class Processors:
             f"{checkpoint.source}: expected the {modality.loads} of {expert.kind.architecture} beside the weights, but "
             f"found none there, nor beside those of {expert.name}. Copy its files there from the fine-tuned model."
         )
+
+
+def _first(expert: Expert, modality: Modality) -> tuple[Path | None, Processor | None]:
+    """Load the processor in the first of an expert's folders that has one."""
+    for folder in expert.folders:
+        found = _saved(folder, expert.checkpoint, modality)
+        if found is not None:
+            return folder, found
+    return expert.folder, None
 
 
 def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modality) -> Processor | None:
@@ -145,7 +155,8 @@ def _completed(expert: Expert, own: Processor | None, base: Processor | None) ->
     """Take the base's tokenizer or chat template where the expert brings none, and note it."""
     if own is None:
         assert base is not None
-        template = template_of(expert.folder) if isinstance(base, PreTrainedTokenizerBase) else None
+        given = next(filter(None, map(template_of, expert.folders)), None)
+        template = given if isinstance(base, PreTrainedTokenizerBase) else None
         if template is None:
             return base, []
         lent = copy.deepcopy(base)

@@ -70,9 +70,14 @@ def generation_stops(expert: Expert) -> tuple[int, ...]:
 
 
 def generation_config(expert: Expert) -> GenerationConfig:
-    """Read the expert's generation settings: generation_config.json, or else those of its configuration."""
-    file = expert.folder / "generation_config.json" if expert.folder is not None else None
-    if file is not None and file.exists():
+    """Read the expert's generation settings: generation_config.json, or else those of its configuration.
+
+    An adapter without the file generates by the settings of the model that it is applied to.
+    """
+    over = expert.checkpoint.over if expert.checkpoint else None
+    places = [*expert.folders, *filter(None, [over])]
+    file = next((file for place in places if (file := place / "generation_config.json").exists()), None)
+    if file is not None:
         with reading(f"{file}: expected settings of generation, but transformers cannot read it", "Copy it again."):
             return GenerationConfig.from_pretrained(file.parent)
     return GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]

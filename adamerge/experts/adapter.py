@@ -22,6 +22,8 @@ from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.experts.name_patterns import several
+from adamerge.experts.quantisation import quantised
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 AUTO_CLASSES = {
@@ -31,7 +33,6 @@ AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
 }
-_PROCESSOR_FILES = ("tokenizer*", "*processor_config.json", "vocab*", "*.model")
 
 
 def open_expert(
@@ -122,6 +123,12 @@ def open_adapter(
     config = read_adapter_config(source, folder)
     tensors = adapter_tensors(source, folder, allow_pickle)
     modules, whole = group_keys(source, tensors.headers)
+    packed = quantised(tensors.headers, [name for parts in modules for name in parts.names.values()])
+    if packed:
+        raise IncompatibleExpertsError(
+            f"{source}: expected factors in floating point of at least 16 bits, found {several(packed)} as "
+            f"{tensors.headers[packed[0]].dtype}, whose scales are unknown. Save the adapter before it is quantised."
+        )
     settings, architecture = _class_of(config, base, {name: tensors.shape(key) for name, (key, _) in whole.items()})
     module = skeleton(settings, architecture, trust_remote_code=base.trust_remote_code)
     warnings = list(base_notes(config, base, module))
@@ -136,15 +143,8 @@ def open_adapter(
     if pool is not None:
         check_not_contained(source, weights, pool, module)
     notes = (*describe_adapter(reader, modules, weights), *warnings, *contradictions(config, modules))
-    if pool is None:
-        return Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder)
-    place = folder if _has_processor(folder) else base.folder
-    notes = (*base.notes, *notes)
-    return Checkpoint(source, place, settings, weights, base.trust_remote_code, notes, beneath=base, adapter=folder)
-
-
-def _has_processor(folder: Path) -> bool:
-    return any(next(folder.glob(pattern), None) for pattern in _PROCESSOR_FILES)
+    own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)
+    return own if pool is None else replace(own, folder=base.folder, notes=(*base.notes, *notes), beneath=base)
 
 
 def _class_of(config: AdapterConfig, base: Checkpoint, whole: Mapping[str, torch.Size]) -> tuple[PretrainedConfig, str]:

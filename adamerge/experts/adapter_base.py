@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from adamerge.experts.checkpoint import Checkpoint, read_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.storage.regular_files import is_folder
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -22,7 +24,10 @@ _QUANTISED = re.compile(
 """What names of quantised copies add to that of the model."""
 
 _SAMPLE = 64
-"""Numbers of each tensor that are compared."""
+"""Numbers of each tensor that are compared before all are."""
+
+_COMPARED: WeakKeyDictionary[Checkpoint, dict[tuple[Path, type[nn.Module]], str | None]] = WeakKeyDictionary()
+"""Differences of bases from checkpoints that adapters name, by their folder and the class of the model."""
 
 
 def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> Iterator[str]:
@@ -40,15 +45,16 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
         IncompatibleExpertsError: The named base is on this machine, and has other weights.
     """
     named = Path(config.base_model).expanduser()
-    if not config.base_model or (named.exists() and base.folder.exists() and named.samefile(base.folder)):
+    here = is_folder(named)
+    if not config.base_model or (here and base.folder.exists() and named.samefile(base.folder)):
         return
-    if _says_quantised(named) or _stem(config.base_model) != config.base_model.lower():
+    if (here and _says_quantised(named)) or _QUANTISED.search(_name(config.base_model)):
         yield (
             f"{config.source}: the adapter was trained on a quantised base ({config.base_model}); it is merged over "
             f"the full-precision base {base.source}. If that is not the same model, the merge is meaningless."
         )
         return
-    if (named / "config.json").exists():
+    if here and (named / "config.json").exists():
         difference = _difference(named, base, module)
         if difference:
             raise IncompatibleExpertsError(
@@ -107,7 +113,16 @@ def _says_quantised(named: Path) -> bool:
 
 
 def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
-    """Describe the first difference between two checkpoints, by shapes and some numbers of each tensor."""
+    """Describe the first difference between two checkpoints, once for all adapters of one class that name it."""
+    known = _COMPARED.setdefault(base, {})
+    key = named.resolve(), type(module)
+    if key not in known:
+        known[key] = _compared(named, base, module)
+    return known[key]
+
+
+def _compared(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
+    """Compare shapes and numbers, some of every tensor first."""
     try:
         own = read_checkpoint(str(named), named, allow_pickle=False, trust_remote_code=base.trust_remote_code)
         names = [match(one, module).names for one in (own, base)]
@@ -115,21 +130,19 @@ def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
         return None
     plain = [{name: disk for name, disk in found.items() if isinstance(disk, str)} for found in names]
     mine, theirs = Converted(own.tensors, plain[0]), Converted(base.tensors, plain[1])
-    for name in mine.headers:
-        if name not in theirs:
-            continue
+    both = [name for name in mine.headers if name in theirs]
+    for name in both:
         if mine.shape(name) != theirs.shape(name):
             return f"{name} has the shape {tuple(mine.shape(name))} there and {tuple(theirs.shape(name))} here"
-        if not _alike(name, mine, theirs):
-            return f"{name} has other numbers there than here"
-    return None
+    other = (name for some in (True, False) for name in both if not _alike(name, mine, theirs, some=some))
+    return next((f"{name} has other numbers there than here" for name in other), None)
 
 
-def _alike(name: str, one: Weights, other: Weights) -> bool:
-    """Compare some numbers of a tensor in both checkpoints, in the dtype with fewer digits."""
+def _alike(name: str, one: Weights, other: Weights, *, some: bool) -> bool:
+    """Compare some or all numbers of a tensor in both checkpoints, in the dtype with fewer digits."""
     dtype = min((one.headers[name].dtype, other.headers[name].dtype), key=lambda dtype: dtype.itemsize)
-    first, second = (_sample(source[name]).to(dtype) for source in (one, other))
-    return torch.equal(first, second)
+    first, second = (_sample(source[name]) if some else source[name] for source in (one, other))
+    return torch.equal(first.to(dtype), second.to(dtype))
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -139,7 +152,3 @@ def _sample(tensor: Tensor) -> Tensor:
 
 def _name(source: str) -> str:
     return Path(source.partition("@")[0]).name.lower()
-
-
-def _stem(source: str) -> str:
-    return _QUANTISED.sub("", source.lower())

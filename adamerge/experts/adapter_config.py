@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adamerge.experts.adapter_formats import CONFIG, format_problem
-from adamerge.types import ConfigError
+from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading
+from adamerge.types import ConfigError, quoted
 
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 """Values of init_lora_weights that leave the base as it was; all others change it while training begins."""
@@ -40,6 +41,16 @@ _NO_CHANGE_OF_WEIGHTS = {
     "XLORA": "a mixture of adapters chosen per token",
 }
 """What adapters hold that are no change of weights, by PEFT's name of the kind."""
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("use_rslora", "use_dora", "ensure_weight_tying"), (bool,)),
+    **dict.fromkeys(("task_type", "base_model_name_or_path"), (str,)),
+    "auto_mapping": (dict,),
+    "target_parameters": (list,),
+}
+"""Types of the options that are read; all may be null."""
+
+_WORDS: Mapping[type, str] = {bool: "true or false", str: "a text", dict: "a mapping", list: "a list"}
 
 MERGE_FIRST = "Merge it into its base with PEFT (merge_and_unload().save_pretrained(…)), and give the complete model"
 
@@ -110,15 +121,13 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
     problem = format_problem(source, folder)
     if problem:
         raise ConfigError(problem)
-    try:
-        options = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: expected the options of an adapter as JSON ({error}). Copy it again.") from error
+    with reading(f"{file}: expected the options of an adapter as JSON, but it cannot be read", "Copy it again."):
+        options = json.loads(read_whole(file, LARGEST_JSON).decode("utf-8"))
     if not isinstance(options, dict):
         raise ConfigError(f"{file}: expected a mapping of options, found {type(options).__name__}. Copy it again.")
     if "lora_parameters" in options or "fine_tune_type" in options:
         return _of_mlx(source, options)
-    problems = [f"{file}: {problem}" for problem in _problems(options)]
+    problems = [f"{file}: {problem}" for problem in (*_wrong_types(options), *_problems(options))]
     if problems:
         raise ConfigError("\n".join(problems))
     mapping = options.get("auto_mapping") or {}
@@ -184,6 +193,25 @@ def _problems(options: Mapping[str, object]) -> Iterator[str]:
     for key, reason in _CHANGES_WEIGHTS_OTHERWISE.items():
         if options.get(key):
             yield f"{key} is set: {reason.format(merge=MERGE_FIRST)}."
+
+
+def _wrong_types(options: Mapping[str, object]) -> Iterator[str]:
+    """List options that are of another type than PEFT writes, or that it could not use."""
+    for key, types in _TYPES.items():
+        value = options.get(key)
+        if value is not None and not isinstance(value, types):
+            words = " or ".join(_WORDS[one] for one in types)
+            yield f"expected {key} as {words}, found {quoted(value)}. Save the adapter again."
+    patterns = options.get("alpha_pattern")
+    for pattern in patterns if isinstance(patterns, dict) else ():
+        try:
+            re.compile(rf"(.*\.)?({pattern})$")
+        except re.error as error:
+            yield f"expected alpha_pattern's keys as regular expressions, found {quoted(pattern)} ({error}). Mend it."
+    tokens = options.get("trainable_token_indices")
+    for rows in tokens.values() if isinstance(tokens, dict) else [tokens]:
+        if rows is not None and not (isinstance(rows, list) and all(type(row) is int and row >= 0 for row in rows)):
+            yield f"expected trainable_token_indices as lists of indices from 0, found {quoted(rows)}. Correct it."
 
 
 def _is_number(value: object) -> bool:

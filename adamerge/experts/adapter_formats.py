@@ -26,7 +26,7 @@ def is_adapter(folder: Path) -> bool:
 
 def _has_weights(folder: Path) -> bool:
     """Return whether a folder holds a complete checkpoint; trainers leave config.json alone beside an adapter."""
-    weights = any(next(folder.glob(pattern), None) for pattern in ("model*", "pytorch_model*"))
+    weights = any(file.name.startswith(("model", "pytorch_model")) for file in [*folder.iterdir()])
     return weights or not (folder / CONFIG).exists()
 
 
@@ -93,7 +93,7 @@ def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
 def _options(file: Path) -> dict[str, object]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -41,12 +41,29 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
         f"leaves {len(rest)} as in the base ({_leaves(rest)})",
     ]
     yield Fact(f"{config.source}: {', '.join(parts)}")
+    whole = _computed_whole(reader, weights)
+    if whole:
+        yield Fact(
+            f"{config.source}: {len(whole)} of the tensors that it changes ({_leaves(whole)}) have no factors to learn "
+            "on (DoRA, trained token rows, or experts of transformers 4): each is computed whole in every step, one at "
+            "a time, which takes the time of a complete checkpoint and the memory of one tensor."
+        )
     if head_names(module) and not heads:
         yield (
             f"{config.source}: the adapter holds no head, though {type(module).__name__} has one "
             f"({several(sorted(head_names(module)))}): the base's is used. If it was trained, it was not saved: name "
             "it in modules_to_save, or set task_type, when training."
         )
+
+
+def _computed_whole(reader: AdapterReader, weights: Adapted) -> list[str]:
+    """List the matrices whose change is neither factors nor a tensor in the adapter's file."""
+    changes = {name: weights.change(name) for name in weights.changed if name not in reader.replaced}
+    return [
+        name
+        for name, one in changes.items()
+        if one is not None and not one.low_rank and not one.blocks and len(weights.shape(name)) > 1
+    ]
 
 
 def contradictions(config: AdapterConfig, modules: Sequence[Parts]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +19,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from adamerge.experts.adapter_formats import is_adapter
 from adamerge.experts.config_file import read_config_file
+from adamerge.experts.file_patterns import DOWNLOADED
 from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
 from adamerge.experts.other_folders import way_on
+from adamerge.experts.quantisation import without_quantization
 from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
 from adamerge.storage.regular_files import check_folder, is_folder, reading
-from adamerge.storage.weights import Header, Weights
-from adamerge.types import ConfigError, IncompatibleExpertsError
-
-_NOT_PICKLES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "README.md"]
-_PICKLES = ["*.bin"]
-_NOT_PACKED = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool}
-"""dtypes of weights and buffers that are not quantised."""
+from adamerge.storage.weights import Weights
+from adamerge.types import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +45,8 @@ class Checkpoint:
         stamps: Size, time and inode of every file of the folder and of its folders when the checkpoint was opened.
         beneath: Of an adapter over another checkpoint than the base: that checkpoint.
         adapter: Folder of the adapter's files, if it is one.
+        given: Folder of a tokenizer or processor that replaces those beside the weights.
+        over: Of an adapter: folder of the model that it is applied to, by whose settings it generates.
     """
 
     source: str
@@ -58,12 +57,20 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     beneath: "Checkpoint | None" = None
     adapter: Path | None = None
+    given: Path | None = None
+    over: Path | None = None
     stamps: Mapping[Path, Stamp | None] = field(init=False)
 
     def __post_init__(self) -> None:
         """Remember which files there are."""
-        found = {file: stamp_of(file) for place in ("*", "*/*") for file in self.folder.glob(place) if file.is_file()}
-        object.__setattr__(self, "stamps", found)
+        found = [file for folder in self.folders for place in ("*", "*/*") for file in folder.glob(place)]
+        object.__setattr__(self, "stamps", {file: stamp_of(file) for file in found if file.is_file()})
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of what lies beside the weights, the first one first: an adapter's go before the model's below it."""
+        below = self.beneath.folders if self.beneath else ()
+        return tuple(dict.fromkeys([*filter(None, (self.given, self.adapter)), self.folder, *below]))
 
     @property
     def architecture(self) -> str:
@@ -126,24 +133,8 @@ def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remo
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
-        notes += (_without_quantization(source, config, tensors),)
+        notes += (without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
-
-
-def _without_quantization(source: str, config: PretrainedConfig, tensors: Weights) -> str:
-    """Remove a quantisation that config.json has and the files do not, and say so."""
-    packed = [n for n, header in tensors.headers.items() if header.dtype not in _NOT_PACKED]
-    if packed:
-        raise IncompatibleExpertsError(
-            f"{source}: expected floating-point weights, but the checkpoint is quantised (config.json has "
-            f"quantization_config, and {several(packed)} are {tensors.headers[packed[0]].dtype}). Use the checkpoint "
-            "from before quantisation, or save a dequantised copy."
-        )
-    delattr(config, "quantization_config")
-    return (
-        f"{source}: config.json has a quantization_config, but all tensors are floating-point numbers; it is ignored, "
-        "and not in the merged config.json."
-    )
 
 
 def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:
@@ -236,7 +227,7 @@ def locate(source: str, allow_pickle: bool) -> Path:
             "Correct the path."
         )
     try:
-        patterns = _NOT_PICKLES + (_PICKLES if allow_pickle else [])
+        patterns = [*DOWNLOADED, *(["*.bin"] if allow_pickle else [])]
         found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -290,8 +281,3 @@ def _pickle_on_the_hub(source: str) -> str | None:
     except Exception:  # the hub does not answer: the caller raises its own error
         return None
     return next((f"{source}: {file}" for file in names if Path(file).match("pytorch_model*.bin")), None)
-
-
-def quantised(headers: Mapping[str, Header], names: Sequence[str]) -> list[str]:
-    """List the names whose dtype is integer or 8-bit float, for which no task vector can be computed."""
-    return [name for name in names if not headers[name].dtype.is_floating_point or headers[name].dtype.itemsize == 1]

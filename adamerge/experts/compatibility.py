@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from adamerge.experts.checkpoint import Checkpoint, quantised
+from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.match_names import Match
 from adamerge.experts.name_patterns import several
+from adamerge.experts.quantisation import quantised
 from adamerge.experts.tied import tied_names
 from adamerge.storage.weights import Weights
 

@@ -62,6 +62,12 @@ class Expert:
         return self.checkpoint.folder if self.checkpoint else loaded_from(self.own_module)
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders in which its tokenizer, processor and settings are looked for, in this order."""
+        found = self.checkpoint.folders if self.checkpoint else (self.folder,)
+        return tuple(folder for folder in found if folder is not None)
+
+    @property
     def own_module(self) -> nn.Module:
         """The module without its wrapper."""
         return self.module.get_submodule(self.prefix.removesuffix("."))

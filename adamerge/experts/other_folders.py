@@ -1,5 +1,6 @@
 """What a folder without a checkpoint holds instead, and which folder or command leads on."""
 
+import json
 import re
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def way_on(folder: Path) -> str:
     inside = models_in(folder)
     if inside:
         named = several([str(path) for path in inside])
-        return f" It has {named}: give that folder." if len(inside) == 1 else f" It has {named}: give one of them."
+        one = "give that folder" if len(inside) == 1 else "give one of them"
+        return f" It has {named}: {one}{_without_modules(folder)}."
     foreign = sorted(file.name for pattern in _FOREIGN for file in folder.glob(pattern))
     if foreign:
         return f" It has {several(foreign)}, of another program; convert it to safetensors."
@@ -36,6 +38,25 @@ _FOREIGN = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "consolidated*", "*.pth", "
 """Files of other programs that may hold weights."""
 
 
+def _without_modules(folder: Path) -> str:
+    """Say what the transformer of a sentence encoder alone lacks, and how its modules come along."""
+    if not (folder / "modules.json").exists():
+        return ""
+    return (
+        "; pooling and other modules of the sentence encoder are then not merged. To keep them, save it as "
+        f"sentence-transformers does today, the transformer beside modules.json, and give the new folder: "
+        f"SentenceTransformer({str(folder)!r}).save(…)"
+    )
+
+
+def _is_model(file: Path) -> bool:
+    """Return whether a config.json is a model's, and not that of a pooling or dense layer of sentence-transformers."""
+    try:
+        return "model_type" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def models_in(folder: Path) -> list[Path]:
     """List the folders directly below one that look like checkpoints, the newest first: checkpoint-1000, 0_Transformer.
 
@@ -43,5 +64,5 @@ def models_in(folder: Path) -> list[Path]:
         >>> models_in(Path("/dev"))
         []
     """
-    found = [path.parent for path in folder.glob("*/config.json")]
+    found = [path.parent for path in folder.glob("*/config.json") if _is_model(path)]
     return sorted(found, key=lambda path: [-int(number) for number in re.findall(r"\d+", path.name)])

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from adamerge.experts.experts import Expert
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.rounding import Rounding, dtype_on_disk, rounding_of
+from adamerge.merging.rounding import Rounding, check_fits, dtype_on_disk, rounding_of
+from adamerge.results.adapter_beside import write_beside_adapters
 from adamerge.results.adapter_factors import LowRankChange, NotLowRankError, low_rank_change
 from adamerge.results.adapter_layout import PREFIX, Slot, adapter_options, slot_of
 from adamerge.results.adapter_notes import notes_of
 from adamerge.results.adapter_read_back import compare_with_adapter, peft_version
+from adamerge.results.backbone import as_on_disk
 from adamerge.results.export import Exported, check_free
 from adamerge.results.surviving import SurvivingShare
+from adamerge.results.unchanged import check_unchanged
 from adamerge.results.write_checkpoint import checkpoints
 from adamerge.storage.atomic_files import whole_folder, write_safetensors, write_text
 from adamerge.types import Coefficients, ConfigError
@@ -47,7 +50,8 @@ def export_adapter(
         The written files, and what there is to say of them.
 
     Raises:
-        ConfigError: The folder exists, or a change has no factors; names the modules and the reasons.
+        ConfigError: The folder exists, files changed since they were opened, a number is too large for the dtype on
+            disk, or a change has no factors; names the modules and the reasons.
         RuntimeError: The adapter that is loaded differs from the merge; the folder is removed.
     """
     if model.experts.checkpoint is None or any(one.checkpoint is None for one in model.experts.tasks.values()):
@@ -56,6 +60,7 @@ def export_adapter(
             "Save them first, or export a checkpoint."
         )
     check_free(folder)
+    check_unchanged(model.experts)
     found, slots = _changes(model, coefficients, max_rank)
     rank = max((change.rank for change in found.values()), default=1)
     written = {name: _rounded(model.rounding, name, change) for name, change in found.items()}
@@ -65,11 +70,14 @@ def export_adapter(
         for task, place in places.items():
             if not (place / FILE).exists():  # tasks without a head share one
                 _write(model, model.experts.tasks[task], place, _tensors(slots, written, rank), rank, slots)
+        beside = write_beside_adapters(model, coefficients, part, places)
         share, dense = _compare(model, coefficients, found, written, places)
+        check_unchanged(model.experts)
+        weights = sum((place / FILE).stat().st_size for place in dict.fromkeys(places.values()))
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     exported = Exported(folder, checkpoints(model.experts, folder), size, share.found())
-    notes = notes_of(found, rank, max_rank, model.rounding, size, peft_version(), dense.found())
-    return replace(exported, notes=tuple(notes), truncation=_truncation(found))
+    notes = notes_of(found, rank, max_rank, model.rounding, weights, peft_version(), dense.found())
+    return replace(exported, notes=(*notes, *beside), truncation=_truncation(found))
 
 
 def _changes(
@@ -112,6 +120,8 @@ def _rounded(rounding: Rounding, name: str, change: LowRankChange) -> tuple[Tens
     dtype = rounding.heads or torch.float32
     keys = {f"{name} {side}": factor for side, factor in zip(("left", "right"), change.factors(), strict=True)}
     left, right = (replace(rounding, dtypes={key: dtype})(key, factor) for key, factor in keys.items())
+    for (key, exact), rounded in zip(keys.items(), (left, right), strict=True):
+        check_fits(f"factor {key}", exact, rounded)
     return left, right
 
 
@@ -140,8 +150,7 @@ def _write(
     assert model.experts.checkpoint is not None
     folder.mkdir(exist_ok=True)
     head = {name: expert.weights[name] for name in expert.whole_head}
-    dtype = model.rounding.heads
-    tensors = {PREFIX + name: tensor.to(dtype_on_disk(tensor.dtype, dtype)) for name, tensor in head.items()}
+    tensors = {PREFIX + name: tensor for name, tensor in as_on_disk(head, model.rounding.heads).items()}
     write_safetensors(folder / FILE, {**factors, **tensors}, {"format": "pt"})
     options = adapter_options(model.experts.checkpoint, expert, rank, list(slots.values()))
     write_text(folder / CONFIG, json.dumps(options, indent=2) + "\n")

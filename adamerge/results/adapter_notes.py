@@ -28,7 +28,7 @@ def notes_of(
         rank: Of the file.
         max_rank: What was asked for.
         rounding: How factors were rounded.
-        size: Bytes on disk.
+        size: Bytes of factors and heads on disk.
         peft: Version of PEFT that loaded the adapter; None if it is not installed.
         dense: What rounding would leave in a complete checkpoint.
     """

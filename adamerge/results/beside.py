@@ -2,30 +2,26 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from adamerge.data.processor_files import (
-    PROCESSOR,
     TEMPLATE,
     TEMPLATES,
-    TOKENIZER,
     files_of,
     has_tokenizer,
     settings_of,
     templates_of,
 )
 from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
 from adamerge.results.sentence_modules import SETTINGS, Modules, read_modules
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
 from adamerge.types import Fact
 
-_HEADS = ("model_head*", "config_setfit.json")
-"""Patterns of heads that other programs keep beside an encoder (SetFit)."""
-
-_LICENCE = re.compile(r"(licen[cs]e|notice|copying|use_policy)([._-].*)?", re.IGNORECASE)
+_LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"
 )
@@ -71,9 +67,24 @@ class Beside:
 
 
 def read_beside(checkpoint: Checkpoint) -> Beside:
-    """Read what lies beside the weights of a checkpoint; of large files only the names."""
-    folder = checkpoint.folder
-    code = ("*.py",) if checkpoint.trust_remote_code else ()
+    """Read what lies beside the weights of a checkpoint; of large files only the names.
+
+    An adapter over a model of its own brings what lies beside it, and for the rest what lies beside that model.
+    """
+    first, *rest = [_read(folder, trusted=checkpoint.trust_remote_code) for folder in checkpoint.folders]
+    for other in rest:
+        first = _over(first, other)
+    return first
+
+
+def _over(own: Beside, below: Beside) -> Beside:
+    """Fill what a folder does not bring with what the one below it has."""
+    found = {one.name: getattr(own, one.name) or getattr(below, one.name) for one in fields(Beside)}
+    return Beside(**{**found, "token_ids": {**below.token_ids, **own.token_ids}})
+
+
+def _read(folder: Path, *, trusted: bool) -> Beside:
+    code = ("*.py",) if trusted else ()
     licence = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
     config = settings_of(folder / "config.json")
     return Beside(
@@ -83,25 +94,29 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
         _generation(folder),
         {key: value for key, value in config.items() if key.endswith("_token_id")},
         read_modules(folder),
-        files_of(folder, _HEADS),
+        files_of(folder, HEADS),
         {**licence, **files_of(folder, code)},
     )
 
 
 def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
     """List the files beside a checkpoint's weights that exports are made from, by path in its folder."""
-    folder, own = checkpoint.folder, read_beside(checkpoint)
+    own = read_beside(checkpoint)
     modules = own.modules.modules if own.modules else ()
     found = {name: file for module in modules for name, file in {**module.files, **module.weights}.items()}
-    templates = files_of(folder / TEMPLATES, ("*.jinja",))
+    beside = [_files_in(folder) for folder in reversed(checkpoint.folders)]  # the first one counts
     return {
-        **files_of(folder),
-        **files_of(folder, SETTINGS),
-        **{f"{TEMPLATES}/{name}": file for name, file in templates.items()},
+        **{name: file for files in beside for name, file in files.items()},
         **own.heads,
         **own.others,
         **found,
     }
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    templates = files_of(folder / TEMPLATES, ("*.jinja",))
+    named = {f"{TEMPLATES}/{name}": file for name, file in templates.items()}
+    return {**files_of(folder), **files_of(folder, SETTINGS), **named}
 
 
 def _generation(folder: Path) -> dict[str, object]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.rounding import dtype_on_disk, round_to_nearest
+from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
 from adamerge.results.sentence_modules import Module, Modules, same_place, weights_equal
 from adamerge.storage.weights import MappedFiles
 from adamerge.types import Coefficients
@@ -91,6 +91,9 @@ def blended(blend: Blend, model: MergedModel, coefficients: Coefficients) -> dic
         blend: The files.
         model: Experts and task vectors.
         coefficients: (G, K).
+
+    Raises:
+        ConfigError: A number is too large for the dtype on disk.
     """
     opened = {task: MappedFiles([file]) for task, file in blend.experts.items()}
     base = MappedFiles([blend.base]) if blend.base else None
@@ -107,6 +110,7 @@ def blended(blend: Blend, model: MergedModel, coefficients: Coefficients) -> dic
         change = sum((factors[task] * (own.double() - centre) for task, own in experts.items()), torch.zeros(()))
         merged = centre + change if base else mean
         found[name] = round_to_nearest(merged, dtype_on_disk(first.dtype, model.rounding.heads))
+        check_fits(f"{next(iter(blend.experts.values())).parent.name}: {name}", merged, found[name])
     return found
 
 

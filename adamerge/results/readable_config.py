@@ -65,7 +65,7 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
         notes.append(f"{', '.join(both)}: in the files beside what it was tied to; config.json says so now.")
     if found != settings:
         write_text(file, json.dumps(found, indent=2) + "\n")
-    notes += _name_end_of_turn(folder, found) if generates else []
+    notes += name_end_of_turn(folder, found) if generates else []
     return [type(note)(f"note: {label}: {note}") for note in notes]
 
 
@@ -180,8 +180,16 @@ def _apart(settings: Json, folder: Path) -> list[str]:
     return both if getattr(config, "tie_word_embeddings", False) else []
 
 
-def _name_end_of_turn(folder: Path, settings: Json) -> list[str]:
-    """Let generation stop where the chat template ends a turn."""
+def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
+    """Let generation stop where the chat template ends a turn.
+
+    Args:
+        folder: Folder of tokenizer, template and generation settings.
+        settings: Content of config.json.
+
+    Returns:
+        Notes for the user.
+    """
     if template_of(folder) is None:
         return []
     try:

@@ -35,8 +35,8 @@ def _changes(label: str, checkpoint: Checkpoint) -> Iterator[str]:
 
 def _stamps(checkpoint: Checkpoint) -> Mapping[Path, Stamp | None]:
     """Return what is exported from a checkpoint as it was opened; files that are new since have no stamp."""
-    then, folder = checkpoint.stamps, checkpoint.folder
-    configs = {folder / name for name in ("config.json", "adapter_config.json")}
+    then, names = checkpoint.stamps, ("config.json", "adapter_config.json")
+    configs = {folder / name for folder in checkpoint.folders for name in names}
     exported = configs | set(files_beside(checkpoint).values()) | {file for file in then if is_of_processor(file.name)}
     weights = {file: digest.stamp for file, digest in checkpoint.tensors.files.items()}
     return {**{file: then.get(file) for file in sorted(exported)}, **weights}

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import transformers
+from huggingface_hub.utils import filter_repo_objects
 from support.families import CHATS, save_tokenizer
 from transformers import AutoTokenizer
 
-from adamerge.data.processor_files import TOKENIZER, files_of, has_tokenizer, template_of, templates_of
+from adamerge.data.processor_files import files_of, has_tokenizer, template_of, templates_of
+from adamerge.experts.file_patterns import DOWNLOADED, HEADS, PROCESSOR, TOKENIZER
 
 NAMED = {"default": CHATS, "tool": "{{ messages[0]['content'] }}"}
 
@@ -44,6 +46,38 @@ def test_every_file_of_every_tokenizer_of_transformers_is_known():
             found |= set(ast.literal_eval(text).values())
     assert len(found) > 15
     assert [name for name in found if not any(fnmatch(name, pattern) for pattern in TOKENIZER)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("spiece.model", "source.spm", "bpe.codes", "vocab.bpe", "words.tiktoken", "chat_template.jinja", "mine.py"),
+        *(
+            "LICENSE",
+            "LICENSE.txt",
+            "Licence.md",
+            "NOTICE",
+            "COPYING",
+            "USE_POLICY.md",
+            "model_head.pkl",
+            "modules.json",
+        ),
+        *("model_head.safetensors", "config_setfit.json", "generation_config.json", "video_preprocessor_config.json"),
+        *("modules.json", "additional_chat_templates/tool.jinja", "1_Pooling/config.json", "2_Dense/pytorch_model.bin"),
+    ],
+)
+def test_what_belongs_to_a_checkpoint_is_downloaded(name):
+    """By the rule of huggingface_hub, for which `*` stands for folders too."""
+    assert list(filter_repo_objects([name], allow_patterns=[*DOWNLOADED]))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.h5", "flax_model.msgpack", "training_args.bin", "a.png"])
+def test_pickles_and_other_files_are_not(name):
+    assert not list(filter_repo_objects([name], allow_patterns=[*DOWNLOADED]))
+
+
+def test_every_pattern_that_is_read_is_downloaded():
+    assert {*TOKENIZER, *PROCESSOR, *HEADS} <= {*DOWNLOADED}
 
 
 def test_settings_without_a_vocabulary_are_a_tokenizer_only_for_one_that_needs_none(tmp_path):

@@ -76,6 +76,16 @@ OPTIONS = {
     "KaSA": ({"kasa_config": {"beta": 1}}, "kasa_config is set: .*merge_and_unload"),
     "mlx without a scale": ({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}, "lora_parameters.scale, found"),
     "mlx, all weights": ({"fine_tune_type": "full", "lora_parameters": None}, "fine_tune_type 'full'.*mlx_lm.fuse"),
+    "a pattern that is none": ({"alpha_pattern": {"(": 3}}, r"keys as regular expressions, found '\('"),
+    "a class as text": ({"auto_mapping": "BertModel"}, "auto_mapping as a mapping, found 'BertModel'"),
+    "a base that is a number": ({"base_model_name_or_path": 3}, "base_model_name_or_path as a text, found 3"),
+    "false as text": ({"use_dora": "false"}, "use_dora as true or false, found 'false'"),
+    "parameters as text": ({"target_parameters": "w"}, "target_parameters as a list, found 'w'"),
+    "token rows as text": ({"trainable_token_indices": "ab"}, "trainable_token_indices as lists of indices from 0"),
+    "token rows from the end": (
+        {"trainable_token_indices": {"lm_head": [-1]}},
+        r"indices from 0, found \[-1\]",
+    ),
     "DoRA without magnitudes": ({"use_dora": True}, "no magnitude beside it"),
     **{
         f"start {start}": ({"init_lora_weights": start}, f"init_lora_weights is '{start}'.*path_initial_model")
@@ -127,6 +137,11 @@ TENSORS = {
         "has the rank 0",
     ),
     "factors of no dimension": (lambda t: {k: torch.ones(()) for k in t}, "expected factors of"),
+    "quantised factors": (
+        lambda t: {k: (8 * v).to(torch.int8) for k, v in t.items()},
+        "expected factors in floating point .* as torch.int8",
+    ),
+    "factors of 8 bits": (lambda t: {k: v.to(torch.float8_e4m3fn) for k, v in t.items()}, "as torch.float8_e4m3fn"),
     "no tensor": (lambda t: {}, "found a file without any"),
     "two in one place": (
         lambda t: {**t, f"{ATTENTION}.q_proj.lora_A.default.weight": torch.ones(4, 16)},
@@ -248,3 +263,8 @@ def test_damaged_files_give_one_error_and_nothing_is_written(tmp_path, capfd, mo
     assert words in error
     assert error.count(words) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_base_that_can_be_no_folder_is_a_name(opened, name):
+    assert any("names the base" in note for note in opened({"base_model_name_or_path": name}).notes)

@@ -1,8 +1,10 @@
 """Sizes in config.json that no file backs are refused before anything of that size is built."""
 
+import json
 import shutil
 
 import pytest
+from sentence_transformers import SentenceTransformer
 from support.families import configuration
 from support.mistakes import edit_json, edit_tensors
 
@@ -46,6 +48,27 @@ def test_the_folder_inside_is_named(family, name):
     shutil.move(family / "mood", family / "outer" / name)
     with pytest.raises(ConfigError, match=f"It has outer/{name}: {INSIDE[name]}"):
         open_checkpoint("outer")
+
+
+def test_the_transformer_inside_an_old_sentence_encoder_is_named_and_what_keeps_its_modules(family):
+    """Until sentence-transformers 2 the transformer had a folder of its own; today's `save` puts it beside modules."""
+    (family / "outer").mkdir()
+    shutil.move(family / "base", family / "outer/0_Transformer")
+    (family / "outer/1_Pooling").mkdir()
+    (family / "outer/1_Pooling/config.json").write_text('{"word_embedding_dimension": 16}')
+    kinds = {"0_Transformer": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    (family / "outer/modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ConfigError) as refused:
+        open_checkpoint("outer")
+    assert "It has outer/0_Transformer: give that folder; pooling and other modules" in str(refused.value)
+    assert "SentenceTransformer('outer').save(" in str(refused.value)
+    SentenceTransformer("outer", device="cpu").save("new")
+    assert open_checkpoint("new").tensors.headers
+    assert (family / "new/1_Pooling").is_dir()
 
 
 @pytest.mark.parametrize(

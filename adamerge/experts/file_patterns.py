@@ -1,0 +1,40 @@
+"""Patterns of the files that belong to a checkpoint beside its weights, whether on disk or on the hub."""
+
+VOCABULARY = ("tokenizer.json", "*vocab*", "*.model", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer", "tekken.json")
+"""Patterns of the files that hold a tokenizer's vocabulary."""
+
+TOKENIZER = (
+    *VOCABULARY,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "dict.txt",
+    "byte_maps.json",
+    "emoji.json",
+    "normalizer.json",
+    "word_*.json",
+)
+"""Patterns of the files that transformers' tokenizers read."""
+
+PROCESSOR = ("*processor_config.json", "audio_tokenizer_config.json", "chat_template.json")
+"""Patterns of the files of processors of images, videos and sound."""
+
+HEADS = ("model_head*", "config_setfit.json")
+"""Patterns of heads that other programs keep beside an encoder (SetFit)."""
+
+LICENCES = ("license", "licence", "notice", "copying", "use_policy")
+"""Names of licences, in any case and with any ending."""
+
+_MODULES = ("[0-9]*_*/pytorch_model.bin",)
+"""Pickled weights of modules of sentence-transformers, which are copied without being opened."""
+
+DOWNLOADED = (
+    *("*.json", "*.safetensors", "*.txt", "*.jinja", "*.py", "README.md"),
+    *TOKENIZER,
+    *PROCESSOR,
+    *HEADS,
+    *_MODULES,
+    *("".join(f"[{c}{c.upper()}]" for c in word) + "*" for word in LICENCES),
+)
+"""Patterns of what is downloaded of a repository; on the hub `*` stands for folders too."""
