@@ -7,7 +7,8 @@ import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.merging.grouping import Grouping, block_wise
-from adamerge.runs.config import FilteredWeight, MergeConfig
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.model_config import FilteredWeight
 from adamerge.transforms import Ties
 from adamerge.types import Coefficients, ConfigError
 
