@@ -62,8 +62,8 @@ def with_equal_ends(
         number = wrong[0] if wrong else 0
         raise table.error(
             f"{table.place(number)}: {expert.kind.architecture} reads the state at the end token {word!r}, of which "
-            f"every row must have equally many; expected {max(usual, 1)}, found {ids[number].count(end)}. Use a tokenizer "
-            "that ends each text with it, or correct or remove the row."
+            f"every row must have equally many; expected {max(usual, 1)}, found {ids[number].count(end)}. Use a "
+            "tokenizer that ends each text with it, or correct or remove the row."
         )
     if not odd:
         return tokens

@@ -197,9 +197,9 @@ def _tensor(table: Table, name: str, row: int, value: object) -> Tensor:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise table.error(
-            f"{table.place(row)}: the column {name!r} is an input of the model, so expected numbers, or lists of numbers of "
-            f"one length, found {type(value).__name__} ({error}). Correct the row, or rename the column if it is not meant "
-            "for the model."
+            f"{table.place(row)}: the column {name!r} is an input of the model, so expected numbers, or lists of "
+            f"numbers of one length, found {type(value).__name__} ({error}). Correct the row, or rename the column if "
+            "it is not meant for the model."
         ) from error
     return tensor.float() if tensor.is_floating_point() else tensor.long()
 

@@ -129,8 +129,8 @@ def check_ids(table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, 
         highest = max(row, default=0)
         if count is not None and highest >= count:
             raise table.error(
-                f"{table.place(number)}: the tokenizer gives the token {tokenizer.convert_ids_to_tokens(highest)!r} the "
-                f"index {highest}, but {expert.kind.architecture} has {count} embeddings (the tokenizer has "
+                f"{table.place(number)}: the tokenizer gives the token {tokenizer.convert_ids_to_tokens(highest)!r} "
+                f"the index {highest}, but {expert.kind.architecture} has {count} embeddings (the tokenizer has "
                 f"{len(tokenizer)} tokens). Use the tokenizer that the expert was trained with, or resize its "
                 "embeddings and those of the base."
             )
