@@ -27,7 +27,8 @@ _MODULES = {
     ".results.export": "export",
     ".results.report": "curve heat_map table",
     ".runs.build_model": "build_model open_experts",
-    ".runs.config": "MergeConfig ModelConfig",
+    ".runs.config": "MergeConfig",
+    ".runs.model_config": "ModelConfig",
     ".runs.load_rows": "load_data",
 }
 _HOMES = {name: f"adamerge{module}" for module, names in _MODULES.items() for name in names.split()}

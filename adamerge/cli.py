@@ -251,8 +251,16 @@ def _export(options: Export, console: "Console") -> None:
 
 def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console") -> int:
     from adamerge.runs.read_config import merge_layers
+    from adamerge.types import ConfigError
 
-    config = merge_layers(layers, allow_code=options.allow_code)
+    try:
+        config = merge_layers(layers, allow_code=options.allow_code)
+    except ConfigError as error:
+        if isinstance(options, Check) and not options.print_config:
+            from adamerge.runs.check import check_rest
+
+            check_rest(layers, str(error), console, deep=options.deep, allow_code=options.allow_code)
+        raise
     if options.print_config:
         from adamerge.runs.save_config import as_yaml, settings
 

@@ -18,7 +18,8 @@ from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_ch
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.from_modules import from_modules
 from adamerge.runs.build_model import check_names, open_experts
-from adamerge.runs.config import MergeConfig, ModelConfig
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.model_config import ModelConfig
 from adamerge.types import ConfigError, Fact
 
 Model: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]

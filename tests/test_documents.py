@@ -15,7 +15,8 @@ from adamerge.data.settings import Batching, DataSource
 from adamerge.objectives import Objective
 from adamerge.optim import Descent
 from adamerge.optim.feasible_sets import FeasibleSet
-from adamerge.runs.config import MergeConfig, ModelConfig
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.model_config import ModelConfig
 from adamerge.transforms import Transform
 
 ROOT = Path(__file__).parent.parent

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim import Adam
 
 from adamerge import (
     LBFGSB,
@@ -108,6 +109,11 @@ def test_what_is_no_name_is_refused(task):
         Expert("one", task=task)
 
 
+def test_dtypes_of_torch_are_their_names():
+    config = Merge("base", ["news"], dtype=torch.float64, out_dtype=torch.bfloat16).config
+    assert (config.dtype, config.out_dtype) == ("float64", "bfloat16")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -118,6 +124,7 @@ def test_what_is_no_name_is_refused(task):
         ({"trainer": 5}, "trainer: expected"),
         ({"trainer": "fast"}, "trainer: expected"),
         ({"optimizer": 3}, "optimizer: expected"),
+        ({"optimizer": Adam([nn.Parameter(torch.zeros(1))])}, "optimizer: expected .*, found Adam"),
         ({"objective": 3}, "objective: expected"),
         ({"objective": "entropi"}, "objective: expected"),
         ({"feasible": 1.0}, "feasible: expected"),
@@ -128,7 +135,7 @@ def test_what_is_no_name_is_refused(task):
         ({"centre": 3}, "centre: expected"),
         ({"seed_everything": "x"}, "seed_everything: expected"),
         ({"run_dir": 3}, "run_dir: expected"),
-        ({"dtype": torch.float32}, "dtype: expected"),
+        ({"dtype": torch.float16}, "dtype: expected"),
         ({"nonsense": 3}, "nonsense"),
     ],
 )

@@ -137,7 +137,7 @@ def test_the_old_interface_is_complete():
 
 
 def test_experts_take_the_keys_of_the_yaml():
-    from adamerge.runs.config import ModelConfig
+    from adamerge.runs.model_config import ModelConfig
 
     assert list(inspect.signature(Expert).parameters) == list(inspect.signature(ModelConfig).parameters)
 

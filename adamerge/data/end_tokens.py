@@ -61,16 +61,16 @@ def with_equal_ends(
     if wrong or not usual:
         number = wrong[0] if wrong else 0
         raise table.error(
-            f"row {number + 1}: {expert.kind.architecture} reads the state at the end token {word!r}, of which every "
-            f"row must have equally many; expected {max(usual, 1)}, found {ids[number].count(end)}. Use a tokenizer "
-            "that ends each text with it, or correct or remove the row."
+            f"{table.place(number)}: {expert.kind.architecture} reads the state at the end token {word!r}, of which "
+            f"every row must have equally many; expected {max(usual, 1)}, found {ids[number].count(end)}. Use a "
+            "tokenizer that ends each text with it, or correct or remove the row."
         )
     if not odd:
         return tokens
     note = (
         f"{table.task}: {table.source.path}: {len(odd)} of {len(ids)} texts contain the end token {word!r}, which "
-        f"{expert.kind.architecture} cannot read twice: their special tokens are read as plain text; first: row "
-        f"{odd[0] + 1}."
+        f"{expert.kind.architecture} cannot read twice: their special tokens are read as plain text; first: "
+        f"{table.place(odd[0])}."
     )
     spelled = [i for i in tokens.spelled if i not in set(odd)]
     return Tokens(ids, tokens.segments, spelled, (*tokens.notes, note))

@@ -18,7 +18,7 @@ from adamerge.data.tables import Table, load_table
 from adamerge.data.text_rows import next_tokens
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import classes_by_token
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, quoted
 
 RowsLike: TypeAlias = (
     str
@@ -137,8 +137,10 @@ def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
 def _records(source: object, task: str) -> Records:
     if isinstance(source, datasets.Dataset):
         return Arrow(source)
-    if isinstance(source, Mapping) and all(isinstance(column, Sequence) for column in source.values()):
-        return _of_columns(dict(source), task)
+    if isinstance(source, np.ndarray):
+        source = source.tolist()
+    if isinstance(source, Mapping) and all(isinstance(column, Sequence | np.ndarray) for column in source.values()):
+        return _of_columns({name: list(column) for name, column in source.items()}, task)
     if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
         names = dict.fromkeys(name for row in source for name in row)
         return _listed({name: [row.get(name) for row in source] for name in names})
@@ -179,7 +181,7 @@ def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
     if isinstance(source, Tensor):
         return _named((source,), expert)
     if isinstance(source, Mapping):
-        return {str(name): torch.as_tensor(column) for name, column in source.items()}
+        return {str(name): _tensor(column, expert) for name, column in source.items()}
     if isinstance(source, Dataset) and not hasattr(source, "__len__"):
         raise ConfigError(
             f"{expert.name}: expected a PyTorch Dataset with a length, but {type(source).__name__} has no __len__. Add "
@@ -199,7 +201,7 @@ def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
 
 def _row(row: object, expert: Expert) -> dict[str, Tensor]:
     if isinstance(row, Mapping):
-        return {str(name): torch.as_tensor(value) for name, value in row.items()}
+        return {str(name): _tensor(value, expert) for name, value in row.items()}
     return _named(row if isinstance(row, tuple | list) else (row,), expert)
 
 
@@ -210,4 +212,15 @@ def _named(parts: Sequence[object], expert: Expert) -> dict[str, Tensor]:
             f"{expert.name}: expected rows of an input, or of an input and a label, found a row of {len(parts)} "
             "tensors. Use dicts whose keys are the model's arguments."
         )
-    return {name: torch.as_tensor(part) for name, part in zip((expert.kind.main_input, "labels"), parts, strict=False)}
+    names = (expert.kind.main_input, "labels")
+    return {name: _tensor(part, expert) for name, part in zip(names, parts, strict=False)}
+
+
+def _tensor(value: object, expert: Expert) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{expert.name}: expected rows of tensors, found {quoted(value)} ({type(value).__name__}) in one. Give "
+            "texts and images as a list of them, or as a list of dicts, one per row."
+        ) from error

@@ -116,10 +116,10 @@ def with_boxes(table: Table, texts: Sequence[str], tokenizer: PreTrainedTokenize
             f"{'the rows are pairs' if table.source.text_pair else 'there is no such column'}. Add the column."
         )
     words, boxes = [text.split() for text in texts], cast(list[list[list[int]]], table.values(BOXES))
-    for row, (own, beside) in enumerate(zip(words, boxes, strict=True), 1):
+    for row, (own, beside) in enumerate(zip(words, boxes, strict=True)):
         if not isinstance(beside, list) or len(own) != len(beside):
             raise table.error(
-                f"row {row}: expected one box per word in the column {BOXES!r} ({len(own)}), found "
+                f"{table.place(row)}: expected one box per word in the column {BOXES!r} ({len(own)}), found "
                 f"{len(beside) if isinstance(beside, list) else beside!r}. Correct the row."
             )
     return tokenizer(words, boxes=boxes, truncation=True, max_length=limit)  # pyright: ignore[reportCallIssue]
@@ -166,7 +166,7 @@ def read_input(
     Raises:
         ConfigError: The column has another shape; names the row.
     """
-    values = [_tensor(table, name, row, value) for row, value in enumerate(table.values(name), 1)]
+    values = [_tensor(table, name, row, value) for row, value in enumerate(table.values(name))]
     ids = cast(list[list[int]], encoded["input_ids"])
     words = [len(text.split()) for text in texts]
     lengths = [len(value) if value.ndim else -1 for value in values]
@@ -179,7 +179,7 @@ def read_input(
         return InputColumn(values, per_token=False), f"values of shape {tuple(values[0].shape)} per row"
     row = next(i for i, length in enumerate(lengths) if length != words[i])
     raise table.error(
-        f"row {row + 1}: the column {name!r} is an input of the model, so expected a list of one value per word "
+        f"{table.place(row)}: the column {name!r} is an input of the model, so expected a list of one value per word "
         f"({words[row]}) or per token ({len(ids[row])}) in every row, or values of one shape in all rows, found "
         f"{'a number' if lengths[row] < 0 else f'{lengths[row]} values'}. Correct the row, or rename the column if it "
         "is not meant for the model."
@@ -197,9 +197,9 @@ def _tensor(table: Table, name: str, row: int, value: object) -> Tensor:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise table.error(
-            f"row {row}: the column {name!r} is an input of the model, so expected numbers, or lists of numbers of one "
-            f"length, found {type(value).__name__} ({error}). Correct the row, or rename the column if it is not meant "
-            "for the model."
+            f"{table.place(row)}: the column {name!r} is an input of the model, so expected numbers, or lists of "
+            f"numbers of one length, found {type(value).__name__} ({error}). Correct the row, or rename the column if "
+            "it is not meant for the model."
         ) from error
     return tensor.float() if tensor.is_floating_point() else tensor.long()
 

@@ -13,7 +13,7 @@ from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
-from adamerge.data.tokens import check_ids, cut_note, tokens_of
+from adamerge.data.tokens import added_end, check_ids, cut_note, tokens_of, without_end
 from adamerge.data.turns import AnswerEnd, answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
@@ -35,7 +35,8 @@ class Language(Modality):
     """Texts, or prompts with completions, for language models.
 
     Prompt and completion are tokenised separately and joined. The completion of an encoder-decoder gets the special
-    tokens that its tokenizer adds to a text; the completion of a decoder-only model gets none.
+    tokens that its tokenizer adds to a text; of a decoder-only model, those before a text stand before the prompt, and
+    those after it after the completion.
     """
 
     main_input: ClassVar = "input_ids"
@@ -64,8 +65,11 @@ class Language(Modality):
             shown = table.texts(table.source.text)
             prompts = tokens_of(table, tokenizer, room, shown, what="prompts")
             said = prompts.all_notes(table, "prompts")
+            after = [] if kind.encoder_decoder else added_end(tokenizer)
+            said += _end_note(table, tokenizer, after, "not added to prompts")
             end, about = answer_end(table, expert, tokenizer)
-            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts.ids, shown, room, end)
+            open_ids = [without_end(ids, after) for ids in prompts.ids]
+            rows, notes = prompt_rows(table, expert, tokenizer, encoding, open_ids, shown, room, end)
             said += about
         else:
             check_measured(table, kind, encoding, completed=table.source.completion is not None)
@@ -251,9 +255,20 @@ def _examples(
     pairs = list(zip(prompts.ids, tokens.ids, texts, strict=True))
     if kind.encoder_decoder:
         return [Example(prompt, ids if text else []) for prompt, ids, text in pairs], notes
+    after = added_end(tokenizer)
+    notes += _end_note(table, tokenizer, after, "moved from the prompt to the end of the completion")
+    pairs = [(without_end(prompt, after), [*ids, *after] if text else [], text) for prompt, ids, text in pairs]
     long = [i for i, (prompt, ids, _) in enumerate(pairs) if len(prompt) + len(ids) > limit]
     notes += cut_note(table, "prompts with their completions", long, len(pairs), limit)
     return [Example(prompt, ids[: limit - len(prompt)]) for prompt, ids, _ in pairs], notes
+
+
+def _end_note(table: Table, tokenizer: PreTrainedTokenizerBase, after: Sequence[int], what: str) -> tuple[str, ...]:
+    """Note that the tokenizer's end of a text is not where it would end the prompt."""
+    if not after:
+        return ()
+    words = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(after))))
+    return (f"{table.task}: the tokenizer ends a text with {words}, which is {what}.",)
 
 
 def _counted(row: Example, kind: ModelKind, encoding: Encoding) -> int:

@@ -21,6 +21,9 @@ SPLITS = {
 }
 """Split by the words that name it in folders and files; those of `datasets`."""
 
+_SHARD = re.compile(r"(.*?)[-_.]?(\d{1,6})-of-(\d{1,6})\D", re.IGNORECASE)
+"""Names of shards, such as train-00000-of-00003.jsonl: name, number and count."""
+
 
 def list_files(folder: Path) -> list[Path]:
     """List the files below a folder, sorted by their path; hidden ones are left out, links are followed.
@@ -66,8 +69,10 @@ def split_of_images(folder: Path, files: Sequence[Path], split: str) -> tuple[li
     names = {file: SPLITS.get(file.relative_to(folder).parts[0].lower()) for file in files}
     one_level = any(len(file.relative_to(folder).parts) == 1 for file in files)
     found = sorted({name for name in names.values() if name is not None})
-    if one_level or None in names.values() or len(found) < 2:
+    if one_level or None in names.values() or not found:
         return list(files), ()
+    if len(found) == 1:
+        return list(files), _only(found[0], split, "sub-folders")
     return _chosen(names, found, split, "sub-folders")
 
 
@@ -87,14 +92,52 @@ def split_of_tables(folder: Path, files: Sequence[Path], split: str) -> tuple[li
     """
     names = {file: _split_in(file.relative_to(folder)) for file in files}
     found = sorted({name for name in names.values() if name is not None})
-    if not found or set(names.values()) == {found[0]}:
+    if not found:
         return list(files), ()
+    if set(names.values()) == {found[0]}:
+        return list(files), _only(found[0], split, "files")
     if None in names.values():
         raise ValueError(
             f"expected files of one table, found files of the splits {', '.join(found)} beside others, such as "
             f"{_first_without(names)}. Name one file, or a folder with the files of one split."
         )
     return _chosen(names, found, split, "files")
+
+
+def missing_shards(files: Sequence[Path]) -> tuple[str, ...]:
+    """Say which shards are not there, where the names of files tell how many there should be.
+
+    Args:
+        files: Files of one table.
+
+    Example:
+        >>> missing_shards([Path("train-00000-of-00003.jsonl"), Path("train-00002-of-00003.jsonl")])
+        ('train: 2 of 3 files are there, 1 is missing (the first: 00001), and so are its rows.',)
+    """
+    found: dict[tuple[str, str], set[int]] = {}
+    for file in files:
+        match = _SHARD.match(file.name)
+        if match:
+            found.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    return tuple(note for (name, count), numbers in found.items() for note in _missing(name, count, numbers))
+
+
+def _missing(name: str, count: str, numbers: set[int]) -> Iterator[str]:
+    first = 1 if int(count) in numbers else 0  # datasets counts from 0, others from 1
+    missing = [number for number in range(first, first + int(count)) if number not in numbers]
+    if missing:
+        are, rows = ("1 is", "its rows") if len(missing) == 1 else (f"{len(missing)} are", "their rows")
+        yield (
+            f"{name}: {int(count) - len(missing)} of {int(count)} files are there, {are} missing (the first: "
+            f"{missing[0]:0{len(count)}}), and so are {rows}."
+        )
+
+
+def _only(found: str, split: str, what: str) -> tuple[str, ...]:
+    """Say that the only split is read where another one was asked for."""
+    if found == SPLITS.get(split.lower()):
+        return ()
+    return (f"all {what} are named after the split {found}, which is read (key split: {split}).",)
 
 
 def _split_in(path: Path) -> str | None:

@@ -74,7 +74,7 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
         "are turned upright as their EXIF orientation says": [i for i, one in enumerate(found) if one.turned],
     }
     return tuple(
-        f"{table.task}: {table.source.path}: {len(rows)} of {len(table)} images {what}; first: row {rows[0] + 1}."
+        f"{table.task}: {table.source.path}: {len(rows)} of {len(table)} images {what}; first: {table.place(rows[0])}."
         for what, rows in words.items()
         if rows
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 
 from adamerge.data.image_folders import is_image, open_images
-from adamerge.data.list_files import list_files, split_of_tables
+from adamerge.data.list_files import list_files, missing_shards, split_of_tables
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables
@@ -74,7 +74,7 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
         other = next(file for file in files if not is_table(file))
         notes += (f"{len(files) - len(tables)} files that are no tables are ignored, such as {other.name}.",)
     found = open_tables(chosen, source.max_bytes)
-    return replace(found, notes=(*notes, *found.notes))
+    return replace(found, notes=(*notes, *missing_shards(chosen), *found.notes))
 
 
 def _saved(path: Path, split: str) -> datasets.Dataset:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -28,13 +29,26 @@ def split_json(path: Path, seen: Counter[str]) -> Iterator[Record]:
     start = next((line.lstrip() for line in lines(path) if line.strip()), "")
     if start.startswith("["):
         yield from _split_array("".join(lines(path)))
-    elif start.strip() == "{":
+    elif start.strip() == "{" or _holds_columns(path):
         raise ValueError(
-            "expected an array of rows, or one row per line, found one object over several lines. Write [row, row, "
+            "expected an array of rows, or one row per line, found one object for all rows. Write [row, row, "
             '…], or JSON Lines (in pandas: df.to_json(path, orient="records", lines=True)).'
         )
     else:
         yield from split_json_lines(path, seen)
+
+
+def _holds_columns(path: Path) -> bool:
+    """Return whether a file is one object of lists, or of objects, by column, rather than one row per line."""
+    first, second = islice(chain((line for line in lines(path) if line.strip()), ("", "")), 2)
+    if second or not first:
+        return False
+    try:
+        value = json.loads(first)
+    except (ValueError, RecursionError):  # said where the row is parsed
+        return False
+    columns = list(value.values()) if isinstance(value, dict) else []
+    return bool(columns) and all(isinstance(column, list | dict) and len(column) > 1 for column in columns)
 
 
 def _split_array(text: str) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from typing import cast
 import datasets
 import torch
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
 from adamerge.data.read_files import first_line, open_rows
@@ -240,15 +241,14 @@ def load_table(source: DataSource, task: str, seed: int, rows: int | None = None
         unread = open_rows(source)
         chosen = draw(unread.count, (source.rows, rows), seed)
         table = Table(unread.read(chosen), source, task, unread.count, unread.notes)
-    except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
+    except (DatasetNotFoundError, FileNotFoundError, ConnectionError, HFValidationError) as error:
         raise ConfigError(
             f"{task}: {source.path}: expected a file, a folder or a hub dataset; no file or folder has this path, and "
             f"the hub returned no such dataset ({first_line(error)}). Correct the path."
         ) from error
-    except DatasetGenerationError as error:
-        raise ConfigError(f"{task}: {source.path}: {first_line(error.__cause__ or error)}") from error
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{task}: {source.path}: {first_line(error)}") from error
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+        raise ConfigError(f"{task}: {source.path}: {first_line(cause or error)}") from error
     except Exception as error:  # pyarrow and datasets raise anything on damaged files
         what = f"cannot be read ({type(error).__name__}: {first_line(error)})"
         raise ConfigError(f"{task}: {source.path}: {what}. Copy it again, or correct the path.") from error

@@ -81,6 +81,24 @@ def tokens_of(
     return Tokens(ids, segments if uses_segments else None, spelled, notes)
 
 
+def added_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the special tokens that a tokenizer puts after a text; empty where it puts none."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, mask = (cast(list[int], encoded[key]) for key in ("input_ids", "special_tokens_mask"))
+    text = next((place for place in reversed(range(len(ids))) if not mask[place]), len(ids) - 1)
+    return ids[text + 1 :]
+
+
+def without_end(ids: list[int], end: Sequence[int]) -> list[int]:
+    """Remove the special tokens after a text.
+
+    Example:
+        >>> without_end([5, 6, 1], [1]), without_end([5, 6], [1]), without_end([5, 6], [])
+        ([5, 6], [5, 6], [5, 6])
+    """
+    return ids[: -len(end)] if end and ids[-len(end) :] == list(end) else ids
+
+
 def cut_note(table: Table, what: str, rows: Sequence[int], total: int, limit: int) -> tuple[str, ...]:
     """Note how many texts were cut."""
     why = f"are longer than {limit} tokens and are cut there (data.max_length, or the maximum of tokenizer or model)"
@@ -107,12 +125,12 @@ def check_ids(table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, 
     """
     embedding = input_embedding(expert.own_module)
     count = None if embedding is None or embedding.ndim != 2 else embedding.shape[0]
-    for number, row in enumerate(ids, 1):
+    for number, row in enumerate(ids):
         highest = max(row, default=0)
         if count is not None and highest >= count:
             raise table.error(
-                f"row {number}: the tokenizer gives the token {tokenizer.convert_ids_to_tokens(highest)!r} the index "
-                f"{highest}, but {expert.kind.architecture} has {count} embeddings (the tokenizer has "
+                f"{table.place(number)}: the tokenizer gives the token {tokenizer.convert_ids_to_tokens(highest)!r} "
+                f"the index {highest}, but {expert.kind.architecture} has {count} embeddings (the tokenizer has "
                 f"{len(tokenizer)} tokens). Use the tokenizer that the expert was trained with, or resize its "
                 "embeddings and those of the base."
             )
@@ -133,5 +151,5 @@ def _empty(tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]], masks: 
 def _note(table: Table, what: str, rows: Sequence[int], total: int, words: str) -> tuple[str, ...]:
     if not rows:
         return ()
-    where = f"first: row {rows[0] + 1}"
+    where = f"first: {table.place(rows[0])}"
     return (f"{table.task}: {table.source.path}: {len(rows)} of {total} {what} {words}; {where}.",)

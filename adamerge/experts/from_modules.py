@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
     Raises:
         IncompatibleExpertsError: One line per problem.
     """
+    base, experts = unwrapped("base", base), {name: unwrapped(name, expert) for name, expert in experts.items()}
     classes = [_module_of(model) for model in (base, *experts.values()) if not isinstance(model, Mapping)]
     if not classes:
         raise IncompatibleExpertsError(
@@ -71,6 +72,39 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
     notes += _class_notes(base, tasks, experts)
     together = replace(together, notes=tuple(dict.fromkeys([*notes, *matches[0].notes])))
     return divide(together, split or Split(), source=source)
+
+
+Wrapped = TypeVar("Wrapped", bound=Source)
+
+
+def unwrapped(name: str, source: Wrapped) -> Wrapped:
+    """Return the module inside a wrapper of torch: a compiled one, or one of a data-parallel training.
+
+    Args:
+        name: Name of the model in errors.
+        source: A module, or another source, which is returned as it is.
+
+    Raises:
+        IncompatibleExpertsError: PEFT has put an adapter into the module.
+
+    Example:
+        >>> unwrapped("news", nn.DataParallel(nn.Linear(1, 1)))
+        Linear(in_features=1, out_features=1, bias=True)
+    """
+    while isinstance(source, nn.Module):
+        inner = source.module if isinstance(source, _PARALLEL) else getattr(source, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        source = cast(Wrapped, inner)
+    if isinstance(source, nn.Module) and hasattr(source, "peft_config"):
+        raise IncompatibleExpertsError(
+            f"{name}: expected a model, found one with an adapter of PEFT in it ({type(source).__name__}). Give the "
+            "merged model, model.merge_and_unload(), or the path of the adapter."
+        )
+    return source
+
+
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def _class_notes(base: Source, tasks: Mapping[str, Expert], experts: Mapping[str, Source]) -> Iterator[str]:

@@ -18,6 +18,7 @@ class Layout(NamedTuple):
         transposed: Whether it holds input × output.
         parts: Number of matrices that share the output dimension: 2 for gate and up.
         interleaved: Whether rows of these alternate, instead of one following the other.
+        experts: Number of experts whose matrices follow each other in the first dimension (DBRX); 0 if they do not.
 
     Example:
         >>> import torch
@@ -30,6 +31,7 @@ class Layout(NamedTuple):
     transposed: bool = False
     parts: int = 1
     interleaved: bool = False
+    experts: int = 0
 
     def split(self, stack: Tensor) -> list[Tensor]:
         """View the matrices of all experts of the mixture one by one, each of all models, (K, R, M).
@@ -37,7 +39,7 @@ class Layout(NamedTuple):
         Args:
             stack: One parameter of K models, (K, *shape); writing into the views writes into it.
         """
-        by_expert = stack.unbind(1) if self.stacked else (stack,)
+        by_expert = stack.unbind(1) if self.stacked else stack.chunk(self.experts, 1) if self.experts else (stack,)
         matrices = [matrix.mT if self.transposed else matrix for matrix in by_expert]
         return [part for matrix in matrices for part in self._parts(matrix)]
 
@@ -65,7 +67,7 @@ def layouts_of(module: nn.Module) -> dict[str, Layout]:
 
     Example:
         >>> layouts_of(nn.Sequential(Conv1D(4, 2), nn.Linear(2, 4)))
-        {'0.weight': Layout(stacked=False, transposed=True, parts=1, interleaved=False)}
+        {'0.weight': Layout(stacked=False, transposed=True, parts=1, interleaved=False, experts=0)}
     """
     found: dict[str, Layout] = {}
     for path, part in module.named_modules():
@@ -79,6 +81,8 @@ def layouts_of(module: nn.Module) -> dict[str, Layout]:
 def _layout(part: nn.Module, name: str, parameter: Tensor) -> Layout | None:
     if isinstance(part, Conv1D) and name == "weight":
         return Layout(transposed=True)
+    if _in_a_row(part) and parameter.ndim == 2:
+        return Layout(transposed=name == "w2", experts=part.moe_num_experts)  # pyright: ignore[reportArgumentType]
     if not _holds_experts(part) or parameter.ndim < 2:
         return None
     parts = 2 if name.startswith(_GATED) else 1
@@ -93,6 +97,16 @@ def _holds_experts(part: nn.Module) -> bool:
     stacks = [p for p in part.parameters(recurse=False) if p.ndim == 3 and p.shape[0] > 1]
     known = hasattr(part, "is_transposed") or "Expert" in type(part).__name__
     return bool(stacks) and (known or isinstance(getattr(part, _GATED, None), nn.Parameter))
+
+
+def _in_a_row(part: nn.Module) -> bool:
+    """Return whether the matrices of a mixture's experts follow each other in one matrix, as in DBRX.
+
+    Each is inner × outer numbers: the first two are output × input (w1, v1), the last input × output (w2).
+    """
+    count, inner = (getattr(part, name, None) for name in ("moe_num_experts", "ffn_hidden_size"))
+    own = [p for p in part.parameters(recurse=False) if p.ndim == 2]
+    return isinstance(count, int) and isinstance(inner, int) and {p.shape[0] for p in own} == {count * inner}
 
 
 def _is_transposed(part: nn.Module) -> bool:

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import get_args, get_origin
 
+import torch
+
 from adamerge.runs.class_names import find_class, import_class, is_foreign, known_classes, moved_to, nearest
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.construct import INVALID, on_trial, refusals, usable
@@ -119,10 +121,13 @@ def _is_built(kinds: Sequence[object], value: object) -> bool:
     if isinstance(value, str | Mapping | list | tuple):
         return False
     built_later = [kind for kind in kinds if get_origin(kind) is not None and called_for(kind)]
-    return isinstance(value, tuple(families(kinds))) or bool(built_later and callable(value))
+    classes = families([kind for kind in kinds if isinstance(kind, type)])
+    return isinstance(value, tuple(classes)) or bool(built_later and callable(value))
 
 
 def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> object:
+    if isinstance(value, torch.dtype):
+        value = str(value).removeprefix("torch.")
     if value in words(kinds) and not isinstance(value, bool):
         return value
     if isinstance(value, bool) and bool in kinds:

@@ -16,28 +16,32 @@ from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors
 from adamerge.runs.check_place import check_place
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, component_notes, components, ranks
-from adamerge.runs.config import MergeConfig, source_of
+from adamerge.runs.config import MergeConfig
 from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of, row_notes
 from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.model_config import source_of
+from adamerge.runs.read_config import without_mistakes
+from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
 from adamerge.runs.settle_rows import settle_rows
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
-def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[str]:
+def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes: Sequence[str] = ()) -> list[str]:
     """Print a summary of the merge, and every problem in one list; writes no file.
 
     Args:
         config: Configuration to check.
         console: Prints the summary and the problems.
         deep: Read the weights too.
+        mistakes: Problems of settings that the configuration was made without.
 
     Returns:
         The problems, one message each.
     """
     run = RunDirectory(Path(config.run_dir).expanduser())
-    problems = problems_of(lambda: check_place(run.path, config))
-    problems += [] if problems else problems_of(lambda: check_run_dir(run, "", resume=False))
+    place = problems_of(lambda: check_place(run.path, config))
+    problems = [*mistakes, *(place or problems_of(lambda: check_run_dir(run, "", resume=False)))]
     problems += problems_of(lambda: learning_of(config, progress_bar=False))
     lines: list[str] = []
     try:
@@ -66,6 +70,21 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False) -> list[
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(problems) or 'no'} problem{'s' if len(problems) > 1 else ''} found")
     return problems
+
+
+def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, deep: bool, allow_code: bool) -> None:
+    """Check models and rows too where settings are wrong, if these can be left out.
+
+    Args:
+        layers: Files and options.
+        mistakes: What is wrong with the settings, one per line.
+        console: Prints the summary and all problems.
+        deep: Read the weights too.
+        allow_code: Whether the settings may name code.
+    """
+    config = without_mistakes(layers, allow_code=allow_code)
+    if config is not None:
+        check(config, console, deep=deep, mistakes=mistakes.splitlines())
 
 
 def _rows(config: MergeConfig, experts: Experts) -> tuple[Mapping[str, Rows], Sequence[str], list[str]]:

@@ -1,17 +1,14 @@
 """Configuration: meaning and default of every key of the YAML file."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.calibration.race import Auto, CentreChoice
 from adamerge.calibration.regmean import RegMean
-from adamerge.data.settings import Batching, DataSource
+from adamerge.data.settings import Batching
 from adamerge.experts.name_patterns import Split
-from adamerge.experts.zero_shot import ZeroShot
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
 from adamerge.merging.choose_execution import Memory, Mode
@@ -22,6 +19,7 @@ from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.results.adapter_settings import ExportKind
 from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.model_config import LARGEST_START, ModelConfig
 from adamerge.runs.other_words import OTHER_WORDS
 from adamerge.runs.presets import PRESETS
 from adamerge.runs.trainer_config import TrainerConfig
@@ -36,100 +34,6 @@ else:
 
 Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
-
-_LARGEST_START = 1e6
-"""Size of the largest start coefficient; losses of larger ones overflow."""
-
-
-@dataclass
-class FilteredWeight:
-    """Start coefficient of some parameters.
-
-    Attributes:
-        value: A number; or a list of numbers, interpolated from the first layer to the last.
-        filter: Text that the names of these parameters contain; null and * match all parameters.
-    """
-
-    value: float | list[float]
-    filter: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check that the numbers are finite."""
-        _check_finite("value", self.value)
-
-    def matches(self, name: str) -> bool:
-        """Return whether the filter matches a parameter."""
-        return self.filter in (None, "*") or self.filter in name
-
-
-def _check_finite(key: str, written: object) -> None:
-    values = written if isinstance(written, list) else [written]
-    if not values:
-        raise ConfigError(f"{key}: expected at least one number, found an empty list; leave the key out to use init.")
-    for value in values:
-        if isinstance(value, float | int) and not abs(value) <= _LARGEST_START:
-            raise ConfigError(f"{key}: expected finite numbers, found {value} (at most {_LARGEST_START:g}).")
-
-
-@dataclass
-class ModelParameters:
-    """Mergekit's key `parameters` of a model.
-
-    Attributes:
-        weight: Start coefficient of the expert: a number; a list of numbers, interpolated from the first layer to the
-            last; or a list of {filter, value}, of which the first whose filter is part of the parameter's name counts.
-            null starts from init.
-    """
-
-    weight: float | list[float] | list[FilteredWeight] | None = None
-
-    def __post_init__(self) -> None:
-        """Check that the numbers are finite."""
-        _check_finite("weight", self.weight)
-
-
-@dataclass
-class ModelConfig:
-    """One expert.
-
-    Attributes:
-        model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint, or of a LoRA adapter of
-            base_model.
-        task: Name of the task; by default the last part of `adapter` or `model`.
-        calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
-            coefficients but adds no loss. Not needed if nothing is learned.
-        evaluation: Labeled rows to measure the result on.
-        loss_weight: Factor of this task's objective in the sum over tasks.
-        zero_shot: Class names and templates that replace a head, for CLIP-like models.
-        parameters: Start coefficient, as in mergekit (parameters.weight).
-        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint; null if there is
-            none. A folder that holds both needs only `model`.
-    """
-
-    REPLACED: ClassVar[Mapping[str, str]] = {
-        "weight": "Write loss_weight for the factor of its objective, or parameters: {weight: …} for the coefficient "
-        "at the start."
-    }
-    """Keys of earlier versions, with the message on what replaces them."""
-
-    model: str
-    task: str | None = None
-    calibration: str | DataSource | None = None
-    evaluation: str | DataSource | None = None
-    loss_weight: float = 1.0
-    zero_shot: ZeroShot | None = None
-    parameters: ModelParameters = field(default_factory=ModelParameters)
-    adapter: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check that the factor is in range."""
-        if not 0 <= self.loss_weight < math.inf:
-            raise ConfigError(f"loss_weight: expected a finite number of at least 0, found {self.loss_weight}.")
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-        return self.task or Path((self.adapter or self.model).partition("@")[0]).name
 
 
 @dataclass(kw_only=True)
@@ -218,8 +122,8 @@ class MergeConfig:
 
     def __post_init__(self) -> None:
         """Check that the start is a coefficient, and the seed a seed."""
-        if isinstance(self.init, float | int) and not abs(self.init) <= _LARGEST_START:
-            raise ConfigError(f"init: expected a finite number, found {self.init} (at most {_LARGEST_START:g}).")
+        if isinstance(self.init, float | int) and not abs(self.init) <= LARGEST_START:
+            raise ConfigError(f"init: expected a finite number, found {self.init} (at most {LARGEST_START:g}).")
         if isinstance(self.seed_everything, int) and self.seed_everything < 0:
             raise ConfigError(f"seed_everything: expected at least 0, found {self.seed_everything}.")
 
@@ -282,8 +186,3 @@ class MergeConfig:
         if self.centre is not None:
             return 0.0
         return self.task_vectors.coefficient if self.task_vectors else TASK_ARITHMETIC
-
-
-def source_of(data: str | DataSource) -> DataSource:
-    """Convert a path to a data source with the default column names."""
-    return DataSource(data) if isinstance(data, str) else data

@@ -112,6 +112,29 @@ def only(content: Mapping[str, object], keys: Iterable[str], key: Key = ()) -> d
     return kept
 
 
+def without(content: Mapping[str, object], key: Key) -> dict[str, object]:
+    """Leave out one setting.
+
+    Args:
+        content: Settings.
+        key: Its key; what is not there is not left out.
+
+    Example:
+        >>> without({"models": [{"model": "news", "wieght": 1}]}, ("models", 0, "wieght"))
+        {'models': [{'model': 'news'}]}
+    """
+    first, *rest = key or ("",)
+    left = dict(content)
+    inner = left.get(str(first))
+    if not rest:
+        left.pop(str(first), None)
+    elif isinstance(inner, Mapping):
+        left[str(first)] = without(inner, tuple(rest))
+    elif isinstance(inner, list):
+        left[str(first)] = [without(one, tuple(rest[1:])) if i == rest[0] else one for i, one in enumerate(inner)]
+    return left
+
+
 def together(layers: Sequence[Document]) -> Document:
     """Combine all layers into one; later layers override earlier ones."""
     whole = Document()

@@ -15,7 +15,8 @@ from adamerge.experts.experts import Expert, Experts, name_of
 from adamerge.merging.forward_pass import try_layers
 from adamerge.objectives import Objective
 from adamerge.results.whose_files import from_disk, plan_of
-from adamerge.runs.config import MergeConfig, ModelConfig
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.model_config import ModelConfig
 from adamerge.types import ConfigError
 
 

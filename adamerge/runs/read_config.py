@@ -11,9 +11,9 @@ from adamerge.runs.class_names import nearest
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.config_errors import Findings, Mistake
 from adamerge.runs.construct import INVALID
-from adamerge.runs.layers import DECIDED, nested, overlay, together
+from adamerge.runs.layers import DECIDED, nested, overlay, together, without
 from adamerge.runs.presets import DEFAULT, PRESETS
-from adamerge.runs.read_yaml import Document, read_yaml_file
+from adamerge.runs.read_yaml import Document, Key, read_yaml_file
 from adamerge.runs.saved import Layer, split_record
 from adamerge.runs.warm_start import with_earlier_run
 from adamerge.types import quoted
@@ -75,6 +75,49 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
         ConfigError: Lists every mistake, one per line.
     """
     findings = _findings(layers, allow_code)
+    method, given = _given(layers, findings, allow_code)
+    config = make(MergeConfig, _over_preset(method, given), (), findings)
+    findings.raise_mistakes()
+    assert config is not INVALID
+    assert isinstance(config, MergeConfig)
+    for note in findings.notes:
+        tell(note)
+    return config
+
+
+def without_mistakes(layers: Sequence[Document], *, allow_code: bool = False) -> MergeConfig | None:
+    """Build a configuration of the settings that are right, so that what they name can be checked.
+
+    A setting with a mistake is left out as a whole (all of `trainer`, one key of an item of `models`), and so gets the
+    method's value.
+
+    Args:
+        layers: Files and options.
+        allow_code: As in `merge_layers`.
+
+    Returns:
+        The configuration; None if it cannot do without what is wrong, or if other mistakes appear without it.
+    """
+    findings = _findings(layers, allow_code)
+    method, given = _given(layers, findings, allow_code)
+    make(MergeConfig, _over_preset(method, given), (), findings)
+    for key in {_dispensable(mistake.key) for mistake in findings.mistakes}:
+        given = without(given, key)
+    again = Findings(allow_code=allow_code)
+    config = make(MergeConfig, _over_preset(method, given), (), again)
+    return config if isinstance(config, MergeConfig) and not again.mistakes else None
+
+
+def _dispensable(key: Key) -> Key:
+    return key[:3] if key[:1] == ("models",) else key[:1]
+
+
+def _over_preset(method: str, given: Mapping[str, object]) -> dict[str, object]:
+    return overlay(nested(Document(PRESETS[method])).content, given, preset=True)
+
+
+def _given(layers: Sequence[Document], findings: Findings, allow_code: bool) -> tuple[str, dict[str, object]]:
+    """Return the method, and all settings that are not left to it; adds mistakes of the layers as a whole."""
     parts = [split_record(nested(layer)) for layer in layers]
     method = _method(parts, findings)
     _check_permissions(parts, findings)
@@ -84,15 +127,7 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
     kept = [_today(part.for_method(method), findings) for part in parts]
     content = together(kept).content
     written = tuple(dict.fromkeys(key for part in parts for key in part.written))
-    given = {**with_earlier_run(content), "method": method, "written": written, "allow_code": allow_code}
-    preset = nested(Document(PRESETS[method])).content
-    config = make(MergeConfig, overlay(preset, given, preset=True), (), findings)
-    findings.raise_mistakes()
-    assert config is not INVALID
-    assert isinstance(config, MergeConfig)
-    for note in findings.notes:
-        tell(note)
-    return config
+    return method, {**with_earlier_run(content), "method": method, "written": written, "allow_code": allow_code}
 
 
 def _findings(layers: Sequence[Document], allow_code: bool) -> Findings:

@@ -7,8 +7,9 @@ import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.merging.grouping import Grouping, block_wise
-from adamerge.runs.config import FilteredWeight, MergeConfig
+from adamerge.runs.config import MergeConfig
 from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.model_config import FilteredWeight
 from adamerge.runs.warm_start import start_from, warm_notes
 from adamerge.transforms import Ties
 from adamerge.types import Coefficients, ConfigError

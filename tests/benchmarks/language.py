@@ -27,8 +27,8 @@ from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment
 from adamerge.results.evaluate import SCALES, Evaluation, Scores
 from adamerge.runs.build_model import build_model, open_experts
-from adamerge.runs.config import ModelConfig
 from adamerge.runs.load_rows import Data, load_data
+from adamerge.runs.model_config import ModelConfig
 from adamerge.runs.read_config import merge_config
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from support.families import build
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from adamerge.data.in_memory import as_table, tensor_rows
 from adamerge.data.settings import DataSource
@@ -24,7 +24,10 @@ def expert(architecture, family):
     return Expert("mood", build(architecture, family, 0), InMemory({}), ())
 
 
-@pytest.mark.parametrize("form", ["path", "str", "source", "texts", "dicts", "columns", "dataset", "table"])
+FORMS = ["path", "str", "source", "texts", "dicts", "columns", "dataset", "table", "array", "column of an array"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_table_contains_the_same_texts(tmp_path, form):
     data = datasets.Dataset.from_list(DICTS)
     file = tmp_path / "rows.parquet"
@@ -32,6 +35,7 @@ def test_every_form_of_a_table_contains_the_same_texts(tmp_path, form):
     forms = {
         "path": file, "str": str(file), "source": DataSource(str(file)), "texts": TEXTS, "dicts": DICTS,
         "columns": {"text": TEXTS}, "dataset": data, "table": as_table(data, "mood"),
+        "array": np.array(TEXTS), "column of an array": {"text": np.array(TEXTS), "label": np.arange(2)},
     }  # fmt: skip
     assert as_table(forms[form], "mood").texts("text") == TEXTS
 
@@ -90,3 +94,24 @@ def test_positions_of_tensors_equal_the_mask():
 def test_tensors_of_different_shapes_are_rejected():
     with pytest.raises(ConfigError, match="same names and shapes"):
         tensor_rows([IDS[0], IDS[0, :2]], expert("BertForSequenceClassification", "bert"))
+
+
+class Items(Dataset):
+    """A PyTorch dataset of the given items."""
+
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+@pytest.mark.parametrize(
+    "item", ["good film", ("good film", 1), {"text": "good film"}, {"input_ids": IDS[0], "a": "b"}]
+)
+def test_a_dataset_of_texts_is_refused_in_words(item):
+    with pytest.raises(ConfigError, match=r"mood: expected rows of tensors, found .* \(str\) in one. Give texts"):
+        tensor_rows(Items(item, item), expert("BertForSequenceClassification", "bert"))

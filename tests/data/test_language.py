@@ -62,7 +62,7 @@ def test_loss_of_a_decoder_equals_that_of_transformers(tokenizer, architecture, 
     labels = batch.inputs["input_ids"].masked_fill(batch.inputs["attention_mask"] == 0, -100)
     if positions == "completion":
         for row, text in enumerate(TEXTS):
-            labels[row, : len(tokenizer(text)["input_ids"])] = -100
+            labels[row, : len(tokenizer(text)["input_ids"]) - 1] = -100  # without the end of a text
     expected = module(input_ids=batch.inputs["input_ids"], attention_mask=batch.inputs["attention_mask"], labels=labels)
     torch.testing.assert_close(loss_on(module, batch), expected.loss)
 
@@ -87,11 +87,26 @@ def test_completion_positions_predict_the_completion(tokenizer):
     batch = rows_of(tokenizer, COLUMNS, positions="completion", completion="completion").rows.batch([0, 1, 2])
     for row, completion in enumerate(COMPLETIONS):
         predicted = batch.inputs["input_ids"][row, 1:][batch.positions[row, :-1]]
-        assert tokenizer.decode(predicted) == completion
+        assert tokenizer.decode(predicted) == f"{completion} [SEP]"
         assert not batch.positions[row, -1]
     everything = rows_of(tokenizer, COLUMNS, completion="completion").rows.batch([0, 1, 2])
     assert torch.equal(everything.positions, everything.inputs["attention_mask"].bool())
     assert torch.equal(everything.inputs["input_ids"], batch.inputs["input_ids"])
+
+
+def test_the_end_of_a_text_stands_after_the_completion_not_before_it(tokenizer):
+    found = rows_of(tokenizer, {**COLUMNS, "completion": [*COMPLETIONS[:2], ""]}, completion="completion")
+    ids = found.rows.batch([0, 1, 2]).inputs
+    decoded = [tokenizer.decode(row[mask.bool()]) for row, mask in zip(*ids.values(), strict=True)]
+    assert decoded == [f"[CLS] {t} {c} [SEP]" for t, c in zip(TEXTS[:2], COMPLETIONS[:2], strict=True)] + [
+        f"[CLS] {TEXTS[2]}"
+    ]
+    note = "mood: the tokenizer ends a text with [SEP], which is moved from the prompt to the end of the completion."
+    assert note in found.notes
+    asked = rows_of(tokenizer, {"text": TEXTS}, answer=4)
+    prompts = asked.rows.batch([0]).inputs
+    assert tokenizer.decode(prompts["input_ids"][0]) == f"[CLS] {TEXTS[0]}"
+    assert "mood: the tokenizer ends a text with [SEP], which is not added to prompts." in asked.notes
 
 
 def test_the_last_turn_of_a_chat_counts_and_the_template_is_applied(tokenizer):

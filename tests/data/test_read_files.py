@@ -130,6 +130,8 @@ REFUSED = {
     "array without an end": ("a.json", '[{"text": "a"}', r"row 2 \(line 1\) is not JSON \(expected , or \] after"),
     "array and more": ("a.json", '["a"] ["b"]', "expected nothing after the array"),
     "one object over lines": ("a.json", '{\n "text": ["a", "b"]\n}', 'orient="records", lines=True'),
+    "lists by column": ("a.json", '{"text": ["a", "b"], "label": [0, 1]}\n', "one object for all rows.*lines=True"),
+    "objects by column": ("a.json", '\n{"text": {"0": "a", "1": "b"}}', "one object for all rows"),
     "UTF-8": ("a.jsonl", ROWS.encode() + b'"sch\xf6n"\n', "line 3: .* UTF-8, found the byte 0xf6 at position 5"),
     "UTF-8, csv": ("a.csv", "text\ngood\ncafé\n".encode("cp1252"), "line 3: .* UTF-8, found the byte 0xe9"),
     "UTF-16 without a mark": ("a.csv", "text\ngood\n".encode("utf-16-le"), "line 1: expected text, found a null byte"),
@@ -255,3 +257,36 @@ def test_damaged_shard_is_named(tmp_path):
     write(tmp_path / "1.csv", 'text\n"a\n')
     with pytest.raises(ConfigError, match=r"1\.csv, the record that begins on line 2"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row", ['{"text": ["a", "b"], "label": 1}', '{"text": "a", "box": [1, 2]}', '{"text": ["a"]}', "{}"]
+)
+def test_one_row_in_a_json_file_is_a_row(tmp_path, row):
+    assert len(load(write(tmp_path / "a.json", row))) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"],
+         "2 of 3 files are there, 1 is missing (the first: 00001)"),
+        (["a_1-of-3.jsonl", "a_3-of-3.jsonl"], "a: 2 of 3 files are there, 1 is missing (the first: 2)"),
+        (["a_1-of-2.jsonl", "a_2-of-2.jsonl"], ""),
+        (["a-0-of-2.jsonl", "a-1-of-2.jsonl"], ""),
+        (["part-7.jsonl", "part-9.jsonl"], ""),
+    ],
+)  # fmt: skip
+def test_missing_shards_are_said(tmp_path, names, words):
+    for name in names:
+        write(tmp_path / name, ROWS)
+    notes = load(tmp_path).notes
+    assert any(words in note for note in notes) if words else not any("missing" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["test-0.jsonl", "validation/rows.jsonl"])
+def test_the_only_split_is_read_and_said_if_another_one_is_asked_for(tmp_path, name):
+    write(tmp_path / name, ROWS)
+    (found,) = {"test", "validation"} & set(name.replace("-", "/").split("/"))
+    assert f"all files are named after the split {found}, which is read (key split: train)." in load(tmp_path).notes
+    assert load(tmp_path, split=found).notes == ()

@@ -1,5 +1,6 @@
 """Bases and experts in memory: modules, state dicts and checkpoints, a bare backbone as base included."""
 
+import peft
 import pytest
 import torch
 import transformers
@@ -95,3 +96,32 @@ def test_the_class_of_a_state_dict_is_said():
         "BertModel.",
     )
     assert not from_modules(base, {"a": expert}).notes
+
+
+WRAPPERS = {
+    "compiled": lambda module: torch.compile(module, backend="eager"),
+    "parallel": torch.nn.DataParallel,
+    "both": lambda module: torch.compile(torch.nn.DataParallel(module), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_of_torch_are_passed_over(wrapper):
+    models = [build("BertForSequenceClassification", "bert", seed, num_labels=3) for seed in range(3)]
+    plain = from_modules(models[0], {"a": models[1], "b": models[2]})
+    base, first, second = (WRAPPERS[wrapper](model) for model in models)
+    for found in (from_modules(base, {"a": first, "b": second}), from_modules(models[0], {"a": first, "b": models[2]})):
+        assert found.shared == plain.shared
+        assert {task: expert.head for task, expert in found.tasks.items()} == {
+            t: e.head for t, e in plain.tasks.items()
+        }
+        assert found.tasks["a"].kind == plain.tasks["a"].kind
+
+
+@pytest.mark.parametrize("where", ["base", "a"])
+def test_a_module_with_an_adapter_in_it_is_refused(where):
+    models = [build("BertForSequenceClassification", "bert", seed) for seed in range(2)]
+    options = peft.LoraConfig(target_modules=["query"], r=2)
+    models[where == "a"] = peft.get_peft_model(models[where == "a"], options)
+    with pytest.raises(IncompatibleExpertsError, match=rf"{where}: .*adapter of PEFT in it .*merge_and_unload"):
+        from_modules(models[0], {"a": models[1]})

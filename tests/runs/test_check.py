@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from rich.console import Console
-from support.families import configuration, listing, save_rows
+from support.families import configuration, listing, save_rows, write
 from support.mistakes import edit_tensors
 
 from adamerge.runs.check import check
@@ -129,3 +129,26 @@ def test_what_a_weight_means_is_noted(family, weights, changes, word):
     problems, lines = checked(weighted(weights, **changes))
     assert not problems
     assert any(line.startswith("note: ") and word in line for line in lines)
+
+
+WRONG = {
+    "a value": ({"trainer": {"max_steps": -2}}, "trainer.max_steps"),
+    "an unknown key": ({"objectiv": "Entropy"}, "objectiv"),
+    "code of others": ({"optimizer": {"class_path": "os.system", "init_args": {"command": "touch ran"}}}, "os.system"),
+    "a key of an item": ({"models": [{"model": "mood", "wieght": 1}, {"model": "speed"}], "method": "ties"}, "wieght"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_settings_do_not_hide_what_is_wrong_with_experts(family, main, name):
+    change, word = WRONG[name]
+    config = {**configuration(), **change}
+    edit_tensors(family / "speed/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
+    code, listed, refused = main("check", "--config", write(config), "--run_dir", "run")
+    problems = [line for line in listed.splitlines() if line.startswith("problem: ")]
+    assert code == 2
+    assert word in problems[0]
+    assert word in refused
+    assert "speed: the file has no" in problems[1]
+    assert listed.splitlines()[-1] == "2 problems found"
+    assert not (family / "ran").exists()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mergekit.config import ConditionalParameter, evaluate_setting
 
 from adamerge.merging.grouping import block_wise, task_wise, tensor_wise
-from adamerge.runs.config import FilteredWeight
+from adamerge.runs.model_config import FilteredWeight
 from adamerge.runs.read_config import merge_config
 from adamerge.runs.start import relative_depths, start_column, start_of, weight_notes, weight_of
 from adamerge.types import ConfigError

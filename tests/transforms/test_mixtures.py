@@ -4,6 +4,8 @@ import pytest
 import torch
 from support.mixtures import mixture
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.models.dbrx.configuration_dbrx import DbrxFFNConfig
+from transformers.models.dbrx.modeling_dbrx import DbrxExperts
 
 from adamerge.experts.matrix_layouts import Layout, layouts_of
 from adamerge.transforms.doge import Doge
@@ -106,3 +108,19 @@ def test_linear_layers_of_gpt2_are_transposed():
         f"transformer.h.0.{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     }
     assert set(found.values()) == {Layout(transposed=True)}
+
+
+def test_matrices_of_dbrx_follow_each_other():
+    """One expert, run by the module itself, is what the layouts split off."""
+    experts = DbrxExperts(DbrxFFNConfig(hidden_size=6, ffn_hidden_size=5, moe_num_experts=4))
+    torch.manual_seed(0)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter)
+    layouts = layouts_of(experts)
+    gates, ups, downs = (layouts[f"mlp.{n}"].split(getattr(experts.mlp, n).detach()[None]) for n in ("w1", "v1", "w2"))
+    row = torch.randn(1, 6)
+    for i, (gate, up, down) in enumerate(zip(gates, ups, downs, strict=True)):
+        found = experts(row, torch.tensor([[i]]), torch.ones(1, 1)).detach()
+        torch.testing.assert_close(
+            found.flatten(), down[0] @ (torch.nn.functional.silu(gate[0] @ row[0]) * (up[0] @ row[0]))
+        )
