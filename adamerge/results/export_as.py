@@ -9,7 +9,9 @@ from adamerge.results.export import Exported, export
 from adamerge.types import Coefficients
 
 
-def export_as(adapter: AdapterExport | None, model: MergedModel, coefficients: Coefficients, folder: Path) -> Exported:
+def export_as(
+    adapter: AdapterExport | None, model: MergedModel, coefficients: Coefficients, folder: Path, *, links: bool = True
+) -> Exported:
     """Write a merge; see `export` and `export_adapter`.
 
     Args:
@@ -17,7 +19,8 @@ def export_as(adapter: AdapterExport | None, model: MergedModel, coefficients: C
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Output folder; must not exist.
+        links: Whether folders of tasks may share files by hard links.
     """
     if adapter is None:
-        return export(model, coefficients, folder)
+        return export(model, coefficients, folder, links=links)
     return export_adapter(model, coefficients, folder, max_rank=adapter.max_rank)

@@ -1,11 +1,14 @@
 """A finished run is left alone, and a former export is never lost with what a user put there."""
 
 import filecmp
-import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_directory import RunDirectory, flat_settings
 from adamerge.storage.atomic_files import remove_whole
+from adamerge.storage.own_files import DamagedFileError, own_file
 from adamerge.types import ConfigError
 
 _LONGER = ("trainer.max_steps", "trainer.max_time")
@@ -16,20 +19,27 @@ class RunFinishedError(ConfigError):
     """There is nothing to resume: the run is finished, and was left as it is."""
 
 
-def check_unfinished(run: RunDirectory, resolved: str) -> None:
-    """Leave a finished run alone, unless it shall go on for longer.
+def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], object]) -> None:
+    """Leave a finished run alone, unless it shall go on for longer, or its recipe is damaged and is written again.
 
     Args:
         run: Run directory, with the same settings.
         resolved: Configuration as YAML.
+        tell: Called with a line of text if the recipe is damaged.
 
     Raises:
         RunFinishedError: The run is finished.
     """
-    if not run.recipe.exists():
+    if not os.path.lexists(run.recipe):
         return
     now = flat_settings(resolved)
-    then = flat_settings(json.loads(run.recipe.read_text(encoding="utf-8"))["config"])
+    try:
+        recipe = read_recipe(run.recipe)
+        with own_file(run.recipe, "the recipe of a finished run", ""):
+            then = flat_settings(recipe["config"])
+    except DamagedFileError as error:
+        tell(f"note: {error} The run goes on, and writes it again.")
+        return
     if all(now.get(key) == then.get(key) for key in _LONGER):
         raise RunFinishedError(
             f"{run.path}: this run is finished, and nothing in it was changed. To write its checkpoint again: adamerge "
