@@ -38,7 +38,7 @@ def problem_of(path: Path, largest: int | None = None) -> str | None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return "is a link to a file that does not exist." if path.is_symlink() else "there is no such file."
+        return "is a link to a file that does not exist." if path.is_symlink() else "there is no such file. Correct the path, or copy the file there."
     except (OSError, ValueError) as error:
         return f"cannot be read ({reason_of(error)})."
     if not stat.S_ISREG(found.st_mode):

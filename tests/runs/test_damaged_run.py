@@ -44,7 +44,7 @@ def test_the_configuration(run, examples):
         check_unedited(run)
         check_run_dir(run, resolved, resume=True)
 
-    assert all(tried(run.config, read, examples // 4, "yaml", advice=r"config\.yaml(:\d+)?: "))
+    assert all(tried(run.config, read, examples // 4, "yaml", names=str(run.path), advice=r"config\.yaml(:\d+)?: |start a new run"))
 
 
 def test_the_hashes_of_inputs(run, examples):
