@@ -134,10 +134,7 @@ def _kept_or_made(
 ) -> dict[str, Tensor]:
     if folder is None:
         return _made(model, task, rows, settings)
-    name = f"{escape(task)}.{'[0-9a-f]' * 16}.safetensors"  # version 0.1.0 put keys into file names
-    for former in folder.glob(name):
-        if not key_file(former).exists():  # else it belongs to a task of that name
-            former.unlink()
+    remove_former(folder, task)
     expert = digest_of_expert(model.experts.tasks[task])
     key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], settings.size)
     return keeper(
@@ -146,6 +143,18 @@ def _kept_or_made(
         lambda path: write_safetensors(path, _made(model, task, rows, settings), {"format": "pt"}),
         lambda path: _read(path, len(rows)),
     )
+
+
+def remove_former(folder: Path, task: str) -> None:
+    """Remove a task's outputs that version 0.1.0 stored: it put keys into the names of files.
+
+    Args:
+        folder: Folder of the stored outputs.
+        task: Name of the task; another task may have the name of such a file, but then has a key beside it.
+    """
+    for former in folder.glob(f"{escape(task)}.{'[0-9a-f]' * 16}.safetensors"):
+        if not key_file(former).exists():
+            former.unlink()
 
 
 def _read(path: Path, rows: int) -> dict[str, Tensor]:
