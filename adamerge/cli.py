@@ -5,11 +5,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from adamerge import more_commands
 from adamerge.printable import print_anything
+from adamerge.storage.signals import as_ctrl_c
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
@@ -24,7 +26,7 @@ SCREEN = 20
 
 COMMANDS = {
     "fit": "Learn coefficients from unlabeled rows, export the merged checkpoint, and measure it.",
-    "check": "List every problem with a configuration; reads file headers only, and writes nothing.",
+    "check": "List every problem with a configuration; reads no weights above 1 GiB, and writes nothing.",
     "export": "Export the merged checkpoint of a finished run to another folder or in another dtype.",
     "evaluate": "Measure a finished run on its evaluation rows again.",
     **more_commands.COMMANDS,
@@ -43,11 +45,14 @@ class Fit:
         print_config: Print the configuration with all defaults and exit.
         allow_code: Let the configuration name classes outside torch, Lightning and adamerge, and Python code beside
             weights; both run code.
+        no_links: Copy the merged weights into the folder of every task with a head of its own. By default the folders
+            share them by hard links, so that a file that is edited in place changes in all of them.
     """
 
     ckpt_path: Literal["last"] | None = None
     print_config: bool = False
     allow_code: bool = False
+    no_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Export:
         private: Make the repository private, if it is new.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
+        no_links: Copy the merged weights into the folder of every task with a head of its own, instead of hard links.
     """
 
     run: str
@@ -95,6 +101,7 @@ class Export:
     push_to_hub: str | None = None
     private: bool = False
     allow_code: bool = False
+    no_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     print_anything()
     try:
-        return _run(words)
+        with as_ctrl_c():
+            return _run(words)
     except KeyboardInterrupt:
         _print_error("interrupted. No incomplete files remain.")
         return INTERRUPTED
@@ -244,7 +252,9 @@ def _export(options: Export, console: "Console") -> None:
     size = bytes_of_size(options.max_shard_size)
     if options.push_to_hub is not None:
         check_repository(options.push_to_hub)
-    export_again(config, run, out, options.out_dtype, options.rounding, console, shard_bytes=size)
+    export_again(
+        config, run, out, options.out_dtype, options.rounding, console, shard_bytes=size, links=not options.no_links
+    )
     if options.push_to_hub is not None:
         push(out, options.push_to_hub, private=options.private, console=console)
 
@@ -267,19 +277,24 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
         print(as_yaml(settings(config), config.written), end="")
         return 0
     if isinstance(options, Fit):
-        return _fit(config, options, console)
+        return _fit(config, options, layers, console)
     from adamerge.runs.check import check
 
     return BAD_INPUT if check(config, console, deep=options.deep) else 0
 
 
-def _fit(config: "MergeConfig", options: Fit, console: "Console") -> int:
+def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", console: "Console") -> int:
     from adamerge.runs.finished import RunFinishedError
     from adamerge.runs.fit import fit
+    from adamerge.runs.run_directory import where_it_lies
     from adamerge.runs.save_config import resolved
 
+    resume, links = options.ckpt_path is not None, not options.no_links
+    if resume:
+        files = [layer.file for layer in layers if layer.file]
+        config = where_it_lies(config, files, partial(console.print, markup=False, highlight=False, soft_wrap=True))
     try:
-        done = fit(config, resolved(config), resume=options.ckpt_path is not None, console=console)
+        done = fit(config, resolved(config), resume=resume, console=console, links=links)
     except RunFinishedError as finished:
         console.print(str(finished), markup=False, highlight=False, soft_wrap=True)
         return 0

@@ -17,6 +17,7 @@ from adamerge.batch import Batch
 from adamerge.data.padding import Padding
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts, TextRows
+from adamerge.storage.regular_files import reason_of
 
 Logits: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
 """Runs a model on a batch's inputs; returns logits, (B, …)."""
@@ -63,10 +64,12 @@ class Verdict(NamedTuple):
     Attributes:
         rows: The rows, under a padding with which every row is answered as alone.
         notes: What a user should know, without the task.
+        problem: Why nothing can be learned from its answers; empty if something can.
     """
 
     rows: Rows
     notes: tuple[str, ...] = ()
+    problem: str = ""
 
 
 def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
@@ -82,11 +85,34 @@ def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
     """
     if isinstance(rows, Prompts):
         return _settle_prompts(model, rows, limit)
+    broken: dict[Padding, int] = {}
     try:
-        padding = choose(_ask_forward(model.logits), rows, ladder(rows, model.reads_mask, limit), model.tolerance)
+        ask = _watched(_ask_forward(model.logits), broken)
+        padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
     except Exception as error:  # any class may raise anything
-        return Verdict(rows.under(Padding(share="none")), (_unknown(model.architecture, error),))
-    return Verdict(rows.under(padding), tuple(_notes(model, padding)))
+        note = _unknown(model.architecture, error)
+        return Verdict(
+            rows.under(Padding(share="none")),
+            (note,),
+            f"{model.architecture} cannot be run on a row alone ({reason_of(error)}).",
+        )
+    problem = ""
+    if padding.length in {own.length for own in broken}:
+        row = 1 + next(row for own, row in broken.items() if own.length == padding.length)
+        problem = f"{model.architecture} answers row {row} by numbers that are not finite."
+    return Verdict(rows.under(padding), tuple(_notes(model, padding)), problem)
+
+
+def _watched(ask: Ask, broken: dict[Padding, int]) -> Ask:
+    """Record of every padding the first row that is answered by infinite numbers, or none, even alone."""
+
+    def asked(rows: Rows, indices: Sequence[int]) -> list[Tensor]:
+        answers = ask(rows, indices)
+        if len(indices) == 1 and any((answer.isnan() | answer.isposinf()).any() for answer in answers):
+            broken.setdefault(rows.padding, indices[0])
+        return answers
+
+    return asked
 
 
 def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
@@ -238,7 +264,7 @@ def _settle_prompts(model: Model, rows: Prompts, limit: int | None) -> Verdict:
         }[padding.share]
     found = cast(Prompts, rows.under(padding))
     found.answered_padding = answers.rows.padding
-    return Verdict(found, (*([note] if note else []), *answers.notes))
+    return Verdict(found, (*([note] if note else []), *answers.notes), answers.problem)
 
 
 def _notes(model: Model, padding: Padding) -> Iterator[str]:

@@ -16,7 +16,7 @@ from adamerge.merging.execution import expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.atomic_files import write_safetensors
-from adamerge.storage.kept import Keeper
+from adamerge.storage.kept import Keeper, key_file
 
 MANY_CLASSES = 4096
 """Number of classes (vocabulary size) above which only the most likely ones are stored."""
@@ -134,17 +134,43 @@ def _kept_or_made(
 ) -> dict[str, Tensor]:
     if folder is None:
         return _made(model, task, rows, settings)
-    name = f"{escape(task)}.{'[0-9a-f]' * 16}.safetensors"  # version 0.1.0 put keys into file names
-    for former in folder.glob(name):
-        former.unlink()
+    remove_former(folder, task)
     expert = digest_of_expert(model.experts.tasks[task])
     key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], settings.size)
     return keeper(
         folder / f"{task}.safetensors",
         key,
         lambda path: write_safetensors(path, _made(model, task, rows, settings), {"format": "pt"}),
-        load_file,
+        lambda path: _read(path, len(rows)),
     )
+
+
+def remove_former(folder: Path, task: str) -> None:
+    """Remove a task's outputs that version 0.1.0 stored: it put keys into the names of files.
+
+    Args:
+        folder: Folder of the stored outputs.
+        task: Name of the task; another task may have the name of such a file, but then has a key beside it.
+    """
+    for former in folder.glob(f"{escape(task)}.{'[0-9a-f]' * 16}.safetensors"):
+        if not key_file(former).exists():
+            former.unlink()
+
+
+def _read(path: Path, rows: int) -> dict[str, Tensor]:
+    """Read stored outputs.
+
+    Raises:
+        ValueError: They are of another number of rows, or positions.
+    """
+    tensors = load_file(path)
+    lengths = {key: tensors.get(f"lengths.{key}") for key in ("logits", *(key for key in tensors if key != "top"))}
+    for key, own in lengths.items():
+        if not key.startswith("lengths.") and len(tensors[key]) != (rows if own is None else int(own.sum())):
+            raise ValueError(f"{key}: expected outputs of {rows} rows")
+        if own is not None and len(own) != rows:
+            raise ValueError(f"lengths.{key}: expected {rows} rows")
+    return tensors
 
 
 @torch.no_grad()

@@ -41,8 +41,8 @@ class Images(Modality):
     def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         found = contents(table, self.columns(table, encoding))
         images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
-        notes = image_notes(table, table.source.image, CHANNELS[channels])
-        inputs = _tried(table, images, channels)
+        notes, largest = image_notes(table, table.source.image, CHANNELS[channels])
+        inputs = _tried(table, images, channels, largest)
         classes_by_token(expert.module, expert.kind, inputs, table.task)
         labels, about = labels_of(table, expert.kind, encoding)
         return Encoded(ImageRows(table, images, labels, channels), found, (*notes, *about))
@@ -92,21 +92,28 @@ def _channels(table: Table, expert: Expert) -> int:
     return int(count or 3)
 
 
-def _tried(table: Table, processor: ImageProcessingMixin, channels: int) -> Mapping[str, Tensor]:
-    """Process the first image.
+def _tried(table: Table, processor: ImageProcessingMixin, channels: int, largest: int) -> Mapping[str, Tensor]:
+    """Process the first image, the second and the largest one; return the inputs of the first.
 
     Raises:
-        ConfigError: The image processor cannot process it, or returns another number of channels than the model reads.
+        ConfigError: The image processor cannot process one, or returns another number of channels than the model reads.
     """
     advice = f"but the model reads {channels} (num_channels of config.json). Correct its image_mean, image_std or "
     advice += "do_convert_rgb in preprocessor_config.json."
+    tried = dict.fromkeys(row for row in (0, 1, largest) if row < len(table))
+    rows = ImageRows(table, processor, None, channels)
+    return [_processed(table, rows, row, channels, advice) for row in tried][0]
+
+
+def _processed(table: Table, rows: "ImageRows", row: int, channels: int, advice: str) -> Mapping[str, Tensor]:
+    """Process one image."""
     try:
-        inputs = ImageRows(table, processor, None, channels).batch([0]).inputs
+        inputs = rows.batch([row]).inputs
     except (ValueError, TypeError, IndexError) as error:
         raise table.error(
-            f"row 1: the image processor cannot process an image of {channels} channels ({error}), {advice}"
+            f"row {row + 1}: the image processor cannot process an image of {channels} channels ({error}), {advice}"
         ) from error
     found = inputs["pixel_values"].shape
     if len(found) == 4 and found[1] != channels:
-        raise table.error(f"row 1: the image processor returns images of {found[1]} channels, {advice}")
+        raise table.error(f"row {row + 1}: the image processor returns images of {found[1]} channels, {advice}")
     return inputs

@@ -13,7 +13,7 @@ from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
-from adamerge.data.tokens import added_end, check_ids, cut_note, tokens_of, without_end
+from adamerge.data.tokens import added_end, check_ids, cut_note, decoder_start, tokens_of, without_end
 from adamerge.data.turns import AnswerEnd, answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
@@ -152,7 +152,7 @@ def prompt_rows(
         [prompts[i] for i in kept],
         [shown[i] for i in kept],
         tokenizer,
-        start=expert.kind.decoder_start if expert.kind.encoder_decoder else None,
+        start=decoder_start(table, expert),
         completion_only=encoding.positions == "completion",
         end=end,
     )
@@ -222,18 +222,17 @@ def example_rows(
             f"no row has a token to predict within {limit} tokens, so {what}. Raise data.max_length or use other rows."
         )
     check_ids(table, expert, tokenizer, ([*row.prompt, *row.completion] for row in examples))
-    rows = _joined(kept, expert.kind, tokenizer, encoding)
+    rows = _joined(kept, decoder_start(table, expert), tokenizer, encoding)
     _try(table, expert, rows)
     return rows, _dropped(table, len(examples) - len(kept), len(examples), limit)
 
 
 def _joined(
-    kept: Sequence[Example], kind: ModelKind, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+    kept: Sequence[Example], start: int | None, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
 ) -> TextRows:
     """Join each prompt and its completion into one sequence, or into the inputs of an encoder and a decoder."""
-    if kind.encoder_decoder:
-        assert kind.decoder_start is not None  # encoder-decoders that generate have one
-        targets = [[kind.decoder_start, *row.completion] for row in kept]
+    if start is not None:
+        targets = [[start, *row.completion] for row in kept]
         return TextRows([row.prompt for row in kept], tokenizer, per_token=True, targets=targets)
     counted = [len(row.prompt) for row in kept] if encoding.positions == "completion" else None
     return TextRows([[*row.prompt, *row.completion] for row in kept], tokenizer, per_token=True, counted=counted)

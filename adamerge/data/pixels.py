@@ -26,6 +26,7 @@ class _Found(NamedTuple):
     transparent: bool
     turned: bool
     frames: bool
+    pixels: int
 
 
 def converted(image: Image.Image, mode: str) -> Image.Image:
@@ -50,7 +51,7 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
+def image_notes(table: Table, column: str, mode: str) -> tuple[tuple[str, ...], int]:
     """Look at how the images of a column are stored, and count those that are not read as they are.
 
     Args:
@@ -59,7 +60,7 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
         mode: Mode that they are converted to.
 
     Returns:
-        Notes for the user.
+        Notes for the user, and the index of the largest image.
 
     Raises:
         ConfigError: An image has 32 bits per channel, of unknown scale; names its row and file.
@@ -73,11 +74,12 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[str, ...]:
         "have several frames: the first is used": [i for i, one in enumerate(found) if one.frames],
         "are turned upright as their EXIF orientation says": [i for i, one in enumerate(found) if one.turned],
     }
-    return tuple(
+    notes = tuple(
         f"{table.task}: {table.source.path}: {len(rows)} of {len(table)} images {what}; first: {table.place(rows[0])}."
         for what, rows in words.items()
         if rows
     )
+    return notes, max(range(len(found)), key=lambda row: found[row].pixels)
 
 
 def _look(table: Table, column: str, row: int) -> _Found:
@@ -94,7 +96,7 @@ def _look(table: Table, column: str, row: int) -> _Found:
             )
         transparent = image.mode in _ALPHA or "transparency" in image.info
         turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-        return _Found(sixteen, transparent, turned, getattr(image, "n_frames", 1) > 1)
+        return _Found(sixteen, transparent, turned, getattr(image, "n_frames", 1) > 1, image.width * image.height)
 
 
 def _has_sixteen_bits(image: Image.Image) -> bool:

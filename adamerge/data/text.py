@@ -26,7 +26,7 @@ from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
-from adamerge.data.tokens import Tokens, check_ids, tokens_of
+from adamerge.data.tokens import Tokens, check_ids, check_segments, tokens_of
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
 
@@ -59,6 +59,7 @@ class Text(Modality):
         limit = token_limit(kind, tokenizer, encoding.max_length)
         tokens, inputs, read = _tokenized(table, expert, tokenizer, limit, names)
         check_ids(table, expert, tokenizer, tokens.ids)
+        check_segments(table, expert, tokens.segments)
         kept = [i for i, row in enumerate(tokens.ids) if row]
         if not kept:
             raise table.error("no text has a token, so there is nothing to read. Use other rows.")

@@ -1,8 +1,10 @@
 """Texts → token ids; counts rows that are cut, hold a special token's spelling, or are empty."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
+from torch import nn
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from adamerge.data.tables import Table
@@ -118,13 +120,19 @@ def spelling_note(table: Table, what: str, rows: Sequence[int], total: int) -> t
 
 
 def check_ids(table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, ids: Iterable[Sequence[int]]) -> None:
-    """Check that the model's embeddings have a row for every token.
+    """Check that the model's embeddings have a row for every token, and for the token that pads a language model's rows.
 
     Raises:
         ConfigError: Names the first row, its token and the number of embeddings.
     """
     embedding = input_embedding(expert.own_module)
     count = None if embedding is None or embedding.ndim != 2 else embedding.shape[0]
+    pad = tokenizer.pad_token_id if expert.kind.language_model else None
+    if count is not None and pad is not None and pad >= count:
+        raise table.error(
+            f"the tokenizer pads with {tokenizer.pad_token!r}, token {pad}, but {expert.kind.architecture} has {count} "
+            "embeddings. Set another pad_token in its tokenizer_config.json, for example the end-of-text token."
+        )
     for number, row in enumerate(ids):
         highest = max(row, default=0)
         if count is not None and highest >= count:
@@ -134,6 +142,44 @@ def check_ids(table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, 
                 f"{len(tokenizer)} tokens). Use the tokenizer that the expert was trained with, or resize its "
                 "embeddings and those of the base."
             )
+
+
+def check_segments(table: Table, expert: Expert, segments: Sequence[list[int]] | None) -> None:
+    """Check that the model's embeddings of segments have a row for every segment id of a row.
+
+    Raises:
+        ConfigError: Names the first row, its segment id and the number of embeddings.
+    """
+    parts = expert.own_module.named_modules()
+    tables = [part for name, part in parts if "token_type" in name and isinstance(part, nn.Embedding)]
+    count = min((part.num_embeddings for part in tables), default=None)
+    for number, row in enumerate(segments or (), 1):
+        if count is not None and max(row, default=0) >= count:
+            raise table.error(
+                f"row {number}: the tokenizer gives a token the segment id {max(row)} (token_type_ids), but "
+                f"{expert.kind.architecture} has {count} (type_vocab_size). Use the expert's own tokenizer, or remove "
+                "token_type_ids from model_input_names in its tokenizer_config.json."
+            )
+
+
+def decoder_start(table: Table, expert: Expert) -> int | None:
+    """Return the token that a decoder's rows begin with; None for models without an encoder.
+
+    Raises:
+        ConfigError: config.json names none, or one that has no embedding.
+    """
+    kind, embedding = expert.kind, input_embedding(expert.own_module)
+    if not kind.encoder_decoder:
+        return None
+    start: object = kind.decoder_start
+    count = sys.maxsize if embedding is None else embedding.shape[0]
+    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < count:
+        raise table.error(
+            f"expected decoder_start_token_id in config.json of {expert.source}, a token of {kind.architecture} that "
+            f"its decoder begins with, found {start}. Set it to the token of training: of T5 the pad token, of BART the "
+            "end-of-text token."
+        )
+    return start
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]], masks: Sequence[list[int]]) -> list[int]:

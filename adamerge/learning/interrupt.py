@@ -1,16 +1,17 @@
-"""Stop on Ctrl-C or SIGTERM after the current step, with a checkpoint."""
+"""Stop on Ctrl-C, SIGTERM or SIGHUP: at once, or while coefficients are learned after the step, with a checkpoint."""
 
 import signal
-import threading
 from pathlib import Path
 from types import FrameType
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from adamerge.storage.signals import ENDING, may_listen
+
 
 class StopOnInterrupt(Callback):
-    """On Ctrl-C (or SIGTERM) finish the current step, write a checkpoint and stop; on a second one stop immediately.
+    """On Ctrl-C (or SIGTERM, SIGHUP) finish the current step, write a checkpoint and stop; on a second one stop immediately.
 
     Args:
         checkpoint: File of the checkpoint.
@@ -49,9 +50,11 @@ class StopOnInterrupt(Callback):
         self._restore()
 
     def _listen(self) -> None:
-        if threading.current_thread() is not threading.main_thread():  # only the main thread can install handlers
+        if not may_listen():
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *ENDING):
+            if signal.getsignal(number) is signal.SIG_IGN:  # by nohup
+                continue
             former = signal.signal(number, self._note)
             self._former.setdefault(number, former)
 

@@ -1,5 +1,6 @@
 """Learning of coefficients with Lightning's Trainer."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from typing_extensions import override
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.targets import Targets, TargetSettings, compute_targets
@@ -187,7 +189,7 @@ def descend(
     saving = [stop, _every(learning.watching.every, checkpoints)] if checkpoints and stop else []
     where = trainer_on(model.vectors.device, learning.trainer.get("accelerator", "auto"))
     options = {**learning.trainer, **where, "max_steps": learning.steps}
-    former = checkpoints / LAST if resume and checkpoints else None
+    former = _newest(checkpoints) if resume and checkpoints else None
     trainer = _fit(module, [best, movement, *also, *saving], options, former)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")
@@ -241,8 +243,30 @@ def _keep_best(
 
 
 def _every(steps: int, folder: Path) -> ModelCheckpoint:
-    """Write the checkpoint that a run resumes from every so many steps."""
-    return ModelCheckpoint(folder, LAST.removesuffix(".ckpt"), every_n_train_steps=steps)
+    """Write the checkpoint that a run resumes from every so many steps, always over the former one."""
+    return OneCheckpoint(folder, LAST.removesuffix(".ckpt"), every_n_train_steps=steps, enable_version_counter=False)
+
+
+def _newest(folder: Path) -> Path | None:
+    """Find the checkpoint to resume from; where a run was moved, version 0.1.0 wrote last-v1.ckpt beside the old one."""
+    found = [path for path in folder.glob(f"{LAST.removesuffix('.ckpt')}*.ckpt") if re.fullmatch(_LAST, path.name)]
+    return max(found, key=lambda path: (path.lstat().st_mtime_ns, path.name == LAST), default=None)
+
+
+_LAST = r"last(-v\d+)?\.ckpt"
+
+
+class OneCheckpoint(ModelCheckpoint):
+    """Writes one checkpoint, wherever the run directory was before: Lightning would write another one beside it."""
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return ModelCheckpoint.__qualname__ + super().state_key.removeprefix(type(self).__qualname__)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Forget the paths in a checkpoint, which Lightning would remove."""
 
 
 def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: Trainer, interrupted: bool) -> Learned:
@@ -267,7 +291,7 @@ def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, o
     with without_advice(), first_rank():
         trainer = build_trainer(options, callbacks)
         try:
-            trainer.fit(module, ckpt_path=resume if resume and resume.exists() else None)
+            trainer.fit(module, ckpt_path=resume)
         except FloatingPointError as error:  # raised by optimisers that check the loss themselves
             raise ConfigError(f"step {trainer.global_step}: {error}") from error
     return trainer

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TypeAlias
 
 import torch
@@ -22,7 +21,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from typing_extensions import override
 
 from adamerge.storage.atomic_files import whole_file
-from adamerge.types import ConfigError
+from adamerge.storage.own_files import EVERY, Form, check_form, own_file
 
 Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
 """The metrics beside Lightning's progress bar."""
@@ -131,6 +130,11 @@ class Progress(TQDMProgressBar):
         return {key: f"{seen[key]:{form}}" for key, form in formats.items() if key in seen}
 
 
+_CHECKPOINT: Form = {"epoch": int, "global_step": int, "pytorch-lightning_version": str, "loops": dict}
+_CHECKPOINT |= {"state_dict": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list, EVERY: object}
+"""What Lightning reads of a checkpoint."""
+
+
 class WholeCheckpoints(CheckpointIO):
     """Checkpoints that are complete or absent, and are read without unpickling anything but tensors and numbers."""
 
@@ -146,12 +150,11 @@ class WholeCheckpoints(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, object]:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise ConfigError(
-                f"{path}: the checkpoint is damaged ({error}); start a new run in another run_dir."
-            ) from error
+        way = "Restore it, or delete it: learning then begins anew, with all stored results of the experts."
+        with own_file(Path(path), "a checkpoint of learning", way):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            check_form(found, _CHECKPOINT)
+        return found
 
     @override
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
+from typing import cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -26,6 +28,7 @@ from adamerge.objectives import Objective
 from adamerge.optim import Selection
 from adamerge.storage.atomic_files import whole_folder, write_text
 from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.own_files import EVERY, check_form, own_json
 from adamerge.types import Coefficients
 
 COEFFICIENTS = "coefficients.safetensors"
@@ -219,7 +222,10 @@ def _table(shares: Importance, vectors: TaskVectors) -> str:
 
 def _read(folder: Path) -> tuple[Learned, Importance]:
     """Read the first stage from its folder."""
-    found = json.loads((folder / LEARNED).read_text(encoding="utf-8"))
+    form = {"best_step": int, "history": list, EVERY: object}
+    found = own_json(folder / LEARNED, "the first stage of learning", "", form)
+    for seen in cast(list[object], found["history"]):
+        check_form(seen, {"step": Real, EVERY: Real})
     kept = load_coefficients(folder / COEFFICIENTS)
     with (folder / TABLE).open(encoding="utf-8") as file:
         shares = {row["parameter"]: float(row["importance"]) for row in csv.DictReader(file)}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 
 from adamerge.merging.grouping import Grouping
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.open_safetensors import open_safetensors
+from adamerge.storage.own_files import check_form, own_file
 from adamerge.types import Coefficients, ConfigError
 
 
@@ -78,13 +78,35 @@ def load_coefficients(path: str | Path) -> Table:
     """
     if not isinstance(path, str | PathLike) or not str(path):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"path: expected a path of coefficients, found {path!r}.")
-    try:
-        file = open_safetensors(Path(path).expanduser())
+    place = Path(path).expanduser()
+    with own_file(place, "the coefficients of a finished run", "Restore the file, or learn again in another run_dir."):
+        file = open_safetensors(place)
         metadata, coefficients = file.metadata() or {}, file.get_tensor("coefficients")
         groups, experts, parameters = (json.loads(metadata[key]) for key in ("groups", "experts", "parameters"))
         centre = json.loads(metadata.get("centre", "null"))
-        plain = metadata.get("plain") == "true"
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: expected the coefficients of a finished run ({error}).") from error
-    rows = {name: torch.tensor(index).reshape(-1) for name, index in parameters.items()}
-    return Table(coefficients, Grouping(tuple(groups), rows), tuple(experts), centre, plain)
+        check_form(parameters, {})
+        rows = {name: torch.tensor(index).reshape(-1) for name, index in parameters.items()}
+        table = Table(
+            coefficients, Grouping(tuple(groups), rows), tuple(experts), centre, metadata.get("plain") == "true"
+        )
+        _check(table)
+    return table
+
+
+def _check(table: Table) -> None:
+    """Check that names are texts, and that a finite number stands for every group and expert.
+
+    Raises:
+        ValueError: Something else was found.
+    """
+    groups, coefficients = table.grouping.groups, table.coefficients
+    if not all(isinstance(name, str) for name in (*groups, *table.experts, table.centre or "")):
+        raise ValueError("names of groups, experts and centre are texts")
+    if coefficients.dtype != torch.float32 or coefficients.shape != (len(groups), len(table.experts)):
+        found = f"{coefficients.dtype} {tuple(coefficients.shape)}"
+        raise ValueError(f"expected torch.float32 {(len(groups), len(table.experts))} by its names, found {found}")
+    if not coefficients.isfinite().all():
+        raise ValueError("a coefficient is not finite")
+    for name, rows in table.grouping.rows.items():
+        if rows.dtype != torch.int64 or not len(rows) or not (0 <= rows.min() and rows.max() < len(groups)):
+            raise ValueError(f"{name}: expected indices of {len(groups)} groups")

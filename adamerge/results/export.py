@@ -59,6 +59,7 @@ def export(
     *,
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
+    links: bool = True,
 ) -> Exported:
     """Merge in fp64, one parameter at a time, write the checkpoint, read it back and compare.
 
@@ -74,6 +75,8 @@ def export(
         folder: Output folder; must not exist.
         dtype: Dtype on disk; by default that of the model's rounding.
         shard_bytes: Maximum size of one file.
+        links: Whether folders of tasks may share files by hard links; then a file that is edited in place changes in
+            all of them.
 
     Returns:
         The written files.
@@ -100,7 +103,7 @@ def export(
         write_beside(plan.root, part)
         write_module_weights(plan.weights, model, coefficients, part)
         for task in plan.tasks:
-            write_task(model.experts.tasks[task], base, part, shards, plan, heads, usual)
+            write_task(model.experts.tasks[task], base, part, shards, plan, heads, usual, links=links)
         notes = _make_readable(model.experts, part)
         compare_with_files(model, coefficients, part)
         check_unchanged(model.experts)

@@ -16,6 +16,7 @@ def export_as(
     folder: Path,
     *,
     shard_bytes: int = SHARD_BYTES,
+    links: bool = True,
 ) -> Exported:
     """Write a merge; see `export` and `export_adapter`.
 
@@ -25,7 +26,8 @@ def export_as(
         coefficients: (G, K).
         folder: Output folder; must not exist.
         shard_bytes: Maximum size of one file of a checkpoint.
+        links: Whether folders of tasks may share files by hard links.
     """
     if adapter is None:
-        return export(model, coefficients, folder, shard_bytes=shard_bytes)
+        return export(model, coefficients, folder, shard_bytes=shard_bytes, links=links)
     return export_adapter(model, coefficients, folder, max_rank=adapter.max_rank)

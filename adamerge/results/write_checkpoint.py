@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -141,7 +142,15 @@ def write_rest(rest: Mapping[str, Tensor], folder: Path, shards: Files, dtype: t
 
 
 def write_task(
-    expert: Expert, base: Checkpoint, root: Path, shards: Files, plan: Plan, dtype: torch.dtype | None, usual: str
+    expert: Expert,
+    base: Checkpoint,
+    root: Path,
+    shards: Files,
+    plan: Plan,
+    dtype: torch.dtype | None,
+    usual: str,
+    *,
+    links: bool = True,
 ) -> None:
     """Make the folder that loads as one task's model: links to the backbone, the head, and what lies beside them."""
     folder, beside = root / expert.name, plan.tasks[expert.name]
@@ -150,7 +159,7 @@ def write_task(
     count = len(shards) + bool(head)
     linked = {file_name(number, count): (file, names) for number, (file, names) in enumerate(shards.items(), 1)}
     for name, (file, _) in linked.items():
-        _link(root / file, folder / name)
+        _share(root / file, folder / name, links)
     own = _write_tensors(folder / file_name(count, count), head, dtype) if head else {}
     write_index(folder, {**{name: names for name, (_, names) in linked.items()}, **own})
     assert expert.checkpoint is not None
@@ -173,8 +182,10 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype
     return {path.name: {name: Header(tensor.shape, tensor.dtype) for name, tensor in converted.items()}}
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+def _share(source: Path, target: Path, links: bool) -> None:
+    """Link a file to another place, or copy it."""
+    if links:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)

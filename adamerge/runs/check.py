@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -23,8 +24,11 @@ from adamerge.runs.model_config import source_of
 from adamerge.runs.read_config import without_mistakes
 from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
-from adamerge.runs.settle_rows import settle_rows
+from adamerge.runs.settle_rows import settle_rows, settled
 from adamerge.types import ConfigError, IncompatibleExpertsError
+
+QUICK = 2**30
+"""Bytes of weights that are read without being asked, because it takes seconds."""
 
 
 def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes: Sequence[str] = ()) -> list[str]:
@@ -50,22 +54,22 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
         problems += str(error).splitlines() + _problems_of_tables(config)
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
-        problems += problems_of(lambda: check_task_vectors(config, experts, experts.shared))
-        starts = problems_of(lambda: check_start(config, experts.shared))
+        read = _numbers(experts, deep)
+        names = read.changed
+        lines += read.lines
+        problems += read.problems
+        problems += problems_of(lambda: check_task_vectors(config, experts, names))
+        starts = problems_of(lambda: check_start(config, names))
         problems += [problem for problem in starts if problem not in problems]
-        data, notes, found = _rows(config, experts)
+        data, notes, found = _rows(config, experts, names if read.whole and not problems else None)
         more, other = _memory(config, experts, data)
         lines += more
         problems += [problem for problem in other if problem not in problems]
         lines += [*notes, *row_notes(config, data)]
-        problems += found
-        lines += [] if problems else learning_notes(config, experts.shared)
-        lines += component_notes(config, experts, experts.shared)
+        problems += [problem for problem in found if problem not in problems]
+        lines += [] if problems else learning_notes(config, names)
+        lines += component_notes(config, experts, names)
         problems += problems_of(lambda: check_space(config, experts, run))
-        if deep:
-            more, found = _numbers(experts)
-            lines += more
-            problems += found
     for line in [*lines, *(f"problem: {problem}" for problem in problems)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(problems) or 'no'} problem{'s' if len(problems) > 1 else ''} found")
@@ -87,14 +91,28 @@ def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, d
         check(config, console, deep=deep, mistakes=mistakes.splitlines())
 
 
-def _rows(config: MergeConfig, experts: Experts) -> tuple[Mapping[str, Rows], Sequence[str], list[str]]:
-    """Read and encode all rows; return calibration rows, the notes that `fit` prints too, and the problems."""
+def _rows(
+    config: MergeConfig, experts: Experts, names: Sequence[str] | None
+) -> tuple[Mapping[str, Rows], Sequence[str], list[str]]:
+    """Read and encode all rows; return calibration rows, the notes that `fit` prints too, and the problems.
+
+    Args:
+        config: Configuration.
+        experts: Base and experts.
+        names: Parameters to merge, to ask the experts themselves, as `fit` does; None asks randomly initialised copies.
+    """
     try:
         data = load_data(config, experts)
         check_layers(config.objective, experts, data)
     except ConfigError as error:
         return {}, (), str(error).splitlines()
-    data = settle_rows(data, experts, config.data.max_length)
+    try:
+        if names is None:
+            data = settle_rows(data, experts, config.data.max_length)
+        else:
+            data = settled(config, experts, names, data)
+    except ConfigError as error:
+        return data.calibration, data.notes, str(error).splitlines()
     return data.calibration, data.notes, []
 
 
@@ -139,15 +157,37 @@ def _problems_of_tables(config: MergeConfig) -> list[str]:
     return problems
 
 
-def _numbers(experts: Experts) -> tuple[list[str], list[str]]:
-    """Read the weights; return lines of the summary, and the problems."""
+class _Read(NamedTuple):
+    """What the weights say.
+
+    Attributes:
+        changed: Parameters to merge: those in which experts differ from the base, or all shared ones.
+        lines: Lines of the summary.
+        problems: Why the weights cannot be used.
+        whole: Whether they were read, and can be.
+    """
+
+    changed: Sequence[str]
+    lines: Sequence[str] = ()
+    problems: Sequence[str] = ()
+    whole: bool = False
+
+
+def _numbers(experts: Experts, deep: bool) -> _Read:
+    """Read the weights, if that takes seconds or was asked for."""
+    weights = [experts.base, *experts.weights.values()]
+    size = sum(shape.numel() * dtype.itemsize for one in weights for shape, dtype in one.headers.values())
+    if not deep and size > QUICK:
+        return _Read(
+            experts.shared,
+            [f"note: {size / 1e9:.1f} GB of weights were not read; --deep reads them, as fit does, and says more."],
+        )
     try:
         found = inspect_weights(experts)
     except IncompatibleExpertsError as error:
-        return [], str(error).splitlines()
+        return _Read(experts.shared, (), str(error).splitlines())
     lines = [f"warning: {warning}" for warning in found.warnings]
-    lines += [f"{task}: ‖expert − base‖ / ‖base‖ = {size:.4f}" for task, size in found.update.items()]
-    return [
-        *lines,
-        f"equal in all experts, so without coefficients: {', '.join(found.unchanged) or 'none'}",
-    ], []
+    if deep:
+        lines += [f"{task}: ‖expert − base‖ / ‖base‖ = {size:.4f}" for task, size in found.update.items()]
+        lines.append(f"equal in all experts, so without coefficients: {', '.join(found.unchanged) or 'none'}")
+    return _Read(found.changed, lines, (), whole=True)

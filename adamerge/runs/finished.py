@@ -1,13 +1,16 @@
 """A finished run is left alone, and a former export is never lost with what a user put there."""
 
 import filecmp
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
+from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_directory import RunDirectory, flat_settings
 from adamerge.storage.atomic_files import remove_whole
 from adamerge.storage.digest import digest_of_path
+from adamerge.storage.own_files import DamagedFileError, own_file
 from adamerge.types import ConfigError
 
 _LONGER = ("trainer.max_steps", "trainer.max_time")
@@ -18,20 +21,27 @@ class RunFinishedError(ConfigError):
     """There is nothing to resume: the run is finished, and was left as it is."""
 
 
-def check_unfinished(run: RunDirectory, resolved: str) -> None:
-    """Leave a finished run alone, unless it shall go on for longer.
+def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], object]) -> None:
+    """Leave a finished run alone, unless it shall go on for longer, or its recipe is damaged and is written again.
 
     Args:
         run: Run directory, with the same settings.
         resolved: Configuration as YAML.
+        tell: Called with a line of text if the recipe is damaged.
 
     Raises:
         RunFinishedError: The run is finished.
     """
-    if not run.recipe.exists():
+    if not os.path.lexists(run.recipe):
         return
     now = flat_settings(resolved)
-    then = flat_settings(json.loads(run.recipe.read_text(encoding="utf-8"))["config"])
+    try:
+        recipe = read_recipe(run.recipe)
+        with own_file(run.recipe, "the recipe of a finished run", ""):
+            then = flat_settings(recipe["config"])
+    except DamagedFileError as error:
+        tell(f"note: {error} The run goes on, and writes it again.")
+        return
     if all(now.get(key) == then.get(key) for key in _LONGER):
         raise RunFinishedError(
             f"{run.path}: this run is finished, and nothing in it was changed. To write its checkpoint again: adamerge "
@@ -48,11 +58,14 @@ def put_aside(folder: Path) -> Path | None:
     return folder.rename(folder.with_name(f"{folder.name}_{number}"))
 
 
-def files_of_export(run: RunDirectory) -> dict[str, str]:
-    """Return SHA-256 by path of the files that a finished run exported; empty where it does not say."""
+def files_of_export(run: RunDirectory) -> Mapping[str, str]:
+    """Return SHA-256 by path of the files that a finished run exported; empty where it does not say, or is damaged."""
     if not run.recipe.exists():
         return {}
-    return json.loads(run.recipe.read_text(encoding="utf-8")).get("files", {})
+    try:
+        return cast(Mapping[str, Mapping[str, str]], read_recipe(run.recipe)).get("files", {})
+    except DamagedFileError:
+        return {}
 
 
 def drop_former(former: Path | None, new: Path, known: Mapping[str, str]) -> str | None:

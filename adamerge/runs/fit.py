@@ -67,7 +67,9 @@ class Finished:
     exported: Exported
 
 
-def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None) -> Finished | None:
+def fit(
+    config: MergeConfig, resolved: str, *, resume: bool = False, console: Console | None = None, links: bool = True
+) -> Finished | None:
     """Run a merge from opening the experts to the report.
 
     Args:
@@ -75,6 +77,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         resolved: The same configuration as YAML, for the run directory.
         resume: Resume the run in the run directory.
         console: Prints the report.
+        links: Whether folders of tasks may share exported files by hard links.
 
     Returns:
         The result; None if the run was interrupted and can be resumed.
@@ -91,11 +94,13 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     check_run_dir(run, resolved, resume, allow_code=config.allow_code)
     with use_run(run, "adamerge fit", console):
         if resume:
-            check_unfinished(run, resolved)
-        return _fit(config, resolved, run, console, resume=resume)
+            check_unfinished(run, resolved, lambda line: _print_lines(console, [line]))
+        return _fit(config, resolved, run, console, resume=resume, links=links)
 
 
-def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console, *, resume: bool) -> Finished | None:
+def _fit(
+    config: MergeConfig, resolved: str, run: RunDirectory, console: Console, *, resume: bool, links: bool
+) -> Finished | None:
     learning, clock = learning_of(config, progress_bar=console.is_terminal), Clock()
     opened = open_inputs(config, run, console)
     write_text(run.config, resolved)
@@ -114,7 +119,7 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config)
     former = put_aside(run.merged)
-    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
+    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged, links=links)
     _print_lines(console, filter(None, [drop_former(former, run.merged, known)]))
     _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
     _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))

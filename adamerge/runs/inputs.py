@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypedDict, cast
 
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Experts
@@ -14,10 +14,29 @@ from adamerge.runs.paths import anchor
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.digest import digest_of_path
+from adamerge.storage.own_files import EVERY, Form, check_form, own_file, own_json
 from adamerge.types import ConfigError
 
 Hashes: TypeAlias = Mapping[str, str]
 """SHA-256 by name of a file."""
+
+_WAY = "Restore it, or start a new run in another run_dir."
+_MODEL: Form = {"source": str, "sha256": {EVERY: str}}
+_INPUTS: dict[str, Form] = {
+    "base": _MODEL,
+    "experts": {EVERY: _MODEL},
+    "data": {EVERY: {EVERY: str}},
+    "processors": {EVERY: str},
+    "processor_files": {"base": {EVERY: str}, "experts": {EVERY: {EVERY: str}}},
+}
+_RECIPE: Form = {"config": str, "coefficients": {"sha256": str}, EVERY: object}
+
+
+class Recipe(TypedDict):
+    """What is read again of recipe.json."""
+
+    config: str
+    coefficients: Hashes
 
 
 def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, object]:
@@ -115,7 +134,7 @@ def check_coefficients(run: RunDirectory) -> str | None:
     """
     if not run.recipe.exists():
         return f"note: {run.path} has no {run.recipe.name} with a hash of its coefficients; they are taken as they are."
-    expected = cast(Mapping[str, Hashes], _read(run.recipe)).get("coefficients", {}).get("sha256")
+    expected = read_recipe(run.recipe)["coefficients"]["sha256"]
     if expected != digest_of_path(run.coefficients):
         raise ConfigError(
             f"{run.coefficients}: expected the coefficients that this run learned ({run.recipe.name} has their "
@@ -133,16 +152,22 @@ def changed_rows(file: Path, data: Data) -> list[str]:
 
 
 def _read(file: Path) -> Mapping[str, object]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        content = error
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{file}: expected what the run was made from, as JSON, but the file is missing or damaged "
-            f"({content!r:.200}). Restore it, or start a new run in another run_dir."
-        )
+    """Read the inputs of a run; what version 0.1.0 did not write is absent."""
+    what = "what the run was made from"
+    content = own_json(file, what, _WAY, {EVERY: object})
+    with own_file(file, what, _WAY):
+        check_form(content, {key: form for key, form in _INPUTS.items() if key in content})
     return content
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Read the recipe of a finished run.
+
+    Raises:
+        ConfigError: It is missing or cannot be read.
+        DamagedFileError: It is damaged.
+    """
+    return cast(Recipe, own_json(file, "the recipe of a finished run", _WAY, _RECIPE))
 
 
 def _changes(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:

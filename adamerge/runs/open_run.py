@@ -1,6 +1,7 @@
 """Open a finished run to export or measure its merged model, without learning again."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
+from adamerge.experts.experts import Experts
 from adamerge.learning.keep_best import criterion
 from adamerge.learning.learn import Calibration, divide, goals_of, target_settings
 from adamerge.merging.coefficients import Table, load_coefficients
@@ -22,6 +24,7 @@ from adamerge.results.export_as import export_as
 from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import write_cards_of
+from adamerge.runs.components import COMPONENT
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
 from adamerge.runs.load_rows import Data, load_data
@@ -29,6 +32,7 @@ from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for
 from adamerge.runs.settle_rows import settle_rows
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
+from adamerge.storage.own_files import EVERY, own_json
 from adamerge.types import ConfigError
 
 
@@ -41,6 +45,7 @@ def export_again(
     console: Console,
     *,
     shard_bytes: int = SHARD_BYTES,
+    links: bool = True,
 ) -> None:
     """Write the merged checkpoint of a finished run to another folder.
 
@@ -52,6 +57,7 @@ def export_again(
         rounding: How its numbers are rounded; None takes the run's.
         console: Prints the path per task.
         shard_bytes: Maximum size of one file of weights.
+        links: Whether folders of tasks may share files by hard links.
 
     Raises:
         ConfigError: The run is not finished, `out` exists, another process uses the run directory, or base, experts,
@@ -62,7 +68,7 @@ def export_again(
         model, learned = _reopen(config, place, keeper, console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         adapter = adapter_of(config.export)
-        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=shard_bytes)
+        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=shard_bytes, links=links)
         write_cards_of(place.recipe, out, changed=bool(out_dtype or rounding or adapter))
         lines = [*done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
@@ -92,6 +98,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
 
 
 def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console: Console) -> None:
+    kept = _metrics(place.metrics)
     model, learned = _reopen(config, place, keeper, console)
     data = settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
     if not data.evaluation:
@@ -107,8 +114,13 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     for line in _notes(place, data):
         _print(console, line)
     console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
-    kept = json.loads(place.metrics.read_text(encoding="utf-8")) if place.metrics.exists() else {}
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
+
+
+def _metrics(file: Path) -> dict[str, object]:
+    """Read what a run measured, before anything is measured again."""
+    way = "Delete it: evaluate then writes the scores alone, without the history of learning."
+    return own_json(file, "the measurements of a run", way, {EVERY: object}) if os.path.lexists(file) else {}
 
 
 def chosen(config: MergeConfig, adapter: bool | None, max_rank: int | None) -> MergeConfig:
@@ -179,5 +191,20 @@ def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper, console: Con
     check_inputs(hash_models(config, experts), _record(run))
     if learned.plain:
         config = replace(config, centre=None, task_vectors=None, grouping="task")
+    _check_table(learned, config, experts, run)
     model = build_model(config, experts, tuple(learned.grouping.rows), run, keeper=keeper)
     return model.regrouped(learned.grouping), learned
+
+
+def _check_table(table: Table, config: MergeConfig, experts: Experts, run: RunDirectory) -> None:
+    """Check that coefficients are of these experts and of parameters that can be merged."""
+    other = [name for name in table.grouping.rows if name not in experts.shared]
+    if config.grouping != COMPONENT:
+        rows = {name: len(own) for name, own in table.grouping.rows.items() if name not in other}
+        other += [name for name, length in rows.items() if length not in (1, *experts.base.shape(name)[:1])]
+    if other or table.experts != config.columns:
+        found = f"parameters such as {other[0]}" if other else f"the experts {', '.join(table.experts)}"
+        raise ConfigError(
+            f"{run.coefficients}: expected coefficients of {', '.join(config.columns)} and of parameters that they "
+            f"share, found {found}. Restore the file, or learn again in another run_dir."
+        )

@@ -2,9 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from adamerge.runs.save_config import settings
 from adamerge.runs.saved import RECORD
 from adamerge.storage.exclusive import LOCK, used_alone
 from adamerge.storage.kept import Keeper
+from adamerge.storage.own_files import own_file
 from adamerge.storage.partial_paths import remove_leftovers_in
 from adamerge.types import ConfigError
 
@@ -197,7 +198,7 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
                 f"{run_dir}: already exists. Choose another --run_dir, or resume its run with --ckpt_path last."
             )
         return
-    if not former.exists():
+    if not os.path.lexists(former):
         raise ConfigError(
             f"{run_dir}: there is no run to resume (no {former.name} in it). Check run_dir, or start without "
             "--ckpt_path."
@@ -224,11 +225,13 @@ def _is_empty(folder: Path) -> bool:
 
 def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[str, object]:
     """Read the settings that a run began with: those on record, even if the file was changed since."""
-    saved = read_yaml_file(former).content.get("saved")
-    if not isinstance(saved, dict):  # version 0.1.0
-        return _flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
-    begun = _flat(saved)
-    return begun if begun == now else _flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code)))
+    what, way = "the configuration that the run began with", "Restore it, or start a new run in another run_dir."
+    with own_file(former, what, way):
+        saved = read_yaml_file(former).content.get("saved")
+        if not isinstance(saved, dict):  # version 0.1.0
+            return _flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
+        begun = _flat(saved)
+        return begun if begun == now else _flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code)))
 
 
 def check_unedited(run: RunDirectory) -> None:
@@ -246,6 +249,23 @@ def check_unedited(run: RunDirectory) -> None:
             f"settings. Restore those (they are recorded under saved), or start a new run: adamerge fit --config "
             f"{run.config} --run_dir …"
         )
+
+
+def where_it_lies(config: MergeConfig, files: Iterable[str], tell: Callable[[str], object]) -> MergeConfig:
+    """Resume a run where it lies now, if it is resumed by its own configuration and was moved or copied.
+
+    Args:
+        config: Configuration.
+        files: Files that it was read from.
+        tell: Called with a line of text if the run directory is another one than its configuration says.
+    """
+    places = [RunDirectory(Path(file).expanduser().absolute().parent) for file in files]
+    own = [place for place in places if place.config.exists() and place.inputs.exists()]
+    former = RunDirectory(Path(config.run_dir).expanduser())
+    if not own or former.config.exists():
+        return config
+    tell(f"note: the run directory was moved from {former.path}; the run is resumed in {own[-1].path}.")
+    return replace(config, run_dir=str(own[-1].path))
 
 
 def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> None:

@@ -23,12 +23,18 @@ from adamerge.runs.centre import over_one_group, plain_vectors
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
+from adamerge.types import ConfigError
 
 _FULL_DEPTH = 5e10
 """Numbers of a model times tokens of its longest row up to which a copy keeps all blocks."""
 
 _UNLIMITED = 10**6
 """A row length that is no length of training."""
+
+_ADVICE = (
+    "Expected finite logits: correct config.json (rope_theta, rope_scaling and other factors, eps of norms), its "
+    "tokenizer's or processor's settings, or the weights; adamerge check --deep looks for numbers that are not finite."
+)
 
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Largest difference of two answers that rounding explains, relative to the largest logit; 0.05 in half precision."""
@@ -46,14 +52,21 @@ def settle_rows(data: Data, experts: Experts, max_length: int | None, model: Mer
 
     Returns:
         The rows, with notes on every model that does not answer rows of any length together as it does alone.
+
+    Raises:
+        ConfigError: A model cannot be run on rows, or answers them by numbers that are not finite.
     """
     notes: dict[str, None] = {}
+    problems: dict[str, None] = {}
     found: dict[str, dict[str, Rows]] = {"calibration": {}, "evaluation": {}}
     for purpose, tasks in (("calibration", data.calibration), ("evaluation", data.evaluation)):
         for task, rows in tasks.items():
             verdict = _verdict(experts.tasks[task], rows, max_length, model)
             found[purpose][task] = verdict.rows
             notes |= dict.fromkeys(f"{task}: {note}" for note in verdict.notes)
+            problems |= {f"{task}: {verdict.problem} {_ADVICE}": None} if verdict.problem else {}
+    if problems:
+        raise ConfigError("\n".join(problems))
     return replace(data, **found, notes=(*data.notes, *notes))
 
 
@@ -78,10 +91,17 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
 
 
 def _verdict(expert: Expert, rows: Rows, max_length: int | None, model: MergedModel | None) -> Verdict:
-    question = asked(model, expert) if model is not None else asked_of_copy(expert, rows)
+    limit = _limit(expert, rows, max_length)
+    if model is not None:
+        return settle(asked(model, expert), rows, limit)
+    question = asked_of_copy(expert, rows)
     if isinstance(question, str):
         return Verdict(rows, (question,))
-    return settle(question, rows, _limit(expert, rows, max_length))
+    verdict = settle(question, rows, limit)
+    if not verdict.problem:
+        return verdict
+    again = asked_of_copy(expert, rows, seed=1, whole=True)  # chance may have drawn numbers that overflow
+    return verdict if isinstance(again, str) else settle(again, rows, limit)
 
 
 def asked(model: MergedModel, expert: Expert) -> Model:
@@ -102,11 +122,18 @@ def asked(model: MergedModel, expert: Expert) -> Model:
     )
 
 
-def asked_of_copy(expert: Expert, rows: Rows) -> Model | str:
-    """Ask a randomly initialised copy, with two blocks if all would take long; or return why there is none."""
+def asked_of_copy(expert: Expert, rows: Rows, *, seed: int = 0, whole: bool = False) -> Model | str:
+    """Ask a randomly initialised copy, with two blocks if all would take long; or return why there is none.
+
+    Args:
+        expert: The task's expert.
+        rows: Its rows.
+        seed: Random seed of the parameters.
+        whole: Keep all blocks.
+    """
     tokens = max(tensor.numel() for tensor in rows.batch(rows.by_length(range(len(rows)))[:1]).inputs.values())
     module = expert.module
-    if count(module) * tokens > _FULL_DEPTH:
+    if count(module) * tokens > _FULL_DEPTH and not whole:
         short = shortened(module)
         module = short if _runs(short, rows) else module
     if count(module) > LARGEST:
@@ -114,7 +141,7 @@ def asked_of_copy(expert: Expert, rows: Rows) -> Model | str:
             f"{expert.kind.architecture}: a copy of it has {count(module) / 1e9:.1f} billion parameters, so only fit "
             "finds out whether its answer to a row depends on the rows beside it."
         )
-    state = random_state(module)
+    state = random_state(module, seed)
     run = Stateless(module, written=small(state))
     return Model(
         expert.kind.architecture,

@@ -5,15 +5,17 @@ and the SHA-256 of the content. If key or content differ, the result is deleted 
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
-
-from safetensors import SafetensorError
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 from adamerge.storage.atomic_files import remove_whole, write_text
 from adamerge.storage.digest import digest_of_path
+from adamerge.storage.own_files import EVERY, own_json
+from adamerge.storage.partial_paths import remove
+from adamerge.storage.regular_files import check_regular
 from adamerge.types import ConfigError
 
 Key: TypeAlias = Mapping[str, str]
@@ -87,8 +89,12 @@ class Keeper:
         return found
 
     def store(self, path: Path, key: Key, make: Callable[[Path], None]) -> None:
-        """Compute a result and write its key; any former result must be deleted before."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Compute a result and write its key; any former result must be deleted before.
+
+        Raises:
+            ConfigError: A file lies where the result's folder should be.
+        """
+        _make_folder(path.parent)
         make(path)
         write_text(key_file(path), json.dumps({"key": dict(key), "sha256": digest_of_path(path)}) + "\n")
 
@@ -102,11 +108,12 @@ class Keeper:
         others = [word for word, value in key.items() if note.key is not None and note.key.get(word) != value]
         if others:
             return None, f"is made of other {' and '.join(others)}"
-        if note.sha256 is not None and note.sha256 != digest_of_path(path):
-            return None, "is damaged"
         try:
+            check_regular(path) if not path.is_dir() else None
+            if note.sha256 is not None and note.sha256 != digest_of_path(path):
+                return None, "is damaged"
             found = read(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
+        except Exception:  # libraries raise anything on damaged files
             return None, "is damaged"
         if note.key is None:
             self.tell(f"{path}: has no key, as version 0.1.0 kept it; taken as it is")
@@ -114,12 +121,13 @@ class Keeper:
 
     def _remove(self, path: Path, problem: str) -> None:
         """Delete a result that does not match: first the result, so that it never exists without its key."""
+        _make_folder(path.parent)
         if path.exists():
             self.tell(f"{path}: {problem}; computed again")
         if path.is_dir():
             remove_whole(path)
         path.unlink(missing_ok=True)
-        key_file(path).unlink(missing_ok=True)
+        remove(key_file(path))
 
 
 def key_file(path: Path) -> Path:
@@ -132,13 +140,22 @@ def key_file(path: Path) -> Path:
     return path.with_suffix(".key.json")
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{folder}: expected a folder of stored results, but a file lies there. Move the file away."
+        ) from error
+
+
 def _note(path: Path) -> _Note:
     """Read a result's key file: without key for version 0.1.0, with a hash that never matches if it is damaged."""
-    try:
-        note = json.loads(key_file(path).read_text(encoding="utf-8"))
-        key, sha256 = note["key"], note["sha256"]
-    except FileNotFoundError:
+    file = key_file(path)
+    if not os.path.lexists(file):
         return _Note(None, None)
-    except (OSError, ValueError, LookupError, TypeError):
+    try:
+        note = own_json(file, "a cache key", "", {"key": {EVERY: str}, "sha256": str})
+    except ConfigError:
         return _Note(None, "unreadable")
-    return _Note(key, sha256) if isinstance(key, dict) and isinstance(sha256, str) else _Note(None, "unreadable")
+    return _Note(cast(Key, note["key"]), str(note["sha256"]))

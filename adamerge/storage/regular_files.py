@@ -38,9 +38,13 @@ def problem_of(path: Path, largest: int | None = None) -> str | None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return "is a link to a file that does not exist." if path.is_symlink() else "there is no such file."
+        return (
+            "is a link to a file that does not exist."
+            if path.is_symlink()
+            else "there is no such file. Correct the path, or copy the file there."
+        )
     except (OSError, ValueError) as error:
-        return f"cannot be read ({_reason(error)})."
+        return f"cannot be read ({reason_of(error)})."
     if not stat.S_ISREG(found.st_mode):
         return f"expected a file, found {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}. Correct the path."
     if not os.access(path, os.R_OK):
@@ -71,7 +75,7 @@ def read_whole(path: Path, largest: int) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({_reason(error)}).") from error
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)}).") from error
 
 
 def is_folder(path: Path) -> bool:
@@ -133,11 +137,16 @@ def reading(
     except (ConfigError, IncompatibleExpertsError):
         raise
     except Exception as found:  # other libraries raise anything on damaged files
-        raise error(f"{what} ({_reason(found)}). {advice}") from found
+        raise error(f"{what} ({reason_of(found)}). {advice}") from found
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's message, or its name."""
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error's message, or its name.
+
+    Example:
+        >>> reason_of(ValueError("one\\ntwo")), reason_of(KeyError())
+        ('ValueError: one', 'KeyError')
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()

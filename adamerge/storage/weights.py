@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.storage.digest import FileDigest, bytes_of, digest_of, digest_of_json
+from adamerge.storage.digest import FileDigest, bytes_of, digest_of, digest_of_json, stamp_of
 from adamerge.storage.open_safetensors import SafetensorsReader, open_safetensors
 from adamerge.storage.regular_files import check_regular
 from adamerge.types import IncompatibleExpertsError
@@ -169,9 +169,20 @@ class MappedFiles(Weights):
             yield piece
 
     def __getitem__(self, name: str) -> Tensor:
+        _check_whole(self._places[name][0])
         if name not in self._views:
             self._views[name] = self._readers[name].get_tensor(name)
         return self._views[name]
+
+
+def _check_whole(opened: FileDigest) -> None:
+    """Check that a mapped file is as long as it was: the system would end the process that reads beyond its end."""
+    now = stamp_of(opened.path)
+    if opened.stamp is not None and now is not None and now.size < opened.stamp.size:
+        raise IncompatibleExpertsError(
+            f"{opened.path}: expected {opened.stamp.size} bytes, as when it was opened, found {now.size}: it was cut "
+            "off while it was in use. Restore it, and start again or resume the run."
+        )
 
 
 def _starts(file: Path) -> dict[str, int]:
