@@ -16,7 +16,7 @@ from adamerge import cli
         (["fit"], "missing: base_model, models"),
         (["fit", "--config"], "--config: expected a value after it, found none."),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
-        (["fit", "--config", "."], ".: there is no such file"),
+        (["fit", "--config", "."], ".: expected a file, found a folder"),
         (["fit", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["fit", "merge"], "there is no option merge."),
         (
