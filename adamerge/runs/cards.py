@@ -51,10 +51,15 @@ def card_facts(
         comparison.unit if comparison and measured else None,
         comparison.scores if comparison and measured else {},
         comparison.relative() if comparison and measured else {},
-        comparison.agreement if comparison else {},
+        _known(comparison.agreement) if comparison else {},
         list(filter(None, [surviving.warning(config.rounding)])),
         version("adamerge"),
     )
+
+
+def _known(agreement: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    """Leave out the tasks that cannot be measured without labels."""
+    return {key: {task: one for task, one in own.items() if one is not None} for key, own in agreement.items()}
 
 
 def _source(name: str, checkpoint: Checkpoint | None) -> Source:

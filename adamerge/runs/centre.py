@@ -79,6 +79,7 @@ def centre_of(
 
     if isinstance(config.chosen_centre, Auto):
         return AutoCentre(config, config.chosen_centre, model, run, watch or rows, merged, console, keeper).weights()
+    assert isinstance(config.chosen_centre, RegMean | Transform)
     return merged(config.chosen_centre, run.centre)
 
 

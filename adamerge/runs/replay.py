@@ -191,7 +191,7 @@ def reproduce(file: Path, console: Console, *, allow_code: bool = False) -> None
         run, learning = RunDirectory(Path(folder)), learning_of(config, progress_bar=console.is_terminal)
         opened = open_inputs(config, run, console)
         check_inputs(inputs(config, opened.experts, opened.data), recipe.file)
-        staged, _ = learn_merge(config, opened, learning, run, {}, keeper_for(console), console, resume=False)
+        staged, _, _ = learn_merge(config, opened, learning, run, {}, keeper_for(console), console, resume=False)
     if staged.learned.interrupted:
         raise KeyboardInterrupt
     found = Table(staged.learned.coefficients, staged.model.grouping, staged.model.vectors.experts)
