@@ -77,10 +77,11 @@ def centre_of(
             transform = by_matrix(choice, experts.layouts)
             return merged_at_once(plain, transform, file, console=console, keeper=keeper, **fisher)
 
-    if isinstance(config.chosen_centre, Auto):
-        return AutoCentre(config, config.chosen_centre, model, run, watch or rows, merged, console, keeper).weights()
-    assert isinstance(config.chosen_centre, RegMean | Transform)
-    return merged(config.chosen_centre, run.centre)
+    chosen = config.chosen_centre
+    if isinstance(chosen, RegMean | Transform):
+        return merged(chosen, run.centre)
+    assert isinstance(chosen, Auto)  # the only other choice
+    return AutoCentre(config, chosen, model, run, watch or rows, merged, console, keeper).weights()
 
 
 @contextmanager
