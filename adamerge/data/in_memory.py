@@ -221,6 +221,6 @@ def _tensor(value: object, expert: Expert) -> Tensor:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{expert.name}: expected rows of tensors, found {quoted(value)} ({type(value).__name__}) in one. Give texts "
-            "and images as a list of them, or as a list of dicts, one per row."
+            f"{expert.name}: expected rows of tensors, found {quoted(value)} ({type(value).__name__}) in one. Give "
+            "texts and images as a list of them, or as a list of dicts, one per row."
         ) from error
