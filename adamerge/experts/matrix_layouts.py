@@ -21,7 +21,8 @@ class Layout(NamedTuple):
         experts: Number of experts whose matrices follow each other in the first dimension (DBRX); 0 if they do not.
 
     Example:
-        >>> both = torch.arange(6.0).reshape(1, 1, 2, 3).mT  # (K, E, M, R): three rows of two inputs
+        >>> import torch
+        >>> both = torch.arange(6.0).reshape(1, 1, 2, 3)  # (K, E, M, R): three rows of two inputs
         >>> [piece.tolist() for piece in Layout(True, True, 3).split(both)]
         [[[[0.0, 3.0]]], [[[1.0, 4.0]]], [[[2.0, 5.0]]]]
     """
