@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeGuard
 
@@ -83,6 +84,25 @@ def check_processor(processor: object) -> None:
             f"processor: expected a tokenizer or image processor, found {found(processor)}. Load it first: "
             "AutoTokenizer.from_pretrained(…) or AutoImageProcessor.from_pretrained(…)."
         )
+
+
+def check_tasks(processor: object, tasks: Sequence[str]) -> None:
+    """Refuse processors of tasks that there are not.
+
+    Args:
+        processor: One processor, or processors by task.
+        tasks: Names of the tasks.
+
+    Raises:
+        ConfigError: A key is no task; names the nearest one.
+    """
+    for task in processor if isinstance(processor, Mapping) else ():
+        if task not in tasks:
+            near = get_close_matches(str(task), tasks, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"processor: expected names of tasks as keys ({', '.join(tasks)}), found {task!r}. "
+                f"Did you mean {near[0]!r}?"
+            )
 
 
 def check_model(model: object, what: str) -> None:

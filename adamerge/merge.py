@@ -6,7 +6,6 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -18,6 +17,7 @@ from adamerge.arguments import (
     check_model,
     check_models,
     check_processor,
+    check_tasks,
     found,
     holds_keys,
     is_path,
@@ -157,7 +157,7 @@ class Merge:
         base, notes = self._memory.take_model(base_model), list[str]()
         keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
         self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code)
-        _check_tasks(processor, self.config.names)
+        check_tasks(processor, self.config.names)
         for note in notes:
             warnings.warn(note, stacklevel=2)
 
@@ -258,17 +258,6 @@ class Merge:
         rows = {key: self._memory.take_rows(keys[key], task, key) for key in ROWS if key in keys}  # pyright: ignore
         beside = {"adapter": str(adapter)} if adapter is not None else {}
         return {**keys, **rows, **beside, "model": model, **({"task": task} if model == IN_MEMORY else {})}
-
-
-def _check_tasks(processor: object, tasks: Sequence[str]) -> None:
-    """Refuse processors of tasks that there are not."""
-    for task in processor if isinstance(processor, Mapping) else ():
-        if task not in tasks:
-            near = get_close_matches(str(task), tasks, n=1, cutoff=0.0)
-            raise ConfigError(
-                f"processor: expected names of tasks as keys ({', '.join(tasks)}), found {task!r}. "
-                f"Did you mean {near[0]!r}?"
-            )
 
 
 def _by_task(

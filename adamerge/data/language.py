@@ -256,10 +256,12 @@ def _examples(
         return [Example(prompt, ids if text else []) for prompt, ids, text in pairs], notes
     after = added_end(tokenizer)
     notes += _end_note(table, tokenizer, after, "moved from the prompt to the end of the completion")
-    pairs = [(without_end(prompt, after), [*ids, *after] if text else [], text) for prompt, ids, text in pairs]
-    long = [i for i, (prompt, ids, _) in enumerate(pairs) if len(prompt) + len(ids) > limit]
-    notes += cut_note(table, "prompts with their completions", long, len(pairs), limit)
-    return [Example(prompt, ids[: limit - len(prompt)]) for prompt, ids, _ in pairs], notes
+    rows = [(without_end(prompt, after), [*ids, *after] if text else []) for prompt, ids, text in pairs]
+    long = [i for i, (prompt, ids) in enumerate(rows) if len(prompt) + len(ids) > limit]
+    notes += cut_note(table, "prompts with their completions", long, len(rows), limit)
+    whole = [len(prompt) < limit for prompt in prompts.ids]  # a prompt that was cut has no completion
+    left = [limit - len(prompt) if fits else 0 for (prompt, _), fits in zip(rows, whole, strict=True)]
+    return [Example(prompt, ids[:room]) for (prompt, ids), room in zip(rows, left, strict=True)], notes
 
 
 def _end_note(table: Table, tokenizer: PreTrainedTokenizerBase, after: Sequence[int], what: str) -> tuple[str, ...]:

@@ -155,6 +155,7 @@ def test_rows_in_which_no_position_counts_are_dropped(tokenizer):
     assert found.notes == (
         "mood: rows: 1 of 4 prompts are longer than 11 tokens and are cut there (data.max_length, or the maximum of "
         "tokenizer or model); first: row 4.",
+        "mood: the tokenizer ends a text with [SEP], which is moved from the prompt to the end of the completion.",
         "mood: rows: 1 of 4 prompts with their completions are longer than 11 tokens and are cut there "
         "(data.max_length, or the maximum of tokenizer or model); first: row 4.",
         "mood: rows: 1 of 4 rows are dropped: none of their positions counts within 11 tokens (see data.max_length and "
