@@ -108,7 +108,7 @@ def _changes(
 
 
 def _nothing(model: MergedModel) -> tuple[dict[str, LowRankChange], dict[str, Slot]]:
-    """Find a place for factors of zeros, for a merge in which no expert has weight: PEFT reads no adapter without any."""
+    """Find a place for factors of zeros, where no expert has weight: PEFT reads no adapter without any."""
     own = next(iter(model.experts.tasks.values())).own_module
     for name, shape in model.vectors.shapes.items():
         slot = slot_of(own, name)
