@@ -138,7 +138,7 @@ def test_weights_that_contain_the_adapter_beside_them_are_refused(tmp_path):
         shutil.copy(adapter / name, tmp_path / "full")
     save_file({n: t.contiguous() for n, t in expected.items()}, tmp_path / "full/model.safetensors", {"format": "pt"})
     with pytest.raises(
-        IncompatibleExpertsError, match=r"they contain it already.* holds (0\.9|1\.[01])\d times the adapter's"
+        IncompatibleExpertsError, match=r"they contain it already.*(0\.9|1\.).* times the adapter's change"
     ):
         experts_of(base, a=tmp_path / "full")
 
@@ -217,29 +217,6 @@ def test_the_base_that_an_adapter_names(tmp_path):
     named(adapter, tmp_path / "other")
     with pytest.raises(IncompatibleExpertsError, match=r"other, expected .*has other numbers.*adapter: "):
         experts_of(base, a=adapter)
-
-
-def test_a_base_that_differs_in_one_number_is_another_one(tmp_path):
-    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    shutil.copytree(base, tmp_path / "other")
-    tensors = load_file(base / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"].view(-1)[13] += 0.01
-    save_file(tensors, tmp_path / "other/model.safetensors", {"format": "pt"})
-    named(adapter, tmp_path / "other")
-    with pytest.raises(IncompatibleExpertsError, match=r"layers.1.mlp.up_proj.weight has other numbers there than"):
-        experts_of(base, a=adapter)
-
-
-COMPUTED = {"plain": 0, "bias": 0, "norms of their own": 0, "dora": 4, "token rows": 1, "module of its own": 0}
-
-
-@pytest.mark.parametrize("kind", COMPUTED)
-def test_what_is_computed_whole_while_learning_is_said(tmp_path, kind):
-    base, adapter, _ = saved(tmp_path, *KINDS[kind])
-    said = [note for note in experts_of(base, a=adapter).notes if "each is computed whole in every step" in note]
-    count = COMPUTED[kind]
-    assert [note for note in said if f": {count} of the tensors" in note] == said
-    assert bool(said) == bool(count)
 
 
 @pytest.mark.parametrize(
