@@ -219,6 +219,29 @@ def test_the_base_that_an_adapter_names(tmp_path):
         experts_of(base, a=adapter)
 
 
+def test_a_base_that_differs_in_one_number_is_another_one(tmp_path):
+    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
+    shutil.copytree(base, tmp_path / "other")
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"].view(-1)[13] += 0.01
+    save_file(tensors, tmp_path / "other/model.safetensors", {"format": "pt"})
+    named(adapter, tmp_path / "other")
+    with pytest.raises(IncompatibleExpertsError, match=r"layers.1.mlp.up_proj.weight has other numbers there than"):
+        experts_of(base, a=adapter)
+
+
+COMPUTED = {"plain": 0, "bias": 0, "norms of their own": 0, "dora": 4, "token rows": 1, "module of its own": 0}
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_what_is_computed_whole_while_learning_is_said(tmp_path, kind):
+    base, adapter, _ = saved(tmp_path, *KINDS[kind])
+    said = [note for note in experts_of(base, a=adapter).notes if "each is computed whole in every step" in note]
+    count = COMPUTED[kind]
+    assert [note for note in said if f": {count} of the tensors" in note] == said
+    assert bool(said) == bool(count)
+
+
 @pytest.mark.parametrize(
     "name", ["unsloth/base-bnb-4bit", "TheBloke/base-GPTQ", "org/Base-AWQ", "mlx-community/base-8bit"]
 )
