@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adamerge.experts.experts import Expert
+from adamerge.merging.factor_algebra import Svd
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import Rounding, check_fits, dtype_on_disk, rounding_of
 from adamerge.results.adapter_beside import write_beside_adapters
@@ -77,6 +78,8 @@ def export_adapter(
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     exported = Exported(folder, checkpoints(model.experts, folder), size, share.found())
     notes = notes_of(found, rank, max_rank, model.rounding, weights, peft_version(), dense.found())
+    if not any(change.norm for change in found.values()):
+        notes = [*notes, "note: no expert has weight, so the adapter changes nothing: the merge is the base"]
     return replace(exported, notes=(*notes, *beside), truncation=_truncation(found))
 
 
@@ -101,7 +104,24 @@ def _changes(
             found[name], slots[name] = change, slot
     if problems:
         raise ConfigError(_refusal(problems))
-    return found, slots
+    return (found, slots) if found else _nothing(model)
+
+
+def _nothing(model: MergedModel) -> tuple[dict[str, LowRankChange], dict[str, Slot]]:
+    """Find a place for factors of zeros, where no expert has weight: PEFT reads no adapter without any."""
+    own = next(iter(model.experts.tasks.values())).own_module
+    for name, shape in model.vectors.shapes.items():
+        slot = slot_of(own, name)
+        if isinstance(slot, Slot):
+            rows = shape[0]
+            svd = Svd(
+                torch.zeros(rows, 1).double(), torch.zeros(1).double(), torch.zeros(shape.numel() // rows, 1).double()
+            )
+            return {name: LowRankChange(svd, 0.0)}, {name: slot}
+    raise ConfigError(
+        "export: adapter: expected a merge that changes the base, found one in which no expert has weight, and no "
+        "layer that LoRA has factors for. The merge is the base itself."
+    )
 
 
 def _refusal(problems: list[str]) -> str:

@@ -138,7 +138,7 @@ def test_weights_that_contain_the_adapter_beside_them_are_refused(tmp_path):
         shutil.copy(adapter / name, tmp_path / "full")
     save_file({n: t.contiguous() for n, t in expected.items()}, tmp_path / "full/model.safetensors", {"format": "pt"})
     with pytest.raises(
-        IncompatibleExpertsError, match=r"they contain it already.* holds (0\.9|1\.[01])\d times the adapter's"
+        IncompatibleExpertsError, match=r"they contain it already.*(0\.9|1\.).* times the adapter's change"
     ):
         experts_of(base, a=tmp_path / "full")
 

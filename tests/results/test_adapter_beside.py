@@ -111,6 +111,15 @@ def test_generation_settings_beside_an_adapter_are_not_read(pool):
         assert auto.from_pretrained("adapters/mood").generation_config.temperature != 0.5
 
 
+def test_a_merge_in_which_no_expert_has_weight_is_an_adapter_that_changes_nothing(pool):
+    experts = [Expert(f"adapters/{task}") for task in TASKS]
+    done = Merge("base", experts, method="task_arithmetic", init=0.0).learn().export("out", adapter=True)
+    assert any("the adapter changes nothing" in note for note in done.notes)
+    found = AutoPeftModelForCausalLM.from_pretrained(done.folder).merge_and_unload().state_dict()
+    for name, value in AutoModelForCausalLM.from_pretrained("base").state_dict().items():
+        assert torch.equal(found[name], value)
+
+
 def test_an_adapter_that_speaks_as_its_base_is_alone(pool):
     done = merged(adapter=True)
     assert {file.name for file in done.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
