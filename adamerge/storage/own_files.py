@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from adamerge.storage.regular_files import LARGEST_JSON, reason_of, problem_of, read_whole
+from adamerge.storage.regular_files import LARGEST_JSON, problem_of, read_whole, reason_of
 from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
 
 Form: TypeAlias = "type | Mapping[str, Form]"

@@ -38,7 +38,11 @@ def problem_of(path: Path, largest: int | None = None) -> str | None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return "is a link to a file that does not exist." if path.is_symlink() else "there is no such file. Correct the path, or copy the file there."
+        return (
+            "is a link to a file that does not exist."
+            if path.is_symlink()
+            else "there is no such file. Correct the path, or copy the file there."
+        )
     except (OSError, ValueError) as error:
         return f"cannot be read ({reason_of(error)})."
     if not stat.S_ISREG(found.st_mode):
@@ -137,10 +141,10 @@ def reading(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of an error's message, or its name.
+    r"""Return the first line of an error's message, or its name.
 
     Example:
-        >>> reason_of(ValueError("one\\ntwo")), reason_of(KeyError())
+        >>> reason_of(ValueError("one\ntwo")), reason_of(KeyError())
         ('ValueError: one', 'KeyError')
     """
     if isinstance(error, OSError) and error.strerror:

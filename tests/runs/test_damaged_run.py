@@ -44,7 +44,16 @@ def test_the_configuration(run, examples):
         check_unedited(run)
         check_run_dir(run, resolved, resume=True)
 
-    assert all(tried(run.config, read, examples // 4, "yaml", names=str(run.path), advice=r"config\.yaml(:\d+)?: |start a new run"))
+    assert all(
+        tried(
+            run.config,
+            read,
+            examples // 4,
+            "yaml",
+            names=str(run.path),
+            advice=r"config\.yaml(:\d+)?: |start a new run",
+        )
+    )
 
 
 def test_the_hashes_of_inputs(run, examples):
@@ -97,7 +106,7 @@ def test_the_names_of_coefficients(run, tmp_path, key, examples):
             save_file(tensors, tmp_path / "coefficients.safetensors", changed)
             load_coefficients(tmp_path / "coefficients.safetensors")
 
-    accepted, refused = tried(document, read, examples // 2, "json" if key != "centre" else "", names="coefficients")
+    _, refused = tried(document, read, examples // 2, "json" if key != "centre" else "", names="coefficients")
     assert refused
 
 

@@ -50,10 +50,15 @@ def place(pair, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_leaves_no_partial_folder(tmp_path, number):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), as_ctrl_c(), whole_folder(tmp_path / "merged") as part:
-        (part / "half").touch()
-        os.kill(os.getpid(), number)
-        signal.sigtimedwait([], 1)
+
+    def write_half():
+        with as_ctrl_c(), whole_folder(tmp_path / "merged") as part:
+            (part / "half").touch()
+            os.kill(os.getpid(), number)
+            signal.sigtimedwait([], 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(number) is before
 
@@ -134,7 +139,9 @@ def test_a_file_cut_off_in_use_is_named(tmp_path):
     assert mapped["w"].sum() == 10_000
     os.truncate(file, 5000)
     for read in (lambda: mapped["w"], lambda: next(mapped.pieces("w", 10))):
-        with pytest.raises(IncompatibleExpertsError, match=r"model\.safetensors: expected 4\d+ bytes.*found 5000.*Restore"):
+        with pytest.raises(
+            IncompatibleExpertsError, match=r"model\.safetensors: expected 4\d+ bytes.*found 5000.*Restore"
+        ):
             read()
 
 
