@@ -98,8 +98,8 @@ def fit(
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
     check_place(run.path, config)
+    check_run_dir(run, resolved, resume, allow_code=config.allow_code)
     with use_run(run, "adamerge fit", console):
-        check_run_dir(run, resolved, resume, allow_code=config.allow_code)
         if resume:
             check_unfinished(run, resolved, lambda line: _print_lines(console, [line]))
         return _fit(config, resolved, run, console, resume=resume, links=links)
