@@ -109,7 +109,7 @@ def check_ids(table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, 
     """
     embedding = input_embedding(expert.own_module)
     count = None if embedding is None or embedding.ndim != 2 else embedding.shape[0]
-    pad = tokenizer.pad_token_id if expert.kind.language_model else None
+    pad = cast(int | None, tokenizer.pad_token_id) if expert.kind.language_model else None
     if count is not None and pad is not None and pad >= count:
         raise table.error(
             f"the tokenizer pads with {tokenizer.pad_token!r}, token {pad}, but {expert.kind.architecture} has {count} "
