@@ -102,7 +102,8 @@ def _tried(table: Table, processor: ImageProcessingMixin, channels: int, largest
     advice += "do_convert_rgb in preprocessor_config.json."
     tried = dict.fromkeys(row for row in (0, 1, largest) if row < len(table))
     rows = ImageRows(table, processor, None, channels)
-    return [_processed(table, rows, row, channels, advice) for row in tried][0]
+    first, *_ = [_processed(table, rows, row, channels, advice) for row in tried]
+    return first
 
 
 def _processed(table: Table, rows: "ImageRows", row: int, channels: int, advice: str) -> Mapping[str, Tensor]:

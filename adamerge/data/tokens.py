@@ -120,14 +120,14 @@ def spelling_note(table: Table, what: str, rows: Sequence[int], total: int) -> t
 
 
 def check_ids(table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, ids: Iterable[Sequence[int]]) -> None:
-    """Check that the model's embeddings have a row for every token, and for the token that pads a language model's rows.
+    """Check that the model's embeddings have a row for every token, and for the one that pads a language model's rows.
 
     Raises:
         ConfigError: Names the first row, its token and the number of embeddings.
     """
     embedding = input_embedding(expert.own_module)
     count = None if embedding is None or embedding.ndim != 2 else embedding.shape[0]
-    pad = tokenizer.pad_token_id if expert.kind.language_model else None
+    pad = cast(int | None, tokenizer.pad_token_id) if expert.kind.language_model else None
     if count is not None and pad is not None and pad >= count:
         raise table.error(
             f"the tokenizer pads with {tokenizer.pad_token!r}, token {pad}, but {expert.kind.architecture} has {count} "
@@ -176,8 +176,8 @@ def decoder_start(table: Table, expert: Expert) -> int | None:
     if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < count:
         raise table.error(
             f"expected decoder_start_token_id in config.json of {expert.source}, a token of {kind.architecture} that "
-            f"its decoder begins with, found {start}. Set it to the token of training: of T5 the pad token, of BART the "
-            "end-of-text token."
+            f"its decoder begins with, found {start}. Set it to the token of training: of T5 the pad token, of BART "
+            "the end-of-text token."
         )
     return start
 

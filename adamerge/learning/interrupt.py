@@ -11,7 +11,7 @@ from adamerge.storage.signals import ENDING, may_listen
 
 
 class StopOnInterrupt(Callback):
-    """On Ctrl-C (or SIGTERM, SIGHUP) finish the current step, write a checkpoint and stop; on a second one stop immediately.
+    """On Ctrl-C (SIGTERM, SIGHUP) finish the current step, write a checkpoint and stop; on a second one stop at once.
 
     Args:
         checkpoint: File of the checkpoint.

@@ -248,7 +248,7 @@ def _every(steps: int, folder: Path) -> ModelCheckpoint:
 
 
 def _newest(folder: Path) -> Path | None:
-    """Find the checkpoint to resume from; where a run was moved, version 0.1.0 wrote last-v1.ckpt beside the old one."""
+    """Find the checkpoint to resume from; after a move, version 0.1.0 wrote last-v1.ckpt beside the old one."""
     found = [path for path in folder.glob(f"{LAST.removesuffix('.ckpt')}*.ckpt") if re.fullmatch(_LAST, path.name)]
     return max(found, key=lambda path: (path.lstat().st_mtime_ns, path.name == LAST), default=None)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
@@ -100,7 +100,7 @@ def _check(table: Table) -> None:
         ValueError: Something else was found.
     """
     groups, coefficients = table.grouping.groups, table.coefficients
-    if not all(isinstance(name, str) for name in (*groups, *table.experts, table.centre or "")):
+    if not all(isinstance(name, str) for name in cast(list[object], [*groups, *table.experts, table.centre or ""])):
         raise ValueError("names of groups, experts and centre are texts")
     if coefficients.dtype != torch.float32 or coefficients.shape != (len(groups), len(table.experts)):
         found = f"{coefficients.dtype} {tuple(coefficients.shape)}"

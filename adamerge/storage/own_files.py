@@ -96,6 +96,6 @@ def check_form(value: object, form: Form, key: str = "") -> None:
     missing = next((name for name in form if name != EVERY and name not in value), None)
     if missing is not None:
         raise ValueError(f"{f'{key}.{missing}'.lstrip('.')}: is missing")
-    for name, inner in value.items():
+    for name, inner in cast(dict[str, object], value).items():
         if name in form or EVERY in form:
             check_form(inner, form.get(name, form.get(EVERY, object)), f"{key}.{name}".lstrip("."))

@@ -141,10 +141,10 @@ def reading(
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of an error's message, or its name.
+    r"""Return the first line of an error's message, or its name.
 
     Example:
-        >>> reason_of(ValueError("one\\ntwo")), reason_of(KeyError())
+        >>> reason_of(ValueError("one\ntwo")), reason_of(KeyError())
         ('ValueError: one', 'KeyError')
     """
     if isinstance(error, OSError) and error.strerror:

@@ -75,11 +75,14 @@ def test_problems_of_rows_space_and_directory_are_listed_together(family, monkey
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_numbers_are_read_if_asked(family, deep):
+@pytest.mark.parametrize("small", [False, True])
+def test_numbers_are_read_if_asked_or_few(family, monkeypatch, deep, small):
+    monkeypatch.setattr("adamerge.runs.check.QUICK", 2**30 if small else 0)
     edit_tensors(family / "topic/model.safetensors", lambda t: t["classifier.bias"].fill_(float("nan")))
     problems, lines = checked(configuration(), deep=deep)
-    assert bool(problems) is deep
-    if deep:
+    assert bool(problems) is (deep or small)
+    assert any("weights were not read" in line for line in lines) is not (deep or small)
+    if deep or small:
         assert "topic (topic): classifier.bias has" in problems[0]
         assert lines[-1] == "1 problem found"
 

@@ -106,7 +106,7 @@ def test_the_names_of_coefficients(run, tmp_path, key, examples):
             save_file(tensors, tmp_path / "coefficients.safetensors", changed)
             load_coefficients(tmp_path / "coefficients.safetensors")
 
-    accepted, refused = tried(document, read, examples // 2, "json" if key != "centre" else "", names="coefficients")
+    _, refused = tried(document, read, examples // 2, "json" if key != "centre" else "", names="coefficients")
     assert refused
 
 

@@ -50,10 +50,15 @@ def place(pair, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_leaves_no_partial_folder(tmp_path, number):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), as_ctrl_c(), whole_folder(tmp_path / "merged") as part:
-        (part / "half").touch()
-        os.kill(os.getpid(), number)
-        signal.sigtimedwait([], 1)
+
+    def write_half():
+        with as_ctrl_c(), whole_folder(tmp_path / "merged") as part:
+            (part / "half").touch()
+            os.kill(os.getpid(), number)
+            signal.sigtimedwait([], 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(number) is before
 
