@@ -77,6 +77,7 @@ class Export:
         adapter: Write one adapter over the base (LoRA), or with `--adapter false` a checkpoint; by default as in the
             run.
         max_rank: Largest rank of the adapter; the truncation error is printed.
+        max_shard_size: Largest size of one file of a checkpoint, such as 2GB; by default as in the run.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
     """
@@ -87,6 +88,7 @@ class Export:
     rounding: Literal["nearest", "stochastic"] | None = None
     adapter: bool | None = None
     max_rank: int | None = None
+    max_shard_size: int | str | None = None
     allow_code: bool = False
 
 
@@ -232,7 +234,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
 
             run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
             config = parse_file(run / "config.yaml", allow_code=options.allow_code)
-            config = chosen(config, options.adapter, options.max_rank)
+            config = chosen(config, options.adapter, options.max_rank, options.max_shard_size)
             export_again(config, run, out, options.out_dtype, options.rounding, console)
         case Evaluate(run, allow_code):
             from adamerge.runs.open_run import evaluate_again

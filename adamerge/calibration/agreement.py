@@ -1,9 +1,10 @@
 """Agreement: share of rows on which merged model and expert predict the same class; needs no labels."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from adamerge.batch import Batch
@@ -13,6 +14,7 @@ from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives import Objective
+from adamerge.optim.processes import share_of, sum_over_processes
 from adamerge.types import Coefficients
 
 
@@ -74,6 +76,7 @@ class HeldOut:
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, ()):
             tallies[answer.task].compare(answer, expected)
+        tallies = _of_all_processes(tallies, model.vectors.device)
         return {task: tally.agreement for task, tally in tallies.items()}
 
     def measure(self, model: MergedModel, coefficients: Coefficients, objective: Objective) -> Measured:
@@ -89,26 +92,33 @@ class HeldOut:
             tallies[answer.task].compare(answer, expected)
             targets = self.targets[answer.task](answer.batch, answer.outputs) if objective.uses_targets else None
             tallies[answer.task].lose(answer.batch, objective(answer.outputs, answer.batch, targets).item())
+        tallies = _of_all_processes(tallies, model.vectors.device)
         agreement = {task: tally.agreement for task, tally in tallies.items()}
         return Measured(agreement, {task: tally.objective for task, tally in tallies.items()})
 
     def _answers(
         self, model: MergedModel, coefficients: Coefficients, layers: Layers
     ) -> Iterator[tuple[Answer, Tensor]]:
-        """Yield the merged model's outputs on every batch, with the expert's predictions."""
-        expected = {task: iter(own) for task, own in self.predicted.items()}
-        batches = {task: own.batches(self.size) for task, own in self.rows.items()}
+        """Yield the merged model's outputs on every batch of this process, with the expert's predictions."""
+        tasks = list(enumerate(self.rows))
+        expected = {task: iter(share_of(self.predicted[task], turn)) for turn, task in tasks}
+        batches = {task: self._batches(task, turn) for turn, task in tasks}
         with execution_of(model).at(coefficients) as merged:
             for answer in merged.outputs(batches, layers):
                 yield answer, next(expected[answer.task])
+
+    def _batches(self, task: str, turn: int) -> Iterator[Batch]:
+        """Yield this process's share of the batches of one task."""
+        rows = self.rows[task]
+        return map(rows.batch, share_of(list(rows.divided(self.size)), turn))
 
 
 @dataclass
 class _Tally:
     """Sums over the batches of one task."""
 
-    same: int = 0
-    predicted: int = 0
+    same: float = 0
+    predicted: float = 0
     total: float = 0.0
     counted: float = 0.0
 
@@ -128,6 +138,12 @@ class _Tally:
     @property
     def objective(self) -> float:
         return self.total / self.counted
+
+
+def _of_all_processes(tallies: Mapping[str, _Tally], device: torch.device) -> dict[str, _Tally]:
+    """Add up the sums of all processes, each of which has measured its share of the batches."""
+    table = torch.tensor([astuple(tally) for tally in tallies.values()], dtype=torch.float64, device=device)
+    return {task: _Tally(*row) for task, row in zip(tallies, sum_over_processes(table).tolist(), strict=True)}
 
 
 def hold_out(

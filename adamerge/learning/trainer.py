@@ -1,4 +1,4 @@
-"""Lightning's Trainer for learning: one device, complete checkpoints, a short progress bar, no general advice."""
+"""Lightning's Trainer for learning: one process or several, complete checkpoints, a short progress bar, no advice."""
 
 import inspect
 import io
@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeAlias
@@ -36,7 +36,10 @@ _ADVICE = re.compile(
 
 
 def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
-    """Build Lightning's Trainer on one device; it writes no files but complete checkpoints.
+    """Build Lightning's Trainer; it writes no files but complete checkpoints.
+
+    One process takes no notice of what a cluster or launcher says in its environment variables; several do. The rows of
+    a step depend on its number alone, so Lightning must not divide the loader that counts steps.
 
     Args:
         options: Arguments of the Trainer; they override the defaults here.
@@ -51,12 +54,30 @@ def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> T
     checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
     ours |= {"default_root_dir": os.devnull}  # in a job of SLURM, hpc_ckpt_1.ckpt in that folder would be loaded
-    given = {**_DEFAULTS, **ours, **options, "callbacks": callbacks, "plugins": [WholeCheckpoints(), OneProcess()]}
+    plugins, strategy = [WholeCheckpoints()], "ddp"
+    if process_count(options) == 1:
+        plugins, strategy = [*plugins, OneProcess()], "auto"
+    theirs = {"callbacks": callbacks, "plugins": plugins, "strategy": strategy, "use_distributed_sampler": False}
+    given = {**_DEFAULTS, **ours, **options, **theirs}
     return Trainer(**given)  # pyright: ignore[reportArgumentType]
 
 
 _DEFAULTS = {name: own.default for name, own in inspect.signature(Trainer).parameters.items()}
 """All arguments of the Trainer: those that are not given are read from variables such as PL_TRAINER_DEVICES."""
+
+
+def process_count(options: Mapping[str, object]) -> int:
+    """Return how many processes learn together: one per device on every machine.
+
+    Args:
+        options: Arguments of the Trainer; a list of devices is the one of a single process.
+
+    Example:
+        >>> process_count({"devices": 4, "num_nodes": 2}), process_count({"devices": [1]})
+        (8, 1)
+    """
+    devices, nodes = (options.get(key, 1) for key in ("devices", "num_nodes"))
+    return (devices if isinstance(devices, int) else 1) * (nodes if isinstance(nodes, int) else 1)
 
 
 class OneProcess(LightningEnvironment):
@@ -78,6 +99,11 @@ class OneProcess(LightningEnvironment):
     @override
     def teardown(self) -> None:
         """Leave WORLD_SIZE as it is."""
+
+
+def rank_for(options: Mapping[str, object]) -> AbstractContextManager[None]:
+    """Let Lightning act as rank 0 where one process learns; of several, each has its own rank."""
+    return first_rank() if process_count(options) == 1 else nullcontext()
 
 
 @contextmanager

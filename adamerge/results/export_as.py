@@ -5,11 +5,17 @@ from pathlib import Path
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.adapter_export import export_adapter
 from adamerge.results.adapter_settings import AdapterExport
-from adamerge.results.export import Exported, export
+from adamerge.results.export import SHARD_BYTES, Exported, export
 from adamerge.types import Coefficients
 
 
-def export_as(adapter: AdapterExport | None, model: MergedModel, coefficients: Coefficients, folder: Path) -> Exported:
+def export_as(
+    adapter: AdapterExport | None,
+    model: MergedModel,
+    coefficients: Coefficients,
+    folder: Path,
+    shard_bytes: int | None = None,
+) -> Exported:
     """Write a merge; see `export` and `export_adapter`.
 
     Args:
@@ -17,7 +23,8 @@ def export_as(adapter: AdapterExport | None, model: MergedModel, coefficients: C
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Output folder; must not exist.
+        shard_bytes: Maximum size of one file of a complete checkpoint, 5 GB by default; an adapter is one file.
     """
     if adapter is None:
-        return export(model, coefficients, folder)
+        return export(model, coefficients, folder, shard_bytes=shard_bytes or SHARD_BYTES)
     return export_adapter(model, coefficients, folder, max_rank=adapter.max_rank)

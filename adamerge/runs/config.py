@@ -1,7 +1,6 @@
 """Configuration: meaning and default of every key of the YAML file."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +19,10 @@ from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
-from adamerge.results.adapter_settings import ExportKind
+from adamerge.results.adapter_settings import ExportKind, adapter_of
 from adamerge.runs.presets import PRESETS
+from adamerge.runs.trainer_config import TrainerConfig
+from adamerge.storage.sizes import bytes_in
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 
@@ -36,46 +37,6 @@ Start: TypeAlias = Literal["average", "published", "closed_form"]
 
 _LARGEST_START = 1e6
 """Size of the largest start coefficient; losses of larger ones overflow."""
-
-DURATION = re.compile(r"\d+:\d+:\d+:\d+")
-"""Days, hours, minutes and seconds."""
-
-
-@dataclass
-class TrainerConfig:
-    """Arguments of Lightning's Trainer that apply here; see its documentation.
-
-    Attributes:
-        max_steps: Largest number of optimiser steps; 0 learns nothing, so the start is the result.
-        max_time: Stop after this time, as DD:HH:MM:SS; null sets no limit.
-        accelerator: Device: cpu, gpu (CUDA or ROCm), or auto (gpu if there is one); CUDA_VISIBLE_DEVICES chooses among
-            several.
-        precision: 32-true, bf16-mixed (less memory), or 64-true.
-        gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
-        gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
-        deterministic: Raise an error for operations that are not reproducible.
-        enable_progress_bar: Show a progress bar; null shows it on a terminal only.
-    """
-
-    max_steps: int
-    max_time: str | None = None
-    accelerator: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    gradient_clip_val: float | None = None
-    gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    deterministic: bool | None = None
-    enable_progress_bar: bool | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values that do not depend on the machine; Lightning checks the rest before learning."""
-        if isinstance(self.max_steps, int) and self.max_steps < 0:
-            raise ConfigError(f"max_steps: expected 0 (nothing is learned) or more, found {self.max_steps}.")
-        if self.max_time is not None and not DURATION.fullmatch(self.max_time):
-            raise ConfigError(f"max_time: expected DD:HH:MM:SS, such as 00:01:30:00, found {self.max_time!r}.")
-        if self.gradient_clip_val is not None and not 0 <= self.gradient_clip_val < math.inf:
-            raise ConfigError(
-                f"gradient_clip_val: expected a finite number of at least 0, or null, found {self.gradient_clip_val}."
-            )
 
 
 @dataclass
@@ -184,6 +145,8 @@ class MergeConfig:
         rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
             at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
         export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
+        max_shard_size: Largest size of one file of the complete checkpoint, such as 2GB; null takes 5GB. A tensor that is
+            larger has a file of its own.
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are, and how much of the merged model exists at once: resident (task vectors in
@@ -227,6 +190,7 @@ class MergeConfig:
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     rounding: RoundingMode = "nearest"
     export: ExportKind = "checkpoint"
+    max_shard_size: int | str | None = None
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Mode | Memory = "auto"
@@ -250,11 +214,15 @@ class MergeConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the start is a coefficient, and the seed a seed."""
+        """Check that the start is a coefficient, the seed a seed, and the size of files one of files."""
         if isinstance(self.init, float | int) and not abs(self.init) <= _LARGEST_START:
             raise ConfigError(f"init: expected a finite number, found {self.init} (at most {_LARGEST_START:g}).")
         if isinstance(self.seed_everything, int) and self.seed_everything < 0:
             raise ConfigError(f"seed_everything: expected at least 0, found {self.seed_everything}.")
+        if self.shard_bytes and adapter_of(self.export):
+            raise ConfigError(
+                "max_shard_size: expected export: checkpoint, because an adapter is one file. Remove max_shard_size."
+            )
 
     @property
     def needs_rows(self) -> bool:
@@ -267,6 +235,11 @@ class MergeConfig:
     def memory_settings(self) -> Memory:
         """How much memory learning may take."""
         return self.memory if isinstance(self.memory, Memory) else Memory(self.memory)
+
+    @property
+    def shard_bytes(self) -> int | None:
+        """Largest size of one file of the complete checkpoint in bytes; None takes the default."""
+        return None if self.max_shard_size is None else bytes_in(self.max_shard_size, "max_shard_size")
 
     @property
     def transforms(self) -> dict[str, Transform]:

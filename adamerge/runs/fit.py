@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.learning.learn import Goals, divide, goals_of
 from adamerge.learning.learned import Learned
-from adamerge.learning.settings import Learning
+from adamerge.learning.processes import Processes
+from adamerge.learning.settings import Learning, check_devices
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.device import advice_where_full, describe_device, device_of
@@ -41,6 +42,7 @@ from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper, Key
+from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,7 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         The result; None if the run was interrupted and can be resumed.
 
     Raises:
+        SystemExit: This is not the first of several processes, and has done its part: nothing but learning.
         ConfigError: Something in the configuration cannot be used, or another process uses the run directory; nothing
             is written.
         RunFinishedError: The run to resume is finished.
@@ -94,15 +97,40 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
-    check_place(run.path, config)
-    with use_run(run, "adamerge fit", console):
-        check_run_dir(run, resolved, resume, allow_code=config.allow_code)
-        if resume:
-            check_unfinished(run, resolved)
-        return _fit(config, resolved, run, console, resume=resume)
+    check_devices(asdict(config.trainer))
+    processes = Processes(asdict(config.trainer))
+    if not processes.first:
+        _take_part(config, run, processes, resume=resume)
+        raise SystemExit(0)
+    with processes.led():
+        check_place(run.path, config)
+        with use_run(run, "adamerge fit", console):
+            check_run_dir(run, resolved, resume, allow_code=config.allow_code)
+            if resume:
+                check_unfinished(run, resolved)
+            return _fit(config, resolved, run, processes, console, resume=resume)
 
 
-def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console, *, resume: bool) -> Finished | None:
+def _take_part(config: MergeConfig, run: RunDirectory, processes: Processes, *, resume: bool) -> None:
+    """Learn with the first process, from what it has prepared in the run directory; nothing is written or printed.
+
+    Raises:
+        ConfigError: What the first process prepared is not found here, or not made of the same files.
+    """
+    if not processes.join():
+        return
+    quiet = Console(quiet=True)
+    try:
+        learning, opened = learning_of(config, progress_bar=False), _open(config, None, quiet)
+        keeper = Keeper(accept_unkeyed=resume, only_reads=True)
+        learn_merge(config, opened, learning, run, {}, keeper, quiet, resume=resume, processes=processes)
+    except (ConfigError, IncompatibleExpertsError) as error:
+        raise ConfigError(f"{processes.name}: {error}") from error
+
+
+def _fit(
+    config: MergeConfig, resolved: str, run: RunDirectory, processes: Processes, console: Console, *, resume: bool
+) -> Finished | None:
     learning = learning_of(config, progress_bar=console.is_terminal)
     opened = _open(config, run, console)
     write_text(run.config, resolved)
@@ -110,7 +138,15 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     remember(made_from, run.inputs)
     keeper = keeper_for(console, accept_unkeyed=resume)
     staged, held_out = learn_merge(
-        config, opened, learning, run, key_of_run(made_from, resolved), keeper, console, resume=resume
+        config,
+        opened,
+        learning,
+        run,
+        key_of_run(made_from, resolved),
+        keeper,
+        console,
+        resume=resume,
+        processes=processes,
     )
     model, learned = staged.model, staged.learned
     if learned.interrupted:
@@ -118,7 +154,7 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config.centre_name)
     former = put_aside(run.merged)
-    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged)
+    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged, config.shard_bytes)
     _print_lines(console, filter(None, [drop_former(former, run.merged)]))
     _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
     _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
@@ -133,8 +169,8 @@ def _fit(config: MergeConfig, resolved: str, run: RunDirectory, console: Console
     return Finished(run.path, learned, comparison, exported)
 
 
-def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
-    """Open experts and rows, and check everything that can be checked before anything is written."""
+def _open(config: MergeConfig, run: RunDirectory | None, console: Console) -> Opened:
+    """Open experts and rows, and check everything that can be checked before anything is written to the run's disk."""
     experts = open_experts(config)
     _print_lines(console, [*describe(experts), device_line(config)])
     inspection = inspect_weights(experts)
@@ -147,7 +183,8 @@ def _open(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
     _print_lines(console, data.notes)
     _print_lines(console, learning_notes(config, inspection.changed))
     _print_lines(console, component_notes(config, experts, inspection.changed))
-    check_space(config, experts, run)
+    if run is not None:
+        check_space(config, experts, run)
     return Opened(experts, inspection.changed, data)
 
 
@@ -166,6 +203,7 @@ def learn_merge(
     console: Console,
     *,
     resume: bool,
+    processes: Processes | None = None,
 ) -> tuple[Staged, HeldOut]:
     """Compute what is needed from the experts once, and learn the coefficients.
 
@@ -178,6 +216,7 @@ def learn_merge(
         keeper: Stores intermediate results under their cache keys.
         console: Prints progress.
         resume: Resume from the run's last checkpoint.
+        processes: Those that learn together, if there are several.
 
     Returns:
         Model and learned coefficients, and the held-out rows with the experts' predictions.
@@ -200,6 +239,8 @@ def learn_merge(
         if learning.steps:
             goals = goals_of(model, config.objective, calibration, run.targets, keeper)
         held_out = hold_out(model, calibration.watch, size, goals.watch)
+        if processes is not None and processes.first:
+            processes.join()
         staged = learn_in_stages(
             model,
             config.objective,
@@ -207,7 +248,7 @@ def learn_merge(
             learning,
             config.chunks,
             run.first_stage,
-            made_of=key,
+            made_of=key if processes is None else processes.told(key),
             held_out=held_out,
             targets=goals,
             checkpoints=run.checkpoints,
@@ -215,6 +256,8 @@ def learn_merge(
             tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
             keeper=keeper,
         )
+        if processes is not None:
+            processes.leave()
         return staged, held_out
 
 

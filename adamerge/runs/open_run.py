@@ -51,7 +51,7 @@ def export_again(
         model, learned = _reopen(config, place, keeper, console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         adapter = adapter_of(config.export)
-        done = export_as(adapter, model, learned.coefficients, out)
+        done = export_as(adapter, model, learned.coefficients, out, config.shard_bytes)
         lines = [*done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
             held_out = _held_out(config, model, place, keeper)
@@ -98,24 +98,34 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
 
 
-def chosen(config: MergeConfig, adapter: bool | None, max_rank: int | None) -> MergeConfig:
+def chosen(
+    config: MergeConfig, adapter: bool | None, max_rank: int | None, max_shard_size: int | str | None = None
+) -> MergeConfig:
     """Change what a finished run is exported as.
 
     Args:
         config: Configuration of the run.
         adapter: Whether to write an adapter; None keeps what the run has.
         max_rank: Largest rank of the adapter; None keeps what the run has.
+        max_shard_size: Largest size of one file of a complete checkpoint; None keeps what the run has.
 
     Raises:
-        ConfigError: A rank is given for a checkpoint.
+        ConfigError: A rank is given for a checkpoint, or a size of files for an adapter.
     """
     kind = {None: config.export, True: "adapter", False: "checkpoint"}[adapter]
     kept = adapter_of(config.export)
     if adapter_of(kind) is None:
         if max_rank is not None:
             raise ConfigError("max_rank: expected an adapter, found a complete checkpoint. Add --adapter.")
-        return replace(config, export="checkpoint")
-    return replace(config, export=AdapterExport(max_rank) if max_rank is not None else kept or AdapterExport())
+        size = config.max_shard_size if max_shard_size is None else max_shard_size
+        return replace(config, export="checkpoint", max_shard_size=size)
+    if max_shard_size is not None:
+        raise ConfigError(
+            "max_shard_size: expected a complete checkpoint, found an adapter, which is one file. Remove it, or add "
+            "--adapter false."
+        )
+    written = AdapterExport(max_rank) if max_rank is not None else kept or AdapterExport()
+    return replace(config, export=written, max_shard_size=None)
 
 
 def _held_out(

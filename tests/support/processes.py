@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pkgutil
 import signal
+import socket
 import sys
 from typing import NamedTuple
 
@@ -29,9 +30,9 @@ class Strike(NamedTuple):
     times: int = 1
 
 
-def start(arguments, folder, output, strike=None):
+def start(arguments, folder, output, strike=None, variables=None):
     """Start a command in a folder; `output` is a file or the name of a terminal."""
-    process = FORKS.Process(target=_command, args=(list(arguments), str(folder), str(output), strike))
+    process = FORKS.Process(target=_command, args=(list(arguments), str(folder), str(output), strike, variables or {}))
     process.start()
     return process
 
@@ -44,7 +45,21 @@ def run(arguments, folder, output, strike=None):
     return process.exitcode
 
 
-def _command(arguments, folder, output, strike):
+def launched(rank, count, port):
+    """The variables that torchrun gives a process."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+    words = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    return {key: str(value) for key, value in (numbers | words).items()}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _command(arguments, folder, output, strike, variables):
+    os.environ.update(variables)
     # A process started with `&` from a script ignores SIGINT, and so do its children, pytest's among them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
