@@ -31,7 +31,11 @@ _ADVICE = re.compile(
     r".*(GPU available|TPU available|You are using a CUDA device .* that has Tensor Cores|"
     r"\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
     r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable|"
-    r"The dirpath has changed)"
+    r"The dirpath has changed|Initializing distributed|-+\s*distributed_backend=)",
+    re.DOTALL,
+)
+_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero") + (
+    "lightning_fabric.utilities.distributed",
 )
 
 
@@ -131,18 +135,20 @@ def bar_is_shown(options: Mapping[str, object]) -> bool:
 @contextmanager
 def without_advice() -> Iterator[None]:
     """Suppress Lightning's general advice on data loaders, loggers and devices."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
 
     def wanted(record: logging.LogRecord) -> bool:
         return not _ADVICE.search(record.getMessage())
 
-    logger.addFilter(wanted)
+    for logger in loggers:
+        logger.addFilter(wanted)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_ADVICE.pattern)
             yield
     finally:
-        logger.removeFilter(wanted)
+        for logger in loggers:
+            logger.removeFilter(wanted)
 
 
 class Progress(TQDMProgressBar):

@@ -13,7 +13,7 @@ from adamerge.experts.experts import Expert
 from adamerge.experts.made_by_class import reported
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
-from adamerge.experts.tied import tied_names
+from adamerge.experts.tied import tied_names, untie
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import usual_dtype
 from adamerge.results.write_checkpoint import checkpoints
@@ -89,6 +89,8 @@ def _open(architecture: str, place: Path, trust_remote_code: bool, without: Sequ
     try:
         checkpoint = open_checkpoint(str(place), trust_remote_code=trust_remote_code)
         module = skeleton(checkpoint.config, architecture, trust_remote_code=trust_remote_code)
+        if apart := match(checkpoint, module).apart:  # transformers ties nothing that differs in the file
+            untie(module, apart)
         found = match(checkpoint, module)
     except (ValueError, IncompatibleExpertsError) as error:
         raise RuntimeError(f"{place}: the exported checkpoint cannot be opened: {error}") from error

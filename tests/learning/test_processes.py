@@ -3,21 +3,17 @@
 import json
 from pathlib import Path
 
-import pytest
-import torch
 from safetensors.torch import load_file
 from support.families import configuration, write
-from support.processes import Strike, free_port, launched, start
-
-from adamerge.data.schedule import Schedule
-from adamerge.optim import processes
-from adamerge.optim.processes import share_of
+from support.processes import run_together
 
 FULL_BATCH = {"data": {"batch_size": None, "held_out": 0.25}}
+ADAM = {"class_path": "Adam", "init_args": {"lr": 0.02, "eps": 1e-3}}  # steps of 0.02 along the rounding of 0 differ
 METHODS = {
-    "adamerging": {"method": "adamerging", "data": {"batch_size": 4}},
+    "adamerging": {"method": "adamerging", "optimizer": ADAM, "data": {"batch_size": 4}},
     "expert_merging++": {
         "method": "expert_merging++",
+        "optimizer": ADAM,
         "chunks": {"budget": 4, "first_steps": 2},
         "data": {"batch_size": 6, "micro_batch": 1},  # of an encoder's hidden states, rows weigh by length in a batch
     },
@@ -34,32 +30,20 @@ def fit_of(method, devices=1):
     config["models"][1]["calibration"] = {"path": "topic.jsonl", "rows": 1}
     config["watch"] = {"every": 2, "monitor": "objective"}
     config["trainer"] = {"max_steps": 4, "accelerator": "cpu", "devices": devices}
-    if method == "adamerging":
-        config["optimizer"] = {"class_path": "Adam", "init_args": {"lr": 0.02}}
-    elif method == "expert_merging++":
-        del config["optimizer"]
     return ["fit", "--config", write(config, f"{method}_{devices}.yaml"), "--run_dir", f"{method}_{devices}"]
 
 
-def both(command, more=(), strikes=(None, None)):
-    """Run a command in two processes; return their exit codes."""
-    port = free_port()
-    pair = [
-        start([*command, *more], Path.cwd(), f"log_{rank}.txt", strikes[rank], launched(rank, 2, port))
-        for rank in (0, 1)
-    ]
-    for process in pair:
-        process.join(60)
-    return [process.exitcode for process in pair]
+def coefficients(method, devices):
+    return load_file(f"{method}_{devices}/coefficients.safetensors")["coefficients"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_learn_what_one_learns(method, family, main):
-    code, _, complaint = main(*fit_of(method))
-    assert (code, complaint) == (0, "")
-    assert both(fit_of(method, devices=2)) == [0, 0], Path("log_0.txt").read_text() + Path("log_1.txt").read_text()
-    one, two = (load_file(f"{method}_{count}/coefficients.safetensors")["coefficients"] for count in (1, 2))
-    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
-    start, *_, end = json.loads(Path(f"{method}_2/metrics.json").read_text())["history"]
-    assert abs(end["objective"] - start["objective"]) > 1e-4  # it has learned
-    assert Path("log_1.txt").read_text() == ""
+def test_two_processes_learn_what_one_learns(family, main):
+    assert run_together([fit_of(method, 2) for method in METHODS], family) == [0, 0], Path("0.txt").read_text()
+    assert Path("1.txt").read_text() == ""  # only the first one prints
+    for method in METHODS:
+        code, _, complaint = main(*fit_of(method))
+        assert (code, complaint) == (0, "")
+        start, *_, end = json.loads(Path(f"{method}_2/metrics.json").read_text())["history"]
+        assert abs(end["objective"] - start["objective"]) > 1e-4  # it has learned
+        gap = (coefficients(method, 2) - coefficients(method, 1)).abs().max()
+        assert gap < 1e-5, method

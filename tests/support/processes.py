@@ -6,6 +6,7 @@ import pkgutil
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from typing import NamedTuple
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -30,11 +31,29 @@ class Strike(NamedTuple):
     times: int = 1
 
 
-def start(arguments, folder, output, strike=None, variables=None):
+def start(arguments, folder, output, strike=None):
     """Start a command in a folder; `output` is a file or the name of a terminal."""
-    process = FORKS.Process(target=_command, args=(list(arguments), str(folder), str(output), strike, variables or {}))
+    process = FORKS.Process(target=_command, args=(list(arguments), str(folder), str(output), strike))
     process.start()
     return process
+
+
+def run_together(commands, folder, count=2, strikes=None):
+    """Run commands, one after another, each in several processes as torchrun starts them.
+
+    Returns:
+        The exit code of each process, which ends at the first command that fails; they write to 0.txt, 1.txt, ….
+    """
+    ports = _free_ports(len(commands))
+    started = []
+    for rank in range(count):
+        variables = [_launched(rank, count, port) for port in ports]
+        arguments = (commands, variables, str(folder), f"{rank}.txt", (strikes or {}).get(rank))
+        started.append(FORKS.Process(target=_commands, args=arguments))
+        started[-1].start()
+    for process in started:
+        process.join(120)
+    return [process.exitcode for process in started]
 
 
 def run(arguments, folder, output, strike=None):
@@ -45,21 +64,32 @@ def run(arguments, folder, output, strike=None):
     return process.exitcode
 
 
-def launched(rank, count, port):
+def _launched(rank, count, port):
     """The variables that torchrun gives a process."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
     words = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
     return {key: str(value) for key, value in (numbers | words).items()}
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def _free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
-def _command(arguments, folder, output, strike, variables):
-    os.environ.update(variables)
+def _commands(commands, variables, folder, output, strike):
+    for arguments, own in zip(commands, variables, strict=True):
+        os.environ.update(own)
+        try:
+            _command(arguments, folder, output, strike)
+        except SystemExit as end:
+            if end.code:
+                raise
+
+
+def _command(arguments, folder, output, strike):
     # A process started with `&` from a script ignores SIGINT, and so do its children, pytest's among them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
