@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
 from adamerge.learning.trainer import process_count, without_advice

@@ -34,7 +34,9 @@ _ADVICE = re.compile(
     r"The dirpath has changed|Initializing distributed|-+\s*distributed_backend=)",
     re.DOTALL,
 )
-_LOGGERS = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero") + (
+_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
     "lightning_fabric.utilities.distributed",
 )
 

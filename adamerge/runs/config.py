@@ -145,8 +145,8 @@ class MergeConfig:
         rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
             at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
         export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
-        max_shard_size: Largest size of one file of the complete checkpoint, such as 2GB; null takes 5GB. A tensor that is
-            larger has a file of its own.
+        max_shard_size: Largest size of one file of the complete checkpoint, such as 2GB; null takes 5GB. A larger
+            tensor has a file of its own.
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are, and how much of the merged model exists at once: resident (task vectors in

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 from support.families import configuration, write
-from support.processes import run_together
+from support.processes import Strike, run_together
+
+from adamerge.cli import BAD_INPUT
 
 FULL_BATCH = {"data": {"batch_size": None, "held_out": 0.25}}
 ADAM = {"class_path": "Adam", "init_args": {"lr": 0.02, "eps": 1e-3}}  # steps of 0.02 along the rounding of 0 differ
@@ -47,3 +49,16 @@ def test_two_processes_learn_what_one_learns(family, main):
         assert abs(end["objective"] - start["objective"]) > 1e-4  # it has learned
         gap = (coefficients(method, 2) - coefficients(method, 1)).abs().max()
         assert gap < 1e-5, method
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on_alone(family, main):
+    command = fit_of("adamerging", 2)
+    strike = Strike("adamerge.learning.merge_module.surrogate", call=4)
+    assert run_together([command], family, strikes={1: strike}) == [BAD_INPUT, -strike.number]
+    assert "error: process 0 of 2: another process of this run has ended" in Path("0.txt").read_text()
+    assert run_together([command], family) == [BAD_INPUT, 0]  # the second process hears that the first one has refused
+    assert "already exists" in Path("0.txt").read_text()
+    assert Path("1.txt").read_text() == ""
+    assert main(*command, "--trainer.devices", 1, "--ckpt_path", "last")[0] == 0
+    assert main(*fit_of("adamerging"))[0] == 0
+    assert (coefficients("adamerging", 2) - coefficients("adamerging", 1)).abs().max() < 1e-5

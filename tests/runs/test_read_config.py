@@ -91,7 +91,7 @@ def test_anchors_and_merged_keys_are_read():
         ("chunks: {class_path: adamerge.chunks.Chunks, init_args: {budget: 2}}", "adamerge.merging.chunks.Chunks"),
         (
             "trainer: {class_path: adamerge.config.TrainerConfig, init_args: {max_steps: 1}}",
-            "adamerge.runs.trainer_config.",
+            "adamerge.runs.trainer",
         ),
         ("data: {class_path: adamerge.data.Batching, init_args: {rows: 8}}", "adamerge.data.settings.Batching"),
         ("watch: {class_path: adamerge.callbacks.Watching}", "adamerge.learning.keep_best.Watching"),
