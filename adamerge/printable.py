@@ -4,6 +4,7 @@ import codecs
 import io
 import sys
 import unicodedata
+from contextlib import suppress
 
 _SPELLED = {"×": "x", "…": "...", "‖": "||", "−": "-", "→": "->", "Σ": "sum", "∂": "d", "·": "*", "≤": "<=", "≥": ">="}
 """ASCII for characters that do not decompose into it."""
@@ -26,7 +27,8 @@ def print_anything() -> None:
     codecs.register_error(_HANDLER, _handle)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_HANDLER)
+            with suppress(OSError):  # another file was put under a stream that was in use
+                stream.reconfigure(errors=_HANDLER)
 
 
 def _letter(character: str) -> str:

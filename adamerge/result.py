@@ -127,7 +127,10 @@ class Result:
         lines = agreement_lines(model, self.coefficients, self._held_out, exported)
         exported = replace(exported, notes=(*exported.notes, *lines))
         warning = exported.surviving.warning(model.rounding.mode)
-        for line in [*(note for note in exported.notes if not isinstance(note, Fact)), *filter(None, [warning])]:
+        noted = [
+            line for line in exported.notes if line.startswith(("note: ", "warning: ")) and not isinstance(line, Fact)
+        ]
+        for line in [*noted, *filter(None, [warning])]:
             warnings.warn(line.removeprefix("note: ").removeprefix("warning: "), stacklevel=2)
         return exported
 

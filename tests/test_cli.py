@@ -178,7 +178,7 @@ def test_the_version(capsys):
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "adamerge", "fti"], capture_output=True, text=True, check=False)
     assert done.returncode == cli.BAD_INPUT
-    known = "'fit', 'check', 'export', 'evaluate', 'demo'"
+    known = "'fit', 'check', 'export', 'evaluate', 'inspect', 'demo'"
     assert done.stderr == f"error: there is no command fti; expected one of {known}. Did you mean fit?\n"
 
 

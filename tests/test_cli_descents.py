@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from math import nan
 from pathlib import Path
 
 import pytest
 import yaml
 from support.families import save_rows
 
-from adamerge import cli
+from adamerge import Entropy, cli
 from adamerge.merging.coefficients import load_coefficients
 
 HULL = {"class_path": "Simplex", "init_args": {"radius": 1.5, "includes_base": True}}
@@ -98,12 +99,8 @@ def test_what_was_selected_after_the_best_iterate_does_not_count(fit):
 def test_a_loss_that_is_no_number_ends_without_a_traceback(text_family, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(shutil.copytree(text_family, tmp_path / "family"))
     config = yaml.safe_load(Path("merge.yaml").read_text())
-    config |= {
-        "optimizer": "LBFGSB",
-        "feasible": "Unbounded",
-        "init": 1e38,
-        "data": {"batch_size": None, "held_out": 0},
-    }
+    config |= {"optimizer": "LBFGSB", "objective": "Entropy", "data": {"batch_size": None, "held_out": 0}}
+    monkeypatch.setattr(Entropy, "__call__", lambda self, outputs, batch, targets: outputs.logits.sum() * nan)
     Path("changed.yaml").write_text(yaml.safe_dump(config))
     assert cli.main(["fit", "--config", "changed.yaml", "--run_dir", "run"]) == cli.BAD_INPUT
     assert "error: step 0:" in capsys.readouterr().err

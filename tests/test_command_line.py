@@ -14,12 +14,12 @@ from adamerge import cli
     [
         (
             ["fti"],
-            "there is no command fti; expected one of 'fit', 'check', 'export', 'evaluate', 'demo'. Did you mean fit?",
+            "'fit', 'check', 'export', 'evaluate', 'inspect', 'demo'. Did you mean fit?",
         ),
         (["fit"], "missing: base_model, models"),
         (["fit", "--config"], "--config: expected a value after it, found none."),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
-        (["fit", "--config", "."], ".: there is no such file"),
+        (["fit", "--config", "."], ".: expected a file, found a folder"),
         (["fit", "merge.yaml"], "there is no option merge.yaml. Did you mean --config merge.yaml?"),
         (
             ["fit", "--config", "merge.yaml", "--gruping", "task"],

@@ -77,7 +77,7 @@ def test_a_terminal_shows_a_bar(family):
                 break
     os.close(theirs)
     os.close(ours)
-    assert process.exitcode == 0
+    assert process.exitcode == 0, shown.decode()
     bars = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.startswith("10/10 ")]
     assert bars
     for word in ("loss=", "agreement=", "s/step=", "c_min=", "c_max="):

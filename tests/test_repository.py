@@ -20,7 +20,10 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def test_what_is_imported_is_declared():
-    declared = {canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]}
+    declared = {
+        canonicalize_name(Requirement(line).name)
+        for line in [*PROJECT["dependencies"], *EXTRAS["demo"], *EXTRAS["adapters"]]
+    }
     owners = packages_distributions()
     imported = {name for path in (ROOT / "adamerge").rglob("*.py") for name in imports(path)}
     foreign = imported - sys.stdlib_module_names - {"adamerge", "_typeshed"}  # the last is for type checkers alone
@@ -41,7 +44,10 @@ def imports(path):
 def test_oldest_dependencies_are_the_lower_bounds_and_are_allowed():
     constraints = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["constraints"]
     pins = [Requirement(line) for line in constraints((ROOT / "pyproject.toml").read_text(encoding="utf-8"))]
-    bounds = {Requirement(line).name: Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]}
+    bounds = {
+        Requirement(line).name: Requirement(line)
+        for line in [*PROJECT["dependencies"], *EXTRAS["demo"], *EXTRAS["adapters"]]
+    }
     assert [pin.name for pin in pins] == list(bounds)
     assert all(next(iter(pin.specifier)).version in bounds[pin.name].specifier for pin in pins)
 

@@ -20,7 +20,8 @@ class Layout(NamedTuple):
         interleaved: Whether rows of these alternate, instead of one following the other.
 
     Example:
-        >>> both = torch.arange(6.0).reshape(1, 1, 2, 3).mT  # (K, E, M, R): three rows of two inputs
+        >>> import torch
+        >>> both = torch.arange(6.0).reshape(1, 1, 2, 3)  # (K, E, M, R): three rows of two inputs
         >>> [piece.tolist() for piece in Layout(True, True, 3).split(both)]
         [[[[0.0, 3.0]]], [[[1.0, 4.0]]], [[[2.0, 5.0]]]]
     """

@@ -58,7 +58,7 @@ def column_basis(matrices: Sequence[Tensor]) -> Tensor:
         (R, n), fp64, n the numerical rank.
 
     Example:
-        >>> column_basis([torch.tensor([[2.0], [0.0]]), torch.tensor([[5.0], [0.0]])]).abs()
+        >>> column_basis([torch.tensor([[2.0], [0.0]]), torch.tensor([[5.0], [0.0]])]).abs().round()
         tensor([[1.],
                 [0.]], dtype=torch.float64)
     """

@@ -25,6 +25,7 @@ def weighted_left(per: Per, one: LowRank, left: Tensor, weights: Tensor) -> Tens
         weights: One coefficient; or one per row; or one per component, of which the first r count, (n,).
 
     Example:
+        >>> import torch
         >>> one = LowRank(torch.ones(2, 3), torch.ones(3, 1), 2.0)
         >>> weighted_left("component", one, one.left, torch.tensor([1.0, 0.0, 0.5, 9.0]))
         tensor([[2., 0., 1.],

@@ -93,8 +93,6 @@ class ModelConfig:
     Attributes:
         model: Directory or hub id (`id` or `id@revision`) of the fine-tuned checkpoint, or of a LoRA adapter of
             base_model.
-        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint; null if there is
-            none. A folder that holds both needs only `model`.
         task: Name of the task; by default the last part of `adapter` or `model`.
         calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
             coefficients but adds no loss. Not needed if nothing is learned.
@@ -102,6 +100,8 @@ class ModelConfig:
         loss_weight: Factor of this task's objective in the sum over tasks.
         zero_shot: Class names and templates that replace a head, for CLIP-like models.
         parameters: Start coefficient, as in mergekit (parameters.weight).
+        adapter: Directory or hub id of a LoRA adapter of `model`, which is then a complete checkpoint; null if there is
+            none. A folder that holds both needs only `model`.
     """
 
     REPLACED: ClassVar[Mapping[str, str]] = {
@@ -111,13 +111,13 @@ class ModelConfig:
     """Keys of earlier versions, with the message on what replaces them."""
 
     model: str
-    adapter: str | None = None
     task: str | None = None
     calibration: str | DataSource | None = None
     evaluation: str | DataSource | None = None
     loss_weight: float = 1.0
     zero_shot: ZeroShot | None = None
     parameters: ModelParameters = field(default_factory=ModelParameters)
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         """Check that the factor is in range."""

@@ -104,8 +104,8 @@ def fit(config: MergeConfig, resolved: str, *, resume: bool = False, console: Co
         raise SystemExit(0)
     with processes.led():
         check_place(run.path, config)
+        check_run_dir(run, resolved, resume, allow_code=config.allow_code)
         with use_run(run, "adamerge fit", console):
-            check_run_dir(run, resolved, resume, allow_code=config.allow_code)
             if resume:
                 check_unfinished(run, resolved)
             return _fit(config, resolved, run, processes, console, resume=resume)

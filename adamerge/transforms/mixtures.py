@@ -18,11 +18,11 @@ def by_matrix(transform: Transform, layouts: Layouts) -> Transform:
         transform: The transform.
         layouts: How the parameters hold their matrices.
     """
-    return ByMatrix(transform, layouts) if transform.by_matrix and layouts else transform
+    return _ByMatrix(transform, layouts) if transform.by_matrix and layouts else transform
 
 
 @dataclass(frozen=True)
-class ByMatrix(Transform):
+class _ByMatrix(Transform):
     """Apply a transform to each matrix (R, M), output × input, that a parameter holds.
 
     So a mixture gets the same from a method whether its experts are stacked, as transformers 5 holds them, or have a

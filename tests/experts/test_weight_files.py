@@ -147,12 +147,12 @@ def a_number():
     return {"weight_map": {"a": 1}}
 
 
-@index("expected the names of files in its own folder, found ../other.safetensors")
+@index("expected the names of files in its own folder, found '../other.safetensors'")
 def a_file_above():
     return {"weight_map": {"a": "../other.safetensors"}}
 
 
-@index("expected the names of files in its own folder, found /other.safetensors")
+@index("expected the names of files in its own folder, found '/other.safetensors'")
 def an_absolute_path():
     return {"weight_map": {"a": "/other.safetensors"}}
 

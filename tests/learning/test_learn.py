@@ -15,7 +15,7 @@ from adamerge.types import ConfigError
     ("changes", "words"),
     [
         (
-            {"optimizer": {"class_path": "Adam", "init_args": {"lr": 1e30}}, "feasible": "Unbounded"},
+            {"optimizer": {"class_path": "Adam", "init_args": {"lr": 9e15}}, "feasible": "Unbounded"},
             "step 5: not a finite number: loss, objective, c_min, c_max. Lower the optimiser's learning rate",
         ),
         (

@@ -57,7 +57,10 @@ MISTAKES = [
     ("feasible: Simplexx", "feasible: expected Unbounded, Box, Simplex, found 'Simplexx'. Did you mean Simplex?"),
     ("feasible: {class_path: Simplex, init_args: {radius: 0}}", "above 0, found 0.0"),
     ("feasible: null", "feasible: expected Unbounded, Box, Simplex, found None"),
-    ("grouping: tensr", "grouping: expected 'task', 'block' or 'tensor', found 'tensr'. Did you mean tensor?"),
+    (
+        "grouping: tensr",
+        "grouping: expected 'task', 'block', 'tensor' or 'component', found 'tensr'. Did you mean tensor?",
+    ),
     ("method: adamergin", "Did you mean adamerging?"),
     ("data: {batch_size: many}", "data.batch_size: expected a whole number or null, found 'many'"),
     ("data: {batch_size: true}", "data.batch_size: expected a whole number or null, found True"),

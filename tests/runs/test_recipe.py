@@ -38,9 +38,12 @@ def test_a_damaged_note_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"base": {"source": "zoo/base", "sha256": {}}}, "base zoo/base changed"),
-        ({"experts": NOTE["experts"] | {"b": {"source": "x"}}}, "experts of b changed"),
-        ({"data": {"a": "3", "b": "5"}}, "data of b changed"),
+        ({"base": {"source": "zoo/base", "sha256": {}}}, r"base \(zoo/base\): model\.safetensors is gone"),
+        (
+            {"experts": NOTE["experts"] | {"a": {"source": "x", "sha256": {"model.safetensors": "9"}}}},
+            r"expert a \(x\): model\.safetensors has other content",
+        ),
+        ({"data": {"a": "3", "b": "5"}}, "rows of b"),
     ],
 )
 def test_a_change_is_named(tmp_path, change, named):

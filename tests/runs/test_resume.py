@@ -87,7 +87,7 @@ STRIKES = [
     Strike("adamerge.learning.trainer.torch.save", call=2),  # of a checkpoint
     Strike("adamerge.storage.atomic_files.os.fsync", call=3),
     Strike("adamerge.runs.fit.save_coefficients"),
-    Strike("adamerge.results.write_checkpoint.write_text", call=3),
+    Strike("adamerge.results.write_beside.write_text", call=3),
     Strike("adamerge.runs.fit.compare"),
     Strike("adamerge.runs.fit.recipe"),
 ]
@@ -146,7 +146,7 @@ INTERRUPTS = [
     Strike(LOOK, signal.SIGINT, call=4),
     Strike("adamerge.learning.merge_module.surrogate", signal.SIGINT, call=STEPS),  # in the last step
     Strike("adamerge.learning.merge_module.surrogate", signal.SIGTERM, call=8),
-    Strike("adamerge.results.write_checkpoint.write_text", signal.SIGINT, call=3),
+    Strike("adamerge.results.write_beside.write_text", signal.SIGINT, call=3),
 ]
 
 
