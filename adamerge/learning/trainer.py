@@ -19,6 +19,11 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor
+from torch.distributed import GradBucket
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from adamerge.storage.atomic_files import whole_file
@@ -31,7 +36,7 @@ _ADVICE = re.compile(
     r".*(GPU available|TPU available|You are using a CUDA device .* that has Tensor Cores|"
     r"\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
     r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable|"
-    r"The dirpath has changed|Initializing distributed|-+\s*distributed_backend=)",
+    r"The dirpath has changed|`broadcast_buffers` is deprecated|Initializing distributed|-+\s*distributed_backend=)",
     re.DOTALL,
 )
 _LOGGERS = (
@@ -60,7 +65,7 @@ def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> T
     checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
     ours |= {"default_root_dir": os.devnull}  # in a job of SLURM, hpc_ckpt_1.ckpt in that folder would be loaded
-    plugins, strategy = [WholeCheckpoints()], "ddp"
+    plugins, strategy = [WholeCheckpoints()], SummedBefore(broadcast_buffers=False)
     if process_count(options) == 1:
         plugins, strategy = [*plugins, OneProcess()], "auto"
     theirs = {"callbacks": callbacks, "plugins": plugins, "strategy": strategy, "use_distributed_sampler": False}
@@ -84,6 +89,25 @@ def process_count(options: Mapping[str, object]) -> int:
     """
     devices, nodes = (options.get(key, 1) for key in ("devices", "num_nodes"))
     return (devices if isinstance(devices, int) else 1) * (nodes if isinstance(nodes, int) else 1)
+
+
+class SummedBefore(DDPStrategy):
+    """DDP over coefficients whose gradient a step has added up over the processes already: nothing is left to do."""
+
+    @override
+    def configure_ddp(self) -> None:
+        super().configure_ddp()
+        assert isinstance(self.model, DistributedDataParallel)
+        self.model.register_comm_hook(None, _as_it_is)
+
+
+def _as_it_is(state: object, bucket: GradBucket) -> Future[Tensor]:
+    """Return gradients as they are, in place of their mean over processes."""
+    del state
+    gradients = bucket.buffer()
+    done: Future[Tensor] = Future(devices=[gradients.device] if gradients.is_cuda else None)
+    done.set_result(gradients)
+    return done
 
 
 class OneProcess(LightningEnvironment):
