@@ -83,7 +83,7 @@ class Export:
         adapter: Write one adapter over the base (LoRA), or with `--adapter false` a checkpoint; by default as in the
             run.
         max_rank: Largest rank of the adapter; the truncation error is printed.
-        max_shard_size: Largest size of a file of weights, such as 5GB (the default) or 500MB.
+        max_shard_size: Largest size of one file of a checkpoint, such as 2GB; by default as in the run.
         push_to_hub: Upload the export to this repository of the hub (ORG/NAME), as the user that `hf auth login` set.
         private: Make the repository private, if it is new.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
@@ -97,7 +97,7 @@ class Export:
     rounding: Literal["nearest", "stochastic"] | None = None
     adapter: bool | None = None
     max_rank: int | None = None
-    max_shard_size: str | None = None
+    max_shard_size: int | str | None = None
     push_to_hub: str | None = None
     private: bool = False
     allow_code: bool = False
@@ -242,19 +242,15 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
 
 
 def _export(options: Export, console: "Console") -> None:
-    from adamerge.results.shard_size import bytes_of_size
     from adamerge.runs.open_run import chosen, export_again
     from adamerge.runs.push import check_repository, push
 
     run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
     config = parse_file(run / "config.yaml", allow_code=options.allow_code)
-    config = chosen(config, options.adapter, options.max_rank)
-    size = bytes_of_size(options.max_shard_size)
+    config = chosen(config, options.adapter, options.max_rank, options.max_shard_size)
     if options.push_to_hub is not None:
         check_repository(options.push_to_hub)
-    export_again(
-        config, run, out, options.out_dtype, options.rounding, console, shard_bytes=size, links=not options.no_links
-    )
+    export_again(config, run, out, options.out_dtype, options.rounding, console, links=not options.no_links)
     if options.push_to_hub is not None:
         push(out, options.push_to_hub, private=options.private, console=console)
 

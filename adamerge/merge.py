@@ -5,7 +5,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -29,6 +29,7 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all, with_processors
+from adamerge.learning.trainer import process_count
 from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.components import component_notes
@@ -174,6 +175,7 @@ class Merge:
             KeyboardInterrupt: Ctrl-C; the step under way is finished first.
         """
         check_console(console)
+        self._check_alone()
         out = console or Console(quiet=True)
         learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
         opened, description, notes = self._open()
@@ -209,6 +211,7 @@ class Merge:
             KeyboardInterrupt: Ctrl-C; call again with resume=True to continue.
         """
         check_console(console)
+        self._check_alone()
         place = path_of(run_dir, "run_dir")
         words = [*self._memory.words, *(["processor"] if self._processor is not None else [])]
         if words:
@@ -222,6 +225,14 @@ class Merge:
         if done is None:
             raise KeyboardInterrupt
         return done
+
+    def _check_alone(self) -> None:
+        """Refuse several devices: to start their processes, the whole script would run again in each."""
+        if process_count(asdict(self.config.trainer)) > 1:
+            raise ConfigError(
+                "trainer.devices: expected 1 in Python, found several devices or machines. Use the command adamerge "
+                "fit, alone or under torchrun."
+            )
 
     def _open(self) -> tuple[Opened, list[str], list[str]]:
         """Models and rows, found usable; what is merged, in words; what a user should know of them."""

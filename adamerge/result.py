@@ -94,6 +94,7 @@ class Result:
         rounding: RoundingMode | None = None,
         adapter: bool | None = None,
         max_rank: int | None = None,
+        max_shard_size: int | str | None = None,
     ) -> Exported:
         """Write the merged checkpoint, or one adapter over the base, complete or not at all.
 
@@ -107,6 +108,8 @@ class Result:
             adapter: Whether to write one LoRA adapter over the base; by default what the key export says.
             max_rank: Largest rank of the adapter; smaller singular values are cut off. The error and what it costs in
                 agreement are in the result's notes.
+            max_shard_size: Largest size of one file of a merge of checkpoints, such as "2GB"; by default that of the
+                key max_shard_size, or 5 GB.
 
         Raises:
             ConfigError: The folder exists; or an adapter cannot hold the merge.
@@ -115,10 +118,13 @@ class Result:
         experts = self.model.experts
         on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
         model = self.model.written_in(dtype_of(dtype), rounding)
-        kind = adapter_of(chosen(self._config, adapter, max_rank).export)
+        config = chosen(self._config, adapter, max_rank, max_shard_size)
+        kind = adapter_of(config.export)
         if on_disk or kind:
-            exported = export_as(kind, model, self.coefficients, place)
+            exported = export_as(kind, model, self.coefficients, place, shard_bytes=config.shard_bytes)
             self._write_cards(exported)
+        elif config.shard_bytes is not None:
+            raise ConfigError("max_shard_size: expected a merge of checkpoints, found modules in memory. Remove it.")
         else:
             exported = export_modules(model, self.coefficients, place)
         lines = agreement_lines(model, self.coefficients, self._held_out, exported)

@@ -111,7 +111,7 @@ def test_an_export_in_small_files_is_uploaded(in_finished, main, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--max_shard_size", "much"], "max_shard_size: expected a size such as 5GB or 500MB, found 'much'"),
+        (["--max_shard_size", "much"], "max_shard_size: expected a size such as 8GB or 500MB, found 'much'"),
         (["--max_shard_size", "0"], "max_shard_size: expected a size"),
         (["--push_to_hub", "merge"], "push_to_hub: expected ORG/NAME, found 'merge'"),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from adamerge.batch import Batch, Outputs
@@ -14,6 +15,7 @@ from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives import Objective
+from adamerge.optim.processes import rank_and_count, share_of, sum_over_processes
 from adamerge.types import Coefficients
 
 
@@ -72,7 +74,7 @@ class HeldOut:
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, ()):
             tallies[answer.task].compare(answer, expected, self._targets(answer), self.temperature)
-        return self._scores(tallies)
+        return self._scores(tallies, model.vectors.device)
 
     def measure(self, model: MergedModel, coefficients: Coefficients, objective: Objective) -> Measured:
         """Compute agreement, divergence and the mean of an objective in one pass over all held-out rows.
@@ -88,10 +90,13 @@ class HeldOut:
             tally.compare(answer, expected, targets, self.temperature)
             goal = targets if objective.uses_targets else None
             tally.lose(answer.batch, objective(answer.outputs, answer.batch, goal).item())
-        scores = self._scores(tallies)
+        device = model.vectors.device
+        scores = self._scores(tallies, device)
+        sums = torch.tensor([[tally.total, tally.counted] for tally in tallies.values()], dtype=torch.float64)
+        total, counted = _of_all_processes(sums, device).unbind(1)
         return Measured(
             {task: own.agreement for task, own in scores.items()},
-            {task: tally.objective for task, tally in tallies.items()},
+            dict(zip(tallies, (total / counted).tolist(), strict=True)),
             {task: own.divergence for task, own in scores.items()},
         )
 
@@ -101,8 +106,9 @@ class HeldOut:
         predicted = {task: [self.targets[task].predictions(b) for b in kept[task].batches(self.size)] for task in kept}
         return HeldOut(kept, predicted, self.targets, self.size, self.temperature)
 
-    def _scores(self, tallies: Mapping[str, "_Tally"]) -> dict[str, RowScores]:
-        return {task: score(tally.seen, len(self.rows[task])) for task, tally in tallies.items()}
+    def _scores(self, tallies: Mapping[str, "_Tally"], device: torch.device) -> dict[str, RowScores]:
+        own = {task: torch.stack(score(tally.seen, len(self.rows[task]))) for task, tally in tallies.items()}
+        return {task: RowScores(*_of_all_processes(sums, device)) for task, sums in own.items()}
 
     def _targets(self, answer: Answer) -> Outputs | None:
         known = self.targets.get(answer.task)
@@ -111,12 +117,18 @@ class HeldOut:
     def _answers(
         self, model: MergedModel, coefficients: Coefficients, layers: Layers
     ) -> Iterator[tuple[Answer, Tensor]]:
-        """Yield the merged model's outputs on every batch, with the expert's predictions."""
-        expected = {task: iter(own) for task, own in self.predicted.items()}
-        batches = {task: own.batches(self.size) for task, own in self.rows.items()}
+        """Yield the merged model's outputs on every batch of this process, with the expert's predictions."""
+        tasks = list(enumerate(self.rows))
+        expected = {task: iter(share_of(self.predicted[task], turn)) for turn, task in tasks}
+        batches = {task: self._batches(task, turn) for turn, task in tasks}
         with execution_of(model).at(coefficients) as merged:
             for answer in merged.outputs(batches, layers):
                 yield answer, next(expected[answer.task])
+
+    def _batches(self, task: str, turn: int) -> Iterator[Batch]:
+        """Yield this process's share of the batches of one task."""
+        rows = self.rows[task]
+        return map(rows.batch, share_of(list(rows.divided(self.size)), turn))
 
 
 @dataclass
@@ -137,9 +149,10 @@ class _Tally:
         self.total += count(batch) * objective
         self.counted += count(batch)
 
-    @property
-    def objective(self) -> float:
-        return self.total / self.counted
+
+def _of_all_processes(sums: Tensor, device: torch.device) -> Tensor:
+    """Add up the sums of all processes, each of which has measured its share of the batches; fp64, on the CPU."""
+    return sums if rank_and_count()[1] == 1 else sum_over_processes(sums.to(device)).cpu()
 
 
 def hold_out(

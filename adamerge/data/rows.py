@@ -65,9 +65,12 @@ class Rows(ABC):
 
     def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
         """Yield all rows, or those with `indices`, in batches of at most `size` rows that may share a forward pass."""
+        yield from map(self.batch, self.divided(size, indices))
+
+    def divided(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Sequence[int]]:
+        """Yield the indices of the rows of each batch; see `batches`."""
         order = self.by_length(range(len(self)) if indices is None else indices)
-        for chosen in self.padding.split(order, self.length, size):
-            yield self.batch(chosen)
+        return self.padding.split(order, self.length, size)
 
 
 class TensorRows(Rows):

@@ -7,6 +7,7 @@ from types import FrameType
 from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from adamerge.optim.processes import on_any_process
 from adamerge.storage.signals import ENDING, may_listen
 
 
@@ -17,7 +18,7 @@ class StopOnInterrupt(Callback):
         checkpoint: File of the checkpoint.
 
     Attributes:
-        interrupted: Whether a signal was received.
+        interrupted: Whether a signal was received, by this process or another one that learns with it.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -37,6 +38,7 @@ class StopOnInterrupt(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        self.interrupted = on_any_process(self.interrupted, pl_module.device)
         if self.interrupted:
             trainer.should_stop = True
             trainer.save_checkpoint(self._checkpoint, weights_only=False)

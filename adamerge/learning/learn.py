@@ -22,10 +22,11 @@ from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.movement import Movement
 from adamerge.learning.settings import Learning, check_learning
-from adamerge.learning.trainer import build_trainer, first_rank, without_advice
+from adamerge.learning.trainer import build_trainer, process_count, rank_for, without_advice
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
+from adamerge.optim.processes import rank_and_count
 from adamerge.results.evaluate import mean
 from adamerge.storage.kept import Keeper
 from adamerge.types import Coefficients, ConfigError
@@ -187,7 +188,10 @@ def descend(
     movement = Movement(learning.feasible)
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
     saving = [stop, _every(learning.watching.every, checkpoints)] if checkpoints and stop else []
+    _check_joined(process_count(learning.trainer))
     where = trainer_on(model.vectors.device, learning.trainer.get("accelerator", "auto"))
+    if process_count(learning.trainer) > 1:
+        where["devices"] = learning.trainer.get("devices", 1)  # of which Lightning gives each process its own
     options = {**learning.trainer, **where, "max_steps": learning.steps}
     former = _newest(checkpoints) if resume and checkpoints else None
     trainer = _fit(module, [best, movement, *also, *saving], options, former)
@@ -224,6 +228,16 @@ def target_settings(objective: Objective) -> TargetSettings:
         tail=min((part.tail for part in aligned), default=1e-3),
         temperature=min(temperatures),
     )
+
+
+def _check_joined(wanted: int) -> None:
+    """Refuse to learn on several devices where no processes have been joined."""
+    _, found = rank_and_count()
+    if wanted != found:
+        raise ConfigError(
+            f"trainer.devices: expected {wanted} processes (devices × num_nodes), found {found}. Use adamerge fit, "
+            "which starts them or joins those that torchrun or SLURM started; in Python, set devices: 1."
+        )
 
 
 def _keep_best(
@@ -288,7 +302,7 @@ def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: T
 
 
 def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> Trainer:
-    with without_advice(), first_rank():
+    with without_advice(), rank_for(options):
         trainer = build_trainer(options, callbacks)
         try:
             trainer.fit(module, ckpt_path=resume)

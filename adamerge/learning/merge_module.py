@@ -1,6 +1,6 @@
 """The Lightning module: one step over all tasks, without mathematics."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -17,12 +17,14 @@ from adamerge.batch import Batch, Outputs
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, count
 from adamerge.data.schedule import Schedule
-from adamerge.merging.execution import Work, execution_of
+from adamerge.merging.execution import execution_of
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.work import Step, Work
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent, build_optimizer
 from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.optim.processes import rank_and_count, share_of, sum_over_processes
 from adamerge.types import Coefficients
 
 BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
@@ -80,6 +82,7 @@ class MergeModule(LightningModule):
         self._cosines = ExpertCosines(model.vectors, model.grouping) if scored else None
         self._scores = torch.empty(0)  # of the last evaluation, for an optimiser that selects by cosine
         self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
+        self._counted: tuple[int | None, Mapping[str, float]] | None = None
         self._regulariser = regulariser
         self.register_buffer("_start", start, persistent=False)  # it moves to the coefficients' device
 
@@ -91,11 +94,13 @@ class MergeModule(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the sum of all tasks' losses at the coefficients, with its exact gradient."""
         del batch, batch_idx  # a batch is a pure function of the seed and the step
-        work = {task: self._work(task) for task in self._rows}
-        step = self._execution.losses_and_gradient(self.coefficients, work, self._objective.layers, self._cosines)
+        shares = {task: self._share(task) for task in self._rows}
+        totals = self._totals(shares)
+        work = {task: self._work(task, share, totals.get(task)) for task, share in shares.items() if len(share)}
+        step = self._step(work)
         self._scores = self._scores if step.cosines is None else step.cosines
-        loss = torch.as_tensor(sum(step.losses.values()))
-        total = surrogate(loss, self.coefficients, step.gradient)
+        loss, gradient = _of_all_processes(torch.as_tensor(sum(step.losses.values())), step.gradient)
+        total = surrogate(loss, self.coefficients, gradient)
         if self._regulariser is not None:
             total = total + self._regulariser(self.coefficients, self._start.to(self.coefficients))
         self._log(total.detach())
@@ -114,11 +119,35 @@ class MergeModule(LightningModule):
         """Return a loader that counts steps; the rows of a step depend on its number alone."""
         return DataLoader(range(max(1, self.trainer.max_steps)), batch_size=None)  # pyright: ignore
 
-    def _work(self, task: str) -> Iterator[Work]:
-        """Yield one task's micro-batches at this step; their losses add up to its weighted objective."""
-        chosen = self._schedule.rows(self.global_step, self.model.tasks.index(task), len(self._rows[task]))
-        batches = list(self._rows[task].batches(self._micro_batch, chosen))
-        weight = self._task_weights.get(task, 1.0) / sum(count(batch) for batch in batches)
+    def _step(self, work: Mapping[str, Iterator[Work]]) -> Step:
+        """Run this process's share of the rows; it may have none."""
+        if not work:
+            return Step({}, torch.zeros_like(self.coefficients), None)
+        return self._execution.losses_and_gradient(self.coefficients, work, self._objective.layers, self._cosines)
+
+    def _share(self, task: str) -> Sequence[int]:
+        """List this process's share of one task's rows at this step, the longest first."""
+        rows, turn = self._rows[task], self.model.tasks.index(task)
+        return share_of(rows.by_length(self._schedule.rows(self.global_step, turn, len(rows))), turn)
+
+    def _totals(self, shares: Mapping[str, Sequence[int]]) -> Mapping[str, float]:
+        """Count what each task's objective is a mean over, in all processes; empty where this one is alone."""
+        step = None if self._schedule.size is None else self.global_step
+        if rank_and_count()[1] > 1 and (not self._counted or self._counted[0] != step):
+            own = [self._count(task, share) for task, share in shares.items()]
+            summed = sum_over_processes(torch.tensor(own, dtype=torch.float64, device=self.coefficients.device))
+            self._counted = (step, dict(zip(shares, summed.tolist(), strict=True)))
+        return self._counted[1] if self._counted else {}
+
+    def _count(self, task: str, share: Sequence[int]) -> int:
+        """Count the terms of a mean over some rows of one task; their batches are made for it."""
+        return sum(count(batch) for batch in self._rows[task].batches(self._micro_batch, share))
+
+    def _work(self, task: str, share: Sequence[int], total: float | None) -> Iterator[Work]:
+        """Yield micro-batches of one task's rows; all processes' losses add up to its weighted objective."""
+        batches = list(self._rows[task].batches(self._micro_batch, share))
+        total = sum(count(batch) for batch in batches) if total is None else total
+        weight = self._task_weights.get(task, 1.0) / total
         for batch in batches:
             yield Work(batch, partial(self._loss, task, weight * count(batch)))
 
@@ -129,6 +158,12 @@ class MergeModule(LightningModule):
     def _log(self, loss: Tensor) -> None:
         low, high = self.coefficients.detach().aminmax()
         self.log_dict({"loss": loss, "c_min": low, "c_max": high}, prog_bar=True)
+
+
+def _of_all_processes(loss: Tensor, gradient: Coefficients) -> tuple[Tensor, Coefficients]:
+    """Add up the loss and its gradient over all processes; so no process needs to know what the others have."""
+    both = sum_over_processes(torch.cat([gradient.flatten(), loss.reshape(1).to(gradient)]))
+    return both[-1], both[:-1].view_as(gradient)
 
 
 def surrogate(loss: Tensor, coefficients: Coefficients, gradient: Coefficients) -> Tensor:

@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
-from adamerge.learning.trainer import build_trainer, first_rank, without_advice
+from adamerge.learning.trainer import build_trainer, process_count, rank_for, without_advice
+from adamerge.merging.device import devices_of
 from adamerge.objectives import Regulariser
 from adamerge.optim import (
     BuildOptimizer,
@@ -100,13 +101,33 @@ def check_learning(learning: Learning, experts: int) -> None:
             "trainer.precision: fp16 is not supported, because the merge would need its own loss scaling; use "
             "bf16-mixed or 32-true."
         )
-    if options.get("devices", 1) != 1 or options.get("num_nodes", 1) != 1:
-        raise ConfigError(
-            "trainer.devices: expected 1, because one device learns; choose it with CUDA_VISIBLE_DEVICES."
-        )
+    check_devices(options)
     optimizer = _built(learning, learning.optimizer, experts)
     if isinstance(optimizer, LBFGS):
         check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible, _circumstances(learning, learning.optimizer))
+
+
+def check_devices(options: Mapping[str, object]) -> None:
+    """Check the Trainer's devices.
+
+    Args:
+        options: Arguments of Lightning's Trainer.
+
+    Raises:
+        ConfigError: They are no number, more than there are, or learn by another strategy than ddp.
+    """
+    for key in ("devices", "num_nodes"):
+        found = options.get(key, 1)
+        if not isinstance(found, int) or found < 1:
+            raise ConfigError(f"trainer.{key}: expected a number of at least 1, found {found!r}.")
+    if (strategy := options.get("strategy", "auto")) not in ("auto", "ddp"):
+        raise ConfigError(f"trainer.strategy: expected ddp (every device holds the whole model), found {strategy!r}.")
+    there, what = devices_of(str(options.get("accelerator", "auto")))
+    if int(str(options.get("devices", 1))) > max(1, there):
+        raise ConfigError(
+            f"trainer.devices: expected at most {there}, the number of this machine's {what}, found "
+            f"{options.get('devices')}. Lower it, or use more machines (trainer.num_nodes)."
+        )
 
 
 def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -> Optimizer:
@@ -117,7 +138,7 @@ def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -
     """
     key = "trainer"
     try:
-        with without_advice(), first_rank():
+        with without_advice(), rank_for(learning.trainer):
             build_trainer(learning.trainer, [])
         key = "optimizer"
         probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
@@ -139,6 +160,7 @@ def _circumstances(learning: Learning, optimizer: Descent | BuildOptimizer) -> l
         Circumstance.FP16: _is_fp16(learning),
         Circumstance.BF16: precision.startswith("bf16"),
         Circumstance.MINI_BATCHES: learning.batching.batch_size is not None,
+        Circumstance.SEVERAL_PROCESSES: process_count(learning.trainer) > 1,
         Circumstance.IDLE_SCHEDULER: learning.scheduler is not None and idle,
     }
     return [circumstance for circumstance, is_so in there.items() if is_so]

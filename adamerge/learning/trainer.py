@@ -1,4 +1,4 @@
-"""Lightning's Trainer for learning: one device, complete checkpoints, a short progress bar, no general advice."""
+"""Lightning's Trainer for learning: one process or several, complete checkpoints, a short progress bar, no advice."""
 
 import inspect
 import io
@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +18,11 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor
+from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from adamerge.storage.atomic_files import whole_file
@@ -30,12 +35,21 @@ _ADVICE = re.compile(
     r".*(GPU available|TPU available|You are using a CUDA device .* that has Tensor Cores|"
     r"\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
     r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable|"
-    r"The dirpath has changed)"
+    r"The dirpath has changed|`broadcast_buffers` is deprecated|Initializing distributed|-+\s*distributed_backend=)",
+    re.DOTALL,
+)
+_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+    "lightning_fabric.utilities.distributed",
 )
 
 
 def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> Trainer:
-    """Build Lightning's Trainer on one device; it writes no files but complete checkpoints.
+    """Build Lightning's Trainer; it writes no files but complete checkpoints.
+
+    One process takes no notice of what a cluster or launcher says in its environment variables; several do. The rows of
+    a step depend on its number alone, so Lightning must not divide the loader that counts steps.
 
     Args:
         options: Arguments of the Trainer; they override the defaults here.
@@ -50,12 +64,49 @@ def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> T
     checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     ours = {"devices": 1, "logger": False, "enable_model_summary": False, "enable_checkpointing": checkpoints}
     ours |= {"default_root_dir": os.devnull}  # in a job of SLURM, hpc_ckpt_1.ckpt in that folder would be loaded
-    given = {**_DEFAULTS, **ours, **options, "callbacks": callbacks, "plugins": [WholeCheckpoints(), OneProcess()]}
+    plugins, strategy = [WholeCheckpoints()], SummedBefore(broadcast_buffers=False)
+    if process_count(options) == 1:
+        plugins, strategy = [*plugins, OneProcess()], "auto"
+    theirs = {"callbacks": callbacks, "plugins": plugins, "strategy": strategy, "use_distributed_sampler": False}
+    given = {**_DEFAULTS, **ours, **options, **theirs}
     return Trainer(**given)  # pyright: ignore[reportArgumentType]
 
 
 _DEFAULTS = {name: own.default for name, own in inspect.signature(Trainer).parameters.items()}
 """All arguments of the Trainer: those that are not given are read from variables such as PL_TRAINER_DEVICES."""
+
+
+def process_count(options: Mapping[str, object]) -> int:
+    """Return how many processes learn together: one per device on every machine.
+
+    Args:
+        options: Arguments of the Trainer; a list of devices is the one of a single process.
+
+    Example:
+        >>> process_count({"devices": 4, "num_nodes": 2}), process_count({"devices": [1]})
+        (8, 1)
+    """
+    devices, nodes = (options.get(key, 1) for key in ("devices", "num_nodes"))
+    return (devices if isinstance(devices, int) else 1) * (nodes if isinstance(nodes, int) else 1)
+
+
+class SummedBefore(DDPStrategy):
+    """DDP over coefficients whose gradient a step has added up over the processes already: nothing is left to do."""
+
+    @override
+    def configure_ddp(self) -> None:
+        super().configure_ddp()
+        assert isinstance(self.model, DistributedDataParallel)
+        self.model.register_comm_hook(None, _as_it_is)
+
+
+def _as_it_is(state: object, bucket: GradBucket) -> Future[Tensor]:
+    """Return gradients as they are, in place of their mean over processes."""
+    del state
+    gradients = bucket.buffer()
+    done: Future[Tensor] = Future(devices=[gradients.device] if gradients.is_cuda else None)
+    done.set_result(gradients)
+    return done
 
 
 class OneProcess(LightningEnvironment):
@@ -77,6 +128,11 @@ class OneProcess(LightningEnvironment):
     @override
     def teardown(self) -> None:
         """Leave WORLD_SIZE as it is."""
+
+
+def rank_for(options: Mapping[str, object]) -> AbstractContextManager[None]:
+    """Let Lightning act as rank 0 where one process learns; of several, each has its own rank."""
+    return first_rank() if process_count(options) == 1 else nullcontext()
 
 
 @contextmanager
@@ -104,18 +160,20 @@ def bar_is_shown(options: Mapping[str, object]) -> bool:
 @contextmanager
 def without_advice() -> Iterator[None]:
     """Suppress Lightning's general advice on data loaders, loggers and devices."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
 
     def wanted(record: logging.LogRecord) -> bool:
         return not _ADVICE.search(record.getMessage())
 
-    logger.addFilter(wanted)
+    for logger in loggers:
+        logger.addFilter(wanted)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_ADVICE.pattern)
             yield
     finally:
-        logger.removeFilter(wanted)
+        for logger in loggers:
+            logger.removeFilter(wanted)
 
 
 class Progress(TQDMProgressBar):

@@ -26,6 +26,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.objectives import Objective
 from adamerge.optim import Selection
+from adamerge.optim.processes import first_process_makes
 from adamerge.storage.atomic_files import whole_folder, write_text
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.own_files import EVERY, check_form, own_json
@@ -128,8 +129,8 @@ def learn_in_stages(
         first = run(model, learning=opening, checkpoints=_under(checkpoints, "first"), also=[product])
         if first.interrupted:
             return Staged(model, first)
-        shares = _shares(model, first.coefficients, chunks, product.total)
-        keeper.store(folder, key, lambda place: _write(place, model, first, shares))
+        made = partial(_store, model, chunks, first, product, keeper, folder, key)
+        first_process_makes(made, model.vectors.device)
         found = _read(folder)
     first, shares = found
     grouping = chunked(model.vectors, chunks, shares, learning.seed)
@@ -195,6 +196,14 @@ def _under(checkpoints: Path | None, stage: str) -> Path | None:
 
 def _with_steps(learning: Learning, steps: int) -> Learning:
     return replace(learning, trainer={**learning.trainer, "max_steps": steps})
+
+
+def _store(
+    model: MergedModel, chunks: Chunks, first: Learned, product: MeanProduct, keeper: Keeper, folder: Path, key: Key
+) -> None:
+    """Store the first stage's result with the importance of its parameters."""
+    shares = _shares(model, first.coefficients, chunks, product.total)
+    keeper.store(folder, key, lambda place: _write(place, model, first, shares))
 
 
 def _shares(model: MergedModel, coefficients: Coefficients, chunks: Chunks, product: torch.Tensor) -> Importance:

@@ -1,6 +1,5 @@
 """Which execution fits into memory: how much each of them needs, against what there is."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
@@ -13,13 +12,11 @@ from adamerge.merging.blocks import find_blocks, frames
 from adamerge.merging.mapped_task_vectors import SCRATCH
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.merging.saved_bytes import Saved
+from adamerge.storage.sizes import bytes_in
 from adamerge.types import ConfigError
 
 Mode: TypeAlias = Literal["auto", "resident", "mapped", "streamed"]
 """Where task vectors are, and how much of the merged model exists at once."""
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,25 +35,18 @@ class Memory:
 
     def __post_init__(self) -> None:
         """Check the limit."""
-        if self.limit is not None and self.bytes <= 0:
-            raise ConfigError(f"memory.limit: expected a size above 0, found {self.limit!r}.")
+        if self.limit is not None:
+            bytes_in(self.limit, "memory.limit")
 
     @property
     def bytes(self) -> int:
         """The limit in bytes; 0 without a limit.
 
         Example:
-            >>> Memory(limit="1.5 GB").bytes, Memory(limit="1GiB").bytes
-            (1500000000, 1073741824)
+            >>> Memory(limit="1.5 GB").bytes, Memory().bytes
+            (1500000000, 0)
         """
-        if not isinstance(self.limit, str):
-            return self.limit or 0
-        found = _SIZE.fullmatch(self.limit.strip())
-        if not found:
-            raise ConfigError(f"memory.limit: expected a size such as 8GB or 500MB, found {self.limit!r}.")
-        number, unit, binary = found.groups()
-        power = list(_UNITS).index(unit.lower())
-        return int(float(number) * (2 ** (10 * power) if binary else _UNITS[unit.lower()]))
+        return 0 if self.limit is None else bytes_in(self.limit, "memory.limit")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Where computation happens: the device of the task vectors, which models, batches and coefficients follow."""
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -38,6 +39,17 @@ def device_of(accelerator: str) -> torch.device:
             "Set accelerator: cpu, or install a build of PyTorch for this machine's GPU."
         )
     return torch.device("cuda", torch.cuda.current_device()) if found and accelerator != "cpu" else torch.device("cpu")
+
+
+def devices_of(accelerator: str) -> tuple[int, str]:
+    """Return how many devices this machine has for a word of `trainer.accelerator`, and what they are.
+
+    Raises:
+        ConfigError: The word is unknown, or there is no such device.
+    """
+    if device_of(accelerator).type == "cuda":
+        return torch.cuda.device_count(), "CUDA devices"
+    return os.cpu_count() or 1, "CPU cores"
 
 
 def describe_device(device: torch.device) -> str:

@@ -6,34 +6,15 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast, final
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.optim import Optimizer
 
 from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.optim.processes import mean_over_processes
 from adamerge.types import Coefficients, ConfigError
 
 Closure: TypeAlias = Callable[[], Tensor]
 """Zeroes the gradient, computes the loss, runs backward and returns the loss."""
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """Average over processes, so that all of them take the same decision; the value itself where there is only one.
-
-    Args:
-        value: float, any shape, the same on every process.
-
-    Returns:
-        float, the shape of the value.
-
-    Example:
-        >>> mean_over_processes(torch.tensor(2.0))
-        tensor(2.)
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = value.clone()
-    distributed.all_reduce(total)  # pyright: ignore[reportUnknownMemberType]  (torch annotates it in part)
-    return total / distributed.get_world_size()
 
 
 @final

@@ -16,13 +16,13 @@ from adamerge.optim.closure import (
     Objective,
     check_start,
     coefficients_of,
-    mean_over_processes,
 )
 from adamerge.optim.convex_hull import Hull, weight_gap
 from adamerge.optim.descent import Cosines, Descent, SearchingOptimizer, SearchMemory
 from adamerge.optim.feasible_sets import Box, FeasibleSet, Simplex
 from adamerge.optim.incompatible_options import check_pair
 from adamerge.optim.line_search import resolution
+from adamerge.optim.processes import mean_over_processes
 from adamerge.types import Coefficients, ConfigError, check_types
 
 Score: TypeAlias = Literal["linear", "cosine"]

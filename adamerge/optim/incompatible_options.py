@@ -60,6 +60,7 @@ class Circumstance(StrEnum):
     BF16 = "bf16"
     MINI_BATCHES = "another batch at every step"
     IDLE_SCHEDULER = "a learning-rate scheduler"
+    SEVERAL_PROCESSES = "several devices"
 
 
 UNDEFINED_CIRCUMSTANCES: dict[Circumstance, tuple[frozenset[OptimizerKind], str]] = {
@@ -87,6 +88,11 @@ UNDEFINED_CIRCUMSTANCES: dict[Circumstance, tuple[frozenset[OptimizerKind], str]
         SEARCHING_KINDS,
         "it finds the size of its steps itself, so a scheduler would change nothing; set lr_scheduler: null, or choose "
         "a step rule of constant size",
+    ),
+    Circumstance.SEVERAL_PROCESSES: (
+        frozenset({OptimizerKind.FRANK_WOLFE_COSINE}),
+        "a cosine is taken with the gradient of all rows, and each device has that of its own; choose selection by the "
+        "linear score, or set trainer.devices: 1",
     ),
 }
 """Which optimisers a circumstance rules out, and why."""

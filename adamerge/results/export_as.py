@@ -15,7 +15,7 @@ def export_as(
     coefficients: Coefficients,
     folder: Path,
     *,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
     links: bool = True,
 ) -> Exported:
     """Write a merge; see `export` and `export_adapter`.
@@ -25,9 +25,9 @@ def export_as(
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Output folder; must not exist.
-        shard_bytes: Maximum size of one file of a checkpoint.
+        shard_bytes: Maximum size of one file of a complete checkpoint, 5 GB by default; an adapter is one file.
         links: Whether folders of tasks may share files by hard links.
     """
     if adapter is None:
-        return export(model, coefficients, folder, shard_bytes=shard_bytes, links=links)
+        return export(model, coefficients, folder, shard_bytes=shard_bytes or SHARD_BYTES, links=links)
     return export_adapter(model, coefficients, folder, max_rank=adapter.max_rank)

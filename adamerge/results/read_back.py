@@ -1,25 +1,34 @@
-"""Read an exported checkpoint back as a user would, and compare it with what was merged."""
+"""Read an exported checkpoint back as a user would, one tensor at a time, and compare it with what was merged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
 
+from adamerge.experts.checkpoint import open_checkpoint, skeleton
+from adamerge.experts.conversion import Converted
 from adamerge.experts.experts import Expert
+from adamerge.experts.made_by_class import reported
+from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
-from adamerge.experts.progress_bars import without_bars
-from adamerge.experts.tied import tied_names
-from adamerge.merging.execution import Merged, execution_of
+from adamerge.experts.tied import tied_names, untie
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import usual_dtype
 from adamerge.results.write_checkpoint import checkpoints
-from adamerge.types import Coefficients
+from adamerge.storage.weights import Renamed, Weights
+from adamerge.types import Coefficients, IncompatibleExpertsError
+
+_PIECE = 2**20
+"""Numbers that are compared at a time."""
 
 
 def compare_with_files(model: MergedModel, coefficients: Coefficients, folder: Path) -> None:
-    """Load every checkpoint as a user would, and compare each task's parameters with those that it is run with.
+    """Open every checkpoint as its class would, and compare each tensor in it with the one that its task is run with.
+
+    What is in memory is one tensor of the merge; files are mapped. Where transformers computes a parameter from several
+    tensors of the file, these are in memory too.
 
     Raises:
         RuntimeError: A parameter is missing, or differs by more than rounding.
@@ -28,50 +37,97 @@ def compare_with_files(model: MergedModel, coefficients: Coefficients, folder: P
     if folder not in places.values():
         assert model.experts.checkpoint is not None
         base = model.experts.checkpoint
-        _load(type(of_base(base)).__name__, folder, base.trust_remote_code, without=model.experts.lacking)
+        _open(type(of_base(base)).__name__, folder, base.trust_remote_code, without=model.experts.lacking)
+    opened = {place: _open_task(model.experts.tasks[task], place) for task, place in places.items()}
     dtypes = model.rounding.dtypes
     usual = usual_dtype(model.experts, dtypes)
-    with execution_of(model).at(coefficients) as merged:
-        for task, place in places.items():
-            found = _read_back(model.experts.tasks[task], place)
-            for name, expected in _expected(model, task, merged):
-                if not _close(found[name], expected, dtypes.get(name, usual)):
-                    raise RuntimeError(f"{place}: {name} differs from what was merged when read back; please report.")
+    for among, name, expected in _expected(model, coefficients, places):
+        for place in among:
+            if name not in opened[place]:
+                raise RuntimeError(f"{place}: transformers does not find {name}. Please report this.")
+            if not _close(opened[place][name], expected, dtypes.get(name, usual)):
+                raise RuntimeError(f"{place}: {name} differs from what was merged when read back; please report.")
 
 
-def _expected(model: MergedModel, task: str, merged: Merged) -> Iterator[tuple[str, Tensor]]:
-    """List every parameter and buffer that a task's exported checkpoint holds."""
-    expert = model.experts.tasks[task]
-    for name in model.experts.backbone:
-        yield name, merged.parameter(name) if name in model.vectors.shapes else model.experts.base[name]
-    for name in expert.whole_head:
-        yield name, expert.weights[name]
+def _expected(
+    model: MergedModel, coefficients: Coefficients, places: dict[str, Path]
+) -> Iterator[tuple[Iterable[Path], str, Tensor]]:
+    """Yield every parameter and buffer that the exported checkpoints hold, with the folders that hold it."""
+    experts = model.experts
+    for name in experts.backbone:
+        merged = _merged(model, coefficients, name) if name in model.vectors.shapes else experts.base[name]
+        yield dict.fromkeys(places.values()), name, merged
+    for task, expert in experts.tasks.items():
+        for name in expert.whole_head:
+            yield (places[task],), name, expert.weights[name]
 
 
-def _read_back(expert: Expert, place: Path) -> dict[str, Tensor]:
-    """Parameters and buffers of a task's checkpoint under all their names, as its own class loads them."""
+def _merged(model: MergedModel, coefficients: Coefficients, name: str) -> Tensor:
+    """Merge one parameter as learning does, which is not how it was merged to be written."""
+    merged = model.vectors.combine(coefficients, model.grouping, [name])[name]
+    return model.rounding.as_written(name, merged)
+
+
+def _open_task(expert: Expert, place: Path) -> Weights:
+    """Open a task's checkpoint as its own class; a zero-shot task's as the base's."""
     assert expert.checkpoint is not None
-    name = type(expert.own_module).__name__  # a zero-shot task loads as the base's own class
-    loaded = _load(name, place, expert.checkpoint.trust_remote_code)
-    found = {**dict(loaded.named_parameters(remove_duplicate=False)), **dict(loaded.named_buffers())}
-    return found | {alias: found[aliases[0]] for aliases in tied_names(loaded) for alias in aliases}
+    return _open(type(expert.own_module).__name__, place, expert.checkpoint.trust_remote_code)
 
 
-def _load(architecture: str, place: Path, trust_remote_code: bool, without: Sequence[str] = ()) -> nn.Module:
-    cls = getattr(transformers, architecture, transformers.AutoModel)
-    trust = {"trust_remote_code": True} if trust_remote_code else {}
-    with without_bars():
-        loaded, info = cls.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **trust)
-    missing = {str(name) for name in info["missing_keys"]} - set(without)
-    if missing or info["mismatched_keys"]:
-        raise RuntimeError(f"{place}: transformers does not find {sorted(missing)}. Please report this.")
-    return loaded
+def _open(architecture: str, place: Path, trust_remote_code: bool, without: Sequence[str] = ()) -> Weights:
+    """Find the tensors of a checkpoint's class, under all their names, as transformers does; none is read.
+
+    Args:
+        architecture: Name of the class.
+        place: Folder of the checkpoint.
+        trust_remote_code: Whether Python code beside the weights may run.
+        without: Parameters that the checkpoint lacks as the base did.
+
+    Raises:
+        RuntimeError: A parameter is missing, or has another shape than in the class.
+    """
+    try:
+        checkpoint = open_checkpoint(str(place), trust_remote_code=trust_remote_code)
+        module = skeleton(checkpoint.config, architecture, trust_remote_code=trust_remote_code)
+        if apart := match(checkpoint, module).apart:  # transformers ties nothing that differs in the file
+            untie(module, apart)
+        found = match(checkpoint, module)
+    except (ValueError, IncompatibleExpertsError) as error:
+        raise RuntimeError(f"{place}: the exported checkpoint cannot be opened: {error}") from error
+    tensors = Converted(checkpoint.tensors, found.names)
+    missing = _reported(module, found.missing) - set(without)
+    wanted = module.state_dict()
+    mismatched = {name for name, (shape, _) in tensors.headers.items() if shape != wanted[name].shape}
+    if missing or mismatched:
+        raise RuntimeError(f"{place}: transformers does not find {sorted(missing | mismatched)}. Please report this.")
+    if (place / "generation_config.json").exists():
+        GenerationConfig.from_pretrained(place)
+    return Renamed(tensors, _all_names(module, tensors))
+
+
+def _reported(module: nn.Module, missing: Sequence[str]) -> set[str]:
+    """Return those of the missing names that transformers would report."""
+    return reported(module, missing) if isinstance(module, PreTrainedModel) else set(missing)
+
+
+def _all_names(module: nn.Module, tensors: Weights) -> dict[str, str]:
+    """Map all names of each tensor, those of tied ones too, to the one under which it was found."""
+    found = {name: name for name in tensors.headers}
+    return found | {a: aliases[0] for aliases in tied_names(module) if aliases[0] in found for a in aliases}
 
 
 def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Equal but for fp32 combining and one rounding to the dtype on disk; integers are equal."""
+    if found.shape != expected.shape:
+        return False
+    found, expected = found.detach().reshape(-1), expected.detach().cpu().reshape(-1)
     if not expected.is_floating_point():
-        return torch.equal(found.cpu(), expected.cpu())
-    found, expected = found.detach().float(), expected.detach().cpu().float()
+        return torch.equal(found, expected)
+    largest = max((piece.abs().amax().float() for piece in expected.split(_PIECE) if len(piece)), default=0.0)
     rounding = max(torch.finfo(dtype).eps, 1e-5)
-    return bool(((found - expected).abs() <= rounding * (expected.abs() + expected.abs().amax())).all())
+    pairs = zip(found.split(_PIECE), expected.split(_PIECE), strict=True)
+    return all(_near(one.float(), other.float(), rounding, largest) for one, other in pairs)
+
+
+def _near(found: Tensor, expected: Tensor, rounding: float, largest: Tensor | float) -> bool:
+    return bool(((found - expected).abs() <= rounding * (expected.abs() + largest)).all())

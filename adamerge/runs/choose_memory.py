@@ -32,9 +32,11 @@ def execution_for(
         ConfigError: The limit is too low, there is no such block, or what is configured cannot be streamed.
     """
     memory, dtype = config.memory_settings, getattr(torch, config.dtype)
-    count = len(config.columns)
+    count, room = len(config.columns), free_bytes(device)
+    if device.type == "cpu":
+        room //= config.trainer.devices  # each process takes its part
     saved = _saved(config, experts, rows, memory, dtype) if config.trainer.max_steps else Saved(0, 0)
-    choice = choose(memory, experts, names, count, dtype, free_bytes(device), saved)
+    choice = choose(memory, experts, names, count, dtype, room, saved)
     fisher = [key for key, transform in config.transforms.items() if transform.fisher]
     if choice.blocks is not None and fisher:
         if memory.mode == "streamed":
@@ -42,7 +44,7 @@ def execution_for(
                 f"memory: expected mapped or resident, found streamed: {fisher[0]} needs Fisher information, which is "
                 "computed with a whole expert in memory. Set memory: mapped."
             )
-        choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, free_bytes(device), saved)
+        choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved)
     return (
         choice._replace(lines=(*choice.lines, *_whole_experts(experts, rows, dtype)))
         if choice.blocks is not None

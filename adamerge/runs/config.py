@@ -17,12 +17,13 @@ from adamerge.merging.rounding import RoundingMode
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
-from adamerge.results.adapter_settings import ExportKind
+from adamerge.results.adapter_settings import ExportKind, adapter_of
 from adamerge.runs.earlier_run import EarlierRun
 from adamerge.runs.model_config import LARGEST_START, ModelConfig
 from adamerge.runs.other_words import OTHER_WORDS
 from adamerge.runs.presets import PRESETS
 from adamerge.runs.trainer_config import TrainerConfig
+from adamerge.storage.sizes import bytes_in
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 
@@ -51,6 +52,8 @@ class MergeConfig:
         rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
             at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
         export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
+        max_shard_size: Largest size of one file of the complete checkpoint, such as 2GB; null takes 5GB. A larger
+            tensor has a file of its own.
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are, and how much of the merged model exists at once: resident (task vectors in
@@ -98,6 +101,7 @@ class MergeConfig:
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     rounding: RoundingMode = "nearest"
     export: ExportKind = "checkpoint"
+    max_shard_size: int | str | None = None
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Mode | Memory = "auto"
@@ -121,11 +125,15 @@ class MergeConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the start is a coefficient, and the seed a seed."""
+        """Check that the start is a coefficient, the seed a seed, and the size of files one of files."""
         if isinstance(self.init, float | int) and not abs(self.init) <= LARGEST_START:
             raise ConfigError(f"init: expected a finite number, found {self.init} (at most {LARGEST_START:g}).")
         if isinstance(self.seed_everything, int) and self.seed_everything < 0:
             raise ConfigError(f"seed_everything: expected at least 0, found {self.seed_everything}.")
+        if self.shard_bytes and adapter_of(self.export):
+            raise ConfigError(
+                "max_shard_size: expected export: checkpoint, because an adapter is one file. Remove max_shard_size."
+            )
 
     @property
     def needs_rows(self) -> bool:
@@ -138,6 +146,11 @@ class MergeConfig:
     def memory_settings(self) -> Memory:
         """How much memory learning may take."""
         return self.memory if isinstance(self.memory, Memory) else Memory(self.memory)
+
+    @property
+    def shard_bytes(self) -> int | None:
+        """Largest size of one file of the complete checkpoint in bytes; None takes the default."""
+        return None if self.max_shard_size is None else bytes_in(self.max_shard_size, "max_shard_size")
 
     @property
     def transforms(self) -> dict[str, Transform]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +14,8 @@ from adamerge.experts.summary import describe
 from adamerge.learning.keep_best import criterion
 from adamerge.learning.learn import divide, goals_of, target_settings
 from adamerge.learning.learned import Learned
-from adamerge.learning.settings import Learning
+from adamerge.learning.processes import Processes
+from adamerge.learning.settings import Learning, check_devices
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.device import advice_where_full, describe_device, device_of
@@ -48,6 +49,7 @@ from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper, Key
+from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,7 @@ def fit(
         The result; None if the run was interrupted and can be resumed.
 
     Raises:
+        SystemExit: This is not the first of several processes, and has done its part: nothing but learning.
         ConfigError: Something in the configuration cannot be used, or another process uses the run directory; nothing
             is written.
         RunFinishedError: The run to resume is finished.
@@ -90,16 +93,46 @@ def fit(
     """
     console = console or Console()
     run = RunDirectory(Path(config.run_dir).expanduser())
-    check_place(run.path, config)
-    check_run_dir(run, resolved, resume, allow_code=config.allow_code)
-    with use_run(run, "adamerge fit", console):
-        if resume:
-            check_unfinished(run, resolved, lambda line: _print_lines(console, [line]))
-        return _fit(config, resolved, run, console, resume=resume, links=links)
+    check_devices(asdict(config.trainer))
+    processes = Processes(asdict(config.trainer))
+    if not processes.first:
+        _take_part(config, run, processes, resume=resume)
+        raise SystemExit(0)
+    with processes.led():
+        check_place(run.path, config)
+        check_run_dir(run, resolved, resume, allow_code=config.allow_code)
+        with use_run(run, "adamerge fit", console):
+            if resume:
+                check_unfinished(run, resolved, lambda line: _print_lines(console, [line]))
+            return _fit(config, resolved, run, processes, console, resume=resume, links=links)
+
+
+def _take_part(config: MergeConfig, run: RunDirectory, processes: Processes, *, resume: bool) -> None:
+    """Learn with the first process, from what it has prepared in the run directory; nothing is written or printed.
+
+    Raises:
+        ConfigError: What the first process prepared is not found here, or not made of the same files.
+    """
+    if not processes.join():
+        return
+    quiet = Console(quiet=True)
+    try:
+        learning, opened = learning_of(config, progress_bar=False), open_inputs(config, None, quiet)
+        keeper = Keeper(accept_unkeyed=resume, only_reads=True)
+        learn_merge(config, opened, learning, run, {}, keeper, quiet, resume=resume, processes=processes)
+    except (ConfigError, IncompatibleExpertsError) as error:
+        raise ConfigError(f"{processes.name}: {error}") from error
 
 
 def _fit(
-    config: MergeConfig, resolved: str, run: RunDirectory, console: Console, *, resume: bool, links: bool
+    config: MergeConfig,
+    resolved: str,
+    run: RunDirectory,
+    processes: Processes,
+    console: Console,
+    *,
+    resume: bool,
+    links: bool,
 ) -> Finished | None:
     learning, clock = learning_of(config, progress_bar=console.is_terminal), Clock()
     opened = open_inputs(config, run, console)
@@ -109,7 +142,15 @@ def _fit(
     clock.lap("open and check")
     keeper = keeper_for(console, accept_unkeyed=resume)
     staged, held_out, guarded = learn_merge(
-        config, opened, learning, run, key_of_run(made_from, resolved), keeper, console, resume=resume
+        config,
+        opened,
+        learning,
+        run,
+        key_of_run(made_from, resolved),
+        keeper,
+        console,
+        resume=resume,
+        processes=processes,
     )
     model, learned = staged.model, staged.learned
     if learned.interrupted:
@@ -119,7 +160,8 @@ def _fit(
     run.recipe.unlink(missing_ok=True)  # of the same run, when it was shorter
     _write_learned(run, model, learned, config)
     former = put_aside(run.merged)
-    exported = export_as(adapter_of(config.export), model, learned.coefficients, run.merged, links=links)
+    kind, shards = adapter_of(config.export), config.shard_bytes
+    exported = export_as(kind, model, learned.coefficients, run.merged, shard_bytes=shards, links=links)
     _print_lines(console, filter(None, [drop_former(former, run.merged, known)]))
     _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
     _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
@@ -144,8 +186,8 @@ def _fit(
     return Finished(run.path, learned, comparison, exported)
 
 
-def open_inputs(config: MergeConfig, run: RunDirectory, console: Console) -> Opened:
-    """Open experts and rows, and check everything that can be checked before anything is written."""
+def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console) -> Opened:
+    """Open experts and rows, and check everything that can be checked before anything is written to the run's disk."""
     experts = open_experts(config)
     lines = [*describe(experts), device_line(config)]
     _print_lines(console, lines)
@@ -165,7 +207,8 @@ def open_inputs(config: MergeConfig, run: RunDirectory, console: Console) -> Ope
     ]
     _print_lines(console, notes)
     lines = [*lines, *warnings, *notes]
-    check_space(config, experts, run)
+    if run is not None:
+        check_space(config, experts, run)
     return Opened(experts, inspection.changed, data, inspection.products, tuple(lines))
 
 
@@ -184,6 +227,7 @@ def learn_merge(
     console: Console,
     *,
     resume: bool,
+    processes: Processes | None = None,
 ) -> tuple[Staged, HeldOut, Guarded | None]:
     """Compute what is needed from the experts once, and learn the coefficients.
 
@@ -196,6 +240,7 @@ def learn_merge(
         keeper: Stores intermediate results under their cache keys.
         console: Prints progress.
         resume: Resume from the run's last checkpoint.
+        processes: Those that learn together, if there are several.
 
     Returns:
         Model and coefficients to export, the held-out rows with the experts' predictions, and what the guard found.
@@ -217,6 +262,8 @@ def learn_merge(
         needed = calibration if learning.steps else replace(calibration, learn={})
         goals = goals_of(model, config.objective, needed, run.targets, keeper)
         held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)
+        if processes is not None and processes.first:
+            processes.join()
         staged = learn_in_stages(
             model,
             config.objective,
@@ -224,7 +271,7 @@ def learn_merge(
             learning,
             config.chunks,
             run.first_stage,
-            made_of=key,
+            made_of=key if processes is None else processes.told(key),
             held_out=held_out,
             targets=goals,
             checkpoints=run.checkpoints,
@@ -232,7 +279,10 @@ def learn_merge(
             tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
             keeper=keeper,
         )
-        if not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
+        if processes is not None:
+            processes.leave()
+        helps = processes is not None and not processes.first
+        if helps or not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
             return staged, held_out, None
         guarded = guard_merge(config, staged, changed, held_out)
         _print_lines(console, guarded.lines())

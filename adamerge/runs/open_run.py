@@ -19,7 +19,6 @@ from adamerge.merging.rounding import RoundingMode
 from adamerge.results.adapter_agreement import agreement_lines
 from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.compare import compare
-from adamerge.results.export import SHARD_BYTES
 from adamerge.results.export_as import export_as
 from adamerge.results.report import table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
@@ -44,7 +43,6 @@ def export_again(
     rounding: RoundingMode | None,
     console: Console,
     *,
-    shard_bytes: int = SHARD_BYTES,
     links: bool = True,
 ) -> None:
     """Write the merged checkpoint of a finished run to another folder.
@@ -56,7 +54,6 @@ def export_again(
         out_dtype: dtype of the checkpoint; None takes the run's.
         rounding: How its numbers are rounded; None takes the run's.
         console: Prints the path per task.
-        shard_bytes: Maximum size of one file of weights.
         links: Whether folders of tasks may share files by hard links.
 
     Raises:
@@ -68,7 +65,7 @@ def export_again(
         model, learned = _reopen(config, place, keeper, console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         adapter = adapter_of(config.export)
-        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=shard_bytes, links=links)
+        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=config.shard_bytes, links=links)
         write_cards_of(place.recipe, out, changed=bool(out_dtype or rounding or adapter))
         lines = [*done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
@@ -123,24 +120,34 @@ def _metrics(file: Path) -> dict[str, object]:
     return own_json(file, "the measurements of a run", way, {EVERY: object}) if os.path.lexists(file) else {}
 
 
-def chosen(config: MergeConfig, adapter: bool | None, max_rank: int | None) -> MergeConfig:
+def chosen(
+    config: MergeConfig, adapter: bool | None, max_rank: int | None, max_shard_size: int | str | None = None
+) -> MergeConfig:
     """Change what a finished run is exported as.
 
     Args:
         config: Configuration of the run.
         adapter: Whether to write an adapter; None keeps what the run has.
         max_rank: Largest rank of the adapter; None keeps what the run has.
+        max_shard_size: Largest size of one file of a complete checkpoint; None keeps what the run has.
 
     Raises:
-        ConfigError: A rank is given for a checkpoint.
+        ConfigError: A rank is given for a checkpoint, or a size of files for an adapter.
     """
     kind = {None: config.export, True: "adapter", False: "checkpoint"}[adapter]
     kept = adapter_of(config.export)
     if adapter_of(kind) is None:
         if max_rank is not None:
             raise ConfigError("max_rank: expected an adapter, found a complete checkpoint. Add --adapter.")
-        return replace(config, export="checkpoint")
-    return replace(config, export=AdapterExport(max_rank) if max_rank is not None else kept or AdapterExport())
+        size = config.max_shard_size if max_shard_size is None else max_shard_size
+        return replace(config, export="checkpoint", max_shard_size=size)
+    if max_shard_size is not None:
+        raise ConfigError(
+            "max_shard_size: expected a complete checkpoint, found an adapter, which is one file. Remove it, or add "
+            "--adapter false."
+        )
+    written = AdapterExport(max_rank) if max_rank is not None else kept or AdapterExport()
+    return replace(config, export=written, max_shard_size=None)
 
 
 def _held_out(

@@ -26,7 +26,9 @@ from adamerge.storage.own_files import own_file
 from adamerge.storage.partial_paths import remove_leftovers_in
 from adamerge.types import ConfigError
 
-MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"}
+MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enable_progress_bar"} | {
+    f"trainer.{key}" for key in ("devices", "num_nodes", "strategy")
+}
 """Settings that may differ when a run is resumed; not trainer.max_steps if a cosine schedule depends on it."""
 
 

@@ -20,6 +20,9 @@ class TrainerConfig:
         max_time: Stop after this time, as DD:HH:MM:SS; null sets no limit.
         accelerator: Device: cpu, gpu (CUDA or ROCm), or auto (gpu if there is one); CUDA_VISIBLE_DEVICES chooses among
             several.
+        devices: Number of devices of each machine that learn together, one process each; on CPU, of processes.
+        num_nodes: Number of machines.
+        strategy: ddp, or auto: the same; every process holds the whole model.
         precision: 32-true, bf16-mixed (less memory), or 64-true.
         gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
         gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
@@ -30,6 +33,9 @@ class TrainerConfig:
     max_steps: int
     max_time: str | None = None
     accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
@@ -40,6 +46,9 @@ class TrainerConfig:
         """Check the values that do not depend on the machine; Lightning checks the rest before learning."""
         if isinstance(self.max_steps, int) and self.max_steps < 0:
             raise ConfigError(f"max_steps: expected 0 (nothing is learned) or more, found {self.max_steps}.")
+        for key in ("devices", "num_nodes"):
+            if isinstance(getattr(self, key), int) and getattr(self, key) < 1:
+                raise ConfigError(f"{key}: expected at least 1, found {getattr(self, key)}.")
         if self.max_time is not None and not DURATION.fullmatch(self.max_time):
             raise ConfigError(f"max_time: expected DD:HH:MM:SS, such as 00:01:30:00, found {self.max_time!r}.")
         if self.gradient_clip_val is not None and not 0 <= self.gradient_clip_val < math.inf:

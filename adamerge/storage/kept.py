@@ -44,6 +44,7 @@ class Keeper:
         tell: Called with a line of text when a stored result does not match and is computed again.
         accept_unkeyed: Whether to accept results without a key, as version 0.1.0 stored them; for run directories,
             whose experts, rows and configuration are compared before anything is read.
+        only_reads: Whether to refuse, rather than to compute, what is not stored: another process has stored it.
 
     Example:
         >>> import tempfile
@@ -59,6 +60,7 @@ class Keeper:
 
     tell: Callable[[str], None] = _silent
     accept_unkeyed: bool = False
+    only_reads: bool = False
 
     def __call__(self, path: Path, key: Key, make: Callable[[Path], None] | None, read: Callable[[Path], Kept]) -> Kept:
         """Read a stored result, or compute and store it.
@@ -75,6 +77,11 @@ class Keeper:
         found, problem = self._look(path, key, read)
         if found is not None:
             return found
+        if self.only_reads:
+            raise ConfigError(
+                f"{path}: expected what the first process made of the same files, but it {problem}. All processes must "
+                "see the same files, and one run_dir."
+            )
         if make is None:
             raise ConfigError(f"{path}: expected what the run made of its rows, but it {problem}; run it once more.")
         self._remove(path, problem)
@@ -84,7 +91,7 @@ class Keeper:
     def find(self, path: Path, key: Key, read: Callable[[Path], Kept]) -> Kept | None:
         """Read a stored result; if it does not match, delete it and return None."""
         found, problem = self._look(path, key, read)
-        if found is None:
+        if found is None and not self.only_reads:
             self._remove(path, problem)
         return found
 

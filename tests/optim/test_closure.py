@@ -6,9 +6,11 @@ import torch
 from support.quadratics import closure_of, quadratic  # pyright: ignore[reportImplicitRelativeImport]
 from torch import nn
 
-from adamerge.optim import FrankWolfe, closure
-from adamerge.optim.closure import Objective, mean_over_processes
+from adamerge.optim import FrankWolfe
+from adamerge.optim import processes as together
+from adamerge.optim.closure import Objective
 from adamerge.optim.feasible_sets import Simplex
+from adamerge.optim.processes import mean_over_processes
 
 STEPS = 6
 
@@ -26,6 +28,9 @@ class TwoProcesses:
 
     def is_initialized(self):
         return True
+
+    def get_rank(self):
+        return self.rank.value
 
     def get_world_size(self):
         return 2
@@ -63,7 +68,7 @@ def test_processes_with_different_rows_take_the_same_decisions(monkeypatch):
         optimizer.step(average)
 
     processes = TwoProcesses()
-    monkeypatch.setattr(closure, "distributed", processes)
+    monkeypatch.setattr(together, "distributed", processes)
 
     def descend_on(rank):
         processes.rank.value = rank
@@ -80,7 +85,7 @@ def test_processes_with_different_rows_take_the_same_decisions(monkeypatch):
 
 def test_the_value_itself_is_not_touched(monkeypatch):
     processes = TwoProcesses()
-    monkeypatch.setattr(closure, "distributed", processes)
+    monkeypatch.setattr(together, "distributed", processes)
     values = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
 
     def mean_on(rank):

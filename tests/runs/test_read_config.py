@@ -89,7 +89,10 @@ def test_anchors_and_merged_keys_are_read():
         ("centre: {class_path: adamerge.regmean.RegMean, init_args: {scale: 0.5}}", "adamerge.calibration.regmean."),
         ("init: {class_path: adamerge.closed_form.ClosedForm}", "adamerge.calibration.closed_form.ClosedForm"),
         ("chunks: {class_path: adamerge.chunks.Chunks, init_args: {budget: 2}}", "adamerge.merging.chunks.Chunks"),
-        ("trainer: {class_path: adamerge.config.TrainerConfig, init_args: {max_steps: 1}}", "adamerge.runs.config."),
+        (
+            "trainer: {class_path: adamerge.config.TrainerConfig, init_args: {max_steps: 1}}",
+            "adamerge.runs.trainer",
+        ),
         ("data: {class_path: adamerge.data.Batching, init_args: {rows: 8}}", "adamerge.data.settings.Batching"),
         ("watch: {class_path: adamerge.callbacks.Watching}", "adamerge.learning.keep_best.Watching"),
         ("parameters: {class_path: adamerge.experts.Split}", "adamerge.experts.name_patterns.Split"),

@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import pkgutil
 import signal
+import socket
 import sys
+from contextlib import ExitStack
 from typing import NamedTuple
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -36,12 +38,55 @@ def start(arguments, folder, output, strike=None):
     return process
 
 
+def run_together(commands, folder, count=2, strikes=None):
+    """Run commands, one after another, each in several processes as torchrun starts them.
+
+    Returns:
+        The exit code of each process, which ends at the first command that fails; they write to 0.txt, 1.txt, ….
+    """
+    ports = _free_ports(len(commands))
+    started = []
+    for rank in range(count):
+        variables = [_launched(rank, count, port) for port in ports]
+        arguments = (commands, variables, str(folder), f"{rank}.txt", (strikes or {}).get(rank))
+        started.append(FORKS.Process(target=_commands, args=arguments))
+        started[-1].start()
+    for process in started:
+        process.join(120)
+    return [process.exitcode for process in started]
+
+
 def run(arguments, folder, output, strike=None):
     """Run a command to its end; returns its exit code, which is minus the signal's number if one ended it."""
     process = start(arguments, folder, output, strike)
     process.join(120)
     assert process.exitcode is not None
     return process.exitcode
+
+
+def _launched(rank, count, port):
+    """The variables that torchrun gives a process."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+    words = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    return {key: str(value) for key, value in (numbers | words).items()}
+
+
+def _free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _commands(commands, variables, folder, output, strike):
+    for arguments, own in zip(commands, variables, strict=True):
+        os.environ.update(own)
+        try:
+            _command(arguments, folder, output, strike)
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def _command(arguments, folder, output, strike):
