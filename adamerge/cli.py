@@ -246,8 +246,8 @@ def _export(options: Export, console: "Console") -> None:
     from adamerge.runs.push import check_repository, push
 
     run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
-    config = parse_file(run / "config.yaml", allow_code=options.allow_code)
-    config = chosen(config, options.adapter, options.max_rank, options.max_shard_size)
+    former = parse_file(run / "config.yaml", allow_code=options.allow_code)
+    config = chosen(former, options.adapter, options.max_rank, options.max_shard_size)
     if options.push_to_hub is not None:
         check_repository(options.push_to_hub)
     export_again(config, run, out, options.out_dtype, options.rounding, console, links=not options.no_links)
@@ -272,11 +272,11 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
 
         print(as_yaml(settings(config), config.written), end="")
         return 0
-    if isinstance(options, Fit):
-        return _fit(config, options, layers, console)
-    from adamerge.runs.check import check
+    if isinstance(options, Check):
+        from adamerge.runs.check import check
 
-    return BAD_INPUT if check(config, console, deep=options.deep) else 0
+        return BAD_INPUT if check(config, console, deep=options.deep) else 0
+    return _fit(config, options, layers, console)
 
 
 def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", console: "Console") -> int:
@@ -287,18 +287,17 @@ def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", cons
 
     resume, links = options.ckpt_path is not None, not options.no_links
     if resume:
-        files = [layer.file for layer in layers if layer.file]
-        config = where_it_lies(config, files, partial(console.print, markup=False, highlight=False, soft_wrap=True))
+        tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        config = where_it_lies(config, [layer.file for layer in layers if layer.file], tell)
     try:
-        done = fit(config, resolved(config), resume=resume, console=console, links=links)
+        if fit(config, resolved(config), resume=resume, console=console, links=links):
+            return 0
     except RunFinishedError as finished:
         console.print(str(finished), markup=False, highlight=False, soft_wrap=True)
         return 0
     except KeyboardInterrupt:
-        done = None
-    if done:
-        return 0
+        pass
     former = Path(config.run_dir).expanduser() / "config.yaml"
-    command = shlex.join(["adamerge", "fit", "--config", str(former), "--ckpt_path", "last"])
-    _print_error(f"interrupted. Resume with: {command}" if former.exists() else "interrupted. Nothing was written.")
+    way = f"Resume with: {shlex.join(['adamerge', 'fit', '--config', str(former), '--ckpt_path', 'last'])}"
+    _print_error(f"interrupted. {way if former.exists() else 'Nothing was written.'}")
     return INTERRUPTED

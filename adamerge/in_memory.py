@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -153,3 +153,10 @@ def _no_file(adapter: str) -> str:
         f"{adapter}: an adapter is added to a base in files, but a model of this merge is in memory. Save it with "
         "save_pretrained and give its path."
     )
+
+
+def by_task(
+    processor: AnyProcessor | Mapping[str, AnyProcessor] | None, tasks: Sequence[str]
+) -> Mapping[str, AnyProcessor] | None:
+    """Return processors by task, where one was given for all."""
+    return processor if processor is None or isinstance(processor, Mapping) else dict.fromkeys(tasks, processor)

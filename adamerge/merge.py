@@ -28,13 +28,14 @@ from adamerge.data.modality import AnyProcessor
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.experts.zero_shot import ZeroShot
-from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, open_all, with_processors
+from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, by_task, open_all, with_processors
 from adamerge.learning.trainer import process_count
 from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.fit import Finished, device_line, fit, learn_merge
+from adamerge.runs.fit import Finished, fit
+from adamerge.runs.learn_merge import device_line, learn_merge, print_lines
 from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.opened import Opened
@@ -179,8 +180,8 @@ class Merge:
         out = console or Console(quiet=True)
         learning = learning_of(self.config, progress_bar=console is not None and console.is_terminal)
         opened, description, notes = self._open()
-        _say(description, out)
-        _say(notes, out) if console else _warn(note for note in notes if not isinstance(note, Fact))
+        print_lines(out, description)
+        print_lines(out, notes) if console else _warn(note for note in notes if not isinstance(note, Fact))
         folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
         removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
         try:
@@ -192,7 +193,7 @@ class Merge:
             raise
         if staged.learned.interrupted:
             raise KeyboardInterrupt
-        _say(staged.learned.warnings, out) if console else _warn(staged.learned.warnings)
+        print_lines(out, staged.learned.warnings) if console else _warn(staged.learned.warnings)
         if guarded and not console:  # a console has been told
             _warn(line for line in guarded.lines() if line.startswith("warning: "))
         return Result(staged, held_out, opened, self.config)
@@ -216,9 +217,8 @@ class Merge:
         words = [*self._memory.words, *(["processor"] if self._processor is not None else [])]
         if words:
             raise ConfigError(
-                f"{', '.join(words)}: a run directory can be resumed and exported again, so expected "
-                "paths or hub ids, found objects in memory. Save them first (a processor beside its expert), or use "
-                "learn()."
+                f"{', '.join(words)}: a run directory can be resumed and exported again, so expected paths or hub ids, "
+                "found objects in memory. Save them first (a processor beside its expert), or use learn()."
             )
         config = replace(self.config, run_dir=str(place))
         done = fit(config, resolved(config), resume=resume, console=console)
@@ -237,11 +237,11 @@ class Merge:
     def _open(self) -> tuple[Opened, list[str], list[str]]:
         """Models and rows, found usable; what is merged, in words; what a user should know of them."""
         config = self._memory.put_back(self.config)
-        experts, unsaved = with_processors(open_all(config, self._memory), _by_task(self._processor, config.names))
+        experts, unsaved = with_processors(open_all(config, self._memory), by_task(self._processor, config.names))
         inspection = inspect_weights(experts)
         check_task_vectors(config, experts, inspection.changed)
         check_start(config, inspection.changed)
-        data = load_data(config, experts, processors=_by_task(self._processor, config.names))
+        data = load_data(config, experts, processors=by_task(self._processor, config.names))
         check_layers(config.objective, experts, data)
         data = settled(config, experts, inspection.changed, data)
         notes = [
@@ -271,13 +271,6 @@ class Merge:
         return {**keys, **rows, **beside, "model": model, **({"task": task} if model == IN_MEMORY else {})}
 
 
-def _by_task(
-    processor: AnyProcessor | Mapping[str, AnyProcessor] | None, tasks: Sequence[str]
-) -> Mapping[str, AnyProcessor] | None:
-    """Processors by task, where one was given for all."""
-    return processor if processor is None or isinstance(processor, Mapping) else dict.fromkeys(tasks, processor)
-
-
 def _listed(models: object) -> list[Expert | Mapping[str, object]]:
     """Experts in a list, each with its name where they were given by name."""
     check_models(models)
@@ -300,11 +293,6 @@ def _one(expert: object, position: str) -> Expert | Mapping[str, object]:
         return expert
     check_item(expert, position, _KEYS)
     return expert if isinstance(expert, Mapping) else Expert(cast(Model, expert))
-
-
-def _say(lines: Iterable[str], console: Console) -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _warn(lines: Iterable[str]) -> None:

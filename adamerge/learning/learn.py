@@ -1,6 +1,5 @@
 """Learning of coefficients with Lightning's Trainer."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import NamedTuple
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from typing_extensions import override
+from pytorch_lightning.callbacks import Callback
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.targets import Targets, TargetSettings, compute_targets
 from adamerge.data.rows import Rows, Subset
 from adamerge.data.schedule import Schedule, split_held_out
 from adamerge.data.settings import Batching
+from adamerge.learning.checkpoints import LAST, every, newest
 from adamerge.learning.interrupt import StopOnInterrupt
 from adamerge.learning.keep_best import KeepBest
 from adamerge.learning.learned import Learned
@@ -30,9 +29,6 @@ from adamerge.optim.processes import rank_and_count
 from adamerge.results.evaluate import mean
 from adamerge.storage.kept import Keeper
 from adamerge.types import Coefficients, ConfigError
-
-LAST = "last.ckpt"
-"""Name of the checkpoint that a run resumes from."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +183,13 @@ def descend(
     )
     movement = Movement(learning.feasible)
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
-    saving = [stop, _every(learning.watching.every, checkpoints)] if checkpoints and stop else []
+    saving = [stop, every(learning.watching.every, checkpoints)] if checkpoints and stop else []
     _check_joined(process_count(learning.trainer))
     where = trainer_on(model.vectors.device, learning.trainer.get("accelerator", "auto"))
     if process_count(learning.trainer) > 1:
         where["devices"] = learning.trainer.get("devices", 1)  # of which Lightning gives each process its own
     options = {**learning.trainer, **where, "max_steps": learning.steps}
-    former = _newest(checkpoints) if resume and checkpoints else None
+    former = newest(checkpoints) if resume and checkpoints else None
     trainer = _fit(module, [best, movement, *also, *saving], options, former)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")
@@ -254,33 +250,6 @@ def _keep_best(
         tell or (lambda line: None),
         same_rows=learning.batching.batch_size is None,
     )
-
-
-def _every(steps: int, folder: Path) -> ModelCheckpoint:
-    """Write the checkpoint that a run resumes from every so many steps, always over the former one."""
-    return OneCheckpoint(folder, LAST.removesuffix(".ckpt"), every_n_train_steps=steps, enable_version_counter=False)
-
-
-def _newest(folder: Path) -> Path | None:
-    """Find the checkpoint to resume from; after a move, version 0.1.0 wrote last-v1.ckpt beside the old one."""
-    found = [path for path in folder.glob(f"{LAST.removesuffix('.ckpt')}*.ckpt") if re.fullmatch(_LAST, path.name)]
-    return max(found, key=lambda path: (path.lstat().st_mtime_ns, path.name == LAST), default=None)
-
-
-_LAST = r"last(-v\d+)?\.ckpt"
-
-
-class OneCheckpoint(ModelCheckpoint):
-    """Writes one checkpoint, wherever the run directory was before: Lightning would write another one beside it."""
-
-    @property
-    @override
-    def state_key(self) -> str:
-        return ModelCheckpoint.__qualname__ + super().state_key.removeprefix(type(self).__qualname__)
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Forget the paths in a checkpoint, which Lightning would remove."""
 
 
 def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: Trainer, interrupted: bool) -> Learned:

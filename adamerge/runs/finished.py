@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
+from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.inputs import read_recipe
-from adamerge.runs.run_directory import RunDirectory, flat_settings
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import remove_whole
 from adamerge.storage.digest import digest_of_path
 from adamerge.storage.own_files import DamagedFileError, own_file

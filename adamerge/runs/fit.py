@@ -1,24 +1,18 @@
 """Run a merge: open, check, learn, export, compare, report."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from adamerge.calibration.agreement import HeldOut, hold_out
-from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
-from adamerge.experts.inspect_weights import inspect_weights
-from adamerge.experts.summary import describe
 from adamerge.learning.keep_best import criterion
-from adamerge.learning.learn import divide, goals_of, target_settings
 from adamerge.learning.learned import Learned
 from adamerge.learning.processes import Processes
-from adamerge.learning.settings import Learning, check_devices
-from adamerge.learning.two_stages import Staged, learn_in_stages
+from adamerge.learning.settings import check_devices
 from adamerge.merging.coefficients import save_coefficients
-from adamerge.merging.device import advice_where_full, describe_device, device_of
+from adamerge.merging.device import advice_where_full
 from adamerge.merging.merged_model import MergedModel
 from adamerge.optim.selections import selection_table, sentence
 from adamerge.results.adapter_agreement import agreement_lines
@@ -26,29 +20,22 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
-from adamerge.results.guard import Guarded
 from adamerge.results.no_labels import held_out_table, verdict
 from adamerge.results.report import curve, heat_map, table
-from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
 from adamerge.runs.check_place import check_place
-from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.exported_files import hash_export
 from adamerge.runs.finished import check_unfinished, drop_former, files_of_export, put_aside
 from adamerge.runs.inputs import inputs, remember
-from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
-from adamerge.runs.load_rows import check_layers, load_data
-from adamerge.runs.opened import Opened
+from adamerge.runs.learn_merge import learn_merge, open_inputs, print_lines
+from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.recipe import key_of_run, recipe
 from adamerge.runs.report_runs import write_report
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space, keeper_for, use_run
+from adamerge.runs.run_directory import RunDirectory, check_run_dir, keeper_for, use_run
 from adamerge.runs.run_facts import Clock, run_facts
-from adamerge.runs.settle_rows import settled
-from adamerge.runs.start import start_of
 from adamerge.storage.atomic_files import write_text
-from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
@@ -103,7 +90,7 @@ def fit(
         check_run_dir(run, resolved, resume, allow_code=config.allow_code)
         with use_run(run, "adamerge fit", console):
             if resume:
-                check_unfinished(run, resolved, lambda line: _print_lines(console, [line]))
+                check_unfinished(run, resolved, lambda line: print_lines(console, [line]))
             return _fit(config, resolved, run, processes, console, resume=resume, links=links)
 
 
@@ -162,9 +149,9 @@ def _fit(
     former = put_aside(run.merged)
     kind, shards = adapter_of(config.export), config.shard_bytes
     exported = export_as(kind, model, learned.coefficients, run.merged, shard_bytes=shards, links=links)
-    _print_lines(console, filter(None, [drop_former(former, run.merged, known)]))
-    _print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
-    _print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
+    print_lines(console, filter(None, [drop_former(former, run.merged, known)]))
+    print_lines(console, [*exported.notes, *exported.surviving.lines(config.rounding)])
+    print_lines(console, agreement_lines(model, learned.coefficients, held_out, exported))
     clock.lap("export")
     rows = opened.data.evaluation
     with advice_where_full(model.vectors.device):
@@ -178,115 +165,12 @@ def _fit(
     counts = {task: len(own) for task, own in opened.data.calibration.items()}
     card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
     write_cards(card, exported.folder)
-    _print_lines(console, filter(None, [licence_warning(card)]))
+    print_lines(console, filter(None, [licence_warning(card)]))
     redo = {**made, "warnings": list(learned.warnings), "card": as_json(card), "files": hash_export(exported.folder)}
     write_text(run.recipe, json.dumps(redo, indent=2, allow_nan=False) + "\n")
     write_report([run.path], run.report)
     _print_places(console, run, learned, exported, config.watch.monitor)
     return Finished(run.path, learned, comparison, exported)
-
-
-def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console) -> Opened:
-    """Open experts and rows, and check everything that can be checked before anything is written to the run's disk."""
-    experts = open_experts(config)
-    lines = [*describe(experts), device_line(config)]
-    _print_lines(console, lines)
-    inspection = inspect_weights(experts)
-    warnings = [f"warning: {line}" for line in inspection.warnings]
-    _print_lines(console, warnings)
-    check_task_vectors(config, experts, inspection.changed)
-    check_start(config, inspection.changed)
-    data = load_data(config, experts)
-    check_layers(config.objective, experts, data)
-    data = settled(config, experts, inspection.changed, data)
-    notes = [
-        *data.notes,
-        *learning_notes(config, inspection.changed),
-        *row_notes(config, data.calibration),
-        *component_notes(config, experts, inspection.changed),
-    ]
-    _print_lines(console, notes)
-    lines = [*lines, *warnings, *notes]
-    if run is not None:
-        check_space(config, experts, run)
-    return Opened(experts, inspection.changed, data, inspection.products, tuple(lines))
-
-
-def device_line(config: MergeConfig) -> str:
-    """Say where a configuration computes."""
-    return f"device: {describe_device(device_of(config.trainer.accelerator))}"
-
-
-def learn_merge(
-    config: MergeConfig,
-    opened: Opened,
-    learning: Learning,
-    run: RunDirectory,
-    key: Key,
-    keeper: Keeper,
-    console: Console,
-    *,
-    resume: bool,
-    processes: Processes | None = None,
-) -> tuple[Staged, HeldOut, Guarded | None]:
-    """Compute what is needed from the experts once, and learn the coefficients.
-
-    Args:
-        config: Configuration.
-        opened: Base, experts and rows.
-        learning: Options of learning.
-        run: Stores intermediate results.
-        key: Cache key of the run.
-        keeper: Stores intermediate results under their cache keys.
-        console: Prints progress.
-        resume: Resume from the run's last checkpoint.
-        processes: Those that learn together, if there are several.
-
-    Returns:
-        Model and coefficients to export, the held-out rows with the experts' predictions, and what the guard found.
-
-    Raises:
-        ConfigError: The device's memory is exhausted.
-    """
-    experts, changed, data = opened.experts, opened.changed, opened.data
-    with advice_where_full(device_of(config.trainer.accelerator)):
-        rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
-        calibration = divide(rows, config.data, config.seed_everything)
-        model = build_model(config, experts, changed, run, calibration.learn, console, keeper, calibration.watch)
-        size = config.data.micro_batch
-        if isinstance(config.start, ClosedForm):
-            init = kept_closed_form(model, calibration.learn, config.start, run.start, size, keeper)
-            learning = replace(learning, init=init)
-        else:
-            learning = replace(learning, init=start_of(config, model.grouping))
-        needed = calibration if learning.steps else replace(calibration, learn={})
-        goals = goals_of(model, config.objective, needed, run.targets, keeper)
-        held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)
-        if processes is not None and processes.first:
-            processes.join()
-        staged = learn_in_stages(
-            model,
-            config.objective,
-            calibration,
-            learning,
-            config.chunks,
-            run.first_stage,
-            made_of=key if processes is None else processes.told(key),
-            held_out=held_out,
-            targets=goals,
-            checkpoints=run.checkpoints,
-            resume=resume,
-            tell=None if learning.trainer["enable_progress_bar"] else lambda line: _print_lines(console, [line]),
-            keeper=keeper,
-        )
-        if processes is not None:
-            processes.leave()
-        helps = processes is not None and not processes.first
-        if helps or not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
-            return staged, held_out, None
-        guarded = guard_merge(config, staged, changed, held_out)
-        _print_lines(console, guarded.lines())
-        return take(staged, guarded), held_out, guarded
 
 
 def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, config: MergeConfig) -> None:
@@ -299,8 +183,8 @@ def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, conf
 
 def _print_places(console: Console, run: RunDirectory, learned: Learned, exported: Exported, monitor: str) -> None:
     console.print(f"\nbest iterate: step {learned.best_step} (by {monitor})" if learned.history else "")
-    _print_lines(console, [f"{file.name}: {file}" for file in run.results if file.exists()])
-    _print_lines(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
+    print_lines(console, [f"{file.name}: {file}" for file in run.results if file.exists()])
+    print_lines(console, [f"{task}: {place}" for task, place in exported.checkpoints.items()])
 
 
 def report(
@@ -330,18 +214,13 @@ def report(
         **({"truncation": dict(exported.truncation)} if exported.truncation else {}),
     }
     write_text(run.metrics, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    _print_lines(console, learned.warnings)
+    print_lines(console, learned.warnings)
     if learned.certificate:
-        _print_lines(console, [sentence(learned.certificate, learned.converged)])
+        print_lines(console, [sentence(learned.certificate, learned.converged)])
     if learned.selections:
         console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
         console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
     elif comparison.judged:
         console.print(held_out_table(comparison.judged, comparison.by))
-        _print_lines(console, [verdict(comparison.judged, comparison.by)])
-
-
-def _print_lines(console: Console, lines: Iterable[str]) -> None:
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_lines(console, [verdict(comparison.judged, comparison.by)])

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.run_directory import MAY_DIFFER, RunDirectory, flat_settings
+from adamerge.runs.flat_settings import flat_settings
+from adamerge.runs.run_directory import MAY_DIFFER, RunDirectory
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.kept import Key
 

@@ -22,8 +22,8 @@ from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import from_json, write_cards
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.exported_files import different_files
-from adamerge.runs.fit import learn_merge, open_inputs
 from adamerge.runs.inputs import check_inputs, hash_models, inputs
+from adamerge.runs.learn_merge import learn_merge, open_inputs
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import load_data
 from adamerge.runs.read_config import merge_layers

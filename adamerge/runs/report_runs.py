@@ -15,7 +15,8 @@ from adamerge.results.report_page import report_on
 from adamerge.results.sections import Grid
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_by_side import compared
-from adamerge.runs.run_directory import RunDirectory, flat_settings
+from adamerge.runs.flat_settings import flat_settings
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import write_text
 from adamerge.types import ConfigError
 

@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from adamerge.calibration.race import CentreChoice
 from adamerge.experts.experts import Experts
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.flat_settings import flat, flat_settings
 from adamerge.runs.layers import nested
 from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.save_config import settings
-from adamerge.runs.saved import RECORD
 from adamerge.storage.exclusive import LOCK, used_alone
 from adamerge.storage.kept import Keeper
 from adamerge.storage.own_files import own_file
@@ -231,9 +230,9 @@ def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[st
     with own_file(former, what, way):
         saved = read_yaml_file(former).content.get("saved")
         if not isinstance(saved, dict):  # version 0.1.0
-            return _flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
-        begun = _flat(saved)
-        return begun if begun == now else _flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code)))
+            return flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
+        begun = flat(saved)
+        return begun if begun == now else flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code)))
 
 
 def check_unedited(run: RunDirectory) -> None:
@@ -292,21 +291,3 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
             f"{run.path}: the disk is full: expected {1.2 * size / 1e6:.0f} MB of free space at {place}, found "
             f"{free / 1e6:.0f} MB. Delete files, or choose a run_dir on another disk."
         )
-
-
-def flat_settings(resolved: str) -> dict[str, object]:
-    """Flatten a configuration to dotted keys, without the record of keys that the user wrote.
-
-    Example:
-        >>> flat_settings("trainer: {max_steps: 3}")
-        {'trainer.max_steps': 3}
-    """
-    return _flat({key: value for key, value in yaml.safe_load(resolved).items() if key not in RECORD})
-
-
-def _flat(value: object, key: str = "") -> dict[str, object]:
-    """Flatten nested settings to dotted keys."""
-    if not isinstance(value, dict | list) or not value:
-        return {key: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for name, inner in items for k, v in _flat(inner, f"{key}.{name}" if key else str(name)).items()}

@@ -69,7 +69,7 @@ def test_what_changed_after_the_run_is_refused_by_name(moved, main):
 
 
 def test_resuming_names_what_changed(family, main):
-    strike = Strike("adamerge.runs.fit.build_model")
+    strike = Strike("adamerge.runs.learn_merge.build_model")
     fit = ["fit", "--config", "merge.yaml", "--run_dir", "run"]
     assert run(fit, family, family / "log.txt", strike) == -strike.number
     other_weights(family / "topic/model.safetensors")

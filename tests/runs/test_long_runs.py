@@ -74,7 +74,7 @@ def test_an_ignored_signal_stays_ignored():
 
 
 @pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("where", ["adamerge.runs.fit.load_data", "adamerge.results.export.write_index"])
+@pytest.mark.parametrize("where", ["adamerge.runs.learn_merge.load_data", "adamerge.results.export.write_index"])
 def test_fit_says_how_to_go_on_after_a_signal(place, main, monkeypatch, number, where):
     def struck(*given, **more):
         os.kill(os.getpid(), number)

@@ -81,7 +81,7 @@ def test_killed_at_a_random_moment(family, whole, tmp_path, seed):
 
 
 STRIKES = [
-    Strike("adamerge.runs.fit.build_model"),  # config.yaml is written, and nothing else
+    Strike("adamerge.runs.learn_merge.build_model"),  # config.yaml is written, and nothing else
     Strike(LOOK, call=1),  # the first look
     Strike(LOOK, call=3),
     Strike("adamerge.learning.trainer.torch.save", call=2),  # of a checkpoint
@@ -141,7 +141,7 @@ def test_two_stages_use_the_budget_and_both_are_reported(whole):
 
 
 INTERRUPTS = [
-    Strike("adamerge.runs.fit.divide", signal.SIGINT),  # before learning
+    Strike("adamerge.runs.learn_merge.divide", signal.SIGINT),  # before learning
     Strike(LOOK, signal.SIGINT, call=1),
     Strike(LOOK, signal.SIGINT, call=4),
     Strike("adamerge.learning.merge_module.surrogate", signal.SIGINT, call=STEPS),  # in the last step
@@ -171,7 +171,7 @@ def test_a_second_interrupt_stops_at_once(family, whole, tmp_path):
 
 
 def test_interrupted_before_anything_is_written(family, tmp_path):
-    strike = Strike("adamerge.runs.fit.load_data", signal.SIGINT)
+    strike = Strike("adamerge.runs.learn_merge.load_data", signal.SIGINT)
     assert run(fit("long", tmp_path / "run"), family, tmp_path / "log.txt", strike) == 130
     assert "interrupted. Nothing was written." in (tmp_path / "log.txt").read_text()
     assert not (tmp_path / "run").exists()

@@ -9,8 +9,9 @@ from support.digits import digits_family
 from torch.optim import Adam
 
 from adamerge.data.settings import Batching
+from adamerge.learning.checkpoints import LAST
 from adamerge.learning.keep_best import Watching
-from adamerge.learning.learn import LAST, Calibration, learn
+from adamerge.learning.learn import Calibration, learn
 from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.grouping import block_wise, row_blocks, task_wise, tensor_wise
