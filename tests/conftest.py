@@ -11,6 +11,7 @@ os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "support" / "matplotlib
 
 import fcntl
 import shutil
+import sys
 
 import hypothesis
 import pytest
@@ -84,6 +85,13 @@ def in_finished(finished, tmp_path, monkeypatch):
     """A copy of the family with its finished run, as the current directory."""
     monkeypatch.chdir(shutil.copytree(finished, tmp_path / "family"))
     return tmp_path / "family"
+
+
+@pytest.fixture(autouse=True)
+def _no_reports(request, monkeypatch):
+    """A page of a report takes a second, so only tests that are marked have one at the end of each run."""
+    if "adamerge.runs.fit" in sys.modules and request.node.get_closest_marker("reports") is None:
+        monkeypatch.setattr("adamerge.runs.fit.write_report", lambda runs, page: None)
 
 
 @pytest.fixture

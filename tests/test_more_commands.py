@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from adamerge import cli
 
 
-def test_the_report_of_a_run_is_written_again(in_finished, main):
+@pytest.mark.reports
+def test_the_report_of_a_run_is_written_again(family, main):
+    assert main("fit", "merge.yaml", "--run_dir", "run")[0] == 0
     page = Path("run/report.html")
     for file in (page, page.with_suffix(".md")):
         assert file.is_file()  # by fit
