@@ -14,7 +14,7 @@ from support.families import save_text_family
 
 from adamerge import cli
 from adamerge.calibration import targets
-from adamerge.learning.learn import OneCheckpoint, _newest
+from adamerge.learning.checkpoints import OneCheckpoint, newest
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.storage.atomic_files import whole_folder
 from adamerge.storage.signals import ENDING, as_ctrl_c
@@ -118,8 +118,8 @@ def test_the_newest_of_several_checkpoints_is_taken(tmp_path):
     for name, time in (("last.ckpt", 100), ("last-v1.ckpt", 300), ("last-v2.ckpt", 200), ("last-old.ckpt", 400)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time, time))
-    assert _newest(tmp_path) == tmp_path / "last-v1.ckpt"
-    assert _newest(tmp_path / "none") is None
+    assert newest(tmp_path) == tmp_path / "last-v1.ckpt"
+    assert newest(tmp_path / "none") is None
 
 
 def test_a_checkpoint_says_nothing_of_other_folders(tmp_path):
