@@ -1,6 +1,6 @@
 """Print the oldest releases that pyproject.toml allows, one `name==version` a line: a constraints file for pip.
 
-Dependencies and the extra `demo` are what users install; the tools of the extra `test` are those of CI.
+Dependencies and the extras `demo` and `adapters` are what users install; the tools of the extra `test` are those of CI.
 `torch` is left out if the environment variable TORCH names the release to test with.
 """
 
@@ -32,7 +32,8 @@ def oldest(requirement: Requirement) -> str:
 def constraints(pyproject: str, torch: str | None = None) -> list[str]:
     """Pin what users install to its lower bounds, torch to the given release if there is one."""
     project = tomllib.loads(pyproject)["project"]
-    written = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    extras = project["optional-dependencies"]
+    written = [*project["dependencies"], *extras["demo"], *extras["adapters"]]
     pinned = [oldest(Requirement(line)) for line in written]
     return [f"torch=={torch}" if torch and line.startswith("torch==") else line for line in pinned]
 

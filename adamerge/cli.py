@@ -286,7 +286,7 @@ def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", cons
     from adamerge.runs.save_config import resolved
 
     resume, links = options.ckpt_path is not None, not options.no_links
-    if resume:
+    if resume and not any("run_dir" in layer.content for layer in layers if not layer.file):
         tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         config = where_it_lies(config, [layer.file for layer in layers if layer.file], tell)
     try:

@@ -35,6 +35,7 @@ from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, keeper_for, use_run
 from adamerge.runs.run_facts import Clock, run_facts
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.exclusive import LOCK
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -87,8 +88,10 @@ def fit(
         raise SystemExit(0)
     with processes.led():
         check_place(run.path, config)
-        check_run_dir(run, resolved, resume, allow_code=config.allow_code)
+        if not (run.path / LOCK).exists():  # a directory that is refused is not touched
+            check_run_dir(run, resolved, resume, allow_code=config.allow_code)
         with use_run(run, "adamerge fit", console):
+            check_run_dir(run, resolved, resume, allow_code=config.allow_code)
             if resume:
                 check_unfinished(run, resolved, lambda line: print_lines(console, [line]))
             return _fit(config, resolved, run, processes, console, resume=resume, links=links)

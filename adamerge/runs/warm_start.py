@@ -1,5 +1,6 @@
 """Start from the coefficients of an earlier run, by task and by the names of groups and parameters."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -44,7 +45,7 @@ def with_earlier_run(content: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(init, str | Path) or init in get_args(Start):
         return dict(content)
     path = Path(init).expanduser()
-    is_path = isinstance(init, Path) or "/" in init or path.is_dir()
+    is_path = isinstance(init, Path) or "/" in init or os.path.isdir(path)  # which takes texts that are too long
     return {**content, "init": EarlierRun(str(path.absolute()))} if is_path else dict(content)
 
 

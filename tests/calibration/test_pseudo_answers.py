@@ -64,6 +64,8 @@ def test_an_answer_is_what_transformers_generates(families, name, monkeypatch, t
         ]
         for i, line in enumerate(lines):  # one by one, so without padding
             prompt = tokenizer(line["prompt"], return_tensors="pt")["input_ids"]
+            if not expert.config.is_encoder_decoder and prompt[0, -1].item() in tokenizer.all_special_ids:
+                prompt = prompt[:, :-1]  # the end of the text stands after the answer
             said = expert.generate(
                 prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False, num_beams=1,
                 eos_token_id=expert.config.eos_token_id, pad_token_id=1, forced_eos_token_id=None,

@@ -122,7 +122,11 @@ def test_a_merge_in_which_no_expert_has_weight_is_an_adapter_that_changes_nothin
 
 def test_an_adapter_that_speaks_as_its_base_is_alone(pool):
     done = merged(adapter=True)
-    assert {file.name for file in done.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {file.name for file in done.folder.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["dense", "adapter"])

@@ -139,7 +139,8 @@ def test_nothing_else_is_copied_and_it_is_said(encoders):
     (base / "tokenizer.json").chmod(0o444)
     done, notes = merged()
     names = {path.name for path in done.folder.rglob("*")}
-    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE"}
+    own = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE"}
+    assert names == {*own, "README.md"}  # the last is the merge's own card
     assert os.access(done.folder / "tokenizer.json", os.W_OK)
     assert (done.folder / "tokenizer.json").stat().st_mode & 0o200
     assert "(7 files or folders): .env, checkpoint-5/" in notes

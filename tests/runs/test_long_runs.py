@@ -47,6 +47,16 @@ def place(pair, tmp_path, monkeypatch):
     return tmp_path / "pair"
 
 
+@pytest.fixture
+def _heard():
+    """Signals have their usual effect, also where the tests were started by nohup."""
+    former = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_heard")
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_leaves_no_partial_folder(tmp_path, number):
     before = signal.getsignal(number)
@@ -73,6 +83,7 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGHUP, former)
 
 
+@pytest.mark.usefixtures("_heard")
 @pytest.mark.parametrize("number", ENDING)
 @pytest.mark.parametrize("where", ["adamerge.runs.learn_merge.load_data", "adamerge.results.export.write_index"])
 def test_fit_says_how_to_go_on_after_a_signal(place, main, monkeypatch, number, where):
@@ -143,16 +154,6 @@ def test_a_file_cut_off_in_use_is_named(tmp_path):
             IncompatibleExpertsError, match=r"model\.safetensors: expected 4\d+ bytes.*found 5000.*Restore"
         ):
             read()
-
-
-def test_a_checkpoint_cut_off_while_learning_is_named(place, main, monkeypatch):
-    def cut(*given):
-        os.truncate(place / "mood/model.safetensors", 2000)
-
-    monkeypatch.setattr("adamerge.learning.interrupt.StopOnInterrupt.on_train_batch_end", cut)
-    code, _, said = main("fit", "--config", "merge.yaml")
-    assert code == cli.BAD_INPUT
-    assert re.search(r"mood/model\.safetensors: expected \d+ bytes, .*found 2000: it was cut off while", said)
 
 
 def test_targets_of_a_task_with_a_longer_name_stay(tmp_path):

@@ -16,7 +16,7 @@ from adamerge.types import ConfigError
 
 NOTE = {
     "base": {"source": "zoo/base", "sha256": {"model.safetensors": "1"}},
-    "experts": {"a": {"source": "zoo/a", "sha256": {"model.safetensors": "2"}}, "b": {}},
+    "experts": {"a": {"source": "zoo/a", "sha256": {"model.safetensors": "2"}}, "b": {"source": "zoo/b", "sha256": {}}},
     "data": {"a": "3", "b": "4"},
 }
 

@@ -181,7 +181,7 @@ def save_text_family(folder: Path, tasks: Sequence[str] = ("mood", "topic", "spe
         "method": "adamerging",
         "optimizer": {"class_path": "Adam", "init_args": {"lr": 0.02}},
         "data": {"batch_size": 4},
-        "watch": {"every": 5},
+        "watch": {"every": 5, "guard": False},
         "trainer": {"max_steps": 10, "accelerator": "cpu"},
     }
     (folder / "merge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -253,7 +253,7 @@ def save_speaking_family(
         "models": [{"model": task, "calibration": rows[task], "evaluation": rows[task]} for task in tasks],
         "method": "expert_merging",
         "data": {"batch_size": 4, "positions": "completion", "pseudo_answers": {"max_new_tokens": 6}},
-        "watch": {"every": 2},
+        "watch": {"every": 2, "guard": False},
         "trainer": {"max_steps": 4, "accelerator": "cpu"},
     }
     (folder / "merge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
