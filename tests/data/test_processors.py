@@ -138,9 +138,7 @@ def plain_with(tokenizer, folder, texts):
 
 def test_tokens_beyond_the_embeddings_are_refused(texts):
     change("one", other_words)
-    with pytest.raises(
-        ConfigError, match=r"one: rows.jsonl: row \d+ \(line \d+\): the tokenizer gives the token '(Good|Film)' the"
-    ):
+    with pytest.raises(ConfigError, match=r"one: rows.jsonl: row \d+ \(line \d+\): .* the token '(Good|Film)' the"):
         opened()
 
 

@@ -17,7 +17,7 @@ from adamerge.types import ConfigError
 NOTE = {
     "base": {"source": "zoo/base", "sha256": {"model.safetensors": "1"}},
     "experts": {"a": {"source": "zoo/a", "sha256": {"model.safetensors": "2"}}, "b": {"source": "zoo/b", "sha256": {}}},
-    "data": {"a": "3", "b": "4"},
+    "data": {"a": {"calibration": "3"}, "b": {"calibration": "4"}},
 }
 
 
@@ -43,7 +43,7 @@ def test_a_damaged_note_is_refused(tmp_path):
             {"experts": NOTE["experts"] | {"a": {"source": "x", "sha256": {"model.safetensors": "9"}}}},
             r"expert a \(x\): model\.safetensors has other content",
         ),
-        ({"data": {"a": "3", "b": "5"}}, "rows of b"),
+        ({"data": {"a": {"calibration": "3"}, "b": {"calibration": "5"}}}, "rows of b"),
     ],
 )
 def test_a_change_is_named(tmp_path, change, named):

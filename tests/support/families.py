@@ -181,7 +181,7 @@ def save_text_family(folder: Path, tasks: Sequence[str] = ("mood", "topic", "spe
         "method": "adamerging",
         "optimizer": {"class_path": "Adam", "init_args": {"lr": 0.02}},
         "data": {"batch_size": 4},
-        "watch": {"every": 5, "guard": False},
+        "watch": {"every": 5, "monitor": "agreement"},
         "trainer": {"max_steps": 10, "accelerator": "cpu"},
     }
     (folder / "merge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
