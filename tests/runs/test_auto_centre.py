@@ -38,7 +38,9 @@ def test_the_winner_is_the_merge_that_diverges_least(learned):
 
 def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
     options = {"class_path": "Auto", "init_args": {"merges": ["RegMean", "Wudi"], "scales": [1.0], "rows": 4}}
-    config = configuration(method="expert_merging", centre=options, trainer={"max_steps": 1, "accelerator": "cpu"})
+    config = configuration(
+        method="expert_merging", centre=options, watch={"every": 5}, trainer={"max_steps": 1, "accelerator": "cpu"}
+    )
     config["models"] = [{"model": task, "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
     code, said, complaint = main("fit", "--config", write(config), "--run_dir", "run")
     assert code == 0, complaint
