@@ -104,7 +104,10 @@ def test_check_and_fit_agree_on_a_mistake_and_write_nothing(family, main, monkey
 
 def test_a_whole_run(finished):
     run = RunDirectory(finished / "run")
-    parts = {run.config, run.inputs, run.checkpoints, run.targets, run.merged, *run.results}
+    parts = {run.config, run.inputs, run.checkpoints, run.targets, run.merged, *run.results} - {
+        run.report,
+        run.report.with_suffix(".md"),
+    }
     assert {path for path in run.path.iterdir()} == parts
     assert load_coefficients(run.coefficients).coefficients.shape == (39, 3)
     metrics = json.loads(run.metrics.read_text())

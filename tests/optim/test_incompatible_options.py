@@ -32,7 +32,13 @@ def test_what_learning_comes_with_may_rule_an_optimiser_out(kind, circumstance):
     check_pair(kind, feasible)
     only_on_fixed_rows = circumstance is Circumstance.MINI_BATCHES
     takes_a_rate = circumstance is Circumstance.IDLE_SCHEDULER
-    if kind is TORCH or (only_on_fixed_rows and kind not in (LBFGSB, LBFGS)) or (takes_a_rate and kind is LBFGS):
+    may_be_shared = circumstance is Circumstance.SEVERAL_PROCESSES and kind is not OptimizerKind.FRANK_WOLFE_COSINE
+    if (
+        kind is TORCH
+        or may_be_shared
+        or (only_on_fixed_rows and kind not in (LBFGSB, LBFGS))
+        or (takes_a_rate and kind is LBFGS)
+    ):
         check_pair(kind, feasible, [circumstance])
         return
     with pytest.raises(ConfigError, match=f"{re.escape(kind)} with {circumstance} is not defined: "):
