@@ -144,7 +144,7 @@ class AdapterReader:
     def _factors(self, parts: Parts, weight: str, shape: torch.Size, layout: Layout) -> Change | None:
         keys: tuple[Part, Part] = ("embedding A", "embedding B") if "embedding A" in parts.names else ("A", "B")
         a, b = (parts.names[key] for key in keys)
-        shapes = [self.tensors.shape(key) for key in (a, b)]
+        shapes = self.tensors.shape(a), self.tensors.shape(b)
         left, right = factor_shapes(*shapes, layout)
         rank, rows = left[1], shape[0]
         if rank == 0 or left != (rows, rank) or right != (rank, shape.numel() // rows):
