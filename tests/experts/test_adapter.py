@@ -137,7 +137,9 @@ def test_weights_that_contain_the_adapter_beside_them_are_refused(tmp_path):
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(adapter / name, tmp_path / "full")
     save_file({n: t.contiguous() for n, t in expected.items()}, tmp_path / "full/model.safetensors", {"format": "pt"})
-    with pytest.raises(IncompatibleExpertsError, match=r"they contain it already.* [01]\.\d\d times the adapter's change"):
+    with pytest.raises(
+        IncompatibleExpertsError, match=r"they contain it already.* [01]\.\d\d times the adapter's change"
+    ):
         experts_of(base, a=tmp_path / "full")
 
 
