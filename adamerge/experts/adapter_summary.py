@@ -31,6 +31,8 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
     whole = [name for name in weights.own if name not in heads]
     touched = {*weights.changed, *weights.own}
     rest = [name for name, _ in module.named_parameters() if name not in touched]
+    beside = {name.rpartition(".")[0] for name in touched}
+    untouched = [name for name in rest if name.rpartition(".")[0] not in beside]
     parts = [
         f"{_kind(config, modules)} adapter",
         f"rank {_range(sorted(reader.ranks))}",
@@ -38,7 +40,7 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
         f"changes {len(moved)} tensors ({_leaves(moved)})",
         f"brings the head {several(heads)}" if heads else "brings no head",
         *([f"brings {several(whole)}"] if whole else []),
-        f"leaves {len(rest)} as in the base ({_leaves(rest)})",
+        f"leaves {len(rest)} as in the base ({_leaves(untouched)})",
     ]
     yield Fact(f"{config.source}: {', '.join(parts)}")
     whole = _computed_whole(reader, weights)
