@@ -215,5 +215,5 @@ def test_a_damaged_checkpoint_is_refused_by_name(family, tmp_path, content):
     (tmp_path / "run/checkpoints/last.ckpt").write_bytes(content)
     assert run(go_on(tmp_path / "run"), family, tmp_path / "log.txt") == 2
     said = (tmp_path / "log.txt").read_text()
-    assert "run/checkpoints/last.ckpt: the checkpoint is damaged (" in said
+    assert "run/checkpoints/last.ckpt: expected a checkpoint of learning, but the file is damaged (" in said
     assert "Traceback" not in said
