@@ -1,11 +1,13 @@
 """Merges of what Python users hold: modules, state dicts, lists, data sets and tensors."""
 
 import copy
+from functools import partial
 
 import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import networks
 from support.families import Tiny
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
@@ -47,14 +49,7 @@ class Pairs(Dataset):
         return self.inputs[index], index % 3
 
 
-def network(seed=0, near=None):
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-    if near is not None:
-        with torch.no_grad():
-            for own, start in zip(net.parameters(), near.parameters(), strict=True):
-                own.copy_(start + 0.2 * own)
-    return net
+network = partial(networks.network, step=0.2)
 
 
 # Rows

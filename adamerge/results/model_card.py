@@ -157,7 +157,7 @@ def card(facts: CardFacts, loadings: Mapping[str, Loading], task: str | None, na
     data = metadata(facts, own, task, f"{name}-{task}" if task else name)
     shown = {key: scores for key, scores in facts.scores.items() if any(v is not None for v in scores.values())}
     return (
-        _templates()
+        templates(escaped=False)
         .get_template("model_card.md.j2")
         .render(
             facts=facts,
@@ -190,9 +190,15 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _templates() -> Environment:
+def templates(*, escaped: bool) -> Environment:
+    """Load the templates of cards and reports, with the filters of their tables.
+
+    Args:
+        escaped: Whether texts are escaped for HTML.
+    """
     found = Environment(
         loader=PackageLoader("adamerge.results"),
+        autoescape=escaped,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from adamerge.results.model_card import cell
+from adamerge.results.model_card import templates
 from adamerge.results.sections import Section, sections
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_by_side import compared
@@ -46,20 +44,7 @@ def report_on(runs: Sequence[SeenRun]) -> Report:
     title = "Merge: " + ", ".join(run.name for run in runs)
     given = {"title": title, "parts": parts, "beside": beside}
     page, text = (
-        _templates(escaped).get_template(f"report.{kind}.j2").render(given)
+        templates(escaped=escaped).get_template(f"report.{kind}.j2").render(given)
         for escaped, kind in ((True, "html"), (False, "md"))
     )
     return Report(page, text)
-
-
-def _templates(escaped: bool) -> Environment:
-    found = Environment(
-        loader=PackageLoader("adamerge.results"),
-        autoescape=escaped,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    found.filters["cell"] = cell
-    return found

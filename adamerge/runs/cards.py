@@ -1,6 +1,5 @@
 """Collect what a model card says of a merge, and write the card of every folder of an export."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from adamerge.results.loading import loading_of
 from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_of
 from adamerge.results.surviving import Surviving
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.inputs import read_recipe
 from adamerge.storage.atomic_files import write_text
 
 OTHERWISE = (
@@ -108,7 +108,7 @@ def write_cards_of(recipe: Path, folder: Path, *, changed: bool = False) -> None
         folder: The export.
         changed: Whether it may be written otherwise than the export whose scores the run has.
     """
-    found = json.loads(recipe.read_text(encoding="utf-8")).get("card") if recipe.is_file() else None
+    found = cast(Mapping[str, Any], read_recipe(recipe)).get("card") if recipe.is_file() else None
     if found is None:
         return
     facts = from_json(found)

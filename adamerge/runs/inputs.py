@@ -160,14 +160,19 @@ def _read(file: Path) -> Mapping[str, object]:
     return content
 
 
-def read_recipe(file: Path) -> Recipe:
+def read_recipe(file: Path, what: str = "the recipe of a finished run", way: str = _WAY) -> Recipe:
     """Read the recipe of a finished run.
+
+    Args:
+        file: recipe.json.
+        what: What it is expected to be, in errors.
+        way: What the user can do, in errors.
 
     Raises:
         ConfigError: It is missing or cannot be read.
         DamagedFileError: It is damaged.
     """
-    return cast(Recipe, own_json(file, "the recipe of a finished run", _WAY, _RECIPE))
+    return cast(Recipe, own_json(file, what, way, _RECIPE))
 
 
 def _changes(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:

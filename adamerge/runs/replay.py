@@ -1,6 +1,5 @@
 """Redo a merge from its recipe: the export from coefficients and sources alone, or the learning as well."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +21,7 @@ from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import from_json, write_cards
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.exported_files import different_files
-from adamerge.runs.inputs import check_inputs, hash_models, inputs
+from adamerge.runs.inputs import check_inputs, hash_models, inputs, read_recipe
 from adamerge.runs.learn_merge import learn_merge, open_inputs
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import load_data
@@ -65,14 +64,11 @@ def open_recipe(file: Path, *, allow_code: bool = False) -> Recipe:
         ConfigError: There is no recipe, it is damaged, or the coefficients are missing or others.
     """
     file = RunDirectory(file).recipe if file.is_dir() else file
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        text, expected = content["config"], content["coefficients"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{file}: expected the recipe.json of a finished run, but it is missing or damaged ({error!r:.200}). Give "
-            "the path of a recipe, or of a run directory."
-        ) from error
+    what, way = "the recipe.json of a finished run", "Give the path of a recipe, or of a run directory."
+    if not file.exists():
+        raise ConfigError(f"{file}: expected {what}, but it is missing. {way}")
+    content = read_recipe(file, what, way)
+    text, expected = content["config"], content["coefficients"]["sha256"]
     coefficients = RunDirectory(file.parent).coefficients
     if not coefficients.is_file():
         raise ConfigError(

@@ -1,6 +1,5 @@
 """Read finished runs, and write the report on them: one page, and the same as Markdown."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from adamerge.results.side_by_side import compared
 from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.own_files import EVERY, own_json
 from adamerge.types import ConfigError
 
 
@@ -45,11 +45,7 @@ def read_run(folder: Path, name: str | None = None) -> SeenRun:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file}: expected JSON, but the file is damaged ({error}). Restore it.") from error
-    return found
+    return own_json(file, "JSON", "Restore it.", {EVERY: object})
 
 
 def write_report(runs: Sequence[Path], page: Path) -> None:

@@ -13,13 +13,13 @@ FAR = {"class_path": "SGD", "init_args": {"lr": 1e4}}
 """Jumps to where the merge is bad."""
 
 
-def network(seed=0, near=None):
+def network(seed=0, near=None, step=0.4):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     if near is not None:
         with torch.no_grad():
             for own, start in zip(net.parameters(), near.parameters(), strict=True):
-                own.copy_(start + 0.4 * own)
+                own.copy_(start + step * own)
     return net
 
 
