@@ -73,11 +73,11 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path, mo
     left = figure.add_subplot()
     right = left.twinx()
     key = "divergence" if monitor == "divergence" and all("divergence" in entry for entry in seen) else "objective"
-    left.plot(steps, [entry[key] for entry in seen], color="tab:gray", label=f"{key}, held out")
-    right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", label="agreement, held out")
+    left.plot(steps, [entry[key] for entry in seen], color="tab:gray", label=key)
+    right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", label="agreement")
     left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}{chosen}")
-    left.set(xlabel="step", ylabel=f"{key}, nats" if key == "divergence" else key)
-    right.set_ylabel("agreement, %")
+    left.set(xlabel="step", ylabel=f"{key} on held-out rows{', nats' if key == 'divergence' else ''}")
+    right.set_ylabel("agreement on held-out rows, %")
     figure.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, loc="outside upper center", ncols=3)
     _save(figure, path)
 

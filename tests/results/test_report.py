@@ -1,10 +1,12 @@
-"""Tables of results name every task as it is called."""
+"""Tables of results name every task as it is called; the legend of the curve is whole."""
 
 import io
 
+import pytest
+from matplotlib.image import imread
 from rich.console import Console
 
-from adamerge.results.report import table
+from adamerge.results.report import curve, table
 
 
 def test_names_of_tasks_are_no_markup():
@@ -15,3 +17,13 @@ def test_names_of_tasks_are_no_markup():
     Console(file=out, width=100).print(table(scores, ratios, "accuracy, %"))
     lines = out.getvalue().splitlines()
     assert all(any(line.strip().startswith(f"{name} ") and "50.0 (100)" in line for line in lines) for name in names)
+
+
+@pytest.mark.parametrize("monitor", ["divergence", "agreement", "objective", "last"])
+def test_the_legend_is_within_the_picture(monitor, tmp_path):
+    history = [{"step": step, "agreement": 0.9, "divergence": 0.1, "objective": 0.2} for step in (0, 100_000)]
+    curve(history, 100_000, tmp_path / "learning.png", monitor)
+    picture = imread(tmp_path / "learning.png")[..., :3]
+    legend = picture[:30]
+    assert legend.min() < 0.5
+    assert legend[:, [0, 1, -2, -1]].min() == 1
