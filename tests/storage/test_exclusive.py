@@ -6,16 +6,11 @@ import socket
 import time
 
 import pytest
+from support.folders import hold
 from support.processes import FORKS
 
 from adamerge.storage.exclusive import LOCK, used_alone
 from adamerge.types import ConfigError
-
-
-def hold(folder):
-    with used_alone(folder, "adamerge fit"):
-        (folder / "ready").touch()
-        time.sleep(60)
 
 
 @pytest.fixture
@@ -24,6 +19,7 @@ def holder(tmp_path):
     process = FORKS.Process(target=hold, args=(tmp_path / "run",))
     process.start()
     while not (tmp_path / "run/ready").exists():
+        assert process.is_alive()
         time.sleep(0.01)
     yield process
     process.kill()

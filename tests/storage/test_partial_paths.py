@@ -3,9 +3,9 @@
 import fcntl
 import os
 import re
-import signal
 
 import pytest
+from support.folders import WRITERS, die_while_writing
 from support.processes import FORKS
 
 from adamerge.storage.atomic_files import remove_whole, whole_file, whole_folder, write_text
@@ -18,11 +18,6 @@ def partials(folder):
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(".partial"))
 
 
-def die_while_writing(kind, path):
-    with {"file": whole_file, "folder": whole_folder}[kind](path):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, kind):
     out = tmp_path / "out"
@@ -32,7 +27,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, kind):
     (left,) = partials(tmp_path)
     assert PARTIAL.fullmatch(left)
     (tmp_path / ".other.0123456789abcdef.partial").touch()  # of another path
-    with {"file": whole_file, "folder": whole_folder}[kind](out):
+    with WRITERS[kind](out):
         now = partials(tmp_path)
         assert left not in now
         assert len(now) == 2
