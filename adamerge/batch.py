@@ -1,10 +1,17 @@
 """Batches of rows of one task, a model's outputs on a batch, and masks of counted positions."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+Form: TypeAlias = Literal["classes", "labels", "numbers", "vectors", "spans"]
+"""What a model predicts: one of several classes, each of several labels by itself, numbers, a vector of the row, or the
+start and the end of a span of its text."""
+
+NEVER = -1e4
+"""Logit of what is left out; finite, so that its gradient is 0 and not undefined."""
 
 
 class Batch(NamedTuple):
@@ -32,12 +39,17 @@ class Outputs(NamedTuple):
         hidden: Requested hidden states, each (B, S, D).
         top: Indices of the most likely tokens, int64, (…, k), if only these were stored.
         encoded: Per hidden state, whether it comes from the encoder of an encoder-decoder.
+        form: What the logits are: of numbers the numbers themselves, (…, D); of vectors the vectors, (B, D); of spans
+            the logits of start and end over the row's tokens, (B, 2, S).
+        spread: Of stored numbers and vectors their variance over the rows, (D,) or (1,).
     """
 
     logits: Tensor
     hidden: tuple[Tensor, ...] = ()
     top: Tensor | None = None
     encoded: tuple[bool, ...] = ()
+    form: Form = "classes"
+    spread: Tensor | None = None
 
 
 def mean_where(values: Tensor, positions: Tensor | None) -> Tensor:

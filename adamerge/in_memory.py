@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adamerge.data.in_memory import RowsLike, as_table
 from adamerge.data.modality import AnyProcessor
-from adamerge.data.settings import DataSource
+from adamerge.data.settings import DataSource, EvaluationSource
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.from_modules import from_modules
@@ -61,6 +61,8 @@ class InMemory:
 
     def take_rows(self, rows: RowsLike | None, task: str, key: str) -> object:
         """Rows as a configuration names them; those without a path are kept here."""
+        if isinstance(rows, DataSource) and key == "evaluation":
+            return rows if isinstance(rows, EvaluationSource) else EvaluationSource(**vars(rows))
         if rows is None or isinstance(rows, str | DataSource):
             return rows
         if isinstance(rows, os.PathLike):
@@ -76,16 +78,17 @@ class InMemory:
         return replace(config, models=[self._with_rows(model, config.seed_everything) for model in config.models])
 
     def _with_rows(self, model: ModelConfig, seed: int) -> ModelConfig:
-        mine = {key: _table(rows, task, seed) for (task, key), rows in self.rows.items() if task == model.name}
+        mine = {key: _table(rows, task, seed, key) for (task, key), rows in self.rows.items() if task == model.name}
         return replace(model, **mine)  # pyright: ignore[reportArgumentType]
 
 
-def _table(rows: RowsLike, task: str, seed: int) -> RowsLike:
+def _table(rows: RowsLike, task: str, seed: int, key: str) -> RowsLike:
     """Rows in memory; those that were given with column names, under `path`, as a table that knows these."""
     if not (isinstance(rows, Mapping) and "path" in rows):
         return rows
     columns = {str(key): value for key, value in rows.items() if key != "path"}
-    return as_table(rows["path"], task, DataSource(IN_MEMORY, **columns), seed)  # pyright: ignore
+    source = EvaluationSource if key == "evaluation" else DataSource
+    return as_table(rows["path"], task, source(IN_MEMORY, **columns), seed)  # pyright: ignore
 
 
 def open_all(config: MergeConfig, memory: InMemory) -> Experts:

@@ -37,7 +37,7 @@ from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, fit
 from adamerge.runs.learn_merge import device_line, learn_merge, print_lines
 from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
-from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.load_rows import check_objective, load_data
 from adamerge.runs.opened import Opened
 from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
@@ -242,7 +242,7 @@ class Merge:
         check_task_vectors(config, experts, inspection.changed)
         check_start(config, inspection.changed)
         data = load_data(config, experts, processors=by_task(self._processor, config.names))
-        check_layers(config.objective, experts, data)
+        check_objective(config, experts, data)
         data = settled(config, experts, inspection.changed, data)
         notes = [
             *experts.notes,

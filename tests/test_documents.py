@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adamerge.data.settings import Batching, DataSource
+from adamerge.data.settings import Batching, EvaluationSource
 from adamerge.objectives import Objective
 from adamerge.optim import Descent
 from adamerge.optim.feasible_sets import FeasibleSet
@@ -169,7 +169,7 @@ def test_paths_in_backticks_exist(name):
         ("docs/configuration.md", MergeConfig),
         ("docs/configuration.md", ModelConfig),
         ("docs/configuration.md", Batching),
-        ("docs/data.md", DataSource),
+        ("docs/data.md", EvaluationSource),
     ],
 )
 def test_every_key_is_explained(name, type_):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adamerge.batch import Batch, Outputs
-from adamerge.calibration.row_scores import RowScores, divergences, predictions, score
+from adamerge.calibration.row_scores import RowScores, alike, divergences, predictions, score
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, Subset, count
 from adamerge.merging.execution import Answer, execution_of, expert_of
@@ -73,7 +73,7 @@ class HeldOut:
         """
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, ()):
-            tallies[answer.task].compare(answer, expected, self._targets(answer), self.temperature)
+            tallies[answer.task].compare(answer, expected, self._targets(answer), self)
         return self._scores(tallies, model.vectors.device)
 
     def measure(self, model: MergedModel, coefficients: Coefficients, objective: Objective) -> Measured:
@@ -87,7 +87,7 @@ class HeldOut:
         tallies = {task: _Tally() for task in self.rows}
         for answer, expected in self._answers(model, coefficients, objective.layers):
             tally, targets = tallies[answer.task], self._targets(answer)
-            tally.compare(answer, expected, targets, self.temperature)
+            tally.compare(answer, expected, targets, self)
             goal = targets if objective.uses_targets else None
             tally.lose(answer.batch, objective(answer.outputs, answer.batch, goal).item())
         device = model.vectors.device
@@ -135,15 +135,16 @@ class HeldOut:
 class _Tally:
     """Sums over the batches of one task."""
 
-    seen: list[tuple[Batch, Tensor, Tensor, Tensor | None]] = field(default_factory=list)  # pyright: ignore
+    seen: list[tuple[Batch, Tensor, Tensor | None]] = field(default_factory=list)  # pyright: ignore
     total: float = 0.0
     counted: float = 0.0
 
-    def compare(self, answer: Answer, expected: Tensor, targets: Outputs | None, temperature: float) -> None:
-        positions = answer.batch.positions
-        found = predictions(answer.outputs.logits, positions)
-        lost = None if targets is None else divergences(answer.outputs, targets, positions, temperature)
-        self.seen.append((answer.batch._replace(inputs={}), found, expected, lost))
+    def compare(self, answer: Answer, expected: Tensor, targets: Outputs | None, held_out: HeldOut) -> None:
+        positions, form = answer.batch.positions, answer.outputs.form
+        found = predictions(answer.outputs.logits, positions, form)
+        same = alike(found, expected, form, torch.cat(held_out.predicted[answer.task]) if expected.ndim > 1 else None)
+        lost = None if targets is None else divergences(answer.outputs, targets, positions, held_out.temperature)
+        self.seen.append((answer.batch._replace(inputs={}), same, lost))
 
     def lose(self, batch: Batch, objective: float) -> None:
         self.total += count(batch) * objective
@@ -189,4 +190,4 @@ def _from_targets(rows: Rows, size: int, targets: Targets) -> list[Tensor]:
 
 def _from_expert(model: MergedModel, task: str, rows: Rows, size: int) -> list[Tensor]:
     answers = expert_of(model, task).outputs(rows.batches(size))
-    return [predictions(answer.outputs.logits, answer.batch.positions) for answer in answers]
+    return [predictions(own.outputs.logits, own.batch.positions, own.outputs.form) for own in answers]

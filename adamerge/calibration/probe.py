@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from adamerge.batch import Batch
+from adamerge.batch import NEVER, Batch
 from adamerge.data.padding import Padding
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts, TextRows
@@ -222,6 +222,8 @@ def _ask_forward(logits: Logits) -> Ask:
 def counted(logits: Tensor, batch: Batch) -> list[Tensor]:
     """Select each row's logits, at the positions that count, in fp32 on the CPU."""
     masks = [None] * len(logits) if batch.positions is None else list(batch.positions)
+    if batch.positions is None and logits.ndim == 3:  # spans: what is padding is no token of the row
+        return [row[:, (row > NEVER / 2).any(0)].detach().float().cpu() for row in logits]
     rows = (row if mask is None else row[mask.to(row.device)] for row, mask in zip(logits, masks, strict=True))
     return [row.detach().float().cpu() for row in rows]
 

@@ -14,7 +14,9 @@ from adamerge.data.rows import Rows, move
 from adamerge.data.settings import PseudoAnswers
 from adamerge.data.text_rows import Prompts
 from adamerge.data.turns import AnswerEnd, generation_config, generation_stops, until_the_end
+from adamerge.experts.experts import Expert
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.work import Generate
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 
@@ -64,7 +66,7 @@ def _kept_or_made(
     folder: Path | None,
     keeper: Keeper,
 ) -> list[list[int]]:
-    generation = _generation(model, task, prompts, how)
+    generation = generation_of(model.experts.tasks[task], prompts, how)
     if folder is None:
         return _made(model, task, prompts, generation, seed, size)
     settings = [asdict(how), seed, size, generation.eos_token_id, prompts.end.text, str(model.vectors.dtype)]
@@ -91,23 +93,46 @@ def _tokens(file: Path) -> list[list[int]]:
 def _made(
     model: MergedModel, task: str, prompts: Prompts, how: GenerationConfig, seed: int, size: int
 ) -> list[list[int]]:
-    answers: dict[int, list[int]] = {}
-    device, expert = model.vectors.device, model.expert(task)
-    end = AnswerEnd(tuple(cast(list[int] | None, how.eos_token_id) or ()), prompts.end.text)
+    device = model.vectors.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for batch in prompts.batches(size):
-            batch = move(batch, device, model.vectors.dtype)
-            generated = expert.generate(batch.inputs, how)
-            begin = 1 if prompts.start is not None else batch.inputs["input_ids"].shape[1]
-            for row, tokens in zip(batch.rows.tolist(), generated[:, begin:].tolist(), strict=True):
-                answers[row] = until_the_end(prompts.tokenizer, tokens, end)
+        return answers_by(model.expert(task).generate, model, prompts, how, size)
+
+
+def answers_by(
+    generate: Generate, model: MergedModel, prompts: Prompts, how: GenerationConfig, size: int
+) -> list[list[int]]:
+    """Generate an answer to every prompt.
+
+    Args:
+        generate: Generates token ids (B, S) to a batch of prompts.
+        model: Says where and in which dtype.
+        prompts: The prompts.
+        how: Options of generation.
+        size: Rows per call.
+
+    Returns:
+        The token ids of each answer, up to and including what ends it.
+    """
+    answers: dict[int, list[int]] = {}
+    end = AnswerEnd(tuple(cast(list[int] | None, how.eos_token_id) or ()), prompts.end.text)
+    for batch in prompts.batches(size):
+        batch = move(batch, model.vectors.device, model.vectors.dtype)
+        generated = generate(batch.inputs, how)
+        begin = 1 if prompts.start is not None else batch.inputs["input_ids"].shape[1]
+        for row, tokens in zip(batch.rows.tolist(), generated[:, begin:].tolist(), strict=True):
+            answers[row] = until_the_end(prompts.tokenizer, tokens, end)
     return [answers[row] for row in range(len(prompts))]
 
 
-def _generation(model: MergedModel, task: str, prompts: Prompts, how: PseudoAnswers) -> GenerationConfig:
-    """Combine the expert's special tokens with our generation options; its other generation settings are ignored."""
-    expert = model.experts.tasks[task]
+def generation_of(expert: Expert, prompts: Prompts, how: PseudoAnswers) -> GenerationConfig:
+    """Combine an expert's special tokens with our generation options; its other generation settings are ignored.
+
+    Args:
+        expert: The task's expert.
+        prompts: Its prompts, which say what else ends an answer.
+        how: Options of generation.
+    """
     own = generation_config(expert)
     drawing = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0} if how.sample else {}
     return GenerationConfig(

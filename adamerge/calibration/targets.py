@@ -4,22 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adamerge.batch import Batch, Outputs, present_at
+from adamerge.batch import NEVER, Batch, Form, Outputs, present_at
 from adamerge.calibration.cache_keys import digest_of_expert, key_of
+from adamerge.calibration.row_scores import predictions
 from adamerge.data.rows import Rows
 from adamerge.merging.execution import expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
+from adamerge.objectives.divergences import spread_of
 from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper, key_file
 
 MANY_CLASSES = 4096
 """Number of classes (vocabulary size) above which only the most likely ones are stored."""
+
+FORMS: tuple[Form, ...] = get_args(Form)
+"""What may be predicted, in the order in which it is stored."""
 
 FEWEST, MOST = 64, 2 * MANY_CLASSES
 """Smallest and largest number of most likely classes that are stored."""
@@ -56,10 +62,14 @@ class Targets:
     Args:
         tensors: `logits` (N, C); or, for models that predict at every position, the concatenated positions of all rows,
             (P, C), or (P, k + 1) with `top` (P, k); `hidden.0`, … (P, D); and `lengths.…` (N,), positions per row.
+            `form` is the place in `FORMS` of what is no class of one prediction; absent for classes.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
+        self._form: Form = FORMS[int(tensors["form"])] if "form" in tensors else "classes"
+        spread = self._form in ("numbers", "vectors")
+        self._spread = spread_of(tensors["logits"], total=self._form == "vectors") if spread else None
         self._starts = {
             key.removeprefix("lengths."): [0, *lengths.cumsum(0).tolist()]
             for key, lengths in tensors.items()
@@ -78,17 +88,19 @@ class Targets:
             logits = self._tensors["logits"][batch.rows].to(like.logits.device)
         else:
             logits = self._placed("logits", batch, masks["logits"])
+        if self._form == "spans":
+            logits = _as_wide(logits, like.logits.shape[-1])
         top = self._placed("top", batch, masks["logits"]).long() if "top" in self._tensors else None
         hidden = (self._placed(f"hidden.{i}", batch, masks[f"hidden.{i}"]).to(h) for i, h in enumerate(like.hidden))
-        return Outputs(logits, tuple(hidden), top, like.encoded)
+        return Outputs(logits, tuple(hidden), top, like.encoded, self._form, self._spread)
 
     def predictions(self, batch: Batch) -> Tensor:
-        """Return the expert's most likely class per row of a batch, or per counted position, flat, int64."""
+        """Return the expert's predictions per row of a batch, or per counted position, flat; see `predictions`."""
         if "logits" not in self._starts:
-            return self._tensors["logits"][batch.rows].argmax(-1)
+            return predictions(self._tensors["logits"][batch.rows], None, self._form)
         if "top" in self._tensors:  # sorted, the most likely token first
             return self._of_rows("top", batch)[:, 0].long()
-        return self._of_rows("logits", batch).argmax(-1)
+        return predictions(self._of_rows("logits", batch), None, self._form)
 
     def _of_rows(self, key: str, batch: Batch) -> Tensor:
         """Concatenate the stored positions of a batch's rows."""
@@ -164,7 +176,8 @@ def _read(path: Path, rows: int) -> dict[str, Tensor]:
         ValueError: They are of another number of rows, or positions.
     """
     tensors = load_file(path)
-    lengths = {key: tensors.get(f"lengths.{key}") for key in ("logits", *(key for key in tensors if key != "top"))}
+    keys = ("logits", *(key for key in tensors if key not in ("top", "form")))
+    lengths = {key: tensors.get(f"lengths.{key}") for key in keys}
     for key, own in lengths.items():
         if not key.startswith("lengths.") and len(tensors[key]) != (rows if own is None else int(own.sum())):
             raise ValueError(f"{key}: expected outputs of {rows} rows")
@@ -176,19 +189,20 @@ def _read(path: Path, rows: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -> dict[str, Tensor]:
     parts: dict[str, dict[int, Tensor]] = {}
+    form: Form = "classes"
     for _, batch, outputs in expert_of(model, task).outputs(rows.batches(settings.size), settings.layers):
-        masks = _counted(batch, outputs)
+        masks, form = _counted(batch, outputs), outputs.form
         for key, values in _outputs(outputs, settings, masks.get("logits")).items():
             mask = masks.get("logits" if key == "top" else key)
             own = values if mask is None else [value[row] for value, row in zip(values, mask, strict=True)]
             parts.setdefault(key, {}).update(zip(batch.rows.tolist(), (value.cpu() for value in own), strict=True))
-    made: dict[str, Tensor] = {}
+    made: dict[str, Tensor] = {} if form == "classes" else {"form": torch.tensor(FORMS.index(form))}
     for key, values in parts.items():
         ordered = [values[row] for row in range(len(rows))]
         if ordered[0].ndim == 1:
             made[key] = torch.stack(ordered)
         else:
-            made[key] = torch.cat(_equally_wide(key, ordered))
+            made[key] = torch.cat(_equally_wide(key, ordered, form))
             made[f"lengths.{key}"] = torch.tensor([len(value) for value in ordered])
     return made
 
@@ -208,7 +222,7 @@ def _outputs(outputs: Outputs, settings: TargetSettings, counted: Tensor | None)
     """Select what is stored of a batch: (B, …) tensors per key."""
     kept = {f"hidden.{i}": state.to(_half(state)) for i, state in enumerate(outputs.hidden)}
     logits = outputs.logits
-    if counted is None or settings.whole or logits.shape[-1] <= MANY_CLASSES:
+    if counted is None or settings.whole or outputs.form != "classes" or logits.shape[-1] <= MANY_CLASSES:
         return {"logits": logits, **kept}
     count = FEWEST
     while True:
@@ -218,11 +232,20 @@ def _outputs(outputs: Outputs, settings: TargetSettings, counted: Tensor | None)
         count *= 2
 
 
-def _equally_wide(key: str, rows: Sequence[Tensor]) -> list[Tensor]:
+def _as_wide(logits: Tensor, width: int) -> Tensor:
+    """Cut or fill the logits of spans to the number of tokens of a batch; what is cut is padding."""
+    more = width - logits.shape[-1]
+    return logits[..., :width] if more <= 0 else torch.nn.functional.pad(logits, (0, more), value=NEVER)
+
+
+def _equally_wide(key: str, rows: Sequence[Tensor], form: Form) -> list[Tensor]:
     """Pad rows' stored tokens (S, k) to one width: repeat a token, with probability 0.
 
-    Other tensors have one width already. The last of the log-probabilities (S, k + 1) is that of all other tokens.
+    Other tensors have one width already, but for the logits of spans (2, S). The last of the log-probabilities
+    (S, k + 1) is that of all other tokens.
     """
+    if form == "spans" and key == "logits":
+        return [_as_wide(row, max(own.shape[-1] for own in rows)) for row in rows]
     width = max(row.shape[-1] for row in rows)
     widened: list[Tensor] = []
     for row in rows:

@@ -1,38 +1,27 @@
 """Rows of chat messages: checked one by one and rendered by the tokenizer's chat template."""
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, TypeAlias, cast
+from typing import ClassVar, cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
+from adamerge.data.asked_chats import asked_chats
 from adamerge.data.contents import contents
-from adamerge.data.language import (
-    Example,
-    awaits_answers,
-    check_measured,
-    example_rows,
-    prompt_limit,
-    prompt_rows,
-)
+from adamerge.data.language_rows import Example, awaits_answers, check_measured, example_rows
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
-from adamerge.data.read_files import first_line
+from adamerge.data.questions import measured_as
+from adamerge.data.rendered import Message, question, render, render_last_turn
 from adamerge.data.settings import Encoding
 from adamerge.data.sharegpt import as_messages, is_sharegpt, unknown_speaker
 from adamerge.data.tables import Table
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import cut_note, special_tokens, spelling_note
-from adamerge.data.turns import answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 from adamerge.types import Fact, quoted
-
-Message: TypeAlias = Mapping[str, object]
-
-ASSISTANT = "assistant"
-"""Role of the messages that are answers."""
 
 MESSAGES = "messages"
 """Column of chat messages if the table has no column of texts and the configuration names none."""
@@ -65,22 +54,21 @@ class Chat(Modality):
         found = contents(table, self.columns(table, encoding))
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
-        if awaits_answers(encoding):
-            room = prompt_limit(table, kind, encoding, limit)
+        source = measured_as(table, kind, encoding)
+        if awaits_answers(encoding) or source:
             _check_continues(table, kind)
-            shown = [question(table, chat, i) for i, chat in enumerate(read_chats(table, tokenizer), 1)]
-            prompts = [render(table, tokenizer, chat, i, answer_next=True) for i, chat in enumerate(shown, 1)]
-            end, said = answer_end(table, expert, tokenizer, shown[0])
-            rows, notes = prompt_rows(table, expert, tokenizer, encoding, prompts, shown, room, end)
-            said += _spelling_note(table, tokenizer, shown)
+            chats = read_chats(table, tokenizer)
+            rows, said = asked_chats(table, expert, tokenizer, encoding, source, chats, limit)
+            chats = [question(table, chat, i) for i, chat in enumerate(chats, 1)]
         else:
             check_measured(table, kind, encoding, completed=True)
             _check_continues(table, kind)
             chats = read_chats(table, tokenizer)
             examples, said = _examples(table, tokenizer, chats, encoding, limit)
             rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
-            said += _spelling_note(table, tokenizer, chats)
-        return Encoded(rows, found, (*_form_note(table), *said, *notes))
+            said += notes
+        said += _spelling_note(table, tokenizer, chats)
+        return Encoded(rows, found, (*_form_note(table), *said))
 
 
 def chat_column(table: Table) -> str:
@@ -126,99 +114,6 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
                 )
         chats.append([_without_empty(cast(Message, message)) for message in messages])
     return chats
-
-
-def question(table: Table, chat: Sequence[Message], number: int) -> Sequence[Message]:
-    """Remove the assistant's turns from the end of a chat; the rest is a prompt awaiting an answer.
-
-    Args:
-        table: Names task and file in the error.
-        chat: The messages of one row.
-        number: Number of the row, from 1, for the error.
-
-    Returns:
-        The messages up to the last one that is not the assistant's.
-
-    Raises:
-        ConfigError: All messages are the assistant's; names the row.
-    """
-    end = len(chat)
-    while end and chat[end - 1]["role"] == ASSISTANT:
-        end -= 1
-    if not end:
-        raise table.error(
-            f"{table.place(number - 1)} has no prompt: expected at least one message before the answer, but all "
-            f"messages have the role {ASSISTANT!r}. Correct or remove the row."
-        )
-    return chat[:end]
-
-
-def render(
-    table: Table,
-    tokenizer: PreTrainedTokenizerBase,
-    chat: Sequence[Message],
-    number: int,
-    *,
-    answer_next: bool = False,
-) -> list[int]:
-    """Render a chat as token ids.
-
-    Args:
-        table: Names task and file in the error.
-        tokenizer: Has a chat template.
-        chat: The messages of one row.
-        number: Number of the row, from 1, for the error.
-        answer_next: Whether to append the tokens that begin the assistant's next turn.
-
-    Returns:
-        The token ids.
-
-    Raises:
-        ConfigError: The template rejects the messages; names the row.
-    """
-    messages = cast(list[dict[str, str]], list(chat))
-    try:
-        ids = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=False, add_generation_prompt=answer_next
-        )
-    except Exception as error:  # templates are programs of others
-        raise table.error(
-            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({first_line(error)}). "
-            "Correct or remove the row."
-        ) from error
-    return cast(list[int], ids)
-
-
-def render_last_turn(
-    table: Table, tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], number: int
-) -> tuple[list[int], list[int]]:
-    """Render a chat as token ids and divide them where the assistant's last turn begins.
-
-    A template may render a prompt differently when an answer follows; the prompt is the common start of both
-    renderings.
-
-    Args:
-        table: Names task and file in the error.
-        tokenizer: Has a chat template.
-        chat: The messages of one row.
-        number: Number of the row, from 1, for the error.
-
-    Returns:
-        The token ids of the prompt and those of the last turn.
-
-    Raises:
-        ConfigError: The last message is not the assistant's, or the template rejects the messages; names the row.
-    """
-    if chat[-1]["role"] != ASSISTANT:
-        raise table.error(
-            f"{table.place(number - 1)} ends with a message of {chat[-1]['role']!r}: with data.positions: completion "
-            f"the last message must have the role {ASSISTANT!r}. Correct the row, set data.positions: all, or let the "
-            "experts generate the answers (data.pseudo_answers)."
-        )
-    whole = render(table, tokenizer, chat, number)
-    prompt = render(table, tokenizer, chat[:-1], number, answer_next=True) if len(chat) > 1 else []
-    common = next((i for i, (one, two) in enumerate(zip(whole, prompt, strict=False)) if one != two), len(prompt))
-    return whole[:common], whole[common:]
 
 
 def _examples(

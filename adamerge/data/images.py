@@ -13,6 +13,7 @@ from adamerge.data.contents import contents
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.pixels import CHANNELS, converted, image_notes
+from adamerge.data.questions import check_metric
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
@@ -44,6 +45,7 @@ class Images(Modality):
         notes, largest = image_notes(table, table.source.image, CHANNELS[channels])
         inputs = _tried(table, images, channels, largest)
         classes_by_token(expert.module, expert.kind, inputs, table.task)
+        check_metric(table, expert.kind, encoding, ["accuracy"], "predicts classes")
         labels, about = labels_of(table, expert.kind, encoding)
         return Encoded(ImageRows(table, images, labels, channels), found, (*notes, *about))
 

@@ -17,6 +17,7 @@ from adamerge.data.media import described, media_columns, media_in_chats, media_
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.pictured_chats import images_of, pictured_chats
 from adamerge.data.pixels import converted
+from adamerge.data.questions import check_metric
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
@@ -65,6 +66,9 @@ class Pictured(Modality):
                 "data.pseudo_answers cannot be made for rows with images yet. Remove the key, and give rows with "
                 "answers."
             )
+        check_metric(
+            table, expert.kind, encoding, ["perplexity"], "reads images, and answers to them are not generated yet"
+        )
         whole = cast(ProcessorMixin, processor)
         chats = pictured_chats(table)
         found = Contents({"chat": [_hash(table, row, chat) for row, chat in enumerate(chats)]})

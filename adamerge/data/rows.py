@@ -26,9 +26,11 @@ class Rows(ABC):
 
     Attributes:
         padding: How rows are padded, and which of them share a forward pass.
+        metric: What is measured on labeled rows, if it is not what their model's kind suggests.
     """
 
     padding: Padding = Padding()
+    metric: str | None = None
 
     @abstractmethod
     def __len__(self) -> int:

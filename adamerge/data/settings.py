@@ -1,13 +1,22 @@
 """Settings of rows: location, encoding and number per step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from typing_extensions import override
 
 from adamerge.types import ConfigError
 
 Positions: TypeAlias = Literal["all", "completion"]
 """The positions of a language model's rows that count."""
+
+
+MetricName: TypeAlias = Literal["accuracy", "perplexity", "exact_match", "rouge"]
+"""What is measured on labeled rows."""
+
+Normalisation: TypeAlias = Literal["strip", "case", "punctuation"]
+"""What makes no difference between an answer and the right one."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,49 @@ class DataSource:
         for key, value in {"rows": self.rows, "max_bytes": self.max_bytes, "max_pixels": self.max_pixels}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{self.path}: {key}: expected at least 1, found {value}.")
+
+
+@dataclass(frozen=True)
+class EvaluationSource(DataSource):
+    """Location of labeled rows, names of their columns, and what is measured on them.
+
+    Attributes:
+        metric: accuracy (of classifiers; of language models, of the choice among `choices`), perplexity (of the
+            completions), exact_match (share of generated answers that equal the completion) or rouge (ROUGE-L of
+            generated answers). null takes accuracy, and perplexity for language models.
+        normalise: What makes no difference between a generated answer and the completion: strip (white space around
+            them), case, punctuation. A column normalise of the rows says it for each row.
+        choices: Answers to choose from, for the accuracy of language models: texts, or the name of a column with a list
+            of texts in each row.
+        choose: How a language model chooses: by likelihood (of each choice as a whole, with the end of the answer), or
+            by text (the choice that its generated answer names first).
+        max_new_tokens: Maximum number of tokens of a generated answer.
+    """
+
+    metric: MetricName | None = None
+    normalise: list[Normalisation] = field(default_factory=lambda: list[Normalisation](("strip",)))
+    choices: list[str] | str | None = None
+    choose: Literal["likelihood", "text"] = "likelihood"
+    max_new_tokens: int = 64
+
+    @override
+    def __post_init__(self) -> None:
+        """Check that the keys go together."""
+        super().__post_init__()
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"{self.path}: max_new_tokens: expected at least 1, found {self.max_new_tokens}.")
+        if self.choices is not None and len(self.choices) < 2 and not isinstance(self.choices, str):
+            raise ConfigError(f"{self.path}: choices: expected at least two texts, found {self.choices}.")
+        if self.choices is not None and self.metric != "accuracy":
+            raise ConfigError(
+                f"{self.path}: choices: expected metric: accuracy beside them, found {self.metric or 'no metric'}. "
+                "Write metric: accuracy, or remove choices."
+            )
+
+    @property
+    def generates(self) -> bool:
+        """Whether a language model's answers are generated."""
+        return self.metric in ("exact_match", "rouge") or (self.metric == "accuracy" and self.choose == "text")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from adamerge.data.input_columns import (
 from adamerge.data.labels import labels_of
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.pad_token import pad_token_of
+from adamerge.data.questions import check_metric
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
@@ -78,6 +79,7 @@ class Text(Modality):
         )
         longest = rows.by_length(range(len(rows)))[:1]
         if not classes_by_token(expert.module, kind, rows.batch(longest).inputs, table.task):
+            check_metric(table, kind, encoding, ["accuracy"], "predicts classes")
             labels, about = labels_of(table, kind, encoding)
             labels = None if labels is None else [labels[i] for i in kept]
             return Encoded(rows.with_labels(labels), found, (*notes, *more, *about))

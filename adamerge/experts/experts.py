@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.matrix_layouts import Layouts, layouts_of
 from adamerge.experts.model_kind import ModelKind, kind_of
+from adamerge.experts.pooling import modes_of
 from adamerge.experts.stateless import Stateless
 from adamerge.storage.weights import Weights
 
@@ -40,6 +41,11 @@ class Expert:
     def kind(self) -> ModelKind:
         """What the module reads and predicts, decided once."""
         return kind_of(self.module)
+
+    @cached_property
+    def pooling(self) -> tuple[str, ...]:
+        """How sentence-transformers pools its hidden states; empty if no file says it."""
+        return modes_of(self.folders)
 
     @cached_property
     def forward(self) -> Stateless:

@@ -13,10 +13,13 @@ from adamerge.types import ConfigError
 
 Prediction: TypeAlias = Literal["classes", "next token", "masked token"]
 
+OTHER_OUTPUTS = ("start_logits", "text_embeds", "image_embeds", "last_hidden_state")
+"""Outputs of models without logits that rows can be compared by: spans, and vectors."""
+
 _USABLE = (
-    "Rows can be used with classifiers of texts, tokens or images and with language models (…For…Classification, "
-    "…ForCausalLM, …ForConditionalGeneration, …ForMaskedLM): use one of these, or leave out this task's calibration "
-    "and evaluation and use a data-free method."
+    "Rows can be used with classifiers and regressions of texts, tokens or images, models of spans and of vectors, and "
+    "language models (…For…Classification, …ForQuestionAnswering, …Model, …ForCausalLM, …ForConditionalGeneration, "
+    "…ForMaskedLM): use one of these, or leave out this task's calibration and evaluation and use a data-free method."
 )
 
 
@@ -93,28 +96,22 @@ def classes_by_token(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Te
         task: Name of the task in messages.
 
     Returns:
-        Whether logits are (B, S, C) and not (B, C).
+        Whether logits are (B, S, C), and not (B, C), those of a span or a vector.
 
     Raises:
-        ConfigError: The model cannot be run, or does not return logits of at least two mutually exclusive classes (a
-            regression, a multi-label classifier).
+        ConfigError: The model cannot be run, or returns nothing that rows can be compared by: logits of classes, labels
+            or numbers per row or token, start and end of a span, or a vector.
     """
-    logits = _logits(module, kind, inputs, task)
-    shape, problem = tuple(logits.shape), kind.problem_type
+    output = _output(module, kind, inputs, task)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        if any(isinstance(getattr(output, key, None), Tensor) for key in OTHER_OUTPUTS):
+            return False
+        raise ConfigError(f"{task}: {kind.architecture} returns no logits. {_USABLE}")
+    shape = tuple(logits.shape)
     if len(shape) not in (2, 3) or (len(shape) == 3 and kind.main_input != "input_ids"):
         raise ConfigError(
             f"{task}: expected logits per row or token, but those of {kind.architecture} have the shape {shape}. "
-            f"{_USABLE}"
-        )
-    if shape[-1] < 2 or problem == "regression":
-        raise ConfigError(
-            f"{task}: expected at least two classes, but {kind.architecture} is a regression (num_labels: "
-            f"{shape[-1]}, problem_type: {problem}); entropy, agreement and accuracy are meaningless for it. {_USABLE}"
-        )
-    if problem == "multi_label_classification":
-        raise ConfigError(
-            f"{task}: expected mutually exclusive classes, but {kind.architecture} predicts each class independently "
-            f"(problem_type: {problem}); the entropy of a softmax, agreement and accuracy are meaningless for it. "
             f"{_USABLE}"
         )
     return len(shape) == 3
@@ -171,18 +168,14 @@ def _prediction(module: nn.Module) -> Prediction:
     return "masked token" if generates is not None and not generates() else "next token"
 
 
-def _logits(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], task: str) -> Tensor:
+def _output(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], task: str) -> object:
     try:
-        output = trial(module, inputs)
+        return trial(module, inputs)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"{task}: {kind.architecture} cannot be run on {', '.join(inputs)} ({reason}). {_USABLE}"
         ) from error
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise ConfigError(f"{task}: {kind.architecture} returns no logits. {_USABLE}")
-    return logits
 
 
 @torch.no_grad()

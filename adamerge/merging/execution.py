@@ -16,7 +16,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
 from adamerge.merging.streamed import StreamedExecution
 from adamerge.merging.streamed_outputs import StreamedExpert
-from adamerge.merging.work import Answer, Execution, Merged, Step, Work
+from adamerge.merging.work import Answer, Execution, Generate, Merged, Step, Work
 from adamerge.types import Coefficients, Parameters
 
 
@@ -82,6 +82,10 @@ class _InMemoryMerged(Merged):
                 with torch.no_grad():
                     outputs = self._model.forward(task, self._parameters, batch.inputs, layers, own_head)
                 yield Answer(task, batch, outputs)
+
+    @override
+    def generator(self, task: str, own_head: bool = True) -> Generate:
+        return self._model.generator(task, self._parameters, own_head)
 
     @override
     def parameter(self, name: str) -> Tensor:

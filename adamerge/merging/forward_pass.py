@@ -9,6 +9,7 @@ from torch import Tensor
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import forward_inputs, trial
+from adamerge.experts.predicted import predicted
 from adamerge.merging.recomputation import without_checkpointing
 from adamerge.types import ConfigError
 
@@ -28,7 +29,7 @@ def call(
         layers: Hidden states to return.
     """
     with without_checkpointing(expert.module):
-        return outputs_of(run(arguments_of(expert, inputs, layers)), layers)
+        return outputs_of(run(arguments_of(expert, inputs, layers)), expert, inputs, layers)
 
 
 def arguments_of(expert: Expert, inputs: Mapping[str, Tensor], layers: Layers) -> dict[str, object]:
@@ -36,15 +37,22 @@ def arguments_of(expert: Expert, inputs: Mapping[str, Tensor], layers: Layers) -
     return {**forward_inputs(expert.module, inputs), **({"output_hidden_states": True} if layers else {})}
 
 
-def outputs_of(output: Any, layers: Layers) -> Outputs:  # noqa: ANN401 - whatever a module returns
-    """Take logits and some hidden states from what a module returned."""
-    if isinstance(output, Tensor):
-        return Outputs(output)
-    if not layers:
-        return Outputs(output.logits)
+def outputs_of(output: object, expert: Expert, inputs: Mapping[str, Tensor], layers: Layers) -> Outputs:
+    """Take predictions and some hidden states from what an expert's module returned.
+
+    Args:
+        output: What it returned.
+        expert: The expert.
+        inputs: Inputs of the pass.
+        layers: Hidden states to return.
+    """
+    logits, form = predicted(output, expert, inputs)
+    if not layers or isinstance(output, Tensor):
+        return Outputs(logits, form=form)
     states, encoded = _hidden_states(output)
     chosen = choose_layers(len(states), layers, encoded)
-    return Outputs(output.logits, tuple(states[i] for i in chosen), None, tuple(i < encoded for i in chosen))
+    hidden = tuple(states[i] for i in chosen)
+    return Outputs(logits, hidden, None, tuple(i < encoded for i in chosen), form)
 
 
 def try_layers(module: torch.nn.Module, inputs: Mapping[str, Tensor], layers: Layers) -> None:

@@ -1,8 +1,8 @@
 """Run every task's model with given parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol, cast
 
 import torch
@@ -113,11 +113,26 @@ class MergedModel:
             layers: Hidden states to return: indices, or "middle".
             own_head: Whether to use the expert's head, or the base's.
         """
-        expert = self.experts.tasks[task]
-        base = self.experts.base
-        head = self._heads[task] if own_head else {name: self.own(base[name]) for name in expert.whole_head}
-        parameters = {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
+        expert, parameters = self.experts.tasks[task], self._state(task, merged, own_head)
         return call(expert, lambda given: expert.forward(parameters, (), given), inputs, layers)
+
+    def generator(
+        self, task: str, merged: Parameters, own_head: bool = True
+    ) -> Callable[[Mapping[str, Tensor], GenerationConfig], Tensor]:
+        """Return the `generate` of one task's model on given parameters; see `Merged.generator`.
+
+        Args:
+            task: Whose model and head.
+            merged: All parameters that have task vectors.
+            own_head: Whether to use the expert's head, or the base's.
+        """
+        expert, parameters = self.experts.tasks[task], self._state(task, merged, own_head)
+        return torch.no_grad()(partial(generate, expert.module, parameters))
+
+    def _state(self, task: str, merged: Parameters, own_head: bool) -> dict[str, Tensor]:
+        expert, base = self.experts.tasks[task], self.experts.base
+        head = self._heads[task] if own_head else {name: self.own(base[name]) for name in expert.whole_head}
+        return {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
 
     def expert(self, task: str) -> "UnmergedExpert":
         """Place a task's unmerged expert on the device, for as long as the result lives."""

@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,5 +102,13 @@ def _run(module: nn.Module, inputs: Mapping[str, Tensor], count: _Count, dtype: 
         stack.enter_context(saved_tensors_hooks(count.pack, lambda tensor: tensor))
         stack.enter_context(torch.enable_grad())
         output = Stateless(module, written=frozenset())(state, (), forward_inputs(module, given))
-    logits = output if isinstance(output, Tensor) else output.logits
-    return logits.nbytes
+    return sum(own.nbytes for own in _tensors(output)[:1])
+
+
+def _tensors(output: object) -> list[Tensor]:
+    """List the tensors of an output; the first is the logits, or what the class has in their place."""
+    if isinstance(output, Tensor):
+        return [output]
+    logits = getattr(output, "logits", None)
+    named = cast(Mapping[str, object], output).values() if isinstance(output, Mapping) else ()
+    return [logits] if isinstance(logits, Tensor) else [one for one in named if isinstance(one, Tensor)]

@@ -74,7 +74,8 @@ class StreamedExecution(Execution):
         losses: dict[int, Tensor] = {}
 
         def end(number: int, output: object) -> None:
-            loss = every[number][1].loss(outputs_of(output, layers), batches[number])
+            (task, work), batch = every[number], batches[number]
+            loss = work.loss(outputs_of(output, model.experts.tasks[task], batch.inputs, layers), batch)
             backward(loss, retain_graph=True)
             losses[number] = loss.detach()
 

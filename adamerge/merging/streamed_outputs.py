@@ -16,7 +16,7 @@ from adamerge.merging.forward_pass import Layers, arguments_of, outputs_of
 from adamerge.merging.frame import ReadOutsideError
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounds import Held, Pass, Source, TaskBlocks, closing, held, next_round
-from adamerge.merging.work import Answer, Merged
+from adamerge.merging.work import Answer, Generate, Merged
 from adamerge.types import Coefficients
 
 WAVE = 8
@@ -44,6 +44,11 @@ class StreamedMerged(Merged):
         source = source_of(self._model, self._coefficients, written=True, own_head=own_head)
         every = ((task, batch) for task, own in batches.items() for batch in own)
         return answers(self._model, source, every, layers)
+
+    @override
+    def generator(self, task: str, own_head: bool = True) -> Generate:
+        whole = source_of(self._model, self._coefficients, written=True).merge(tuple(self._model.vectors.shapes))
+        return self._model.generator(task, whole, own_head)
 
     @override
     def parameter(self, name: str) -> Tensor:
@@ -175,7 +180,9 @@ def _wave(
                 own = block.of(one.blocks.expert.name, one.blocks.names(one.call.path))
                 one.go_on(answer(one.call, one.block(), own))
                 if one.turns.done:
-                    ended[one.number] = outputs_of(one.turns.take(), layers)
+                    ended[one.number] = outputs_of(
+                        one.turns.take(), one.blocks.expert, every[one.number][1].inputs, layers
+                    )
                 while given in ended:
                     yield ended.pop(given), most
                     given += 1

@@ -12,11 +12,15 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 from adamerge.batch import Batch, Outputs
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.forward_pass import Layers
 from adamerge.types import Coefficients
+
+Generate: TypeAlias = Callable[[Mapping[str, Tensor], GenerationConfig], Tensor]
+"""Generates token ids, (B, S), to a batch of prompts on the model's device."""
 
 Loss: TypeAlias = Callable[[Outputs, Batch], Tensor]
 """A scalar of the merged model's outputs on a batch; the batch is on the model's device."""
@@ -78,6 +82,15 @@ class Merged(ABC):
 
         Yields:
             One answer per batch: tasks in the order of the mapping, a task's batches in their own order.
+        """
+
+    @abstractmethod
+    def generator(self, task: str, own_head: bool = True) -> Generate:
+        """Return the `generate` of one task's model; it holds all its parameters in memory for as long as it lives.
+
+        Args:
+            task: Name of the task.
+            own_head: Whether to use the expert's head, or the base's.
         """
 
     @abstractmethod

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.batch import Batch, Outputs, mean_where, present_at
+from adamerge.batch import NEVER, Batch, Outputs, mean_where, present_at
+from adamerge.objectives.divergences import distance
 from adamerge.objectives.objective import Objective
 from adamerge.types import ConfigError, check_types
-
-_NEVER = -1e4
-"""Log-probability of what is left out; finite, so that its gradient is 0 and not undefined."""
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -61,7 +59,7 @@ def partial_cross_entropy(logits: Tensor, top: Tensor, log_probabilities: Tensor
     """
     merged = (logits / temperature).log_softmax(-1)
     known = merged.gather(-1, top)  # (…, k)
-    rest = merged.scatter(-1, top, _NEVER).logsumexp(-1, keepdim=True)
+    rest = merged.scatter(-1, top, NEVER).logsumexp(-1, keepdim=True)
     both = torch.cat([known, rest], -1)  # (…, k + 1)
     expert = log_probabilities.exp()
     return temperature**2 * torch.where(expert > 0, expert * (log_probabilities - both), 0.0).sum(-1)
@@ -70,6 +68,9 @@ def partial_cross_entropy(logits: Tensor, top: Tensor, log_probabilities: Tensor
 @dataclass(frozen=True)
 class LogitAlignment(Objective):
     """Mean divergence of the merged model's predictions from the expert's.
+
+    Of classes and of spans it is that of softmax distributions, of labels that of independent Bernoulli distributions,
+    of numbers and vectors that of normal distributions with the expert's own variance over its rows (`divergences.py`).
 
     Args:
         form: kl (the temperature's square times the Kullback-Leibler divergence) or mse (of the logits).
@@ -112,8 +113,16 @@ class LogitAlignment(Objective):
                 partial_cross_entropy(logits, targets.top, targets.logits, self.temperature), batch.positions
             )
         if self.form == "mse":
-            return mean_where((logits - targets.logits.to(logits)).square().mean(-1), batch.positions)
+            return mean_where(_squares(logits, targets.logits.to(logits)), batch.positions)
+        if outputs.form in ("labels", "numbers", "vectors"):
+            return mean_where(distance(outputs._replace(logits=logits), targets, self.temperature), batch.positions)
         return mean_where(soft_cross_entropy(logits, targets.logits, self.temperature), batch.positions)
+
+
+def _squares(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared difference over the last dimension, without what is left out, (…)."""
+    counted = (targets > NEVER / 2).to(logits.dtype)
+    return ((logits - targets).square() * counted).sum(-1) / counted.sum(-1).clamp_min(1)
 
 
 def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor) -> Tensor:

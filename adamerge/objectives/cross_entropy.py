@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from adamerge.batch import Batch, Outputs, mean_where
+from adamerge.batch import Batch, Form, Outputs, mean_where
 from adamerge.objectives.objective import Objective
 
 NOTHING = -100
@@ -53,6 +53,11 @@ class CrossEntropy(Objective):
     @override
     def uses_labels(self) -> bool:
         return True
+
+    @property
+    @override
+    def unsuited(self) -> frozenset[Form]:
+        return frozenset({"labels", "numbers", "vectors", "spans"})
 
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:

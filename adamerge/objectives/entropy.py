@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
-from adamerge.batch import Batch, Outputs, mean_where
+from adamerge.batch import Batch, Form, Outputs, mean_where
 from adamerge.objectives.objective import Objective
 from adamerge.types import ConfigError, check_types
 
@@ -36,6 +37,25 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
+def bernoulli_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy of independent labels in nats: Σ_c H(σ(z_c / T)), with H(p) = −p·log p − (1 − p)·log(1 − p).
+
+    Args:
+        logits: z, (…, C).
+        temperature: T > 0.
+
+    Returns:
+        (…), between 0 and C·log 2.
+
+    Example:
+        >>> import torch
+        >>> round(bernoulli_entropy(torch.zeros(1, 2)).item() - 2 * math.log(2), 6)
+        0.0
+    """
+    z = (logits.float() if logits.itemsize < 4 else logits) / temperature
+    return -(z.sigmoid() * logsigmoid(z) + (-z).sigmoid() * logsigmoid(-z)).sum(-1)
+
+
 @dataclass(frozen=True)
 class Entropy(Objective):
     """Mean entropy of each row's (or each counted position's) prediction. It needs no expert to compare with.
@@ -63,8 +83,16 @@ class Entropy(Objective):
         if not self.temperature > 0:
             raise ConfigError(f"objective.temperature: expected a number above 0, found {self.temperature}.")
 
+    @property
+    @override
+    def unsuited(self) -> frozenset[Form]:
+        return frozenset({"numbers", "vectors"})
+
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         del targets
+        if outputs.form == "labels":
+            mean = mean_where(bernoulli_entropy(outputs.logits, self.temperature), batch.positions)
+            return mean / (outputs.logits.shape[-1] * math.log(2)) if self.per_log_classes else mean
         mean = mean_where(entropy(outputs.logits, self.temperature), batch.positions)
         return mean / math.log(outputs.logits.shape[-1]) if self.per_log_classes else mean

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from adamerge.batch import Batch, Outputs
+from adamerge.batch import Batch, Form, Outputs
 
 
 class Objective(ABC):
@@ -19,6 +19,11 @@ class Objective(ABC):
     def uses_labels(self) -> bool:
         """Whether it needs the labels of the calibration rows."""
         return False
+
+    @property
+    def unsuited(self) -> frozenset[Form]:
+        """What it is meaningless for; nothing where it compares with the expert."""
+        return frozenset()
 
     @property
     def layers(self) -> tuple[int | str, ...]:

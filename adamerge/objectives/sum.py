@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.batch import Batch, Outputs
+from adamerge.batch import Batch, Form, Outputs
 from adamerge.objectives.objective import Objective
 from adamerge.types import ConfigError, check_types
 
@@ -41,6 +41,11 @@ class Sum(Objective):
     @override
     def uses_labels(self) -> bool:
         return any(term.uses_labels for term in self.terms)
+
+    @property
+    @override
+    def unsuited(self) -> frozenset[Form]:
+        return frozenset(form for term in self.terms for form in term.unsuited)
 
     @property
     @override

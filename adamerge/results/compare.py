@@ -14,6 +14,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.evaluate import MEAN, Evaluation, Scores, relative
 from adamerge.results.finished_merges import Candidate, Criterion, by_task, finished_merges, plain_model
 from adamerge.results.guard import Guarded
+from adamerge.results.measures import OWN, Measure, common_unit, one_metric
 from adamerge.results.no_labels import verdict
 from adamerge.results.written import written_model
 from adamerge.types import Coefficients
@@ -29,19 +30,26 @@ class Comparison:
     Attributes:
         scores: Scores by candidate (base, expert, average, task_arithmetic, task_arithmetic_tuned, learned) and task.
         agreement: Share of held-out predictions equal to the expert's, by candidate and task.
-        metric: accuracy (in %) or perplexity.
+        measures: The metric of each task.
         tuned_scale: Best scale of task arithmetic on held-out rows, if it was measured.
         judged: Agreement and divergence of each held-out row, by candidate (and the centre's, if it is a merge) and
             task.
         by: What the scale was chosen by.
+        notes: What the user should know of the scores.
     """
 
     scores: Mapping[str, Scores]
     agreement: Mapping[str, Mapping[str, float | None]]
-    metric: str
+    measures: Mapping[str, Measure]
     tuned_scale: float | None
     judged: Mapping[str, Mapping[str, RowScores]] = field(default_factory=dict[str, Mapping[str, RowScores]])
     by: Criterion = "divergence"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric; mixed if tasks have several."""
+        return one_metric({task: one.key for task, one in self.measures.items()})
 
     @property
     def measured(self) -> bool:
@@ -50,12 +58,18 @@ class Comparison:
 
     @property
     def unit(self) -> str:
-        """The metric and its unit as text."""
-        return "accuracy, %" if self.metric == "accuracy" else self.metric
+        """The metric, its unit and its direction as text."""
+        return common_unit(self.measures.values())
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Names of tasks in tables: with the metric, if tasks have several."""
+        return {task: f"{task} ({one.unit})" for task, one in self.measures.items()} if self.unit == OWN else {}
 
     def relative(self) -> dict[str, Scores]:
         """Compute scores in % of each expert's own score."""
-        higher = self.metric == "accuracy"
+        tasks = [task for task in self.scores["expert"] if task != MEAN]
+        higher = {task: task not in self.measures or self.measures[task].higher for task in tasks}
         return {key: relative(scores, self.scores["expert"], higher) for key, scores in self.scores.items()}
 
     def as_json(self) -> dict[str, object]:
@@ -65,6 +79,8 @@ class Comparison:
             "divergence": {key: by_task(own, "divergence") for key, own in self.judged.items()},
             "verdict": verdict(self.judged, self.by) if self.judged else None,
             "metric": self.metric,
+            "metrics": {task: one.key for task, one in self.measures.items()},
+            "higher_is_better": {task: one.higher for task, one in self.measures.items()},
             "task_arithmetic_scale": self.tuned_scale,
             "task_arithmetic_scale_by": self.by if self.tuned_scale is not None else None,
         }
@@ -119,13 +135,15 @@ def compare(
     if guarded and "centre" in guarded.scores:
         judged["centre"] = guarded.scores["centre"]
     scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, MEAN]) for key in CANDIDATES}
-    metric = "accuracy"
+    measures, notes = dict[str, Measure](), tuple[str, ...]()
     if rows:
         with console.status("evaluating"):
             own = Evaluation(plain, rows, held_out.size)
             scores |= {"base": own.base(), "expert": own.experts()}
             for key, (candidate, coefficients) in candidates.items():
                 scores[key] = Evaluation(candidate, rows, held_out.size).merged(coefficients)
-        metric = own.metric
+        measures, notes = own.measures, own.notes
+        for note in notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     agreement = {key: by_task(own, "agreement") for key, own in judged.items()}
-    return Comparison(scores, agreement, metric, finished.scale, judged, by)
+    return Comparison(scores, agreement, measures, finished.scale, judged, by, notes)

@@ -1,16 +1,19 @@
 """Metrics per task and their ratio to each expert's own (torchmetrics)."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, cast
 
-import torch
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.text import Perplexity
+from transformers import GenerationConfig
 
+from adamerge.calibration.pseudo_answers import answers_by, generation_of
+from adamerge.data.questions import Questions
 from adamerge.data.rows import Rows
+from adamerge.data.settings import PseudoAnswers
 from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.merging.work import Generate
+from adamerge.results.measures import comparable, generated, measure_of
+from adamerge.results.scorers import score_of_texts, scorer_of
 from adamerge.types import Coefficients, ConfigError
 
 MEAN = "mean"
@@ -23,23 +26,35 @@ SCALES = tuple(round(0.1 * step, 1) for step in range(1, 11))
 """Scales of task arithmetic that are tried."""
 
 
+class Said(NamedTuple):
+    """A generated answer.
+
+    Attributes:
+        text: The answer, without what ends it.
+        ended: Whether it ended by itself.
+    """
+
+    text: str
+    ended: bool
+
+
 class Evaluation:
-    """Evaluation on labeled rows of every task: accuracy in %, or perplexity for language models.
+    """Evaluation on labeled rows of every task, each by its metric; percentages are 0 to 100.
 
     Args:
         model: All tasks' models.
         rows: Labeled rows by task.
         size: Rows per batch.
+
+    Attributes:
+        measures: What is measured, by task.
+        notes: What the user should know of the experts' answers, once `experts` has run.
     """
 
     def __init__(self, model: MergedModel, rows: Mapping[str, Rows], size: int = 64) -> None:
         self._model, self._rows, self._size = model, rows, size
-
-    @property
-    def metric(self) -> str:
-        """The metric: accuracy or perplexity."""
-        language = any(self._model.experts.tasks[task].kind.language_model for task in self._rows)
-        return "perplexity" if language else "accuracy"
+        self.measures = {task: measure_of(model.experts.tasks[task].kind, own) for task, own in rows.items()}
+        self.notes: tuple[str, ...] = ()
 
     def merged(self, coefficients: Coefficients, own_head: bool = True) -> Scores:
         """Evaluate the model merged with these coefficients.
@@ -51,13 +66,16 @@ class Evaluation:
         Returns:
             Score by task, and their mean.
         """
-        batches = {task: rows.batches(self._size) for task, rows in self._rows.items()}
+        batches = {task: self._rows[task].batches(self._size) for task in self._outputs}
         with execution_of(self._model).at(coefficients) as merged:
-            return self._scores(merged.outputs(batches, own_head=own_head))
+            said = {task: self._said(task, merged.generator(task, own_head)) for task in generated(self._rows)}
+            return self._scores(merged.outputs(batches, own_head=own_head), said)
 
     def experts(self) -> Scores:
         """Evaluate every expert on its own task."""
-        return self._scores(self._answers_of_experts())
+        said = {task: self._said(task, expert_of(self._model, task).generate) for task in generated(self._rows)}
+        self.notes = tuple(note for task, answers in said.items() for note in self._unended(task, answers))
+        return self._scores(self._answers_of_experts(), said)
 
     def base(self) -> Scores:
         """Evaluate the base with its own head; None for tasks without a fitting head."""
@@ -68,26 +86,58 @@ class Evaluation:
             scores |= Evaluation(self._model, fitting, self._size).merged(zero, own_head=False)
         return scores if len(fitting) == len(self._rows) else {**scores, MEAN: None}
 
+    @property
+    def _outputs(self) -> list[str]:
+        """Tasks that are measured by outputs."""
+        return [task for task in self._rows if task not in generated(self._rows)]
+
     def _answers_of_experts(self) -> Iterator[Answer]:
-        for task, rows in self._rows.items():
-            yield from self._answers_of_expert(task, rows)
+        for task in self._outputs:
+            yield from expert_of(self._model, task).outputs(self._rows[task].batches(self._size))
 
-    def _answers_of_expert(self, task: str, rows: Rows) -> Iterator[Answer]:
-        return expert_of(self._model, task).outputs(rows.batches(self._size))
+    def _said(self, task: str, generate: Generate) -> list[Said]:
+        """Generate greedy answers to one task's questions."""
+        questions, expert = generated(self._rows)[task], self._model.experts.tasks[task]
+        how = generation_of(expert, questions, PseudoAnswers(max_new_tokens=questions.source.max_new_tokens))
+        tokens = answers_by(generate, self._model, questions, how, self._size)
+        return [said_of(questions, own, how) for own in tokens]
 
-    def _scores(self, answers: Iterable[Answer]) -> Scores:
-        metrics: dict[str, Metric] = {}
+    def _unended(self, task: str, answers: Sequence[Said]) -> Iterator[str]:
+        count, most = sum(not answer.ended for answer in answers), generated(self._rows)[task].source.max_new_tokens
+        if count:
+            yield (
+                f"warning: {task}: {count} of {len(answers)} answers of the expert itself do not end within "
+                f"max_new_tokens: {most}; raise it, so that its score is not too low."
+            )
+
+    def _scores(self, answers: Iterable[Answer], said: Mapping[str, Sequence[Said]]) -> Scores:
+        scorers = {task: scorer_of(self._rows[task]) for task in self._outputs}
         for task, batch, outputs in answers:
             if batch.labels is None:
                 raise ConfigError(
                     f"{task}: expected evaluation rows with labels, found none. Add labels, or leave out this task's "
                     "evaluation."
                 )
-            if task not in metrics:
-                metrics[task] = _metric(outputs.logits).to(outputs.logits.device)
-            metrics[task].update(outputs.logits, batch.labels)
-        values = {task: _value(metrics[task]) for task in self._rows}
-        return {**values, MEAN: mean(values)}
+            scorers[task].update(outputs, batch)
+        found = {task: scorer.value() for task, scorer in scorers.items()}
+        for task, own in said.items():
+            found[task] = score_of_texts(generated(self._rows)[task], [answer.text for answer in own])
+        values = {task: found[task] * (100 if self.measures[task].percent else 1) for task in self._rows}
+        return {**values, MEAN: mean(values) if comparable(self.measures.values()) else None}
+
+
+def said_of(questions: Questions, tokens: Sequence[int], how: GenerationConfig) -> Said:
+    """Return a generated answer as a text, without what ends it.
+
+    Args:
+        questions: Have the tokenizer.
+        tokens: Up to and including what ends the answer.
+        how: Names the tokens that end an answer.
+    """
+    text = str(questions.tokenizer.decode(tokens, skip_special_tokens=True))
+    stops = cast(list[int] | None, how.eos_token_id) or []
+    before, found, _ = text.partition(questions.end.text) if questions.end.text else (text, "", "")
+    return Said(before, bool(found) or tokens[-1] in stops)
 
 
 def mean(values: Mapping[str, float]) -> float:
@@ -100,34 +150,36 @@ def mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def relative(scores: Scores, experts: Scores, higher_is_better: bool) -> Scores:
+def relative(scores: Scores, experts: Scores, higher_is_better: bool | Mapping[str, bool]) -> Scores:
     """Compute scores in % of the expert's own, higher is better: 100·s/e, or 100·e/s if lower scores are better.
 
     Args:
         scores: s by task.
         experts: e, each expert's score on its own task.
-        higher_is_better: True for accuracy, false for perplexity.
+        higher_is_better: True for accuracy, false for perplexity; by task where they differ.
 
     Returns:
-        Percentage by task; None if one of the two is missing.
+        Percentage by task; None if one of the two is missing, or what is divided by is not above 0. The mean of scores
+        that have none is that of the percentages.
 
     Example:
         >>> relative({"a": 45.0, "b": None}, {"a": 90.0, "b": 80.0}, higher_is_better=True)
         {'a': 50.0, 'b': None}
+        >>> relative({"a": 45.0, "mean": None}, {"a": 90.0, "mean": None}, {"a": False})
+        {'a': 200.0, 'mean': 200.0}
     """
-    ratios: Scores = {}
-    for task, value in scores.items():
-        own = experts.get(task)
-        ratios[task] = None if value is None or not own else 100 * (value / own if higher_is_better else own / value)
-    return ratios
+    tasks = [task for task in scores if task != MEAN]
+    higher = dict.fromkeys(tasks, higher_is_better) if isinstance(higher_is_better, bool) else dict(higher_is_better)
+    ratios = {task: _ratio(scores[task], experts.get(task), higher[task]) for task in tasks}
+    if MEAN not in scores:
+        return ratios
+    if scores[MEAN] is None and experts.get(MEAN) is None:
+        known = [one for one in ratios.values() if one is not None]
+        return {**ratios, MEAN: sum(known) / len(known) if known and len(known) == len(tasks) else None}
+    return {**ratios, MEAN: _ratio(scores[MEAN], experts.get(MEAN), all(higher.values()))}
 
 
-def _metric(logits: torch.Tensor) -> Metric:
-    if logits.ndim == 3:
-        return Perplexity(ignore_index=-100)
-    return MulticlassAccuracy(num_classes=logits.shape[-1], average="micro")
-
-
-def _value(metric: Metric) -> float:
-    value = metric.compute().item()
-    return 100 * value if isinstance(metric, MulticlassAccuracy) else value
+def _ratio(value: float | None, own: float | None, higher: bool) -> float | None:
+    if value is None or own is None or (own if higher else value) <= 0:
+        return None
+    return 100 * (value / own if higher else own / value)

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.loading import Loading
+from adamerge.results.measures import MEASURES, OWN
 from adamerge.results.report import NAMES
 
 CARD = "README.md"
@@ -58,6 +59,7 @@ class CardFacts:
         agreement: Share of held-out predictions equal to the expert's, by candidate and task.
         notes: Further limits of this merge.
         version: Version of adamerge.
+        metrics: Name of each task's metric; empty in runs of earlier versions.
     """
 
     sources: Sequence[Source]
@@ -69,6 +71,12 @@ class CardFacts:
     agreement: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
     notes: Sequence[str] = ()
     version: str = ""
+    metrics: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def label(self, task: str) -> str:
+        """Name of a task in the table of scores: with the metric, if tasks have several."""
+        mixed = self.metric == OWN and task in self.metrics
+        return f"{task} ({MEASURES[self.metrics[task]].unit})" if mixed else task
 
     @property
     def tasks(self) -> list[str]:
@@ -130,17 +138,17 @@ def metadata(facts: CardFacts, loading: Loading, task: str | None, name: str) ->
 def _results(facts: CardFacts, pipeline: str, tasks: Sequence[str]) -> list[EvalResult]:
     """List the learned merge's scores as the hub's evaluation results."""
     found = facts.scores.get("learned", {}) if facts.metric else {}
-    kind = (facts.metric or "").partition(",")[0]
+    whole = (facts.metric or "").partition(",")[0].replace(" ", "_")
     return [
         EvalResult(
             task_type=pipeline,
             dataset_type=re.sub(r"[^\w.-]+", "-", task).strip("-.") or "rows",
             dataset_name=task,
             metric_type=kind,
-            metric_value=round(value / 100 if kind == "accuracy" else value, 4),
+            metric_value=round(value / 100 if kind not in MEASURES or MEASURES[kind].percent else value, 4),
         )
         for task in tasks
-        if (value := found.get(task)) is not None
+        if (value := found.get(task)) is not None and (kind := facts.metrics.get(task, whole))
     ]
 
 

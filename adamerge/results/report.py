@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from adamerge.results.compare import Comparison
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.storage.atomic_files import whole_file
 from adamerge.types import Coefficients
@@ -82,7 +83,13 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path, mo
     _save(figure, path)
 
 
-def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str, by: str | None = None) -> Table:
+def table(
+    metrics: Mapping[str, Scores],
+    ratios: Mapping[str, Scores],
+    unit: str,
+    by: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Table:
     """Make a table with one line per task and one column per model: the score, and in brackets its % of the expert's.
 
     Args:
@@ -90,6 +97,7 @@ def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str
         ratios: Scores in % of the expert's.
         unit: The metric and its unit, for the title.
         by: What the scale of task arithmetic was chosen by on held-out rows, for the caption.
+        labels: Names of tasks in the table, if they say more than the task.
 
     Returns:
         The table.
@@ -108,9 +116,15 @@ def table(metrics: Mapping[str, Scores], ratios: Mapping[str, Scores], unit: str
         cells = [
             _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()
         ]
-        name = Text(task)  # not markup: a task may be called news[b]
+        name = Text((labels or {}).get(task, task))  # not markup: a task may be called news[b]
         result.add_row(name, *cells, style=_bold(task == MEAN), end_section=task == tasks[-2])
     return result
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Make the table of a comparison's scores."""
+    ratios = comparison.relative()
+    return table(comparison.scores, ratios, comparison.unit, comparison.by, comparison.labels)
 
 
 def _bold(chosen: bool) -> str:

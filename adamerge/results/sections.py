@@ -96,10 +96,9 @@ def number(value: float | None, digits: int = 3, factor: float = 1) -> Cell:
 def _results(run: SeenRun) -> Iterator[Grid]:
     tasks, scores = [*run.tasks, MEAN], run.scores
     if scores:
-        rows = [[Cell(task), *(_score(run, key, task) for key in scores)] for task in tasks]
+        rows = [[Cell(run.label(task)), *(_score(run, key, task) for key in scores)] for task in tasks]
         note = "(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows."
-        unit = "accuracy, %" if run.metric == "accuracy" else run.metric
-        yield Grid(f"Scores on evaluation rows ({unit})", ["task", *map(_head, scores)], rows, note)
+        yield Grid(f"Scores on evaluation rows ({run.unit})", ["task", *map(_head, scores)], rows, note)
     if agreement := run.agreement:
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in tasks]
         note = "Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts."

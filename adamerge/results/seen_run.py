@@ -9,6 +9,7 @@ from adamerge.merging.coefficients import Table
 from adamerge.results.compare import CANDIDATES
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.interval import interval, interval_of_mean
+from adamerge.results.measures import MEASURES, Measure, common_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +51,23 @@ class SeenRun:
 
     @property
     def metric(self) -> str:
-        """Accuracy or perplexity."""
+        """Name of the metric; mixed if tasks have several."""
         return str(self.metrics.get("metric", "accuracy"))
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """The metric of each task."""
+        names = self.metrics.get("metrics", {})
+        return {task: MEASURES[name] for task in self.tasks if (name := names.get(task, self.metric)) in MEASURES}
+
+    @property
+    def unit(self) -> str:
+        """The metric, its unit and its direction."""
+        return common_unit(self.measures.values()) if self.measures else self.metric
+
+    def label(self, task: str) -> str:
+        """Name of a task in tables: with the metric, if tasks have several."""
+        return f"{task} ({self.measures[task].unit})" if self.metric == "mixed" and task in self.measures else task
 
     @property
     def scores(self) -> dict[str, Scores]:
@@ -70,9 +86,11 @@ class SeenRun:
         return dict(self.metrics.get("agreement", {}))
 
     def score_interval(self, candidate: str, task: str) -> tuple[float, float] | None:
-        """Return the bootstrap interval of an accuracy in %; None where it is unknown."""
+        """Return the bootstrap interval of a share of rows in %; None where it is unknown."""
         shares = {own: value / 100 for own, value in self.scores[candidate].items() if value is not None}
-        found = _interval(shares, task, self.facts.get("predictions", {})) if self.metric == "accuracy" else None
+        asked = self.measures.values() if task == MEAN else [self.measures[task]] if task in self.measures else []
+        known = bool(asked) and all(one.share for one in asked)
+        found = _interval(shares, task, self.facts.get("predictions", {})) if known else None
         return (100 * found[0], 100 * found[1]) if found else None
 
     def agreement_interval(self, candidate: str, task: str) -> tuple[float, float] | None:

@@ -35,7 +35,7 @@ def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
             [Cell(task), *(number(own, 1) for own in row), *(number(_minus(own, row[0]), 1) for own in row[1:])]
             for task, row in zip(tasks, values, strict=True)
         ]
-        units = {run.metric for run in runs} if title.startswith("Scores") else {"agreement"}
+        units = {run.unit for run in runs} if title.startswith("Scores") else {"agreement"}
         differences = [f"{run.name} − {runs[0].name}" for run in runs[1:]]
         yield Grid(f"{title} ({', '.join(sorted(units))})", ["task", *(run.name for run in runs), *differences], rows)
 

@@ -11,6 +11,8 @@ def verdict(run: SeenRun) -> str:
     """Say in one sentence how the learned merge compares with the experts and with what needs no learning."""
     if "learned" in run.scores and run.scores["learned"].get(MEAN) is not None:
         return _of_scores(run)
+    if run.metric == "mixed" and (whole := run.relative.get("learned", {}).get(MEAN)) is not None:
+        return f"The merge has {whole:.1f} % of what the experts reach on their own tasks, each by its own metric."
     if "learned" in run.agreement:
         return _of_agreement(run)
     return "Nothing was measured: there are neither labeled rows nor held-out rows."
@@ -26,8 +28,8 @@ def _of_scores(run: SeenRun) -> str:
     if shares and (whole := relative.get(MEAN)) is not None:
         least = min(shares, key=lambda task: shares[task])
         kept = f", {whole:.1f} % of what the experts reach on their own tasks (least: {least}, {shares[least]:.1f} %)"
-    unit = " %" if run.metric == "accuracy" else ""
-    return f"The merge has a mean {run.metric} of {mean:.1f}{unit}{kept}{_against(run, mean, rivals)}."
+    unit = " %" if all(one.percent for one in run.measures.values()) else ""
+    return f"The merge has a mean {_metric(run)} of {mean:.1f}{unit}{kept}{_against(run, mean, rivals)}."
 
 
 def _against(run: SeenRun, mean: float, rivals: dict[str, float | None]) -> str:
@@ -35,13 +37,17 @@ def _against(run: SeenRun, mean: float, rivals: dict[str, float | None]) -> str:
     known = {key: value for key, value in rivals.items() if value is not None}
     if not known:
         return ""
-    higher = run.metric == "accuracy"
+    higher = all(one.higher for one in run.measures.values())
     best = max(known, key=lambda key: known[key] if higher else -known[key])
     gain = (mean - known[best]) if higher else (known[best] - mean)
     word = "above" if (gain >= 0) == higher else "below"
     interval = run.score_interval("learned", MEAN) if "learned" in run.scores else None
     chance = " (within the bootstrap interval)" if interval and interval[0] <= known[best] <= interval[1] else ""
     return f"; that is {abs(gain):.1f} {word} the best merge without learning, {_name(best)}{chance}"
+
+
+def _metric(run: SeenRun) -> str:
+    return " and ".join(dict.fromkeys(one.words for one in run.measures.values())) or run.metric
 
 
 def _of_agreement(run: SeenRun) -> str:

@@ -54,6 +54,7 @@ def card_facts(
         _known(comparison.agreement) if comparison else {},
         list(filter(None, [surviving.warning(config.rounding)])),
         version("adamerge"),
+        {task: one.key for task, one in comparison.measures.items()} if comparison and measured else {},
     )
 
 

@@ -19,7 +19,7 @@ from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, component_notes, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of, row_notes
-from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.load_rows import check_objective, load_data
 from adamerge.runs.model_config import source_of
 from adamerge.runs.read_config import without_mistakes
 from adamerge.runs.read_yaml import Document
@@ -103,7 +103,7 @@ def _rows(
     """
     try:
         data = load_data(config, experts)
-        check_layers(config.objective, experts, data)
+        check_objective(config, experts, data)
     except ConfigError as error:
         return {}, (), str(error).splitlines()
     try:

@@ -21,7 +21,7 @@ from adamerge.results.compare import Comparison, compare
 from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.no_labels import held_out_table, verdict
-from adamerge.results.report import curve, heat_map, table
+from adamerge.results.report import comparison_table, curve, heat_map
 from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
 from adamerge.runs.check_place import check_place
 from adamerge.runs.config import MergeConfig
@@ -223,7 +223,7 @@ def report(
     if learned.selections:
         console.print(selection_table(learned.selections, learned.coefficients, model.vectors.experts))
     if comparison.measured:
-        console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
+        console.print(comparison_table(comparison))
     elif comparison.judged:
         console.print(held_out_table(comparison.judged, comparison.by))
         print_lines(console, [verdict(comparison.judged, comparison.by)])

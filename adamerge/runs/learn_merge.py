@@ -20,7 +20,7 @@ from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.learning_settings import learning_notes, row_notes
-from adamerge.runs.load_rows import check_layers, load_data
+from adamerge.runs.load_rows import check_objective, load_data
 from adamerge.runs.opened import Opened
 from adamerge.runs.run_directory import RunDirectory, check_space
 from adamerge.runs.settle_rows import settled
@@ -39,7 +39,7 @@ def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console)
     check_task_vectors(config, experts, inspection.changed)
     check_start(config, inspection.changed)
     data = load_data(config, experts)
-    check_layers(config.objective, experts, data)
+    check_objective(config, experts, data)
     data = settled(config, experts, inspection.changed, data)
     notes = [
         *data.notes,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from adamerge.batch import Form
 from adamerge.data.encode import encode, encode_tensors
 from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
 from adamerge.data.modality import AnyProcessor, Encoded
@@ -12,12 +13,19 @@ from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
 from adamerge.experts.experts import Expert, Experts, name_of
+from adamerge.experts.predicted import form_of
 from adamerge.merging.forward_pass import try_layers
-from adamerge.objectives import Objective
 from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
 from adamerge.types import ConfigError
+
+_PREDICTS: Mapping[Form, str] = {
+    "labels": "each label by itself",
+    "numbers": "numbers",
+    "vectors": "a vector of the row",
+    "spans": "a span of the text",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +105,39 @@ def export_notes(experts: Experts) -> tuple[str, ...]:
     return plan_of(experts).notes if from_disk(experts) else ()
 
 
-def check_layers(objective: Objective, experts: Experts, data: Data) -> None:
-    """Check, before learning, that the experts have the hidden states that the objective needs.
+def check_objective(config: MergeConfig, experts: Experts, data: Data) -> None:
+    """Check, before learning, that objective and transforms suit what the experts predict, and their hidden states.
 
     Raises:
-        ConfigError: A layer is out of range, or the models return no hidden states.
+        ConfigError: An objective or Fisher information is meaningless for a task, a layer is out of range, or the
+            models return no hidden states.
     """
+    objective = config.objective
+    unsuited = {f"objective {type(part).__name__}": part.unsuited for part in objective.parts if part.unsuited}
+    if not config.trainer.max_steps:
+        unsuited = {}
+    if any(transform.fisher for transform in config.transforms.values()):
+        unsuited["Fisher information"] = frozenset({"labels", "numbers", "vectors"})
+    for task, rows in data.calibration.items() if unsuited else ():
+        _check_form(experts.tasks[task], rows, unsuited)
     if objective.layers:
         for task, rows in data.calibration.items():
             tried = rows.answered([[0]] * len(rows)) if isinstance(rows, Prompts) else rows
             try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
+
+
+def _check_form(expert: Expert, rows: Rows, unsuited: Mapping[str, frozenset[Form]]) -> None:
+    if expert.kind.language_model:
+        return
+    form = form_of(expert, rows.batch([0]).inputs)
+    for what, forms in unsuited.items():
+        if form in forms:
+            raise ConfigError(
+                f"{expert.name}: expected classes, for which alone {what} has a meaning, but "
+                f"{expert.kind.architecture} predicts {_PREDICTS[form]}. Use the objective LogitAlignment (method: "
+                "expert_merging or the default), which compares with the expert, leave out this task's calibration, or use "
+                "a data-free method."
+            )
 
 
 def _needs_processor(model: ModelConfig) -> bool:

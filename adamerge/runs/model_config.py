@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from adamerge.data.settings import DataSource
+from adamerge.data.settings import DataSource, EvaluationSource
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.types import ConfigError
 
@@ -71,7 +71,7 @@ class ModelConfig:
         task: Name of the task; by default the last part of `adapter` or `model`.
         calibration: Unlabeled rows to learn from: a path, or path and column names. Without rows the expert gets
             coefficients but adds no loss. Not needed if nothing is learned.
-        evaluation: Labeled rows to measure the result on.
+        evaluation: Labeled rows to measure the result on: a path, or path, column names and metric.
         loss_weight: Factor of this task's objective in the sum over tasks.
         zero_shot: Class names and templates that replace a head, for CLIP-like models.
         parameters: Start coefficient, as in mergekit (parameters.weight).
@@ -88,7 +88,7 @@ class ModelConfig:
     model: str
     task: str | None = None
     calibration: str | DataSource | None = None
-    evaluation: str | DataSource | None = None
+    evaluation: str | EvaluationSource | None = None
     loss_weight: float = 1.0
     zero_shot: ZeroShot | None = None
     parameters: ModelParameters = field(default_factory=ModelParameters)

@@ -20,7 +20,7 @@ from adamerge.results.adapter_agreement import agreement_lines
 from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.compare import compare
 from adamerge.results.export_as import export_as
-from adamerge.results.report import table
+from adamerge.results.report import comparison_table
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import write_cards_of
 from adamerge.runs.components import COMPONENT
@@ -110,7 +110,7 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console, written, by)
     for line in _notes(place, data):
         _print(console, line)
-    console.print(table(comparison.scores, comparison.relative(), comparison.unit, comparison.by))
+    console.print(comparison_table(comparison))
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import torch
 
 from adamerge.calibration.agreement import HeldOut
+from adamerge.data.questions import Choices, Questions, count_questions
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
+from adamerge.results.measures import MEASURES
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.opened import Opened
 
@@ -52,7 +54,7 @@ def run_facts(
         "input_bytes": input_bytes(opened.experts),
         "stages": [chunks.first_steps] if chunks and 0 < chunks.first_steps < steps else [],
         "rows": rows_of(data.calibration, data.evaluation, held_out),
-        "predictions": {task: len(own) for task, own in data.evaluation.items() if _one_per_row(own)},
+        "predictions": {task: count_questions(own) for task, own in data.evaluation.items() if _one_per_row(own)},
         "held_out_predictions": {
             task: sum(batch.numel() for batch in own)
             for task, own in held_out.predicted.items()
@@ -78,14 +80,16 @@ def rows_of(
         task: {
             "calibration": len(calibration.get(task, ())),
             "held out of them": len(held_out.rows.get(task, ())),
-            "evaluation": len(evaluation.get(task, ())),
+            "evaluation": count_questions(evaluation[task]) if task in evaluation else 0,
         }
         for task in dict.fromkeys([*calibration, *evaluation])
     }
 
 
 def _one_per_row(rows: Rows) -> bool:
-    """Return whether each row has a single label, so that rows can be resampled by their number alone."""
+    """Return whether each row is right or wrong, so that rows can be resampled by their number alone."""
+    if isinstance(rows, Questions | Choices):
+        return MEASURES[rows.metric or "accuracy"].share
     labels = rows.batch([0]).labels if len(rows) else None
     return labels is not None and labels.ndim == 1
 

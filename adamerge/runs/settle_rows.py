@@ -14,7 +14,8 @@ from adamerge.data.rows import Rows, move
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokenize import token_limit
 from adamerge.experts.experts import Expert, Experts
-from adamerge.experts.model_kind import forward_inputs, logits_of, names_argument
+from adamerge.experts.model_kind import forward_inputs, names_argument
+from adamerge.experts.predicted import predicted
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.execution import expert_of
@@ -135,7 +136,7 @@ def asked_of_copy(expert: Expert, rows: Rows, *, seed: int = 0, whole: bool = Fa
     module = expert.module
     if count(module) * tokens > _FULL_DEPTH and not whole:
         short = shortened(module)
-        module = short if _runs(short, rows) else module
+        module = short if _runs(expert, short, rows) else module
     if count(module) > LARGEST:
         return (
             f"{expert.kind.architecture}: a copy of it has {count(module) / 1e9:.1f} billion parameters, so only fit "
@@ -145,7 +146,7 @@ def asked_of_copy(expert: Expert, rows: Rows, *, seed: int = 0, whole: bool = Fa
     run = Stateless(module, written=small(state))
     return Model(
         expert.kind.architecture,
-        partial(_logits, run, module, state),
+        partial(_logits, run, expert, module, state),
         partial(_generated, module, state),
         lambda: sorted(run.changed),
         lambda: run.random,
@@ -153,10 +154,10 @@ def asked_of_copy(expert: Expert, rows: Rows, *, seed: int = 0, whole: bool = Fa
     )
 
 
-def _runs(module: torch.nn.Module, rows: Rows) -> bool:
+def _runs(expert: Expert, module: torch.nn.Module, rows: Rows) -> bool:
     """Return whether a shortened copy can be run."""
     try:
-        _logits(Stateless(module), module, random_state(module), rows.batch([0]).inputs)
+        _logits(Stateless(module), expert, module, random_state(module), rows.batch([0]).inputs)
     except Exception:  # any class may raise anything
         return False
     return True
@@ -164,9 +165,9 @@ def _runs(module: torch.nn.Module, rows: Rows) -> bool:
 
 @torch.no_grad()
 def _logits(
-    run: Stateless, module: torch.nn.Module, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    run: Stateless, expert: Expert, module: torch.nn.Module, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
 ) -> Tensor:
-    return logits_of(run(state, (), forward_inputs(module, inputs)))
+    return predicted(run(state, (), forward_inputs(module, inputs)), expert, inputs)[0]
 
 
 @torch.no_grad()

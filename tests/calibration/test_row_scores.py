@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adamerge.batch import Batch, Outputs
-from adamerge.calibration.row_scores import divergences, predictions, score
+from adamerge.calibration.row_scores import alike, divergences, predictions, score
 from adamerge.objectives import LogitAlignment
 
 
@@ -21,7 +21,8 @@ def scored(positions, *shape, temperature=1.0):
         outputs, targets = Outputs(merged[rows]), Outputs(expert[rows])
         lost = divergences(outputs, targets, mask, temperature)
         batch = Batch({}, torch.tensor(rows), mask)
-        parts.append((batch, predictions(merged[rows], mask), predictions(expert[rows], mask), lost))
+        same = alike(predictions(merged[rows], mask), predictions(expert[rows], mask), "classes")
+        parts.append((batch, same, lost))
     return score(parts, 4), merged, expert
 
 

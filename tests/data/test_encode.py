@@ -36,18 +36,7 @@ def encode(rows, module, processor, **how):
 TEXTS = {"text": ["good film", "the plot was dull and the film was long"], "label": [0, 1]}
 
 REFUSED = {
-    "no logits": ("BertModel", "bert", {}, {}, False, "BertModel returns no logits. Rows can be used with"),
-    "spans": ("BertForQuestionAnswering", "bert", {}, {}, False, "BertForQuestionAnswering returns no logits"),
     "choices": ("BertForMultipleChoice", "bert", {}, {}, False, "BertForMultipleChoice cannot be run on input_ids"),
-    "one label": ("BertForSequenceClassification", "bert", {"num_labels": 1}, {}, False, "is a regression"),
-    "regression": (
-        "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "regression"}, {}, False,
-        r"is a regression \(num_labels: 3, problem_type: regression\)",
-    ),
-    "several labels": (
-        "BertForSequenceClassification", "bert", {"num_labels": 3, "problem_type": "multi_label_classification"}, {},
-        False, "mutually exclusive classes, but BertForSequenceClassification predicts each class indep",
-    ),
     "labels of tokens": ("BertForTokenClassification", "bert", {}, {}, True, "one class per token, and labels"),
     "fills in": ("BertForMaskedLM", "bert", {}, {}, True, "BertForMaskedLM predicts masked tokens"),
     "no completion": ("T5ForConditionalGeneration", "t5", {}, {}, True, r"key completion of the evaluation"),

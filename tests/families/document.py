@@ -23,10 +23,7 @@ PROMPTS = {"": "", "left": "any lengths", "right": "any lengths", "equal": "one 
 REASONS = {
     "main input is input_values": "reads sound",
     "main input is input_features": "reads sound",
-    "returns no logits": "returns no logits of one kind",
     "cannot be run": "needs several texts or inputs per row",
-    "is a regression": "predicts a number",
-    "each class independently": "predicts each class by itself",
     "have the shape": "predicts more than one class per row",
 }
 STATE = {"": "", "changes itself": "changes itself", "random": "draws random numbers"}

@@ -8,6 +8,7 @@ from families.table import TABLE
 SAMPLE = (
     "GptOssForCausalLM", "Wav2Vec2ForCTC", "MarianMTModel", "BertForQuestionAnswering", "RobertaForMultipleChoice",
     "LlamaForSequenceClassification (reward model)", "BertModel (sentence encoder)",
+    "RobertaForSequenceClassification (multi-label)", "BertForSequenceClassification (regression)",
 )  # fmt: skip
 OLD = ("LlavaForConditionalGeneration", "BertModel (sentence encoder)")
 MEMBERS = {member.title: member for member in OTHERS}

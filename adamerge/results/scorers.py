@@ -1,0 +1,125 @@
+"""One task's score from its model's outputs, or from the answers that it generates (torchmetrics)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.text import Perplexity
+from torchmetrics.text.rouge import ROUGEScore
+from typing_extensions import override
+
+from adamerge.batch import Batch, Outputs
+from adamerge.data.answers import named, normalised, words
+from adamerge.data.questions import Choices, Question, Questions
+from adamerge.data.rows import Rows
+from adamerge.objectives import cross_entropy
+
+
+class Scorer(ABC):
+    """Collects the outputs of one task's model on its labeled rows."""
+
+    @abstractmethod
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        """Add a batch with labels."""
+
+    @abstractmethod
+    def value(self) -> float:
+        """Return the score, without the factor 100 of a percentage."""
+
+
+class Classified(Scorer):
+    """Accuracy of classes, or perplexity of tokens, by torchmetrics."""
+
+    def __init__(self) -> None:
+        self._metric: Metric | None = None
+
+    @override
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        logits = outputs.logits
+        self._metric = self._metric or _metric(logits).to(logits.device)
+        self._metric.update(logits, batch.labels)
+
+    @override
+    def value(self) -> float:
+        assert self._metric is not None  # rows are at least one
+        return self._metric.compute().item()
+
+
+class Chosen(Scorer):
+    """Share of questions whose right choice is the likeliest as a whole, Σ log p of its tokens; of equals the first."""
+
+    def __init__(self, rows: Choices) -> None:
+        self._rows = rows
+        self._likelihoods = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
+
+    @override
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        assert batch.labels is not None
+        lost = cross_entropy(outputs.logits.float(), batch.labels).sum(-1)
+        self._likelihoods[batch.rows.cpu()] = -lost.double().cpu().nan_to_num(torch.inf)
+
+    @override
+    def value(self) -> float:
+        best: dict[int, tuple[float, bool]] = {}
+        found = zip(self._rows.questions, self._likelihoods.tolist(), self._rows.right, strict=True)
+        for question, likelihood, right in found:
+            if question not in best or likelihood > best[question][0]:
+                best[question] = likelihood, right
+        return mean([float(right) for _, right in best.values()])
+
+
+def scorer_of(rows: Rows) -> Scorer:
+    """Return what collects the outputs on a task's rows."""
+    return Chosen(rows) if isinstance(rows, Choices) else Classified()
+
+
+def score_of_texts(questions: Questions, answers: Sequence[str]) -> float:
+    """Score generated answers, 0 to 1.
+
+    Args:
+        questions: What they are compared with, and by which metric.
+        answers: One per question.
+    """
+    asked, metric = questions.asked, questions.source.metric
+    if metric == "rouge":
+        return rouge(answers, [one.right for one in asked])
+    same = _same if metric == "exact_match" else _names
+    return mean([float(same(answer, one)) for answer, one in zip(answers, asked, strict=True)])
+
+
+def rouge(answers: Sequence[str], right: Sequence[str]) -> float:
+    """Compute the mean F-measure of ROUGE-L, of words of any script.
+
+    Reference:
+        Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004, section 3.
+
+    Example:
+        >>> round(rouge(["the cat sat"], ["the cat"]), 3), rouge(["今天"], ["今天"])
+        (0.8, 1.0)
+    """
+    metric = ROUGEScore(rouge_keys="rougeL", normalizer=str, tokenizer=words)
+    metric.update(list(answers), list(right))
+    return metric.compute()["rougeL_fmeasure"].item()
+
+
+def mean(values: Sequence[float]) -> float:
+    """Compute the mean by torchmetrics."""
+    metric = MeanMetric()
+    metric.update(torch.tensor(values))
+    return metric.compute().item()
+
+
+def _same(answer: str, one: Question) -> bool:
+    return normalised(answer, one.normalise) == normalised(one.right, one.normalise)
+
+
+def _names(answer: str, one: Question) -> bool:
+    return named(answer, one.choices, one.normalise) == one.index
+
+
+def _metric(logits: torch.Tensor) -> Metric:
+    if logits.ndim == 3:
+        return Perplexity(ignore_index=-100)
+    return MulticlassAccuracy(num_classes=logits.shape[-1], average="micro")
