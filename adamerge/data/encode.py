@@ -6,6 +6,7 @@ from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
 from adamerge.data.language import Language
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.number_labels import METRICS
 from adamerge.data.pictured import Pictured, is_pictured
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
@@ -13,6 +14,7 @@ from adamerge.data.text import Text
 from adamerge.data.unread_images import check_images
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
+from adamerge.experts.predicted import form_of
 from adamerge.types import ConfigError
 
 MODALITIES: tuple[Modality, ...] = (Images(), Chat(), Language(), Text())
@@ -70,6 +72,14 @@ def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encode
             f"{expert.name}: expected rows with labels, found rows without labels. Use dicts of tensors with the key "
             "labels, or a TensorDataset of inputs and labels."
         )
+    if labeled and not expert.kind.language_model and rows.metric is None:
+        form = form_of(expert, rows.batch([0]).inputs)
+        if form not in METRICS or form == "vectors":
+            raise ConfigError(
+                f"{expert.name}: expected a model of classes, labels or numbers, because rows of tensors are measured, "
+                f"but {expert.kind.architecture} predicts {form}. Leave out its evaluation; its calibration can be used."
+            )
+        rows.metric = METRICS[form][0]
     return Encoded(rows, tensor_contents(whole))
 
 

@@ -10,15 +10,15 @@ from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import override
 
 from adamerge.data.contents import contents
-from adamerge.data.labels import labels_of
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.number_labels import labels_by_form, metric_of
 from adamerge.data.pixels import CHANNELS, converted, image_notes
-from adamerge.data.questions import check_metric
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
+from adamerge.experts.predicted import form_of
 
 
 class Images(Modality):
@@ -45,9 +45,11 @@ class Images(Modality):
         notes, largest = image_notes(table, table.source.image, CHANNELS[channels])
         inputs = _tried(table, images, channels, largest)
         classes_by_token(expert.module, expert.kind, inputs, table.task)
-        check_metric(table, expert.kind, encoding, ["accuracy"], "predicts classes")
-        labels, about = labels_of(table, expert.kind, encoding)
-        return Encoded(ImageRows(table, images, labels, channels), found, (*notes, *about))
+        form = form_of(expert, inputs)
+        labels, about = labels_by_form(table, expert.kind, encoding, form)
+        rows = ImageRows(table, images, labels, channels)
+        rows.metric = metric_of(table, form)
+        return Encoded(rows, found, (*notes, *about))
 
 
 class ImageRows(Rows):
@@ -61,7 +63,7 @@ class ImageRows(Rows):
     """
 
     def __init__(
-        self, table: Table, processor: ImageProcessingMixin, labels: Sequence[int] | None, channels: int = 3
+        self, table: Table, processor: ImageProcessingMixin, labels: Sequence[object] | None, channels: int = 3
     ) -> None:
         self._table, self._processor, self._labels, self._channels = table, processor, labels, channels
 

@@ -71,8 +71,23 @@ class Choices(TextRows):
         self.questions, self.right, self.metric = tuple(questions), tuple(right), "accuracy"
 
 
+class Pairs(TextRows):
+    """Both texts of every pair as rows of their own: all first texts, then all second ones.
+
+    Args:
+        rows: Token ids of the rows.
+        scores: How alike each pair is.
+    """
+
+    def __init__(self, rows: TextRows, scores: Sequence[float]) -> None:
+        self.__dict__.update(vars(rows))
+        self.scores = tuple(scores)
+
+
 def count_questions(rows: Rows) -> int:
-    """Count rows as their source has them: the choices of one question are one row."""
+    """Count rows as their source has them: choices of one question, and texts of one pair, are one row."""
+    if isinstance(rows, Pairs):
+        return len(rows.scores)
     return len(set(rows.questions)) if isinstance(rows, Choices) else len(rows)
 
 

@@ -12,7 +12,7 @@ Positions: TypeAlias = Literal["all", "completion"]
 """The positions of a language model's rows that count."""
 
 
-MetricName: TypeAlias = Literal["accuracy", "perplexity", "exact_match", "rouge"]
+MetricName: TypeAlias = Literal["accuracy", "perplexity", "exact_match", "rouge", "f1", "mse", "pearson", "spearman"]
 """What is measured on labeled rows."""
 
 Normalisation: TypeAlias = Literal["strip", "case", "punctuation"]
@@ -67,7 +67,9 @@ class EvaluationSource(DataSource):
     Attributes:
         metric: accuracy (of classifiers; of language models, of the choice among `choices`), perplexity (of the
             completions), exact_match (share of generated answers that equal the completion) or rouge (ROUGE-L of
-            generated answers). null takes accuracy, and perplexity for language models.
+            generated answers); f1 of labels that do not exclude each other, mse, pearson or spearman of numbers and of
+            cosines of pairs of vectors. null takes accuracy, perplexity for language models, f1 for labels, mse for
+            numbers and spearman for vectors.
         normalise: What makes no difference between a generated answer and the completion: strip (white space around
             them), case, punctuation. A column normalise of the rows says it for each row.
         choices: Answers to choose from, for the accuracy of language models: texts, or the name of a column with a list

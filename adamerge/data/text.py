@@ -19,10 +19,10 @@ from adamerge.data.input_columns import (
     tokenized_inputs,
     with_boxes,
 )
-from adamerge.data.labels import labels_of
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.number_labels import labels_by_form, metric_of
 from adamerge.data.pad_token import pad_token_of
-from adamerge.data.questions import check_metric
+from adamerge.data.pairs import metric_of, paired
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
@@ -30,6 +30,7 @@ from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import Tokens, check_ids, check_segments, tokens_of
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
+from adamerge.experts.predicted import form_of
 
 
 class Text(Modality):
@@ -77,12 +78,16 @@ class Text(Modality):
             inputs={name: InputColumn([c.values[i] for i in kept], c.per_token) for name, c in inputs.items()},
             pad_token=pad_token,
         )
-        longest = rows.by_length(range(len(rows)))[:1]
-        if not classes_by_token(expert.module, kind, rows.batch(longest).inputs, table.task):
-            check_metric(table, kind, encoding, ["accuracy"], "predicts classes")
-            labels, about = labels_of(table, kind, encoding)
+        longest = rows.batch(rows.by_length(range(len(rows)))[:1]).inputs
+        if not classes_by_token(expert.module, kind, longest, table.task):
+            form = form_of(expert, longest)
+            if form == "vectors":
+                return paired(table, expert, tokenizer, encoding, rows, limit)._replace(contents=found)
+            labels, about = labels_by_form(table, kind, encoding, form)
             labels = None if labels is None else [labels[i] for i in kept]
-            return Encoded(rows.with_labels(labels), found, (*notes, *more, *about))
+            labeled = rows.with_labels(labels)
+            labeled.metric = metric_of(table, form)
+            return Encoded(labeled, found, (*notes, *more, *about))
         if encoding.labeled:
             raise table.error(
                 f"{kind.architecture} predicts one class per token, and labels of tokens cannot be evaluated. Leave "

@@ -44,7 +44,7 @@ class TextRows(Rows):
         *,
         per_token: bool,
         counted: Sequence[int] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[object] | None = None,
         targets: Sequence[list[int]] | None = None,
         segments: Sequence[list[int]] | None = None,
         inputs: Mapping[str, InputColumn] | None = None,
@@ -58,7 +58,7 @@ class TextRows(Rows):
     def __len__(self) -> int:
         return len(self._encodings)
 
-    def with_labels(self, labels: Sequence[int] | None) -> "TextRows":
+    def with_labels(self, labels: Sequence[object] | None) -> "TextRows":
         """Return the rows with one label each, for a classifier of texts."""
         return TextRows(
             self._encodings,

@@ -37,6 +37,10 @@ MEASURES: Mapping[str, Measure] = {
         Measure("accuracy", "accuracy"),
         Measure("exact_match", "exact match"),
         Measure("rouge", "ROUGE-L", share=False),
+        Measure("f1", "F1", share=False),
+        Measure("pearson", "Pearson correlation", share=False),
+        Measure("spearman", "Spearman correlation", share=False),
+        Measure("mse", "mean squared error", higher=False, percent=False, share=False),
         Measure("perplexity", "perplexity", higher=False, percent=False, share=False),
     )
 }

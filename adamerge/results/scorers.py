@@ -1,18 +1,20 @@
 """One task's score from its model's outputs, or from the answers that it generates (torchmetrics)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy
+from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.text import Perplexity
 from torchmetrics.text.rouge import ROUGEScore
 from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs
 from adamerge.data.answers import named, normalised, words
-from adamerge.data.questions import Choices, Question, Questions
+from adamerge.data.questions import Choices, Pairs, Question, Questions
 from adamerge.data.rows import Rows
 from adamerge.objectives import cross_entropy
 
@@ -47,6 +49,44 @@ class Classified(Scorer):
         return self._metric.compute().item()
 
 
+class Numbered(Scorer):
+    """Mean squared error or a correlation of numbers, or F1 over all labels of all rows, by torchmetrics."""
+
+    def __init__(self, metric: str) -> None:
+        self._name = metric
+        self._found: list[Tensor] = []
+        self._right: list[Tensor] = []
+
+    @override
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        assert batch.labels is not None
+        self._found.append(outputs.logits.float().cpu())
+        self._right.append(batch.labels.float().cpu())
+
+    @override
+    def value(self) -> float:
+        found, right = (torch.cat(own).flatten() for own in (self._found, self._right))
+        return _numeric_value(self._name, found, right)
+
+
+class Paired(Scorer):
+    """Correlation of the cosines of pairs with their scores."""
+
+    def __init__(self, rows: Pairs) -> None:
+        self._rows, self._vectors = rows, dict[int, Tensor]()
+
+    @override
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        self._vectors.update(zip(batch.rows.tolist(), outputs.logits.float().cpu(), strict=True))
+
+    @override
+    def value(self) -> float:
+        count = len(self._rows.scores)
+        one, other = (torch.stack([self._vectors[i + start] for i in range(count)]) for start in (0, count))
+        cosines = torch.cosine_similarity(one, other)
+        return _numeric_value(self._rows.metric or "spearman", cosines, torch.tensor(self._rows.scores))
+
+
 class Chosen(Scorer):
     """Share of questions whose right choice is the likeliest as a whole, Σ log p of its tokens; of equals the first."""
 
@@ -72,7 +112,11 @@ class Chosen(Scorer):
 
 def scorer_of(rows: Rows) -> Scorer:
     """Return what collects the outputs on a task's rows."""
-    return Chosen(rows) if isinstance(rows, Choices) else Classified()
+    if isinstance(rows, Choices):
+        return Chosen(rows)
+    if isinstance(rows, Pairs):
+        return Paired(rows)
+    return Numbered(rows.metric) if rows.metric in _NUMERIC else Classified()
 
 
 def score_of_texts(questions: Questions, answers: Sequence[str]) -> float:
@@ -117,6 +161,22 @@ def _same(answer: str, one: Question) -> bool:
 
 def _names(answer: str, one: Question) -> bool:
     return named(answer, one.choices, one.normalise) == one.index
+
+
+def _numeric_value(name: str, found: Tensor, right: Tensor) -> float:
+    metric = _NUMERIC[name]()
+    if name == "f1":
+        found, right = (found > 0).int(), right.int()
+    metric.update(found, right)
+    return metric.compute().item()
+
+
+_NUMERIC: Mapping[str, Callable[[], Metric]] = {
+    "mse": MeanSquaredError,
+    "pearson": PearsonCorrCoef,
+    "spearman": SpearmanCorrCoef,
+    "f1": BinaryF1Score,
+}
 
 
 def _metric(logits: torch.Tensor) -> Metric:

@@ -135,8 +135,8 @@ def _check_form(expert: Expert, rows: Rows, unsuited: Mapping[str, frozenset[For
             raise ConfigError(
                 f"{expert.name}: expected classes, for which alone {what} has a meaning, but "
                 f"{expert.kind.architecture} predicts {_PREDICTS[form]}. Use the objective LogitAlignment (method: "
-                "expert_merging or the default), which compares with the expert, leave out this task's calibration, or use "
-                "a data-free method."
+                "expert_merging or the default), which compares with the expert, leave out this task's calibration, or "
+                "use a data-free method."
             )
 
 

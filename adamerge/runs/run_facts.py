@@ -88,7 +88,7 @@ def rows_of(
 
 def _one_per_row(rows: Rows) -> bool:
     """Return whether each row is right or wrong, so that rows can be resampled by their number alone."""
-    if isinstance(rows, Questions | Choices):
+    if isinstance(rows, Questions | Choices) or rows.metric:
         return MEASURES[rows.metric or "accuracy"].share
     labels = rows.batch([0]).labels if len(rows) else None
     return labels is not None and labels.ndim == 1
