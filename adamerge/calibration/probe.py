@@ -220,12 +220,12 @@ def _ask_forward(logits: Logits) -> Ask:
 
 
 def counted(logits: Tensor, batch: Batch) -> list[Tensor]:
-    """Select each row's logits, at the positions that count, in fp32 on the CPU."""
-    masks = [None] * len(logits) if batch.positions is None else list(batch.positions)
-    if batch.positions is None and logits.ndim == 3:  # spans: what is padding is no token of the row
-        return [row[:, (row > NEVER / 2).any(0)].detach().float().cpu() for row in logits]
-    rows = (row if mask is None else row[mask.to(row.device)] for row, mask in zip(logits, masks, strict=True))
-    return [row.detach().float().cpu() for row in rows]
+    """Select each row's logits, at the positions that count and without a span's padding, in fp32 on the CPU."""
+    masks = [...] * len(logits) if batch.positions is None else list(batch.positions.to(logits.device))
+    rows = [row[mask].detach().float().cpu() for row, mask in zip(logits, masks, strict=True)]
+    return (
+        rows if batch.positions is not None or logits.ndim < 3 else [row[:, (row > NEVER / 2).any(0)] for row in rows]
+    )
 
 
 def _ask_generation(generate: Generate, filler: int | None) -> Ask:

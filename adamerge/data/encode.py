@@ -77,7 +77,7 @@ def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encode
         if form not in METRICS or form == "vectors":
             raise ConfigError(
                 f"{expert.name}: expected a model of classes, labels or numbers, because rows of tensors are measured, "
-                f"but {expert.kind.architecture} predicts {form}. Leave out its evaluation; its calibration can be used."
+                f"but {expert.kind.architecture} predicts {form}. Leave out its evaluation; calibration can be used."
             )
         rows.metric = METRICS[form][0]
     return Encoded(rows, tensor_contents(whole))

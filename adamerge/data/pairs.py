@@ -58,4 +58,4 @@ def paired(
 def _how(expert: Expert) -> str:
     if expert.pooling:
         return f"vectors are pooled by {' and '.join(expert.pooling)}, as its module of sentence-transformers says."
-    return "vectors are the mean over tokens, because no module of sentence-transformers says how to pool."
+    return "vectors are the mean over tokens, because no module of sentence-transformers names a known way to pool."

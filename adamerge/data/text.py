@@ -22,7 +22,7 @@ from adamerge.data.input_columns import (
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.number_labels import labels_by_form, metric_of
 from adamerge.data.pad_token import pad_token_of
-from adamerge.data.pairs import metric_of, paired
+from adamerge.data.pairs import paired
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
