@@ -69,6 +69,16 @@ def mean_where(values: Tensor, positions: Tensor | None) -> Tensor:
     return (values * counts).sum() / counts.sum().clamp_min(1)
 
 
+def unpadded(logits: Tensor) -> Tensor:
+    """Drop what is left out of a row's logits, (…, S) of a span; those of a row, (C,), are unchanged.
+
+    Example:
+        >>> unpadded(torch.tensor([[1.0, NEVER], [2.0, NEVER]])).tolist()
+        [[1.0], [2.0]]
+    """
+    return logits if logits.ndim < 2 else logits[:, (logits > NEVER / 2).any(0)]
+
+
 def present_at(batch: Batch, hidden: Tensor, encoded: bool) -> Tensor:
     """Mask the counted positions of a hidden state (B, S, D), bool, (B, S).
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from adamerge.batch import NEVER, Batch
+from adamerge.batch import Batch, unpadded
 from adamerge.data.padding import Padding
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts, TextRows
@@ -223,9 +223,7 @@ def counted(logits: Tensor, batch: Batch) -> list[Tensor]:
     """Select each row's logits, at the positions that count and without a span's padding, in fp32 on the CPU."""
     masks = [...] * len(logits) if batch.positions is None else list(batch.positions.to(logits.device))
     rows = [row[mask].detach().float().cpu() for row, mask in zip(logits, masks, strict=True)]
-    return (
-        rows if batch.positions is not None or logits.ndim < 3 else [row[:, (row > NEVER / 2).any(0)] for row in rows]
-    )
+    return rows if batch.positions is not None else [unpadded(row) for row in rows]
 
 
 def _ask_generation(generate: Generate, filler: int | None) -> Ask:

@@ -11,6 +11,9 @@ from adamerge.data.tables import Table
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.experts.model_kind import ModelKind
 
+GENERATED = ("exact_match", "rouge", "accuracy")
+"""Metrics of a language model's answers and choices."""
+
 NORMALISE = "normalise"
 """Column that says for each row what makes no difference between its answer and the right one."""
 
@@ -105,6 +108,11 @@ def measured_as(table: Table, kind: ModelKind, encoding: Encoding) -> Evaluation
     source = table.source
     if not (encoding.labeled and isinstance(source, EvaluationSource)) or source.metric in (None, "perplexity"):
         return None
+    if source.metric not in GENERATED:
+        raise table.error(
+            f"metric: expected perplexity, exact_match, rouge or accuracy, because {kind.architecture} is a language "
+            f"model, found {source.metric}. Correct the key."
+        )
     if kind.predicts == "masked token":
         raise table.error(
             f"metric: {source.metric} needs a model that predicts the next token, but {kind.architecture} predicts "

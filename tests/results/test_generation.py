@@ -12,7 +12,7 @@ from support.families import CHATS, save_speaking_family
 
 from adamerge.cli import parse_file
 from adamerge.data.answers import normalised
-from adamerge.merging.merged_model import uniform
+from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.results.evaluate import Evaluation
 from adamerge.runs.build_model import build_model, open_experts
 from adamerge.runs.load_rows import load_data
@@ -119,6 +119,9 @@ def test_exact_match_is_that_of_plain_transformers(families, name, monkeypatch):
     )
     assert merged == pytest.approx({"mood": share("merged"), "topic": share("merged"), "mean": share("merged")})
     assert found.base()["mood"] is not None
+    one = found._model
+    streamed = MergedModel(one.experts, one.vectors, one.grouping, one.rounding, blocks=())
+    assert Evaluation(streamed, found._rows, 5).merged(uniform(one, 0.4)) == merged
 
 
 @pytest.mark.parametrize("name", FAMILIES)
