@@ -31,7 +31,8 @@ def tokenizer(tmp_path_factory):
 
 def measured(tokenizer, model, columns, options=None, max_length=None, **source):
     expert = Expert("mood", build(*model, 0, **(options or {})), InMemory({}), ())
-    table = Table(Arrow(datasets.Dataset.from_dict(columns)), EvaluationSource("rows", **source), "mood")
+    source = EvaluationSource("rows", **{"max_new_tokens": 8, **source})
+    table = Table(Arrow(datasets.Dataset.from_dict(columns)), source, "mood")
     return encode(table, expert, tokenizer, Encoding(labeled=True, max_length=max_length))
 
 
