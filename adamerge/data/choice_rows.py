@@ -48,7 +48,7 @@ def choice_rows(
     rows, notes = example_rows(table, expert, tokenizer, encoding, [one for *_, one in flat], limit)
     assert isinstance(rows, TextRows)
     assert len(rows) == len(flat)  # `_fits` leaves nothing to drop
-    right = [asked[kept[place]].index == choice for place, choice, _ in flat]
+    right = [asked[kept[place]].place == choice for place, choice, _ in flat]
     dropped = len(examples) - len(kept)
     lost = f"{table.task}: {table.source.path}: {dropped} of {len(examples)} questions are dropped"
     notes += (f"{lost}: longer than {limit} tokens with a choice (data.max_length), or empty.",) if dropped else ()

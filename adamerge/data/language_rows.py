@@ -71,7 +71,7 @@ def prompt_rows(
     shown: Sequence[object],
     room: int,
     end: AnswerEnd,
-) -> tuple[Rows, tuple[str, ...]]:
+) -> tuple[Prompts, tuple[str, ...]]:
     """Make rows of prompts awaiting answers; drop prompts without tokens or with more than `room` and note the count.
 
     Args:

@@ -32,7 +32,7 @@ class Question(NamedTuple):
     choices: tuple[str, ...] = ()
 
     @property
-    def index(self) -> int | None:
+    def place(self) -> int | None:
         """Index of the right answer among the choices."""
         spelled = [normalised(choice, self.normalise) for choice in self.choices]
         right = normalised(self.right, self.normalise)
@@ -51,7 +51,7 @@ class Questions(Prompts):
     """
 
     def __init__(self, prompts: Prompts, source: EvaluationSource) -> None:
-        self.__dict__.update(vars(prompts))
+        vars(self).update(vars(prompts))
         self.source, self.metric = source, source.metric
 
     @property
@@ -70,7 +70,7 @@ class Choices(TextRows):
     """
 
     def __init__(self, rows: TextRows, questions: Sequence[int], right: Sequence[bool]) -> None:
-        self.__dict__.update(vars(rows))
+        vars(self).update(vars(rows))
         self.questions, self.right, self.metric = tuple(questions), tuple(right), "accuracy"
 
 
@@ -83,7 +83,7 @@ class Pairs(TextRows):
     """
 
     def __init__(self, rows: TextRows, scores: Sequence[float]) -> None:
-        self.__dict__.update(vars(rows))
+        vars(self).update(vars(rows))
         self.scores = tuple(scores)
 
 
@@ -180,7 +180,7 @@ def questions_of(table: Table, source: EvaluationSource, right: Sequence[str]) -
     normalise, choices = _normalise(table, source), _choices(table, source)
     found = [Question(*row) for row in zip(right, normalise, choices, strict=True)]
     for row, one in enumerate(found):
-        if source.choices is not None and one.index is None:
+        if source.choices is not None and one.place is None:
             raise table.error(
                 f"{table.place(row)}: expected one of the choices {reprlib.repr(list(one.choices))} as the right "
                 f"answer, found {reprlib.repr(one.right)}. Correct the row, or add the choice."

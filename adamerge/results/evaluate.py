@@ -134,7 +134,7 @@ def said_of(questions: Questions, tokens: Sequence[int], how: GenerationConfig) 
         tokens: Up to and including what ends the answer.
         how: Names the tokens that end an answer.
     """
-    text = str(questions.tokenizer.decode(tokens, skip_special_tokens=True))
+    text = str(questions.tokenizer.decode(list(tokens), skip_special_tokens=True))
     stops = cast(list[int] | None, how.eos_token_id) or []
     before, found, _ = text.partition(questions.end.text) if questions.end.text else (text, "", "")
     return Said(before, bool(found) or tokens[-1] in stops)

@@ -116,7 +116,7 @@ def scorer_of(rows: Rows) -> Scorer:
         return Chosen(rows)
     if isinstance(rows, Pairs):
         return Paired(rows)
-    return Numbered(rows.metric) if rows.metric in _NUMERIC else Classified()
+    return Numbered(rows.metric) if rows.metric and rows.metric in _NUMERIC else Classified()
 
 
 def score_of_texts(questions: Questions, answers: Sequence[str]) -> float:
@@ -160,7 +160,7 @@ def _same(answer: str, one: Question) -> bool:
 
 
 def _names(answer: str, one: Question) -> bool:
-    return named(answer, one.choices, one.normalise) == one.index
+    return named(answer, one.choices, one.normalise) == one.place
 
 
 def _numeric_value(name: str, found: Tensor, right: Tensor) -> float:
