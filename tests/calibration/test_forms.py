@@ -14,8 +14,8 @@ from adamerge import ConfigError, Expert, Merge
 from adamerge.calibration.agreement import hold_out
 from adamerge.calibration.row_scores import alike
 from adamerge.calibration.targets import TargetSettings, compute_targets
-from adamerge.experts.pooling import pooled
-from adamerge.merging.merged_model import uniform
+from adamerge.experts.pooling import modes_of, pooled
+from adamerge.merging.merged_model import MergedModel, uniform
 
 SEVERAL = {"num_labels": 3, "problem_type": "multi_label_classification"}
 FORMS = {
@@ -107,6 +107,10 @@ def test_held_out_rows_are_measured_as_each_row_alone(form, tokenizer):
         base, experts = models_of(form)
         said = {task: plain(form, expert, tokenizer) for task, expert in experts.items()}
         zero = held_out.judge(model, uniform(model, 0.0))
+        streamed = MergedModel(model.experts, model.vectors, model.grouping, model.rounding, blocks=())
+        for task, scores in held_out.judge(streamed, uniform(model, 0.0)).items():
+            torch.testing.assert_close(scores.diverged, zero[task].diverged)
+            assert scores.same.tolist() == zero[task].same.tolist()
         heads = [name for name, _ in base.named_parameters() if name.startswith(("classifier", "qa_outputs"))]
         for task, expert in experts.items():
             merged = copy.deepcopy(base)
@@ -211,8 +215,6 @@ def test_vectors_are_pooled_as_sentence_transformers_does():
 
 
 def test_the_pooling_is_read_in_both_spellings(tmp_path):
-    from adamerge.experts.pooling import modes_of
-
     (tmp_path / "1_Pooling").mkdir()
     entry = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
     Path(tmp_path / "modules.json").write_text(json.dumps([entry]))
