@@ -74,7 +74,7 @@ def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encode
         )
     if labeled and not expert.kind.language_model and rows.metric is None:
         form = form_of(expert, rows.batch([0]).inputs)
-        if form not in METRICS or form == "vectors":
+        if form in ("vectors", "spans"):
             raise ConfigError(
                 f"{expert.name}: expected a model of classes, labels or numbers, because rows of tensors are measured, "
                 f"but {expert.kind.architecture} predicts {form}. Leave out its evaluation; calibration can be used."

@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from adamerge.batch import Form
@@ -17,6 +17,7 @@ METRICS: dict[Form, tuple[str, ...]] = {
     "labels": ("f1",),
     "numbers": ("mse", "pearson", "spearman"),
     "vectors": ("spearman", "pearson"),
+    "spans": ("exact_match", "f1"),
 }
 """Metrics that suit what a model predicts; the first is the default."""
 
@@ -25,6 +26,7 @@ DOES: dict[Form, str] = {
     "labels": "predicts each label by itself",
     "numbers": "predicts numbers",
     "vectors": "predicts a vector of the row, and cosines of pairs are compared with their scores",
+    "spans": "predicts a span of the text",
 }
 """What a model does, in messages."""
 
@@ -57,14 +59,34 @@ def labels_by_form(
         return labels_of(table, kind, encoding)
     if form not in ("labels", "numbers"):
         raise table.error(
-            f"{kind.architecture} predicts {'a span' if form == 'spans' else 'a vector'} of the row, which cannot be "
-            "evaluated here yet. Leave out this task's evaluation (its calibration can be used), and evaluate the "
+            f"{kind.architecture} {DOES[form]}, which is not measured on such rows yet. Leave out "
+            "this task's evaluation (its calibration can be used), and evaluate the "
             "exported checkpoint."
         )
     check_metric(table, kind, encoding, METRICS[form], DOES[form])
     if form == "numbers":
         return numbers(table, max(kind.num_classes, 1)), ()
     return several_labels(table, kind, encoding), ()
+
+
+def answers(table: Table) -> list[tuple[str, ...]]:
+    """Read the right answers of each row: a text, a list of texts, or as in SQuAD; none stands for no answer.
+
+    Raises:
+        ConfigError: A row has something else; names it.
+    """
+    return [_answers(table, row, value) for row, value in enumerate(table.values(table.source.label))]
+
+
+def _answers(table: Table, row: int, value: object) -> tuple[str, ...]:
+    own = cast(Mapping[str, object], value).get("text") if isinstance(value, Mapping) else value
+    texts = cast(list[object], own) if isinstance(own, list) else [own]
+    if not all(isinstance(text, str) for text in texts):
+        raise table.error(
+            f"{table.place(row)}: expected a text, a list of texts, or an object with a list of texts under 'text' in "
+            f"the column {table.source.label!r}, found {reprlib.repr(value)}. Correct or remove the row."
+        )
+    return tuple(cast(list[str], texts)) or ("",)
 
 
 def numbers(table: Table, count: int) -> list[list[float]]:

@@ -87,6 +87,19 @@ class Pairs(TextRows):
         self.scores = tuple(scores)
 
 
+class Spans(TextRows):
+    """Rows in which a span of the text is the answer.
+
+    Args:
+        rows: Token ids of the rows.
+        answers: Right answers of each row; one that is empty stands for no answer.
+    """
+
+    def __init__(self, rows: TextRows, answers: Sequence[tuple[str, ...]]) -> None:
+        vars(self).update(vars(rows))
+        self.answers = tuple(answers)
+
+
 def count_questions(rows: Rows) -> int:
     """Count rows as their source has them: choices of one question, and texts of one pair, are one row."""
     if isinstance(rows, Pairs):

@@ -20,9 +20,10 @@ from adamerge.data.input_columns import (
     with_boxes,
 )
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
-from adamerge.data.number_labels import labels_by_form, metric_of
+from adamerge.data.number_labels import DOES, METRICS, answers, labels_by_form, metric_of
 from adamerge.data.pad_token import pad_token_of
 from adamerge.data.pairs import paired
+from adamerge.data.questions import Spans, check_metric
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import TextRows
@@ -83,6 +84,12 @@ class Text(Modality):
             form = form_of(expert, longest)
             if form == "vectors":
                 return paired(table, expert, tokenizer, encoding, rows, limit)._replace(contents=found)
+            if form == "spans" and encoding.labeled:
+                check_metric(table, kind, encoding, METRICS["spans"], DOES["spans"])
+                right = answers(table)
+                spans = Spans(rows, [right[i] for i in kept])
+                spans.metric = metric_of(table, form)
+                return Encoded(spans, found, (*notes, *more))
             labels, about = labels_by_form(table, kind, encoding, form)
             labels = None if labels is None else [labels[i] for i in kept]
             labeled = rows.with_labels(labels)

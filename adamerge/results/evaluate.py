@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias, cast
 from transformers import GenerationConfig
 
 from adamerge.calibration.pseudo_answers import answers_by, generation_of
-from adamerge.data.questions import Pairs, Questions
+from adamerge.data.questions import Pairs, Questions, Spans
 from adamerge.data.rows import Rows
 from adamerge.data.settings import PseudoAnswers
 from adamerge.merging.execution import Answer, execution_of, expert_of
@@ -113,7 +113,7 @@ class Evaluation:
     def _scores(self, answers: Iterable[Answer], said: Mapping[str, Sequence[Said]]) -> Scores:
         scorers = {task: scorer_of(self._rows[task]) for task in self._outputs}
         for task, batch, outputs in answers:
-            if batch.labels is None and not isinstance(self._rows[task], Pairs):
+            if batch.labels is None and not isinstance(self._rows[task], Pairs | Spans):
                 raise ConfigError(
                     f"{task}: expected evaluation rows with labels, found none. Add labels, or leave out this task's "
                     "evaluation."

@@ -1,6 +1,7 @@
 """One task's score from its model's outputs, or from the answers that it generates (torchmetrics)."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -14,7 +15,7 @@ from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs
 from adamerge.data.answers import named, normalised, words
-from adamerge.data.questions import Choices, Pairs, Question, Questions
+from adamerge.data.questions import Choices, Pairs, Question, Questions, Spans
 from adamerge.data.rows import Rows
 from adamerge.objectives import cross_entropy
 
@@ -87,6 +88,67 @@ class Paired(Scorer):
         return _numeric_value(self._rows.metric or "spearman", cosines, torch.tensor(self._rows.scores))
 
 
+class Spanned(Scorer):
+    """Share of rows whose likeliest span has the words of a right answer, or the mean F1 of its words.
+
+    The span maximises the sum of the logits of its start and its end, which is not before the start.
+
+    Reference:
+        Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, 2016, section 6.1.
+    """
+
+    def __init__(self, rows: Spans) -> None:
+        self._rows, self._found = rows, dict[int, float]()
+
+    @override
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        masks = batch.inputs["attention_mask"].bool()
+        for row, ids, mask, logits in zip(
+            batch.rows.tolist(), batch.inputs["input_ids"], masks, outputs.logits, strict=True
+        ):
+            start, end = likeliest_span(logits[:, : int(mask.sum())])
+            said = str(self._rows.tokenizer.decode(ids[mask][start : end + 1].tolist(), skip_special_tokens=True))
+            score = exact_words if self._rows.metric == "exact_match" else f1_of_words
+            self._found[row] = max(score(said, right) for right in self._rows.answers[row])
+
+    @override
+    def value(self) -> float:
+        return mean(list(self._found.values()))
+
+
+def likeliest_span(logits: Tensor) -> tuple[int, int]:
+    """Find the start and the end with the highest sum of logits, the end not before the start.
+
+    Args:
+        logits: Of start and end, (2, S).
+
+    Example:
+        >>> likeliest_span(torch.tensor([[0.0, 1.0, 5.0], [4.0, 3.0, 0.0]]))
+        (2, 2)
+    """
+    sums = logits[0][:, None] + logits[1]  # (S, S)
+    after = torch.ones_like(sums).triu().bool()
+    start, end = divmod(int(sums.masked_fill(~after, -torch.inf).argmax()), len(sums))
+    return start, end
+
+
+def exact_words(said: str, right: str) -> float:
+    """Return 1 if two answers have the same words, else 0."""
+    return float(words(said) == words(right))
+
+
+def f1_of_words(said: str, right: str) -> float:
+    """Compute the F1 of the words of two answers; two without words are equal.
+
+    Example:
+        >>> f1_of_words("the red film", "red film"), f1_of_words("", "")
+        (0.8, 1.0)
+    """
+    one, other = Counter(words(said)), Counter(words(right))
+    total = one.total() + other.total()
+    return 2 * (one & other).total() / total if total else 1.0
+
+
 class Chosen(Scorer):
     """Share of questions whose right choice is the likeliest as a whole, Σ log p of its tokens; of equals the first."""
 
@@ -116,6 +178,8 @@ def scorer_of(rows: Rows) -> Scorer:
         return Chosen(rows)
     if isinstance(rows, Pairs):
         return Paired(rows)
+    if isinstance(rows, Spans):
+        return Spanned(rows)
     return Numbered(rows.metric) if rows.metric and rows.metric in _NUMERIC else Classified()
 
 

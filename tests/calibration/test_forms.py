@@ -183,6 +183,23 @@ def expected_score(form, said, columns):
     return 100 * torch.corrcoef(torch.stack(ranks))[0, 1].item()
 
 
+@pytest.mark.parametrize("metric", ["exact_match", "f1"])
+def test_answers_of_spans_are_measured_by_their_words(metric, tokenizer, tmp_path):
+    said = []
+    with torch.no_grad():
+        for (begin, end), text in zip(plain("spans", models_of("spans")[1]["a"], tokenizer), TEXTS, strict=True):
+            every = [(begin[i] + end[j], i, j) for i in range(len(begin)) for j in range(i, len(begin))]
+            _, i, j = max(every)
+            said.append(tokenizer.decode(tokenizer(text)["input_ids"][i : j + 1], skip_special_tokens=True))
+    labels = [[one, "x"] if i % 2 else {"text": ["x y"], "answer_start": [0]} for i, one in enumerate(said)]
+    file = tmp_path / "test.jsonl"
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    evaluation = {"path": file, "metric": metric}
+    result = merge("spans", tokenizer, evaluation, trainer={**TRAINER, "max_steps": 0}).learn()
+    assert result.compare().scores["expert"]["a"] == pytest.approx(50)
+
+
 @pytest.mark.parametrize("form", LABELED)
 def test_labeled_rows_are_measured_by_what_suits_the_model(form, tokenizer, tmp_path):
     columns, more = LABELED[form]

@@ -90,9 +90,9 @@ REFUSED = {
     ),
     "spans": (
         ("BertForQuestionAnswering", "bert"),
-        {"text": TEXTS, "label": TEXTS},
+        {"text": TEXTS, "label": [1, 2, 3]},
         {},
-        "predicts a span of the row, which cannot be evaluated",
+        "row 1: expected a text, a list of texts",
     ),
     "no pairs": (("BertModel", "bert"), {"text": TEXTS, "label": [1, 2, 3]}, {}, "expected pairs of texts"),
 }
