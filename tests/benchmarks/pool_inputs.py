@@ -56,7 +56,7 @@ def noise(folder: Path, shared: Path) -> Pool:
                 undertrain(zoo / "base", zoo / task, shared / "data" / task / "train.jsonl", part / task)
     experts = {task: (own if task in BAD else zoo) / task for task in TEXT}
     found = _text(zoo, experts, shared)
-    return {**found, "models": [*found["models"], {"model": str(own / "permuted_subj"), "name": "no_task"}]}
+    return {**found, "models": [*found["models"], {"model": str(own / "permuted_subj")}]}
 
 
 def vision_4(folder: Path, shared: Path) -> Pool:
@@ -112,7 +112,6 @@ def _text(zoo: Path, experts: Mapping[str, Path], shared: Path) -> dict[str, obj
     models = [
         {
             "model": str(place),
-            "name": task,
             "calibration": str(rows[task] / "unlabeled.jsonl"),
             "evaluation": str(rows[task] / "test.jsonl"),
         }

@@ -37,7 +37,22 @@ def built(**options):
     return StableDecay(SGD([torch.zeros(1)], lr=1.0), **options)
 
 
-def run(scheduler, steps, rate=3e-2, watched=True):
+class Killed(Exception):
+    pass
+
+
+class Kill(Callback):
+    """Ends learning at a step, without a word to anybody."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+def run(scheduler, steps, rate=3e-2, watched=True, also=(), **resuming):
     experts, own = digits_family()
     model = MergedModel(experts, task_vectors(experts, experts.shared, resident=True), tensor_wise(experts.shared))
     rows = Calibration(own, own if watched else {})
@@ -51,12 +66,13 @@ def run(scheduler, steps, rate=3e-2, watched=True):
     )
     rates = Rates()
     held_out = hold_out(model, rows.watch, 64, goals.watch, 1.0)
-    return learn(model, LogitAlignment(), rows, learning, held_out=held_out, targets=goals, also=[rates]), rates.seen
+    known = {"held_out": held_out, "targets": goals, "also": [rates, *also]}
+    return learn(model, LogitAlignment(), rows, learning, **known, **resuming), rates.seen
 
 
 def test_a_flat_divergence_begins_the_decay_which_ends_learning():
     found, rates = run(partial(StableDecay, least=0.5, evaluations=1, decay=0.2), 400)
-    assert len(rates) < 100, "half of what is left in five steps is soon too much to ask"
+    assert len(rates) < 60, "half of what is left in five steps is soon too much to ask"
     assert found.history[-1]["step"] == len(rates), "the end is evaluated"
     falling = [rate for rate in rates if rate < rates[0]]
     begins = len(rates) - len(falling) - 1  # the step after the decay began still had the full rate
@@ -65,6 +81,18 @@ def test_a_flat_divergence_begins_the_decay_which_ends_learning():
     seen = [look["divergence"] for look in found.history if look["step"] <= begins]
     assert seen[-1] > 0.5 * min(seen[:-1])
     assert falling == pytest.approx([rates[0] * n / (len(falling) + 1) for n in range(len(falling), 0, -1)])
+
+
+@pytest.mark.parametrize("share", [0.4, 0.8])
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, share):
+    scheduler = partial(StableDecay, least=0.3, evaluations=1, decay=0.9)
+    whole, rates = run(scheduler, 60)
+    last = int(share * len(rates))  # before the decay begins, or within it
+    with pytest.raises(Killed):
+        run(scheduler, 60, also=[Kill(last)], checkpoints=tmp_path)
+    again, more = run(scheduler, 60, checkpoints=tmp_path, resume=True)
+    assert rates[-len(more) :] == more
+    assert torch.equal(again.coefficients, whole.coefficients)
 
 
 @pytest.mark.parametrize("watched", [True, False])
