@@ -105,7 +105,7 @@ def weights_beside(
 
 @dataclass(frozen=True, eq=False)
 class FinishedMerges:
-    """Computes finished merges of the experts, or reads them from their files; the arguments are those of `centre_of`."""
+    """Computes finished merges, or reads them from their files; the arguments are those of `centre_of`."""
 
     config: MergeConfig
     experts: Experts

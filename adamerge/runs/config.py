@@ -186,7 +186,7 @@ class MergeConfig:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the coefficients' columns: the experts and what is beside them, or what a transform makes of them."""
+        """Names of the coefficients' columns: experts and what is beside them, or what a transform makes of them."""
         if self.task_vectors:
             return self.task_vectors.experts(self.names)
         return (*self.names, *self.models_beside)

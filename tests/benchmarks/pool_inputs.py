@@ -1,11 +1,11 @@
 """The pools of tests/benchmarks/pools.py: what each merges, made where it does not exist yet.
 
-    text-8      the eight classifiers of ../shared/zoo, calibrated on rows that no expert was trained on
-    vision-4    the four digits experts of `adamerge demo`
-    vision-6    a vision transformer of 5 M parameters and six experts, each on digits that are altered in another way
-    noise       text-8 with two experts of it trained for a few steps only, and an expert that is of no task
-    good        the experts of noise that are neither, to compare with
-    language-5  SmolLM2-135M and five LoRA adapters; prompts alone are the calibration, and exact match is measured
+text-8      the eight classifiers of ../shared/zoo, calibrated on rows that no expert was trained on
+vision-4    the four digits experts of `adamerge demo`
+vision-6    a vision transformer of 5 M parameters and six experts, each on digits that are altered in another way
+noise       text-8 with two experts of it trained for a few steps only, and an expert that is of no task
+good        the experts of noise that are neither, to compare with
+language-5  SmolLM2-135M and five LoRA adapters; prompts alone are the calibration, and exact match is measured
 """
 
 import copy

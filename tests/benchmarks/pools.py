@@ -8,8 +8,8 @@
 Each cell is `adamerge fit` in a process of its own, on unlabeled rows that no expert was trained on; test files are
 read by the run's own table at its end, and decide nothing. Runs are kept in --out, and a run that is finished is not
 run again, so that the command goes on where it was stopped. Printed are the mean over tasks of the measure (accuracy,
-or exact match of greedy answers), its share of the experts', divergence and agreement on held-out rows, seconds and peak
-memory; then, per pool, how well divergence and agreement order the merges as the measure does (Spearman).
+or exact match of greedy answers), its share of the experts', divergence and agreement on held-out rows, seconds and
+peak memory; then, per pool, how well divergence and agreement order the merges as the measure does (Spearman).
 """
 
 import argparse
@@ -85,7 +85,6 @@ def main() -> None:
 
 def _run_of(out: Path, pool: str, method: str, seed: int) -> Path:
     return out / pool / method.replace(" ", "_") / str(seed)
-
 
 
 def fit(config: Mapping[str, object], run: Path) -> None:

@@ -37,7 +37,7 @@ def built(**options):
     return StableDecay(SGD([torch.zeros(1)], lr=1.0), **options)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -49,7 +49,7 @@ class Kill(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.step:
-            raise Killed
+            raise KilledError
 
 
 def run(scheduler, steps, rate=3e-2, watched=True, also=(), **resuming):
@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, share):
     scheduler = partial(StableDecay, least=0.3, evaluations=1, decay=0.9)
     whole, rates = run(scheduler, 60)
     last = int(share * len(rates))  # before the decay begins, or within it
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(scheduler, 60, also=[Kill(last)], checkpoints=tmp_path)
     again, more = run(scheduler, 60, checkpoints=tmp_path, resume=True)
     assert rates[-len(more) :] == more
@@ -109,7 +109,9 @@ def test_it_begins_where_the_best_of_the_last_evaluations_is_no_longer_enough_be
     for end in range(1, len(values) + 1):
         scheduler.observe(end, values[:end])
     flat = (
-        end for end in range(n + 1, len(values) + 1) if min(values[end - n : end]) > (1 - least) * min(values[: end - n])
+        end
+        for end in range(n + 1, len(values) + 1)
+        if min(values[end - n : end]) > (1 - least) * min(values[: end - n])
     )
     assert scheduler.begins == next(flat, math.inf)
 
@@ -121,7 +123,9 @@ def test_a_limit_is_not_passed_where_it_has_room_for_a_decay(steps, decay):
     assert scheduler.ends <= max(2, steps + 1)
 
 
-@pytest.mark.parametrize("options", [{"least": 0.0}, {"least": 1.0}, {"decay": 0.0}, {"decay": 1.5}, {"evaluations": 0}])
+@pytest.mark.parametrize(
+    "options", [{"least": 0.0}, {"least": 1.0}, {"decay": 0.0}, {"decay": 1.5}, {"evaluations": 0}]
+)
 def test_numbers_out_of_range_are_refused_by_name(options):
     with pytest.raises(ConfigError, match=f"^{next(iter(options))}: expected"):
         built(**options)

@@ -279,7 +279,11 @@ def test_the_base_and_merges_beside_the_experts_are_exported_as_factors(pool, tm
         return merged_at_once(plain.vectors, Wudi(), tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors")
 
     model = model_of(
-        pool, kinds, centre=wudi, beside=[lambda experts: experts.base, wudi], grouping=lambda v: row_blocks(v.shapes, 2)
+        pool,
+        kinds,
+        centre=wudi,
+        beside=[lambda experts: experts.base, wudi],
+        grouping=lambda v: row_blocks(v.shapes, 2),
     )
     experts = model.experts
     dense = {**experts.weights, "merge0": experts.base, "merge1": model.vectors.source("merge1")}
