@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from adamerge.experts.low_rank import Change, LowRank
+from adamerge.experts.low_rank import Change, Dense, LowRank
 from adamerge.storage.weights import Weights
 
 Layout: TypeAlias = Literal["B A", "(B A)ᵀ", "(A B)ᵀ", "A B"]
@@ -71,9 +71,9 @@ def replaced(value: Tensor, base: Tensor) -> Tensor:
     return value.to(base.dtype)
 
 
-def shifted(shift: Tensor, base: Tensor) -> Tensor:
-    """Add scale · b of a bias of factors."""
-    return base + shift
+def shifted(shift: Tensor, trained: Dense | None, base: Tensor) -> Tensor:
+    """Add scale · b of a bias of factors to a bias, which may itself be trained."""
+    return (trained(base) if trained else base) + shift
 
 
 def plus(low_rank: Callable[[], LowRank], base: Tensor) -> Tensor:
