@@ -64,7 +64,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 """Types of the options that are read; all may be null."""
 
-_KNOWN = _READ | _IDLE | _TYPES.keys() | _CHANGES_WEIGHTS_OTHERWISE.keys()
+KNOWN = _READ | _IDLE | _TYPES.keys() | _CHANGES_WEIGHTS_OTHERWISE.keys()
+"""All options of PEFT 0.21."""
 
 _WORDS: Mapping[type, str] = {bool: "true or false", str: "a text", dict: "a mapping", list: "a list"}
 
@@ -168,7 +169,7 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         _token_rows(options.get("trainable_token_indices")),
         ties=bool(options.get("ensure_weight_tying")),
         ranks={key: int(rank) for key, rank in _ranks(options).items() if _is_number(rank)},
-        unknown=tuple(key for key, value in options.items() if value and key not in _KNOWN),
+        unknown=tuple(key for key, value in options.items() if value and key not in KNOWN),
     )
 
 

@@ -45,7 +45,7 @@ class WholeTensors:
         for name, key in whole.items():
             target, value = self._places.parameter(name), self._tensors[key]
             if target is None:
-                self._places.no_place(key, name.rpartition(".")[0])
+                self._places.no_place(key, _module(name))
             elif self._module.get_parameter(target).shape != value.shape:
                 expected = tuple(self._module.get_parameter(target).shape)
                 self._places.problem(key, f"has the shape {tuple(value.shape)}, expected {expected}")
@@ -66,7 +66,7 @@ class WholeTensors:
         for name, key in copies.items():
             target, value = self._places.parameter(name), self._tensors[key]
             if target is None:
-                self._places.no_place(key, name.rpartition(".")[0])
+                self._places.no_place(key, _module(name))
             elif target in self._base and not _equal(self._base[target], value):
                 self._places.problem(key, f"is the base's {target} as it was in training, and differs from this base's")
 
@@ -82,3 +82,8 @@ def _equal(base: Tensor, value: Tensor) -> bool:
     if base.shape != value.shape:
         return False
     return any(torch.equal(base.to(dtype).to(value.dtype), value) for dtype in (value.dtype, *_TRAINED_IN))
+
+
+def _module(name: str) -> str:
+    """Return the path of the module that a tensor without a place is of, by its name."""
+    return name.partition(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0]

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from support.adapters import BERT, KINDS, LLAMA, TIED, experts_of, logits, model, one_hot_logits, saved
 from support.families import build
 
+from adamerge.experts import checkpoint
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
@@ -266,3 +267,71 @@ def test_whole_embeddings_of_a_tied_model(tmp_path, sides):
             experts_of(base, a=adapter)
         return
     torch.testing.assert_close(experts_of(base, a=adapter).tasks["a"].weights["model.embed_tokens.weight"], new)
+
+
+def test_adapters_of_one_class_share_their_module(tmp_path):
+    """Without sharing, a pool of many adapters would take a module's memory for each."""
+    base, first, _ = saved(tmp_path, *KINDS["plain"])
+    _, second, _ = saved(tmp_path, *KINDS["plain"], 2)
+    experts = experts_of(base, a=first, b=second)
+    assert experts.tasks["a"].module is experts.tasks["b"].module
+    base, first, _ = saved(tmp_path / "heads", *KINDS["head"])
+    other = tmp_path / "other"
+    shutil.copytree(first, other)
+    tensors = load_file(first / "adapter_model.safetensors")
+    more = {key: torch.cat([t, t])[:5] for key, t in tensors.items() if "classifier" in key}
+    save_file({**tensors, **more}, other / "adapter_model.safetensors")
+    experts = experts_of(base, a=first, b=other)
+    for task, labels in (("a", experts.base.shape("classifier.weight")[0]), ("b", 5)):
+        assert one_hot_logits(experts, task).shape[-1] == labels
+
+
+@pytest.mark.parametrize("kind", ["plain", "all linear", "token rows"])
+def test_an_adapter_of_tied_embeddings_beside_an_untied_checkpoint(tmp_path, kind):
+    """The adapter's model has one matrix where the pool has two: both get what it learned."""
+    base, adapter, expected = saved(tmp_path, TIED, KINDS[kind][1])
+    full = near(model(*LLAMA[:2], **LLAMA[2]), 5)
+    full.save_pretrained(tmp_path / "full")
+    experts = experts_of(base, a=adapter, b=tmp_path / "full")
+    assert {"model.embed_tokens.weight", "lm_head.weight"} <= set(experts.shared)
+    weights = experts.tasks["a"].weights
+    assert torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+    for task, state in (("a", expected), ("b", full.state_dict())):
+        module = experts.tasks[task].module
+        torch.testing.assert_close(one_hot_logits(experts, task), logits(module, state), rtol=1e-5, atol=1e-5)
+
+
+def test_folders_of_a_repository_on_the_hub(tmp_path, monkeypatch):
+    """An adapter, or a checkpoint below one, may be in a folder of its repository; a revision stands at the end."""
+    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
+    shutil.copytree(adapter, tmp_path / "hub/news/final")
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append((name, revision, all(pattern.startswith("news/") for pattern in allow_patterns)))
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    opened = open_checkpoint(str(base))
+    assert isinstance(open_expert("org/adapters/news/final@v2", opened).tensors, Adapted)
+    assert asked == [("org/adapters", "v2", True)]
+    with pytest.raises(ConfigError, match=r"Give one of them: org/adapters/news/final@v2"):
+        open_expert("org/adapters/news@v2", opened)
+    with pytest.raises(ConfigError, match=r"org/adapters on the Hugging Face hub has no folder other"):
+        open_expert("org/adapters/other", opened)
+    with pytest.raises(ConfigError, match=r"there is no such folder"):
+        open_expert("org/adapters/../other", opened)
+
+
+def test_an_adapter_of_a_folder_with_weights_is_read_alone(tmp_path):
+    base, adapter, _ = over(tmp_path)
+    near(model(*LLAMA[:2], **LLAMA[2]), 9).save_pretrained(tmp_path / "both")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, tmp_path / "both")
+    opened = open_checkpoint(str(base))
+    found, alone = (
+        open_expert(str(tmp_path / "full"), opened, adapter=str(one)) for one in (tmp_path / "both", adapter)
+    )
+    assert all(torch.equal(found.tensors[name], alone.tensors[name]) for name in alone.tensors.headers)
+    assert any("complete weights beside the adapter are not read" in note for note in found.notes)
+    assert not any("beside the adapter" in note for note in alone.notes)

@@ -17,7 +17,10 @@ from support.adapters import (
     model,
     one_hot_logits,
     saved,
+    trained,
 )
+
+from adamerge.experts.checkpoint import open_checkpoint
 
 
 def check(experts, expected):
@@ -66,6 +69,28 @@ def test_other_names_of_the_same_tensors(tmp_path, kind):
     file = adapter / "adapter_model.safetensors"
     save_file({OTHER_NAMES[kind](key): value for key, value in load_file(file).items()}, file)
     check(experts_of(base, a=adapter), expected)
+
+
+@pytest.mark.parametrize("name", ["default", "news"])
+@pytest.mark.parametrize("kind", ["head", "bias of lora layers", "module of its own", "head of two layers"])
+def test_a_state_dict_of_the_whole_model(tmp_path, kind, name):
+    """It has the adapter's name in its keys, and copies of the base's parameters, which must be those of this base."""
+    base, adapter, expected = saved(tmp_path, *KINDS[kind])
+    (cls, family, more), options = KINDS[kind]
+    peft = trained(model(cls, family, **more), options)
+    tensors = {key.replace(".default", f".{name}"): value.clone() for key, value in peft.state_dict().items()}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    check(experts_of(base, a=adapter), expected)
+
+
+def test_a_bias_of_factors_beside_a_trained_bias(tmp_path):
+    base, adapter, expected = saved(tmp_path, *KINDS["bias of factors"])
+    file = adapter / "adapter_model.safetensors"
+    name = "bert.encoder.layer.0.attention.self.query.bias"
+    trained = torch.linspace(-1, 1, 16)
+    save_file({**load_file(file), f"base_model.model.{name.replace('.bias', '.base_layer.bias')}": trained}, file)
+    moved = expected[name] - open_checkpoint(str(base)).tensors[name]
+    check(experts_of(base, a=adapter), {**expected, name: trained + moved})
 
 
 MLX = {
