@@ -49,7 +49,7 @@ class WholeTensors:
             elif self._module.get_parameter(target).shape != value.shape:
                 expected = tuple(self._module.get_parameter(target).shape)
                 self._places.problem(key, f"has the shape {tuple(value.shape)}, expected {expected}")
-            elif target not in self._base:
+            elif target not in self._base or self._base.shape(target) != value.shape:  # a head for other labels
                 self.own[target] = value
             elif torch.equal(self._base[target].to(value.dtype), value):
                 self.unchanged.append(target)
