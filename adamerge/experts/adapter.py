@@ -131,7 +131,7 @@ def open_adapter(
             f"{source}: expected factors in floating point of at least 16 bits, found {several(packed)} as "
             f"{tensors.headers[packed[0]].dtype}, whose scales are unknown. Save the adapter before it is quantised."
         )
-    module, settings = _module_of(config, base, {name: tensors.shape(key) for name, key in keys.whole.items()})
+    module, settings = _module_of(config, base, {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()})
     warnings = list(base_notes(config, base, module))
     found = match(base, module)
     reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, keys)

@@ -106,6 +106,15 @@ def applied(change: Change, base: Tensor) -> Tensor:
     return plus(change.low_rank, base)
 
 
+def alike(one: Change, other: Change) -> bool:
+    """Return whether two changes have equal factors, as those of both sides of embeddings that were trained tied."""
+    if one.low_rank is None or other.low_rank is None:
+        return False
+    first, second = one.low_rank(), other.low_rank()
+    sides = ((first.left, second.left), (first.right, second.right))
+    return first.scale == second.scale and all(torch.equal(a, b) for a, b in sides)
+
+
 def fused_layout(
     a: torch.Size, b: torch.Size, shape: torch.Size, transposed: bool
 ) -> Literal["(E, out, in)", "(E, in, out)"] | None:

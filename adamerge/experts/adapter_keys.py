@@ -107,13 +107,14 @@ class Keys(NamedTuple):
 
     Attributes:
         modules: Modules with factors, magnitudes or token rows.
-        whole: Whole parameters: name in the file by the parameter's name.
-        copies: Parameters of the base as they were in training, beside what changes or replaces them.
+        whole: Whole parameters: names in the file by the parameter's name. PEFT writes a trained bias of a trained
+            module under two.
+        copies: The same of parameters of the base as they were in training, beside what changes or replaces them.
     """
 
     modules: list[Parts]
-    whole: dict[str, str]
-    copies: dict[str, str]
+    whole: dict[str, list[str]]
+    copies: dict[str, list[str]]
 
 
 def group_keys(source: str, keys: Iterable[str]) -> Keys:
@@ -135,19 +136,19 @@ def group_keys(source: str, keys: Iterable[str]) -> Keys:
             "Save one: model.save_pretrained(…, selected_adapters=[…]) of PEFT."
         )
     modules: dict[tuple[str, int, bool], dict[Part, str]] = {}
-    whole: dict[str, str] = {}
-    copies: dict[str, str] = {}
+    whole: dict[str, list[str]] = {}
+    copies: dict[str, list[str]] = {}
     problems: list[str] = []
     for key in keys:
         place = place_of(key, *names)
         if place.part in ("whole", "copy"):
             # Biases are trained below the wrapper; weights there are those that the factors change.
             copied = place.part == "copy" or (place.depth > 0 and place.module.endswith(".weight"))
-            former = (copies if copied else whole).setdefault(place.module, key)
-        else:
-            parts = modules.setdefault((place.module, place.depth, place.part == "token rows"), {})
-            former = parts.setdefault(place.part, key)
-        problems += [_same_place(source, key, former)] if former != key else []
+            (copies if copied else whole).setdefault(place.module, []).append(key)
+            continue
+        parts = modules.setdefault((place.module, place.depth, place.part == "token rows"), {})
+        if parts.setdefault(place.part, key) != key:
+            problems.append(_same_place(source, key, parts[place.part]))
     found = [Parts(module, names, depth) for (module, depth, _), names in modules.items()]
     problems += [problem for parts in found for problem in _partners(source, parts)]
     if not found and not whole:

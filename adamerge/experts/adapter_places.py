@@ -52,6 +52,10 @@ class AdapterPlaces:
         """Find how a weight of an older version becomes a part of a tensor of the module."""
         return self._made.get(name)
 
+    def tied(self, weight: str) -> bool:
+        """Return whether a parameter has several names."""
+        return weight in self._aliases
+
     def side(self, weight: str, alias: str) -> None:
         """Note which name of a tied parameter the adapter changes."""
         if weight in self._aliases:

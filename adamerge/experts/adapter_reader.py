@@ -10,6 +10,7 @@ from adamerge.experts.adapter_config import AdapterConfig
 from adamerge.experts.adapter_conversion import Converted, conversion_of
 from adamerge.experts.adapter_formulas import (
     Layout,
+    alike,
     dora,
     factor_shapes,
     fused,
@@ -21,7 +22,7 @@ from adamerge.experts.adapter_formulas import (
     with_rows,
 )
 from adamerge.experts.adapter_keys import Keys, Part, Parts
-from adamerge.experts.adapter_places import OTHER_BASE, AdapterPlaces
+from adamerge.experts.adapter_places import OTHER_BASE, UNTIE, AdapterPlaces
 from adamerge.experts.adapter_whole import WholeTensors
 from adamerge.experts.conversion import Conversion
 from adamerge.experts.low_rank import Adapted, Change, LowRank
@@ -43,6 +44,7 @@ class AdapterReader:
         ranks: Of all factors.
         scales: Of all factors.
         other_ranks: Rank in the options and in the tensors, by module, where they differ.
+        twice: Modules whose factors PEFT adds twice.
     """
 
     def __init__(self, config: AdapterConfig, module: nn.Module, base: Weights, tensors: Weights, keys: Keys) -> None:
@@ -50,6 +52,7 @@ class AdapterReader:
         self.ranks: set[int] = set()
         self.scales: set[float] = set()
         self.other_ranks: dict[str, tuple[int, int]] = {}
+        self.twice: list[str] = []
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
         self._places = AdapterPlaces(config.source, module, names)
         self.whole = WholeTensors(self._places, module, base, tensors)
@@ -79,8 +82,11 @@ class AdapterReader:
         found: dict[str, Change] = {}
         for parts in self.keys.modules:
             for name, change in self._changes_of(parts):
+                if name in found and self._places.tied(name) and alike(found[name], change):
+                    continue
                 if name in found or name in self.whole.replaced or name in self.whole.own:
-                    self._problem(name, "is changed twice by the adapter", "Merge it with PEFT and give the result")
+                    way_out = UNTIE if self._places.tied(name) else "Merge it with PEFT and give the result"
+                    self._problem(name, "is changed twice by the adapter", way_out)
                 found[name] = change
         return {**found, **dict(self._fused_changes())}
 
@@ -117,7 +123,8 @@ class AdapterReader:
             what = "rank 0" if rank == 0 else f"shape {tuple(first)} and its partner {b} {tuple(second)}"
             self._problem(a, f"has the {what}, expected factors of {weight} {tuple(shape)}")
             return None
-        low_rank = partial(read, self.tensors, a, b, self._scale(parts.module, rank), layout)
+        times = 2 if self._merged_twice(parts) else 1
+        low_rank = partial(read, self.tensors, a, b, times * self._scale(parts.module, rank), layout)
         if "magnitude" in parts.names:
             return self._dora(parts, weight, shape, low_rank, outputs=1 if layout in ("(B A)ᵀ",) else 0)
         if self.config.dora:
@@ -125,6 +132,14 @@ class AdapterReader:
                 a, "is of a DoRA adapter (use_dora), but has no magnitude beside it", "Save or copy the adapter again"
             )
         return Change(low_rank=low_rank)
+
+    def _merged_twice(self, parts: Parts) -> bool:
+        """Return whether PEFT adds factors twice, in training and when it merges: those of attention's out_proj."""
+        path, _, inner = parts.module.rpartition(".")
+        inside = isinstance(self._places.modules.get(path), nn.MultiheadAttention)
+        twice = inside and f".base_layer.{inner}." in parts.first
+        self.twice += [parts.module] if twice else []
+        return twice
 
     def _dora(
         self, parts: Parts, weight: str, shape: torch.Size, low_rank: Callable[[], LowRank], *, outputs: int

@@ -85,6 +85,11 @@ def contradictions(reader: AdapterReader) -> Iterator[str]:
             f"in the scale too ({len(reader.other_ranks)} modules). PEFT would not load it: check that {CONFIG} is of "
             "this adapter."
         )
+    if reader.twice:
+        yield (
+            f"{source}: the factors of {several(reader.twice)} count twice: PEFT (0.21) adds them twice, in training and "
+            "in a merge. If the adapter was trained by other code, its change is too large by one of them."
+        )
     if config.unknown:
         yield (
             f"{source}: {CONFIG} has options that are not known here: {several(config.unknown)}. They are not read; if "

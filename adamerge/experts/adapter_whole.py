@@ -1,6 +1,6 @@
 """Tensors that an adapter holds whole: heads and modules that were trained, biases, and copies of the base's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -36,14 +36,17 @@ class WholeTensors:
         self.replaced: dict[str, Change] = {}
         self.unchanged: list[str] = []
 
-    def add(self, whole: Mapping[str, str]) -> None:
+    def add(self, whole: Mapping[str, Sequence[str]]) -> None:
         """Add parameters that were trained.
 
         Args:
-            whole: Name in the file by the parameter's name.
+            whole: Names in the file by the parameter's name.
         """
-        for name, key in whole.items():
+        for name, (key, *others) in whole.items():
             target, value = self._places.parameter(name), self._tensors[key]
+            for other in others:
+                if not torch.equal(self._tensors[other], value):
+                    self._places.problem(other, f"and {key} have the same place and differ", "Remove one of them")
             if target is None:
                 self._places.no_place(key, _module(name))
             elif self._module.get_parameter(target).shape != value.shape:
@@ -57,13 +60,13 @@ class WholeTensors:
                 self._places.side(target, name)
                 self._replace(key, target, value)
 
-    def compare(self, copies: Mapping[str, str]) -> None:
+    def compare(self, copies: Mapping[str, Sequence[str]]) -> None:
         """Refuse another base: the adapter's file has copies of matrices that it was trained on.
 
         Args:
-            copies: Name in the file by the parameter's name.
+            copies: Names in the file by the parameter's name.
         """
-        for name, key in copies.items():
+        for name, key in ((name, key) for name, keys in copies.items() for key in keys):
             target, value = self._places.parameter(name), self._tensors[key]
             if target is None:
                 self._places.no_place(key, _module(name))

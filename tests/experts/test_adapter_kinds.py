@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support.adapters import (
     FUSED,
@@ -13,6 +14,7 @@ from support.adapters import (
     TRANSFORMERS_4,
     experts_of,
     in_old_names,
+    inputs_of,
     logits,
     model,
     one_hot_logits,
@@ -91,6 +93,26 @@ def test_a_bias_of_factors_beside_a_trained_bias(tmp_path):
     save_file({**load_file(file), f"base_model.model.{name.replace('.bias', '.base_layer.bias')}": trained}, file)
     moved = expected[name] - open_checkpoint(str(base)).tensors[name]
     check(experts_of(base, a=adapter), {**expected, name: trained + moved})
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_factors_of_tied_embeddings_that_were_trained_tied(tmp_path, target):
+    """PEFT's file has the factors of both sides, and its merge adds both to the one matrix; its live model does not."""
+    base, adapter, merged = saved(tmp_path, TIED, {"target_modules": [target], "ensure_weight_tying": True})
+    live = PeftModel.from_pretrained(model(*TIED[:2], **TIED[2]), adapter).eval()
+    experts = experts_of(base, a=adapter)
+    module = experts.tasks["a"].module
+    with torch.no_grad():
+        expected = live(**inputs_of(module)).logits
+    torch.testing.assert_close(one_hot_logits(experts, "a"), expected, rtol=1e-5, atol=1e-5)
+    theirs = logits(module, {name: merged[name] for name in experts.tasks["a"].weights.headers})
+    assert (theirs - expected).abs().max() > 1e-2
+
+
+def test_factors_that_count_twice_are_said(tmp_path):
+    """PEFT adds those of the out_proj inside MultiheadAttention twice, in training too."""
+    base, adapter, _ = saved(tmp_path, *KINDS["MultiheadAttention"])
+    assert any("head.attention.out_proj count twice" in note for note in experts_of(base, a=adapter).notes)
 
 
 MLX = {

@@ -88,6 +88,13 @@ KINDS = {
         {"target_modules": ["c_proj", "lm_head"], "fan_in_fan_out": True},
     ),
     "convolution": (IMAGES, {"target_modules": ["projection", "q_proj"]}),
+    "MultiheadAttention": (("SiglipVisionModel", "", {}), {"target_modules": ["attention", "q_proj"]}),
+    "bias of a trained head": (BERT, {"target_modules": ["query"], "bias": "all", "task_type": "SEQ_CLS"}),
+    "tied embeddings, saved whole": (
+        TIED,
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
+    "a router": ("Qwen3MoeForCausalLM", {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}),
     "a tower": (("CLIPModel", "clip", {}), {"target_modules": ["q_proj", "fc1"]}),
 }
 """Family and options of PEFT."""
@@ -138,7 +145,7 @@ def model(name: str, family: str = "", seed: int = 0, **more: object) -> transfo
         return build(name, family, seed, **more)
     if name.endswith(("MoeForCausalLM", "MixtralForCausalLM", "OssForCausalLM", "V3ForCausalLM", "OlmoeForCausalLM")):
         return mixture(name, seed)
-    if name.endswith("ImageClassification"):
+    if name.endswith(("ImageClassification", "VisionModel")):
         torch.manual_seed(seed)
         cls = getattr(transformers, name)
         return cls(cls.config_class(**VISION)).eval()
@@ -200,7 +207,7 @@ def inputs_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """Something that the module reads."""
     ids = torch.tensor([[3, 9, 4, 7, 5]])
     kind = type(module).__name__
-    if kind.endswith("ImageClassification"):
+    if kind.endswith(("ImageClassification", "VisionModel")):
         return {"pixel_values": torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)}
     if kind == "CLIPModel":
         return {"input_ids": ids, "pixel_values": torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)}
@@ -223,4 +230,4 @@ def one_hot_logits(experts, task: str) -> torch.Tensor:
 def logits(module: nn.Module, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Logits on a few inputs."""
     out = functional_call(module, dict(state), (), inputs_of(module))
-    return out.logits if "logits" in out else out.logits_per_image
+    return next(out[key] for key in ("logits", "logits_per_image", "pooler_output") if key in out)
