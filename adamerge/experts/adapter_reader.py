@@ -111,7 +111,7 @@ class AdapterReader:
             change = self._factors(parts, weight, self.base.shape(weight), layout_of(owner, mlx=parts.mlx))
             if change is not None:
                 yield weight, change
-            yield from self._bias(parts, path)
+                yield from self._bias(parts, path)
 
     def _factors(self, parts: Parts, weight: str, shape: torch.Size, layout: Layout) -> Change | None:
         keys: tuple[Part, Part] = ("embedding A", "embedding B") if "embedding A" in parts.names else ("A", "B")

@@ -87,8 +87,8 @@ def contradictions(reader: AdapterReader) -> Iterator[str]:
         )
     if reader.twice:
         yield (
-            f"{source}: the factors of {several(reader.twice)} count twice: PEFT (0.21) adds them twice, in training and "
-            "in a merge. If the adapter was trained by other code, its change is too large by one of them."
+            f"{source}: the factors of {several(reader.twice)} count twice: PEFT (0.21) adds them twice in training "
+            "and merging. If the adapter was trained by other code, its change is too large by one of them."
         )
     if config.unknown:
         yield (

@@ -1,7 +1,5 @@
 """Every kind of adapter: a one-hot merge has the logits of PEFT's merge, or of the adapter as it was trained."""
 
-import json
-
 import pytest
 import torch
 from peft import PeftModel
@@ -17,6 +15,7 @@ from support.adapters import (
     inputs_of,
     logits,
     model,
+    of_mlx,
     one_hot_logits,
     saved,
     trained,
@@ -127,30 +126,7 @@ MLX = {
 @pytest.mark.parametrize("kind", MLX)
 def test_adapters_of_mlx(tmp_path, kind):
     """W + scale · (a b)ᵀ of a linear layer and W + scale · a b of embeddings, as `fuse` of mlx-lm 0.32 computes."""
-    (name, family, more), targets, dora = MLX[kind]
-    base = model(name, family, **more)
-    base.save_pretrained(tmp_path / "base")
-    expected, tensors, scale = base.state_dict(), {}, 20.0
-    generator = torch.Generator().manual_seed(0)
-    for path, module in base.named_modules():
-        if path.rpartition(".")[2] in targets.split("|"):
-            embedding, (rows, columns) = isinstance(module, torch.nn.Embedding), module.weight.shape
-            inputs, outputs = (rows, columns) if embedding else (columns, rows)
-            a, b = (0.05 * torch.randn(size, generator=generator) for size in ((inputs, 3), (3, outputs)))
-            changed = module.weight.detach() + scale * (a @ b if embedding else (a @ b).T)
-            tensors |= {f"{path}.lora_a": a, f"{path}.lora_b": b}
-            if dora:
-                tensors[f"{path}.m"] = torch.rand(rows, generator=generator) + 0.5
-                changed = changed * (tensors[f"{path}.m"] / changed.norm(dim=1))[:, None]
-            expected[f"{path}.weight"] = changed
-            if more["tie_word_embeddings"]:
-                expected["lm_head.weight"] = changed
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    save_file(tensors, folder / "adapters.safetensors")
-    options = {"fine_tune_type": "dora" if dora else "lora", "num_layers": 2, "model": "mlx-community/tiny-4bit"}
-    options["lora_parameters"] = {"rank": 3, "dropout": 0.0, "scale": scale}
-    (folder / "adapter_config.json").write_text(json.dumps(options))
-    experts = experts_of(tmp_path / "base", a=folder)
+    base, folder, expected = of_mlx(tmp_path, MLX[kind][1], MLX[kind][0], dora=MLX[kind][2])
+    experts = experts_of(base, a=folder)
     check(experts, expected)
     assert any("quantised base (mlx-community/tiny-4bit)" in note for note in experts.notes)

@@ -197,6 +197,34 @@ def in_old_names(folder: Path, name: str, targets: str, options: Mapping[str, ob
     return base, adapter, getattr(transformers, name).from_pretrained(truth).eval().state_dict()
 
 
+def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False):
+    """A base and an adapter as mlx-lm writes it; and the weights as its `fuse` computes them."""
+    base, tensors, scale = model(*family[:2], **family[2]), {}, 20.0
+    base.save_pretrained(folder / "base")
+    expected = base.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    for path, module in base.named_modules():
+        if path.rpartition(".")[2] in targets.split("|"):
+            embedding, (rows, columns) = isinstance(module, nn.Embedding), module.weight.shape
+            inputs, outputs = (rows, columns) if embedding else (columns, rows)
+            a, b = (0.05 * torch.randn(size, generator=generator) for size in ((inputs, 3), (3, outputs)))
+            changed = module.weight.detach() + scale * (a @ b if embedding else (a @ b).T)
+            tensors |= {f"{path}.lora_a": a, f"{path}.lora_b": b}
+            if dora:
+                tensors[f"{path}.m"] = torch.rand(rows, generator=generator) + 0.5
+                changed = changed * (tensors[f"{path}.m"] / changed.norm(dim=1))[:, None]
+            expected[f"{path}.weight"] = changed
+            if family[2]["tie_word_embeddings"]:
+                expected["lm_head.weight"] = changed
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    save_file(tensors, adapter / "adapters.safetensors")
+    options = {"fine_tune_type": "dora" if dora else "lora", "num_layers": 2, "model": "mlx-community/tiny-4bit"}
+    options["lora_parameters"] = {"rank": 3, "dropout": 0.0, "scale": scale}
+    (adapter / "adapter_config.json").write_text(json.dumps(options))
+    return folder / "base", adapter, expected
+
+
 def experts_of(base: Path, **adapters: Path):
     """Base and adapters, opened."""
     opened = open_checkpoint(str(base))
