@@ -6,10 +6,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.adapters import BERT, KINDS, LLAMA, TIED, experts_of, logits, model, one_hot_logits, saved
+from support.adapters import BERT, KINDS, LLAMA, TIED, experts_of, logits, model, moved, one_hot_logits, saved
 from support.families import build
 
-from adamerge.experts import checkpoint
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
@@ -88,19 +87,10 @@ def test_alpha_patterns_that_contradict_each_other_are_said(tmp_path):
     )
 
 
-def near(base, seed):
-    """A complete checkpoint a little away from the base."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in base.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return base
-
-
 def over(folder, family=LLAMA, options=None):
     """A base, a complete checkpoint near it, an adapter over that, and the state dict of both together."""
     base, adapter, merged = saved(folder, family, options or KINDS["plain"][1])
-    full = near(model(family[0], family[1], **family[2]), 5)
+    full = moved(model(family[0], family[1], **family[2]), 5)
     full.save_pretrained(folder / "full")
     before = open_checkpoint(str(base)).tensors
     state = full.state_dict()
@@ -209,7 +199,7 @@ def test_the_base_that_an_adapter_names(tmp_path):
     """The same folder, or an equal copy, is passed over; a name alone is warned of; other weights are refused."""
     base, adapter, _ = saved(tmp_path, *KINDS["plain"])
     shutil.copytree(base, tmp_path / "copy")
-    near(model(*LLAMA[:2], **LLAMA[2]), 3).save_pretrained(tmp_path / "other")
+    moved(model(*LLAMA[:2], **LLAMA[2]), 3).save_pretrained(tmp_path / "other")
     for same in (base, tmp_path / "copy"):
         named(adapter, same)
         assert not any("the adapter names" in n or "trained on" in n for n in experts_of(base, a=adapter).notes)
@@ -269,63 +259,9 @@ def test_whole_embeddings_of_a_tied_model(tmp_path, sides):
     torch.testing.assert_close(experts_of(base, a=adapter).tasks["a"].weights["model.embed_tokens.weight"], new)
 
 
-def test_adapters_of_one_class_share_their_module(tmp_path):
-    """Without sharing, a pool of many adapters would take a module's memory for each."""
-    base, first, _ = saved(tmp_path, *KINDS["plain"])
-    _, second, _ = saved(tmp_path, *KINDS["plain"], 2)
-    experts = experts_of(base, a=first, b=second)
-    assert experts.tasks["a"].module is experts.tasks["b"].module
-    base, first, _ = saved(tmp_path / "heads", *KINDS["head"])
-    other = tmp_path / "other"
-    shutil.copytree(first, other)
-    tensors = load_file(first / "adapter_model.safetensors")
-    more = {key: torch.cat([t, t])[:5] for key, t in tensors.items() if "classifier" in key}
-    save_file({**tensors, **more}, other / "adapter_model.safetensors")
-    experts = experts_of(base, a=first, b=other)
-    for task, labels in (("a", experts.base.shape("classifier.weight")[0]), ("b", 4)):
-        assert one_hot_logits(experts, task).shape[-1] == labels
-
-
-@pytest.mark.parametrize("kind", ["plain", "all linear", "token rows"])
-def test_an_adapter_of_tied_embeddings_beside_an_untied_checkpoint(tmp_path, kind):
-    """The adapter's model has one matrix where the pool has two: both get what it learned."""
-    base, adapter, expected = saved(tmp_path, TIED, KINDS[kind][1])
-    full = near(model(*LLAMA[:2], **LLAMA[2]), 5)
-    full.save_pretrained(tmp_path / "full")
-    experts = experts_of(base, a=adapter, b=tmp_path / "full")
-    assert {"model.embed_tokens.weight", "lm_head.weight"} <= set(experts.shared)
-    weights = experts.tasks["a"].weights
-    assert torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
-    for task, state in (("a", expected), ("b", full.state_dict())):
-        module = experts.tasks[task].module
-        torch.testing.assert_close(one_hot_logits(experts, task), logits(module, state), rtol=1e-5, atol=1e-5)
-
-
-def test_folders_of_a_repository_on_the_hub(tmp_path, monkeypatch):
-    """An adapter, or a checkpoint below one, may be in a folder of its repository; a revision stands at the end."""
-    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    shutil.copytree(adapter, tmp_path / "hub/news/final")
-    asked = []
-
-    def download(name, revision, allow_patterns):
-        asked.append((name, revision, all(pattern.startswith("news/") for pattern in allow_patterns)))
-        return str(tmp_path / "hub")
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
-    opened = open_checkpoint(str(base))
-    assert isinstance(open_expert("org/adapters/news/final@v2", opened).tensors, Adapted)
-    assert asked == [("org/adapters", "v2", True)]
-    with pytest.raises(ConfigError, match=r"Give one of them: org/adapters/news/final@v2"):
-        open_expert("org/adapters/news@v2", opened)
-    with pytest.raises(ConfigError, match=r"org/adapters on the Hugging Face hub has no folder other"):
-        open_expert("org/adapters/other", opened)
-    with pytest.raises(ConfigError, match=r"there is no such folder"):
-        open_expert("org/adapters/../other", opened)
-
-
 def test_an_adapter_of_a_folder_with_weights_is_read_alone(tmp_path):
     base, adapter, _ = over(tmp_path)
-    near(model(*LLAMA[:2], **LLAMA[2]), 9).save_pretrained(tmp_path / "both")
+    moved(model(*LLAMA[:2], **LLAMA[2]), 9).save_pretrained(tmp_path / "both")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(adapter / name, tmp_path / "both")
     opened = open_checkpoint(str(base))

@@ -1,12 +1,16 @@
 """Damaged adapters in every layout: one error that names the adapter, whatever is missing, cut or of a wrong shape."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.adapters import BOTH, KINDS, TRANSFORMERS_4, experts_of, in_old_names, of_mlx, saved
+from support.adapters import BERT, BOTH, KINDS, TIED, TRANSFORMERS_4, experts_of, in_old_names, of_mlx, saved
 
+from adamerge.cli import main
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
+FUSED = {"target_modules": [], "target_parameters": BOTH}
 LAYOUTS = {
     "embeddings": lambda folder: saved(folder, *KINDS["embeddings"]),
     "Conv1D": lambda folder: saved(folder, *KINDS["Conv1D"]),
@@ -72,3 +76,48 @@ def test_every_damage_is_refused_by_name(tmp_path, layout):
         file.write_bytes(content[:size])
         with pytest.raises(IncompatibleExpertsError, match=file.name):
             experts_of(base, a=adapter)
+
+
+def test_factors_of_a_head_that_the_base_lacks(tmp_path):
+    """PEFT saves the factors alone, so nobody knows what they were added to."""
+    base, adapter, _ = saved(tmp_path, BERT, {"target_modules": ["query", "classifier"]})
+    file = base / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if not k.startswith("classifier")}, file, {"format": "pt"})
+    with pytest.raises(IncompatibleExpertsError, match=r"changes classifier.weight, which the base lacks.*merge the"):
+        experts_of(base, a=adapter)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_factors_on_one_side_of_tied_embeddings(tmp_path, target):
+    base, adapter, _ = saved(tmp_path, TIED, {"target_modules": [target]})
+    with pytest.raises(IncompatibleExpertsError, match=r"is tied to .* one side only.*tie_word_embeddings=False"):
+        experts_of(base, a=adapter)
+
+
+FILES = {
+    "cut off": (
+        lambda file: file.write_bytes(file.read_bytes()[:-9]),
+        "adapter_model.safetensors: expected a complete",
+    ),
+    "no JSON": (
+        lambda file: file.with_name("adapter_config.json").write_text("{"),
+        "expected the options of an adapter",
+    ),
+    "a list": (lambda file: file.with_name("adapter_config.json").write_text("[]"), "expected a mapping of options"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_damaged_files_give_one_error_and_nothing_is_written(tmp_path, capfd, monkeypatch, kind):
+    damage, words = FILES[kind]
+    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
+    damage(adapter / "adapter_model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    models = json.dumps([{"model": str(adapter)}])
+    assert main(["fit", "--base_model", str(base), "--models", models, "--method", "average", "--run_dir", "run"]) == 2
+    error = capfd.readouterr().err
+    assert words in error
+    assert error.count(words) == 1
+    assert sorted(tmp_path.rglob("*")) == before

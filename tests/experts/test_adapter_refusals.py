@@ -8,9 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftType
 from safetensors.torch import load_file, save_file
-from support.adapters import BERT, KINDS, TIED, experts_of, saved
+from support.adapters import KINDS, experts_of, saved
 
-from adamerge.cli import main
 from adamerge.experts.adapter_config import KNOWN
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -235,15 +234,6 @@ def test_folders_of_other_programs(opened, kind):
         opened(None, files=files, remove=remove)
 
 
-def test_factors_of_a_head_that_the_base_lacks(tmp_path):
-    """PEFT saves the factors alone, so nobody knows what they were added to."""
-    base, adapter, _ = saved(tmp_path, BERT, {"target_modules": ["query", "classifier"]})
-    file = base / "model.safetensors"
-    save_file({k: v for k, v in load_file(file).items() if not k.startswith("classifier")}, file, {"format": "pt"})
-    with pytest.raises(IncompatibleExpertsError, match=r"changes classifier.weight, which the base lacks.*merge the"):
-        experts_of(base, a=adapter)
-
-
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LoraConfig)])
 def test_every_option_of_peft_is_known(field):
     assert field in KNOWN
@@ -283,42 +273,6 @@ def test_adapters_in_subfolders_are_named(made, tmp_path):
     (tmp_path / "all/news/adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"found adapters in subfolders \(news\). Give one of them: .*all/news"):
         experts_of(made[0], a=tmp_path / "all")
-
-
-@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_factors_on_one_side_of_tied_embeddings(tmp_path, target):
-    base, adapter, _ = saved(tmp_path, TIED, {"target_modules": [target]})
-    with pytest.raises(IncompatibleExpertsError, match=r"is tied to .* one side only.*tie_word_embeddings=False"):
-        experts_of(base, a=adapter)
-
-
-DAMAGES = {
-    "cut off": (
-        lambda file: file.write_bytes(file.read_bytes()[:-9]),
-        "adapter_model.safetensors: expected a complete",
-    ),
-    "no JSON": (
-        lambda file: file.with_name("adapter_config.json").write_text("{"),
-        "expected the options of an adapter",
-    ),
-    "a list": (lambda file: file.with_name("adapter_config.json").write_text("[]"), "expected a mapping of options"),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_damaged_files_give_one_error_and_nothing_is_written(tmp_path, capfd, monkeypatch, kind):
-    damage, words = DAMAGES[kind]
-    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    damage(adapter / "adapter_model.safetensors")
-    monkeypatch.chdir(tmp_path)
-    capfd.readouterr()
-    before = sorted(tmp_path.rglob("*"))
-    models = json.dumps([{"model": str(adapter)}])
-    assert main(["fit", "--base_model", str(base), "--models", models, "--method", "average", "--run_dir", "run"]) == 2
-    error = capfd.readouterr().err
-    assert words in error
-    assert error.count(words) == 1
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])

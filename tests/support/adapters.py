@@ -231,6 +231,15 @@ def experts_of(base: Path, **adapters: Path):
     return from_checkpoints(opened, {name: open_expert(str(place), opened) for name, place in adapters.items()})
 
 
+def moved(base: nn.Module, seed: int) -> nn.Module:
+    """A complete checkpoint a little away from the base."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return base
+
+
 def inputs_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """Something that the module reads."""
     ids = torch.tensor([[3, 9, 4, 7, 5]])
