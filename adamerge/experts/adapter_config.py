@@ -168,14 +168,15 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         tuple(options.get("target_parameters") or ()),
         _token_rows(options.get("trainable_token_indices")),
         ties=bool(options.get("ensure_weight_tying")),
-        ranks={key: int(rank) for key, rank in _ranks(options).items() if _is_number(rank)},
+        ranks=_ranks(options),
         unknown=tuple(key for key, value in options.items() if value and key not in KNOWN),
     )
 
 
-def _ranks(options: Mapping[str, object]) -> dict[str, object]:
+def _ranks(options: Mapping[str, object]) -> dict[str, int]:
     patterns = options.get("rank_pattern")
-    return {**(patterns if isinstance(patterns, dict) else {}), "": options.get("r")}
+    found = {**(patterns if isinstance(patterns, dict) else {}), "": options.get("r")}
+    return {key: rank for key, rank in found.items() if isinstance(rank, int)}
 
 
 def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:

@@ -70,7 +70,7 @@ class WholeTensors:
             target, value = self._places.parameter(name), self._tensors[key]
             if target is None:
                 self._places.no_place(key, _module(name))
-            elif target in self._base and not _equal(self._base[target], value):
+            elif target in self._base and target not in self.own and not _equal(self._base[target], value):
                 self._places.problem(key, f"is the base's {target} as it was in training, and differs from this base's")
 
     def _replace(self, key: str, target: str, value: Tensor) -> None:
