@@ -25,6 +25,7 @@ def test_adapters_of_one_class_share_their_module(tmp_path):
     shutil.copytree(first, other)
     tensors = load_file(first / "adapter_model.safetensors")
     more = {key: torch.cat([t, t])[:5] for key, t in tensors.items() if "classifier" in key}
+    more["base_model.model.classifier.original_module.weight"] = torch.randn(4, 16)  # random where training began
     save_file({**tensors, **more}, other / "adapter_model.safetensors")
     experts = experts_of(base, a=first, b=other)
     for task, labels in (("a", experts.base.shape("classifier.weight")[0]), ("b", 4)):
