@@ -146,7 +146,7 @@ def with_processors(experts: Experts, given: Mapping[str, AnyProcessor] | None) 
 
 
 def _opened(source: str, config: MergeConfig) -> Checkpoint:
-    if has_adapter(locate(source, config.allow_pickle)):
+    if has_adapter(locate(source, config.allow_pickle, inside=True)):
         raise ConfigError(_no_file(source))
     return open_checkpoint(source, allow_pickle=config.allow_pickle, trust_remote_code=config.trust_remote_code)
 

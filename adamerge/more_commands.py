@@ -25,13 +25,15 @@ class Inspect:
 
     Attributes:
         expert: Directory or hub id of an adapter, or of a fine-tuned checkpoint.
-        base: Directory or hub id of its base; by default the one that the adapter names.
+        base: Directory or hub id of its base; by default the one that the adapter names, or the checkpoint below it.
+        adapter: Directory or hub id of an adapter of that checkpoint.
         allow_pickle: Read pickled weights (.bin), with torch's weights_only.
         allow_code: Run Python code beside weights.
     """
 
     expert: str
     base: str | None = None
+    adapter: str | None = None
     allow_pickle: bool = False
     allow_code: bool = False
 
@@ -177,10 +179,10 @@ def call(options: object, console: "Console") -> None:
             from adamerge.runs.replay import reproduce
 
             reproduce(_path(recipe), console, allow_code=allow_code)
-        case Inspect(expert, base, allow_pickle, allow_code):
+        case Inspect(expert, base, adapter, allow_pickle, allow_code):
             from adamerge.runs.inspect import inspect
 
-            inspect(expert, base, console, allow_pickle=allow_pickle, trust_remote_code=allow_code)
+            inspect(expert, base, console, adapter=adapter, allow_pickle=allow_pickle, trust_remote_code=allow_code)
         case Mergekit(run, file, allow_code):
             from adamerge.runs.to_mergekit import write_mergekit
 

@@ -58,10 +58,11 @@ def learned(kind, **more):
     "options",
     [
         {"method": "adamerging"},
+        {"method": "adamerging", "init": "closed_form"},
         {"method": "expert_merging"},
         {"method": "expert_merging++", "chunks": {"first_steps": 2}},
     ],
-    ids=lambda options: options["method"],
+    ids=lambda options: " ".join([options["method"], options.get("init", "")]),
 )
 def test_adapters_learn_the_coefficients_of_dense_experts(pool, options):
     found, expected = (learned(kind, **options) for kind in ("adapters", "dense"))

@@ -11,7 +11,7 @@ Directions in which A is singular up to rounding (experts that change a layer's 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,10 @@ from adamerge.calibration.cache_keys import digest_of_experts, kept_of_rows, key
 from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, grams_of_merged
 from adamerge.data.rows import Rows, first_rows
 from adamerge.merging.coefficients import load_coefficients, save_coefficients
+from adamerge.merging.factor_cores import gram_products
+from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper
 from adamerge.transforms import TASK_ARITHMETIC
@@ -80,21 +83,19 @@ class System:
         self._left = torch.zeros(groups, len(experts), len(experts), dtype=torch.float64)
         self._right = torch.zeros(groups, len(experts), dtype=torch.float64)
 
-    def add(self, stack: Tensor, grams: Sequence[Tensor], groups: Tensor) -> None:
+    def add(self, products: Iterable[Tensor], groups: Tensor) -> None:
         """Add one layer to the equations.
 
         Args:
-            stack: Task vectors τ of the layer, (K, R, D).
-            grams: Gₖ of each task that has rows, (D, D).
+            products: τⱼ[r] Gₖ τₗ[r]ᵀ for each task k that has rows, fp64, (R, K, K).
             groups: Group of the whole layer, (1,), or of each of its rows, (R,).
         """
-        index = groups.cpu().expand(stack.shape[1])
-        for k, gram in zip(self._own, grams, strict=True):
-            products = _products(stack, gram)  # (R, K, K)
-            scale = products[:, k, k].sum()  # sₖ
+        for k, found in zip(self._own, products, strict=True):
+            index = groups.cpu().expand(len(found))
+            scale = found[:, k, k].sum()  # sₖ
             if scale > 0:
-                self._left.index_add_(0, index, products / scale)
-                self._right.index_add_(0, index, products[:, :, k] / scale)
+                self._left.index_add_(0, index, found / scale)
+                self._right.index_add_(0, index, found[:, :, k] / scale)
 
     def solve(self, ridge: float, towards: float) -> Coefficients:
         """Solve for the least-squares coefficients of all groups.
@@ -197,4 +198,15 @@ def kept_closed_form(
 
 def _add(system: System, model: MergedModel, grams: Mapping[str, Sequence[Tensor]]) -> None:
     for name, own in grams.items():
-        system.add(model.vectors.stack(name), own, model.grouping.rows[name])
+        system.add(_row_products(model.vectors, name, own), model.grouping.rows[name])
+
+
+def _row_products(vectors: TaskVectors, name: str, grams: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield τⱼ[r] G τₗ[r]ᵀ for each Gram matrix; of adapters from their factors, never dense."""
+    factors = vectors.factors(name) if isinstance(vectors, Factored) else None
+    if factors is not None:
+        rows, count = vectors.shapes[name][0], len(vectors.experts)
+        yield from (gram_products(factors, rows, count, gram) for gram in grams)
+        return
+    stack = vectors.stack(name)
+    yield from (_products(stack, gram) for gram in grams)

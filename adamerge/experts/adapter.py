@@ -20,7 +20,6 @@ from adamerge.experts.adapter_summary import contradictions, describe_adapter
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint, skeleton
 from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
-from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
 from adamerge.experts.name_patterns import several
 from adamerge.experts.quantisation import quantised
@@ -46,7 +45,7 @@ def open_expert(
     """Open an expert: a complete checkpoint, an adapter over the base, or an adapter over a complete checkpoint.
 
     Args:
-        source: The directory or hub id; of an adapter over the base, of the adapter.
+        source: The directory or hub id; of an adapter over the base, of the adapter (`id/folder` too).
         base: The base; None if it could not be opened, and then adapters are not opened.
         adapter: Directory or hub id of an adapter over `source`. A folder that holds both needs none.
         allow_pickle: Whether pickled weights may be read.
@@ -57,11 +56,11 @@ def open_expert(
         IncompatibleExpertsError: See there.
     """
     may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    folder = locate(source, allow_pickle)
+    folder = locate(source, allow_pickle, inside=True)
     if is_adapter(folder) and adapter is not None:
         raise ConfigError(f"{source}: an adapter, expected the complete checkpoint that {adapter} is applied to.")
     if adapter is None and not has_adapter(folder):
-        return open_checkpoint(source, **may)
+        return open_checkpoint(source, inside=True, **may)
     if base is None:
         raise ConfigError(
             f"{adapter or source}: an adapter, which cannot be read without its base. Correct base_model."
@@ -70,13 +69,16 @@ def open_expert(
         return open_adapter(source, folder, base, allow_pickle=allow_pickle)
     if adapter is None:
         return _beside(source, folder, base, **may)
-    place = locate(adapter, allow_pickle)
+    place = locate(adapter, allow_pickle, inside=True)
     if not has_adapter(place):
         raise ConfigError(f"{adapter}: expected an adapter (adapter_config.json), found none in {place}.")
-    if folder.samefile(base.folder):
-        return open_adapter(adapter, place, base, allow_pickle=allow_pickle)
-    beneath = open_checkpoint(source, **may)
-    return open_adapter(adapter, place, beneath, pool=base, allow_pickle=allow_pickle)
+    same = folder.samefile(base.folder)
+    beneath, pool = (base, None) if same else (open_checkpoint(source, inside=True, **may), base)
+    found = open_adapter(adapter, place, beneath, pool=pool, allow_pickle=allow_pickle)
+    if is_adapter(place):
+        return found
+    note = f"{adapter}: the complete weights beside the adapter are not read; it is added to those of {source}."
+    return replace(found, notes=(note, *found.notes))
 
 
 def _beside(source: str, folder: Path, base: Checkpoint, *, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
@@ -122,41 +124,39 @@ def open_adapter(
     """
     config = read_adapter_config(source, folder)
     tensors = adapter_tensors(source, folder, allow_pickle)
-    modules, whole = group_keys(source, tensors.headers)
-    packed = quantised(tensors.headers, [name for parts in modules for name in parts.names.values()])
+    keys = group_keys(source, tensors.headers)
+    packed = quantised(tensors.headers, [name for parts in keys.modules for name in parts.names.values()])
     if packed:
         raise IncompatibleExpertsError(
             f"{source}: expected factors in floating point of at least 16 bits, found {several(packed)} as "
             f"{tensors.headers[packed[0]].dtype}, whose scales are unknown. Save the adapter before it is quantised."
         )
-    settings, architecture = _class_of(config, base, {name: tensors.shape(key) for name, (key, _) in whole.items()})
-    module = skeleton(settings, architecture, trust_remote_code=base.trust_remote_code)
+    module, settings = _module_of(config, base, {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()})
     warnings = list(base_notes(config, base, module))
     found = match(base, module)
-    names = [*(f"{parts.module}.weight" for parts in modules), *whole]
-    reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, names)
-    changes, own = reader.changes(modules), reader.whole(whole)
-    reader.check(found.missing, own)
+    reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, keys)
     written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    files = tuple(tensors.files)
-    weights = Adapted(reader.base, {**changes, **reader.replaced}, own, files, written, over_base=pool is None)
+    weights = reader.read(found.missing, written, over_base=pool is None)
     if pool is not None:
         check_not_contained(source, weights, pool, module)
-    notes = (*describe_adapter(reader, modules, weights), *warnings, *contradictions(config, modules))
+    notes = (*describe_adapter(reader, weights), *warnings, *contradictions(reader))
     own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)
     return own if pool is None else replace(own, folder=base.folder, notes=(*base.notes, *notes), beneath=base)
 
 
-def _class_of(config: AdapterConfig, base: Checkpoint, whole: Mapping[str, torch.Size]) -> tuple[PretrainedConfig, str]:
-    """Choose the class that the adapter was trained as, with as many labels as its head has."""
+def _module_of(
+    config: AdapterConfig, base: Checkpoint, whole: Mapping[str, torch.Size]
+) -> tuple[nn.Module, PretrainedConfig]:
+    """Build the module that the adapter was trained as, with as many labels as its head has."""
     settings = copy.deepcopy(base.config)
     architecture = _architecture(config, base)
     settings.architectures = [architecture]
     plain = skeleton(settings, architecture, trust_remote_code=base.trust_remote_code)
     labels = next(_labels(plain, whole), None)
-    if labels is not None:
-        settings.num_labels = labels
-    return settings, architecture
+    if labels is None:
+        return plain, settings
+    settings.num_labels = labels
+    return skeleton(settings, architecture, trust_remote_code=base.trust_remote_code), settings
 
 
 def _labels(plain: nn.Module, whole: Mapping[str, torch.Size]) -> Iterator[int]:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adamerge.experts.adapter_formats import CONFIG, format_problem
@@ -42,6 +42,20 @@ _NO_CHANGE_OF_WEIGHTS = {
 }
 """What adapters hold that are no change of weights, by PEFT's name of the kind."""
 
+_READ = frozenset(
+    {"peft_type", "lora_alpha", "alpha_pattern", "init_lora_weights", "trainable_token_indices", "r", "rank_pattern"}
+)
+"""Options that are read, besides those of `_TYPES`."""
+
+_IDLE = frozenset(
+    {
+        *("peft_version", "revision", "inference_mode", "lora_dropout", "modules_to_save", "fan_in_fan_out", "bias"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_bias", "runtime_config"),
+        *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
+    }
+)
+"""Options that only trained the adapter, or that its tensors tell better."""
+
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("use_rslora", "use_dora", "ensure_weight_tying"), (bool,)),
     **dict.fromkeys(("task_type", "base_model_name_or_path"), (str,)),
@@ -49,6 +63,9 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "target_parameters": (list,),
 }
 """Types of the options that are read; all may be null."""
+
+KNOWN = _READ | _IDLE | _TYPES.keys() | _CHANGES_WEIGHTS_OTHERWISE.keys()
+"""All options of PEFT 0.21."""
 
 _WORDS: Mapping[type, str] = {bool: "true or false", str: "a text", dict: "a mapping", list: "a list"}
 
@@ -72,6 +89,8 @@ class AdapterConfig:
         token_rows: Rows of the embeddings that were trained, by the module's name, or for the input embeddings ("").
         scales_directly: Whether `alpha` is the scale itself (mlx-lm).
         ties: Whether PEFT was told to change tied embeddings together (ensure_weight_tying).
+        ranks: Rank by regular expression of the module's path, the one of all modules last ("").
+        unknown: Options that are set, and that neither PEFT 0.21 nor mlx-lm has.
     """
 
     source: str
@@ -86,6 +105,8 @@ class AdapterConfig:
     token_rows: Mapping[str, tuple[int, ...]]
     scales_directly: bool = False
     ties: bool = False
+    ranks: Mapping[str, int] = field(default_factory=dict[str, int])
+    unknown: tuple[str, ...] = ()
 
     def scale(self, module: str, rank: int) -> float:
         """Return what the product of the factors of a module is multiplied by: α/r, α/√r of rsLoRA.
@@ -103,6 +124,10 @@ class AdapterConfig:
     def alphas(self, module: str) -> list[float]:
         """List what the patterns that match a module say; the first holds."""
         return [alpha for key, alpha in self.alpha_pattern.items() if re.match(rf"(.*\.)?({key})$", module)]
+
+    def rank(self, module: str) -> int | None:
+        """Return the rank that the options say; that of the tensors is what counts."""
+        return next((r for key, r in self.ranks.items() if not key or re.match(rf"(.*\.)?({key})$", module)), None)
 
     def rows_of(self, module: str) -> tuple[int, ...] | None:
         """Return the trained rows of an embedding, by the end of its path."""
@@ -143,7 +168,15 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         tuple(options.get("target_parameters") or ()),
         _token_rows(options.get("trainable_token_indices")),
         ties=bool(options.get("ensure_weight_tying")),
+        ranks=_ranks(options),
+        unknown=tuple(key for key, value in options.items() if value and key not in KNOWN),
     )
+
+
+def _ranks(options: Mapping[str, object]) -> dict[str, int]:
+    patterns = options.get("rank_pattern")
+    found = {**(patterns if isinstance(patterns, dict) else {}), "": options.get("r")}
+    return {key: rank for key, rank in found.items() if isinstance(rank, int)}
 
 
 def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:
@@ -202,12 +235,13 @@ def _wrong_types(options: Mapping[str, object]) -> Iterator[str]:
         if value is not None and not isinstance(value, types):
             words = " or ".join(_WORDS[one] for one in types)
             yield f"expected {key} as {words}, found {quoted(value)}. Save the adapter again."
-    patterns = options.get("alpha_pattern")
-    for pattern in patterns if isinstance(patterns, dict) else ():
-        try:
-            re.compile(rf"(.*\.)?({pattern})$")
-        except re.error as error:
-            yield f"expected alpha_pattern's keys as regular expressions, found {quoted(pattern)} ({error}). Mend it."
+    for key in ("alpha_pattern", "rank_pattern"):
+        patterns = options.get(key)
+        for pattern in patterns if isinstance(patterns, dict) else ():
+            try:
+                re.compile(rf"(.*\.)?({pattern})$")
+            except re.error as error:
+                yield f"expected {key}'s keys as regular expressions, found {quoted(pattern)} ({error}). Mend it."
     tokens = options.get("trainable_token_indices")
     for rows in tokens.values() if isinstance(tokens, dict) else [tokens]:
         if rows is not None and not (isinstance(rows, list) and all(type(row) is int and row >= 0 for row in rows)):

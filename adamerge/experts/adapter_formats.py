@@ -13,6 +13,8 @@ CONFIG = "adapter_config.json"
 PEFT, MLX = "adapter_model.safetensors", "adapters.safetensors"
 PICKLED = "adapter_model.bin"
 _DIFFUSERS = "pytorch_lora_weights.safetensors"
+_PIPELINE = ("unet.", "transformer.single_", "transformer.transformer_blocks", "text_encoder.", "text_encoder_2.")
+"""How names of tensors begin in adapters of diffusers: with a part of a pipeline."""
 _ADAPTERHUB = ("adapter.safetensors", "pytorch_adapter.bin", "head_config.json")
 
 
@@ -21,7 +23,7 @@ def is_adapter(folder: Path) -> bool:
     if (folder / "config.json").exists() and _has_weights(folder):
         return False
     names = (CONFIG, PEFT, PICKLED, MLX, _DIFFUSERS, *_ADAPTERHUB)
-    return any((folder / name).exists() for name in names) or bool(_kohya(folder) or inside(folder))
+    return any((folder / name).exists() for name in names) or bool(_of_images(folder) or inside(folder))
 
 
 def _has_weights(folder: Path) -> bool:
@@ -44,29 +46,28 @@ def format_problem(source: str, folder: Path) -> str | None:
             "of the base's weights. A LoRA of it can be merged: load it with `adapters`, model.merge_adapter(name), "
             "save the complete model, and give that."
         )
-    if (folder / _DIFFUSERS).exists():
-        return (
-            f"{source}: expected an adapter of PEFT or mlx-lm, found {_DIFFUSERS} of diffusers, which adapts an image "
-            "generator. Only models of transformers are merged; fuse it in diffusers (fuse_lora)."
-        )
-    kohya = _kohya(folder)
-    if kohya:
-        return (
-            f"{source}: expected an adapter of PEFT or mlx-lm, found {kohya} in Kohya's format (lora_down, lora_up, "
-            "alpha), which adapts an image generator. Only models of transformers are merged; convert it to PEFT if it "
-            "adapts one."
-        )
+    of_images = _of_images(folder)
+    if of_images:
+        return f"{source}: expected an adapter of PEFT or mlx-lm, found {of_images}."
     if (folder / CONFIG).exists():
         return None
     if inside(folder):
         return (
             f"{source}: expected {CONFIG}, found adapters in subfolders ({', '.join(inside(folder))}). Give one of "
-            f"them: {Path(source) / inside(folder)[0]}."
+            f"them: {_below(source, inside(folder)[0])}."
         )
     return (
         f"{source}: expected {CONFIG} beside the adapter's tensors, found none, so their scale is unknown. Copy the "
         "whole folder again."
     )
+
+
+def _below(source: str, name: str) -> str:
+    """Name a folder inside what the user gave: a folder, or a hub id whose revision stays at its end."""
+    if Path(source).expanduser().exists():
+        return str(Path(source) / name)
+    repository, at, revision = source.partition("@")
+    return f"{repository}/{name}{at}{revision}"
 
 
 def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
@@ -103,18 +104,22 @@ def _is_adapterhub(options: dict[str, object]) -> bool:
     return options.get("peft_type") is None and (versioned or "model_class" in options)
 
 
-def _kohya(folder: Path) -> str | None:
-    """Name a file in Kohya's format, found by its tensors' names."""
-    for file in _loose(folder):
-        keys = list(_keys(file))
+def _of_images(folder: Path) -> str | None:
+    """Name a file that adapts an image generator, and its program, by the names of its tensors."""
+    own = (folder / CONFIG).exists()  # then a part may be named like one of a pipeline (MusicGen)
+    for file in sorted(folder.glob("*.safetensors")):
+        keys = [] if file.name == "model.safetensors" else list(_keys(file))
         if any(key.startswith(("lora_unet_", "lora_te")) or ".lora_down." in key for key in keys):
-            return file.name
+            return (
+                f"{file.name} in Kohya's format (lora_down, lora_up, alpha), which adapts an image generator. Only "
+                "models of transformers are merged; convert it to PEFT if it adapts one"
+            )
+        if file.name == _DIFFUSERS or (not own and any(key.startswith(_PIPELINE) and "lora" in key for key in keys)):
+            return (
+                f"{file.name} of diffusers, which adapts an image generator. Only models of transformers are merged; "
+                "fuse it in diffusers (fuse_lora)"
+            )
     return None
-
-
-def _loose(folder: Path) -> list[Path]:
-    known = {PEFT, MLX, _DIFFUSERS, "model.safetensors"}
-    return [file for file in sorted(folder.glob("*.safetensors")) if file.name not in known]
 
 
 def _keys(file: Path) -> Iterator[str]:

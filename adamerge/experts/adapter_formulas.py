@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from adamerge.experts.low_rank import Change, LowRank
+from adamerge.experts.low_rank import Change, Dense, LowRank
 from adamerge.storage.weights import Weights
 
 Layout: TypeAlias = Literal["B A", "(B A)ᵀ", "(A B)ᵀ", "A B"]
@@ -71,9 +71,9 @@ def replaced(value: Tensor, base: Tensor) -> Tensor:
     return value.to(base.dtype)
 
 
-def shifted(shift: Tensor, base: Tensor) -> Tensor:
-    """Add scale · b of a bias of factors."""
-    return base + shift
+def shifted(shift: Tensor, trained: Dense | None, base: Tensor) -> Tensor:
+    """Add scale · b of a bias of factors to a bias, which may itself be trained."""
+    return (trained(base) if trained else base) + shift
 
 
 def plus(low_rank: Callable[[], LowRank], base: Tensor) -> Tensor:
@@ -104,6 +104,15 @@ def applied(change: Change, base: Tensor) -> Tensor:
         return change.dense(base)
     assert change.low_rank is not None
     return plus(change.low_rank, base)
+
+
+def alike(one: Change, other: Change) -> bool:
+    """Return whether two changes have equal factors, as those of both sides of embeddings that were trained tied."""
+    if one.low_rank is None or other.low_rank is None:
+        return False
+    first, second = one.low_rank(), other.low_rank()
+    sides = ((first.left, second.left), (first.right, second.right))
+    return first.scale == second.scale and all(torch.equal(a, b) for a, b in sides)
 
 
 def fused_layout(

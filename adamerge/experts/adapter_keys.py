@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from adamerge.types import ConfigError
 
-Part: TypeAlias = Literal["A", "B", "B bias", "embedding A", "embedding B", "magnitude", "token rows", "whole"]
-"""What a tensor of an adapter is to its module; `whole` is a parameter of its own."""
+Part: TypeAlias = Literal["A", "B", "B bias", "embedding A", "embedding B", "magnitude", "token rows", "whole", "copy"]
+"""What a tensor of an adapter is to its module; `whole` is a parameter of its own, `copy` what that has replaced."""
 
 _PREFIX = re.compile(r"^(base_model\.model\.)+")
 _PARTS: Mapping[str, Part] = {
@@ -22,8 +22,9 @@ _PARTS: Mapping[str, Part] = {
 _PATTERNS: Mapping[re.Pattern[str], Part] = {
     re.compile(rf"(?P<module>.+?)\.({pattern})"): part for pattern, part in _PARTS.items()
 }
-_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 _WRAPPED = re.compile(r"(\.base_layer)+$")
+_NAMED = re.compile(r".*\.lora_(?:[AB]\.(?P<linear>[^.]+)\.weight|embedding_[AB]\.(?P<embedding>[^.]+))")
+"""Names of tensors that end with the adapter's name, as they are in a model's own state dict."""
 
 
 class Place(NamedTuple):
@@ -40,8 +41,23 @@ class Place(NamedTuple):
     depth: int = 0
 
 
-def place_of(key: str) -> Place:
+def names_in(keys: Iterable[str]) -> list[str]:
+    """List the names of adapters that the names of tensors contain; PEFT leaves them out when it saves an adapter.
+
+    Example:
+        >>> names_in(["model.q.lora_A.news.weight", "model.q.lora_B.news.weight", "model.k.lora_A.weight"])
+        ['news']
+    """
+    found = (_NAMED.fullmatch(key) for key in keys)
+    return list(dict.fromkeys(one["linear"] or one["embedding"] for one in found if one))
+
+
+def place_of(key: str, name: str = "default") -> Place:
     """Read one name.
+
+    Args:
+        key: The name of a tensor.
+        name: Of the adapter, which may be a part of it.
 
     Example:
         >>> place_of("base_model.model.model.layers.0.q_proj.lora_A.weight")
@@ -50,14 +66,16 @@ def place_of(key: str) -> Place:
         'classifier.weight'
     """
     key = _PREFIX.sub("", key)
+    wrappers = rf"\.(base_layer|modules_to_save(\.{re.escape(name)})?|original_module)(?=\.)"
     for pattern, part in _PATTERNS.items():
         found = pattern.fullmatch(key)
         if found:
             module = found["module"]
             wrapped = _WRAPPED.search(module)
             depth = wrapped.group().count(".base_layer") if wrapped else 0
-            return Place(_WRAPPERS.sub("", _WRAPPED.sub("", module)), part, depth)
-    return Place(_WRAPPERS.sub("", key), "whole", key.count(".base_layer."))
+            return Place(re.sub(wrappers, "", _WRAPPED.sub("", module)), part, depth)
+    part = "copy" if ".original_module." in key else "whole"
+    return Place(re.sub(wrappers, "", key), part, key.count(".base_layer."))
 
 
 class Parts(NamedTuple):
@@ -84,41 +102,60 @@ class Parts(NamedTuple):
         return self.names.get("A", "").endswith("lora_a")
 
 
-def group_keys(source: str, keys: Iterable[str]) -> tuple[list[Parts], dict[str, tuple[str, bool]]]:
+class Keys(NamedTuple):
+    """An adapter's tensors by what they are.
+
+    Attributes:
+        modules: Modules with factors, magnitudes or token rows.
+        whole: Whole parameters: names in the file by the parameter's name. PEFT writes a trained bias of a trained
+            module under two.
+        copies: The same of parameters of the base as they were in training, beside what changes or replaces them.
+    """
+
+    modules: list[Parts]
+    whole: dict[str, list[str]]
+    copies: dict[str, list[str]]
+
+
+def group_keys(source: str, keys: Iterable[str]) -> Keys:
     """Group an adapter's tensors by module.
 
     Args:
         source: Name of the adapter in messages.
         keys: Names in its file.
 
-    Returns:
-        Modules with factors, magnitudes or token rows; and whole parameters: name in the file, and whether it is of the
-        wrapped layer (a copy of the base's), by the parameter's name.
-
     Raises:
-        ConfigError: Two tensors have the same place, a factor has no partner, or the file holds no tensor.
+        ConfigError: Two tensors have the same place, a factor has no partner, or the file holds no tensor, or several
+            adapters.
     """
+    keys = list(keys)
+    names = names_in(keys)
+    if len(names) > 1:
+        raise ConfigError(
+            f"{source}: expected the tensors of one adapter, found those of {len(names)} ({', '.join(names[:5])}). "
+            "Save one: model.save_pretrained(…, selected_adapters=[…]) of PEFT."
+        )
     modules: dict[tuple[str, int, bool], dict[Part, str]] = {}
-    whole: dict[str, tuple[str, bool]] = {}
+    whole: dict[str, list[str]] = {}
+    copies: dict[str, list[str]] = {}
     problems: list[str] = []
     for key in keys:
-        place = place_of(key)
-        if place.part == "whole":
-            if place.module in whole:
-                problems.append(_same_place(source, key, whole[place.module][0]))
-            whole[place.module] = (key, place.depth > 0)
+        place = place_of(key, *names)
+        if place.part in ("whole", "copy"):
+            # Biases are trained below the wrapper; weights there are those that the factors change.
+            copied = place.part == "copy" or (place.depth > 0 and place.module.endswith(".weight"))
+            (copies if copied else whole).setdefault(place.module, []).append(key)
             continue
         parts = modules.setdefault((place.module, place.depth, place.part == "token rows"), {})
-        if place.part in parts:
+        if parts.setdefault(place.part, key) != key:
             problems.append(_same_place(source, key, parts[place.part]))
-        parts[place.part] = key
     found = [Parts(module, names, depth) for (module, depth, _), names in modules.items()]
     problems += [problem for parts in found for problem in _partners(source, parts)]
     if not found and not whole:
         problems.append(f"{source}: expected an adapter's tensors, found a file without any. Save the adapter again.")
     if problems:
         raise ConfigError("\n".join(problems))
-    return found, whole
+    return Keys(found, whole, copies)
 
 
 def _same_place(source: str, one: str, other: str) -> str:

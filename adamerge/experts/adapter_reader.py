@@ -1,6 +1,6 @@
 """From the tensors of an adapter to changes of a module's parameters; every problem by name."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -10,6 +10,7 @@ from adamerge.experts.adapter_config import AdapterConfig
 from adamerge.experts.adapter_conversion import Converted, conversion_of
 from adamerge.experts.adapter_formulas import (
     Layout,
+    alike,
     dora,
     factor_shapes,
     fused,
@@ -17,19 +18,15 @@ from adamerge.experts.adapter_formulas import (
     layout_of,
     plus,
     read,
-    replaced,
     shifted,
     with_rows,
 )
-from adamerge.experts.adapter_keys import Part, Parts
-from adamerge.experts.conversion import Conversion, places
-from adamerge.experts.low_rank import Change, LowRank
-from adamerge.experts.match_names import tied_names
+from adamerge.experts.adapter_keys import Keys, Part, Parts
+from adamerge.experts.adapter_places import OTHER_BASE, UNTIE, AdapterPlaces
+from adamerge.experts.adapter_whole import WholeTensors
+from adamerge.experts.conversion import Conversion
+from adamerge.experts.low_rank import Adapted, Change, LowRank
 from adamerge.storage.weights import Weights
-from adamerge.types import IncompatibleExpertsError
-
-OTHER_BASE = "Give the base that it was trained on"
-UNTIE = "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model"
 
 
 class AdapterReader:
@@ -40,106 +37,81 @@ class AdapterReader:
         module: The module that it was trained as, of today's transformers.
         base: The base's tensors under the names of the module.
         tensors: The adapter's tensors.
-        names: Names of weights and other parameters in the adapter, as its transformers knew them.
+        keys: What these are.
+
+    Attributes:
+        whole: The tensors that the adapter brings whole.
+        ranks: Of all factors.
+        scales: Of all factors.
+        other_ranks: Rank in the options and in the tensors, by module, where they differ.
+        twice: Modules whose factors PEFT adds twice.
     """
 
-    def __init__(
-        self, config: AdapterConfig, module: nn.Module, base: Weights, tensors: Weights, names: Iterable[str]
-    ) -> None:
-        self.config, self.module, self.base, self.tensors = config, module, base, tensors
-        self.problems: list[str] = []
-        self.replaced: dict[str, Change] = {}
+    def __init__(self, config: AdapterConfig, module: nn.Module, base: Weights, tensors: Weights, keys: Keys) -> None:
+        self.config, self.module, self.base, self.tensors, self.keys = config, module, base, tensors, keys
         self.ranks: set[int] = set()
         self.scales: set[float] = set()
-        groups = tied_names(module)
-        self._canonical = {alias: aliases[0] for aliases in groups for alias in aliases}
-        self._aliases = {aliases[0]: set(aliases) for aliases in groups if len(aliases) > 1}
-        self._sides: dict[str, set[str]] = {}
-        self._modules = dict(module.named_modules())
-        found = places(module, names)
-        self._homes: dict[str, str] = {disk: name for name, several in found.names.items() for disk in several}
-        self._made = {disk: conversion for conversion in found.made.values() for disk in conversion.names}
+        self.other_ranks: dict[str, tuple[int, int]] = {}
+        self.twice: list[str] = []
+        names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
+        self._places = AdapterPlaces(config.source, module, names)
+        self.whole = WholeTensors(self._places, module, base, tensors)
         self._converted: dict[str, Converted] = {}
 
-    def check(self, missing: Sequence[str], own: Mapping[str, Tensor]) -> None:
-        """Refuse the adapter if anything had no place, or the base lacks what the adapter does not bring."""
-        for weight, sides in self._sides.items():
-            if sides != self._aliases[weight] and not self.config.ties:
-                self._problem(
-                    weight,
-                    f"is tied to {', '.join(sorted(self._aliases[weight] - sides))}, and the adapter changes one side "
-                    "only, so that the trained model is none with tied embeddings",
-                    UNTIE,
-                )
-        self.problems += [
-            f"{self.config.source}: neither base nor adapter has {name} of {type(self.module).__name__}. If it is the "
-            "head, it was not saved: name it in modules_to_save, or set task_type, when training."
-            for name in missing
-            if name not in own
-        ]
-        if self.problems:
-            raise IncompatibleExpertsError("\n".join(self.problems))
+    def read(self, missing: Sequence[str], settings: object, *, over_base: bool) -> Adapted:
+        """Return the base with the adapter.
 
-    def changes(self, modules: Sequence[Parts]) -> dict[str, Change]:
+        Args:
+            missing: Parameters that the base lacks.
+            settings: What else the tensors depend on, for their digest.
+            over_base: Whether the base is that of the merge.
+
+        Raises:
+            IncompatibleExpertsError: Anything has no place, does not fit, or is of another base.
+        """
+        self.whole.add(self.keys.whole)
+        self.whole.compare(self.keys.copies)
+        changes = self._changes()
+        own = self.whole.own
+        self._places.check([name for name in missing if name not in own], ties=self.config.ties)
+        files = tuple(self.tensors.files)
+        return Adapted(self.base, {**changes, **self.whole.replaced}, own, files, settings, over_base=over_base)
+
+    def _changes(self) -> dict[str, Change]:
         """Return the change of every parameter that has factors, magnitudes, trained rows or a bias of factors."""
         found: dict[str, Change] = {}
-        for parts in modules:
+        for parts in self.keys.modules:
             for name, change in self._changes_of(parts):
-                if name in found:
-                    self._problem(name, "is changed twice by the adapter", "Merge it with PEFT and give the result")
+                if name in found and self._places.tied(name) and alike(found[name], change):
+                    continue
+                if name in found or name in self.whole.replaced or name in self.whole.own:
+                    way_out = UNTIE if self._places.tied(name) else "Merge it with PEFT and give the result"
+                    self._problem(name, "is changed twice by the adapter", way_out)
                 found[name] = change
         return {**found, **dict(self._fused_changes())}
 
-    def whole(self, whole: Mapping[str, tuple[str, bool]]) -> dict[str, Tensor]:
-        """Return the tensors that the adapter brings whole and the base lacks; note those that replace the base's."""
-        own: dict[str, Tensor] = {}
-        for name, (key, wrapped) in whole.items():
-            target = self._parameter(name)
-            if target is None:
-                self._no_place(key)
-                continue
-            value = self.tensors[key]
-            if wrapped and target.endswith(".weight"):
-                self._compare(key, target, value)
-            elif self.module.get_parameter(target).shape != value.shape:
-                self._shape(key, target, value)
-            elif target in self.base:
-                self._side(target, name)
-                self._replace(key, target, value)
-            else:
-                own[target] = value
-        return own
-
-    def _replace(self, key: str, target: str, value: Tensor) -> None:
-        former = self.replaced.get(target)
-        if former and former.dense and not torch.equal(former.dense(value), value):
-            self._problem(
-                key,
-                f"differs from the other tensor of the tied {target}",
-                UNTIE,
-            )
-        self.replaced[target] = Change(dense=partial(replaced, value))
-
     def _changes_of(self, parts: Parts) -> Iterator[tuple[str, Change]]:
-        path = self._path(parts.module)
+        path = self._places.path(parts.module)
         if path is None:
             self._part_of_fused(parts)
             return
-        owner, names = self._modules[path], parts.names
+        owner, names = self._places.modules[path], parts.names
         own = f"{path}.in_proj_weight" if isinstance(owner, nn.MultiheadAttention) else f"{path}.weight"
-        weight = self._canonical.get(own)
+        weight = self._places.parameter(own)
         if "token rows" in names:
             yield from self._token_rows(parts, weight)
         elif weight is None or parts.depth:
             yield from self._fused(parts, path)
         elif "embedding A" in names and not isinstance(owner, nn.Embedding):
             self._problem(parts.first, f"is a factor of an embedding, but {path} is a {type(owner).__name__}")
+        elif weight not in self.base:
+            self._places.lacking(parts.first, weight)
         else:
-            self._side(weight, own)
+            self._places.side(weight, own)
             change = self._factors(parts, weight, self.base.shape(weight), layout_of(owner, mlx=parts.mlx))
             if change is not None:
                 yield weight, change
-            yield from self._bias(parts, path)
+                yield from self._bias(parts, path)
 
     def _factors(self, parts: Parts, weight: str, shape: torch.Size, layout: Layout) -> Change | None:
         keys: tuple[Part, Part] = ("embedding A", "embedding B") if "embedding A" in parts.names else ("A", "B")
@@ -151,7 +123,8 @@ class AdapterReader:
             what = "rank 0" if rank == 0 else f"shape {tuple(first)} and its partner {b} {tuple(second)}"
             self._problem(a, f"has the {what}, expected factors of {weight} {tuple(shape)}")
             return None
-        low_rank = partial(read, self.tensors, a, b, self._scale(parts.module, rank), layout)
+        times = 2 if self._merged_twice(parts) else 1
+        low_rank = partial(read, self.tensors, a, b, times * self._scale(parts.module, rank), layout)
         if "magnitude" in parts.names:
             return self._dora(parts, weight, shape, low_rank, outputs=1 if layout in ("(B A)ᵀ",) else 0)
         if self.config.dora:
@@ -159,6 +132,14 @@ class AdapterReader:
                 a, "is of a DoRA adapter (use_dora), but has no magnitude beside it", "Save or copy the adapter again"
             )
         return Change(low_rank=low_rank)
+
+    def _merged_twice(self, parts: Parts) -> bool:
+        """Return whether PEFT adds factors twice, in training and when it merges: those of attention's out_proj."""
+        path, _, inner = parts.module.rpartition(".")
+        inside = isinstance(self._places.modules.get(path), nn.MultiheadAttention)
+        twice = inside and f".base_layer.{inner}." in parts.first
+        self.twice += [parts.module] if twice else []
+        return twice
 
     def _dora(
         self, parts: Parts, weight: str, shape: torch.Size, low_rank: Callable[[], LowRank], *, outputs: int
@@ -184,14 +165,17 @@ class AdapterReader:
         elif values.shape != self.base.shape(name):
             self._problem(key, f"has the shape {tuple(values.shape)}, expected {tuple(self.base.shape(name))}")
         else:
-            rank = self.tensors.shape(parts.names["A"])[0]
-            yield name, Change(dense=partial(shifted, values.float() * self.config.scale(parts.module, rank)))
+            shift = values.float() * self.config.scale(parts.module, self.tensors.shape(parts.names["A"])[0])
+            trained = self.whole.replaced.pop(name, Change()).dense  # the layer's own bias may be trained beside it
+            yield name, Change(dense=partial(shifted, shift, trained))
 
     def _token_rows(self, parts: Parts, weight: str | None) -> Iterator[tuple[str, Change]]:
         rows = self.config.rows_of(parts.module)
         key = parts.names["token rows"]
         values = self.tensors[key]
-        if weight is None or rows is None or len(rows) != len(values):
+        if weight is None or weight not in self.base:
+            self._places.lacking(key, weight or f"{parts.module}.weight")
+        elif rows is None or len(rows) != len(values):
             self._problem(
                 key,
                 f"has {len(values)} rows, expected those of trainable_token_indices ({rows and len(rows)})",
@@ -208,12 +192,15 @@ class AdapterReader:
 
     def _fused(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
         """Factors of targeted parameters: (experts, out, in), (experts, in, out), or a matrix."""
-        parameters = self._modules[path].named_parameters(recurse=False)
+        parameters = self._places.modules[path].named_parameters(recurse=False)
         own = [name for name, p in parameters if self._targeted(f"{path}.{name}", p)]
-        transposed = bool(getattr(self._modules[path], "is_transposed", False))
+        transposed = bool(getattr(self._places.modules[path], "is_transposed", False))
         candidates = own[len(own) - 1 - parts.depth :][:1] if len(own) > parts.depth else []  # the first is innermost
         for name in candidates if "A" in parts.names else []:
             target = f"{path}.{name}"
+            if target not in self.base:
+                self._places.lacking(parts.first, target)
+                return
             shape = self.base.shape(target)
             a, b = parts.names["A"], parts.names["B"]
             stacked = torch.Size([1, *shape]) if len(shape) == 2 else shape
@@ -238,11 +225,11 @@ class AdapterReader:
 
     def _part_of_fused(self, parts: Parts) -> None:
         """Keep the change of a part that today's module holds in a larger tensor."""
-        conversion = self._made.get(f"{parts.module}.weight")
+        conversion = self._places.conversion(f"{parts.module}.weight")
         one = self._converted_of(conversion) if conversion is not None else None
         part = one.part(parts.module) if one is not None else None
         if one is None or part is None or "A" not in parts.names or "B bias" in parts.names:
-            self._no_place(parts.first)
+            self._places.no_place(parts.first, parts.module)
             return
         change = self._factors(parts, part, one.shapes[part], "B A")
         if change is not None:
@@ -260,39 +247,12 @@ class AdapterReader:
                 yield name, Change(dense=partial(one.expert_of, name, self.base))
 
     def _scale(self, module: str, rank: int) -> float:
-        scale = self.config.scale(module, rank)
+        scale, said = self.config.scale(module, rank), self.config.rank(module)
+        if said not in (None, rank):
+            self.other_ranks[module] = (said or 0, rank)
         self.ranks.add(rank)
         self.scales.add(round(scale, 4))
         return scale
 
-    def _parameter(self, name: str) -> str | None:
-        """Find a parameter of the module by its name, today's or one of an older transformers."""
-        return self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
-
-    def _path(self, path: str) -> str | None:
-        """Find a module by its path, today's or one of an older transformers."""
-        if path in self._modules:
-            return path
-        renamed = self._homes.get(f"{path}.weight", "").removesuffix(".weight")
-        return renamed if renamed and renamed in self._modules else None
-
-    def _side(self, weight: str, alias: str) -> None:
-        """Note which name of a tied parameter the adapter changes."""
-        if weight in self._aliases:
-            self._sides.setdefault(weight, set()).add(alias)
-
-    def _compare(self, key: str, target: str, value: Tensor) -> None:
-        """Refuse another base: the adapter's file has a copy of the matrix that it was trained on."""
-        base = self.base[target] if target in self.base else None
-        if base is None or base.shape != value.shape or not torch.equal(base.to(value.dtype), value):
-            self._problem(key, f"is the base's {target} as it was in training, and differs from this base's")
-
-    def _shape(self, key: str, target: str, value: Tensor) -> None:
-        expected = tuple(self.module.get_parameter(target).shape)
-        self._problem(key, f"has the shape {tuple(value.shape)}, expected {expected}")
-
-    def _no_place(self, key: str) -> None:
-        self._problem(key, f"has no place in {type(self.module).__name__}")
-
     def _problem(self, name: str, what: str, way_out: str = OTHER_BASE) -> None:
-        self.problems.append(f"{self.config.source}: {name} {what}. {way_out}.")
+        self._places.problem(name, what, way_out)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from adamerge.experts.adapter_config import AdapterConfig
+from adamerge.experts.adapter_config import CONFIG, AdapterConfig
 from adamerge.experts.adapter_keys import Parts
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.heads import head_names
@@ -17,16 +17,16 @@ _SHOWN = 8
 """Largest number of modules that are named."""
 
 
-def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: Adapted) -> Iterator[str]:
+def describe_adapter(reader: AdapterReader, weights: Adapted) -> Iterator[str]:
     """Say what the adapter holds as the merge will use it.
 
     Args:
         reader: Has read the adapter.
-        modules: Its tensors by module.
         weights: The model with the adapter.
     """
     config, module = reader.config, reader.module
-    heads = [name for name in (*weights.own, *weights.changed) if name in head_names(module)]
+    of_head = head_names(module)  # builds the module once more
+    heads = [name for name in (*weights.own, *weights.changed, *reader.whole.unchanged) if name in of_head]
     moved = set(weights.changed) - set(heads)
     whole = [name for name in weights.own if name not in heads]
     touched = {*weights.changed, *weights.own}
@@ -34,7 +34,7 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
     beside = {name.rpartition(".")[0] for name in touched}
     untouched = [name for name in rest if name.rpartition(".")[0] not in beside]
     parts = [
-        f"{_kind(config, modules)} adapter",
+        f"{_kind(config, reader.keys.modules)} adapter",
         f"rank {_range(sorted(reader.ranks))}",
         f"scale {_range(sorted(reader.scales))}",
         f"changes {len(moved)} tensors ({_leaves(moved)})",
@@ -50,17 +50,17 @@ def describe_adapter(reader: AdapterReader, modules: Sequence[Parts], weights: A
             "on (DoRA, trained token rows, or experts of transformers 4): each is computed whole in every step, one at "
             "a time, which takes the time of a complete checkpoint and the memory of one tensor."
         )
-    if head_names(module) and not heads:
+    if of_head and not heads:
         yield (
             f"{config.source}: the adapter holds no head, though {type(module).__name__} has one "
-            f"({several(sorted(head_names(module)))}): the base's is used. If it was trained, it was not saved: name "
+            f"({several(sorted(of_head))}): the base's is used. If it was trained, it was not saved: name "
             "it in modules_to_save, or set task_type, when training."
         )
 
 
 def _computed_whole(reader: AdapterReader, weights: Adapted) -> list[str]:
     """List the matrices whose change is neither factors nor a tensor in the adapter's file."""
-    changes = {name: weights.change(name) for name in weights.changed if name not in reader.replaced}
+    changes = {name: weights.change(name) for name in weights.changed if name not in reader.whole.replaced}
     return [
         name
         for name, one in changes.items()
@@ -68,14 +68,32 @@ def _computed_whole(reader: AdapterReader, weights: Adapted) -> list[str]:
     ]
 
 
-def contradictions(config: AdapterConfig, modules: Sequence[Parts]) -> Iterator[str]:
-    """Warn where several patterns match a module with different values; PEFT sorts them when it saves them."""
-    bad = [parts.module for parts in modules if len(set(config.alphas(parts.module))) > 1]
+def contradictions(reader: AdapterReader) -> Iterator[str]:
+    """Warn of options that say otherwise than the tensors, contradict each other, or are not known."""
+    config, source = reader.config, reader.config.source
+    bad = [parts.module for parts in reader.keys.modules if len(set(config.alphas(parts.module))) > 1]
     if bad:
         yield (
-            f"{config.source}: patterns of alpha_pattern contradict each other for {', '.join(bad[:3])}. The "
+            f"{source}: patterns of alpha_pattern contradict each other for {', '.join(bad[:3])}. The "
             "first in the file is taken, as PEFT does on loading; in training another may have been first, because "
             "PEFT sorts them when it saves. Write one pattern per module."
+        )
+    if reader.other_ranks:
+        module, (said, rank) = next(iter(reader.other_ranks.items()))
+        yield (
+            f"{source}: {CONFIG} says rank {said} for {module}, but its factors have rank {rank}, which counts here, "
+            f"in the scale too ({len(reader.other_ranks)} modules). PEFT would not load it: check that {CONFIG} is of "
+            "this adapter."
+        )
+    if reader.twice:
+        yield (
+            f"{source}: the factors of {several(reader.twice)} count twice: PEFT (0.21) adds them twice in training "
+            "and merging. If the adapter was trained by other code, its change is too large by one of them."
+        )
+    if config.unknown:
+        yield (
+            f"{source}: {CONFIG} has options that are not known here: {several(config.unknown)}. They are not read; if "
+            "one of them changes what the factors mean, the merge is wrong."
         )
 
 

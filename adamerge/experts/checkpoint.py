@@ -85,13 +85,16 @@ class Checkpoint:
         return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
 
 
-def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
+def open_checkpoint(
+    source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, inside: bool = False
+) -> Checkpoint:
     """Open a checkpoint by directory or hub id (`id` or `id@revision`).
 
     Args:
         source: The directory or hub id.
         allow_pickle: Whether pickled weights may be read.
         trust_remote_code: Whether Python code beside the weights may run.
+        inside: See `locate`.
 
     Returns:
         The checkpoint; only headers are read.
@@ -100,7 +103,7 @@ def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_cod
         ConfigError: No such directory or hub id, or only pickled weights without permission to read them.
         IncompatibleExpertsError: Weights that cannot be read, or quantised weights.
     """
-    folder = locate(source, allow_pickle)
+    folder = locate(source, allow_pickle, inside=inside)
     if is_adapter(folder):
         raise ConfigError(
             f"{source}: an adapter, expected a complete checkpoint. As an expert an adapter can be merged as it is; a "
@@ -206,12 +209,13 @@ def parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register
 
 
-def locate(source: str, allow_pickle: bool) -> Path:
+def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:
     """Find the folder of a checkpoint or adapter: a directory, or what the hub has under that id.
 
     Args:
         source: The directory or hub id (`id` or `id@revision`).
         allow_pickle: Whether pickled weights may be downloaded.
+        inside: Whether it may be a folder in a repository of the hub (`id/folder`), as several adapters are kept.
 
     Raises:
         ConfigError: There is no such directory or hub id.
@@ -221,21 +225,31 @@ def locate(source: str, allow_pickle: bool) -> Path:
         check_folder(folder)
         return folder
     name, _, revision = source.partition("@")
+    name, within = _divided(name) if inside else (name, "")
     if os.path.lexists(folder) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise ConfigError(
             f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
             "Correct the path."
         )
     try:
-        patterns = [*DOWNLOADED, *(["*.bin"] if allow_pickle else [])]
-        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        patterns = [within + pattern for pattern in (*DOWNLOADED, *(["*.bin"] if allow_pickle else []))]
+        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns)) / within
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"{source}: no folder of this name, and the Hugging Face hub did not return it ({reason}). Correct the "
             "name."
         ) from error
+    if not found.is_dir():
+        raise ConfigError(f"{source}: {name} on the Hugging Face hub has no folder {within[:-1]}. Correct the name.")
     return found
+
+
+def _divided(name: str) -> tuple[str, str]:
+    """Divide what may be a folder inside a repository of the hub: `org/name/a/b` → `org/name`, `a/b/`."""
+    parts = name.split("/")
+    plain = len(parts) > 2 and all(re.fullmatch(r"[\w.-]*\w[\w.-]*", part) for part in parts)  # no .. among them
+    return ("/".join(parts[:2]), "/".join(parts[2:]) + "/") if plain else (name, "")
 
 
 def has_adapter(folder: Path) -> bool:

@@ -23,9 +23,9 @@ from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import Match, fill_tied, match
 from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import of_base, own_module
-from adamerge.experts.tied import says_tied, tied_names, untie
+from adamerge.experts.tied import possible_ties, says_tied, tied_names, untie
 from adamerge.experts.zero_shot import ZeroShot, ZeroShotClassifier, text_head
-from adamerge.storage.weights import Joined
+from adamerge.storage.weights import Joined, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
@@ -51,9 +51,11 @@ def from_checkpoints(
     """
     problems: list[str] = []
     opened: dict[str, _Opened] = {}
+    modules = _Modules()
     for name, checkpoint in experts.items():
+        words, own = (zero_shot or {}).get(name), bool(split and split.head)
         try:
-            opened[name] = _open(name, base, checkpoint, (zero_shot or {}).get(name), own=bool(split and split.head))
+            opened[name] = _open(name, base, checkpoint, words, modules, own=own)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
     if opened:
@@ -65,6 +67,29 @@ def from_checkpoints(
             if not problems:
                 return together
     raise IncompatibleExpertsError("\n".join(problems))
+
+
+class _Modules:
+    """Builds the modules of experts; adapters of one class and configuration share one, and so its memory."""
+
+    def __init__(self) -> None:
+        self._shared: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
+
+    def of(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
+        """Return the module of a checkpoint, and the names of its head."""
+        if not isinstance(checkpoint.tensors, Adapted) or checkpoint.trust_remote_code:
+            return self._built(checkpoint)
+        key = checkpoint.config.to_json_string()
+        if key not in self._shared:
+            self._shared[key] = self._built(checkpoint)
+        return self._shared[key]
+
+    def _built(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
+        try:
+            module = own_module(checkpoint)
+        except ConfigError as error:
+            raise ConfigError(f"{checkpoint.folder}/{error}") from error
+        return module, tuple(head_names(module))
 
 
 class _Opened(NamedTuple):
@@ -83,22 +108,21 @@ class _Opened(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _open(name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None, *, own: bool) -> _Opened:
+def _open(
+    name: str, base: Checkpoint, checkpoint: Checkpoint, words: ZeroShot | None, modules: _Modules, *, own: bool
+) -> _Opened:
     if words is not None:
         return _zero_shot_expert(name, base, checkpoint, words)
     problems = config_problems(base, checkpoint, own_embeddings=own)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    try:
-        module = own_module(checkpoint)
-    except ConfigError as error:
-        raise ConfigError(f"{checkpoint.folder}/{error}") from error
+    module, head = modules.of(checkpoint)
     found = fill_tied(checkpoint.source, match(checkpoint, module), module)
     found = _without_equals(found, checkpoint, base)
     problems = match_problems(checkpoint, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    return _Opened(_expert(name, checkpoint, module, found), set(), found.apart, found.notes)
+    return _Opened(_expert(name, checkpoint, module, head, found), set(), found.apart, found.notes)
 
 
 def _without_equals(found: Match, checkpoint: Checkpoint, base: Checkpoint) -> Match:
@@ -116,10 +140,10 @@ def _without_equals(found: Match, checkpoint: Checkpoint, base: Checkpoint) -> M
     return replace(found, unexpected=left, notes=(*found.notes, note))
 
 
-def _expert(name: str, checkpoint: Checkpoint, module: nn.Module, found: Match) -> Expert:
+def _expert(name: str, checkpoint: Checkpoint, module: nn.Module, head: tuple[str, ...], found: Match) -> Expert:
     own = checkpoint.tensors
     weights = own if isinstance(own, Adapted) else Converted(own, found.names)  # an adapter's names are the module's
-    return Expert(name, module, weights, tuple(head_names(module)), "", checkpoint)
+    return Expert(name, module, weights, head, "", checkpoint)
 
 
 def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> Experts:
@@ -179,11 +203,21 @@ def _apart(modules: Sequence[nn.Module]) -> set[str]:
 
 def _untied(expert: Expert, apart: set[str]) -> Expert:
     """Give an expert parameters of their own under some names of tied ones, with the values that both share."""
-    checkpoint, module = expert.checkpoint, expert.own_module
-    if checkpoint is None or expert.prefix or not apart or isinstance(checkpoint.tensors, Adapted):
+    checkpoint, module, weights = expert.checkpoint, expert.own_module, expert.weights
+    if checkpoint is None or expert.prefix or not apart:
         return expert
     untie(module, apart)
-    return _expert(expert.name, checkpoint, module, fill_tied(checkpoint.source, match(checkpoint, module), module))
+    if isinstance(weights, Adapted):
+        return replace(expert, weights=weights.with_copies(_copies(module, weights, apart)))
+    found = fill_tied(checkpoint.source, match(checkpoint, module), module)
+    return _expert(expert.name, checkpoint, module, tuple(head_names(module)), found)
+
+
+def _copies(module: nn.Module, weights: Weights, apart: set[str]) -> dict[str, str]:
+    """Map names of tied parameters that an adapter's model lacks, since its base ties them, to those that it has."""
+    own = dict(module.named_parameters())
+    names = {n: a for aliases in possible_ties(module) for n in aliases for a in aliases if a in weights}
+    return {name: alias for name, alias in names.items() if name in apart & own.keys() and name not in weights}
 
 
 def _ties_note(apart: set[str], names: Mapping[str, object]) -> Iterator[str]:

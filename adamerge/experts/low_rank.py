@@ -1,5 +1,6 @@
 """Experts that are a base plus a change per tensor: LoRA factors or whole tensors, dense only when they are read."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adamerge.storage.digest import FileDigest, digest_of_json
-from adamerge.storage.weights import Header, Weights
+from adamerge.storage.weights import Header, Joined, Renamed, Weights
 
 
 class LowRank(NamedTuple):
@@ -120,6 +121,22 @@ class Adapted(Weights):
     @override
     def files(self) -> Mapping[Path, FileDigest]:
         return self._files if self.over_base else {**self.base.files, **self._files}
+
+    def with_copies(self, copies: Mapping[str, str]) -> "Adapted":
+        """Return the same tensors, some of them under a second name too, as where embeddings are not tied.
+
+        Args:
+            copies: Name of an own tensor by second name.
+        """
+        if not copies:
+            return self
+        twice = copy.copy(self)
+        below = {to: name for to, name in copies.items() if name in self.base}
+        twice.base = Joined(self.base, Renamed(self.base, below))
+        twice._changes = {**self._changes, **{to: self._changes[n] for to, n in copies.items() if n in self._changes}}
+        twice._own = {**self._own, **{to: self._own[name] for to, name in copies.items() if name in self._own}}
+        twice._headers = {**self._headers, **{to: self._headers[name] for to, name in copies.items()}}
+        return twice
 
     def change(self, name: str) -> Change | None:
         """Return the change of one tensor of the base; None if the adapter does not touch it."""

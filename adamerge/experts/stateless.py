@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from adamerge.experts.known_writes import known_writes, remember_writes
 from adamerge.experts.random_numbers import same_random_numbers
 from adamerge.types import ConfigError, Parameters
 
@@ -93,13 +94,19 @@ class Stateless:
                 did not change.
         """
         if self._written is None:
+            self._written = known_writes(self._module)
+        if self._written is None:
             output = self._first(state, args, inputs)
             if not self._written:
                 return output
         return self._pass(state, args, inputs)
 
     def _first(self, state: Parameters, args: Sequence[object], inputs: Mapping[str, object] | None) -> Any:  # noqa: ANN401
-        """Run a pass to find the parameters that it changes, and restore them."""
+        """Run a pass to find the parameters that it changes, and restore them.
+
+        Copies are kept meanwhile, as much as the state itself, so it is done once for all modules of one class and
+        configuration: before any of their tasks has a gradient.
+        """
         own = {name: tensor for name, tensor in state.items() if name in self._parameters}
         kept = {name: (_version(tensor), tensor.detach().clone()) for name, tensor in own.items()}
         written: set[str] = set()
@@ -113,6 +120,8 @@ class Stateless:
                         own[name].copy_(copy)
         self._written = frozenset(written)
         self.changed |= written
+        if not any(tensor.is_meta for tensor in own.values()):  # where only changes in place are seen
+            remember_writes(self._module, self._written)
         return output
 
     def _pass(self, state: Parameters, args: Sequence[object], inputs: Mapping[str, object] | None) -> Any:  # noqa: ANN401

@@ -22,14 +22,21 @@ _PIECE = 2**20
 
 
 def inspect(
-    place: str, base: str | None, console: Console, *, allow_pickle: bool = False, trust_remote_code: bool = False
+    place: str,
+    base: str | None,
+    console: Console,
+    *,
+    adapter: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """Print what an expert holds, as a merge uses it, and ‖ΔW‖ by depth; writes nothing.
 
     Args:
         place: Directory or hub id of an adapter or of a complete checkpoint.
-        base: Directory or hub id of its base; by default the one that an adapter names.
+        base: Directory or hub id of its base; by default the one that an adapter names, or the checkpoint below it.
         console: Prints it.
+        adapter: Directory or hub id of an adapter of the checkpoint.
         allow_pickle: Whether pickled weights may be read.
         trust_remote_code: Whether Python code beside the weights may run.
 
@@ -40,9 +47,10 @@ def inspect(
         ConfigError: There is no base, or something cannot be opened.
         IncompatibleExpertsError: They do not belong together.
     """
-    below = _base(place, base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    name = Path(place.partition("@")[0]).name or place
-    expert = open_expert(place, below, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    below = _base(place, base or (place if adapter else None), **may)
+    name = Path((adapter or place).partition("@")[0]).name or place
+    expert = open_expert(place, below, adapter=adapter, **may)
     experts = from_checkpoints(below, {name: expert})
     norms = norms_of(experts, name)
     for line in [*describe(experts), *_table(norms)]:
@@ -66,12 +74,11 @@ def norms_of(experts: Experts, task: str) -> dict[str, tuple[float, float]]:
     return {block: (change[block] ** 0.5, size[block] ** 0.5) for block in change}
 
 
-def _base(place: str, base: str | None, *, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
+def _base(place: str, base: str | None, **may: bool) -> Checkpoint:
     """Open the base that is given, or that an adapter names."""
-    may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     if base is not None:
         return open_checkpoint(base, **may)
-    folder = locate(place, allow_pickle)
+    folder = locate(place, may["allow_pickle"], inside=True)
     if not has_adapter(folder):
         raise ConfigError(f"{place}: a complete checkpoint; expected its base, found none. Add --base.")
     named = read_adapter_config(place, folder).base_model

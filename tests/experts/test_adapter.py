@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.adapters import BERT, KINDS, LLAMA, TIED, experts_of, logits, model, one_hot_logits, saved
+from support.adapters import BERT, KINDS, LLAMA, TIED, experts_of, logits, model, moved, one_hot_logits, saved
 from support.families import build
 
 from adamerge.experts.adapter import open_expert
@@ -87,19 +87,10 @@ def test_alpha_patterns_that_contradict_each_other_are_said(tmp_path):
     )
 
 
-def near(base, seed):
-    """A complete checkpoint a little away from the base."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in base.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return base
-
-
 def over(folder, family=LLAMA, options=None):
     """A base, a complete checkpoint near it, an adapter over that, and the state dict of both together."""
     base, adapter, merged = saved(folder, family, options or KINDS["plain"][1])
-    full = near(model(family[0], family[1], **family[2]), 5)
+    full = moved(model(family[0], family[1], **family[2]), 5)
     full.save_pretrained(folder / "full")
     before = open_checkpoint(str(base)).tensors
     state = full.state_dict()
@@ -208,7 +199,7 @@ def test_the_base_that_an_adapter_names(tmp_path):
     """The same folder, or an equal copy, is passed over; a name alone is warned of; other weights are refused."""
     base, adapter, _ = saved(tmp_path, *KINDS["plain"])
     shutil.copytree(base, tmp_path / "copy")
-    near(model(*LLAMA[:2], **LLAMA[2]), 3).save_pretrained(tmp_path / "other")
+    moved(model(*LLAMA[:2], **LLAMA[2]), 3).save_pretrained(tmp_path / "other")
     for same in (base, tmp_path / "copy"):
         named(adapter, same)
         assert not any("the adapter names" in n or "trained on" in n for n in experts_of(base, a=adapter).notes)
@@ -266,3 +257,17 @@ def test_whole_embeddings_of_a_tied_model(tmp_path, sides):
             experts_of(base, a=adapter)
         return
     torch.testing.assert_close(experts_of(base, a=adapter).tasks["a"].weights["model.embed_tokens.weight"], new)
+
+
+def test_an_adapter_of_a_folder_with_weights_is_read_alone(tmp_path):
+    base, adapter, _ = over(tmp_path)
+    moved(model(*LLAMA[:2], **LLAMA[2]), 9).save_pretrained(tmp_path / "both")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, tmp_path / "both")
+    opened = open_checkpoint(str(base))
+    found, alone = (
+        open_expert(str(tmp_path / "full"), opened, adapter=str(one)) for one in (tmp_path / "both", adapter)
+    )
+    assert all(torch.equal(found.tensors[name], alone.tensors[name]) for name in alone.tensors.headers)
+    assert any("complete weights beside the adapter are not read" in note for note in found.notes)
+    assert not any("beside the adapter" in note for note in alone.notes)

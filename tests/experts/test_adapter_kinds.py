@@ -1,9 +1,8 @@
 """Every kind of adapter: a one-hot merge has the logits of PEFT's merge, or of the adapter as it was trained."""
 
-import json
-
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support.adapters import (
     FUSED,
@@ -13,11 +12,16 @@ from support.adapters import (
     TRANSFORMERS_4,
     experts_of,
     in_old_names,
+    inputs_of,
     logits,
     model,
+    of_mlx,
     one_hot_logits,
     saved,
+    trained,
 )
+
+from adamerge.experts.checkpoint import open_checkpoint
 
 
 def check(experts, expected):
@@ -68,6 +72,48 @@ def test_other_names_of_the_same_tensors(tmp_path, kind):
     check(experts_of(base, a=adapter), expected)
 
 
+@pytest.mark.parametrize("name", ["default", "news"])
+@pytest.mark.parametrize("kind", ["head", "bias of lora layers", "module of its own", "head of two layers"])
+def test_a_state_dict_of_the_whole_model(tmp_path, kind, name):
+    """It has the adapter's name in its keys, and copies of the base's parameters, which must be those of this base."""
+    base, adapter, expected = saved(tmp_path, *KINDS[kind])
+    (cls, family, more), options = KINDS[kind]
+    peft = trained(model(cls, family, **more), options)
+    tensors = {key.replace(".default", f".{name}"): value.clone() for key, value in peft.state_dict().items()}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    check(experts_of(base, a=adapter), expected)
+
+
+def test_a_bias_of_factors_beside_a_trained_bias(tmp_path):
+    base, adapter, expected = saved(tmp_path, *KINDS["bias of factors"])
+    file = adapter / "adapter_model.safetensors"
+    name = "bert.encoder.layer.0.attention.self.query.bias"
+    trained = torch.linspace(-1, 1, 16)
+    save_file({**load_file(file), f"base_model.model.{name.replace('.bias', '.base_layer.bias')}": trained}, file)
+    moved = expected[name] - open_checkpoint(str(base)).tensors[name]
+    check(experts_of(base, a=adapter), {**expected, name: trained + moved})
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_factors_of_tied_embeddings_that_were_trained_tied(tmp_path, target):
+    """PEFT's file has the factors of both sides, and its merge adds both to the one matrix; its live model does not."""
+    base, adapter, merged = saved(tmp_path, TIED, {"target_modules": [target], "ensure_weight_tying": True})
+    live = PeftModel.from_pretrained(model(*TIED[:2], **TIED[2]), adapter).eval()
+    experts = experts_of(base, a=adapter)
+    module = experts.tasks["a"].module
+    with torch.no_grad():
+        expected = live(**inputs_of(module)).logits
+    torch.testing.assert_close(one_hot_logits(experts, "a"), expected, rtol=1e-5, atol=1e-5)
+    theirs = logits(module, {name: merged[name] for name in experts.tasks["a"].weights.headers})
+    assert (theirs - expected).abs().max() > 1e-2
+
+
+def test_factors_that_count_twice_are_said(tmp_path):
+    """PEFT adds those of the out_proj inside MultiheadAttention twice, in training too."""
+    base, adapter, _ = saved(tmp_path, *KINDS["MultiheadAttention"])
+    assert any("head.attention.out_proj count twice" in note for note in experts_of(base, a=adapter).notes)
+
+
 MLX = {
     "linear": (LLAMA, "q_proj|down_proj", False),
     "dora": (LLAMA, "q_proj|down_proj", True),
@@ -80,30 +126,7 @@ MLX = {
 @pytest.mark.parametrize("kind", MLX)
 def test_adapters_of_mlx(tmp_path, kind):
     """W + scale · (a b)ᵀ of a linear layer and W + scale · a b of embeddings, as `fuse` of mlx-lm 0.32 computes."""
-    (name, family, more), targets, dora = MLX[kind]
-    base = model(name, family, **more)
-    base.save_pretrained(tmp_path / "base")
-    expected, tensors, scale = base.state_dict(), {}, 20.0
-    generator = torch.Generator().manual_seed(0)
-    for path, module in base.named_modules():
-        if path.rpartition(".")[2] in targets.split("|"):
-            embedding, (rows, columns) = isinstance(module, torch.nn.Embedding), module.weight.shape
-            inputs, outputs = (rows, columns) if embedding else (columns, rows)
-            a, b = (0.05 * torch.randn(size, generator=generator) for size in ((inputs, 3), (3, outputs)))
-            changed = module.weight.detach() + scale * (a @ b if embedding else (a @ b).T)
-            tensors |= {f"{path}.lora_a": a, f"{path}.lora_b": b}
-            if dora:
-                tensors[f"{path}.m"] = torch.rand(rows, generator=generator) + 0.5
-                changed = changed * (tensors[f"{path}.m"] / changed.norm(dim=1))[:, None]
-            expected[f"{path}.weight"] = changed
-            if more["tie_word_embeddings"]:
-                expected["lm_head.weight"] = changed
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    save_file(tensors, folder / "adapters.safetensors")
-    options = {"fine_tune_type": "dora" if dora else "lora", "num_layers": 2, "model": "mlx-community/tiny-4bit"}
-    options["lora_parameters"] = {"rank": 3, "dropout": 0.0, "scale": scale}
-    (folder / "adapter_config.json").write_text(json.dumps(options))
-    experts = experts_of(tmp_path / "base", a=folder)
+    base, folder, expected = of_mlx(tmp_path, MLX[kind][1], MLX[kind][0], dora=MLX[kind][2])
+    experts = experts_of(base, a=folder)
     check(experts, expected)
     assert any("quantised base (mlx-community/tiny-4bit)" in note for note in experts.notes)

@@ -1,14 +1,16 @@
 """Everything that is no change of weights by LoRA, or does not fit, is refused by its own name, with what to do."""
 
+import dataclasses
 import json
+import re
 
 import pytest
 import torch
-from peft import PeftType
+from peft import LoraConfig, PeftType
 from safetensors.torch import load_file, save_file
-from support.adapters import KINDS, TIED, experts_of, saved
+from support.adapters import KINDS, experts_of, saved
 
-from adamerge.cli import main
+from adamerge.experts.adapter_config import KNOWN
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 PROMPTS = {
@@ -171,6 +173,22 @@ TENSORS = {
         lambda t: {**t, "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 16)},
         "has 2 rows, expected those of trainable_token_indices",
     ),
+    "another tensor of a module": (
+        lambda t: {**t, f"{ATTENTION}.q_proj.lora_C.weight": torch.ones(2)},
+        r"lora_C.weight has no place .*q_proj is there, but .* no tensor of this name. Save the adapter alone",
+    ),
+    "a copy of what was replaced": (
+        lambda t: {**t, "base_model.model.lm_head.original_module.weight": torch.ones(40, 16)},
+        "is the base's lm_head.weight as it was in training, and differs from this base's",
+    ),
+    "two adapters": (
+        lambda t: {k.replace(".weight", f".{name}.weight"): v.clone() for k, v in t.items() for name in ("a", "b")},
+        r"expected the tensors of one adapter, found those of 2 \(a, b\).*selected_adapters",
+    ),
+    "factors and a whole matrix": (
+        lambda t: {**t, f"{ATTENTION}.q_proj.modules_to_save.weight": torch.ones(16, 16)},
+        "q_proj.weight is changed twice by the adapter",
+    ),
     "a fused parameter": (
         lambda t: {
             **t,
@@ -197,6 +215,12 @@ FILES = {
         ONLY,
         "of diffusers",
     ),
+    "diffusers under another name": (
+        {"style.safetensors": {"unet.down_blocks.0.attn.to_q.lora_A.weight": torch.ones(2, 2)}},
+        ONLY,
+        "style.safetensors of diffusers",
+    ),
+    "Kohya under PEFT's name": ({"adapter_model.safetensors": KOHYA}, (), "adapter_model.safetensors in Kohya's"),
     "Kohya": ({"style.safetensors": KOHYA}, ONLY, "style.safetensors in Kohya's format"),
     "AdapterHub": ({"adapter.safetensors": {"a": torch.ones(2)}}, ONLY, "found one of AdapterHub"),
     "no options": ({}, (), "expected adapter_config.json beside the adapter's tensors"),
@@ -208,6 +232,28 @@ def test_folders_of_other_programs(opened, kind):
     files, remove, words = FILES[kind]
     with pytest.raises(ConfigError, match=words):
         opened(None, files=files, remove=remove)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LoraConfig)])
+def test_every_option_of_peft_is_known(field):
+    assert field in KNOWN
+
+
+SAID = {
+    "an option of the future": ({"use_something_new": True}, "options that are not known here: use_something_new"),
+    "another rank": ({"r": 16}, "says rank 16 for model.layers.0.self_attn.q_proj, but its factors have rank 4"),
+    "another rank by a pattern": ({"rank_pattern": {"v_proj": 2}}, "says rank 2 for .*v_proj, .* rank 4"),
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_options_that_do_not_fit_the_tensors_are_said(opened, kind):
+    options, words = SAID[kind]
+    assert any(re.search(words, note) for note in opened(options).notes)
+
+
+def test_nothing_is_said_of_what_fits(opened):
+    assert not any("not known here" in note or "says rank" in note for note in opened({}).notes)
 
 
 def test_pickled_tensors_need_permission(opened):
@@ -227,42 +273,6 @@ def test_adapters_in_subfolders_are_named(made, tmp_path):
     (tmp_path / "all/news/adapter_config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"found adapters in subfolders \(news\). Give one of them: .*all/news"):
         experts_of(made[0], a=tmp_path / "all")
-
-
-@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_factors_on_one_side_of_tied_embeddings(tmp_path, target):
-    base, adapter, _ = saved(tmp_path, TIED, {"target_modules": [target]})
-    with pytest.raises(IncompatibleExpertsError, match=r"is tied to .* one side only.*tie_word_embeddings=False"):
-        experts_of(base, a=adapter)
-
-
-DAMAGES = {
-    "cut off": (
-        lambda file: file.write_bytes(file.read_bytes()[:-9]),
-        "adapter_model.safetensors: expected a complete",
-    ),
-    "no JSON": (
-        lambda file: file.with_name("adapter_config.json").write_text("{"),
-        "expected the options of an adapter",
-    ),
-    "a list": (lambda file: file.with_name("adapter_config.json").write_text("[]"), "expected a mapping of options"),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_damaged_files_give_one_error_and_nothing_is_written(tmp_path, capfd, monkeypatch, kind):
-    damage, words = DAMAGES[kind]
-    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    damage(adapter / "adapter_model.safetensors")
-    monkeypatch.chdir(tmp_path)
-    capfd.readouterr()
-    before = sorted(tmp_path.rglob("*"))
-    models = json.dumps([{"model": str(adapter)}])
-    assert main(["fit", "--base_model", str(base), "--models", models, "--method", "average", "--run_dir", "run"]) == 2
-    error = capfd.readouterr().err
-    assert words in error
-    assert error.count(words) == 1
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])

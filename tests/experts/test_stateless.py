@@ -1,6 +1,7 @@
 """A forward pass leaves module, buffers, parameters and random numbers unchanged; gradients are those of the merge."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,34 @@ def test_every_pass_is_the_first(kind):
     assert not module.loose.any()
     assert not module.layer._forward_hooks
     assert not hasattr(module, "later")
+
+
+class Doubles(nn.Linear):
+    """Doubles its weight in every pass, without a new version; has a configuration as models of transformers do."""
+
+    def __init__(self, labels, size=2):
+        super().__init__(size, labels)
+        settings = {"size": size, "num_labels": labels}
+        self.config = SimpleNamespace(to_dict=lambda: settings)
+
+    def forward(self, x):
+        self.weight.data.mul_(2)
+        return super().forward(x)
+
+
+def test_what_passes_change_is_found_once_for_a_class_and_configuration(monkeypatch):
+    """Copies of all parameters are kept while it is found: later tasks would keep them beside gradients."""
+    found, first = [], Stateless._first
+    monkeypatch.setattr(Stateless, "_first", lambda self, *given: found.append(self) or first(self, *given))
+    modules = [Doubles(2), Doubles(2), Doubles(3), Doubles(2, size=4)]
+    for module in modules:
+        state = {name: p.detach().clone() for name, p in module.named_parameters()}
+        x, run = torch.ones(1, module.in_features), Stateless(module)
+        for _ in range(2):
+            expected = nn.functional.linear(x, 2 * module.weight, module.bias)
+            torch.testing.assert_close(run(state, (x,)), expected)
+        assert all(torch.equal(state[name], p) for name, p in module.named_parameters())
+    assert [run._module for run in found] == [modules[0], modules[3]]
 
 
 def test_a_module_that_changes_nothing_is_said_to():

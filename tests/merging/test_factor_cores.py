@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from adamerge.calibration.closed_form import _row_products
 from adamerge.experts.low_rank import Adapted, Change, LowRank
 from adamerge.merging import factor_cores
 from adamerge.merging.expert_cosines import ExpertCosines
@@ -105,3 +106,17 @@ def test_the_svd_of_a_product_is_that_of_the_dense_matrix():
 def test_a_basis_ignores_the_size_of_columns():
     columns = drawn(10, 2, seed=3) * torch.tensor([1e-6, 1e6])
     assert column_basis([columns, columns[:, :1], 0 * columns]).shape == (10, 2)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 10**6])
+@pytest.mark.parametrize("name", ["wide.weight", "tall.weight"])
+def test_products_with_a_gram_matrix_need_no_dense_task_vectors(both, monkeypatch, name, rows_at_once):
+    factored, dense, _ = both
+    monkeypatch.setattr(factor_cores, "ROWS_AT_ONCE", rows_at_once)
+    inputs = drawn(50, SHAPES[name][1], seed=9).double()
+    gram, stack = inputs.T @ inputs, dense.stack(name).double()
+    expected = torch.einsum("jrd,de,lre->rjl", stack, gram, stack)
+    monkeypatch.setattr(Factored, "stack", lambda *_: pytest.fail("dense task vectors were made"))
+    found = list(_row_products(factored, name, [gram, 2 * gram]))
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found[1], 2 * found[0])

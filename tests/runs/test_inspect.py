@@ -63,3 +63,21 @@ def test_a_complete_checkpoint_is_shown_too(tmp_path, capfd):
     for block, (moved, _) in norms[0].items():
         assert moved == pytest.approx(norms[1][block][0], rel=1e-4, abs=1e-6)
     assert torch.tensor([moved for moved, _ in norms[1].values()]).count_nonzero() == 2
+
+
+def test_an_adapter_of_a_checkpoint_is_shown_over_it_or_over_the_base(tmp_path, capfd):
+    """Without a base only the adapter's change is shown; with one, what checkpoint and adapter change together."""
+    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
+    full = type(experts_of(base, a=adapter).tasks["a"].module).from_pretrained(base)
+    with torch.no_grad():
+        full.model.layers[1].mlp.up_proj.weight += 0.1
+    full.save_pretrained(tmp_path / "full")
+    place, shown = [str(tmp_path / "full"), "--adapter", str(adapter)], []
+    for more in ([], ["--base", str(base)]):
+        capfd.readouterr()
+        assert main(["inspect", *place, *more]) == 0
+        shown.append({line.split()[0]: line.split()[1:] for line in capfd.readouterr().out.splitlines() if line})
+    assert shown[0]["model.layers.0"][0] == shown[1]["model.layers.0"][0] != "0"
+    moved = [float(one["model.layers.1"][0]) for one in shown]
+    alone = 0.1 * full.model.layers[1].mlp.up_proj.weight.numel() ** 0.5
+    assert moved[1] == pytest.approx((moved[0] ** 2 + alone**2) ** 0.5, rel=1e-3)

@@ -88,6 +88,13 @@ KINDS = {
         {"target_modules": ["c_proj", "lm_head"], "fan_in_fan_out": True},
     ),
     "convolution": (IMAGES, {"target_modules": ["projection", "q_proj"]}),
+    "MultiheadAttention": (("SiglipVisionModel", "", {}), {"target_modules": ["attention", "q_proj"]}),
+    "bias of a trained head": (BERT, {"target_modules": ["query"], "bias": "all", "task_type": "SEQ_CLS"}),
+    "tied embeddings, saved whole": (
+        TIED,
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
+    "a router": ("Qwen3MoeForCausalLM", {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate.weight"]}),
     "a tower": (("CLIPModel", "clip", {}), {"target_modules": ["q_proj", "fc1"]}),
 }
 """Family and options of PEFT."""
@@ -138,7 +145,7 @@ def model(name: str, family: str = "", seed: int = 0, **more: object) -> transfo
         return build(name, family, seed, **more)
     if name.endswith(("MoeForCausalLM", "MixtralForCausalLM", "OssForCausalLM", "V3ForCausalLM", "OlmoeForCausalLM")):
         return mixture(name, seed)
-    if name.endswith("ImageClassification"):
+    if name.endswith(("ImageClassification", "VisionModel")):
         torch.manual_seed(seed)
         cls = getattr(transformers, name)
         return cls(cls.config_class(**VISION)).eval()
@@ -190,17 +197,54 @@ def in_old_names(folder: Path, name: str, targets: str, options: Mapping[str, ob
     return base, adapter, getattr(transformers, name).from_pretrained(truth).eval().state_dict()
 
 
+def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False):
+    """A base and an adapter as mlx-lm writes it; and the weights as its `fuse` computes them."""
+    base, tensors, scale = model(*family[:2], **family[2]), {}, 20.0
+    base.save_pretrained(folder / "base")
+    expected = base.state_dict()
+    generator = torch.Generator().manual_seed(0)
+    for path, module in base.named_modules():
+        if path.rpartition(".")[2] in targets.split("|"):
+            embedding, (rows, columns) = isinstance(module, nn.Embedding), module.weight.shape
+            inputs, outputs = (rows, columns) if embedding else (columns, rows)
+            a, b = (0.05 * torch.randn(size, generator=generator) for size in ((inputs, 3), (3, outputs)))
+            changed = module.weight.detach() + scale * (a @ b if embedding else (a @ b).T)
+            tensors |= {f"{path}.lora_a": a, f"{path}.lora_b": b}
+            if dora:
+                tensors[f"{path}.m"] = torch.rand(rows, generator=generator) + 0.5
+                changed = changed * (tensors[f"{path}.m"] / changed.norm(dim=1))[:, None]
+            expected[f"{path}.weight"] = changed
+            if family[2]["tie_word_embeddings"]:
+                expected["lm_head.weight"] = changed
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    save_file(tensors, adapter / "adapters.safetensors")
+    options = {"fine_tune_type": "dora" if dora else "lora", "num_layers": 2, "model": "mlx-community/tiny-4bit"}
+    options["lora_parameters"] = {"rank": 3, "dropout": 0.0, "scale": scale}
+    (adapter / "adapter_config.json").write_text(json.dumps(options))
+    return folder / "base", adapter, expected
+
+
 def experts_of(base: Path, **adapters: Path):
     """Base and adapters, opened."""
     opened = open_checkpoint(str(base))
     return from_checkpoints(opened, {name: open_expert(str(place), opened) for name, place in adapters.items()})
 
 
+def moved(base: nn.Module, seed: int) -> nn.Module:
+    """A complete checkpoint a little away from the base."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return base
+
+
 def inputs_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """Something that the module reads."""
     ids = torch.tensor([[3, 9, 4, 7, 5]])
     kind = type(module).__name__
-    if kind.endswith("ImageClassification"):
+    if kind.endswith(("ImageClassification", "VisionModel")):
         return {"pixel_values": torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)}
     if kind == "CLIPModel":
         return {"input_ids": ids, "pixel_values": torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)}
@@ -223,4 +267,4 @@ def one_hot_logits(experts, task: str) -> torch.Tensor:
 def logits(module: nn.Module, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Logits on a few inputs."""
     out = functional_call(module, dict(state), (), inputs_of(module))
-    return out.logits if "logits" in out else out.logits_per_image
+    return next(out[key] for key in ("logits", "logits_per_image", "pooler_output") if key in out)

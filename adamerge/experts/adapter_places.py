@@ -1,0 +1,114 @@
+"""Where an adapter's tensors belong in a module: its names and those of older versions, ties, and what has no place."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from adamerge.experts.conversion import Conversion, places
+from adamerge.experts.match_names import tied_names
+from adamerge.types import IncompatibleExpertsError
+
+OTHER_BASE = "Give the base that it was trained on"
+UNTIE = "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model"
+
+
+class AdapterPlaces:
+    """Finds parameters and modules by the names in an adapter, and collects every problem.
+
+    Args:
+        source: Name of the adapter in messages.
+        module: The module that it was trained as, of today's transformers.
+        names: Names of weights and other parameters in the adapter, as its transformers knew them.
+
+    Attributes:
+        modules: The module's submodules by path.
+        problems: What does not fit, in words.
+    """
+
+    def __init__(self, source: str, module: nn.Module, names: Iterable[str]) -> None:
+        self._source, self._module = source, module
+        self.modules = dict(module.named_modules())
+        self.problems: list[str] = []
+        groups = tied_names(module)
+        self._canonical = {alias: aliases[0] for aliases in groups for alias in aliases}
+        self._aliases = {aliases[0]: set(aliases) for aliases in groups if len(aliases) > 1}
+        self._sides: dict[str, set[str]] = {}
+        found = places(module, names)
+        self._homes: dict[str, str] = {disk: name for name, several in found.names.items() for disk in several}
+        self._made = {disk: conversion for conversion in found.made.values() for disk in conversion.names}
+
+    def parameter(self, name: str) -> str | None:
+        """Find a parameter of the module by its name, today's or one of an older transformers."""
+        return self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
+
+    def path(self, path: str) -> str | None:
+        """Find a module by its path, today's or one of an older transformers."""
+        if path in self.modules:
+            return path
+        renamed = self._homes.get(f"{path}.weight", "").removesuffix(".weight")
+        return renamed if renamed and renamed in self.modules else None
+
+    def conversion(self, name: str) -> Conversion | None:
+        """Find how a weight of an older version becomes a part of a tensor of the module."""
+        return self._made.get(name)
+
+    def tied(self, weight: str) -> bool:
+        """Return whether a parameter has several names."""
+        return weight in self._aliases
+
+    def side(self, weight: str, alias: str) -> None:
+        """Note which name of a tied parameter the adapter changes."""
+        if weight in self._aliases:
+            self._sides.setdefault(weight, set()).add(alias)
+
+    def problem(self, name: str, what: str, way_out: str = OTHER_BASE) -> None:
+        """Note what is wrong with a tensor of the adapter, and what to do."""
+        self.problems.append(f"{self._source}: {name} {what}. {way_out}.")
+
+    def lacking(self, key: str, target: str) -> None:
+        """Note that a tensor changes a parameter that the base lacks, so that it has no value to be added to."""
+        self.problem(
+            key,
+            f"changes {target}, which the base lacks: its values in training are in neither",
+            f"{OTHER_BASE}, or merge the adapter with PEFT where it was trained, and give the complete model",
+        )
+
+    def no_place(self, key: str, module: str) -> None:
+        """Note that a tensor of the adapter belongs nowhere.
+
+        Args:
+            key: Its name.
+            module: Path of the module that it names.
+        """
+        what = f"has no place in {type(self._module).__name__}"
+        if self.path(module) is None:
+            self.problem(key, what)
+        else:
+            own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
+            self.problem(key, own, "Save the adapter alone, with save_pretrained of PEFT's model")
+
+    def check(self, missing: Sequence[str], *, ties: bool) -> None:
+        """Refuse the adapter if anything had no place.
+
+        Args:
+            missing: Parameters that neither base nor adapter has.
+            ties: Whether a change of one side of tied parameters is one of both.
+
+        Raises:
+            IncompatibleExpertsError: One line per problem.
+        """
+        for weight, sides in self._sides.items():
+            if sides != self._aliases[weight] and not ties:
+                self.problem(
+                    weight,
+                    f"is tied to {', '.join(sorted(self._aliases[weight] - sides))}, and the adapter changes one side "
+                    "only, so that the trained model is none with tied embeddings",
+                    UNTIE,
+                )
+        self.problems += [
+            f"{self._source}: neither base nor adapter has {name} of {type(self._module).__name__}. If it is the head, "
+            "it was not saved: name it in modules_to_save, or set task_type, when training."
+            for name in missing
+        ]
+        if self.problems:
+            raise IncompatibleExpertsError("\n".join(self.problems))
