@@ -14,7 +14,7 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.device import describe_device, device_of
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
-from adamerge.runs.check_place import check_place
+from adamerge.runs.check_place import check_place, check_space
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, component_notes, components, ranks
 from adamerge.runs.config import MergeConfig
@@ -23,7 +23,7 @@ from adamerge.runs.load_rows import check_objective, load_data
 from adamerge.runs.model_config import source_of
 from adamerge.runs.read_config import without_mistakes
 from adamerge.runs.read_yaml import Document
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
+from adamerge.runs.run_directory import RunDirectory, check_run_dir
 from adamerge.runs.settle_rows import settle_rows, settled
 from adamerge.types import ConfigError, IncompatibleExpertsError
 

@@ -11,8 +11,9 @@ from support.families import configuration, listing
 
 from adamerge import cli
 from adamerge.runs.build_model import open_experts
+from adamerge.runs.check_place import check_space
 from adamerge.runs.read_config import merge_config
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
+from adamerge.runs.run_directory import RunDirectory, check_run_dir
 from adamerge.runs.save_config import resolved
 from adamerge.types import ConfigError
 
