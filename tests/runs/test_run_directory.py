@@ -94,7 +94,7 @@ def test_a_disk_without_room_is_noticed_before_learning(family, monkeypatch):
     experts = open_experts(config)
     check_space(config, experts, RUN)
     monkeypatch.setattr(
-        "adamerge.runs.run_directory.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1)
+        "adamerge.runs.check_place.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1)
     )
     with pytest.raises(ConfigError, match="run: the disk is full"):
         check_space(config, experts, RUN)
@@ -127,7 +127,7 @@ def test_a_disk_that_is_really_full(family, main, monkeypatch):
         pytest.skip("only root can mount a small disk")
     try:
         usage = shutil.disk_usage
-        monkeypatch.setattr("adamerge.runs.run_directory.shutil.disk_usage", lambda place: usage("/"))
+        monkeypatch.setattr("adamerge.runs.check_place.shutil.disk_usage", lambda place: usage("/"))
         code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "small/run")
         assert code == cli.BAD_INPUT
         assert "No space left on device" in complaint
