@@ -47,6 +47,7 @@ class Checkpoint:
         adapter: Folder of the adapter's files, if it is one.
         given: Folder of a tokenizer or processor that replaces those beside the weights.
         over: Of an adapter: folder of the model that it is applied to, by whose settings it generates.
+        allow_pickle: Whether pickled weights may be read.
     """
 
     source: str
@@ -59,6 +60,7 @@ class Checkpoint:
     adapter: Path | None = None
     given: Path | None = None
     over: Path | None = None
+    allow_pickle: bool = False
     stamps: Mapping[Path, Stamp | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,7 +136,7 @@ def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remo
     notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
         notes += (without_quantization(source, config, tensors),)
-    return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
+    return Checkpoint(source, folder, config, tensors, trust_remote_code, notes, allow_pickle=allow_pickle)
 
 
 def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from adamerge.data.processor_files import (
     TEMPLATE,
@@ -22,6 +22,8 @@ from adamerge.storage.links import inside
 from adamerge.types import Fact
 
 _LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
+_OF_A_KEY = re.compile(r"(^|[._ -])(keys?|lic|pem|tokens?|secrets?)([._ -]|$)", re.IGNORECASE)
+"""Names of what grants a licence: license.key is not the text of one."""
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"
 )
@@ -71,7 +73,8 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
 
     An adapter over a model of its own brings what lies beside it, and for the rest what lies beside that model.
     """
-    first, *rest = [_read(folder, trusted=checkpoint.trust_remote_code) for folder in checkpoint.folders]
+    trusted, unpickle = checkpoint.trust_remote_code, checkpoint.allow_pickle
+    first, *rest = [_read(folder, trusted=trusted, unpickle=unpickle) for folder in checkpoint.folders]
     for other in rest:
         first = _over(first, other)
     return first
@@ -83,9 +86,10 @@ def _over(own: Beside, below: Beside) -> Beside:
     return Beside(**{**found, "token_ids": {**below.token_ids, **own.token_ids}})
 
 
-def _read(folder: Path, *, trusted: bool) -> Beside:
+def _read(folder: Path, *, trusted: bool, unpickle: bool) -> Beside:
     code = ("*.py",) if trusted else ()
-    licence = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
+    texts = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
+    licence = {name: file for name, file in texts.items() if not _OF_A_KEY.search(name)}
     config = settings_of(folder / "config.json")
     return Beside(
         files_of(folder, TOKENIZER) if has_tokenizer(folder) else {},
@@ -93,7 +97,7 @@ def _read(folder: Path, *, trusted: bool) -> Beside:
         templates_of(folder),
         _generation(folder),
         {key: value for key, value in config.items() if key.endswith("_token_id")},
-        read_modules(folder),
+        read_modules(folder, unpickle=unpickle),
         files_of(folder, HEADS),
         {**licence, **files_of(folder, code)},
     )
@@ -111,6 +115,13 @@ def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
         **own.others,
         **found,
     }
+
+
+def names_beside(checkpoint: Checkpoint) -> set[str]:
+    """List the names of files and folders that an export may have of a checkpoint, and of its own model card."""
+    own = read_beside(checkpoint)
+    modules = own.modules.names if own.modules else set[str]()
+    return {"README.md", TEMPLATES, *modules, *(PurePosixPath(name).parts[0] for name in files_beside(checkpoint))}
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
@@ -150,6 +161,8 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     taken |= {TEMPLATES, "tokenizer_config.json"} if own.templates else set()
     entries = [e for e in sorted(folder.iterdir()) if not _WRITTEN_ANEW.fullmatch(e.name) or e.is_dir()]
     outside = [entry.name for entry in entries if not inside(folder, entry)]
+    deeper = [file for name in (own.modules.names if own.modules else set()) for file in (folder / name).rglob("*")]
+    outside += [file.relative_to(folder).as_posix() for file in sorted(deeper) if not inside(folder, file)]
     names = [e.name + "/" * e.is_dir() for e in entries if e.name not in taken and e.name not in outside]
     lines: list[str] = []
     if names:

@@ -101,10 +101,10 @@ def export(
         usual = usual.removeprefix("torch.")
         write_config(base, plan.root.token_ids, part, usual)
         write_beside(plan.root, part)
-        write_module_weights(plan.weights, model, coefficients, part)
+        warnings = write_module_weights(plan.weights, model, coefficients, part)
         for task in plan.tasks:
             write_task(model.experts.tasks[task], base, part, shards, plan, heads, usual, links=links)
-        notes = _make_readable(model.experts, part)
+        notes = (*warnings, *_make_readable(model.experts, part))
         compare_with_files(model, coefficients, part)
         check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())

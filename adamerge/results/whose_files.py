@@ -8,8 +8,8 @@ from typing import TypeVar, cast
 from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
 from adamerge.results.beside import Beside, contents, left_behind, read_beside
-from adamerge.results.module_weights import Blend, Source, likeness, sources
-from adamerge.results.sentence_modules import Modules, common_modules, without
+from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
+from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
 from adamerge.storage.digest import digest_of_path
 from adamerge.types import Fact
 
@@ -63,6 +63,7 @@ def plan_of(experts: Experts) -> Plan:
     pool = {task: beside for task, beside in own.items() if not experts.tasks[task].head}
     root = _merged(base, list(pool.values())) if pool else _filled(base, list(own.values()))
     root, weights, notes = _with_weights(root, base, pool)
+    notes += _without_pooling(root, pool)
     differences = {
         task: _differing(beside, root, weights) + _other_config(experts, task) for task, beside in own.items()
     }
@@ -99,7 +100,7 @@ def _merged(base: Beside, own: Sequence[Beside]) -> Beside:
         _shared(base.tokenizer, [one.tokenizer for one in own], contents),
         _shared(base.processor, [one.processor for one in own], contents),
         cast(Mapping[str, str], _agreed(base.templates, [one.templates for one in own])),
-        _agreed(base.generation, [one.generation for one in own]),
+        _generation(base.generation, [one.generation for one in own]),
         _agreed(base.token_ids, [one.token_ids for one in own]),
         common_modules(base.modules, [one.modules for one in own]),
         _shared(base.heads, [one.heads for one in own], contents),
@@ -142,6 +143,19 @@ def _agreed(base: Mapping[str, Value], own: Sequence[Mapping[str, Value]]) -> di
     return {**base, **some, **every}
 
 
+def _generation(base: Mapping[str, object], own: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return the settings on which all agree, and the base's as far as any expert has them: they must fit together.
+
+    Example:
+        >>> _generation({"do_sample": True, "top_k": 9}, [{"do_sample": False}, {"do_sample": False}])
+        {'do_sample': False}
+    """
+    found = _agreed(base, own)
+    if not own or not all(own):
+        return found
+    return {key: value for key, value in found.items() if any(key in one for one in own)}
+
+
 def _same(one: object, other: object) -> bool:
     """Return whether two settings are equal; of token ids the order does not count."""
     if isinstance(one, list) and isinstance(other, list):
@@ -167,20 +181,34 @@ def _with_weights(
             )
             continue
         weights |= found
-        notes += dict.fromkeys(_source_note(module.path, source) for source in found.values())
+        reason = why_not_merged(module, base.modules, brought)
+        notes += dict.fromkeys(_source_note(module.path, source, reason) for source in found.values())
     return replace(root, modules=modules), weights, [note for note in notes if note]
 
 
-def _source_note(path: str, source: Source) -> str:
+def _without_pooling(root: Beside, pool: Mapping[str, Beside]) -> list[str]:
+    """Say that the merged checkpoint of sentence encoders is none, because they pool differently."""
+    brought = [task for task, one in pool.items() if one.modules]
+    if root.modules is not None or not brought:
+        return []
+    return [
+        f"{', '.join(brought)}: pool differently and the base has no modules, so the merged checkpoint has none: "
+        "sentence-transformers would take the mean of all tokens. Each task's folder has its own."
+    ]
+
+
+def _source_note(path: str, source: Source, reason: str) -> str:
     if not isinstance(source, Blend):
-        return ""
+        if not reason:
+            return ""
+        return f"{path}: {reason}, so the merged checkpoint has the base's weights, and each task's folder its own."
     if source.base is not None:
         return Fact(f"{path}: its weights are merged with the mean coefficient of each expert, without transforms.")
     cosine = likeness(source)
     doubt = " They were initialised apart, so their mean means little." if cosine < _UNLIKE else ""
     return (
-        f"{path}: the base has none, so the merged checkpoint gets the mean of the experts' (least cosine "
-        f"{cosine:.2f}), and each task's folder its own.{doubt}"
+        f"{path}: {reason or 'the base has none'}, so the merged checkpoint gets the mean of the experts' (least "
+        f"cosine {cosine:.2f}), and each task's folder its own.{doubt}"
     )
 
 
@@ -195,7 +223,8 @@ def _differing(own: Beside, root: Beside, weights: Mapping[str, Source]) -> list
         "token_ids": (own.token_ids, root.token_ids),
     }
     for kind, (mine, theirs) in settings.items():
-        found += [kind] if any(not _same(value, cast(object, theirs.get(key))) for key, value in mine.items()) else []
+        keys = {**mine, **theirs} if kind == "generation" and mine else mine
+        found += [kind] if any(not _same(mine.get(key), cast(object, theirs.get(key))) for key in keys) else []
     found += ["modules"] if own.modules and _modules_differ(own.modules, root.modules, weights) else []
     return [_NAMES[kind] for kind in found]
 
@@ -204,8 +233,9 @@ def _modules_differ(own: Modules, root: Modules | None, weights: Mapping[str, So
     """Return whether a task's modules are others, or have weights that are neither the root's nor merged into them."""
     if root is None or own.contents() != root.contents():
         return True
-    files = {name: file for module in own.modules for name, file in module.weights.items()}
-    return any(not _in_the_merge(file, weights.get(name)) for name, file in files.items())
+    files = {as_safe(name): file for module in own.modules for name, file in module.weights.items()}
+    written = {as_safe(name): source for name, source in weights.items()}
+    return any(not _in_the_merge(file, written.get(name)) for name, file in files.items())
 
 
 def _in_the_merge(file: Path, source: Source | None) -> bool:

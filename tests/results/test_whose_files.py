@@ -10,8 +10,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from support.families import CHATS, WORDS, build, near, save_family, save_speaking_family, save_tokenizer
+from support.families import CHATS, WORDS, build, save_family, save_speaking_family, save_tokenizer
+from support.sentence_encoders import TASKS, TEXTS, as_sentence_encoder, cosines, save_encoders
 from transformers import AutoTokenizer
 
 from adamerge import Expert, Merge
@@ -21,9 +21,6 @@ from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
-
-TASKS = ("mood", "topic")
-TEXTS = ["good film", "so bad the song was", "calm"]
 
 
 def opened():
@@ -39,31 +36,8 @@ def merged():
 @pytest.fixture
 def encoders(tmp_path, monkeypatch):
     """A BERT base and two experts near it, with tokenizers, in the current directory."""
-    monkeypatch.chdir(tmp_path)
-    base = build("BertModel", "bert", 0)
-    save_family(tmp_path, base, {task: near("BertModel", "bert", base, seed) for seed, task in enumerate(TASKS, 1)})
-    for name in ("base", *TASKS):
-        save_tokenizer(Path(name))
+    monkeypatch.chdir(save_encoders(tmp_path))
     return tmp_path
-
-
-def as_sentence_encoder(folder, seed, size=8, mode="cls"):
-    torch.manual_seed(seed)
-    modules = [Transformer(folder), Pooling(16, pooling_mode=mode), Dense(16, size), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(folder)
-
-
-def by_hand(folder, dense):
-    """Embed with plain transformers: the first token, a dense layer with tanh, length 1."""
-    model, tokenizer = transformers.AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        hidden = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).last_hidden_state[:, 0]
-    return torch.nn.functional.normalize((hidden @ dense["linear.weight"].T + dense["linear.bias"]).tanh())
-
-
-def cosines(folder, dense):
-    found = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
-    return torch.nn.functional.cosine_similarity(found, by_hand(folder, dense))
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain base", "sentence encoder"])
@@ -250,38 +224,3 @@ def test_experts_without_files_leave_the_bases_silently(family):
     done, notes = merged()
     assert notes == ""
     assert set(done.checkpoints.values()) == {done.folder}
-
-
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BertForSequenceClassification"])
-def test_each_tasks_export_measures_what_the_table_says(tmp_path, monkeypatch, architecture):
-    """One expert's tokenizer adds no special tokens and reads capitals as small letters."""
-    monkeypatch.chdir(save_speaking_family(tmp_path, "LlamaForCausalLM", "llama"))
-    speaks = architecture.startswith("Llama")
-    if not speaks:
-        models = {task: build(architecture, "bert", seed) for seed, task in enumerate(TASKS, 1)}
-        save_family(tmp_path, build("BertModel", "bert", 0), models)
-        save_tokenizer(tmp_path / "base")
-    save_tokenizer(Path("mood"), pad=not speaks, end="[SEP]")
-    tokenizer = json.loads(Path("mood/tokenizer.json").read_text())
-    tokenizer |= {"post_processor": None, "normalizer": {"type": "Lowercase"}}
-    Path("mood/tokenizer.json").write_text(json.dumps(tokenizer))
-    rows = [{"text": f"Good {a} {b}", "label": i % 2} for i, (a, b) in enumerate(zip(WORDS, WORDS[3:], strict=False))]
-    experts = [Expert(task, evaluation=rows) for task in TASKS]
-    result = Merge("base", experts, method="task_arithmetic").learn()
-    done, scores = result.export("out"), result.scores()
-    assert done.checkpoints["mood"] == done.folder / "mood"
-    for task, place in done.checkpoints.items():
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        model = getattr(transformers, architecture).from_pretrained(place).eval()
-        total, count = 0.0, 0
-        for row in rows:
-            ids = tokenizer(row["text"], return_tensors="pt")["input_ids"]
-            with torch.no_grad():
-                logits = model(input_ids=ids).logits[0]
-            if speaks:
-                total -= logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None]).sum().item()
-                count += len(logits) - 1
-            else:
-                total, count = total + float(logits.argmax() == row["label"]), count + 1
-        found = torch.tensor(total / count).exp().item() if speaks else 100 * total / count
-        assert found == pytest.approx(scores[task], rel=1e-4), task
