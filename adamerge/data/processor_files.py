@@ -62,10 +62,15 @@ def templates_of(folder: Path | None) -> dict[str, str]:
     """
     if folder is None:
         return {}
-    first, more = files_of(folder, (TEMPLATE,)), files_of(folder / TEMPLATES, ("*.jinja",))
+    first, more = files_of(folder, (TEMPLATE,)), further_templates(folder)
     files = {**({DEFAULT: first[TEMPLATE]} if first else {}), **{file.stem: file for file in more.values()}}
     in_settings = settings_of(folder / "tokenizer_config.json").get("chat_template")
     return {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
+
+
+def further_templates(folder: Path) -> dict[str, Path]:
+    """List the files of named chat templates by name; none if their folder is a link out of the checkpoint's."""
+    return files_of(folder / TEMPLATES, ("*.jinja",)) if inside(folder, folder / TEMPLATES) else {}
 
 
 def _template_in(file: Path) -> str:

@@ -65,7 +65,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         """Remember which files there are."""
-        found = [file for folder in self.folders for place in ("*", "*/*") for file in folder.glob(place)]
+        found = [file for folder in self.folders for file in _within(folder)]
         object.__setattr__(self, "stamps", {file: stamp_of(file) for file in found if file.is_file()})
 
     @property
@@ -85,6 +85,12 @@ class Checkpoint:
         file = self.folder / "config.json"
         content = json.loads(file.read_text() if self.adapter is None else self.config.to_json_string())
         return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder and in its folders, and all that is in folders of sentence-transformers modules."""
+    for place in ("*", "*/*", "[0-9]*_*/**/*"):
+        yield from folder.glob(place)
 
 
 def open_checkpoint(source: str, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:

@@ -1,5 +1,6 @@
 """What lies beside the weights of a checkpoint and belongs to it; all other files stay where they are."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,6 +10,7 @@ from adamerge.data.processor_files import (
     TEMPLATE,
     TEMPLATES,
     files_of,
+    further_templates,
     has_tokenizer,
     settings_of,
     templates_of,
@@ -16,7 +18,7 @@ from adamerge.data.processor_files import (
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
-from adamerge.results.sentence_modules import SETTINGS, Modules, read_modules
+from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
 from adamerge.types import Fact
@@ -117,6 +119,39 @@ def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
     }
 
 
+def unread(checkpoint: Checkpoint) -> list[str]:
+    """Name the files of settings beside a checkpoint's weights that are no JSON, and so taken as absent."""
+    files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(("config.json", MODULES))}
+    damaged = [name for name, file in files.items() if not _is_json(file)]
+    if not damaged:
+        return []
+    return [
+        f"{checkpoint.source}: {several(damaged)}: expected JSON, which cannot be read; taken as absent. Copy or "
+        "download it again, or remove it."
+    ]
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict | list)
+    except (OSError, ValueError):
+        return False
+
+
+def missing_code(checkpoint: Checkpoint) -> list[str]:
+    """Say which modules need code beside the weights that is not copied, because nobody allowed it to run."""
+    own = None if checkpoint.trust_remote_code else read_beside(checkpoint).modules
+    code = {str(module.entry.get("type")).partition(".")[0] for module in own.modules} if own else set[str]()
+    files = [f"{name}.py" for name in sorted(code)]
+    found = [file for file in files if any((folder / file).is_file() for folder in checkpoint.folders)]
+    if not found:
+        return []
+    return [
+        f"{checkpoint.source}: {MODULES} names classes in {several(found)}, which is not copied, so "
+        "sentence-transformers cannot load an export with these modules. Set trust_remote_code: true to copy it."
+    ]
+
+
 def names_beside(checkpoint: Checkpoint) -> set[str]:
     """List the names of files and folders that an export may have of a checkpoint, and of its own model card."""
     own = read_beside(checkpoint)
@@ -125,8 +160,7 @@ def names_beside(checkpoint: Checkpoint) -> set[str]:
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
-    templates = files_of(folder / TEMPLATES, ("*.jinja",))
-    named = {f"{TEMPLATES}/{name}": file for name, file in templates.items()}
+    named = {f"{TEMPLATES}/{name}": file for name, file in further_templates(folder).items()}
     return {**files_of(folder), **files_of(folder, SETTINGS), **named}
 
 

@@ -1,5 +1,6 @@
 """Export of the merged checkpoint: ordinary Hugging Face files, complete or absent."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,5 +129,5 @@ def check_free(folder: Path) -> None:
     Raises:
         ConfigError: It exists.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")

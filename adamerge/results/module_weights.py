@@ -88,9 +88,7 @@ def _blends(module: Module, base: Module | None, experts: Mapping[str, Module]) 
         return dict(base.weights)
     start = _by_name(base) if base else {}
     files = {task: _by_name(one) for task, one in experts.items()}
-    return {
-        name: Blend(start.get(name), {task: own[name] for task, own in files.items()}) for name in _by_name(module)
-    }
+    return {name: Blend(start.get(name), {task: own[name] for task, own in files.items()}) for name in _by_name(module)}
 
 
 def _by_name(module: Module) -> dict[str, Path]:

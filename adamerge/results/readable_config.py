@@ -197,6 +197,8 @@ def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"transformers cannot load the tokenizer, so where a turn ends is not checked ({error!s:.200})."]
     end = end_of_turn(tokenizer, [{"role": "user", "content": "?"}])
+    if not end.tokens and not end.text:
+        return ["where the chat template ends a turn is not seen, so check that eos_token_id names it."]
     if end.text:
         return [
             f"the chat template ends a turn with the text {end.text!r}, which generation_config.json cannot name: pass "

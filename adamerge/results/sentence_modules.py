@@ -26,6 +26,7 @@ SAFE, PICKLE = ".safetensors", "pytorch_model.bin"
 """What names of files of weights end with: of a pickle only where there is no file of safetensors beside it."""
 
 _ORIGIN = "__version__"
+_PROMPT = "default_prompt_name"
 _POOLING = "Pooling"
 """What names of classes that make one embedding of all tokens' have in common."""
 
@@ -183,7 +184,8 @@ def common_modules(base: Modules | None, experts: Sequence[Modules | None]) -> M
 def _agreed(name: str, brought: Sequence[Modules]) -> dict[str, object]:
     """Keep the keys of a file of settings on which all agree."""
     first, *rest = (one.settings.get(name, {}) for one in brought)
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in rest)}
+    found = {key: value for key, value in first.items() if all(other.get(key) == value for other in rest)}
+    return {key: value for key, value in found.items() if key != _PROMPT or "prompts" in found}
 
 
 def weights_equal(one: Module, other: Module) -> bool:

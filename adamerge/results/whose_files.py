@@ -1,19 +1,18 @@
 """Whose tokenizer, templates, settings and modules an exported checkpoint gets, and which task gets its own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
-from adamerge.results.beside import Beside, contents, left_behind, read_beside
+from adamerge.results.beside import Beside, contents, left_behind, missing_code, read_beside, unread
+from adamerge.results.in_common import agreed, common_files, generation, same, shared
 from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
 from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
 from adamerge.storage.digest import digest_of_path
 from adamerge.types import Fact
-
-Value = TypeVar("Value")
 
 _STOPS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _NAMES = {
@@ -74,6 +73,8 @@ def plan_of(experts: Experts) -> Plan:
     notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
     copied = [experts.checkpoint, *(one.checkpoint for task, one in experts.tasks.items() if task in tasks)]
     notes += [line for checkpoint in copied if checkpoint for line in left_behind(checkpoint)]
+    every = (experts.checkpoint, *(one.checkpoint for one in experts.tasks.values()))
+    notes += [line for one in every if one for line in (*unread(one), *missing_code(one))]
     return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)))
 
 
@@ -97,14 +98,14 @@ def _effective(own: Beside, base: Beside) -> Beside:
 def _merged(base: Beside, own: Sequence[Beside]) -> Beside:
     """Take what all experts bring alike, else the base's."""
     return Beside(
-        _shared(base.tokenizer, [one.tokenizer for one in own], contents),
-        _shared(base.processor, [one.processor for one in own], contents),
-        cast(Mapping[str, str], _agreed(base.templates, [one.templates for one in own])),
-        _generation(base.generation, [one.generation for one in own]),
-        _agreed(base.token_ids, [one.token_ids for one in own]),
+        shared(base.tokenizer, [one.tokenizer for one in own], contents),
+        shared(base.processor, [one.processor for one in own], contents),
+        cast(Mapping[str, str], agreed(base.templates, [one.templates for one in own])),
+        generation(base.generation, [one.generation for one in own]),
+        agreed(base.token_ids, [one.token_ids for one in own]),
         common_modules(base.modules, [one.modules for one in own]),
-        _shared(base.heads, [one.heads for one in own], contents),
-        base.others or _shared({}, [one.others for one in own], contents),
+        shared(base.heads, [one.heads for one in own], contents),
+        {**common_files([one.others for one in own]), **base.others},
     )
 
 
@@ -118,49 +119,6 @@ def _filled(base: Beside, own: Sequence[Beside]) -> Beside:
         templates=base.templates or found.templates,
         others=found.others,
     )
-
-
-def _shared(base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Callable[..., str]) -> Mapping[str, Path]:
-    """Return files that all experts bring alike; those that only some bring, only if the base has none."""
-    brought = [one for one in own if one]
-    if not brought or (base and len(brought) < len(own)):
-        return base
-    return brought[0] if len({of(one) for one in brought}) == 1 else base
-
-
-def _agreed(base: Mapping[str, Value], own: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
-    """Return the base's settings with those on which all experts agree, or all that have them if the base has none.
-
-    Example:
-        >>> _agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1}, {"eos": 4, "top_k": 3}])
-        {'eos': 4, 'top_k': 9}
-    """
-    brought = [one for one in own if one]
-    keys = dict.fromkeys([*base, *(key for one in brought for key in one)])
-    found = {key: [one[key] for one in brought if key in one] for key in keys}
-    every = {k: v[0] for k, v in found.items() if len(v) == len(own) > 0 and all(_same(v[0], x) for x in v)}
-    some = {k: v[0] for k, v in found.items() if v and k not in base and all(_same(v[0], x) for x in v)}
-    return {**base, **some, **every}
-
-
-def _generation(base: Mapping[str, object], own: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """Return the settings on which all agree, and the base's as far as any expert has them: they must fit together.
-
-    Example:
-        >>> _generation({"do_sample": True, "top_k": 9}, [{"do_sample": False}, {"do_sample": False}])
-        {'do_sample': False}
-    """
-    found = _agreed(base, own)
-    if not own or not all(own):
-        return found
-    return {key: value for key, value in found.items() if any(key in one for one in own)}
-
-
-def _same(one: object, other: object) -> bool:
-    """Return whether two settings are equal; of token ids the order does not count."""
-    if isinstance(one, list) and isinstance(other, list):
-        return sorted(map(str, one)) == sorted(map(str, other))
-    return one == other or one == [other] or [one] == other
 
 
 def _with_weights(
@@ -224,7 +182,7 @@ def _differing(own: Beside, root: Beside, weights: Mapping[str, Source]) -> list
     }
     for kind, (mine, theirs) in settings.items():
         keys = {**mine, **theirs} if kind == "generation" and mine else mine
-        found += [kind] if any(not _same(mine.get(key), cast(object, theirs.get(key))) for key in keys) else []
+        found += [kind] if any(not same(mine.get(key), cast(object, theirs.get(key))) for key in keys) else []
     found += ["modules"] if own.modules and _modules_differ(own.modules, root.modules, weights) else []
     return [_NAMES[kind] for kind in found]
 

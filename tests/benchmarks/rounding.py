@@ -2,7 +2,7 @@
 
     python ../shared/zoo/unpack.py zoo
     python tests/benchmarks/rounding.py               # four tasks: about ten minutes of one core
-    python tests/benchmarks/rounding.py --tasks trec subj movie customer news stackoverflow banking assistant --rows 1000
+    python tests/benchmarks/rounding.py --steps 100 --rows 1000
 
 First, the zoo's experts, cast to bf16 as published 16-bit experts are. Second, experts that are trained here, from the
 zoo's base cast to bf16, in fp32 at learning rates 1e-6, 1e-5 and 1e-4: a linear head on frozen features, then the
@@ -187,7 +187,9 @@ class Bench:
         """The zoo's experts, cast to bf16."""
         zoo, work = cast(Path, self.options.zoo), self.work
         base = once(work / "base_bf16", lambda part: in_16_bits(zoo / "base", part, torch.bfloat16))
-        experts = {task: once(work / "zoo" / task, lambda part, t=task: cast_to_16(zoo / t, part)) for task in self.test}
+        experts = {
+            task: once(work / "zoo" / task, lambda part, t=task: cast_to_16(zoo / t, part)) for task in self.test
+        }
         before = {
             task: once(work / "zoo_before" / task, lambda part, e=expert: with_the_bases_encoder(base, e, part))
             for task, expert in experts.items()
@@ -218,7 +220,9 @@ class Bench:
             lines = measure(label, base, experts, before, self.test, self.options.scale)
             (part / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-        print((once(self.work / f"measured {label}", write) / "table.md").read_text(encoding="utf-8"), end="", flush=True)
+        print(
+            (once(self.work / f"measured {label}", write) / "table.md").read_text(encoding="utf-8"), end="", flush=True
+        )
 
 
 def same_settings(options: argparse.Namespace) -> None:
@@ -235,7 +239,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("zoo"))
     parser.add_argument("--data", type=Path, default=Path("../shared/zoo/data"))
-    parser.add_argument("--work", type=Path, default=Path("runs/rounding"), help="folder of what is trained and measured")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/rounding"), help="folder of what is trained and measured"
+    )
     parser.add_argument("--tasks", nargs="+", default=["trec", "subj", "stackoverflow", "banking"], choices=TASKS)
     parser.add_argument("--steps", type=int, default=40, help="of training the encoder, with 32 rows each")
     parser.add_argument("--rows", type=int, default=500, help="test rows per task")

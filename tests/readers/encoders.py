@@ -1,4 +1,4 @@
-"""Sentence encoders that are merged, exported, and saved by sentence-transformers as the merge in memory computes them."""
+"""Sentence encoders: merged and exported, and saved by sentence-transformers as the merge computes in memory."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,7 +86,9 @@ def _save_modules(folder: Path, pooling: str, dense: Mapping[str, Tensor], token
 
 def _embeddings(module: PreTrainedModel, tokenizer: Path, pooling: str, dense: Mapping[str, Tensor]) -> np.ndarray:
     """Embed by hand: the transformer in memory, pooling, the dense layer with tanh, length 1."""
-    rows = AutoTokenizer.from_pretrained(tokenizer)(list(TEXTS), padding=True, padding_side="right", return_tensors="pt")
+    rows = AutoTokenizer.from_pretrained(tokenizer)(
+        list(TEXTS), padding=True, padding_side="right", return_tensors="pt"
+    )
     with torch.no_grad():
         hidden, mask = module(**rows).last_hidden_state, rows["attention_mask"]
     pooled = _pooled(hidden, mask, pooling)

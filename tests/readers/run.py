@@ -6,9 +6,9 @@
 Tiny families with random weights are merged and exported. Each reader computes the logits of the export and of the same
 model as transformers saves it (`save_pretrained`), in a process of its own; both are compared with the merge in memory.
 llama.cpp's converter writes a file instead: tensors and numbers of the file made of the export are compared with those
-of the file made of what transformers saved. sentence-transformers embeds texts with an encoder that has Pooling, Dense and
-Normalize, merged over a plain encoder and over a sentence encoder; in memory that is computed by hand. Printed is the
-largest difference, or what the reader says.
+of the file made of what transformers saved. sentence-transformers embeds texts with encoders that have Pooling, Dense
+and Normalize, merged over a plain encoder and over a sentence encoder; in memory that is computed by hand. Printed is
+the largest difference, or what the reader says.
 
 Readers are installed without dependencies into the folder --packages, beside what this environment has.
 """

@@ -85,9 +85,10 @@ def test_chats_are_measured_with_each_experts_template(tmp_path, monkeypatch):
         tokenizer = AutoTokenizer.from_pretrained(task)
         tokenizer.chat_template = template
         tokenizer.save_pretrained(task)
-    turns = [[("user", f"{a} {b}"), ("assistant", f"so {c} it was")] for a, b, c in zip(WORDS, WORDS[3:], WORDS[5:], strict=False)]
+    turns = [(("user", f"{a} {b}"), ("assistant", f"so {b} it was")) for a, b in zip(WORDS, WORDS[3:9], strict=False)]
     rows = [{"messages": [{"role": who, "content": text} for who, text in turn]} for turn in turns]
-    result = Merge("base", [Expert(task, evaluation=rows) for task in TASKS], method="task_arithmetic").learn()
+    experts, answers = [Expert(task, evaluation=rows) for task in TASKS], {"positions": "completion"}
+    result = Merge("base", experts, method="task_arithmetic", data=answers).learn()
     done, scores = result.export("out"), result.scores()
     for task, place in done.checkpoints.items():
         tokenizer, total, count = AutoTokenizer.from_pretrained(place), 0.0, 0

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from support.sentence_encoders import TASKS, TEXTS, as_sentence_encoder, cosines, save_encoders
 
 from adamerge import Expert, Merge
@@ -177,6 +178,54 @@ def test_one_folder_in_two_spellings_is_one(encoders):
     assert "merged with the mean coefficient" in notes
 
 
+def test_modules_within_modules_are_merged(encoders):
+    """Queries and documents have layers of their own, deeper in the folder."""
+    for seed, name in enumerate(NAMES):
+        torch.manual_seed(seed)
+        router = Router.for_query_document(query_modules=[Dense(16, 8)], document_modules=[Dense(16, 8)])
+        shutil.rmtree(f"{name}/2_Dense")
+        SentenceTransformer(modules=[Transformer(name), Pooling(16), router], device="cpu").save(name)
+    layers = {name: load_file(f"{name}/2_Router/query_0_Dense/model.safetensors") for name in NAMES}
+    done, _ = merged()
+    assert set(done.checkpoints.values()) == {done.folder}
+    torch.testing.assert_close(load_file(done.folder / "2_Router/query_0_Dense/model.safetensors"), sum_of(layers))
+    assert SentenceTransformer(str(done.folder), device="cpu").encode_query(TEXTS).shape == (3, 8)
+
+
+CODE = "from sentence_transformers.sentence_transformer.modules import Pooling\n\n\nclass Mine(Pooling):\n    pass\n"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_code_of_modules_is_copied_where_it_may_run_and_else_missed_aloud(encoders, trusted):
+    for name in NAMES:
+        (encoders / name / "mine.py").write_text(CODE)
+        (encoders / name / "LICENSE").write_text("one for all" if name == "base" else "another")
+        entries = json.loads((encoders / name / "modules.json").read_text())
+        entries[1]["type"] = "mine.Mine"
+        (encoders / name / "modules.json").write_text(json.dumps(entries))
+    (encoders / "base/mine.py").unlink()
+    done, notes = merged(**({"trust_remote_code": True, "allow_code": True} if trusted else {}))
+    assert (done.folder / "mine.py").exists() is trusted
+    assert ("mood: modules.json names classes in mine.py, which is not copied" in notes) is not trusted
+    assert (done.folder / "LICENSE").read_text() == "one for all"
+
+
+def test_prompts_that_differ_leave_no_name_of_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(save_encoders(tmp_path))
+    for seed, task in enumerate(TASKS):
+        as_sentence_encoder(task, seed)
+        file = tmp_path / task / "config_sentence_transformers.json"
+        prompts = {"prompts": {"query": f"{task}: "}, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+        file.write_text(json.dumps({**json.loads(file.read_text()), **prompts}))
+    done, _ = merged()
+    found = json.loads((done.folder / "config_sentence_transformers.json").read_text())
+    assert "default_prompt_name" not in found
+    assert found["similarity_fn_name"] == "dot"
+    for task in TASKS:
+        own = json.loads((done.checkpoints[task] / "config_sentence_transformers.json").read_text())
+        assert own["prompts"] == {"query": f"{task}: "}
+
+
 FLAGS = {"word_embedding_dimension": 8, "pooling_mode_mean_tokens": False}
 FORMER = [
     (Pooling, {**FLAGS, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}),
@@ -184,7 +233,10 @@ FORMER = [
     (Pooling, FLAGS),
     (Pooling, {"embedding_dimension": 8, "pooling_mode": "cls"}),
     (Normalize, {}),
-    (Dense, {"in_features": 2, "out_features": 3, "bias": True, "activation_function": "torch.nn.modules.linear.Identity"}),
+    (
+        Dense,
+        {"in_features": 2, "out_features": 3, "bias": True, "activation_function": "torch.nn.Tanh"},
+    ),
 ]
 
 

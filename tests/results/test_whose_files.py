@@ -10,12 +10,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from support.families import CHATS, WORDS, build, save_family, save_speaking_family, save_tokenizer
+from support.families import CHATS, build, save_speaking_family, save_tokenizer
 from support.sentence_encoders import TASKS, TEXTS, as_sentence_encoder, cosines, save_encoders
 from transformers import AutoTokenizer
 
 from adamerge import Expert, Merge
 from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.results.beside import read_beside
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
@@ -133,6 +134,28 @@ def test_code_is_copied_only_where_it_may_run(encoders):
     assert found["auto_map"] == {"AutoConfig": "else/where--mine.Config"}
 
 
+def test_a_folder_of_templates_that_leads_elsewhere_is_not_followed(encoders):
+    (encoders / "secrets").mkdir()
+    (encoders / "secrets/tool.jinja").write_text("key")
+    (encoders / "base/additional_chat_templates").symlink_to("../secrets")
+    done, notes = merged()
+    assert not (done.folder / "additional_chat_templates").exists()
+    assert "not followed when files are copied: additional_chat_templates" in notes
+
+
+def test_licences_are_copied_and_their_keys_are_not(encoders):
+    texts, keys = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT"), ("license.key", "LICENSE_KEY.txt", "Notice-token")
+    for name in (*texts, *keys):
+        (encoders / "base" / name).write_text("x")
+    assert {name for name in (*texts, *keys) if name in read_beside(open_checkpoint("base")).others} == set(texts)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "modules.json", "preprocessor_config.json"])
+def test_settings_that_cannot_be_read_are_named(encoders, name):
+    (encoders / "mood" / name).write_text("{")
+    assert f"mood: {name}: expected JSON, which cannot be read; taken as absent" in "\n".join(plan_of(opened()).notes)
+
+
 # --- names of files -----------------------------------------------------------------------------------------------
 
 
@@ -218,6 +241,28 @@ def test_ends_in_config_json_alone_count(family):
     found = transformers.AutoModelForCausalLM.from_pretrained(done.folder)
     assert (found.config.eos_token_id, found.generation_config.eos_token_id) == (7, 7)
     assert found.generation_config.pad_token_id == 2
+
+
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+
+
+def test_generation_settings_are_not_mixed_into_what_nobody_had(family):
+    (family / "base/generation_config.json").write_text(json.dumps({**SAMPLING, "eos_token_id": 1}))
+    for task in TASKS:
+        (family / task / "generation_config.json").write_text(json.dumps({"do_sample": False, "eos_token_id": 1}))
+    assert plan_of(opened()).root.generation == {"do_sample": False, "eos_token_id": 1}
+    transformers.GenerationConfig(**SAMPLING | {"do_sample": True}).validate(strict=True)
+    with pytest.raises(ValueError, match="do_sample"):
+        transformers.GenerationConfig(**SAMPLING | {"do_sample": False}).validate(strict=True)
+
+
+def test_a_task_without_a_setting_of_the_merge_differs_from_it(family):
+    for name in ("base", "topic"):
+        (family / name / "generation_config.json").write_text(json.dumps({**SAMPLING, "eos_token_id": 1}))
+    (family / "mood/generation_config.json").write_text(json.dumps({"do_sample": True, "eos_token_id": 1}))
+    plan = plan_of(opened())
+    assert "mood: has its own generation settings" in "\n".join(plan.notes)
+    assert plan.tasks["mood"].generation == {"do_sample": True, "eos_token_id": 1}
 
 
 def test_experts_without_files_leave_the_bases_silently(family):
