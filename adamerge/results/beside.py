@@ -24,7 +24,7 @@ from adamerge.storage.links import inside
 from adamerge.types import Fact
 
 _LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
-_OF_A_KEY = re.compile(r"(^|[._ -])(keys?|lic|pem|tokens?|secrets?)([._ -]|$)", re.IGNORECASE)
+_OF_A_KEY = re.compile(r"(^|[._ -])(keys?|tokens?|secrets?)([._ -]|$)", re.IGNORECASE)
 """Names of what grants a licence: license.key is not the text of one."""
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"

@@ -197,8 +197,8 @@ def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"transformers cannot load the tokenizer, so where a turn ends is not checked ({error!s:.200})."]
     end = end_of_turn(tokenizer, [{"role": "user", "content": "?"}])
-    if not end.tokens and not end.text:
-        return ["where the chat template ends a turn is not seen, so check that eos_token_id names it."]
+    if not end.tokens and not end.text and (error := _not_rendered(tokenizer)):
+        return [f"the chat template renders no question and answer ({error}), so where a turn ends is not checked."]
     if end.text:
         return [
             f"the chat template ends a turn with the text {end.text!r}, which generation_config.json cannot name: pass "
@@ -213,6 +213,16 @@ def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
     write_text(file, json.dumps({**generation, "eos_token_id": [*stops, *missing]}, indent=2) + "\n")
     words = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in missing)
     return [Fact(f"generation stops at {words} too, where the chat template ends a turn (eos_token_id).")]
+
+
+def _not_rendered(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return why a chat template does not render one question and one answer; empty if it does."""
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    try:
+        tokenizer.apply_chat_template(chat, tokenize=False)
+    except Exception as error:  # templates raise what they like, and jinja2 its own
+        return f"{type(error).__name__}: {error!s:.200}"
+    return ""
 
 
 def _listed(tokens: object) -> list[int]:

@@ -45,7 +45,7 @@ PACKAGES: Mapping[str, Sequence[str]] = {
     "ctranslate2": ("ctranslate2", *TRANSFORMERS_4),
     "gguf": ("llama-cpp-python==0.3.36",),
     "sentence_transformers": ("sentence-transformers",),
-    "sentence_transformers5": ("sentence-transformers==5.1.2", *TRANSFORMERS_4),
+    "sentence_transformers5": ("sentence-transformers==5.1.2", "datasets==4.4.1", *TRANSFORMERS_4),
 }
 """What pip installs for each reader."""
 

@@ -169,6 +169,15 @@ def test_generation_stops_at_the_end_of_a_turn(tmp_path, template, stops, expect
     assert in_config or found.top_k == 5
 
 
+@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('tools only') }}", "{{ messages[7].content }}"])
+def test_a_template_that_renders_no_chat_is_said(tmp_path, template):
+    build("LlamaForCausalLM", "llama", 0).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    (note,) = make_readable(tmp_path, "merged", generates=True)
+    assert note.startswith("note: merged: the chat template renders no question and answer (")
+
+
 def test_a_turn_that_ends_with_a_text_is_said(tmp_path):
     build("LlamaForCausalLM", "llama", 0).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)

@@ -235,7 +235,7 @@ FORMER = [
     (Normalize, {}),
     (
         Dense,
-        {"in_features": 2, "out_features": 3, "bias": True, "activation_function": "torch.nn.Tanh"},
+        {"in_features": 2, "out_features": 3, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"},
     ),
 ]
 

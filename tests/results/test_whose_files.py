@@ -145,9 +145,11 @@ def test_a_folder_of_templates_that_leads_elsewhere_is_not_followed(encoders):
 
 def test_licences_are_copied_and_their_keys_are_not(encoders):
     texts, keys = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT"), ("license.key", "LICENSE_KEY.txt", "Notice-token")
+    keys = (*keys, "notice.env", "vocab_of.pem", "tokenizer.model.key")
     for name in (*texts, *keys):
         (encoders / "base" / name).write_text("x")
-    assert {name for name in (*texts, *keys) if name in read_beside(open_checkpoint("base")).others} == set(texts)
+    own = read_beside(open_checkpoint("base"))
+    assert {name for name in (*texts, *keys) if name in {*own.others, *own.tokenizer}} == set(texts)
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "modules.json", "preprocessor_config.json"])
