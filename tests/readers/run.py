@@ -38,6 +38,7 @@ TRANSFORMERS_4 = (
     "transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0",
     "requests", "urllib3", "idna", "certifi", "charset-normalizer",
 )  # fmt: skip
+HTTPX = ("httpx", "httpcore", "h11", "anyio", "sniffio")
 PACKAGES: Mapping[str, Sequence[str]] = {
     "transformers5": (),
     "transformers4": TRANSFORMERS_4,
@@ -45,7 +46,7 @@ PACKAGES: Mapping[str, Sequence[str]] = {
     "ctranslate2": ("ctranslate2", *TRANSFORMERS_4),
     "gguf": ("llama-cpp-python==0.3.36",),
     "sentence_transformers": ("sentence-transformers",),
-    "sentence_transformers5": ("sentence-transformers==5.1.2", "datasets==4.4.1", *TRANSFORMERS_4),
+    "sentence_transformers5": ("sentence-transformers==5.1.2", "datasets==4.4.1", *HTTPX, *TRANSFORMERS_4),
 }
 """What pip installs for each reader."""
 
