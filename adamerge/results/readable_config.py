@@ -1,6 +1,5 @@
 """What readers other than transformers 5 need in the configuration files of an export."""
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ _SCALES_FULL = ("gemma3_text", "gemma3n_text", "olmo3")
 _ALIASES: Mapping[str, Mapping[str, str]] = {"gpt2": {"n_ctx": "n_positions"}}
 """Keys that mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
 
+_FLOAT = "__float__"
 _PLAIN = {"rope_type": "default"}
 _AXIAL = {"rope_type": "axial"}
 """Of towers for images, which had no key for it."""
@@ -166,7 +166,25 @@ def _ropes(settings: Json) -> Iterator[object]:
 def _config(settings: Json) -> PretrainedConfig | None:
     """Build a configuration; None if its class is not one of transformers'."""
     kind = str(settings.get("model_type"))
-    return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(settings))) if kind in CONFIG_MAPPING else None
+    return (
+        CONFIG_MAPPING[kind].from_dict(cast(dict[str, object], _decoded(settings))) if kind in CONFIG_MAPPING else None
+    )
+
+
+def _decoded(value: object) -> object:
+    """Copy a JSON value, with the floats that transformers spells in it: {"__float__": "Infinity"}.
+
+    Example:
+        >>> _decoded({"time_step_limit": [0.0, {"__float__": "Infinity"}]})
+        {'time_step_limit': [0.0, inf]}
+    """
+    if isinstance(value, list):
+        return [_decoded(one) for one in cast(list[object], value)]
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) == {_FLOAT}:
+        return float(cast(str, value[_FLOAT]))
+    return {key: _decoded(one) for key, one in cast(Json, value).items()}
 
 
 def _apart(settings: Json, folder: Path) -> list[str]:
