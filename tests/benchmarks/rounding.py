@@ -1,7 +1,7 @@
 """What does rounding to 16 bits leave of a merge: to nearest, at random, and in fp32 for comparison?
 
     python ../shared/zoo/unpack.py zoo
-    python tests/benchmarks/rounding.py               # four tasks: about ten minutes of one core
+    python tests/benchmarks/rounding.py               # four tasks: about half an hour of a shared core
     python tests/benchmarks/rounding.py --steps 100 --rows 1000
 
 First, the zoo's experts, cast to bf16 as published 16-bit experts are. Second, experts that are trained here, from the

@@ -17,9 +17,11 @@ from transformers import AutoTokenizer
 from adamerge import Expert, Merge
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.results.beside import read_beside
+from adamerge.results.export import check_free
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
+from adamerge.types import ConfigError, IncompatibleExpertsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
 
@@ -150,6 +152,21 @@ def test_licences_are_copied_and_their_keys_are_not(encoders):
         (encoders / "base" / name).write_text("x")
     own = read_beside(open_checkpoint("base"))
     assert {name for name in (*texts, *keys) if name in {*own.others, *own.tokenizer}} == set(texts)
+
+
+@pytest.mark.parametrize("name", ["1_Pooling", "additional_chat_templates", "Readme.md", "LICENSE"])
+def test_a_task_has_no_name_of_what_an_export_has_beside_it(encoders, name):
+    as_sentence_encoder("topic", 0)
+    (encoders / "topic/LICENSE").touch()
+    models = [{"model": "mood", "task": name}, {"model": "topic"}]
+    with pytest.raises(IncompatibleExpertsError, match=f"a name that no file of the merged folder has, found '{name}'"):
+        open_experts(merge_config({"base_model": "base", "models": models}))
+
+
+def test_a_broken_link_is_no_free_folder(tmp_path):
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="out: exists already"):
+        check_free(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "modules.json", "preprocessor_config.json"])
