@@ -8,7 +8,7 @@ from typing import cast
 
 import transformers
 
-from adamerge.experts.file_patterns import PROCESSOR, TOKENIZER, VOCABULARY
+from adamerge.experts.file_patterns import KEYS, PROCESSOR, TOKENIZER, VOCABULARY
 from adamerge.storage.links import inside
 from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading
 
@@ -19,9 +19,9 @@ _ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
 
 
 def files_of(folder: Path, patterns: tuple[str, ...] = _ALL) -> dict[str, Path]:
-    """List the files in a folder that match any of some patterns, by name; links out of the folder are passed over."""
+    """List the files in a folder that match any of some patterns, by name; keys and links that lead out are not."""
     found = {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
-    return {name: file for name, file in found.items() if inside(folder, file)}
+    return {name: file for name, file in found.items() if file.suffix not in KEYS and inside(folder, file)}
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -62,10 +62,15 @@ def templates_of(folder: Path | None) -> dict[str, str]:
     """
     if folder is None:
         return {}
-    first, more = files_of(folder, (TEMPLATE,)), files_of(folder / TEMPLATES, ("*.jinja",))
+    first, more = files_of(folder, (TEMPLATE,)), further_templates(folder)
     files = {**({DEFAULT: first[TEMPLATE]} if first else {}), **{file.stem: file for file in more.values()}}
     in_settings = settings_of(folder / "tokenizer_config.json").get("chat_template")
     return {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
+
+
+def further_templates(folder: Path) -> dict[str, Path]:
+    """List the files of named chat templates by name; none if their folder is a link out of the checkpoint's."""
+    return files_of(folder / TEMPLATES, ("*.jinja",)) if inside(folder, folder / TEMPLATES) else {}
 
 
 def _template_in(file: Path) -> str:

@@ -47,6 +47,7 @@ class Checkpoint:
         adapter: Folder of the adapter's files, if it is one.
         given: Folder of a tokenizer or processor that replaces those beside the weights.
         over: Of an adapter: folder of the model that it is applied to, by whose settings it generates.
+        allow_pickle: Whether pickled weights may be read.
     """
 
     source: str
@@ -59,11 +60,12 @@ class Checkpoint:
     adapter: Path | None = None
     given: Path | None = None
     over: Path | None = None
+    allow_pickle: bool = False
     stamps: Mapping[Path, Stamp | None] = field(init=False)
 
     def __post_init__(self) -> None:
         """Remember which files there are."""
-        found = [file for folder in self.folders for place in ("*", "*/*") for file in folder.glob(place)]
+        found = [file for folder in self.folders for file in _within(folder)]
         object.__setattr__(self, "stamps", {file: stamp_of(file) for file in found if file.is_file()})
 
     @property
@@ -83,6 +85,12 @@ class Checkpoint:
         file = self.folder / "config.json"
         content = json.loads(file.read_text() if self.adapter is None else self.config.to_json_string())
         return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder and in its folders, and all that is in folders of sentence-transformers modules."""
+    for place in ("*", "*/*", "[0-9]*_*/**/*"):
+        yield from folder.glob(place)
 
 
 def open_checkpoint(
@@ -137,7 +145,7 @@ def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remo
     notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
         notes += (without_quantization(source, config, tensors),)
-    return Checkpoint(source, folder, config, tensors, trust_remote_code, notes)
+    return Checkpoint(source, folder, config, tensors, trust_remote_code, notes, allow_pickle=allow_pickle)
 
 
 def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:

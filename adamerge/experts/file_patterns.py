@@ -20,8 +20,11 @@ TOKENIZER = (
 PROCESSOR = ("*processor_config.json", "audio_tokenizer_config.json", "chat_template.json")
 """Patterns of the files of processors of images, videos and sound."""
 
-HEADS = ("model_head*", "config_setfit.json")
-"""Patterns of heads that other programs keep beside an encoder (SetFit)."""
+KEYS = (".env", ".key", ".pem", ".p12", ".pfx", ".lic")
+"""Endings of files that grant access; none belongs to a checkpoint, whatever else its name says."""
+
+HEADS = ("model_head*", "config_setfit.json", "colbert_linear.pt", "sparse_linear.pt", "pytorch_model_head.bin")
+"""Patterns of heads that other programs keep beside an encoder (SetFit, FlagEmbedding's BGE-M3, adapters)."""
 
 LICENCES = ("license", "licence", "notice", "copying", "use_policy")
 """Names of licences, in any case and with any ending."""

@@ -28,6 +28,8 @@ def way_on(folder: Path) -> str:
         named = several([str(path) for path in inside])
         one = "give that folder" if len(inside) == 1 else "give one of them"
         return f" It has {named}: {one}{_without_modules(folder)}."
+    if (folder / "modules.json").exists():
+        return " It is a sentence encoder without a transformer (modules.json), which cannot be merged."
     foreign = sorted(file.name for pattern in _FOREIGN for file in folder.glob(pattern))
     if foreign:
         return f" It has {several(foreign)}, of another program; convert it to safetensors."

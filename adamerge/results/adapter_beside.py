@@ -36,7 +36,7 @@ def write_beside_adapters(
         beside = _not_of_base(whole, base)
         write_beside(beside, place)
         if place == folder:
-            write_module_weights(plan.weights, model, coefficients, place)
+            notes += write_module_weights(plan.weights, model, coefficients, place)
         else:
             copy_module_weights(beside, place)
         notes += [f"note: {', '.join(tasks)}: {note}" for note in _notes(experts, tasks[0], beside, base, place)]

@@ -1,14 +1,16 @@
 """What lies beside the weights of a checkpoint and belongs to it; all other files stay where they are."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from adamerge.data.processor_files import (
     TEMPLATE,
     TEMPLATES,
     files_of,
+    further_templates,
     has_tokenizer,
     settings_of,
     templates_of,
@@ -16,12 +18,14 @@ from adamerge.data.processor_files import (
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
-from adamerge.results.sentence_modules import SETTINGS, Modules, read_modules
+from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
 from adamerge.types import Fact
 
 _LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
+_OF_A_KEY = re.compile(r"(^|[._ -])(keys?|tokens?|secrets?)([._ -]|$)", re.IGNORECASE)
+"""Names of what grants a licence: license.key is not the text of one."""
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"
 )
@@ -71,7 +75,8 @@ def read_beside(checkpoint: Checkpoint) -> Beside:
 
     An adapter over a model of its own brings what lies beside it, and for the rest what lies beside that model.
     """
-    first, *rest = [_read(folder, trusted=checkpoint.trust_remote_code) for folder in checkpoint.folders]
+    trusted, unpickle = checkpoint.trust_remote_code, checkpoint.allow_pickle
+    first, *rest = [_read(folder, trusted=trusted, unpickle=unpickle) for folder in checkpoint.folders]
     for other in rest:
         first = _over(first, other)
     return first
@@ -83,9 +88,10 @@ def _over(own: Beside, below: Beside) -> Beside:
     return Beside(**{**found, "token_ids": {**below.token_ids, **own.token_ids}})
 
 
-def _read(folder: Path, *, trusted: bool) -> Beside:
+def _read(folder: Path, *, trusted: bool, unpickle: bool) -> Beside:
     code = ("*.py",) if trusted else ()
-    licence = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
+    texts = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
+    licence = {name: file for name, file in texts.items() if not _OF_A_KEY.search(name)}
     config = settings_of(folder / "config.json")
     return Beside(
         files_of(folder, TOKENIZER) if has_tokenizer(folder) else {},
@@ -93,7 +99,7 @@ def _read(folder: Path, *, trusted: bool) -> Beside:
         templates_of(folder),
         _generation(folder),
         {key: value for key, value in config.items() if key.endswith("_token_id")},
-        read_modules(folder),
+        read_modules(folder, unpickle=unpickle),
         files_of(folder, HEADS),
         {**licence, **files_of(folder, code)},
     )
@@ -113,9 +119,48 @@ def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
     }
 
 
+def unread(checkpoint: Checkpoint) -> list[str]:
+    """Name the files of settings beside a checkpoint's weights that are no JSON, and so taken as absent."""
+    files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(("config.json", MODULES))}
+    damaged = [name for name, file in files.items() if not _is_json(file)]
+    if not damaged:
+        return []
+    return [
+        f"{checkpoint.source}: {several(damaged)}: expected JSON, which cannot be read; taken as absent. Copy or "
+        "download it again, or remove it."
+    ]
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict | list)
+    except (OSError, ValueError):
+        return False
+
+
+def missing_code(checkpoint: Checkpoint) -> list[str]:
+    """Say which modules need code beside the weights that is not copied, because nobody allowed it to run."""
+    own = None if checkpoint.trust_remote_code else read_beside(checkpoint).modules
+    code = {str(module.entry.get("type")).partition(".")[0] for module in own.modules} if own else set[str]()
+    files = [f"{name}.py" for name in sorted(code)]
+    found = [file for file in files if any((folder / file).is_file() for folder in checkpoint.folders)]
+    if not found:
+        return []
+    return [
+        f"{checkpoint.source}: {MODULES} names classes in {several(found)}, which is not copied, so "
+        "sentence-transformers cannot load an export with these modules. Set trust_remote_code: true to copy it."
+    ]
+
+
+def names_beside(checkpoint: Checkpoint) -> set[str]:
+    """List the names of files and folders that an export may have of a checkpoint, and of its own model card."""
+    own = read_beside(checkpoint)
+    modules = own.modules.names if own.modules else set[str]()
+    return {"README.md", TEMPLATES, *modules, *(PurePosixPath(name).parts[0] for name in files_beside(checkpoint))}
+
+
 def _files_in(folder: Path) -> dict[str, Path]:
-    templates = files_of(folder / TEMPLATES, ("*.jinja",))
-    named = {f"{TEMPLATES}/{name}": file for name, file in templates.items()}
+    named = {f"{TEMPLATES}/{name}": file for name, file in further_templates(folder).items()}
     return {**files_of(folder), **files_of(folder, SETTINGS), **named}
 
 
@@ -150,6 +195,8 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     taken |= {TEMPLATES, "tokenizer_config.json"} if own.templates else set()
     entries = [e for e in sorted(folder.iterdir()) if not _WRITTEN_ANEW.fullmatch(e.name) or e.is_dir()]
     outside = [entry.name for entry in entries if not inside(folder, entry)]
+    deeper = [file for name in (own.modules.names if own.modules else set()) for file in (folder / name).rglob("*")]
+    outside += [file.relative_to(folder).as_posix() for file in sorted(deeper) if not inside(folder, file)]
     names = [e.name + "/" * e.is_dir() for e in entries if e.name not in taken and e.name not in outside]
     lines: list[str] = []
     if names:

@@ -1,5 +1,6 @@
 """Export of the merged checkpoint: ordinary Hugging Face files, complete or absent."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,10 +102,10 @@ def export(
         usual = usual.removeprefix("torch.")
         write_config(base, plan.root.token_ids, part, usual)
         write_beside(plan.root, part)
-        write_module_weights(plan.weights, model, coefficients, part)
+        warnings = write_module_weights(plan.weights, model, coefficients, part)
         for task in plan.tasks:
             write_task(model.experts.tasks[task], base, part, shards, plan, heads, usual, links=links)
-        notes = _make_readable(model.experts, part)
+        notes = (*warnings, *_make_readable(model.experts, part))
         compare_with_files(model, coefficients, part)
         check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
@@ -128,5 +129,5 @@ def check_free(folder: Path) -> None:
     Raises:
         ConfigError: It exists.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")

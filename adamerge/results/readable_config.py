@@ -1,6 +1,5 @@
 """What readers other than transformers 5 need in the configuration files of an export."""
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ _SCALES_FULL = ("gemma3_text", "gemma3n_text", "olmo3")
 _ALIASES: Mapping[str, Mapping[str, str]] = {"gpt2": {"n_ctx": "n_positions"}}
 """Keys that mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
 
+_FLOAT = "__float__"
 _PLAIN = {"rope_type": "default"}
 _AXIAL = {"rope_type": "axial"}
 """Of towers for images, which had no key for it."""
@@ -166,7 +166,25 @@ def _ropes(settings: Json) -> Iterator[object]:
 def _config(settings: Json) -> PretrainedConfig | None:
     """Build a configuration; None if its class is not one of transformers'."""
     kind = str(settings.get("model_type"))
-    return CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(settings))) if kind in CONFIG_MAPPING else None
+    return (
+        CONFIG_MAPPING[kind].from_dict(cast(dict[str, object], _decoded(settings))) if kind in CONFIG_MAPPING else None
+    )
+
+
+def _decoded(value: object) -> object:
+    """Copy a JSON value, with the floats that transformers spells in it: {"__float__": "Infinity"}.
+
+    Example:
+        >>> _decoded({"time_step_limit": [0.0, {"__float__": "Infinity"}]})
+        {'time_step_limit': [0.0, inf]}
+    """
+    if isinstance(value, list):
+        return [_decoded(one) for one in cast(list[object], value)]
+    if not isinstance(value, Mapping):
+        return value
+    if set(value) == {_FLOAT}:
+        return float(cast(str, value[_FLOAT]))
+    return {key: _decoded(one) for key, one in cast(Json, value).items()}
 
 
 def _apart(settings: Json, folder: Path) -> list[str]:
@@ -197,6 +215,8 @@ def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"transformers cannot load the tokenizer, so where a turn ends is not checked ({error!s:.200})."]
     end = end_of_turn(tokenizer, [{"role": "user", "content": "?"}])
+    if not end.tokens and not end.text and (error := _not_rendered(tokenizer)):
+        return [f"the chat template renders no question and answer ({error}), so where a turn ends is not checked."]
     if end.text:
         return [
             f"the chat template ends a turn with the text {end.text!r}, which generation_config.json cannot name: pass "
@@ -211,6 +231,16 @@ def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
     write_text(file, json.dumps({**generation, "eos_token_id": [*stops, *missing]}, indent=2) + "\n")
     words = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in missing)
     return [Fact(f"generation stops at {words} too, where the chat template ends a turn (eos_token_id).")]
+
+
+def _not_rendered(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return why a chat template does not render one question and one answer; empty if it does."""
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    try:
+        tokenizer.apply_chat_template(chat, tokenize=False)
+    except Exception as error:  # templates raise what they like, and jinja2 its own
+        return f"{type(error).__name__}: {error!s:.200}"
+    return ""
 
 
 def _listed(tokens: object) -> list[int]:

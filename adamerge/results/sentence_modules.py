@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from adamerge.data.processor_files import settings_of
+from adamerge.results.module_settings import meaning
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
 
@@ -21,8 +22,13 @@ SETTINGS = (
 """Files of sentence-transformers beside a transformer."""
 
 _TEXTS = (".json", ".txt", ".jinja", ".model")
-_WEIGHTS = (".safetensors", "pytorch_model.bin")
+SAFE, PICKLE = ".safetensors", "pytorch_model.bin"
+"""What names of files of weights end with: of a pickle only where there is no file of safetensors beside it."""
+
 _ORIGIN = "__version__"
+_PROMPT = "default_prompt_name"
+_POOLING = "Pooling"
+"""What names of classes that make one embedding of all tokens' have in common."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,33 @@ class Module:
         entry: Its entry in modules.json.
         files: Its files of settings by path in the checkpoint's folder.
         weights: Its files of weights, likewise.
+        unpickle: Whether weights in pickles may be read.
     """
 
     entry: Mapping[str, object]
     files: Mapping[str, Path]
     weights: Mapping[str, Path]
+    unpickle: bool = False
 
     @property
     def path(self) -> str:
         """Its folder; empty for the transformer itself."""
-        return str(self.entry.get("path", ""))
+        return _path(self.entry)
 
     def contents(self) -> str:
-        """Hash class and settings, without weights."""
-        kind = str(self.entry.get("type")).rpartition(".")[2]
-        return digest_of_json([self.path, kind, {name: settings_of(file) for name, file in self.files.items()}])
+        """Hash class and settings, without weights, as versions of sentence-transformers agree on them."""
+        return digest_of_json([self.path, self.kind, self._settings()])
+
+    @property
+    def kind(self) -> str:
+        """Name of its class; packages and modules that hold it differ between versions."""
+        return str(self.entry.get("type")).rpartition(".")[2]
+
+    def _settings(self) -> dict[str, object]:
+        """Content of its files of settings by path, of its own in the form of today; of other files the hash."""
+        own = f"{self.path}/config.json"
+        found = {name: settings_of(file) or digest_of_path(file) for name, file in self.files.items()}
+        return {**found, own: meaning(self.kind, settings_of(self.files[own]) if own in self.files else {})}
 
 
 @dataclass(frozen=True)
@@ -89,10 +107,14 @@ def _lasting(settings: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in settings.items() if key != _ORIGIN}
 
 
-def read_modules(folder: Path) -> Modules | None:
+def read_modules(folder: Path, *, unpickle: bool = False) -> Modules | None:
     """Read the modules of a folder; None if it has none.
 
     A module whose folder leads out of the checkpoint's is passed over.
+
+    Args:
+        folder: Folder of a checkpoint.
+        unpickle: Whether weights in pickles may be read.
     """
     try:
         entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
@@ -100,13 +122,20 @@ def read_modules(folder: Path) -> Modules | None:
         return None
     if not isinstance(entries, list) or not inside(folder, folder / MODULES):
         return None
-    found = [_module(folder, cast(dict[str, object], entry)) for entry in entries if isinstance(entry, dict)]
+    known = [cast(dict[str, object], entry) for entry in entries if isinstance(entry, dict)]
+    found = [_module(folder, entry, unpickle) for entry in known]
     names = [name for name in SETTINGS[1:] if (folder / name).is_file() and inside(folder, folder / name)]
     return Modules([module for module in found if module], {name: settings_of(folder / name) for name in names})
 
 
-def _module(folder: Path, entry: Mapping[str, object]) -> Module | None:
-    path = str(entry.get("path", ""))
+def _path(entry: Mapping[str, object]) -> str:
+    """Return the folder of a module as modules.json names it, in one spelling; empty for the checkpoint's own."""
+    path = entry.get("path")
+    return "" if not isinstance(path, str) or not PurePosixPath(path).parts else PurePosixPath(path).as_posix()
+
+
+def _module(folder: Path, entry: Mapping[str, object], unpickle: bool) -> Module | None:
+    path = _path(entry)
     place = folder / path
     if not path:
         return Module(entry, {}, {})
@@ -114,15 +143,22 @@ def _module(folder: Path, entry: Mapping[str, object]) -> Module | None:
         return None
     files = {file.relative_to(folder).as_posix(): file for file in sorted(place.rglob("*")) if file.is_file()}
     own = {name: file for name, file in files.items() if inside(folder, file)}
-    weights = {name: file for name, file in own.items() if name.endswith(_WEIGHTS)}
+    weights = {name: file for name, file in own.items() if name.endswith((SAFE, PICKLE))}
+    read = {name: file for name, file in weights.items() if name.endswith(SAFE) or as_safe(name) not in weights}
     texts = {name: file for name, file in own.items() if name.endswith(_TEXTS) and name not in weights}
-    return Module(entry, texts, weights)
+    return Module(entry, texts, read, unpickle)
+
+
+def as_safe(name: str) -> str:
+    """Return the name of a file of weights as safetensors: both are names of the same weights."""
+    return f"{name.removesuffix(PICKLE)}model{SAFE}" if name.endswith(PICKLE) else name
 
 
 def common_modules(base: Modules | None, experts: Sequence[Modules | None]) -> Modules | None:
     """Choose the modules of a merge: what all experts that have any share, or else the base's.
 
-    Where experts differ and the base has no modules, it is what they have in common.
+    Where experts differ and the base has no modules, it is what they have in common; nothing if they pool differently,
+    because modules without pooling give no embedding.
 
     Args:
         base: The base's modules.
@@ -140,20 +176,24 @@ def common_modules(base: Modules | None, experts: Sequence[Modules | None]) -> M
         return base
     others = [{module.contents() for module in one.modules} for one in brought[1:]]
     kept = [module for module in brought[0].modules if all(module.contents() in other for other in others)]
+    if any(_POOLING in module.kind for module in brought[0].modules) > any(_POOLING in one.kind for one in kept):
+        return None
     return Modules(kept, {name: _agreed(name, brought) for name in brought[0].settings})
 
 
 def _agreed(name: str, brought: Sequence[Modules]) -> dict[str, object]:
     """Keep the keys of a file of settings on which all agree."""
     first, *rest = (one.settings.get(name, {}) for one in brought)
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in rest)}
+    found = {key: value for key, value in first.items() if all(other.get(key) == value for other in rest)}
+    return {key: value for key, value in found.items() if key != _PROMPT or "prompts" in found}
 
 
 def weights_equal(one: Module, other: Module) -> bool:
     """Return whether two modules have the same files of weights."""
-    if one.weights.keys() != other.weights.keys():
+    ours, theirs = ({as_safe(name): file for name, file in each.weights.items()} for each in (one, other))
+    if ours.keys() != theirs.keys():
         return False
-    return all(digest_of_path(file) == digest_of_path(other.weights[name]) for name, file in one.weights.items())
+    return all(digest_of_path(file) == digest_of_path(theirs[name]) for name, file in ours.items())
 
 
 def without(modules: Modules, dropped: Sequence[Module]) -> Modules:

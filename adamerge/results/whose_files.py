@@ -1,19 +1,18 @@
 """Whose tokenizer, templates, settings and modules an exported checkpoint gets, and which task gets its own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
-from adamerge.results.beside import Beside, contents, left_behind, read_beside
-from adamerge.results.module_weights import Blend, Source, likeness, sources
-from adamerge.results.sentence_modules import Modules, common_modules, without
+from adamerge.results.beside import Beside, contents, left_behind, missing_code, read_beside, unread
+from adamerge.results.in_common import agreed, common_files, generation, same, shared
+from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
+from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
 from adamerge.storage.digest import digest_of_path
 from adamerge.types import Fact
-
-Value = TypeVar("Value")
 
 _STOPS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _NAMES = {
@@ -63,6 +62,7 @@ def plan_of(experts: Experts) -> Plan:
     pool = {task: beside for task, beside in own.items() if not experts.tasks[task].head}
     root = _merged(base, list(pool.values())) if pool else _filled(base, list(own.values()))
     root, weights, notes = _with_weights(root, base, pool)
+    notes += _without_pooling(root, pool)
     differences = {
         task: _differing(beside, root, weights) + _other_config(experts, task) for task, beside in own.items()
     }
@@ -73,6 +73,8 @@ def plan_of(experts: Experts) -> Plan:
     notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
     copied = [experts.checkpoint, *(one.checkpoint for task, one in experts.tasks.items() if task in tasks)]
     notes += [line for checkpoint in copied if checkpoint for line in left_behind(checkpoint)]
+    every = (experts.checkpoint, *(one.checkpoint for one in experts.tasks.values()))
+    notes += [line for one in every if one for line in (*unread(one), *missing_code(one))]
     return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)))
 
 
@@ -96,14 +98,14 @@ def _effective(own: Beside, base: Beside) -> Beside:
 def _merged(base: Beside, own: Sequence[Beside]) -> Beside:
     """Take what all experts bring alike, else the base's."""
     return Beside(
-        _shared(base.tokenizer, [one.tokenizer for one in own], contents),
-        _shared(base.processor, [one.processor for one in own], contents),
-        cast(Mapping[str, str], _agreed(base.templates, [one.templates for one in own])),
-        _agreed(base.generation, [one.generation for one in own]),
-        _agreed(base.token_ids, [one.token_ids for one in own]),
+        shared(base.tokenizer, [one.tokenizer for one in own], contents),
+        shared(base.processor, [one.processor for one in own], contents),
+        cast(Mapping[str, str], agreed(base.templates, [one.templates for one in own])),
+        generation(base.generation, [one.generation for one in own]),
+        agreed(base.token_ids, [one.token_ids for one in own]),
         common_modules(base.modules, [one.modules for one in own]),
-        _shared(base.heads, [one.heads for one in own], contents),
-        base.others or _shared({}, [one.others for one in own], contents),
+        shared(base.heads, [one.heads for one in own], contents),
+        {**common_files([one.others for one in own]), **base.others},
     )
 
 
@@ -117,36 +119,6 @@ def _filled(base: Beside, own: Sequence[Beside]) -> Beside:
         templates=base.templates or found.templates,
         others=found.others,
     )
-
-
-def _shared(base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Callable[..., str]) -> Mapping[str, Path]:
-    """Return files that all experts bring alike; those that only some bring, only if the base has none."""
-    brought = [one for one in own if one]
-    if not brought or (base and len(brought) < len(own)):
-        return base
-    return brought[0] if len({of(one) for one in brought}) == 1 else base
-
-
-def _agreed(base: Mapping[str, Value], own: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
-    """Return the base's settings with those on which all experts agree, or all that have them if the base has none.
-
-    Example:
-        >>> _agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1}, {"eos": 4, "top_k": 3}])
-        {'eos': 4, 'top_k': 9}
-    """
-    brought = [one for one in own if one]
-    keys = dict.fromkeys([*base, *(key for one in brought for key in one)])
-    found = {key: [one[key] for one in brought if key in one] for key in keys}
-    every = {k: v[0] for k, v in found.items() if len(v) == len(own) > 0 and all(_same(v[0], x) for x in v)}
-    some = {k: v[0] for k, v in found.items() if v and k not in base and all(_same(v[0], x) for x in v)}
-    return {**base, **some, **every}
-
-
-def _same(one: object, other: object) -> bool:
-    """Return whether two settings are equal; of token ids the order does not count."""
-    if isinstance(one, list) and isinstance(other, list):
-        return sorted(map(str, one)) == sorted(map(str, other))
-    return one == other or one == [other] or [one] == other
 
 
 def _with_weights(
@@ -167,20 +139,34 @@ def _with_weights(
             )
             continue
         weights |= found
-        notes += dict.fromkeys(_source_note(module.path, source) for source in found.values())
+        reason = why_not_merged(module, base.modules, brought)
+        notes += dict.fromkeys(_source_note(module.path, source, reason) for source in found.values())
     return replace(root, modules=modules), weights, [note for note in notes if note]
 
 
-def _source_note(path: str, source: Source) -> str:
+def _without_pooling(root: Beside, pool: Mapping[str, Beside]) -> list[str]:
+    """Say that the merged checkpoint of sentence encoders is none, because they pool differently."""
+    brought = [task for task, one in pool.items() if one.modules]
+    if root.modules is not None or not brought:
+        return []
+    return [
+        f"{', '.join(brought)}: pool differently and the base has no modules, so the merged checkpoint has none: "
+        "sentence-transformers would take the mean of all tokens. Each task's folder has its own."
+    ]
+
+
+def _source_note(path: str, source: Source, reason: str) -> str:
     if not isinstance(source, Blend):
-        return ""
+        if not reason:
+            return ""
+        return f"{path}: {reason}, so the merged checkpoint has the base's weights, and each task's folder its own."
     if source.base is not None:
         return Fact(f"{path}: its weights are merged with the mean coefficient of each expert, without transforms.")
     cosine = likeness(source)
     doubt = " They were initialised apart, so their mean means little." if cosine < _UNLIKE else ""
     return (
-        f"{path}: the base has none, so the merged checkpoint gets the mean of the experts' (least cosine "
-        f"{cosine:.2f}), and each task's folder its own.{doubt}"
+        f"{path}: {reason or 'the base has none'}, so the merged checkpoint gets the mean of the experts' (least "
+        f"cosine {cosine:.2f}), and each task's folder its own.{doubt}"
     )
 
 
@@ -195,7 +181,8 @@ def _differing(own: Beside, root: Beside, weights: Mapping[str, Source]) -> list
         "token_ids": (own.token_ids, root.token_ids),
     }
     for kind, (mine, theirs) in settings.items():
-        found += [kind] if any(not _same(value, cast(object, theirs.get(key))) for key, value in mine.items()) else []
+        keys = {**mine, **theirs} if kind == "generation" and mine else mine
+        found += [kind] if any(not same(mine.get(key), cast(object, theirs.get(key))) for key in keys) else []
     found += ["modules"] if own.modules and _modules_differ(own.modules, root.modules, weights) else []
     return [_NAMES[kind] for kind in found]
 
@@ -204,8 +191,9 @@ def _modules_differ(own: Modules, root: Modules | None, weights: Mapping[str, So
     """Return whether a task's modules are others, or have weights that are neither the root's nor merged into them."""
     if root is None or own.contents() != root.contents():
         return True
-    files = {name: file for module in own.modules for name, file in module.weights.items()}
-    return any(not _in_the_merge(file, weights.get(name)) for name, file in files.items())
+    files = {as_safe(name): file for module in own.modules for name, file in module.weights.items()}
+    written = {as_safe(name): source for name, source in weights.items()}
+    return any(not _in_the_merge(file, written.get(name)) for name, file in files.items())
 
 
 def _in_the_merge(file: Path, source: Source | None) -> bool:

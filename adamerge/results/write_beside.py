@@ -10,6 +10,7 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
 from adamerge.results.module_weights import Source, blended
+from adamerge.results.surviving import ENOUGH
 from adamerge.storage.atomic_files import write_safetensors, write_text
 from adamerge.types import Coefficients
 
@@ -73,13 +74,18 @@ def _write_templates(templates: Mapping[str, str], folder: Path) -> None:
 
 def write_module_weights(
     weights: Mapping[str, Source], model: MergedModel, coefficients: Coefficients, folder: Path
-) -> None:
-    """Copy or merge the weights of the merged checkpoint's modules."""
+) -> list[str]:
+    """Copy or merge the weights of the merged checkpoint's modules; returns warnings of what rounding removed."""
+    warnings: list[str] = []
     for name, source in weights.items():
         if isinstance(source, Path):
             _copy(source, folder / name)
-        else:
-            write_safetensors(folder / name, blended(source, model, coefficients), {"format": "pt"})
+            continue
+        merged, share = blended(name, source, model, coefficients)
+        write_safetensors(folder / name, merged, {"format": "pt"})
+        if share is not None and share < ENOUGH:
+            warnings.append(f"warning: {name}: {share:.3f} of what was merged in is left after rounding to 16 bits.")
+    return warnings
 
 
 def copy_module_weights(beside: Beside, folder: Path) -> None:

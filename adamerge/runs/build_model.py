@@ -19,6 +19,7 @@ from adamerge.merging.grouping import Grouping, block_wise, component_wise, task
 from adamerge.merging.merged_model import MergedModel, hold
 from adamerge.merging.rounding import Rounding, rounding_of
 from adamerge.results.adapter_settings import adapter_of
+from adamerge.results.beside import names_beside
 from adamerge.results.evaluate import MEAN
 from adamerge.runs.adapter_limits import check_adapter
 from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors, weights_beside
@@ -68,7 +69,7 @@ def open_experts(config: MergeConfig) -> Experts:
             opened[model.name] = open_expert(model.model, base, adapter=model.adapter, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
-    problems += _taken(config.names, base) if base else []
+    problems += _taken(config.names, base, list(opened.values())) if base else []
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
     if base and opened:
         try:
@@ -117,13 +118,14 @@ def _names_folder(name: str) -> bool:
     return path and name.isprintable() and 0 < len(name.encode()) <= _LONGEST_NAME
 
 
-def _taken(names: Sequence[str], base: Checkpoint) -> list[str]:
-    """List the names of tasks that a file of the merged folder has too, which holds the base's files."""
-    files = {file.name.casefold() for file in base.folder.iterdir() if file.is_file()}
+def _taken(names: Sequence[str], base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:
+    """List the names of tasks that something else in the merged folder has, which holds files of base and experts."""
+    files = {file.name for file in base.folder.iterdir() if file.is_file()}
+    taken = {name.casefold() for name in files.union(*(names_beside(one) for one in (base, *experts)))}
     return [
         f"models: expected a name that no file of the merged folder has, found {quoted(name)}; set the key task."
         for name in names
-        if name.casefold() in files or Path(name).suffix.lower() in WRITTEN
+        if name.casefold() in taken or Path(name).suffix.lower() in WRITTEN
     ]
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+TEXTS = ("good film", "bad plot of the book", "red")
+"""What sentence encoders embed."""
+
 
 def transformers(folder: str, ids: np.ndarray) -> np.ndarray:
     """Of the version on the path: 4.57 or 5."""
@@ -65,7 +68,7 @@ def sentence_transformers(folder: str, ids: np.ndarray) -> np.ndarray:
     """Embeddings of three texts."""
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(folder, device="cpu").encode(["good film", "bad plot of the book", "red"])
+    return SentenceTransformer(folder, device="cpu").encode(list(TEXTS))
 
 
 READERS = {one.__name__: one for one in (transformers, mlx, ctranslate2, gguf, sentence_transformers)}

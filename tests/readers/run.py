@@ -6,7 +6,9 @@
 Tiny families with random weights are merged and exported. Each reader computes the logits of the export and of the same
 model as transformers saves it (`save_pretrained`), in a process of its own; both are compared with the merge in memory.
 llama.cpp's converter writes a file instead: tensors and numbers of the file made of the export are compared with those
-of the file made of what transformers saved. Printed is the largest difference, or what the reader says.
+of the file made of what transformers saved. sentence-transformers embeds texts with encoders that have Pooling, Dense
+and Normalize, merged over a plain encoder and over a sentence encoder; in memory that is computed by hand. Printed is
+the largest difference, or what the reader says.
 
 Readers are installed without dependencies into the folder --packages, beside what this environment has.
 """
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 import transformers
+from encoders import ENCODERS, merged_encoder
 from support.families import save_tokenizer
 from transformers import PreTrainedModel
 
@@ -35,16 +38,23 @@ TRANSFORMERS_4 = (
     "transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0",
     "requests", "urllib3", "idna", "certifi", "charset-normalizer",
 )  # fmt: skip
+HTTPX = ("httpx", "httpcore", "h11", "anyio", "sniffio")
 PACKAGES: Mapping[str, Sequence[str]] = {
     "transformers5": (),
     "transformers4": TRANSFORMERS_4,
     "mlx": ("mlx", "mlx-cpu", "mlx-lm"),
     "ctranslate2": ("ctranslate2", *TRANSFORMERS_4),
     "gguf": ("llama-cpp-python==0.3.36",),
+    "sentence_transformers": ("sentence-transformers",),
+    "sentence_transformers5": ("sentence-transformers==5.1.2", "datasets==4.4.1", *HTTPX, *TRANSFORMERS_4),
 }
 """What pip installs for each reader."""
 
-MODULE = {"transformers5": "transformers", "transformers4": "transformers"}
+MODULE = {
+    "transformers5": "transformers",
+    "transformers4": "transformers",
+    "sentence_transformers5": "sentence_transformers",
+}
 
 SIZES = {
     "vocab_size": 40,
@@ -202,22 +212,39 @@ def difference(found: np.ndarray | str, expected: np.ndarray | str) -> str:
     return f"{float(np.abs(found - expected).max(initial=0)):.1e}"
 
 
+def _made(name: str, folder: Path, ids: np.ndarray) -> tuple[dict[str, Path], np.ndarray]:
+    if name in FAMILIES:
+        return merged(name, folder, ids)
+    return merged_encoder(name, folder, build, SIZES, write_tokenizer)
+
+
+def _reads(reader: str, name: str) -> bool:
+    """Return whether a family is for a reader: sentence encoders for sentence-transformers alone."""
+    return (name in ENCODERS) == reader.startswith("sentence")
+
+
+def _wanted(name: str, readers: Mapping[str, object]) -> bool:
+    return any(_reads(reader, name) for reader in readers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, default=Path("readers"))
     parser.add_argument("--readers", nargs="+", default=list(PACKAGES), choices=list(PACKAGES))
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    every = [*FAMILIES, *ENCODERS]
+    parser.add_argument("--families", nargs="+", default=every, choices=every)
     options = parser.parse_args()
     paths = {reader: install(reader, options.packages) for reader in options.readers}
     with tempfile.TemporaryDirectory() as place:
         ids = np.random.default_rng(0).integers(3, 40, (1, 24))
         np.save(Path(place) / "ids.npy", ids)
-        models = {name: merged(name, Path(place) / name, ids) for name in options.families}
+        models = {name: _made(name, Path(place) / name, ids) for name in options.families if _wanted(name, paths)}
         print("| reader | family | export | saved by transformers |\n|---|---|---|---|", flush=True)
         for reader, path in paths.items():
-            places = [one for checkpoints, _ in models.values() for one in checkpoints.values()]
+            own = {name: model for name, model in models.items() if _reads(reader, name)}
+            places = [one for checkpoints, _ in own.values() for one in checkpoints.values()]
             found = iter(read(reader, path, places, Path(place) / "ids.npy"))
-            for name, (_, logits) in models.items():
+            for name, (_, logits) in own.items():
                 export, saved = next(found), next(found)
                 expected = saved if reader == "gguf" else logits
                 print(

@@ -58,7 +58,7 @@ def test_modules_and_factors_that_overflow_are_refused_too(tmp_path):
     model = MergedModel(experts, vectors, tensor_wise(("w",)), Rounding(heads=torch.float16))
     blend = Blend(tmp_path / "base/model.safetensors", {"a": tmp_path / "a/model.safetensors"})
     with pytest.raises(ConfigError, match=r"linear.weight: expected numbers of at most 65504"):
-        blended(blend, model, torch.ones(1, 1))
+        blended("2_Dense/model.safetensors", blend, model, torch.ones(1, 1))
     svd = Svd(torch.full((1, 1), 1.0), torch.tensor([1e12]), torch.full((1, 1), 1.0))
     with pytest.raises(ConfigError, match=r"factor w left: expected numbers of at most 65504"):
         _rounded(model.rounding, "w", LowRankChange(svd, 0.0))

@@ -95,6 +95,17 @@ def test_stale_keys_of_a_configuration_are_corrected():
     assert with_former_rope(settings)[0]["rope_theta"] == 2e4
 
 
+@pytest.mark.parametrize("kind", ["bamba", "falcon_h1", "granitemoehybrid"])
+def test_numbers_that_json_has_no_words_for_are_read_as_transformers_writes_them(tmp_path, kind):
+    config = transformers.CONFIG_MAPPING[kind](time_step_limit=(0.0, float("inf")))
+    config.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    settings["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e5}
+    found, notes = with_former_rope(settings)
+    assert (found["rope_theta"], found["time_step_limit"], notes) == (5e5, settings["time_step_limit"], [])
+
+
 @pytest.mark.parametrize("settings", [{"model_type": "bert"}, {"model_type": "of_its_own_code", "rope_theta": 5.0}, {}])
 def test_configurations_without_rotary_settings_stay(settings):
     assert with_former_rope(settings) == (settings, [])
@@ -167,6 +178,15 @@ def test_generation_stops_at_the_end_of_a_turn(tmp_path, template, stops, expect
     found = transformers.GenerationConfig.from_pretrained(tmp_path)
     assert found.eos_token_id == expected
     assert in_config or found.top_k == 5
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('tools only') }}", "{{ messages[7].content }}"])
+def test_a_template_that_renders_no_chat_is_said(tmp_path, template):
+    build("LlamaForCausalLM", "llama", 0).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    (note,) = make_readable(tmp_path, "merged", generates=True)
+    assert note.startswith("note: merged: the chat template renders no question and answer (")
 
 
 def test_a_turn_that_ends_with_a_text_is_said(tmp_path):

@@ -10,20 +10,20 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from support.families import CHATS, WORDS, build, near, save_family, save_speaking_family, save_tokenizer
+from support.families import CHATS, build, save_speaking_family, save_tokenizer
+from support.sentence_encoders import TASKS, TEXTS, as_sentence_encoder, cosines, save_encoders
 from transformers import AutoTokenizer
 
 from adamerge import Expert, Merge
 from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.results.beside import read_beside
+from adamerge.results.export import check_free
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
+from adamerge.types import ConfigError, IncompatibleExpertsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
-
-TASKS = ("mood", "topic")
-TEXTS = ["good film", "so bad the song was", "calm"]
 
 
 def opened():
@@ -39,31 +39,8 @@ def merged():
 @pytest.fixture
 def encoders(tmp_path, monkeypatch):
     """A BERT base and two experts near it, with tokenizers, in the current directory."""
-    monkeypatch.chdir(tmp_path)
-    base = build("BertModel", "bert", 0)
-    save_family(tmp_path, base, {task: near("BertModel", "bert", base, seed) for seed, task in enumerate(TASKS, 1)})
-    for name in ("base", *TASKS):
-        save_tokenizer(Path(name))
+    monkeypatch.chdir(save_encoders(tmp_path))
     return tmp_path
-
-
-def as_sentence_encoder(folder, seed, size=8, mode="cls"):
-    torch.manual_seed(seed)
-    modules = [Transformer(folder), Pooling(16, pooling_mode=mode), Dense(16, size), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(folder)
-
-
-def by_hand(folder, dense):
-    """Embed with plain transformers: the first token, a dense layer with tanh, length 1."""
-    model, tokenizer = transformers.AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        hidden = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).last_hidden_state[:, 0]
-    return torch.nn.functional.normalize((hidden @ dense["linear.weight"].T + dense["linear.bias"]).tanh())
-
-
-def cosines(folder, dense):
-    found = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
-    return torch.nn.functional.cosine_similarity(found, by_hand(folder, dense))
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain base", "sentence encoder"])
@@ -159,6 +136,45 @@ def test_code_is_copied_only_where_it_may_run(encoders):
     assert found["auto_map"] == {"AutoConfig": "else/where--mine.Config"}
 
 
+def test_a_folder_of_templates_that_leads_elsewhere_is_not_followed(encoders):
+    (encoders / "secrets").mkdir()
+    (encoders / "secrets/tool.jinja").write_text("key")
+    (encoders / "base/additional_chat_templates").symlink_to("../secrets")
+    done, notes = merged()
+    assert not (done.folder / "additional_chat_templates").exists()
+    assert "not followed when files are copied: additional_chat_templates" in notes
+
+
+def test_licences_are_copied_and_their_keys_are_not(encoders):
+    texts, keys = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT"), ("license.key", "LICENSE_KEY.txt", "Notice-token")
+    keys = (*keys, "notice.env", "vocab_of.pem", "tokenizer.model.key")
+    for name in (*texts, *keys):
+        (encoders / "base" / name).write_text("x")
+    own = read_beside(open_checkpoint("base"))
+    assert {name for name in (*texts, *keys) if name in {*own.others, *own.tokenizer}} == set(texts)
+
+
+@pytest.mark.parametrize("name", ["1_Pooling", "additional_chat_templates", "Readme.md", "LICENSE"])
+def test_a_task_has_no_name_of_what_an_export_has_beside_it(encoders, name):
+    as_sentence_encoder("topic", 0)
+    (encoders / "topic/LICENSE").touch()
+    models = [{"model": "mood", "task": name}, {"model": "topic"}]
+    with pytest.raises(IncompatibleExpertsError, match=f"a name that no file of the merged folder has, found '{name}'"):
+        open_experts(merge_config({"base_model": "base", "models": models}))
+
+
+def test_a_broken_link_is_no_free_folder(tmp_path):
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="out: exists already"):
+        check_free(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "modules.json", "preprocessor_config.json"])
+def test_settings_that_cannot_be_read_are_named(encoders, name):
+    (encoders / "mood" / name).write_text("{")
+    assert f"mood: {name}: expected JSON, which cannot be read; taken as absent" in "\n".join(plan_of(opened()).notes)
+
+
 # --- names of files -----------------------------------------------------------------------------------------------
 
 
@@ -246,42 +262,29 @@ def test_ends_in_config_json_alone_count(family):
     assert found.generation_config.pad_token_id == 2
 
 
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+
+
+def test_generation_settings_are_not_mixed_into_what_nobody_had(family):
+    (family / "base/generation_config.json").write_text(json.dumps({**SAMPLING, "eos_token_id": 1}))
+    for task in TASKS:
+        (family / task / "generation_config.json").write_text(json.dumps({"do_sample": False, "eos_token_id": 1}))
+    assert plan_of(opened()).root.generation == {"do_sample": False, "eos_token_id": 1}
+    transformers.GenerationConfig(**SAMPLING | {"do_sample": True}).validate(strict=True)
+    with pytest.raises(ValueError, match="do_sample"):
+        transformers.GenerationConfig(**SAMPLING | {"do_sample": False}).validate(strict=True)
+
+
+def test_a_task_without_a_setting_of_the_merge_differs_from_it(family):
+    for name in ("base", "topic"):
+        (family / name / "generation_config.json").write_text(json.dumps({**SAMPLING, "eos_token_id": 1}))
+    (family / "mood/generation_config.json").write_text(json.dumps({"do_sample": True, "eos_token_id": 1}))
+    plan = plan_of(opened())
+    assert "mood: has its own generation settings" in "\n".join(plan.notes)
+    assert plan.tasks["mood"].generation == {"do_sample": True, "eos_token_id": 1}
+
+
 def test_experts_without_files_leave_the_bases_silently(family):
     done, notes = merged()
     assert notes == ""
     assert set(done.checkpoints.values()) == {done.folder}
-
-
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "BertForSequenceClassification"])
-def test_each_tasks_export_measures_what_the_table_says(tmp_path, monkeypatch, architecture):
-    """One expert's tokenizer adds no special tokens and reads capitals as small letters."""
-    monkeypatch.chdir(save_speaking_family(tmp_path, "LlamaForCausalLM", "llama"))
-    speaks = architecture.startswith("Llama")
-    if not speaks:
-        models = {task: build(architecture, "bert", seed) for seed, task in enumerate(TASKS, 1)}
-        save_family(tmp_path, build("BertModel", "bert", 0), models)
-        save_tokenizer(tmp_path / "base")
-    save_tokenizer(Path("mood"), pad=not speaks, end="[SEP]")
-    tokenizer = json.loads(Path("mood/tokenizer.json").read_text())
-    tokenizer |= {"post_processor": None, "normalizer": {"type": "Lowercase"}}
-    Path("mood/tokenizer.json").write_text(json.dumps(tokenizer))
-    rows = [{"text": f"Good {a} {b}", "label": i % 2} for i, (a, b) in enumerate(zip(WORDS, WORDS[3:], strict=False))]
-    experts = [Expert(task, evaluation=rows) for task in TASKS]
-    result = Merge("base", experts, method="task_arithmetic").learn()
-    done, scores = result.export("out"), result.scores()
-    assert done.checkpoints["mood"] == done.folder / "mood"
-    for task, place in done.checkpoints.items():
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        model = getattr(transformers, architecture).from_pretrained(place).eval()
-        total, count = 0.0, 0
-        for row in rows:
-            ids = tokenizer(row["text"], return_tensors="pt")["input_ids"]
-            with torch.no_grad():
-                logits = model(input_ids=ids).logits[0]
-            if speaks:
-                total -= logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None]).sum().item()
-                count += len(logits) - 1
-            else:
-                total, count = total + float(logits.argmax() == row["label"]), count + 1
-        found = torch.tensor(total / count).exp().item() if speaks else 100 * total / count
-        assert found == pytest.approx(scores[task], rel=1e-4), task

@@ -1,0 +1,62 @@
+"""Files and settings that experts have in common, and what a merge of them takes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from adamerge.storage.digest import digest_of_path
+
+Value = TypeVar("Value")
+
+
+def shared(base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Callable[..., str]) -> Mapping[str, Path]:
+    """Return files that all experts bring alike; those that only some bring, only if the base has none."""
+    brought = [one for one in own if one]
+    if not brought or (base and len(brought) < len(own)):
+        return base
+    return brought[0] if len({of(one) for one in brought}) == 1 else base
+
+
+def common_files(own: Sequence[Mapping[str, Path]]) -> dict[str, Path]:
+    """Return the files that all experts have alike."""
+    first, *rest = own or [{}]
+    return {name: file for name, file in first.items() if all(_alike(name, file, other) for other in rest)}
+
+
+def _alike(name: str, file: Path, others: Mapping[str, Path]) -> bool:
+    return name in others and digest_of_path(file) == digest_of_path(others[name])
+
+
+def agreed(base: Mapping[str, Value], own: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
+    """Return the base's settings with those on which all experts agree, or all that have them if the base has none.
+
+    Example:
+        >>> agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1}, {"eos": 4, "top_k": 3}])
+        {'eos': 4, 'top_k': 9}
+    """
+    brought = [one for one in own if one]
+    keys = dict.fromkeys([*base, *(key for one in brought for key in one)])
+    found = {key: [one[key] for one in brought if key in one] for key in keys}
+    every = {k: v[0] for k, v in found.items() if len(v) == len(own) > 0 and all(same(v[0], x) for x in v)}
+    some = {k: v[0] for k, v in found.items() if v and k not in base and all(same(v[0], x) for x in v)}
+    return {**base, **some, **every}
+
+
+def generation(base: Mapping[str, object], own: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return the settings on which all agree, and the base's as far as any expert has them: they must fit together.
+
+    Example:
+        >>> generation({"do_sample": True, "top_k": 9}, [{"do_sample": False}, {"do_sample": False}])
+        {'do_sample': False}
+    """
+    found = agreed(base, own)
+    if not own or not all(own):
+        return found
+    return {key: value for key, value in found.items() if any(key in one for one in own)}
+
+
+def same(one: object, other: object) -> bool:
+    """Return whether two settings are equal; of token ids the order does not count."""
+    if isinstance(one, list) and isinstance(other, list):
+        return sorted(map(str, one)) == sorted(map(str, other))
+    return one == other or one == [other] or [one] == other
