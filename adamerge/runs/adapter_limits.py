@@ -37,7 +37,7 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
             "export: adapter: expected changes that are products of low-rank factors, found others:\n"
             + "\n".join(problems)
             + "\nSet export: checkpoint; or merge adapters alone, plainly or by Isotropic, Wudi (solver: closed), "
-            "TaskSingularVectors, Lines or RegMean."
+            "Swudi, Aswudi, ActMat, DcMerge, TaskSingularVectors, Lines or RegMean."
         )
 
 

@@ -25,7 +25,18 @@ from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.export import export
 from adamerge.runs.open_run import chosen
 from adamerge.storage.weights import InMemory
-from adamerge.transforms import Dare, Doge, Isotropic, Lines, TaskSingularVectors, Ties, Transform, Wudi
+from adamerge.transforms import (
+    Aswudi,
+    Dare,
+    DcMerge,
+    Doge,
+    Isotropic,
+    Lines,
+    TaskSingularVectors,
+    Ties,
+    Transform,
+    Wudi,
+)
 from adamerge.transforms.stored import merged_at_once, transformed
 from adamerge.types import ConfigError
 
@@ -250,11 +261,13 @@ SPANS = {
     "wudi": Wudi(),
     "tsv": TaskSingularVectors(),
     "lines": Lines(),
+    "aswudi": Aswudi(),
+    "dc_merge": DcMerge(),
 }
 TRANSFORMED = {"centre": merged_at_once, "task vectors": transformed}
 
 
-@pytest.mark.parametrize(("method", "place"), [*zip(SPANS, [*TRANSFORMED] * 2, strict=True), ("wudi", "centre")])
+@pytest.mark.parametrize(("method", "place"), [*zip(SPANS, [*TRANSFORMED] * 3, strict=True), ("wudi", "centre")])
 def test_centres_and_task_vectors_in_the_span_are_exported_as_factors(pool, tmp_path, method, place):
     """The dense merge of the dense centre, or task vectors, is the reference; PEFT loads the factors."""
     plain, transform = model_of(pool, ["plain", "rslora", "patterns"]), SPANS[method]
