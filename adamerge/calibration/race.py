@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from adamerge.calibration.regmean import RegMean
+from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.transforms import Isotropic, TaskSingularVectors, Ties, Transform, Wudi
 from adamerge.types import ConfigError
 
@@ -20,11 +20,11 @@ class CentreChoice(ABC):
 
     @property
     @abstractmethod
-    def contestants(self) -> Sequence[RegMean | Transform]:
+    def contestants(self) -> Sequence[CalibratedMerge | Transform]:
         """The merges beside the average and task arithmetic."""
 
 
-def _cheap() -> list[RegMean | Transform]:
+def _cheap() -> list[CalibratedMerge | Transform]:
     return [Ties(reduce="mean"), TaskSingularVectors(), Isotropic(), Wudi()]
 
 
@@ -40,7 +40,7 @@ class Auto(CentreChoice):
         rows: Rows per task of the first round.
     """
 
-    merges: list[RegMean | Transform] = field(default_factory=_cheap)
+    merges: list[CalibratedMerge | Transform] = field(default_factory=_cheap)
     scales: list[float] = field(default_factory=lambda: [0.7, 1.0, 1.3])
     rows: int = 8
 
@@ -52,7 +52,7 @@ class Auto(CentreChoice):
             raise ConfigError(f"centre.rows: expected at least 1, found {self.rows}.")
 
     @property
-    def contestants(self) -> Sequence[RegMean | Transform]:
+    def contestants(self) -> Sequence[CalibratedMerge | Transform]:
         """The merges beside the average and task arithmetic."""
         return self.merges
 

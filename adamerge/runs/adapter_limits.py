@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
 from adamerge.optim.feasible_sets import Simplex
@@ -29,6 +30,8 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
         for key, transform in config.transforms.items()
         if not transform.keeps_span
     ]
+    if isinstance(config.centre, CalibratedMerge) and not config.centre.keeps_span:
+        problems.append(f"centre: {config.centre_name} leaves the span of the adapters' factors")
     selects = config.trainer.max_steps == 0 or isinstance(config.feasible, Simplex)
     if config.centre is not None or config.task_vectors is not None or not selects:
         problems += [line for expert in experts.tasks.values() for line in _whole(expert, set(names))]

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.cache_keys import digest_of_rows
+from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.race import Auto, Round, race
-from adamerge.calibration.regmean import RegMean
 from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import Rows
 from adamerge.learning.learn import target_settings
@@ -29,7 +29,7 @@ from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 
-Merged: TypeAlias = Callable[[RegMean | Transform, Path], Weights]
+Merged: TypeAlias = Callable[[CalibratedMerge | Transform, Path], Weights]
 """Computes a finished merge, or reads it from its file."""
 
 
@@ -105,7 +105,7 @@ class AutoCentre:
                 found |= {name: Candidate(model, uniform(model, scale)) for name, scale in names.items()}
         return found
 
-    def _model_of(self, choice: RegMean | Transform, number: int) -> MergedModel | None:
+    def _model_of(self, choice: CalibratedMerge | Transform, number: int) -> MergedModel | None:
         """Build the model whose only task vector is a finished merge minus the base; None if it cannot take part."""
         plain, vectors = self.plain, self.plain.vectors
         try:
@@ -139,7 +139,7 @@ def race_table(rounds: list[Round]) -> Table:
     return shown
 
 
-def _names(choice: RegMean | Transform, scales: list[float]) -> dict[str, float]:
+def _names(choice: CalibratedMerge | Transform, scales: list[float]) -> dict[str, float]:
     """Name a merge at each factor of its published scale."""
     return {f"{type(choice).__name__} × {scale:g}": scale for scale in scales}
 

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from adamerge.calibration.cache_keys import digest_of_rows
+from adamerge.calibration.calibrated_merge import CalibratedMerge, kept_merge
 from adamerge.calibration.fisher_information import fisher_information
 from adamerge.calibration.race import Auto
-from adamerge.calibration.regmean import RegMean, kept_regmean
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
 from adamerge.merging.device import device_of
@@ -70,15 +70,16 @@ def centre_of(
     plain = plain_vectors(config, experts, names)
     model = over_one_group(experts, plain, execution_for(config, experts, names, rows, plain.device).blocks)
 
-    def merged(choice: RegMean | Transform, file: Path) -> Weights:
-        if isinstance(choice, RegMean):
-            return kept_regmean(model, rows, choice, file, config.data.micro_batch, keeper)
+    def merged(choice: CalibratedMerge | Transform, file: Path) -> Weights:
+        if isinstance(choice, CalibratedMerge):
+            start = partial(merged, choice.refits) if choice.refits else None
+            return kept_merge(model, rows, choice, file, config.data.micro_batch, keeper, start)
         with fisher_inputs(choice, experts, plain, run, rows, console, keeper) as fisher:
             transform = by_matrix(choice, experts.layouts)
             return merged_at_once(plain, transform, file, console=console, keeper=keeper, **fisher)
 
     chosen = config.chosen_centre
-    if isinstance(chosen, RegMean | Transform):
+    if isinstance(chosen, CalibratedMerge | Transform):
         return merged(chosen, run.centre)
     assert isinstance(chosen, Auto)  # the only other choice
     return AutoCentre(config, chosen, model, run, watch or rows, merged, console, keeper).weights()

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.closed_form import ClosedForm
+from adamerge.calibration.esm import Esm
+from adamerge.calibration.feat_cal import FeatCal
 from adamerge.calibration.race import Auto, CentreChoice
 from adamerge.calibration.regmean import RegMean
 from adamerge.data.settings import Batching
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     Method: TypeAlias = str
 else:
     Method = Literal[tuple(PRESETS)]
-"""Names of the presets; those without learning need no calibration rows, except for fisher and regmean."""
+"""Names of the presets; those without learning need no calibration rows, except for those by rows."""
 
 Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
@@ -62,9 +65,10 @@ class MergeConfig:
             that fits). As a mapping: mode, limit (such as 8GB; the free memory by default) and blocks (paths of the
             blocks of a plain module).
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
-            are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
-            a transform of the task vectors (for example Wudi); auto lets finished merges race on held-out rows and
-            takes the one that diverges least from the experts (its options as those of the class Auto).
+            are added: null for the base, or a finished merge by RegMean (regmean, or its options scale, rows and
+            inputs), by another class that uses rows (for example Esm), or by a transform of the task vectors (for
+            example Wudi); auto lets finished merges race on held-out rows and takes the one that diverges least from
+            the experts (its options as those of the class Auto).
         grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
             each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
@@ -105,7 +109,7 @@ class MergeConfig:
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Mode | Memory = "auto"
-    centre: Literal["regmean", "auto"] | RegMean | Transform | CentreChoice | None
+    centre: Literal["regmean", "auto"] | RegMean | Esm | FeatCal | Transform | CentreChoice | None
     grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm | EarlierRun
@@ -171,7 +175,7 @@ class MergeConfig:
         return "auto" if self.centre == "auto" else type(self.chosen_centre).__name__
 
     @property
-    def chosen_centre(self) -> RegMean | Transform | CentreChoice:
+    def chosen_centre(self) -> CalibratedMerge | Transform | CentreChoice:
         """The centre with its options, of a configuration that has one."""
         assert self.centre is not None
         named = {"regmean": RegMean, "auto": Auto}

@@ -36,6 +36,9 @@ ABOUT = {
     "average": About("mean of the experts", "Wortsman et al., 2022"),
     "task_arithmetic": About("base + 0.3 · Σ task vectors", "Ilharco et al., 2023"),
     "regmean": About("solves each linear layer by least squares", "Jin et al., 2023", "rows, no time to learn"),
+    "regmean++": About("the same, on what the merged blocks before pass on", "arXiv 2508.03121, 2025"),
+    "esm": About("keeps the directions in which experts move outputs", "kiddo127/ESM, 2026"),
+    "feat_cal": About("refits task arithmetic to the experts' features", "arXiv 2605.13030, 2026"),
     "ties": About("trims, elects signs, averages those that agree", "Yadav et al., 2023"),
     "dare": About("drops entries at random and rescales", "Yu et al., 2024"),
     "magnitude": About("keeps each expert's largest changes", "Yadav et al., 2023"),
@@ -63,10 +66,8 @@ def needs(method: str) -> str:
         ('no rows', 'unlabeled rows', 'unlabeled rows')
     """
     preset = PRESETS[method]
-    learns = preset["trainer.max_steps"] != 0
-    return (
-        "unlabeled rows" if learns or preset["centre"] == "regmean" or preset["task_vectors"] == "Fisher" else "no rows"
-    )
+    looks = preset["centre"] not in (None, "Isotropic") or preset["task_vectors"] == "Fisher"
+    return "unlabeled rows" if looks or preset["trainer.max_steps"] != 0 else "no rows"
 
 
 def learns(method: str) -> str:

@@ -93,30 +93,27 @@ def participation(values: Tensor) -> int:
     return min(len(values), math.ceil(ratio.item() - 1e-9))
 
 
-def gavish_donoho(values: Tensor, shape: tuple[int, int]) -> int:
+def gavish_donoho(values: Tensor, beta: float, directions: int) -> int:
     """Count the singular values √λ above the optimal hard threshold for noise of unknown size, at least 1.
 
-    √λ > ω(β) · median √λ, the median over all M directions, β = min(R, M)/max(R, M), and
-    ω(β) ≈ 0.56 β³ - 0.95 β² + 1.82 β + 1.43. The code of ASWUDI has another approximation, which falls to 1.2 for
-    square matrices, where ω(1) = 2.86.
+    √λ > ω(β) · median √λ, the median over all directions that may be nonzero, ω(β) ≈ 0.56 β³ - 0.95 β² + 1.82 β + 1.43.
+    The code of ASWUDI has another approximation, which falls to 1.2 for square matrices, where ω(1) = 2.86.
 
     Args:
         values: nonzero λ, (r,), descending.
-        shape: (R, M).
+        beta: β, the shorter side of a task vector's matrix as a share of the longer one.
+        directions: their number, at least r.
 
     Reference:
         Gavish, Donoho, "The Optimal Hard Threshold for Singular Values is 4/√3", 2014, equation 5.
 
     Example:
-        >>> gavish_donoho(torch.tensor([100.0, 1.0, 1.0, 1.0]), (4, 4))
+        >>> gavish_donoho(torch.tensor([100.0, 1.0, 1.0, 1.0]), 1.0, 4)
         1
     """
-    beta = min(shape) / max(shape)
     omega = 0.56 * beta**3 - 0.95 * beta**2 + 1.82 * beta + 1.43
-    everywhere = values.new_zeros(max(shape[1], len(values)))
-    everywhere[: len(values)] = values.sqrt()
-    count = int((everywhere > omega * everywhere.median()).sum())
-    return max(1, count)
+    roots = torch.cat([values.sqrt(), values.new_zeros(directions - len(values))])
+    return max(1, int((roots > omega * roots.median()).sum()))
 
 
 @dataclass(frozen=True)
@@ -175,5 +172,7 @@ class Aswudi(MatrixMerge):
 
     def update(self, stack: Tensor, shape: tuple[int, int]) -> Tensor:
         """Take the minimum in the leading eigenvectors, as many as the spectrum of the whole matrix says."""
-        count = participation if self.rank == "participation" else partial(gavish_donoho, shape=shape)
+        beta, most = min(shape) / max(shape), min(shape[1], len(stack) * shape[0])
+        gavish = partial(gavish_donoho, beta=beta, directions=most)
+        count = participation if self.rank == "participation" else gavish
         return filtered_wudi(stack, lambda values: gradient_flow(values, math.inf, count(values)), self.start)

@@ -83,13 +83,13 @@ def test_the_threshold_finds_the_rank_under_noise_of_any_size():
         signal = 40 * size * (random(shape[0], 3, seed=1) @ random(3, shape[1], seed=2)) / 10
         matrix = signal + size * random(*shape)
         values = torch.linalg.svdvals(matrix).square()
-        assert gavish_donoho(values, (min(shape), min(shape)) if shape[0] == shape[1] else shape) == 3
+        assert gavish_donoho(values, shape[0] / shape[1], shape[0]) == 3
 
 
 def test_counts_of_spectra():
     assert [participation(torch.full((n,), 2.0)) for n in (0, 1, 7)] == [0, 1, 7]
     assert participation(torch.tensor([1.0, 0.25]).double()) == 2  # (1.5)² / 1.25 = 1.8
-    assert gavish_donoho(torch.ones(3), (8, 8)) == 3  # five directions are zero, and so is the median
+    assert gavish_donoho(torch.ones(3), 1.0, 8) == 3  # five directions are zero, and so is the median
 
 
 def test_a_single_expert_is_itself_and_orthogonal_experts_are_their_sum():
