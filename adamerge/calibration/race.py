@@ -35,7 +35,7 @@ class Auto(CentreChoice):
     The average and task arithmetic take part always.
 
     Attributes:
-        merges: The other merges, cheap ones by default; RegMean, Fisher and Doge, which take longer, only if named.
+        merges: The other merges, cheap ones by default; the others only if named.
         scales: Factors of each merge's published scale, at each of which it takes part.
         rows: Rows per task of the first round.
     """

@@ -335,9 +335,10 @@ def merge(**settings):
     return Merge("base", experts, data={"batch_size": 4}, **settings)
 
 
-def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified):
-    """RegMean over adapters is in their span; PEFT and the dense export give the same parameters."""
-    result = merge(method="regmean").learn()
+@pytest.mark.parametrize("method", ["regmean", "esm"])
+def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified, method):
+    """RegMean and ESM over adapters are in their span; PEFT and the dense export give the same parameters."""
+    result = merge(method=method).learn()
     result.export("dense", dtype="float32")
     exported = result.export("adapter", adapter=True)
     assert set(exported.checkpoints) == {"mood", "topic"}
@@ -355,7 +356,7 @@ def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified):
         assert torch.equal(value, factors["topic"][key])
 
 
-@pytest.mark.parametrize("settings", [{"method": "ties"}, {"centre": "Dare"}])
+@pytest.mark.parametrize("settings", [{"method": "ties"}, {"centre": "Dare"}, {"method": "feat_cal"}])
 def test_transforms_that_leave_the_span_are_refused_before_learning(text_pool, settings):
     with pytest.raises(ConfigError, match=r"(task_vectors|centre): \w+ leaves the span"):
         merge(**settings, export="adapter").learn()
