@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from adamerge.calibration.calibrated_merge import CalibratedMerge
-from adamerge.transforms import Isotropic, TaskSingularVectors, Ties, Transform, Wudi
+from adamerge.transforms import DcMerge, Isotropic, TaskSingularVectors, Ties, Transform, Wudi
 from adamerge.types import ConfigError
 
 Judge: TypeAlias = Callable[[str, int], float]
@@ -25,7 +25,7 @@ class CentreChoice(ABC):
 
 
 def _cheap() -> list[CalibratedMerge | Transform]:
-    return [Ties(reduce="mean"), TaskSingularVectors(), Isotropic(), Wudi()]
+    return [Ties(reduce="mean"), TaskSingularVectors(), DcMerge(), Isotropic(), Wudi()]
 
 
 @dataclass(frozen=True)
