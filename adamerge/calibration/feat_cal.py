@@ -135,14 +135,14 @@ class Features(NamedTuple):
     """Moments of a layer's inputs x in the merge, and of what they shall be, t.
 
     Attributes:
-        count: number of positions, a scalar.
+        positions: their number, a scalar.
         second: x xᵀ, (D, D).
         cross: x tᵀ, (D, D).
         given: x, (D,).
         wanted: t, (D,).
     """
 
-    count: Tensor
+    positions: Tensor
     second: Tensor
     cross: Tensor
     given: Tensor
@@ -159,7 +159,7 @@ class Features(NamedTuple):
 
     def mean(self) -> "Features":
         """Divide the sums by the number of positions."""
-        return Features(self.count, *(total / self.count.clamp(min=1) for total in self[1:]))
+        return Features(self.positions, *(total / self.positions.clamp(min=1) for total in self[1:]))
 
 
 class Asked(NamedTuple):
