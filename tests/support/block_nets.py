@@ -1,5 +1,7 @@
 """A small network of blocks, its experts and their rows, for merges that are made of rows."""
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -65,9 +67,14 @@ def rows_of() -> dict[str, TensorRows]:
     return {task: TensorRows({"x": inputs(task)}) for task in TASKS}
 
 
+@cache
+def _parameters() -> list[dict[str, torch.Tensor]]:
+    return [{name: value.detach() for name, value in net.named_parameters()} for net in nets().values()]
+
+
 def of_experts(name: str) -> list[torch.Tensor]:
     """A parameter of every expert."""
-    return [dict(net.named_parameters())[name].detach() for net in nets().values()]
+    return [own[name] for own in _parameters()]
 
 
 def filled(weights: dict[str, torch.Tensor]) -> Net:
