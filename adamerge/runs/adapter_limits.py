@@ -30,8 +30,12 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
         for key, transform in config.transforms.items()
         if not transform.keeps_span
     ]
-    if isinstance(config.centre, CalibratedMerge) and not config.centre.keeps_span:
-        problems.append(f"centre: {config.centre_name} leaves the span of the adapters' factors")
+    by_rows = {"centre": config.centre, **{f"beside: {name}": model for name, model in config.models_beside.items()}}
+    problems += [
+        f"{key}: {type(model).__name__} leaves the span of the adapters' factors"
+        for key, model in by_rows.items()
+        if isinstance(model, CalibratedMerge) and not model.keeps_span
+    ]
     selects = config.trainer.max_steps == 0 or isinstance(config.feasible, Simplex)
     if config.centre is not None or config.task_vectors is not None or not selects:
         problems += [line for expert in experts.tasks.values() for line in _whole(expert, set(names))]
