@@ -49,8 +49,8 @@ def linear_layers(model: MergedModel) -> dict[str, int]:
     if not found:
         raise ConfigError(
             f"{type(own).__name__}: expected a torch.nn.Linear among the parameters to merge, found none, so "
-            "closed_form and regmean have no layer to solve. Choose another init (a number, average, published) and "
-            "another centre (null, Isotropic)."
+            "closed_form, RegMean, Esm and FeatCal have no layer to solve. Choose another init (a number, average, "
+            "published) and another centre (null, Isotropic)."
         )
     return found
 
@@ -70,8 +70,8 @@ def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, ro
     Yields:
         The Gram matrices of one part of the layers.
     """
-    for names in _parts(linear_layers(model), len(rows), room):
-        yield _grams(model, rows, names, size, lambda task: _run_expert(expert_of(model, task)))
+    for names in split_by_room(linear_layers(model), len(rows), room):
+        yield grams_of(model, rows, names, size, lambda task: run_expert(expert_of(model, task)))
 
 
 def grams_of_merged(
@@ -89,7 +89,7 @@ def grams_of_merged(
         size: Rows per forward pass.
     """
     with execution_of(model).at(coefficients) as merged:
-        return _grams(model, rows, names, size, lambda task: lambda batch: list(merged.outputs({task: [batch]})))
+        return grams_of(model, rows, names, size, lambda task: lambda batch: list(merged.outputs({task: [batch]})))
 
 
 def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str]]:
@@ -113,14 +113,24 @@ def forward_order(model: MergedModel, rows: Mapping[str, Rows]) -> list[list[str
     return order
 
 
-def _run_expert(expert: ResidentExpert | StreamedExpert) -> Run:
+def run_expert(expert: ResidentExpert | StreamedExpert) -> Run:
+    """Return what runs an expert."""
     return lambda batch: expert(batch.inputs)
 
 
 @torch.no_grad()
-def _grams(
+def grams_of(
     model: MergedModel, rows: Mapping[str, Rows], names: Sequence[str], size: int, runner: Callable[[str], Run]
 ) -> Grams:
+    """Compute the Gram matrices of some layers from the inputs of any model.
+
+    Args:
+        model: Whose layers.
+        rows: Calibration rows of the tasks that have rows.
+        names: Weights of the layers.
+        size: Rows per forward pass.
+        runner: What runs a task's rows.
+    """
     parts = [_gram(model, task, own, names, size, runner(task)) for task, own in rows.items()]
     return {name: [part[name] for part in parts] for name in names}
 
@@ -132,16 +142,12 @@ def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size:
         ConfigError: The inputs of a layer are not finite.
     """
     widths, module = linear_layers(model), model.experts.tasks[task].own_module
-    if model.experts.tasks[task].kind.encoder_decoder:
-        size = 1  # avoids padding: an input does not show whether it comes from the encoder or the decoder
     device = model.vectors.device
     totals = {name: torch.zeros(widths[name], widths[name], dtype=torch.float64, device=device) for name in names}
     counts, waiting = dict.fromkeys(names, 0), set(names)
-    batches = (move(batch, device, model.vectors.dtype) for batch in rows.batches(size))
 
     def add(name: str, x: Tensor) -> None:
-        chosen = x[present_at(batch, x, encoded=True)] if x.ndim == 3 else x.reshape(-1, x.shape[-1])
-        chosen = chosen.double()
+        chosen = counted(batch, x)
         totals[name].addmm_(chosen.T, chosen)
         counts[name] += len(chosen)
         waiting.discard(name)
@@ -149,12 +155,49 @@ def _gram(model: MergedModel, task: str, rows: Rows, names: Sequence[str], size:
             raise _SeenAllError
 
     with _inputs_to(add, module, names):
-        for batch in batches:
+        for batch in batches_of(model, task, rows, size):
             waiting.update(names)
             with suppress(_SeenAllError):
                 run(batch)
     _check_finite(task, totals)
     return {name: total / max(1, counts[name]) for name, total in totals.items()}
+
+
+def batches_of(model: MergedModel, task: str, rows: Rows, size: int) -> Iterator[Batch]:
+    """Batch a task's rows on the device; those of an encoder-decoder one by one.
+
+    Inputs of its layers do not show whether they come from the encoder or the decoder, so there must be no padding.
+    """
+    if model.experts.tasks[task].kind.encoder_decoder:
+        size = 1
+    return (move(batch, model.vectors.device, model.vectors.dtype) for batch in rows.batches(size))
+
+
+def counted(batch: Batch, x: Tensor) -> Tensor:
+    """Take the positions of a layer's input that are no padding, (N, D), fp64."""
+    chosen = x[present_at(batch, x, encoded=True)] if x.ndim == 3 else x.reshape(-1, x.shape[-1])
+    return chosen.double()
+
+
+def inputs_of(run: Run, module: nn.Module, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
+    """Run a batch to the last of some layers, and return their inputs, (N, D) each; of a repeated layer the first.
+
+    Args:
+        run: What runs the batch.
+        module: The module whose layers are run.
+        batch: The rows, on the device.
+        names: Weights of the layers; those that do not run are absent.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, x: Tensor) -> None:
+        found.setdefault(name, counted(batch, x))
+        if len(found) == len(names):
+            raise _SeenAllError
+
+    with _inputs_to(keep, module, names), suppress(_SeenAllError):
+        run(batch)
+    return found
 
 
 def _check_finite(task: str, totals: Mapping[str, Tensor]) -> None:
@@ -180,7 +223,7 @@ def _hook(record: Callable[[str, Tensor], None], name: str) -> Callable[[nn.Modu
     return lambda module, inputs: record(name, inputs[0])
 
 
-def _parts(widths: Mapping[str, int], tasks: int, room: int) -> Iterator[list[str]]:
+def split_by_room(widths: Mapping[str, int], tasks: int, room: int = ROOM) -> Iterator[list[str]]:
     """Split layers into parts whose Gram matrices have at most `room` elements; a wider layer is a part by itself."""
     part: list[str] = []
     for name, width in widths.items():

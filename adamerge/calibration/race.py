@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from adamerge.calibration.regmean import RegMean
-from adamerge.transforms import Isotropic, TaskSingularVectors, Ties, Transform, Wudi
+from adamerge.calibration.calibrated_merge import CalibratedMerge
+from adamerge.transforms import DcMerge, Isotropic, TaskSingularVectors, Ties, Transform, Wudi
 from adamerge.types import ConfigError
 
 Judge: TypeAlias = Callable[[str, int], float]
@@ -20,12 +20,12 @@ class CentreChoice(ABC):
 
     @property
     @abstractmethod
-    def contestants(self) -> Sequence[RegMean | Transform]:
+    def contestants(self) -> Sequence[CalibratedMerge | Transform]:
         """The merges beside the average and task arithmetic."""
 
 
-def _cheap() -> list[RegMean | Transform]:
-    return [Ties(reduce="mean"), TaskSingularVectors(), Isotropic(), Wudi()]
+def _cheap() -> list[CalibratedMerge | Transform]:
+    return [Ties(reduce="mean"), TaskSingularVectors(), DcMerge(), Isotropic(), Wudi()]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Auto(CentreChoice):
     The average and task arithmetic take part always.
 
     Attributes:
-        merges: The other merges, cheap ones by default; RegMean, Fisher and Doge, which take longer, only if named.
+        merges: The other merges, cheap ones by default; the others only if named.
         scales: Factors of each merge's published scale, at each of which it takes part.
         rows: Rows per task of the first round.
     """
 
-    merges: list[RegMean | Transform] = field(default_factory=_cheap)
+    merges: list[CalibratedMerge | Transform] = field(default_factory=_cheap)
     scales: list[float] = field(default_factory=lambda: [0.7, 1.0, 1.3])
     rows: int = 8
 
@@ -52,7 +52,7 @@ class Auto(CentreChoice):
             raise ConfigError(f"centre.rows: expected at least 1, found {self.rows}.")
 
     @property
-    def contestants(self) -> Sequence[RegMean | Transform]:
+    def contestants(self) -> Sequence[CalibratedMerge | Transform]:
         """The merges beside the average and task arithmetic."""
         return self.merges
 

@@ -7,21 +7,21 @@ published (Σₖ Wₖ G̃ₖ) (Σₖ G̃ₖ)⁻¹. Directions of the inputs that
 is wide) would let it grow without bound; they keep the mean.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from adamerge.calibration.cache_keys import digest_of_experts, kept_of_rows, key_of
-from adamerge.calibration.gram_matrices import grams_of_experts, linear_layers
-from adamerge.data.rows import Rows, first_rows
+from adamerge.calibration.calibrated_merge import CalibratedMerge, Drafts, check_rows
+from adamerge.calibration.gram_matrices import Grams, Run, grams_of, grams_of_experts, split_by_room
+from adamerge.calibration.merged_prefix import Part, parts_in_order, prefix_weights, run_with, widths_of
+from adamerge.data.rows import Rows
 from adamerge.merging.merged_model import MergedModel
-from adamerge.storage.atomic_files import SafetensorsWriter
-from adamerge.storage.kept import Keeper
-from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, check_types
 
 RIDGE = 1e-3
@@ -34,27 +34,45 @@ SOLVES = 4
 
 
 @dataclass(frozen=True)
-class RegMean:
-    """Options of RegMean.
+class RegMean(CalibratedMerge):
+    """Options of RegMean and RegMean++.
 
     Attributes:
         scale: Factor α of the off-diagonal part of each Gram matrix, from 0 to 1.
         rows: Calibration rows per task that are used.
+        inputs: What the inputs of an expert's block of layers come from: the expert itself (RegMean, experts), or the
+            blocks before it as they are merged (RegMean++, merged), which takes a pass to each block.
 
     Reference:
-        Jin et al., Dataless Knowledge Fusion by Merging Weights of Language Models, 2023, equation 2 and section 3.
+        Jin et al., Dataless Knowledge Fusion by Merging Weights of Language Models, 2023, equation 2 and section 3;
+        for merged inputs arXiv 2508.03121 (RegMean++).
     """
 
     scale: float = 0.95
     rows: int = 256
+    inputs: Literal["experts", "merged"] = "experts"
 
     def __post_init__(self) -> None:
         """Check that the numbers are in range."""
         check_types(self)
         if not 0 <= self.scale <= 1:
             raise ConfigError(f"centre.scale: expected a number from 0 to 1, found {self.scale}.")
-        if self.rows < 1:
-            raise ConfigError(f"centre.rows: expected at least 1, found {self.rows}.")
+        check_rows(self.rows)
+
+    @override
+    def fill(
+        self, model: MergedModel, rows: Mapping[str, Rows], size: int, drafts: Drafts, start: Weights | None
+    ) -> None:
+        """Write the mean of the experts, and then the linear layers; see `CalibratedMerge.fill`."""
+        weights = {task: model.experts.weights[task] for task in rows}
+        for name, draft in drafts.items():
+            draft.copy_(torch.stack([own[name].double() for own in weights.values()]).mean(0))
+        merged = self.inputs == "merged"
+        parts = grams_of_prefix(model, rows, size, drafts) if merged else grams_of_experts(model, rows, size)
+        for grams in parts:
+            for name, own in grams.items():
+                matrices = [weight[name].to(own[0].device) for weight in weights.values()]
+                drafts[name].copy_(regression_mean(matrices, own, self.scale))
 
 
 def regression_mean(weights: list[Tensor], grams: list[Tensor], scale: float) -> Tensor:
@@ -116,53 +134,25 @@ def damped_solve(left: Tensor, right: Tensor, ridge: float = RIDGE, solves: int 
     return found
 
 
-def kept_regmean(
-    model: MergedModel,
-    rows: Mapping[str, Rows],
-    settings: RegMean,
-    file: Path,
-    size: int = 32,
-    keeper: Keeper | None = None,
-) -> Weights:
-    """Read the RegMean merge from a file, or compute it, some layers at a time, and write the file.
+def grams_of_prefix(model: MergedModel, rows: Mapping[str, Rows], size: int, merged: Drafts) -> Iterator[Grams]:
+    """Compute the Gram matrices of every linear layer, each expert's block on what the merged blocks before pass on.
 
     Args:
-        model: Experts and the parameters to merge; experts whose tasks have rows are merged.
-        rows: Calibration rows per task; the first `settings.rows` of each are used. Empty if they are not available:
-            then the stored merge is read without comparing its rows.
-        settings: Options.
-        file: File of the stored merge.
+        model: Runs the experts.
+        rows: Calibration rows of the tasks that have rows.
         size: Rows per forward pass.
-        keeper: Stores the merge under its cache key.
+        merged: Parameters of the merge; the layers that were yielded are to be written before the next ones are asked
+            for.
 
-    Returns:
-        The merged parameters, mapped from the file.
-
-    Raises:
-        ConfigError: There are no rows, and no stored merge has the same key.
+    Yields:
+        The Gram matrices of one block, or of one part of a wide one.
     """
-    rows = first_rows(rows, settings.rows)
-    what = [asdict(settings), list(model.vectors.shapes), str(model.vectors.dtype)]
-    key = key_of(digest_of_experts(model.experts), rows, what, size)
-    make = partial(_write, model, rows, settings, size)
-    return kept_of_rows(keeper, file, key, make, lambda path: MappedFiles([path]))
+    parts = parts_in_order(model, rows)
+    for number, part in enumerate(parts):
+        runner = partial(_run_prefix, model, merged, parts[number:])
+        for names in split_by_room(widths_of(model, part), len(rows)):
+            yield grams_of(model, rows, names, size, runner)
 
 
-def _write(model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, size: int, file: Path) -> None:
-    vectors = model.vectors
-    headers = {name: Header(shape, vectors.dtype) for name, shape in vectors.shapes.items()}
-    with SafetensorsWriter(file, headers, {"format": "pt"}) as writer:
-        for name, tensor in _merged(model, rows, settings, size):
-            writer.write(name, tensor.to(vectors.dtype))
-
-
-def _merged(model: MergedModel, rows: Mapping[str, Rows], settings: RegMean, size: int) -> Iterator[tuple[str, Tensor]]:
-    weights = {task: model.experts.weights[task] for task in rows}
-    layers = linear_layers(model)
-    for name in model.vectors.shapes:
-        if name not in layers:
-            yield name, torch.stack([own[name].double() for own in weights.values()]).mean(0)
-    for grams in grams_of_experts(model, rows, size):
-        for name, own in grams.items():
-            matrices = [weight[name].to(own[0].device) for weight in weights.values()]
-            yield name, regression_mean(matrices, own, settings.scale)
+def _run_prefix(model: MergedModel, merged: Drafts, rest: Sequence[Part], task: str) -> Run:
+    return run_with(model, task, prefix_weights(model, task, merged, rest))

@@ -131,7 +131,7 @@ def _refusal(problems: list[str]) -> str:
         "export: adapter: expected changes that are products of low-rank factors of linear layers, embeddings or "
         f"convolutions, found others:\n{reasons}\nExport a complete checkpoint (export: checkpoint; of a finished run "
         "adamerge export --run … --out … --adapter false), or merge adapters alone, plainly or by Isotropic, Wudi, "
-        "TaskSingularVectors or RegMean."
+        "Swudi, Aswudi, ActMat, DcMerge, TaskSingularVectors or RegMean."
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
 from adamerge.optim.feasible_sets import Simplex
@@ -29,6 +30,12 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
         for key, transform in config.transforms.items()
         if not transform.keeps_span
     ]
+    by_rows = {"centre": config.centre, **{f"beside: {name}": model for name, model in config.models_beside.items()}}
+    problems += [
+        f"{key}: {type(model).__name__} leaves the span of the adapters' factors"
+        for key, model in by_rows.items()
+        if isinstance(model, CalibratedMerge) and not model.keeps_span
+    ]
     selects = config.trainer.max_steps == 0 or isinstance(config.feasible, Simplex)
     if config.centre is not None or config.task_vectors is not None or not selects:
         problems += [line for expert in experts.tasks.values() for line in _whole(expert, set(names))]
@@ -37,7 +44,7 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
             "export: adapter: expected changes that are products of low-rank factors, found others:\n"
             + "\n".join(problems)
             + "\nSet export: checkpoint; or merge adapters alone, plainly or by Isotropic, Wudi (solver: closed), "
-            "TaskSingularVectors, Lines or RegMean."
+            "Swudi, Aswudi, ActMat, DcMerge, TaskSingularVectors, Lines or RegMean."
         )
 
 

@@ -1,8 +1,8 @@
 """`centre: auto`: finished merges race on held-out rows, and the winner is written as the centre."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,8 +12,8 @@ from rich.table import Table
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.cache_keys import digest_of_rows
+from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.race import Auto, Round, race
-from adamerge.calibration.regmean import RegMean
 from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import Rows
 from adamerge.learning.learn import target_settings
@@ -29,7 +29,7 @@ from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError
 
-Merged: TypeAlias = Callable[[RegMean | Transform, Path], Weights]
+Merged: TypeAlias = Callable[[CalibratedMerge | Transform, Path], Weights]
 """Computes a finished merge, or reads it from its file."""
 
 
@@ -101,11 +101,12 @@ class AutoCentre:
             found[f"task arithmetic at {value:.3g}"] = Candidate(self.plain, uniform(self.plain, value))
         for number, choice in enumerate(self.auto.contestants):
             if (model := self._model_of(choice, number)) is not None:
-                names = _names(choice, self.auto.scales)
+                title = title_among(choice, self.auto.contestants)
+                names = {f"{title} × {scale:g}": scale for scale in self.auto.scales}
                 found |= {name: Candidate(model, uniform(model, scale)) for name, scale in names.items()}
         return found
 
-    def _model_of(self, choice: RegMean | Transform, number: int) -> MergedModel | None:
+    def _model_of(self, choice: CalibratedMerge | Transform, number: int) -> MergedModel | None:
         """Build the model whose only task vector is a finished merge minus the base; None if it cannot take part."""
         plain, vectors = self.plain, self.plain.vectors
         try:
@@ -139,9 +140,20 @@ def race_table(rounds: list[Round]) -> Table:
     return shown
 
 
-def _names(choice: RegMean | Transform, scales: list[float]) -> dict[str, float]:
-    """Name a merge at each factor of its published scale."""
-    return {f"{type(choice).__name__} × {scale:g}": scale for scale in scales}
+def title_among(choice: CalibratedMerge | Transform, others: Sequence[CalibratedMerge | Transform]) -> str:
+    """Name a merge by its class, and by the options that are not its defaults where several are of that class.
+
+    Example:
+        >>> from adamerge.transforms import Wudi
+        >>> wudi, strong = Wudi(), Wudi(ridge=0.5)
+        >>> title_among(strong, [strong]), title_among(strong, [wudi, strong]), title_among(wudi, [wudi, strong])
+        ('Wudi', 'Wudi(ridge=0.5)', 'Wudi()')
+    """
+    name = type(choice).__name__
+    if sum(type(other) is type(choice) for other in others) < 2 or not is_dataclass(choice):
+        return name
+    values = {own.name: (getattr(choice, own.name), own.default) for own in fields(choice)}
+    return f"{name}({', '.join(f'{key}={value!r}' for key, (value, default) in values.items() if value != default)})"
 
 
 def _as_json(winner: str, rounds: list[Round]) -> dict[str, object]:

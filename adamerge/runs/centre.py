@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from adamerge.calibration.cache_keys import digest_of_rows
+from adamerge.calibration.calibrated_merge import CalibratedMerge, kept_merge
 from adamerge.calibration.fisher_information import fisher_information
 from adamerge.calibration.race import Auto
-from adamerge.calibration.regmean import RegMean, kept_regmean
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
 from adamerge.merging.device import device_of
@@ -70,7 +70,7 @@ def centre_of(
         return experts.base
     merges = FinishedMerges(config, experts, names, run, rows, console, keeper)
     chosen = config.chosen_centre
-    if isinstance(chosen, RegMean | Transform):
+    if isinstance(chosen, CalibratedMerge | Transform):
         return merges(chosen, run.centre)
     assert isinstance(chosen, Auto)  # the only other choice
     return AutoCentre(config, chosen, merges.model, run, watch or rows, merges, console, keeper).weights()
@@ -122,11 +122,12 @@ class FinishedMerges:
         choice = execution_for(self.config, self.experts, self.names, self.rows, plain.device)
         return over_one_group(self.experts, plain, choice.blocks)
 
-    def __call__(self, choice: RegMean | Transform, file: Path) -> Weights:
+    def __call__(self, choice: CalibratedMerge | Transform, file: Path) -> Weights:
         """Compute one merge, and store it in a file under its cache key."""
         model, rows, keeper = self.model, self.rows, self.keeper
-        if isinstance(choice, RegMean):
-            return kept_regmean(model, rows, choice, file, self.config.data.micro_batch, keeper)
+        if isinstance(choice, CalibratedMerge):
+            start = partial(self, choice.refits) if choice.refits else None
+            return kept_merge(model, rows, choice, file, self.config.data.micro_batch, keeper, start)
         with fisher_inputs(choice, self.experts, model.vectors, self.run, rows, self.console, keeper) as fisher:
             transform = by_matrix(choice, self.experts.layouts)
             return merged_at_once(model.vectors, transform, file, console=self.console, keeper=keeper, **fisher)

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.closed_form import ClosedForm
+from adamerge.calibration.esm import Esm
+from adamerge.calibration.feat_cal import FeatCal
 from adamerge.calibration.race import Auto, CentreChoice
 from adamerge.calibration.regmean import RegMean
 from adamerge.data.settings import Batching
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     Method: TypeAlias = str
 else:
     Method = Literal[tuple(PRESETS)]
-"""Names of the presets; those without learning need no calibration rows, except for fisher and regmean."""
+"""Names of the presets; those without learning need no calibration rows, except for those by rows."""
 
 Start: TypeAlias = Literal["average", "published", "closed_form"]
 """Named start coefficients."""
@@ -62,11 +65,12 @@ class MergeConfig:
             that fits). As a mapping: mode, limit (such as 8GB; the free memory by default) and blocks (paths of the
             blocks of a plain module).
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors
-            are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
-            a transform of the task vectors (for example Wudi); auto lets finished merges race on held-out rows and
-            takes the one that diverges least from the experts (its options as those of the class Auto).
+            are added: null for the base, or a finished merge by RegMean (regmean, or its options scale, rows and
+            inputs), by another class that uses rows (for example Esm), or by a transform of the task vectors (for
+            example Wudi); auto lets finished merges race on held-out rows and takes the one that diverges least from
+            the experts (its options as those of the class Auto).
         beside: Models that get a coefficient beside the experts, so that a merge may move toward them or away: base,
-            and finished merges by RegMean or by a transform, as for centre.
+            and finished merges by rows or by a transform, as for centre.
         grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
             each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
@@ -109,8 +113,8 @@ class MergeConfig:
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Mode | Memory = "auto"
-    centre: Literal["regmean", "auto"] | RegMean | Transform | CentreChoice | None
-    beside: list[Literal["base"] | RegMean | Transform]
+    centre: Literal["regmean", "auto"] | RegMean | Esm | FeatCal | Transform | CentreChoice | None
+    beside: list[Literal["base"] | RegMean | Esm | FeatCal | Transform]
     grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm | EarlierRun
@@ -145,7 +149,7 @@ class MergeConfig:
         """Whether calibration rows are needed, by learning, start, centre or transform."""
         looks = any(transform.fisher for transform in self.transforms.values())
         regression = self.centre is not None and "centre" not in self.transforms
-        regression = regression or any(isinstance(model, RegMean) for model in self.models_beside.values())
+        regression = regression or any(isinstance(model, CalibratedMerge) for model in self.models_beside.values())
         return self.trainer.max_steps != 0 or looks or regression or isinstance(self.start, ClosedForm)
 
     @property
@@ -178,7 +182,7 @@ class MergeConfig:
         return "auto" if self.centre == "auto" else type(self.chosen_centre).__name__
 
     @property
-    def chosen_centre(self) -> RegMean | Transform | CentreChoice:
+    def chosen_centre(self) -> CalibratedMerge | Transform | CentreChoice:
         """The centre with its options, of a configuration that has one."""
         assert self.centre is not None
         named = {"regmean": RegMean, "auto": Auto}
@@ -202,14 +206,14 @@ class MergeConfig:
         return "init: closed_form finds the coefficients of experts alone" if closed else None
 
     @property
-    def models_beside(self) -> dict[str, Literal["base"] | RegMean | Transform]:
+    def models_beside(self) -> dict[str, Literal["base"] | CalibratedMerge | Transform]:
         """Models that get a coefficient beside the experts, by the names of their columns.
 
         Without the base where that is the centre.
         """
         if self.only_experts:
             return {}
-        found: dict[str, Literal["base"] | RegMean | Transform] = {}
+        found: dict[str, Literal["base"] | CalibratedMerge | Transform] = {}
         for model in self.beside:
             name = model if isinstance(model, str) else type(model).__name__
             if name != "base" or self.centre is not None:

@@ -10,7 +10,7 @@ from adamerge.runs.config import MergeConfig
 from adamerge.runs.config_errors import dotted
 from adamerge.runs.presets import COMMON
 from adamerge.runs.read_yaml import Document, Key, Place
-from adamerge.runs.type_hints import alternatives, is_choice, nameable, words
+from adamerge.runs.type_hints import alternatives, is_choice, nameable, section, words
 
 DECIDED: Final = frozenset(key.partition(".")[0] for key in COMMON)
 """Top-level keys that a preset sets, or under which it sets a key."""
@@ -177,9 +177,11 @@ def _over(key: str, lower: object, upper: object, preset: bool) -> object:
         return _over_items(lower, upper)
     if not isinstance(lower, Mapping) or not isinstance(upper, Mapping):
         return upper
+    if "class_path" not in lower and "class_path" in upper:
+        own = section(kinds_of(key))
+        lower = {"class_path": own.__name__ if own else upper["class_path"], "init_args": lower}
     if "class_path" not in lower:
-        section_named = {"class_path": upper["class_path"], "init_args": lower} if "class_path" in upper else lower
-        return overlay(section_named, upper)
+        return overlay(lower, upper)
     if "class_path" in upper:
         return overlay(lower, upper) if _same_class(key, lower, upper) else upper
     if "init_args" in upper:

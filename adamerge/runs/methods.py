@@ -36,6 +36,9 @@ ABOUT = {
     "average": About("mean of the experts", "Wortsman et al., 2022"),
     "task_arithmetic": About("base + 0.3 · Σ task vectors", "Ilharco et al., 2023"),
     "regmean": About("solves each linear layer by least squares", "Jin et al., 2023", "rows, no time to learn"),
+    "regmean++": About("the same, on what the merged blocks before pass on", "arXiv 2508.03121, 2025"),
+    "esm": About("keeps the directions in which experts move outputs", "kiddo127/ESM, 2026"),
+    "feat_cal": About("refits task arithmetic to the experts' features", "arXiv 2605.13030, 2026"),
     "ties": About("trims, elects signs, averages those that agree", "Yadav et al., 2023"),
     "dare": About("drops entries at random and rescales", "Yu et al., 2024"),
     "magnitude": About("keeps each expert's largest changes", "Yadav et al., 2023"),
@@ -43,6 +46,10 @@ ABOUT = {
     "consensus": About("keeps entries that several experts use", "Wang et al., 2024"),
     "pcb": About("balances competition between parameters", "Du et al., 2024"),
     "wudi": About("removes interference between task vectors", "Cheng et al., 2025", "no rows at all"),
+    "swudi": About("wudi by gradient flow, in the leading directions", "arXiv 2606.07289, 2026"),
+    "aswudi": About("wudi in as many directions as their spectrum says", "arXiv 2606.07289, 2026"),
+    "act_mat": About("regmean, with task vectors in place of rows", "arXiv 2604.01329, 2026"),
+    "dc_merge": About("gives each task's directions equal energy", "arXiv 2603.06242, 2026"),
     "isotropic": About("one update with equal singular values", "Marczak et al., 2025", "no rows, little time"),
     "task_singular_vectors": About("decorrelates singular vectors of the experts", "Gargiulo et al., 2025"),
     "doge": About("fits updates outside of the shared subspace", "Wei et al., 2025"),
@@ -59,10 +66,8 @@ def needs(method: str) -> str:
         ('no rows', 'unlabeled rows', 'unlabeled rows')
     """
     preset = PRESETS[method]
-    learns = preset["trainer.max_steps"] != 0
-    return (
-        "unlabeled rows" if learns or preset["centre"] == "regmean" or preset["task_vectors"] == "Fisher" else "no rows"
-    )
+    looks = preset["centre"] not in (None, "Isotropic") or preset["task_vectors"] == "Fisher"
+    return "unlabeled rows" if looks or preset["trainer.max_steps"] != 0 else "no rows"
 
 
 def learns(method: str) -> str:

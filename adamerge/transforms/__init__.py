@@ -5,14 +5,17 @@ options. All of them read one tensor of all experts at a time (K·N numbers); wh
 model (a threshold, a norm, a total sign) is gathered in bounded memory by `Transform.plan`.
 """
 
+from adamerge.transforms.act_mat import ActMat
 from adamerge.transforms.consensus import Consensus
 from adamerge.transforms.dare import Dare
+from adamerge.transforms.dc_merge import DcMerge
 from adamerge.transforms.doge import Doge
 from adamerge.transforms.fisher import Fisher
 from adamerge.transforms.isotropic import Isotropic
 from adamerge.transforms.lines import Lines
 from adamerge.transforms.magnitude import Magnitude
 from adamerge.transforms.pcb import Pcb
+from adamerge.transforms.spectral_wudi import Aswudi, Swudi
 from adamerge.transforms.task_singular_vectors import TaskSingularVectors
 from adamerge.transforms.ties import Ties
 from adamerge.transforms.transform import TASK_ARITHMETIC, FisherSettings, Labels, Stacks, TensorTransform, Transform
@@ -20,8 +23,11 @@ from adamerge.transforms.wudi import Wudi
 
 __all__ = [
     "TASK_ARITHMETIC",
+    "ActMat",
+    "Aswudi",
     "Consensus",
     "Dare",
+    "DcMerge",
     "Doge",
     "Fisher",
     "FisherSettings",
@@ -31,6 +37,7 @@ __all__ = [
     "Magnitude",
     "Pcb",
     "Stacks",
+    "Swudi",
     "TaskSingularVectors",
     "TensorTransform",
     "Ties",

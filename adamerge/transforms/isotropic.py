@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamerge.merging.task_vectors import TaskVectors
+from adamerge.transforms.matrix_merge import MatrixMerge
 from adamerge.transforms.thin_svd import thin_svd
-from adamerge.transforms.transform import MERGED, CoreTransform, Stacks, TensorTransform, Transform, is_matrix, matrices
 
 
 def isotropic(update: Tensor) -> Tensor:
@@ -38,37 +37,12 @@ def isotropic(update: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Isotropic(Transform):
+class Isotropic(MatrixMerge):
     """Iso-C: one update whose singular values are all equal; vectors are averaged.
 
     The paper chooses the coefficient on validation data, near 1.
     """
 
-    @property
-    def by_matrix(self) -> bool:
-        """True: it is a method of matrices."""
-        return True
-
-    @property
-    def coefficient(self) -> float:
-        """1, as published."""
-        return 1.0
-
-    @property
-    def core(self) -> CoreTransform:
-        """Iso-C of the sum of the cores; bases do not change singular values."""
-        return lambda cores, shape: isotropic(cores.sum(0)).unsqueeze(0)
-
-    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""
-
-        def merge(name: str, stack: Tensor) -> Tensor:
-            if not is_matrix(stack):
-                return stack.mean(0, keepdim=True)
-            return isotropic(matrices(stack).sum(0)).reshape(1, *stack.shape[1:])
-
-        return merge
-
-    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the name of the one merged update; see `Transform.experts`."""
-        return MERGED
+    def update(self, stack: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return Iso-C of the sum; orthonormal bases do not change singular values."""
+        return isotropic(stack.sum(0))

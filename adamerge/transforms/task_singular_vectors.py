@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.thin_svd import polar, thin_svd
+from adamerge.transforms.thin_svd import leading_parts, polar
 from adamerge.transforms.transform import CoreTransform, Stacks, TensorTransform, Transform, is_matrix, matrices
 
 
@@ -34,9 +34,7 @@ def task_singular_vectors(stack: Tensor, full: int | None = None) -> Tensor:
         tensor([[2., 0.],
                 [0., 3.]])
     """
-    rank = max(1, (full or min(stack.shape[1:])) // len(stack))
-    parts = [tuple(factor[..., :rank] for factor in thin_svd(expert)) for expert in stack]
-    lefts, sigmas, rights = zip(*parts, strict=True)
+    lefts, sigmas, rights = leading_parts(stack, full)
     widths = [len(sigma) for sigma in sigmas]
     left = polar(torch.cat(lefts, 1)).split(widths, 1)  # K of (R, rank)
     right = polar(torch.cat(rights, 1)).split(widths, 1)  # K of (M, rank)

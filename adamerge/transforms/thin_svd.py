@@ -1,4 +1,4 @@
-"""Singular vectors by the smaller Gram matrix, in float64."""
+"""Singular and eigenvectors by Gram matrices, in float64."""
 
 import torch
 from torch import Tensor
@@ -29,11 +29,51 @@ def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         right, sigma, left = thin_svd(matrix.T)
         return left, sigma, right
     wide = matrix.double()  # (R, M), R ≤ M
-    energy, vectors = torch.linalg.eigh(wide @ wide.T)
-    energy, vectors = energy.flip(0).clamp(min=0), vectors.flip(1)
-    nonzero = energy > RESOLUTION**2 * energy[:1]
-    sigma, left = energy[nonzero].sqrt(), vectors[:, nonzero]
+    energy, left = eigenpairs(wide @ wide.T)
+    sigma = energy.sqrt()
     return left, sigma, wide.T @ left / sigma
+
+
+def eigenpairs(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompose a Gram matrix over the eigenvalues that are not zero up to rounding; see `RESOLUTION`.
+
+    Args:
+        gram: (M, M), symmetric, positive semidefinite, float64.
+
+    Returns:
+        Eigenvalues (r,), descending, and eigenvectors (M, r).
+
+    Example:
+        >>> values, vectors = eigenpairs(torch.tensor([[1.0, 0.0], [0.0, 4.0]]).double())
+        >>> values.tolist(), vectors.abs().tolist()
+        ([4.0, 1.0], [[0.0, 1.0], [1.0, 0.0]])
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0), vectors.flip(1)
+    nonzero = values > RESOLUTION**2 * values[:1].clamp(min=0)
+    return values[nonzero], vectors[:, nonzero]
+
+
+def leading_parts(stack: Tensor, full: int | None = None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Decompose each task vector, and keep its max(1, ⌊r/K⌋) leading components, r = min(R, M).
+
+    Args:
+        stack: (K, R, M).
+        full: r; by default min(R, M).
+
+    Returns:
+        K of U (R, rₖ), of s (rₖ,) and of V (M, rₖ), float64; rₖ is less where a task vector has a lower rank.
+
+    Example:
+        >>> lefts, sigmas, rights = leading_parts(torch.diag(torch.tensor([1.0, 2.0])).repeat(2, 1, 1))
+        >>> [sigma.tolist() for sigma in sigmas], rights[0].shape
+        ([[2.0], [2.0]], torch.Size([2, 1]))
+    """
+    rank = max(1, (full or min(stack.shape[1:])) // len(stack))
+    lefts, sigmas, rights = zip(
+        *(tuple(factor[..., :rank] for factor in thin_svd(expert)) for expert in stack), strict=True
+    )
+    return list(lefts), list(sigmas), list(rights)
 
 
 def polar(matrix: Tensor) -> Tensor:

@@ -6,18 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from adamerge.merging.task_vectors import TaskVectors
-from adamerge.transforms.transform import (
-    MERGED,
-    CoreTransform,
-    Stacks,
-    TensorTransform,
-    Transform,
-    is_matrix,
-    is_present,
-    matrices,
-    require,
-)
+from adamerge.transforms.matrix_merge import MatrixMerge
+from adamerge.transforms.transform import CoreTransform, is_present, require
 from adamerge.types import check_types
 
 
@@ -44,11 +34,12 @@ def interference(update: Tensor, stack: Tensor) -> Tensor:
     return torch.where(energy > 0, gaps / energy, 0).sum()
 
 
-def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
+def normal_equations(stack: Tensor, normalised: bool = True) -> tuple[Tensor, Tensor]:
     """Sum Gₖ = τₖᵀτₖ/‖τₖ‖² and τₖGₖ, so that ∇F(U) = 2 (U ΣG - ΣτG), without task vectors that are zero up to rounding.
 
     Args:
         stack: (K, R, M).
+        normalised: divide by ‖τₖ‖², so that each expert weighs the same.
 
     Returns:
         ΣG (M, M) and ΣτG (R, M), float64; M² numbers are held.
@@ -62,7 +53,7 @@ def normal_equations(stack: Tensor) -> tuple[Tensor, Tensor]:
     gram = stack.new_zeros(columns, columns, dtype=torch.float64)
     target = stack.new_zeros(rows, columns, dtype=torch.float64)
     for expert in stack[is_present(stack)].double():
-        unit = expert / expert.norm()
+        unit = expert / expert.norm() if normalised else expert
         gram += unit.mT @ unit
         target += expert @ unit.mT @ unit
     return gram, target
@@ -129,7 +120,7 @@ def wudi_adam(stack: Tensor, lr: float = 1e-5, steps: int = 300) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Wudi(Transform):
+class Wudi(MatrixMerge):
     """WUDI: one update of all experts; vectors are averaged. It has no scale to choose, so the coefficient is 1.
 
     Attributes:
@@ -155,34 +146,12 @@ class Wudi(Transform):
         require(self.steps >= 1, "steps", "1 or more", self.steps)
 
     @property
-    def by_matrix(self) -> bool:
-        """True: it is a method of matrices."""
-        return True
-
-    @property
-    def coefficient(self) -> float:
-        """1: the method has no scale."""
-        return 1.0
-
-    @property
     def core(self) -> CoreTransform | None:
-        """The closed form of the cores, with the ridge of the whole matrices; Adam's steps depend on the bases."""
+        """The closed form of the cores; None for Adam, whose steps depend on the bases."""
+        return None if self.solver == "adam" else super().core
+
+    def update(self, stack: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return WUDI's update, with the ridge of the whole matrices."""
         if self.solver == "adam":
-            return None
-        return lambda cores, shape: wudi(cores, self.ridge, shape[1]).unsqueeze(0)
-
-    def plan(self, stacks: Stacks, information: TaskVectors | None = None) -> TensorTransform:
-        """Return the merge of one tensor; nothing is gathered. See `Transform.plan`."""
-
-        def merge(name: str, stack: Tensor) -> Tensor:
-            if not is_matrix(stack):
-                return stack.mean(0, keepdim=True)
-            flat = matrices(stack)
-            merged = wudi(flat, self.ridge) if self.solver == "closed" else wudi_adam(flat, self.lr, self.steps)
-            return merged.reshape(1, *stack.shape[1:])
-
-        return merge
-
-    def experts(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the name of the one merged update; see `Transform.experts`."""
-        return MERGED
+            return wudi_adam(stack, self.lr, self.steps)
+        return wudi(stack, self.ridge, shape[1])

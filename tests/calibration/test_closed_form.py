@@ -10,9 +10,10 @@ from support.families import save_speaking_family
 from torch import nn
 from torch.func import functional_call
 
+from adamerge.calibration.calibrated_merge import kept_merge
 from adamerge.calibration.closed_form import ClosedForm, closed_form, kept_closed_form
 from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, grams_of_merged, linear_layers
-from adamerge.calibration.regmean import RegMean, kept_regmean, regression_mean
+from adamerge.calibration.regmean import RegMean, regression_mean
 from adamerge.cli import parse_file
 from adamerge.data.rows import TensorRows, first_rows
 from adamerge.experts.from_modules import from_modules
@@ -198,7 +199,7 @@ def test_regression_mean_of_inputs_that_are_always_zero_is_the_mean():
 
 def test_regmean_is_kept_and_merges_everything(tmp_path):
     model, nets = merged_model()
-    centre = kept_regmean(model, rows_of(), RegMean(scale=1.0), tmp_path / "centre.safetensors", 4)
+    centre = kept_merge(model, rows_of(), RegMean(scale=1.0), tmp_path / "centre.safetensors", 4)
     assert set(centre.headers) == set(model.vectors.shapes)
     xs = {task: seen(net, task)["out.weight"] for task, net in nets.items()}
     tall = np.concatenate([x / np.sqrt(len(x)) for x in xs.values()])
@@ -207,15 +208,15 @@ def test_regmean_is_kept_and_merges_everything(tmp_path):
     np.testing.assert_allclose(centre["out.weight"].numpy(), expected, rtol=1e-6)
     mean = torch.stack([net.query.bias for net in nets.values()]).mean(0)
     torch.testing.assert_close(centre["query.bias"], mean.detach())
-    again = kept_regmean(model, {}, RegMean(scale=1.0), tmp_path / "centre.safetensors", 4)
+    again = kept_merge(model, {}, RegMean(scale=1.0), tmp_path / "centre.safetensors", 4)
     assert torch.equal(again["out.weight"], centre["out.weight"])
     with pytest.raises(ConfigError, match="is made of other settings; run it once more"):
-        kept_regmean(model, {}, RegMean(), tmp_path / "centre.safetensors", 4)
+        kept_merge(model, {}, RegMean(), tmp_path / "centre.safetensors", 4)
 
 
-@pytest.mark.parametrize("keep", [kept_regmean, kept_closed_form])
+@pytest.mark.parametrize("keep", [kept_merge, kept_closed_form])
 def test_results_of_other_experts_rows_or_settings_are_computed_again(tmp_path, keep):
-    settings = RegMean if keep is kept_regmean else ClosedForm
+    settings = RegMean if keep is kept_merge else ClosedForm
     model, _ = merged_model()
     others, _ = merged_model(shift=1)
     fewer = first_rows(rows_of(), 3)
@@ -223,7 +224,7 @@ def test_results_of_other_experts_rows_or_settings_are_computed_again(tmp_path, 
     def made(model, rows, settings, file):
         said = []
         found = keep(model, rows, settings, file, 4, Keeper(said.append))
-        content = found["out.weight"] if keep is kept_regmean else found
+        content = found["out.weight"] if keep is kept_merge else found
         return content.clone(), said
 
     file = tmp_path / "kept.safetensors"
@@ -246,9 +247,9 @@ def test_results_of_other_experts_rows_or_settings_are_computed_again(tmp_path, 
 def test_a_damaged_regmean_is_computed_again(tmp_path):
     file = tmp_path / "centre.safetensors"
     model, _ = merged_model()
-    expected = kept_regmean(model, rows_of(), RegMean(), file, 4)["out.weight"].clone()
+    expected = kept_merge(model, rows_of(), RegMean(), file, 4)["out.weight"].clone()
     os.truncate(file, file.stat().st_size - 8)
-    assert torch.equal(kept_regmean(model, rows_of(), RegMean(), file, 4)["out.weight"], expected)
+    assert torch.equal(kept_merge(model, rows_of(), RegMean(), file, 4)["out.weight"], expected)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from adamerge.calibration.calibrated_merge import kept_merge
 from adamerge.calibration.gram_matrices import grams_of_experts
-from adamerge.calibration.regmean import RIDGE, SOLVES, RegMean, damped_solve, kept_regmean, regression_mean
+from adamerge.calibration.regmean import RIDGE, SOLVES, RegMean, damped_solve, regression_mean
 from adamerge.data.rows import TensorRows
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging.grouping import task_wise
@@ -63,7 +64,7 @@ def filtered(xs, weights, ridge=RIDGE, solves=SOLVES):
 def test_regmean_equals_an_independent_solution_in_fp64(tmp_path, rows):
     model, modules = merged_model()
     tables = {task: TensorRows({"input": inputs(task, rows)}) for task in TASKS}
-    found = kept_regmean(model, tables, RegMean(scale=1.0, rows=rows), tmp_path / "centre.safetensors", 4)["0.weight"]
+    found = kept_merge(model, tables, RegMean(scale=1.0, rows=rows), tmp_path / "centre.safetensors", 4)["0.weight"]
     weights = [module[0].weight.detach().double().numpy() for module in modules.values()]
     expected = filtered([inputs(task, rows).numpy() for task in TASKS], weights)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -76,7 +77,7 @@ def test_few_rows_are_no_worse_than_the_average_on_other_rows(tmp_path, rows, sc
         model, modules = merged_model(seed=10 * seed)
         tables = {task: TensorRows({"input": inputs(task, rows)}) for task in TASKS}
         file = tmp_path / f"{seed}.safetensors"
-        found = kept_regmean(model, tables, RegMean(scale, rows), file, 4)["0.weight"]
+        found = kept_merge(model, tables, RegMean(scale, rows), file, 4)["0.weight"]
         average = torch.stack([module[0].weight.detach() for module in modules.values()]).mean(0)
         fresh = {task: inputs(task, 400, seed=1).double() for task in TASKS}
         own = {task: module[0].weight.detach().double() for task, module in modules.items()}
@@ -124,4 +125,4 @@ def test_inputs_that_are_not_finite_are_refused(tmp_path):
     tables = {task: TensorRows({"input": inputs(task, 4)}) for task in TASKS}
     tables["b"] = TensorRows({"input": inputs("b", 4).fill_(torch.inf)})
     with pytest.raises(ConfigError, match=r"b: the inputs of 0\.weight are not finite"):
-        kept_regmean(model, tables, RegMean(), tmp_path / "centre.safetensors")
+        kept_merge(model, tables, RegMean(), tmp_path / "centre.safetensors")

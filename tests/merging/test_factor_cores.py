@@ -13,7 +13,7 @@ from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import row_blocks
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.storage.weights import InMemory
-from adamerge.transforms import Isotropic, TaskSingularVectors, Wudi
+from adamerge.transforms import ActMat, Aswudi, DcMerge, Isotropic, Swudi, TaskSingularVectors, Wudi
 from adamerge.transforms.stored import merged_at_once, transformed
 
 SHAPES = {"wide.weight": (20, 40), "tall.weight": (40, 24), "conv.weight": (24, 6, 2, 2), "bias": (20,)}
@@ -43,7 +43,14 @@ def both():
     return Factored(experts, names, base, base), Mapped(dense, names, base, base), base
 
 
-@pytest.mark.parametrize("transform", [Isotropic(), Wudi(), Wudi(ridge=1.5), TaskSingularVectors()], ids=repr)
+EXACT = [
+    *(Isotropic(), Wudi(), Wudi(ridge=1.5), TaskSingularVectors()),
+    *(Swudi(), Swudi(time=3.0, keep=0.02), Aswudi(), Aswudi("gavish_donoho"), ActMat(), ActMat(0.3)),
+    *(DcMerge(), DcMerge("own", 0.3)),
+]
+
+
+@pytest.mark.parametrize("transform", EXACT, ids=repr)
 def test_transforms_are_exact_in_the_space_of_the_factors(both, tmp_path, transform):
     factored, dense, base = both
     found = transformed(factored, base, transform, tmp_path / "found")

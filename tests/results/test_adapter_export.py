@@ -26,7 +26,18 @@ from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.export import export
 from adamerge.runs.open_run import chosen
 from adamerge.storage.weights import InMemory
-from adamerge.transforms import Dare, Doge, Isotropic, Lines, TaskSingularVectors, Ties, Transform, Wudi
+from adamerge.transforms import (
+    Aswudi,
+    Dare,
+    DcMerge,
+    Doge,
+    Isotropic,
+    Lines,
+    TaskSingularVectors,
+    Ties,
+    Transform,
+    Wudi,
+)
 from adamerge.transforms.stored import merged_at_once, transformed
 from adamerge.types import ConfigError
 
@@ -252,11 +263,13 @@ SPANS = {
     "wudi": Wudi(),
     "tsv": TaskSingularVectors(),
     "lines": Lines(),
+    "aswudi": Aswudi(),
+    "dc_merge": DcMerge(),
 }
 TRANSFORMED = {"centre": merged_at_once, "task vectors": transformed}
 
 
-@pytest.mark.parametrize(("method", "place"), [*zip(SPANS, [*TRANSFORMED] * 2, strict=True), ("wudi", "centre")])
+@pytest.mark.parametrize(("method", "place"), [*zip(SPANS, [*TRANSFORMED] * 3, strict=True), ("wudi", "centre")])
 def test_centres_and_task_vectors_in_the_span_are_exported_as_factors(pool, tmp_path, method, place):
     """The dense merge of the dense centre, or task vectors, is the reference; PEFT loads the factors."""
     plain, transform = model_of(pool, ["plain", "rslora", "patterns"]), SPANS[method]
@@ -349,9 +362,10 @@ def merge(**settings):
     return Merge("base", experts, data={"batch_size": 4}, **settings)
 
 
-def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified):
-    """RegMean over adapters is in their span; PEFT and the dense export give the same parameters."""
-    result = merge(method="regmean").learn()
+@pytest.mark.parametrize("method", ["regmean", "esm"])
+def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified, method):
+    """RegMean and ESM over adapters are in their span; PEFT and the dense export give the same parameters."""
+    result = merge(method=method).learn()
     result.export("dense", dtype="float32")
     exported = result.export("adapter", adapter=True)
     assert set(exported.checkpoints) == {"mood", "topic"}
@@ -369,7 +383,7 @@ def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified):
         assert torch.equal(value, factors["topic"][key])
 
 
-@pytest.mark.parametrize("settings", [{"method": "ties"}, {"centre": "Dare"}])
+@pytest.mark.parametrize("settings", [{"method": "ties"}, {"centre": "Dare"}, {"method": "feat_cal"}])
 def test_transforms_that_leave_the_span_are_refused_before_learning(text_pool, settings):
     with pytest.raises(ConfigError, match=r"(task_vectors|centre): \w+ leaves the span"):
         merge(**settings, export="adapter").learn()

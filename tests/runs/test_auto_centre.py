@@ -15,6 +15,8 @@ from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.save_config import resolved
 from adamerge.transforms import Wudi
 
+MERGES = ("RegMean × 1", "Esm × 1", "FeatCal × 1", "Aswudi() × 1", "Aswudi(start='mean') × 1")
+
 
 @pytest.fixture(scope="module")
 def learned():
@@ -37,7 +39,9 @@ def test_the_winner_is_the_merge_that_diverges_least(learned):
 
 
 def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
-    options = {"class_path": "Auto", "init_args": {"merges": ["RegMean", "Wudi"], "scales": [1.0], "rows": 4}}
+    refit = {"class_path": "FeatCal", "init_args": {"after": "DcMerge", "rows": 8}}
+    merges = ["RegMean", "Esm", refit, "Aswudi", {"class_path": "Aswudi", "init_args": {"start": "mean"}}]
+    options = {"class_path": "Auto", "init_args": {"merges": merges, "scales": [1.0], "rows": 4}}
     config = configuration(
         method="expert_merging", centre=options, watch={"every": 5}, trainer={"max_steps": 1, "accelerator": "cpu"}
     )
@@ -47,8 +51,9 @@ def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
     table = json.loads(Path("run/centre_race.json").read_text())
     assert [one["rows"] for one in table["rounds"]] == [4, 8]  # of 32 rows, 8 are held out
     first, last = (one["divergence"] for one in table["rounds"])
-    assert set(first) == {"average", "task arithmetic at 0.3", "RegMean × 1", "Wudi × 1"}
-    assert set(last) == set(sorted(first, key=first.get)[:2])
+    assert set(first) == {"average", "task arithmetic at 0.3", *MERGES}
+    assert set(last) == set(sorted(first, key=first.get)[:4])
+    assert len(set(first.values())) == 7
     assert table["winner"] == min(last, key=last.get)
     assert f"centre: {table['winner']}, which diverges least" in said
     assert "race of centres" in said

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from torch.optim import SGD, Adam
 
+from adamerge.calibration.esm import Esm
+from adamerge.calibration.feat_cal import FeatCal
 from adamerge.calibration.regmean import RegMean
 from adamerge.merging.chunks import Chunks
 from adamerge.objectives import Entropy
@@ -19,7 +21,7 @@ from adamerge.runs.read_config import merge_config, merge_layers, read_config
 from adamerge.runs.read_yaml import read_yaml
 from adamerge.runs.run_directory import RunDirectory, check_run_dir
 from adamerge.runs.save_config import resolved
-from adamerge.transforms import Wudi
+from adamerge.transforms import Aswudi, Wudi
 from adamerge.types import ConfigError
 
 MINIMAL = {"base_model": "base", "models": [{"model": "mood"}, {"model": "topic"}]}
@@ -42,6 +44,9 @@ def of_yaml(text, notes=None):
         ("chunks: {budget: 4}", {"chunks": Chunks(budget=4.0)}),
         ("centre: {scale: 0.5}", {"centre": RegMean(scale=0.5)}),
         ("centre: Wudi", {"centre": Wudi()}),
+        ("centre: Esm", {"centre": Esm()}),
+        ("centre: {class_path: FeatCal, init_args: {after: Aswudi, rows: 9}}", {"centre": FeatCal(Aswudi(), 9)}),
+        ("centre: {class_path: FeatCal, init_args: {after: {class_path: Esm}}}", {"centre": FeatCal(after=Esm())}),
         ("run_dir: runs/007", {"run_dir": Path("runs/007")}),
         ("data.rows: 8", {"data": {"rows": 8}}),
         ("", {"models": [ModelConfig("mood"), ModelConfig("topic")]}),
@@ -58,6 +63,22 @@ def test_a_preset_keeps_the_options_of_the_class_that_is_named_again():
     assert config.feasible == Simplex(2.0, includes_base=True)
     assert of_yaml("optimizer: Adam").optimizer.keywords == {"lr": 0.03}
     assert "lr" not in of_yaml("optimizer: SGD").optimizer.keywords
+
+
+@pytest.mark.parametrize(
+    ("text", "centre"),
+    [
+        ("", RegMean(inputs="merged")),
+        ("centre: {rows: 64}", RegMean(rows=64, inputs="merged")),
+        ("centre: {class_path: RegMean, init_args: {scale: 1.0}}", RegMean(scale=1.0, inputs="merged")),
+        ("centre: regmean", "regmean"),
+        ("centre: Wudi", Wudi()),
+        ("centre: {class_path: Wudi, init_args: {ridge: 0.2}}", Wudi(ridge=0.2)),
+        ("centre: null", None),
+    ],
+)
+def test_options_over_those_of_a_preset_are_added_and_another_class_replaces_them(text, centre):
+    assert of_yaml(f"method: regmean++\n{text}").centre == centre
 
 
 def test_scalars_are_read_as_their_type_asks():

@@ -8,14 +8,20 @@ from transformers.models.dbrx.configuration_dbrx import DbrxFFNConfig
 from transformers.models.dbrx.modeling_dbrx import DbrxExperts
 
 from adamerge.experts.matrix_layouts import Layout, layouts_of
+from adamerge.transforms.act_mat import ActMat
+from adamerge.transforms.dc_merge import DcMerge
 from adamerge.transforms.doge import Doge
 from adamerge.transforms.isotropic import Isotropic
 from adamerge.transforms.mixtures import by_matrix
+from adamerge.transforms.spectral_wudi import Aswudi, Swudi
 from adamerge.transforms.task_singular_vectors import TaskSingularVectors
 from adamerge.transforms.ties import Ties
 from adamerge.transforms.wudi import Wudi
 
-METHODS = [Isotropic(), TaskSingularVectors(), Wudi(), Doge(exclude=(), scope="tensor")]
+METHODS = [
+    *(Isotropic(), TaskSingularVectors(), Wudi(), Doge(exclude=(), scope="tensor")),
+    *(Swudi(), Aswudi(), ActMat(), DcMerge()),
+]
 NAME = "model.layers.0.mlp.experts.gate_up_proj"
 BY_HAND = {
     Layout(True): lambda stack: [stack[:, i] for i in range(4)],
