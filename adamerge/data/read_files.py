@@ -49,8 +49,7 @@ def _open_file(path: Path, largest: int) -> Unread:
         raise ValueError(problem)
     if not is_table(path):
         raise ValueError(f"expected a file that ends in {endings()}, found {path.name}. Convert or rename it.")
-    empty = Unread(0, lambda _: Arrow(datasets.Dataset.from_dict({})))
-    return open_tables([path], largest) if path.stat().st_size else empty
+    return open_tables([path], largest) if path.stat().st_size else _of_dataset(datasets.Dataset.from_dict({}))
 
 
 def _open_folder(folder: Path, source: DataSource) -> Unread:
@@ -98,7 +97,8 @@ def _from_hub(source: DataSource) -> datasets.Dataset:
 
 
 def _of_dataset(data: datasets.Dataset) -> Unread:
-    return Unread(len(data), Arrow(data).select)
+    rows = Arrow(data)
+    return Unread(len(data), rows.select, rows.placed)
 
 
 @contextmanager

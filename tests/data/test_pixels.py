@@ -96,6 +96,12 @@ def test_images_of_unknown_scale_are_refused(tmp_path, dtype, mode):
         encode(tmp_path, good, bad)
 
 
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_no_conversion_clips_numbers_of_unknown_scale(mode):
+    with pytest.raises(ValueError, match=rf"found 32 bits \(mode {mode}\)"):
+        converted(Image.new(mode, (1, 1), 300), "RGB")
+
+
 @given(
     st.integers(0, 255),
     st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "RGBa", "La", "PA", "CMYK", "YCbCr", "HSV"]),
