@@ -9,19 +9,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from adamerge.data.contents import contents
-from adamerge.data.language import (
-    Example,
-    awaits_answers,
-    check_measured,
-    example_rows,
-    prompt_limit,
-    prompt_rows,
-)
+from adamerge.data.input_columns import input_names
+from adamerge.data.language import Example, example_rows, prompt_rows
+from adamerge.data.language_checks import awaits_answers, check_measured, prompt_limit
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.read_files import first_line
 from adamerge.data.settings import Encoding
 from adamerge.data.sharegpt import as_messages, is_sharegpt, unknown_speaker
 from adamerge.data.tables import Table
+from adamerge.data.text_inputs import refuse_columns
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import cut_note, special_tokens, spelling_note
 from adamerge.data.turns import answer_end
@@ -63,6 +59,8 @@ class Chat(Modality):
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
         table = replace(table, source=replace(table.source, messages=chat_column(table)))
         found = contents(table, self.columns(table, encoding))
+        names = input_names(table, expert.module, [chat_column(table), table.source.label])
+        refuse_columns(table, expert, names, "chats")
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
         if awaits_answers(encoding):

@@ -155,7 +155,8 @@ def _checked(table: Table, classes: _Classes, own: Sequence[str] | None) -> _See
     places: dict[int | str, str] = {}
     wrong: list[str] = []
     count = missing = 0
-    for count, (place, label) in enumerate(table.whole(table.source.label), 1):
+    for place, label in table.whole(table.source.label):
+        count += 1
         missing += label is None or label == ""
         if not _is_label(label, own):
             wrong += [] if wrong else [_unknown(place, label, classes)]

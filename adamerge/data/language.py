@@ -1,16 +1,19 @@
 """Rows of language models: texts, or prompts with completions, and the positions that count."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from adamerge.data.contents import contents
+from adamerge.data.input_columns import InputColumn, input_names, unread_note
+from adamerge.data.language_checks import awaits_answers, check_measured, prompt_limit
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
+from adamerge.data.text_inputs import of_rows, placed, read_columns, refuse_columns
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import added_end, check_ids, cut_note, decoder_start, tokens_of, without_end
@@ -57,12 +60,15 @@ class Language(Modality):
     @override
     def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
-        found = contents(table, self.columns(table, encoding))
+        used = self.columns(table, encoding)
+        names = input_names(table, expert.module, [*used.values(), table.source.label])
+        found = contents(table, {**used, **{name: name for name in names}})
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
         if awaits_answers(encoding):
             room = prompt_limit(table, kind, encoding, limit)
             shown = table.texts(table.source.text)
+            refuse_columns(table, expert, names, "prompts")
             prompts = tokens_of(table, tokenizer, room, shown, what="prompts")
             said = prompts.all_notes(table, "prompts")
             after = [] if kind.encoder_decoder else added_end(tokenizer)
@@ -74,43 +80,10 @@ class Language(Modality):
         else:
             check_measured(table, kind, encoding, completed=table.source.completion is not None)
             examples, said = _examples(table, kind, tokenizer, limit)
-            rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
+            inputs, read = _inputs(table, expert, tokenizer, limit, names)
+            rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit, inputs)
+            said += (*read, *unread_note(table, expert.module, list(used.values())))
         return Encoded(rows, found, (*said, *notes))
-
-
-def awaits_answers(encoding: Encoding) -> bool:
-    """Return whether the expert answers the rows before learning; labels are never replaced by answers."""
-    return encoding.answer_tokens is not None and not encoding.labeled
-
-
-def prompt_limit(table: Table, kind: ModelKind, encoding: Encoding, limit: int) -> int:
-    """Compute the maximum number of tokens per prompt: a decoder-only model also needs room for the answer.
-
-    Args:
-        table: Names task and file in the error.
-        kind: The kind of the model.
-        encoding: Contains the maximum number of tokens per answer.
-        limit: Maximum number of tokens per row.
-
-    Returns:
-        The maximum, at least 1.
-
-    Raises:
-        ConfigError: The model cannot generate, or no room is left.
-    """
-    answer = encoding.answer_tokens or 0
-    if kind.predicts == "masked token":
-        raise table.error(
-            f"data.pseudo_answers needs a model that generates, but {kind.architecture} cannot generate. Remove "
-            "data.pseudo_answers, or leave out this task's calibration."
-        )
-    room = limit if kind.encoder_decoder else limit - answer
-    if room < 1:
-        raise table.error(
-            f"answers of {answer} tokens (data.pseudo_answers.max_new_tokens) leave no room for a prompt in rows of "
-            f"{limit} tokens (data.max_length). Lower max_new_tokens, or raise max_length if the model allows it."
-        )
-    return room
 
 
 def prompt_rows(
@@ -160,37 +133,6 @@ def prompt_rows(
     return rows, _dropped(table, len(prompts) - len(kept), len(prompts), room)
 
 
-def check_measured(table: Table, kind: ModelKind, encoding: Encoding, *, completed: bool) -> None:
-    """Reject rows without a position that counts, or whose perplexity is meaningless.
-
-    Args:
-        table: The rows.
-        kind: The kind of their model.
-        encoding: Which positions count, and whether perplexity is measured.
-        completed: Whether the rows have completions.
-
-    Raises:
-        ConfigError: Names what to use instead.
-    """
-    if encoding.labeled and kind.predicts == "masked token":
-        raise table.error(
-            f"{kind.architecture} predicts masked tokens from both sides; perplexity of the next token, the metric of "
-            "language models, is meaningless for it. Leave out this task's evaluation; its calibration can be used."
-        )
-    if encoding.labeled and kind.encoder_decoder and not table.source.completion:
-        raise table.error(
-            f"expected a column of completions (key completion of the evaluation), because the perplexity of "
-            f"{kind.architecture} is measured on them, but none is configured. Name it, or leave out this task's "
-            "evaluation."
-        )
-    if encoding.positions == "completion" and not completed:
-        raise table.error(
-            "expected a column of completions, because only completions count (data.positions: completion), but none "
-            "is configured. Name it (key completion), use chat messages (key messages), or let the experts generate "
-            "the answers (data.pseudo_answers)."
-        )
-
-
 def example_rows(
     table: Table,
     expert: Expert,
@@ -198,6 +140,7 @@ def example_rows(
     encoding: Encoding,
     examples: Sequence[Example],
     limit: int,
+    inputs: Mapping[str, InputColumn] | None = None,
 ) -> tuple[Rows, tuple[str, ...]]:
     """Make rows for learning or evaluation; drop rows in which no position counts and note the number dropped.
 
@@ -208,6 +151,7 @@ def example_rows(
         encoding: Which positions count.
         examples: The rows as token ids.
         limit: Maximum number of tokens per row.
+        inputs: Other inputs of the model by argument.
 
     Returns:
         The rows, and notes for the user.
@@ -215,27 +159,47 @@ def example_rows(
     Raises:
         ConfigError: No row is left, or the model cannot be used.
     """
-    kept = [row for row in examples if _counted(row, expert.kind, encoding) > 0]
+    kept = [i for i, row in enumerate(examples) if _counted(row, expert.kind, encoding) > 0]
     if not kept:
         what = "perplexity cannot be measured" if encoding.labeled else "nothing can be learned from them"
         raise table.error(
             f"no row has a token to predict within {limit} tokens, so {what}. Raise data.max_length or use other rows."
         )
     check_ids(table, expert, tokenizer, ([*row.prompt, *row.completion] for row in examples))
-    rows = _joined(kept, decoder_start(table, expert), tokenizer, encoding)
+    chosen = [examples[i] for i in kept]
+    rows = _joined(chosen, decoder_start(table, expert), tokenizer, encoding, of_rows(inputs or {}, kept))
     _try(table, expert, rows)
     return rows, _dropped(table, len(examples) - len(kept), len(examples), limit)
 
 
+def _inputs(
+    table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, limit: int, names: Sequence[str]
+) -> tuple[dict[str, InputColumn], list[str]]:
+    """Read columns of rows of texts that are inputs of the model; also return how."""
+    if not names:
+        return {}, []
+    if table.source.completion and not expert.kind.encoder_decoder:
+        refuse_columns(table, expert, names, "texts with completions")
+    texts = table.texts(table.source.text)
+    encoded = placed(table, tokenizer, names, limit, texts)
+    return read_columns(table, expert, tokenizer, names, texts, encoded)
+
+
 def _joined(
-    kept: Sequence[Example], start: int | None, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+    kept: Sequence[Example],
+    start: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    inputs: Mapping[str, InputColumn],
 ) -> TextRows:
     """Join each prompt and its completion into one sequence, or into the inputs of an encoder and a decoder."""
     if start is not None:
         targets = [[start, *row.completion] for row in kept]
-        return TextRows([row.prompt for row in kept], tokenizer, per_token=True, targets=targets)
+        prompts = [row.prompt for row in kept]
+        return TextRows(prompts, tokenizer, per_token=True, targets=targets, inputs=inputs)
     counted = [len(row.prompt) for row in kept] if encoding.positions == "completion" else None
-    return TextRows([[*row.prompt, *row.completion] for row in kept], tokenizer, per_token=True, counted=counted)
+    whole = [[*row.prompt, *row.completion] for row in kept]
+    return TextRows(whole, tokenizer, per_token=True, counted=counted, inputs=inputs)
 
 
 def _examples(

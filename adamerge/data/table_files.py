@@ -86,7 +86,7 @@ def open_tables(files: Sequence[Path], largest: int | None = None) -> Unread:
         ValueError: Files have several formats, are larger than the limit, or a row cannot be read; names the row, line
             and file.
     """
-    formats = {format_ending(file): file.name for file in files}
+    formats = {SPLITTERS.get(format_ending(file), format_ending(file)): file.name for file in files}
     if len(formats) > 1:
         raise ValueError(
             f"expected tables of one format, found {' and '.join(formats.values())}. Name one file, or a folder with "
@@ -94,7 +94,7 @@ def open_tables(files: Sequence[Path], largest: int | None = None) -> Unread:
         )
     _check_once(files)
     check_size(files, largest)
-    ending = next(iter(formats))
+    ending = format_ending(files[0])
     found = _open_parquet(files) if ending == PARQUET else _open_text(files, SPLITTERS[ending])
     if len(files) == 1:
         return found

@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
+from adamerge.data.base64_images import bytes_of
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
@@ -191,7 +192,7 @@ class Table:
         Raises:
             ConfigError: The value is no image; names its row.
         """
-        value = self.data.value(column, row)
+        value = bytes_of(self.data.value(column, row))
         if value is None or value == "":
             raise self.error(f"{self.place(row)} has no image in {column!r}. Add the image or remove the row.")
         try:
@@ -287,5 +288,5 @@ def draw(count: int, limits: Sequence[int | None], seed: int) -> Sequence[int]:
 
 
 def _file(stored: Mapping[str, object], place: str) -> str:
-    path = stored.get("path")
-    return f" ({path})" if path and Path(str(path)).name not in place else ""
+    path = str(stored.get("path") or "")
+    return f" ({path[:200]})" if path and Path(path).name not in place else ""

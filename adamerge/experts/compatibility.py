@@ -159,7 +159,11 @@ def apart_problems(source: str, module: nn.Module, found: Match) -> list[str]:
 
 def quantised_problems(source: str, tensors: Weights, names: Sequence[str]) -> list[str]:
     """List the tensors for which no task vector can be computed because they are quantised."""
+    found: dict[object, list[str]] = {}
+    for name in quantised(tensors.headers, names):
+        found.setdefault(tensors.headers[name].dtype, []).append(name)
     return [
-        f"{source}: {name} is quantised ({tensors.headers[name].dtype}); use the checkpoint from before quantisation."
-        for name in quantised(tensors.headers, names)
+        f"{source}: {several(own)} {'is' if len(own) == 1 else 'are'} quantised ({dtype}); use the checkpoint from "
+        "before quantisation."
+        for dtype, own in found.items()
     ]

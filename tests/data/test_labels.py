@@ -184,7 +184,7 @@ def test_an_odd_label_of_a_row_that_is_not_drawn_is_refused(tmp_path, kind):
 
 def test_rows_in_memory_and_images_are_looked_at_as_a_whole_too(tmp_path):
     rows = as_table([{"text": str(i), "label": "ant"} for i in range(30)] + [{"text": "a"}], "mood", rows=3)
-    with pytest.raises(ConfigError, match="row 31 has the label None.* 1 of 31 rows have no label"):
+    with pytest.raises(ConfigError, match=r"row 31 has the label None.* 1 of 31 rows have no label"):
         label_indices(rows, ANIMALS, 2)
     for name in ("ant", "zebra", "cat"):
         (tmp_path / name).mkdir()

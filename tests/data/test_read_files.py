@@ -202,6 +202,12 @@ def test_what_is_read_in_a_special_way_is_noted(tmp_path):
 # --- folders of tables -----------------------------------------------------------------------------------------------
 
 
+def test_endings_of_one_format_are_joined(tmp_path):
+    for name in ("a.jsonl", "b.ndjson", "c.JSONL"):
+        write(tmp_path / name, f'"{name}"\n')
+    assert texts(tmp_path) == ["a.jsonl", "b.ndjson", "c.JSONL"]
+
+
 def test_shards_are_joined_in_order_and_places_name_them(tmp_path):
     for number in (1, 0, 2):
         content = gzip.compress(f'"{number}"\n{"" if number != 1 else "{}"}\n'.encode())

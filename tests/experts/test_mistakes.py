@@ -171,6 +171,14 @@ def adapter_beside_a_checkpoint(folder, config):
     (folder / "mood/adapter_config.json").write_text("{}")
 
 
+@of_headers("mood: bert.embeddings.word_embeddings.weight, ", " more are quantised (torch.int8)")
+def quantised_tensors(folder, config):
+    edit_tensors(
+        folder / "mood/model.safetensors",
+        lambda t: t.update({n: v.to(torch.int8) for n, v in t.items() if v.ndim > 1}),
+    )
+
+
 @of_headers("mood: bert.pooler.dense.weight is quantised (torch.int8)")
 def quantised_tensor(folder, config):
     edit_tensors(

@@ -1,15 +1,15 @@
 """A sample of what `python tests/families/sweep.py` prints for all classes: check, learn, export, old names."""
 
 import pytest
-from families.others import OTHERS
+from families.others import NAMINGS, OTHERS
 from families.sweep import learns, merges, renamed, save_pool
 from families.table import TABLE
+from safetensors.torch import load_file
 
 SAMPLE = (
     "GptOssForCausalLM", "Wav2Vec2ForCTC", "MarianMTModel", "BertForQuestionAnswering", "RobertaForMultipleChoice",
     "LlamaForSequenceClassification (reward model)", "BertModel (sentence encoder)",
 )  # fmt: skip
-OLD = ("LlavaForConditionalGeneration", "BertModel (sentence encoder)")
 MEMBERS = {member.title: member for member in OTHERS}
 
 
@@ -26,10 +26,15 @@ def test_a_class_learns_or_is_refused_in_words_and_merges_like_plain_transformer
     merges(member, tmp_path)
 
 
-@pytest.mark.parametrize("title", OLD)
+@pytest.mark.parametrize("title", NAMINGS)
 def test_files_in_another_naming_merge_alike(title, tmp_path):
-    member = MEMBERS[title]
-    assert renamed(member, tmp_path, save_pool(member, tmp_path)) > 0
+    member, (now, other) = MEMBERS[title], NAMINGS[title]
+    pool = save_pool(member, tmp_path)
+    file = tmp_path / "a" / "model.safetensors"
+    assert now in load_file(file)
+    renamed(member, tmp_path, pool)
+    assert other in load_file(file)
+    assert now not in load_file(file)
     merges(member, tmp_path)
 
 
