@@ -38,7 +38,8 @@ def open_rows(source: DataSource) -> Unread:
         return _open_folder(path, source)
     if os.path.lexists(path) or is_table(path):
         return _open_file(path, source.max_bytes)
-    return _of_dataset(_from_hub(source))
+    kept = f"the rows come from the hub and stay in the cache of datasets ({datasets.config.HF_DATASETS_CACHE})."
+    return replace(_of_dataset(_from_hub(source)), notes=(kept,))
 
 
 def _open_file(path: Path, largest: int) -> Unread:

@@ -28,6 +28,8 @@ def quotes_fields(path: Path) -> bool:
     they need it (tabs, line breaks, quotation marks; spreadsheets quote commas, semicolons and spaces at the ends too),
     or one needs it and columns are quoted as a whole but for numbers and missing values.
     """
+    if not any('"' in line for line in lines(path)):
+        return False
     found = _Fields()
     for raw, fields in _raw_records(path):
         quoted = _quoted(raw, fields)

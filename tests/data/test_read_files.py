@@ -202,6 +202,13 @@ def test_what_is_read_in_a_special_way_is_noted(tmp_path):
 # --- folders of tables -----------------------------------------------------------------------------------------------
 
 
+def test_rows_of_the_hub_are_said_to_stay_in_a_cache(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict({"text": ["good"]}))
+    table = load("someone/rows")
+    assert table.texts("text") == ["good"]
+    assert f"stay in the cache of datasets ({datasets.config.HF_DATASETS_CACHE})" in table.notes[0]
+
+
 def test_endings_of_one_format_are_joined(tmp_path):
     for name in ("a.jsonl", "b.ndjson", "c.JSONL"):
         write(tmp_path / name, f'"{name}"\n')

@@ -98,7 +98,7 @@ def missing_tensor(folder, config):
     edit_tensors(folder / "mood/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
 
 
-@of_headers("no place for the tensor adapter.weight")
+@of_headers("no place for the tensor adapter.weight", "Name the class that saved the file in config.json")
 def tensor_too_many(folder, config):
     edit_tensors(folder / "mood/model.safetensors", lambda t: t.update({"adapter.weight": torch.zeros(2)}))
 

@@ -2,7 +2,7 @@
 
 import pytest
 from families.others import NAMINGS, OTHERS
-from families.sweep import learns, merges, renamed, save_pool
+from families.sweep import checks, learns, merges, renamed, save_pool
 from families.table import TABLE
 from safetensors.torch import load_file
 
@@ -10,6 +10,7 @@ SAMPLE = (
     "GptOssForCausalLM", "Wav2Vec2ForCTC", "MarianMTModel", "BertForQuestionAnswering", "RobertaForMultipleChoice",
     "LlamaForSequenceClassification (reward model)", "BertModel (sentence encoder)",
 )  # fmt: skip
+SPECIAL = ("WavLMForCTC", "ElectraForQuestionAnswering", "RobertaForMultipleChoice", "SegformerForSemanticSegmentation")
 MEMBERS = {member.title: member for member in OTHERS}
 
 
@@ -24,6 +25,16 @@ def test_a_class_learns_or_is_refused_in_words_and_merges_like_plain_transformer
     else:
         assert found == "learns"
     merges(member, tmp_path)
+
+
+@pytest.mark.parametrize("title", SPECIAL)
+def test_check_says_what_still_works_and_it_does(title, tmp_path):
+    member = MEMBERS[title]
+    save_pool(member, tmp_path)
+    printed = checks(member, tmp_path)
+    assert member.says in printed
+    assert "data-free method" in printed
+    assert "no problem found" in checks(member, tmp_path, rows=False)
 
 
 @pytest.mark.parametrize("title", NAMINGS)
