@@ -1,8 +1,9 @@
 """A sample of what `python tests/families/sweep.py` prints for all classes: check, learn, export, old names."""
 
 import pytest
+import torch
 from families.others import NAMINGS, OTHERS
-from families.sweep import checks, learns, merges, renamed, save_pool
+from families.sweep import checks, learns, merged, merges, renamed, save_pool
 from families.table import TABLE
 from safetensors.torch import load_file
 
@@ -35,6 +36,14 @@ def test_check_says_what_still_works_and_it_does(title, tmp_path):
     assert member.says in printed
     assert "data-free method" in printed
     assert "no problem found" in checks(member, tmp_path, rows=False)
+
+
+def test_classifiers_of_sound_learn_from_tensors(tmp_path):
+    member = MEMBERS["Wav2Vec2ForSequenceClassification"]
+    save_pool(member, tmp_path)
+    rows = {"input_values": torch.randn(6, 64, generator=torch.Generator().manual_seed(0))}
+    result, _ = merged(tmp_path, rows, method="adamerging", data={"held_out": 0.34, "batch_size": 2})
+    assert result.moved
 
 
 @pytest.mark.parametrize("title", NAMINGS)
