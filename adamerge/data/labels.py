@@ -76,7 +76,7 @@ def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[l
         _refuse(table, classes, dict(zip(texts if own else labels, seen.places.values(), strict=True)))
     indices = dict(zip(labels, found.indices, strict=True))
     drawn = cast(list[int | str], table.values(table.source.label))
-    return [indices[label] for label in drawn], _note(table, classes, texts, found, seen.count)
+    return [indices[label] for label in drawn], _note(table, classes, texts, found, seen.rows)
 
 
 class _Seen(NamedTuple):
@@ -84,11 +84,11 @@ class _Seen(NamedTuple):
 
     Attributes:
         places: Where each of them is first, in this order.
-        count: Number of rows.
+        rows: Number of rows.
     """
 
     places: dict[int | str, str]
-    count: int
+    rows: int
 
 
 class _Found(NamedTuple):

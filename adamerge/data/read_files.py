@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+from datasets.config import HF_DATASETS_CACHE
 
 from adamerge.data.image_folders import is_image, open_images
 from adamerge.data.list_files import list_files, missing_shards, split_of_tables
@@ -38,7 +39,7 @@ def open_rows(source: DataSource) -> Unread:
         return _open_folder(path, source)
     if os.path.lexists(path) or is_table(path):
         return _open_file(path, source.max_bytes)
-    kept = f"the rows come from the hub and stay in the cache of datasets ({datasets.config.HF_DATASETS_CACHE})."
+    kept = f"the rows come from the hub and stay in the cache of datasets ({HF_DATASETS_CACHE})."
     return replace(_of_dataset(_from_hub(source)), notes=(kept,))
 
 
