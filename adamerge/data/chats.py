@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from adamerge.data.asked_chats import asked_chats
 from adamerge.data.contents import contents
+from adamerge.data.input_columns import input_names
 from adamerge.data.language_rows import Example, awaits_answers, check_measured, example_rows
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.questions import measured_as
@@ -17,6 +18,7 @@ from adamerge.data.rendered import Message, question, render, render_last_turn
 from adamerge.data.settings import Encoding
 from adamerge.data.sharegpt import as_messages, is_sharegpt, unknown_speaker
 from adamerge.data.tables import Table
+from adamerge.data.text_inputs import refuse_columns
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import cut_note, special_tokens, spelling_note
 from adamerge.experts.experts import Expert
@@ -52,6 +54,8 @@ class Chat(Modality):
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
         table = replace(table, source=replace(table.source, messages=chat_column(table)))
         found = contents(table, self.columns(table, encoding))
+        names = input_names(table, expert.module, [chat_column(table), table.source.label])
+        refuse_columns(table, expert, names, "chats")
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
         source = measured_as(table, kind, encoding)

@@ -99,6 +99,6 @@ def modalities_of(kind: ModelKind) -> list[Modality]:
         raise ConfigError(
             f"{kind.architecture}: expected a model whose main input is one of {known}, but its main input is "
             f"{kind.main_input}, for which rows cannot be encoded. Leave out its calibration and evaluation, and use "
-            "a data-free method."
+            "a data-free method; classifiers also learn from rows of tensors (in Python)."
         )
     return found

@@ -53,11 +53,16 @@ def open_images(folder: Path, files: Sequence[Path], split: str, largest: int | 
         return _with_metadata(folder, images, metadata, notes, largest)
     classes, depths = sorted({file.parent.name for file in images}), {len(file.parts) for file in images}
     if len(classes) < 2:
-        return Unread(len(images), partial(_read, folder, images, ()), notes)
+        return _images(folder, images, (), notes)
     if len(depths) > 1:
         notes += ("images are at several depths, so the names of sub-folders are not read as labels.",)
-        return Unread(len(images), partial(_read, folder, images, ()), notes)
-    return Unread(len(images), partial(_read, folder, images, classes), notes)
+        return _images(folder, images, (), notes)
+    return _images(folder, images, classes, notes)
+
+
+def _images(folder: Path, images: Sequence[Path], classes: Sequence[str], notes: tuple[str, ...]) -> Unread:
+    read = partial(_read, folder, images, classes)
+    return Unread(len(images), read, lambda column: read(range(len(images))).placed(column), notes)
 
 
 def _beside(metadata: Path, images: Sequence[Path]) -> bool:
@@ -94,7 +99,9 @@ def _with_metadata(
     unnamed = [image for image in images if image not in named]
     if unnamed:
         notes += (f"{len(unnamed)} images are left out, because no metadata name them, such as {unnamed[0].name}.",)
-    return Unread(sum(table.count for *_, table in read), partial(_read_metadata, read), notes)
+    count = sum(table.count for *_, table in read)
+    rows = partial(_read_metadata, read)
+    return Unread(count, rows, lambda column: rows(range(count)).placed(column), notes)
 
 
 def _read_metadata(read: Sequence[tuple[Path, Path, Unread]], wanted: Sequence[int]) -> Listed:

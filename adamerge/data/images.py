@@ -10,12 +10,14 @@ from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import override
 
 from adamerge.data.contents import contents
+from adamerge.data.input_columns import input_names
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.number_labels import labels_by_form, metric_of
 from adamerge.data.pixels import CHANNELS, converted, image_notes
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
+from adamerge.data.text_inputs import refuse_columns
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token
 from adamerge.experts.predicted import form_of
@@ -41,6 +43,8 @@ class Images(Modality):
     @override
     def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         found = contents(table, self.columns(table, encoding))
+        names = input_names(table, expert.module, [table.source.image, table.source.label])
+        refuse_columns(table, expert, names, "images")
         images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
         notes, largest = image_notes(table, table.source.image, CHANNELS[channels])
         inputs = _tried(table, images, channels, largest)

@@ -12,12 +12,18 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from adamerge.data.padding import Padding
 from adamerge.data.tables import Table
+from adamerge.experts.model_kind import takes
 
 _OURS = frozenset({"input_ids", "attention_mask", "inputs_embeds", "labels", "return_dict", "use_cache"})
 """Arguments that are made here or are no inputs."""
 
 _USUAL = ("BertForSequenceClassification", "GPT2ForSequenceClassification", "BartForSequenceClassification")
 """Classes whose arguments every user leaves to the class."""
+
+_IDS = "input_ids"
+
+_MADE = (_IDS, "attention_mask", "inputs_embeds")
+"""Arguments that are made of a text."""
 
 BOXES = "bbox"
 """transformers' name of the bounding boxes of tokens."""
@@ -61,10 +67,28 @@ def input_names(table: Table, module: nn.Module, used: Sequence[str]) -> list[st
         module: The model.
         used: Columns that are read otherwise.
     """
-    columns = table.columns
-    if "input_ids" in columns:
-        return []
-    return [name for name in _inputs(module) if name in columns and name not in used]
+    return [] if _IDS in table.columns else _named(table, module, used)
+
+
+def unread_note(table: Table, module: nn.Module, used: Sequence[str]) -> tuple[str, ...]:
+    """Note columns that the model takes and that are not read, because they are made of the text.
+
+    Args:
+        table: The rows.
+        module: The model.
+        used: Columns that are read otherwise.
+    """
+    names = [name for name in _MADE if name in table.columns and name not in used and takes(module, name)]
+    if not names:
+        return ()
+    names += _named(table, module, used) if _IDS in table.columns else []
+    return (
+        f"{table.task}: {table.source.path}: {', '.join(names)} of the rows are not read: the text is tokenised anew.",
+    )
+
+
+def _named(table: Table, module: nn.Module, used: Sequence[str]) -> list[str]:
+    return [name for name in _inputs(module) if name in table.columns and name not in used]
 
 
 def missing_inputs(module: nn.Module, found: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, cast
 
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
@@ -42,6 +42,8 @@ def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[i
 def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[list[int], str]:
     """Look up the model's class index of each row's label, by one rule for the whole column.
 
+    The rule must hold for every row of the source, also for those that are not drawn.
+
     Either all labels are names of the model's classes (if not exactly, then without regard to case and spaces), or all
     are indices: integers, or texts of integers if no class has a number as its name. The sub-folders of a folder of
     images and the class names of a `datasets` column are looked up in the same way. If none of them is a name, the
@@ -59,7 +61,8 @@ def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[l
         ConfigError: No rule fits all labels, or two fit and disagree; names the label and its row.
     """
     classes, own = _Classes(names, count), table.class_names(table.source.label)
-    labels = _checked(table, classes, own)
+    seen = _checked(table, classes, own)
+    labels = list(seen.places)
     texts = [own[label] if own and isinstance(label, int) else str(label) for label in labels]
     named, indexed = classes.by_name(texts), classes.by_index(texts if own else labels)
     integers = not own and all(isinstance(label, int) for label in labels)
@@ -68,17 +71,31 @@ def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[l
             f"{table.source.label!r} contains integers that are both names and indices of classes, which differ "
             f"({classes.shown()}). Write names as texts, for example in quotation marks in JSON."
         )
-    found = named or indexed or _in_order(table, classes, labels, own)
+    found = named or indexed or _in_order(table, classes, seen, own)
     if found is None:
-        _refuse(table, classes, texts if own else labels)
-    return found.indices, _note(table, classes, texts, found)
+        _refuse(table, classes, dict(zip(texts if own else labels, seen.places.values(), strict=True)))
+    indices = dict(zip(labels, found.indices, strict=True))
+    drawn = cast(list[int | str], table.values(table.source.label))
+    return [indices[label] for label in drawn], _note(table, classes, texts, found, seen.rows)
+
+
+class _Seen(NamedTuple):
+    """The different labels of a column.
+
+    Attributes:
+        places: Where each of them is first, in this order.
+        rows: Number of rows.
+    """
+
+    places: dict[int | str, str]
+    rows: int
 
 
 class _Found(NamedTuple):
     """Indices of labels.
 
     Attributes:
-        indices: The model's class index of each row.
+        indices: The model's class index of each label.
         rule: How they were found.
     """
 
@@ -132,28 +149,38 @@ class _Classes:
         return ", ".join(self.names[index] for index in sorted(self.names)[:8])
 
 
-def _checked(table: Table, classes: _Classes, own: Sequence[str] | None) -> list[int | str]:
-    """Read the labels, each a text or an integer."""
-    labels: list[int | str] = []
+def _checked(table: Table, classes: _Classes, own: Sequence[str] | None) -> _Seen:
+    """Read the labels of all rows of the source, each a text or an integer."""
     table.check_kept(table.source.label)
-    values = table.values(table.source.label)
-    for row, label in enumerate(values):
-        valid = isinstance(label, int | str) and not isinstance(label, bool) and label != ""
-        if not valid or (own and isinstance(label, int) and not 0 <= label < len(own)):
-            missing = sum(value is None or value == "" for value in values)
-            also = f" {missing} of {len(values)} rows have no label." if missing else ""
-            raise table.error(_unknown(table.place(row), label, classes) + also)
-        labels.append(label)  # pyright: ignore[reportArgumentType]
-    return labels
+    places: dict[int | str, str] = {}
+    wrong: list[str] = []
+    count = missing = 0
+    for place, label in table.whole(table.source.label):
+        count += 1
+        missing += label is None or label == ""
+        if not _is_label(label, own):
+            wrong += [] if wrong else [_unknown(place, label, classes)]
+        else:
+            places.setdefault(cast(int | str, label), place)
+    if wrong:
+        raise table.error(wrong[0] + (f" {missing} of {count} rows have no label." if missing else ""))
+    return _Seen(places, count)
 
 
-def _in_order(table: Table, classes: _Classes, labels: Sequence[int | str], own: Sequence[str] | None) -> _Found | None:
+def _is_label(label: object, own: Sequence[str] | None) -> bool:
+    if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+        return False
+    return not (own and isinstance(label, int)) or 0 <= label < len(own)
+
+
+def _in_order(table: Table, classes: _Classes, seen: _Seen, own: Sequence[str] | None) -> _Found | None:
     """Use the order of a column's own classes, if none of them is one of the model's."""
     if not own:
         return None
     known = classes.by_spelling(str)
-    places = {name: index for index, name in enumerate(own)}
-    indices = [label if isinstance(label, int) else places[label] for label in labels]
+    numbers = {name: index for index, name in enumerate(own)}
+    labels, places = list(seen.places), list(seen.places.values())
+    indices = [label if isinstance(label, int) else numbers[label] for label in labels]
     unknown = [own[index] for index in dict.fromkeys(sorted(indices)) if own[index] not in known]
     folders = isinstance(labels[0], str)
     if any(name in known for name in own) or (folders and not (classes.unnamed and len(own) == classes.count)):
@@ -164,32 +191,32 @@ def _in_order(table: Table, classes: _Classes, labels: Sequence[int | str], own:
         )
     outside = next((row for row, index in enumerate(indices) if index >= classes.count), None)
     if outside is not None:
-        raise table.error(_unknown(table.place(outside), own[indices[outside]], classes))
+        raise table.error(_unknown(places[outside], own[indices[outside]], classes))
     return _Found(indices, ", ".join(f"{name} = {index}" for index, name in enumerate(own[:8])))
 
 
-def _refuse(table: Table, classes: _Classes, labels: Sequence[int | str]) -> NoReturn:
-    """Raise an error about the first label that breaks the rule."""
+def _refuse(table: Table, classes: _Classes, places: Mapping[int | str, str]) -> NoReturn:
+    """Raise an error about the first label that breaks the rule; `places` has the place of each label."""
     known = classes.by_spelling(_folded)
-    named = [known.get(_folded(str(label)), []) for label in labels]
-    for row, (label, found) in enumerate(zip(labels, named, strict=True)):
+    named = {label: known.get(_folded(str(label)), []) for label in places}
+    for label, found in named.items():
         if len(found) > 1:
             raise table.error(
-                f"{table.place(row)} has the label {label!r}, but several classes ({found}) have this name in "
+                f"{places[label]} has the label {label!r}, but several classes ({found}) have this name in "
                 "id2label. Rename them in config.json, or write indices as labels."
             )
         if not found and classes.index(label) is None:
-            raise table.error(_unknown(table.place(row), label, classes))
-    odd = next(row for row, found in enumerate(named) if not found)
+            raise table.error(_unknown(places[label], label, classes))
+    odd = next(label for label, found in named.items() if not found)
     raise table.error(
-        f"{table.place(odd)} has the label {labels[odd]!r}, an index, but other rows have class names "
+        f"{places[odd]} has the label {odd!r}, an index, but other rows have class names "
         f"({classes.shown()}). Write names in all rows, or indices in all."
     )
 
 
-def _note(table: Table, classes: _Classes, texts: Sequence[str], found: _Found) -> str:
+def _note(table: Table, classes: _Classes, texts: Sequence[str], found: _Found, count: int) -> str:
     column = table.source.label
-    drawn = "" if table.count in (None, len(table)) else f" (seen in the {len(table)} drawn rows of {table.count})"
+    drawn = "" if count == len(table) else f" (of all {count} rows, of which {len(table)} are drawn)"
     if "=" in found.rule:
         return (
             f"{_WARNING}none of the classes of {column!r} is a class name of the model ({classes.shown()}), so their "

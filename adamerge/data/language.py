@@ -8,18 +8,14 @@ from typing_extensions import override
 
 from adamerge.data.choice_rows import choice_rows, prompt_room
 from adamerge.data.contents import contents
-from adamerge.data.language_rows import (
-    Example,
-    awaits_answers,
-    check_measured,
-    example_rows,
-    prompt_rows,
-)
+from adamerge.data.input_columns import InputColumn, input_names, unread_note
+from adamerge.data.language_rows import Example, awaits_answers, check_measured, example_rows, prompt_rows
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.questions import Questions, measured_as, question_notes, questions_of, right_texts
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding, EvaluationSource
 from adamerge.data.tables import Table
+from adamerge.data.text_inputs import placed, read_columns, refuse_columns
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import added_end, cut_note, tokens_of, without_end
 from adamerge.data.turns import answer_end
@@ -53,19 +49,24 @@ class Language(Modality):
     @override
     def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
         tokenizer, kind = cast(PreTrainedTokenizerBase, processor), expert.kind
-        found = contents(table, self.columns(table, encoding))
+        used = self.columns(table, encoding)
+        names = input_names(table, expert.module, [*used.values(), table.source.label])
+        found = contents(table, {**used, **{name: name for name in names}})
         check_padding(table.task, kind, tokenizer)
         limit = token_limit(kind, tokenizer, encoding.max_length)
         source = measured_as(table, kind, encoding)
         if awaits_answers(encoding) or (source and source.generates):
+            refuse_columns(table, expert, names, "prompts")
             rows, notes = _prompts(table, expert, tokenizer, encoding, source, limit)
         elif source:
+            refuse_columns(table, expert, names, "questions")
             rows, notes = _choices(table, expert, tokenizer, source, limit)
         else:
             check_measured(table, kind, encoding, completed=table.source.completion is not None)
             examples, said = _examples(table, kind, tokenizer, limit)
-            rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
-            notes = (*said, *notes)
+            inputs, read = _inputs(table, expert, tokenizer, limit, names)
+            rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit, inputs)
+            notes = (*said, *read, *unread_note(table, expert.module, list(used.values())), *notes)
         return Encoded(rows, found, notes)
 
 
@@ -119,6 +120,19 @@ def _choices(
     ]
     rows, notes = choice_rows(table, expert, tokenizer, examples, asked, limit)
     return rows, (*said, *notes, *question_notes(table, source, asked, []))
+
+
+def _inputs(
+    table: Table, expert: Expert, tokenizer: PreTrainedTokenizerBase, limit: int, names: Sequence[str]
+) -> tuple[dict[str, InputColumn], list[str]]:
+    """Read columns of rows of texts that are inputs of the model; also return how."""
+    if not names:
+        return {}, []
+    if table.source.completion and not expert.kind.encoder_decoder:
+        refuse_columns(table, expert, names, "texts with completions")
+    texts = table.texts(table.source.text)
+    encoded = placed(table, tokenizer, names, limit, texts)
+    return read_columns(table, expert, tokenizer, names, texts, encoded)
 
 
 def _examples(

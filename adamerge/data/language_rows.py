@@ -1,13 +1,15 @@
 """Token ids of a language model's rows → rows to learn from, to answer or to measure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from adamerge.data.input_columns import InputColumn
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
+from adamerge.data.text_inputs import of_rows
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokens import check_ids, decoder_start
 from adamerge.data.turns import AnswerEnd
@@ -147,6 +149,7 @@ def example_rows(
     encoding: Encoding,
     examples: Sequence[Example],
     limit: int,
+    inputs: Mapping[str, InputColumn] | None = None,
 ) -> tuple[Rows, tuple[str, ...]]:
     """Make rows for learning or evaluation; drop rows in which no position counts and note the number dropped.
 
@@ -157,6 +160,7 @@ def example_rows(
         encoding: Which positions count.
         examples: The rows as token ids.
         limit: Maximum number of tokens per row.
+        inputs: Other inputs of the model by argument.
 
     Returns:
         The rows, and notes for the user.
@@ -164,27 +168,34 @@ def example_rows(
     Raises:
         ConfigError: No row is left, or the model cannot be used.
     """
-    kept = [row for row in examples if _counted(row, expert.kind, encoding) > 0]
+    kept = [i for i, row in enumerate(examples) if _counted(row, expert.kind, encoding) > 0]
     if not kept:
         what = "perplexity cannot be measured" if encoding.labeled else "nothing can be learned from them"
         raise table.error(
             f"no row has a token to predict within {limit} tokens, so {what}. Raise data.max_length or use other rows."
         )
     check_ids(table, expert, tokenizer, ([*row.prompt, *row.completion] for row in examples))
-    rows = _joined(kept, decoder_start(table, expert), tokenizer, encoding)
+    chosen = [examples[i] for i in kept]
+    rows = _joined(chosen, decoder_start(table, expert), tokenizer, encoding, of_rows(inputs or {}, kept))
     _try(table, expert, rows)
     return rows, _dropped(table, len(examples) - len(kept), len(examples), limit)
 
 
 def _joined(
-    kept: Sequence[Example], start: int | None, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+    kept: Sequence[Example],
+    start: int | None,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    inputs: Mapping[str, InputColumn],
 ) -> TextRows:
     """Join each prompt and its completion into one sequence, or into the inputs of an encoder and a decoder."""
     if start is not None:
         targets = [[start, *row.completion] for row in kept]
-        return TextRows([row.prompt for row in kept], tokenizer, per_token=True, targets=targets)
+        prompts = [row.prompt for row in kept]
+        return TextRows(prompts, tokenizer, per_token=True, targets=targets, inputs=inputs)
     counted = [len(row.prompt) for row in kept] if encoding.positions == "completion" else None
-    return TextRows([[*row.prompt, *row.completion] for row in kept], tokenizer, per_token=True, counted=counted)
+    whole = [[*row.prompt, *row.completion] for row in kept]
+    return TextRows(whole, tokenizer, per_token=True, counted=counted, inputs=inputs)
 
 
 def _counted(row: Example, kind: ModelKind, encoding: Encoding) -> int:

@@ -1,6 +1,5 @@
 """Images, sound and video in the rows of language models: in parts of messages, and in columns of their own."""
 
-import base64
 import inspect
 import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,13 +83,6 @@ def medium_of(part: Mapping[str, object]) -> tuple[str, object] | None:
     if isinstance(value, Mapping) and "url" in value:
         value = cast(Mapping[str, object], value)["url"]
     return _kind(word) or word, value
-
-
-def bytes_of(value: object) -> object:
-    """Return the bytes of an image in base64, as a `data:` address or by itself; other values as they are."""
-    if isinstance(value, str) and value.startswith("data:"):
-        return {"bytes": base64.b64decode(value.partition(",")[2]), "path": None}
-    return value
 
 
 def described(value: object) -> str:

@@ -13,10 +13,10 @@ from typing_extensions import override
 
 from adamerge.data.chats import chat_column
 from adamerge.data.contents import Contents, hash_of
-from adamerge.data.media import described, media_columns, media_in_chats, media_in_columns, reads
+from adamerge.data.media import media_columns, media_in_chats, media_in_columns, reads
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.pictured_chats import images_of, pictured_chats
-from adamerge.data.pixels import converted
+from adamerge.data.pixels import Stored, check_scale, converted, storage_notes, stored_as
 from adamerge.data.questions import check_metric
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
@@ -25,7 +25,10 @@ from adamerge.data.text_rows import next_tokens, predicting
 from adamerge.data.tokenize import TOKENIZER_FILES, token_limit
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token, takes
-from adamerge.types import Fact
+from adamerge.types import Fact, quoted
+
+_MODE = "RGB"
+"""Mode of images as processors of images and text take them."""
 
 Chat = Sequence[Mapping[str, object]]
 
@@ -71,7 +74,7 @@ class Pictured(Modality):
         )
         whole = cast(ProcessorMixin, processor)
         chats = pictured_chats(table)
-        found = Contents({"chat": [_hash(table, row, chat) for row, chat in enumerate(chats)]})
+        found, about = _looked(table, chats)
         rows = PicturedRows(table, whole, chats, expert)
         limit = token_limit(expert.kind, whole.tokenizer, encoding.max_length)  # pyright: ignore[reportAttributeAccessIssue]
         kept = [i for i in range(len(chats)) if rows.length(i)[0] <= limit and rows.counted(i)]
@@ -79,7 +82,7 @@ class Pictured(Modality):
             raise table.error(
                 f"no row has an answer within {limit} tokens, images included. Raise data.max_length or use other rows."
             )
-        notes = _notes(table, chats, len(chats) - len(kept), limit)
+        notes = (*_notes(table, chats, len(chats) - len(kept), limit), *about)
         rows = rows.only(kept)
         classes_by_token(expert.module, expert.kind, rows.batch([0]).inputs, table.task)
         return Encoded(rows, found, notes)
@@ -165,35 +168,45 @@ def _with_pictures(table: Table, row: int, message: Mapping[str, object]) -> dic
 
 
 def _decoded(table: Table, row: int, value: object) -> Image.Image:
+    return converted(_opened(table, row, value), _MODE)
+
+
+def _opened(table: Table, row: int, value: object) -> Image.Image:
     """Decode an image of a row.
 
     Raises:
         ConfigError: It cannot be read; names its row and file.
     """
+    if isinstance(value, str) and "://" in value:
+        raise table.error(
+            f"{table.place(row)} has an image at an address ({value[:80]}), and addresses are not opened. Download "
+            "images first, and write their paths."
+        )
     reader = datasets.Image()
     try:
-        return converted(reader.decode_example(reader.encode_example(value)), "RGB")  # pyright: ignore
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remote = (
-            " Download images first; addresses are not opened." if isinstance(value, str) and "://" in value else ""
-        )
+        stored = cast(dict[str, object], reader.encode_example(value))  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise table.error(
-            f"{table.place(row)} has {described(value)} that is no image that can be read ({reason[:200]}). Replace "
-            f"the file or remove the row.{remote}"
+            f"{table.place(row)}: expected an image or the path of one, found {quoted(value)}. Correct or remove the "
+            "row."
         ) from error
+    with table.decoding(row, stored):
+        image = reader.decode_example(stored)
+        check_scale(table, row, stored, image)
+        return image
 
 
-def _hash(table: Table, row: int, chat: Chat) -> bytes:
-    pictures = [_decoded(table, row, image) for image in images_of(chat)]
+def _looked(table: Table, chats: Sequence[Chat]) -> tuple[Contents, tuple[str, ...]]:
+    """Hash every row, and count the images that are not read as they are stored; each is decoded once."""
+    hashes, stored = list[bytes](), list[tuple[int, Stored]]()
+    for row, chat in enumerate(chats):
+        opened = [_opened(table, row, image) for image in images_of(chat)]
+        hashes.append(_hash(chat, [converted(image, _MODE) for image in opened]))
+        stored += [(row, stored_as(image)) for image in opened]
+    return Contents({"chat": hashes}), storage_notes(table, stored, _MODE)
+
+
+def _hash(chat: Chat, pictures: Sequence[Image.Image]) -> bytes:
     shown = [
         {
             **m,

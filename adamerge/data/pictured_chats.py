@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from adamerge.data.base64_images import bytes_of
 from adamerge.data.chats import chat_column
-from adamerge.data.media import bytes_of, media_columns, media_in_columns, medium_of
+from adamerge.data.media import media_columns, media_in_columns, medium_of
 from adamerge.data.sharegpt import as_messages
 from adamerge.data.tables import Table
 

@@ -1,7 +1,7 @@
 """Images of every mode → 8-bit images with the channels that a model reads."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy
@@ -19,7 +19,7 @@ _ORIENTATION = 0x0112
 """EXIF tag of the orientation; 1 is upright."""
 
 
-class _Found(NamedTuple):
+class Stored(NamedTuple):
     """How an image is stored."""
 
     sixteen_bits: bool
@@ -36,14 +36,20 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
     16-bit greyscale turns all values above 255 white. Transparency is dropped, as in the pipelines of transformers.
 
     Args:
-        image: Any image that `image_notes` accepts.
+        image: An image of 8 or 16 bits per channel.
         mode: L, RGB or RGBA.
+
+    Raises:
+        ValueError: It has 32 bits per channel, of unknown scale, which Pillow would clip to white.
 
     Example:
         >>> sixteen = Image.fromarray(numpy.array([[0, 25700]], dtype=numpy.uint16))
         >>> numpy.asarray(converted(sixteen, "L")).tolist()
         [[0, 100]]
     """
+    problem = scale_problem(image)
+    if problem:
+        raise ValueError(problem)
     if _has_sixteen_bits(image):
         image = Image.fromarray((numpy.asarray(image).astype(numpy.uint32) >> 8).astype(numpy.uint8))
     elif image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:  # Pillow has no direct way from these
@@ -65,38 +71,69 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[tuple[str, ...], 
     Raises:
         ConfigError: An image has 32 bits per channel, of unknown scale; names its row and file.
     """
-    found = [_look(table, column, row) for row in range(len(table))]
+    found = {row: _look(table, column, row) for row in range(len(table))}
+    return storage_notes(table, list(found.items()), mode), max(found, key=lambda row: found[row].pixels)
+
+
+def storage_notes(table: Table, found: Sequence[tuple[int, Stored]], mode: str) -> tuple[str, ...]:
+    """Count the images that are not read as they are stored.
+
+    Args:
+        table: The rows.
+        found: Row of each image, and how it is stored.
+        mode: Mode that images are converted to.
+    """
     words = {
-        "have 16 bits per channel: the upper 8 are used": [i for i, one in enumerate(found) if one.sixteen_bits],
-        "are transparent: transparency is ignored": [
-            i for i, one in enumerate(found) if one.transparent and mode != "RGBA"
-        ],
-        "have several frames: the first is used": [i for i, one in enumerate(found) if one.frames],
-        "are turned upright as their EXIF orientation says": [i for i, one in enumerate(found) if one.turned],
+        "have 16 bits per channel: the upper 8 are used": [row for row, one in found if one.sixteen_bits],
+        "are transparent: transparency is ignored": [row for row, one in found if one.transparent and mode != "RGBA"],
+        "have several frames: the first is used": [row for row, one in found if one.frames],
+        "are turned upright as their EXIF orientation says": [row for row, one in found if one.turned],
     }
-    notes = tuple(
-        f"{table.task}: {table.source.path}: {len(rows)} of {len(table)} images {what}; first: {table.place(rows[0])}."
+    return tuple(
+        f"{table.task}: {table.source.path}: {len(rows)} of {len(found)} images {what}; first: {table.place(rows[0])}."
         for what, rows in words.items()
         if rows
     )
-    return notes, max(range(len(found)), key=lambda row: found[row].pixels)
 
 
-def _look(table: Table, column: str, row: int) -> _Found:
+def stored_as(image: Image.Image) -> Stored:
+    """Look at how an image is stored."""
+    transparent = image.mode in _ALPHA or "transparency" in image.info
+    turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    frames = getattr(image, "n_frames", 1) > 1
+    return Stored(_has_sixteen_bits(image), transparent, turned, frames, image.width * image.height)
+
+
+def check_scale(table: Table, row: int, stored: Mapping[str, object], image: Image.Image) -> None:
+    """Refuse an image of a row whose numbers have no known scale.
+
+    Raises:
+        ConfigError: It has 32 bits per channel; names row and file.
+    """
+    problem = scale_problem(image)
+    if problem:
+        place = f" ({stored['path']})" if stored.get("path") else ""
+        raise table.error(f"{table.place(row)}{place}: {problem}. Save it with 8 or 16 bits, or remove the row.")
+
+
+def _look(table: Table, column: str, row: int) -> Stored:
     stored = table.stored_image(column, row)
     data = cast(bytes | None, stored.get("bytes"))
-    opened = table.decoding(row, stored)
-    with opened, Image.open(io.BytesIO(data) if data is not None else cast(str, stored["path"])) as image:
-        sixteen = _has_sixteen_bits(image)
-        if image.mode in ("I", "F") and not sixteen:
-            place = f" ({stored['path']})" if stored.get("path") else ""
-            raise table.error(
-                f"{table.place(row)}{place}: expected an image of 8 or 16 bits per channel, found 32 bits (mode "
-                f"{image.mode}), for which no scale is known. Save it with 8 or 16 bits, or remove the row."
-            )
-        transparent = image.mode in _ALPHA or "transparency" in image.info
-        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-        return _Found(sixteen, transparent, turned, getattr(image, "n_frames", 1) > 1, image.width * image.height)
+    with (
+        table.decoding(row, stored),
+        Image.open(io.BytesIO(data) if data is not None else cast(str, stored["path"])) as image,
+    ):
+        check_scale(table, row, stored, image)
+        return stored_as(image)
+
+
+def scale_problem(image: Image.Image) -> str:
+    """Say why an image's numbers cannot be read; empty if they can."""
+    if image.mode not in ("I", "F") or _has_sixteen_bits(image):
+        return ""
+    return (
+        f"expected an image of 8 or 16 bits per channel, found 32 bits (mode {image.mode}), for which no scale is known"
+    )
 
 
 def _has_sixteen_bits(image: Image.Image) -> bool:

@@ -3,14 +3,13 @@
 import csv
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from adamerge.data.record import Record, Row
 from adamerge.data.text_files import lines
-
-TAB = "\t"
+from adamerge.data.tsv_quotes import TAB, quotes_fields
 
 
 def split_text(path: Path, seen: Counter[str]) -> Iterator[Record]:
@@ -27,10 +26,9 @@ def split_csv(path: Path, seen: Counter[str]) -> Iterator[Record]:
 def split_tsv(path: Path, seen: Counter[str]) -> Iterator[Record]:
     """Yield the records of a TSV file: each line is a row and quotation marks are characters.
 
-    If every field with a quotation mark is quoted as the writers of spreadsheets do (see `_STYLES`), the file is read
-    as a CSV file with tabs instead.
+    A file that quotes its fields (`quotes_fields`) is read as a CSV file with tabs instead.
     """
-    if _is_quoted(path):
+    if quotes_fields(path):
         seen["quoted"] += 1
         yield from _under_header(_quoted_fields(path, TAB, seen), seen)
     else:
@@ -101,67 +99,3 @@ def _quoted_fields(path: Path, delimiter: str, seen: Counter[str]) -> Iterator[t
         ) from error
     finally:
         csv.field_size_limit(limit)
-
-
-# --- does a TSV file quote its fields? ------------------------------------------------------------------------------
-
-
-def _is_quoted(path: Path) -> bool:
-    """Return whether a TSV file is what a writer of quoted fields writes; a plain file almost never is."""
-    styles, marks, width = list(_STYLES), False, 0
-    for raw, fields in _raw_records(path):
-        marks = marks or '"' in raw
-        styles = [style for style in styles if TAB.join(style(fields)) == raw]
-        if not styles or (fields and width not in (0, len(fields))):
-            return False
-        width = len(fields) or width
-    return marks
-
-
-def _raw_records(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each record as it is written and as its fields; a record that breaks the rules has no field."""
-    taken: list[str] = []
-
-    def take() -> Iterator[str]:
-        for line in lines(path):
-            taken.append(line)
-            yield line
-
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        for fields in csv.reader(take(), delimiter=TAB, strict=True):
-            yield "".join(taken).rstrip("\r\n"), fields
-            taken.clear()
-    except csv.Error:
-        yield "".join(taken), []
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _quote(field: str) -> str:
-    return '"' + field.replace('"', '""') + '"'
-
-
-def _where_needed(fields: Sequence[str]) -> list[str]:
-    if list(fields) == [""]:
-        return ['""']
-    return [_quote(field) if any(mark in field for mark in '\t\r\n"') else field for field in fields]
-
-
-def _everywhere(fields: Sequence[str]) -> list[str]:
-    return [_quote(field) for field in fields]
-
-
-def _around_words(fields: Sequence[str]) -> list[str]:
-    return [field if _is_number(field) else _quote(field) for field in fields]
-
-
-def _is_number(field: str) -> bool:
-    try:
-        return bool(field) and float(field) is not None
-    except ValueError:
-        return False
-
-
-_STYLES: tuple[Callable[[Sequence[str]], list[str]], ...] = (_where_needed, _everywhere, _around_words)
-"""The ways in which writers quote fields: as Python's csv, with QUOTE_ALL, and with QUOTE_NONNUMERIC as R does."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+from datasets.config import HF_DATASETS_CACHE
 
 from adamerge.data.image_folders import is_image, open_images
 from adamerge.data.list_files import list_files, missing_shards, split_of_tables
@@ -38,7 +39,8 @@ def open_rows(source: DataSource) -> Unread:
         return _open_folder(path, source)
     if os.path.lexists(path) or is_table(path):
         return _open_file(path, source.max_bytes)
-    return _of_dataset(_from_hub(source))
+    kept = f"the rows come from the hub and stay in the cache of datasets ({HF_DATASETS_CACHE})."
+    return replace(_of_dataset(_from_hub(source)), notes=(kept,))
 
 
 def _open_file(path: Path, largest: int) -> Unread:
@@ -49,8 +51,7 @@ def _open_file(path: Path, largest: int) -> Unread:
         raise ValueError(problem)
     if not is_table(path):
         raise ValueError(f"expected a file that ends in {endings()}, found {path.name}. Convert or rename it.")
-    empty = Unread(0, lambda _: Arrow(datasets.Dataset.from_dict({})))
-    return open_tables([path], largest) if path.stat().st_size else empty
+    return open_tables([path], largest) if path.stat().st_size else _of_dataset(datasets.Dataset.from_dict({}))
 
 
 def _open_folder(folder: Path, source: DataSource) -> Unread:
@@ -98,7 +99,8 @@ def _from_hub(source: DataSource) -> datasets.Dataset:
 
 
 def _of_dataset(data: datasets.Dataset) -> Unread:
-    return Unread(len(data), Arrow(data).select)
+    rows = Arrow(data)
+    return Unread(len(data), rows.select, rows.placed)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Rows as they were read: columns of Python values, or an Arrow table."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import datasets
@@ -25,6 +25,10 @@ class Records(ABC):
     @abstractmethod
     def values(self, column: str) -> Sequence[object]:
         """Return the values of a column; images stay paths, or dicts of path and bytes."""
+
+    def placed(self, column: str) -> Iterator[tuple[str, object]]:
+        """Yield place and value of every row of a column."""
+        yield from ((self.place(row), value) for row, value in enumerate(self.values(column)))
 
     @abstractmethod
     def value(self, column: str, row: int) -> object:

@@ -19,6 +19,9 @@ from adamerge.data.record import Record
 from adamerge.data.records import Arrow, Listed, Records
 from adamerge.data.text_files import COMPRESSED, check_size, format_ending
 
+Column: TypeAlias = Callable[[str], Iterator[tuple[str, object]]]
+"""Name of a column → place and value of each of its rows, in order; read anew at every call."""
+
 Splitter: TypeAlias = Callable[[Path, Counter[str]], Iterator[Record]]
 """A text file → its records; counts in the counter what it skips or reads in a special way."""
 
@@ -43,11 +46,13 @@ class Unread:
     Attributes:
         count: Number of rows.
         read: Returns the rows with these ascending indices.
+        column: Reads one column of all rows.
         notes: Messages for the user on how the source is read.
     """
 
     count: int
     read: Callable[[Sequence[int]], Records]
+    column: Column
     notes: tuple[str, ...] = ()
 
 
@@ -81,7 +86,7 @@ def open_tables(files: Sequence[Path], largest: int | None = None) -> Unread:
         ValueError: Files have several formats, are larger than the limit, or a row cannot be read; names the row, line
             and file.
     """
-    formats = {format_ending(file): file.name for file in files}
+    formats = {SPLITTERS.get(format_ending(file), format_ending(file)): file.name for file in files}
     if len(formats) > 1:
         raise ValueError(
             f"expected tables of one format, found {' and '.join(formats.values())}. Name one file, or a folder with "
@@ -89,7 +94,7 @@ def open_tables(files: Sequence[Path], largest: int | None = None) -> Unread:
         )
     _check_once(files)
     check_size(files, largest)
-    ending = next(iter(formats))
+    ending = format_ending(files[0])
     found = _open_parquet(files) if ending == PARQUET else _open_text(files, SPLITTERS[ending])
     if len(files) == 1:
         return found
@@ -117,7 +122,13 @@ def _open_text(files: Sequence[Path], split: Splitter) -> Unread:
     for place, record in _records(files, split, seen):
         columns.update(dict.fromkeys(_parsed(place, record)))
         count += 1
-    return Unread(count, partial(_read_text, files, split, list(columns)), _notes(seen))
+    read = partial(_read_text, files, split, list(columns))
+    return Unread(count, read, partial(_column_of_text, files, split), _notes(seen))
+
+
+def _column_of_text(files: Sequence[Path], split: Splitter, column: str) -> Iterator[tuple[str, object]]:
+    for place, record in _records(files, split, Counter()):
+        yield place, _parsed(place, record).get(column)
 
 
 def _read_text(files: Sequence[Path], split: Splitter, columns: Sequence[str], wanted: Container[int]) -> Listed:
@@ -156,8 +167,9 @@ def _parsed(place: str, record: Record) -> dict[str, object]:
 def _notes(seen: Counter[str]) -> tuple[str, ...]:
     said = {
         "blank": "lines without content are skipped",
-        "quoted": "file is read as tab-separated values with quoted fields (its quotation marks enclose fields)",
-        "marks": "rows have a field that begins with a quotation mark; it is read as a character (plain .tsv)",
+        "quoted": "file is read as tab-separated values with quoted fields: marks that enclose a field are left out",
+        "marks": "rows have a field that begins with a quotation mark, which is read as a character, because the file "
+        "does not quote its fields throughout; if its writer meant quotes, save it as .csv or JSON lines",
         "spans": "rows span several lines (line breaks inside quotation marks)",
     }
     return tuple(f"{seen[key]} {words}." for key, words in said.items() if seen[key])
@@ -170,7 +182,17 @@ def _open_parquet(files: Sequence[Path]) -> Unread:
     count = sum(pq.read_metadata(file).num_rows for file in files)
     if not 0 <= count <= MOST_ROWS:
         raise ValueError(f"expected at most {MOST_ROWS} rows, found {count}. Name fewer files, or copy them again.")
-    return Unread(count, partial(_read_parquet, files, count))
+    return Unread(count, partial(_read_parquet, files, count), partial(_column_of_parquet, files))
+
+
+def _column_of_parquet(files: Sequence[Path], column: str) -> Iterator[tuple[str, object]]:
+    number = 0
+    for file in files:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(columns=[column]):
+                for value in batch.column(column).to_pylist():
+                    number += 1
+                    yield f"row {number}", value
 
 
 def _read_parquet(files: Sequence[Path], count: int, wanted: Sequence[int]) -> Arrow:

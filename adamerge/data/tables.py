@@ -13,10 +13,12 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
+from adamerge.data.base64_images import bytes_of
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
-from adamerge.data.words import are_words, column_of_texts, joined
+from adamerge.data.table_files import Column
+from adamerge.data.words import advice, column_of_texts, joined, separator_hint
 from adamerge.storage.regular_files import problem_of
 from adamerge.types import ConfigError, Fact, quoted
 
@@ -34,6 +36,7 @@ class Table:
         task: The task that they belong to.
         count: Number of rows in the source; None for rows in memory.
         notes: Messages for the user on how the source was read.
+        column: Reads one column of all rows of the source, drawn or not; by default of these rows.
     """
 
     data: Records
@@ -41,6 +44,7 @@ class Table:
     task: str
     count: int | None = None
     notes: tuple[str, ...] = ()
+    column: Column | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -61,7 +65,13 @@ class Table:
     def sample(self, count: int | None, seed: int) -> "Table":
         """Draw `count` rows with the seed and keep their order; None, or more than there are, keeps all rows."""
         chosen = draw(len(self), (count,), seed)
-        return self if len(chosen) == len(self) else replace(self, data=self.data.select(chosen))
+        if len(chosen) == len(self):
+            return self
+        return replace(self, data=self.data.select(chosen), column=self.column or self.data.placed)
+
+    def whole(self, column: str) -> Iterator[tuple[str, object]]:
+        """Yield place and value of a column in all rows of the source, also of those that are not drawn."""
+        return (self.column or self.data.placed)(column)
 
     def require(self, columns: Sequence[str]) -> None:
         """Check that the table has these columns.
@@ -71,7 +81,7 @@ class Table:
         """
         for column in columns:
             if column not in self.columns:
-                hint = _separator_hint(self.columns)
+                hint = separator_hint(self.columns)
                 likely = column_of_texts(self.data) if column == self.source.text and not hint else None
                 meant = f" If {likely!r} holds the texts, write text: {likely}." if likely else ""
                 shown = ", ".join(name[:40] if name == name.strip() else repr(name[:40]) for name in self.columns[:8])
@@ -110,7 +120,7 @@ class Table:
             if not isinstance(text, str):
                 raise self.error(
                     f"{self.place(row)}: expected a text in the column {column!r}, found {quoted(text)}. "
-                    f"{_advice(text, column)}"
+                    f"{advice(text, column)}"
                 )
             texts.append(text)
         return texts
@@ -182,7 +192,7 @@ class Table:
         Raises:
             ConfigError: The value is no image; names its row.
         """
-        value = self.data.value(column, row)
+        value = bytes_of(self.data.value(column, row))
         if value is None or value == "":
             raise self.error(f"{self.place(row)} has no image in {column!r}. Add the image or remove the row.")
         try:
@@ -240,7 +250,7 @@ def load_table(source: DataSource, task: str, seed: int, rows: int | None = None
     try:
         unread = open_rows(source)
         chosen = draw(unread.count, (source.rows, rows), seed)
-        table = Table(unread.read(chosen), source, task, unread.count, unread.notes)
+        table = Table(unread.read(chosen), source, task, unread.count, unread.notes, unread.column)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError, HFValidationError) as error:
         raise ConfigError(
             f"{task}: {source.path}: expected a file, a folder or a hub dataset; no file or folder has this path, and "
@@ -277,23 +287,6 @@ def draw(count: int, limits: Sequence[int | None], seed: int) -> Sequence[int]:
     return chosen
 
 
-def _advice(value: object, column: str) -> str:
-    if are_words(value):
-        return f"Join lists of words to one text in the column {column!r}, or write a list of words in every row."
-    if isinstance(value, dict):
-        return "Write one object per row, with a text in each column."
-    if isinstance(value, int | float):
-        return "Write numbers in quotation marks where they are texts."
-    return "Correct or remove the row."
-
-
-def _separator_hint(columns: Sequence[str]) -> str:
-    """Say that another separator was probably meant, if the only column has it in its name."""
-    only = columns[0] if len(columns) == 1 else ""
-    found = next((word for mark, word in {";": "semicolons", "\t": "tabs", "|": "bars"}.items() if mark in only), None)
-    return f" The first line has {found}: separate fields by commas in .csv, by tabs in .tsv." if found else ""
-
-
 def _file(stored: Mapping[str, object], place: str) -> str:
-    path = stored.get("path")
-    return f" ({path})" if path and Path(str(path)).name not in place else ""
+    path = str(stored.get("path") or "")
+    return f" ({path[:200]})" if path and Path(path).name not in place else ""

@@ -11,12 +11,11 @@ from adamerge.data.end_tokens import with_equal_ends
 from adamerge.data.input_columns import (
     BOXES,
     InputColumn,
-    check_words,
     input_names,
     missing_inputs,
     needs_boxes,
-    read_input,
     tokenized_inputs,
+    unread_note,
     with_boxes,
 )
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
@@ -26,6 +25,7 @@ from adamerge.data.pairs import paired
 from adamerge.data.questions import Spans, check_metric
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
+from adamerge.data.text_inputs import of_rows, placed, read_columns
 from adamerge.data.text_rows import TextRows
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import Tokens, check_ids, check_segments, tokens_of
@@ -68,7 +68,11 @@ class Text(Modality):
             raise table.error("no text has a token, so there is nothing to read. Use other rows.")
         total = len(tokens.ids)
         notes = tokens.all_notes(table, "texts")
-        notes += (*_dropped(table, total - len(kept), total), *read)
+        notes += (
+            *_dropped(table, total - len(kept), total),
+            *read,
+            *unread_note(table, expert.module, list(used.values())),
+        )
         pad_token, more = pad_token_of(table, expert, tokenizer, tokens.ids)
         known = tokens.segments is not None and "token_type_ids" not in inputs
         rows = TextRows(
@@ -76,7 +80,7 @@ class Text(Modality):
             tokenizer,
             per_token=False,
             segments=[tokens.segments[i] for i in kept] if known and tokens.segments else None,
-            inputs={name: InputColumn([c.values[i] for i in kept], c.per_token) for name, c in inputs.items()},
+            inputs=of_rows(inputs, kept),
             pad_token=pad_token,
         )
         longest = rows.batch(rows.by_length(range(len(rows)))[:1]).inputs
@@ -109,7 +113,6 @@ def _tokenized(
     """Tokenise texts, and read the columns that are inputs of the model too; also return how they were read."""
     source, module = table.source, expert.module
     texts, pair = table.texts(source.text), table.texts(source.text_pair) if source.text_pair else None
-    read: list[str] = []
     inputs: dict[str, InputColumn] = {}
     if needs_boxes(tokenizer):
         encoded = with_boxes(table, texts, tokenizer, limit)
@@ -120,13 +123,10 @@ def _tokenized(
         tokens = tokens_of(table, tokenizer, limit, texts, pair)
         if expert.kind.encoder_decoder:
             tokens = with_equal_ends(table, expert, tokenizer, tokens, limit, texts, pair)
-        check_words(table, names, tokenizer)
-        places = {"return_offsets_mapping": bool(names), "return_special_tokens_mask": bool(names)}
-        encoded = tokenizer(texts, pair, truncation=True, max_length=limit, **places)  # pyright: ignore
+        encoded = placed(table, tokenizer, names, limit, texts, pair)
         inputs = tokenized_inputs(encoded, tokenizer, module)
-    for name in names:
-        inputs[name], how = read_input(table, name, texts, encoded, tokenizer)
-        read.append(f"{table.task}: the column {name!r} is an input of {expert.kind.architecture}: {how}.")
+    columns, read = read_columns(table, expert, tokenizer, names, texts, encoded)
+    inputs |= columns
     missing = missing_inputs(module, list(inputs))
     if missing:
         read.append(

@@ -1,4 +1,4 @@
-"""Columns of lists of words, which are joined, and the column that a user probably meant."""
+"""Columns of lists of words, which are joined, and what a user probably meant by values that are no texts."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -33,6 +33,24 @@ def column_of_texts(data: Records) -> str | None:
     rows = range(min(len(data), 1))
     found = (name for name in data.columns for row in rows if _is_text(data.value(name, row)))
     return next(found, None)
+
+
+def advice(value: object, column: str) -> str:
+    """Say what to do about a value where a text is expected."""
+    if are_words(value):
+        return f"Join lists of words to one text in the column {column!r}, or write a list of words in every row."
+    if isinstance(value, dict):
+        return "Write one object per row, with a text in each column."
+    if isinstance(value, int | float):
+        return "Write numbers in quotation marks where they are texts."
+    return "Correct or remove the row."
+
+
+def separator_hint(columns: Sequence[str]) -> str:
+    """Say that another separator was probably meant, if the only column has it in its name."""
+    only = columns[0] if len(columns) == 1 else ""
+    found = next((word for mark, word in {";": "semicolons", "\t": "tabs", "|": "bars"}.items() if mark in only), None)
+    return f" The first line has {found}: separate fields by commas in .csv, by tabs in .tsv." if found else ""
 
 
 def _is_text(value: object) -> bool:

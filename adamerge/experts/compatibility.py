@@ -24,6 +24,11 @@ _DOES_NOT_MATTER = re.compile(
 _OF_PEFT = {"base_layer", "modules_to_save", "original_module"}
 """Parts of names that PEFT adds to those of a model that it wraps."""
 
+_OTHER_CLASS = (
+    " Name the class that saved the file in config.json (architectures), copy the file again if it is incomplete, or "
+    "remove tensors from it that are left over."
+)
+
 _ONE_BY_ONE = 3
 """Number of names that get a line each."""
 
@@ -136,10 +141,13 @@ def name_problems(source: str, where: str, module: nn.Module, found: Match) -> l
             f"{source}: expected the tensors of a {what}, but {where} has {several(unmerged)}: it was saved while PEFT "
             "wrapped the model. Merge the adapter first: model.merge_and_unload().save_pretrained(…)."
         ]
-    return [
+    listed = [
         *(f"{source}: {where} has no tensor for {name} of {what}." for name in _few(found.missing)),
         *(f"{source}: {what} has no place for the tensor {name} in {where}." for name in _few(found.unexpected)),
     ]
+    if listed and where == "the file":
+        listed[-1] += _OTHER_CLASS
+    return listed
 
 
 def _few(names: Sequence[str]) -> Sequence[str]:
@@ -159,7 +167,11 @@ def apart_problems(source: str, module: nn.Module, found: Match) -> list[str]:
 
 def quantised_problems(source: str, tensors: Weights, names: Sequence[str]) -> list[str]:
     """List the tensors for which no task vector can be computed because they are quantised."""
+    found: dict[object, list[str]] = {}
+    for name in quantised(tensors.headers, names):
+        found.setdefault(tensors.headers[name].dtype, []).append(name)
     return [
-        f"{source}: {name} is quantised ({tensors.headers[name].dtype}); use the checkpoint from before quantisation."
-        for name in quantised(tensors.headers, names)
+        f"{source}: {several(own)} {'is' if len(own) == 1 else 'are'} quantised ({dtype}); use the checkpoint from "
+        "before quantisation."
+        for dtype, own in found.items()
     ]

@@ -18,6 +18,8 @@ from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
 
 SINGLE, PICKLE = "model.safetensors", "pytorch_model.bin"
 _LIKE_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth", "*.gguf")
+_OTHER_LIBRARIES = ("tf_model*.h5", "flax_model*.msgpack", "model.ckpt*", "rust_model.ot")
+"""Weights of other libraries, which transformers once wrote or opened."""
 
 
 def open_weights(
@@ -84,6 +86,7 @@ def other_weights(folder: Path, read: Sequence[Path] = ()) -> list[str]:
 
 def _notes(source: str, folder: Path, opened: Sequence[Path], read: set[Path]) -> Iterator[str]:
     others = other_weights(folder, list(read))
+    others += sorted(file.name for pattern in _OTHER_LIBRARIES for file in folder.glob(pattern) if file.is_file())
     if others:
         yield f"{source}: {several(others)} in the folder not read; transformers too opens {several(_names(opened))}."
     if read != set(opened):

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from families.table import TABLE
+from PIL import Image
 from support.families import save_family, save_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from adamerge.data.encode import encode
 from adamerge.data.in_memory import as_table
-from adamerge.data.settings import Encoding
+from adamerge.data.settings import DataSource, Encoding
 from adamerge.experts.from_modules import from_modules
 from adamerge.types import ConfigError
 
@@ -90,8 +91,58 @@ def test_other_shapes_are_refused_by_name(first, second, reason, expert, tokeniz
 
 def test_columns_of_rows_that_were_tokenised_before_are_not_mixed_with_new_ids(expert, tokenizer):
     rows = [{"text": "good film", "input_ids": [9, 9], "token_type_ids": [1, 1], "bbox": [[9] * 4] * 2}]
-    found = encoded(rows, expert, tokenizer).rows
+    found, _, notes = encoded(rows, expert, tokenizer)
     assert set(found.batch([0]).inputs) == {"input_ids", "attention_mask"}
+    assert "input_ids, bbox, token_type_ids of the rows are not read: the text is tokenised anew" in sorted(notes)[-1]
+    _, _, notes = encoded([{"text": "good", "attention_mask": [1, 0, 1]}], expert, tokenizer)
+    assert "attention_mask of the rows are not read" in sorted(notes)[-1]
+
+
+def of(architecture):
+    model = next(family for family in TABLE if family.architecture == architecture).build(0)
+    return from_modules(model, {"a": model}).tasks["a"], model
+
+
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "GPT2LMHeadModel"])
+def test_language_models_get_their_columns_too(architecture, tokenizer):
+    expert, model = of(architecture)
+    segments = [[1, 0, 1, 1], [0, 1, 1]]
+    rows = [{"text": text, "token_type_ids": own} for text, own in zip(("good film", "dull"), segments, strict=True)]
+    found, contents, notes = encoded(rows, expert, tokenizer)
+    assert "'token_type_ids' is an input" in " ".join(notes)
+    batch = found.batch([0, 1])
+    assert batch.inputs["token_type_ids"].tolist() == [segments[0], [*segments[1], 0]]
+    with torch.no_grad():
+        expected = model(
+            input_ids=torch.tensor([tokenizer("dull")["input_ids"]]), token_type_ids=torch.tensor([segments[1]])
+        )
+        state = {name: expert.weights[name] for name in expert.weights.headers}
+        torch.testing.assert_close(expert.forward(state, (), batch.inputs).logits[1, :3], expected.logits[0])
+    other = encoded([{**row, "token_type_ids": [0] * len(row["token_type_ids"])} for row in rows], expert, tokenizer)
+    assert contents.fingerprint != other.contents.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("architecture", "row", "source", "what"),
+    [
+        (
+            "GPT2LMHeadModel",
+            {"text": "good", "completion": "film"},
+            {"completion": "completion"},
+            "texts with completions",
+        ),
+        ("GPT2LMHeadModel", {"messages": [{"role": "user", "content": "good"}]}, {}, "chats"),
+        ("ViTForImageClassification", {"image": Image.new("L", (2, 2))}, {}, "images"),
+    ],
+)
+def test_columns_that_cannot_be_given_to_the_model_are_refused(architecture, row, source, what, tokenizer):
+    expert, _ = of(architecture)
+    name = "interpolate_pos_encoding" if what == "images" else "position_ids"
+    table = as_table([{**row, name: [1]}], "a", DataSource("rows in memory", **source))
+    with pytest.raises(
+        ConfigError, match=f"the columns {name} are inputs of {architecture}, but of {what} they cannot"
+    ):
+        encode(table, expert, tokenizer, Encoding())
 
 
 def test_a_tokenizer_that_takes_words_and_boxes_gets_both(tmp_path, expert):

@@ -1,13 +1,17 @@
 """Labels of a column are read by one rule, and refused by their row where it does not hold."""
 
+import json
+
 import datasets
 import pytest
+from PIL import Image
 from support.families import build
 
+from adamerge.data.in_memory import as_table
 from adamerge.data.labels import label_indices
 from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource
-from adamerge.data.tables import Table
+from adamerge.data.tables import Table, load_table
 from adamerge.experts.model_kind import kind_of
 from adamerge.types import ConfigError
 
@@ -137,8 +141,54 @@ def test_class_names_are_those_of_pipelines_whatever_label2id_says(label2id):
     assert kind_of(module).class_names == {0: "neg", 1: "pos"}
 
 
-def test_a_rule_that_saw_drawn_rows_alone_says_so():
-    whole = labelled([0, 1])
-    assert "drawn" not in label_indices(whole, ANIMALS, 2)[1]
-    drawn = Table(whole.data, whole.source, "mood", count=50)
-    assert label_indices(drawn, ANIMALS, 2)[1].endswith("(seen in the 2 drawn rows of 50).")
+def saved(folder, kind, labels):
+    """A source of these labels, whose first rows alone a small sample may miss."""
+    rows = [{"text": f"row {i}", "label": label} for i, label in enumerate(labels)]
+    file = folder / f"rows{kind}"
+    if kind == "":
+        datasets.Dataset.from_list(rows).save_to_disk(str(file))
+    elif kind == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(str(file))
+    elif kind == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        mark = "," if kind == ".csv" else "\t"
+        lines = [f"text{mark}label", *(f"{row['text']}{mark}{row['label']}" for row in rows)]
+        file.write_text("\n".join(lines))
+    return load_table(DataSource(str(file), rows=4), "mood", seed=0)
+
+
+KINDS = [".jsonl", ".csv", ".tsv", ".parquet", ""]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_are_not_drawn_decide_how_a_column_is_read(tmp_path, kind):
+    labels = ["1"] * 39 + ["0"]  # by name class 0, by index class 1; only the last row tells
+    table = saved(tmp_path, kind, labels)
+    assert table.values("label") == ["1"] * 4
+    with pytest.raises(ConfigError, match=r"row 40.* has the label '0'"):
+        label_indices(table, STARS, 3)
+    (tmp_path / "other").mkdir()
+    found, note = label_indices(saved(tmp_path / "other", kind, ["2"] * 39 + ["3"]), STARS, 3)
+    assert found == [1, 1, 1, 1]
+    assert note == "labels in 'label' are read as class names: 2 = 1, 3 = 2 (of all 40 rows, of which 4 are drawn)."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_odd_label_of_a_row_that_is_not_drawn_is_refused(tmp_path, kind):
+    table = saved(tmp_path, kind, ["ant"] * 20 + ["cat"] + ["zebra"] * 19)
+    assert "cat" not in table.values("label")
+    with pytest.raises(ConfigError, match=r"row 21.* has the label 'cat'"):
+        label_indices(table, ANIMALS, 2)
+
+
+def test_rows_in_memory_and_images_are_looked_at_as_a_whole_too(tmp_path):
+    rows = as_table([{"text": str(i), "label": "ant"} for i in range(30)] + [{"text": "a"}], "mood", rows=3)
+    with pytest.raises(ConfigError, match=r"row 31 has the label None.* 1 of 31 rows have no label"):
+        label_indices(rows, ANIMALS, 2)
+    for name in ("ant", "zebra", "cat"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (1, 1)).save(tmp_path / name / "1.png")
+    images = load_table(DataSource(str(tmp_path), rows=1), "mood", seed=0)
+    with pytest.raises(ConfigError, match="'cat': the model has no class of that name"):
+        label_indices(images, ANIMALS, 2)

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +90,10 @@ def pool(request, tmp_path_factory):
         Image.new("RGB", (16 + 8 * (number % 2), 16), (40 * number, 255 - 40 * number, 90)).save(
             folder / f"{number}.png"
         )
+    Image.new("F", (16, 16), 300.0).save(folder / "deep.tif")
+    Image.new("I;16", (16, 16), 100 << 8).save(folder / "sixteen.png")
+    Image.new("RGB", (100, 100)).save(folder / "large.png")
+    os.mkfifo(folder / "pipe.png")
     expert = Expert("a", type(model).from_pretrained(folder / "a").eval(), InMemory({}), ())
     return Pool(folder, expert, AutoProcessor.from_pretrained(folder / "a"))
 
@@ -196,7 +201,7 @@ REFUSED = {
     "no answer": ([{"messages": chat({"type": "image"}, word("loud"))[:1], "image": "1.png"}], "row 1 .*answer"),
     "missing file": (
         [{"messages": chat({"type": "image", "path": "no.png"}, word("loud"))}],
-        "row 1 .*no.png is missing",
+        r"row 1 .*\(no.png\) is not an image that can be read: there is no such file",
     ),
     "address": ([{"messages": chat({"type": "image", "url": "https://a.b/c.png"})}], "row 1 .*Download images first"),
     "too few": (
@@ -209,6 +214,10 @@ REFUSED = {
         [{"messages": chat({"type": "image", "path": "1.png"})}, {"messages": chat({"type": "audio", "url": "a.wav"})}],
         "row 2 .*audio beside text",
     ),
+    "a number": ([{"messages": chat({"type": "image", "image": 7})}], "row 1 .*the path of one, found 7"),
+    "32 bits": ([{"messages": chat({"type": "image", "path": "deep.tif"})}], "row 1 .*deep.tif.*found 32 bits .mode F"),
+    "a pipe": ([{"messages": chat({"type": "image", "path": "pipe.png"})}], "row 1 .*expected a file, found a pipe"),
+    "too large": ([{"messages": chat({"type": "image", "path": "large.png"})}], "row 1 .*at most 2000 pixels"),
     "no completion": ([{"text": "loud", "image": "1.png"}], "name|Name it .key completion"),
 }
 
@@ -216,5 +225,19 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_rows_that_cannot_be_encoded_are_refused_by_row(pool, tmp_path, name):
     rows, words = REFUSED[name]
+    written = json.dumps(rows)
+    for file in ("1.png", "deep.tif", "pipe.png", "large.png"):
+        written = written.replace(file, str(pool.folder / file))
     with pytest.raises(ConfigError, match=words):
-        rows_of(pool, tmp_path, json.loads(json.dumps(rows).replace("1.png", str(pool.folder / "1.png"))))
+        rows_of(pool, tmp_path, json.loads(written), max_pixels=2000)
+
+
+def test_images_that_are_not_read_as_they_are_stored_are_counted(pool, tmp_path):
+    asks = [chat({"type": "image", "path": str(pool.folder / name)}, word("loud")) for name in ("1.png", "sixteen.png")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"messages": one}) for one in asks))
+    encoded = encode(load_table(DataSource(str(file)), "a", 0), pool.expert, pool.processor, Encoding())
+    assert "1 of 2 images have 16 bits per channel: the upper 8 are used; first: row 2" in " ".join(encoded.notes)
+    pixels = encoded.rows.batch([1]).inputs["pixel_values"]
+    white = encoded.rows.batch([0]).inputs["pixel_values"].max()
+    assert pixels.max() < white  # 100 of 255, and not clipped

@@ -1,5 +1,7 @@
 """Images of every mode are read as they look, or refused with their row."""
 
+import base64
+
 import datasets
 import numpy
 import pytest
@@ -94,6 +96,22 @@ def test_images_of_unknown_scale_are_refused(tmp_path, dtype, mode):
     bad = saved(tmp_path, Image.fromarray(GREY.astype(dtype)), "tif")
     with pytest.raises(ConfigError, match=rf"mood: rows: row 2 \(.*image.tif\): .* found 32 bits \(mode {mode}\)"):
         encode(tmp_path, good, bad)
+
+
+def test_images_in_base64_are_read_and_damaged_ones_named_in_short(tmp_path):
+    content = base64.b64encode(saved(tmp_path, COLOUR_IMAGE).read_bytes()).decode()
+    found = encode(tmp_path, f"data:image/png;base64,{content}")
+    torch.testing.assert_close(found.rows.batch([0]).inputs["pixel_values"], rgb(COLOUR_IMAGE))
+    for damaged in (f"data:image/png;base64,{content[:-7]}", content):
+        with pytest.raises(ConfigError, match=r"row 1 .* is not an image that can be read") as refused:
+            encode(tmp_path, damaged)
+        assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_no_conversion_clips_numbers_of_unknown_scale(mode):
+    with pytest.raises(ValueError, match=rf"found 32 bits \(mode {mode}\)"):
+        converted(Image.new(mode, (1, 1), 300), "RGB")
 
 
 @given(

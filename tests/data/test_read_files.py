@@ -12,6 +12,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.config import HF_DATASETS_CACHE
 from PIL import Image
 
 from adamerge.data.settings import DataSource
@@ -200,6 +201,19 @@ def test_what_is_read_in_a_special_way_is_noted(tmp_path):
 
 
 # --- folders of tables -----------------------------------------------------------------------------------------------
+
+
+def test_rows_of_the_hub_are_said_to_stay_in_a_cache(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict({"text": ["good"]}))
+    table = load("someone/rows")
+    assert table.texts("text") == ["good"]
+    assert f"stay in the cache of datasets ({HF_DATASETS_CACHE})" in table.notes[0]
+
+
+def test_endings_of_one_format_are_joined(tmp_path):
+    for name in ("a.jsonl", "b.ndjson", "c.JSONL"):
+        write(tmp_path / name, f'"{name}"\n')
+    assert texts(tmp_path) == ["a.jsonl", "b.ndjson", "c.JSONL"]
 
 
 def test_shards_are_joined_in_order_and_places_name_them(tmp_path):

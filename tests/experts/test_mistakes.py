@@ -98,7 +98,7 @@ def missing_tensor(folder, config):
     edit_tensors(folder / "mood/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
 
 
-@of_headers("no place for the tensor adapter.weight")
+@of_headers("no place for the tensor adapter.weight", "Name the class that saved the file in config.json")
 def tensor_too_many(folder, config):
     edit_tensors(folder / "mood/model.safetensors", lambda t: t.update({"adapter.weight": torch.zeros(2)}))
 
@@ -169,6 +169,14 @@ def base_without_its_layers(folder, config):
 @of_headers("mood: expected one checkpoint", "adapter_config.json) is beside config.json")
 def adapter_beside_a_checkpoint(folder, config):
     (folder / "mood/adapter_config.json").write_text("{}")
+
+
+@of_headers("mood: bert.embeddings.word_embeddings.weight, ", " more are quantised (torch.int8)")
+def quantised_tensors(folder, config):
+    edit_tensors(
+        folder / "mood/model.safetensors",
+        lambda t: t.update({n: v.to(torch.int8) for n, v in t.items() if v.ndim > 1}),
+    )
 
 
 @of_headers("mood: bert.pooler.dense.weight is quantised (torch.int8)")

@@ -73,6 +73,13 @@ def test_shards_may_be_in_a_folder_below(folder):
     assert assert_opens_what_transformers_opens(folder) == ()
 
 
+@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.ckpt.index"])
+def test_weights_of_other_libraries_are_named(folder, name):
+    (folder / name).write_bytes(b"other weights")
+    (note,) = assert_opens_what_transformers_opens(folder)
+    assert note.endswith(f"{name} in the folder not read; transformers too opens model.safetensors.")
+
+
 def test_a_pickle_beside_safetensors_is_named_and_with_permission_compared(folder):
     pickle(folder, change=1.0)
     (note,) = assert_opens_what_transformers_opens(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from families.others import OTHERS
+from families.others import NAMINGS, OTHERS
 from families.table import TABLE
 
 FILE = Path(__file__).parents[2] / "docs/families.md"
@@ -62,6 +62,23 @@ can be learned from rows, `check` says so: leave out that task's calibration and
 """
 
 
+THIRD = """
+## Two namings
+
+Files of these classes are found in two namings, which are read and merged alike; exports have the names that
+`save_pretrained` writes. A file that holds a parameter under both is refused unless the values are equal. One class
+stands for all that have the rule: `LayerNorm.gamma` and `.beta` for every class with a LayerNorm.
+
+| class | name in new files | other name |
+|---|---|---|
+"""
+
+
+def namings():
+    """Lines of the third table."""
+    yield from (f"| {title} | `{now}` | `{other}` |" for title, (now, other) in sorted(NAMINGS.items()))
+
+
 def others():
     """Lines of the second table."""
     for member in sorted(OTHERS, key=lambda member: member.title.lower()):
@@ -74,7 +91,17 @@ def text():
         f"| {f.architecture} | {BATCHES[f.batches]} | {PROMPTS[f.prompts]} | {STATE[f.state]} |"
         for f in sorted(TABLE, key=lambda family: (family.architecture.lower(), family.batches))
     ]
-    return INTRODUCTION + "\n".join(lines) + "\n" + SECOND + "\n".join(others()) + "\n"
+    return (
+        INTRODUCTION
+        + "\n".join(lines)
+        + "\n"
+        + SECOND
+        + "\n".join(others())
+        + "\n"
+        + THIRD
+        + "\n".join(namings())
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

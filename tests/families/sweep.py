@@ -3,7 +3,10 @@
 python tests/families/sweep.py [architecture …]    # prints a table; without names, all classes
 """
 
+import contextlib
 import copy
+import io
+import json
 import shutil
 import sys
 import tempfile
@@ -24,7 +27,7 @@ from support.families import WORDS, save_tokenizer
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
-from adamerge import ConfigError, Expert, Merge
+from adamerge import ConfigError, Expert, Merge, cli
 from adamerge.experts.conversion import written
 
 COEFFICIENTS = {"a": 0.3, "b": 0.3}
@@ -116,15 +119,46 @@ def merged(folder, rows=None, **settings):
     return result, done.checkpoints["a"]
 
 
-def learns(member, folder):
-    """One step on rows; returns "learns" or the message that refuses the rows."""
+def saved_rows(member, folder):
+    """The rows as a file of texts, or a folder of images."""
+    rows, place = rows_of(member), folder / "rows"
+    if isinstance(rows[0], str):
+        place = place.with_suffix(".txt")
+        place.write_text("\n".join(rows))
+        return place
+    place.mkdir(exist_ok=True)
+    for number, image in enumerate(rows):
+        image.save(place / f"{number}.png")
+    return place
+
+
+def checks(member, folder, *, rows=True):
+    """What `adamerge check` prints of a merge that learns from rows, or of a data-free one."""
+    own = {"calibration": str(saved_rows(member, folder))} if rows else {}
+    config = {
+        "base_model": str(folder / "base"), "models": [{"model": str(folder / name), **own} for name in "ab"],
+        "method": method_of(member) if rows else "task_arithmetic", "run_dir": str(folder / "run"),
+        "trainer": {"accelerator": "cpu"},
+    }  # fmt: skip
+    (folder / "merge.yaml").write_text(json.dumps(config), encoding="utf-8")
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        cli.main(["check", "--config", str(folder / "merge.yaml")])
+    return printed.getvalue()
+
+
+def method_of(member):
+    """A method with an objective for a class."""
     speaks = bool(getattr(member, "prompts", "")) or member.architecture.endswith(
         ("ForCausalLM", "Generation", "MaskedLM")
     )
-    method = "expert_merging" if speaks or "LMHead" in member.architecture else "adamerging"
+    return "expert_merging" if speaks or "LMHead" in member.architecture else "adamerging"
+
+
+def learns(member, folder):
+    """One step on rows; returns "learns" or the message that refuses the rows."""
     data = {"held_out": 0.34, "batch_size": 2}
     try:
-        result, _ = merged(folder, rows_of(member), method=method, data=data)
+        result, _ = merged(folder, rows_of(member), method=method_of(member), data=data)
     except ConfigError as error:
         if "Use the objective LogitAlignment" not in str(error):
             return str(error)
@@ -175,6 +209,11 @@ def renamed(member, folder, models):
     return count
 
 
+def verdict(member, folder):
+    """What `check` finds with rows, and without."""
+    return " / ".join(checks(member, folder, rows=rows).splitlines()[-1] for rows in (True, False))
+
+
 def line(member):
     """One line of the table."""
     title = getattr(member, "title", member.architecture)
@@ -182,7 +221,7 @@ def line(member):
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         models = save_pool(member, folder)
-        for step in (learns, merges, lambda m, f: f"{renamed(m, f, models)} names", merges):
+        for step in (verdict, learns, merges, lambda m, f: f"{renamed(m, f, models)} names", merges):
             try:
                 verdicts.append(str(step(member, folder) or "equal")[:160])
             except Exception as error:

@@ -1,16 +1,18 @@
 """A sample of what `python tests/families/sweep.py` prints for all classes: check, learn, export, old names."""
 
 import pytest
-from families.others import OTHERS
-from families.sweep import learns, merges, renamed, save_pool
+import torch
+from families.others import NAMINGS, OTHERS
+from families.sweep import checks, learns, merged, merges, renamed, save_pool
 from families.table import TABLE
+from safetensors.torch import load_file
 
 SAMPLE = (
     "GptOssForCausalLM", "Wav2Vec2ForCTC", "MarianMTModel", "BertForQuestionAnswering", "RobertaForMultipleChoice",
     "LlamaForSequenceClassification (reward model)", "BertModel (sentence encoder)",
     "RobertaForSequenceClassification (multi-label)", "BertForSequenceClassification (regression)",
 )  # fmt: skip
-OLD = ("LlavaForConditionalGeneration", "BertModel (sentence encoder)")
+SPECIAL = ("WavLMForCTC", "ElectraForQuestionAnswering", "RobertaForMultipleChoice", "SegformerForSemanticSegmentation")
 MEMBERS = {member.title: member for member in OTHERS}
 
 
@@ -27,10 +29,33 @@ def test_a_class_learns_or_is_refused_in_words_and_merges_like_plain_transformer
     merges(member, tmp_path)
 
 
-@pytest.mark.parametrize("title", OLD)
-def test_files_in_another_naming_merge_alike(title, tmp_path):
+@pytest.mark.parametrize("title", SPECIAL)
+def test_check_says_what_still_works_and_it_does(title, tmp_path):
     member = MEMBERS[title]
-    assert renamed(member, tmp_path, save_pool(member, tmp_path)) > 0
+    save_pool(member, tmp_path)
+    printed = checks(member, tmp_path)
+    assert member.says in printed
+    assert "data-free method" in printed
+    assert "no problem found" in checks(member, tmp_path, rows=False)
+
+
+def test_classifiers_of_sound_learn_from_tensors(tmp_path):
+    member = MEMBERS["Wav2Vec2ForSequenceClassification"]
+    save_pool(member, tmp_path)
+    rows = {"input_values": torch.randn(6, 64, generator=torch.Generator().manual_seed(0))}
+    result, _ = merged(tmp_path, rows, method="adamerging", data={"held_out": 0.34, "batch_size": 2})
+    assert result.moved
+
+
+@pytest.mark.parametrize("title", NAMINGS)
+def test_files_in_another_naming_merge_alike(title, tmp_path):
+    member, (now, other) = MEMBERS[title], NAMINGS[title]
+    pool = save_pool(member, tmp_path)
+    file = tmp_path / "a" / "model.safetensors"
+    assert now in load_file(file)
+    renamed(member, tmp_path, pool)
+    assert other in load_file(file)
+    assert now not in load_file(file)
     merges(member, tmp_path)
 
 
