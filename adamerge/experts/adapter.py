@@ -1,10 +1,10 @@
 """Open a LoRA adapter over a checkpoint as an expert: what it changes, tensor by tensor, and what it brings itself."""
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -24,6 +24,7 @@ from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
 from adamerge.experts.name_patterns import several
 from adamerge.experts.quantisation import quantised
+from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 AUTO_CLASSES = {
@@ -137,7 +138,7 @@ def open_adapter(
     reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, names)
     changes, own = reader.changes(modules), reader.whole(whole)
     reader.check(found.missing, own)
-    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    written = cast(dict[str, object], read_json(folder / CONFIG))
     files = tuple(tensors.files)
     weights = Adapted(reader.base, {**changes, **reader.replaced}, own, files, written, over_base=pool is None)
     if pool is not None:

@@ -5,20 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from adamerge.data.processor_files import (
-    TEMPLATE,
-    TEMPLATES,
-    files_of,
-    has_tokenizer,
-    settings_of,
-    templates_of,
-)
+from adamerge.data.processor_files import TEMPLATE, TEMPLATES, files_of, has_tokenizer, templates_of
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
 from adamerge.results.sentence_modules import SETTINGS, Modules, read_modules
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
+from adamerge.storage.regular_files import settings_of
 from adamerge.types import Fact
 
 _LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from adamerge.data.processor_files import settings_of
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
+from adamerge.storage.regular_files import read_json, settings_of
+from adamerge.types import ConfigError
 
 MODULES = "modules.json"
 _TYPES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -95,8 +96,8 @@ def read_modules(folder: Path) -> Modules | None:
     A module whose folder leads out of the checkpoint's is passed over.
     """
     try:
-        entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        entries = read_json(folder / MODULES)
+    except ConfigError:
         return None
     if not isinstance(entries, list) or not inside(folder, folder / MODULES):
         return None
