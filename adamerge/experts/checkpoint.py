@@ -196,6 +196,7 @@ def parameters_on_meta() -> Iterator[None]:
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:  # a parameter that is on meta already may be tied: keep it
             parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+            parameter._is_hf_initialized = True  # pyright: ignore # transformers need not draw numbers that are not kept
         register(module, name, parameter)
 
     nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]

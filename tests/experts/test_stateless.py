@@ -9,7 +9,8 @@ from torch import nn
 
 from adamerge.batch import Batch
 from adamerge.experts.from_modules import from_modules
-from adamerge.experts.stateless import Stateless, unchanged
+from adamerge.experts.module_contents import unchanged
+from adamerge.experts.stateless import Stateless
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
