@@ -49,7 +49,7 @@ def commands(text):
 
 @pytest.fixture
 def workspace(demo_folder, tmp_path, monkeypatch):
-    """The current directory of a reader who ran the demo and wrote a merge.yaml with few rows; presets learn briefly."""
+    """The current directory of a reader who ran the demo and wrote a merge.yaml of few rows; presets learn briefly."""
     monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 22)  # two of them in chunks
     shutil.copytree(demo_folder, tmp_path / "demo")
     settings = yaml.safe_load((demo_folder / "demo.yaml").read_text())

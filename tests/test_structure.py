@@ -2,6 +2,7 @@
 
 import ast
 import statistics
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ MOST_LINES, MEDIAN = 300, 6
 """Of a file, in the package and in its tests; of the lines of code of functions in the package."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name below `adamerge`; a room's door by the room's."""
     paths = {path.relative_to(PACKAGE).with_suffix(""): path for path in PACKAGE.rglob("*.py")}

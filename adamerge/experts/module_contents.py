@@ -40,11 +40,13 @@ class Contents(NamedTuple):
         kept: Every container that a pass could change.
         tensors: Tensors by path that are attributes, neither parameters nor buffers.
         buffers: Buffers by path; one that is there under several names has the first.
+        tied: Whether a parameter or buffer is there under several names.
     """
 
     kept: Sequence[Kept]
     tensors: Sequence[tuple[str, Tensor]]
     buffers: Mapping[str, Tensor]
+    tied: bool
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def contents_of(modules: Sequence[tuple[str, nn.Module]], former: Contents | Non
     if former is not None and all(map(_holds, former.kept)):
         return former
     kept = tuple(_containers(modules))
-    return Contents(kept, tuple(_plain_tensors(kept)), dict(_buffers(kept)))
+    return Contents(kept, tuple(_plain_tensors(kept)), dict(_buffers(kept)), _tied(kept))
 
 
 def _holds(kept: Kept) -> bool:
@@ -130,6 +132,12 @@ def _buffers(kept: Iterable[Kept]) -> Iterator[tuple[str, Tensor]]:
                 if buffer is not None and id(buffer) not in seen:
                     seen.add(id(buffer))
                     yield f"{path}.{name}".lstrip("."), buffer
+
+
+def _tied(kept: Iterable[Kept]) -> bool:
+    registered = [one.container for one in kept if one.key in ("_parameters", "_buffers")]
+    found = [id(t) for own in registered if isinstance(own, dict) for t in own.values() if t is not None]
+    return len(set(found)) < len(found)
 
 
 def _inside(value: object) -> Container | None:

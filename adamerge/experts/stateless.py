@@ -99,7 +99,13 @@ class Stateless:
             unchanged(self._module, self._modules, self._contents) as changed,
             same_random_numbers(self._seed, _device(given)) as drawn,
         ):
-            output = functional_call(self._module, used := dict(given), tuple(args), dict(inputs or {}))
+            output = functional_call(
+                self._module,
+                used := dict(given),
+                tuple(args),
+                dict(inputs or {}),
+                tie_weights=self._contents.tied,
+            )
         self.random |= drawn()
         self.changed.update(changed)
         touched = {n for n, tensor in given.items() if used[n] is not tensor or version_of(tensor) != versions[n]}

@@ -176,3 +176,16 @@ def test_an_architecture_missing_in_transformers_is_rejected():
     config = build("BertModel", "bert", 0).config
     with pytest.raises(ConfigError, match=re.escape("BertForNothing, which transformers")):
         skeleton(config, "BertForNothing")
+
+
+def test_a_skeleton_draws_no_weights(monkeypatch):
+    drawn = []
+    normal = transformers.initialization.TORCH_INIT_FUNCTIONS["normal_"]
+    counted = {"normal_": lambda tensor, **more: drawn.append(1) or normal(tensor, **more)}
+    monkeypatch.setattr(
+        "transformers.initialization.TORCH_INIT_FUNCTIONS", transformers.initialization.TORCH_INIT_FUNCTIONS | counted
+    )
+    skeleton(transformers.BertConfig(**TEXT), "BertModel")
+    assert not drawn
+    transformers.BertModel(transformers.BertConfig(**TEXT))
+    assert drawn

@@ -1,6 +1,7 @@
 """A preset means the same in YAML, on the command line and in Python, and over a saved configuration."""
 
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,19 +41,24 @@ def test_yaml_command_line_and_python_resolve_alike(method, tmp_path, monkeypatc
     assert values(merge_layers([saved(merge_config({**MINIMAL, "method": method}))])) == python
 
 
+OWN = {
+    "data.rows": 8,
+    "optimizer": "SGD",
+    "chunks": {"class_path": "adamerge.merging.chunks.Chunks", "init_args": {"most": 32}},
+    "objective": {"class_path": "Entropy", "init_args": {"temperature": 2.0}},
+}
+
+
+@cache
+def fresh(method):
+    return values(merge_config({**MINIMAL, **OWN, "method": method}))
+
+
 @pytest.mark.parametrize("before", PRESETS)
 def test_another_method_over_a_saved_configuration_is_a_fresh_run_of_it(before):
-    chunks = {"class_path": "adamerge.merging.chunks.Chunks", "init_args": {"most": 32}}
-    own = {
-        "data.rows": 8,
-        "optimizer": "SGD",
-        "chunks": chunks,
-        "objective": {"class_path": "Entropy", "init_args": {"temperature": 2.0}},
-    }
-    former = saved(merge_config({**MINIMAL, **own, "method": before}))
+    former = saved(merge_config({**MINIMAL, **OWN, "method": before}))
     for method in PRESETS:
-        switched = merge_layers([former, Document({"method": method})])
-        assert values(switched) == values(merge_config({**MINIMAL, **own, "method": method}))
+        assert values(merge_layers([former, Document({"method": method})])) == fresh(method)
 
 
 def test_what_was_written_survives_a_second_save():
