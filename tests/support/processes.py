@@ -14,10 +14,13 @@ from support.stand_ins import OF_RUNS, nothing
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
+        "adamerge.cli",
+        "adamerge.command_line",
         "adamerge.runs.fit",
         "adamerge.runs.config_errors",
         "datasets.packaged_modules.json.json",
         "matplotlib.backends.backend_agg",
+        "rich.status",
         "scipy.io",
         "transformers.models.bert.modeling_bert",
     ]
