@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from support.families import TEXT, build
 from torch import nn
+from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from adamerge.experts import checkpoint
 from adamerge.experts.checkpoint import open_checkpoint, parameters_on_meta, skeleton
@@ -179,12 +180,9 @@ def test_an_architecture_missing_in_transformers_is_rejected():
 
 
 def test_a_skeleton_draws_no_weights(monkeypatch):
-    drawn = []
-    normal = transformers.initialization.TORCH_INIT_FUNCTIONS["normal_"]
-    counted = {"normal_": lambda tensor, **more: drawn.append(1) or normal(tensor, **more)}
-    monkeypatch.setattr(
-        "transformers.initialization.TORCH_INIT_FUNCTIONS", transformers.initialization.TORCH_INIT_FUNCTIONS | counted
-    )
+    drawn, normal = [], TORCH_INIT_FUNCTIONS["normal_"]
+    counted = lambda tensor, **more: drawn.append(1) or normal(tensor, **more)  # noqa: E731
+    monkeypatch.setitem(TORCH_INIT_FUNCTIONS, "normal_", counted)
     skeleton(transformers.BertConfig(**TEXT), "BertModel")
     assert not drawn
     transformers.BertModel(transformers.BertConfig(**TEXT))
