@@ -21,6 +21,7 @@ from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.movement import Movement
 from adamerge.learning.settings import Learning, check_learning
+from adamerge.learning.stable_decay import DecayWhenFlat
 from adamerge.learning.trainer import build_trainer, process_count, rank_for, without_advice
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
@@ -190,7 +191,7 @@ def descend(
         where["devices"] = learning.trainer.get("devices", 1)  # of which Lightning gives each process its own
     options = {**learning.trainer, **where, "max_steps": learning.steps}
     former = newest(checkpoints) if resume and checkpoints else None
-    trainer = _fit(module, [best, movement, *also, *saving], options, former)
+    trainer = _fit(module, [best, DecayWhenFlat(best), movement, *also, *saving], options, former)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")
     return _learned(best, movement, module, trainer, interrupted=stop is not None and stop.interrupted)

@@ -79,6 +79,10 @@ class Factored(TaskVectors):
         experts = dict(zip(self.experts, self._weights, strict=True))
         return Factored(experts, tuple(self.shapes), self._centre, self._base, self.dtype, self.device, "component")
 
+    def source(self, expert: str) -> Weights:
+        """Return the weights whose difference from the centre is a task vector."""
+        return self._weights[self.experts.index(expert)]
+
     def ranks(self, name: str) -> dict[str, int]:
         """Return the rank of one parameter's factors by expert; experts without factors are absent."""
         terms = self._terms(name)
@@ -223,6 +227,9 @@ class Factored(TaskVectors):
         terms = _Terms([], [], {}, [], [])
         for k, weights in enumerate(self._weights):
             change = weights.change(name) if isinstance(weights, Adapted) else None
+            if weights is self._base:
+                terms.on_base.append(k)
+                continue
             if not isinstance(weights, Adapted) or name in weights.own:
                 terms.whole[k] = weights
                 continue

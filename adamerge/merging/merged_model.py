@@ -163,6 +163,7 @@ def task_vectors(
     names: Sequence[str],
     *,
     centre: Weights | None = None,
+    beside: Mapping[str, Weights] | None = None,
     resident: bool | None = None,
     room: int | None = None,
     dtype: torch.dtype = torch.float32,
@@ -174,16 +175,17 @@ def task_vectors(
         experts: The base and its experts.
         names: Parameters that get coefficients.
         centre: What the weighted task vectors are added to; the base by default.
+        beside: Other models that get a coefficient, after the experts.
         resident: Whether to hold them on the device (fast) or map them from their files (memory does not grow with K).
             None chooses: resident where they take less than half of `room`.
         room: Free bytes on the device; needed where `resident` is None.
         dtype: Of the computation.
         device: Of the computation.
     """
-    centre = centre or experts.base
-    if any(isinstance(weights, Adapted) for weights in experts.weights.values()):
-        return Factored(experts.weights, names, centre, experts.base, dtype, device)
-    mapped = Mapped(experts.weights, names, centre, centre, dtype, device)
+    centre, weights = centre or experts.base, {**experts.weights, **(beside or {})}
+    if any(isinstance(own, Adapted) for own in weights.values()):
+        return Factored(weights, names, centre, experts.base, dtype, device)
+    mapped = Mapped(weights, names, centre, centre, dtype, device)
     return hold(mapped, resident, room)
 
 

@@ -104,8 +104,12 @@ def _terms(model: MergedModel, coefficients: Coefficients, name: str) -> Iterato
     table = coefficients.detach().cpu().double()[model.grouping.rows[name].cpu()]  # (1, R or components, K)
     if isinstance(model.vectors, Factored):
         yield from _of_centre(model, name, 1 - table.sum(1))
-        for task, weights in zip(model.experts.tasks.values(), table.unbind(1), strict=True):
-            yield from _of_expert(model, task, name, weights)
+        for column, weights in zip(model.vectors.experts, table.unbind(1), strict=True):
+            if column in model.experts.tasks:
+                yield from _of_expert(model, model.experts.tasks[column], name, weights)
+            elif weights.any():
+                change = as_matrix(model.vectors.source(column)[name]).double() - as_matrix(model.experts.base[name])
+                yield from _projected(model, name, change, weights, column)
         return
     yield from _of_centre(model, name, torch.ones(1, dtype=torch.float64))
     for output, vector, weights in zip(model.vectors.experts, model.vectors.stack(name), table.unbind(1), strict=True):

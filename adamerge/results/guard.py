@@ -104,7 +104,7 @@ def guard(
         transformed: Whether the task vectors are transformed.
     """
     finished = finished_merges(plain_model(learned.model, changed), held_out, by)
-    own_axes = not centre and not transformed
+    own_axes = not centre and not transformed and learned.model.vectors.experts == learned.model.tasks
     rivals = {key: _on_axes(one, learned.model) if own_axes else one for key, one in finished.merges.items()}
     if centre:
         rivals["centre"] = Candidate(learned.model, uniform(learned.model, 0.0))

@@ -126,11 +126,11 @@ class AutoCentre:
 
 def race_table(rounds: list[Round]) -> Table:
     """Make a table with one line per merge and one column per round; the last ones to leave come first."""
-    title = "race of centres: mean divergence from the experts on unlabeled rows, nats"
+    title = "race of centres: mean divergence from the experts, nats, by unlabeled rows a task"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("merge")
+    shown.add_column("merge", no_wrap=True)
     for one in rounds:
-        shown.add_column(f"{one.rows} rows a task", justify="right")
+        shown.add_column(f"{one.rows} rows", justify="right")
     ranks = [{name: rank for rank, name in enumerate(one.divergence)} for one in reversed(rounds)]
     order = sorted(rounds[0].divergence, key=lambda name: [rank.get(name, len(rank)) for rank in ranks])
     for name in order:

@@ -21,7 +21,7 @@ from adamerge.merging.rounding import Rounding, rounding_of
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.evaluate import MEAN
 from adamerge.runs.adapter_limits import check_adapter
-from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors
+from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors, weights_beside
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
@@ -185,7 +185,8 @@ def build_model(
     rows, console = rows or {}, console or Console(quiet=True)
     keeper = keeper or keeper_for(console)
     centre = centre_of(config, experts, names, run, rows, console, keeper, watch)
-    vectors = plain_vectors(config, experts, names, centre)
+    beside = weights_beside(config, experts, names, run, rows, console, keeper)
+    vectors = plain_vectors(config, experts, names, centre, beside)
     if config.task_vectors is not None:
         with fisher_inputs(config.task_vectors, experts, vectors, run, rows, console, keeper) as fisher:
             transform = by_matrix(config.task_vectors, experts.layouts)

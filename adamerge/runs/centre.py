@@ -3,7 +3,8 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -67,21 +68,68 @@ def centre_of(
     """
     if config.centre is None:
         return experts.base
-    plain = plain_vectors(config, experts, names)
-    model = over_one_group(experts, plain, execution_for(config, experts, names, rows, plain.device).blocks)
-
-    def merged(choice: RegMean | Transform, file: Path) -> Weights:
-        if isinstance(choice, RegMean):
-            return kept_regmean(model, rows, choice, file, config.data.micro_batch, keeper)
-        with fisher_inputs(choice, experts, plain, run, rows, console, keeper) as fisher:
-            transform = by_matrix(choice, experts.layouts)
-            return merged_at_once(plain, transform, file, console=console, keeper=keeper, **fisher)
-
+    merges = FinishedMerges(config, experts, names, run, rows, console, keeper)
     chosen = config.chosen_centre
     if isinstance(chosen, RegMean | Transform):
-        return merged(chosen, run.centre)
+        return merges(chosen, run.centre)
     assert isinstance(chosen, Auto)  # the only other choice
-    return AutoCentre(config, chosen, model, run, watch or rows, merged, console, keeper).weights()
+    return AutoCentre(config, chosen, merges.model, run, watch or rows, merges, console, keeper).weights()
+
+
+def weights_beside(
+    config: MergeConfig,
+    experts: Experts,
+    names: Sequence[str],
+    run: RunDirectory,
+    rows: Mapping[str, Rows],
+    console: Console,
+    keeper: Keeper,
+) -> dict[str, Weights]:
+    """Compute or read the models that get a coefficient beside the experts, by the names of their columns.
+
+    Args:
+        config: As for `centre_of`.
+        experts: As for `centre_of`.
+        names: As for `centre_of`.
+        run: Stores the merges.
+        rows: As for `centre_of`.
+        console: As for `centre_of`.
+        keeper: As for `centre_of`.
+    """
+    merges = FinishedMerges(config, experts, names, run, rows, console, keeper)
+    return {
+        name: experts.base if model == "base" else merges(model, run.beside / f"{number}_{name}.safetensors")
+        for number, (name, model) in enumerate(config.models_beside.items())
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedMerges:
+    """Computes finished merges, or reads them from their files; the arguments are those of `centre_of`."""
+
+    config: MergeConfig
+    experts: Experts
+    names: Sequence[str]
+    run: RunDirectory
+    rows: Mapping[str, Rows]
+    console: Console
+    keeper: Keeper
+
+    @cached_property
+    def model(self) -> MergedModel:
+        """Experts and untransformed task vectors of one group."""
+        plain = plain_vectors(self.config, self.experts, self.names)
+        choice = execution_for(self.config, self.experts, self.names, self.rows, plain.device)
+        return over_one_group(self.experts, plain, choice.blocks)
+
+    def __call__(self, choice: RegMean | Transform, file: Path) -> Weights:
+        """Compute one merge, and store it in a file under its cache key."""
+        model, rows, keeper = self.model, self.rows, self.keeper
+        if isinstance(choice, RegMean):
+            return kept_regmean(model, rows, choice, file, self.config.data.micro_batch, keeper)
+        with fisher_inputs(choice, self.experts, model.vectors, self.run, rows, self.console, keeper) as fisher:
+            transform = by_matrix(choice, self.experts.layouts)
+            return merged_at_once(model.vectors, transform, file, console=self.console, keeper=keeper, **fisher)
 
 
 @contextmanager
@@ -105,11 +153,15 @@ def fisher_inputs(
 
 
 def plain_vectors(
-    config: MergeConfig, experts: Experts, names: Sequence[str], centre: Weights | None = None
+    config: MergeConfig,
+    experts: Experts,
+    names: Sequence[str],
+    centre: Weights | None = None,
+    beside: Mapping[str, Weights] | None = None,
 ) -> TaskVectors:
     """Map the untransformed task vectors from the files of their checkpoints."""
     device, dtype = device_of(config.trainer.accelerator), getattr(torch, config.dtype)
-    return task_vectors(experts, names, centre=centre, resident=False, dtype=dtype, device=device)
+    return task_vectors(experts, names, centre=centre, beside=beside, resident=False, dtype=dtype, device=device)
 
 
 def over_one_group(experts: Experts, vectors: TaskVectors, blocks: Sequence[str] | None = None) -> MergedModel:

@@ -65,6 +65,8 @@ class MergeConfig:
             are added: null for the base, or a finished merge by RegMean (regmean, or its options scale and rows) or by
             a transform of the task vectors (for example Wudi); auto lets finished merges race on held-out rows and
             takes the one that diverges least from the experts (its options as those of the class Auto).
+        beside: Models that get a coefficient beside the experts, so that a merge may move toward them or away: base,
+            and finished merges by RegMean or by a transform, as for centre.
         grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
             each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
@@ -80,7 +82,9 @@ class MergeConfig:
         watch: How the best step is chosen.
         optimizer: Any torch optimiser (coefficients are projected onto the feasible set), FrankWolfe, SoftFrankWolfe,
             ProjectedGradient, or LBFGSB (needs data.batch_size null); null if nothing is learned.
-        lr_scheduler: Any torch scheduler, stepped after every optimiser step; cosine decays to 0 over
+        lr_scheduler: Any torch scheduler, stepped after every optimiser step; StableDecay keeps the learning rate until
+            held-out rows stop improving, lets it decay and ends learning (options least, evaluations, decay), at
+            trainer.max_steps at the latest; cosine decays to 0 over
             trainer.max_steps; null keeps the learning rate constant.
         trainer: Arguments of Lightning's Trainer.
         seed_everything: Seed of all random numbers.
@@ -106,6 +110,7 @@ class MergeConfig:
     task_vectors: Transform | None
     memory: Mode | Memory = "auto"
     centre: Literal["regmean", "auto"] | RegMean | Transform | CentreChoice | None
+    beside: list[Literal["base"] | RegMean | Transform]
     grouping: Literal["task", "block", "tensor", "component"]
     chunks: Chunks | None
     init: float | Start | ClosedForm | EarlierRun
@@ -140,6 +145,7 @@ class MergeConfig:
         """Whether calibration rows are needed, by learning, start, centre or transform."""
         looks = any(transform.fisher for transform in self.transforms.values())
         regression = self.centre is not None and "centre" not in self.transforms
+        regression = regression or any(isinstance(model, RegMean) for model in self.models_beside.values())
         return self.trainer.max_steps != 0 or looks or regression or isinstance(self.start, ClosedForm)
 
     @property
@@ -156,6 +162,7 @@ class MergeConfig:
     def transforms(self) -> dict[str, Transform]:
         """Transforms of task vectors, per key that names them."""
         keys = {"centre": self.centre, "task_vectors": self.task_vectors}
+        keys |= {f"beside: {name}": model for name, model in self.models_beside.items()}
         return {key: value for key, value in keys.items() if isinstance(value, Transform)}
 
     @property
@@ -179,8 +186,35 @@ class MergeConfig:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the coefficients' columns: the experts, or the task vectors that a transform makes of them."""
-        return self.task_vectors.experts(self.names) if self.task_vectors else self.names
+        """Names of the coefficients' columns: experts and what is beside them, or what a transform makes of them."""
+        if self.task_vectors:
+            return self.task_vectors.experts(self.names)
+        return (*self.names, *self.models_beside)
+
+    @property
+    def only_experts(self) -> str | None:
+        """Why nothing beside the experts can get a coefficient; None if it can."""
+        if self.task_vectors is not None:
+            return f"the task vectors are those that {type(self.task_vectors).__name__} makes"
+        if self.grouping == "component":
+            return "grouping: component gives coefficients to factors"
+        closed = self.init == "closed_form" or isinstance(self.init, ClosedForm)
+        return "init: closed_form finds the coefficients of experts alone" if closed else None
+
+    @property
+    def models_beside(self) -> dict[str, Literal["base"] | RegMean | Transform]:
+        """Models that get a coefficient beside the experts, by the names of their columns.
+
+        Without the base where that is the centre.
+        """
+        if self.only_experts:
+            return {}
+        found: dict[str, Literal["base"] | RegMean | Transform] = {}
+        for model in self.beside:
+            name = model if isinstance(model, str) else type(model).__name__
+            if name != "base" or self.centre is not None:
+                found[f"{name} (beside)" if name in self.names else name] = model
+        return found
 
     @property
     def start(self) -> float | ClosedForm:
@@ -191,7 +225,7 @@ class MergeConfig:
         if self.init == "published" or isinstance(self.init, EarlierRun):
             return self._published
         if self.init == "average":
-            return 1 / max(1, len(self.columns))  # without experts, opening them is refused
+            return 1 / max(1, len(self.columns) - len(self.models_beside))  # without experts, opening is refused
         return self.init
 
     @property

@@ -90,7 +90,7 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
         config: Configuration.
         names: Parameters that are merged.
     """
-    notes = [*weight_notes(config, names), *_outside(config, names)]
+    notes = [*weight_notes(config, names), *_beside_notes(config), *_outside(config, names)]
     steps = config.trainer.max_steps
     if config.chunks is not None and 0 < steps <= config.chunks.first_steps:
         notes.append(
@@ -98,6 +98,15 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
             f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps"
         )
     return notes
+
+
+def _beside_notes(config: MergeConfig) -> list[str]:
+    """Say which models beside the experts get no coefficient, and why."""
+    left = len(config.beside) - len(config.models_beside)
+    if not left or "beside" not in config.written:
+        return []
+    reason = config.only_experts or "the base is the centre, or a model is named twice"
+    return [f"note: beside: {left} of {len(config.beside)} models get no coefficient, because {reason}"]
 
 
 def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:

@@ -5,6 +5,7 @@ from typing import Final
 COMMON: Final[dict[str, object]] = {
     "task_vectors": None,
     "centre": None,
+    "beside": [],
     "grouping": "tensor",
     "chunks": None,
     "init": "published",
@@ -41,6 +42,7 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     "expert_merging++": EXPERT_MERGING
     | {
         "centre": "Isotropic",  # our addition; centre: null is the published method
+        "beside": ["base"],
         "chunks": {"budget": 8},
         "watch.guard": True,  # ours too
         "trainer.max_steps": 60,

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,6 +83,11 @@ class RunDirectory:
     def contestants(self) -> Path:
         """Folder of the merges that race, while they do."""
         return self.path / "centres"
+
+    @property
+    def beside(self) -> Path:
+        """Folder of the merges that get a coefficient beside the experts."""
+        return self.path / "beside"
 
     @property
     def task_vectors(self) -> Path:
@@ -206,7 +211,7 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
         )
     now = flat_settings(resolved)
     then = _as_begun(former, now, allow_code)
-    may_differ = MAY_DIFFER - ({"trainer.max_steps"} if now.get("lr_scheduler") == "cosine" else set())
+    may_differ = MAY_DIFFER - ({"trainer.max_steps"} if _decays_until_max_steps(now) else set())
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
         for key in sorted(then.keys() | now.keys())
@@ -217,6 +222,12 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
             f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
             "Resume with the same settings, or start a new run in another run_dir."
         )
+
+
+def _decays_until_max_steps(flat_settings: Mapping[str, object]) -> bool:
+    """Return whether steps beyond trainer.max_steps would have had another learning rate before it."""
+    named = flat_settings.get("lr_scheduler.class_path", flat_settings.get("lr_scheduler"))
+    return str(named).rpartition(".")[2] in ("cosine", "StableDecay")
 
 
 def _is_empty(folder: Path) -> bool:
@@ -280,6 +291,7 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
     if config.centre is not None:
         others = config.chosen_centre.contestants if isinstance(config.chosen_centre, CentreChoice) else ()
         size += resident_bytes(shapes, 1 + len(others))
+    size += resident_bytes(shapes, sum(model != "base" for model in config.models_beside.values()))
     if config.task_vectors is not None:
         size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
     if any(transform.fisher for transform in config.transforms.values()):  # stored until they are computed

@@ -18,7 +18,9 @@ Weight: TypeAlias = float | list[float] | list[FilteredWeight] | None
 
 
 def start_of(config: MergeConfig, grouping: Grouping) -> float | ClosedForm | Coefficients:
-    """Find the start of a configuration: a number, a closed form, or a table (G, K) if models have weights.
+    """Find the start of a configuration: a number, a closed form, or a table (G, K) if columns have their own.
+
+    What is beside the experts starts at 0.
 
     Args:
         config: Configuration with the models' weights.
@@ -29,12 +31,18 @@ def start_of(config: MergeConfig, grouping: Grouping) -> float | ClosedForm | Co
     """
     weights = {model.name: model.parameters.weight for model in config.models}
     if all(weight is None for weight in weights.values()):
-        return config.start if not isinstance(config.init, EarlierRun) else start_from(config, grouping)
-    check_weights(config)
+        if isinstance(config.init, EarlierRun):
+            return start_from(config, grouping)
+        if not config.models_beside or not config.start or isinstance(config.start, ClosedForm):
+            return config.start
+        weights = dict.fromkeys(weights)
+    else:
+        check_weights(config)
     assert not isinstance(config.start, ClosedForm)
     columns = [start_column(task, weight, grouping, config.start) for task, weight in weights.items()]
     table = torch.tensor(columns).T.contiguous()  # (G, K)
-    return _normalised(table) if config.init == "average" else table
+    table = _normalised(table) if config.init == "average" else table
+    return torch.cat([table, table.new_zeros(len(table), len(config.models_beside))], 1)
 
 
 def check_weights(config: MergeConfig) -> None:
@@ -50,7 +58,7 @@ def check_weights(config: MergeConfig) -> None:
         raise ConfigError("init: closed_form computes the start that models.parameters.weight also sets; remove one.")
     if isinstance(config.init, EarlierRun):
         raise ConfigError("init: an earlier run sets the start that models.parameters.weight also sets; remove one.")
-    if config.columns != config.names:
+    if config.task_vectors is not None and config.columns != config.names:
         raise ConfigError(
             f"task_vectors: {type(config.task_vectors).__name__} makes one task vector of all experts, so no "
             "expert has its own weight; remove models.parameters.weight."

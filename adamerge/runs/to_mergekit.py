@@ -59,6 +59,8 @@ def _obstacles(config: MergeConfig, learned: Table, experts: Experts) -> Iterato
         yield f"the centre is {config.centre_name}, not the base (centre: null)"
     if config.task_vectors is not None:
         yield f"task vectors are transformed by {type(config.task_vectors).__name__} (task_vectors: null)"
+    if config.models_beside:
+        yield f"{', '.join(config.models_beside)} have coefficients beside the experts (beside: [])"
     if any(len(rows) > 1 for rows in learned.grouping.rows.values()):
         yield "rows of one tensor have coefficients of their own (chunks: null)"
     heads = [task for task, expert in experts.tasks.items() if expert.head]

@@ -24,6 +24,7 @@ import adamerge.transforms
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.merging.grouping import component_wise, row_blocks, task_wise
+from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results import adapter_export
 from adamerge.results.adapter_export import export_adapter
@@ -208,6 +209,31 @@ def test_centres_and_task_vectors_in_the_span_are_exported_as_factors(pool, tmp_
     model = MergedModel(plain.experts, vectors, row_blocks(vectors.shapes, 2))
     drawn = torch.randn(len(model.grouping), len(vectors.experts), generator=torch.Generator().manual_seed(0))
     export_adapter(model, drawn, tmp_path / "out")
+    assert_same(loaded(tmp_path / "out"), merged_state(model, drawn))
+
+
+def test_the_base_and_merges_beside_the_experts_are_exported_as_factors(pool, tmp_path):
+    kinds = ["plain", "rslora", "patterns"]
+
+    def wudi(experts):
+        plain = model_of(pool, kinds)
+        return merged_at_once(plain.vectors, Wudi(), tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors")
+
+    model = model_of(
+        pool,
+        kinds,
+        centre=wudi,
+        beside=[lambda experts: experts.base, wudi],
+        grouping=lambda v: row_blocks(v.shapes, 2),
+    )
+    experts = model.experts
+    dense = {**experts.weights, "merge0": experts.base, "merge1": model.vectors.source("merge1")}
+    names = list(model.vectors.shapes)
+    centre = InMemory({name: model.vectors.centre(name) for name in names})
+    expected = Mapped(dense, names, centre, centre)
+    drawn = coefficients_of(model)
+    export_adapter(model, drawn, tmp_path / "out")
+    assert_same(merged_state(model, drawn), merged_state(MergedModel(experts, expected, model.grouping), drawn))
     assert_same(loaded(tmp_path / "out"), merged_state(model, drawn))
 
 

@@ -46,15 +46,16 @@ def save_adapter(base, place, options, seed, family=LLAMA):
     return place
 
 
-def model_of(pool, kinds, base="llama", grouping=None, centre=None):
+def model_of(pool, kinds, base="llama", grouping=None, centre=None, beside=()):
     opened = open_checkpoint(str(pool / base))
     experts = from_checkpoints(opened, {kind: open_expert(str(pool / kind), opened) for kind in kinds})
-    vectors = task_vectors(experts, experts.shared, centre=centre and centre(experts))
+    others = {f"merge{number}": make(experts) for number, make in enumerate(beside)}
+    vectors = task_vectors(experts, experts.shared, centre=centre and centre(experts), beside=others)
     return MergedModel(experts, vectors, (grouping or (lambda v: task_wise(v.shapes)))(vectors))
 
 
 def coefficients_of(model, seed=0):
-    shape = len(model.grouping), len(model.experts.tasks)
+    shape = len(model.grouping), len(model.vectors.experts)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
