@@ -18,12 +18,13 @@ from adamerge.runs.check_place import check_place
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, component_notes, components, ranks
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.disk_space import check_space
 from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of, row_notes
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.model_config import source_of
 from adamerge.runs.read_config import without_mistakes
 from adamerge.runs.read_yaml import Document
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_space
+from adamerge.runs.run_directory import RunDirectory, check_run_dir
 from adamerge.runs.settle_rows import settle_rows, settled
 from adamerge.types import ConfigError, IncompatibleExpertsError
 

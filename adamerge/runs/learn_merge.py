@@ -18,11 +18,12 @@ from adamerge.results.guard import Guarded
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.disk_space import check_space
 from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.learning_settings import learning_notes, row_notes
 from adamerge.runs.load_rows import check_layers, load_data
 from adamerge.runs.opened import Opened
-from adamerge.runs.run_directory import RunDirectory, check_space
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
 from adamerge.storage.kept import Keeper, Key

@@ -1,7 +1,6 @@
 """File names of a run, and the checks whether a new or resumed run may write to its directory."""
 
 import os
-import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,9 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from adamerge.calibration.race import CentreChoice
-from adamerge.experts.experts import Experts
-from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import flat, flat_settings
 from adamerge.runs.layers import nested
@@ -278,28 +274,3 @@ def where_it_lies(config: MergeConfig, files: Iterable[str], tell: Callable[[str
         return config
     tell(f"note: the run directory was moved from {former.path}; the run is resumed in {own[-1].path}.")
     return replace(config, run_dir=str(own[-1].path))
-
-
-def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> None:
-    """Check, before learning, that the disk has space for the checkpoint and for stored centre and task vectors.
-
-    Raises:
-        ConfigError: The disk has too little free space.
-    """
-    size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
-    shapes = {name: experts.base.shape(name) for name in experts.shared}
-    if config.centre is not None:
-        others = config.chosen_centre.contestants if isinstance(config.chosen_centre, CentreChoice) else ()
-        size += resident_bytes(shapes, 1 + len(others))
-    size += resident_bytes(shapes, sum(model != "base" for model in config.models_beside.values()))
-    if config.task_vectors is not None:
-        size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
-    if any(transform.fisher for transform in config.transforms.values()):  # stored until they are computed
-        size += resident_bytes(shapes, len(experts.tasks))
-    place = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    if free < 1.2 * size:
-        raise ConfigError(
-            f"{run.path}: the disk is full: expected {1.2 * size / 1e6:.0f} MB of free space at {place}, found "
-            f"{free / 1e6:.0f} MB. Delete files, or choose a run_dir on another disk."
-        )
