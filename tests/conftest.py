@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 from support.families import save_text_family
 from support.processes import run
+from support.stand_ins import OF_RUNS, nothing
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)  # the same examples always
 hypothesis.settings.load_profile("same")
@@ -48,7 +49,7 @@ def demo_training():
     """How `demo_folder` is made: less training, and fewer rows to measure, than the real demo has."""
     from adamerge import demo
 
-    return demo.Training(base_steps=150, expert_steps=75, many=1300, calibration=128)
+    return demo.Training(base_steps=150, expert_steps=75, many=1580, calibration=64)
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +89,12 @@ def in_finished(finished, tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _no_reports(request, monkeypatch):
-    """A page of a report takes a second, so only tests that are marked have one at the end of each run."""
+def _stand_ins(request, monkeypatch):
+    """Only tests that are marked draw the pictures and write the report of each run; no test waits for a disk."""
+    monkeypatch.setattr("os.fsync", nothing)
     if "adamerge.runs.fit" in sys.modules and request.node.get_closest_marker("reports") is None:
-        monkeypatch.setattr("adamerge.runs.fit.write_report", lambda runs, page: None)
+        for name, stand_in in OF_RUNS.items():
+            monkeypatch.setattr(f"adamerge.runs.fit.{name}", stand_in)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def run_directory_in_use(folder, config):
 
 @mistake("run: the disk is full")
 def disk_without_room(folder, config, patch):
-    patch.setattr("adamerge.runs.check_place.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
+    patch.setattr("adamerge.runs.disk_space.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
 
 
 def give_weights(config, *weights):

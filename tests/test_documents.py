@@ -17,6 +17,7 @@ from adamerge.optim import Descent
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
+from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.transforms import Transform
 
 ROOT = Path(__file__).parent.parent
@@ -48,10 +49,13 @@ def commands(text):
 
 @pytest.fixture
 def workspace(demo_folder, tmp_path, monkeypatch):
-    """The current directory of a reader who ran the demo and wrote a merge.yaml."""
+    """The current directory of a reader who ran the demo and wrote a merge.yaml of few rows; presets learn briefly."""
+    monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 22)  # two of them in chunks
     shutil.copytree(demo_folder, tmp_path / "demo")
     settings = yaml.safe_load((demo_folder / "demo.yaml").read_text())
-    short = settings | {"trainer": {"max_steps": 2}, "run_dir": "runs/mine"}
+    parts = ("calibration", "evaluation")
+    models = [model | {part: {"path": model[part], "rows": 16} for part in parts} for model in settings["models"]]
+    short = settings | {"models": models, "trainer": {"max_steps": 2}, "run_dir": "runs/mine"}
     (tmp_path / "merge.yaml").write_text(yaml.safe_dump(short))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -117,10 +121,10 @@ def assert_installs(wanted, place):
 
 
 def read(block, workspace, main):
-    """Check a configuration; what it lacks is the demo's, and what then has models to look at has no problem."""
+    """Check a configuration; what it lacks is the reader's, and what then has models to look at has no problem."""
     written = yaml.safe_load(block.text)
-    demo = yaml.safe_load((workspace / "demo/demo.yaml").read_text())
-    needed = {key: demo[key] for key in ("base_model", "models") if key not in written}
+    own = yaml.safe_load((workspace / "merge.yaml").read_text())
+    needed = {key: own[key] for key in ("base_model", "models") if key not in written}
     file = workspace / "block.yaml"
     file.write_text(yaml.safe_dump(needed | written))
     code, said, complaint = main("check", "--config", file)

@@ -1,8 +1,12 @@
-"""A room imports only from rooms below it, and no files of a room import each other in a circle."""
+"""A room imports only from rooms below it, nothing imports in a circle, files and functions are short."""
 
 import ast
+import statistics
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+from structure import functions, lines_of_code
 
 import adamerge
 
@@ -10,8 +14,11 @@ ROOMS = "runs learning results calibration transforms merging data experts optim
 """From the top; the root's doors (cli, demo, …) stand above them all, its words (types, batch) below."""
 WORDS = ("types", "batch")
 PACKAGE = Path(adamerge.__file__).parent
+MOST_LINES, MEDIAN = 300, 6
+"""Of a file, in the package and in its tests; of the lines of code of functions in the package."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name below `adamerge`; a room's door by the room's."""
     paths = {path.relative_to(PACKAGE).with_suffix(""): path for path in PACKAGE.rglob("*.py")}
@@ -57,3 +64,15 @@ def test_rooms_import_only_from_rooms_below():
 
 def test_nothing_imports_in_a_circle():
     list(TopologicalSorter({module: imports(path) - {module} for module, path in modules().items()}).static_order())
+
+
+def test_files_are_short():
+    files = [path for root in (PACKAGE, Path(__file__).parent) for path in root.rglob("*.py")]
+    lines = {path: path.read_text(encoding="utf-8").count("\n") for path in files}
+    assert not {str(path): count for path, count in lines.items() if count > MOST_LINES}
+
+
+def test_functions_are_short():
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in modules().values()]
+    lengths = [lines_of_code(function) for tree in trees for function in functions(tree)]
+    assert statistics.median(lengths) <= MEDIAN

@@ -1,6 +1,5 @@
 """Files of processors beside a checkpoint's weights: tokenizers, image processors, chat templates."""
 
-import json
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,7 +9,7 @@ import transformers
 
 from adamerge.experts.file_patterns import KEYS, PROCESSOR, TOKENIZER, VOCABULARY
 from adamerge.storage.links import inside
-from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading
+from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading, settings_of
 
 TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 """File of a chat template, folder of further ones by name, and the name of the first."""
@@ -40,15 +39,6 @@ def is_of_processor(name: str) -> bool:
         (True, False)
     """
     return any(fnmatch(name, pattern) for pattern in _ALL)
-
-
-def settings_of(file: Path) -> dict[str, object]:
-    """Read a file of settings; empty if there is none, or none that can be read."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return cast(dict[str, object], found) if isinstance(found, dict) else {}
 
 
 def templates_of(folder: Path | None) -> dict[str, str]:

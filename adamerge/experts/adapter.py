@@ -1,10 +1,10 @@
 """Open a LoRA adapter over a checkpoint as an expert: what it changes, tensor by tensor, and what it brings itself."""
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -23,6 +23,7 @@ from adamerge.experts.heads import head_names
 from adamerge.experts.match_names import match
 from adamerge.experts.name_patterns import several
 from adamerge.experts.quantisation import quantised
+from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 AUTO_CLASSES = {
@@ -135,7 +136,7 @@ def open_adapter(
     warnings = list(base_notes(config, base, module))
     found = match(base, module)
     reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, keys)
-    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    written = cast(dict[str, object], read_json(folder / CONFIG))
     weights = reader.read(found.missing, written, over_base=pool is None)
     if pool is not None:
         check_not_contained(source, weights, pool, module)

@@ -1,6 +1,5 @@
 """Whether an adapter was trained on the base that it is applied to: a difference that can be proven is refused."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from adamerge.experts.checkpoint import Checkpoint, read_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
-from adamerge.storage.regular_files import is_folder
+from adamerge.storage.regular_files import is_folder, settings_of
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -104,12 +103,8 @@ def check_not_contained(source: str, weights: Adapted, base: Checkpoint, module:
 
 
 def _says_quantised(named: Path) -> bool:
-    file = named / "config.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and bool(found.get("quantization_config") or found.get("quantization"))
+    settings = settings_of(named / "config.json")
+    return bool(settings.get("quantization_config") or settings.get("quantization"))
 
 
 def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:

@@ -1,6 +1,5 @@
 """adapter_config.json of a LoRA adapter: what is read from it, and what is refused by its name."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adamerge.experts.adapter_formats import CONFIG, format_problem
-from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading
+from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, quoted
 
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
@@ -146,8 +145,7 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
     problem = format_problem(source, folder)
     if problem:
         raise ConfigError(problem)
-    with reading(f"{file}: expected the options of an adapter as JSON, but it cannot be read", "Copy it again."):
-        options = json.loads(read_whole(file, LARGEST_JSON).decode("utf-8"))
+    options = read_json(file, what="the options of an adapter as JSON", advice="Copy it again.")
     if not isinstance(options, dict):
         raise ConfigError(f"{file}: expected a mapping of options, found {type(options).__name__}. Copy it again.")
     if "lora_parameters" in options or "fine_tune_type" in options:

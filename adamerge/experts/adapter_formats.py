@@ -1,11 +1,11 @@
 """Which folders hold an adapter, of which program, and in which file."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from adamerge.experts.weight_files import open_files
 from adamerge.storage.open_safetensors import open_safetensors
+from adamerge.storage.regular_files import settings_of
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError
 
@@ -39,7 +39,7 @@ def inside(folder: Path) -> list[str]:
 
 def format_problem(source: str, folder: Path) -> str | None:
     """Say why a folder's adapter is not one of PEFT or mlx-lm, by the name of its program; None if it is one."""
-    options = _options(folder / CONFIG)
+    options = settings_of(folder / CONFIG)
     if _is_adapterhub(options) or any((folder / name).exists() for name in _ADAPTERHUB):
         return (
             f"{source}: expected an adapter of PEFT or mlx-lm, found one of AdapterHub, whose layers are not changes "
@@ -89,14 +89,6 @@ def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
     raise ConfigError(
         f"{source}: expected {PEFT} or {MLX}, found neither. Save the adapter again, or copy the whole folder."
     )
-
-
-def _options(file: Path) -> dict[str, object]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _is_adapterhub(options: dict[str, object]) -> bool:

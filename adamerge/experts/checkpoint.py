@@ -26,7 +26,7 @@ from adamerge.experts.other_folders import way_on
 from adamerge.experts.quantisation import without_quantization
 from adamerge.experts.weight_files import open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
-from adamerge.storage.regular_files import check_folder, is_folder, reading
+from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError
 
@@ -82,8 +82,8 @@ class Checkpoint:
 
     def settings(self) -> dict[str, object]:
         """Return the content of config.json, without foreign code; for an adapter, of the model it was trained as."""
-        file = self.folder / "config.json"
-        content = json.loads(file.read_text() if self.adapter is None else self.config.to_json_string())
+        own = self.adapter is None
+        content = read_json(self.folder / "config.json") if own else json.loads(self.config.to_json_string())
         return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
 
 
@@ -141,8 +141,7 @@ def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remo
         )
     config = read_config_file(folder, trust_remote_code=trust_remote_code)
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
+    notes += drop_foreign(source, config, read_json(folder / "config.json"), trusted=trust_remote_code)
     if getattr(config, "quantization_config", None):
         notes += (without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes, allow_pickle=allow_pickle)
@@ -208,6 +207,7 @@ def parameters_on_meta() -> Iterator[None]:
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:  # a parameter that is on meta already may be tied: keep it
             parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+            parameter._is_hf_initialized = True  # pyright: ignore # transformers need not draw numbers that are not kept
         register(module, name, parameter)
 
     nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -15,6 +16,9 @@ Prediction: TypeAlias = Literal["classes", "next token", "masked token"]
 
 OTHER_OUTPUTS = ("start_logits", "text_embeds", "image_embeds", "last_hidden_state")
 """Outputs of models without logits that rows can be compared by: spans, and vectors."""
+
+SMALL = 10**6
+"""Number of parameters up to which a module is tried on the CPU first."""
 
 _USABLE = (
     "Rows can be used with classifiers and regressions of texts, tokens or images, models of spans and of vectors, and "
@@ -120,6 +124,8 @@ def classes_by_token(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Te
 def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False) -> object:
     """Run a module with all parameters zero, on the meta device if possible; no weights are read.
 
+    A small module is run on the CPU first, where its numbers take less time than their shapes on the meta device.
+
     Args:
         module: The module; parameters may be on any device.
         inputs: Any encoded row.
@@ -128,6 +134,9 @@ def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = Fal
     Returns:
         The module's output.
     """
+    if sum(parameter.numel() for parameter in module.parameters()) <= SMALL:
+        with suppress(Exception):
+            return _trial(module, inputs, "cpu", hidden)
     try:
         unmasked = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # changes no shape
         return _trial(module, unmasked, "meta", hidden)

@@ -1,10 +1,10 @@
 """What a folder without a checkpoint holds instead, and which folder or command leads on."""
 
-import json
 import re
 from pathlib import Path
 
 from adamerge.experts.name_patterns import several
+from adamerge.storage.regular_files import settings_of
 
 
 def way_on(folder: Path) -> str:
@@ -51,20 +51,14 @@ def _without_modules(folder: Path) -> str:
     )
 
 
-def _is_model(file: Path) -> bool:
-    """Return whether a config.json is a model's, and not that of a pooling or dense layer of sentence-transformers."""
-    try:
-        return "model_type" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
 def models_in(folder: Path) -> list[Path]:
     """List the folders directly below one that look like checkpoints, the newest first: checkpoint-1000, 0_Transformer.
+
+    A pooling or dense layer of sentence-transformers has a config.json too, but names no type of model in it.
 
     Example:
         >>> models_in(Path("/dev"))
         []
     """
-    found = [path.parent for path in folder.glob("*/config.json") if _is_model(path)]
+    found = [path.parent for path in folder.glob("*/config.json") if "model_type" in settings_of(path)]
     return sorted(found, key=lambda path: [-int(number) for number in re.findall(r"\d+", path.name)])

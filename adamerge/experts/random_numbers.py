@@ -29,12 +29,20 @@ def same_random_numbers(seed: int | None, device: torch.device) -> Generator[Cal
         yield lambda: False
         return
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        _seed(seed, device)
         before = _random_state(device)
         try:
             yield lambda: any(found)
         finally:
             found.append(not torch.equal(before, _random_state(device)))
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of the device; for CUDA that is not in use torch would note each call."""
+    if device.type == "cuda":
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -4,42 +4,17 @@ Some modules change themselves in a forward pass: BigBird replaces its attention
 matrices of its deeper layers. The next batch would then get another model than the first.
 """
 
-import operator
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FunctionType
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from adamerge.experts.known_writes import known_writes, remember_writes
+from adamerge.experts.module_contents import contents_of, unchanged, version_of
 from adamerge.experts.random_numbers import same_random_numbers
 from adamerge.types import ConfigError, Parameters
-
-Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any]
-
-_CONTAINERS = frozenset({OrderedDict, dict, list})
-_CONSTANT = frozenset({bool, int, float, str, tuple, type(None), FunctionType, torch.dtype, torch.device})
-"""Types of attributes with and without contents that a pass could change; for speed, others are looked at in full."""
-
-
-class Kept(NamedTuple):
-    """Contents of one container of a module before a pass: attributes, submodules, a list.
-
-    Attributes:
-        path: Path of the module.
-        key: Its attribute that is the container; empty for the attributes themselves.
-        container: The container.
-        then: A copy of its contents; None if there were none.
-    """
-
-    path: str
-    key: str
-    container: Container
-    then: Container | None
 
 
 class Stateless:
@@ -69,6 +44,7 @@ class Stateless:
     def __init__(self, module: nn.Module, seed: int | None = 0, written: frozenset[str] | None = None) -> None:
         self._module, self._seed, self._written = module.eval(), seed, written  # dropout would add randomness
         self._modules = tuple(module.named_modules())
+        self._contents = contents_of(self._modules)
         self._parameters = frozenset(name for name, _ in module.named_parameters())
         self.changed: set[str] = set()
         self.random = False
@@ -108,13 +84,13 @@ class Stateless:
         configuration: before any of their tasks has a gradient.
         """
         own = {name: tensor for name, tensor in state.items() if name in self._parameters}
-        kept = {name: (_version(tensor), tensor.detach().clone()) for name, tensor in own.items()}
+        kept = {name: (version_of(tensor), tensor.detach().clone()) for name, tensor in own.items()}
         written: set[str] = set()
         try:
             output = self._pass(state, args, inputs)
         finally:
             for name, (version, copy) in kept.items():
-                if _version(own[name]) != version or not _equal(own[name], copy):
+                if version_of(own[name]) != version or not _equal(own[name], copy):
                     written.add(name)
                     with torch.no_grad():
                         own[name].copy_(copy)
@@ -125,16 +101,23 @@ class Stateless:
         return output
 
     def _pass(self, state: Parameters, args: Sequence[object], inputs: Mapping[str, object] | None) -> Any:  # noqa: ANN401
+        self._contents = contents_of(self._modules, self._contents)
         given = self._copies(state)
-        versions = {name: _version(tensor) for name, tensor in given.items()}
+        versions = {name: version_of(tensor) for name, tensor in given.items()}
         with (
-            unchanged(self._module, self._modules) as changed,
+            unchanged(self._module, self._modules, self._contents) as changed,
             same_random_numbers(self._seed, _device(given)) as drawn,
         ):
-            output = functional_call(self._module, used := dict(given), tuple(args), dict(inputs or {}))
+            output = functional_call(
+                self._module,
+                used := dict(given),
+                tuple(args),
+                dict(inputs or {}),
+                tie_weights=self._contents.tied,
+            )
         self.random |= drawn()
         self.changed.update(changed)
-        touched = {n for n, tensor in given.items() if used[n] is not tensor or _version(tensor) != versions[n]}
+        touched = {n for n, tensor in given.items() if used[n] is not tensor or version_of(tensor) != versions[n]}
         self.changed |= touched
         if self._written is not None:
             self._account(state, given, touched)
@@ -142,7 +125,7 @@ class Stateless:
 
     def _copies(self, state: Parameters) -> dict[str, Tensor]:
         """Copy the buffers, and the parameters that a pass changes."""
-        buffers = dict(self._module.named_buffers())
+        buffers = self._contents.buffers
         copied = {name: buffer.clone() for name, buffer in {**buffers, **state}.items() if name in buffers}
         return {**state, **copied, **{name: state[name].clone() for name in (self._written or ()) if name in state}}
 
@@ -159,102 +142,6 @@ class Stateless:
         for name in sorted(written & state.keys()):
             if given[name].requires_grad:
                 _scale_gradient(type(self._module).__name__, name, state[name].detach(), given[name])
-
-
-@contextmanager
-def unchanged(module: nn.Module, modules: Sequence[tuple[str, nn.Module]] = ()) -> Generator[list[str]]:
-    """Restore attributes, submodules and configurations of a module after the block.
-
-    Args:
-        module: The module.
-        modules: Its submodules by path, if they are known.
-
-    Yields:
-        An empty list, which contains the names of what was changed when the block has ended.
-
-    Example:
-        >>> module = nn.Sequential(nn.Linear(1, 1))
-        >>> with unchanged(module) as changed:
-        ...     module[0].scale = 2.0
-        >>> changed, hasattr(module[0], "scale")
-        (['0.scale'], False)
-    """
-    changed: list[str] = []
-    kept = list(_contents(modules or tuple(module.named_modules())))
-    tensors = [(name, t, _version(t), t.clone()) for name, t in _plain_tensors(kept)]
-    try:
-        yield changed
-    finally:
-        for one in kept:
-            if one.container or one.then:  # most are empty
-                changed += _restore(one)
-        for name, tensor, version, copy in tensors:
-            if _version(tensor) != version:
-                changed.append(name)
-                with torch.no_grad():
-                    tensor.copy_(copy)
-
-
-def _contents(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Kept]:
-    """Yield every container whose contents a pass could change; most are empty, so these are not copied."""
-    seen: set[int] = set()
-    for path, owner in modules:
-        own = owner.__dict__
-        yield Kept(path, "", own, own.copy())
-        for key, value in own.items():
-            kind = type(value)
-            if kind in _CONSTANT:
-                continue
-            inside = value if kind in _CONTAINERS else None if id(value) in seen else _inside(value)
-            seen.add(id(value))
-            if inside is not None:
-                yield Kept(path, key, inside, inside.copy() if inside else None)
-
-
-def _plain_tensors(kept: Iterable[Kept]) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors that are attributes of modules, neither parameters nor buffers."""
-    for path, key, now, _ in kept:
-        if not key and isinstance(now, dict):
-            yield from ((f"{path}.{name}".lstrip("."), t) for name, t in now.items() if isinstance(t, Tensor))
-
-
-def _inside(value: object) -> Container | None:
-    """Return the contents of an attribute that can change: of a container, or the attributes of a configuration."""
-    if isinstance(value, dict | list | set):
-        return value
-    if isinstance(value, nn.Module | Tensor | type) or callable(value):
-        return None
-    return getattr(value, "__dict__", None)
-
-
-def _restore(kept: Kept) -> Sequence[str]:
-    """Restore a container, and return the names of what was changed in it."""
-    path, key, now, then = kept
-    then = type(now)() if then is None else then
-    if len(now) == len(then) and _same(now, then):
-        return ()
-    if isinstance(now, dict) and isinstance(then, dict):
-        inner = "" if key in ("", "_modules") else key
-        names = [name for name in {**now, **then} if now.get(name, _NOTHING) is not then.get(name, _NOTHING)]
-        now.clear()
-        now.update(then)
-        return [".".join(part for part in (path, inner, str(name)) if part) for name in names]
-    if isinstance(now, list):
-        now[:] = then
-    elif isinstance(now, set):
-        now.clear()
-        now.update(then)
-    return [f"{path}.{key}".lstrip(".")]
-
-
-def _same(now: Container, then: Container) -> bool:
-    """Return whether two containers of equal size hold the same objects."""
-    if isinstance(now, dict) and isinstance(then, dict):
-        return all(map(operator.is_, now.values(), then.values())) and list(now) == list(then)
-    return now == then if isinstance(now, set) else all(map(operator.is_, now, then))
-
-
-_NOTHING = object()
 
 
 def _scale_gradient(module: str, name: str, before: Tensor, used: Tensor) -> None:
@@ -280,10 +167,6 @@ def _scale_gradient(module: str, name: str, before: Tensor, used: Tensor) -> Non
 
 def _equal(one: Tensor, two: Tensor) -> bool:
     return one.is_meta or torch.equal(one.detach(), two.detach())
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _device(state: Parameters) -> torch.device:

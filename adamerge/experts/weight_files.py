@@ -1,6 +1,5 @@
 """Files of a checkpoint's weights: those that transformers would open, and no others unnoticed."""
 
-import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from adamerge.experts.name_patterns import several
 from adamerge.storage.links import inside
-from adamerge.storage.regular_files import check_regular, problem_of, read_json
+from adamerge.storage.regular_files import check_regular, problem_of, read_json, settings_of
 from adamerge.storage.weights import InMemory, MappedFiles, Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
 
@@ -111,11 +110,8 @@ def _candidates(folder: Path, name: str) -> Iterator[tuple[Path, ...]]:
 
 def _is_stale(folder: Path, index: Path) -> bool:
     """Return whether none of an index's files is there: `save_pretrained` of one file leaves a former index."""
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return bool(names) and not any((folder / str(name)).exists() for name in names)
+    names = settings_of(index).get("weight_map")
+    return isinstance(names, dict) and bool(names) and not any((folder / str(n)).exists() for n in names.values())
 
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adamerge.experts.stateless import unchanged
+from adamerge.experts.module_contents import unchanged
 from adamerge.merging.turns import HandOver, Turns
 from adamerge.types import ConfigError
 

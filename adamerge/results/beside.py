@@ -12,7 +12,6 @@ from adamerge.data.processor_files import (
     files_of,
     further_templates,
     has_tokenizer,
-    settings_of,
     templates_of,
 )
 from adamerge.experts.checkpoint import Checkpoint
@@ -21,6 +20,7 @@ from adamerge.experts.name_patterns import several
 from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
+from adamerge.storage.regular_files import settings_of
 from adamerge.types import Fact
 
 _LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)

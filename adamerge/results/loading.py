@@ -1,10 +1,11 @@
 """How an exported folder is loaded: its transformers classes, and the task that the hub files it under."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.models.auto import modeling_auto
+
+from adamerge.storage.regular_files import settings_of
 
 _PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
@@ -50,10 +51,10 @@ def loading_of(folder: Path) -> Loading:
     """
     processor = next((cls for file, cls in _PROCESSORS.items() if (folder / file).is_file()), None)
     if (folder / "adapter_config.json").is_file():
-        settings = _settings(folder / "adapter_config.json")
+        settings = settings_of(folder / "adapter_config.json")
         kinds = {"CAUSAL_LM": "AutoPeftModelForCausalLM", "SEQ_CLS": "AutoPeftModelForSequenceClassification"}
         return Loading(kinds.get(str(settings.get("task_type")), "AutoPeftModel"), processor, package="peft")
-    settings = _settings(folder / "config.json")
+    settings = settings_of(folder / "config.json")
     architectures = settings.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else "AutoModel"
     auto = auto_class(str(settings.get("model_type")), name)
@@ -80,7 +81,3 @@ def auto_class(model_type: str, architecture: str) -> str | None:
         if architecture in (named if isinstance(named, tuple) else (named,)):
             return auto
     return None
-
-
-def _settings(file: Path) -> dict[str, object]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -198,6 +199,7 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+@cache
 def templates(*, escaped: bool) -> Environment:
     """Load the templates of cards and reports, with the filters of their tables.
 

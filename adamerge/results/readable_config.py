@@ -12,6 +12,7 @@ from adamerge.data.processor_files import template_of
 from adamerge.data.turns import end_of_turn
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.open_safetensors import open_safetensors
+from adamerge.storage.regular_files import read_json, settings_of
 from adamerge.types import Fact
 
 Json: TypeAlias = Mapping[str, object]
@@ -56,7 +57,7 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
         Notes for the user: what was added, and what other readers cannot be told.
     """
     file = folder / "config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = settings_of(file)
     found, notes = with_former_rope(settings)
     aliases = _ALIASES.get(str(settings.get("model_type")), {})
     found = {**found, **{alias: found[key] for alias, key in aliases.items() if key in found}}
@@ -223,7 +224,7 @@ def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
             "it to the reader as a stop string."
         ]
     file = folder / "generation_config.json"
-    generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    generation = cast(Json, read_json(file)) if file.exists() else {}
     stops = _listed(generation.get("eos_token_id", None if file.exists() else settings.get("eos_token_id")))
     missing = [token for token in end.tokens if token not in stops]
     if not missing:

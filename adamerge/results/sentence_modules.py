@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from adamerge.data.processor_files import settings_of
 from adamerge.results.module_settings import meaning
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
+from adamerge.storage.regular_files import read_json, settings_of
+from adamerge.types import ConfigError
 
 MODULES = "modules.json"
 _TYPES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -117,8 +118,8 @@ def read_modules(folder: Path, *, unpickle: bool = False) -> Modules | None:
         unpickle: Whether weights in pickles may be read.
     """
     try:
-        entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        entries = read_json(folder / MODULES)
+    except ConfigError:
         return None
     if not isinstance(entries, list) or not inside(folder, folder / MODULES):
         return None

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from adamerge.data.processor_files import DEFAULT, TEMPLATE, TEMPLATES, named_templates, settings_of
+from adamerge.data.processor_files import DEFAULT, TEMPLATE, TEMPLATES, named_templates
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
 from adamerge.results.module_weights import Source, blended
 from adamerge.results.surviving import ENOUGH
 from adamerge.storage.atomic_files import write_safetensors, write_text
+from adamerge.storage.regular_files import settings_of
 from adamerge.types import Coefficients
 
 _NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")

@@ -1,15 +1,10 @@
-"""Whether a run can write to its directory, and has space there, asked before anything is learned."""
+"""Whether a run can write to its directory, asked before anything is read."""
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from adamerge.calibration.race import CentreChoice
-from adamerge.experts.experts import Experts
-from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.regular_files import is_folder
 from adamerge.types import ConfigError
 
@@ -53,28 +48,3 @@ def _rows(config: MergeConfig) -> Iterable[str]:
             path = getattr(data, "path", data)
             if isinstance(path, str):
                 yield path
-
-
-def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> None:
-    """Check, before learning, that the disk has space for the checkpoint and for stored centre and task vectors.
-
-    Raises:
-        ConfigError: The disk has too little free space.
-    """
-    size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
-    shapes = {name: experts.base.shape(name) for name in experts.shared}
-    if config.centre is not None:
-        others = config.chosen_centre.contestants if isinstance(config.chosen_centre, CentreChoice) else ()
-        size += resident_bytes(shapes, 1 + len(others))
-    size += resident_bytes(shapes, sum(model != "base" for model in config.models_beside.values()))
-    if config.task_vectors is not None:
-        size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
-    if any(transform.fisher for transform in config.transforms.values()):  # stored until they are computed
-        size += resident_bytes(shapes, len(experts.tasks))
-    place = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    if free < 1.2 * size:
-        raise ConfigError(
-            f"{run.path}: the disk is full: expected {1.2 * size / 1e6:.0f} MB of free space at {place}, found "
-            f"{free / 1e6:.0f} MB. Delete files, or choose a run_dir on another disk."
-        )

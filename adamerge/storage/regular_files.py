@@ -6,7 +6,7 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -91,15 +91,37 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def read_json(path: Path, error: Refusal = ConfigError) -> object:
+def read_json(
+    path: Path, error: Refusal = ConfigError, *, what: str = "JSON", advice: str = "Copy or download the file again."
+) -> object:
     """Read a JSON file.
+
+    Args:
+        path: The file.
+        error: Class of the error if it is not JSON.
+        what: What the file is expected to be.
+        advice: What to do if it is something else.
 
     Raises:
         ConfigError: It cannot be read, or is not JSON; or the other class.
     """
     content = read_whole(path, LARGEST_JSON)
-    with reading(f"{path}: expected JSON, but it cannot be read", "Copy or download the file again.", error):
+    with reading(f"{path}: expected {what}, but it cannot be read", advice, error):
         return json.loads(content.decode("utf-8"))
+
+
+def settings_of(path: Path) -> dict[str, object]:
+    """Read a JSON file of keys and values; empty if there is none, or none that can be read.
+
+    Example:
+        >>> settings_of(Path("/dev/null"))
+        {}
+    """
+    try:
+        found = read_json(path)
+    except ConfigError:
+        return {}
+    return cast(dict[str, object], found) if isinstance(found, dict) else {}
 
 
 def check_folder(folder: Path) -> None:

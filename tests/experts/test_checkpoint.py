@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from support.families import TEXT, build
 from torch import nn
+from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from adamerge.experts import checkpoint
 from adamerge.experts.checkpoint import open_checkpoint, parameters_on_meta, skeleton
@@ -176,3 +177,13 @@ def test_an_architecture_missing_in_transformers_is_rejected():
     config = build("BertModel", "bert", 0).config
     with pytest.raises(ConfigError, match=re.escape("BertForNothing, which transformers")):
         skeleton(config, "BertForNothing")
+
+
+def test_a_skeleton_draws_no_weights(monkeypatch):
+    drawn, normal = [], TORCH_INIT_FUNCTIONS["normal_"]
+    counted = lambda tensor, **more: drawn.append(1) or normal(tensor, **more)  # noqa: E731
+    monkeypatch.setitem(TORCH_INIT_FUNCTIONS, "normal_", counted)
+    skeleton(transformers.BertConfig(**TEXT), "BertModel")
+    assert not drawn
+    transformers.BertModel(transformers.BertConfig(**TEXT))
+    assert drawn

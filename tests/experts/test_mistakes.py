@@ -231,9 +231,6 @@ def pattern_that_matches_nothing(folder, config):
     config["parameters"] = {"base": ["embedings*"]}
 
 
-# --- what numbers tell -----------------------------------------------------------------------------------------------
-
-
 @of_numbers("mood (mood)", "equal the base's", "not an expert")
 def experts_equal_to_the_base(folder, config):
     """All of them; one beside others is a linear probe, whose head alone was trained."""

@@ -6,12 +6,15 @@ import transformers
 from support.families import build
 from support.mixtures import MIXTURES, SMALL
 
+from adamerge.experts import model_kind
 from adamerge.experts.checkpoint import skeleton
 from adamerge.experts.model_kind import classes_by_token, kind_of, trial
 
 
+@pytest.mark.parametrize("small", [0, model_kind.SMALL])
 @pytest.mark.parametrize("architecture", MIXTURES)
-def test_a_mixture_is_tried_without_weights(architecture):
+def test_a_mixture_is_tried_without_weights(architecture, small, monkeypatch):
+    monkeypatch.setattr(model_kind, "SMALL", small)
     config = getattr(transformers, architecture).config_class(**{**SMALL, **MIXTURES[architecture]})
     module = skeleton(config, architecture)
     inputs = {"input_ids": torch.tensor([[3, 4, 5, 6]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}

@@ -10,7 +10,8 @@ from torch import nn
 
 from adamerge.batch import Batch
 from adamerge.experts.from_modules import from_modules
-from adamerge.experts.stateless import Stateless, unchanged
+from adamerge.experts.module_contents import unchanged
+from adamerge.experts.stateless import Stateless
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
@@ -102,6 +103,35 @@ def test_a_module_that_changes_nothing_is_said_to():
     run = Stateless(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     run(dict(nn.Linear(2, 2).named_parameters(prefix="0")), (torch.ones(3, 2),))
     assert (run.changed, run.random) == (set(), False)
+
+
+def test_a_pass_formats_no_stack(monkeypatch):
+    def formatted(*given, **more):
+        raise AssertionError("a stack is formatted")
+
+    run = Stateless(nn.Linear(2, 2))
+    state = dict(nn.Linear(2, 2).named_parameters())
+    monkeypatch.setattr("traceback.format_stack", formatted)
+    run(state, (torch.ones(1, 2),))
+    if not torch.cuda.is_initialized():
+        with torch.random.fork_rng([]), pytest.raises(AssertionError, match="a stack is formatted"):
+            torch.manual_seed(0)
+
+
+def test_what_is_changed_between_passes_stays():
+    """Hooks, attributes and buffers that others set are no changes of a pass."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    state = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    run, seen = Stateless(module), []
+    run(state, (torch.ones(3, 2),))
+    module[0].register_forward_hook(lambda layer, inputs, output: seen.append(1))
+    module[1].running_mean = torch.ones(2)
+    module.word = "new"
+    first = run(state, (torch.ones(3, 2),))
+    again = run(state, (torch.ones(3, 2),))
+    torch.testing.assert_close(first, module(torch.ones(3, 2)))
+    assert torch.equal(first, again)
+    assert (len(seen), module.word, run.changed) == (3, "new", set())
 
 
 def test_passes_draw_the_same_random_numbers_and_leave_the_state_alone():

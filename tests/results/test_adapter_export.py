@@ -2,29 +2,33 @@
 
 import json
 import shutil
-import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from support.adapter_pool import (
+    BASES,
+    KINDS,
+    LLAMA,
+    assert_same,
+    coefficients_of,
+    loaded,
+    merged_state,
+    model_of,
+    save_adapter,
+)
 from support.engines import vllm_problems
 from support.families import build
-from transformers import AutoModelForSequenceClassification
 
 import adamerge.transforms
-from adamerge import Expert, Merge
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.merging.grouping import component_wise, row_blocks, task_wise
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results import adapter_export
 from adamerge.results.adapter_export import export_adapter
-from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.export import export
-from adamerge.runs.open_run import chosen
 from adamerge.storage.weights import InMemory
 from adamerge.transforms import (
     Aswudi,
@@ -41,26 +45,6 @@ from adamerge.transforms import (
 from adamerge.transforms.stored import merged_at_once, transformed
 from adamerge.types import ConfigError
 
-LLAMA = ("LlamaForCausalLM", "llama", {"tie_word_embeddings": False})
-KINDS = {
-    "plain": {"target_modules": ["q_proj", "v_proj"]},
-    "rslora": {"target_modules": "all-linear", "use_rslora": True, "r": 2},
-    "patterns": {
-        "target_modules": ["q_proj", "down_proj"],
-        "rank_pattern": {"down_proj": 2},
-        "alpha_pattern": {"down_proj": 5},
-    },
-    "embeddings": {"target_modules": ["embed_tokens", "lm_head"]},
-    "dora": {"target_modules": ["q_proj"], "use_dora": True},
-    "bias": {"target_modules": ["query"], "bias": "all"},
-}
-BASES = {
-    "llama": LLAMA,
-    "gpt2": ("GPT2LMHeadModel", "gpt2", {}),
-    "vit": ("ViTModel", "vit", {}),
-    "bert": ("BertModel", "bert", {}),
-}
-
 
 @pytest.fixture(autouse=True)
 def unverified(request, monkeypatch):
@@ -72,19 +56,6 @@ def unverified(request, monkeypatch):
 @pytest.fixture
 def verified():
     """Adapters are loaded by PEFT and transformers while they are written."""
-
-
-def save_adapter(base, place, options, seed, family=LLAMA):
-    name, kind, more = family
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(build(name, kind, 0, **more), LoraConfig(**{"r": 4, "lora_alpha": 8, **options}))
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-        model.save_pretrained(place)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -101,36 +72,6 @@ def pool(tmp_path_factory):
     save_adapter(root / "gpt2", root / "conv1d", conv1d, 7, BASES["gpt2"])
     save_adapter(root / "vit", root / "convolution", {"target_modules": ["projection", "q_proj"]}, 8, BASES["vit"])
     return root
-
-
-def model_of(pool, kinds, base="llama", grouping=None, centre=None, beside=()):
-    opened = open_checkpoint(str(pool / base))
-    experts = from_checkpoints(opened, {kind: open_expert(str(pool / kind), opened) for kind in kinds})
-    others = {f"merge{number}": make(experts) for number, make in enumerate(beside)}
-    vectors = task_vectors(experts, experts.shared, centre=centre and centre(experts), beside=others)
-    return MergedModel(experts, vectors, (grouping or (lambda v: task_wise(v.shapes)))(vectors))
-
-
-def coefficients_of(model, seed=0):
-    shape = len(model.grouping), len(model.vectors.experts)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def loaded(folder, kind="llama"):
-    name, word, more = BASES[kind]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(build(name, word, 0, **more), folder).merge_and_unload().state_dict()
-
-
-def merged_state(model, coefficients):
-    rows = model.grouping.rows
-    return {name: model.vectors.combine_exactly(name, coefficients, rows[name]) for name in model.vectors.shapes}
-
-
-def assert_same(found, expected):
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("grouping", [None, lambda v: row_blocks(v.shapes, 3)], ids=["task", "rows"])
@@ -340,79 +281,6 @@ def test_a_transform_says_truly_whether_it_keeps_the_span(cls):
         assert not transform.keeps_span
         return
     assert transform.keeps_span == (spans(transform) < 1e-6)
-
-
-@pytest.fixture
-def text_pool(family):
-    """The base and adapters of two of the text family's tasks, with heads."""
-    for seed, task in enumerate(("mood", "topic")):
-        labels = AutoModelForSequenceClassification.from_pretrained(task).num_labels
-        torch.manual_seed(seed)
-        start = AutoModelForSequenceClassification.from_pretrained("base", num_labels=labels)
-        model = get_peft_model(start, LoraConfig(r=2, target_modules=["query", "dense"], task_type="SEQ_CLS"))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data += 0.05 * torch.randn_like(parameter)
-        model.save_pretrained(f"adapters/{task}")
-    return family
-
-
-def merge(**settings):
-    experts = [Expert(f"adapters/{task}", calibration=f"{task}.jsonl") for task in ("mood", "topic")]
-    return Merge("base", experts, data={"batch_size": 4}, **settings)
-
-
-@pytest.mark.parametrize("method", ["regmean", "esm"])
-def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, verified, method):
-    """RegMean and ESM over adapters are in their span; PEFT and the dense export give the same parameters."""
-    result = merge(method=method).learn()
-    result.export("dense", dtype="float32")
-    exported = result.export("adapter", adapter=True)
-    assert set(exported.checkpoints) == {"mood", "topic"}
-    factors = {}
-    for task, place in exported.checkpoints.items():
-        dense = AutoModelForSequenceClassification.from_pretrained(f"dense/{task}").state_dict()
-        start = AutoModelForSequenceClassification.from_pretrained("base", num_labels=len(dense["classifier.bias"]))
-        found = PeftModel.from_pretrained(start, place).merge_and_unload().state_dict()
-        assert found.keys() == dense.keys()
-        assert_same(found, {name: value.double() for name, value in dense.items() if value.is_floating_point()})
-        tensors = load_file(place / "adapter_model.safetensors")
-        factors[task] = {key: value for key, value in tensors.items() if "lora" in key}
-        assert json.loads((place / "adapter_config.json").read_text())["modules_to_save"] == ["classifier"]
-    for key, value in factors["mood"].items():
-        assert torch.equal(value, factors["topic"][key])
-
-
-@pytest.mark.parametrize("settings", [{"method": "ties"}, {"centre": "Dare"}, {"method": "feat_cal"}])
-def test_transforms_that_leave_the_span_are_refused_before_learning(text_pool, settings):
-    with pytest.raises(ConfigError, match=r"(task_vectors|centre): \w+ leaves the span"):
-        merge(**settings, export="adapter").learn()
-
-
-def test_a_run_writes_an_adapter_measures_it_and_exports_it_anew(text_pool, main):
-    models = json.dumps([{"model": f"adapters/{t}", "calibration": f"{t}.jsonl"} for t in ("mood", "topic")])
-    settings = ["--method", "task_arithmetic", "--export", "adapter", "--run_dir", "run"]
-    code, said, _ = main("fit", "--base_model", "base", "--models", models, *settings)
-    assert code == 0
-    assert "adapter: LoRA of rank" in said
-    assert (text_pool / "run/merged/mood/adapter_config.json").exists()
-    metrics = json.loads((text_pool / "run/metrics.json").read_text())
-    code, said, _ = main("export", "--run", "run", "--out", "cut", "--max_rank", "1")
-    assert code == 0
-    assert "max_rank 1: relative error of the change" in said
-    full = 100 * metrics["agreement"]["learned"]["mean"]
-    assert f"mean {full:.1f} % → " in said
-
-
-def test_what_a_run_is_exported_as_can_be_changed(text_pool):
-    config = merge(export={"max_rank": 4}).config
-    assert adapter_of(chosen(config, None, None).export) == AdapterExport(4)
-    assert adapter_of(chosen(config, True, 2).export) == AdapterExport(2)
-    assert adapter_of(chosen(config, False, None).export) is None
-    with pytest.raises(ConfigError, match="max_rank: expected an adapter"):
-        chosen(config, False, 2)
-    with pytest.raises(ConfigError, match="max_rank: expected 1 or more"):
-        merge(export={"max_rank": 0})
 
 
 def test_coefficients_per_component_are_exported(pool, tmp_path):

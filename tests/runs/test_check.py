@@ -59,9 +59,7 @@ def test_problems_of_rows_space_and_directory_are_listed_together(family, monkey
     (family / "run/notes.txt").touch()
     save_rows(family / "mood_test.jsonl", 4, 0)
     (family / "topic.jsonl").write_text("")
-    monkeypatch.setattr(
-        "adamerge.runs.check_place.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1)
-    )
+    monkeypatch.setattr("adamerge.runs.disk_space.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
     problems, _ = checked(configuration(run_dir="run"))
     expected = (
         "run: already exists",

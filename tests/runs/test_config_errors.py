@@ -3,24 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.complaints import HEAD, LINE, complaint
 
 from adamerge.command_line import read_arguments
-from adamerge.runs.fit import learning_of
-from adamerge.runs.layers import nested
 from adamerge.runs.read_config import merge_config, merge_layers
-from adamerge.runs.read_yaml import DEEPEST, MOST, Document, read_yaml
+from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.types import ConfigError
-
-HEAD = "base_model: base\nmodels:\n  - {model: mood}\n  - {model: topic}\n"
-LINE = HEAD.count("\n") + 1
-LENGTH = 11  # keys and values in HEAD, and itself
-
-
-def complaint(text, name="merge.yaml"):
-    with pytest.raises(ConfigError) as error:
-        merge_layers([read_yaml(text, name)])
-    return str(error.value)
-
 
 MISTAKES = [
     ("calibratoin: a", "calibratoin: there is no such key. Did you mean calibration under models?"),
@@ -264,58 +252,6 @@ def test_what_is_missing_names_the_file(file, count):
     assert str(error.value) == f"{files}missing: base_model, models"
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("1: 2", "merge.yaml:5: expected a text as key, found '1', which YAML reads as int"),
-        ("data: {1: 2}", "merge.yaml:5: expected a text as key, found '1'"),
-        ("data: {null: 2, true: 1}", "merge.yaml:5: expected a text as key, found 'null', which YAML reads as null"),
-        ("2001-01-01: 1", "merge.yaml:5: expected a text as key, found '2001-01-01', which YAML reads as timestamp"),
-        ("? [a, b]\n: 3", "merge.yaml:5: expected a text as key, found a seq"),
-        ("? {a: 1}\n: 3", "merge.yaml:5: expected a text as key, found a map"),
-    ],
-)
-def test_keys_that_are_no_words(text, words):
-    assert complaint(HEAD + text).startswith(words)
-
-
-def test_aliases_that_multiply_are_refused():
-    lines = ["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
-    assert complaint("\n".join(lines)).startswith("merge.yaml:12: expected at most 10000 keys and values")
-
-
-LIMITS = [  # a document just within a limit, one just beyond, and what is said of it
-    (lambda n: "b: [" + "1, " * n + "]", MOST - LENGTH - 2, "10000 keys and values"),
-    (lambda n: "b: " + "[" * n + "]" * n, DEEPEST - 1, "64 levels"),
-    (lambda n: "b: " + "{a: " * n + "1" + "}" * n, DEEPEST - 1, "64 levels"),
-    (lambda n: "b: &x " + "[" * 9 + "]" * 9 + "\nc: " + "[" * (n - 9) + "*x" + "]" * (n - 9), DEEPEST - 1, "64 levels"),
-]
-
-
-@pytest.mark.parametrize(("make", "most", "words"), LIMITS, ids=["values", "lists", "mappings", "aliases"])
-def test_sizes_and_levels_have_a_limit(make, most, words):
-    assert words not in complaint(HEAD + make(most))
-    last = LINE + make(most).count("\n")
-    assert complaint(HEAD + make(most + 1)).startswith(f"merge.yaml:{last}: expected at most {words}, found more")
-
-
-def test_an_alias_within_its_own_value_is_named():
-    assert complaint(HEAD + "a: &a\n  - [*a]").startswith("merge.yaml:6: the alias *a refers to a value that contains")
-
-
-@pytest.mark.parametrize("value", ["2001-99-99", "!!int abc", "!!binary é", "0x_", "9" * 5000, "!!set [a]", "!x y"])
-def test_a_value_that_yaml_cannot_build_is_named_with_its_line(value):
-    said = complaint(HEAD + f"seed_everything: {value}")
-    assert "line 5" in said or said.startswith("merge.yaml:5: ")
-    assert len(said) < 300
-
-
-def test_a_long_value_is_cut_in_the_answer():
-    said = complaint(HEAD + f"init: {'x' * 100_000}\n{'k' * 900}: 1")
-    assert max(map(len, said.splitlines())) < 1200
-    assert "(100000 characters)" in said
-
-
 def test_an_option_of_torch_is_a_plain_value():
     said = complaint(HEAD + "optimizer: {lr: x}")
     assert said == "merge.yaml:5: optimizer.init_args.lr: expected a number, found 'x'."
@@ -345,24 +281,6 @@ def test_mistakes_of_python_name_the_key():
         merge_config({"base_model": "base", "models": [{"model": "a"}], "feasible": 3})
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (b"base_model: [1,\nmodels: 2", "bad.yaml: this is not YAML in UTF-8"),
-        (b"base_model: b\xe4se", "bad.yaml: this is not YAML in UTF-8"),
-        (b"a: &a [*a]", "bad.yaml:1: the alias *a "),
-        (b"- 1\n- 2", "bad.yaml: expected keys and values"),
-        (b"", "bad.yaml: expected keys and values"),
-        (b"data: {rows: 1}\ninit: 0\ndata: {rows: 2}", "bad.yaml:3: the key data is written twice in one mapping"),
-        (b"data: {rows: 1, rows: 2}", "bad.yaml:1: the key rows is written twice"),
-    ],
-)  # fmt: skip
-def test_files_that_are_no_configuration(text, words):
-    with pytest.raises(ConfigError, match="bad") as error:
-        merge_layers([read_yaml(text, "bad.yaml")])
-    assert any(line.startswith(words) for line in str(error.value).splitlines())
-
-
 SECTIONS = st.sampled_from(["data", "data.pseudo_answers", "watch", "trainer", "chunks", "parameters", ""])
 
 
@@ -372,46 +290,3 @@ def test_every_unknown_key_is_reported_with_its_line(wrong):
     said = complaint(HEAD + "".join(f"{key}: 1\n" for key in keys)).splitlines()
     reported = [line.split(": ")[:2] for line in said]
     assert reported == [[f"merge.yaml:{LINE + index}", key] for index, key in enumerate(keys)]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"optimizer": "LBFGS", "feasible": "Box", "data.batch_size": None}, "torch's LBFGS on Box"),
-        ({"optimizer": "ProjectedGradient", "trainer.precision": "bf16-mixed"}, "projected gradient with bf16"),
-        ({"chunks": {"budget": 8}, "grouping": "task"}, "expected grouping: tensor, found task"),
-        ({"method": "ties", "centre": "Isotropic"}, "so Ties would add nothing to the centre"),
-        ({"task_vectors": "Isotropic", "init": "closed_form"}, "Isotropic makes one task vector of all experts"),
-        ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, found -1"),
-        ({"chunks": {"budget": 8}, "grouping": "task", "optimizer": None}, "optimizer: expected an optimiser"),
-        ({"optimizer.lr": -1}, "optimizer.init_args.lr: Invalid learning rate: -1"),
-        ({"optimizer": None}, "optimizer: expected an optimiser"),
-        ({"trainer.accelerator": "gpuu"}, "gpuu"),
-        ({"models": [{"model": "a"}], "feasible": "Simplex"}, "A simplex over 1 expert is a single point"),
-        ({"optimizer": "SoftFrankWolfe", "feasible": "Unbounded"}, "there is no vertex to select; choose a simplex"),
-        ({"optimizer": "LBFGSB", "feasible": "Simplex", "data.batch_size": None}, "bounds on single coefficients only"),
-        ({"optimizer": "LBFGSB"}, "L-BFGS-B with another batch at every step is not defined"),
-        ({"optimizer": "ProjectedGradient", "trainer.gradient_clip_val": 1.0}, "projected gradient with gradient clip"),
-        ({"optimizer": "FrankWolfe", "feasible": "Simplex"}, "Frank-Wolfe (hard) with a learning-rate scheduler"),
-        (
-            {"method": "frank_wolfe", "optimizer": {"class_path": "SoftFrankWolfe", "init_args": {"top_k": 5}}},
-            "top_k=5 exceeds the pool of 3 vertices",
-        ),
-    ],
-)
-def test_choices_that_do_not_go_together(changes, words):
-    minimal = {"base_model": "base", "models": [{"model": "a"}, {"model": "b"}]}
-    with pytest.raises(ConfigError) as error:
-        learning_of(merge_config(minimal | changes), progress_bar=False)
-    assert words in str(error.value)
-
-
-def test_cosine_selection_needs_plain_steps():
-    options = {"class_path": "FrankWolfe", "init_args": {"selection": "cosine"}}
-    with pytest.raises(ConfigError, match="Selection by cosine is the published code's"):
-        merge_config({"base_model": "base", "models": [{"model": "a"}], "optimizer": options})
-
-
-def test_places_follow_dotted_keys():
-    document = nested(read_yaml("data.rows: 4", "merge.yaml"))
-    assert document.places["data", "rows"].source == "merge.yaml:1"

@@ -7,8 +7,10 @@ import torch
 from support.families import configuration, write
 
 from adamerge import Expert, Merge
+from adamerge.runs.fit import learning_of
 from adamerge.runs.learning_settings import learning_notes
 from adamerge.runs.read_config import merge_config
+from adamerge.types import ConfigError
 
 NAMES = ["emb.weight", "h.0.attn.weight", "h.0.mlp.weight", "h.1.attn.weight", "h.1.mlp.weight", "norm.weight"]
 
@@ -100,3 +102,41 @@ def test_warnings_of_python_have_no_prefix():
     assert any(line.startswith("models: a: parameters.weight: filter 'nowhere' is part of no") for line in said)
     assert any(line.startswith("parameters.weight of the models: the start of ") for line in said)
     assert not [line for line in said if line.startswith(("note:", "warning:"))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer": "LBFGS", "feasible": "Box", "data.batch_size": None}, "torch's LBFGS on Box"),
+        ({"optimizer": "ProjectedGradient", "trainer.precision": "bf16-mixed"}, "projected gradient with bf16"),
+        ({"chunks": {"budget": 8}, "grouping": "task"}, "expected grouping: tensor, found task"),
+        ({"method": "ties", "centre": "Isotropic"}, "so Ties would add nothing to the centre"),
+        ({"task_vectors": "Isotropic", "init": "closed_form"}, "Isotropic makes one task vector of all experts"),
+        ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, found -1"),
+        ({"chunks": {"budget": 8}, "grouping": "task", "optimizer": None}, "optimizer: expected an optimiser"),
+        ({"optimizer.lr": -1}, "optimizer.init_args.lr: Invalid learning rate: -1"),
+        ({"optimizer": None}, "optimizer: expected an optimiser"),
+        ({"trainer.accelerator": "gpuu"}, "gpuu"),
+        ({"models": [{"model": "a"}], "feasible": "Simplex"}, "A simplex over 1 expert is a single point"),
+        ({"optimizer": "SoftFrankWolfe", "feasible": "Unbounded"}, "there is no vertex to select; choose a simplex"),
+        ({"optimizer": "LBFGSB", "feasible": "Simplex", "data.batch_size": None}, "bounds on single coefficients only"),
+        ({"optimizer": "LBFGSB"}, "L-BFGS-B with another batch at every step is not defined"),
+        ({"optimizer": "ProjectedGradient", "trainer.gradient_clip_val": 1.0}, "projected gradient with gradient clip"),
+        ({"optimizer": "FrankWolfe", "feasible": "Simplex"}, "Frank-Wolfe (hard) with a learning-rate scheduler"),
+        (
+            {"method": "frank_wolfe", "optimizer": {"class_path": "SoftFrankWolfe", "init_args": {"top_k": 5}}},
+            "top_k=5 exceeds the pool of 3 vertices",
+        ),
+    ],
+)
+def test_choices_that_do_not_go_together(changes, words):
+    minimal = {"base_model": "base", "models": [{"model": "a"}, {"model": "b"}]}
+    with pytest.raises(ConfigError) as error:
+        learning_of(merge_config(minimal | changes), progress_bar=False)
+    assert words in str(error.value)
+
+
+def test_cosine_selection_needs_plain_steps():
+    options = {"class_path": "FrankWolfe", "init_args": {"selection": "cosine"}}
+    with pytest.raises(ConfigError, match="Selection by cosine is the published code's"):
+        merge_config({"base_model": "base", "models": [{"model": "a"}], "optimizer": options})

@@ -11,7 +11,7 @@ from support.families import configuration, listing
 
 from adamerge import cli
 from adamerge.runs.build_model import open_experts
-from adamerge.runs.check_place import check_space
+from adamerge.runs.disk_space import check_space
 from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory, check_run_dir
 from adamerge.runs.save_config import resolved
@@ -93,9 +93,7 @@ def test_a_disk_without_room_is_noticed_before_learning(family, monkeypatch):
     config = merge_config(configuration())
     experts = open_experts(config)
     check_space(config, experts, RUN)
-    monkeypatch.setattr(
-        "adamerge.runs.check_place.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1)
-    )
+    monkeypatch.setattr("adamerge.runs.disk_space.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(ConfigError, match="run: the disk is full"):
         check_space(config, experts, RUN)
 
@@ -119,6 +117,7 @@ def test_a_disk_that_fills_up_leaves_no_incomplete_file(family, main, monkeypatc
     assert not (family / "run/merged").exists()
 
 
+@pytest.mark.reports  # the pictures leave too little room for the merge
 def test_a_disk_that_is_really_full(family, main, monkeypatch):
     place = family / "small"
     place.mkdir()
@@ -127,7 +126,7 @@ def test_a_disk_that_is_really_full(family, main, monkeypatch):
         pytest.skip("only root can mount a small disk")
     try:
         usage = shutil.disk_usage
-        monkeypatch.setattr("adamerge.runs.check_place.shutil.disk_usage", lambda place: usage("/"))
+        monkeypatch.setattr("adamerge.runs.disk_space.shutil.disk_usage", lambda place: usage("/"))
         code, _, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "small/run")
         assert code == cli.BAD_INPUT
         assert "No space left on device" in complaint

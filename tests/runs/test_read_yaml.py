@@ -1,0 +1,86 @@
+"""What YAML lets one write and a configuration cannot hold is named with its line."""
+
+import pytest
+from support.complaints import HEAD, LINE, complaint
+
+from adamerge.runs.layers import nested
+from adamerge.runs.read_config import merge_layers
+from adamerge.runs.read_yaml import DEEPEST, MOST, read_yaml
+from adamerge.types import ConfigError
+
+LENGTH = 11  # keys and values in HEAD, and itself
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1: 2", "merge.yaml:5: expected a text as key, found '1', which YAML reads as int"),
+        ("data: {1: 2}", "merge.yaml:5: expected a text as key, found '1'"),
+        ("data: {null: 2, true: 1}", "merge.yaml:5: expected a text as key, found 'null', which YAML reads as null"),
+        ("2001-01-01: 1", "merge.yaml:5: expected a text as key, found '2001-01-01', which YAML reads as timestamp"),
+        ("? [a, b]\n: 3", "merge.yaml:5: expected a text as key, found a seq"),
+        ("? {a: 1}\n: 3", "merge.yaml:5: expected a text as key, found a map"),
+    ],
+)
+def test_keys_that_are_no_words(text, words):
+    assert complaint(HEAD + text).startswith(words)
+
+
+def test_aliases_that_multiply_are_refused():
+    lines = ["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
+    assert complaint("\n".join(lines)).startswith("merge.yaml:12: expected at most 10000 keys and values")
+
+
+LIMITS = [  # a document just within a limit, one just beyond, and what is said of it
+    (lambda n: "b: [" + "1, " * n + "]", MOST - LENGTH - 2, "10000 keys and values"),
+    (lambda n: "b: " + "[" * n + "]" * n, DEEPEST - 1, "64 levels"),
+    (lambda n: "b: " + "{a: " * n + "1" + "}" * n, DEEPEST - 1, "64 levels"),
+    (lambda n: "b: &x " + "[" * 9 + "]" * 9 + "\nc: " + "[" * (n - 9) + "*x" + "]" * (n - 9), DEEPEST - 1, "64 levels"),
+]
+
+
+@pytest.mark.parametrize(("make", "most", "words"), LIMITS, ids=["values", "lists", "mappings", "aliases"])
+def test_sizes_and_levels_have_a_limit(make, most, words):
+    assert words not in complaint(HEAD + make(most))
+    last = LINE + make(most).count("\n")
+    assert complaint(HEAD + make(most + 1)).startswith(f"merge.yaml:{last}: expected at most {words}, found more")
+
+
+def test_an_alias_within_its_own_value_is_named():
+    assert complaint(HEAD + "a: &a\n  - [*a]").startswith("merge.yaml:6: the alias *a refers to a value that contains")
+
+
+@pytest.mark.parametrize("value", ["2001-99-99", "!!int abc", "!!binary é", "0x_", "9" * 5000, "!!set [a]", "!x y"])
+def test_a_value_that_yaml_cannot_build_is_named_with_its_line(value):
+    said = complaint(HEAD + f"seed_everything: {value}")
+    assert "line 5" in said or said.startswith("merge.yaml:5: ")
+    assert len(said) < 300
+
+
+def test_a_long_value_is_cut_in_the_answer():
+    said = complaint(HEAD + f"init: {'x' * 100_000}\n{'k' * 900}: 1")
+    assert max(map(len, said.splitlines())) < 1200
+    assert "(100000 characters)" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"base_model: [1,\nmodels: 2", "bad.yaml: this is not YAML in UTF-8"),
+        (b"base_model: b\xe4se", "bad.yaml: this is not YAML in UTF-8"),
+        (b"a: &a [*a]", "bad.yaml:1: the alias *a "),
+        (b"- 1\n- 2", "bad.yaml: expected keys and values"),
+        (b"", "bad.yaml: expected keys and values"),
+        (b"data: {rows: 1}\ninit: 0\ndata: {rows: 2}", "bad.yaml:3: the key data is written twice in one mapping"),
+        (b"data: {rows: 1, rows: 2}", "bad.yaml:1: the key rows is written twice"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_configuration(text, words):
+    with pytest.raises(ConfigError, match="bad") as error:
+        merge_layers([read_yaml(text, "bad.yaml")])
+    assert any(line.startswith(words) for line in str(error.value).splitlines())
+
+
+def test_places_follow_dotted_keys():
+    document = nested(read_yaml("data.rows: 4", "merge.yaml"))
+    assert document.places["data", "rows"].source == "merge.yaml:1"
