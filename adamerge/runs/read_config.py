@@ -177,14 +177,14 @@ def _check_record(layer: Document, findings: Findings) -> None:
 
 def _is_file(layer: Layer) -> bool:
     """Return whether a layer is a file, or the content of a saved one, rather than what the user wrote just now."""
-    return bool(layer.document.file) or layer.recorded or layer.document.content.keys() >= DECIDED
+    return bool(layer.document.file) or layer.recorded or layer.document.content.keys() >= SAVED
 
 
 def _check_switch(layer: Layer, method: str, findings: Findings) -> None:
     """Refuse another method over a configuration of version 0.1.0, which does not record what the user wrote."""
     content = layer.document.content
     own = str(content.get("method", method))
-    if own != method and not layer.recorded and content.keys() >= DECIDED:
+    if own != method and not layer.recorded and content.keys() >= SAVED:
         findings.refuse(
             ("method",),
             f"expected {own}, found {method}: the saved configuration sets every key that a method sets, so another "
@@ -192,6 +192,12 @@ def _check_switch(layer: Layer, method: str, findings: Findings) -> None:
             "started from.",
         )
 
+
+ADDED: Mapping[str, object] = {"beside": []}
+"""Keys that configurations of former versions lack, with the values that those meant."""
+
+SAVED = DECIDED - ADDED.keys()
+"""Keys that every saved configuration has."""
 
 FORMER: Mapping[str, Mapping[str, object]] = {"watch": {"guard": False}, "data": {"least_held_out": 0}}
 """Values with which a configuration means what it meant when it was saved, before these keys were there."""
@@ -202,7 +208,7 @@ def _today(layer: Layer, findings: Findings) -> Document:
     document = _with_former(layer.document)
     content = document.content
     models = content.get("models")
-    if layer.recorded or not content.keys() >= DECIDED or not isinstance(models, list):
+    if layer.recorded or not content.keys() >= SAVED or not isinstance(models, list):
         return document
     if any(_saved_model(model) for model in models):
         findings.notes.append(f"{findings.where(('models',))}the key weight of each model is now called loss_weight.")
@@ -212,10 +218,10 @@ def _today(layer: Layer, findings: Findings) -> Document:
 
 def _with_former(document: Document) -> Document:
     content = document.content
-    if not content.keys() >= {*DECIDED, *FORMER, "run_dir"}:  # not saved, or reduced to what the user wrote
+    if not content.keys() >= {*SAVED, *FORMER, "run_dir"}:  # not saved, or reduced to what the user wrote
         return document
-    given = {key: own for key in FORMER if isinstance(own := content[key], Mapping)}
-    return replace(document, content={**content, **{key: {**FORMER[key], **own} for key, own in given.items()}})
+    given = {key: {**FORMER[key], **own} for key in FORMER if isinstance(own := content[key], Mapping)}
+    return replace(document, content={**ADDED, **content, **given})
 
 
 def _saved_model(model: object) -> bool:
