@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 _ALONE = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 """Scripts without spaces between words, as the names of their characters begin; each character counts as a word."""
@@ -12,8 +13,7 @@ _WORDLIKE = ("L", "M", "N", "S")
 
 def _without_punctuation(text: str) -> str:
     """Replace punctuation marks by spaces; those of a number (-5, 3.5) are part of it."""
-    marks = zip(text, f"{text[1:]} ", strict=True)
-    return " ".join("".join(" " if _mark(one, after) else one for one, after in marks).split())
+    return " ".join("".join(" " if _mark(*two) else two[0] for two in pairwise(f"{text} ")).split())
 
 
 def _mark(one: str, after: str) -> bool:
@@ -43,7 +43,7 @@ def normalised(text: str, how: Sequence[str]) -> str:
     text = unicodedata.normalize("NFC", text)
     for step, change in _STEPS.items():
         text = change(text) if step in how else text
-    return text
+    return unicodedata.normalize("NFC", text)
 
 
 def words(text: str) -> list[str]:
