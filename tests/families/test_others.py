@@ -12,7 +12,7 @@ SAMPLE = (
     "LlamaForSequenceClassification (reward model)", "BertModel (sentence encoder)",
     "RobertaForSequenceClassification (multi-label)", "BertForSequenceClassification (regression)",
 )  # fmt: skip
-SPECIAL = ("WavLMForCTC", "ElectraForQuestionAnswering", "RobertaForMultipleChoice", "SegformerForSemanticSegmentation")
+SPECIAL = ("WavLMForCTC", "RobertaForMultipleChoice", "SegformerForSemanticSegmentation")
 MEMBERS = {member.title: member for member in OTHERS}
 
 
