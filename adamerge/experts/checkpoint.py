@@ -24,7 +24,7 @@ from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
 from adamerge.experts.other_folders import way_on
 from adamerge.experts.quantisation import without_quantization
-from adamerge.experts.weight_files import open_weights, other_weights
+from adamerge.experts.weight_files import files_within, open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
 from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
 from adamerge.storage.weights import Weights
@@ -65,7 +65,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         """Remember which files there are."""
-        found = [file for folder in self.folders for file in _within(folder)]
+        found = [file for folder in self.folders for file in files_within(folder)]
         object.__setattr__(self, "stamps", {file: stamp_of(file) for file in found if file.is_file()})
 
     @property
@@ -85,12 +85,6 @@ class Checkpoint:
         own = self.adapter is None
         content = read_json(self.folder / "config.json") if own else json.loads(self.config.to_json_string())
         return cast(dict[str, object], without_foreign(content, trusted=self.trust_remote_code))
-
-
-def _within(folder: Path) -> Iterator[Path]:
-    """Yield what is in a folder and in its folders, and all that is in folders of sentence-transformers modules."""
-    for place in ("*", "*/*", "[0-9]*_*/**/*"):
-        yield from folder.glob(place)
 
 
 def open_checkpoint(

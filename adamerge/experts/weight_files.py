@@ -209,3 +209,9 @@ def _load(file: Path) -> object:
             f"{file}: torch.load(weights_only=True) cannot read it: {reason}. Copy or download the file again, or "
             "convert it to safetensors."
         ) from error
+
+
+def files_within(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder and in its folders, and all that is in folders of sentence-transformers modules."""
+    for place in ("*", "*/*", "[0-9]*_*/**/*"):
+        yield from folder.glob(place)

@@ -7,7 +7,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from support.families import TEXT, build
+from support.families import TEXT, build, configuration
+from support.mistakes import pickle_weights
 from torch import nn
 from transformers.initialization import TORCH_INIT_FUNCTIONS
 
@@ -15,6 +16,8 @@ from adamerge.experts import checkpoint
 from adamerge.experts.checkpoint import open_checkpoint, parameters_on_meta, skeleton
 from adamerge.experts.match_names import match, tied_names
 from adamerge.experts.model_kind import classes_by_token, kind_of
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.read_config import merge_config
 from adamerge.types import ConfigError
 
 PAIRS = [  # saved as, loaded as
@@ -187,3 +190,10 @@ def test_a_skeleton_draws_no_weights(monkeypatch):
     assert not drawn
     transformers.BertModel(transformers.BertConfig(**TEXT))
     assert drawn
+
+
+def test_pickled_weights_are_read_with_permission(family):
+    expected = load_file(family / "mood/model.safetensors")
+    pickle_weights(family / "mood")
+    weights = open_experts(merge_config(configuration(allow_pickle=True))).weights["mood"]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())

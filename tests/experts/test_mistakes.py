@@ -297,10 +297,3 @@ def test_problems_of_all_experts_are_in_one_answer(family):
     assert len(lines) == 3
     for word, line in zip(("mood/model.safe", "topic", "speed: the file has no tensor"), lines, strict=True):
         assert word in line
-
-
-def test_pickled_weights_are_read_with_permission(family):
-    expected = load_file(family / "mood/model.safetensors")
-    pickle_weights(family / "mood")
-    weights = open_experts(merge_config(configuration(allow_pickle=True))).weights["mood"]
-    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())

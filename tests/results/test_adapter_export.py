@@ -20,7 +20,6 @@ from support.adapter_pool import (
 from support.engines import vllm_problems
 from support.families import build
 
-import adamerge.transforms
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.merging.grouping import component_wise, row_blocks, task_wise
@@ -34,12 +33,10 @@ from adamerge.transforms import (
     Aswudi,
     Dare,
     DcMerge,
-    Doge,
     Isotropic,
     Lines,
     TaskSingularVectors,
     Ties,
-    Transform,
     Wudi,
 )
 from adamerge.transforms.stored import merged_at_once, transformed
@@ -257,30 +254,6 @@ def test_task_vectors_outside_the_span_are_refused(pool, tmp_path, transform):
     model = MergedModel(plain.experts, vectors, task_wise(vectors.shapes))
     with pytest.raises(ConfigError, match=r"q_proj.weight: \d+% of the task vector .* is outside the span"):
         export_adapter(model, torch.ones(1, len(vectors.experts)), tmp_path / "out")
-
-
-def transforms():
-    return [cls for cls in vars(adamerge.transforms).values() if isinstance(cls, type) and issubclass(cls, Transform)]
-
-
-def spans(transform):
-    """Share of the transformed task vectors that is outside the span of all task vectors' columns."""
-    stack = torch.randn(3, 20, 2, dtype=torch.float64) @ torch.randn(3, 2, 12, dtype=torch.float64)
-    name = "layers.0.weight"
-    outputs = transform.plan(lambda: iter([(name, stack)]))(name, stack)
-    basis, _ = torch.linalg.qr(torch.cat(list(stack[:, :, :2]), 1))
-    outside = outputs - basis @ (basis.T @ outputs)
-    return (outside.norm() / outputs.norm()).item()
-
-
-@pytest.mark.parametrize("cls", [cls for cls in transforms() if cls is not Transform])
-def test_a_transform_says_truly_whether_it_keeps_the_span(cls):
-    torch.manual_seed(0)
-    transform = cls()
-    if transform.fisher or cls is Doge:
-        assert not transform.keeps_span
-        return
-    assert transform.keeps_span == (spans(transform) < 1e-6)
 
 
 def test_coefficients_per_component_are_exported(pool, tmp_path):
