@@ -32,6 +32,9 @@ ABOUT = {
     "expert_merging++": About(
         "the same from an Iso-C merge, then more coefficients where they matter", "Zhang et al., 2025", "unlabeled rows"
     ),
+    "auto": About(
+        "the same from the best of several finished merges, for as many steps as help", "this package", "unlabeled rows"
+    ),
     "frank_wolfe": About("selects experts, with a certificate", "Chen et al., 2025", "a pool, some irrelevant"),
     "average": About("mean of the experts", "Wortsman et al., 2022"),
     "task_arithmetic": About("base + 0.3 · Σ task vectors", "Ilharco et al., 2023"),

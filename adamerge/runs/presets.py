@@ -42,10 +42,18 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     "expert_merging++": EXPERT_MERGING
     | {
         "centre": "Isotropic",  # our addition; centre: null is the published method
-        "beside": ["base"],
         "chunks": {"budget": 8},
         "watch.guard": True,  # ours too
         "trainer.max_steps": 60,
+    },
+    "auto": EXPERT_MERGING
+    | {
+        "centre": "auto",
+        "beside": ["base"],
+        "chunks": {"budget": 8},
+        "watch.guard": True,
+        "lr_scheduler": "StableDecay",
+        "trainer.max_steps": 100,
     },
     "frank_wolfe": ADAMERGING
     | {

@@ -3,7 +3,7 @@
     python ../shared/zoo/unpack.py pools/zoo
     python ../shared/zoo/llm/unpack.py pools/llm
     python tests/benchmarks/pools.py --pools pools                       # all; says first how long it may take
-    python tests/benchmarks/pools.py --pools pools --only text-8 vision-4 --methods default "former default" wudi
+    python tests/benchmarks/pools.py --pools pools --only text-8 vision-4 --methods auto "former default" wudi
 
 Each cell is `adamerge fit` in a process of its own, on unlabeled rows that no expert was trained on; test files are
 read by the run's own table at its end, and decide nothing. Runs are kept in --out, and a run that is finished is not
@@ -31,17 +31,12 @@ METHODS: dict[str, dict[str, object]] = {
     **{method: {"method": method} for method in FINISHED},
     "adamerging": {"method": "adamerging"},
     "expert_merging": {"method": "expert_merging"},
-    "former default": {
-        "method": "expert_merging++",
-        "centre": "Isotropic",
-        "lr_scheduler": "cosine",
-        "trainer": {"max_steps": 60},
-    },
-    "default": {},
+    "former default": {"method": "expert_merging++"},
+    "auto": {"method": "auto"},
 }
 """What each row of the table writes in the configuration, beside the pool."""
 
-SEEDED = ("former default", "default")
+SEEDED = ("former default", "auto")
 """Rows that are run with three seeds."""
 
 MINUTES = {"text-8": 5, "good": 4, "noise": 6, "vision-4": 1, "vision-6": 2, "language-5": 25}
