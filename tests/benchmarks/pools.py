@@ -14,6 +14,7 @@ peak memory; then, per pool, how well divergence and agreement order the merges 
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def main() -> None:
     print(f"{len(left)} of {len(wanted)} runs are left: about {learned} minutes for those that learn", flush=True)
     for pool, method, seed in left:
         config = {**POOLS[pool](options.pools, options.shared), **METHODS[method], "seed_everything": seed}
-        fit(config, _run_of(options.out, pool, method, seed))
+        fit(config, _run_of(options.out, pool, method, seed), one_thread=pool.startswith("vision"))
     for pool in options.only:
         found = {
             method: [
@@ -82,8 +83,11 @@ def _run_of(out: Path, pool: str, method: str, seed: int) -> Path:
     return out / pool / method.replace(" ", "_") / str(seed)
 
 
-def fit(config: Mapping[str, object], run: Path) -> None:
-    """Run a merge in a process of its own; what an earlier try left is removed."""
+def fit(config: Mapping[str, object], run: Path, *, one_thread: bool) -> None:
+    """Run a merge in a process of its own; what an earlier try left is removed.
+
+    Small products are slower on several threads, which mostly wait for each other.
+    """
     shutil.rmtree(run, ignore_errors=True)
     run.parent.mkdir(parents=True, exist_ok=True)
     file = run.with_suffix(".yaml")
@@ -91,7 +95,10 @@ def fit(config: Mapping[str, object], run: Path) -> None:
     began = time.perf_counter()
     with run.with_suffix(".log").open("w", encoding="utf-8") as log:
         command = [sys.executable, "-m", "adamerge", "fit", "--config", str(file)]
-        ended = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        threads = {"OMP_NUM_THREADS": "1"} if one_thread else {}
+        ended = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, check=False, env={**os.environ, **threads}
+        )
     if ended.returncode:
         raise SystemExit(f"adamerge fit --config {file}: exit code {ended.returncode}; see {log.name}")
     shutil.rmtree(run / "merged")  # gigabytes; the table has been made
