@@ -117,7 +117,7 @@ def test_warnings_of_python_have_no_prefix():
         ({"optimizer.lr": -1}, "optimizer.init_args.lr: Invalid learning rate: -1"),
         ({"optimizer": None}, "optimizer: expected an optimiser"),
         ({"trainer.accelerator": "gpuu"}, "gpuu"),
-        ({"models": [{"model": "a"}], "feasible": "Simplex", "beside": []}, "A simplex over 1 expert is a"),
+        ({"models": [{"model": "a"}], "feasible": "Simplex"}, "A simplex over 1 expert is a single point"),
         ({"optimizer": "SoftFrankWolfe", "feasible": "Unbounded"}, "there is no vertex to select; choose a simplex"),
         ({"optimizer": "LBFGSB", "feasible": "Simplex", "data.batch_size": None}, "bounds on single coefficients only"),
         ({"optimizer": "LBFGSB"}, "L-BFGS-B with another batch at every step is not defined"),
