@@ -43,8 +43,6 @@ SEEDED = ("former default", "auto")
 MINUTES = {"text-8": 5, "good": 4, "noise": 6, "vision-4": 1, "vision-6": 2, "language-5": 25}
 """Minutes that a learned merge takes on two quiet cores."""
 
-MEMORY = "peak_memory_bytes"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,7 +131,7 @@ def _row(runs: Sequence[Mapping[str, object]], key: str) -> list[float | None]:
             run["divergence"].get(key, {}).get("mean"),
             _times(100, run["agreement"].get(key, {}).get("mean")),
             _seconds(run["run"]["seconds"]) if key == "learned" else None,
-            run["run"][MEMORY] / 1e9 if key == "learned" else None,
+            max(run["run"]["peak_memory_bytes"].values()) / 1e9 if key == "learned" else None,
         )
         for run in runs
     ]
