@@ -29,6 +29,8 @@ class Watching:
             three digits, the higher agreement counts), agreement (share of rows on which merged model and expert
             predict the same), the objective; or last (use the last step, as published).
         every: Steps between two evaluations on the held-out rows.
+        average: Share of the former mean in an exponential moving average of the coefficients over the steps, which is
+            then the iterate that is evaluated and kept; 0 takes the coefficients of the step itself.
         patience: Evaluations without improvement after which learning stops; null never stops early.
         guard: At the end, compare the best iterate, rounded as it would be written, on the held-out rows with the
             finished merges that could have been taken instead (the centre, the average, task arithmetic at its best
@@ -37,6 +39,7 @@ class Watching:
 
     monitor: Monitor = "divergence"
     every: int = 10
+    average: float = 0.0
     patience: int | None = 10
     guard: bool = False
 
@@ -46,6 +49,8 @@ class Watching:
         for key, value in (("every", self.every), ("patience", self.patience)):
             if value is not None and value < 1:
                 raise ConfigError(f"watch.{key}: expected at least 1, found {value}.")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"watch.average: expected at least 0 and below 1, found {self.average}.")
 
 
 class KeepBest(Callback):
@@ -79,6 +84,7 @@ class KeepBest(Callback):
         self.certificate: dict[str, float] = {}
         self.selections: list[Selection] = []
         self._best_rank: list[float] = []
+        self._mean: Coefficients = torch.empty(0)
         self._clock = 0.0
 
     @override
@@ -93,6 +99,7 @@ class KeepBest(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         done = self.done(trainer)
+        self._follow(pl_module, trainer.global_step)
         if trainer.global_step % self._watching.every and trainer.global_step != trainer.max_steps and not done:
             return
         steps = trainer.global_step - self.history[-1]["step"]
@@ -114,8 +121,16 @@ class KeepBest(Callback):
         (optimizer,) = trainer.optimizers
         return self._same_rows and isinstance(optimizer, SearchingOptimizer) and optimizer.done
 
+    def _follow(self, pl_module: LightningModule, step: int) -> None:
+        """Move the mean towards the coefficients: m ← b·m + (1 − b)·c; b grows to its value at first."""
+        kept = min(self._watching.average, step / (step + 3))
+        now = pl_module.get_parameter("coefficients").detach()
+        self._mean = torch.lerp(self._mean.to(now), now, 1 - kept) if self._mean.numel() and kept else now.clone()
+
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, learned: dict[str, float]) -> None:
-        coefficients = pl_module.get_parameter("coefficients").detach()
+        if not self._mean.numel():
+            self._follow(pl_module, 0)
+        coefficients = self._mean
         seen = dict(self._measure(coefficients)) if self._measure else {}
         extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
         certificate = _certificate(trainer)
@@ -142,6 +157,7 @@ class KeepBest(Callback):
     @override
     def state_dict(self) -> dict[str, object]:
         best = {"step": self.best_step, "best": self.best, "rank": self._best_rank, "certificate": self.certificate}
+        best["mean"] = self._mean.cpu()
         return {"history": self.history, **best, "selections": [asdict(selection) for selection in self.selections]}
 
     @override
@@ -149,6 +165,7 @@ class KeepBest(Callback):
         self.history, self.best_step = state_dict["history"], state_dict["step"]  # pyright: ignore
         self.best, self._best_rank = state_dict["best"], state_dict["rank"]  # pyright: ignore
         self.certificate = state_dict["certificate"]  # pyright: ignore
+        self._mean = state_dict.get("mean", torch.empty(0))  # pyright: ignore
         self.selections = [Selection(**selection) for selection in state_dict["selections"]]  # pyright: ignore
 
 

@@ -102,6 +102,11 @@ def check_learning(learning: Learning, experts: int) -> None:
             "bf16-mixed or 32-true."
         )
     check_devices(options)
+    if isinstance(learning.optimizer, Descent) and learning.watching.average:
+        raise ConfigError(
+            f"watch.average: expected 0 with {type(learning.optimizer).__name__}, whose steps are searched and whose "
+            f"certificate is of its own iterates, found {learning.watching.average}. Set watch.average: 0."
+        )
     optimizer = _built(learning, learning.optimizer, experts)
     if isinstance(optimizer, LBFGS):
         check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible, _circumstances(learning, learning.optimizer))

@@ -15,11 +15,12 @@ from adamerge.calibration.agreement import hold_out
 from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, goals_of, learn
-from adamerge.learning.settings import Learning
+from adamerge.learning.settings import Learning, check_learning
 from adamerge.learning.stable_decay import StableDecay
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.objectives import LogitAlignment
+from adamerge.optim import ProjectedGradient
 from adamerge.types import ConfigError
 
 
@@ -52,7 +53,20 @@ class Kill(Callback):
             raise KilledError
 
 
-def run(scheduler, steps, rate=3e-2, watched=True, also=(), **resuming):
+class Iterates(Callback):
+    """Records the coefficients of the start and after every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.seen.append(pl_module.coefficients.detach().double().clone())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(pl_module.coefficients.detach().double().clone())
+
+
+def run(scheduler, steps, rate=3e-2, watched=True, also=(), average=0.0, monitor="divergence", **resuming):
     experts, own = digits_family()
     model = MergedModel(experts, task_vectors(experts, experts.shared, resident=True), tensor_wise(experts.shared))
     rows = Calibration(own, own if watched else {})
@@ -61,7 +75,7 @@ def run(scheduler, steps, rate=3e-2, watched=True, also=(), **resuming):
         partial(Adam, lr=rate),
         scheduler=scheduler,
         batching=Batching(batch_size=8),
-        watching=Watching(every=5, patience=None),
+        watching=Watching(monitor, every=5, patience=None, average=average),
         trainer={"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False},
     )
     rates = Rates()
@@ -83,16 +97,32 @@ def test_a_flat_divergence_begins_the_decay_which_ends_learning():
     assert falling == pytest.approx([rates[0] * n / (len(falling) + 1) for n in range(len(falling), 0, -1)])
 
 
-@pytest.mark.parametrize("share", [0.4, 0.8])
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path, share):
+@pytest.mark.parametrize(("share", "average"), [(0.4, 0.0), (0.8, 0.9)])
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, share, average):
     scheduler = partial(StableDecay, least=0.3, evaluations=1, decay=0.9)
-    whole, rates = run(scheduler, 60)
+    whole, rates = run(scheduler, 60, average=average)
     last = int(share * len(rates))  # before the decay begins, or within it
     with pytest.raises(KilledError):
-        run(scheduler, 60, also=[Kill(last)], checkpoints=tmp_path)
-    again, more = run(scheduler, 60, checkpoints=tmp_path, resume=True)
+        run(scheduler, 60, also=[Kill(last)], checkpoints=tmp_path, average=average)
+    again, more = run(scheduler, 60, checkpoints=tmp_path, resume=True, average=average)
     assert rates[-len(more) :] == more
     assert torch.equal(again.coefficients, whole.coefficients)
+
+
+def test_the_mean_over_steps_is_what_is_kept():
+    iterates = Iterates()
+    found, _ = run(None, 12, also=[iterates], average=0.6, monitor="last")
+    mean = iterates.seen[0]
+    for step, own in enumerate(iterates.seen[1:], 1):
+        share = min(0.6, step / (step + 3))
+        mean = share * mean + (1 - share) * own
+    torch.testing.assert_close(found.coefficients.double(), mean, rtol=0, atol=1e-6)
+    assert (mean - iterates.seen[-1]).abs().max() > 1e-3
+
+
+def test_searched_steps_have_no_mean():
+    with pytest.raises(ConfigError, match=r"watch\.average: expected 0 with ProjectedGradient"):
+        check_learning(Learning(ProjectedGradient(), watching=Watching(average=0.9), trainer={"max_steps": 2}), 3)
 
 
 @pytest.mark.parametrize("watched", [True, False])
