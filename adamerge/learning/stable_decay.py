@@ -17,7 +17,8 @@ class StableDecay(LRScheduler):
 
     What is observed is the divergence from the experts on held-out rows, or the objective where that is unknown. The
     decay begins when the least value of the last `evaluations` is not below (1 − least) times the least value before,
-    or when trainer.max_steps leaves no more than its steps. Without held-out rows only the latter begins it.
+    or when trainer.max_steps leaves no more than its steps. Without held-out rows only the latter begins it. Where none
+    of the last values is below the least before, learning ends at once: more steps only fit the rows that they learn from.
 
     Args:
         optimizer: Optimiser whose learning rate it sets.
@@ -45,18 +46,26 @@ class StableDecay(LRScheduler):
             raise ConfigError(f"evaluations: expected at least 1, found {evaluations}.")
         self.least, self.evaluations, self.decay = least, evaluations, decay
         self.begins: float = math.inf
+        self.last: float = math.inf
         super().__init__(optimizer, last_epoch)
 
     @property
     def ends(self) -> float:
-        """Step after which the learning rate is 0."""
-        return self.begins + max(1, math.ceil(self.decay * self.begins)) if self.begins < math.inf else math.inf
+        """Step with which learning ends."""
+        if self.begins == math.inf:
+            return math.inf
+        return min(self.last, self.begins + self._steps)
+
+    @property
+    def _steps(self) -> int:
+        """Steps of the decay, once it has begun."""
+        return max(1, math.ceil(self.decay * self.begins))
 
     @override
     def get_lr(self) -> list[float | object]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the learning rate of the next step for each group of parameters."""
         begun = self.begins < self.last_epoch
-        share = max(0.0, (self.ends - self.last_epoch) / (self.ends - self.begins)) if begun else 1.0
+        share = max(0.0, 1 - (self.last_epoch - self.begins) / self._steps) if begun else 1.0
         return [share * float(rate) for rate in self.base_lrs]
 
     def limit(self, steps: int) -> None:
@@ -79,10 +88,15 @@ class StableDecay(LRScheduler):
             >>> scheduler.observe(20, [0.4, 0.3, 0.299])
             >>> scheduler.begins, scheduler.ends
             (20, 25)
+            >>> scheduler.observe(22, [0.4, 0.3, 0.299, 0.31])
+            >>> scheduler.ends
+            22
         """
         former, latest = values[: -self.evaluations], values[-self.evaluations :]
         if former and min(latest) > (1 - self.least) * min(former):
             self.begins = min(self.begins, step)
+        if former and min(latest) >= min(former):
+            self.last = min(self.last, step)
 
 
 class DecayWhenFlat(Callback):
