@@ -18,7 +18,8 @@ class StableDecay(LRScheduler):
     What is observed is the divergence from the experts on held-out rows, or the objective where that is unknown. The
     decay begins when the least value of the last `evaluations` is not below (1 − least) times the least value before,
     or when trainer.max_steps leaves no more than its steps. Without held-out rows only the latter begins it. Where none
-    of the last values is below the least before, learning ends at once: more steps only fit the rows that they learn from.
+    of the last values is below the least before, learning ends at once: more steps would only fit the rows that they
+    learn from.
 
     Args:
         optimizer: Optimiser whose learning rate it sets.
