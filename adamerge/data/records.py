@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import datasets
 from typing_extensions import override
 
-_MEDIA = (datasets.Image, datasets.Audio, datasets.Video)
+_MEDIA = tuple(getattr(datasets, name) for name in ("Image", "Audio", "Video") if hasattr(datasets, name))
 
 
 class Records(ABC):

@@ -26,7 +26,8 @@ def quotes_fields(path: Path) -> bool:
     It is if all names of columns are quoted. If they are not, every field with a quotation mark must be enclosed as a
     whole with the marks inside it doubled, all records must have as many fields, and either fields are quoted where
     they need it (tabs, line breaks, quotation marks; spreadsheets quote commas, semicolons and spaces at the ends too),
-    or one needs it and columns are quoted as a whole but for numbers and missing values.
+    or one needs it and columns are quoted as a whole but for numbers and missing values. Marks of speech that opens in
+    one row and ends in a later one enclose rows, not a field: every line of such a file has all fields.
     """
     if not any('"' in line for line in lines(path)):
         return False
@@ -36,7 +37,10 @@ def quotes_fields(path: Path) -> bool:
         if quoted is None or (found.width and len(fields) not in (0, found.width)):
             return found.names_quoted
         found.add(fields, quoted)
-    return found.names_quoted or found.where_needed or found.by_column
+    if found.names_quoted:
+        return True
+    spans = found.breaks and found.width > 1 and all(line.count(TAB) + 1 == found.width for line in lines(path))
+    return not spans and (found.where_needed or found.by_column)
 
 
 @dataclass
@@ -52,6 +56,7 @@ class _Fields:
         bare: Such causes in fields without marks, for which this writer does not quote.
         quoted: Columns with a quoted field.
         texts: Columns with a field without marks that is no number and not missing.
+        breaks: Whether a quoted field has a line break.
     """
 
     width: int = 0
@@ -62,6 +67,7 @@ class _Fields:
     bare: set[str] = field(default_factory=set[str])
     quoted: set[int] = field(default_factory=set[int])
     texts: set[int] = field(default_factory=set[int])
+    breaks: bool = False
 
     def add(self, fields: Sequence[str], quoted: Sequence[bool]) -> None:
         """Add a record and which of its fields are quoted."""
@@ -75,6 +81,7 @@ class _Fields:
                 self.causes += [_causes(value)] if _causes(value) not in self.causes else []
             else:
                 self.bare |= _causes(value)
+            self.breaks |= enclosed and not {"\r", "\n"}.isdisjoint(value)
             if enclosed:
                 self.quoted.add(column)
             elif not first and not _is_number(value):
