@@ -18,9 +18,10 @@ _ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
 
 
 def files_of(folder: Path, patterns: tuple[str, ...] = _ALL) -> dict[str, Path]:
-    """List the files in a folder that match any of some patterns, by name; keys and links that lead out are not."""
+    """List the files of a folder that match a pattern, by name; no hidden ones, keys, or links that lead out."""
     found = {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
-    return {name: file for name, file in found.items() if file.suffix not in KEYS and inside(folder, file)}
+    shown = {name: file for name, file in found.items() if not name.startswith(".")}
+    return {name: file for name, file in shown.items() if file.suffix not in KEYS and inside(folder, file)}
 
 
 def has_tokenizer(folder: Path) -> bool:

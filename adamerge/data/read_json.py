@@ -1,6 +1,7 @@
 """Rows of JSON Lines and of JSON arrays; values are those that the file contains."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -131,4 +132,11 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"holds {word}, which is no JSON. Write null, or remove the row.")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
+def _finite(word: str) -> float:
+    found = float(word)
+    if not math.isfinite(found):
+        raise ValueError(f"holds {word}, which is beyond the largest number. Write a smaller one, or a text.")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)

@@ -150,7 +150,9 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         raise ConfigError(f"{file}: expected a mapping of options, found {type(options).__name__}. Copy it again.")
     if "lora_parameters" in options or "fine_tune_type" in options:
         return _of_mlx(source, options)
-    problems = [f"{file}: {problem}" for problem in (*_wrong_types(options), *_problems(options))]
+    problems = [
+        f"{file}: {problem}" for problem in (*_wrong_types(options), *_wrong_class(options), *_problems(options))
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
     mapping = options.get("auto_mapping") or {}
@@ -244,6 +246,14 @@ def _wrong_types(options: Mapping[str, object]) -> Iterator[str]:
     for rows in tokens.values() if isinstance(tokens, dict) else [tokens]:
         if rows is not None and not (isinstance(rows, list) and all(type(row) is int and row >= 0 for row in rows)):
             yield f"expected trainable_token_indices as lists of indices from 0, found {quoted(rows)}. Correct it."
+
+
+def _wrong_class(options: Mapping[str, object]) -> Iterator[str]:
+    """Say that the name of the class that an adapter was trained over is no text."""
+    mapping = options.get("auto_mapping")
+    name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    if name is not None and not isinstance(name, str):
+        yield f"expected auto_mapping.base_model_class as a text, found {quoted(name)}. Save the adapter again."
 
 
 def _is_number(value: object) -> bool:

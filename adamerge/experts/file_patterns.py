@@ -1,7 +1,13 @@
 """Patterns of the files that belong to a checkpoint beside its weights, whether on disk or on the hub."""
 
-VOCABULARY = ("tokenizer.json", "*vocab*", "*.model", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer", "tekken.json")
-"""Patterns of the files that hold a tokenizer's vocabulary."""
+VOCABULARY = (
+    *("tokenizer.json", "tekken.json", "*.tiktoken", "tiktoken.model", "bpe.codes", "prophetnet.tokenizer"),
+    *("vocab.json", "vocab.txt", "vocab.bpe", "encoder.json", "entity_vocab.json", "target_vocab.json"),
+    *("vocab-src.json", "vocab-tgt.json", "source.spm", "target.spm"),
+    *("tokenizer.model", "tokenizer.model.v[0-9]*", "spiece.model", "spm.model", "spm_char.model"),
+    *("sentencepiece.model", "sentencepiece.bpe.model"),
+)
+"""Files that hold a tokenizer's vocabulary: those that transformers' classes name, tiktoken's and Mistral's."""
 
 TOKENIZER = (
     *VOCABULARY,
@@ -13,17 +19,24 @@ TOKENIZER = (
     "byte_maps.json",
     "emoji.json",
     "normalizer.json",
-    "word_*.json",
+    "word_pronunciation.json",
+    "word_shape.json",
 )
 """Patterns of the files that transformers' tokenizers read."""
 
-PROCESSOR = ("*processor_config.json", "audio_tokenizer_config.json", "chat_template.json")
+PROCESSOR = (
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *("audio_tokenizer_config.json", "chat_template.json"),
+)
 """Patterns of the files of processors of images, videos and sound."""
 
 KEYS = (".env", ".key", ".pem", ".p12", ".pfx", ".lic")
 """Endings of files that grant access; none belongs to a checkpoint, whatever else its name says."""
 
-HEADS = ("model_head*", "config_setfit.json", "colbert_linear.pt", "sparse_linear.pt", "pytorch_model_head.bin")
+HEADS = (
+    *("model_head.pkl", "model_head.skops", "config_setfit.json"),
+    *("colbert_linear.pt", "sparse_linear.pt", "pytorch_model_head.bin"),
+)
 """Patterns of heads that other programs keep beside an encoder (SetFit, FlagEmbedding's BGE-M3, adapters)."""
 
 LICENCES = ("license", "licence", "notice", "copying", "use_policy")

@@ -1,11 +1,15 @@
 """Modules of sentence-transformers beside a transformer: pooling, dense layers, normalisation."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import cast
 
+from adamerge.data.processor_files import TEMPLATE
+from adamerge.experts.file_patterns import PROCESSOR, TOKENIZER
 from adamerge.results.module_settings import meaning
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
@@ -22,7 +26,10 @@ SETTINGS = (
 )
 """Files of sentence-transformers beside a transformer."""
 
-_TEXTS = (".json", ".txt", ".jinja", ".model")
+_TEXTS = ("*config.json", "config_*.json", "*.index.json", "modules.json", TEMPLATE, *TOKENIZER, *PROCESSOR)
+"""Patterns of the files of a module's folder besides its weights."""
+
+_WEIGHTS = re.compile(r"(adapter_|pytorch_)?model(-\d+-of-\d+)?\.safetensors|pytorch_model\.bin")
 SAFE, PICKLE = ".safetensors", "pytorch_model.bin"
 """What names of files of weights end with: of a pickle only where there is no file of safetensors beside it."""
 
@@ -143,11 +150,15 @@ def _module(folder: Path, entry: Mapping[str, object], unpickle: bool) -> Module
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not inside(folder, place):
         return None
     files = {file.relative_to(folder).as_posix(): file for file in sorted(place.rglob("*")) if file.is_file()}
-    own = {name: file for name, file in files.items() if inside(folder, file)}
-    weights = {name: file for name, file in own.items() if name.endswith((SAFE, PICKLE))}
+    own = {name: file for name, file in files.items() if inside(folder, file) and not _hidden(name)}
+    weights = {name: file for name, file in own.items() if _WEIGHTS.fullmatch(file.name)}
     read = {name: file for name, file in weights.items() if name.endswith(SAFE) or as_safe(name) not in weights}
-    texts = {name: file for name, file in own.items() if name.endswith(_TEXTS) and name not in weights}
+    texts = {name: file for name, file in own.items() if any(fnmatch(file.name, pattern) for pattern in _TEXTS)}
     return Module(entry, texts, read, unpickle)
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 def as_safe(name: str) -> str:

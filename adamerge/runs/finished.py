@@ -83,7 +83,8 @@ def drop_former(former: Path | None, new: Path, known: Mapping[str, str]) -> str
     others = [
         str(file)
         for file in own
-        if not _replaced(former / file, new / file) and not _same(former / file, known.get(file.as_posix()))
+        if not _same(former / file, known.get(file.as_posix()))
+        and not _replaced(former / file, new / file, recorded=file.as_posix() in known)
     ]
     if others:
         return (
@@ -94,9 +95,11 @@ def drop_former(former: Path | None, new: Path, known: Mapping[str, str]) -> str
     return None
 
 
-def _replaced(former: Path, new: Path) -> bool:
-    """Return whether a file is in the new export too: weights by name, other files by content."""
-    return new.is_file() and (former.suffix == ".safetensors" or filecmp.cmp(former, new, shallow=False))
+def _replaced(former: Path, new: Path, *, recorded: bool) -> bool:
+    """Return whether a file is in the new export too: by content; weights of which nothing is recorded, by name."""
+    if not new.is_file():
+        return False
+    return (former.suffix == ".safetensors" and not recorded) or filecmp.cmp(former, new, shallow=False)
 
 
 def _same(file: Path, digest: str | None) -> bool:

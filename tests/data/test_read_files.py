@@ -91,6 +91,7 @@ REFUSED = {
     "after blank lines": ("a.jsonl", f"{ROWS}\n\n{{", r"row 3 \(line 5\) is not JSON"),
     "twice": ("a.jsonl", '{"text": "a", "text": "b"}', r"row 1 \(line 1\) has the key 'text' twice"),
     "twice, inside": ("a.json", '[{"text": "a", "x": {"y": 1, "y": 2}}]', r"row 1 \(line 1\) has the key 'y' twice"),
+    "a number without end": ("a.jsonl", ROWS + '{"text": 1e400}', r"row 3 \(line 3\) holds 1e400"),
     "NaN": ("a.jsonl", ROWS + '{"text": NaN}', r"row 3 \(line 3\) holds NaN"),
     "infinite": ("a.jsonl", '{"text": "a", "x": -Infinity}', r"row 1 \(line 1\) holds -Infinity"),
     "half a character": ("a.jsonl", ROWS + r'{"text": "\ud83d"}', r"row 3 \(line 3\) holds half of a surrogate pair"),

@@ -16,7 +16,6 @@ from transformers import AutoTokenizer
 
 from adamerge import Expert, Merge
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.results.beside import read_beside
 from adamerge.results.export import check_free
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
@@ -143,15 +142,6 @@ def test_a_folder_of_templates_that_leads_elsewhere_is_not_followed(encoders):
     done, notes = merged()
     assert not (done.folder / "additional_chat_templates").exists()
     assert "not followed when files are copied: additional_chat_templates" in notes
-
-
-def test_licences_are_copied_and_their_keys_are_not(encoders):
-    texts, keys = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT"), ("license.key", "LICENSE_KEY.txt", "Notice-token")
-    keys = (*keys, "notice.env", "vocab_of.pem", "tokenizer.model.key")
-    for name in (*texts, *keys):
-        (encoders / "base" / name).write_text("x")
-    own = read_beside(open_checkpoint("base"))
-    assert {name for name in (*texts, *keys) if name in {*own.others, *own.tokenizer}} == set(texts)
 
 
 @pytest.mark.parametrize("name", ["1_Pooling", "additional_chat_templates", "Readme.md", "LICENSE"])

@@ -130,6 +130,10 @@ def test_a_finished_run_is_left_alone(moved, main):
 
 def test_a_finished_run_that_goes_on_loses_nothing(moved, main):
     Path("run/merged/mood/notes.txt").write_text("mine")
+    weights = next(file for file in Path("run/merged").glob("*.safetensors") if not file.is_symlink())
+    trained = weights.read_bytes()[:-1] + b"\x01"
+    weights.unlink()  # a hard link to those of the tasks
+    weights.write_bytes(trained)  # trained further in place
     steps = str(json.loads(Path("run/metrics.json").read_text())["history"][-1]["step"] + 1)
     more = ("fit", "--config", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps")
     code, said, complaint = main(*more, steps)
@@ -137,6 +141,8 @@ def test_a_finished_run_that_goes_on_loses_nothing(moved, main):
     assert "mood/notes.txt" in said
     assert Path("run/merged_1/mood/notes.txt").read_text() == "mine"
     assert not Path("run/merged/mood/notes.txt").exists()
+    assert weights.name in said
+    assert Path("run/merged_1", weights.name).read_bytes() == trained
     shutil.rmtree("run/merged_1")
     assert main(*more, str(int(steps) + 1))[0] == 0
     assert not Path("run/merged_1").exists()  # held nothing but the former export

@@ -1,0 +1,43 @@
+"""What is copied beside the weights: what belongs to a checkpoint by name, and nothing else."""
+
+import pytest
+from support.sentence_encoders import as_sentence_encoder, save_encoders
+
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.results.beside import read_beside
+
+TEXTS = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT")
+KEYS = (
+    *("license.key", "LICENSE_KEY.txt", "Notice-token", "license_password.txt", "notice.env"),
+    *("vocab_of.pem", "tokenizer.model.key", ".env.model", ".vocab.json.swp", "api.model", "backup.ckpt.model"),
+    *("vocab_dump.sql", "model_head.ckpt", "word_passwords.json", "secret_processor_config.json"),
+    "optimizer.tokenizer",
+)
+
+
+@pytest.fixture
+def encoders(tmp_path, monkeypatch):
+    """A base and two experts near it, in the current directory."""
+    monkeypatch.chdir(save_encoders(tmp_path))
+    return tmp_path
+
+
+def test_licences_are_copied_and_their_keys_are_not(encoders):
+    for name in (*TEXTS, *KEYS):
+        (encoders / "base" / name).write_text("x")
+    own = read_beside(open_checkpoint("base"))
+    assert {name for name in (*TEXTS, *KEYS) if name in {*own.others, *own.tokenizer}} == set(TEXTS)
+    assert own.processor.keys().isdisjoint(KEYS)
+
+
+def test_of_the_folder_of_a_module_its_own_files_are_copied(encoders):
+    as_sentence_encoder("base", 0)
+    place = encoders / "base/1_Pooling"
+    strange = (".env.json", "credentials.json", "passwords.txt", "model_backup.safetensors", ".hidden/config.json")
+    for name in strange:
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("x")
+    modules = read_beside(open_checkpoint("base")).modules
+    found = {name for module in modules.modules for name in (*module.files, *module.weights)}
+    assert "1_Pooling/config.json" in found
+    assert found.isdisjoint(f"1_Pooling/{name}" for name in strange)
