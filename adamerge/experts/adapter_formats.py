@@ -12,8 +12,17 @@ from adamerge.types import ConfigError
 CONFIG = "adapter_config.json"
 PEFT, MLX = "adapter_model.safetensors", "adapters.safetensors"
 PICKLED = "adapter_model.bin"
-_DIFFUSERS = "pytorch_lora_weights.safetensors"
-_PIPELINE = ("unet.", "transformer.single_", "transformer.transformer_blocks", "text_encoder.", "text_encoder_2.")
+_DIFFUSERS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+_KOHYA = ("lora_unet_", "lora_te", "lora_transformer_")
+"""How names of tensors begin in adapters of Kohya's scripts."""
+_PIPELINE = (
+    "unet.",
+    "diffusion_model.",
+    "transformer.single_",
+    "transformer.transformer_blocks",
+    "text_encoder.",
+    "text_encoder_2.",
+)
 """How names of tensors begin in adapters of diffusers: with a part of a pipeline."""
 _ADAPTERHUB = ("adapter.safetensors", "pytorch_adapter.bin", "head_config.json")
 
@@ -22,7 +31,7 @@ def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds an adapter and no complete checkpoint."""
     if (folder / "config.json").exists() and _has_weights(folder):
         return False
-    names = (CONFIG, PEFT, PICKLED, MLX, _DIFFUSERS, *_ADAPTERHUB)
+    names = (CONFIG, PEFT, PICKLED, MLX, *_DIFFUSERS, *_ADAPTERHUB)
     return any((folder / name).exists() for name in names) or bool(_of_images(folder) or inside(folder))
 
 
@@ -99,14 +108,15 @@ def _is_adapterhub(options: dict[str, object]) -> bool:
 def _of_images(folder: Path) -> str | None:
     """Name a file that adapts an image generator, and its program, by the names of its tensors."""
     own = (folder / CONFIG).exists()  # then a part may be named like one of a pipeline (MusicGen)
-    for file in sorted(folder.glob("*.safetensors")):
-        keys = [] if file.name == "model.safetensors" else list(_keys(file))
-        if any(key.startswith(("lora_unet_", "lora_te")) or ".lora_down." in key for key in keys):
+    pickled = folder / _DIFFUSERS[1]
+    for file in [*sorted(folder.glob("*.safetensors")), *([pickled] if pickled.exists() else [])]:
+        keys = [] if file.name in ("model.safetensors", pickled.name) else list(_keys(file))
+        if any(key.startswith(_KOHYA) or ".lora_down." in key for key in keys):
             return (
                 f"{file.name} in Kohya's format (lora_down, lora_up, alpha), which adapts an image generator. Only "
                 "models of transformers are merged; convert it to PEFT if it adapts one"
             )
-        if file.name == _DIFFUSERS or (not own and any(key.startswith(_PIPELINE) and "lora" in key for key in keys)):
+        if file.name in _DIFFUSERS or (not own and any(key.startswith(_PIPELINE) and "lora" in key for key in keys)):
             return (
                 f"{file.name} of diffusers, which adapts an image generator. Only models of transformers are merged; "
                 "fuse it in diffusers (fuse_lora)"

@@ -221,6 +221,21 @@ FILES = {
         "style.safetensors of diffusers",
     ),
     "Kohya under PEFT's name": ({"adapter_model.safetensors": KOHYA}, (), "adapter_model.safetensors in Kohya's"),
+    "diffusers, pickled": (
+        {"pytorch_lora_weights.bin": {"a": torch.ones(2)}},
+        ONLY,
+        "pytorch_lora_weights.bin of diffusers",
+    ),
+    "ComfyUI": (
+        {"style.safetensors": {"diffusion_model.blocks.0.to_q.lora_A.weight": torch.ones(2, 2)}},
+        ONLY,
+        "style.safetensors of diffusers",
+    ),
+    "Kohya, of a transformer": (
+        {"style.safetensors": {"lora_transformer_blocks_0.lora_A.weight": torch.ones(2, 2)}},
+        ONLY,
+        "style.safetensors in Kohya's format",
+    ),
     "Kohya": ({"style.safetensors": KOHYA}, ONLY, "style.safetensors in Kohya's format"),
     "AdapterHub": ({"adapter.safetensors": {"a": torch.ones(2)}}, ONLY, "found one of AdapterHub"),
     "no options": ({}, (), "expected adapter_config.json beside the adapter's tensors"),
