@@ -215,9 +215,12 @@ class MergeConfig:
             return {}
         found: dict[str, Literal["base"] | CalibratedMerge | Transform] = {}
         for model in self.beside:
+            if model in found.values() or (model == "base" and self.centre is None):
+                continue
             name = model if isinstance(model, str) else type(model).__name__
-            if name != "base" or self.centre is not None:
-                found[f"{name} (beside)" if name in self.names else name] = model
+            same = sum(type(other) is type(model) for other in found.values())  # the same merge with other options
+            name = f"{name} {same + 1}" if same else name
+            found[f"{name} (beside)" if name in self.names else name] = model
         return found
 
     @property

@@ -88,6 +88,13 @@ def test_a_task_called_base_keeps_its_name():
     assert config.columns == ("base", "topic", "base (beside)")
 
 
+def test_merges_of_one_class_are_told_apart():
+    one, other = ({"class_path": "Wudi", "init_args": {"ridge": ridge}} for ridge in (0.1, 0.5))
+    config = merge_config({**MODELS, "centre": "Isotropic", "beside": [one, "base", other, one]})
+    assert config.columns == ("mood", "topic", "Wudi", "base", "Wudi 2")
+    assert config.models_beside["Wudi 2"].ridge == 0.5
+
+
 def test_what_is_beside_starts_at_nothing():
     config = merge_config({**MODELS, "method": "expert_merging", "centre": "Wudi", "init": 0.2, "beside": ["base"]})
     assert start_of(config, tensor_wise(["a", "b"])).tolist() == [[pytest.approx(0.2)] * 2 + [0.0]] * 2
