@@ -32,7 +32,7 @@ Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
 """The metrics beside Lightning's progress bar."""
 
 _ADVICE = re.compile(
-    r".*(GPU available|TPU available|You are using a CUDA device .* that has Tensor Cores|"
+    r".*(GPU available|TPU available|HPU available|You are using a CUDA device .* that has Tensor Cores|"
     r"\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
     r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable|"
     r"The dirpath has changed|`broadcast_buffers` is deprecated|Initializing distributed|-+\s*distributed_backend=)",
