@@ -23,10 +23,8 @@ from adamerge.storage.links import inside
 from adamerge.storage.regular_files import settings_of
 from adamerge.types import Fact
 
-_LICENCE = re.compile(
-    rf"({'|'.join(LICENCES)})([._-](?!.*(password|secret|token|credential|server|env|key)).*)?", re.IGNORECASE
-)
-_OF_A_KEY = re.compile(r"(^|[._ -])(keys?|tokens?|secrets?)([._ -]|$)", re.IGNORECASE)
+_LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
+_OF_A_KEY = re.compile(r"[._-].*(password|secret|token|credential|server|env|key)", re.IGNORECASE)
 """Names of what grants a licence: license.key is not the text of one."""
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"

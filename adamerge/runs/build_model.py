@@ -22,7 +22,7 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.beside import names_beside
 from adamerge.results.evaluate import MEAN
 from adamerge.runs.adapter_limits import check_adapter
-from adamerge.runs.centre import centre_of, fisher_inputs, over_one_group, plain_vectors, weights_beside
+from adamerge.runs.centre import FinishedMerges, centre_of, fisher_inputs, over_one_group, plain_vectors, weights_beside
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
@@ -186,9 +186,9 @@ def build_model(
     run = run if isinstance(run, RunDirectory) else RunDirectory(run)
     rows, console = rows or {}, console or Console(quiet=True)
     keeper = keeper or keeper_for(console)
-    centre = centre_of(config, experts, names, run, rows, console, keeper, watch)
-    beside = weights_beside(config, experts, names, run, rows, console, keeper)
-    vectors = plain_vectors(config, experts, names, centre, beside)
+    merges = FinishedMerges(config, experts, names, run, rows, console, keeper)
+    centre = centre_of(merges, watch)
+    vectors = plain_vectors(config, experts, names, centre, weights_beside(merges))
     if config.task_vectors is not None:
         with fisher_inputs(config.task_vectors, experts, vectors, run, rows, console, keeper) as fisher:
             transform = by_matrix(config.task_vectors, experts.layouts)

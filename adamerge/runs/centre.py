@@ -44,68 +44,46 @@ class FisherInputs(TypedDict):
     rows: str | None
 
 
-def centre_of(
-    config: MergeConfig,
-    experts: Experts,
-    names: Sequence[str],
-    run: RunDirectory,
-    rows: Mapping[str, Rows],
-    console: Console,
-    keeper: Keeper,
-    watch: Mapping[str, Rows] | None = None,
-) -> Weights:
+def centre_of(merges: "FinishedMerges", watch: Mapping[str, Rows] | None = None) -> Weights:
     """Return the base, or compute or read the merge that the configuration names as centre.
 
     Args:
-        config: Centre, dtype, device and rows per forward pass.
-        experts: Base and experts.
-        names: Parameters to merge.
-        run: Stores the centre.
-        rows: Calibration rows per task, for a centre that uses them.
-        console: Shows progress.
-        keeper: Stores the centre under its cache key.
+        merges: Configuration, experts and rows.
         watch: Held-out rows per task, on which `centre: auto` judges; the calibration rows if there are none.
     """
+    config, run = merges.config, merges.run
     if config.centre is None:
-        return experts.base
-    merges = FinishedMerges(config, experts, names, run, rows, console, keeper)
+        return merges.experts.base
     chosen = config.chosen_centre
     if isinstance(chosen, CalibratedMerge | Transform):
         return merges(chosen, run.centre)
     assert isinstance(chosen, Auto)  # the only other choice
-    return AutoCentre(config, chosen, merges.model, run, watch or rows, merges, console, keeper).weights()
+    rows, console = watch or merges.rows, merges.console
+    return AutoCentre(config, chosen, merges.model, run, rows, merges, console, merges.keeper).weights()
 
 
-def weights_beside(
-    config: MergeConfig,
-    experts: Experts,
-    names: Sequence[str],
-    run: RunDirectory,
-    rows: Mapping[str, Rows],
-    console: Console,
-    keeper: Keeper,
-) -> dict[str, Weights]:
-    """Compute or read the models that get a coefficient beside the experts, by the names of their columns.
-
-    Args:
-        config: As for `centre_of`.
-        experts: As for `centre_of`.
-        names: As for `centre_of`.
-        run: Stores the merges.
-        rows: As for `centre_of`.
-        console: As for `centre_of`.
-        keeper: As for `centre_of`.
-    """
-    merges = FinishedMerges(config, experts, names, run, rows, console, keeper)
+def weights_beside(merges: "FinishedMerges") -> dict[str, Weights]:
+    """Compute or read the models that get a coefficient beside the experts, by the names of their columns."""
+    place = merges.run.beside
     return {
-        name: experts.base if model == "base" else merges(model, run.beside / f"{number}_{name}.safetensors")
-        for number, (name, model) in enumerate(config.models_beside.items())
+        name: merges.experts.base if model == "base" else merges(model, place / f"{number}_{name}.safetensors")
+        for number, (name, model) in enumerate(merges.config.models_beside.items())
     }
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedMerges:
-    """Computes finished merges, or reads them from their files; the arguments are those of `centre_of`."""
+    """Computes finished merges, or reads them from their files.
+
+    Attributes:
+        config: Centre, dtype, device and rows per forward pass.
+        experts: Base and experts.
+        names: Parameters to merge.
+        run: Stores the merges.
+        rows: Calibration rows per task, for merges that use them.
+        console: Shows progress.
+        keeper: Stores the merges under their cache keys.
+    """
 
     config: MergeConfig
     experts: Experts

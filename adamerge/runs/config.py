@@ -202,8 +202,12 @@ class MergeConfig:
             return f"the task vectors are those that {type(self.task_vectors).__name__} makes"
         if self.grouping == "component":
             return "grouping: component gives coefficients to factors"
-        closed = self.init == "closed_form" or isinstance(self.init, ClosedForm)
-        return "init: closed_form finds the coefficients of experts alone" if closed else None
+        return "init: closed_form finds the coefficients of experts alone" if self._closed_form else None
+
+    @property
+    def _closed_form(self) -> ClosedForm | None:
+        """Options of the start in closed form, as they are written; None for another start."""
+        return ClosedForm() if self.init == "closed_form" else self.init if isinstance(self.init, ClosedForm) else None
 
     @property
     def models_beside(self) -> dict[str, Literal["base"] | CalibratedMerge | Transform]:
@@ -226,8 +230,7 @@ class MergeConfig:
     @property
     def start(self) -> float | ClosedForm:
         """Start coefficient of every expert: a number, or options of the closed form."""
-        if self.init == "closed_form" or isinstance(self.init, ClosedForm):
-            given = self.init if isinstance(self.init, ClosedForm) else ClosedForm()
+        if given := self._closed_form:
             return given if given.towards is not None else replace(given, towards=self._published)
         if self.init == "published" or isinstance(self.init, EarlierRun):
             return self._published
