@@ -207,7 +207,9 @@ class MergeConfig:
     @property
     def _closed_form(self) -> ClosedForm | None:
         """Options of the start in closed form, as they are written; None for another start."""
-        return ClosedForm() if self.init == "closed_form" else self.init if isinstance(self.init, ClosedForm) else None
+        if isinstance(self.init, ClosedForm):
+            return self.init
+        return ClosedForm() if self.init == "closed_form" else None
 
     @property
     def models_beside(self) -> dict[str, Literal["base"] | CalibratedMerge | Transform]:
