@@ -202,14 +202,8 @@ class MergeConfig:
             return f"the task vectors are those that {type(self.task_vectors).__name__} makes"
         if self.grouping == "component":
             return "grouping: component gives coefficients to factors"
-        return "init: closed_form finds the coefficients of experts alone" if self._closed_form else None
-
-    @property
-    def _closed_form(self) -> ClosedForm | None:
-        """Options of the start in closed form, as they are written; None for another start."""
-        if isinstance(self.init, ClosedForm):
-            return self.init
-        return ClosedForm() if self.init == "closed_form" else None
+        closed = self.init == "closed_form" or isinstance(self.init, ClosedForm)
+        return "init: closed_form finds the coefficients of experts alone" if closed else None
 
     @property
     def models_beside(self) -> dict[str, Literal["base"] | CalibratedMerge | Transform]:
@@ -232,7 +226,8 @@ class MergeConfig:
     @property
     def start(self) -> float | ClosedForm:
         """Start coefficient of every expert: a number, or options of the closed form."""
-        if given := self._closed_form:
+        if self.init == "closed_form" or isinstance(self.init, ClosedForm):
+            given = self.init if isinstance(self.init, ClosedForm) else ClosedForm()
             return given if given.towards is not None else replace(given, towards=self._published)
         if self.init == "published" or isinstance(self.init, EarlierRun):
             return self._published
