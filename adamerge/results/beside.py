@@ -29,6 +29,9 @@ _OF_A_KEY = re.compile(r"[._-].*(password|secret|token|credential|server|env|key
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"
 )
+_OF_A_REPOSITORY = {"README.md", ".gitattributes"}
+"""Files of a repository on the hub: an export has a card of its own."""
+
 _ORIGIN = {
     "transformers_version",
     "_from_model_config",
@@ -68,6 +71,11 @@ class Beside:
     modules: Modules | None = None
     heads: Mapping[str, Path] = field(default_factory=dict[str, Path])
     others: Mapping[str, Path] = field(default_factory=dict[str, Path])
+
+    @property
+    def code(self) -> dict[str, Path]:
+        """Files of code among the others."""
+        return {name: file for name, file in self.others.items() if name.endswith(".py")}
 
 
 def read_beside(checkpoint: Checkpoint) -> Beside:
@@ -191,6 +199,7 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     """
     folder, own = checkpoint.folder, read_beside(checkpoint)
     taken = {*own.tokenizer, *own.processor, *own.heads, *own.others, TEMPLATE, "generation_config.json", *SETTINGS}
+    taken |= _OF_A_REPOSITORY
     taken |= {file.name for file in checkpoint.tensors.files} | (own.modules.names if own.modules else set())
     taken |= {TEMPLATES, "tokenizer_config.json"} if own.templates else set()
     entries = [e for e in sorted(folder.iterdir()) if not _WRITTEN_ANEW.fullmatch(e.name) or e.is_dir()]

@@ -167,20 +167,20 @@ def as_safe(name: str) -> str:
 
 
 def common_modules(base: Modules | None, experts: Sequence[Modules | None]) -> Modules | None:
-    """Choose the modules of a merge: what all experts that have any share, or else the base's.
+    """Choose the modules of a merge: what all experts share, or else the base's.
 
-    Where experts differ and the base has no modules, it is what they have in common; nothing if they pool differently,
-    because modules without pooling give no embedding.
+    Where all experts have modules, but others, and the base has none, it is what they have in common; nothing if they
+    pool differently, because modules without pooling give no embedding.
 
     Args:
         base: The base's modules.
-        experts: Those of the experts that share the merged checkpoint.
+        experts: The experts' modules; None of those that have none.
 
     Returns:
         The modules; their weights are those of the first that has them.
     """
     brought = [one for one in experts if one is not None]
-    if not brought or (base is not None and len(brought) < len(experts)):
+    if not brought or len(brought) < len(experts):
         return base
     if len({one.contents() for one in brought}) == 1:
         return brought[0]

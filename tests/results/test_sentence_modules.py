@@ -134,7 +134,7 @@ def test_experts_that_pool_differently_over_a_plain_base_give_a_plain_merge(tmp_
     for seed, (task, mode) in enumerate(zip(TASKS, ("cls", "max"), strict=True)):
         as_sentence_encoder(task, seed, mode=mode)
     done, notes = merged()
-    assert "mood, topic: pool differently and the base has no modules, so the merged checkpoint has none" in notes
+    assert "mood, topic: pool differently and the base has no modules, so the merged checkpoint has no modules" in notes
     assert not (done.folder / "modules.json").exists()
     assert SentenceTransformer(str(done.folder), device="cpu").encode(TEXTS).shape == (3, 16)
     for task, mode in zip(TASKS, ("cls", "max"), strict=True):
