@@ -152,8 +152,10 @@ def _without_pooling(root: Beside, own: Mapping[str, Beside]) -> list[str]:
     if root.modules is not None or not brought:
         return []
     others = [task for task in own if task not in brought]
-    why = f"are sentence encoders, but {', '.join(others)} and the base are not" if others else (
-        "pool differently and the base has no modules"
+    why = (
+        f"are sentence encoders, but {', '.join(others)} and the base are not"
+        if others
+        else ("pool differently and the base has no modules")
     )
     return [
         f"{', '.join(brought)}: {why}, so the merged checkpoint has no modules: sentence-transformers would take the "
@@ -259,7 +261,9 @@ def _value(beside: Beside, kind: str) -> object:
 
 def _apart_note(task: str, differing: Sequence[str], pool: Container[str]) -> str:
     if task not in pool:
-        return Fact(f"{task}: its folder has its own {', '.join(differing)}, which the merged checkpoint beside it lacks.")
+        return Fact(
+            f"{task}: its folder has its own {', '.join(differing)}, which the merged checkpoint beside it lacks."
+        )
     return Fact(
         f"{task}: has its own {', '.join(differing)}, so its export is a folder of its own: the merged weights with "
         "these. The merged checkpoint beside it has the base's, or what all experts share."

@@ -264,7 +264,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         ids = Path(place) / "ids.npy"
         np.save(ids, np.random.default_rng(0).integers(3, 40, (1, 24)))
-        models = {name: _made(name, Path(place) / name, np.load(ids)) for name in options.families if _wanted(name, paths)}
+        models = {
+            name: _made(name, Path(place) / name, np.load(ids)) for name in options.families if _wanted(name, paths)
+        }
         found: dict[str, dict[str, tuple[str, ...]]] = {}
         for reader, path in paths.items():
             own = {name: model for name, model in models.items() if _reads(reader, name)}

@@ -59,8 +59,16 @@ KINDS = {
     "template": ("templates", text("chat_template.jinja"), "chat template"),
     "template in settings": ("templates", settings("tokenizer_config.json", "chat_template"), "chat template"),
     "named template": ("templates", text("additional_chat_templates/tool.jinja"), "chat template"),
-    "end of generation": ("generation", settings("generation_config.json", "eos_token_id", ENDS), "generation settings"),
-    "sampling": ("generation", settings("generation_config.json", "top_k", {"one": 5, "two": 6}), "generation settings"),
+    "end of generation": (
+        "generation",
+        settings("generation_config.json", "eos_token_id", ENDS),
+        "generation settings",
+    ),
+    "sampling": (
+        "generation",
+        settings("generation_config.json", "top_k", {"one": 5, "two": 6}),
+        "generation settings",
+    ),
     "end in config": ("token_ids", settings("config.json", "eos_token_id", ENDS), "special tokens of config.json"),
     "start in config": ("token_ids", settings("config.json", "decoder_start_token_id", ENDS), "special tokens"),
     "modules": ("modules", module, "sentence-transformers modules"),
