@@ -65,7 +65,7 @@ def plan_of(experts: Experts) -> Plan:
     pool = {task: beside for task, beside in own.items() if not experts.tasks[task].head}
     root = (_merged if pool else _filled)(base, list(own.values()))
     root, weights, notes = _with_weights(root, base, pool)
-    notes += _without_pooling(root, own)
+    notes += _without_pooling(root, pool, list(own))
     differences = {
         task: _differing(beside, root, weights) + _other_config(experts, task) for task, beside in own.items()
     }
@@ -146,17 +146,14 @@ def _with_weights(
     return replace(root, modules=modules), weights, [note for note in notes if note]
 
 
-def _without_pooling(root: Beside, own: Mapping[str, Beside]) -> list[str]:
+def _without_pooling(root: Beside, pool: Mapping[str, Beside], tasks: Sequence[str]) -> list[str]:
     """Say that the merged checkpoint of sentence encoders is none: they pool differently, or not all are."""
-    brought = [task for task, one in own.items() if one.modules]
+    brought = [task for task, one in pool.items() if one.modules]
     if root.modules is not None or not brought:
         return []
-    others = [task for task in own if task not in brought]
-    why = (
-        f"are sentence encoders, but {', '.join(others)} and the base are not"
-        if others
-        else ("pool differently and the base has no modules")
-    )
+    others = ", ".join(task for task in tasks if task not in brought)
+    alone = f"are sentence encoders, but {others} and the base are not"
+    why = alone if others else "pool differently and the base has no modules"
     return [
         f"{', '.join(brought)}: {why}, so the merged checkpoint has no modules: sentence-transformers would take the "
         "mean of all tokens. The folder of each of these tasks has its own."
