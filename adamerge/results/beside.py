@@ -17,6 +17,7 @@ from adamerge.data.processor_files import (
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
+from adamerge.results.readable_config import refused_generation
 from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
@@ -26,6 +27,7 @@ from adamerge.types import Fact
 _LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
 _OF_A_KEY = re.compile(r"[._-].*(password|secret|token|credential|server|env|key)", re.IGNORECASE)
 """Names of what grants a licence: license.key is not the text of one."""
+_GENERATION = "generation_config.json"
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"
 )
@@ -128,15 +130,17 @@ def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
 
 
 def unread(checkpoint: Checkpoint) -> list[str]:
-    """Name the files of settings beside a checkpoint's weights that are no JSON, and so taken as absent."""
+    """Name the files of settings beside a checkpoint's weights that are no JSON, or that transformers refuses."""
     files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(("config.json", MODULES))}
     damaged = [name for name, file in files.items() if not _is_json(file)]
-    if not damaged:
-        return []
-    return [
-        f"{checkpoint.source}: {several(damaged)}: expected JSON, which cannot be read; taken as absent. Copy or "
-        "download it again, or remove it."
-    ]
+    file = files.get(_GENERATION)
+    refused = refused_generation(file.parent) if file is not None and _GENERATION not in damaged else ""
+    notes = {
+        f"{several(damaged)}: expected JSON, which cannot be read; taken as absent. Copy or download it again, or "
+        "remove it.": damaged,
+        refused: refused,
+    }
+    return [f"{checkpoint.source}: {note}" for note, found in notes.items() if found]
 
 
 def _is_json(file: Path) -> bool:
@@ -173,8 +177,8 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 
 def _generation(folder: Path) -> dict[str, object]:
-    found = files_of(folder, ("generation_config.json",))
-    settings = settings_of(folder / "generation_config.json") if found else {}
+    found = files_of(folder, (_GENERATION,))
+    settings = settings_of(folder / _GENERATION) if found else {}
     return {key: value for key, value in settings.items() if key not in _ORIGIN}
 
 
@@ -198,7 +202,7 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
         At most two lines.
     """
     folder, own = checkpoint.folder, read_beside(checkpoint)
-    taken = {*own.tokenizer, *own.processor, *own.heads, *own.others, TEMPLATE, "generation_config.json", *SETTINGS}
+    taken = {*own.tokenizer, *own.processor, *own.heads, *own.others, TEMPLATE, _GENERATION, *SETTINGS}
     taken |= _OF_A_REPOSITORY
     taken |= {file.name for file in checkpoint.tensors.files} | (own.modules.names if own.modules else set())
     taken |= {TEMPLATES, "tokenizer_config.json"} if own.templates else set()

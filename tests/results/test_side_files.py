@@ -13,6 +13,7 @@ from adamerge import Expert, Merge
 from adamerge.results.beside import read_beside
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
+from adamerge.runs.inputs import hash_files, hash_processor
 from adamerge.runs.read_config import merge_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
@@ -156,6 +157,21 @@ def test_what_all_bring_is_the_merges_and_what_some_bring_is_theirs(family, kind
         assert f"{task}: has its own" in notes
         assert words in notes
     assert ("the merged checkpoint gets" in notes) is (whose != "base")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_among_the_files_whose_changes_are_noticed(family, kind):
+    folder, experts = family
+    opened = {"base": experts.checkpoint, "mood": experts.tasks["mood"].checkpoint}
+    for name, checkpoint in opened.items():
+        if kind == "settings of modules":
+            module(folder / name, "mean")
+        KINDS[kind][1](folder / name, "one")
+        then = {**hash_files(checkpoint), **hash_processor(checkpoint)}
+        KINDS[kind][1](folder / name, "two")
+        now = {**hash_files(checkpoint), **hash_processor(checkpoint)}
+        assert then.keys() == now.keys()
+        assert [file for file in now if now[file] != then[file]]
 
 
 @pytest.mark.parametrize("who", ["base", *TASKS])
