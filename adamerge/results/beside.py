@@ -164,6 +164,17 @@ def missing_code(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
+def modules_outside(checkpoint: Checkpoint) -> list[str]:
+    """Say which modules are left out because they are not in the folder of their checkpoint."""
+    own = read_beside(checkpoint).modules
+    if own is None or not own.outside:
+        return []
+    return [
+        f"{checkpoint.source}: {MODULES}: expected folders inside this one, found {several(own.outside)}; these modules "
+        "are left out, so sentence-transformers computes other embeddings of an export. Copy them into the folder."
+    ]
+
+
 def names_beside(checkpoint: Checkpoint) -> set[str]:
     """List the names of files and folders that an export may have of a checkpoint, and of its own model card."""
     own = read_beside(checkpoint)

@@ -83,10 +83,12 @@ class Modules:
     Attributes:
         modules: The modules; the transformer is one of them.
         settings: Settings by file name; values that say which version wrote them are dropped in comparisons alone.
+        outside: Folders of modules that are passed over, because they are not in the checkpoint's.
     """
 
     modules: Sequence[Module]
     settings: Mapping[str, Mapping[str, object]]
+    outside: tuple[str, ...] = ()
 
     @property
     def names(self) -> set[str]:
@@ -133,7 +135,9 @@ def read_modules(folder: Path, *, unpickle: bool = False) -> Modules | None:
     known = [cast(dict[str, object], entry) for entry in entries if isinstance(entry, dict)]
     found = [_module(folder, entry, unpickle) for entry in known]
     names = [name for name in SETTINGS[1:] if (folder / name).is_file() and inside(folder, folder / name)]
-    return Modules([module for module in found if module], {name: settings_of(folder / name) for name in names})
+    outside = tuple(_path(entry) for entry, module in zip(known, found, strict=True) if module is None)
+    settings = {name: settings_of(folder / name) for name in names}
+    return Modules([module for module in found if module], settings, outside)
 
 
 def _path(entry: Mapping[str, object]) -> str:

@@ -8,7 +8,7 @@ from typing import cast
 from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.name_patterns import several
-from adamerge.results.beside import Beside, contents, left_behind, missing_code, read_beside, unread
+from adamerge.results.beside import Beside, contents, left_behind, missing_code, modules_outside, read_beside, unread
 from adamerge.results.in_common import agreed, common_files, generation, is_alike, same, shared
 from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
 from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
@@ -76,7 +76,12 @@ def plan_of(experts: Experts) -> Plan:
     notes += [line for task in own.keys() - tasks.keys() for line in _licence_notes(task, own[task], root)]
     notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
     every = (experts.checkpoint, *(one.checkpoint for one in experts.tasks.values()))
-    notes += [line for one in every if one for line in (*left_behind(one), *unread(one), *missing_code(one))]
+    notes += [
+        line
+        for one in every
+        if one
+        for line in (*left_behind(one), *unread(one), *missing_code(one), *modules_outside(one))
+    ]
     return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)))
 
 
