@@ -19,6 +19,7 @@ from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
 from adamerge.results.readable_config import refused_generation
 from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
+from adamerge.results.token_ids import token_ids
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
 from adamerge.storage.regular_files import settings_of
@@ -59,7 +60,7 @@ class Beside:
         processor: Files of processors of images, videos and sound.
         templates: Chat templates by name.
         generation: Settings of generation_config.json.
-        token_ids: Settings of config.json that name tokens, such as eos_token_id.
+        token_ids: Settings of config.json that name tokens, such as eos_token_id, by dotted key.
         modules: Modules of sentence-transformers.
         heads: Files of heads that other programs keep beside an encoder.
         others: Licence, and code that may run.
@@ -102,13 +103,12 @@ def _read(folder: Path, *, trusted: bool, unpickle: bool) -> Beside:
     code = ("*.py",) if trusted else ()
     texts = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
     licence = {name: file for name, file in texts.items() if not _OF_A_KEY.search(name)}
-    config = settings_of(folder / "config.json")
     return Beside(
         files_of(folder, TOKENIZER) if has_tokenizer(folder) else {},
         files_of(folder, PROCESSOR),
         templates_of(folder),
         _generation(folder),
-        {key: value for key, value in config.items() if key.endswith("_token_id")},
+        token_ids(settings_of(folder / "config.json")),
         read_modules(folder, unpickle=unpickle),
         files_of(folder, HEADS),
         {**licence, **files_of(folder, code)},
@@ -170,8 +170,8 @@ def modules_outside(checkpoint: Checkpoint) -> list[str]:
     if own is None or not own.outside:
         return []
     return [
-        f"{checkpoint.source}: {MODULES}: expected folders inside this one, found {several(own.outside)}; these modules "
-        "are left out, so sentence-transformers computes other embeddings of an export. Copy them into the folder."
+        f"{checkpoint.source}: {MODULES}: expected folders inside this one, found {several(own.outside)}; these are "
+        "left out, so sentence-transformers computes other embeddings of an export. Copy them into the folder."
     ]
 
 

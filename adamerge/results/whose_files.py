@@ -98,8 +98,14 @@ def from_disk(experts: Experts) -> bool:
 
 def _effective(own: Beside, base: Beside) -> Beside:
     """Add to an expert without generation_config.json the end tokens of its config.json that differ from the base's."""
-    ids = {key: own.token_ids[key] for key in _STOPS if own.token_ids.get(key) not in (None, base.token_ids.get(key))}
+    mine, theirs = ({key: _generates_by(one.token_ids, key) for key in _STOPS} for one in (own, base))
+    ids = {key: value for key, value in mine.items() if value not in (None, theirs[key])}
     return own if own.generation or not ids else replace(own, generation={**base.generation, **ids})
+
+
+def _generates_by(ids: Mapping[str, object], key: str) -> object:
+    """Return the token by which a model generates: that of its text part, if it has one."""
+    return ids.get(f"text_config.{key}", ids.get(key))
 
 
 def _merged(base: Beside, own: Sequence[Beside]) -> Beside:

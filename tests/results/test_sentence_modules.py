@@ -193,7 +193,7 @@ def test_a_module_elsewhere_is_left_out_aloud(encoders):
     Path("mood/modules.json").write_text(json.dumps(entries))
     config = {"base_model": "base", "models": [{"model": task} for task in TASKS]}
     notes = "\n".join(plan_of(open_experts(merge_config(config))).notes)
-    assert "mood: modules.json: expected folders inside this one, found ../base/1_Pooling; these modules" in notes
+    assert "mood: modules.json: expected folders inside this one, found ../base/1_Pooling; these are left out" in notes
 
 
 def test_one_folder_in_two_spellings_is_one(encoders):

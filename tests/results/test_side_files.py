@@ -53,6 +53,7 @@ def module(folder, content):
 
 PROMPTS = {"one": {"query": "one"}, "two": {"query": "two"}}
 ENDS = {"one": [1, 2], "two": 3}
+TEXT_ENDS = {name: {"eos_token_id": ends} for name, ends in ENDS.items()}
 KINDS = {
     "tokenizer": ("tokenizer", tokenizer, "tokenizer"),
     "image processor": ("processor", settings("preprocessor_config.json", "size"), "processor"),
@@ -72,6 +73,7 @@ KINDS = {
     ),
     "end in config": ("token_ids", settings("config.json", "eos_token_id", ENDS), "special tokens of config.json"),
     "start in config": ("token_ids", settings("config.json", "decoder_start_token_id", ENDS), "special tokens"),
+    "end in a part of config": ("token_ids", settings("config.json", "text_config", TEXT_ENDS), "special tokens"),
     "modules": ("modules", module, "sentence-transformers modules"),
     "settings of modules": ("modules", settings("config_sentence_transformers.json", "prompts", PROMPTS), "modules"),
     "head beside": ("heads", text("model_head.pkl"), "head beside the encoder"),
