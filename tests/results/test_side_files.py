@@ -211,3 +211,18 @@ def test_nothing_of_one_expert_is_in_the_merge_or_in_the_folders_of_others(tmp_p
     assert kinds == ["Transformer", "Pooling", "Dense", "Normalize"]
     notes = "\n".join(plan_of(result.model.experts).notes)
     assert "mood: are sentence encoders, but topic and the base are not, so the merged checkpoint has no mod" in notes
+
+
+def test_check_fit_and_export_say_what_is_one_experts_alone(family, main, tmp_path, monkeypatch):
+    folder, _ = family
+    monkeypatch.chdir(tmp_path)
+    KINDS["end of generation"][1](folder / "mood", "one")
+    models = [{"model": str(folder / task)} for task in TASKS]
+    config = {"base_model": str(folder / "base"), "models": models, "method": "task_arithmetic", "run_dir": "run"}
+    Path("merge.yaml").write_text(json.dumps(config))
+    for command in (("check", "merge.yaml"), ("fit", "merge.yaml"), ("export", "run", "out")):
+        code, said, complaint = main(*command)
+        assert (code, complaint) == (0, ""), command
+        assert "mood: has its own generation settings, so its export is a folder of its own" in said
+    assert not Path("out/generation_config.json").exists()
+    assert json.loads(Path("out/mood/generation_config.json").read_text()) == {"eos_token_id": [1, 2]}
