@@ -1,9 +1,11 @@
 """The kind of a model: its main input, its prediction and its number of classes."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from types import MethodType
 from typing import Literal, TypeAlias
 
 import torch
@@ -152,7 +154,7 @@ def _main_input(module: nn.Module) -> str:
 
 def _first_argument(module: nn.Module) -> str:
     """Name of the first argument of a plain module's forward pass."""
-    return next(iter(inspect.signature(module.forward).parameters), "input_ids")
+    return next(iter(forward_arguments(module)), "input_ids")
 
 
 def _positions(config: object, module: nn.Module) -> int | None:
@@ -244,7 +246,7 @@ def names_argument(module: nn.Module, name: str) -> bool:
         >>> names_argument(nn.Linear(1, 1), "input")
         True
     """
-    return name in inspect.signature(module.forward).parameters
+    return name in forward_arguments(module)
 
 
 def takes(module: nn.Module, name: str) -> bool:
@@ -254,5 +256,16 @@ def takes(module: nn.Module, name: str) -> bool:
         >>> takes(nn.Linear(1, 1), "input"), takes(nn.Linear(1, 1), "attention_mask")
         (True, False)
     """
-    arguments = inspect.signature(module.forward).parameters.values()
-    return names_argument(module, name) or any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
+    arguments = forward_arguments(module)
+    return name in arguments or any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+
+
+def forward_arguments(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a module's forward pass by name."""
+    function = getattr(module.forward, "__func__", None)
+    return inspect.signature(module.forward).parameters if function is None else _without_self(function)
+
+
+@cache
+def _without_self(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(MethodType(function, object())).parameters
