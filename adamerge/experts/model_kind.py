@@ -108,7 +108,11 @@ def classes_by_token(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Te
         ConfigError: The model cannot be run, or returns nothing that rows can be compared by: logits of classes, labels
             or numbers per row or token, start and end of a span, or a vector.
     """
-    output = _output(module, kind, inputs, task)
+    return output_by_token(try_out(module, kind, inputs, task), kind, task)
+
+
+def output_by_token(output: object, kind: ModelKind, task: str) -> bool:
+    """Return whether an output is logits per token and not per row; see `classes_by_token`."""
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         if any(isinstance(getattr(output, key, None), Tensor) for key in OTHER_OUTPUTS):
@@ -179,7 +183,8 @@ def _prediction(module: nn.Module) -> Prediction:
     return "masked token" if generates is not None and not generates() else "next token"
 
 
-def _output(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], task: str) -> object:
+def try_out(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], task: str) -> object:
+    """Return what `trial` does; a class that cannot be run on such a row is refused."""
     try:
         return trial(module, inputs)
     except Exception as error:
