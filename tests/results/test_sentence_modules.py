@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from support.families import build
 from support.sentence_encoders import TASKS, TEXTS, as_sentence_encoder, cosines, save_encoders
-from transformers import AutoTokenizer, BertForSequenceClassification
 
 from adamerge import Expert, Merge
 from adamerge.results.module_settings import meaning
@@ -281,22 +279,3 @@ def test_former_settings_mean_what_the_library_reads(tmp_path, cls, former):
 
 def test_settings_of_other_classes_stay():
     assert meaning("Other", {"a": 1}) == {"a": 1}
-
-
-def test_cross_encoders_over_a_sentence_encoder_have_their_own_modules_and_the_merge_the_bases(tmp_path, monkeypatch):
-    monkeypatch.chdir(save_encoders(tmp_path))
-    as_sentence_encoder("base", 0)
-    for seed, task in enumerate(TASKS):
-        build("BertForSequenceClassification", "bert", seed, num_labels=1).save_pretrained(task)
-        CrossEncoder(task, device="cpu").save(task)
-    assert Path("mood/modules.json").exists()
-    done, notes = merged()
-    pair = [("good film", "bad plot")]
-    for task, place in done.checkpoints.items():
-        model = BertForSequenceClassification.from_pretrained(place).eval()
-        inputs = AutoTokenizer.from_pretrained(place)(*zip(*pair, strict=True), return_tensors="pt")
-        expected = model(**inputs).logits.sigmoid().item()
-        assert CrossEncoder(str(place), device="cpu").predict(pair).item() == pytest.approx(expected, abs=1e-5)
-        assert f"{task}: its folder has its own sentence-transformers modules" in notes
-    kinds = [type(module).__name__ for module in SentenceTransformer(str(done.folder), device="cpu")]
-    assert kinds == ["Transformer", "Pooling", "Dense", "Normalize"]

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sentence_transformers import SentenceTransformer
-from support.families import save_speaking_family
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from support.families import build, save_speaking_family
 from support.sentence_encoders import TASKS, as_sentence_encoder, save_encoders
+from transformers import AutoTokenizer, BertForSequenceClassification
 
 from adamerge import Expert, Merge
 from adamerge.results.beside import read_beside
@@ -199,8 +200,9 @@ def test_a_licence_of_one_expert_is_said(family):
 def test_nothing_of_one_expert_is_in_the_merge_or_in_the_folders_of_others(tmp_path, monkeypatch):
     monkeypatch.chdir(save_encoders(tmp_path))
     as_sentence_encoder("mood", 0)
-    for _, bring, _ in KINDS.values():
-        bring is module or bring is tokenizer or bring(tmp_path / "mood", "one")
+    others = KINDS.keys() - {"modules", "tokenizer", "end in a part of config"}  # it has them, or cannot have them
+    for kind in others:
+        KINDS[kind][1](tmp_path / "mood", "one")
     (tmp_path / "topic/preprocessor_config.json").write_text("{}")  # gives it a folder of its own
     result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic").learn()
     done = result.export("out")
@@ -226,3 +228,23 @@ def test_check_fit_and_export_say_what_is_one_experts_alone(family, main, tmp_pa
         assert "mood: has its own generation settings, so its export is a folder of its own" in said
     assert not Path("out/generation_config.json").exists()
     assert json.loads(Path("out/mood/generation_config.json").read_text()) == {"eos_token_id": [1, 2]}
+
+
+def test_cross_encoders_over_a_sentence_encoder_have_their_own_modules_and_the_merge_the_bases(tmp_path, monkeypatch):
+    monkeypatch.chdir(save_encoders(tmp_path))
+    as_sentence_encoder("base", 0)
+    for seed, task in enumerate(TASKS):
+        build("BertForSequenceClassification", "bert", seed, num_labels=1).save_pretrained(task)
+        CrossEncoder(task, device="cpu").save(task)
+    assert Path("mood/modules.json").exists()
+    result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic").learn()
+    done, notes = result.export("out"), "\n".join(plan_of(result.model.experts).notes)
+    pair = [("good film", "bad plot")]
+    for task, place in done.checkpoints.items():
+        model = BertForSequenceClassification.from_pretrained(place).eval()
+        inputs = AutoTokenizer.from_pretrained(place)(*zip(*pair, strict=True), return_tensors="pt")
+        expected = model(**inputs).logits.sigmoid().item()
+        assert CrossEncoder(str(place), device="cpu").predict(pair).item() == pytest.approx(expected, abs=1e-5)
+        assert f"{task}: its folder has its own sentence-transformers modules" in notes
+    kinds = [type(module).__name__ for module in SentenceTransformer(str(done.folder), device="cpu")]
+    assert kinds == ["Transformer", "Pooling", "Dense", "Normalize"]
