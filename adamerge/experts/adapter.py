@@ -16,6 +16,7 @@ from adamerge.experts.adapter_config import CONFIG, AdapterConfig, read_adapter_
 from adamerge.experts.adapter_formats import MLX, PEFT, PICKLED, adapter_tensors, is_adapter
 from adamerge.experts.adapter_keys import group_keys
 from adamerge.experts.adapter_reader import AdapterReader
+from adamerge.experts.adapter_switch import by_expert
 from adamerge.experts.adapter_summary import contradictions, describe_adapter
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint, skeleton
 from adamerge.experts.conversion import Converted
@@ -134,6 +135,8 @@ def open_adapter(
         )
     module, settings = _module_of(config, base, {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()})
     warnings = list(base_notes(config, base, module))
+    tensors = by_expert(source, tensors, module)
+    keys = group_keys(source, tensors.headers)
     found = match(base, module)
     reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, keys)
     written = cast(dict[str, object], read_json(folder / CONFIG))

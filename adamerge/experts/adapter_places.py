@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from adamerge.experts.adapter_config import MERGE_FIRST
+from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.conversion import Conversion, places
 from adamerge.experts.match_names import tied_names
 from adamerge.types import IncompatibleExpertsError
@@ -19,14 +21,15 @@ class AdapterPlaces:
         source: Name of the adapter in messages.
         module: The module that it was trained as, of today's transformers.
         names: Names of weights and other parameters in the adapter, as its transformers knew them.
+        mlx: Whether mlx-lm wrote it.
 
     Attributes:
         modules: The module's submodules by path.
         problems: What does not fit, in words.
     """
 
-    def __init__(self, source: str, module: nn.Module, names: Iterable[str]) -> None:
-        self._source, self._module = source, module
+    def __init__(self, source: str, module: nn.Module, names: Iterable[str], *, mlx: bool = False) -> None:
+        self._source, self._module, self._merge = source, module, FUSE if mlx else MERGE_FIRST
         self.modules = dict(module.named_modules())
         self.problems: list[str] = []
         groups = tied_names(module)
@@ -70,7 +73,7 @@ class AdapterPlaces:
         self.problem(
             key,
             f"changes {target}, which the base lacks: its values in training are in neither",
-            f"{OTHER_BASE}, or merge the adapter with PEFT where it was trained, and give the complete model",
+            f"{OTHER_BASE}. Or {self._merge[0].lower()}{self._merge[1:]}",
         )
 
     def no_place(self, key: str, module: str) -> None:
@@ -85,7 +88,8 @@ class AdapterPlaces:
             self.problem(key, what)
         else:
             own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
-            self.problem(key, own, "Save the adapter alone, with save_pretrained of PEFT's model")
+            mlx = self._merge == FUSE
+            self.problem(key, own, FUSE if mlx else "Save the adapter alone, with save_pretrained of PEFT's model")
 
     def check(self, missing: Sequence[str], *, ties: bool) -> None:
         """Refuse the adapter if anything had no place.

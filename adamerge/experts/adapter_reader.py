@@ -16,7 +16,6 @@ from adamerge.experts.adapter_formulas import (
     fused,
     fused_layout,
     layout_of,
-    plus,
     read,
     shifted,
     with_rows,
@@ -54,7 +53,7 @@ class AdapterReader:
         self.other_ranks: dict[str, tuple[int, int]] = {}
         self.twice: list[str] = []
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
-        self._places = AdapterPlaces(config.source, module, names)
+        self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly)
         self.whole = WholeTensors(self._places, module, base, tensors)
         self._converted: dict[str, Converted] = {}
 
@@ -151,7 +150,7 @@ class AdapterReader:
                 key, f"has {magnitude.numel()} magnitudes, expected {shape[outputs]} for {weight} {tuple(shape)}"
             )
             return None
-        return Change(dense=partial(dora, low_rank, magnitude, outputs=outputs))
+        return Change(dense=partial(dora, low_rank, magnitude, outputs=outputs), kind="DoRA")
 
     def _bias(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
         if "B bias" not in parts.names:
@@ -167,7 +166,7 @@ class AdapterReader:
         else:
             shift = values.float() * self.config.scale(parts.module, self.tensors.shape(parts.names["A"])[0])
             trained = self.whole.replaced.pop(name, Change()).dense  # the layer's own bias may be trained beside it
-            yield name, Change(dense=partial(shifted, shift, trained))
+            yield name, Change(dense=partial(shifted, shift, trained), kind="a bias of factors (lora_bias)")
 
     def _token_rows(self, parts: Parts, weight: str | None) -> Iterator[tuple[str, Change]]:
         rows = self.config.rows_of(parts.module)
@@ -188,7 +187,8 @@ class AdapterReader:
                 f"{tuple(self.base.shape(weight))}",
             )
         else:
-            yield weight, Change(dense=partial(with_rows, torch.tensor(rows), values))
+            rows = torch.tensor(rows)
+            yield weight, Change(dense=partial(with_rows, rows, values), kind="trained token rows")
 
     def _fused(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
         """Factors of targeted parameters: (experts, out, in), (experts, in, out), or a matrix."""
@@ -201,22 +201,29 @@ class AdapterReader:
             if target not in self.base:
                 self._places.lacking(parts.first, target)
                 return
-            shape = self.base.shape(target)
-            a, b = parts.names["A"], parts.names["B"]
-            stacked = torch.Size([1, *shape]) if len(shape) == 2 else shape
-            layout = fused_layout(self.tensors.shape(a), self.tensors.shape(b), stacked, transposed)
-            if layout is None:
+            factors = self._of_parameter(parts, target, transposed)
+            if factors is None:
                 break
-            rank = self.tensors.shape(a)[0] // stacked[0]
-            scale = self._scale(f"{parts.module}.{name}", rank)
-            factors = partial(fused, self.tensors, a, b, scale, stacked[0], layout)
-            yield target, Change(dense=partial(plus, factors), blocks=factors if len(shape) == 3 else None)
+            yield target, Change(low_rank=factors)
             return
         self._problem(
             parts.first,
             f"does not fit a parameter of {path} that target_parameters names "
             f"({', '.join(self.config.target_parameters) or 'none'})",
         )
+
+    def _of_parameter(self, parts: Parts, target: str, transposed: bool) -> Callable[[], LowRank] | None:
+        """Find how factors make a parameter of two or three dimensions; None if they do not fit."""
+        shape, (a, b) = self.base.shape(target), (parts.names["A"], parts.names["B"])
+        first, second = self.tensors.shape(a), self.tensors.shape(b)
+        count = shape[0] if len(shape) == 3 else 1
+        layout = fused_layout(first, second, torch.Size([count, *shape[-2:]]), transposed and len(shape) == 3)
+        if layout is None:
+            return None
+        scale = self._scale(f"{parts.module}.{target.rpartition('.')[2]}", first[0] // count)
+        if len(shape) == 2:  # of a matrix, factors are those of a linear layer, whatever its module says of experts
+            return partial(read, self.tensors, a, b, scale, "B A") if layout == "(E, out, in)" else None
+        return partial(fused, self.tensors, a, b, scale, count, layout)
 
     def _targeted(self, name: str, parameter: Tensor) -> bool:
         """Return whether target_parameters names a parameter, by PEFT's rule."""
@@ -231,7 +238,7 @@ class AdapterReader:
         if one is None or part is None or "A" not in parts.names or "B bias" in parts.names:
             self._places.no_place(parts.first, parts.module)
             return
-        change = self._factors(parts, part, one.shapes[part], "B A")
+        change = self._factors(parts, part, one.shapes[part], "(A B)ᵀ" if parts.mlx else "B A")
         if change is not None:
             one.changes[part] = change
 
@@ -243,8 +250,7 @@ class AdapterReader:
 
     def _fused_changes(self) -> Iterator[tuple[str, Change]]:
         for one in self._converted.values():
-            for name in one.names:
-                yield name, Change(dense=partial(one.expert_of, name, self.base))
+            yield from one.changes_of(self.base)
 
     def _scale(self, module: str, rank: int) -> float:
         scale, said = self.config.scale(module, rank), self.config.rank(module)
