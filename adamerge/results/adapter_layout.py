@@ -1,6 +1,6 @@
 """Where the factors of a parameter stand in a PEFT adapter, and the options that go with them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from adamerge.experts.adapter import AUTO_CLASSES
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert
 from adamerge.experts.tied import tied_names
+from adamerge.results.adapter_targets import misread, targets
 
 PREFIX = "base_model.model."
 """Begins every name in an adapter's file."""
@@ -105,7 +106,12 @@ def slot_of(module: nn.Module, name: str) -> Slot | str:
 
 
 def nested(module: nn.Module, slots: Mapping[str, Slot]) -> dict[str, Slot]:
-    """Number the wrappers of parameters of one module that are targeted by name: the first is innermost."""
+    """Target by the parameter's name what PEFT would misread, and number the wrappers of parameters of one module.
+
+    Of several parameters of a module that are targeted by name the first is innermost.
+    """
+    others = misread(module, [slot.module for slot in slots.values() if slot.kind is nn.Linear])
+    slots = {name: replace(slot, kind=nn.Module) if slot.module in others else slot for name, slot in slots.items()}
     order = [name for name, _ in module.named_parameters() if name in slots and slots[name].kind is nn.Module]
     beside = {name: [one for one in order if slots[one].module == slots[name].module] for name in order}
     depths = {name: len(own) - 1 - own.index(name) for name, own in beside.items()}
@@ -129,23 +135,6 @@ def partners(module: nn.Module, slots: Mapping[str, Slot], rank: int) -> dict[st
                 slot = replace(one, shape=torch.Size([rows, columns]), parameter=name)
                 found |= slot.tensors(torch.zeros(rows, rank), torch.zeros(rank, columns))
     return found
-
-
-def targets(module: nn.Module, chosen: Collection[str]) -> list[str]:
-    """Name modules as shortly as PEFT's suffixes allow: the last word where all modules that end so are chosen.
-
-    Example:
-        >>> model = nn.ModuleDict({"a": nn.ModuleDict({"q": nn.Linear(1, 1), "k": nn.Linear(1, 1)}), "k": nn.ReLU()})
-        >>> targets(model, ["a.q", "a.k"])
-        ['a.k', 'q']
-    """
-    paths = [path for path, _ in module.named_modules()]
-    found: set[str] = set()
-    for word in {path.rpartition(".")[2] for path in chosen}:
-        every = {path for path in paths if path == word or path.endswith(f".{word}")}
-        own = {path for path in chosen if path in every}
-        found |= {word} if own == every else own
-    return sorted(found)
 
 
 def adapter_options(base: Checkpoint, expert: Expert, rank: int, slots: Sequence[Slot]) -> dict[str, object]:
