@@ -226,8 +226,13 @@ def _problems(options: Mapping[str, object]) -> Iterator[str]:
             f"init_lora_weights is {start!r}, which changed the base before training, so the adapter does not fit the "
             "base itself. Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)."
         )
+    ranks = options.get("rank_pattern")
+    patterns = {f"rank_pattern.{key}": rank for key, rank in ranks.items()} if isinstance(ranks, dict) else {}
+    for key, rank in {"r": options.get("r"), **patterns}.items():
+        if rank is not None and not (type(rank) is int and rank > 0):
+            yield f"expected {key} as a rank from 1, found {quoted(rank)}. Write the one of the training."
     for key, reason in _CHANGES_WEIGHTS_OTHERWISE.items():
-        if options.get(key):
+        if options.get(key) or (key == "alora_invocation_tokens" and options.get(key) is not None):
             yield f"{key} is set: {reason.format(merge=MERGE_FIRST)}."
 
 

@@ -44,6 +44,7 @@ class AdapterReader:
         scales: Of all factors.
         other_ranks: Rank in the options and in the tensors, by module, where they differ.
         twice: Modules whose factors PEFT adds twice.
+        paths: Modules that have factors.
     """
 
     def __init__(self, config: AdapterConfig, module: nn.Module, base: Weights, tensors: Weights, keys: Keys) -> None:
@@ -52,6 +53,7 @@ class AdapterReader:
         self.scales: set[float] = set()
         self.other_ranks: dict[str, tuple[int, int]] = {}
         self.twice: list[str] = []
+        self.paths: set[str] = set()
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
         self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly)
         self.whole = WholeTensors(self._places, module, base, tensors)
@@ -94,6 +96,7 @@ class AdapterReader:
         if path is None:
             self._part_of_fused(parts)
             return
+        self.paths |= {path} if {"A", "embedding A"} & parts.names.keys() else set()
         owner, names = self._places.modules[path], parts.names
         own = f"{path}.in_proj_weight" if isinstance(owner, nn.MultiheadAttention) else f"{path}.weight"
         weight = self._places.parameter(own)

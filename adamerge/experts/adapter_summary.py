@@ -85,6 +85,11 @@ def contradictions(reader: AdapterReader) -> Iterator[str]:
             f"in the scale too ({len(reader.other_ranks)} modules). PEFT would not load it: check that {CONFIG} is of "
             "this adapter."
         )
+    if 0 in reader.scales:
+        yield (
+            f"{source}: {CONFIG} makes the scale of some factors 0 (lora_alpha, alpha_pattern), so that they change "
+            "nothing. Write the one of the training."
+        )
     if reader.twice:
         yield (
             f"{source}: the factors of {several(reader.twice)} count twice: PEFT (0.21) adds them twice in training "
