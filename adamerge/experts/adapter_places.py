@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from adamerge.experts.adapter_config import MERGE_FIRST
 from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.conversion import Conversion, places
 from adamerge.experts.match_names import tied_names
 from adamerge.types import IncompatibleExpertsError
 
 OTHER_BASE = "Give the base that it was trained on"
+_MERGE = "merge the adapter with PEFT where it was trained, and give the complete model"
 UNTIE = "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model"
 
 
@@ -29,7 +29,7 @@ class AdapterPlaces:
     """
 
     def __init__(self, source: str, module: nn.Module, names: Iterable[str], *, mlx: bool = False) -> None:
-        self._source, self._module, self._merge = source, module, FUSE if mlx else MERGE_FIRST
+        self._source, self._module, self._mlx = source, module, mlx
         self.modules = dict(module.named_modules())
         self.problems: list[str] = []
         groups = tied_names(module)
@@ -73,7 +73,7 @@ class AdapterPlaces:
         self.problem(
             key,
             f"changes {target}, which the base lacks: its values in training are in neither",
-            f"{OTHER_BASE}. Or {self._merge[0].lower()}{self._merge[1:]}",
+            f"{OTHER_BASE}. {FUSE}" if self._mlx else f"{OTHER_BASE}, or {_MERGE}",
         )
 
     def no_place(self, key: str, module: str) -> None:
@@ -88,8 +88,7 @@ class AdapterPlaces:
             self.problem(key, what)
         else:
             own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
-            mlx = self._merge == FUSE
-            self.problem(key, own, FUSE if mlx else "Save the adapter alone, with save_pretrained of PEFT's model")
+            self.problem(key, own, FUSE if self._mlx else "Save the adapter alone, with save_pretrained of PEFT's model")
 
     def check(self, missing: Sequence[str], *, ties: bool) -> None:
         """Refuse the adapter if anything had no place.

@@ -106,6 +106,13 @@ class AdapterReader:
             yield from self._fused(parts, path)
         elif "embedding A" in names and not isinstance(owner, nn.Embedding):
             self._problem(parts.first, f"is a factor of an embedding, but {path} is a {type(owner).__name__}")
+        elif getattr(owner, "groups", 1) > 1 and "A" in names:
+            self._problem(
+                parts.first,
+                f"is a factor of {path}, a grouped convolution: PEFT's factors see the inputs of all groups, so that what "
+                "was trained is no weight of the layer",
+                "Train without it (exclude_modules)",
+            )
         elif weight not in self.base:
             self._places.lacking(parts.first, weight)
         else:

@@ -14,7 +14,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import Rounding, check_fits, dtype_on_disk, rounding_of
 from adamerge.results.adapter_beside import write_beside_adapters
 from adamerge.results.adapter_factors import LowRankChange, NotLowRankError, low_rank_change
-from adamerge.results.adapter_layout import PREFIX, Slot, adapter_options, nested, partners, slot_of
+from adamerge.results.adapter_layout import PREFIX, Slot, adapter_options, nested, partners, slots_of
 from adamerge.results.adapter_notes import notes_of
 from adamerge.results.adapter_read_back import compare_with_adapter, peft_version
 from adamerge.results.backbone import as_on_disk
@@ -79,7 +79,7 @@ def export_adapter(
         weights = sum((place / FILE).stat().st_size for place in dict.fromkeys(places.values()))
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     exported = Exported(folder, checkpoints(model.experts, folder), size, share.found())
-    notes = notes_of(found, rank, max_rank, model.rounding, weights, peft_version(), dense.found())
+    notes = notes_of(found, rank, max_rank, model.rounding, weights, peft_version(), dense.found(), list(slots.values()))
     if not any(change.norm for change in found.values()):
         notes = [*notes, "note: no expert has weight, so the adapter changes nothing: the merge is the base"]
     return replace(exported, notes=(*notes, *beside), truncation=_truncation(found))
@@ -93,13 +93,14 @@ def _changes(
     found: dict[str, LowRankChange] = {}
     slots: dict[str, Slot] = {}
     problems: list[str] = []
+    places = slots_of(own, model.vectors.shapes)
     for name in model.vectors.shapes:
         try:
             change = low_rank_change(model, coefficients, name, max_rank)
         except NotLowRankError as error:
             problems.append(f"{name}: {error}")
             continue
-        slot = slot_of(own, name) if change else None
+        slot = places[name] if change else None
         if isinstance(slot, str):
             problems.append(f"{name}: {slot}")
         elif change and slot:
@@ -112,10 +113,9 @@ def _changes(
 def _nothing(model: MergedModel) -> tuple[dict[str, LowRankChange], dict[str, Slot]]:
     """Find a place for factors of zeros, where no expert has weight: PEFT reads no adapter without any."""
     own = next(iter(model.experts.tasks.values())).own_module
-    for name, shape in model.vectors.shapes.items():
-        slot = slot_of(own, name)
+    for name, slot in slots_of(own, model.vectors.shapes).items():
         if isinstance(slot, Slot) and slot.kind is not nn.Module:
-            rows = shape[0]
+            rows, shape = slot.shape[0], slot.shape
             svd = Svd(
                 torch.zeros(rows, 1).double(), torch.zeros(1).double(), torch.zeros(shape.numel() // rows, 1).double()
             )

@@ -1,6 +1,6 @@
 """Where the factors of a parameter stand in a PEFT adapter, and the options that go with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,19 +72,25 @@ def _of_experts(left: Tensor, right: Tensor, *, transposed: bool) -> tuple[Tenso
     return first.reshape(-1, first.shape[-1]), second.permute(1, 2, 0).reshape(second.shape[1], -1)
 
 
-def slot_of(module: nn.Module, name: str) -> Slot | str:
-    """Find the place of a parameter's factors, or say why PEFT has none.
+_TIED = (
+    "it is tied to another parameter, and PEFT has no factors for both at once: without ensure_weight_tying its live model "
+    "changes one of them only, with it merge_and_unload adds the factors twice. Save the base untied, "
+    "tie_word_embeddings: false, to export an adapter of that"
+)
+
+
+def slots_of(module: nn.Module, names: Iterable[str]) -> dict[str, Slot | str]:
+    """Find the places of parameters' factors, or say why PEFT has none.
 
     Args:
         module: The model.
-        name: The parameter.
+        names: The parameters.
     """
-    if any(name in names for names in tied_names(module) if len(names) > 1):
-        return (
-            "it is tied to another parameter, and PEFT has no factors for both at once: without ensure_weight_tying its "
-            "live model changes one of them only, with it merge_and_unload adds the factors twice. Untie the base "
-            "(tie_word_embeddings: false, and save it with both) to export an adapter of it"
-        )
+    tied = {name for aliases in tied_names(module) if len(aliases) > 1 for name in aliases}
+    return {name: _TIED if name in tied else _slot_of(module, name) for name in names}
+
+
+def _slot_of(module: nn.Module, name: str) -> Slot | str:
     path, _, word = name.rpartition(".")
     owner, shape = module.get_submodule(path), module.get_parameter(name).shape
     above = module.get_submodule(path.rpartition(".")[0])
@@ -95,7 +101,7 @@ def slot_of(module: nn.Module, name: str) -> Slot | str:
     kinds = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
     kind = next((kind for kind in kinds if isinstance(owner, kind)), None) if word == "weight" else None
     if isinstance(owner, _CONVOLUTIONS) and owner.groups > 1:
-        return "it is a grouped convolution, for whose factors PEFT wants ranks that the groups divide"
+        return "it is a grouped convolution, which PEFT cannot merge"
     if kind is not None:
         return Slot(path, kind, shape)
     if len(shape) not in (2, 3):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support.adapters import (
@@ -16,12 +17,14 @@ from support.adapters import (
     logits,
     model,
     of_mlx,
+    of_mlx_mixture,
     one_hot_logits,
     saved,
     trained,
 )
 
 from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.types import IncompatibleExpertsError
 
 
 def check(experts, expected):
@@ -54,7 +57,10 @@ def test_factors_of_fused_experts(tmp_path, kind):
 @pytest.mark.parametrize("kind", TRANSFORMERS_4)
 def test_module_paths_of_transformers_4(tmp_path, kind):
     base, adapter, expected = in_old_names(tmp_path, *TRANSFORMERS_4[kind])
-    check(experts_of(base, a=adapter), expected)
+    experts = experts_of(base, a=adapter)
+    check(experts, expected)
+    weights = experts.tasks["a"].weights
+    assert all(weights.change(name).low_rank for name in weights.changed)
 
 
 OTHER_NAMES = {
@@ -121,6 +127,12 @@ MLX = {
     "dora of embeddings": (LLAMA, "embed_tokens", True),
     "tied embeddings": (TIED, "embed_tokens", False),
 }
+MIXTURES = {
+    "Mixtral": ("MixtralForCausalLM", {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}, False),
+    "Qwen3-MoE": ("Qwen3MoeForCausalLM", {"gate_proj": "gate_proj", "down_proj": "down_proj"}, False),
+    "an old version": ("OlmoeForCausalLM", {"up_proj": "up_proj"}, True),
+}
+"""Class, words of mlx-lm and of the files for an expert's matrices, and whether lora_a has two dimensions."""
 
 
 @pytest.mark.parametrize("kind", MLX)
@@ -130,3 +142,31 @@ def test_adapters_of_mlx(tmp_path, kind):
     experts = experts_of(base, a=folder)
     check(experts, expected)
     assert any("quantised base (mlx-community/tiny-4bit)" in note for note in experts.notes)
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_experts_of_a_mixture_as_mlx_has_them(tmp_path, kind):
+    """W[e] + scale · b[e] a[e], with the experts stacked in `switch_mlp`, as `fuse` of mlx-lm 0.32 computes."""
+    base, folder, expected = of_mlx_mixture(tmp_path, *MIXTURES[kind])
+    experts = experts_of(base, a=folder)
+    check(experts, expected)
+    weights = experts.tasks["a"].weights
+    assert all(weights.change(name).low_rank for name in weights.changed)
+
+
+def test_a_mixture_whose_files_have_no_single_experts_is_refused_by_name(tmp_path):
+    base, folder, _ = of_mlx_mixture(tmp_path, *MIXTURES["Mixtral"])
+    model("GptOssForCausalLM").save_pretrained(tmp_path / "other")
+    with pytest.raises(IncompatibleExpertsError, match=r"of mlx-lm changes all experts of a mixture.*mlx_lm\.fuse"):
+        experts_of(tmp_path / "other", a=folder)
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd")
+def test_factors_of_grouped_convolutions_are_refused_by_name(tmp_path):
+    """PEFT's lora_A sees the inputs of all groups, so that what was trained is no weight of the layer."""
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2, image_size=32)
+    module = transformers.ConvNextForImageClassification(config)
+    module.save_pretrained(tmp_path / "base")
+    trained(module, {"r": 8, "target_modules": ["dwconv"]}).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(IncompatibleExpertsError, match=r"dwconv.* grouped convolution.*no weight.*Train"):
+        experts_of(tmp_path / "base", a=tmp_path / "adapter")
