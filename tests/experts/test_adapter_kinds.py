@@ -5,6 +5,8 @@ import torch
 import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from support.adapter_document import differences
+from support.adapter_kinds import ALL, MIXTURES, MLX
 from support.adapters import (
     FUSED,
     KINDS,
@@ -120,21 +122,6 @@ def test_factors_that_count_twice_are_said(tmp_path):
     assert any("head.attention.out_proj count twice" in note for note in experts_of(base, a=adapter).notes)
 
 
-MLX = {
-    "linear": (LLAMA, "q_proj|down_proj", False),
-    "dora": (LLAMA, "q_proj|down_proj", True),
-    "embeddings": (LLAMA, "embed_tokens", False),
-    "dora of embeddings": (LLAMA, "embed_tokens", True),
-    "tied embeddings": (TIED, "embed_tokens", False),
-}
-MIXTURES = {
-    "Mixtral": ("MixtralForCausalLM", {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}, False),
-    "Qwen3-MoE": ("Qwen3MoeForCausalLM", {"gate_proj": "gate_proj", "down_proj": "down_proj"}, False),
-    "an old version": ("OlmoeForCausalLM", {"up_proj": "up_proj"}, True),
-}
-"""Class, words of mlx-lm and of the files for an expert's matrices, and whether lora_a has two dimensions."""
-
-
 @pytest.mark.parametrize("kind", MLX)
 def test_adapters_of_mlx(tmp_path, kind):
     """W + scale · (a b)ᵀ of a linear layer and W + scale · a b of embeddings, as `fuse` of mlx-lm 0.32 computes."""
@@ -155,7 +142,7 @@ def test_experts_of_a_mixture_as_mlx_has_them(tmp_path, kind):
 
 
 def test_a_mixture_whose_files_have_no_single_experts_is_refused_by_name(tmp_path):
-    base, folder, _ = of_mlx_mixture(tmp_path, *MIXTURES["Mixtral"])
+    base, folder, _ = of_mlx_mixture(tmp_path, *MIXTURES["mlx-lm, experts of Mixtral"])
     model("GptOssForCausalLM").save_pretrained(tmp_path / "other")
     with pytest.raises(IncompatibleExpertsError, match=r"of mlx-lm changes all experts of a mixture.*mlx_lm\.fuse"):
         experts_of(tmp_path / "other", a=folder)
@@ -170,3 +157,9 @@ def test_factors_of_grouped_convolutions_are_refused_by_name(tmp_path):
     trained(module, {"r": 8, "target_modules": ["dwconv"]}).save_pretrained(tmp_path / "adapter")
     with pytest.raises(IncompatibleExpertsError, match=r"dwconv.* grouped convolution.*no weight.*Train"):
         experts_of(tmp_path / "base", a=tmp_path / "adapter")
+
+
+def test_the_document_lists_every_kind_and_no_other():
+    """The command that writes it measures the differences; every kind is compared above."""
+    assert differences().keys() == ALL.keys()
+    assert max(differences().values()) <= 1e-5
