@@ -130,7 +130,8 @@ class AdapterReader:
         rank, rows = left[1], shape[0]
         if rank == 0 or left != (rows, rank) or right != (rank, shape.numel() // rows):
             what = "rank 0" if rank == 0 else f"shape {tuple(first)} and its partner {b} {tuple(second)}"
-            self._problem(a, f"has the {what}, expected factors of {weight} {tuple(shape)}")
+            way_out = OTHER_BASE if rank else "Save or copy the adapter again"
+            self._problem(a, f"has the {what}, expected factors of {weight} {tuple(shape)}", way_out)
             return None
         times = 2 if self._merged_twice(parts) else 1
         low_rank = partial(read, self.tensors, a, b, times * self._scale(parts.module, rank), layout)

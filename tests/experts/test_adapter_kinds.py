@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support.adapter_document import differences
@@ -26,7 +25,6 @@ from support.adapters import (
 )
 
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.types import IncompatibleExpertsError
 
 
 def check(experts, expected):
@@ -139,24 +137,6 @@ def test_experts_of_a_mixture_as_mlx_has_them(tmp_path, kind):
     check(experts, expected)
     weights = experts.tasks["a"].weights
     assert all(weights.change(name).low_rank for name in weights.changed)
-
-
-def test_a_mixture_whose_files_have_no_single_experts_is_refused_by_name(tmp_path):
-    base, folder, _ = of_mlx_mixture(tmp_path, *MIXTURES["mlx-lm, experts of Mixtral"])
-    model("GptOssForCausalLM").save_pretrained(tmp_path / "other")
-    with pytest.raises(IncompatibleExpertsError, match=r"of mlx-lm changes all experts of a mixture.*mlx_lm\.fuse"):
-        experts_of(tmp_path / "other", a=folder)
-
-
-@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd")
-def test_factors_of_grouped_convolutions_are_refused_by_name(tmp_path):
-    """PEFT's lora_A sees the inputs of all groups, so that what was trained is no weight of the layer."""
-    config = transformers.ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2, image_size=32)
-    module = transformers.ConvNextForImageClassification(config)
-    module.save_pretrained(tmp_path / "base")
-    trained(module, {"r": 8, "target_modules": ["dwconv"]}).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(IncompatibleExpertsError, match=r"dwconv.* grouped convolution.*no weight.*Train"):
-        experts_of(tmp_path / "base", a=tmp_path / "adapter")
 
 
 def test_the_document_lists_every_kind_and_no_other():

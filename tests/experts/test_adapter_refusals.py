@@ -6,11 +6,9 @@ import re
 import pytest
 from peft import LoraConfig
 from support.adapter_document import messages
-from support.adapter_refusals import CASES, OTHER_TYPES, PROMPTS, Plain
-from support.adapters import experts_of
+from support.adapter_refusals import CASES, MADE, OTHER_TYPES, PROMPTS, Plain, refusal_of
 
 from adamerge.experts.adapter_config import KNOWN
-from adamerge.types import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +39,18 @@ def test_what_means_something_else_or_does_not_fit_is_refused_as_documented(plai
     assert messages().get(kind) == message.splitlines()[0]
 
 
+@pytest.mark.parametrize("kind", MADE)
+def test_what_does_not_belong_together_is_refused_as_documented(tmp_path, kind):
+    make, words = MADE[kind]
+    message = refusal_of(*make(tmp_path / "made"))
+    assert re.search(words, message)
+    assert messages().get(kind) == message.splitlines()[0]
+
+
 def test_the_document_lists_no_other_refusals():
-    assert messages().keys() == {*CASES, *OTHER_TYPES}
+    """It may list kinds that an older PEFT lacks."""
+    documented = {kind for kind in messages() if not kind.isupper()}
+    assert documented == {kind for kind in (*CASES, *MADE) if not kind.isupper()}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LoraConfig)])
@@ -65,13 +73,6 @@ def test_options_that_do_not_fit_the_tensors_are_said(opened, kind):
 
 def test_nothing_is_said_of_what_fits(opened):
     assert not any("not known here" in note or "says rank" in note for note in opened({}).notes)
-
-
-def test_adapters_in_subfolders_are_named(plain, tmp_path):
-    (tmp_path / "all/news").mkdir(parents=True)
-    (tmp_path / "all/news/adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"found adapters in subfolders \(news\). Give one of them: .*all/news"):
-        experts_of(plain.base, a=tmp_path / "all")
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])

@@ -21,7 +21,8 @@ the model that PEFT merges, or that was edited by hand where PEFT reads the kind
 |---|---|---|
 """
 REFUSED = """
-What is refused, with the first line of its message. ADAPTER and BASE stand for folders, KIND for one of the names.
+What is refused, with the first line of its message. ADAPTER, BASE and FOLDER stand for folders, KIND for one of
+the names.
 
 | refused | message |
 |---|---|
@@ -64,7 +65,7 @@ def read_rows(folder: Path) -> Iterator[str]:
 
 def refused_rows(folder: Path) -> Iterator[str]:
     """Open everything that is refused."""
-    from support.adapter_refusals import CASES, OTHER_TYPES, PROMPTS, Plain
+    from support.adapter_refusals import CASES, MADE, OTHER_TYPES, PROMPTS, Plain, refusal_of
 
     plain = Plain(folder / "plain")
     for names in ([one for one in OTHER_TYPES if one not in PROMPTS], *([one] for one in sorted(PROMPTS))):
@@ -73,6 +74,9 @@ def refused_rows(folder: Path) -> Iterator[str]:
         yield row(", ".join(names), f"`` {many} ``")
     for number, (kind, (given, _)) in enumerate(CASES.items()):
         message = plain.refusal(folder / f"refused{number}", **given)
+        yield row(kind, f"`` {message.splitlines()[0]} ``")
+    for number, (kind, (make, _)) in enumerate(MADE.items()):
+        message = refusal_of(*make(folder / f"made{number}"))
         yield row(kind, f"`` {message.splitlines()[0]} ``")
 
 

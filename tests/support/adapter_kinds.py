@@ -48,7 +48,8 @@ Made = Callable[[Path], tuple[Path, Path, Mapping[str, torch.Tensor]]]
 
 
 def _words(name: str, options: object) -> str:
-    return f"{name}: {json.dumps(options).replace(chr(34), '')}"
+    text = json.dumps(options).replace('"', "").replace("\\\\", "\\")
+    return f"{name}: {text}"
 
 
 def _mlx(family: tuple[str, str, dict[str, bool]], targets: str, dora: bool) -> Made:
