@@ -100,9 +100,7 @@ def _placement(rows: Tensor, columns: Tensor, shape: torch.Size, starts: Mapping
         return None
     if not bool((columns == torch.arange(width)).all()):
         return None
-    pieces = [
-        piece for block, one in enumerate(rows.reshape(blocks, count)) for piece in _pieces(block, one, starts)
-    ]
+    pieces = [piece for block, one in enumerate(rows.reshape(blocks, count)) for piece in _pieces(block, one, starts)]
     return Placement(tuple(pieces), (blocks, count, width), transposed, stacked)
 
 

@@ -88,7 +88,9 @@ class AdapterPlaces:
             self.problem(key, what)
         else:
             own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
-            self.problem(key, own, FUSE if self._mlx else "Save the adapter alone, with save_pretrained of PEFT's model")
+            self.problem(
+                key, own, FUSE if self._mlx else "Save the adapter alone, with save_pretrained of PEFT's model"
+            )
 
     def check(self, missing: Sequence[str], *, ties: bool) -> None:
         """Refuse the adapter if anything had no place.

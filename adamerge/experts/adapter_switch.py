@@ -88,7 +88,9 @@ def by_expert(source: str, tensors: Weights, module: nn.Module) -> Weights:
         IncompatibleExpertsError: The factors are of a mixture that files of transformers hold otherwise, or have another
             number of experts.
     """
-    found = [match for key, header in tensors.headers.items() if (match := _SWITCH.fullmatch(key)) and len(header[0]) == 3]
+    found = [
+        match for key, header in tensors.headers.items() if (match := _SWITCH.fullmatch(key)) and len(header[0]) == 3
+    ]
     slices = {name: one for stack in found for name, one in _divided(source, tensors, module, stack)}
     return ByExpert(tensors, slices) if slices else tensors
 

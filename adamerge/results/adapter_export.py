@@ -79,7 +79,9 @@ def export_adapter(
         weights = sum((place / FILE).stat().st_size for place in dict.fromkeys(places.values()))
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     exported = Exported(folder, checkpoints(model.experts, folder), size, share.found())
-    notes = notes_of(found, rank, max_rank, model.rounding, weights, peft_version(), dense.found(), list(slots.values()))
+    notes = notes_of(
+        found, rank, max_rank, model.rounding, weights, peft_version(), dense.found(), list(slots.values())
+    )
     if not any(change.norm for change in found.values()):
         notes = [*notes, "note: no expert has weight, so the adapter changes nothing: the merge is the base"]
     return replace(exported, notes=(*notes, *beside), truncation=_truncation(found))

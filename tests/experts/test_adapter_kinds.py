@@ -31,6 +31,7 @@ def check(experts, expected):
     """Weights and logits of the one expert are the expected ones, and something was changed."""
     found = experts.tasks["a"].weights
     assert found.changed
+    assert not any("the file has no tensors" in note for note in experts.notes)
     for name in found.headers:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
     module, expected = experts.tasks["a"].module, {name: expected[name] for name in found.headers}

@@ -60,6 +60,14 @@ def test_every_option_of_peft_is_known(field):
 
 SAID = {
     "an option of the future": ({"use_something_new": True}, "options that are not known here: use_something_new"),
+    "a scale of nothing": ({"lora_alpha": 0}, "makes the scale of some factors 0 .* change nothing"),
+    "rows that are not there": ({"trainable_token_indices": [1]}, "names trainable_token_indices, but the file has no"),
+    "a module that is not there": ({"modules_to_save": ["lm_head"]}, r"names modules_to_save \(lm_head\), but"),
+    "targets that are not there": (
+        {"target_modules": ["q_proj", "k_proj"]},
+        r"target_modules \(.*1.self_attn.k_proj\)",
+    ),
+    "biases that are not there": ({"lora_bias": True}, "names lora_bias, but the file has no tensors"),
     "another rank": ({"r": 16}, "says rank 16 for model.layers.0.self_attn.q_proj, but its factors have rank 4"),
     "another rank by a pattern": ({"rank_pattern": {"v_proj": 2}}, "says rank 2 for .*v_proj, .* rank 4"),
 }
@@ -71,8 +79,17 @@ def test_options_that_do_not_fit_the_tensors_are_said(opened, kind):
     assert any(re.search(words, note) for note in opened(options).notes)
 
 
+def test_layers_without_factors_are_said(plain, tmp_path):
+    without = {key: value for key, value in plain.tensors.items() if "layers.1" not in key}
+    notes = plain.open(tmp_path / "adapter", {}, change=lambda _: without).notes
+    assert any("target_modules (model.layers.1.self_attn.q_proj)" in note for note in notes)
+    chosen = plain.open(tmp_path / "chosen", {"layers_to_transform": [0]}, change=lambda _: without).notes
+    assert not any("the file has no tensors" in note for note in chosen)
+
+
 def test_nothing_is_said_of_what_fits(opened):
-    assert not any("not known here" in note or "says rank" in note for note in opened({}).notes)
+    words = ("not known here", "says rank", "the file has no tensors", "the scale of some factors")
+    assert not any(word in note for note in opened({}).notes for word in words)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])

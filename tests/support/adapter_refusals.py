@@ -293,9 +293,15 @@ def _no_single_experts(folder: Path):
 
 MADE = {
     "a file that is cut off": (_cut_off, "adapter_model.safetensors: expected a complete safetensors file"),
-    "in subfolders": (_in_subfolder, "found adapters in subfolders .news.. Give one of them: .*all/news"),
-    "another base, of other numbers": (_named, "the adapter was trained on .*, but .* has other numbers there than here"),
-    "another base, of another shape": (partial(_named, vocab_size=44), r"has the shape \(40, 16\) there and \(44, 16\)"),
+    "in subfolders": (_in_subfolder, "found adapters in subfolders .news.. Give one of them: ADAPTER/news"),
+    "another base, of other numbers": (
+        _named,
+        "the adapter was trained on .*, but .* has other numbers there than here",
+    ),
+    "another base, of another shape": (
+        partial(_named, vocab_size=44),
+        r"has the shape \(40, 16\) there and \(44, 16\)",
+    ),
     "a quantised base": (_quantised, "the checkpoint is quantised.*from before quantisation"),
     "one side of tied embeddings": (_one_side_of_tied, "is tied to .* one side only.*tie_word_embeddings=False"),
     "a grouped convolution": (_grouped, "dwconv.* grouped convolution.*no weight.*Train"),
