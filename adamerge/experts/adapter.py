@@ -17,8 +17,8 @@ from adamerge.experts.adapter_formats import MLX, PEFT, PICKLED, adapter_tensors
 from adamerge.experts.adapter_keys import group_keys
 from adamerge.experts.adapter_lacking import lacking
 from adamerge.experts.adapter_reader import AdapterReader
-from adamerge.experts.adapter_switch import by_expert
 from adamerge.experts.adapter_summary import contradictions, describe_adapter
+from adamerge.experts.adapter_switch import by_expert
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint, skeleton
 from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names

@@ -152,9 +152,8 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         raise ConfigError(f"{file}: expected a mapping of options, found {type(options).__name__}. Copy it again.")
     if "lora_parameters" in options or "fine_tune_type" in options:
         return _of_mlx(source, options)
-    problems = [
-        f"{file}: {problem}" for problem in (*_wrong_types(options), *_wrong_class(options), *_problems(options))
-    ]
+    wrong = (*_wrong_types(options), *_wrong_class(options), *_problems(options), *_wrong_ranks(options))
+    problems = [f"{file}: {problem}" for problem in wrong]
     if problems:
         raise ConfigError("\n".join(problems))
     mapping = options.get("auto_mapping") or {}
@@ -226,14 +225,18 @@ def _problems(options: Mapping[str, object]) -> Iterator[str]:
             f"init_lora_weights is {start!r}, which changed the base before training, so the adapter does not fit the "
             "base itself. Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)."
         )
+    for key, reason in _CHANGES_WEIGHTS_OTHERWISE.items():
+        if options.get(key) or (key == "alora_invocation_tokens" and options.get(key) is not None):
+            yield f"{key} is set: {reason.format(merge=MERGE_FIRST)}."
+
+
+def _wrong_ranks(options: Mapping[str, object]) -> Iterator[str]:
+    """List ranks that no factors have; those of the tensors count."""
     ranks = options.get("rank_pattern")
     patterns = {f"rank_pattern.{key}": rank for key, rank in ranks.items()} if isinstance(ranks, dict) else {}
     for key, rank in {"r": options.get("r"), **patterns}.items():
         if rank is not None and not (type(rank) is int and rank > 0):
             yield f"expected {key} as a rank from 1, found {quoted(rank)}. Write the one of the training."
-    for key, reason in _CHANGES_WEIGHTS_OTHERWISE.items():
-        if options.get(key) or (key == "alora_invocation_tokens" and options.get(key) is not None):
-            yield f"{key} is set: {reason.format(merge=MERGE_FIRST)}."
 
 
 def _wrong_types(options: Mapping[str, object]) -> Iterator[str]:

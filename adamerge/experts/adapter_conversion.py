@@ -1,8 +1,9 @@
 """Changes of tensors that transformers fuses or splits on loading: adapters name the parts of an older version.
 
 An adapter of transformers 4 has factors for each expert of a mixture (w1, w2, w3), where the module of today holds all
-experts in one tensor. The parts' factors are laid into factors of the whole, each with its own scale, where transformers'
-rule puts rows in place. Under other rules, and with DoRA, every part is computed by itself, and put in place by the rule.
+experts in one tensor. The parts' factors are laid into factors of the whole, each with its own scale, where
+transformers' rule puts rows in place. Under other rules, and with DoRA, every part is computed by itself, and put in
+place by the rule.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -146,8 +146,8 @@ def of_image_generator(file: Path, *, alone: bool = True) -> str | None:
         )
     if alone and file.suffix.lower() in PICKLES and any(".lora_A." in key for key in keys):
         return (
-            f"{file.name}, pickled factors of PEFT without {CONFIG}, so that their scale is unknown. Name it {PICKLED}, "
-            f"put the {CONFIG} of its training beside it, and set allow_pickle: true"
+            f"{file.name}, pickled factors of PEFT without {CONFIG}, so that their scale is unknown. Name it "
+            f"{PICKLED}, put the {CONFIG} of its training beside it, and set allow_pickle: true"
         )
     return None
 

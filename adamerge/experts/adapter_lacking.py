@@ -1,4 +1,4 @@
-"""What an adapter's options say that it trained, and its file has no tensors of: said, since the base's values are used."""
+"""What an adapter's options say that it trained, and its file has no tensors of: the base's values are used there."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -109,8 +109,8 @@ class AdapterReader:
         elif getattr(owner, "groups", 1) > 1 and "A" in names:
             self._problem(
                 parts.first,
-                f"is a factor of {path}, a grouped convolution: PEFT's factors see the inputs of all groups, so that what "
-                "was trained is no weight of the layer",
+                f"is a factor of {path}, a grouped convolution: PEFT's factors see the inputs of all groups, so that "
+                "what was trained is no weight of the layer",
                 "Train without it (exclude_modules)",
             )
         elif weight not in self.base:

@@ -47,8 +47,8 @@ def describe_adapter(reader: AdapterReader, weights: Adapted) -> Iterator[str]:
     if whole:
         yield Fact(
             f"{config.source}: {len(whole)} of the tensors that it changes ({_leaves(list(whole))}) have no factors to "
-            f"learn on ({', '.join(sorted(set(whole.values())))}): each is computed whole in every step, one at a time, "
-            "which takes the time of a complete checkpoint and the memory of one tensor."
+            f"learn on ({', '.join(sorted(set(whole.values())))}): each is computed whole in every step, one at a "
+            "time, which takes the time of a complete checkpoint and the memory of one tensor."
         )
     if of_head and not heads:
         yield (

@@ -32,7 +32,7 @@ class _Slice(NamedTuple):
 
     name: str
     expert: int
-    count: int
+    experts: int
 
 
 class ByExpert(Weights):
@@ -68,12 +68,12 @@ class ByExpert(Weights):
         if one is None:
             return self._source[name]
         stack = self._source[one.name]
-        return stack.reshape(one.count, -1, stack.shape[-1])[one.expert].mT
+        return stack.reshape(one.experts, -1, stack.shape[-1])[one.expert].mT
 
 
 def _header(header: Header, one: _Slice) -> Header:
     columns = header.shape[-1]
-    return Header(torch.Size([columns, header.shape.numel() // (one.count * max(columns, 1))]), header.dtype)
+    return Header(torch.Size([columns, header.shape.numel() // (one.experts * max(columns, 1))]), header.dtype)
 
 
 def by_expert(source: str, tensors: Weights, module: nn.Module) -> Weights:
@@ -85,12 +85,11 @@ def by_expert(source: str, tensors: Weights, module: nn.Module) -> Weights:
         module: The module that it was trained as, of today's transformers.
 
     Raises:
-        IncompatibleExpertsError: The factors are of a mixture that files of transformers hold otherwise, or have another
-            number of experts.
+        IncompatibleExpertsError: The factors are of a mixture that files of transformers hold otherwise, or have
+            another number of experts.
     """
-    found = [
-        match for key, header in tensors.headers.items() if (match := _SWITCH.fullmatch(key)) and len(header[0]) == 3
-    ]
+    stacked = [key for key, header in tensors.headers.items() if len(header.shape) == 3]
+    found = [match for key in stacked if (match := _SWITCH.fullmatch(key))]
     slices = {name: one for stack in found for name, one in _divided(source, tensors, module, stack)}
     return ByExpert(tensors, slices) if slices else tensors
 
@@ -109,7 +108,8 @@ def _divided(source: str, tensors: Weights, module: nn.Module, stack: re.Match[s
     if layer is None:
         raise IncompatibleExpertsError(
             f"{source}: {first} of mlx-lm changes all experts of a mixture, expected layers of single experts "
-            f"({stack['parent']}.experts.0.{stack['layer']}) in the files of {type(module).__name__}, found none. {FUSE}."
+            f"({stack['parent']}.experts.0.{stack['layer']}) in the files of {type(module).__name__}, found none. "
+            f"{FUSE}."
         )
     for key in (first, second):
         for expert in range(count):

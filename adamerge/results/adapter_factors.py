@@ -157,8 +157,9 @@ def whole_change(model: MergedModel, expert: Expert, name: str) -> str | None:
         same = torch.equal(expert.weights[name], model.experts.base[name])
         return None if same else f"{expert.name} is a complete checkpoint there, not an adapter"
     change = expert.weights.change(name)
-    whole = change is not None and change.low_rank is None
-    return f"{expert.name} changes the whole tensor ({change.kind})" if whole else None
+    if change is None or change.low_rank is not None:
+        return None
+    return f"{expert.name} changes the whole tensor ({change.kind})"
 
 
 def _projected(model: MergedModel, name: str, change: Tensor, weights: Tensor, what: str) -> Iterator[Term]:

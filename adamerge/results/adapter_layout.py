@@ -73,8 +73,8 @@ def _of_experts(left: Tensor, right: Tensor, *, transposed: bool) -> tuple[Tenso
 
 
 _TIED = (
-    "it is tied to another parameter, and PEFT has no factors for both at once: without ensure_weight_tying its live model "
-    "changes one of them only, with it merge_and_unload adds the factors twice. Save the base untied, "
+    "it is tied to another parameter, and PEFT has no factors for both at once: without ensure_weight_tying its live "
+    "model changes one of them only, with it merge_and_unload adds the factors twice. Save the base untied, "
     "tie_word_embeddings: false, to export an adapter of that"
 )
 

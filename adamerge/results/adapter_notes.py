@@ -47,13 +47,14 @@ def notes_of(
     by_name = [f"{slot.module}.{slot.parameter}" for slot in slots if slot.kind is nn.Module]
     if by_name:
         yield (
-            f"note: {len(by_name)} parameters are targeted by name ({several(by_name)}): experts of a mixture, or layers "
-            "that PEFT would take for some. vLLM's documentation has no target_parameters: serve a complete checkpoint"
+            f"note: {len(by_name)} parameters are targeted by name ({several(by_name)}): experts of a mixture, or "
+            "layers that PEFT would take for some. vLLM's documentation has no target_parameters: serve a complete "
+            "checkpoint"
         )
     if any(slot.parameter == OUT_PROJ for slot in slots):
         yield (
-            "note: factors of out_proj in nn.MultiheadAttention are written by half, because PEFT (0.21) adds them twice, "
-            "live as when it merges"
+            "note: factors of out_proj in nn.MultiheadAttention are written by half, because PEFT (0.21) adds them "
+            "twice, live as when it merges"
         )
     if max_rank is not None:
         yield from _truncation(found, max_rank)

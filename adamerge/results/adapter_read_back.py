@@ -85,7 +85,7 @@ def _effective(module: nn.Module, name: str) -> Tensor:
         return _of_attention(above, lambda attention: attention.out_proj.get_base_layer().weight)
     if not hasattr(owner, "base_layer"):
         return getattr(owner, word)
-    value = getattr(owner.get_base_layer(), word)
+    value = getattr(cast(Any, owner).get_base_layer(), word)
     for wrapper in _wrappers(owner, word):
         (adapter,) = {*cast(nn.ModuleDict, wrapper.lora_A), *cast(nn.ParameterDict, wrapper.lora_embedding_A)}
         value = value + cast(Callable[[str], Tensor], wrapper.get_delta_weight)(adapter)

@@ -1,4 +1,4 @@
-"""Dense changes as factors: their projections onto the spaces that the adapters' factors span, and what is left outside.
+"""Dense changes as factors: projections onto the spaces that the adapters' factors span, and what is left outside.
 
 A centre or transformed task vector C is a product of factors if its columns are in the span of the left factors,
 C = Q (Qᵀ C), or its rows in that of the right ones, C = (C P) Pᵀ. Methods of matrices see gate and up of a mixture's

@@ -61,7 +61,8 @@ def _whole(expert: Expert, names: set[str]) -> Iterator[str]:
         more = f" and {len(whole) - SHOWN} more" if len(whole) > SHOWN else ""
         yield (
             f"{expert.name}: changes {', '.join(list(whole)[:SHOWN])}{more} as whole tensors "
-            f"({', '.join(sorted(set(whole.values())))}); keep them from the base by parameters.base, or export a checkpoint"
+            f"({', '.join(sorted(set(whole.values())))}); keep them from the base by parameters.base, or export a "
+            "checkpoint"
         )
 
 

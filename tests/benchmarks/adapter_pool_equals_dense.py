@@ -1,7 +1,7 @@
 """Do five adapters learn, and export, what the same five as complete fp32 checkpoints do?
 
     python ../shared/zoo/llm/unpack.py llm
-    python tests/benchmarks/adapter_pool_equals_dense.py llm --out exports   # two minutes of one core, if it is not shared
+    python tests/benchmarks/adapter_pool_equals_dense.py llm --out exports      # two minutes of one core
     python tests/benchmarks/adapter_pool_equals_dense.py llm --out exports --rows 4 --steps 3 --length 128
 
 The language pool: SmolLM2-135M and adapters of five kinds (r 8 to 32, rsLoRA, patterns). The dense checkpoints are

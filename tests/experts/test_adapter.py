@@ -1,6 +1,5 @@
 """Factors in combine, inner and export; what is said of adapters; adapters over complete checkpoints."""
 
-import json
 import shutil
 
 import pytest

@@ -9,7 +9,6 @@ from support.adapter_kinds import ALL, MIXTURES, MLX
 from support.adapters import (
     FUSED,
     KINDS,
-    LLAMA,
     TIED,
     TRANSFORMERS_4,
     experts_of,

@@ -1,4 +1,4 @@
-"""Adapters of fused experts, attention in one matrix and layers that PEFT would misread, exported and loaded by PEFT."""
+"""Adapters of fused experts, attention in one matrix and layers that PEFT would misread, exported and loaded by it."""
 
 import json
 import shutil

@@ -13,9 +13,10 @@ FILE = Path(__file__).parents[2] / "docs/adapters.md"
 BEGIN = "## Kinds\n"
 READ = f"""{BEGIN}
 Written by `python tests/support/adapter_document.py`; the tests compare every row with what the code does
-(`tests/experts/test_adapter_kinds.py`, `tests/experts/test_adapter_refusals.py`). The adapters are made by PEFT, or by hand in
-the layouts of transformers 4 and mlx-lm. The number is the largest difference of a logit of the one-hot merge, in fp32, from
-the model that PEFT merges, or that was edited by hand where PEFT reads the kind wrong; at most 1e-5 is allowed.
+(`tests/experts/test_adapter_kinds.py`, `tests/experts/test_adapter_refusals.py`). The adapters are made by PEFT, or by
+hand in the layouts of transformers 4 and mlx-lm. The number is the largest difference of a logit of the one-hot merge,
+in fp32, from the model that PEFT merges, or that was edited by hand where PEFT reads the kind wrong; at most 1e-5 is
+allowed.
 
 | read | made as | difference |
 |---|---|---|

@@ -232,18 +232,12 @@ def _alone(folder: Path):
     return base, adapter
 
 
-def _named_base(folder: Path, **more: object):
+def _named(folder: Path, **more: object):
     """An adapter that names a base on this machine, and another base."""
     base, adapter = _alone(folder)
-    other = folder / "other"
+    other, file = folder / "other", adapter / "adapter_config.json"
     model(*LLAMA[:2], seed=5, **{**LLAMA[2], **more}).save_pretrained(other)
-    return other, adapter
-
-
-def _named(folder: Path, **more: object):
-    other, adapter = _named_base(folder, **more)
-    file = adapter / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(folder / "base")}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
     return other, adapter
 
 
