@@ -152,6 +152,15 @@ def of_image_generator(file: Path, *, alone: bool = True) -> str | None:
     return None
 
 
+def file_problem(source: str, path: Path) -> str | None:
+    """Say that a path is of a file, where a folder is expected, and of which program; None if it is of no file."""
+    if problem_of(path) is not None:
+        return None
+    program = of_image_generator(path)
+    found = f": {program}." if program else ". Give the folder that it is in."
+    return f"{source}: expected the folder of a checkpoint or adapter, found a file{found}"
+
+
 def _keys(file: Path) -> list[str]:
     """List the names of a file's tensors; a damaged file has none, and whoever opens it reports it."""
     if file.suffix.lower() in PICKLES:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from adamerge.experts.adapter_formats import is_adapter, of_image_generator
+from adamerge.experts.adapter_formats import file_problem, is_adapter
 from adamerge.experts.config_file import read_config_file
 from adamerge.experts.file_patterns import DOWNLOADED
 from adamerge.experts.implementations import drop_foreign, without_foreign
@@ -26,7 +26,7 @@ from adamerge.experts.other_folders import way_on
 from adamerge.experts.quantisation import without_quantization
 from adamerge.experts.weight_files import files_within, open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
-from adamerge.storage.regular_files import check_folder, is_folder, problem_of, read_json, reading
+from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError
 
@@ -226,16 +226,13 @@ def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:
     if source.strip() and is_folder(folder):
         check_folder(folder)
         return folder
-    if problem_of(folder) is None:
-        program = of_image_generator(folder)
-        found = f": {program}." if program else ". Give the folder that it is in."
-        raise ConfigError(f"{source}: expected the folder of a checkpoint or adapter, found a file{found}")
     name, _, revision = source.partition("@")
     name, within = _divided(name) if inside else (name, "")
     if os.path.lexists(folder) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise ConfigError(
-            f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
-            "Correct the path."
+            file_problem(source, folder)
+            or f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such "
+            "folder. Correct the path."
         )
     try:
         patterns = [within + pattern for pattern in (*DOWNLOADED, *(["*.bin"] if allow_pickle else []))]

@@ -4,11 +4,15 @@ import dataclasses
 import re
 
 import pytest
+import torch
 from peft import LoraConfig
 from support.adapter_document import messages
-from support.adapter_refusals import CASES, MADE, OTHER_TYPES, PROMPTS, Plain, refusal_of
+from support.adapter_mismatches import MADE, refusal_of
+from support.adapter_refusals import CASES, OTHER_TYPES, PROMPTS, Plain
+from support.adapters import experts_of
 
 from adamerge.experts.adapter_config import KNOWN
+from adamerge.types import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,15 @@ def test_layers_without_factors_are_said(plain, tmp_path):
 def test_nothing_is_said_of_what_fits(opened):
     words = ("not known here", "says rank", "the file has no tensors", "the scale of some factors")
     assert not any(word in note for note in opened({}).notes for word in words)
+
+
+@pytest.mark.parametrize("name", ["style.safetensors", "style.pt"])
+def test_a_file_in_place_of_a_folder_is_named(plain, tmp_path, name):
+    plain.prepare(tmp_path / "adapter", files={name: {"lora_te_a.lora_down.weight": torch.ones(2, 2)}, "a.txt": b"-"})
+    with pytest.raises(ConfigError, match=rf"found a file: {name} in Kohya's format"):
+        experts_of(plain.base, a=tmp_path / "adapter" / name)
+    with pytest.raises(ConfigError, match=r"a\.txt: expected the folder .*, found a file. Give the folder"):
+        experts_of(plain.base, a=tmp_path / "adapter/a.txt")
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])

@@ -66,7 +66,8 @@ def read_rows(folder: Path) -> Iterator[str]:
 
 def refused_rows(folder: Path) -> Iterator[str]:
     """Open everything that is refused."""
-    from support.adapter_refusals import CASES, MADE, OTHER_TYPES, PROMPTS, Plain, refusal_of
+    from support.adapter_mismatches import MADE, refusal_of
+    from support.adapter_refusals import CASES, OTHER_TYPES, PROMPTS, Plain
 
     plain = Plain(folder / "plain")
     for names in ([one for one in OTHER_TYPES if one not in PROMPTS], *([one] for one in sorted(PROMPTS))):
