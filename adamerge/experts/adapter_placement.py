@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.core_model_loading import Concatenate, ConversionOps, Interleave, MergeModulelist, Transpose
 
 from adamerge.experts.conversion import Conversion
 from adamerge.experts.low_rank import LowRank
 
-_MOVES_ROWS = (MergeModulelist, Concatenate, Interleave, Transpose)
+_MOVES_ROWS = frozenset(
+    {"MergeModulelist", "Concatenate", "Interleave", "Transpose", "Chunk", "ErnieFuseAndSplitTextVisionExperts"}
+)
 """transformers' operations that put numbers in other places, whatever the sizes of the tensors are."""
 
 
@@ -73,14 +74,16 @@ def placements(
         Placement by name of the tensor; tensors in which something else than whole rows of matrices has a place are
         absent.
     """
-    operations: Sequence[ConversionOps] = conversion.rule.operations
-    plain = all(isinstance(one, _MOVES_ROWS) and not getattr(one, "check_dims", False) for one in operations)
+    operations = conversion.rule.operations
+    plain = all(type(one).__name__ in _MOVES_ROWS and not getattr(one, "check_dims", False) for one in operations)
     if not plain or any(len(shape) != 2 for shape in parts.values()):
         return {}
     starts = dict(zip(parts, _starts([shape[0] for shape in parts.values()]), strict=True))
     rows = conversion.apply(lambda name: (starts[name] + torch.arange(parts[name][0]))[:, None])
-    columns = conversion.apply(lambda name: torch.arange(parts[name][1])[None])
-    found = {name: _placement(rows[name], columns[name], shape, starts) for name, shape in shapes.items()}
+    several = len(conversion.rule.target_patterns)  # so that each tensor gets a row
+    columns = conversion.apply(lambda name: torch.arange(parts[name][1]).repeat(several, 1))
+    both = {name: shape for name, shape in shapes.items() if name in rows and name in columns}
+    found = {name: _placement(rows[name], columns[name], shape, starts) for name, shape in both.items()}
     return {name: one for name, one in found.items() if one is not None}
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.conversion import Conversion, places
 from adamerge.experts.match_names import tied_names
+from adamerge.experts.name_patterns import listed
 from adamerge.types import IncompatibleExpertsError
 
 OTHER_BASE = "Give the base that it was trained on"
@@ -116,4 +117,4 @@ class AdapterPlaces:
             for name in missing
         ]
         if self.problems:
-            raise IncompatibleExpertsError("\n".join(self.problems))
+            raise IncompatibleExpertsError(listed(self.problems))

@@ -96,13 +96,14 @@ def by_expert(source: str, tensors: Weights, module: nn.Module) -> Weights:
 
 def _divided(source: str, tensors: Weights, module: nn.Module, stack: re.Match[str]) -> Iterator[tuple[str, _Slice]]:
     second = stack.string
-    first, count = f"{second.removesuffix('b')}a", tensors.shape(second)[0]
+    first, (count, _, rank) = f"{second.removesuffix('b')}a", tensors.shape(second)
     if first not in tensors:
         return  # a factor without a partner is refused by its name
-    if not count or tensors.shape(first)[0] % count:
+    if tuple(tensors.shape(first)[:-1]) not in ((count, rank), (count * rank,)) or not count * rank:
         raise IncompatibleExpertsError(
-            f"{source}: {first} has the shape {tuple(tensors.shape(first))}, expected factors of {count} experts, as "
-            f"{second} {tuple(tensors.shape(second))} has. Save or copy the adapter again."
+            f"{source}: {first} has the shape {tuple(tensors.shape(first))}, expected factors of {count} experts and "
+            f"rank {rank}, as {second} {tuple(tensors.shape(second))} has, neither of them 0. Save or copy the adapter "
+            "again."
         )
     layer = _layer(stack, module)
     if layer is None:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from transformers.core_model_loading import (
+    Chunk,
     Concatenate,
     Interleave,
     MergeModulelist,
@@ -30,6 +31,11 @@ RULES = {
     "one matrix each": ([GATE], [MergeModulelist(0)]),
     "side by side in one matrix": ([GATE, UP], [Concatenate(0)]),
 }
+QKV = ["q.weight", "k.weight"]
+
+
+def one_of(targets):
+    return targets if isinstance(targets, str) else targets[0]
 
 
 class Rule:
@@ -37,10 +43,10 @@ class Rule:
 
     ranks: ClassVar = {"experts.0.gate.weight": 1, "experts.0.up.weight": 2, "experts.2.gate.weight": 3}
 
-    def __init__(self, patterns, operations, count=3):
+    def __init__(self, patterns, operations, count=3, targets=BOTH):
         self.parts = {one.replace("*", str(e)): torch.Size([4, 5]) for e in range(count) for one in patterns}
         module = SimpleNamespace(config=SimpleNamespace(num_attention_heads=2))
-        self.conversion = Conversion(WeightConverter(patterns, BOTH, operations), BOTH, module)
+        self.conversion = Conversion(WeightConverter(patterns, targets, operations), one_of(targets), module)
         for pattern in patterns:
             names = [pattern.replace("*", str(expert)) for expert in range(count)]
             self.conversion.sources[pattern] = names
@@ -68,7 +74,22 @@ def test_factors_of_parts_are_factors_of_the_whole(kind):
     assert whole.left.shape[-1] <= sum(rule.ranks.values())  # each expert's parts side by side, and not all experts'
 
 
+def test_factors_of_a_matrix_that_is_divided():
+    rule = Rule(["qk.weight"], [Chunk(0)], 1, targets=QKV)
+    rule.factors = {"qk.weight": LowRank(torch.randn(4, 2), torch.randn(2, 5), 0.5)}
+    expected = rule.dense()
+    found = placements(rule.conversion, rule.parts, {name: one.shape for name, one in expected.items()})
+    assert found.keys() == {*QKV}
+    for name, value in expected.items():
+        torch.testing.assert_close(placed(found[name], rule.factors).dense(value.shape), value)
+
+
 @pytest.mark.parametrize("operation", [PermuteForRope(), Transpose(0, 1, check_dims=True)])
 def test_rules_that_depend_on_sizes_or_move_more_than_rows_are_computed_whole(operation):
     rule = Rule(["q.weight"], [operation], 1)
     assert placements(rule.conversion, rule.parts, {BOTH: torch.Size([4, 5])}) == {}
+
+
+def test_columns_that_are_divided_are_computed_whole():
+    rule = Rule(["q.weight"], [Chunk(1)], 1, targets=QKV)
+    assert placements(rule.conversion, rule.parts, dict.fromkeys(QKV, torch.Size([4, 2]))) == {}
