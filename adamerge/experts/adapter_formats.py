@@ -152,10 +152,13 @@ def of_image_generator(file: Path, *, alone: bool = True) -> str | None:
     return None
 
 
-def file_problem(source: str, path: Path) -> str | None:
-    """Say that a path is of a file, where a folder is expected, and of which program; None if it is of no file."""
+def path_problem(source: str, path: Path) -> str:
+    """Say that there is no folder at a path, or a file in its place, and of which program."""
     if problem_of(path) is not None:
-        return None
+        return (
+            f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
+            "Correct the path."
+        )
     program = of_image_generator(path)
     found = f": {program}." if program else ". Give the folder that it is in."
     return f"{source}: expected the folder of a checkpoint or adapter, found a file{found}"
