@@ -48,8 +48,8 @@ def notes_of(
     if by_name:
         yield (
             f"note: {len(by_name)} parameters are targeted by name ({several(by_name)}): experts of a mixture, or "
-            "layers that PEFT would take for some. PEFT and transformers load them; of vLLM, recent versions alone, and "
-            "those of fused experts alone (gate_up_proj with down_proj). Else serve a complete checkpoint"
+            "layers that PEFT would take for some. PEFT and transformers load them; vLLM in recent versions alone, and "
+            "only fused experts (gate_up_proj with down_proj). Else serve a complete checkpoint"
         )
     if any(slot.parameter == OUT_PROJ for slot in slots):
         yield (
