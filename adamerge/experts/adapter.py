@@ -144,7 +144,7 @@ def open_adapter(
     weights = reader.read(found.missing, written, over_base=pool is None)
     if pool is not None:
         check_not_contained(source, weights, pool, module)
-    said = (*contradictions(reader), *(() if config.scales_directly else lacking(reader, written)))
+    said = (*contradictions(reader), *(() if config.scales_directly else lacking(reader, weights, written)))
     notes = (*describe_adapter(reader, weights), *warnings, *said)
     own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)
     return own if pool is None else replace(own, folder=base.folder, notes=(*base.notes, *notes), beneath=base)

@@ -7,17 +7,19 @@ from transformers.pytorch_utils import Conv1D
 
 from adamerge.experts.adapter_config import CONFIG
 from adamerge.experts.adapter_reader import AdapterReader
+from adamerge.experts.low_rank import Adapted
 from adamerge.experts.name_patterns import several
 
 _LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that LoRA has factors for."""
 
 
-def lacking(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[str]:
+def lacking(reader: AdapterReader, weights: Adapted, options: Mapping[str, object]) -> Iterator[str]:
     """Say what the options name, and the file lacks.
 
     Args:
         reader: Has read the adapter.
+        weights: The model with the adapter.
         options: The content of adapter_config.json.
     """
     parts = {part for modules in reader.keys.modules for part in modules.names}
@@ -27,6 +29,7 @@ def lacking(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[st
         *_biases(reader, options),
         *(f"modules_to_save ({name})" for name in _texts(options.get("modules_to_save")) if _lacks(reader, name)),
         *_targets(reader, options),
+        *_parameters(reader.module, weights, _texts(options.get("target_parameters"))),
     ]
     if found:
         yield (
@@ -68,6 +71,14 @@ def _targets(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[s
         bare = [path for path in layers if id(_weight(reader.module, path)) not in changed]
         if bare and (len(bare) == len(layers) or not chosen):
             yield f"target_modules ({several(bare)})"
+
+
+def _parameters(module: nn.Module, weights: Adapted, targets: Sequence[str]) -> Iterator[str]:
+    """Yield targeted parameters without factors: of several of one module, PEFT's file may hold one."""
+    for target in targets:
+        bare = [name for name, _ in module.named_parameters() if _within(name, target) and name not in weights.changed]
+        if bare:
+            yield f"target_parameters ({several(bare)})"
 
 
 def _named(module: nn.Module, name: str) -> Sequence[str]:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from support.adapter_document import differences
 from support.adapter_kinds import ALL, MIXTURES, MLX
 from support.adapters import (
+    BOTH,
     FUSED,
     KINDS,
     TIED,
@@ -52,6 +53,15 @@ def test_factors_of_fused_experts(tmp_path, kind):
     options = {"target_modules": [], **options}
     base, adapter, expected = saved(tmp_path, name, options)
     check(experts_of(base, a=adapter), expected)
+
+
+def test_factors_of_a_targeted_parameter_that_are_not_in_the_file_are_said(tmp_path):
+    base, adapter, _ = saved(tmp_path, "MixtralForCausalLM", {"target_modules": [], "target_parameters": BOTH})
+    file = adapter / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(file).items() if ".base_layer." not in key}, file)
+    said = [note for note in experts_of(base, a=adapter).notes if "the file has no tensors" in note]
+    assert len(said) == 1
+    assert "target_parameters (model.layers.0.mlp.experts.gate_up_proj" in said[0]
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS_4)
