@@ -19,6 +19,7 @@ from adamerge.data.rows import Rows
 from adamerge.learning.learn import target_settings
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.finished_merges import Candidate, merit
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
@@ -110,6 +111,10 @@ class AutoCentre:
         """Build the model whose only task vector is a finished merge minus the base; None if it cannot take part."""
         plain, vectors = self.plain, self.plain.vectors
         try:
+            if adapter_of(self.config.export) and not choice.keeps_span:
+                raise ConfigError(
+                    "it leaves the span of the adapters' factors, which is all that export: adapter holds."
+                )
             if isinstance(choice, Transform):
                 choice.check(len(vectors.experts), vectors.shapes)
             file = self.run.contestants / f"{number}_{type(choice).__name__}.safetensors"

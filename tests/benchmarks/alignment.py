@@ -37,7 +37,7 @@ from adamerge.types import Coefficients
 
 CONFIGS = {
     "tensor-wise": Path("configs/zoo_expert_merging.yaml"),
-    "default": Path("configs/zoo_default.yaml"),
+    "default": Path("configs/zoo_former_default.yaml"),
 }
 
 
