@@ -61,7 +61,7 @@ def test_an_optimiser_that_searches_its_steps_has_no_mean_over_them_and_it_is_sa
     name = f"note: watch.average: 0 instead of the method's 0.9, because {optimizer} searches its steps"
     assert said == ([] if kept else [name])
     if not kept:
-        with pytest.raises(ConfigError, match="watch.average: expected 0 with"):
+        with pytest.raises(ConfigError, match=r"watch\.average: expected 0 with"):
             learning_of(merge_config({**config, "watch": {"average": 0.9}}), progress_bar=False)
 
 
