@@ -68,6 +68,10 @@ def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
     for file in Path("run/merged").glob("*.safetensors"):
         written, again = load_file(file), load_file(Path("again") / file.name)
         assert all(torch.equal(tensor, again[name]) for name, tensor in written.items())
+    code, said, complaint = main("replay", "run", "redone")
+    assert (code, complaint) == (0, "")
+    assert "8 rows" in said  # it races again, on the held-out rows of the run
+    assert "16 rows" not in said
 
 
 def test_three_ways_of_asking_are_one(family):
