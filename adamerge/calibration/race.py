@@ -45,7 +45,7 @@ class Auto(CentreChoice):
     merges: list[CalibratedMerge | Transform] = field(default_factory=_cheap)
     scales: list[float] = field(default_factory=lambda: [0.7, 1.0, 1.3])
     rows: int = 8
-    share: float = 0.15
+    share: float = field(default=0.15, repr=False)  # stored centres have the rest in their cache key
 
     def __post_init__(self) -> None:
         """Check the numbers."""
