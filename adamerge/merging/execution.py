@@ -94,6 +94,8 @@ class _InMemoryMerged(Merged):
 
 def execution_of(model: MergedModel) -> Execution:
     """Return the execution to learn and measure a model with."""
+    if model.executed is not None:
+        return model.executed(model)
     return InMemoryExecution(model) if model.blocks is None else StreamedExecution(model)
 
 

@@ -99,7 +99,13 @@ class Merged(ABC):
 
 
 class Execution(ABC):
-    """How merged parameters are computed, used and freed; they exist only during a call or a `with` block."""
+    """How merged parameters are computed, used and freed; they exist only during a call or a `with` block.
+
+    Attributes:
+        in_step: Whether all processes must run as many passes of each task, in one order.
+    """
+
+    in_step: bool = False
 
     @abstractmethod
     def losses_and_gradient(
