@@ -125,7 +125,7 @@ def learn_merge(
         )
         if processes is not None:
             processes.leave()
-        staged = staged._replace(model=staged.model.executed_by(None))
+        staged = replace(staged, model=staged.model.executed_by(None))
         helps = processes is not None and not processes.first
         if helps or not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
             return staged, held_out, None

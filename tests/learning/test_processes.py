@@ -9,6 +9,7 @@ from support.processes import Strike, run_together
 
 from adamerge.cli import BAD_INPUT
 
+STRATEGIES = ("ddp", "fsdp2")
 FULL_BATCH = {"data": {"batch_size": None, "held_out": 0.25}}
 ADAM = {"class_path": "Adam", "init_args": {"lr": 0.02, "eps": 1e-3}}  # steps of 0.02 along the rounding of 0 differ
 METHODS = {
@@ -24,31 +25,34 @@ METHODS = {
 }
 
 
-def fit_of(method, devices=1):
+def fit_of(method, devices=1, strategy="ddp"):
     """A command that learns little; of the tasks, topic has fewer rows than there are processes."""
     config = configuration(**METHODS[method])
     for model in config["models"]:
         del model["evaluation"]
     config["models"][1]["calibration"] = {"path": "topic.jsonl", "rows": 1}
     config["watch"] = {"every": 2, "monitor": "objective"}
-    config["trainer"] = {"max_steps": 4, "accelerator": "cpu", "devices": devices}
-    return ["fit", "--config", write(config, f"{method}_{devices}.yaml"), "--run_dir", f"{method}_{devices}"]
+    config["trainer"] = {"max_steps": 4, "accelerator": "cpu", "devices": devices, "strategy": strategy}
+    place = f"{method}_{devices}_{strategy}"
+    return ["fit", "--config", write(config, f"{place}.yaml"), "--run_dir", place]
 
 
-def coefficients(method, devices):
-    return load_file(f"{method}_{devices}/coefficients.safetensors")["coefficients"]
+def coefficients(method, devices, strategy="ddp"):
+    return load_file(f"{method}_{devices}_{strategy}/coefficients.safetensors")["coefficients"]
 
 
 def test_two_processes_learn_what_one_learns(family, main):
-    assert run_together([fit_of(method, 2) for method in METHODS], family) == [0, 0], Path("0.txt").read_text()
+    commands = [fit_of(method, 2, strategy) for strategy in STRATEGIES for method in METHODS]
+    assert run_together(commands, family) == [0, 0], Path("0.txt").read_text() + Path("1.txt").read_text()
     assert Path("1.txt").read_text() == ""  # only the first one prints
     for method in METHODS:
         code, _, complaint = main(*fit_of(method))
         assert (code, complaint) == (0, "")
-        start, *_, end = json.loads(Path(f"{method}_2/metrics.json").read_text())["history"]
-        assert abs(end["objective"] - start["objective"]) > 1e-4  # it has learned
-        gap = (coefficients(method, 2) - coefficients(method, 1)).abs().max()
-        assert gap < 1e-5, method
+        for strategy in STRATEGIES:
+            start, *_, end = json.loads(Path(f"{method}_2_{strategy}/metrics.json").read_text())["history"]
+            assert abs(end["objective"] - start["objective"]) > 1e-4  # it has learned
+            gap = (coefficients(method, 2, strategy) - coefficients(method, 1)).abs().max()
+            assert gap < 1e-5, (method, strategy)
 
 
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_alone(family, main):
