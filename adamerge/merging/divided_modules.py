@@ -6,12 +6,14 @@ to no block (embeddings, norms, heads of language models) is gathered from the b
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils._pytree import tree_map
 from typing_extensions import override
 
 from adamerge.merging.blocks import find_blocks
@@ -32,6 +34,7 @@ class DividedModules(nn.Module):
     Attributes:
         units: What is gathered together: every block, and the rest.
         tensors: The tensors of each merged or fixed parameter: one, or several where modules are not alike.
+        order: Numbers of the blocks that have run, in their order.
     """
 
     def __init__(self, model: MergedModel, gathered: torch.dtype | None = None) -> None:
@@ -49,7 +52,13 @@ class DividedModules(nn.Module):
         self.tasks = nn.ModuleList(joined.modules.values())
         names = {place: name for place, name in joined.merged.items() if name in common}
         known = {id(own): names[owner, leaf] for owner, leaf, own in _places(self) if (owner, leaf) in names}
-        self.units = _divide([*_blocks(model, joined), self], model, known, gathered)
+        blocks = list(_blocks(model, joined))
+        self.order: list[int] = []
+        self._then: dict[int, list[int]] = {}
+        for number, block in enumerate(blocks):
+            block.register_forward_pre_hook(partial(self._before, number))
+            block.register_forward_hook(partial(self._after, number))
+        self.units = _divide([*blocks, self], model, known, gathered)
         self.tensors: dict[str, list[nn.Parameter]] = {}
         for owner, leaf, own in _places(self):
             if (owner, leaf) in names:
@@ -58,8 +67,24 @@ class DividedModules(nn.Module):
 
     @override
     def forward(self, task: str, arguments: Mapping[str, object]) -> Any:  # noqa: ANN401 - whatever the module returns
-        """Run a task's module as `place` has left it."""
-        return self.tasks[self._numbers[task]](**arguments)
+        """Run a task's module as `place` has left it.
+
+        Raises:
+            RuntimeError: It changes its parameters.
+        """
+        module = self.tasks[self._numbers[task]]
+        self._before(-1, self)
+        return self._after(-1, self, (), module(**arguments))
+
+    def _after(self, number: int, module: nn.Module, inputs: object, output: Any) -> Any:  # noqa: ANN401
+        """Note that a block has run, and return what it returns."""
+        if _versions(module) != self._then[number]:
+            raise RuntimeError("it changes its parameters in place")
+        self.order.append(number)
+        return _without_views(output)
+
+    def _before(self, number: int, module: nn.Module, inputs: object = None) -> None:
+        self._then[number] = _versions(module)
 
     def place(self, task: str) -> None:
         """Give a task's module its own head and buffers; passes change copies of the latter."""
@@ -113,6 +138,15 @@ def _divide(
         units.append(fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=whole))
         units[-1].set_reduce_scatter_unused_params(True)
     return units
+
+
+def _versions(module: nn.Module) -> list[int]:
+    return [own._version for own in module.parameters()]
+
+
+def _without_views(output: Any) -> Any:  # noqa: ANN401 - whatever a module returns
+    """Copy views: where one is changed in place, PyTorch would not gather the parameters for the backward pass."""
+    return tree_map(lambda one: one.clone() if isinstance(one, Tensor) and one._base is not None else one, output)
 
 
 def _places(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:

@@ -63,6 +63,7 @@ class ShardedExecution(Execution):
     def at(self, coefficients: Coefficients) -> Generator[Merged]:
         self._shards.write(coefficients, self._grouping, self._model.rounding.as_written)
         yield _ShardedMerged(self._shards, self._model)
+        self._shards.check_order()
 
 
 class _ShardedMerged(Merged):

@@ -5,6 +5,7 @@
     gradient:   Σₚ ⟨∂L/∂shard[p], τₖ[p][rows]⟩                                  this process's part of the sum
 """
 
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from adamerge.experts.random_numbers import same_random_numbers
 from adamerge.merging.divided_modules import DividedModules
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.merged_model import MergedModel, hold
+from adamerge.optim.processes import in_collective, most_over_processes
 from adamerge.storage.some_rows import SomeRows
 from adamerge.types import Coefficients, ConfigError
 
@@ -52,7 +54,7 @@ class Shards:
         fixed = SomeRows(model.experts.base, {name: self._rows[name] for name in self._rows.keys() - merged.keys()})
         for name in fixed.headers:
             self._set(name, model.own(fixed[name]))
-        self._named = tuple(self._modules.named_modules())
+        self._named = tuple(self._modules.tasks.named_modules())
         self._contents: Contents | None = None
 
     def grouping(self, whole: Grouping) -> Grouping:
@@ -84,18 +86,20 @@ class Shards:
         """Run a task's module; all processes run the same tasks in the same order.
 
         Raises:
-            ConfigError: The pass changes parameters.
+            ConfigError: The pass reads or changes parameters where each process has its part of them.
         """
-        versions = self._versions()
-        with self._as_before(), same_random_numbers(0, self.vectors.device):
-            self._modules.place(task)
-            output = self._modules(task, arguments)
-        if self._versions() != versions:
+        try:
+            with self._as_before(), same_random_numbers(0, self.vectors.device):
+                self._modules.place(task)
+                return self._modules(task, arguments)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or in_collective(error):
+                raise
+            reason = (str(error).splitlines() or [""])[0]
             raise ConfigError(
-                f"trainer.strategy: expected ddp for the model of {task}, found fsdp2: its forward pass changes its own "
-                "parameters, of which each process has a part. Set strategy: ddp."
-            )
-        return output
+                f"trainer.strategy: expected a model that uses each parameter in the block that has it, but the one of "
+                f"{task} fails where every process has a part of its parameters ({reason}). Set strategy: ddp."
+            ) from error
 
     def gradient(self, grouping: Grouping) -> Coefficients:
         """Compute this process's part of ∂L/∂C, (G, K), from the gradients that arrived, and drop these.
@@ -104,7 +108,11 @@ class Shards:
 
         Args:
             grouping: Of this process's rows.
+
+        Raises:
+            ConfigError: Processes have run different blocks.
         """
+        self.check_order()
         shards, whole = dict[str, Tensor](), dict[str, Tensor]()
         for name in self.vectors.shapes:
             for tensor in self._tensors[name]:
@@ -114,6 +122,21 @@ class Shards:
                     tensor.grad = None
         total = distributed.get_world_size() * self.vectors.inner(shards, grouping)
         return total + self.vectors.inner(whole, grouping)
+
+    def check_order(self) -> None:
+        """Check that all processes have run the same blocks: what they gathered together would be of different ones.
+
+        Raises:
+            ConfigError: They have not.
+        """
+        own = zlib.crc32(repr(self._modules.order).encode())
+        self._modules.order.clear()
+        both = torch.tensor([own, -own], dtype=torch.float64, device=self.vectors.device)
+        if most_over_processes(both).sum() != 0:
+            raise ConfigError(
+                "trainer.strategy: expected a model that runs the same blocks for all rows, in one order, but processes "
+                "with other rows ran other blocks. Set strategy: ddp."
+            )
 
     def whole(self, name: str) -> Tensor:
         """Gather a parameter on every process."""
@@ -135,15 +158,12 @@ class Shards:
             size, portion = size + shape.numel(), [*portion, name]
         yield portion
 
-    def _versions(self) -> list[int]:
-        return [_local(one)._version for own in self._tensors.values() for one in own]
-
     @contextmanager
     def _as_before(self) -> Generator[None]:
         """Restore what a pass changes in modules: attributes and hooks; parameters and buffers are set before each."""
         self._contents = contents_of(self._named, self._contents)
         kept = [one for one in self._contents.kept if one.key not in ("_parameters", "_buffers")]
-        with unchanged(self._modules, self._named, self._contents._replace(kept=kept)):
+        with unchanged(self._modules.tasks, self._named, self._contents._replace(kept=kept)):
             yield
 
 

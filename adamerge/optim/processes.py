@@ -91,7 +91,7 @@ def others_may_end() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _in_collective(error):
+        if not in_collective(error):
             raise
         rank, count = rank_and_count()
         raise ConfigError(
@@ -100,7 +100,7 @@ def others_may_end() -> Generator[None]:
         ) from error
 
 
-def _in_collective(error: BaseException) -> bool:
+def in_collective(error: BaseException) -> bool:
     """Return whether an error was raised in torch.distributed, and not in a model that it runs."""
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     return str(innermost.f_globals.get("__name__", "")).startswith("torch.distributed")
