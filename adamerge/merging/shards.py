@@ -59,10 +59,8 @@ class Shards:
 
     def grouping(self, whole: Grouping) -> Grouping:
         """Return the groups of this process's rows."""
-        rows = {name: whole.rows[name] for name in self.vectors.shapes}
-        if self.vectors.per == "row":
-            rows = {name: own[self._rows[name]] if len(own) > 1 else own for name, own in rows.items()}
-        return Grouping(whole.groups, rows)
+        here = {name: self._rows[name] for name in self.vectors.shapes}
+        return whole.part(here) if self.vectors.per == "row" else whole
 
     def write(
         self, coefficients: Coefficients, grouping: Grouping, rounded: Callable[[str, Tensor, int], Tensor] | None = None
