@@ -76,7 +76,7 @@ def test_combine_and_inner_are_the_sums_of_their_formulas(problem, kind, seed):
     torch.testing.assert_close(inner.double(), expected_inner, rtol=1e-4, atol=1e-3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(problems(), st.booleans())
 def test_parts_are_rows_of_the_whole(problem, resident):
     shapes, count, groups, _ = problem
