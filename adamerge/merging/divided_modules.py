@@ -1,8 +1,8 @@
 # pyright: standard
 """All tasks' modules, divided among processes by PyTorch's `fully_shard`: blocks by themselves, and the rest as one.
 
-A block's parameters are gathered when it runs, in the forward and in the backward pass, and freed after it. What belongs
-to no block (embeddings, norms, heads of language models) is gathered from the beginning of a pass to its end.
+A block's parameters are gathered when it runs, in the forward and in the backward pass, and freed after it. What
+belongs to no block (embeddings, norms, heads of language models) is gathered from the beginning of a pass to its end.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,7 +66,7 @@ class DividedModules(nn.Module):
                 found += [own] if all(own is not one for one in found) else []
 
     @override
-    def forward(self, task: str, arguments: Mapping[str, object]) -> Any:  # noqa: ANN401 - whatever the module returns
+    def forward(self, task: str, arguments: Mapping[str, object]) -> Any:
         """Run a task's module as `place` has left it.
 
         Raises:

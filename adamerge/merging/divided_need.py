@@ -1,7 +1,7 @@
 """Bytes that a process takes for a step on a model that several processes divide among them (`fsdp2`).
 
-With N processes, P numbers of parameters that all tasks have in common, of which R are in no block, and B numbers in the
-largest block; w bytes for a number of a shard (4), g for one that is gathered (2 in bf16-mixed, else w):
+With N processes, P numbers of parameters that all tasks have in common, of which R are in no block, and B numbers in
+the largest block; w bytes for a number of a shard (4), g for one that is gathered (2 in bf16-mixed, else w):
 
     shards and their gradients      2 · w · P / N
     gathered                        g · (R + 2B)          what belongs to no block; a block, and the next one's copy

@@ -1,8 +1,8 @@
 # pyright: standard
 """The merged model divided among processes: each merges, and differentiates by, some rows of every parameter.
 
-    write:      shard[p] = centre[p][rows] + Σₖ C[g(p), k] · τₖ[p][rows]        no other rows of the files are read
-    gradient:   Σₚ ⟨∂L/∂shard[p], τₖ[p][rows]⟩                                  this process's part of the sum
+write:      shard[p] = centre[p][rows] + Σₖ C[g(p), k] · τₖ[p][rows]        no other rows of the files are read
+gradient:   Σₚ ⟨∂L/∂shard[p], τₖ[p][rows]⟩                                  this process's part of the sum
 """
 
 import zlib
@@ -63,7 +63,10 @@ class Shards:
         return whole.part(here) if self.vectors.per == "row" else whole
 
     def write(
-        self, coefficients: Coefficients, grouping: Grouping, rounded: Callable[[str, Tensor, int], Tensor] | None = None
+        self,
+        coefficients: Coefficients,
+        grouping: Grouping,
+        rounded: Callable[[str, Tensor, int], Tensor] | None = None,
     ) -> None:
         """Merge this process's rows.
 
@@ -132,8 +135,8 @@ class Shards:
         both = torch.tensor([own, -own], dtype=torch.float64, device=self.vectors.device)
         if most_over_processes(both).sum() != 0:
             raise ConfigError(
-                "trainer.strategy: expected a model that runs the same blocks for all rows, in one order, but processes "
-                "with other rows ran other blocks. Set strategy: ddp."
+                "trainer.strategy: expected a model that runs the same blocks for all rows, in one order, but "
+                "processes with other rows ran other blocks. Set strategy: ddp."
             )
 
     def whole(self, name: str) -> Tensor:

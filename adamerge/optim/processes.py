@@ -38,9 +38,9 @@ def share_of(items: Sequence[Item], turn: int = 0, *, even: bool = False) -> Seq
         'abc'
     """
     rank, count = rank_and_count()
-    share = items[(rank + turn) % count :: count]
+    share: Sequence[Item] = items[(rank + turn) % count :: count]
     missing = -(-len(items) // count) - len(share) if even else 0
-    return [*share, *items[:1] * missing] if missing else share
+    return [*share, *(items[0] for _ in range(missing))] if missing else share
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from functools import partial
 
-import torch
-
 from adamerge.merging.device import free_bytes
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.sharded import ShardedExecution
 from adamerge.merging.shards import Shards
+from adamerge.runs.choose_memory import gathered_in
 from adamerge.runs.config import MergeConfig
 
 
@@ -25,5 +24,4 @@ def divided(config: MergeConfig, model: MergedModel) -> MergedModel:
     room = free_bytes(model.vectors.device)
     if model.vectors.device.type == "cpu":
         room //= config.trainer.devices
-    gathered = torch.bfloat16 if config.trainer.precision == "bf16-mixed" else None
-    return model.executed_by(partial(ShardedExecution, Shards(model, resident, room, gathered)))
+    return model.executed_by(partial(ShardedExecution, Shards(model, resident, room, gathered_in(config))))

@@ -18,8 +18,8 @@ from adamerge.results.guard import Guarded
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.divided import divided
 from adamerge.runs.disk_space import check_space
+from adamerge.runs.divided import divided
 from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.learning_settings import learning_notes, row_notes
 from adamerge.runs.load_rows import check_objective, load_data

@@ -5,7 +5,7 @@
 
 Base and experts with random weights are written in bf16 to a temporary folder. Every measurement is in processes of its
 own, of which anonymous memory (RssAnon) is sampled from outside; what Python and its libraries take before the model is
-opened is printed beside it, and is not part of the estimate.
+opened is printed beside it, and is not part of the estimate. glibc gives back what is freed.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import torch
 from step import _anonymous
 from streamed import batches, load, loss, make
 
+os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # else glibc keeps what is freed: holes of the size of gathered blocks
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.processes import free_ports, launched
@@ -43,7 +44,7 @@ def measure(folder: Path, rank: int, count: int, port: int, options: argparse.Na
     """Take steps in this process; sends memory before, seconds, the gradient and the estimate."""
     torch.set_num_threads(1)
     experts = load(folder, options.experts)
-    own = batches(options, next(iter(experts.tasks.values())).module.config)
+    own = batches(options, next(iter(experts.tasks.values())).module.config)  # pyright: ignore[reportArgumentType]
     model = MergedModel(experts, task_vectors(experts, experts.shared, resident=False), tensor_wise(experts.shared))
     if count > 1:
         os.environ.update(launched(rank, count, port))

@@ -144,7 +144,9 @@ def _compare(variables, file):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
     found = {name: differences(*given, () if name == CHOOSY else (0, -1)) for name, *given in models()}
-    Path(file).write_text(json.dumps({**found, **{kind.__name__: refusal(kind) for kind in (Reading, Wandering, Changing)}}))
+    Path(file).write_text(
+        json.dumps({**found, **{kind.__name__: refusal(kind) for kind in (Reading, Wandering, Changing)}})
+    )
     distributed.destroy_process_group()
 
 
