@@ -33,8 +33,8 @@ def divided_bytes(common: int, outside: int, block: int, processes: int, shard: 
         gathered: g, bytes of a number that is gathered.
 
     Example:
-        >>> divided_bytes(70_000_000_000, 2_100_000_000, 860_000_000, 8, gathered=2) // 10**9
-        100
+        >>> divided_bytes(70_553_706_496, 2_101_354_496, 855_654_400, 8, gathered=2) // 10**9  # Llama 3 70B, bf16-mixed
+        95
     """
     shards = 2 * shard * common // processes
     return shards + gathered * (outside + 2 * block) + (gathered + shard) * (outside + block)
