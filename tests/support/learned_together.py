@@ -12,7 +12,7 @@ STRATEGIES = {
 
 FULL_BATCH = {"data": {"batch_size": None, "held_out": 0.25}}
 ADAM = {"class_path": "Adam", "init_args": {"lr": 0.02, "eps": 1e-3}}  # steps of 0.02 along the rounding of 0 differ
-PRECISION = {"lbfgsb": "64-true"}  # its curvature is a quotient of differences: rounding of fp32 is 1e-3 after 20 steps
+PRECISION = {"lbfgsb": "64-true"}
 METHODS = {
     "adamerging": {"method": "adamerging", "optimizer": ADAM, "data": {"batch_size": 4}},
     "expert_merging++": {  # two stages, over the centre Isotropic
@@ -22,7 +22,8 @@ METHODS = {
         "data": {"batch_size": 6, "micro_batch": 1},  # of an encoder's hidden states, rows weigh by length in a batch
     },
     "frank_wolfe": {"method": "frank_wolfe", "optimizer": {"class_path": "FrankWolfe"}, **FULL_BATCH},
-    "lbfgsb": {"method": "adamerging", "optimizer": {"class_path": "LBFGSB"}, **FULL_BATCH},
+    # Curvature is a quotient of differences: rounding in fp32 grows to 1e-3 of a coefficient in 20 steps.
+    "lbfgsb": {"method": "adamerging", "optimizer": {"class_path": "LBFGSB"}, "dtype": "float64", **FULL_BATCH},
 }
 
 
