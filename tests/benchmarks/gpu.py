@@ -6,9 +6,9 @@
 A vision transformer of the size of ViT-B/32 with random weights, K experts of it on disk, as many tasks as experts,
 bf16-mixed. Timed in turn, on the same batches, which come from host memory: a plain forward and backward of an ordinary
 module for every task; our step with task vectors resident on the device, mapped through pinned memory, and one block of
-the model at a time. Reported are medians over interleaved rounds, their ratio to the plain step, peak memory on the device, and the parts of our step
-beside what the hardware allows: bytes over the measured bandwidths of the device and of the bus. Also timed: the same
-steps inside a whole fit, by Lightning's loop.
+the model at a time. Reported are medians over interleaved rounds, their ratio to the plain step, peak memory on the
+device, and the parts of our step beside what the hardware allows: bytes over the measured bandwidths of the device and
+of the bus. Also timed: the same steps inside a whole fit, by Lightning's loop.
 """
 
 import argparse
@@ -163,6 +163,17 @@ def profile(step: Callable[[], object]) -> None:
         print(averages.table(sort_by=key, row_limit=14, max_name_column_width=60))
 
 
+def print_times(times: dict[str, list[float]], peaks: dict[str, float], floors: dict[str, float]) -> None:
+    """Print the time of each kind of step, its ratio to the plain one, and its peak memory."""
+    for name, values in times.items():
+        ratio = statistics.median(a / b for a, b in zip(values, times["plain"], strict=True))
+        least, middle, most = (1e3 * of(values) for of in (min, statistics.median, max))
+        if name == "streamed":
+            bound = max(4 / 3 * statistics.median(times["resident"]), 2 * floors["streamed"])
+            print(f"  streamed over its bound (4/3 of resident, or bytes over the bus): {middle / 1e3 / bound:.2f}")
+        print(f"  {name:9s} {middle:7.1f} ms ({least:.1f} to {most:.1f})  × {ratio:.3f}  peak {peaks[name]:.2f} GB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experts", type=int, default=8)
@@ -212,13 +223,7 @@ def main() -> None:
             "streamed": numbers * getattr(torch, options.files).itemsize * (options.experts + 1) / speed["bus"],
         }
         print(f"{numbers / 1e6:.0f} M numbers, K = {options.experts}, {options.rows} rows a task, {options.precision}")
-        for name, values in times.items():
-            ratio = statistics.median(a / b for a, b in zip(values, times["plain"], strict=True))
-            least, middle, most = (1e3 * of(values) for of in (min, statistics.median, max))
-            if name == "streamed":
-                bound = max(4 / 3 * statistics.median(times["resident"]), 2 * floors["streamed"])
-                print(f"  streamed over its bound (4/3 of resident, or bytes over the bus): {middle / 1e3 / bound:.2f}")
-            print(f"  {name:9s} {middle:7.1f} ms ({least:.1f} to {most:.1f})  × {ratio:.3f}  peak {peaks[name]:.2f} GB")
+        print_times(times, peaks, floors)
         for name, model in models.items():
             own = ", ".join(f"{part} {value * 1e3:.2f} ms" for part, value in parts(model, coefficients).items())
             print(f"  {name}: {own}; {floors[name] * 1e3:.2f} ms are the task vectors' bytes over the bandwidth")
