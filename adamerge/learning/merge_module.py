@@ -18,10 +18,11 @@ from adamerge.batch import Batch, Outputs
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, count
 from adamerge.data.schedule import Schedule
+from adamerge.learning.loss_in_chunks import in_chunks
 from adamerge.merging.execution import execution_of
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.work import Step, Work
+from adamerge.merging.work import Chunks, Step, Work
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent, build_optimizer
 from adamerge.optim.feasible_sets import FeasibleSet
@@ -170,11 +171,17 @@ class MergeModule(LightningModule):
         total = sum(count(batch) for batch in batches) if total is None else total
         weight = self._task_weights.get(task, 1.0) / total
         for batch in batches:
-            yield Work(batch, partial(self._loss, task, weight * count(batch)))
+            of_batch = weight * count(batch)
+            chunks = partial(self._chunks, task, of_batch) if self._objective.by_position else None
+            yield Work(batch, partial(self._loss, task, of_batch), chunks)
 
     def _loss(self, task: str, weight: float, outputs: Outputs, batch: Batch) -> Tensor:
         targets = self._targets[task](batch, outputs) if self._targets else None
         return weight * self._objective(outputs, batch, targets)
+
+    def _chunks(self, task: str, weight: float, outputs: Outputs, batch: Batch, size: int) -> Chunks:
+        targets = self._targets[task](batch, outputs) if self._targets else None
+        return in_chunks(self._objective, weight, outputs, batch, targets, size)
 
     def _log(self, loss: Tensor) -> None:
         low, high = self.coefficients.detach().aminmax()

@@ -94,4 +94,5 @@ def _saved(
     expert = experts.tasks[task]
     longest = list(own.by_length(range(len(own))))[: min(micro, config.data.batch_size or len(own))]
     blocks = find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
-    return saved_bytes(expert, blocks, own.batch(longest).inputs, passes, dtype)
+    by_position = config.objective.by_position is not None
+    return saved_bytes(expert, blocks, own.batch(longest).inputs, passes, dtype, by_position=by_position)
