@@ -1,6 +1,7 @@
 """A weighted objective of one batch in parts, each of the logits of some positions."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from torch import Tensor
 
@@ -41,13 +42,14 @@ def _parts(
         if share:
             own = batch._replace(positions=_cut(batch.positions, cut), labels=_cut(batch.labels, cut))
             goal = None if targets is None else _of_positions(targets, cut)
-            like = outputs._replace(hidden=(), encoded=())
-            yield (
-                cut,
-                lambda logits, share=share, own=own, goal=goal: (
-                    weight * share * by_position(like._replace(logits=logits), own, goal)
-                ),
-            )
+            yield cut, partial(_loss, by_position, weight * share, outputs, own, goal)
+
+
+def _loss(
+    objective: Objective, weight: float, outputs: Outputs, batch: Batch, targets: Outputs | None, logits: Tensor
+) -> Tensor:
+    """The loss of some positions; `outputs` says what their logits are."""
+    return weight * objective(outputs._replace(logits=logits, hidden=(), encoded=()), batch, targets)
 
 
 def _of_positions(targets: Outputs, cut: slice) -> Outputs:

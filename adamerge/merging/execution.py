@@ -61,7 +61,7 @@ class InMemoryExecution(Execution):
 
     def _backward(self, task: str, leaves: Parameters, work: Iterable[Work], layers: Layers) -> Iterator[Tensor]:
         """Add one task's gradient to the merged leaves; each batch's activations are freed before the next batch."""
-        for batch, loss_of in work:
+        for batch, loss_of, _ in work:
             batch = _moved(self._model, batch)
             loss = loss_of(self._model.forward(task, leaves, batch.inputs, layers), batch)
             backward(loss)

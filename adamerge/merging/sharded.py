@@ -51,7 +51,7 @@ class ShardedExecution(Execution):
         with others_may_end():
             self._shards.write(coefficients, self._grouping)
             for task, own in work.items():
-                for batch, loss_of in own:
+                for batch, loss_of, _ in own:
                     answer = _answer(self._shards, self._model, task, batch, layers)
                     loss = loss_of(answer.outputs, answer.batch)
                     loss.backward()
