@@ -33,7 +33,7 @@ def fit_of(method, devices=1, strategy="ddp", steps=4, **changes):
     for model in config["models"]:
         del model["evaluation"]
     config["models"][1]["calibration"] = {"path": "topic.jsonl", "rows": 1}
-    config["watch"] = {"every": 2, "monitor": "objective", "patience": None}
+    config["watch"] = {"every": 2, "monitor": "objective", "patience": None, "guard": False}
     config["trainer"] = {"max_steps": steps, "accelerator": "cpu", "devices": devices, "strategy": strategy}
     config["trainer"]["precision"] = PRECISION.get(method, "32-true")
     place = place_of(method, devices, strategy)
