@@ -118,17 +118,19 @@ class HeldOut:
         self, model: MergedModel, coefficients: Coefficients, layers: Layers
     ) -> Iterator[tuple[Answer, Tensor]]:
         """Yield the merged model's outputs on every batch of this process, with the expert's predictions."""
-        tasks = list(enumerate(self.rows))
+        tasks, execution = list(enumerate(self.rows)), execution_of(model)
         expected = {task: iter(share_of(self.predicted[task], turn)) for turn, task in tasks}
-        batches = {task: self._batches(task, turn) for turn, task in tasks}
-        with execution_of(model).at(coefficients) as merged:
+        batches = {task: self._batches(task, turn, execution.in_step) for turn, task in tasks}
+        with execution.at(coefficients) as merged:
             for answer in merged.outputs(batches, layers):
-                yield answer, next(expected[answer.task])
+                own = next(expected[answer.task], None)
+                if own is not None:  # else a batch that another process answers for
+                    yield answer, own
 
-    def _batches(self, task: str, turn: int) -> Iterator[Batch]:
+    def _batches(self, task: str, turn: int, even: bool) -> Iterator[Batch]:
         """Yield this process's share of the batches of one task."""
         rows = self.rows[task]
-        return map(rows.batch, share_of(list(rows.divided(self.size)), turn))
+        return map(rows.batch, share_of(list(rows.divided(self.size)), turn, even=even))
 
 
 @dataclass

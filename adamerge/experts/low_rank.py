@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from adamerge.storage.digest import FileDigest, digest_of_json
+from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Header, Joined, Renamed, Weights
 
 
@@ -47,6 +49,11 @@ class LowRank(NamedTuple):
         offset = columns.start - columns.start % self.right.shape[-1]
         return slice(columns.start - offset, columns.stop - offset)
 
+    def some_rows(self, rows: slice) -> "LowRank":
+        """Return the change of some rows of the tensor's first dimension."""
+        right = self.right if self.left.ndim == 2 else self.right[rows]
+        return LowRank(self.left[rows], right, self.scale)
+
     def square(self) -> float:
         """Return ‖scale · B A‖² = scale² · tr((BᵀB)(AAᵀ)), without the product itself."""
         left, right = self.left.double(), self.right.double()
@@ -71,6 +78,20 @@ class Change:
     low_rank: Callable[[], LowRank] | None = None
     dense: Dense | None = None
     kind: str = ""
+
+    def some_rows(self, rows: slice, whole: Callable[[], Tensor]) -> "Change":
+        """Return the change of some rows.
+
+        Args:
+            rows: Rows of the tensor.
+            whole: Computes all of the expert's tensor, which a change without factors is cut from.
+        """
+        read, factors = self.low_rank or self.blocks, None
+        if read is not None:
+            factors = lambda: read().some_rows(rows)  # noqa: E731
+        if self.low_rank is not None:
+            return Change(factors)
+        return Change(None, lambda base: whole()[rows].to(base.dtype), factors)
 
     def factors(self) -> LowRank | None:
         """Read the factors; None if the change has none."""
@@ -137,6 +158,23 @@ class Adapted(Weights):
         twice._own = {**self._own, **{to: self._own[name] for to, name in copies.items() if name in self._own}}
         twice._headers = {**self._headers, **{to: self._headers[name] for to, name in copies.items()}}
         return twice
+
+    def some_rows(self, rows: Mapping[str, slice]) -> "Adapted":
+        """Return rows of the tensors; what no factors describe is computed whole where it is read.
+
+        Args:
+            rows: Rows (first dimension) of each tensor; other tensors are left out.
+        """
+        part = copy.copy(self)
+        part.base = SomeRows(self.base, rows)
+        part._changes = {
+            name: self._changes[name].some_rows(own, partial(self.__getitem__, name))
+            for name, own in rows.items()
+            if name in self._changes
+        }
+        part._own = {name: self._own[name][own] for name, own in rows.items() if name in self._own}
+        part._headers = {**part.base.headers, **{n: Header(t.shape, t.dtype) for n, t in part._own.items()}}
+        return part
 
     def change(self, name: str) -> Change | None:
         """Return the change of one tensor of the base; None if the adapter does not touch it."""

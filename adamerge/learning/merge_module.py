@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -17,14 +18,15 @@ from adamerge.batch import Batch, Outputs
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, count
 from adamerge.data.schedule import Schedule
+from adamerge.learning.loss_in_chunks import in_chunks
 from adamerge.merging.execution import execution_of
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.work import Step, Work
+from adamerge.merging.work import Chunks, Step, Work
 from adamerge.objectives import Objective, Regulariser
 from adamerge.optim import BuildOptimizer, Descent, build_optimizer
 from adamerge.optim.feasible_sets import FeasibleSet
-from adamerge.optim.processes import rank_and_count, share_of, sum_over_processes
+from adamerge.optim.processes import most_over_processes, rank_and_count, share_of, sum_over_processes
 from adamerge.types import Coefficients
 
 BuildScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
@@ -97,6 +99,8 @@ class MergeModule(LightningModule):
         shares = {task: self._share(task) for task in self._rows}
         totals = self._totals(shares)
         work = {task: self._work(task, share, totals.get(task)) for task, share in shares.items() if len(share)}
+        if self._execution.in_step:
+            work = self._in_step(shares, work)
         step = self._step(work)
         self._scores = self._scores if step.cosines is None else step.cosines
         loss, gradient = _of_all_processes(torch.as_tensor(sum(step.losses.values())), step.gradient)
@@ -139,6 +143,24 @@ class MergeModule(LightningModule):
             self._counted = (step, dict(zip(shares, summed.tolist(), strict=True)))
         return self._counted[1] if self._counted else {}
 
+    def _in_step(
+        self, shares: Mapping[str, Sequence[int]], work: Mapping[str, Iterator[Work]]
+    ) -> Mapping[str, Iterator[Work]]:
+        """Add passes of weight 0, until this process has as many of each task as any other."""
+        own = [sum(1 for _ in self._rows[task].divided(self._micro_batch, share)) for task, share in shares.items()]
+        counts = torch.tensor(own, dtype=torch.float64, device=self.coefficients.device)
+        missing = (most_over_processes(counts) - counts).long().tolist()
+        return {
+            task: chain(work.get(task, iter(())), self._idle(task, number))
+            for task, number in zip(shares, missing, strict=True)
+        }
+
+    def _idle(self, task: str, number: int) -> Iterator[Work]:
+        """Yield work on a row of this step that changes neither loss nor gradient."""
+        rows = self._rows[task]
+        row = self._schedule.rows(self.global_step, self.model.tasks.index(task), len(rows))[:1]
+        return (Work(rows.batch(row), partial(self._loss, task, 0.0)) for _ in range(number))
+
     def _count(self, task: str, share: Sequence[int]) -> int:
         """Count the terms of a mean over some rows of one task; their batches are made for it."""
         return sum(count(batch) for batch in self._rows[task].batches(self._micro_batch, share))
@@ -149,11 +171,17 @@ class MergeModule(LightningModule):
         total = sum(count(batch) for batch in batches) if total is None else total
         weight = self._task_weights.get(task, 1.0) / total
         for batch in batches:
-            yield Work(batch, partial(self._loss, task, weight * count(batch)))
+            of_batch = weight * count(batch)
+            chunks = partial(self._chunks, task, of_batch) if self._objective.by_position else None
+            yield Work(batch, partial(self._loss, task, of_batch), chunks)
 
     def _loss(self, task: str, weight: float, outputs: Outputs, batch: Batch) -> Tensor:
         targets = self._targets[task](batch, outputs) if self._targets else None
         return weight * self._objective(outputs, batch, targets)
+
+    def _chunks(self, task: str, weight: float, outputs: Outputs, batch: Batch, size: int) -> Chunks:
+        targets = self._targets[task](batch, outputs) if self._targets else None
+        return in_chunks(self._objective, weight, outputs, batch, targets, size)
 
     def _log(self, loss: Tensor) -> None:
         low, high = self.coefficients.detach().aminmax()

@@ -119,14 +119,22 @@ def check_devices(options: Mapping[str, object]) -> None:
         options: Arguments of Lightning's Trainer.
 
     Raises:
-        ConfigError: They are no number, more than there are, or learn by another strategy than ddp.
+        ConfigError: They are no number, more than there are, or cannot learn by their strategy.
     """
     for key in ("devices", "num_nodes"):
         found = options.get(key, 1)
         if not isinstance(found, int) or found < 1:
             raise ConfigError(f"trainer.{key}: expected a number of at least 1, found {found!r}.")
-    if (strategy := options.get("strategy", "auto")) not in ("auto", "ddp"):
-        raise ConfigError(f"trainer.strategy: expected ddp (every device holds the whole model), found {strategy!r}.")
+    if (strategy := options.get("strategy", "auto")) not in ("auto", "ddp", "fsdp2"):
+        raise ConfigError(
+            f"trainer.strategy: expected ddp (every device holds the whole model) or fsdp2 (each holds a part), found "
+            f"{strategy!r}."
+        )
+    if strategy == "fsdp2" and process_count(options) == 1:
+        raise ConfigError(
+            "trainer.strategy: expected several devices for fsdp2, which divides the model among them, found one. Set "
+            "trainer.devices or num_nodes; on one device, memory: streamed holds one block of the model at a time."
+        )
     there, what = devices_of(str(options.get("accelerator", "auto")))
     if int(str(options.get("devices", 1))) > max(1, there):
         raise ConfigError(

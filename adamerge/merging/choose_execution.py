@@ -60,7 +60,7 @@ class Need:
         activations: Activations, at the ends of blocks and inside one; None if unknown.
     """
 
-    mode: Literal["resident", "mapped", "streamed"]
+    mode: Literal["resident", "mapped", "streamed", "fsdp2"]
     task_vectors: int
     parameters: int
     activations: int | None = None

@@ -61,7 +61,7 @@ class InMemoryExecution(Execution):
 
     def _backward(self, task: str, leaves: Parameters, work: Iterable[Work], layers: Layers) -> Iterator[Tensor]:
         """Add one task's gradient to the merged leaves; each batch's activations are freed before the next batch."""
-        for batch, loss_of in work:
+        for batch, loss_of, _ in work:
             batch = _moved(self._model, batch)
             loss = loss_of(self._model.forward(task, leaves, batch.inputs, layers), batch)
             backward(loss)
@@ -94,6 +94,8 @@ class _InMemoryMerged(Merged):
 
 def execution_of(model: MergedModel) -> Execution:
     """Return the execution to learn and measure a model with."""
+    if model.executed is not None:
+        return model.executed(model)
     return InMemoryExecution(model) if model.blocks is None else StreamedExecution(model)
 
 

@@ -21,6 +21,7 @@ from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import SCRATCH, Mapped, differences, windows
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
 from adamerge.storage.digest import digest_of_json
+from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, Parameters
 
@@ -78,6 +79,13 @@ class Factored(TaskVectors):
         """Return the same task vectors, of which groups govern components."""
         experts = dict(zip(self.experts, self._weights, strict=True))
         return Factored(experts, tuple(self.shapes), self._centre, self._base, self.dtype, self.device, "component")
+
+    @override
+    def part(self, rows: Mapping[str, slice]) -> "Factored":
+        every = {id(one): _some_rows(one, rows) for one in (*self._weights, self._centre, self._base)}
+        experts = {name: every[id(one)] for name, one in zip(self.experts, self._weights, strict=True)}
+        centre, base = every[id(self._centre)], every[id(self._base)]
+        return Factored(experts, list(rows), centre, base, self.dtype, self.device, self.per)
 
     def source(self, expert: str) -> Weights:
         """Return the weights whose difference from the centre is a task vector."""
@@ -282,3 +290,7 @@ class Factored(TaskVectors):
 
     def _own(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
+
+
+def _some_rows(weights: Weights, rows: Mapping[str, slice]) -> Weights:
+    return weights.some_rows(rows) if isinstance(weights, Adapted) else SomeRows(weights, rows)

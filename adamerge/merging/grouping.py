@@ -54,6 +54,16 @@ class Grouping:
             self._copies[names, device] = torch.stack([self.rows[name].expand(length) for name in names]).to(device)
         return self._copies[names, device]
 
+    def part(self, rows: Mapping[str, slice]) -> "Grouping":
+        """Return the groups of some rows of some parameters.
+
+        Example:
+            >>> row_blocks({"a": (4, 3), "b": (2,)}, 2).part({"a": slice(1, 3), "b": slice(0, 1)}).rows
+            {'a': tensor([0, 1]), 'b': tensor([2])}
+        """
+        own = {name: self.rows[name] for name in rows}
+        return Grouping(self.groups, {name: one[rows[name]] if len(one) > 1 else one for name, one in own.items()})
+
     def members(self) -> dict[str, list[str]]:
         """List the parameters of each group, including those of which only some rows belong to it.
 

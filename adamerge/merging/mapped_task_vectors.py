@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
 from adamerge.storage.digest import digest_of_json
+from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients
 
@@ -82,6 +83,13 @@ class Mapped(TaskVectors):
                 part = total[rows, columns]
                 part.copy_(torch.where(factor != 0, part + factor * values[rows, columns].double(), part))
         return total.view(self.shapes[name])
+
+    @override
+    def part(self, rows: Mapping[str, slice]) -> "Mapped":
+        every = {id(one): SomeRows(one, rows) for one in (*self._weights, self._centre, self._base) if one is not None}
+        experts = {name: every[id(one)] for name, one in zip(self.experts, self._weights, strict=True)}
+        base = None if self._base is None else every[id(self._base)]
+        return Mapped(experts, list(rows), every[id(self._centre)], base, self.dtype, self.device)
 
     @override
     def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:

@@ -23,6 +23,7 @@ from adamerge.merging.resident_task_vectors import Resident, resident_bytes
 from adamerge.merging.rounding import Rounding, RoundingMode, rounding_of
 from adamerge.merging.rounds import TaskBlocks
 from adamerge.merging.task_vectors import TaskVectors
+from adamerge.merging.work import Execution
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, Parameters
 
@@ -40,6 +41,7 @@ class MergedModel:
             base and experts exactly.
         blocks: Merge and run one block at a time: paths of blocks in the experts' modules, or () to find them; None
             merges all parameters at once.
+        executed: Makes the execution to learn with, instead of these two.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class MergedModel:
         grouping: Grouping,
         rounding: Rounding | None = None,
         blocks: Sequence[str] | None = None,
+        executed: "Callable[[MergedModel], Execution] | None" = None,
     ) -> None:
         self.experts, self.vectors, self.grouping = experts, vectors, grouping
         self.rounding = rounding or rounding_of(experts)
-        self.blocks = None if blocks is None else tuple(blocks)
+        self.blocks, self.executed = None if blocks is None else tuple(blocks), executed
         for expert in experts.tasks.values():
             _buffers_to(expert.module, vectors.device)
 
@@ -93,7 +96,11 @@ class MergedModel:
 
     def regrouped(self, grouping: Grouping) -> "MergedModel":
         """Return the same models with another grouping."""
-        return MergedModel(self.experts, self.vectors, grouping, self.rounding, self.blocks)
+        return MergedModel(self.experts, self.vectors, grouping, self.rounding, self.blocks, self.executed)
+
+    def executed_by(self, executed: "Callable[[MergedModel], Execution] | None") -> "MergedModel":
+        """Return the same models with another execution; None merges in this process, all at once or by block."""
+        return MergedModel(self.experts, self.vectors, self.grouping, self.rounding, self.blocks, executed)
 
     def written_in(self, dtype: torch.dtype | None, mode: RoundingMode | None = None) -> "MergedModel":
         """Return the same models with another dtype on disk or another rounding; None keeps what they have."""

@@ -9,7 +9,7 @@ Only the experts travel, as raw numbers in their files' dtype. The centre, one m
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, cycle
 from typing import NamedTuple
 
@@ -71,6 +71,10 @@ class Pinned(TaskVectors):
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
         return self._source.combine_exactly(name, coefficients, groups)
+
+    @override
+    def part(self, rows: Mapping[str, slice]) -> "Pinned":
+        return Pinned(self._source.part(rows))
 
     @override
     def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:

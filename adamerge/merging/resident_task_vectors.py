@@ -42,6 +42,10 @@ class Resident(TaskVectors):
         return self._source.combine_exactly(name, coefficients, groups)
 
     @override
+    def part(self, rows: Mapping[str, slice]) -> "Resident":
+        return Resident(self._source.part(rows))
+
+    @override
     def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
         for bundle in bundles:
             yield Tile(bundle, slice(None), slice(None), self.stack_of(bundle))

@@ -14,6 +14,9 @@ from adamerge.types import ConfigError
 RoundingMode: TypeAlias = Literal["nearest", "stochastic"]
 """How a number between two representable ones is rounded."""
 
+_DRAWN = 2**20
+"""Random numbers that are drawn together to be passed over."""
+
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -38,12 +41,13 @@ class Rounding:
     seed: int = 0
     heads: torch.dtype | None = None
 
-    def __call__(self, name: str, merged: Tensor) -> Tensor:
+    def __call__(self, name: str, merged: Tensor, before: int = 0) -> Tensor:
         """Round one parameter to its dtype on disk.
 
         Args:
             name: The parameter.
-            merged: Its values, of any shape.
+            merged: Its values, of any shape, or some rows of them.
+            before: Count of its numbers before those.
 
         Returns:
             A tensor of the same shape in the dtype on disk.
@@ -51,16 +55,16 @@ class Rounding:
         dtype = self.dtypes.get(name, merged.dtype)
         if self.mode == "nearest" or not self.loses(name):
             return round_to_nearest(merged, dtype)
-        return round_at_random(merged, dtype, _generator(self.seed, name))
+        return round_at_random(merged, dtype, _generator(self.seed, name, before))
 
     def loses(self, name: str) -> bool:
         """Return whether a parameter is written in fewer bits than merges are computed in (fp32)."""
         dtype = self.dtypes.get(name)
         return dtype is not None and dtype.is_floating_point and dtype.itemsize < torch.float32.itemsize
 
-    def as_written(self, name: str, merged: Tensor) -> Tensor:
+    def as_written(self, name: str, merged: Tensor, before: int = 0) -> Tensor:
         """Return the values that a reader of the file gets, in the dtype and on the device of `merged`."""
-        return self(name, merged).to(merged) if self.loses(name) else merged
+        return self(name, merged, before).to(merged) if self.loses(name) else merged
 
 
 def rounding_of(
@@ -179,6 +183,9 @@ def _step(values: Tensor, steps: int) -> Tensor:
     return (values.view(_BITS[values.element_size()]) + steps).view(values.dtype)
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def _generator(seed: int, name: str, before: int = 0) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}\n{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    for start in range(0, before, _DRAWN):
+        torch.rand(min(_DRAWN, before - start), dtype=torch.float64, generator=generator)
+    return generator

@@ -60,7 +60,7 @@ class TaskBlocks:
         if not blocks:
             raise refusal(module, "has no list of like modules")
         self._around = frames(blocks)
-        self._names = _names(expert, known)
+        self._names = merge_names(expert, known)
         self.order = {self.key(path): place for place, (path, _) in enumerate(module.named_modules())}
         self._runs: dict[str, Stateless] = {}
         self._frames: list[Frame] = []
@@ -238,8 +238,13 @@ def closing(passes: Sequence[Pass]) -> Generator[None]:
             one.close()
 
 
-def _names(expert: Expert, known: frozenset[str]) -> dict[str, str]:
-    """Map the names of a module's parameters and own buffers, aliases too, to their names in the merge."""
+def merge_names(expert: Expert, known: frozenset[str]) -> dict[str, str]:
+    """Map the names of a module's parameters and own buffers, aliases too, to their names in the merge.
+
+    Args:
+        expert: The module.
+        known: Names in the merge; what has none of them is left out.
+    """
     found: dict[str, str] = {}
     buffers = [(name,) for name, _ in expert.module.named_buffers()]
     for aliases in [*tied_names(expert.module), *buffers]:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as trees
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import forward_inputs
 from adamerge.experts.stateless import Stateless
+from adamerge.merging.step_losses import CHUNK, head_of
 
 _LOSS = 3
 """Tensors of the size of the logits that a loss and its gradient take."""
@@ -32,7 +33,13 @@ class Saved(NamedTuple):
 
 
 def saved_bytes(
-    expert: Expert, blocks: Sequence[str], inputs: Mapping[str, Tensor], passes: int, dtype: torch.dtype
+    expert: Expert,
+    blocks: Sequence[str],
+    inputs: Mapping[str, Tensor],
+    passes: int,
+    dtype: torch.dtype,
+    *,
+    by_position: bool = False,
 ) -> Saved | None:
     """Count the bytes of activations of one forward pass; None if the module does not run on the meta device.
 
@@ -42,6 +49,7 @@ def saved_bytes(
         inputs: A batch.
         passes: Passes of a step, all of batches like this one.
         dtype: Of the computation.
+        by_position: Whether the loss can be taken for some positions at a time, where blocks are streamed.
     """
     count = _Count(blocks)
     try:
@@ -50,7 +58,11 @@ def saved_bytes(
         return None
     loss = _LOSS * logits
     inside = max((size for path, size in count.saved.items() if path), default=0)
-    return Saved(sum(count.saved.values()) + loss, passes * count.borders + max(inside, count.saved.get("", 0) + loss))
+    at_once, most = loss, _LOSS * CHUNK * dtype.itemsize
+    if by_position and loss > most and head_of(expert, inputs) is not None:
+        at_once = most
+    outside = count.saved.get("", 0) + at_once
+    return Saved(sum(count.saved.values()) + loss, passes * count.borders + max(inside, outside))
 
 
 class _Count:

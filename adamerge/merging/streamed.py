@@ -8,7 +8,7 @@ end, runs once: its backward pass follows at once. In between, only the tensors 
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,11 +18,11 @@ from typing_extensions import override
 from adamerge.data.rows import move
 from adamerge.merging.calls import Tape, begin
 from adamerge.merging.expert_cosines import ExpertCosines
-from adamerge.merging.forward_pass import Layers, outputs_of
+from adamerge.merging.forward_pass import Layers
 from adamerge.merging.frame import ReadOutsideError
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.recomputation import backward
 from adamerge.merging.rounds import Held, Pass, Source, closing, held, next_round
+from adamerge.merging.step_losses import StepLosses
 from adamerge.merging.streamed_outputs import StreamedMerged, held_for, note_read_outside, source_of, start
 from adamerge.merging.work import Execution, Merged, Step, Work
 from adamerge.types import Coefficients
@@ -39,6 +39,7 @@ class StreamedExecution(Execution):
         self._model = model
         self._blocks = model.task_blocks
         self._last: set[str] = set()  # blocks after which passes end
+        self._heads: dict[str, str | None] = {}
 
     @override
     def losses_and_gradient(
@@ -71,14 +72,7 @@ class StreamedExecution(Execution):
     ) -> tuple[list[Tensor], "_Sums"]:
         model, sums = self._model, _Sums(self._model, cosines)
         batches = [move(one.batch, model.vectors.device, model.vectors.dtype) for _, one in every]
-        losses: dict[int, Tensor] = {}
-
-        def end(number: int, output: object) -> None:
-            (task, work), batch = every[number], batches[number]
-            loss = work.loss(outputs_of(output, model.experts.tasks[task], batch.inputs, layers), batch)
-            backward(loss, retain_graph=True)
-            losses[number] = loss.detach()
-
+        ends = StepLosses(model, every, batches, layers, self._heads)
         loose = held(source, [(task, self._blocks[task].outside()) for task, _ in every], gradients=True)
         passes: list[Pass] = []
         rounds: list[list[tuple[Pass, Tape]]] = []
@@ -86,33 +80,35 @@ class StreamedExecution(Execution):
             for number, ((task, _), batch) in enumerate(zip(every, batches, strict=True)):
                 passes.append(start(self._blocks[task], loose, batch, layers, number, gradients=True))
             while together := next_round(passes):
-                rounds.append(self._go_on(source, together, end, sums))
+                rounds.append(self._go_on(source, together, ends, sums))
             sums.expect([*map(_names, rounds), list(loose.leaves)])
             while rounds:
                 tapes = rounds.pop()
                 sums.add(_walk_back(source, tapes), _names(tapes))
             sums.add(loose, list(loose.leaves))
-        return [losses[number] for number in range(len(every))], sums
+        return [ends.losses[number] for number in range(len(every))], sums
 
     def _go_on(
-        self, source: Source, together: Sequence[Pass], end: Callable[[int, object], None], sums: "_Sums"
+        self, source: Source, together: Sequence[Pass], ends: StepLosses, sums: "_Sums"
     ) -> list[tuple[Pass, Tape]]:
         """Run the block that passes wait for, and its backward pass for those that end after it; return the others."""
         key, block = together[0].key, held_for(source, together, gradients=True)
-        tapes = [(one, tape) for one in together if (tape := self._run(one, block, end)) is not None]
+        tapes = [(one, tape) for one in together if (tape := self._run(one, block, ends)) is not None]
         self._last = self._last - {key} if tapes else self._last | {key}
         torch.clear_autocast_cache()
         sums.add(block)
         return tapes
 
-    def _run(self, one: Pass, block: Held, end: Callable[[int, object], None]) -> Tape | None:
+    def _run(self, one: Pass, block: Held, ends: StepLosses) -> Tape | None:
         parameters = block.of(one.blocks.expert.name, one.blocks.names(one.call.path))
+        if ends.in_chunks(one, parameters):
+            return None
         output, tape = begin(one.call, one.block(), parameters, graph=one.key in self._last)
         one.go_on(output)
         if not one.turns.done:
             tape.graph = None
             return tape
-        end(one.number, one.turns.take())
+        ends.end(one.number, one.turns.take())
         if tape.graph is None:
             torch.clear_autocast_cache()  # it holds parameters that were cast without graph
         tape.backward(parameters)

@@ -84,6 +84,14 @@ class TaskVectors(ABC):
             groups: The group of the whole of it, (1,), or of each of its rows, (R,).
         """
 
+    @abstractmethod
+    def part(self, rows: Mapping[str, slice]) -> "TaskVectors":
+        """Return the task vectors of some rows (first dimension) of some parameters; no others are read.
+
+        Args:
+            rows: The rows by parameter; others are left out.
+        """
+
     def centre(self, name: str) -> Tensor:
         """The centre of one parameter, in its own shape and in any dtype and device; it is not altered."""
         return self.centre_of((name,)).reshape(self.shapes[name])

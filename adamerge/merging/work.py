@@ -26,16 +26,31 @@ Loss: TypeAlias = Callable[[Outputs, Batch], Tensor]
 """A scalar of the merged model's outputs on a batch; the batch is on the model's device."""
 
 
+class Chunks(NamedTuple):
+    """A loss in parts that add up to it.
+
+    Attributes:
+        rest: What does not depend on logits; None if everything does.
+        parts: Positions, and the loss of their logits (B, s, C).
+    """
+
+    rest: Tensor | None
+    parts: Iterable[tuple[slice, Callable[[Tensor], Tensor]]]
+
+
 class Work(NamedTuple):
     """One forward and backward pass of a task's model.
 
     Attributes:
         batch: The rows, on any device.
         loss: Loss to differentiate; the losses of a task's batches are summed.
+        chunks: The same loss in parts, given outputs whose logits have only a shape, the batch, and how many positions
+            a part has; None if it is no mean over positions.
     """
 
     batch: Batch
     loss: Loss
+    chunks: Callable[[Outputs, Batch, int], Chunks] | None = None
 
 
 class Step(NamedTuple):
@@ -99,7 +114,13 @@ class Merged(ABC):
 
 
 class Execution(ABC):
-    """How merged parameters are computed, used and freed; they exist only during a call or a `with` block."""
+    """How merged parameters are computed, used and freed; they exist only during a call or a `with` block.
+
+    Attributes:
+        in_step: Whether all processes must run as many passes of each task, in one order.
+    """
+
+    in_step: bool = False
 
     @abstractmethod
     def losses_and_gradient(

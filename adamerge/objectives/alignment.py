@@ -104,6 +104,11 @@ class LogitAlignment(Objective):
         if not 0 < self.tail < 1:
             raise ConfigError(f"objective.tail: expected a probability between 0 and 1, found {self.tail}.")
 
+    @property
+    @override
+    def by_position(self) -> Objective:
+        return self
+
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         assert targets is not None  # uses_targets

@@ -59,6 +59,11 @@ class CrossEntropy(Objective):
     def unsuited(self) -> frozenset[Form]:
         return frozenset({"labels", "numbers", "vectors", "spans"})
 
+    @property
+    @override
+    def by_position(self) -> Objective:
+        return self
+
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         del targets

@@ -88,6 +88,11 @@ class Entropy(Objective):
     def unsuited(self) -> frozenset[Form]:
         return frozenset({"numbers", "vectors"})
 
+    @property
+    @override
+    def by_position(self) -> Objective:
+        return self
+
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         del targets

@@ -35,6 +35,16 @@ class Objective(ABC):
         """The objectives that it is a sum of; itself where it is none."""
         return (self,)
 
+    @property
+    def by_position(self) -> "Objective | None":
+        """The part of it that is a mean over counted positions of something of their logits alone."""
+        return None
+
+    @property
+    def not_by_position(self) -> "Objective | None":
+        """What it has besides; the two add up to it, and this one looks at no logits where the other is there."""
+        return self if self.by_position is None else None
+
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         """The objective of one task on one batch.

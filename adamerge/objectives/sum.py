@@ -1,6 +1,7 @@
 """Weighted sum of objectives."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,23 @@ class Sum(Objective):
     @override
     def layers(self) -> tuple[int | str, ...]:
         return tuple(layer for term in self.terms for layer in term.layers)
+
+    @property
+    @override
+    def by_position(self) -> Objective | None:
+        others = [term.not_by_position for term in self.terms]
+        known = all(one is None or one.layers for one in others)  # hidden states are looked at without logits
+        return self._of([term.by_position for term in self.terms]) if known else None
+
+    @property
+    @override
+    def not_by_position(self) -> Objective | None:
+        return self if self.by_position is None else self._of([term.not_by_position for term in self.terms])
+
+    def _of(self, terms: Sequence[Objective | None]) -> "Sum | None":
+        weights = self.weights or [1.0] * len(self.terms)
+        kept = [(term, weight) for term, weight in zip(terms, weights, strict=True) if term is not None]
+        return Sum([term for term, _ in kept], [weight for _, weight in kept]) if kept else None
 
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:

@@ -1,6 +1,8 @@
 """What processes that learn together have in common: their sums, and each one's share of the rows."""
 
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -23,19 +25,22 @@ def rank_and_count() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def share_of(items: Sequence[Item], turn: int = 0) -> Sequence[Item]:
+def share_of(items: Sequence[Item], turn: int = 0, *, even: bool = False) -> Sequence[Item]:
     """Return this process's share of what all processes do together; it may be empty.
 
     Args:
         items: The same on every process.
         turn: Which process gets the first item; of many short lists, not always the same one should.
+        even: Repeat the first item at the end of shorter shares, so that all have one length.
 
     Example:
         >>> share_of("abc")
         'abc'
     """
     rank, count = rank_and_count()
-    return items[(rank + turn) % count :: count]
+    share: Sequence[Item] = items[(rank + turn) % count :: count]
+    missing = -(-len(items) // count) - len(share) if even else 0
+    return [*share, *(items[0] for _ in range(missing))] if missing else share
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
@@ -54,18 +59,51 @@ def sum_over_processes(value: Tensor) -> Tensor:
         >>> sum_over_processes(torch.tensor(2.0))
         tensor(2.)
     """
-    rank, count = rank_and_count()
-    if count == 1:
+    return _over_processes(value, distributed.ReduceOp.SUM)
+
+
+def most_over_processes(value: Tensor) -> Tensor:
+    """Take the largest over processes, element by element; see `sum_over_processes`.
+
+    Example:
+        >>> most_over_processes(torch.tensor(2.0))
+        tensor(2.)
+    """
+    return _over_processes(value, distributed.ReduceOp.MAX)
+
+
+def _over_processes(value: Tensor, how: distributed.ReduceOp.RedOpType) -> Tensor:
+    if rank_and_count()[1] == 1:
         return value
     total = value.clone()
+    with others_may_end():
+        distributed.all_reduce(total, how)  # pyright: ignore[reportUnknownMemberType]  (torch annotates it in part)
+    return total
+
+
+@contextmanager
+def others_may_end() -> Generator[None]:
+    """Say in words that another process has ended, where a collective in the block fails.
+
+    Raises:
+        ConfigError: Another process has ended.
+    """
     try:
-        distributed.all_reduce(total)  # pyright: ignore[reportUnknownMemberType]  (torch annotates it in part)
+        yield
     except RuntimeError as error:
+        if not in_collective(error):
+            raise
+        rank, count = rank_and_count()
         raise ConfigError(
             f"process {rank} of {count}: another process of this run has ended ({str(error).splitlines()[0]}). Its own "
             "message says why. Resume the run when that is mended."
         ) from error
-    return total
+
+
+def in_collective(error: BaseException) -> bool:
+    """Return whether an error was raised in torch.distributed, and not in a model that it runs."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return str(innermost.f_globals.get("__name__", "")).startswith("torch.distributed")
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

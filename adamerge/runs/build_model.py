@@ -198,7 +198,8 @@ def build_model(
     choice = execution_for(config, experts, names, rows, vectors.device)
     for line in choice.lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    vectors, rounding = hold(vectors, choice.need.mode == "resident", None), _rounding(config, experts)
+    resident = choice.need.mode == "resident" and config.trainer.strategy != "fsdp2"  # there, each process holds rows
+    vectors, rounding = hold(vectors, resident, None), _rounding(config, experts)
     if config.grouping != COMPONENT:
         return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding, choice.blocks)
     assert isinstance(vectors, Factored)  # check_components

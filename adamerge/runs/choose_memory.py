@@ -1,16 +1,18 @@
 """The execution of a configuration, by the memory that each one takes and that there is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts
 from adamerge.experts.experts import Experts
+from adamerge.learning.trainer import process_count
 from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Choice, Memory, choose
 from adamerge.merging.device import free_bytes
+from adamerge.merging.divided_need import divided_need
 from adamerge.merging.saved_bytes import Saved, saved_bytes
 from adamerge.runs.config import MergeConfig
 from adamerge.types import ConfigError
@@ -45,11 +47,27 @@ def execution_for(
                 "computed with a whole expert in memory. Set memory: mapped."
             )
         choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved)
+    if config.trainer.strategy == "fsdp2":
+        choice = choice._replace(lines=(*choice.lines, _divided(config, experts, names, dtype, saved)))
     return (
         choice._replace(lines=(*choice.lines, *_whole_experts(experts, rows, dtype)))
         if choice.blocks is not None
         else choice
     )
+
+
+def _divided(
+    config: MergeConfig, experts: Experts, names: Sequence[str], dtype: torch.dtype, saved: Saved | None
+) -> str:
+    """Say what each process takes to learn; what is above it is for what the first process prepares and measures."""
+    processes = process_count(asdict(config.trainer))
+    need = divided_need(experts, names, config.memory_settings, processes, dtype, gathered_in(config) or dtype, saved)
+    return f"memory: to learn, each of {processes} processes takes {need}"
+
+
+def gathered_in(config: MergeConfig) -> torch.dtype | None:
+    """Choose the dtype in which processes gather parameters; None is that of the task vectors."""
+    return torch.bfloat16 if config.trainer.precision == "bf16-mixed" else None
 
 
 def _whole_experts(experts: Experts, rows: Mapping[str, Rows], dtype: torch.dtype) -> list[str]:
@@ -76,4 +94,5 @@ def _saved(
     expert = experts.tasks[task]
     longest = list(own.by_length(range(len(own))))[: min(micro, config.data.batch_size or len(own))]
     blocks = find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
-    return saved_bytes(expert, blocks, own.batch(longest).inputs, passes, dtype)
+    by_position = config.objective.by_position is not None
+    return saved_bytes(expert, blocks, own.batch(longest).inputs, passes, dtype, by_position=by_position)

@@ -19,6 +19,7 @@ from adamerge.runs.build_model import answers_to, build_model, check_start, chec
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
+from adamerge.runs.divided import divided
 from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.learning_settings import learning_notes, row_notes
 from adamerge.runs.load_rows import check_objective, load_data
@@ -108,7 +109,7 @@ def learn_merge(
         if processes is not None and processes.first:
             processes.join()
         staged = learn_in_stages(
-            model,
+            divided(config, model) if learning.steps else model,
             config.objective,
             calibration,
             learning,
@@ -124,6 +125,7 @@ def learn_merge(
         )
         if processes is not None:
             processes.leave()
+        staged = replace(staged, model=staged.model.executed_by(None))
         helps = processes is not None and not processes.first
         if helps or not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
             return staged, held_out, None

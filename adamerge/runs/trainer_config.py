@@ -22,7 +22,8 @@ class TrainerConfig:
             several.
         devices: Number of devices of each machine that learn together, one process each; on CPU, of processes.
         num_nodes: Number of machines.
-        strategy: ddp, or auto: the same; every process holds the whole model.
+        strategy: ddp, or auto: the same; every process holds the whole model. fsdp2: each holds a part of the merged
+            model, by PyTorch's fully_shard.
         precision: 32-true, bf16-mixed (less memory), or 64-true.
         gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
         gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
@@ -35,7 +36,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None

@@ -5,10 +5,10 @@
 
 A vision transformer of the size of ViT-B/32 with random weights, K experts of it on disk, as many tasks as experts,
 bf16-mixed. Timed in turn, on the same batches, which come from host memory: a plain forward and backward of an ordinary
-module for every task; our step with task vectors resident on the device, and mapped through pinned memory. Reported are
-medians over interleaved rounds, their ratio to the plain step, peak memory on the device, and the parts of our step
-beside what the hardware allows: bytes over the measured bandwidths of the device and of the bus. Also timed: the same
-steps inside a whole fit, by Lightning's loop.
+module for every task; our step with task vectors resident on the device, mapped through pinned memory, and one block of
+the model at a time. Reported are medians over interleaved rounds, their ratio to the plain step, peak memory on the
+device, and the parts of our step beside what the hardware allows: bytes over the measured bandwidths of the device and
+of the bus. Also timed: the same steps inside a whole fit, by Lightning's loop.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def load(folder: Path, count: int) -> Experts:
     )
 
 
-def model_of(experts: Experts, resident: bool) -> MergedModel:
-    vectors = task_vectors(experts, experts.shared, resident=resident, device=DEVICE)
-    return MergedModel(experts, vectors, tensor_wise(experts.shared))
+def model_of(experts: Experts, kind: str) -> MergedModel:
+    vectors = task_vectors(experts, experts.shared, resident=kind == "resident", device=DEVICE)
+    return MergedModel(experts, vectors, tensor_wise(experts.shared), blocks=() if kind == "streamed" else None)
 
 
 def seconds(step: Callable[[], object]) -> float:
@@ -163,6 +163,17 @@ def profile(step: Callable[[], object]) -> None:
         print(averages.table(sort_by=key, row_limit=14, max_name_column_width=60))
 
 
+def print_times(times: dict[str, list[float]], peaks: dict[str, float], floors: dict[str, float]) -> None:
+    """Print the time of each kind of step, its ratio to the plain one, and its peak memory."""
+    for name, values in times.items():
+        ratio = statistics.median(a / b for a, b in zip(values, times["plain"], strict=True))
+        least, middle, most = (1e3 * of(values) for of in (min, statistics.median, max))
+        if name == "streamed":
+            bound = max(4 / 3 * statistics.median(times["resident"]), 2 * floors["streamed"])
+            print(f"  streamed over its bound (4/3 of resident, or bytes over the bus): {middle / 1e3 / bound:.2f}")
+        print(f"  {name:9s} {middle:7.1f} ms ({least:.1f} to {most:.1f})  × {ratio:.3f}  peak {peaks[name]:.2f} GB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experts", type=int, default=8)
@@ -174,6 +185,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     autocast = options.precision == "bf16-mixed"
+    if not torch.cuda.is_available():
+        parser.exit(1, f"device: none (torch {torch.__version__} finds no CUDA device); nothing was measured.\n")
     print(f"device: {describe_device(DEVICE)}; torch {torch.__version__}")
     speed = bandwidths()
     print("bandwidth: " + ", ".join(f"{name} {value / 1e9:.0f} GB/s" for name, value in speed.items()))
@@ -186,15 +199,17 @@ def main() -> None:
         steps: dict[str, Callable[[], object]] = {"plain": lambda: plain_step(modules, pixels, autocast)}
         peaks: dict[str, float] = {"plain": measure(steps["plain"])}
         models: dict[str, MergedModel] = {}
-        for name, resident in (("mapped", False), ("resident", True)):
+        for name in ("mapped", "streamed", "resident"):
             before = torch.cuda.memory_allocated() / 1e9
-            models[name] = model_of(experts, resident)
+            models[name] = model_of(experts, name)
             coefficients = uniform(models[name], 0.3).to(DEVICE)
             steps[name] = lambda m=models[name], c=coefficients: our_step(m, c, pixels, autocast)
             peaks[name] = measure(steps[name]) - before
         assert coefficients is not None
-        found, expected = (steps[name]().gradient for name in ("mapped", "resident"))
-        print(f"relative difference of the gradients: {(found - expected).norm() / expected.norm():.1e}")
+        expected = steps["resident"]().gradient
+        for name in ("mapped", "streamed"):
+            apart = (steps[name]().gradient - expected).norm() / expected.norm()
+            print(f"relative difference of the gradients, {name} and resident: {apart:.1e}")
         times: dict[str, list[float]] = {name: [] for name in steps}
         for number in range(options.rounds + 2):
             for name, step in steps.items():
@@ -205,12 +220,10 @@ def main() -> None:
         floors = {
             "resident": 4 * numbers * options.experts / speed["device"],
             "mapped": numbers * getattr(torch, options.files).itemsize * options.experts / speed["bus"],
+            "streamed": numbers * getattr(torch, options.files).itemsize * (options.experts + 1) / speed["bus"],
         }
         print(f"{numbers / 1e6:.0f} M numbers, K = {options.experts}, {options.rows} rows a task, {options.precision}")
-        for name, values in times.items():
-            ratio = statistics.median(a / b for a, b in zip(values, times["plain"], strict=True))
-            least, middle, most = (1e3 * of(values) for of in (min, statistics.median, max))
-            print(f"  {name:9s} {middle:7.1f} ms ({least:.1f} to {most:.1f})  × {ratio:.3f}  peak {peaks[name]:.2f} GB")
+        print_times(times, peaks, floors)
         for name, model in models.items():
             own = ", ".join(f"{part} {value * 1e3:.2f} ms" for part, value in parts(model, coefficients).items())
             print(f"  {name}: {own}; {floors[name] * 1e3:.2f} ms are the task vectors' bytes over the bandwidth")

@@ -30,13 +30,14 @@ from adamerge.batch import Batch
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.learning.loss_in_chunks import in_chunks
 from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Memory, choose
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.saved_bytes import saved_bytes
-from adamerge.objectives import entropy
+from adamerge.objectives import Entropy, entropy
 
 TASKS = 2
 
@@ -82,6 +83,10 @@ def loss(outputs, batch):
     return entropy(outputs.logits).mean()
 
 
+def chunks(outputs, batch, size):
+    return in_chunks(Entropy(), 1.0, outputs, batch, None, size)
+
+
 def measure(folder: Path, count: int, kind: str, options: argparse.Namespace, answers: Connection) -> None:
     """Take steps in this process; sends seconds of each, the gradient's norm, F and M, and the estimate."""
     torch.set_num_threads(options.threads)
@@ -97,11 +102,19 @@ def measure(folder: Path, count: int, kind: str, options: argparse.Namespace, an
     execution, seconds = execution_of(model), list[float]()
     for _ in range(options.steps + 1):  # the first one warms the page cache up
         began = time.perf_counter()
-        work = {task: [Work(batch, loss) for batch in own] for task in model.tasks[:TASKS]}
+        by_position = None if options.whole_logits else chunks
+        work = {task: [Work(batch, loss, by_position) for batch in own] for task in model.tasks[:TASKS]}
         step = execution.losses_and_gradient(coefficients, work)
         seconds.append(time.perf_counter() - began)
     expert = experts.tasks["0"]
-    saved = saved_bytes(expert, find_blocks(expert.module), own[0].inputs, TASKS * len(own), torch.float32)
+    saved = saved_bytes(
+        expert,
+        find_blocks(expert.module),
+        own[0].inputs,
+        TASKS * len(own),
+        torch.float32,
+        by_position=not options.whole_logits,
+    )
     need = choose(Memory(kind), experts, experts.shared, count, torch.float32, 10**12, saved).need.total
     parts = _parts(model, coefficients, own) if kind == "mapped" and options.parts else None
     answers.send((seconds[1:], step.gradient.norm().item(), parts, need))
@@ -170,6 +183,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=2, help="Rows per forward pass.")
     parser.add_argument("--steps", type=int, default=3, help="Timed steps per process.")
     parser.add_argument("--repeats", type=int, default=3, help="Processes per measurement; medians are printed.")
+    parser.add_argument("--whole-logits", action="store_true", help="Stream with the logits of all positions at once.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-parts", dest="parts", action="store_false", help="Do not measure F and M.")
     options = parser.parse_args()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.adapters import KINDS, LLAMA, experts_of, saved
 from support.families import build
+from support.parts import assert_parts
 from support.streamed import apart, inputs_of, logits_of_rows
 
 from adamerge.batch import Batch
@@ -31,6 +32,11 @@ def of(kind, vectors):
         return vectors, row_blocks(vectors.shapes, 3) if kind == "rows" else tensor_wise(tuple(vectors.shapes))
     parts = vectors.by_component()
     return parts, component_wise({name: max(parts.ranks(name).values(), default=1) for name in parts.shapes})
+
+
+@pytest.mark.parametrize("kind", ["tensor", "rows", "component"])
+def test_parts_of_adapters_are_rows_of_the_whole(experts, kind):
+    assert_parts(*of(kind, task_vectors(experts, experts.shared)))
 
 
 @pytest.mark.parametrize("kind", ["tensor", "rows", "component"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from support.families import Tiny, random_vectors
 from support.naive_merge import GROUPINGS, naive
+from support.parts import assert_parts
 
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging import mapped_task_vectors
@@ -73,6 +74,14 @@ def test_combine_and_inner_are_the_sums_of_their_formulas(problem, kind, seed):
             for k in range(count):
                 expected_inner[group, k] += (gradient[row] * stack[k, row]).sum()
     torch.testing.assert_close(inner.double(), expected_inner, rtol=1e-4, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=15)
+@given(problems(), st.booleans())
+def test_parts_are_rows_of_the_whole(problem, resident):
+    shapes, count, groups, _ = problem
+    mapped = random_vectors(shapes, count)
+    assert_parts(Resident(mapped) if resident else mapped, groups)
 
 
 def test_tensors_of_files_are_read_and_never_written(tmp_path):

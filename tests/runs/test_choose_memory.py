@@ -65,6 +65,13 @@ def test_check_prints_what_each_execution_takes():
         assert f"memory: otherwise {other}" in text
 
 
+def test_check_prints_what_each_of_several_processes_takes():
+    few = {**FEW["trainer"], "devices": 2, "strategy": "fsdp2"}
+    out = io.StringIO()
+    assert not check(merge_config(configuration(**{**FEW, "trainer": few})), Console(file=out, width=1000))
+    assert "memory: to learn, each of 2 processes takes fsdp2" in out.getvalue()
+
+
 def test_a_limit_below_what_is_needed_is_one_problem():
     problems, _ = printed(check, memory={"limit": "100kB"})
     (problem,) = problems

@@ -49,10 +49,10 @@ def run_together(commands, folder, count=2, strikes=None):
     Returns:
         The exit code of each process, which ends at the first command that fails; they write to 0.txt, 1.txt, ….
     """
-    ports = _free_ports(len(commands))
+    ports = free_ports(len(commands))
     started = []
     for rank in range(count):
-        variables = [_launched(rank, count, port) for port in ports]
+        variables = [launched(rank, count, port) for port in ports]
         arguments = (commands, variables, str(folder), f"{rank}.txt", (strikes or {}).get(rank))
         started.append(FORKS.Process(target=_commands, args=arguments))
         started[-1].start()
@@ -69,14 +69,15 @@ def run(arguments, folder, output, strike=None):
     return process.exitcode
 
 
-def _launched(rank, count, port):
+def launched(rank, count, port):
     """The variables that torchrun gives a process."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
     words = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
     return {key: str(value) for key, value in (numbers | words).items()}
 
 
-def _free_ports(count):
+def free_ports(count):
+    """Ports that nothing listens on."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
