@@ -72,7 +72,7 @@ prefix of the base model or of its parts. All of them are read and merged alike;
 `save_pretrained` writes. A file that holds a parameter under two names is refused unless the values are equal.
 
 This is what transformers' own tables say of each class, with the first name that differs (`tests/families/namings.py`).
-Writing this table reads every class under all of these names and compares each tensor, and what an export would write; a
+Writing this table reads every class under all of these names and compares each tensor and what an export would write; a
 part of it is in the tests. `python tests/families/sweep.py` merges files under all of them, loads them in plain
 transformers, and compares with its merge.
 
