@@ -18,6 +18,7 @@ PARTS = (
 )
 AS_JSON = "{% for m in messages %}{{ m.content | tojson }} {% endfor %}"
 TWO_ROLES = "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.content }} {% endfor %}"
+CUT = "{% for m in messages %}{{ m.content[:3] }} {% endfor %}"
 CALLS = PLAIN + "{% for m in messages %}{{ m.tool_calls }}{% endfor %}"
 ASKED = {"role": "user", "content": "good film"}
 IN_PARTS = {"role": "assistant", "content": [{"type": "text", "text": "bad "}, {"type": "text", "text": "plot"}]}
@@ -61,33 +62,22 @@ def test_parts_are_left_to_a_template_that_reads_them(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("template", "message", "said"),
     [
-        (PLAIN, {"reasoning_content": "slow"}, "the key 'reasoning_content' in a message, which"),
-        (
-            PLAIN,
-            {"tool_calls": [{"function": {"name": "f"}}]},
-            {},
-            "the key 'tool_calls' in a message, which",
-        ),
-        (
-            TWO_ROLES,
-            {"role": "tool"},
-            {},
-            "a message of 'tool' that the chat template does not",
-        ),
-        (
-            "{% for m in messages %}{{ m.content[:3] }} {% endfor %}",
-            {},
-            {},
-            "a message of 'user' that the chat",
-        ),
-        (PLAIN, {}, {"tools": [{"name": "f"}]}, "the column 'tools' is not given to the chat template."),
+        (PLAIN, {"reasoning_content": "slow"}, "2 of 3 chats have the key 'reasoning_content' in a message, which"),
+        (PLAIN, {"tool_calls": [{"name": "f"}]}, "2 of 3 chats have the key 'tool_calls' in a message, which"),
+        (TWO_ROLES, {"role": "tool"}, "2 of 3 chats have a message of 'tool' that the chat template does not print"),
+        (CUT, {}, "2 of 3 chats have a message of 'assistant' that the chat template does not print"),
     ],
 )
-def test_what_is_not_printed_is_counted(tmp_path, tokenizer, template, message, columns, said):
+def test_what_is_not_printed_is_counted(tmp_path, tokenizer, template, message, said):
     chat = [ASKED, {"role": "assistant", "content": "dull book", **message}]
-    _, notes = read(tmp_path, tokenizer, template, chat, chat, **columns)
-    assert notes[0].startswith(said)
-    assert not columns or len(notes) == 1
+    _, notes = read(tmp_path, tokenizer, template, [ASKED], chat, chat)
+    assert notes[-1].startswith(said)
+    assert notes[-1].endswith("; first: row 2 (line 2).")
+
+
+def test_columns_that_other_programs_give_to_the_template_are_named(tmp_path, tokenizer):
+    _, notes = read(tmp_path, tokenizer, PLAIN, [ASKED], tools=[{"name": "f"}])
+    assert notes == ["the column 'tools' is not given to the chat template."]
 
 
 @pytest.mark.parametrize(
