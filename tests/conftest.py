@@ -27,6 +27,11 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="Judge all bad input, and not a sample of it.")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of the demo come first: they take longest, and one process makes it while the other has work of its own."""
+    items.sort(key=lambda item: "demo_folder" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def text_family(tmp_path_factory):
     """A folder with a tiny base, three experts, their rows and merge.yaml; not to be altered."""

@@ -47,11 +47,12 @@ def test_notebook_is_clean_and_defines_nothing(notebook):
 
 
 def shorten(notebook):
-    """Learn for four steps where the notebook asks for more, and measure on a few pictures."""
+    """Learn for four steps where the notebook asks for more, on a few pictures, with some of the finished merges."""
     few = 'evaluation={"path": str(data / task / "evaluation"), "rows": 24}'
     for cell in code_of(notebook):
         cell.source = re.sub(r'("max_steps": )\d+', r"\g<1>4", cell.source)
         cell.source = cell.source.replace('evaluation=data / task / "evaluation"', few)
+        cell.source = re.sub(r"^finished = .*$", 'finished = ("ties", "wudi", "doge")', cell.source, flags=re.MULTILINE)
 
 
 def test_notebook_runs(notebook, word, demo_folder, tmp_path, monkeypatch):

@@ -19,8 +19,8 @@ from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_inputs import refuse_columns
 from adamerge.experts.experts import Expert
-from adamerge.experts.model_kind import ModelKind, classes_by_token
-from adamerge.experts.predicted import form_of
+from adamerge.experts.model_kind import ModelKind
+from adamerge.experts.predicted import output_of
 
 
 class Images(Modality):
@@ -48,8 +48,7 @@ class Images(Modality):
         images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
         notes, largest = image_notes(table, table.source.image, CHANNELS[channels])
         inputs = _tried(table, images, channels, largest)
-        classes_by_token(expert.module, expert.kind, inputs, table.task)
-        form = form_of(expert, inputs)
+        form = output_of(expert, inputs, table.task).form
         labels, about = labels_by_form(table, expert.kind, encoding, form)
         rows = ImageRows(table, images, labels, channels)
         rows.metric = metric_of(table, form)

@@ -12,7 +12,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from adamerge.data.padding import Padding
 from adamerge.data.tables import Table
-from adamerge.experts.model_kind import takes
+from adamerge.experts.model_kind import forward_arguments, takes
 
 _OURS = frozenset({"input_ids", "attention_mask", "inputs_embeds", "labels", "return_dict", "use_cache"})
 """Arguments that are made here or are no inputs."""
@@ -99,7 +99,7 @@ def missing_inputs(module: nn.Module, found: Sequence[str]) -> list[str]:
         found: Inputs that the rows have.
     """
     usual = {name for known in _USUAL for name in inspect.signature(getattr(transformers, known).forward).parameters}
-    names = inspect.signature(module.forward).parameters
+    names = forward_arguments(module)
     tensors = [name for name in _inputs(module) if "Tensor" in str(names[name].annotation)]
     return [name for name in tensors if name not in usual and name not in found]
 
@@ -212,7 +212,7 @@ def read_input(
 
 def _inputs(module: nn.Module) -> list[str]:
     """List the arguments of a forward pass that rows may hold."""
-    names = inspect.signature(module.forward).parameters
+    names = forward_arguments(module)
     return [name for name in names if name not in _OURS and not name.startswith("output_")]
 
 

@@ -1,6 +1,5 @@
 """Images, sound and video in the rows of language models: in parts of messages, and in columns of their own."""
 
-import inspect
 import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple, cast
 from torch import nn
 
 from adamerge.data.tables import Table
+from adamerge.experts.model_kind import forward_arguments
 
 KINDS = ("image", "audio", "video")
 
@@ -34,7 +34,7 @@ class Medium(NamedTuple):
 
 def reads(module: nn.Module, kind: str) -> bool:
     """Return whether a module has an argument for images, audio or video."""
-    return any(name in inspect.signature(module.forward).parameters for name in _INPUTS.get(kind, ()))
+    return any(name in forward_arguments(module) for name in _INPUTS.get(kind, ()))
 
 
 def media_columns(table: Table) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Files of processors beside a checkpoint's weights: tokenizers, image processors, chat templates."""
 
+import os
 from collections.abc import Mapping
+from fnmatch import filter as filter_names
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import cast
@@ -19,9 +21,20 @@ _ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
 
 def files_of(folder: Path, patterns: tuple[str, ...] = _ALL) -> dict[str, Path]:
     """List the files of a folder that match a pattern, by name; no hidden ones, keys, or links that lead out."""
-    found = {file.name: file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}
-    shown = {name: file for name, file in found.items() if not name.startswith(".")}
-    return {name: file for name, file in shown.items() if file.suffix not in KEYS and inside(folder, file)}
+    shown = sorted(name for name in _names_in(folder) if not name.startswith("."))
+    found = {name: folder / name for pattern in patterns for name in filter_names(shown, pattern)}
+    return {name: file for name, file in found.items() if file.suffix not in KEYS and _is_file_of(folder, file)}
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _is_file_of(folder: Path, file: Path) -> bool:
+    return file.is_file() and (not file.is_symlink() or inside(folder, file))
 
 
 def has_tokenizer(folder: Path) -> bool:

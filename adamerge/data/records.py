@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import datasets
 from typing_extensions import override
@@ -131,10 +132,15 @@ class Arrow(Records):
     @override
     def value(self, column: str, row: int) -> object:
         if column in self.media():
-            return self.data.with_format("arrow")[row][column][0].as_py()
+            return self._stored[row][column][0].as_py()
         return self._plain[row][column]
 
-    @property
+    @cached_property
+    def _stored(self) -> datasets.Dataset:
+        """The rows as they are stored: nothing is decoded."""
+        return self.data.with_format("arrow")
+
+    @cached_property
     def _plain(self) -> datasets.Dataset:
         """The rows as Python values; a transform that the user set is kept."""
         return self.data if self.data.format["type"] == "custom" else self.data.with_format(None)
@@ -150,6 +156,10 @@ class Arrow(Records):
 
     @override
     def media(self) -> Mapping[str, str]:
+        return self._media
+
+    @cached_property
+    def _media(self) -> Mapping[str, str]:
         inner = {name: getattr(kind, "feature", kind) for name, kind in self.data.features.items()}
         return {name: type(kind).__name__.lower() for name, kind in inner.items() if isinstance(kind, _MEDIA)}
 

@@ -30,8 +30,8 @@ from adamerge.data.text_rows import TextRows
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import Tokens, check_ids, check_segments, tokens_of
 from adamerge.experts.experts import Expert
-from adamerge.experts.model_kind import ModelKind, classes_by_token
-from adamerge.experts.predicted import form_of
+from adamerge.experts.model_kind import ModelKind
+from adamerge.experts.predicted import output_of
 
 
 class Text(Modality):
@@ -84,8 +84,8 @@ class Text(Modality):
             pad_token=pad_token,
         )
         longest = rows.batch(rows.by_length(range(len(rows)))[:1]).inputs
-        if not classes_by_token(expert.module, kind, longest, table.task):
-            form = form_of(expert, longest)
+        per_token, form = output_of(expert, longest, table.task)
+        if not per_token:
             if form == "vectors":
                 return paired(table, expert, tokenizer, encoding, rows, limit)._replace(contents=found)
             if form == "spans" and encoding.labeled:

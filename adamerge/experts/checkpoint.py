@@ -16,6 +16,7 @@ from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 
 from adamerge.experts.adapter_formats import is_adapter
 from adamerge.experts.config_file import read_config_file
@@ -193,20 +194,20 @@ def _allocated(module: nn.Module) -> nn.Module:
 def parameters_on_meta() -> Iterator[None]:
     """Build modules inside the block with parameters on the meta device and allocated buffers.
 
-    `torch.device("meta")` would also move the buffers, and buffers that no checkpoint stores (rotary frequencies,
-    position indices) could not be restored.
+    `torch.device("meta")` would also move buffers, and those that no checkpoint stores (rotary frequencies) be lost.
     """
     register = nn.Module.register_parameter
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:  # a parameter that is on meta already may be tied: keep it
             parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-            parameter._is_hf_initialized = True  # pyright: ignore # transformers need not draw numbers that are not kept
+            parameter._is_hf_initialized = True  # pyright: ignore # no numbers are drawn that are not kept
         register(module, name, parameter)
 
     nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        yield
+        with guard_torch_init_functions():
+            yield
     finally:
         nn.Module.register_parameter = register
 

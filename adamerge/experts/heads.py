@@ -2,9 +2,10 @@
 
 import copy
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from adamerge.experts.checkpoint import parameters_on_meta
 
 
 def head_names(module: nn.Module) -> frozenset[str]:
@@ -40,7 +41,7 @@ def _follow_labels(module: PreTrainedModel) -> set[str]:
     """Find the parameters whose shape changes with the number of labels."""
     config = copy.deepcopy(module.config)
     config.num_labels = (config.num_labels or 0) + 1
-    with torch.device("meta"):
+    with parameters_on_meta():
         other = dict(type(module)._from_config(config).named_parameters(remove_duplicate=False))
     return {name for name, p in module.named_parameters() if name not in other or other[name].shape != p.shape}
 

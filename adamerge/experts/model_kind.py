@@ -1,9 +1,11 @@
 """The kind of a model: its main input, its prediction and its number of classes."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from types import MethodType
 from typing import Literal, TypeAlias
 
 import torch
@@ -106,7 +108,11 @@ def classes_by_token(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Te
         ConfigError: The model cannot be run, or returns nothing that rows can be compared by: logits of classes, labels
             or numbers per row or token, start and end of a span, or a vector.
     """
-    output = _output(module, kind, inputs, task)
+    return output_by_token(try_out(module, kind, inputs, task), kind, task)
+
+
+def output_by_token(output: object, kind: ModelKind, task: str) -> bool:
+    """Return whether an output is logits per token and not per row; see `classes_by_token`."""
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         if any(isinstance(getattr(output, key, None), Tensor) for key in OTHER_OUTPUTS):
@@ -152,7 +158,7 @@ def _main_input(module: nn.Module) -> str:
 
 def _first_argument(module: nn.Module) -> str:
     """Name of the first argument of a plain module's forward pass."""
-    return next(iter(inspect.signature(module.forward).parameters), "input_ids")
+    return next(iter(forward_arguments(module)), "input_ids")
 
 
 def _positions(config: object, module: nn.Module) -> int | None:
@@ -177,7 +183,8 @@ def _prediction(module: nn.Module) -> Prediction:
     return "masked token" if generates is not None and not generates() else "next token"
 
 
-def _output(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], task: str) -> object:
+def try_out(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], task: str) -> object:
+    """Return what `trial` does; a class that cannot be run on such a row is refused."""
     try:
         return trial(module, inputs)
     except Exception as error:
@@ -244,7 +251,7 @@ def names_argument(module: nn.Module, name: str) -> bool:
         >>> names_argument(nn.Linear(1, 1), "input")
         True
     """
-    return name in inspect.signature(module.forward).parameters
+    return name in forward_arguments(module)
 
 
 def takes(module: nn.Module, name: str) -> bool:
@@ -254,5 +261,16 @@ def takes(module: nn.Module, name: str) -> bool:
         >>> takes(nn.Linear(1, 1), "input"), takes(nn.Linear(1, 1), "attention_mask")
         (True, False)
     """
-    arguments = inspect.signature(module.forward).parameters.values()
-    return names_argument(module, name) or any(argument.kind is argument.VAR_KEYWORD for argument in arguments)
+    arguments = forward_arguments(module)
+    return name in arguments or any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+
+
+def forward_arguments(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a module's forward pass by name."""
+    function = getattr(module.forward, "__func__", None)
+    return inspect.signature(module.forward).parameters if function is None else _without_self(function)
+
+
+@cache
+def _without_self(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(MethodType(function, object())).parameters

@@ -37,13 +37,15 @@ class Contents(NamedTuple):
     """Contents of a module before a pass.
 
     Attributes:
-        kept: Every container that a pass could change.
+        kept: Every container with contents that a pass could change.
+        empty: Every container without contents; most are.
         tensors: Tensors by path that are attributes, neither parameters nor buffers.
         buffers: Buffers by path; one that is there under several names has the first.
         tied: Whether a parameter or buffer is there under several names.
     """
 
     kept: Sequence[Kept]
+    empty: Sequence[Kept]
     tensors: Sequence[tuple[str, Tensor]]
     buffers: Mapping[str, Tensor]
     tied: bool
@@ -76,9 +78,8 @@ def unchanged(
     try:
         yield changed
     finally:
-        for one in contents.kept:
-            if one.container or one.then:  # most are empty
-                changed += _restore(one)
+        filled = [one for one in contents.empty if one.container]
+        changed += [name for one in (*contents.kept, *filled) for name in _restore(one)]
         for name, tensor, version, copy in tensors:
             if version_of(tensor) != version:
                 changed.append(name)
@@ -88,16 +89,22 @@ def unchanged(
 
 def contents_of(modules: Sequence[tuple[str, nn.Module]], former: Contents | None = None) -> Contents:
     """Look at the contents of modules; the former ones are returned if all containers still hold the same objects."""
-    if former is not None and all(map(_holds, former.kept)):
+    if former is not None and _unaltered(former):
         return former
-    kept = tuple(_containers(modules))
-    return Contents(kept, tuple(_plain_tensors(kept)), dict(_buffers(kept)), _tied(kept))
+    found = tuple(_containers(modules))
+    kept, empty = tuple(one for one in found if one.then), tuple(one for one in found if not one.then)
+    return Contents(kept, empty, tuple(_plain_tensors(kept)), dict(_buffers(kept)), _tied(kept))
+
+
+def _unaltered(former: Contents) -> bool:
+    """Return whether every container holds what it held."""
+    return not any(one.container for one in former.empty) and all(map(_holds, former.kept))
 
 
 def _holds(kept: Kept) -> bool:
     """Return whether a container holds what it held."""
     now, then = kept.container, kept.then
-    return not now if not then else len(now) == len(then) and _same(now, then)
+    return then is not None and len(now) == len(then) and _same(now, then)
 
 
 def _containers(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Kept]:

@@ -1,7 +1,7 @@
 """What a model predicts: classes, independent labels, numbers, a span of the text, or a vector of the whole row."""
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from adamerge.batch import NEVER, Form
 from adamerge.experts.experts import Expert
-from adamerge.experts.model_kind import OTHER_OUTPUTS, ModelKind, logits_of, trial
+from adamerge.experts.model_kind import OTHER_OUTPUTS, ModelKind, logits_of, output_by_token, trial, try_out
 from adamerge.experts.pooling import pooled
 
 Predicted: TypeAlias = tuple[Tensor, Form]
@@ -54,6 +54,30 @@ def form_of(expert: Expert, inputs: Mapping[str, Tensor]) -> Form:
         inputs: Any encoded row.
     """
     return predicted(trial(expert.module, inputs), expert, inputs)[1]
+
+
+class Output(NamedTuple):
+    """What a task's model returns.
+
+    Attributes:
+        per_token: Whether it is logits per token and not per row.
+        form: What it is; without a meaning per token.
+    """
+
+    per_token: bool
+    form: Form = "classes"
+
+
+def output_of(expert: Expert, inputs: Mapping[str, Tensor], task: str) -> Output:
+    """Try a task's model on a row with all parameters zero; see `classes_by_token` and `form_of`.
+
+    Raises:
+        ConfigError: The model cannot be run, or returns nothing that rows can be compared by.
+    """
+    output = try_out(expert.module, expert.kind, inputs, task)
+    if output_by_token(output, expert.kind, task):
+        return Output(per_token=True)
+    return Output(per_token=False, form=predicted(output, expert, inputs)[1])
 
 
 def form_of_logits(kind: ModelKind, logits: Tensor) -> Form:

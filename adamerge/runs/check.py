@@ -77,7 +77,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
     return problems
 
 
-def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, deep: bool, allow_code: bool) -> None:
+def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, deep: bool, allow_code: bool) -> bool:
     """Check models and rows too where settings are wrong, if these can be left out.
 
     Args:
@@ -86,10 +86,14 @@ def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, d
         console: Prints the summary and all problems.
         deep: Read the weights too.
         allow_code: Whether the settings may name code.
+
+    Returns:
+        Whether they can; then all problems are printed.
     """
     config = without_mistakes(layers, allow_code=allow_code)
     if config is not None:
         check(config, console, deep=deep, mistakes=mistakes.splitlines())
+    return config is not None
 
 
 def _rows(

@@ -4,6 +4,9 @@ import yaml
 
 from adamerge.runs.saved import RECORD
 
+FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Loader of YAML that we wrote ourselves."""
+
 
 def flat_settings(resolved: str) -> dict[str, object]:
     """Flatten a configuration to dotted keys, without the record of keys that the user wrote.
@@ -12,7 +15,7 @@ def flat_settings(resolved: str) -> dict[str, object]:
         >>> flat_settings("trainer: {max_steps: 3}")
         {'trainer.max_steps': 3}
     """
-    return flat({key: value for key, value in yaml.safe_load(resolved).items() if key not in RECORD})
+    return flat({key: value for key, value in yaml.load(resolved, FAST).items() if key not in RECORD})
 
 
 def flat(value: object, key: str = "") -> dict[str, object]:

@@ -9,6 +9,7 @@ import yaml
 
 from adamerge import cli
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.flat_settings import FAST
 from adamerge.runs.layers import DECIDED
 from adamerge.runs.presets import COMMON, DEFAULT, PRESETS
 from adamerge.runs.read_config import merge_config, merge_layers
@@ -21,7 +22,7 @@ MINIMAL = {"base_model": "base", "models": [{"model": "mood", "calibration": "mo
 
 def values(config):
     """All settings without the record of what was written."""
-    return {key: value for key, value in yaml.safe_load(resolved(config)).items() if key != "written"}
+    return {key: value for key, value in yaml.load(resolved(config), FAST).items() if key != "written"}
 
 
 def saved(config):

@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adamerge.runs.flat_settings import FAST
 from adamerge.runs.presets import PRESETS
 from adamerge.runs.read_config import merge_config, merge_layers
 from adamerge.runs.read_yaml import Document, read_yaml
@@ -17,7 +18,7 @@ OWN = {"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.5}}, "data": {"r
 
 
 def content(config):
-    return yaml.safe_load(resolved(config))
+    return yaml.load(resolved(config), FAST)
 
 
 def read(text):
