@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from field import REPORTS
 
 from adamerge.data.settings import Batching, EvaluationSource
 from adamerge.objectives import Objective
@@ -243,3 +244,9 @@ def test_every_surprise_has_a_guess_an_answer_and_a_test():
 def test_no_surprise_is_there_twice():
     behaviours = [cells(line)[1] for line in SURPRISES[2:]]
     assert len(set(behaviours)) == len(behaviours) > 100
+
+
+def test_every_field_report_is_in_the_table():
+    lines = [cells(line) for line in TEXTS["docs/field.md"].splitlines() if line.startswith("| ")][1:]
+    assert [(row[0], row[1]) for row in lines] == [(n, f"{r.what}: {r.right}") for n, r in sorted(REPORTS.items())]
+    assert {row[-1] for row in lines} <= {"mended", "right"}
