@@ -57,7 +57,8 @@ class Report:
 
     def measured(self, printed: str) -> str:
         """The numbers that the table shows."""
-        return ", ".join(f"{float(number):.4g}" for number in re.findall(self.measures, printed))
+        found = re.findall(self.measures, printed)
+        return ", ".join(f"{float(number):.1f}" if "." in number else number for number in found)
 
 
 REPORTS = {
