@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from adamerge.data.tables import Table
 from adamerge.experts.name_patterns import several
-from adamerge.types import Fact
 
 _SEEN = 20
 """Rows that are looked at."""
@@ -27,7 +26,7 @@ def unread_texts(table: Table, columns: Mapping[str, str]) -> tuple[str, ...]:
     if not found:
         return ()
     place, names = f"{table.task}: {table.source.path}", several(found)
-    return (Fact(f"{place}: texts in {names} are not read; the keys text_pair and completion name further texts."),)
+    return (f"{place}: texts in {names} are not read; the keys text_pair and completion name further texts.",)
 
 
 def _holds_texts(table: Table, column: str) -> bool:
