@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 from support.families import save_text_family
 from support.processes import run
-from support.stand_ins import OF_RUNS, nothing
+from support.stand_ins import FEW, OF_RUNS, nothing
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)  # the same examples always
 hypothesis.settings.load_profile("same")
@@ -95,8 +95,10 @@ def in_finished(finished, tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _stand_ins(request, monkeypatch):
-    """Only tests that are marked draw the pictures and write the report of each run; no test waits for a disk."""
-    monkeypatch.setattr("os.fsync", nothing)
+    """Only tests that are marked draw the pictures and write the report of each run, or tune over all scales."""
+    monkeypatch.setattr("os.fsync", nothing)  # no test waits for a disk
+    if FEW[0].rpartition(".")[0] in sys.modules and request.node.get_closest_marker("all_scales") is None:
+        monkeypatch.setattr(*FEW)
     if "adamerge.runs.fit" in sys.modules and request.node.get_closest_marker("reports") is None:
         for name, stand_in in OF_RUNS.items():
             monkeypatch.setattr(f"adamerge.runs.fit.{name}", stand_in)

@@ -11,6 +11,7 @@ from support.networks import FAR, divergence_of, merge, merged, summed
 
 from adamerge import load_coefficients
 
+pytestmark = pytest.mark.all_scales
 SCALES = [round(0.1 * step, 1) for step in range(1, 11)]
 
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from support.stand_ins import OF_RUNS, nothing
+from support.stand_ins import FEW, OF_RUNS, nothing
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
@@ -109,7 +109,8 @@ def _command(arguments, folder, output, strike):
 
     for name, stand_in in OF_RUNS.items():
         setattr(fit, name, stand_in)
-
+    path, _, name = FEW[0].rpartition(".")
+    setattr(pkgutil.resolve_name(path), name, FEW[1])
     sys.exit(main(arguments))
 
 

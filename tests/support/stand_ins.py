@@ -1,4 +1,4 @@
-"""What most tests of runs do without: reports, pictures, and waiting until a disk has everything."""
+"""What most tests of runs do without: reports, pictures, waiting until a disk has everything, most tuned scales."""
 
 from pathlib import Path
 
@@ -14,3 +14,6 @@ def nothing(*given, **named):
 
 OF_RUNS = {"write_report": nothing, "heat_map": touch, "curve": touch}
 """By their names in adamerge.runs.fit; a page takes a second, and the pictures as long as learning."""
+
+FEW = ("adamerge.results.finished_merges.SCALES", (0.2, 0.5, 0.8))
+"""Scales over which task arithmetic is tuned; all ten pass held-out rows ten times, twice as often as learning does."""
