@@ -145,7 +145,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="Where the scripts are.")
     parser.add_argument("--before", type=Path, required=True, help="A checkout of the earlier version.")
     parser.add_argument("--results", type=Path, required=True, help="Where outputs are kept.")
-    parser.add_argument("--only", nargs="+", default=sorted(REPORTS), help="Numbers of the scripts to run.")
+    numbers = sorted(REPORTS)
+    parser.add_argument("--only", nargs="+", choices=numbers, default=numbers, help="Numbers of the scripts to run.")
     parser.add_argument("--limit", type=float, default=3600, help="Seconds that a script may take.")
     options = parser.parse_args()
     if not options.folder.is_dir():
