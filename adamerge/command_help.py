@@ -26,8 +26,8 @@ Write any key below into the file, or as an option, which overrides the file. A
 dot is a level of nesting: --data.rows 64 is data: {rows: 64} in the file.
 Write a class as Name or as {class_path: Name, init_args: {key: value}};
 --objective.help Entropy explains the options of a class.
-Without --method, the preset expert_merging++ applies; defaults below are its
-values. --print_config prints the values of all keys for your configuration.
+Without --method, the preset auto applies; defaults below are its values.
+--print_config prints the values of all keys for your configuration.
 """
 
 

@@ -82,7 +82,7 @@ class Training:
 TRAINING = Training()
 
 CONFIG = """\
-# AdaMerging (Yang et al., 2024) on a base and four experts that `adamerge demo` trains on scikit-learn's digits.
+# The default method on a base and four experts that `adamerge demo` trains on scikit-learn's digits.
 # To merge them once more: adamerge fit --config demo/demo.yaml --run_dir demo/another_run
 base_model: demo/models/base
 models:
@@ -98,9 +98,6 @@ models:
   - model: demo/models/occluded
     calibration: demo/data/occluded/calibration
     evaluation: demo/data/occluded/evaluation
-method: adamerging
-optimizer: {class_path: Adam, init_args: {lr: 1e-2}}
-trainer: {max_steps: 100}
 run_dir: demo/run
 """
 """Configuration that `fit` runs, for the folder `demo`; configs/demo.yaml has the same text."""

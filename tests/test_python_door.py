@@ -21,7 +21,7 @@ from support.families import configuration
 from transformers import AutoModelForImageClassification
 
 import adamerge
-from adamerge import ConfigError, Entropy, Expert, Merge, api, load_coefficients
+from adamerge import ConfigError, Expert, Merge, api, load_coefficients
 from adamerge.merging.coefficients import Table
 from adamerge.runs.presets import DEFAULT, PRESETS
 
@@ -47,13 +47,13 @@ def same(table: Table, result):
 
 
 def test_example_learns_what_the_command_learns(demo_folder, main, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 24)  # four of them in chunks
+    monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 22)  # two of them in chunks
     (tmp_path / "demo").symlink_to(demo_folder)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(EXAMPLE, "README.md", "exec"), names)
     result = names["result"]
-    assert result.coefficients.shape == (len(result.groups), 4)
+    assert result.coefficients.shape == (len(result.groups), 5)  # four experts and the base
     assert AutoModelForImageClassification.from_pretrained("merged/rotated").config.id2label[9] == "9"
     assert sorted(os.listdir()) == ["demo", "merged"]
     models = [{"model": f"demo/models/{t}", "calibration": f"demo/data/{t}/calibration"} for t in names["tasks"]]
@@ -187,9 +187,7 @@ def test_experts_may_be_written_in_several_ways(family):
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_max_steps_is_what_runs(family, steps):
-    result = Merge(
-        "base", experts(), objective=Entropy(), trainer={"max_steps": steps}, watch={"every": 1}, chunks=None
-    ).learn()
+    result = Merge("base", experts(), method="expert_merging", trainer={"max_steps": steps}, watch={"every": 1}).learn()
     assert [look["step"] for look in result.history] == list(range(steps + 1) if steps else [])
 
 

@@ -41,7 +41,7 @@ def answer(
         rows: Rows per task; rows that are not prompts are returned unchanged.
         how: Options of generation; required if there are prompts.
         seed: Random seed of sampled answers.
-        size: Rows per call of `generate`.
+        size: Rows per forward pass of learning; see `generated_together`.
         folder: Folder of the stored answers; None keeps them in memory only.
         keeper: Stores the answers under their cache key.
 
@@ -109,20 +109,36 @@ def answers_by(
         model: Says where and in which dtype.
         prompts: The prompts.
         how: Options of generation.
-        size: Rows per call.
+        size: Rows per forward pass of learning; see `generated_together`.
 
     Returns:
         The token ids of each answer, up to and including what ends it.
     """
     answers: dict[int, list[int]] = {}
     end = AnswerEnd(tuple(cast(list[int] | None, how.eos_token_id) or ()), prompts.end.text)
-    for batch in prompts.batches(size):
+    for batch in prompts.batches(generated_together(size)):
         batch = move(batch, model.vectors.device, model.vectors.dtype)
         generated = generate(batch.inputs, how)
         begin = 1 if prompts.start is not None else batch.inputs["input_ids"].shape[1]
         for row, tokens in zip(batch.rows.tolist(), generated[:, begin:].tolist(), strict=True):
             answers[row] = until_the_end(prompts.tokenizer, tokens, end)
     return [answers[row] for row in range(len(prompts))]
+
+
+def generated_together(size: int) -> int:
+    """Compute the rows per call of `generate`: eight times those of a forward pass in learning, at most 64 or those.
+
+    A call's time is mostly that of reading the weights once per token, however few rows there are. Of a row it keeps
+    keys, values and the logits of one position; learning keeps every activation, and the logits of all positions.
+
+    Args:
+        size: Rows per forward pass of learning.
+
+    Example:
+        >>> [generated_together(size) for size in (1, 4, 64, 256)]
+        [8, 32, 64, 256]
+    """
+    return max(size, min(8 * size, 64))
 
 
 def generation_of(expert: Expert, prompts: Prompts, how: PseudoAnswers) -> GenerationConfig:

@@ -38,11 +38,14 @@ class Auto(CentreChoice):
         merges: The other merges, cheap ones by default; the others only if named.
         scales: Factors of each merge's published scale, at each of which it takes part.
         rows: Rows per task of the first round.
+        share: Share of the time of learning that the race may take. Where all scales would take more, the one nearest
+            to 1 takes part alone, and it is said.
     """
 
     merges: list[CalibratedMerge | Transform] = field(default_factory=_cheap)
     scales: list[float] = field(default_factory=lambda: [0.7, 1.0, 1.3])
     rows: int = 8
+    share: float = field(default=0.15, repr=False)  # stored centres have the rest in their cache key
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -50,6 +53,8 @@ class Auto(CentreChoice):
             raise ConfigError(f"centre.scales: expected finite numbers above 0, at least one, found {self.scales}.")
         if self.rows < 1:
             raise ConfigError(f"centre.rows: expected at least 1, found {self.rows}.")
+        if not self.share > 0:
+            raise ConfigError(f"centre.share: expected a number above 0, found {self.share}.")
 
     @property
     def contestants(self) -> Sequence[CalibratedMerge | Transform]:
@@ -102,3 +107,43 @@ def race(names: Sequence[str], judge: Judge, *, first: int, most: int, seed: int
         if rows >= most or len(left) == 1:
             return rounds
         rows *= 2
+
+
+def passes(merges: int, first: int, most: int) -> int:
+    """Count the forward passes of a race, in rows per task.
+
+    Args:
+        merges: Number of merges.
+        first: As for `race`.
+        most: As for `race`.
+
+    Example:
+        >>> passes(19, 8, 64), passes(7, 8, 64), passes(1, 8, 64)
+        (664, 184, 8)
+    """
+    total, rows = merges * min(first, most), first
+    while rows < most and (merges := -(-merges // 2)) > 1:
+        rows *= 2
+        total += merges * min(rows, most)
+    return total
+
+
+def scales_in_time(auto: Auto, most: int, steps: int, batch: int) -> tuple[list[float], float]:
+    """Choose the scales at which merges race: all, or the one nearest to 1 where all take too long.
+
+    Args:
+        auto: Options of the race.
+        most: Largest number of rows that a task has.
+        steps: Of learning; with 0 there is no limit.
+        batch: Rows per task of a step. Forward and backward, a row takes about as long as three forward passes.
+
+    Returns:
+        The scales, and the time of a race at all of them as a share of that of learning.
+
+    Example:
+        >>> scales_in_time(Auto(), most=64, steps=100, batch=16)[0], scales_in_time(Auto(), 64, 100, 4)[0]
+        ([0.7, 1.0, 1.3], [1.0])
+    """
+    merges = 1 + (1 + len(auto.contestants)) * len(auto.scales)
+    share = passes(merges, auto.rows, most) / (3 * steps * batch) if steps else 0.0
+    return auto.scales if share <= auto.share else [min(auto.scales, key=lambda scale: abs(scale - 1))], share

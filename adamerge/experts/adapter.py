@@ -15,8 +15,10 @@ from adamerge.experts.adapter_base import base_notes, check_not_contained
 from adamerge.experts.adapter_config import CONFIG, AdapterConfig, read_adapter_config
 from adamerge.experts.adapter_formats import MLX, PEFT, PICKLED, adapter_tensors, is_adapter
 from adamerge.experts.adapter_keys import group_keys
+from adamerge.experts.adapter_lacking import lacking
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.adapter_summary import contradictions, describe_adapter
+from adamerge.experts.adapter_switch import by_expert
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint, skeleton
 from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
@@ -134,13 +136,16 @@ def open_adapter(
         )
     module, settings = _module_of(config, base, {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()})
     warnings = list(base_notes(config, base, module))
+    tensors = by_expert(source, tensors, module)
+    keys = group_keys(source, tensors.headers)
     found = match(base, module)
     reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, keys)
     written = cast(dict[str, object], read_json(folder / CONFIG))
     weights = reader.read(found.missing, written, over_base=pool is None)
     if pool is not None:
         check_not_contained(source, weights, pool, module)
-    notes = (*describe_adapter(reader, weights), *warnings, *contradictions(reader))
+    said = (*contradictions(reader), *(() if config.scales_directly else lacking(reader, weights, written)))
+    notes = (*describe_adapter(reader, weights), *warnings, *said)
     own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)
     return own if pool is None else replace(own, folder=base.folder, notes=(*base.notes, *notes), beneath=base)
 
@@ -168,8 +173,8 @@ def _labels(plain: nn.Module, whole: Mapping[str, torch.Size]) -> Iterator[int]:
 
 
 def _architecture(config: AdapterConfig, base: Checkpoint) -> str:
-    if config.base_class and hasattr(transformers, config.base_class):
-        return config.base_class
+    if isinstance(getattr(transformers, config.base_class or "", None), type):
+        return str(config.base_class)
     auto = AUTO_CLASSES.get(config.task_type or "")
     if auto is None:
         return base.architecture

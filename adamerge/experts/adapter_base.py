@@ -6,6 +6,8 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
 from adamerge.experts.adapter_config import AdapterConfig
@@ -43,8 +45,8 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
     Raises:
         IncompatibleExpertsError: The named base is on this machine, and has other weights.
     """
-    named = Path(config.base_model).expanduser()
-    here = is_folder(named)
+    found = _on_this_machine(config)
+    named, here = found or Path(config.base_model), found is not None
     if not config.base_model or (here and base.folder.exists() and named.samefile(base.folder)):
         return
     if (here and _says_quantised(named)) or _QUANTISED.search(_name(config.base_model)):
@@ -61,13 +63,27 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
                 f"{difference}. Give the base that it was trained on; or, to merge both over {base.source}, "
                 f"{{model: {config.base_model}, adapter: {config.source}}}."
             )
-        return
+        if difference is not None:
+            return
     names = {_name(config.base_model), _name(base.source), _name(str(base.config._name_or_path))}
     if _name(config.base_model) not in {_name(base.source), _name(str(base.config._name_or_path))} and len(names) > 1:
         yield (
             f"{config.source}: the adapter names the base {config.base_model}, this base is {base.source}. If "
             "they are not the same weights, the merge is meaningless."
         )
+
+
+def _on_this_machine(config: AdapterConfig) -> Path | None:
+    """Find the folder of the base that an adapter names: a folder, or what the hub's cache has of it."""
+    named = Path(config.base_model).expanduser()
+    if is_folder(named):
+        return named
+    name, _, revision = config.base_model.partition("@")
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision or config.revision)
+    except HFValidationError:  # no id on the hub
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def check_not_contained(source: str, weights: Adapted, base: Checkpoint, module: nn.Module) -> None:
@@ -108,7 +124,11 @@ def _says_quantised(named: Path) -> bool:
 
 
 def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
-    """Describe the first difference between two checkpoints, once for all adapters of one class that name it."""
+    """Describe the first difference between two checkpoints, once for all adapters of one class that name it.
+
+    Returns:
+        The difference; empty if there is none, None if the named one cannot be read, so that nothing is known.
+    """
     known = _COMPARED.setdefault(base, {})
     key = named.resolve(), type(module)
     if key not in known:
@@ -130,7 +150,7 @@ def _compared(named: Path, base: Checkpoint, module: nn.Module) -> str | None:
         if mine.shape(name) != theirs.shape(name):
             return f"{name} has the shape {tuple(mine.shape(name))} there and {tuple(theirs.shape(name))} here"
     other = (name for some in (True, False) for name in both if not _alike(name, mine, theirs, some=some))
-    return next((f"{name} has other numbers there than here" for name in other), None)
+    return next((f"{name} has other numbers there than here" for name in other), "")
 
 
 def _alike(name: str, one: Weights, other: Weights, *, some: bool) -> bool:

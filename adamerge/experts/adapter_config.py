@@ -48,7 +48,7 @@ _READ = frozenset(
 
 _IDLE = frozenset(
     {
-        *("peft_version", "revision", "inference_mode", "lora_dropout", "modules_to_save", "fan_in_fan_out", "bias"),
+        *("peft_version", "inference_mode", "lora_dropout", "modules_to_save", "fan_in_fan_out", "bias"),
         *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_bias", "runtime_config"),
         *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
     }
@@ -57,7 +57,7 @@ _IDLE = frozenset(
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("use_rslora", "use_dora", "ensure_weight_tying"), (bool,)),
-    **dict.fromkeys(("task_type", "base_model_name_or_path"), (str,)),
+    **dict.fromkeys(("task_type", "base_model_name_or_path", "revision"), (str,)),
     "auto_mapping": (dict,),
     "target_parameters": (list,),
 }
@@ -83,6 +83,7 @@ class AdapterConfig:
         dora: Whether rows are normalised to learned magnitudes.
         task_type: PEFT's name of the task (SEQ_CLS, CAUSAL_LM, …).
         base_model: Name or path of the base that it was trained on.
+        revision: Commit or branch of the base on the hub that it was trained on; None for the newest.
         base_class: Class of the model that it was trained on, if the file names it.
         target_parameters: Parameters that have factors without being the weight of a layer (experts of a mixture).
         token_rows: Rows of the embeddings that were trained, by the module's name, or for the input embeddings ("").
@@ -106,6 +107,7 @@ class AdapterConfig:
     ties: bool = False
     ranks: Mapping[str, int] = field(default_factory=dict[str, int])
     unknown: tuple[str, ...] = ()
+    revision: str | None = None
 
     def scale(self, module: str, rank: int) -> float:
         """Return what the product of the factors of a module is multiplied by: α/r, α/√r of rsLoRA.
@@ -150,9 +152,8 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         raise ConfigError(f"{file}: expected a mapping of options, found {type(options).__name__}. Copy it again.")
     if "lora_parameters" in options or "fine_tune_type" in options:
         return _of_mlx(source, options)
-    problems = [
-        f"{file}: {problem}" for problem in (*_wrong_types(options), *_wrong_class(options), *_problems(options))
-    ]
+    wrong = (*_wrong_types(options), *_wrong_class(options), *_problems(options), *_wrong_ranks(options))
+    problems = [f"{file}: {problem}" for problem in wrong]
     if problems:
         raise ConfigError("\n".join(problems))
     mapping = options.get("auto_mapping") or {}
@@ -170,6 +171,7 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         ties=bool(options.get("ensure_weight_tying")),
         ranks=_ranks(options),
         unknown=tuple(key for key, value in options.items() if value and key not in KNOWN),
+        revision=options.get("revision"),
     )
 
 
@@ -224,8 +226,17 @@ def _problems(options: Mapping[str, object]) -> Iterator[str]:
             "base itself. Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)."
         )
     for key, reason in _CHANGES_WEIGHTS_OTHERWISE.items():
-        if options.get(key):
+        if options.get(key) or (key == "alora_invocation_tokens" and options.get(key) is not None):
             yield f"{key} is set: {reason.format(merge=MERGE_FIRST)}."
+
+
+def _wrong_ranks(options: Mapping[str, object]) -> Iterator[str]:
+    """List ranks that no factors have; those of the tensors count."""
+    ranks = options.get("rank_pattern")
+    patterns = {f"rank_pattern.{key}": rank for key, rank in ranks.items()} if isinstance(ranks, dict) else {}
+    for key, rank in {"r": options.get("r"), **patterns}.items():
+        if rank is not None and not (type(rank) is int and rank > 0):
+            yield f"expected {key} as a rank from 1, found {quoted(rank)}. Write the one of the training."
 
 
 def _wrong_types(options: Mapping[str, object]) -> Iterator[str]:

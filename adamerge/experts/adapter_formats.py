@@ -1,17 +1,20 @@
 """Which folders hold an adapter, of which program, and in which file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from adamerge.experts.weight_files import open_files
 from adamerge.storage.open_safetensors import open_safetensors
-from adamerge.storage.regular_files import settings_of
+from adamerge.storage.pickled_names import pickled_names
+from adamerge.storage.regular_files import problem_of, settings_of
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError
 
 CONFIG = "adapter_config.json"
 PEFT, MLX = "adapter_model.safetensors", "adapters.safetensors"
 PICKLED = "adapter_model.bin"
+_MLX_OLD = "adapters.npz"
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+"""Endings of files that hold pickled tensors."""
 _DIFFUSERS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _KOHYA = ("lora_unet_", "lora_te", "lora_transformer_")
 """How names of tensors begin in adapters of Kohya's scripts."""
@@ -95,6 +98,11 @@ def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
             f"{folder / PICKLED}: expected safetensors, but the adapter is pickled, and unpickling can run code. Set "
             "allow_pickle: true to read it (with weights_only=True), or save it as safetensors."
         )
+    if (folder / _MLX_OLD).exists():
+        raise ConfigError(
+            f"{folder / _MLX_OLD}: expected {MLX}, found the file of an old mlx-lm. Convert it: "
+            f"mlx.core.save_safetensors({MLX!r}, dict(mlx.core.load({_MLX_OLD!r})))."
+        )
     raise ConfigError(
         f"{source}: expected {PEFT} or {MLX}, found neither. Save the adapter again, or copy the whole folder."
     )
@@ -107,25 +115,60 @@ def _is_adapterhub(options: dict[str, object]) -> bool:
 
 def _of_images(folder: Path) -> str | None:
     """Name a file that adapts an image generator, and its program, by the names of its tensors."""
-    own = (folder / CONFIG).exists()  # then a part may be named like one of a pipeline (MusicGen)
-    pickled = folder / _DIFFUSERS[1]
-    for file in [*sorted(folder.glob("*.safetensors")), *([pickled] if pickled.exists() else [])]:
-        keys = [] if file.name in ("model.safetensors", pickled.name) else list(_keys(file))
-        if any(key.startswith(_KOHYA) or ".lora_down." in key for key in keys):
-            return (
-                f"{file.name} in Kohya's format (lora_down, lora_up, alpha), which adapts an image generator. Only "
-                "models of transformers are merged; convert it to PEFT if it adapts one"
-            )
-        if file.name in _DIFFUSERS or (not own and any(key.startswith(_PIPELINE) and "lora" in key for key in keys)):
-            return (
-                f"{file.name} of diffusers, which adapts an image generator. Only models of transformers are merged; "
-                "fuse it in diffusers (fuse_lora)"
-            )
+    alone = not (folder / CONFIG).exists()  # else a part may be named like one of a pipeline (MusicGen)
+    pickles = [folder / _DIFFUSERS[1]] if not alone or (folder / "config.json").exists() else _pickles(folder)
+    files = [file for file in (*sorted(folder.glob("*.safetensors")), *pickles) if file.name != "model.safetensors"]
+    return next((found for file in files if (found := of_image_generator(file, alone=alone))), None)
+
+
+def _pickles(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICKLES)
+
+
+def of_image_generator(file: Path, *, alone: bool = True) -> str | None:
+    """Say of which program a file is that adapts an image generator, and what to do; None if it is of none.
+
+    Args:
+        file: A file that may hold tensors.
+        alone: Whether no options of PEFT are beside it.
+    """
+    keys = _keys(file) if problem_of(file) is None else []
+    if any(key.startswith(_KOHYA) or ".lora_down." in key for key in keys):
+        return (
+            f"{file.name} in Kohya's format (lora_down, lora_up, alpha), which adapts an image generator. Only "
+            "models of transformers are merged; convert it to PEFT if it adapts one"
+        )
+    of_pipeline = any(key.startswith(_PIPELINE) and "lora" in key for key in keys)
+    if (file.name in _DIFFUSERS and file.exists()) or (alone and of_pipeline):
+        return (
+            f"{file.name} of diffusers, which adapts an image generator. Only models of transformers are merged; "
+            "fuse it in diffusers (fuse_lora)"
+        )
+    if alone and file.suffix.lower() in PICKLES and any(".lora_A." in key for key in keys):
+        return (
+            f"{file.name}, pickled factors of PEFT without {CONFIG}, so that their scale is unknown. Name it "
+            f"{PICKLED}, put the {CONFIG} of its training beside it, and set allow_pickle: true"
+        )
     return None
 
 
-def _keys(file: Path) -> Iterator[str]:
+def path_problem(source: str, path: Path) -> str:
+    """Say that there is no folder at a path, or a file in its place, and of which program."""
+    if problem_of(path) is not None:
+        return (
+            f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
+            "Correct the path."
+        )
+    program = of_image_generator(path)
+    found = f": {program}." if program else ". Give the folder that it is in."
+    return f"{source}: expected the folder of a checkpoint or adapter, found a file{found}"
+
+
+def _keys(file: Path) -> list[str]:
+    """List the names of a file's tensors; a damaged file has none, and whoever opens it reports it."""
+    if file.suffix.lower() in PICKLES:
+        return pickled_names(file)
     try:
-        yield from open_safetensors(file).keys()
-    except Exception:  # a damaged file is no adapter; whoever opens it as something else reports it
-        return
+        return list(open_safetensors(file).keys())
+    except Exception:  # safetensors raises any exception on damaged bytes
+        return []

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
+from adamerge.experts.name_patterns import listed
 from adamerge.types import ConfigError
 
 Part: TypeAlias = Literal["A", "B", "B bias", "embedding A", "embedding B", "magnitude", "token rows", "whole", "copy"]
@@ -154,7 +155,7 @@ def group_keys(source: str, keys: Iterable[str]) -> Keys:
     if not found and not whole:
         problems.append(f"{source}: expected an adapter's tensors, found a file without any. Save the adapter again.")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(listed(problems))
     return Keys(found, whole, copies)
 
 

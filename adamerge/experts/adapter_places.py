@@ -4,11 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.conversion import Conversion, places
 from adamerge.experts.match_names import tied_names
+from adamerge.experts.name_patterns import listed
 from adamerge.types import IncompatibleExpertsError
 
 OTHER_BASE = "Give the base that it was trained on"
+_MERGE = "merge the adapter with PEFT where it was trained, and give the complete model"
 UNTIE = "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model"
 
 
@@ -19,14 +22,15 @@ class AdapterPlaces:
         source: Name of the adapter in messages.
         module: The module that it was trained as, of today's transformers.
         names: Names of weights and other parameters in the adapter, as its transformers knew them.
+        mlx: Whether mlx-lm wrote it.
 
     Attributes:
         modules: The module's submodules by path.
         problems: What does not fit, in words.
     """
 
-    def __init__(self, source: str, module: nn.Module, names: Iterable[str]) -> None:
-        self._source, self._module = source, module
+    def __init__(self, source: str, module: nn.Module, names: Iterable[str], *, mlx: bool = False) -> None:
+        self._source, self._module, self._mlx = source, module, mlx
         self.modules = dict(module.named_modules())
         self.problems: list[str] = []
         groups = tied_names(module)
@@ -70,7 +74,7 @@ class AdapterPlaces:
         self.problem(
             key,
             f"changes {target}, which the base lacks: its values in training are in neither",
-            f"{OTHER_BASE}, or merge the adapter with PEFT where it was trained, and give the complete model",
+            f"{OTHER_BASE}. {FUSE}" if self._mlx else f"{OTHER_BASE}, or {_MERGE}",
         )
 
     def no_place(self, key: str, module: str) -> None:
@@ -85,7 +89,9 @@ class AdapterPlaces:
             self.problem(key, what)
         else:
             own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
-            self.problem(key, own, "Save the adapter alone, with save_pretrained of PEFT's model")
+            self.problem(
+                key, own, FUSE if self._mlx else "Save the adapter alone, with save_pretrained of PEFT's model"
+            )
 
     def check(self, missing: Sequence[str], *, ties: bool) -> None:
         """Refuse the adapter if anything had no place.
@@ -111,4 +117,4 @@ class AdapterPlaces:
             for name in missing
         ]
         if self.problems:
-            raise IncompatibleExpertsError("\n".join(self.problems))
+            raise IncompatibleExpertsError(listed(self.problems))

@@ -16,7 +16,6 @@ from adamerge.experts.adapter_formulas import (
     fused,
     fused_layout,
     layout_of,
-    plus,
     read,
     shifted,
     with_rows,
@@ -45,6 +44,7 @@ class AdapterReader:
         scales: Of all factors.
         other_ranks: Rank in the options and in the tensors, by module, where they differ.
         twice: Modules whose factors PEFT adds twice.
+        paths: Modules that have factors.
     """
 
     def __init__(self, config: AdapterConfig, module: nn.Module, base: Weights, tensors: Weights, keys: Keys) -> None:
@@ -53,8 +53,9 @@ class AdapterReader:
         self.scales: set[float] = set()
         self.other_ranks: dict[str, tuple[int, int]] = {}
         self.twice: list[str] = []
+        self.paths: set[str] = set()
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
-        self._places = AdapterPlaces(config.source, module, names)
+        self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly)
         self.whole = WholeTensors(self._places, module, base, tensors)
         self._converted: dict[str, Converted] = {}
 
@@ -95,6 +96,7 @@ class AdapterReader:
         if path is None:
             self._part_of_fused(parts)
             return
+        self.paths |= {path} if {"A", "embedding A"} & parts.names.keys() else set()
         owner, names = self._places.modules[path], parts.names
         own = f"{path}.in_proj_weight" if isinstance(owner, nn.MultiheadAttention) else f"{path}.weight"
         weight = self._places.parameter(own)
@@ -104,6 +106,13 @@ class AdapterReader:
             yield from self._fused(parts, path)
         elif "embedding A" in names and not isinstance(owner, nn.Embedding):
             self._problem(parts.first, f"is a factor of an embedding, but {path} is a {type(owner).__name__}")
+        elif getattr(owner, "groups", 1) > 1 and "A" in names:
+            self._problem(
+                parts.first,
+                f"is a factor of {path}, a grouped convolution: PEFT's factors see the inputs of all groups, so that "
+                "what was trained is no weight of the layer",
+                "Train without it (exclude_modules)",
+            )
         elif weight not in self.base:
             self._places.lacking(parts.first, weight)
         else:
@@ -121,7 +130,8 @@ class AdapterReader:
         rank, rows = left[1], shape[0]
         if rank == 0 or left != (rows, rank) or right != (rank, shape.numel() // rows):
             what = "rank 0" if rank == 0 else f"shape {tuple(first)} and its partner {b} {tuple(second)}"
-            self._problem(a, f"has the {what}, expected factors of {weight} {tuple(shape)}")
+            way_out = OTHER_BASE if rank else "Save or copy the adapter again"
+            self._problem(a, f"has the {what}, expected factors of {weight} {tuple(shape)}", way_out)
             return None
         times = 2 if self._merged_twice(parts) else 1
         low_rank = partial(read, self.tensors, a, b, times * self._scale(parts.module, rank), layout)
@@ -151,7 +161,7 @@ class AdapterReader:
                 key, f"has {magnitude.numel()} magnitudes, expected {shape[outputs]} for {weight} {tuple(shape)}"
             )
             return None
-        return Change(dense=partial(dora, low_rank, magnitude, outputs=outputs))
+        return Change(dense=partial(dora, low_rank, magnitude, outputs=outputs), kind="DoRA")
 
     def _bias(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
         if "B bias" not in parts.names:
@@ -167,7 +177,7 @@ class AdapterReader:
         else:
             shift = values.float() * self.config.scale(parts.module, self.tensors.shape(parts.names["A"])[0])
             trained = self.whole.replaced.pop(name, Change()).dense  # the layer's own bias may be trained beside it
-            yield name, Change(dense=partial(shifted, shift, trained))
+            yield name, Change(dense=partial(shifted, shift, trained), kind="a bias of factors (lora_bias)")
 
     def _token_rows(self, parts: Parts, weight: str | None) -> Iterator[tuple[str, Change]]:
         rows = self.config.rows_of(parts.module)
@@ -188,7 +198,8 @@ class AdapterReader:
                 f"{tuple(self.base.shape(weight))}",
             )
         else:
-            yield weight, Change(dense=partial(with_rows, torch.tensor(rows), values))
+            rows = torch.tensor(rows)
+            yield weight, Change(dense=partial(with_rows, rows, values), kind="trained token rows")
 
     def _fused(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
         """Factors of targeted parameters: (experts, out, in), (experts, in, out), or a matrix."""
@@ -201,22 +212,29 @@ class AdapterReader:
             if target not in self.base:
                 self._places.lacking(parts.first, target)
                 return
-            shape = self.base.shape(target)
-            a, b = parts.names["A"], parts.names["B"]
-            stacked = torch.Size([1, *shape]) if len(shape) == 2 else shape
-            layout = fused_layout(self.tensors.shape(a), self.tensors.shape(b), stacked, transposed)
-            if layout is None:
+            factors = self._of_parameter(parts, target, transposed)
+            if factors is None:
                 break
-            rank = self.tensors.shape(a)[0] // stacked[0]
-            scale = self._scale(f"{parts.module}.{name}", rank)
-            factors = partial(fused, self.tensors, a, b, scale, stacked[0], layout)
-            yield target, Change(dense=partial(plus, factors), blocks=factors if len(shape) == 3 else None)
+            yield target, Change(low_rank=factors)
             return
         self._problem(
             parts.first,
             f"does not fit a parameter of {path} that target_parameters names "
             f"({', '.join(self.config.target_parameters) or 'none'})",
         )
+
+    def _of_parameter(self, parts: Parts, target: str, transposed: bool) -> Callable[[], LowRank] | None:
+        """Find how factors make a parameter of two or three dimensions; None if they do not fit."""
+        shape, (a, b) = self.base.shape(target), (parts.names["A"], parts.names["B"])
+        first, second = self.tensors.shape(a), self.tensors.shape(b)
+        count = shape[0] if len(shape) == 3 else 1
+        layout = fused_layout(first, second, torch.Size([count, *shape[-2:]]), transposed and len(shape) == 3)
+        if layout is None:
+            return None
+        scale = self._scale(f"{parts.module}.{target.rpartition('.')[2]}", first[0] // count)
+        if len(shape) == 2:  # of a matrix, factors are those of a linear layer, whatever its module says of experts
+            return partial(read, self.tensors, a, b, scale, "B A") if layout == "(E, out, in)" else None
+        return partial(fused, self.tensors, a, b, scale, count, layout)
 
     def _targeted(self, name: str, parameter: Tensor) -> bool:
         """Return whether target_parameters names a parameter, by PEFT's rule."""
@@ -231,7 +249,7 @@ class AdapterReader:
         if one is None or part is None or "A" not in parts.names or "B bias" in parts.names:
             self._places.no_place(parts.first, parts.module)
             return
-        change = self._factors(parts, part, one.shapes[part], "B A")
+        change = self._factors(parts, part, one.shapes[part], "(A B)ᵀ" if parts.mlx else "B A")
         if change is not None:
             one.changes[part] = change
 
@@ -243,8 +261,7 @@ class AdapterReader:
 
     def _fused_changes(self) -> Iterator[tuple[str, Change]]:
         for one in self._converted.values():
-            for name in one.names:
-                yield name, Change(dense=partial(one.expert_of, name, self.base))
+            yield from one.changes_of(self.base)
 
     def _scale(self, module: str, rank: int) -> float:
         scale, said = self.config.scale(module, rank), self.config.rank(module)

@@ -46,9 +46,9 @@ def describe_adapter(reader: AdapterReader, weights: Adapted) -> Iterator[str]:
     whole = _computed_whole(reader, weights)
     if whole:
         yield Fact(
-            f"{config.source}: {len(whole)} of the tensors that it changes ({_leaves(whole)}) have no factors to learn "
-            "on (DoRA, trained token rows, or experts of transformers 4): each is computed whole in every step, one at "
-            "a time, which takes the time of a complete checkpoint and the memory of one tensor."
+            f"{config.source}: {len(whole)} of the tensors that it changes ({_leaves(list(whole))}) have no factors to "
+            f"learn on ({', '.join(sorted(set(whole.values())))}): each is computed whole in every step, one at a "
+            "time, which takes the time of a complete checkpoint and the memory of one tensor."
         )
     if of_head and not heads:
         yield (
@@ -58,14 +58,14 @@ def describe_adapter(reader: AdapterReader, weights: Adapted) -> Iterator[str]:
         )
 
 
-def _computed_whole(reader: AdapterReader, weights: Adapted) -> list[str]:
-    """List the matrices whose change is neither factors nor a tensor in the adapter's file."""
+def _computed_whole(reader: AdapterReader, weights: Adapted) -> dict[str, str]:
+    """List the matrices whose change is neither factors nor a tensor in the adapter's file, and what it is."""
     changes = {name: weights.change(name) for name in weights.changed if name not in reader.whole.replaced}
-    return [
-        name
+    return {
+        name: one.kind
         for name, one in changes.items()
-        if one is not None and not one.low_rank and not one.blocks and len(weights.shape(name)) > 1
-    ]
+        if one is not None and not one.low_rank and len(weights.shape(name)) > 1
+    }
 
 
 def contradictions(reader: AdapterReader) -> Iterator[str]:
@@ -84,6 +84,11 @@ def contradictions(reader: AdapterReader) -> Iterator[str]:
             f"{source}: {CONFIG} says rank {said} for {module}, but its factors have rank {rank}, which counts here, "
             f"in the scale too ({len(reader.other_ranks)} modules). PEFT would not load it: check that {CONFIG} is of "
             "this adapter."
+        )
+    if 0 in reader.scales:
+        yield (
+            f"{source}: {CONFIG} makes the scale of some factors 0 (lora_alpha, alpha_pattern), so that they change "
+            "nothing. Write the one of the training."
         )
     if reader.twice:
         yield (

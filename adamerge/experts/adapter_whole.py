@@ -77,7 +77,8 @@ class WholeTensors:
         former = self.replaced.get(target)
         if former and former.dense and not torch.equal(former.dense(value), value):
             self._places.problem(key, f"differs from the other tensor of the tied {target}", UNTIE)
-        self.replaced[target] = Change(dense=partial(replaced, value))
+        kind = "a trained bias" if target.endswith("bias") else "a module that was trained whole"
+        self.replaced[target] = Change(dense=partial(replaced, value), kind=kind)
 
 
 def _equal(base: Tensor, value: Tensor) -> bool:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
-from adamerge.experts.adapter_formats import is_adapter
+from adamerge.experts.adapter_formats import is_adapter, path_problem
 from adamerge.experts.config_file import read_config_file
 from adamerge.experts.file_patterns import DOWNLOADED
 from adamerge.experts.implementations import drop_foreign, without_foreign
@@ -230,10 +230,7 @@ def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:
     name, _, revision = source.partition("@")
     name, within = _divided(name) if inside else (name, "")
     if os.path.lexists(folder) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        raise ConfigError(
-            f"{source or repr(source)}: expected the folder of a checkpoint or a hub id, but there is no such folder. "
-            "Correct the path."
-        )
+        raise ConfigError(path_problem(source, folder))
     try:
         patterns = [within + pattern for pattern in (*DOWNLOADED, *(["*.bin"] if allow_pickle else []))]
         found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns)) / within

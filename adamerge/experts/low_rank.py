@@ -62,19 +62,19 @@ class Change:
     """What an adapter makes of one tensor of the base; exactly one of the first two is given.
 
     Attributes:
-        low_rank: Maps nothing to the factors, which are read from their file when they are needed.
+        low_rank: Maps nothing to the factors, of a matrix or of the experts of a mixture, which are read from their
+            file when they are needed.
         dense: Computes the expert's tensor from the base's.
-        blocks: Beside `dense`: the factors per expert of a mixture, of a tensor that holds all of them.
+        kind: Of `dense`: what the change is, in words.
     """
 
     low_rank: Callable[[], LowRank] | None = None
     dense: Dense | None = None
-    blocks: Callable[[], LowRank] | None = None
+    kind: str = ""
 
     def factors(self) -> LowRank | None:
-        """Read the factors, of a matrix or of the experts of a mixture; None if the change has none."""
-        read = self.low_rank or self.blocks
-        return read() if read else None
+        """Read the factors; None if the change has none."""
+        return self.low_rank() if self.low_rank else None
 
 
 class Adapted(Weights):

@@ -17,6 +17,17 @@ def several(names: Sequence[str], few: int = 3) -> str:
     return ", ".join(names[:few]) + more
 
 
+def listed(problems: Sequence[str], most: int = 10) -> str:
+    """Write the first problems, a line each, and count the others.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2).splitlines()
+        ['a', 'b', '… and 1 more']
+    """
+    more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
+    return "\n".join([*problems[:most], *more])
+
+
 @dataclass(frozen=True)
 class Split:
     """Patterns (`*` and `?` as in a shell) that override which parameters are merged; the first match counts.

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from adamerge.experts.adapter_formats import PICKLES
 from adamerge.experts.name_patterns import several
 from adamerge.storage.regular_files import settings_of
 
@@ -33,10 +34,18 @@ def way_on(folder: Path) -> str:
     foreign = sorted(file.name for pattern in _FOREIGN for file in folder.glob(pattern))
     if foreign:
         return f" It has {several(foreign)}, of another program; convert it to safetensors."
+    pickled = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in PICKLES)
+    if pickled:
+        complete = (folder / "config.json").exists()
+        more = "save the model with save_pretrained" if complete else "config.json of its model is not beside it"
+        return (
+            f" It has {several(pickled)}, pickled; {more}. If it is a LoRA of Kohya's scripts, it adapts an image "
+            "generator, and only models of transformers are merged; if it is one of PEFT, copy adapter_config.json too."
+        )
     return ""
 
 
-_FOREIGN = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "consolidated*", "*.pth", "*.ckpt", "*.nemo", "*.tflite")
+_FOREIGN = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "consolidated*", "*.nemo", "*.tflite")
 """Files of other programs that may hold weights."""
 
 

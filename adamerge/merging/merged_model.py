@@ -127,7 +127,7 @@ class MergedModel:
             own_head: Whether to use the expert's head, or the base's.
         """
         expert, parameters = self.experts.tasks[task], self._state(task, merged, own_head)
-        return torch.no_grad()(partial(generate, expert.module, parameters))
+        return torch.no_grad()(partial(Generating(expert.module), parameters))
 
     def _state(self, task: str, merged: Parameters, own_head: bool) -> dict[str, Tensor]:
         expert, base = self.experts.tasks[task], self.experts.base
@@ -156,6 +156,7 @@ class UnmergedExpert:
     def __init__(self, expert: Expert, state: Parameters) -> None:
         self._expert = expert
         self._state = {expert.prefix + name: value for name, value in state.items()}
+        self._generating = Generating(expert.module)
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
@@ -165,7 +166,7 @@ class UnmergedExpert:
     @torch.no_grad()
     def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
         """Generate by the class's own `generate`: token ids (B, S)."""
-        return generate(self._expert.module, self._state, inputs, how)
+        return self._generating(self._state, inputs, how)
 
 
 def uniform(model: MergedModel, value: float) -> Coefficients:
@@ -219,23 +220,35 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
     return Resident(mapped) if resident else mapped
 
 
-def generate(module: torch.nn.Module, state: Parameters, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-    """Generate with given parameters by the `generate` of a module's class.
+class Generating:
+    """Generates with given parameters by the `generate` of a module's class.
+
+    Which parameters a pass changes is found in the first call, during which there are copies of all: use one object for
+    all batches.
 
     Args:
         module: The module.
-        state: Parameters and buffers under its names.
-        inputs: Prompts.
-        how: Options of generation.
-
-    Returns:
-        What `generate` returns: token ids (B, S), unless `how` requests more.
     """
-    wrapped = {f"{_Generator.PREFIX}{name}": tensor for name, tensor in state.items()}
-    return Stateless(_Generator(module), seed=None)(wrapped, (accepted(module, inputs), how))
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module, self._run = module, Stateless(_Generator(module), seed=None)
+
+    def __call__(self, state: Parameters, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
+        """Generate.
+
+        Args:
+            state: Parameters and buffers under the module's names.
+            inputs: Prompts.
+            how: Options of generation.
+
+        Returns:
+            What `generate` returns: token ids (B, S), unless `how` requests more.
+        """
+        wrapped = {f"{_Generator.PREFIX}{name}": tensor for name, tensor in state.items()}
+        return self._run(wrapped, (accepted(self._module, inputs), how))
 
 
-class _Generating(Protocol):
+class _Generates(Protocol):
     """What is used of a transformers model that generates."""
 
     generation_config: GenerationConfig | None
@@ -253,7 +266,7 @@ class _Generator(torch.nn.Module):
         self.model = module
 
     def forward(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-        module = cast(_Generating, self.model.eval())
+        module = cast(_Generates, self.model.eval())
         own, module.generation_config = module.generation_config, how  # it would fill in what `how` leaves open
         try:
             return module.generate(**inputs)

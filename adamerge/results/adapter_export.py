@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adamerge.experts.experts import Expert
 from adamerge.merging.factor_algebra import Svd
@@ -14,7 +14,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import Rounding, check_fits, dtype_on_disk, rounding_of
 from adamerge.results.adapter_beside import write_beside_adapters
 from adamerge.results.adapter_factors import LowRankChange, NotLowRankError, low_rank_change
-from adamerge.results.adapter_layout import PREFIX, Slot, adapter_options, slot_of
+from adamerge.results.adapter_layout import PREFIX, Slot, adapter_options, nested, partners, slots_of
 from adamerge.results.adapter_notes import notes_of
 from adamerge.results.adapter_read_back import compare_with_adapter, peft_version
 from adamerge.results.backbone import as_on_disk
@@ -63,6 +63,8 @@ def export_adapter(
     check_free(folder)
     check_unchanged(model.experts)
     found, slots = _changes(model, coefficients, max_rank)
+    own = next(iter(model.experts.tasks.values())).own_module
+    slots = nested(own, slots)
     rank = max((change.rank for change in found.values()), default=1)
     written = {name: _rounded(model.rounding, name, change) for name, change in found.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,14 +72,16 @@ def export_adapter(
         places = checkpoints(model.experts, part)
         for task, place in places.items():
             if not (place / FILE).exists():  # tasks without a head share one
-                _write(model, model.experts.tasks[task], place, _tensors(slots, written, rank), rank, slots)
+                _write(model, model.experts.tasks[task], place, _tensors(own, slots, written, rank), rank, slots)
         beside = write_beside_adapters(model, coefficients, part, places)
         share, dense = _compare(model, coefficients, found, written, places)
         check_unchanged(model.experts)
         weights = sum((place / FILE).stat().st_size for place in dict.fromkeys(places.values()))
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     exported = Exported(folder, checkpoints(model.experts, folder), size, share.found())
-    notes = notes_of(found, rank, max_rank, model.rounding, weights, peft_version(), dense.found())
+    notes = notes_of(
+        found, rank, max_rank, model.rounding, weights, peft_version(), dense.found(), list(slots.values())
+    )
     if not any(change.norm for change in found.values()):
         notes = [*notes, "note: no expert has weight, so the adapter changes nothing: the merge is the base"]
     return replace(exported, notes=(*notes, *beside), truncation=_truncation(found))
@@ -91,13 +95,14 @@ def _changes(
     found: dict[str, LowRankChange] = {}
     slots: dict[str, Slot] = {}
     problems: list[str] = []
+    places = slots_of(own, model.vectors.shapes)
     for name in model.vectors.shapes:
         try:
             change = low_rank_change(model, coefficients, name, max_rank)
         except NotLowRankError as error:
             problems.append(f"{name}: {error}")
             continue
-        slot = slot_of(own, name) if change else None
+        slot = places[name] if change else None
         if isinstance(slot, str):
             problems.append(f"{name}: {slot}")
         elif change and slot:
@@ -110,14 +115,13 @@ def _changes(
 def _nothing(model: MergedModel) -> tuple[dict[str, LowRankChange], dict[str, Slot]]:
     """Find a place for factors of zeros, where no expert has weight: PEFT reads no adapter without any."""
     own = next(iter(model.experts.tasks.values())).own_module
-    for name, shape in model.vectors.shapes.items():
-        slot = slot_of(own, name)
-        if isinstance(slot, Slot):
-            rows = shape[0]
+    for name, slot in slots_of(own, model.vectors.shapes).items():
+        if isinstance(slot, Slot) and slot.kind is not nn.Module:
+            rows, shape = slot.shape[0], slot.shape
             svd = Svd(
                 torch.zeros(rows, 1).double(), torch.zeros(1).double(), torch.zeros(shape.numel() // rows, 1).double()
             )
-            return {name: LowRankChange(svd, 0.0)}, {name: slot}
+            return {name: LowRankChange((svd,), 0.0)}, {name: slot}
     raise ConfigError(
         "export: adapter: expected a merge that changes the base, found one in which no expert has weight, and no "
         "layer that LoRA has factors for. The merge is the base itself."
@@ -128,8 +132,8 @@ def _refusal(problems: list[str]) -> str:
     more = [f"… and {len(problems) - SHOWN} more parameters"] if len(problems) > SHOWN else []
     reasons = "\n".join([*problems[:SHOWN], *more])
     return (
-        "export: adapter: expected changes that are products of low-rank factors of linear layers, embeddings or "
-        f"convolutions, found others:\n{reasons}\nExport a complete checkpoint (export: checkpoint; of a finished run "
+        "export: adapter: expected changes that are products of low-rank factors, for which PEFT has places, "
+        f"found others:\n{reasons}\nExport a complete checkpoint (export: checkpoint; of a finished run "
         "adamerge export --run … --out … --adapter false), or merge adapters alone, plainly or by Isotropic, Wudi, "
         "Swudi, Aswudi, ActMat, DcMerge, TaskSingularVectors or RegMean."
     )
@@ -145,11 +149,13 @@ def _rounded(rounding: Rounding, name: str, change: LowRankChange) -> tuple[Tens
     return left, right
 
 
-def _tensors(slots: Mapping[str, Slot], written: Mapping[str, tuple[Tensor, Tensor]], rank: int) -> dict[str, Tensor]:
+def _tensors(
+    own: nn.Module, slots: Mapping[str, Slot], written: Mapping[str, tuple[Tensor, Tensor]], rank: int
+) -> dict[str, Tensor]:
     """Lay all factors out by name in the file, padded with zeros to one rank."""
-    tensors: dict[str, Tensor] = {}
+    tensors = partners(own, slots, rank)
     for name, (left, right) in written.items():
-        missing = rank - len(right)
+        missing = rank - right.shape[-2]
         padded = (
             torch.nn.functional.pad(left, (0, missing)),
             torch.nn.functional.pad(right, (0, 0, 0, missing)),
@@ -247,7 +253,7 @@ def _tolerance(rounding: Rounding, change: LowRankChange | None) -> float:
     if change is None:
         return 0.0
     step = torch.finfo(rounding.heads or torch.float32).eps
-    return change.dropped + 2 * step * change.svd.sigma.sum().item()
+    return change.dropped + 2 * step * change.kept
 
 
 def _truncation(found: Mapping[str, LowRankChange]) -> dict[str, float]:

@@ -1,11 +1,14 @@
 """What an exported adapter is, in words: ranks, size, what was cut off, what rounding left."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import nn
 
+from adamerge.experts.name_patterns import several
 from adamerge.merging.rounding import Rounding
 from adamerge.results.adapter_factors import LowRankChange
+from adamerge.results.adapter_layout import OUT_PROJ, Slot
 from adamerge.results.surviving import Surviving
 
 ENGINE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -20,6 +23,7 @@ def notes_of(
     size: int,
     peft: str | None,
     dense: Surviving,
+    slots: Sequence[Slot],
 ) -> Iterator[str]:
     """Describe an exported adapter, line by line.
 
@@ -31,6 +35,7 @@ def notes_of(
         size: Bytes of factors and heads on disk.
         peft: Version of PEFT that loaded the adapter; None if it is not installed.
         dense: What rounding would leave in a complete checkpoint.
+        slots: Where the factors are.
     """
     dtype = str(rounding.heads or torch.float32).removeprefix("torch.")
     ranks = sorted({change.rank for change in found.values()}) or [0]
@@ -39,6 +44,18 @@ def notes_of(
         f"adapter: LoRA of rank {rank} (lora_alpha {rank}, so the scale is 1{padded}) on {len(found)} modules, "
         f"{dtype}, {size / 1e6:.1f} MB; {_engine(rank)}"
     )
+    by_name = [f"{slot.module}.{slot.parameter}" for slot in slots if slot.kind is nn.Module]
+    if by_name:
+        yield (
+            f"note: {len(by_name)} parameters are targeted by name ({several(by_name)}): experts of a mixture, or "
+            "layers that PEFT would take for some. PEFT and transformers load them; vLLM in recent versions alone, and "
+            "only fused experts (gate_up_proj with down_proj). Else serve a complete checkpoint"
+        )
+    if any(slot.parameter == OUT_PROJ for slot in slots):
+        yield (
+            "note: factors of out_proj in nn.MultiheadAttention are written by half, because PEFT (0.21) adds them "
+            "twice, live as when it merges"
+        )
     if max_rank is not None:
         yield from _truncation(found, max_rank)
     if dense.share is not None:

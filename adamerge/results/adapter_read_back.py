@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +78,39 @@ def _effective(module: nn.Module, name: str) -> Tensor:
     owner = module.get_submodule(path)
     if hasattr(owner, "modules_to_save"):
         (owner,) = cast(Mapping[str, nn.Module], owner.modules_to_save).values()
+    above = module.get_submodule(path.rpartition(".")[0])
+    if word == "in_proj_weight" and _is_attention(owner):
+        return _of_attention(owner, lambda attention: attention.in_proj_weight)
+    if word == "weight" and _is_attention(above):
+        return _of_attention(above, lambda attention: attention.out_proj.get_base_layer().weight)
     if not hasattr(owner, "base_layer"):
         return getattr(owner, word)
-    value = getattr(owner.base_layer, word)
-    if word != "weight":
-        return value
-    (adapter,) = {*cast(nn.ModuleDict, owner.lora_A), *cast(nn.ParameterDict, owner.lora_embedding_A)}
-    return value + cast(Callable[[str], Tensor], owner.get_delta_weight)(adapter)
+    value = getattr(cast(Any, owner).get_base_layer(), word)
+    for wrapper in _wrappers(owner, word):
+        (adapter,) = {*cast(nn.ModuleDict, wrapper.lora_A), *cast(nn.ParameterDict, wrapper.lora_embedding_A)}
+        value = value + cast(Callable[[str], Tensor], wrapper.get_delta_weight)(adapter)
+    return value
+
+
+def _wrappers(owner: nn.Module, word: str) -> Iterator[nn.Module]:
+    """Yield those of nested wrappers that change a parameter: of several parameters each has its own."""
+    while hasattr(owner, "base_layer"):
+        if getattr(owner, "parameter_name", "weight") == word:
+            yield owner
+        owner = cast(nn.Module, owner.base_layer)
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "base_layer", None), nn.MultiheadAttention)
+
+
+def _of_attention(wrapper: nn.Module, read: Callable[[Any], Tensor]) -> Tensor:
+    """Read a weight as it is in a forward pass of nn.MultiheadAttention, for which PEFT merges both projections."""
+    own = cast(Any, wrapper)
+    own.merge()
+    value = read(own.get_base_layer()).clone()
+    own.unmerge()
+    return value
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from adamerge.data.processor_files import (
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
+from adamerge.results.readable_config import refused_generation
 from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
+from adamerge.results.token_ids import token_ids
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
 from adamerge.storage.regular_files import settings_of
@@ -26,9 +28,13 @@ from adamerge.types import Fact
 _LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
 _OF_A_KEY = re.compile(r"[._-].*(password|secret|token|credential|server|env|key)", re.IGNORECASE)
 """Names of what grants a licence: license.key is not the text of one."""
+_GENERATION = "generation_config.json"
 _WRITTEN_ANEW = re.compile(
     r"(adapter_)?config\.json|.*\.index\.json|(adapter_)?model.*\.safetensors|pytorch_model.*\.bin"
 )
+_OF_A_REPOSITORY = {"README.md", ".gitattributes"}
+"""Files of a repository on the hub: an export has a card of its own."""
+
 _ORIGIN = {
     "transformers_version",
     "_from_model_config",
@@ -54,7 +60,7 @@ class Beside:
         processor: Files of processors of images, videos and sound.
         templates: Chat templates by name.
         generation: Settings of generation_config.json.
-        token_ids: Settings of config.json that name tokens, such as eos_token_id.
+        token_ids: Settings of config.json that name tokens, such as eos_token_id, by dotted key.
         modules: Modules of sentence-transformers.
         heads: Files of heads that other programs keep beside an encoder.
         others: Licence, and code that may run.
@@ -68,6 +74,11 @@ class Beside:
     modules: Modules | None = None
     heads: Mapping[str, Path] = field(default_factory=dict[str, Path])
     others: Mapping[str, Path] = field(default_factory=dict[str, Path])
+
+    @property
+    def code(self) -> dict[str, Path]:
+        """Files of code among the others."""
+        return {name: file for name, file in self.others.items() if name.endswith(".py")}
 
 
 def read_beside(checkpoint: Checkpoint) -> Beside:
@@ -92,13 +103,12 @@ def _read(folder: Path, *, trusted: bool, unpickle: bool) -> Beside:
     code = ("*.py",) if trusted else ()
     texts = {name: file for name, file in files_of(folder, ("*",)).items() if _LICENCE.fullmatch(name)}
     licence = {name: file for name, file in texts.items() if not _OF_A_KEY.search(name)}
-    config = settings_of(folder / "config.json")
     return Beside(
         files_of(folder, TOKENIZER) if has_tokenizer(folder) else {},
         files_of(folder, PROCESSOR),
         templates_of(folder),
         _generation(folder),
-        {key: value for key, value in config.items() if key.endswith("_token_id")},
+        token_ids(settings_of(folder / "config.json")),
         read_modules(folder, unpickle=unpickle),
         files_of(folder, HEADS),
         {**licence, **files_of(folder, code)},
@@ -120,15 +130,17 @@ def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
 
 
 def unread(checkpoint: Checkpoint) -> list[str]:
-    """Name the files of settings beside a checkpoint's weights that are no JSON, and so taken as absent."""
+    """Name the files of settings beside a checkpoint's weights that are no JSON, or that transformers refuses."""
     files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(("config.json", MODULES))}
     damaged = [name for name, file in files.items() if not _is_json(file)]
-    if not damaged:
-        return []
-    return [
-        f"{checkpoint.source}: {several(damaged)}: expected JSON, which cannot be read; taken as absent. Copy or "
-        "download it again, or remove it."
-    ]
+    file = files.get(_GENERATION)
+    refused = refused_generation(file.parent) if file is not None and _GENERATION not in damaged else ""
+    notes = {
+        f"{several(damaged)}: expected JSON, which cannot be read; taken as absent. Copy or download it again, or "
+        "remove it.": damaged,
+        refused: refused,
+    }
+    return [f"{checkpoint.source}: {note}" for note, found in notes.items() if found]
 
 
 def _is_json(file: Path) -> bool:
@@ -152,6 +164,17 @@ def missing_code(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
+def modules_outside(checkpoint: Checkpoint) -> list[str]:
+    """Say which modules are left out because they are not in the folder of their checkpoint."""
+    own = read_beside(checkpoint).modules
+    if own is None or not own.outside:
+        return []
+    return [
+        f"{checkpoint.source}: {MODULES}: expected folders inside this one, found {several(own.outside)}; these are "
+        "left out, so sentence-transformers computes other embeddings of an export. Copy them into the folder."
+    ]
+
+
 def names_beside(checkpoint: Checkpoint) -> set[str]:
     """List the names of files and folders that an export may have of a checkpoint, and of its own model card."""
     own = read_beside(checkpoint)
@@ -165,8 +188,8 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 
 def _generation(folder: Path) -> dict[str, object]:
-    found = files_of(folder, ("generation_config.json",))
-    settings = settings_of(folder / "generation_config.json") if found else {}
+    found = files_of(folder, (_GENERATION,))
+    settings = settings_of(folder / _GENERATION) if found else {}
     return {key: value for key, value in settings.items() if key not in _ORIGIN}
 
 
@@ -190,7 +213,8 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
         At most two lines.
     """
     folder, own = checkpoint.folder, read_beside(checkpoint)
-    taken = {*own.tokenizer, *own.processor, *own.heads, *own.others, TEMPLATE, "generation_config.json", *SETTINGS}
+    taken = {*own.tokenizer, *own.processor, *own.heads, *own.others, TEMPLATE, _GENERATION, *SETTINGS}
+    taken |= _OF_A_REPOSITORY
     taken |= {file.name for file in checkpoint.tensors.files} | (own.modules.names if own.modules else set())
     taken |= {TEMPLATES, "tokenizer_config.json"} if own.templates else set()
     entries = [e for e in sorted(folder.iterdir()) if not _WRITTEN_ANEW.fullmatch(e.name) or e.is_dir()]

@@ -116,6 +116,7 @@ def _make_readable(experts: Experts, folder: Path) -> tuple[str, ...]:
     """Complete the configuration files of all checkpoints of an export."""
     places = checkpoints(experts, folder)
     language = {place for task, place in places.items() if experts.tasks[task].kind.language_model}
+    language |= {folder} if language else set[Path]()
     labels = {folder: "the merged checkpoint", **{place: task for task, place in places.items() if place != folder}}
     notes = [
         note for place, label in labels.items() for note in make_readable(place, label, generates=place in language)

@@ -10,36 +10,31 @@ Value = TypeVar("Value")
 
 
 def shared(base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Callable[..., str]) -> Mapping[str, Path]:
-    """Return files that all experts bring alike; those that only some bring, only if the base has none."""
-    brought = [one for one in own if one]
-    if not brought or (base and len(brought) < len(own)):
-        return base
-    return brought[0] if len({of(one) for one in brought}) == 1 else base
+    """Return files that all experts bring alike, else the base's."""
+    return own[0] if own and all(own) and len({of(one) for one in own}) == 1 else base
 
 
 def common_files(own: Sequence[Mapping[str, Path]]) -> dict[str, Path]:
     """Return the files that all experts have alike."""
     first, *rest = own or [{}]
-    return {name: file for name, file in first.items() if all(_alike(name, file, other) for other in rest)}
+    return {name: file for name, file in first.items() if all(is_alike(name, file, other) for other in rest)}
 
 
-def _alike(name: str, file: Path, others: Mapping[str, Path]) -> bool:
+def is_alike(name: str, file: Path, others: Mapping[str, Path]) -> bool:
+    """Return whether a file is among others, with the same content."""
     return name in others and digest_of_path(file) == digest_of_path(others[name])
 
 
 def agreed(base: Mapping[str, Value], own: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
-    """Return the base's settings with those on which all experts agree, or all that have them if the base has none.
+    """Return the base's settings with those on which all experts agree.
 
     Example:
-        >>> agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1}, {"eos": 4, "top_k": 3}])
+        >>> agreed({"eos": 2, "top_k": 9}, [{"eos": 4, "top_k": 1, "top_p": 0.5}, {"eos": 4, "top_k": 3}])
         {'eos': 4, 'top_k': 9}
     """
-    brought = [one for one in own if one]
-    keys = dict.fromkeys([*base, *(key for one in brought for key in one)])
-    found = {key: [one[key] for one in brought if key in one] for key in keys}
-    every = {k: v[0] for k, v in found.items() if len(v) == len(own) > 0 and all(same(v[0], x) for x in v)}
-    some = {k: v[0] for k, v in found.items() if v and k not in base and all(same(v[0], x) for x in v)}
-    return {**base, **some, **every}
+    first, *rest = own or [base]
+    every = {key: value for key, value in first.items() if all(key in one and same(value, one[key]) for one in rest)}
+    return {**base, **every}
 
 
 def generation(base: Mapping[str, object], own: Sequence[Mapping[str, object]]) -> dict[str, object]:

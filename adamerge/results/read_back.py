@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from adamerge.experts.checkpoint import open_checkpoint, skeleton
 from adamerge.experts.conversion import Converted
@@ -100,8 +100,6 @@ def _open(architecture: str, place: Path, trust_remote_code: bool, without: Sequ
     mismatched = {name for name, (shape, _) in tensors.headers.items() if shape != wanted[name].shape}
     if missing or mismatched:
         raise RuntimeError(f"{place}: transformers does not find {sorted(missing | mismatched)}. Please report this.")
-    if (place / "generation_config.json").exists():
-        GenerationConfig.from_pretrained(place)
     return Renamed(tensors, _all_names(module, tensors))
 
 

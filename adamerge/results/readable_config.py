@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
 
 import transformers
-from transformers import CONFIG_MAPPING, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from adamerge.data.processor_files import template_of
 from adamerge.data.turns import end_of_turn
@@ -67,6 +67,7 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
     if found != settings:
         write_text(file, json.dumps(found, indent=2) + "\n")
     notes += name_end_of_turn(folder, found) if generates else []
+    notes += filter(None, [refused_generation(folder)])
     return [type(note)(f"note: {label}: {note}") for note in notes]
 
 
@@ -197,6 +198,20 @@ def _apart(settings: Json, folder: Path) -> list[str]:
     names = {name for file in folder.glob("*.safetensors") for name in open_safetensors(file).keys()}
     both = [tied for tied, source in cast(Mapping[str, str], ties).items() if tied in names and source in names]
     return both if getattr(config, "tie_word_embeddings", False) else []
+
+
+def refused_generation(folder: Path) -> str:
+    """Say why transformers refuses the generation settings of a folder; empty if it reads them, or has none."""
+    if not (folder / "generation_config.json").exists():
+        return ""
+    try:
+        GenerationConfig.from_pretrained(folder)
+    except (OSError, TypeError, ValueError) as error:
+        return (
+            f"generation_config.json: transformers refuses these settings ({error!s:.200}), so it loads no language "
+            "model with them. Correct them."
+        )
+    return ""
 
 
 def name_end_of_turn(folder: Path, settings: Json) -> list[str]:

@@ -83,10 +83,12 @@ class Modules:
     Attributes:
         modules: The modules; the transformer is one of them.
         settings: Settings by file name; values that say which version wrote them are dropped in comparisons alone.
+        outside: Folders of modules that are passed over, because they are not in the checkpoint's.
     """
 
     modules: Sequence[Module]
     settings: Mapping[str, Mapping[str, object]]
+    outside: tuple[str, ...] = ()
 
     @property
     def names(self) -> set[str]:
@@ -133,7 +135,9 @@ def read_modules(folder: Path, *, unpickle: bool = False) -> Modules | None:
     known = [cast(dict[str, object], entry) for entry in entries if isinstance(entry, dict)]
     found = [_module(folder, entry, unpickle) for entry in known]
     names = [name for name in SETTINGS[1:] if (folder / name).is_file() and inside(folder, folder / name)]
-    return Modules([module for module in found if module], {name: settings_of(folder / name) for name in names})
+    outside = tuple(_path(entry) for entry, module in zip(known, found, strict=True) if module is None)
+    settings = {name: settings_of(folder / name) for name in names}
+    return Modules([module for module in found if module], settings, outside)
 
 
 def _path(entry: Mapping[str, object]) -> str:
@@ -167,20 +171,20 @@ def as_safe(name: str) -> str:
 
 
 def common_modules(base: Modules | None, experts: Sequence[Modules | None]) -> Modules | None:
-    """Choose the modules of a merge: what all experts that have any share, or else the base's.
+    """Choose the modules of a merge: what all experts share, or else the base's.
 
-    Where experts differ and the base has no modules, it is what they have in common; nothing if they pool differently,
-    because modules without pooling give no embedding.
+    Where all experts have modules, but others, and the base has none, it is what they have in common; nothing if they
+    pool differently, because modules without pooling give no embedding.
 
     Args:
         base: The base's modules.
-        experts: Those of the experts that share the merged checkpoint.
+        experts: The experts' modules; None of those that have none.
 
     Returns:
         The modules; their weights are those of the first that has them.
     """
     brought = [one for one in experts if one is not None]
-    if not brought or (base is not None and len(brought) < len(experts)):
+    if not brought or len(brought) < len(experts):
         return base
     if len({one.contents() for one in brought}) == 1:
         return brought[0]

@@ -1,14 +1,15 @@
 """Whose tokenizer, templates, settings and modules an exported checkpoint gets, and which task gets its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
-from adamerge.results.beside import Beside, contents, left_behind, missing_code, read_beside, unread
-from adamerge.results.in_common import agreed, common_files, generation, same, shared
+from adamerge.experts.name_patterns import several
+from adamerge.results.beside import Beside, contents, left_behind, missing_code, modules_outside, read_beside, unread
+from adamerge.results.in_common import agreed, common_files, generation, is_alike, same, shared
 from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
 from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
 from adamerge.storage.digest import digest_of_path
@@ -23,6 +24,7 @@ _NAMES = {
     "token_ids": "special tokens of config.json",
     "modules": "sentence-transformers modules",
     "heads": "head beside the encoder",
+    "code": "code",
 }
 """What lies beside weights, as notes call it."""
 
@@ -50,8 +52,9 @@ class Plan:
 def plan_of(experts: Experts) -> Plan:
     """Decide what lies beside the weights of an exported checkpoint.
 
-    What all experts without a head bring alike is the merged checkpoint's, else it is the base's. A task gets a folder
-    of its own if it has a head, or if anything beside its weights differs from the merged checkpoint's.
+    What all experts bring alike is the merged checkpoint's, else it is the base's; what only some bring is theirs
+    alone. A task gets a folder of its own if it has a head, or if anything beside its weights differs from the merged
+    checkpoint's.
 
     Args:
         experts: Base and experts from disk.
@@ -60,21 +63,25 @@ def plan_of(experts: Experts) -> Plan:
     base = read_beside(experts.checkpoint)
     own = {task: _effective(read_beside(one.checkpoint), base) for task, one in experts.tasks.items() if one.checkpoint}
     pool = {task: beside for task, beside in own.items() if not experts.tasks[task].head}
-    root = _merged(base, list(pool.values())) if pool else _filled(base, list(own.values()))
+    root = (_merged if pool else _filled)(base, list(own.values()))
     root, weights, notes = _with_weights(root, base, pool)
-    notes += _without_pooling(root, pool)
+    notes += _without_pooling(root, pool, list(own))
     differences = {
         task: _differing(beside, root, weights) + _other_config(experts, task) for task, beside in own.items()
     }
     apart = {task: own[task] for task, found in differences.items() if found or experts.tasks[task].head}
     tasks = {task: _completed(beside, base, root, experts.tasks[task]) for task, beside in apart.items()}
-    notes += _taken_notes(root, base, list(pool) or list(own))
-    notes += [_apart_note(task, found) for task, found in differences.items() if found and task in pool]
+    notes += _taken_notes(root, base, list(own))
+    notes += [_apart_note(task, found, pool) for task, found in differences.items() if found]
+    notes += [line for task in own.keys() - tasks.keys() for line in _licence_notes(task, own[task], root)]
     notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
-    copied = [experts.checkpoint, *(one.checkpoint for task, one in experts.tasks.items() if task in tasks)]
-    notes += [line for checkpoint in copied if checkpoint for line in left_behind(checkpoint)]
     every = (experts.checkpoint, *(one.checkpoint for one in experts.tasks.values()))
-    notes += [line for one in every if one for line in (*unread(one), *missing_code(one))]
+    notes += [
+        line
+        for one in every
+        if one
+        for line in (*left_behind(one), *unread(one), *missing_code(one), *modules_outside(one))
+    ]
     return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)))
 
 
@@ -91,8 +98,14 @@ def from_disk(experts: Experts) -> bool:
 
 def _effective(own: Beside, base: Beside) -> Beside:
     """Add to an expert without generation_config.json the end tokens of its config.json that differ from the base's."""
-    ids = {key: own.token_ids[key] for key in _STOPS if own.token_ids.get(key) not in (None, base.token_ids.get(key))}
+    mine, theirs = ({key: _generates_by(one.token_ids, key) for key in _STOPS} for one in (own, base))
+    ids = {key: value for key, value in mine.items() if value not in (None, theirs[key])}
     return own if own.generation or not ids else replace(own, generation={**base.generation, **ids})
+
+
+def _generates_by(ids: Mapping[str, object], key: str) -> object:
+    """Return the token by which a model generates: that of its text part, if it has one."""
+    return ids.get(f"text_config.{key}", ids.get(key))
 
 
 def _merged(base: Beside, own: Sequence[Beside]) -> Beside:
@@ -144,14 +157,17 @@ def _with_weights(
     return replace(root, modules=modules), weights, [note for note in notes if note]
 
 
-def _without_pooling(root: Beside, pool: Mapping[str, Beside]) -> list[str]:
-    """Say that the merged checkpoint of sentence encoders is none, because they pool differently."""
+def _without_pooling(root: Beside, pool: Mapping[str, Beside], tasks: Sequence[str]) -> list[str]:
+    """Say that the merged checkpoint of sentence encoders is none: they pool differently, or not all are."""
     brought = [task for task, one in pool.items() if one.modules]
     if root.modules is not None or not brought:
         return []
+    others = ", ".join(task for task in tasks if task not in brought)
+    alone = f"are sentence encoders, but {others} and the base are not"
+    why = alone if others else "pool differently and the base has no modules"
     return [
-        f"{', '.join(brought)}: pool differently and the base has no modules, so the merged checkpoint has none: "
-        "sentence-transformers would take the mean of all tokens. Each task's folder has its own."
+        f"{', '.join(brought)}: {why}, so the merged checkpoint has no modules: sentence-transformers would take the "
+        "mean of all tokens. The folder of each of these tasks has its own."
     ]
 
 
@@ -174,6 +190,7 @@ def _differing(own: Beside, root: Beside, weights: Mapping[str, Source]) -> list
     """List what of a task differs from the merged checkpoint; what a task does not bring does not differ."""
     files = {"tokenizer": (own.tokenizer, root.tokenizer), "processor": (own.processor, root.processor)}
     files["heads"] = (own.heads, root.heads)
+    files["code"] = (own.code, {name: file for name, file in root.code.items() if name in own.code})
     found = [kind for kind, (mine, theirs) in files.items() if mine and contents(mine) != contents(theirs)]
     settings = {
         "templates": (own.templates, root.templates),
@@ -185,6 +202,14 @@ def _differing(own: Beside, root: Beside, weights: Mapping[str, Source]) -> list
         found += [kind] if any(not same(mine.get(key), cast(object, theirs.get(key))) for key in keys) else []
     found += ["modules"] if own.modules and _modules_differ(own.modules, root.modules, weights) else []
     return [_NAMES[kind] for kind in found]
+
+
+def _licence_notes(task: str, own: Beside, root: Beside) -> list[str]:
+    """Say which licence of a task without a folder of its own is not beside the merged weights."""
+    names = [name for name, file in own.others.items() if not is_alike(name, file, root.others)]
+    if not names:
+        return []
+    return [Fact(f"{task}: {several(names)}: not copied, because not all experts have the same. Read it where it is.")]
 
 
 def _modules_differ(own: Modules, root: Modules | None, weights: Mapping[str, Source]) -> bool:
@@ -204,9 +229,12 @@ def _in_the_merge(file: Path, source: Source | None) -> bool:
 
 
 def _other_config(experts: Experts, task: str) -> list[str]:
-    """Say whether an expert computes with other settings than the base; a zero-shot task is run with the base's."""
+    """Say whether an expert computes with other settings than the base; a zero-shot task is run with the base's.
+
+    A task with a head has its own settings beside it anyway.
+    """
     expert = experts.tasks[task]
-    if expert.prefix or expert.checkpoint is None or experts.checkpoint is None:
+    if expert.head or expert.prefix or expert.checkpoint is None or experts.checkpoint is None:
         return []
     return ["config.json"] if config_differences(experts.checkpoint, expert.checkpoint) else []
 
@@ -226,7 +254,7 @@ def _completed(own: Beside, base: Beside, root: Beside, expert: Expert) -> Besid
 
 def _taken_notes(root: Beside, base: Beside, tasks: Sequence[str]) -> list[str]:
     """Note what the merged checkpoint has of its experts."""
-    taken = [_NAMES[kind] for kind in _NAMES if _value(root, kind) != _value(base, kind)]
+    taken = [name for kind, name in _NAMES.items() if _value(root, kind) != _value(base, kind)]
     if not taken:
         return []
     return [Fact(f"the merged checkpoint gets {', '.join(taken)} of {', '.join(tasks)}, not the base's.")]
@@ -236,10 +264,14 @@ def _value(beside: Beside, kind: str) -> object:
     found = getattr(beside, kind)
     if isinstance(found, Modules):
         return found.contents()
-    return contents(found) if kind in ("tokenizer", "processor", "heads") else found
+    return contents(found) if kind in ("tokenizer", "processor", "heads", "code") else found
 
 
-def _apart_note(task: str, differing: Sequence[str]) -> str:
+def _apart_note(task: str, differing: Sequence[str], pool: Container[str]) -> str:
+    if task not in pool:
+        return Fact(
+            f"{task}: its folder has its own {', '.join(differing)}, which the merged checkpoint beside it lacks."
+        )
     return Fact(
         f"{task}: has its own {', '.join(differing)}, so its export is a folder of its own: the merged weights with "
         "these. The merged checkpoint beside it has the base's, or what all experts share."

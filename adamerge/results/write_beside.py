@@ -11,6 +11,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
 from adamerge.results.module_weights import Source, blended
 from adamerge.results.surviving import ENOUGH
+from adamerge.results.token_ids import with_token_ids
 from adamerge.storage.atomic_files import write_safetensors, write_text
 from adamerge.storage.regular_files import settings_of
 from adamerge.types import Coefficients
@@ -24,11 +25,11 @@ def write_config(checkpoint: Checkpoint, token_ids: Mapping[str, object], folder
 
     Args:
         checkpoint: Whose configuration.
-        token_ids: Settings that name tokens.
+        token_ids: Settings that name tokens, by dotted key.
         folder: Where to.
         dtype: Dtype of most numbers.
     """
-    config = {**checkpoint.settings(), **token_ids}
+    config = with_token_ids(checkpoint.settings(), token_ids)
     for key in _NOT_WRITTEN:
         config.pop(key, None)
     if not checkpoint.trust_remote_code:  # code beside the weights is not copied then

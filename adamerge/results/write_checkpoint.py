@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.conversion import Written, written
+from adamerge.experts.conversion import places as places_of
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
@@ -117,7 +118,7 @@ def write_index(folder: Path, files: Files) -> None:
 
 
 def rest_of_base(experts: Experts) -> dict[str, Tensor]:
-    """Return what the base alone has, its own head for example, which tasks do not link to."""
+    """Return what the base alone has, its own head for example, which tasks do not link to, under today's names."""
     assert experts.checkpoint is not None
     backbone = set(experts.backbone)
     module = next(iter(experts.tasks.values())).own_module
@@ -127,7 +128,8 @@ def rest_of_base(experts: Experts) -> dict[str, Tensor]:
     names = {disk: name for name, disk in places.items()}
     alone = [disk for disk in experts.left_out if not _is_tied(disk, names.get(disk, disk), own, places, left)]
     rest |= _on_disk(own, {names[disk]: left[disk] for disk in alone if disk in names})
-    return rest | {disk: left[disk] for disk in alone if disk not in names}
+    today = places_of(own, [disk for disk in alone if disk not in names]).without
+    return rest | {name: left[disk] for disk, name in today.items()}
 
 
 def _is_tied(disk: str, name: str, module: nn.Module, places: Mapping[str, str], tensors: Weights) -> bool:

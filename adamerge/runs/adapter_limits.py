@@ -6,6 +6,7 @@ from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
 from adamerge.optim.feasible_sets import Simplex
+from adamerge.results.adapter_layout import slots_of
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.runs.config import MergeConfig
 from adamerge.types import ConfigError
@@ -39,6 +40,7 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
     selects = config.trainer.max_steps == 0 or isinstance(config.feasible, Simplex)
     if config.centre is not None or config.task_vectors is not None or not selects:
         problems += [line for expert in experts.tasks.values() for line in _whole(expert, set(names))]
+    problems += list(dict.fromkeys(line for expert in experts.tasks.values() for line in placeless(expert, names)))
     if problems:
         raise ConfigError(
             "export: adapter: expected changes that are products of low-rank factors, found others:\n"
@@ -53,11 +55,27 @@ def _whole(expert: Expert, names: set[str]) -> Iterator[str]:
     if not isinstance(expert.weights, Adapted) or not expert.weights.over_base:
         yield f"{expert.name}: a complete checkpoint; give it as an adapter"
         return
-    changes = ((name, expert.weights.change(name)) for name in expert.weights.changed if name in names)
-    whole = [name for name, change in changes if change is not None and change.low_rank is None]
+    changes = {name: expert.weights.change(name) for name in expert.weights.changed if name in names}
+    whole = {name: change.kind for name, change in changes.items() if change is not None and change.low_rank is None}
     if whole:
         more = f" and {len(whole) - SHOWN} more" if len(whole) > SHOWN else ""
         yield (
-            f"{expert.name}: changes {', '.join(whole[:SHOWN])}{more} as whole tensors (DoRA, a bias, a trained module "
-            "or rows, experts of a mixture); keep them from the base by parameters.base, or export a checkpoint"
+            f"{expert.name}: changes {', '.join(list(whole)[:SHOWN])}{more} as whole tensors "
+            f"({', '.join(sorted(set(whole.values())))}); keep them from the base by parameters.base, or export a "
+            "checkpoint"
         )
+
+
+def placeless(expert: Expert, names: Sequence[str]) -> Iterator[str]:
+    """Say which factors of an adapter have no place in any adapter of PEFT, and why.
+
+    Args:
+        expert: An adapter, or another expert, which has no factors.
+        names: The parameters that are merged.
+    """
+    if isinstance(expert.weights, Adapted):
+        own = expert.weights
+        factored = [name for name in own.changed if name in names and (one := own.change(name)) and one.low_rank]
+        for name, slot in slots_of(expert.own_module, factored).items():
+            if isinstance(slot, str):
+                yield f"{name}: {slot}"

@@ -13,12 +13,13 @@ from rich.table import Table
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.cache_keys import digest_of_rows
 from adamerge.calibration.calibrated_merge import CalibratedMerge
-from adamerge.calibration.race import Auto, Round, race
+from adamerge.calibration.race import Auto, Round, race, scales_in_time
 from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import Rows
 from adamerge.learning.learn import target_settings
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, uniform
+from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.finished_merges import Candidate, merit
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
@@ -95,21 +96,36 @@ class AutoCentre:
     def _contestants(self) -> dict[str, Candidate]:
         """Build every merge at every scale, by name, the cheap ones first."""
         average = Candidate(self.plain, uniform(self.plain, 1 / len(self.plain.vectors.experts)))
-        found = {"average": average}
-        for scale in self.auto.scales:
+        found, scales = {"average": average}, self._scales()
+        for scale in scales:
             value = scale * TASK_ARITHMETIC
             found[f"task arithmetic at {value:.3g}"] = Candidate(self.plain, uniform(self.plain, value))
         for number, choice in enumerate(self.auto.contestants):
             if (model := self._model_of(choice, number)) is not None:
                 title = title_among(choice, self.auto.contestants)
-                names = {f"{title} × {scale:g}": scale for scale in self.auto.scales}
+                names = {f"{title} × {scale:g}": scale for scale in scales}
                 found |= {name: Candidate(model, uniform(model, scale)) for name, scale in names.items()}
         return found
+
+    def _scales(self) -> list[float]:
+        """Return the scales at which merges take part, and say if that is not all."""
+        data, steps, most = self.config.data, self.config.trainer.max_steps, max(map(len, self.rows.values()))
+        scales, share = scales_in_time(self.auto, most, steps, data.batch_size or most)
+        if len(scales) < len(self.auto.scales):
+            self._say(
+                f"note: centre: merges race at {scales[0]:g} times their published scale alone, because all scales "
+                f"would take {100 * share:.0f} % of the time of learning (centre.share: {self.auto.share:g})"
+            )
+        return scales
 
     def _model_of(self, choice: CalibratedMerge | Transform, number: int) -> MergedModel | None:
         """Build the model whose only task vector is a finished merge minus the base; None if it cannot take part."""
         plain, vectors = self.plain, self.plain.vectors
         try:
+            if adapter_of(self.config.export) and not choice.keeps_span:
+                raise ConfigError(
+                    "it leaves the span of the adapters' factors, which is all that export: adapter holds."
+                )
             if isinstance(choice, Transform):
                 choice.check(len(vectors.experts), vectors.shapes)
             file = self.run.contestants / f"{number}_{type(choice).__name__}.safetensors"

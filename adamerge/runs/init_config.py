@@ -23,7 +23,7 @@ ROWS = """\
     # evaluation: {path: data/NAME_test.jsonl, label: label}
 """
 LATER = """\
-# With calibration rows for the tasks, remove the line `method:`; the default, expert_merging++, then learns from them.
+# With calibration rows for the tasks, remove the line `method:`; the default, auto, then learns from them.
 # adamerge methods lists all methods.
 """
 

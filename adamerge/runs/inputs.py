@@ -20,6 +20,9 @@ from adamerge.types import ConfigError
 Hashes: TypeAlias = Mapping[str, str]
 """SHA-256 by name of a file."""
 
+INDEX = "index.json"
+"""Ending of files that say which file holds which tensor; not hashed by runs before they were."""
+
 _WAY = "Restore it, or start a new run in another run_dir."
 _MODEL: Form = {"source": str, "sha256": {EVERY: str}}
 _INPUTS: dict[str, Form] = {
@@ -76,10 +79,12 @@ def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
 
 
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
-    """Hash the configuration and each file of weights in a checkpoint by SHA-256, per file name."""
+    """Hash the configuration, and each file of weights and index of such in a checkpoint by SHA-256, per file name."""
     folder, known = checkpoint.adapter or checkpoint.folder, checkpoint.tensors.files
     configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
-    files = sorted([*configs, *folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    files = sorted(
+        [*configs, *(file for ending in ("safetensors", "bin", INDEX) for file in folder.glob(f"*.{ending}"))]
+    )
     own = {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in files}
     below = checkpoint.beneath
     if below is None or below.folder == folder:
@@ -202,7 +207,7 @@ def _files(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[st
     for name in dict.fromkeys([*then, *now]):
         if name not in now:
             yield f"{name} is gone"
-        elif name not in then:
+        elif name not in then and not name.endswith(INDEX):
             yield f"{name} is new"
         elif then[name] != now[name]:
             yield f"{name} has other content"

@@ -1,15 +1,17 @@
 """Options of learning from a configuration; raises what cannot be used, notes what is unusual."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.data.rows import Rows
 from adamerge.data.schedule import held_out_notes
+from adamerge.learning.keep_best import Watching
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.merging.device import device_of
+from adamerge.optim import Descent
 from adamerge.runs.build_model import GROUPINGS
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.start import check_weights, start_of, weight_notes
@@ -36,7 +38,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
         feasible=config.feasible,
         init=0.3 if isinstance(config.start, ClosedForm) else config.start,  # replaced by the closed-form start later
         batching=config.data,
-        watching=config.watch,
+        watching=watching_of(config),
         seed=config.seed_everything,
         task_weights={expert.name: expert.loss_weight for expert in config.models},
         regulariser=config.regulariser if config.regulariser.strength else None,
@@ -48,6 +50,19 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return learning
+
+
+def watching_of(config: MergeConfig) -> Watching:
+    """Return how the best iterate is chosen: a method's mean over steps is not of optimisers that search their steps.
+
+    Args:
+        config: Configuration; a mean that the user wrote stays, and is refused with such an optimiser.
+    """
+    return replace(config.watch, average=0.0) if _searches(config) else config.watch
+
+
+def _searches(config: MergeConfig) -> bool:
+    return isinstance(config.optimizer, Descent) and "watch.average" not in config.written
 
 
 def problems_of(step: Callable[[], object]) -> list[str]:
@@ -90,7 +105,7 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
         config: Configuration.
         names: Parameters that are merged.
     """
-    notes = [*weight_notes(config, names), *_beside_notes(config), *_outside(config, names)]
+    notes = [*weight_notes(config, names), *_beside_notes(config), *_mean_notes(config), *_outside(config, names)]
     steps = config.trainer.max_steps
     if config.chunks is not None and 0 < steps <= config.chunks.first_steps:
         notes.append(
@@ -107,6 +122,16 @@ def _beside_notes(config: MergeConfig) -> list[str]:
         return []
     reason = config.only_experts or "the base is the centre, or a model is named twice"
     return [f"note: beside: {left} of {len(config.beside)} models get no coefficient, because {reason}"]
+
+
+def _mean_notes(config: MergeConfig) -> list[str]:
+    """Say that the method's mean over steps is left out."""
+    if not config.watch.average or not config.trainer.max_steps or not _searches(config):
+        return []
+    name = type(config.optimizer).__name__
+    return [
+        f"note: watch.average: 0 instead of the method's {config.watch.average:g}, because {name} searches its steps"
+    ]
 
 
 def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:

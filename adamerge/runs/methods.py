@@ -30,7 +30,9 @@ ABOUT = {
         "matches each expert's predictions, from the base", "Zhang et al., 2025", "no centre wanted"
     ),
     "expert_merging++": About(
-        "the same from an Iso-C merge, then more coefficients where they matter", "Zhang et al., 2025", "unlabeled rows"
+        "the same from an Iso-C merge, then more coefficients where they matter",
+        "Zhang et al., 2025",
+        "a fixed number of steps",
     ),
     "auto": About(
         "the same from the best of several finished merges, for as many steps as help", "this package", "unlabeled rows"

@@ -26,7 +26,7 @@ from adamerge.runs.cards import write_cards_of
 from adamerge.runs.components import COMPONENT
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
-from adamerge.runs.load_rows import Data, load_data
+from adamerge.runs.load_rows import Data, export_notes, load_data
 from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for, use_run
 from adamerge.runs.settle_rows import settle_rows
 from adamerge.storage.atomic_files import write_text
@@ -67,7 +67,7 @@ def export_again(
         adapter = adapter_of(config.export)
         done = export_as(adapter, model, learned.coefficients, out, shard_bytes=config.shard_bytes, links=links)
         write_cards_of(place.recipe, out, changed=bool(out_dtype or rounding or adapter))
-        lines = [*done.notes, *done.surviving.lines(model.rounding.mode)]
+        lines = [*export_notes(model.experts), *done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
             held_out = _held_out(config, model, place, keeper)
             lines += agreement_lines(model, learned.coefficients, held_out, done)

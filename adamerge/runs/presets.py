@@ -89,5 +89,5 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
 }
 """Settings per method; keys that the user writes override them."""
 
-DEFAULT: Final = "expert_merging++"
-"""Method if none is named: the best one on the zoo's train rows (tests/benchmarks/sweep.py)."""
+DEFAULT: Final = "auto"
+"""Method if none is named: the best on pools that it was not tuned on (tests/benchmarks/pools.py)."""

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
-from adamerge.learning.learn import divide
+from adamerge.learning.learn import Calibration, divide
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.adapter_settings import adapter_of
@@ -116,22 +115,20 @@ def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False)
 def _rebuilt(recipe: Recipe, experts: Experts, run: RunDirectory, console: Console) -> MergedModel:
     names, keeper = tuple(recipe.learned.grouping.rows), keeper_for(console)
     rows = _rows(recipe, experts, names, run, keeper)
-    model = build_model(recipe.config, experts, names, run, rows, console, keeper)
+    model = build_model(recipe.config, experts, names, run, rows.learn, console, keeper, rows.watch)
     return model.regrouped(recipe.learned.grouping)
 
 
-def _rows(
-    recipe: Recipe, experts: Experts, names: tuple[str, ...], run: RunDirectory, keeper: Keeper
-) -> Mapping[str, Rows]:
-    """Read the calibration rows, if the centre or a transform is computed from them."""
+def _rows(recipe: Recipe, experts: Experts, names: tuple[str, ...], run: RunDirectory, keeper: Keeper) -> Calibration:
+    """Read the calibration rows, divided as in the run, if the centre or a transform is computed from them."""
     config = recipe.config
     by_rows = config.centre is not None and "centre" not in config.transforms
     if not by_rows and not any(transform.fisher for transform in config.transforms.values()):
-        return {}
+        return Calibration({}, {})
     data = settled(config, experts, names, load_data(config, experts))
     check_inputs(inputs(config, experts, data), recipe.file)
     rows = answers_to(config, experts, names, data.calibration, run.answers, keeper)
-    return divide(rows, config.data, config.seed_everything).learn
+    return divide(rows, config.data, config.seed_everything)
 
 
 def _verdict(recipe: Recipe, out: Path) -> str:

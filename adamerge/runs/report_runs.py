@@ -1,6 +1,7 @@
 """Read finished runs, and write the report on them: one page, and the same as Markdown."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from adamerge.results.sections import Grid
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_by_side import compared
 from adamerge.runs.flat_settings import flat_settings
-from adamerge.runs.run_directory import RunDirectory
+from adamerge.runs.run_directory import RunDirectory, use_run
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.own_files import EVERY, own_json
 from adamerge.types import ConfigError
@@ -87,7 +88,8 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
         console: Prints the paths.
 
     Raises:
-        ConfigError: A run is not finished, or the file exists and is no report of a run in its directory.
+        ConfigError: A run is not finished, or the file exists and is no report of a run in its directory, or another
+            process uses the run directory that it is written to.
     """
     own = len(runs) == 1 and out is None
     page = RunDirectory(runs[0]).report if own else out or Path("comparison.html")
@@ -95,7 +97,8 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
     there = [file for file in (page, page.with_suffix(".md")) if file.exists() and not own]
     if there:
         raise ConfigError(f"{there[0]}: exists already; choose another file with --out.")
-    write_report(runs, page)
+    with use_run(RunDirectory(runs[0]), "adamerge report", console) if own else nullcontext():
+        write_report(runs, page)
     for file in (page, page.with_suffix(".md")):
         _print(console, str(file))
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from adamerge.batch import Batch
 from adamerge.calibration.probe import Model, Verdict, settle
@@ -19,7 +18,7 @@ from adamerge.experts.predicted import predicted
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.execution import expert_of
-from adamerge.merging.merged_model import MergedModel, generate
+from adamerge.merging.merged_model import Generating, MergedModel
 from adamerge.runs.centre import over_one_group, plain_vectors
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.config import MergeConfig
@@ -148,7 +147,7 @@ def asked_of_copy(expert: Expert, rows: Rows, *, seed: int = 0, whole: bool = Fa
     return Model(
         expert.kind.architecture,
         partial(_logits, run, expert, module, state),
-        partial(_generated, module, state),
+        torch.no_grad()(partial(Generating(module), state)),
         lambda: sorted(run.changed),
         lambda: run.random,
         names_argument(module, "attention_mask"),
@@ -169,13 +168,6 @@ def _logits(
     run: Stateless, expert: Expert, module: torch.nn.Module, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
 ) -> Tensor:
     return predicted(run(state, (), forward_inputs(module, inputs)), expert, inputs)[0]
-
-
-@torch.no_grad()
-def _generated(
-    module: torch.nn.Module, state: Mapping[str, Tensor], inputs: Mapping[str, Tensor], how: GenerationConfig
-) -> object:
-    return generate(module, state, inputs, how)
 
 
 def _limit(expert: Expert, rows: Rows, max_length: int | None) -> int | None:

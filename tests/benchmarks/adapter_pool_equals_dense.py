@@ -1,7 +1,8 @@
 """Do five adapters learn, and export, what the same five as complete fp32 checkpoints do?
 
     python ../shared/zoo/llm/unpack.py llm
-    python tests/benchmarks/adapter_pool_equals_dense.py llm          # about five minutes on two cores
+    python tests/benchmarks/adapter_pool_equals_dense.py llm --out exports      # two minutes of one core
+    python tests/benchmarks/adapter_pool_equals_dense.py llm --out exports --rows 4 --steps 3 --length 128
 
 The language pool: SmolLM2-135M and adapters of five kinds (r 8 to 32, rsLoRA, patterns). The dense checkpoints are
 PEFT's merges in fp32. Both pools learn from the same rows; coefficients must be equal to 1e-4. Then the merge of the
@@ -31,13 +32,13 @@ def write_dense(folder: Path) -> None:
             merged.save_pretrained(folder / "fp32" / task)
 
 
-def learned(base: Path, places: Sequence[Path], data: Path, rows: int, steps: int) -> Result:
-    """Learn by logit alignment on whole chats."""
+def learned(base: Path, places: Sequence[Path], data: Path, rows: int, steps: int, length: int) -> Result:
+    """Learn by logit alignment on chats, of which `length` tokens count."""
     experts = [
         Expert(place, task=place.name, calibration={"path": str(data / place.name / "test.jsonl"), "rows": rows})
         for place in places
     ]
-    settings = {"data": {"batch_size": 2, "max_length": 64}, "trainer": {"max_steps": steps}}
+    settings = {"data": {"batch_size": 2, "max_length": length}, "trainer": {"max_steps": steps}}
     return Merge(base, experts, method="expert_merging", memory="mapped", **settings).learn()
 
 
@@ -59,15 +60,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="Where unpack.py wrote base and adapters; more is written there.")
     parser.add_argument("--data", type=Path, default=DATA, help="Rows of the language zoo.")
     parser.add_argument("--out", type=Path, required=True, help="Folder for the exports; must not exist.")
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=2, help="Rows of each task.")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--length", type=int, default=64, help="Tokens of a row.")
     options = parser.parse_args()
     write_dense(options.folder)
     found: list[Result] = []
     for kind in (options.folder, options.folder / "fp32"):
         began = time.perf_counter()
         places = [kind / task for task in TASKS]
-        found.append(learned(options.folder / "base", places, options.data, options.rows, options.steps))
+        size = options.rows, options.steps, options.length
+        found.append(learned(options.folder / "base", places, options.data, *size))
         print(f"{kind}: {found[-1].coefficients.numel()} coefficients, {time.perf_counter() - began:.0f} s", flush=True)
     adapters, dense = found
     moved = (adapters.coefficients - 0.3).abs().max().item()

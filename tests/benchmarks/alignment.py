@@ -37,7 +37,7 @@ from adamerge.types import Coefficients
 
 CONFIGS = {
     "tensor-wise": Path("configs/zoo_expert_merging.yaml"),
-    "default": Path("configs/zoo_default.yaml"),
+    "default": Path("configs/zoo_former_default.yaml"),
 }
 
 
@@ -116,7 +116,7 @@ class Seed:
         return replace(config, chunks=chunks, trainer=replace(config.trainer, max_steps=2 * steps if chunks else steps))
 
     def chunked(self, allocation: str, budget: float, **changes: object) -> Found:
-        """The default recipe with another allocation or budget; its tensor-wise stage is shared."""
+        """expert_merging++ with another allocation or budget; its tensor-wise stage is shared."""
         config = self.config("default", **changes)
         assert config.chunks is not None
         chunks = replace(config.chunks, budget=budget, allocation=allocation)
@@ -145,10 +145,10 @@ RUNS: dict[str, Callable[[Seed], Found]] = {
     "task arithmetic 0.3": lambda s: s.fixed(0.3),
     "closed-form start": Seed.solved,
     "RegMean": lambda s: s.finished(centre="regmean"),
-    "the default's centre alone, data-free": Seed.finished,
+    "its centre alone, data-free": Seed.finished,
     "tensor-wise": lambda s: s.learned(s.config("tensor-wise")),
-    "tensor-wise over the default's centre": lambda s: s.learned(s.config("default", chunks=None)),
-    "++ 8 ×, importance (the default)": lambda s: s.chunked("importance", 8),
+    "tensor-wise over its centre": lambda s: s.learned(s.config("default", chunks=None)),
+    "++ 8 ×, importance (expert_merging++)": lambda s: s.chunked("importance", 8),
     "++ 8 ×, uniform": lambda s: s.chunked("uniform", 8),
     "++ 8 ×, random": lambda s: s.chunked("random", 8),
     "++ 16 ×, importance": lambda s: s.chunked("importance", 16),
@@ -156,7 +156,7 @@ RUNS: dict[str, Callable[[Seed], Found]] = {
     "++ 16 ×, random": lambda s: s.chunked("random", 16),
     "++ 8 ×, importance, over the base": lambda s: s.chunked("importance", 8, centre=None),
     "8 rows a task, tensor-wise": lambda s: s.learned(s.config("tensor-wise"), few=8),
-    "8 rows a task, the default": lambda s: s.learned(s.config("default"), few=8),
+    "8 rows a task, expert_merging++": lambda s: s.learned(s.config("default"), few=8),
 }
 
 
@@ -193,7 +193,7 @@ def main() -> None:
 
 
 def show(rows: dict[str, dict]) -> None:
-    """The table over seeds, and the held-out curve of the default recipe."""
+    """The table over seeds, and the held-out curve of expert_merging++."""
     table = Table("run", "groups", "seeds", "accuracy, %", "each", "seconds")
     for word in RUNS:
         own = [row for row in rows.values() if row["run"] == word]
@@ -203,7 +203,7 @@ def show(rows: dict[str, dict]) -> None:
             mean, listed = f"{sum(each) / len(each):.2f}", " ".join(f"{value:.2f}" for value in each)
             table.add_row(word, str(own[0]["groups"]), str(len(own)), mean, listed, took)
     Console(width=120).print(table)
-    curve = next((row["history"] for row in rows.values() if row["run"].endswith("(the default)")), [])
+    curve = next((row["history"] for row in rows.values() if row["run"].endswith("(expert_merging++)")), [])
     for seen in curve:
         print(f"step {seen['step']:.0f}  agreement {seen['agreement']:.4f}  objective {seen['objective']:.4f}")
 

@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(POOLS), default=list(POOLS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rows", type=int, help="Unlabeled rows per task, where all take too long.")
+    parser.add_argument("--test_rows", type=int, help="Test rows per task, likewise.")
     parser.add_argument("--out", type=Path, default=Path("runs/pools"))
     options = parser.parse_args()
     wanted = [
@@ -63,7 +65,8 @@ def main() -> None:
     learned = sum(MINUTES[pool] for pool, method, _ in left if method not in FINISHED)
     print(f"{len(left)} of {len(wanted)} runs are left: about {learned} minutes for those that learn", flush=True)
     for pool, method, seed in left:
-        config = {**POOLS[pool](options.pools, options.shared), **METHODS[method], "seed_everything": seed}
+        rows = few(POOLS[pool](options.pools, options.shared), options.rows, options.test_rows)
+        config = {**rows, **METHODS[method], "seed_everything": seed}
         fit(config, _run_of(options.out, pool, method, seed), one_thread=pool.startswith("vision"))
     for pool in options.only:
         found = {
@@ -75,6 +78,21 @@ def main() -> None:
             for method in options.methods
         }
         print(f"\n{pool}\n\n{table(found)}\n\n{ranks(found)}")
+
+
+def few(pool: Mapping[str, object], rows: int | None, test_rows: int | None) -> dict[str, object]:
+    """Limit the rows per task of a pool, to learn from and to measure on."""
+    data = {**pool["data"], **({} if rows is None else {"rows": rows})}
+    if test_rows is None:
+        return {**pool, "data": data}
+    models = [
+        {**model, "evaluation": {**asked, "rows": test_rows}}
+        if isinstance(asked := model["evaluation"], Mapping)
+        else {**model, "evaluation": {"path": asked, "rows": test_rows}}
+        for model in pool["models"]
+        if "evaluation" in model
+    ]
+    return {**pool, "data": data, "models": [*models, *(m for m in pool["models"] if "evaluation" not in m)]}
 
 
 def _run_of(out: Path, pool: str, method: str, seed: int) -> Path:

@@ -1,8 +1,8 @@
-"""Why the default recipe is what it is: one of its choices at a time is altered, and measured on train-file rows.
+"""Why expert_merging++ is what it is: one of its choices at a time is altered, and measured on train-file rows.
 
     python ../shared/zoo/unpack.py zoo
     python tests/benchmarks/sweep.py                           # about 40 minutes on two quiet cores
-    python tests/benchmarks/sweep.py --only "the default" "over the base"
+    python tests/benchmarks/sweep.py --only expert_merging++ "over the base"
 
 Every variant learns from the same unlabeled rows of the train files; measured are, on other rows of the train files,
 the divergence of its predictions from the experts' and the share of predictions in common. Test files are not read.
@@ -53,7 +53,7 @@ def objective(config: MergeConfig, other: Objective) -> MergeConfig:
 
 
 VARIANTS: dict[str, Callable[[MergeConfig], MergeConfig]] = {
-    "the default": lambda c: c,
+    "expert_merging++": lambda c: c,
     "over the base": lambda c: replace(c, centre=None),
     "over RegMean": lambda c: replace(c, centre="regmean"),
     "over DOGE": lambda c: replace(c, centre=Doge()),
@@ -100,7 +100,7 @@ def main() -> None:
     seed = Seed(options.seed, options.out, options.steps, SPARE) if missing else None
     for word in missing:
         assert seed is not None
-        config = VARIANTS.get(word, VARIANTS["the default"])(seed.config("default"))
+        config = VARIANTS.get(word, VARIANTS["expert_merging++"])(seed.config("default"))
         found = seed.learned(config, FEW.get(word))
         rows[word] = {"seconds": found.seconds, "groups": len(found.coefficients), **measured(seed, found)}
         file.write_text(json.dumps(rows, indent=1))

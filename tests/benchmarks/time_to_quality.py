@@ -1,4 +1,4 @@
-"""Seconds until a given accuracy on the zoo: the default recipe against AdaMerging as published.
+"""Seconds until a given accuracy on the zoo: expert_merging++ against AdaMerging as published.
 
     python ../shared/zoo/unpack.py zoo
     python tests/benchmarks/time_to_quality.py               # 25 minutes on two quiet cores

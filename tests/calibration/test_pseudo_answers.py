@@ -15,6 +15,7 @@ from adamerge.calibration.pseudo_answers import answer
 from adamerge.cli import parse_file
 from adamerge.data.settings import PseudoAnswers
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.stateless import Stateless
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.load_rows import load_data
 from adamerge.types import ConfigError
@@ -76,6 +77,24 @@ def test_an_answer_is_what_transformers_generates(families, name, monkeypatch, t
             batch = rows[task].batch([i])
             predicted = batch.labels[batch.positions].tolist()
             assert predicted == said
+
+
+def test_answers_take_few_calls_and_one_look_for_what_a_pass_changes(families, monkeypatch):
+    config = in_family(families["llama"], monkeypatch)
+    model, data = opened(config)
+    looked, asked = [], []
+    first, generate = Stateless._first, transformers.LlamaForCausalLM.generate
+    monkeypatch.setattr(Stateless, "_first", lambda self, *given: looked.append(self) or first(self, *given))
+    monkeypatch.setattr(
+        transformers.LlamaForCausalLM,
+        "generate",
+        lambda self, **given: asked.append(len(given["input_ids"])) or generate(self, **given),
+    )
+    one_by_one = answer(model, data.calibration, config.data.pseudo_answers, size=1)
+    assert asked == 2 * [8, 4]  # of twelve rows of two tasks
+    assert len(looked) == 2
+    for task, rows in answer(model, data.calibration, config.data.pseudo_answers, size=32).items():
+        assert all(torch.equal(rows.batch([i]).labels, one_by_one[task].batch([i]).labels) for i in range(len(rows)))
 
 
 def test_a_second_run_reads_and_a_change_is_detected(family, monkeypatch):

@@ -1,6 +1,5 @@
 """Factors in combine, inner and export; what is said of adapters; adapters over complete checkpoints."""
 
-import json
 import shutil
 
 import pytest
@@ -190,37 +189,6 @@ def test_a_head_that_was_not_saved_is_said(tmp_path):
     )
 
 
-def named(adapter, base):
-    file = adapter / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
-
-
-def test_the_base_that_an_adapter_names(tmp_path):
-    """The same folder, or an equal copy, is passed over; a name alone is warned of; other weights are refused."""
-    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    shutil.copytree(base, tmp_path / "copy")
-    moved(model(*LLAMA[:2], **LLAMA[2]), 3).save_pretrained(tmp_path / "other")
-    for same in (base, tmp_path / "copy"):
-        named(adapter, same)
-        assert not any("the adapter names" in n or "trained on" in n for n in experts_of(base, a=adapter).notes)
-    named(adapter, "somebody/Llama")
-    assert any("names the base somebody/Llama, this base is" in note for note in experts_of(base, a=adapter).notes)
-    named(adapter, tmp_path / "other")
-    with pytest.raises(IncompatibleExpertsError, match=r"other, expected .*has other numbers.*adapter: "):
-        experts_of(base, a=adapter)
-
-
-def test_a_base_that_differs_in_one_number_is_another_one(tmp_path):
-    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    shutil.copytree(base, tmp_path / "other")
-    tensors = load_file(base / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"].view(-1)[13] += 0.01
-    save_file(tensors, tmp_path / "other/model.safetensors", {"format": "pt"})
-    named(adapter, tmp_path / "other")
-    with pytest.raises(IncompatibleExpertsError, match=r"layers.1.mlp.up_proj.weight has other numbers there than"):
-        experts_of(base, a=adapter)
-
-
 COMPUTED = {"plain": 0, "bias": 0, "norms of their own": 0, "dora": 4, "token rows": 1, "module of its own": 0}
 
 
@@ -231,17 +199,6 @@ def test_what_is_computed_whole_while_learning_is_said(tmp_path, kind):
     count = COMPUTED[kind]
     assert [note for note in said if f": {count} of the tensors" in note] == said
     assert bool(said) == bool(count)
-
-
-@pytest.mark.parametrize(
-    "name", ["unsloth/base-bnb-4bit", "TheBloke/base-GPTQ", "org/Base-AWQ", "mlx-community/base-8bit"]
-)
-def test_a_quantised_base_is_said(tmp_path, name):
-    base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    named(adapter, name)
-    assert any(
-        "trained on a quantised base" in note and "full-precision" in note for note in experts_of(base, a=adapter).notes
-    )
 
 
 @pytest.mark.parametrize("sides", [1, 2])

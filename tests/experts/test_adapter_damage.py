@@ -5,7 +5,18 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.adapters import BERT, BOTH, KINDS, TIED, TRANSFORMERS_4, experts_of, in_old_names, of_mlx, saved
+from support.adapters import (
+    BERT,
+    BOTH,
+    KINDS,
+    TIED,
+    TRANSFORMERS_4,
+    experts_of,
+    in_old_names,
+    of_mlx,
+    of_mlx_mixture,
+    saved,
+)
 
 from adamerge.cli import main
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -20,6 +31,7 @@ LAYOUTS = {
     ),
     "experts one by one": lambda folder: in_old_names(folder, *TRANSFORMERS_4["experts, plain"]),
     "mlx": lambda folder: of_mlx(folder, "q_proj|embed_tokens"),
+    "experts of mlx": lambda folder: of_mlx_mixture(folder, "MixtralForCausalLM", {"gate_proj": "w1"}, False),
 }
 A, B = ("lora_A", "lora_a", "embedding_A"), ("lora_B.weight", "lora_b", "embedding_B")
 

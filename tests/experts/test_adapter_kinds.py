@@ -4,10 +4,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from support.adapter_document import differences
+from support.adapter_kinds import ALL, MIXTURES, MLX
 from support.adapters import (
+    BOTH,
     FUSED,
     KINDS,
-    LLAMA,
     TIED,
     TRANSFORMERS_4,
     experts_of,
@@ -16,6 +18,7 @@ from support.adapters import (
     logits,
     model,
     of_mlx,
+    of_mlx_mixture,
     one_hot_logits,
     saved,
     trained,
@@ -28,6 +31,7 @@ def check(experts, expected):
     """Weights and logits of the one expert are the expected ones, and something was changed."""
     found = experts.tasks["a"].weights
     assert found.changed
+    assert not any("the file has no tensors" in note for note in experts.notes)
     for name in found.headers:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
     module, expected = experts.tasks["a"].module, {name: expected[name] for name in found.headers}
@@ -51,10 +55,22 @@ def test_factors_of_fused_experts(tmp_path, kind):
     check(experts_of(base, a=adapter), expected)
 
 
+def test_factors_of_a_targeted_parameter_that_are_not_in_the_file_are_said(tmp_path):
+    base, adapter, _ = saved(tmp_path, "MixtralForCausalLM", {"target_modules": [], "target_parameters": BOTH})
+    file = adapter / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(file).items() if ".base_layer." not in key}, file)
+    said = [note for note in experts_of(base, a=adapter).notes if "the file has no tensors" in note]
+    assert len(said) == 1
+    assert "target_parameters (model.layers.0.mlp.experts.gate_up_proj" in said[0]
+
+
 @pytest.mark.parametrize("kind", TRANSFORMERS_4)
 def test_module_paths_of_transformers_4(tmp_path, kind):
     base, adapter, expected = in_old_names(tmp_path, *TRANSFORMERS_4[kind])
-    check(experts_of(base, a=adapter), expected)
+    experts = experts_of(base, a=adapter)
+    check(experts, expected)
+    weights = experts.tasks["a"].weights
+    assert all(weights.change(name).low_rank for name in weights.changed)
 
 
 OTHER_NAMES = {
@@ -114,15 +130,6 @@ def test_factors_that_count_twice_are_said(tmp_path):
     assert any("head.attention.out_proj count twice" in note for note in experts_of(base, a=adapter).notes)
 
 
-MLX = {
-    "linear": (LLAMA, "q_proj|down_proj", False),
-    "dora": (LLAMA, "q_proj|down_proj", True),
-    "embeddings": (LLAMA, "embed_tokens", False),
-    "dora of embeddings": (LLAMA, "embed_tokens", True),
-    "tied embeddings": (TIED, "embed_tokens", False),
-}
-
-
 @pytest.mark.parametrize("kind", MLX)
 def test_adapters_of_mlx(tmp_path, kind):
     """W + scale · (a b)ᵀ of a linear layer and W + scale · a b of embeddings, as `fuse` of mlx-lm 0.32 computes."""
@@ -130,3 +137,19 @@ def test_adapters_of_mlx(tmp_path, kind):
     experts = experts_of(base, a=folder)
     check(experts, expected)
     assert any("quantised base (mlx-community/tiny-4bit)" in note for note in experts.notes)
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_experts_of_a_mixture_as_mlx_has_them(tmp_path, kind):
+    """W[e] + scale · b[e] a[e], with the experts stacked in `switch_mlp`, as `fuse` of mlx-lm 0.32 computes."""
+    base, folder, expected = of_mlx_mixture(tmp_path, *MIXTURES[kind])
+    experts = experts_of(base, a=folder)
+    check(experts, expected)
+    weights = experts.tasks["a"].weights
+    assert all(weights.change(name).low_rank for name in weights.changed)
+
+
+def test_the_document_lists_every_kind_and_no_other():
+    """The command that writes it measures the differences; every kind is compared above."""
+    assert differences().keys() == ALL.keys()
+    assert max(differences().values()) <= 1e-5

@@ -13,8 +13,9 @@ FULL_BATCH = {"data": {"batch_size": None, "held_out": 0.25}}
 ADAM = {"class_path": "Adam", "init_args": {"lr": 0.02, "eps": 1e-3}}  # steps of 0.02 along the rounding of 0 differ
 METHODS = {
     "adamerging": {"method": "adamerging", "optimizer": ADAM, "data": {"batch_size": 4}},
-    "expert_merging++": {
-        "method": "expert_merging++",
+    "auto": {
+        "method": "auto",
+        "centre": {"class_path": "Auto", "init_args": {"merges": ["Isotropic"], "scales": [1.0]}},
         "optimizer": ADAM,
         "chunks": {"budget": 4, "first_steps": 2},
         "data": {"batch_size": 6, "micro_batch": 1},  # of an encoder's hidden states, rows weigh by length in a batch

@@ -27,9 +27,7 @@ def pool() -> tuple[InMemory, dict[str, Weights], dict[str, list[tuple[int, Tens
         matrix, stack = LowRank(drawn(5, rank), drawn(rank, 6), 0.5), LowRank(drawn(3, 4, rank), drawn(3, rank, 6), 2.0)
         changes = {
             "w": Change(low_rank=lambda one=matrix: one),
-            "e": Change(
-                dense=lambda base, one=stack: base + one.dense(base.shape, base.dtype), blocks=lambda one=stack: one
-            ),
+            "e": Change(low_rank=lambda one=stack: one),
         }
         adapters[task] = Adapted(base, changes, {})
         factors["w"].append((k, 0.5 * matrix.left, matrix.right))

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -206,7 +206,7 @@ def _found(out: Path, said: str) -> np.ndarray | str:
 def difference(found: np.ndarray | str, expected: np.ndarray | str) -> str:
     """The largest difference, or what was said."""
     if isinstance(found, str) or isinstance(expected, str):
-        return found if isinstance(found, str) else "-"
+        return found if isinstance(found, str) else "the export alone is read"
     if found.shape != expected.shape:
         return f"shape {found.shape}, not {expected.shape}"
     return f"{float(np.abs(found - expected).max(initial=0)):.1e}"
@@ -227,6 +227,32 @@ def _wanted(name: str, readers: Mapping[str, object]) -> bool:
     return any(_reads(reader, name) for reader in readers)
 
 
+def _compared(
+    reader: str, path: Sequence[str], own: Mapping[str, tuple[dict[str, Path], np.ndarray]], ids: Path
+) -> dict[str, tuple[str, ...]]:
+    """Let a reader compute what each family's two checkpoints say; returns the largest differences by family."""
+    found = iter(read(reader, path, [one for places, _ in own.values() for one in places.values()], ids))
+    table: dict[str, tuple[str, ...]] = {}
+    for name, (_, logits) in own.items():
+        export, saved = next(found), next(found)
+        if reader == "gguf":  # the files of both are compared with each other
+            table[name] = (difference(export, saved),)
+        else:
+            table[name] = (difference(export, logits), difference(saved, logits))
+    return table
+
+
+def table(found: Mapping[str, Mapping[str, tuple[str, ...]]]) -> Iterator[str]:
+    """Yield the lines of a table: a row for each family, and columns for each of its readers."""
+    columns = [(reader, n) for reader, rows in found.items() for n in range(len(next(iter(rows.values()), ())))]
+    heads = [f"{reader}: {'saved' if n else 'export'}" for reader, n in columns]
+    yield f"| family | {' | '.join(heads)} |"
+    yield "|---" * (len(heads) + 1) + "|"
+    for name in dict.fromkeys(name for rows in found.values() for name in rows):
+        cells = [found[reader].get(name, ("", ""))[n] for reader, n in columns]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, default=Path("readers"))
@@ -236,21 +262,19 @@ def main() -> None:
     options = parser.parse_args()
     paths = {reader: install(reader, options.packages) for reader in options.readers}
     with tempfile.TemporaryDirectory() as place:
-        ids = np.random.default_rng(0).integers(3, 40, (1, 24))
-        np.save(Path(place) / "ids.npy", ids)
-        models = {name: _made(name, Path(place) / name, ids) for name in options.families if _wanted(name, paths)}
-        print("| reader | family | export | saved by transformers |\n|---|---|---|---|", flush=True)
+        ids = Path(place) / "ids.npy"
+        np.save(ids, np.random.default_rng(0).integers(3, 40, (1, 24)))
+        models = {
+            name: _made(name, Path(place) / name, np.load(ids)) for name in options.families if _wanted(name, paths)
+        }
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
         for reader, path in paths.items():
             own = {name: model for name, model in models.items() if _reads(reader, name)}
-            places = [one for checkpoints, _ in own.values() for one in checkpoints.values()]
-            found = iter(read(reader, path, places, Path(place) / "ids.npy"))
-            for name, (_, logits) in own.items():
-                export, saved = next(found), next(found)
-                expected = saved if reader == "gguf" else logits
-                print(
-                    f"| {reader} | {name} | {difference(export, expected)} | {difference(saved, expected)} |",
-                    flush=True,
-                )
+            found[reader] = _compared(reader, path, own, ids)
+            print(f"{reader}: {found[reader]}", file=sys.stderr, flush=True)
+    for encoders in (False, True):
+        rows = {reader: one for reader, one in found.items() if reader.startswith("sentence") is encoders and one}
+        print(*table(rows), "", sep="\n") if rows else None
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Runs and merges of adapters with heads that are exported as adapters again."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from support.adapter_pool import assert_same
@@ -60,6 +62,20 @@ def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, method):
 def test_transforms_that_leave_the_span_are_refused_before_learning(text_pool, settings):
     with pytest.raises(ConfigError, match=r"(task_vectors|centre): \w+ leaves the span"):
         merge(**settings, export="adapter").learn()
+
+
+def test_merges_that_leave_the_span_take_no_part_in_a_race_for_the_centre_of_an_adapter(text_pool, main):
+    models = [{"model": f"adapters/{task}", "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
+    centre = {"class_path": "Auto", "init_args": {"merges": ["Ties", "FeatCal", "Isotropic"], "scales": [1.0]}}
+    written = {"base_model": "base", "models": models, "centre": centre, "export": "adapter"}
+    Path("merge.yaml").write_text(yaml.safe_dump(written | {"trainer": {"max_steps": 1, "accelerator": "cpu"}}))
+    code, said, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run")
+    assert code == 0, complaint
+    for name in ("Ties", "FeatCal"):
+        assert f"note: centre: {name} takes no part in the race: it leaves the span" in said
+    first, *_ = json.loads(Path("run/centre_race.json").read_text())["rounds"]
+    assert set(first["divergence"]) == {"average", "task arithmetic at 0.3", "Isotropic × 1"}
+    assert Path("run/merged/mood/adapter_config.json").exists()
 
 
 def test_a_run_writes_an_adapter_measures_it_and_exports_it_anew(text_pool, main):

@@ -105,6 +105,22 @@ def test_old_names_are_exported_in_todays(tmp_path, who):
     load("BertForPreTraining", found.folder)
 
 
+def test_tensors_of_no_class_are_exported_in_todays_names_too(tmp_path):
+    base = build("BertModel", "bert", 0)
+    save_family(tmp_path, base, {task: build("BertModel", "bert", seed) for seed, task in enumerate("ab", 1)})
+    file = tmp_path / "base/model.safetensors"
+    head = {f"cls.transform.LayerNorm.{name}": torch.rand(16) for name in ("gamma", "beta")}
+    save_file({**load_file(file), **head, "cls.bias": torch.ones(3)}, file, {"format": "pt"})
+    exported(tmp_path, "BertModel")
+    found = {n: t for path in (tmp_path / "merged").glob("*.safetensors") for n, t in load_file(path).items()}
+    assert {name for name in found if "cls" in name} == {
+        "cls.transform.LayerNorm.weight",
+        "cls.transform.LayerNorm.bias",
+        "cls.bias",
+    }
+    assert torch.equal(found["cls.transform.LayerNorm.weight"], head["cls.transform.LayerNorm.gamma"])
+
+
 def test_a_second_name_of_a_tied_parameter_in_the_bases_head_is_not_exported(tmp_path):
     base = build("BertForMaskedLM", "bert", 0)
     tasks = {t: build("BertForSequenceClassification", "bert", s) for s, t in enumerate("ab", 1)}

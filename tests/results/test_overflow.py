@@ -61,4 +61,4 @@ def test_modules_and_factors_that_overflow_are_refused_too(tmp_path):
         blended("2_Dense/model.safetensors", blend, model, torch.ones(1, 1))
     svd = Svd(torch.full((1, 1), 1.0), torch.tensor([1e12]), torch.full((1, 1), 1.0))
     with pytest.raises(ConfigError, match=r"factor w left: expected numbers of at most 65504"):
-        _rounded(model.rounding, "w", LowRankChange(svd, 0.0))
+        _rounded(model.rounding, "w", LowRankChange((svd,), 0.0))

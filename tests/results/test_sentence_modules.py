@@ -16,6 +16,8 @@ from adamerge import Expert, Merge
 from adamerge.results.module_settings import meaning
 from adamerge.results.sentence_modules import read_modules
 from adamerge.results.whose_files import plan_of
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.read_config import merge_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
 
@@ -134,7 +136,7 @@ def test_experts_that_pool_differently_over_a_plain_base_give_a_plain_merge(tmp_
     for seed, (task, mode) in enumerate(zip(TASKS, ("cls", "max"), strict=True)):
         as_sentence_encoder(task, seed, mode=mode)
     done, notes = merged()
-    assert "mood, topic: pool differently and the base has no modules, so the merged checkpoint has none" in notes
+    assert "mood, topic: pool differently and the base has no modules, so the merged checkpoint has no modules" in notes
     assert not (done.folder / "modules.json").exists()
     assert SentenceTransformer(str(done.folder), device="cpu").encode(TEXTS).shape == (3, 16)
     for task, mode in zip(TASKS, ("cls", "max"), strict=True):
@@ -182,6 +184,16 @@ def test_odd_entries_of_modules_take_no_files(tmp_path, entry):
     assert found is not None
     assert found.files == {}
     assert found.names <= {"no"}
+    assert found.outside == (("../mood",) if entry == {"path": "../mood"} else ())
+
+
+def test_a_module_elsewhere_is_left_out_aloud(encoders):
+    entries = json.loads(Path("mood/modules.json").read_text())
+    entries[1]["path"] = "../base/1_Pooling"
+    Path("mood/modules.json").write_text(json.dumps(entries))
+    config = {"base_model": "base", "models": [{"model": task} for task in TASKS]}
+    notes = "\n".join(plan_of(open_experts(merge_config(config))).notes)
+    assert "mood: modules.json: expected folders inside this one, found ../base/1_Pooling; these are left out" in notes
 
 
 def test_one_folder_in_two_spellings_is_one(encoders):

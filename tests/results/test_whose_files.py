@@ -159,6 +159,14 @@ def test_a_broken_link_is_no_free_folder(tmp_path):
         check_free(tmp_path / "out")
 
 
+def test_generation_settings_that_transformers_refuses_are_said_and_no_reason_to_fail(encoders):
+    (encoders / "base/generation_config.json").write_text('{"max_new_tokens": 0}')
+    done, notes = merged()
+    assert "base: generation_config.json: transformers refuses these settings (`max_new_tokens` must be" in notes
+    assert any("the merged checkpoint: generation_config.json: transformers refuses" in note for note in done.notes)
+    assert (done.folder / "generation_config.json").read_text() == '{\n  "max_new_tokens": 0\n}\n'
+
+
 @pytest.mark.parametrize("name", ["generation_config.json", "modules.json", "preprocessor_config.json"])
 def test_settings_that_cannot_be_read_are_named(encoders, name):
     (encoders / "mood" / name).write_text("{")
@@ -272,6 +280,16 @@ def test_a_task_without_a_setting_of_the_merge_differs_from_it(family):
     plan = plan_of(opened())
     assert "mood: has its own generation settings" in "\n".join(plan.notes)
     assert plan.tasks["mood"].generation == {"do_sample": True, "eos_token_id": 1}
+
+
+def test_the_merge_stops_at_the_end_of_a_turn_where_every_task_has_a_folder_too(family):
+    (family / "base/chat_template.jinja").write_text(CHATS)
+    for size, name in enumerate(("base", *TASKS), 1):
+        (family / name / "generation_config.json").write_text(json.dumps({"eos_token_id": 5, "max_new_tokens": size}))
+    done, _ = merged()
+    assert done.folder not in done.checkpoints.values()
+    for place in (done.folder, *done.checkpoints.values()):
+        assert json.loads((place / "generation_config.json").read_text())["eos_token_id"] == [5, 1]
 
 
 def test_experts_without_files_leave_the_bases_silently(family):

@@ -41,7 +41,7 @@ def test_the_winner_is_the_merge_that_diverges_least(learned):
 def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
     refit = {"class_path": "FeatCal", "init_args": {"after": "DcMerge", "rows": 8}}
     merges = ["RegMean", "Esm", refit, "Aswudi", {"class_path": "Aswudi", "init_args": {"start": "mean"}}]
-    options = {"class_path": "Auto", "init_args": {"merges": merges, "scales": [1.0], "rows": 4}}
+    options = {"class_path": "Auto", "init_args": {"merges": merges, "scales": [1.3, 1.0], "rows": 4}}
     config = configuration(
         method="expert_merging", centre=options, watch={"every": 5}, trainer={"max_steps": 1, "accelerator": "cpu"}
     )
@@ -57,6 +57,7 @@ def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
     assert table["winner"] == min(last, key=last.get)
     assert f"centre: {table['winner']}, which diverges least" in said
     assert "race of centres" in said
+    assert "note: centre: merges race at 1 times their published scale alone" in said  # learning takes one step
     assert not Path("run/centres").exists()
     assert "Without labels: best by divergence on held-out rows is" in said  # no row has a label
     saved = read_config(Path("run/config.yaml"), lambda note: None)
@@ -67,6 +68,10 @@ def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
     for file in Path("run/merged").glob("*.safetensors"):
         written, again = load_file(file), load_file(Path("again") / file.name)
         assert all(torch.equal(tensor, again[name]) for name, tensor in written.items())
+    code, said, complaint = main("replay", "run", "redone")
+    assert (code, complaint) == (0, "")
+    assert "8 rows" in said  # it races again, on the held-out rows of the run
+    assert "16 rows" not in said
 
 
 def test_three_ways_of_asking_are_one(family):

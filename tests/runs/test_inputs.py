@@ -155,6 +155,7 @@ def test_every_command_on_a_run_in_use_is_refused(moved, main):
             ("export", "run", "out"),
             ("export", "run", "run/other"),
             ("evaluate", "run"),
+            ("report", "run"),
             ("fit", "--config", "run/config.yaml", "--ckpt_path", "last"),
             ("fit", "--config", "merge.yaml", "--run_dir", "run"),
         ):

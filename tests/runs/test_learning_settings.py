@@ -48,6 +48,23 @@ def test_filters_that_apply_need_no_note(weight):
     assert not [note for note in notes(weight, 0.3) if "filter" in note]
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "written", "kept"),
+    [("Adam", {}, 0.9), ("LBFGSB", {}, 0.0), ("SoftFrankWolfe", {"every": 5}, 0.0), ("Adam", {"average": 0.5}, 0.5)],
+)
+def test_an_optimiser_that_searches_its_steps_has_no_mean_over_them_and_it_is_said(optimizer, written, kept):
+    settings = {"lr_scheduler": None, "feasible": "Box" if optimizer == "LBFGSB" else "Simplex"}
+    settings |= {"data": {"batch_size": None}, "watch": written, "optimizer": optimizer, "chunks": None}
+    config = {"base_model": "base", "models": [{"model": "m0"}, {"model": "m1"}], "method": "auto", **settings}
+    said = [note for note in learning_notes(merge_config(config), NAMES) if "watch.average" in note]
+    assert learning_of(merge_config(config), progress_bar=False).watching.average == kept
+    name = f"note: watch.average: 0 instead of the method's 0.9, because {optimizer} searches its steps"
+    assert said == ([] if kept else [name])
+    if not kept:
+        with pytest.raises(ConfigError, match=r"watch\.average: expected 0 with"):
+            learning_of(merge_config({**config, "watch": {"average": 0.9}}), progress_bar=False)
+
+
 SETS = [
     ("Box", (0.5, 1.5), 6, "0.5, 1.5"),
     ("Box", (-0.5, 0.5), 6, "-0.5, 0.5"),
@@ -117,7 +134,10 @@ def test_warnings_of_python_have_no_prefix():
         ({"optimizer.lr": -1}, "optimizer.init_args.lr: Invalid learning rate: -1"),
         ({"optimizer": None}, "optimizer: expected an optimiser"),
         ({"trainer.accelerator": "gpuu"}, "gpuu"),
-        ({"models": [{"model": "a"}], "feasible": "Simplex"}, "A simplex over 1 expert is a single point"),
+        (
+            {"models": [{"model": "a"}], "beside": [], "feasible": "Simplex"},
+            "A simplex over 1 expert is a single point",
+        ),
         ({"optimizer": "SoftFrankWolfe", "feasible": "Unbounded"}, "there is no vertex to select; choose a simplex"),
         ({"optimizer": "LBFGSB", "feasible": "Simplex", "data.batch_size": None}, "bounds on single coefficients only"),
         ({"optimizer": "LBFGSB"}, "L-BFGS-B with another batch at every step is not defined"),

@@ -225,6 +225,32 @@ def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False):
     return folder / "base", adapter, expected
 
 
+def of_mlx_mixture(folder: Path, name: str, words: Mapping[str, str], flat: bool):
+    """A mixture and factors of all its experts, stacked as mlx-lm does; and the weights as its `fuse` computes them."""
+    base, truth, tensors = folder / "base", folder / "truth", {}
+    model(name).save_pretrained(base)
+    file, generator = load_file(base / "model.safetensors"), torch.Generator().manual_seed(3)
+    for theirs, ours in words.items():
+        for first in [key for key in file if key.endswith(f".experts.0.{ours}.weight")]:
+            names = [first.replace("experts.0", f"experts.{e}") for e in range(16)]
+            names = [one for one in names if one in file]
+            rows, columns = file[first].shape
+            a = torch.randn(len(names), 2, columns, generator=generator) * 0.1
+            b = torch.randn(len(names), rows, 2, generator=generator) * 0.1
+            for one, change in zip(names, 5.0 * b @ a, strict=True):
+                file[one] += change
+            path = f"{first.partition('.experts.')[0]}.switch_mlp.{theirs}"
+            tensors |= {f"{path}.lora_a": a.flatten(0, 1) if flat else a, f"{path}.lora_b": b}
+    shutil.copytree(base, truth)
+    save_file(file, truth / "model.safetensors", {"format": "pt"})
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    save_file(tensors, adapter / "adapters.safetensors")
+    options = {"num_layers": 2, "model": "tiny", "lora_parameters": {"rank": 2, "dropout": 0.0, "scale": 5.0}}
+    (adapter / "adapter_config.json").write_text(json.dumps(options))
+    return base, adapter, getattr(transformers, name).from_pretrained(truth).eval().state_dict()
+
+
 def experts_of(base: Path, **adapters: Path):
     """Base and adapters, opened."""
     opened = open_checkpoint(str(base))

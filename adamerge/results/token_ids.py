@@ -1,0 +1,38 @@
+"""Settings of a configuration that name tokens, those of its parts (text_config) too."""
+
+from collections.abc import Mapping
+from typing import cast
+
+_ENDING = "_token_id"
+
+
+def token_ids(config: Mapping[str, object], place: str = "") -> dict[str, object]:
+    """Collect the settings that name tokens, by dotted key.
+
+    Example:
+        >>> token_ids({"eos_token_id": 2, "text_config": {"pad_token_id": 0, "dropout": 0.1}})
+        {'eos_token_id': 2, 'text_config.pad_token_id': 0}
+    """
+    found: dict[str, object] = {}
+    for key, value in config.items():
+        if key.endswith(_ENDING):
+            found[place + key] = value
+        elif isinstance(value, dict):
+            found |= token_ids(cast(Mapping[str, object], value), f"{place}{key}.")
+    return found
+
+
+def with_token_ids(config: Mapping[str, object], ids: Mapping[str, object], place: str = "") -> dict[str, object]:
+    """Set the tokens of a configuration and of its parts; parts that it has not are not made.
+
+    Example:
+        >>> with_token_ids({"text_config": {"pad_token_id": 0}}, {"eos_token_id": 2, "text_config.pad_token_id": 1})
+        {'text_config': {'pad_token_id': 1}, 'eos_token_id': 2}
+    """
+    parts = {
+        key: with_token_ids(cast(Mapping[str, object], value), ids, f"{place}{key}.")
+        for key, value in config.items()
+        if isinstance(value, dict)
+    }
+    own = {key[len(place) :]: value for key, value in ids.items() if key.startswith(place)}
+    return {**config, **parts, **{key: value for key, value in own.items() if "." not in key}}
