@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from field import REPORTS
 
 from adamerge.data.settings import Batching, EvaluationSource
 from adamerge.objectives import Objective
@@ -216,3 +217,36 @@ def test_readme_has_the_command_that_ci_runs():
     lines = TEXTS["README.md"].partition("\n## Tests")[2].split("```")
     assert lines[1].startswith("bash\npython3 -m venv .venv-test")  # .ci/run removes .venv-test first
     assert lines[1].endswith("&& pytest -n 2 --dist worksteal\n")
+
+
+SURPRISES = [line for line in TEXTS["docs/ecosystem.md"].splitlines() if line.startswith("|")]
+CODE = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def cells(line):
+    """The cells of a line of a table."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_every_surprise_has_a_guess_an_answer_and_a_test():
+    assert cells(SURPRISES[0]) == ["library", "behaviour", "the obvious guess", "what we do", "test"]
+    for row in map(cells, SURPRISES[2:]):
+        assert len(row) == 5, row
+        assert all(row), row
+        words = {word for quoted in re.findall(r"`([^`]+)`", row[-1]) for word in quoted.split("::")}
+        paths, cases = {word for word in words if "/" in word}, {word for word in words if word.startswith("test_")}
+        assert paths | cases == words != set(), row
+        assert all((ROOT / path).exists() for path in paths), row
+        places = paths & CODE.keys() or CODE
+        assert all(any(f"def {case}(" in CODE[place] for place in places) for case in cases), row
+
+
+def test_no_surprise_is_there_twice():
+    behaviours = [cells(line)[1] for line in SURPRISES[2:]]
+    assert len(set(behaviours)) == len(behaviours) > 100
+
+
+def test_every_field_report_is_in_the_table():
+    lines = [cells(line) for line in TEXTS["docs/field.md"].splitlines() if line.startswith("| ")][1:]
+    assert [(row[0], row[1]) for row in lines] == [(n, f"{r.what}: {r.right}") for n, r in sorted(REPORTS.items())]
+    assert {row[-1] for row in lines} <= {"mended", "right"}

@@ -66,6 +66,13 @@ def test_bound_without_a_lower_end_is_refused():
     assert oldest(Requirement("torch[all]>=2.6,<3,!=2.7")) == "torch==2.6"
 
 
+def test_no_script_takes_the_place_of_a_package():
+    folders = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["pythonpath"]
+    scripts = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")}
+    assert {"gpu", "run"} <= scripts
+    assert not scripts & {"cuda", *sys.stdlib_module_names, *packages_distributions()}
+
+
 def test_pinned_versions_of_ci_are_allowed():
     pins = {(pin := Requirement(line)).name: pin for line in (ROOT / ".ci/constraints.txt").read_text().split()}
     for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]:

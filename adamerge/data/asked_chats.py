@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from adamerge.data.choice_rows import choice_rows, prompt_room
 from adamerge.data.language_rows import Example, prompt_rows
 from adamerge.data.questions import Question, Questions, question_notes, questions_of
-from adamerge.data.rendered import ASSISTANT, Message, question, render, render_last_turn
+from adamerge.data.rendered import ASSISTANT, Message, question, render, render_last_turn, texts_of
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding, EvaluationSource
 from adamerge.data.tables import Table
@@ -63,22 +63,14 @@ def _right(table: Table, row: int, chat: Sequence[Message], asked: Sequence[Mess
         ConfigError: There is none, or more than one, or it is not a text; names the row.
     """
     answers = chat[len(asked) :]
-    text = _text(answers[0].get("content")) if len(answers) == 1 else None
-    if text is None:
+    texts = texts_of(answers[0].get("content")) if len(answers) == 1 else []
+    if not texts:
         without = " without a text" if len(answers) == 1 else ""
         raise table.error(
             f"{table.place(row)}: expected one message of {ASSISTANT!r} with a text at the end, the right answer, "
             f"found {len(answers)} of that role{without}. Correct or remove the row."
         )
-    return text
-
-
-def _text(content: object) -> str | None:
-    """Return a message's text: its content, or the texts of the parts of its content."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    parts = [part.get("text") if isinstance(part, dict) else None for part in cast(list[object], content)]
-    return "".join(map(str, parts)) if parts and all(isinstance(part, str) for part in parts) else None
+    return "".join(texts)
 
 
 def _choices(

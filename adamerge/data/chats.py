@@ -21,6 +21,7 @@ from adamerge.data.tables import Table
 from adamerge.data.text_inputs import refuse_columns
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
 from adamerge.data.tokens import cut_note, special_tokens, spelling_note
+from adamerge.data.unprinted import joined_parts, unprinted_notes
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 from adamerge.types import Fact, quoted
@@ -61,17 +62,19 @@ class Chat(Modality):
         source = measured_as(table, kind, encoding)
         if awaits_answers(encoding) or source:
             _check_continues(table, kind)
-            chats = read_chats(table, tokenizer)
+            written = read_chats(table, tokenizer)
+            chats = joined_parts(tokenizer, written)
             rows, said = asked_chats(table, expert, tokenizer, encoding, source, chats, limit)
             chats = [question(table, chat, i) for i, chat in enumerate(chats, 1)]
         else:
             check_measured(table, kind, encoding, completed=True)
             _check_continues(table, kind)
-            chats = read_chats(table, tokenizer)
+            written = read_chats(table, tokenizer)
+            chats = joined_parts(tokenizer, written)
             examples, said = _examples(table, tokenizer, chats, encoding, limit)
             rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
             said += notes
-        said += _spelling_note(table, tokenizer, chats)
+        said += (*unprinted_notes(table, tokenizer, written, chats), *_spelling_note(table, tokenizer, chats))
         return Encoded(rows, found, (*_form_note(table), *said))
 
 

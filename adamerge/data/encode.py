@@ -12,6 +12,7 @@ from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text import Text
 from adamerge.data.unread_images import check_images
+from adamerge.data.unread_texts import unread_texts
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
 from adamerge.experts.predicted import form_of
@@ -48,6 +49,7 @@ def encode(table: Table, expert: Expert, processor: AnyProcessor, encoding: Enco
     notes = () if isinstance(modality, Images | Pictured) else check_images(table, expert, chat_column(table))
     used = processor if isinstance(modality, Pictured) else modality.part(processor)
     found = modality.encode(table, expert, used, encoding)
+    notes += unread_texts(table, columns)
     return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
 
 

@@ -16,6 +16,7 @@ from adamerge.data.processor_files import template_of
 from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.name_patterns import several
 from adamerge.types import ConfigError, Fact
 
 
@@ -69,7 +70,7 @@ class Processors:
             if expert.checkpoint is None and self._experts.checkpoint is None:
                 return Own(None)
             raise self._missing(expert, modality)
-        processor, notes = _completed(expert, own, base)
+        processor, notes = _completed(expert, own, base, modality)
         if own is not None and expert.checkpoint is None and task not in self._given:
             notes = [
                 Fact(f"{task}: is encoded with the {modality.loads} in {expert.folder}, its module's folder."),
@@ -151,14 +152,16 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
     return processor
 
 
-def _completed(expert: Expert, own: Processor | None, base: Processor | None) -> tuple[Processor, list[str]]:
+def _completed(
+    expert: Expert, own: Processor | None, base: Processor | None, modality: Modality
+) -> tuple[Processor, list[str]]:
     """Take the base's tokenizer or chat template where the expert brings none, and note it."""
     if own is None:
         assert base is not None
         given = next(filter(None, map(template_of, expert.folders)), None)
         template = given if isinstance(base, PreTrainedTokenizerBase) else None
         if template is None:
-            return base, []
+            return base, _passed_over(expert, modality)
         lent = copy.deepcopy(base)
         cast(PreTrainedTokenizerBase, lent).chat_template = template
         return lent, [f"{expert.name}: brings a chat template but no tokenizer: the base's tokenizer is used with it."]
@@ -167,6 +170,17 @@ def _completed(expert: Expert, own: Processor | None, base: Processor | None) ->
         own.chat_template = template
         return own, [f"{expert.name}: its tokenizer has no chat template: the base's is used."]
     return own, []
+
+
+def _passed_over(expert: Expert, modality: Modality) -> list[str]:
+    """Name the files beside an expert's weights that make no tokenizer without a vocabulary."""
+    found = {file.name for folder in expert.folders for how in modality.files for file in folder.glob(how)}
+    if not found:
+        return []
+    names = several(sorted(found))
+    return [
+        f"{expert.name}: {names} beside its weights make no {modality.loads} without a vocabulary: the base's is used."
+    ]
 
 
 def _difference_notes(task: str, modality: Modality, own: Processor, base: Processor) -> list[str]:

@@ -14,6 +14,19 @@ ASSISTANT = "assistant"
 """Role of the messages that are answers."""
 
 
+def texts_of(content: object) -> list[str]:
+    """List the texts of a message's content: the text, or those of all its parts; none if it has something else.
+
+    Example:
+        >>> texts_of("good"), texts_of([{"type": "text", "text": "bad"}]), texts_of([{"type": "image"}])
+        (['good'], ['bad'], [])
+    """
+    if not isinstance(content, list):
+        return [content] if isinstance(content, str) else []
+    texts = [part.get("text") if isinstance(part, dict) else None for part in cast(list[object], content)]
+    return cast(list[str], texts) if all(isinstance(text, str) for text in texts) else []
+
+
 def question(table: Table, chat: Sequence[Message], number: int) -> Sequence[Message]:
     """Remove the assistant's turns from the end of a chat; the rest is a prompt awaiting an answer.
 

@@ -27,7 +27,11 @@ def quotes_fields(path: Path) -> bool:
     whole with the marks inside it doubled, all records must have as many fields, and either fields are quoted where
     they need it (tabs, line breaks, quotation marks; spreadsheets quote commas, semicolons and spaces at the ends too),
     or one needs it and columns are quoted as a whole but for numbers and missing values. Marks of speech that opens in
-    one row and ends in a later one enclose rows, not a field: every line of such a file has all fields.
+    one row and ends in a later one enclose rows, not a field: every line of such a file has all fields. In a file of
+    one column nothing tells the two apart but marks that are doubled, or an empty field in marks.
+
+    Raises:
+        ValueError: In a file of one column, marks may enclose texts of several lines, or lines of several texts.
     """
     if not any('"' in line for line in lines(path)):
         return False
@@ -39,6 +43,12 @@ def quotes_fields(path: Path) -> bool:
         found.add(fields, quoted)
     if found.names_quoted:
         return True
+    if found.breaks and found.width == 1 and not found.doubled:
+        raise ValueError(
+            "a quotation mark opens on one line and closes on a later one, and a .tsv of one column does not tell "
+            "whether that is one text or several. Save it as .csv (texts in quotation marks), as .txt (a text per "
+            "line), or as JSON lines."
+        )
     spans = found.breaks and found.width > 1 and all(line.count(TAB) + 1 == found.width for line in lines(path))
     return not spans and (found.where_needed or found.by_column)
 
@@ -57,6 +67,7 @@ class _Fields:
         quoted: Columns with a quoted field.
         texts: Columns with a field without marks that is no number and not missing.
         breaks: Whether a quoted field has a line break.
+        doubled: Whether a quoted field has marks, which are doubled, or is empty, as only a writer leaves it.
     """
 
     width: int = 0
@@ -68,6 +79,7 @@ class _Fields:
     quoted: set[int] = field(default_factory=set[int])
     texts: set[int] = field(default_factory=set[int])
     breaks: bool = False
+    doubled: bool = False
 
     def add(self, fields: Sequence[str], quoted: Sequence[bool]) -> None:
         """Add a record and which of its fields are quoted."""
@@ -82,6 +94,7 @@ class _Fields:
             else:
                 self.bare |= _causes(value)
             self.breaks |= enclosed and not {"\r", "\n"}.isdisjoint(value)
+            self.doubled |= enclosed and (value == "" or '"' in value)
             if enclosed:
                 self.quoted.add(column)
             elif not first and not _is_number(value):

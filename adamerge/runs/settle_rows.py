@@ -33,7 +33,8 @@ _UNLIMITED = 10**6
 
 _ADVICE = (
     "Expected finite logits: correct config.json (rope_theta, rope_scaling and other factors, eps of norms), its "
-    "tokenizer's or processor's settings, or the weights; adamerge check --deep looks for numbers that are not finite."
+    "tokenizer's or processor's settings, columns of the rows that are inputs of the model, or the weights; adamerge "
+    "check --deep looks for numbers that are not finite."
 )
 
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}

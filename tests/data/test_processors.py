@@ -163,6 +163,16 @@ def test_expert_without_a_tokenizer_takes_the_bases(texts):
     torch.testing.assert_close(answers(model, data.evaluation["two"], "two"), expected)
 
 
+def test_settings_of_a_tokenizer_without_its_vocabulary_are_said(texts):
+    Path("two/tokenizer.json").unlink()
+    Path("two/tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    model, data = opened()
+    said = "two: tokenizer_config.json beside its weights make no tokenizer without a vocabulary: the base's is used."
+    assert said in data.notes
+    expected = torch.cat([plain_with("base", "two", [text]) for text in texts])
+    torch.testing.assert_close(answers(model, data.evaluation["two"], "two"), expected)
+
+
 def files_of(folder):
     """Files of a tokenizer in a folder."""
     return [*Path(folder).glob("tokenizer*"), *Path(folder).glob("special_tokens*")]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from families.others import NAMINGS, OTHERS
+from families.namings import line
+from families.others import OTHERS
 from families.table import TABLE
 
 FILE = Path(__file__).parents[2] / "docs/families.md"
@@ -65,18 +66,25 @@ can be learned from rows, `check` says so: leave out that task's calibration and
 THIRD = """
 ## Two namings
 
-Files of these classes are found in two namings, which are read and merged alike; exports have the names that
-`save_pretrained` writes. A file that holds a parameter under both is refused unless the values are equal. One class
-stands for all that have the rule: `LayerNorm.gamma` and `.beta` for every class with a LayerNorm.
+Files of a class are found in several namings: former names (LayerNorm's gamma and beta of before 2020, weight
+normalisation of torch 1), the names of the module where `save_pretrained` writes others, and names without or with the
+prefix of the base model or of its parts. All of them are read and merged alike; exports have the names that
+`save_pretrained` writes. A file that holds a parameter under two names is refused unless the values are equal.
 
-| class | name in new files | other name |
-|---|---|---|
+This is what transformers' own tables say of each class, with the first name that differs (`tests/families/namings.py`).
+Writing this table reads every class under all of these names and compares each tensor and what an export would write; a
+part of it is in the tests. `python tests/families/sweep.py` merges files under all of them, loads them in plain
+transformers, and compares with its merge.
+
+| class | other namings |
+|---|---|
 """
 
 
 def namings():
     """Lines of the third table."""
-    yield from (f"| {title} | `{now}` | `{other}` |" for title, (now, other) in sorted(NAMINGS.items()))
+    members = {getattr(member, "title", member.architecture): member for member in [*OTHERS, *TABLE]}
+    return [line(member, member.build(0)) for _, member in sorted(members.items(), key=lambda pair: pair[0].lower())]
 
 
 def others():
@@ -86,23 +94,13 @@ def others():
 
 
 def text():
-    """The document."""
+    """The document but for the third table."""
     lines = [
         f"| {f.architecture} | {BATCHES[f.batches]} | {PROMPTS[f.prompts]} | {STATE[f.state]} |"
         for f in sorted(TABLE, key=lambda family: (family.architecture.lower(), family.batches))
     ]
-    return (
-        INTRODUCTION
-        + "\n".join(lines)
-        + "\n"
-        + SECOND
-        + "\n".join(others())
-        + "\n"
-        + THIRD
-        + "\n".join(namings())
-        + "\n"
-    )
+    return "\n".join([INTRODUCTION + "\n".join(lines), SECOND + "\n".join(others()), THIRD])
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FILE.write_text(text() + "\n".join(namings()) + "\n", encoding="utf-8")

@@ -146,21 +146,3 @@ OTHERS = [
     ),
     Other("SmolVLMForConditionalGeneration", SMOL),
 ]  # fmt: skip
-
-NAMINGS = {
-    "BertModel (sentence encoder)": ("embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"),
-    "WavLMForCTC": (
-        "wavlm.encoder.pos_conv_embed.conv.parametrizations.weight.original0",
-        "wavlm.encoder.pos_conv_embed.conv.weight_g",
-    ),
-    "LlavaForConditionalGeneration": (
-        "language_model.model.embed_tokens.weight",
-        "model.language_model.embed_tokens.weight",
-    ),
-    "MixtralForCausalLM": (
-        "model.layers.0.block_sparse_moe.gate.weight",
-        "model.layers.0.mlp.gate.weight",
-    ),
-}
-"""One class for each way in which files have two namings: a name that `save_pretrained` writes, and another one that
-transformers reads (LayerNorm's numbers of before 2020, weight normalisation of torch 1, the module's own names)."""

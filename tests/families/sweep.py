@@ -13,22 +13,21 @@ import tempfile
 import time
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers
+from families.namings import KINDS, namings, under
 from families.others import IMAGES, OTHERS
 from families.table import TABLE
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.families import WORDS, save_tokenizer
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from adamerge import ConfigError, Expert, Merge, cli
-from adamerge.experts.conversion import written
 
 COEFFICIENTS = {"a": 0.3, "b": 0.3}
 
@@ -178,40 +177,29 @@ def merges(member, folder):
     assert not torch.allclose(own, expected, rtol=1e-3), "the merge is an expert"
 
 
-def old_names(model, names):
-    """Old names of a file's tensors: transformers' renamings of former names, backwards; {} where it knows none."""
-    rules = [rule for rule in get_model_conversion_mapping(model) if not isinstance(rule, WeightConverter)]
-    current = get_model_conversion_mapping(model, add_legacy=False)
-    legacy = [rule for rule in rules if rule not in current]
-    back = [rule.reverse_transform() for rule in reversed(legacy)]
-    found = {name: rename_source_key(name, back, [], reverse=True)[0] for name in names}
-    return {name: old for name, old in found.items() if old != name}
-
-
-def module_names(model, file):
-    """The module's own names of a file's tensors, where the file has others and holds the same tensors."""
-    stored = load_file(file)
-    units = written(model, [name for name in model.state_dict() if model.state_dict()[name].is_floating_point()])
-    pairs = {unit.name: unit.names[0] for unit in units if unit.name is not None}
-    return {name: pairs[name] for name in stored if pairs.get(name, name) != name}
-
-
-def renamed(member, folder, models):
-    """Rewrite the files of all models under other names, if transformers still reads them; returns how many names."""
-    count = 0
+def renamed(member, folder, models, kind):
+    """Rewrite the files of all models under other names, from which transformers still loads them."""
     for name, model in models.items():
         file = folder / name / "model.safetensors"
-        other = module_names(model, file) or old_names(model, load_file(file))
-        tensors = {other.get(key, key): tensor for key, tensor in load_file(file).items()}
-        count += len(other)
-        save_file(tensors, file, {"format": "pt"})
+        tensors = load_file(file)
+        save_file(under(namings(model, list(tensors))[kind], tensors), file, {"format": "pt"})
         loaded(member, folder / name)
-    return count
 
 
 def verdict(member, folder):
     """What `check` finds with rows, and without."""
     return " / ".join(checks(member, folder, rows=rows).splitlines()[-1] for rows in (True, False))
+
+
+def renames(models, kind, member, folder):
+    """The same merge of files in another naming, if the class has it."""
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    if kind not in namings(models["base"], load_file(folder / "base" / "model.safetensors")):
+        return f"not {kind}"
+    renamed(member, folder, models, kind)
+    merges(member, folder)
+    return f"equal {kind}"
 
 
 def line(member):
@@ -221,7 +209,7 @@ def line(member):
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         models = save_pool(member, folder)
-        for step in (verdict, learns, merges, lambda m, f: f"{renamed(m, f, models)} names", merges):
+        for step in (verdict, learns, merges, *(partial(renames, models, kind) for kind in KINDS)):
             try:
                 verdicts.append(str(step(member, folder) or "equal")[:160])
             except Exception as error:

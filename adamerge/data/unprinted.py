@@ -1,0 +1,95 @@
+"""What rows of chats hold and the chat template does not print: parts of contents, keys of messages, whole messages."""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase
+
+from adamerge.data.rendered import Message, texts_of
+from adamerge.data.tables import Table
+
+_PROBE = "probe"
+_ARGUMENTS = ("tools", "documents")
+"""Columns that other programs give to the chat template."""
+
+
+def joined_parts(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]) -> list[list[Message]]:
+    """Join the texts of contents in parts to one text, if the chat template would not read the parts.
+
+    Args:
+        tokenizer: Has a chat template.
+        chats: The messages of each row; contents are texts or lists of parts.
+
+    Returns:
+        The messages, unless the template reads parts (`[{"type": "text", "text": "…"}]`) those with texts alone.
+    """
+    if _reads_parts(tokenizer):
+        return [list(chat) for chat in chats]
+    return [[_with_one_text(message) for message in chat] for chat in chats]
+
+
+def _with_one_text(message: Message) -> Message:
+    texts = texts_of(message.get("content"))
+    return {**message, "content": "".join(texts)} if texts else message
+
+
+def unprinted_notes(
+    table: Table,
+    tokenizer: PreTrainedTokenizerBase,
+    written: Sequence[Sequence[Message]],
+    chats: Sequence[Sequence[Message]],
+) -> tuple[str, ...]:
+    """Count the chats of which the template does not print all, and those whose parts were joined.
+
+    Args:
+        table: Names task, file and row.
+        tokenizer: Has a chat template.
+        written: The messages as they are in the rows.
+        chats: The messages that are rendered.
+
+    Returns:
+        Notes for the user.
+    """
+    seen: dict[str, list[int]] = {}
+    for row, (before, chat) in enumerate(zip(written, chats, strict=True)):
+        for what in (*_joined(before, chat), *_unprinted(tokenizer, chat)):
+            seen.setdefault(what, []).append(row)
+    place = f"{table.task}: {table.source.path}"
+    columns = [name for name in _ARGUMENTS if name in table.columns]
+    notes = [f"{place}: the column {name!r} is not given to the chat template." for name in columns]
+    counts = ((what, len(rows), table.place(rows[0])) for what, rows in seen.items())
+    return (*notes, *(f"{place}: {n} of {len(chats)} chats have {what}; first: {first}." for what, n, first in counts))
+
+
+def _reads_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the template prints the text of a part, rather than the part as it is written."""
+    text = _rendered(tokenizer, [{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
+    return text is not None and _PROBE in text and not any(mark + _PROBE + mark in text for mark in ("'", '"'))
+
+
+def _joined(before: Sequence[Message], chat: Sequence[Message]) -> Iterator[str]:
+    if any(
+        isinstance(m.get("content"), list) and isinstance(own.get("content"), str)
+        for m, own in zip(before, chat, strict=False)
+    ):
+        yield "contents in parts, which the chat template does not read: their texts are joined"
+
+
+def _unprinted(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]) -> Iterator[str]:
+    """Yield what the template does not print of a chat."""
+    text = _rendered(tokenizer, chat)
+    if text is None:  # the row's own error is raised when it is rendered as tokens
+        return
+    roles = dict.fromkeys(str(m["role"]) for m in chat for own in texts_of(m.get("content")) if own.strip() not in text)
+    yield from (f"a message of {role!r} that the chat template does not print as it is" for role in roles)
+    for key in dict.fromkeys(key for message in chat for key in message if key not in ("role", "content")):
+        without = [{name: value for name, value in message.items() if name != key} for message in chat]
+        if _rendered(tokenizer, without) == text:
+            yield f"the key {key!r} in a message, which the chat template does not print"
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]) -> str | None:
+    try:
+        return cast(str, tokenizer.apply_chat_template(cast(list[dict[str, str]], list(chat)), tokenize=False))
+    except Exception:  # templates are programs of others
+        return None
