@@ -30,10 +30,24 @@ def test_parquet_as_pandas_writes_categories(tmp_path):
     assert table.values("label") == [0, 1, 0]
 
 
-def test_parquet_keeps_images_and_class_names(tmp_path):
+def save_images(path):
     images = [Image.new("RGB", (2, 2), (number, 0, 0)) for number in range(3)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["b", "a"])})
-    datasets.Dataset.from_dict({"image": images, "label": [0, 1, 1]}, features).to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict({"image": images, "label": [0, 1, 1]}, features).to_parquet(path)
+
+
+def test_images_are_taken_from_one_view_of_the_rows(tmp_path, monkeypatch):
+    save_images(tmp_path / "a.parquet")
+    table, made = load(tmp_path / "a.parquet"), []
+    view = datasets.Dataset.with_format
+    monkeypatch.setattr(datasets.Dataset, "with_format", lambda *given, **named: made.append(1) or view(*given, **named))
+    for row in range(3):
+        table.image("image", row)
+    assert len(made) == 1
+
+
+def test_parquet_keeps_images_and_class_names(tmp_path):
+    save_images(tmp_path / "a.parquet")
     table = load(tmp_path / "a.parquet")
     assert table.class_names("label") == ["b", "a"]
     assert [table.image("image", row).getpixel((0, 0))[0] for row in range(3)] == [0, 1, 2]
