@@ -40,7 +40,7 @@ def test_images_are_taken_from_one_view_of_the_rows(tmp_path, monkeypatch):
     save_images(tmp_path / "a.parquet")
     table, made = load(tmp_path / "a.parquet"), []
     view = datasets.Dataset.with_format
-    monkeypatch.setattr(datasets.Dataset, "with_format", lambda *given, **named: made.append(1) or view(*given, **named))
+    monkeypatch.setattr(datasets.Dataset, "with_format", lambda *rows, **how: made.append(1) or view(*rows, **how))
     for row in range(3):
         table.image("image", row)
     assert len(made) == 1
