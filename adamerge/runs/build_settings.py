@@ -1,6 +1,5 @@
 """Build settings from written values by the types of the configuration; collects every mistake, raises none."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 
 from adamerge.runs.class_names import find_class, import_class, is_foreign, known_classes, moved_to, nearest
 from adamerge.runs.config_errors import Findings
+from adamerge.runs.elsewhere import belongs_elsewhere, elsewhere
 from adamerge.runs.construct import INVALID, on_trial, refusals, usable
 from adamerge.runs.read_yaml import Key
 from adamerge.runs.type_hints import (
@@ -106,7 +106,7 @@ def _construct(
 ) -> object:
     """Build the object of usable options; otherwise add what the class refuses."""
     given = usable(known, built)
-    found = list(refusals(on_trial(cls) if called_later else cls, known, given))
+    found = list(refusals(on_trial(cls) if called_later else cls, known, given, cls.__name__))
     for name, problem in found:
         findings.refuse(key if name is None else (*key, name), problem)
     if found or not given.complete:
@@ -268,24 +268,9 @@ def _refuse_key(cls: type, name: str, known: Iterable[str], key: Key, findings: 
     if name in replaced:
         findings.refuse(key, f"there is no such key. {replaced[name]}")
         return
-    near = nearest(name, [*known]) or _elsewhere(cls, name)
-    findings.refuse(key, f"{'' if len(key) == 1 else cls.__name__ + ': '}there is no such key.{near}")
-
-
-def _elsewhere(cls: type, name: str) -> str:
-    """Suggest a similar key of one of the class's sections; empty if there is none."""
-    inner = {own: _inner(option.hint) for own, option in options(cls).items()}
-    found = {option: own for own, of in inner.items() if of is not None for option in options(of)}
-    near = difflib.get_close_matches(name, found, n=1)
-    return f" Did you mean {near[0]} under {found[near[0]]}?" if near else ""
-
-
-def _inner(hint: object) -> type | None:
-    """Return the dataclass of the section, or of the list of sections, that a key holds."""
-    kinds = alternatives(hint)
-    return section(
-        [kind for member in kinds for kind in (get_args(member) if get_origin(member) in LISTS else [member])]
-    )
+    near = ("" if belongs_elsewhere(cls, name) else nearest(name, [*known])) or elsewhere(cls, name)
+    chosen = f"{cls.__name__}: " if key[-2:-1] == ("init_args",) else ""
+    findings.refuse(key, f"{chosen}there is no such key.{near}")
 
 
 def _shown(value: object) -> str:

@@ -1,9 +1,8 @@
 """Construct objects from their options, and find every option whose value their class refuses."""
 
 import math
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -13,9 +12,22 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from adamerge.runs.type_hints import Option
+from adamerge.types import ConfigError, quoted
 
 INVALID: Final = object()
 """Placeholder for a value that could not be built."""
+
+
+class Fault(NamedTuple):
+    """What a class says when it refuses its options.
+
+    Attributes:
+        text: Its message.
+        own: Whether the message is one of this package.
+    """
+
+    text: str
+    own: bool
 
 
 class Refusal(NamedTuple):
@@ -66,15 +78,18 @@ def usable(known: Mapping[str, Option], built: Mapping[str, object]) -> Options:
     return Options(required | values, frozenset(unusable))
 
 
-def refusals(make: Callable[..., object], known: Mapping[str, Option], options: Options) -> Iterator[Refusal]:
-    """Yield every value that a class refuses: drop the option that a refusal is about, and try again.
+def refusals(
+    make: Callable[..., object], known: Mapping[str, Option], options: Options, of: str = "the class"
+) -> Iterator[Refusal]:
+    """Yield every value that a class refuses: find the options to blame by trial, drop them, and try again.
 
-    A refusal counts if all that was written is used, or if it can be about the value of a single option only.
+    A refusal counts if no value of an option that was dropped before would cure it.
 
     Args:
         make: Class, or function that calls it.
         known: Options of the class.
         options: Their values.
+        of: Name of the class in messages.
 
     Example:
         >>> from adamerge.objectives import Entropy
@@ -82,28 +97,29 @@ def refusals(make: Callable[..., object], known: Mapping[str, Option], options: 
         >>> list(refusals(Entropy, known, Options({"temperature": 0.0})))
         [Refusal(name='temperature', problem='expected a number above 0, found 0.0.')]
     """
-    message = refused(make, options)
-    if message is None:
+    fault = refused(make, options)
+    if fault is None:
         return
-    found = _named(message, options.values) or Refusal(_responsible(make, known, options, message), message)
-    if found.name is None or options.values[found.name] is INVALID:
+    found = _named(fault, options.values) if fault.own else None
+    names = [found.name] if found and found.name else _responsible(make, known, options, fault)
+    if not names or options.values[names[0]] is INVALID:
         if options.complete:
-            yield Refusal(None, message)
+            yield found or Refusal(None, _in_template(fault, known, options, names, of))
         return
-    if options.complete or not any(_mentions(message, name) for name in options.dropped):
-        yield found
-    yield from refusals(make, known, options.without(found.name, known[found.name].required))
+    if options.complete or not _curable(make, options, fault):
+        yield found or Refusal(names[0], _in_template(fault, known, options, names, of))
+    yield from refusals(make, known, options.without(names[0], known[names[0]].required), of)
 
 
-def refused(make: Callable[..., object], options: Options) -> str | None:
-    """Return the message with which a class refuses its options; None if it accepts them."""
+def refused(make: Callable[..., object], options: Options) -> Fault | None:
+    """Return what a class says when it refuses its options; None if it accepts them."""
     try:
         with warnings.catch_warnings(action="ignore"):
             make(**options.values)
     except ValueError as error:
-        return str(error)
+        return Fault(str(error), own=isinstance(error, ConfigError))
     except (TypeError, AttributeError, RuntimeError, ArithmeticError) as error:  # perhaps on INVALID
-        return str(error) if options.complete else None
+        return Fault(str(error), own=False) if options.complete else None
     return None
 
 
@@ -118,7 +134,7 @@ def _finite(make: Callable[..., object], **options: object) -> object:
     """Build an object of finite options only; torch accepts an infinite learning rate."""
     for name, value in options.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}: expected a finite number, found {value}.")
+            raise ConfigError(f"{name}: expected a finite number, found {value}.")
     return make(**options)
 
 
@@ -130,9 +146,9 @@ def _step(cls: Callable[..., LRScheduler], parameters: list[torch.nn.Parameter],
     scheduler.step()
 
 
-def _named(message: str, names: Mapping[str, object]) -> Refusal | None:
+def _named(fault: Fault, names: Mapping[str, object]) -> Refusal | None:
     """Split a message that begins with the name of an option, such as `data.rows: expected …` or `a: rows: …`."""
-    parts = message.split(": ")
+    parts = fault.text.split(": ")
     for end, part in enumerate(parts[:2], start=1):
         name = part.rpartition(".")[2]
         if name in names and end < len(parts):
@@ -141,14 +157,47 @@ def _named(message: str, names: Mapping[str, object]) -> Refusal | None:
 
 
 def _responsible(
-    make: Callable[..., object], known: Mapping[str, Option], options: Options, message: str
-) -> str | None:
-    """Find the option without which the message changes; prefer one that the message mentions."""
-    names = [name for name, value in options.values.items() if value is not INVALID]
-    names.sort(key=lambda name: (not _mentions(message, name), known[name].required))
-    tried = ((name, options.without(name, known[name].required)) for name in names)
-    return next((name for name, fewer in tried if refused(make, fewer) != message), None)
+    make: Callable[..., object], known: Mapping[str, Option], options: Options, fault: Fault
+) -> Sequence[str]:
+    """Find the options to blame, each of which was tried at its default.
+
+    Those whose default cures all; with several faults, one that is refused alone just as with the others, else those
+    whose default changes what the class says. A required option has no default, so it is tried last.
+    """
+    written = [name for name, value in options.values.items() if value is not INVALID]
+    for names in ([n for n in written if not known[n].required], [n for n in written if known[n].required]):
+        tried = {name: refused(make, options.without(name, known[name].required)) for name in names}
+        cures = [name for name, left in tried.items() if left is None]
+        changing = [name for name, left in tried.items() if left != fault]
+        alone = [name for name in changing if refused(make, _alone(name, known, options)) == fault]
+        if cures or changing:
+            return cures or alone or changing
+    return []
 
 
-def _mentions(message: str, name: str) -> bool:
-    return re.search(rf"\b{re.escape(name)}\b", message) is not None
+def _alone(name: str, known: Mapping[str, Option], options: Options) -> Options:
+    """Keep one option and those that are required."""
+    return Options({own: value for own, value in options.values.items() if own == name or known[own].required})
+
+
+def _curable(make: Callable[..., object], options: Options, fault: Fault) -> bool:
+    """Return whether a class would not say the same if a dropped option had one of some plain values."""
+    trials = (
+        Options({**options.values, name: value}) for name in options.dropped for value in (0.0, 0.5, 1, 2.0, True)
+    )
+    return any(refused(make, trial) is None for trial in trials)
+
+
+def _in_template(
+    fault: Fault, known: Mapping[str, Option], options: Options, names: Sequence[str], of: str
+) -> str:
+    """Say what was found and what to do, around the words of a class of another library."""
+    if fault.own:
+        return fault.text
+    says = f"{of} says: {fault.text.rstrip('.')}"
+    if not names:
+        return f"expected options that {of} accepts, found others; {says}. Correct them."
+    found = quoted(options.values[names[0]])
+    beside = "".join(f", beside {name}: {quoted(options.values[name])}" for name in names[1:])
+    optional = "" if known[names[0]].required else ", or leave it out to use the default"
+    return f"expected a value that {of} accepts, found {found}{beside}; {says}. Correct it{optional}."
