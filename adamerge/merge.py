@@ -158,7 +158,7 @@ class Merge:
         self._memory, self._processor = InMemory(), processor
         base, notes = self._memory.take_model(base_model), list[str]()
         keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
-        self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code)
+        self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code, use="learn")
         check_tasks(processor, self.config.names)
         for note in notes:
             warnings.warn(note, stacklevel=2)

@@ -158,7 +158,7 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
     from adamerge.types import ConfigError
 
     try:
-        config = merge_layers(layers, allow_code=options.allow_code)
+        config = merge_layers(layers, allow_code=options.allow_code, use="plan" if options.print_config else "learn")
     except ConfigError as error:
         if isinstance(options, Check) and not options.print_config:
             from adamerge.runs.check import check_rest

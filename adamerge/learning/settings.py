@@ -1,9 +1,9 @@
 """Settings of learning and their checks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -22,6 +22,7 @@ from adamerge.optim import (
     Descent,
     OptimizerKind,
     build_optimizer,
+    check_circumstance,
     check_pair,
 )
 from adamerge.optim.feasible_sets import FeasibleSet, Unbounded
@@ -68,6 +69,20 @@ class Learning:
         return partial(CosineAnnealingLR, T_max=self.steps) if self.scheduler == "cosine" else self.scheduler
 
 
+class Judgement(NamedTuple):
+    """A check of settings that only together can be right.
+
+    Attributes:
+        keys: Their dotted keys in a configuration.
+        check: Raises ConfigError if they cannot be used together.
+        here: Whether it depends on this machine.
+    """
+
+    keys: Sequence[str]
+    check: Callable[[], object]
+    here: bool = False
+
+
 def check_learning(learning: Learning, experts: int) -> None:
     """Check settings before learning that Lightning and torch check only later, and combinations that are not defined.
 
@@ -79,37 +94,86 @@ def check_learning(learning: Learning, experts: int) -> None:
         ConfigError: An option of the Trainer, the optimiser, the scheduler or the feasible set cannot be used, alone or
             with the others.
     """
-    options = learning.trainer
-    if learning.steps < 0:
-        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, found {learning.steps}.")
+    for judgement in judgements(learning, experts):
+        judgement.check()
+    if learning.steps:
+        _check_trainer(learning.trainer)
+
+
+def judgements(learning: Learning, experts: int) -> Iterator[Judgement]:
+    """Yield every check of settings that only together can be right; without steps they do not matter.
+
+    Args:
+        learning: Settings of learning.
+        experts: K, the number of task vectors.
+    """
+    yield Judgement(["trainer.max_steps"], partial(_check_steps, learning))
     if learning.steps == 0:
         return
+    yield Judgement(["optimizer"], partial(_check_optimizer, learning))
+    yield Judgement(["trainer.accumulate_grad_batches"], partial(_check_accumulation, learning.trainer))
+    yield Judgement(["feasible", "models"], partial(learning.feasible.check_experts, experts))
+    yield from _pairs(learning)
+    yield Judgement(["trainer.precision"], partial(_check_precision, learning))
+    yield Judgement(["trainer.strategy", "trainer.devices"], partial(_check_strategy, learning.trainer))
+    yield Judgement(["trainer.devices", "trainer.accelerator"], partial(_check_available, learning.trainer), here=True)
+    yield Judgement(["watch.average", "optimizer"], partial(_check_average, learning))
+    yield Judgement(["optimizer", "feasible", "models"], partial(_built, learning, experts))
+    yield Judgement(["lr_scheduler", "optimizer"], partial(_scheduled, learning, experts))
+
+
+def _pairs(learning: Learning) -> Iterator[Judgement]:
+    """Yield the checks of the optimiser with the feasible set, and with what learning comes with."""
+    kind = _kind(learning)
+    if kind is not None:
+        yield Judgement(["optimizer", "feasible"], partial(check_pair, kind, learning.feasible))
+        for circumstance in _circumstances(learning):
+            keys = ["optimizer", KEYS[circumstance]]
+            yield Judgement(keys, partial(check_circumstance, kind, circumstance))
+
+
+def _kind(learning: Learning) -> OptimizerKind | None:
+    """Return the kind of an optimiser that some choices exclude; None for others."""
+    if isinstance(learning.optimizer, Descent):
+        return learning.optimizer.kind
+    cls = getattr(learning.optimizer, "func", learning.optimizer)
+    return OptimizerKind.TORCH_LBFGS if isinstance(cls, type) and issubclass(cls, LBFGS) else None
+
+
+def _check_steps(learning: Learning) -> None:
+    if learning.steps < 0:
+        raise ConfigError(f"trainer.max_steps: expected 0 (nothing is learned) or more, found {learning.steps}.")
+
+
+def _check_optimizer(learning: Learning) -> None:
     if learning.optimizer is None:
         raise ConfigError(
             "optimizer: expected an optimiser, for example Adam, found null. Name one, or set trainer.max_steps: 0."
         )
+
+
+def _check_accumulation(options: Mapping[str, object]) -> None:
     if options.get("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
             "trainer.accumulate_grad_batches: expected 1, because every accumulated batch would merge again. Raise "
             "data.batch_size instead; data.micro_batch splits it inside a step."
         )
-    learning.feasible.check_experts(experts)
-    if isinstance(learning.optimizer, Descent):
-        check_pair(learning.optimizer.kind, learning.feasible, _circumstances(learning, learning.optimizer))
+
+
+def _check_precision(learning: Learning) -> None:
     if _is_fp16(learning):
         raise ConfigError(
             "trainer.precision: fp16 is not supported, because the merge would need its own loss scaling; use "
             "bf16-mixed or 32-true."
         )
-    check_devices(options)
+
+
+def _check_average(learning: Learning) -> None:
     if isinstance(learning.optimizer, Descent) and learning.watching.average:
         raise ConfigError(
             f"watch.average: expected 0 with {type(learning.optimizer).__name__}, whose steps are searched and whose "
             f"certificate is of its own iterates, found {learning.watching.average}. Set watch.average: 0."
         )
-    optimizer = _built(learning, learning.optimizer, experts)
-    if isinstance(optimizer, LBFGS):
-        check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible, _circumstances(learning, learning.optimizer))
 
 
 def check_devices(options: Mapping[str, object]) -> None:
@@ -121,6 +185,11 @@ def check_devices(options: Mapping[str, object]) -> None:
     Raises:
         ConfigError: They are no number, more than there are, or cannot learn by their strategy.
     """
+    _check_strategy(options)
+    _check_available(options)
+
+
+def _check_strategy(options: Mapping[str, object]) -> None:
     for key in ("devices", "num_nodes"):
         found = options.get(key, 1)
         if not isinstance(found, int) or found < 1:
@@ -135,6 +204,9 @@ def check_devices(options: Mapping[str, object]) -> None:
             "trainer.strategy: expected several devices for fsdp2, which divides the model among them, found one. Set "
             "trainer.devices or num_nodes; on one device, memory: streamed holds one block of the model at a time."
         )
+
+
+def _check_available(options: Mapping[str, object]) -> None:
     there, what = devices_of(str(options.get("accelerator", "auto")))
     if int(str(options.get("devices", 1))) > max(1, there):
         raise ConfigError(
@@ -143,31 +215,75 @@ def check_devices(options: Mapping[str, object]) -> None:
         )
 
 
-def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -> Optimizer:
-    """Build trainer, optimiser and scheduler on temporary coefficients, to check their options; return the optimiser.
+def _check_trainer(options: Mapping[str, object]) -> None:
+    """Build the Trainer, to check its options.
 
     Raises:
-        ConfigError: One of them rejects its options.
+        ConfigError: Lightning rejects them.
     """
-    key = "trainer"
     try:
-        with without_advice(), rank_for(learning.trainer):
-            build_trainer(learning.trainer, [])
-        key = "optimizer"
-        probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
-        optimizer = build_optimizer(chosen, probe, learning.feasible)
-        key = "lr_scheduler"
-        scheduler = learning.build_scheduler
-        if scheduler:
-            scheduler(optimizer)
+        with without_advice(), rank_for(options):
+            build_trainer(options, [])
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def _built(learning: Learning, experts: int) -> Optimizer | None:
+    """Build the optimiser on temporary coefficients, to check its options.
+
+    Raises:
+        ConfigError: It rejects its options.
+    """
+    if learning.optimizer is None:
+        return None
+    try:
+        probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
+        optimizer = build_optimizer(learning.optimizer, probe, learning.feasible)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"optimizer: {error}") from error
+    if isinstance(optimizer, LBFGS) and _kind(learning) is None:  # from a function of Python
+        check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible)
+        for circumstance in _circumstances(learning):
+            check_circumstance(OptimizerKind.TORCH_LBFGS, circumstance)
     return optimizer
 
 
-def _circumstances(learning: Learning, optimizer: Descent | BuildOptimizer) -> list[Circumstance]:
+def _scheduled(learning: Learning, experts: int) -> None:
+    """Build the scheduler over the optimiser, to check its options.
+
+    Raises:
+        ConfigError: It rejects its options, or the optimiser.
+    """
+    try:
+        optimizer = _built(learning, experts)
+    except ConfigError:  # of the optimiser alone
+        return
+    try:
+        if learning.build_scheduler and optimizer:
+            learning.build_scheduler(optimizer)
+    except ConfigError as error:
+        raise ConfigError(f"lr_scheduler: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"lr_scheduler: expected a scheduler that accepts {type(optimizer).__name__}; torch says: "
+            f"{str(error).rstrip('.')}. Change an option of the scheduler, or choose another one."
+        ) from error
+
+
+KEYS: Mapping[Circumstance, str] = {
+    Circumstance.CLIPPING: "trainer.gradient_clip_val",
+    Circumstance.FP16: "trainer.precision",
+    Circumstance.BF16: "trainer.precision",
+    Circumstance.MINI_BATCHES: "data.batch_size",
+    Circumstance.SEVERAL_PROCESSES: "trainer.devices",
+    Circumstance.IDLE_SCHEDULER: "lr_scheduler",
+}
+"""Key that sets each circumstance."""
+
+
+def _circumstances(learning: Learning) -> list[Circumstance]:
     precision = str(learning.trainer.get("precision", ""))
-    idle = isinstance(optimizer, Descent) and not optimizer.uses_lr
+    idle = isinstance(learning.optimizer, Descent) and not learning.optimizer.uses_lr
     there = {
         Circumstance.CLIPPING: bool(learning.trainer.get("gradient_clip_val")),
         Circumstance.FP16: _is_fp16(learning),

@@ -12,6 +12,23 @@ from adamerge.types import ConfigError
 _GPU = ("gpu", "cuda")
 
 
+def check_accelerator(accelerator: str) -> None:
+    """Check a word of `trainer.accelerator`, on whatever machine.
+
+    Raises:
+        ConfigError: The word is unknown, or names devices that cannot merge.
+    """
+    if accelerator == "mps":
+        raise ConfigError(
+            "trainer.accelerator: expected auto, cpu, gpu or cuda, found mps: Apple's GPUs have no fp64, which centres "
+            "and starts in closed form need, and no step was ever taken on one. Set accelerator: cpu."
+        )
+    if accelerator not in ("auto", "cpu", *_GPU):
+        raise ConfigError(
+            f"trainer.accelerator: expected auto, cpu, gpu or cuda, found {accelerator!r}. Write one of these."
+        )
+
+
 def device_of(accelerator: str) -> torch.device:
     """Choose the device for a word of `trainer.accelerator`; `auto` takes a CUDA device if there is one.
 
@@ -25,13 +42,7 @@ def device_of(accelerator: str) -> torch.device:
         >>> device_of("cpu")
         device(type='cpu')
     """
-    if accelerator == "mps":
-        raise ConfigError(
-            "trainer.accelerator: expected auto, cpu, gpu or cuda, found mps: Apple's GPUs have no fp64, which centres "
-            "and starts in closed form need, and no step was ever taken on one. Set accelerator: cpu."
-        )
-    if accelerator not in ("auto", "cpu", *_GPU):
-        raise ConfigError(f"trainer.accelerator: expected auto, cpu, gpu or cuda, found {accelerator!r}.")
+    check_accelerator(accelerator)
     found = torch.cuda.is_available()
     if accelerator in _GPU and not found:
         raise ConfigError(

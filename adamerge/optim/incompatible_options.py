@@ -1,6 +1,5 @@
 """The pairs of choices that mathematics rules out, in one table, each with its reason."""
 
-from collections.abc import Collection
 from enum import StrEnum
 
 from adamerge.optim.feasible_sets import Box, FeasibleSet, Simplex, Unbounded
@@ -98,13 +97,12 @@ UNDEFINED_CIRCUMSTANCES: dict[Circumstance, tuple[frozenset[OptimizerKind], str]
 """Which optimisers a circumstance rules out, and why."""
 
 
-def check_pair(optimizer: OptimizerKind, feasible: FeasibleSet, circumstances: Collection[Circumstance] = ()) -> None:
-    """Refuse a pair of choices that is not defined, with the reason.
+def check_pair(optimizer: OptimizerKind, feasible: FeasibleSet) -> None:
+    """Refuse an optimiser on a set where it is not defined, with the reason.
 
     Args:
         optimizer: what moves the coefficients.
         feasible: where they may live.
-        circumstances: what learning comes with; a scheduler only where the optimiser has no use for its learning rate.
 
     Raises:
         ConfigError: naming the two choices and why they exclude each other.
@@ -118,7 +116,18 @@ def check_pair(optimizer: OptimizerKind, feasible: FeasibleSet, circumstances: C
     reason = UNDEFINED_SETS.get((optimizer, type(feasible)))
     if reason is not None:
         raise ConfigError(f"{optimizer} on {feasible} is not defined: {reason}.")
-    for circumstance in circumstances:
-        kinds, reason = UNDEFINED_CIRCUMSTANCES[circumstance]
-        if optimizer in kinds:
-            raise ConfigError(f"{optimizer} with {circumstance} is not defined: {reason}.")
+
+
+def check_circumstance(optimizer: OptimizerKind, circumstance: Circumstance) -> None:
+    """Refuse an optimiser with something that learning comes with, with the reason.
+
+    Args:
+        optimizer: what moves the coefficients.
+        circumstance: what learning comes with; a scheduler only where the optimiser has no use for its learning rate.
+
+    Raises:
+        ConfigError: naming the two choices and why they exclude each other.
+    """
+    kinds, reason = UNDEFINED_CIRCUMSTANCES[circumstance]
+    if optimizer in kinds:
+        raise ConfigError(f"{optimizer} with {circumstance} is not defined: {reason}.")

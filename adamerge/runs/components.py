@@ -38,29 +38,38 @@ def check_components(config: MergeConfig, experts: Experts, names: Sequence[str]
     Raises:
         ConfigError: Names the key to change.
     """
-    if config.grouping != COMPONENT:
-        return
-    way_out = "or grouping: tensor"
-    changed = {"task_vectors": config.task_vectors, "centre": config.centre}
-    for key, value in changed.items():
-        if value is not None:
-            name = value if isinstance(value, str) else type(value).__name__
-            raise ConfigError(
-                f"grouping: component needs the factors of adapters as they are, found {key}: {name}, which makes "
-                f"other task vectors of them. Set {key}: null, {way_out}."
-            )
-    if isinstance(config.start, ClosedForm):
-        raise ConfigError(f"grouping: component cannot start from init: closed_form. Set init to a number, {way_out}.")
-    if isinstance(config.optimizer, Descent) and config.optimizer.uses_cosines:
-        raise ConfigError(
-            "grouping: component has no cosines with whole experts, by which this optimizer selects. Choose "
-            f"another optimizer or its selection by gradient, {way_out}."
-        )
-    if not any(ranks(experts, names).values()):
+    for problem in lacking_factors(config).values():
+        raise ConfigError(problem)
+    if config.grouping == COMPONENT and not any(ranks(experts, names).values()):
         raise ConfigError(
             "grouping: component expected at least one LoRA adapter with factors, found none among the experts. Set "
             "grouping: tensor."
         )
+
+
+def lacking_factors(config: MergeConfig) -> dict[str, str]:
+    """Collect the settings with which a grouping by component would lack the factors of task vectors, by key."""
+    if config.grouping != COMPONENT:
+        return {}
+    way_out = "or grouping: tensor"
+    found = {
+        key: f"grouping: component needs the factors of adapters as they are, found {key}: {_named(value)}, which makes "
+        f"other task vectors of them. Set {key}: null, {way_out}."
+        for key, value in (("task_vectors", config.task_vectors), ("centre", config.centre))
+        if value is not None
+    }
+    if isinstance(config.start, ClosedForm):
+        found["init"] = f"grouping: component cannot start from init: closed_form. Set init to a number, {way_out}."
+    if isinstance(config.optimizer, Descent) and config.optimizer.uses_cosines:
+        found["optimizer"] = (
+            "grouping: component has no cosines with whole experts, by which this optimizer selects. Choose "
+            f"another optimizer or its selection by gradient, {way_out}."
+        )
+    return found
+
+
+def _named(value: object) -> str:
+    return value if isinstance(value, str) else type(value).__name__
 
 
 def component_notes(config: MergeConfig, experts: Experts, names: Sequence[str]) -> list[str]:

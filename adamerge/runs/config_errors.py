@@ -14,10 +14,12 @@ class Mistake(NamedTuple):
     Attributes:
         key: Key of the value.
         text: Message, including file and line.
+        others: Keys of the values that it does not go together with.
     """
 
     key: Key
     text: str
+    others: tuple[Key, ...] = ()
 
 
 @dataclass
@@ -41,6 +43,17 @@ class Findings:
     def refuse(self, key: Key, problem: str) -> None:
         """Add a mistake."""
         self.mistakes.append(Mistake(key, f"{self.where(key)}{problem}"))
+
+    def refuse_together(self, keys: Sequence[Key], problem: str) -> None:
+        """Add a mistake of settings that do not go together, at the one that was written last."""
+        places = {key: self._exactly(key) for key in keys}
+        last = max(keys, key=lambda key: self._rank(places[key]))
+        others = [key for key in keys if key != last]
+        named = [f"{dotted(key)} ({self.places[at].source})" for key in others if (at := places[key]) is not None]
+        clash = f"does not go with {' and '.join(named or map(dotted, others[:1]))}: " if others else ""
+        starts = (f"{dotted(key)}: " for key in keys)
+        text = next((problem.removeprefix(start) for start in starts if problem.startswith(start)), problem)
+        self.mistakes.append(Mistake(last, f"{self.where(places[last] or last)}{clash}{text}", tuple(others)))
 
     def where(self, key: Key) -> str:
         """Format the start of a message about a key: file, line and key, or the option.
@@ -73,6 +86,19 @@ class Findings:
         ordered = sorted(self.mistakes, key=lambda mistake: order.get(self._written(mistake.key), last))
         if ordered:
             raise ConfigError("\n".join(dict.fromkeys(mistake.text for mistake in ordered)))
+
+    def _exactly(self, key: Key) -> Key | None:
+        """Return the key that has a place: this one, or the first one below it; None if it was not written."""
+        if key in self.places:
+            return key
+        return next((one for one in self.places if key in (one[: len(key)], _short(one)[: len(key)])), None)
+
+    def _rank(self, key: Key | None) -> tuple[int, int, int]:
+        """Order keys as they were written: the method's, those of files by line, those of options."""
+        if key is None:
+            return (0, 0, 0)
+        line = self.places[key].line
+        return (2 if line == 0 else 1, line, [*self.places].index(key))
 
     def _written(self, key: Key) -> Key:
         """Return the key, or the innermost section around it, that has a place."""

@@ -188,9 +188,7 @@ def _curable(make: Callable[..., object], options: Options, fault: Fault) -> boo
     return any(refused(make, trial) is None for trial in trials)
 
 
-def _in_template(
-    fault: Fault, known: Mapping[str, Option], options: Options, names: Sequence[str], of: str
-) -> str:
+def _in_template(fault: Fault, known: Mapping[str, Option], options: Options, names: Sequence[str], of: str) -> str:
     """Say what was found and what to do, around the words of a class of another library."""
     if fault.own:
         return fault.text

@@ -1,6 +1,6 @@
 """Say where a key belongs that was written in a wrong place: found from the types of the configuration."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple, get_args, get_origin
 
@@ -48,7 +48,7 @@ def belongs_elsewhere(cls: type, name: str) -> bool:
 
 
 def _places(homes: Sequence[Home]) -> Iterator[str]:
-    """Yield the places of a key in words: sections, then the settings that hold objects, those of most classes first."""
+    """Yield the places of a key in words: sections, then settings that hold objects of classes."""
     sections = [home.under for home in homes if not home.cls]
     if sections:
         yield f"under {_listed(sections)}"
@@ -87,12 +87,17 @@ def _inside(hint: object, under: str, around: frozenset[type]) -> Iterator[Home]
     kinds = [kind for member in alternatives(hint) for kind in _members(member)]
     plain = section(kinds)
     later = tuple(made for kind in kinds if (made := called_for(kind)))
-    for cls in (cls for family in nameable(kinds) for cls in known_classes(family).values() if cls not in around):
+    for cls in (cls for family in nameable(kinds) for cls in _concrete(family) if cls not in around):
         written = "" if cls is plain else cls.__name__
         for name, option in options(cls, called_later=bool(later) and issubclass(cls, later)).items():
             yield Home(name, under, written)
             if not written:
                 yield from _inside(option.hint, f"{under}.{name}", around | {cls})
+
+
+def _concrete(family: type) -> Collection[type]:
+    """List the classes that a name may choose; a family that is a section itself stands for itself."""
+    return [family] if section([family]) else known_classes(family).values()
 
 
 def _members(hint: object) -> Sequence[object]:

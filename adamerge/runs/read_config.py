@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from adamerge.runs.build_settings import make
+from adamerge.runs.clashes import clashes
 from adamerge.runs.class_names import nearest
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.config_errors import Findings, Mistake
@@ -22,12 +23,21 @@ Tell: TypeAlias = Callable[[str], object]
 """Function that prints a note."""
 
 
+Use: TypeAlias = Literal["keep", "plan", "learn"]
+"""What a configuration is read for: to use a finished run; to print it; to learn, on the devices of this machine."""
+
+PLACEHOLDERS: Mapping[str, object] = {"base_model": "base", "models": [{"model": "first"}, {"model": "second"}]}
+"""Values of keys that every configuration needs, so that others can be judged where these are missing."""
+
+
 def tell_stderr(note: str) -> None:
     """Print a note to stderr."""
     print(f"note: {note}", file=sys.stderr)
 
 
-def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr, *, allow_code: bool = False) -> MergeConfig:
+def merge_config(
+    written: Mapping[str, object], tell: Tell = tell_stderr, *, allow_code: bool = False, use: Use = "plan"
+) -> MergeConfig:
     """Build a configuration from written settings; all other keys get the method's values.
 
     Args:
@@ -35,6 +45,7 @@ def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr, *, all
             partial(Adam, lr=0.01), ModelConfig(...), a Path.
         tell: Called with a note per setting that is written in the form of an earlier version.
         allow_code: Import classes outside torch, Lightning and this package that are named by import path.
+        use: What the configuration is read for.
 
     Raises:
         ConfigError: Lists every mistake, one per line.
@@ -44,10 +55,10 @@ def merge_config(written: Mapping[str, object], tell: Tell = tell_stderr, *, all
         >>> config.task_vectors, config.trainer.max_steps, config.written
         (Ties(density=0.2, scope='global', reduce='mean'), 0, ('base_model', 'models', 'method'))
     """
-    return merge_layers([Document(dict(written))], tell, allow_code=allow_code)
+    return merge_layers([Document(dict(written))], tell, allow_code=allow_code, use=use)
 
 
-def read_config(file: Path, tell: Tell = tell_stderr, *, allow_code: bool = False) -> MergeConfig:
+def read_config(file: Path, tell: Tell = tell_stderr, *, allow_code: bool = False, use: Use = "keep") -> MergeConfig:
     """Read a configuration from a YAML file.
 
     Args:
@@ -55,14 +66,17 @@ def read_config(file: Path, tell: Tell = tell_stderr, *, allow_code: bool = Fals
         tell: Called with a note per setting that is written in the form of an earlier version.
         allow_code: Whether the file may name code: classes outside torch, Lightning and this package, or code beside
             weights.
+        use: What the configuration is read for.
 
     Raises:
         ConfigError: There is no such file, or it has mistakes; lists every mistake, one per line.
     """
-    return merge_layers([read_yaml_file(file)], tell, allow_code=allow_code)
+    return merge_layers([read_yaml_file(file)], tell, allow_code=allow_code, use=use)
 
 
-def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_code: bool = False) -> MergeConfig:
+def merge_layers(
+    layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_code: bool = False, use: Use = "plan"
+) -> MergeConfig:
     """Build a configuration from files and options; later ones override earlier ones.
 
     Args:
@@ -70,6 +84,7 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
         tell: Called with a note per setting that is written in the form of an earlier version.
         allow_code: Whether files may name code: classes outside torch, Lightning and this package, or code beside
             weights.
+        use: What the configuration is read for.
 
     Raises:
         ConfigError: Lists every mistake, one per line.
@@ -77,6 +92,8 @@ def merge_layers(layers: Sequence[Document], tell: Tell = tell_stderr, *, allow_
     findings = _findings(layers, allow_code)
     method, given = _given(layers, findings, allow_code)
     config = make(MergeConfig, _over_preset(method, given), (), findings)
+    if use != "keep":
+        _judge(config, method, given, findings, here=use == "learn")
     findings.raise_mistakes()
     assert config is not INVALID
     assert isinstance(config, MergeConfig)
@@ -100,12 +117,29 @@ def without_mistakes(layers: Sequence[Document], *, allow_code: bool = False) ->
     """
     findings = _findings(layers, allow_code)
     method, given = _given(layers, findings, allow_code)
-    make(MergeConfig, _over_preset(method, given), (), findings)
-    for key in {_dispensable(mistake.key) for mistake in findings.mistakes}:
+    config = make(MergeConfig, _over_preset(method, given), (), findings)
+    _judge(config, method, given, findings, here=True)
+    return _of_the_rest(method, given, findings)
+
+
+def _of_the_rest(method: str, given: Mapping[str, object], findings: Findings) -> MergeConfig | None:
+    """Build a configuration without the settings that are wrong; None if there is none."""
+    for key in {_dispensable(key) for mistake in findings.mistakes for key in (mistake.key, *mistake.others)}:
         given = without(given, key)
-    again = Findings(allow_code=allow_code)
+    again = Findings(allow_code=findings.allow_code)
     config = make(MergeConfig, _over_preset(method, given), (), again)
     return config if isinstance(config, MergeConfig) and not again.mistakes else None
+
+
+def _judge(config: object, method: str, given: Mapping[str, object], findings: Findings, *, here: bool) -> None:
+    """Add settings that exclude each other; those that are wrong by themselves are judged with nothing."""
+    wrong = {str(mistake.key[0]) for mistake in findings.mistakes if mistake.key}
+    if not isinstance(config, MergeConfig):
+        wrong |= {key for key in PLACEHOLDERS if not given.get(key)}
+        config = _of_the_rest(method, {**PLACEHOLDERS, **{key: own for key, own in given.items() if own}}, findings)
+    if config is not None:
+        for keys, problem in list(clashes(config, here=here, wrong=wrong)):
+            findings.refuse_together([tuple(key.split(".")) for key in keys], problem)
 
 
 def _dispensable(key: Key) -> Key:

@@ -78,7 +78,7 @@ def open_recipe(file: Path, *, allow_code: bool = False) -> Recipe:
             f"{coefficients}: expected the coefficients with SHA-256 {expected[:12]}…, which the recipe names, but the "
             "file has other content. Restore it."
         )
-    config = merge_layers([read_yaml(text, str(file))], lambda note: None, allow_code=allow_code)
+    config = merge_layers([read_yaml(text, str(file))], lambda note: None, allow_code=allow_code, use="keep")
     return Recipe(file, content, config, load_coefficients(coefficients))
 
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from adamerge.merging.device import check_accelerator
 from adamerge.types import ConfigError
 
 DURATION = re.compile(r"\d+:\d+:\d+:\d+")
@@ -47,6 +48,7 @@ class TrainerConfig:
         """Check the values that do not depend on the machine; Lightning checks the rest before learning."""
         if isinstance(self.max_steps, int) and self.max_steps < 0:
             raise ConfigError(f"max_steps: expected 0 (nothing is learned) or more, found {self.max_steps}.")
+        check_accelerator(self.accelerator)
         for key in ("devices", "num_nodes"):
             if isinstance(getattr(self, key), int) and getattr(self, key) < 1:
                 raise ConfigError(f"{key}: expected at least 1, found {getattr(self, key)}.")
