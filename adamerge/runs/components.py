@@ -53,8 +53,8 @@ def lacking_factors(config: MergeConfig) -> dict[str, str]:
         return {}
     way_out = "or grouping: tensor"
     found = {
-        key: f"grouping: component needs the factors of adapters as they are, found {key}: {_named(value)}, which makes "
-        f"other task vectors of them. Set {key}: null, {way_out}."
+        key: f"grouping: component needs the factors of adapters as they are, found {key}: {_named(value)}, which "
+        f"makes other task vectors of them. Set {key}: null, {way_out}."
         for key, value in (("task_vectors", config.task_vectors), ("centre", config.centre))
         if value is not None
     }

@@ -11,7 +11,7 @@ import torch
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from adamerge.runs.type_hints import Option
+from adamerge.runs.type_hints import Option, alternatives, words
 from adamerge.types import ConfigError, quoted
 
 INVALID: Final = object()
@@ -83,7 +83,7 @@ def refusals(
 ) -> Iterator[Refusal]:
     """Yield every value that a class refuses: find the options to blame by trial, drop them, and try again.
 
-    A refusal counts if no value of an option that was dropped before would cure it.
+    A refusal counts if no value that was tried of an option that was dropped before cures it.
 
     Args:
         make: Class, or function that calls it.
@@ -106,7 +106,7 @@ def refusals(
         if options.complete:
             yield found or Refusal(None, _in_template(fault, known, options, names, of))
         return
-    if options.complete or not _curable(make, options, fault):
+    if options.complete or not _curable(make, known, options, names[0]):
         yield found or Refusal(names[0], _in_template(fault, known, options, names, of))
     yield from refusals(make, known, options.without(names[0], known[names[0]].required), of)
 
@@ -180,10 +180,13 @@ def _alone(name: str, known: Mapping[str, Option], options: Options) -> Options:
     return Options({own: value for own, value in options.values.items() if own == name or known[own].required})
 
 
-def _curable(make: Callable[..., object], options: Options, fault: Fault) -> bool:
-    """Return whether a class would not say the same if a dropped option had one of some plain values."""
+def _curable(make: Callable[..., object], known: Mapping[str, Option], options: Options, name: str) -> bool:
+    """Return whether a class would accept an option if a dropped one had one of its words, or some plain value."""
+    alone = _alone(name, known, options).values
     trials = (
-        Options({**options.values, name: value}) for name in options.dropped for value in (0.0, 0.5, 1, 2.0, True)
+        Options({**alone, other: value})
+        for other in options.dropped
+        for value in (*words(alternatives(known[other].hint)), 0.0, 0.5, 1, 2.0, True)
     )
     return any(refused(make, trial) is None for trial in trials)
 

@@ -16,9 +16,9 @@ MISTAKES = [
     ("optimizer: {class_path: SGD, init_args: {lrr: 1}}", "init_args.lrr: SGD: there is no such key. Did you mean lr?"),
     ("optimizer: {lrr: 1}", "Adam: there is no such key. Did you mean lr?"),
     ("optimizer: {class_path: SGD, lr: 1}", "optimizer.lr: expected under init_args, beside class_path"),
-    ("data: {batchsize: 4}", "data.batchsize: Batching: there is no such key. Did you mean batch_size?"),
-    ("trainer: {max_stepps: 4}", "trainer.max_stepps: TrainerConfig: there is no such key. Did you mean max_steps?"),
-    ("trainer: {accumulate_grad_batches: 2}", "trainer.accumulate_grad_batches: TrainerConfig: there is no such key"),
+    ("data: {batchsize: 4}", "data.batchsize: there is no such key. Did you mean batch_size?"),
+    ("trainer: {max_stepps: 4}", "trainer.max_stepps: there is no such key. Did you mean max_steps?"),
+    ("trainer: {accumulate_grad_batches: 2}", "trainer.accumulate_grad_batches: there is no such key"),
     ("lr_scheduler: StepLR", "missing: step_size"),
     ("lr_scheduler: cosin", "Did you mean cosine?"),
     ("init: close_form", "init: expected a number, 'average', 'published', 'closed_form'"),
@@ -29,10 +29,10 @@ MISTAKES = [
     ("centre: regmeen", "Did you mean regmean?"),
     ("centre: Wudy", "Did you mean Wudi?"),
     ("centre: {class_path: Wudi, init_args: {ridg: 1}}", "Wudi: there is no such key. Did you mean ridge?"),
-    ("centre: {scal: 0.5}", "centre.scal: RegMean: there is no such key. Did you mean scale?"),
+    ("centre: {scal: 0.5}", "centre.scal: there is no such key. Did you mean scale?"),
     ("chunks: {budget: .inf}", "chunks.budget: expected a finite number of at least 1"),
     ("chunks: {budget: 0.5}", "chunks.budget: expected a finite number of at least 1"),
-    ("chunks: {budgit: 8}", "chunks.budgit: Chunks: there is no such key. Did you mean budget?"),
+    ("chunks: {budgit: 8}", "chunks.budgit: there is no such key. Did you mean budget?"),
     ("objective: {class_path: HiddenAlignment, init_args: {chosen: []}}", "expected auto or at least one layer"),
     ("objective: {class_path: Entropy, init_args: {temperature: 0}}", "temperature: expected a number above 0"),
     ("task_vectors: {class_path: Lines, init_args: {beta: .inf}}", "beta: expected 0 or more, found inf"),
@@ -74,7 +74,7 @@ def test_a_mistake_is_explained_with_its_line(text, words):
 @pytest.mark.parametrize(
     ("models", "words"),
     [
-        ("[{model: mood, evaluatoin: a}]", "models.0.evaluatoin: ModelConfig: there is no such key. Did you mean eval"),
+        ("[{model: mood, evaluatoin: a}]", "models.0.evaluatoin: there is no such key. Did you mean eval"),
         ("[{model: mood, loss_weight: -1}]", "models.0.loss_weight: expected a finite number of at least 0"),
         ("[{model: mood, weight: 1}]", "models.0.weight: there is no such key. Write loss_weight for the factor"),
         ("[{model: mood, evaluation: {path: a, rows: 0}}]", "models.0.evaluation.rows: expected at least 1, found 0"),
@@ -106,7 +106,7 @@ MANY = [  # a section, and what must be said of it, one line each
             "data.held_out: expected",
             "data.batch_size: expected",
             "data.micro_batch: expected",
-            "data.bogus: Batching: there is no such key",
+            "data.bogus: there is no such key",
         ],
     ),
     (
@@ -120,12 +120,18 @@ MANY = [  # a section, and what must be said of it, one line each
     ),
     (
         "optimizer: {lr: -1, weight_decay: -1, eps: tiny, betas: [2, 0.9]}",
-        ["lr: Invalid learning rate", "weight_decay: Invalid", "eps: expected a number", "betas: Invalid beta"],
+        ["lr: expected a value that Adam accepts", "weight_decay: expected", "eps: expected", "betas: expected"],
     ),
-    ("optimizer: {class_path: SGD, init_args: {lr: -1, momentum: -1}}", ["lr: Invalid learning rate", "momentum: Inv"]),
+    (
+        "optimizer: {class_path: SGD, init_args: {lr: -1, momentum: -1}}",
+        ["lr: expected a value that SGD", "momentum: expected a value that SGD"],
+    ),
     ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 1, gamma: x}}", ["gamma: expected a number"]),
     ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 0}}", ["lr_scheduler.init_args"]),
-    ("lr_scheduler: {class_path: LambdaLR, init_args: {lr_lambda: os.system}}", ["init_args.lr_lambda: 'str' object"]),
+    (
+        "lr_scheduler: {class_path: LambdaLR, init_args: {lr_lambda: os.system}}",
+        ["lr_lambda: expected a value that LambdaLR"],
+    ),
     (
         "objective: {class_path: LogitAlignment, init_args: {temperature: 0, tail: 2}}",
         ["init_args.temperature: expected", "init_args.tail: expected"],
@@ -197,7 +203,7 @@ def test_no_mistake_of_a_model_hides_another(models, words):
         ("[{value: [0, .nan]}]", "weight.0.value: expected finite numbers, found nan"),
         ("[{value: high}]", "weight.0.value: expected a number or a list, found 'high'"),
         ("[{filter: mlp}]", "weight.0: missing: value"),
-        ("[{value: 1, fliter: mlp}]", "weight.0.fliter: FilteredWeight: there is no such key. Did you mean filter?"),
+        ("[{value: 1, fliter: mlp}]", "weight.0.fliter: there is no such key. Did you mean filter?"),
         ("[0.5, .nan]", "weight: expected finite numbers, found nan"),
         ("[0.5, high]", "weight.1: expected a number, found 'high'"),
         ("{value: 1}", "weight: expected a number, a list"),
@@ -273,7 +279,7 @@ def test_options_of_the_command_line_are_named_as_they_are_written():
     assert "--data.batch_size: expected a whole number or null, found 'many'." in said
     assert "--gruping: there is no such key. Did you mean grouping?" in said
     assert "--optimizer.lrr: Adam: there is no such key. Did you mean lr?" in said
-    assert "--models: 0.mdel: ModelConfig: there is no such key. Did you mean model?" in said
+    assert "--models: 0.mdel: there is no such key. Did you mean model?" in said
 
 
 def test_mistakes_of_python_name_the_key():

@@ -61,7 +61,7 @@ def test_an_optimiser_that_searches_its_steps_has_no_mean_over_them_and_it_is_sa
     name = f"note: watch.average: 0 instead of the method's 0.9, because {optimizer} searches its steps"
     assert said == ([] if kept else [name])
     if not kept:
-        with pytest.raises(ConfigError, match=r"watch\.average: expected 0 with"):
+        with pytest.raises(ConfigError, match=r"watch\.average: does not go with optimizer: expected 0 with"):
             learning_of(merge_config({**config, "watch": {"average": 0.9}}), progress_bar=False)
 
 
@@ -131,7 +131,7 @@ def test_warnings_of_python_have_no_prefix():
         ({"task_vectors": "Isotropic", "init": "closed_form"}, "Isotropic makes one task vector of all experts"),
         ({"trainer.max_steps": -1}, "trainer.max_steps: expected 0 (nothing is learned) or more, found -1"),
         ({"chunks": {"budget": 8}, "grouping": "task", "optimizer": None}, "optimizer: expected an optimiser"),
-        ({"optimizer.lr": -1}, "optimizer.init_args.lr: Invalid learning rate: -1"),
+        ({"optimizer.lr": -1}, "optimizer.init_args.lr: expected a value that Adam accepts, found -1"),
         ({"optimizer": None}, "optimizer: expected an optimiser"),
         ({"trainer.accelerator": "gpuu"}, "gpuu"),
         (

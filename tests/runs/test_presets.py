@@ -52,14 +52,14 @@ OWN = {
 
 @cache
 def fresh(method):
-    return values(merge_config({**MINIMAL, **OWN, "method": method}))
+    return values(merge_config({**MINIMAL, **OWN, "method": method}, use="keep"))
 
 
 @pytest.mark.parametrize("before", PRESETS)
 def test_another_method_over_a_saved_configuration_is_a_fresh_run_of_it(before):
-    former = saved(merge_config({**MINIMAL, **OWN, "method": before}))
+    former = saved(merge_config({**MINIMAL, **OWN, "method": before}, use="keep"))
     for method in PRESETS:
-        assert values(merge_layers([former, Document({"method": method})])) == fresh(method)
+        assert values(merge_layers([former, Document({"method": method})], use="keep")) == fresh(method)
 
 
 def test_what_was_written_survives_a_second_save():

@@ -30,7 +30,7 @@ RUNS = Path(__file__).parents[1] / "fixtures" / "runs_0_1_0"
 
 def of_yaml(text, notes=None):
     head = "base_model: base\nmodels: [{model: mood}, {model: topic}]\n"
-    return merge_layers([read_yaml(head + text, "merge.yaml")], (notes if notes is not None else []).append)
+    return merge_layers([read_yaml(head + text, "merge.yaml")], (notes if notes is not None else []).append, use="keep")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,9 @@ def of_yaml(text, notes=None):
     ],
 )
 def test_objects_of_python_are_what_yaml_makes_of_words(text, written):
-    one, other = (yaml.safe_load(resolved(config)) for config in (of_yaml(text), merge_config(MINIMAL | written)))
+    one, other = (
+        yaml.safe_load(resolved(config)) for config in (of_yaml(text), merge_config(MINIMAL | written, use="keep"))
+    )
     del one["written"], other["written"]
     assert one == other
 
