@@ -135,8 +135,9 @@ def _judge(config: object, method: str, given: Mapping[str, object], findings: F
     """Add settings that exclude each other; those that are wrong by themselves are judged with nothing."""
     wrong = {str(mistake.key[0]) for mistake in findings.mistakes if mistake.key}
     if not isinstance(config, MergeConfig):
-        wrong |= {key for key in PLACEHOLDERS if not given.get(key)}
-        config = _of_the_rest(method, {**PLACEHOLDERS, **{key: own for key, own in given.items() if own}}, findings)
+        missing = {key: value for key, value in PLACEHOLDERS.items() if not given.get(key)}
+        wrong |= missing.keys()
+        config = _of_the_rest(method, {**given, **missing}, findings)
     if config is not None:
         for keys, problem in list(clashes(config, here=here, wrong=wrong)):
             findings.refuse_together([tuple(key.split(".")) for key in keys], problem)

@@ -90,7 +90,7 @@ def test_pairs_are_judged_where_models_are_missing():
     ("options", "words"),
     [
         (["--grouping", "block"], "--grouping: does not go with chunks (merge.yaml:5): expected grouping: tensor"),
-        (["--chunks.budget", "8"], "--chunks.budget: does not go with grouping (merge.yaml:6): expected grouping"),
+        (["--chunks.budget", "8"], "--chunks.budget: does not go with grouping (merge.yaml:5): expected grouping"),
     ],
 )
 def test_an_option_is_written_later_than_any_line(options, words):
@@ -98,8 +98,7 @@ def test_an_option_is_written_later_than_any_line(options, words):
         pass
 
     _, layers = read_arguments(Own, options, merges=True)
-    rest = "grouping: task\n" if "budget" in options[0] else ""
-    file = read_yaml(HEAD + "chunks: {budget: 4}\n" + rest, "merge.yaml")
+    file = read_yaml(HEAD + ("grouping: task" if "budget" in options[0] else "chunks: {budget: 4}"), "merge.yaml")
     with pytest.raises(ConfigError) as error:
         merge_layers([file, *layers])
     assert str(error.value).startswith(words)
