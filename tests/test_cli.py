@@ -50,7 +50,7 @@ def steps_below_zero(folder, config):
     config["trainer"]["max_steps"] = -2
 
 
-@mistake("init: closed_form computes the start that models.parameters.weight also sets")
+@mistake("closed_form computes the start that models.parameters.weight also sets")
 def two_ways_to_start(folder, config):
     config["init"] = "closed_form"
     give_weights(config, 0.5, 1, 1)
