@@ -27,6 +27,16 @@ MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enabl
 """Settings that may differ when a run is resumed; not trainer.max_steps if a cosine schedule depends on it."""
 
 
+def may_differ(key: str) -> bool:
+    """Return whether a setting may differ when a run is resumed.
+
+    Example:
+        >>> may_differ("run_dir"), may_differ("trainer.logger.class_path"), may_differ("method")
+        (True, True, False)
+    """
+    return key in MAY_DIFFER or key.startswith("trainer.logger")
+
+
 DECIDING = ("method", "task_vectors", "centre", "grouping", "chunks", "parameters")
 """Settings that decide what the coefficients of a finished run are multiplied with."""
 
@@ -99,6 +109,11 @@ class RunDirectory:
     def targets(self) -> Path:
         """Folder of the experts' outputs on their rows."""
         return self.path / "targets"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of Lightning's loggers, if the configuration names some."""
+        return self.path / "logs"
 
     @property
     def checkpoints(self) -> Path:
@@ -207,11 +222,11 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
         )
     now = flat_settings(resolved)
     then = _as_begun(former, now, allow_code)
-    may_differ = MAY_DIFFER - ({"trainer.max_steps"} if _decays_until_max_steps(now) else set())
+    fixed = {"trainer.max_steps"} if _decays_until_max_steps(now) else set[str]()
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in may_differ
+        if then.get(key) != now.get(key) and (key in fixed or not may_differ(key))
     ]
     if differing:
         raise ConfigError(
