@@ -156,6 +156,11 @@ class RunDirectory:
         return self.path / "report.html"
 
     @property
+    def harness(self) -> Path:
+        """Script that measures base, experts and merge by lm-eval, of language models."""
+        return self.path / "lm_eval.sh"
+
+    @property
     def merged(self) -> Path:
         """Folder of the merged checkpoint."""
         return self.path / "merged"
