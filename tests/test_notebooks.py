@@ -1,4 +1,4 @@
-"""Every notebook runs from its first cell to its last, defines nothing, and two are committed with their outputs."""
+"""Every notebook runs from its first cell to its last, defines nothing, and is committed with its outputs."""
 
 import ast
 import base64
@@ -12,11 +12,9 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 SAYS = {
     "merge_the_digits": "learned",
-    "compare_methods": "soft Frank-Wolfe",
     "merge_language_adapters": "back 1 2 3 4 =",
 }
-PICTURES = {"merge_the_digits": 4, "compare_methods": 4, "merge_language_adapters": 1}
-STORED = ("merge_the_digits", "merge_language_adapters")
+PICTURES = {"merge_the_digits": 4, "merge_language_adapters": 1}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -40,11 +38,11 @@ def stem(request):
     return request.node.callspec.params["notebook"].stem
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+def test_these_are_the_notebooks():
+    assert [file.stem for file in NOTEBOOKS] == sorted(SAYS)
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", SAYS)
 def test_stored_outputs_are_complete_small_and_of_no_machine(name):
     """`python tests/support/store_notebooks.py FILE` stores them."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -69,7 +67,7 @@ def test_notebook_is_valid_and_defines_nothing(notebook):
 
 
 def shorten(notebook):
-    """Learn for four steps where the notebook asks for more, on a few pictures, with some of the finished merges."""
+    """Learn for four steps where the notebook asks for more, on a few pictures and rows."""
     few = 'evaluation={"path": str(data / task / "evaluation"), "rows": 24}'
     for cell in code_of(notebook):
         cell.source = re.sub(r'("max_steps": )\d+', r"\g<1>4", cell.source)
@@ -78,7 +76,6 @@ def shorten(notebook):
         cell.source = cell.source.replace("[1000:1100]", "[100:130]").replace("[1100:]", "[130:]")
         cell.source = cell.source.replace("[:1000]", "[:100]").replace("randint(1000,", "randint(100,")
         cell.source = cell.source.replace('evaluation=data / task / "evaluation"', few)
-        cell.source = re.sub(r"^finished = .*$", 'finished = ("ties", "wudi", "doge")', cell.source, flags=re.MULTILINE)
 
 
 def test_notebook_runs(notebook, stem, demo_folder, tmp_path, monkeypatch):

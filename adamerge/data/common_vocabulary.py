@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from adamerge.experts.name_patterns import several
 from adamerge.experts.vocabulary_rows import ABSENT

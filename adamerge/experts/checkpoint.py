@@ -106,8 +106,7 @@ def open_checkpoint(
         trust_remote_code: Whether Python code beside the weights may run.
         inside: See `locate`.
 
-    Returns:
-        The checkpoint; only headers are read.
+    Only headers are read.
 
     Raises:
         ConfigError: No such directory or hub id, or only pickled weights without permission to read them.
@@ -156,9 +155,6 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
         config: The configuration of the checkpoint.
         architecture: Name of the model class.
         trust_remote_code: Whether Python code beside the weights may run.
-
-    Returns:
-        The module.
 
     Raises:
         ConfigError: transformers has no class of this name, or cannot build it.
