@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -119,7 +120,7 @@ class CommonRows(Weights):
 
     @property
     @override
-    def files(self) -> Mapping[object, FileDigest]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def files(self) -> Mapping[Path, FileDigest]:
         return self._own.weights.files
 
     @override

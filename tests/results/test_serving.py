@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 import yaml
 from safetensors import safe_open
@@ -45,3 +47,20 @@ def test_the_page_names_files_that_exports_have():
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     named = set(re.findall(r"`([\w*/]+\.(?:json|jinja|safetensors))`", page))
     assert {"config.json", "tokenizer.json", "chat_template.jinja", "modules.json", "1_Pooling/config.json"} <= named
+
+
+def test_the_recipe_of_quantising_runs(tmp_path, monkeypatch):
+    """Where torchao is installed: the page's own lines, on a small model whose answers stay nearly the same."""
+    pytest.importorskip("torchao")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (recipe,) = re.findall(r"```text\n(import torch\n.*?)```", page, flags=re.DOTALL)
+    save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama", ("mood",))
+    (tmp_path / "RUN").mkdir()
+    shutil.copytree(tmp_path / "family" / "base", tmp_path / "RUN" / "merged")
+    monkeypatch.chdir(tmp_path)
+    exec(recipe, {})
+    ids = torch.arange(12).reshape(2, 6)
+    merged, small = (transformers.AutoModelForCausalLM.from_pretrained(f"RUN/{name}") for name in ("merged", "int8"))
+    with torch.no_grad():
+        expected, found = merged(ids).logits, small(ids).logits.float()
+    assert 0 < (found - expected).norm() / expected.norm() < 0.05

@@ -14,6 +14,7 @@ from support.families import CHATS, build, near, save_family, save_tokenizer
 from adamerge import cli
 from adamerge.cli import parse_file
 from adamerge.runs.build_model import open_experts
+from adamerge.runs.load_rows import load_data
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 FAMILIES = {
@@ -212,3 +213,23 @@ def test_an_adapter_is_opened_over_the_base_with_all_tokens(pool, capsys):
     tokenizer.save_pretrained("small")
     with pytest.raises(IncompatibleExpertsError, match="small: tokenizer: union: expected an adapter over the base"):
         open_experts(parse_file(Path(file)))
+
+
+@pytest.mark.parametrize("memory", ["mapped", "streamed"])
+def test_rows_are_encoded_with_the_common_tokenizer_and_learned_from(pool, main, memory):
+    for task in ("mood", "topic"):
+        rows = [{"text": f"the film {token} was good"} for token in ADDED[task] * 6]
+        Path(f"{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    models = [{"model": task, "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
+    trainer = {"max_steps": 2, "accelerator": "cpu"}
+    file = configured(tokenizer="union", models=models, method="expert_merging", memory=memory, trainer=trainer)
+    config = parse_file(Path(file))
+    experts = open_experts(config)
+    data = load_data(config, experts)
+    words = transformers.AutoTokenizer.from_pretrained(experts.tasks["topic"].folder).get_vocab()
+    ids = data.calibration["topic"].batch(torch.arange(2))[0]["input_ids"]
+    assert (ids == words["<news>"]).any(1).all()
+    assert main("fit", file, "--run_dir", "run")[0] == 0
+    row = transformers.AutoModelForCausalLM.from_pretrained("run/merged").get_input_embeddings().weight[words["<news>"]]
+    own = transformers.AutoModelForCausalLM.from_pretrained("topic").get_input_embeddings().weight[40]
+    assert torch.equal(row, own)
