@@ -1,5 +1,7 @@
 """A preset means the same in YAML, on the command line and in Python, and over a saved configuration."""
 
+import subprocess
+import sys
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
@@ -102,3 +104,12 @@ def test_the_default_is_what_it_says():
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"method: expected one of .*, found 'adamergin'\. Did you mean adamerging\?"):
         merge_config({**MINIMAL, "method": "adamergin"})
+
+
+def test_presets_are_read_by_a_process_that_has_imported_nothing_else():
+    """Their classes are loaded by the module that names them."""
+    code = "from adamerge.runs.read_config import merge_config; " + "; ".join(
+        f"merge_config(dict(base_model='b', models=[dict(model='a')], method={name!r}))" for name in PRESETS
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
