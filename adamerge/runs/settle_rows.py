@@ -18,7 +18,8 @@ from adamerge.experts.predicted import predicted
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.execution import expert_of
-from adamerge.merging.merged_model import Generating, MergedModel
+from adamerge.merging.generating import Generating
+from adamerge.merging.merged_model import MergedModel
 from adamerge.runs.centre import over_one_group, plain_vectors
 from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.config import MergeConfig
