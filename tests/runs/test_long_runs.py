@@ -158,11 +158,8 @@ def test_a_file_cut_off_in_use_is_named(tmp_path):
 
 
 CUTS = {
-    "mapped": ("mood/model.safetensors", "mapped", "adamerge.calibration.agreement.HeldOut.measure"),
     "resident": ("base/model.safetensors", "resident", "adamerge.learning.merge_module.surrogate"),
-    "streamed": ("topic/model.safetensors", "streamed", "adamerge.learning.merge_module.surrogate"),
     "heads": ("topic/model.safetensors", "resident", "adamerge.learning.merge_module.surrogate"),
-    "experts": ("topic/model.safetensors", "resident", "adamerge.runs.learn_merge.goals_of"),
 }
 
 
