@@ -19,7 +19,8 @@ from support.families import save_text_family
 from support.processes import run
 from support.stand_ins import FEW, OF_RUNS, nothing
 
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)  # the same examples always
+# The same examples always.
+hypothesis.settings.register_profile("same", max_examples=50, derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("same")
 
 

@@ -41,7 +41,11 @@ def test_three_experts_are_merged_and_load_in_plain_transformers(tmp_path):
         for task in TASKS
     ]
     config = {"base_model": str(tmp_path / "zoo" / "base"), "models": models, "run_dir": str(tmp_path / "run")}
-    config |= {"optimizer": {"class_path": "Adam", "init_args": {"lr": 0.02}}, "trainer": {"max_steps": 4}}
+    config |= {
+        "method": "expert_merging++",
+        "optimizer": {"class_path": "Adam", "init_args": {"lr": 0.02}},
+        "trainer": {"max_steps": 4},
+    }
     file = tmp_path / "merge.yaml"
     file.write_text(
         yaml.safe_dump(config | {"watch": {"every": 2, "guard": False}, "data": {"batch_size": 8, "micro_batch": 8}})

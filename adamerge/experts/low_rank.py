@@ -86,12 +86,10 @@ class Change:
             rows: Rows of the tensor.
             whole: Computes all of the expert's tensor, which a change without factors is cut from.
         """
-        read, factors = self.low_rank or self.blocks, None
-        if read is not None:
-            factors = lambda: read().some_rows(rows)  # noqa: E731
-        if self.low_rank is not None:
-            return Change(factors)
-        return Change(None, lambda base: whole()[rows].to(base.dtype), factors)
+        if self.low_rank is None:
+            return Change(None, lambda base: whole()[rows].to(base.dtype), self.kind)
+        read = self.low_rank
+        return Change(lambda: read().some_rows(rows))
 
     def factors(self) -> LowRank | None:
         """Read the factors; None if the change has none."""

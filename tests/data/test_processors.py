@@ -124,7 +124,7 @@ def test_expert_reads_texts_with_its_own_tokenizer(texts, how):
             torch.testing.assert_close(answers(model, rows, task), expected)
         assert scores[task] == pytest.approx(accuracy(expected))
     assert not torch.allclose(plain("one", texts), torch.cat([plain_with("base", "one", [text]) for text in texts]))
-    (said,) = (note for note in data.notes if "its own tokenizer" in note)
+    (said,) = (note for note in data.notes if "encoded with its own tokenizer" in note)
     assert said.startswith("one: is encoded with its own tokenizer, which differs from the base's: ")
     assert CHANGES[how] in said
 

@@ -18,6 +18,8 @@ STEPS = 6
 class TwoProcesses:
     """Stands in for torch.distributed: two threads that add up what they hold."""
 
+    ReduceOp = torch.distributed.ReduceOp
+
     def __init__(self):
         self.rank = local()
         self.barrier = Barrier(2, timeout=20)
@@ -35,7 +37,8 @@ class TwoProcesses:
     def get_world_size(self):
         return 2
 
-    def all_reduce(self, value):
+    def all_reduce(self, value, how):
+        assert how == self.ReduceOp.SUM
         self.held[self.rank.value] = value.clone()
         self.barrier.wait()
         total = self.held[0] + self.held[1]

@@ -24,7 +24,7 @@ from adamerge.transforms import Dare, Doge, Isotropic, Lines, TaskSingularVector
 from adamerge.transforms.stored import transformed
 from adamerge.types import ConfigError
 
-STEPS = 4
+STEPS = 2
 
 OBJECTIVES = {
     "entropy": Entropy(),
@@ -109,7 +109,7 @@ class Table:
             OPTIMIZERS[row["optimizer"]],
             feasible=SETS[row["feasible"]],
             batching=Batching(batch_size=None),
-            watching=Watching("last", every=2, patience=None),
+            watching=Watching("last", every=1, patience=None),
             regulariser=REGULARISERS.get(row["objective"]),
             trainer={"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False},
         )
