@@ -12,11 +12,10 @@ from adamerge.data.tables import load_table
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
-from adamerge.learning.learn import divide
 from adamerge.merging.device import describe_device, device_of
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
-from adamerge.runs.choose_memory import as_answered, execution_for
+from adamerge.runs.choose_memory import execution_ahead
 from adamerge.runs.components import COMPONENT, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
@@ -124,9 +123,8 @@ def _memory(
     config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows]
 ) -> tuple[list[str], list[str]]:
     """Choose the execution, as `fit` does; return what each one takes, and the problems."""
-    learn = divide({task: as_answered(own, config) for task, own in rows.items()}, config.data, config.seed_everything)
     try:
-        choice = execution_for(config, experts, names, learn.learn, _device(config))
+        choice = execution_ahead(config, experts, names, rows, _device(config))
     except ConfigError as error:
         return [], [str(error)]
     return [*choice.lines, *choice.others], []

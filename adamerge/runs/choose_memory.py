@@ -10,6 +10,7 @@ from adamerge.data.rows import Rows
 from adamerge.data.settings import PseudoAnswers
 from adamerge.data.text_rows import Prompts
 from adamerge.experts.experts import Experts
+from adamerge.learning.learn import divide
 from adamerge.learning.trainer import process_count
 from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Choice, Memory, choose
@@ -54,6 +55,26 @@ def execution_for(
     return choice
 
 
+def execution_ahead(
+    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], device: torch.device
+) -> Choice:
+    """Choose the execution as `execution_for` does, before rows are divided and prompts are answered.
+
+    Args:
+        config: As for `execution_for`.
+        experts: As for `execution_for`.
+        names: As for `execution_for`.
+        rows: All calibration rows per task.
+        device: As for `execution_for`.
+
+    Raises:
+        ConfigError: As for `execution_for`.
+    """
+    answered = {task: as_answered(own, config) for task, own in rows.items()}
+    parts = divide(answered, config.data, config.seed_everything)
+    return execution_for(config, experts, names, parts.learn, device)
+
+
 def as_answered(rows: Rows, config: MergeConfig) -> Rows:
     """Return prompts with pseudo-answers as long as they may be, to know their size before there are any."""
     if not isinstance(rows, Prompts):
@@ -87,7 +108,7 @@ def whole_experts(config: MergeConfig, experts: Experts, names: Sequence[str], r
     """
     if not any(isinstance(own, Prompts) for own in rows.values()):
         return []
-    if execution_for(config, experts, names, rows, device_of(config.trainer.accelerator)).blocks is None:
+    if execution_ahead(config, experts, names, rows, device_of(config.trainer.accelerator)).blocks is None:
         return []
     dtype = getattr(torch, config.dtype)
     most = max(sum(header.shape.numel() for header in one.headers.values()) for one in experts.weights.values())
@@ -99,7 +120,7 @@ def _saved(
     config: MergeConfig, experts: Experts, rows: Mapping[str, Rows], memory: Memory, dtype: torch.dtype
 ) -> Saved | None:
     """Count the bytes of activations of a step, with the first task's longest rows in every batch."""
-    usual = [(task, as_answered(own, config)) for task, own in rows.items() if len(own)]
+    usual = [(task, own) for task, own in rows.items() if len(own)]
     if not usual:
         return None
     micro, passes = config.data.micro_batch, 0
