@@ -222,20 +222,8 @@ def _check_trainer(options: Mapping[str, object]) -> None:
         ConfigError: Lightning rejects them.
     """
     try:
-<<<<<<< HEAD
         with without_advice(), rank_for(options):
-            build_trainer(options, [])
-=======
-        with without_advice(), rank_for(learning.trainer):
-            build_trainer({k: v for k, v in learning.trainer.items() if k != "logger"}, [])  # it is built later
-        key = "optimizer"
-        probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
-        optimizer = build_optimizer(chosen, probe, learning.feasible)
-        key = "lr_scheduler"
-        scheduler = learning.build_scheduler
-        if scheduler:
-            scheduler(optimizer)
->>>>>>> main
+            build_trainer({k: v for k, v in options.items() if k != "logger"}, [])  # it is built later
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {error}") from error
 

@@ -15,22 +15,13 @@ from adamerge.experts.summary import describe
 from adamerge.merging.device import describe_device, device_of
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
-<<<<<<< HEAD
-from adamerge.runs.choose_memory import execution_for
-from adamerge.runs.clashes import problems_of
-from adamerge.runs.components import COMPONENT, component_notes, components, ranks
-from adamerge.runs.config import MergeConfig
-from adamerge.runs.disk_space import check_space
-from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
-from adamerge.runs.load_rows import check_objective, load_data
-=======
 from adamerge.runs.choose_memory import execution_ahead
+from adamerge.runs.clashes import problems_of
 from adamerge.runs.components import COMPONENT, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
-from adamerge.runs.learning_settings import learning_of, problems_of
+from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import Data, check_objective, load_data
->>>>>>> main
 from adamerge.runs.model_config import source_of
 from adamerge.runs.notes import notes_of
 from adamerge.runs.read_config import without_mistakes

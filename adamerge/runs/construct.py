@@ -1,11 +1,7 @@
 """Construct objects from their options, and find every option whose value their class refuses."""
 
 import math
-<<<<<<< HEAD
-=======
 import os
-import re
->>>>>>> main
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +13,10 @@ from pytorch_lightning.loggers import Logger
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-<<<<<<< HEAD
-from adamerge.runs.type_hints import Option, alternatives, words
-from adamerge.types import ConfigError, quoted
-=======
 from adamerge.learning.loggers import with_place
-from adamerge.runs.type_hints import Option
+from adamerge.runs.type_hints import Option, alternatives, words
 from adamerge.storage.regular_files import reason_of
->>>>>>> main
+from adamerge.types import ConfigError, quoted
 
 INVALID: Final = object()
 """Placeholder for a value that could not be built."""

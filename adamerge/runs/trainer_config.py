@@ -5,11 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-<<<<<<< HEAD
-from adamerge.merging.device import check_accelerator
-=======
 from adamerge.learning.loggers import BuildLogger
->>>>>>> main
+from adamerge.merging.device import check_accelerator
 from adamerge.types import ConfigError
 
 DURATION = re.compile(r"\d+:\d+:\d+:\d+")
