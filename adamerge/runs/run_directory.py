@@ -260,11 +260,9 @@ def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[st
         if not isinstance(saved, dict):  # version 0.1.0
             return flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
         begun = flat(saved)
-        return (
-            begun
-            if begun == now
-            else flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code, use="keep")))
-        )
+        if begun == now:
+            return begun
+        return flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code, use="keep")))
 
 
 def check_unedited(run: RunDirectory) -> None:
