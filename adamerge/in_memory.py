@@ -53,14 +53,14 @@ class InMemory:
         return models + [f"{key} of {task}" for task, key in self.rows]
 
     def take_model(self, model: Model, task: str = "") -> str:
-        """The model as a configuration names it; one without a path is kept here."""
+        """Return the model as a configuration names it; one without a path is kept here."""
         if isinstance(model, str | os.PathLike):
             return os.fspath(model)
         self.models[task] = model
         return IN_MEMORY
 
     def take_rows(self, rows: RowsLike | None, task: str, key: str) -> object:
-        """Rows as a configuration names them; those without a path are kept here."""
+        """Return rows as a configuration names them; those without a path are kept here."""
         if isinstance(rows, DataSource) and key == "evaluation":
             return rows if isinstance(rows, EvaluationSource) else EvaluationSource(**vars(rows))
         if rows is None or isinstance(rows, str | DataSource):
@@ -74,7 +74,7 @@ class InMemory:
         return IN_MEMORY
 
     def put_back(self, config: MergeConfig) -> MergeConfig:
-        """The configuration with the rows in place of the words that stand for them."""
+        """Return the configuration with the rows in place of the words that stand for them."""
         return replace(config, models=[self._with_rows(model, config.seed_everything) for model in config.models])
 
     def _with_rows(self, model: ModelConfig, seed: int) -> ModelConfig:
@@ -83,7 +83,7 @@ class InMemory:
 
 
 def _table(rows: RowsLike, task: str, seed: int, key: str) -> RowsLike:
-    """Rows in memory; those that were given with column names, under `path`, as a table that knows these."""
+    """Return rows in memory; those given with column names, under `path`, as a table that knows these."""
     if not (isinstance(rows, Mapping) and "path" in rows):
         return rows
     columns = {str(key): value for key, value in rows.items() if key != "path"}

@@ -78,7 +78,7 @@ def merged_at_once(
     console: Console | None = None,
     keeper: Keeper | None = None,
 ) -> Weights:
-    """The finished merge, centre + coefficient · Σ outputs, that a file holds already, or that is written to it now.
+    """Return the finished merge, centre + coefficient · Σ outputs, from a file that holds it, or is written now.
 
     Memory: as for `transformed`.
 
@@ -111,7 +111,7 @@ def merged_at_once(
 
 
 def _lacks(transform: Transform, information: Callable[[], TaskVectors] | None) -> bool:
-    """Whether a transform cannot be applied because it looks at rows that are not at hand."""
+    """Return whether a transform cannot be applied because it looks at rows that are not at hand."""
     return bool(transform.fisher) and information is None
 
 
@@ -141,7 +141,7 @@ def _write(
 def _outputs(
     plain: TaskVectors, transform: Transform, information: TaskVectors | None, what: str, console: Console
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
+    """Yield every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
     largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
     size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
     _say(console, f"{what}: {transform.title}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
@@ -175,7 +175,7 @@ def _write_one(name: str, vectors: Tensor, writers: Iterable[SafetensorsWriter])
 
 
 def _by_layer(names: Iterable[str]) -> list[str]:
-    """Names without their layers' numbers, each once.
+    """List names without their layers' numbers, each once.
 
     Example:
         >>> _by_layer(["layer.0.bias", "layer.1.bias"])
