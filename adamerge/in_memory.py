@@ -17,6 +17,7 @@ from adamerge.data.settings import DataSource, EvaluationSource
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.from_modules import from_modules
+from adamerge.experts.tensors_alone import REFUSED, TensorsAlone
 from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
@@ -108,7 +109,17 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
         memory.models[task] if task in memory.models else _opened(source, config)
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]
     )
-    return from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
+    found = from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
+    if any(isinstance(expert.module, TensorsAlone) for expert in found.tasks.values()) and _runs(config):
+        raise ConfigError(f"{config.names[0]}: {REFUSED}")
+    return found
+
+
+def _runs(config: MergeConfig) -> bool:
+    """Return whether rows run through models."""
+    return config.needs_rows or any(
+        rows is not None for model in config.models for rows in (model.calibration, model.evaluation)
+    )
 
 
 def with_processors(experts: Experts, given: Mapping[str, AnyProcessor] | None) -> tuple[Experts, list[str]]:
