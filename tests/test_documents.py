@@ -80,9 +80,7 @@ def test_blocks_do_what_they_say(name, workspace, main):
             case other:
                 assert other in ("", "text"), f"{block.place}: no test knows how to run {other}"
                 wrong = TOOLS & {words[0] for line in block.text.splitlines() if (words := line.split())}
-                assert not wrong, (
-                    f"{block.place}: commands stand in blocks of bash, or of sh if none can run them"
-                )
+                assert not wrong, f"{block.place}: commands stand in blocks of bash, or of sh if none can run them"
 
 
 def follow(words, main, place):
