@@ -80,7 +80,7 @@ def unpadded(logits: Tensor) -> Tensor:
 
 
 def present_at(batch: Batch, hidden: Tensor, encoded: bool) -> Tensor:
-    """Mask the counted positions of a hidden state (B, S, D), bool, (B, S).
+    """Return which positions of a hidden state (B, S, D) count, bool, (B, S).
 
     Args:
         batch: Rows that the model got.

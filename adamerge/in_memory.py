@@ -17,6 +17,7 @@ from adamerge.data.settings import DataSource, EvaluationSource
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.from_modules import from_modules
+from adamerge.experts.tensors_alone import REFUSED, TensorsAlone
 from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
@@ -53,14 +54,14 @@ class InMemory:
         return models + [f"{key} of {task}" for task, key in self.rows]
 
     def take_model(self, model: Model, task: str = "") -> str:
-        """The model as a configuration names it; one without a path is kept here."""
+        """Return the model as a configuration names it; one without a path is kept here."""
         if isinstance(model, str | os.PathLike):
             return os.fspath(model)
         self.models[task] = model
         return IN_MEMORY
 
     def take_rows(self, rows: RowsLike | None, task: str, key: str) -> object:
-        """Rows as a configuration names them; those without a path are kept here."""
+        """Return rows as a configuration names them; those without a path are kept here."""
         if isinstance(rows, DataSource) and key == "evaluation":
             return rows if isinstance(rows, EvaluationSource) else EvaluationSource(**vars(rows))
         if rows is None or isinstance(rows, str | DataSource):
@@ -74,7 +75,7 @@ class InMemory:
         return IN_MEMORY
 
     def put_back(self, config: MergeConfig) -> MergeConfig:
-        """The configuration with the rows in place of the words that stand for them."""
+        """Return the configuration with the rows in place of the words that stand for them."""
         return replace(config, models=[self._with_rows(model, config.seed_everything) for model in config.models])
 
     def _with_rows(self, model: ModelConfig, seed: int) -> ModelConfig:
@@ -83,7 +84,7 @@ class InMemory:
 
 
 def _table(rows: RowsLike, task: str, seed: int, key: str) -> RowsLike:
-    """Rows in memory; those that were given with column names, under `path`, as a table that knows these."""
+    """Return rows in memory; those given with column names, under `path`, as a table that knows these."""
     if not (isinstance(rows, Mapping) and "path" in rows):
         return rows
     columns = {str(key): value for key, value in rows.items() if key != "path"}
@@ -108,7 +109,17 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
         memory.models[task] if task in memory.models else _opened(source, config)
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]
     )
-    return from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
+    found = from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
+    if any(isinstance(expert.module, TensorsAlone) for expert in found.tasks.values()) and _runs(config):
+        raise ConfigError(f"{config.names[0]}: {REFUSED}")
+    return found
+
+
+def _runs(config: MergeConfig) -> bool:
+    """Return whether rows run through models."""
+    return config.needs_rows or any(
+        rows is not None for model in config.models for rows in (model.calibration, model.evaluation)
+    )
 
 
 def with_processors(experts: Experts, given: Mapping[str, AnyProcessor] | None) -> tuple[Experts, list[str]]:

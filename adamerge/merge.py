@@ -235,7 +235,7 @@ class Merge:
             )
 
     def _open(self) -> tuple[Opened, list[str], list[str]]:
-        """Models and rows, found usable; what is merged, in words; what a user should know of them."""
+        """Open models and rows, and check them; say what is merged, and what a user should know of them."""
         config = self._memory.put_back(self.config)
         experts, unsaved = with_processors(open_all(config, self._memory), by_task(self._processor, config.names))
         inspection = inspect_weights(experts)
@@ -256,7 +256,7 @@ class Merge:
         return Opened(experts, inspection.changed, data), description, notes
 
     def _written(self, expert: Expert | Mapping[str, object]) -> dict[str, object]:
-        """An expert's keys as a configuration holds them; what has no path is put aside."""
+        """Return an expert's keys as a configuration holds them; what has no path is put aside."""
         keys = expert.written if isinstance(expert, Expert) else dict(expert)
         if "model" not in keys:  # the configuration reports it
             return keys
@@ -269,7 +269,7 @@ class Merge:
 
 
 def _listed(models: object) -> list[Expert | Mapping[str, object]]:
-    """Experts in a list, each with its name where they were given by name."""
+    """List experts, each with its name where they were given by name."""
     check_models(models)
     if isinstance(models, Mapping):
         return [_named(task, expert) for task, expert in models.items()]

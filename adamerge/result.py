@@ -71,7 +71,7 @@ class Result:
         self.warnings: tuple[str, ...] = self._learned.warnings
 
     def __repr__(self) -> str:
-        """Sizes and the best step."""
+        """Return the sizes and the best step."""
         return f"Result({len(self.groups)} groups × {len(self.experts)} experts, best_step={self.best_step})"
 
     def module(self, task: str, *, dtype: torch.dtype | None = None) -> nn.Module:
@@ -150,11 +150,11 @@ class Result:
         save_coefficients(place, self.coefficients, self.model.grouping, self.experts, centre=centre, plain=plain)
 
     def agreement(self) -> dict[str, float]:
-        """Share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""
+        """Measure the share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""
         return self._held_out.agreement(self.model, self.coefficients)
 
     def scores(self) -> Scores:
-        """Accuracy in %, or perplexity, on the evaluation rows, by task, and "mean".
+        """Measure accuracy in %, or perplexity, on the evaluation rows, by task, and "mean".
 
         Raises:
             ConfigError: No expert has evaluation rows.

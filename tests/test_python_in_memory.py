@@ -74,6 +74,8 @@ def test_tensors_in_every_form_are_the_same_rows():
     expert = network(1, near=base)
     labels = torch.arange(24) % 3
     forms = [inputs, TensorDataset(inputs, labels), Pairs(inputs), {"input": inputs}, TensorRows({"input": inputs})]
+    listed = datasets.Dataset.from_dict({"input": inputs.tolist()})
+    forms += [listed, listed.with_format("torch"), {"input": inputs.numpy()}, inputs.tolist(), inputs.numpy()]
     found = [Merge(base, {"one": Expert(expert, calibration=rows)}, **QUICK).learn().coefficients for rows in forms]
     for other in found[1:]:
         assert torch.equal(other, found[0])
@@ -81,6 +83,17 @@ def test_tensors_in_every_form_are_the_same_rows():
     assert measured.scores()["one"] == pytest.approx(
         100 * (measured.module("one")(inputs).argmax(-1) == labels).float().mean().item(), abs=1e-4
     )
+
+
+def test_tokenised_rows_are_the_rows_of_their_texts(expected, loaded):
+    """Of several lengths, and of no processor."""
+    tokenizer = AutoTokenizer.from_pretrained("base")
+    rows = {task: tokenizer(list(texts(task))) for task in TASKS}
+    assert len({len(ids) for ids in rows["mood"]["input_ids"]}) > 1
+    given = {**rows, "topic": datasets.Dataset.from_dict(dict(rows["topic"])), "speed": dict(rows["speed"])}
+    experts = {task: Expert(model, calibration=given[task]) for task, model in loaded.items()}
+    found = Merge(AutoModel.from_pretrained("base"), experts, **QUICK).learn().coefficients
+    torch.testing.assert_close(found, expected)
 
 
 def test_rows_of_a_wrong_type_are_refused(family):
@@ -184,11 +197,6 @@ def test_a_state_dict_as_base_takes_the_class_of_an_expert(form):
     given = base if form == "module" else base.state_dict()
     merged = Merge(given, {"one": expert}, method="average").learn().module("one")
     torch.testing.assert_close(merged.state_dict(), expert.state_dict())
-
-
-def test_state_dicts_alone_are_refused():
-    with pytest.raises(IncompatibleExpertsError, match=r"found state dicts alone.*give the base as a module"):
-        Merge(network().state_dict(), {"one": network(1).state_dict()}, method="average").learn()
 
 
 def test_without_steps_the_start_is_the_result_of_every_method(family):

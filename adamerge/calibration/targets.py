@@ -208,7 +208,7 @@ def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -
 
 
 def _counted(batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
-    """Mask the stored positions, bool, (B, S): of each hidden state, and of logits that have positions."""
+    """Return which positions are stored, bool, (B, S): of each hidden state, and of logits that have positions."""
     encoded = outputs.encoded or (False,) * len(outputs.hidden)
     states = zip(outputs.hidden, encoded, strict=True)
     masks = {f"hidden.{i}": present_at(batch, state, own) for i, (state, own) in enumerate(states)}

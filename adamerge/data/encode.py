@@ -6,6 +6,7 @@ from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
 from adamerge.data.language import Language
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.number_columns import unread_columns
 from adamerge.data.number_labels import METRICS
 from adamerge.data.pictured import Pictured, is_pictured
 from adamerge.data.settings import Encoding
@@ -82,7 +83,7 @@ def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encode
                 f"but {expert.kind.architecture} predicts {form}. Leave out its evaluation; calibration can be used."
             )
         rows.metric = METRICS[form][0]
-    return Encoded(rows, tensor_contents(whole))
+    return Encoded(rows, tensor_contents(whole), unread_columns(source, expert))
 
 
 def _modality(kind: ModelKind, table: Table) -> Modality:

@@ -1,7 +1,7 @@
 """Rows in memory: lists, dictionaries, datasets and tensors."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import datasets
@@ -11,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from adamerge.data.number_columns import as_numbers, number_columns, split_columns
 from adamerge.data.records import Arrow, Listed, Records
 from adamerge.data.rows import Rows, TensorRows
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import Table, load_table
 from adamerge.data.text_rows import next_tokens
+from adamerge.data.token_rows import token_rows
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import classes_by_token
 from adamerge.types import ConfigError, quoted
@@ -34,12 +36,15 @@ RowsLike: TypeAlias = (
 )
 """Every accepted form of rows: see `as_table` and `tensor_rows`."""
 
+Several: TypeAlias = Tensor | Sequence[Tensor]
+"""One value per row; apart where their shapes differ."""
+
 IN_MEMORY = DataSource("rows in memory")
 """The default column names, for rows that are not from a file."""
 
 _EXPECTED = (
     "a path, a list of texts, of dicts or of images, a dict of columns, a datasets.Dataset, or tensors (a tensor, a "
-    "dict of tensors by the model's argument, a list of either, a PyTorch Dataset of either)"
+    "dict of tensors, lists or arrays by the model's argument, a list of either, a PyTorch Dataset of either)"
 )
 
 
@@ -78,14 +83,20 @@ def as_table(
     return table.sample(columns.rows, seed).sample(rows, seed)
 
 
-def holds_tensors(source: RowsLike) -> bool:
+def holds_tensors(source: RowsLike, main_input: str) -> bool:
     """Return whether rows are encoded already, so that `tensor_rows` accepts them.
 
+    Args:
+        source: Rows of any type.
+        main_input: The main input of their model; columns of numbers under this name are encoded.
+
     Example:
-        >>> holds_tensors([torch.zeros(3)]), holds_tensors(["good"])
+        >>> holds_tensors([torch.zeros(3)], "input_ids"), holds_tensors(["good"], "input_ids")
+        (True, False)
+        >>> holds_tensors({"input_ids": [[5, 6], [7]]}, "input_ids"), holds_tensors({"input": [[5.0]]}, "input_ids")
         (True, False)
     """
-    if isinstance(source, Rows | Tensor | Dataset):
+    if isinstance(source, Rows | Tensor | Dataset) or number_columns(source, main_input) is not None:
         return True
     if isinstance(source, Mapping):
         return any(isinstance(column, Tensor) for column in source.values())
@@ -93,7 +104,11 @@ def holds_tensors(source: RowsLike) -> bool:
         return False
     row = source[0]
     parts = row.values() if isinstance(row, Mapping) else row if isinstance(row, tuple) else (row,)
-    return any(isinstance(part, Tensor) for part in parts)
+    return any(isinstance(part, Tensor) or _is_array(part) for part in parts)
+
+
+def _is_array(part: object) -> bool:
+    return isinstance(part, np.ndarray) and part.ndim > 0 and part.dtype.kind in "biuf"
 
 
 def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
@@ -101,10 +116,12 @@ def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
 
     Tensors without names are the model's main input; the second tensor of a tuple (a `TensorDataset`, for example) is
     the label. The keys of a dict are the model's arguments; `labels` is the key of the labels. If the model predicts at
-    every position, the positions of `attention_mask` count, or all without a mask.
+    every position, the positions of `attention_mask` count, or all without a mask. Token ids of several lengths, and
+    what has a value for each of them, are padded per batch.
 
     Args:
-        source: A tensor, a dict of tensors, a list of either, or a PyTorch Dataset of either.
+        source: A tensor, a dict of tensors, a list of either, or a PyTorch Dataset of either; or lists or arrays of
+            numbers by column, in a dict, a list of dicts or a `datasets.Dataset`.
         expert: The task's expert.
 
     Returns:
@@ -123,6 +140,17 @@ def tensor_rows(source: RowsLike, expert: Expert) -> Rows:
             f"{expert.name}: expected tensors with one common length of at least 1, found the lengths {counts}. Give "
             "every tensor the same number of rows."
         )
+    uneven = [n for n, c in {**columns, "labels": labels}.items() if not isinstance(c, Tensor | None)]
+    if uneven:
+        if (rows := token_rows(columns, labels, expert)) is not None:
+            return rows
+        raise _shapes_error(expert, ", ".join(uneven))
+    whole = cast(dict[str, Tensor], columns)
+    return _whole_rows(whole, cast(Tensor | None, labels), expert)
+
+
+def _whole_rows(columns: Mapping[str, Tensor], labels: Tensor | None, expert: Expert) -> TensorRows:
+    """Make rows of tensors whose first dimension is the row."""
     first = {name: column[:1] for name, column in columns.items()}
     positions = None
     if classes_by_token(expert.module, expert.kind, first, expert.name):
@@ -174,12 +202,13 @@ def _plain(value: object) -> object:
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
+def _columns(source: object, expert: Expert) -> dict[str, Several]:
     """Collect tensors by the model's argument; the first dimension is the row."""
-    if isinstance(source, TensorDataset):
-        return _named(source.tensors, expert)
-    if isinstance(source, Tensor):
-        return _named((source,), expert)
+    if (numbers := number_columns(source, expert.kind.main_input)) is not None:
+        used, _ = split_columns(numbers, expert.module)
+        return {name: _together([_number(v, expert) for v in numbers[column]]) for name, column in used.items()}
+    if isinstance(source, TensorDataset | Tensor):
+        return {**_named((source,) if isinstance(source, Tensor) else source.tensors, expert)}
     if isinstance(source, Mapping):
         return {str(name): _tensor(column, expert) for name, column in source.items()}
     if isinstance(source, Dataset) and not hasattr(source, "__len__"):
@@ -190,13 +219,21 @@ def _columns(source: object, expert: Expert) -> dict[str, Tensor]:
     rows = cast(Sequence[object], source)
     named = [_row(rows[i], expert) for i in range(len(rows))]
     try:
-        return {name: torch.stack([row[name] for row in named]) for name in (named[0] if named else ())}
-    except (RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"{expert.name}: expected rows of tensors with the same names and shapes, but they differ ({reason}). Pad "
-            "them to one length, with an attention_mask, or use texts."
-        ) from error
+        return {name: _together([row[name] for row in named]) for name in (named[0] if named else ())}
+    except KeyError as error:
+        raise _shapes_error(expert, str(error)) from error
+
+
+def _together(values: list[Tensor]) -> Several:
+    """Stack tensors; those of several shapes stay apart."""
+    return torch.stack(values) if len({value.shape for value in values}) == 1 else values
+
+
+def _shapes_error(expert: Expert, what: str) -> ConfigError:
+    return ConfigError(
+        f"{expert.name}: expected rows of tensors with the same names and shapes, but they differ ({what}). Pad them "
+        "to one length, with an attention_mask, or use texts."
+    )
 
 
 def _row(row: object, expert: Expert) -> dict[str, Tensor]:
@@ -216,9 +253,13 @@ def _named(parts: Sequence[object], expert: Expert) -> dict[str, Tensor]:
     return {name: _tensor(part, expert) for name, part in zip(names, parts, strict=False)}
 
 
-def _tensor(value: object, expert: Expert) -> Tensor:
+def _number(value: object, expert: Expert) -> Tensor:
+    return _tensor(value, expert, as_numbers)
+
+
+def _tensor(value: object, expert: Expert, convert: Callable[[object], Tensor] = torch.as_tensor) -> Tensor:
     try:
-        return torch.as_tensor(value)
+        return as_numbers(value) if isinstance(value, np.ndarray) else convert(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"{expert.name}: expected rows of tensors, found {quoted(value)} ({type(value).__name__}) in one. Give "

@@ -35,13 +35,15 @@ class InputColumn(NamedTuple):
     Attributes:
         values: One tensor per row: (S, …) with one value per token, or (…).
         per_token: Whether there is one value per token.
+        filler: What pads them.
     """
 
     values: Sequence[Tensor]
     per_token: bool
+    filler: int = 0
 
     def padded(self, indices: Sequence[int], padding: Padding) -> Tensor:
-        """Combine some rows, (B, S, …) or (B, …); padding is 0.
+        """Combine some rows, (B, S, …) or (B, …).
 
         Example:
             >>> column = InputColumn([torch.tensor([1, 2]), torch.tensor([3])], per_token=True)
@@ -52,7 +54,7 @@ class InputColumn(NamedTuple):
         if not self.per_token:
             return torch.stack(chosen)
         length = max(padding.length or 0, *(len(value) for value in chosen))
-        whole = chosen[0].new_zeros(len(chosen), length, *chosen[0].shape[1:])
+        whole = chosen[0].new_full((len(chosen), length, *chosen[0].shape[1:]), self.filler)
         for place, value in zip(whole, chosen, strict=True):
             place[slice(length - len(value), length) if padding.side == "left" else slice(len(value))] = value
         return whole

@@ -13,7 +13,7 @@ from adamerge.data.padding import Padding, pad
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.turns import AnswerEnd
 
-_NO_LABEL = -100
+NO_LABEL = -100
 """Label of positions without a target; torch's default `ignore_index`."""
 
 
@@ -97,7 +97,7 @@ class TextRows(Rows):
         if self._targets is not None:
             targets = [self._targets[i] for i in indices]
             inputs["decoder_input_ids"], read = pad([row[: max(len(row) - 1, 1)] for row in targets], padding)
-            labels = pad([row[1:] or [_NO_LABEL] for row in targets], _NO_LABEL)[0]
+            labels = pad([row[1:] or [NO_LABEL] for row in targets], NO_LABEL)[0]
             return Padded(inputs, read.bool(), labels)
         if self._per_token:
             present = mask.bool()
@@ -185,6 +185,6 @@ def next_tokens(ids: Tensor, counted: Tensor, present: Tensor) -> Tensor:
         counted: Positions that count, (B, S).
         present: Positions that are not padding, (B, S).
     """
-    following = torch.full_like(ids, _NO_LABEL)
-    following[:, :-1] = ids[:, 1:].masked_fill(~(counted[:, :-1] & present[:, 1:]), _NO_LABEL)
+    following = torch.full_like(ids, NO_LABEL)
+    following[:, :-1] = ids[:, 1:].masked_fill(~(counted[:, :-1] & present[:, 1:]), NO_LABEL)
     return following

@@ -182,7 +182,7 @@ def _ranks(options: Mapping[str, object]) -> dict[str, int]:
 
 
 def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:
-    """Options as mlx-lm writes them; its scale is not divided by the rank."""
+    """Read options as mlx-lm writes them; its scale is not divided by the rank."""
     parameters = options.get("lora_parameters")
     scale = parameters.get("scale") if isinstance(parameters, dict) else None
     kind = options.get("fine_tune_type", "lora")

@@ -87,7 +87,7 @@ def with_rows(rows: Tensor, values: Tensor, base: Tensor) -> Tensor:
 
 
 def dora(low_rank: Callable[[], LowRank], magnitude: Tensor, base: Tensor, *, outputs: int) -> Tensor:
-    """W' = m · (W + ΔW) / ‖W + ΔW‖ per output; of the weight's dimensions, `outputs` is that of the outputs.
+    """Compute W' = m · (W + ΔW) / ‖W + ΔW‖ per output; `outputs` is the weight's dimension of outputs.
 
     Reference:
         Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024.

@@ -202,7 +202,7 @@ class AdapterReader:
             yield weight, Change(dense=partial(with_rows, rows, values), kind="trained token rows")
 
     def _fused(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
-        """Factors of targeted parameters: (experts, out, in), (experts, in, out), or a matrix."""
+        """Return the factors of targeted parameters: (experts, out, in), (experts, in, out), or a matrix."""
         parameters = self._places.modules[path].named_parameters(recurse=False)
         own = [name for name, p in parameters if self._targeted(f"{path}.{name}", p)]
         transposed = bool(getattr(self._places.modules[path], "is_transposed", False))

@@ -72,7 +72,7 @@ class Products:
 
 
 def _cosines(gram: Tensor) -> Tensor:
-    """Cosines (K, K) from inner products; not a number where one of the two is zero."""
+    """Compute cosines (K, K) from inner products; not a number where one of the two is zero."""
     norms = gram.diagonal().sqrt()
     return gram / torch.outer(norms, norms)
 

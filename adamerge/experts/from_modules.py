@@ -1,7 +1,7 @@
 """Base and experts in memory (modules, state dicts, checkpoints) under one set of names."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar, cast
 
@@ -16,8 +16,9 @@ from adamerge.experts.divide import divide
 from adamerge.experts.experts import Expert, Experts, loaded_from
 from adamerge.experts.heads import head_names
 from adamerge.experts.match_names import Match, match_tensors
-from adamerge.experts.name_patterns import Split
+from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import HEADS, own_module
+from adamerge.experts.tensors_alone import TensorsAlone, tensors_alone
 from adamerge.storage.weights import InMemory, Weights
 from adamerge.types import Fact, IncompatibleExpertsError
 
@@ -36,6 +37,7 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
         base: The model that all experts were fine-tuned from.
         experts: Modules, checkpoints, or state dicts. The class of a state dict is the one that has a place for each of
             its tensors: the base's; or another expert's, or the base's architecture with a head, if only one does.
+            Of state dicts alone the modules have the tensors, and cannot be run.
         split: Patterns that override which parameters are merged.
 
     Returns:
@@ -46,11 +48,7 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
     """
     base, experts = unwrapped("base", base), {name: unwrapped(name, expert) for name, expert in experts.items()}
     classes = [_module_of(model) for model in (base, *experts.values()) if not isinstance(model, Mapping)]
-    if not classes:
-        raise IncompatibleExpertsError(
-            "base: expected a module or a checkpoint among base and experts, found state dicts alone, which have no "
-            "class; give the base as a module."
-        )
+    classes = classes or [tensors_alone("base", _weights(base))]
     tasks: dict[str, Expert] = {}
     notes = [note for source in (base, *experts.values()) if isinstance(source, Checkpoint) for note in source.notes]
     problems: list[str] = []
@@ -69,7 +67,7 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
     checkpoint = base if isinstance(base, Checkpoint) else None
     folder = checkpoint.folder if checkpoint else loaded_from(base) if isinstance(base, nn.Module) else None
     together = Experts(Converted(_weights(base), names), tasks, (), (), left_out, checkpoint, folder=folder)
-    notes += _class_notes(base, tasks, experts)
+    notes += _class_notes(base, tasks, experts, left_out)
     together = replace(together, notes=tuple(dict.fromkeys([*notes, *matches[0].notes])))
     return divide(together, split or Split(), source=source)
 
@@ -107,8 +105,13 @@ def unwrapped(name: str, source: Wrapped) -> Wrapped:
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def _class_notes(base: Source, tasks: Mapping[str, Expert], experts: Mapping[str, Source]) -> Iterator[str]:
+def _class_notes(
+    base: Source, tasks: Mapping[str, Expert], experts: Mapping[str, Source], left_out: Sequence[str]
+) -> Iterator[str]:
     """Say which class a base without one is read as, and state dicts of experts whose class is not the base's."""
+    if all(isinstance(source, Mapping) for source in (base, *experts.values())):
+        yield from _alone_notes(next(iter(tasks.values())).module, left_out)
+        return
     if isinstance(base, Mapping):
         name = next(name for name, expert in experts.items() if not isinstance(expert, Mapping))
         yield Fact(
@@ -123,18 +126,35 @@ def _class_notes(base: Source, tasks: Mapping[str, Expert], experts: Mapping[str
             )
 
 
+def _alone_notes(module: nn.Module, left_out: Sequence[str]) -> Iterator[str]:
+    """Say what is merged of state dicts alone, and what is not."""
+    yield Fact(
+        "base: state dicts alone, which have no class: nothing can be run, and heads are merged as everything else is, "
+        "unless parameters.head names them."
+    )
+    if buffers := [name for name, _ in module.named_buffers()]:
+        yield Fact(f"base: {several(buffers)} are read as buffers, which stay the base's.")
+    if left_out:
+        yield f"base: {several(left_out)} are in no expert, so they are not in the merge."
+
+
 def _class_of(source: nn.Module | Checkpoint) -> str:
     return source.architecture if isinstance(source, Checkpoint) else type(source).__name__
 
 
 def _matches_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> list[Match]:
     """Match the base's names with those of every expert's class."""
-    modules = {type(expert.module): expert.module for expert in tasks}
+    modules = {(type(expert.module), *_names_alone(expert.module)): expert.module for expert in tasks}
     matches = [match_tensors(source, weights, module) for module in modules.values()]
     apart = [apart_problems(source, *pair) for pair in zip(modules.values(), matches, strict=True)]
     if problems := dict.fromkeys(line for lines in apart for line in lines):
         raise IncompatibleExpertsError("\n".join(problems))
     return matches
+
+
+def _names_alone(module: nn.Module) -> list[str]:
+    """List the names of a stand-in for a state dict, which say what its class says of another module."""
+    return list(module.state_dict()) if isinstance(module, TensorsAlone) else []
 
 
 def _expert(name: str, expert: Source, classes: list[nn.Module]) -> tuple[Expert, Match]:
@@ -163,6 +183,10 @@ def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tu
     """
     base, *others = classes
     found = match_tensors(name, weights, base)
+    if isinstance(base, TensorsAlone):
+        fits = not (found.missing or found.unexpected)
+        module = tensors_alone(name, Converted(weights, found.names) if fits else weights)
+        return module, found if fits else match_tensors(name, weights, module)
     if not (found.missing or found.unexpected):
         return emptied(base), found
     fitting: dict[str, tuple[nn.Module, Match]] = {}

@@ -162,7 +162,7 @@ def _first_argument(module: nn.Module) -> str:
 
 
 def _positions(config: object, module: nn.Module) -> int | None:
-    """Maximum number of tokens by the positions; None without a limit, which XLNet writes as -1.
+    """Return the maximum number of tokens by the positions; None without a limit, which XLNet writes as -1.
 
     Classes such as RoBERTa count positions from `padding_idx` + 1 on, so that 514 positions hold 512 tokens.
     """

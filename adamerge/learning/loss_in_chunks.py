@@ -48,7 +48,7 @@ def _parts(
 def _loss(
     objective: Objective, weight: float, outputs: Outputs, batch: Batch, targets: Outputs | None, logits: Tensor
 ) -> Tensor:
-    """The loss of some positions; `outputs` says what their logits are."""
+    """Compute the loss of some positions; `outputs` says what their logits are."""
     return weight * objective(outputs._replace(logits=logits, hidden=(), encoded=()), batch, targets)
 
 

@@ -142,7 +142,7 @@ def choose(
 
 
 def _fitting(needs: dict[str, Need], room: int) -> Literal["resident", "mapped", "streamed"]:
-    """The first execution that fits; where none does, the smallest."""
+    """Choose the first execution that fits; where none does, the smallest."""
     if 2 * needs["resident"].task_vectors < room and needs["resident"].total <= room:
         return "resident"
     if needs["mapped"].total <= room or "streamed" not in needs:
@@ -172,7 +172,7 @@ def _needs(
 
 
 def _converted(experts: Experts, name: str, dtype: torch.dtype) -> int:
-    """Bytes of a parameter that is not merged: none where the file has the dtype of the computation, and is mapped."""
+    """Count the bytes of a parameter that is not merged: none where the file is mapped, in the dtype of the work."""
     header = experts.base.headers[name]
     return 0 if header.dtype == dtype else header.shape.numel() * dtype.itemsize
 
@@ -182,7 +182,7 @@ def _blocks(expert: Expert, memory: Memory) -> tuple[str, ...]:
 
 
 def _largest(expert: Expert, memory: Memory, dtype: torch.dtype) -> int:
-    """Bytes of the parameters of the largest part that runs by itself, and of what belongs to none."""
+    """Count the bytes of the parameters of the largest part that runs by itself, and of what belongs to none."""
     around = frames(_blocks(expert, memory))
     sizes: list[int] = []
     outside = 0

@@ -172,7 +172,7 @@ class Factored(TaskVectors):
     @override
     @torch.no_grad()
     def squares(self, name: str, centre: Tensor) -> Tensor:
-        """‖W + s·B A‖² = ‖W‖² + 2⟨W, s·B A⟩ + s²·Σ (B A Aᵀ) ⊙ B, row by row."""
+        """Compute ‖W + s·B A‖² = ‖W‖² + 2⟨W, s·B A⟩ + s²·Σ (B A Aᵀ) ⊙ B, row by row."""
         factors = self.factors(name)
         if factors is None or self.per != "row":
             return super().squares(name, centre)
@@ -200,7 +200,7 @@ class Factored(TaskVectors):
             merged.view(self.shapes[name]).baddbmm_(left, self._own(one.right))
 
     def _products_of(self, name: str, gradient: Tensor) -> Tensor:
-        """⟨gradient, τₖ⟩ by row or by component, (n, K), of one parameter's gradient (R, M)."""
+        """Compute ⟨gradient, τₖ⟩ by row or by component, (n, K), of one parameter's gradient (R, M)."""
         terms = self._terms(name)
         products = gradient.new_zeros(self._count(gradient, terms), len(self.experts))
         for sources, columns in self._whole(name, terms):
@@ -222,13 +222,13 @@ class Factored(TaskVectors):
         return products
 
     def _count(self, gradient: Tensor, terms: _Terms) -> int:
-        """Number of rows, or of components, of a parameter."""
+        """Count the rows, or the components, of a parameter."""
         if self.per == "row":
             return len(gradient)
         return max((one.left.shape[-1] for _, one in (*terms.low, *terms.blocks)), default=1)
 
     def _most(self, matrix: Tensor) -> int:
-        """Sum of ranks of one product, so that it takes no more memory with more experts."""
+        """Bound the sum of ranks of one product, so that it takes no more memory with more experts."""
         return max(1, 2 * SCRATCH // max(matrix.shape))
 
     def _terms(self, name: str) -> _Terms:
@@ -270,7 +270,7 @@ class Factored(TaskVectors):
             yield [as_matrix(self._weights[k][name])], [[k]]
 
     def _windows(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Dense task vectors of all experts, for what needs them: a window of rows and columns at a time."""
+        """Yield dense task vectors of all experts, for what needs them: a window of rows and columns at a time."""
         terms = self._terms(name)
         low, count = dict((*terms.low, *terms.blocks)), len(self.experts)
         centre, base = as_matrix(self._centre[name]), as_matrix(self._base[name])

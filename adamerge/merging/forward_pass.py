@@ -94,7 +94,7 @@ def choose_layers(count: int, layers: Layers, encoded: int = 0) -> tuple[int, ..
 
 
 def _hidden_states(output: object) -> tuple[tuple[Tensor, ...], int]:
-    """Hidden states of an encoder or decoder, or of both, the encoder's first; and how many are such an encoder's."""
+    """Find the hidden states of encoder or decoder, or both, the encoder's first; and how many are an encoder's."""
     keys = ("encoder_hidden_states", "decoder_hidden_states", "hidden_states")
     encoded, *rest = (getattr(output, key, None) or () for key in keys)
     return (*encoded, *(state for states in rest for state in states)), len(encoded)

@@ -108,15 +108,15 @@ class Mapped(TaskVectors):
                     yield Tile(bundle, below, columns, stack)
 
     def sources(self, name: str) -> list[Tensor]:
-        """Each expert's tensor as a matrix (R, M), in its file's dtype."""
+        """Return each expert's tensor as a matrix (R, M), in its file's dtype."""
         return [as_matrix(weights[name]) for weights in self._weights]
 
     def base(self, name: str) -> Tensor | None:
-        """What is subtracted from the experts, as a matrix (R, M); None where they are task vectors already."""
+        """Return what is subtracted from the experts, as a matrix (R, M); None where they are task vectors already."""
         return None if self._base is None else as_matrix(self._base[name])
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
-        """The dtypes of a parameter in all files."""
+        """Return the dtypes of a parameter in all files."""
         every = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
         return tuple(weights.headers[name].dtype for weights in every)
 

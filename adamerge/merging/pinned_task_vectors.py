@@ -112,7 +112,7 @@ class Pinned(TaskVectors):
                 yield Window(bundle, rows, columns), pieces
 
     def _sources(self, name: str) -> list[Tensor]:
-        """Every expert's matrix (R, M); looking all of them up in every pass would take longer than copying."""
+        """Keep every expert's matrix (R, M); looking them up in every pass would take longer than copying."""
         if name not in self._mapped:
             self._mapped[name] = self._source.sources(name)
         return self._mapped[name]
@@ -131,7 +131,7 @@ class Pinned(TaskVectors):
         return Tile(*window, stack)
 
     def _base(self, window: Window) -> Tensor | None:
-        """What is subtracted from the experts, on the device in the dtype of the computation."""
+        """Return what is subtracted from the experts, on the device in the dtype of the computation."""
         bundle, rows, columns = window
         if self._source.subtracts_centre:
             return self.centre_of(bundle)[rows, columns].to(self.dtype)

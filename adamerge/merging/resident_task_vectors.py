@@ -62,14 +62,14 @@ class Resident(TaskVectors):
         return self._stacks[bundle] if bundle in self._stacks else self._part(self._stacks, *bundle)
 
     def _part(self, held: Mapping[Bundle, Tensor], name: str) -> Tensor:
-        """The rows of one parameter of what is held for its bundle, (…, R, M)."""
+        """Return the rows of one parameter of what is held for its bundle, (…, R, M)."""
         bundle, number = self._places[name]
         rows, _ = matrix_shape(self.shapes[name])
         return held[bundle].narrow(-2, number * rows, rows)
 
 
 def resident_bytes(shapes: Mapping[str, torch.Size], experts: int, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes that `Resident` needs for the stacks: K·N numbers a parameter.
+    """Count the bytes that `Resident` needs for the stacks: K·N numbers per parameter.
 
     Args:
         shapes: Shape of each parameter.

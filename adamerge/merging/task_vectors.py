@@ -58,11 +58,11 @@ class TaskVectors(ABC):
 
     @abstractmethod
     def centre_of(self, bundle: Bundle) -> Tensor:
-        """The centre of a bundle, (P·R, M), in any dtype and on any device; it is not altered."""
+        """Return the centre of a bundle, (P·R, M), in any dtype and on any device; it is not altered."""
 
     @abstractmethod
     def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
-        """Task vectors of bundles, in their order; a tile is valid until the next one.
+        """Yield the task vectors of bundles, in their order; a tile is valid until the next one.
 
         Args:
             bundles: Some of `bundles`, or single parameters.
@@ -100,7 +100,7 @@ class TaskVectors(ABC):
         """
 
     def centre(self, name: str) -> Tensor:
-        """The centre of one parameter, in its own shape and in any dtype and device; it is not altered."""
+        """Return the centre of one parameter, in its own shape and in any dtype and device; it is not altered."""
         return self.centre_of((name,)).reshape(self.shapes[name])
 
     @torch.no_grad()
@@ -153,7 +153,7 @@ class TaskVectors(ABC):
 
     @torch.no_grad()
     def inner(self, gradients: Parameters, grouping: Grouping) -> Coefficients:
-        """Gradient in the coefficients from the gradient in the merged parameters.
+        """Compute the gradient in the coefficients from the gradient in the merged parameters.
 
         ∂L/∂C[g, k] = Σ over the parameters p of group g of ⟨∂L/∂merged[p], τₖ[p]⟩, with τₖ = expertₖ − base taken
         tile by tile; ⟨∂L/∂merged, expertₖ⟩ − ⟨∂L/∂merged, base⟩ would lose digits.
@@ -174,12 +174,12 @@ class TaskVectors(ABC):
 
     @torch.no_grad()
     def products(self, gradients: Parameters) -> Iterator[tuple[str, Tensor]]:
-        """⟨gradient, τₖ⟩ of each parameter that has a gradient, row by row, (R, K)."""
+        """Compute ⟨gradient, τₖ⟩ of each parameter that has a gradient, row by row, (R, K)."""
         for bundle, products in self._products(gradients):
             yield from ((name, own) for name, own in zip(bundle, products, strict=True) if name in gradients)
 
     def _products(self, gradients: Parameters) -> Iterator[tuple[Bundle, Tensor]]:
-        """⟨gradient, τₖ⟩ of each bundle with a gradient, row by row, (P, R, K)."""
+        """Compute ⟨gradient, τₖ⟩ of each bundle with a gradient, row by row, (P, R, K)."""
         nearly = [bundle for bundle in self.bundles if 2 * sum(name in gradients for name in bundle) > len(bundle)]
         covered = {name for bundle in nearly for name in bundle}
         bundles = [*nearly, *((name,) for name in gradients if name not in covered)]
@@ -193,7 +193,7 @@ class TaskVectors(ABC):
                 yield bundle, products.view(len(bundle), -1, len(self.experts))
 
     def _gradient(self, bundle: Bundle, gradients: Parameters) -> Tensor:
-        """The gradient of a bundle, (P·R, M); zero for a parameter that has none."""
+        """Return the gradient of a bundle, (P·R, M); zero for a parameter that has none."""
         parts = [gradients[name] if name in gradients else self._zero(name) for name in bundle]
         own = [as_matrix(part.to(self.device, self.dtype)) for part in parts]
         return own[0] if len(own) == 1 else torch.cat(own)
@@ -202,22 +202,22 @@ class TaskVectors(ABC):
         return torch.zeros(self.shapes[name], dtype=self.dtype, device=self.device)
 
     def stack(self, name: str) -> Tensor:
-        """All task vectors of one parameter, (K, *shape): K·N numbers, for transforms of task vectors."""
+        """Return all task vectors of one parameter, (K, *shape): K·N numbers, for transforms of task vectors."""
         return self.stack_of((name,)).reshape(len(self.experts), *self.shapes[name])
 
     def stack_of(self, bundle: Bundle) -> Tensor:
-        """All task vectors of a bundle, (K, P·R, M)."""
+        """Return all task vectors of a bundle, (K, P·R, M)."""
         stack = torch.empty(len(self.experts), *self._shape(bundle), dtype=self.dtype, device=self.device)
         for _, rows, columns, part in self.tiles([bundle]):
             stack[:, rows, columns] = part
         return stack
 
     def norms(self, name: str) -> Tensor:
-        """Norm of each task vector of one parameter, (K,)."""
+        """Compute the norm of each task vector of one parameter, (K,)."""
         return self.stack(name).flatten(1).square().sum(1).sqrt()
 
     def squares(self, name: str, centre: Tensor) -> Tensor:
-        """‖centre + τₖ‖² row by row, (R, K), of one parameter's centre (R, M)."""
+        """Compute ‖centre + τₖ‖² row by row, (R, K), of one parameter's centre (R, M)."""
         squares = centre.new_zeros(len(centre), len(self.experts))
         for _, rows, columns, stack in self.tiles([(name,)]):
             squares[rows] += (stack + centre[rows, columns]).square().sum(-1).T
@@ -228,16 +228,16 @@ class TaskVectors(ABC):
         return len(bundle) * rows, columns
 
     def _parts(self, bundle: Bundle, matrix: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """A matrix (P·R, M) by parameter, (R, M) each."""
+        """Split a matrix (P·R, M) by parameter, (R, M) each."""
         return zip(bundle, matrix.view(len(bundle), -1, matrix.shape[1]), strict=True)
 
     def stacks(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter's name and stack, one at a time."""
+        """Yield every parameter's name and stack, one at a time."""
         return ((name, self.stack(name)) for name in self.shapes)
 
 
 def matrix_shape(shape: torch.Size) -> tuple[int, int]:
-    """A parameter as a matrix: (R, M), R output channels; a vector or a scalar is one row.
+    """Reshape a parameter to a matrix: (R, M), R output channels; a vector or a scalar is one row.
 
     Example:
         >>> matrix_shape(torch.Size([64, 3, 7, 7])), matrix_shape(torch.Size([64]))
@@ -266,5 +266,5 @@ def as_matrix(tensor: Tensor) -> Tensor:
 
 
 def _aligned(numbers: int) -> int:
-    """Room for that many numbers such that the next ones begin at a cache line."""
+    """Make room for that many numbers such that the next ones begin at a cache line."""
     return -(-numbers // 16) * 16

@@ -15,7 +15,7 @@ from adamerge.types import ConfigError, check_types
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """Kullback-Leibler divergence T²·KL(softmax(z*/T) ‖ softmax(z/T)), in nats.
+    """Compute the Kullback-Leibler divergence T²·KL(softmax(z*/T) ‖ softmax(z/T)), in nats.
 
     The same gradient as T²·soft cross-entropy, of which it lacks only the expert's own entropy, so that 0 means equal.
 
@@ -42,7 +42,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0
 
 
 def partial_cross_entropy(logits: Tensor, top: Tensor, log_probabilities: Tensor, temperature: float = 1.0) -> Tensor:
-    """The same where only the expert's k likeliest words are known, and the probability of all the rest together.
+    """Compute the same where only the expert's k likeliest words, and the probability of all the rest, are known.
 
     KL between the distributions over k + 1 outcomes, the last being "any other word": a lower bound of the whole KL
     that is exact where the rest is spread alike.
@@ -125,13 +125,13 @@ class LogitAlignment(Objective):
 
 
 def _squares(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared difference over the last dimension, without what is left out, (…)."""
+    """Compute the mean squared difference over the last dimension, without what is left out, (…)."""
     counted = (targets > NEVER / 2).to(logits.dtype)
     return ((logits - targets).square() * counted).sum(-1) / counted.sum(-1).clamp_min(1)
 
 
 def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor) -> Tensor:
-    """Distance of two hidden states, mean over the positions that are present.
+    """Compute the distance of two hidden states, mean over the positions that are present.
 
     mse: mean over channels of (h − h*)². cosine: 1 − cos(h, h*). scaled: mse divided by the variance of h* over its
     row's positions and channels, so that layers weigh alike.
@@ -163,7 +163,7 @@ def hidden_distance(hidden: Tensor, targets: Tensor, form: str, present: Tensor)
 
 
 def _variances(targets: Tensor, present: Tensor) -> Tensor:
-    """Variance of each row of (B, S, D) over its present positions and all channels, above 0, (B,)."""
+    """Compute the variance of each row of (B, S, D) over its present positions and all channels, above 0, (B,)."""
     here = present.unsqueeze(-1).to(targets.dtype)  # (B, S, 1)
     numbers = (here.sum((1, 2)) * targets.shape[-1]).clamp_min(1)  # (B,)
     means = (targets * here).sum((1, 2)) / numbers

@@ -14,7 +14,7 @@ NOTHING = -100
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log softmax(z)_y, in nats; 0 where there is no label.
+    """Compute −log softmax(z)_y, in nats; 0 where there is no label.
 
     Args:
         logits: z, (…, C).

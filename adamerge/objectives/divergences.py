@@ -11,7 +11,7 @@ _CONSTANT = 1e-10
 
 
 def bernoulli_divergence(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """Kullback-Leibler divergence of independent labels: T²·Σ_c KL(Bernoulli σ(z*_c/T) ‖ Bernoulli σ(z_c/T)), in nats.
+    """Compute the divergence of independent labels: T²·Σ_c KL(Bernoulli σ(z*_c/T) ‖ Bernoulli σ(z_c/T)), in nats.
 
     It is the divergence of the joint distributions, because the labels are independent:
     KL_c = σ(z*)·(log σ(z*) − log σ(z)) + σ(−z*)·(log σ(−z*) − log σ(−z)).
@@ -36,7 +36,7 @@ def bernoulli_divergence(logits: Tensor, targets: Tensor, temperature: float = 1
 
 
 def gaussian_divergence(values: Tensor, targets: Tensor, spread: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of normal distributions around two predictions: Σ_d (y_d − y*_d)² / 2σ_d², in nats.
+    """Compute the divergence of normal distributions around two predictions: Σ_d (y_d − y*_d)² / 2σ_d², in nats.
 
     The variance σ² of both is that of the expert's own predictions over its rows, so that a task whose numbers are
     large or many weighs no more than another: where the merge predicts the expert's mean, the mean divergence is 1/2

@@ -13,7 +13,7 @@ from adamerge.types import ConfigError, check_types
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Shannon entropy of softmax(z / T), in nats: H = −Σ_c p_c · log p_c.
+    """Compute the Shannon entropy of softmax(z / T), in nats: H = −Σ_c p_c · log p_c.
 
     Computed from log_softmax, so that the gradient of tiny probabilities is kept; log(p + ε) would drop it.
 
@@ -38,7 +38,7 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def bernoulli_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of independent labels in nats: Σ_c H(σ(z_c / T)), with H(p) = −p·log p − (1 − p)·log(1 − p).
+    """Compute the entropy of independent labels in nats: Σ_c H(σ(z_c / T)), H(p) = −p·log p − (1 − p)·log(1 − p).
 
     Args:
         logits: z, (…, C).

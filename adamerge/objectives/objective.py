@@ -47,7 +47,7 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
-        """The objective of one task on one batch.
+        """Compute the objective of one task on one batch.
 
         Args:
             outputs: What the merged model says.

@@ -10,7 +10,7 @@ from adamerge.types import Coefficients, ConfigError, check_types
 
 
 def pull(coefficients: Coefficients, start: Coefficients, norm: str) -> Tensor:
-    """Mean over groups of Σₖ |cₖ − c⁰ₖ| (l1) or Σₖ (cₖ − c⁰ₖ)² (l2).
+    """Compute the mean over groups of Σₖ |cₖ − c⁰ₖ| (l1) or Σₖ (cₖ − c⁰ₖ)² (l2).
 
     Args:
         coefficients: (G, K).
@@ -54,5 +54,5 @@ class Regulariser:
             raise ConfigError(f"regulariser.strength: expected a finite number of at least 0, found {self.strength}.")
 
     def __call__(self, coefficients: Coefficients, start: Coefficients) -> Tensor:
-        """γ · pull, a scalar that autograd differentiates."""
+        """Return γ · pull, a scalar that autograd differentiates."""
         return self.strength * pull(coefficients, start, self.norm)

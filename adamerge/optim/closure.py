@@ -110,7 +110,7 @@ class Objective:
 
 
 def coefficients_of(optimizer: Optimizer) -> Coefficients:
-    """The one table of coefficients that an optimiser governs.
+    """Return the one table of coefficients that an optimiser governs.
 
     Args:
         optimizer: over one parameter.

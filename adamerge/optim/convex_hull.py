@@ -59,7 +59,7 @@ class Hull:
         return box.upper - box.lower if isinstance(box, Box) else box.radius
 
     def place(self, row: int, vertex: int) -> tuple[int, int | None] | None:
-        """What a vertex stands for.
+        """Return what a vertex stands for.
 
         Args:
             row: from 0 to R - 1.
@@ -73,7 +73,7 @@ class Hull:
         return row, (vertex if vertex < self.experts else None)
 
     def weights(self, coefficients: Coefficients) -> Tensor:
-        """Weight of each vertex.
+        """Return the weight of each vertex.
 
         Args:
             coefficients: float, (G, K), in the set.
@@ -90,7 +90,7 @@ class Hull:
         return weights / weights.sum(dim=1, keepdim=True)
 
     def coefficients(self, weights: Tensor) -> Coefficients:
-        """Coefficients of a convex combination of vertices.
+        """Compute the coefficients of a convex combination of vertices.
 
         Args:
             weights: float, (R, V).
@@ -103,7 +103,7 @@ class Hull:
         return scaled.clamp(self._offset, self._offset + self.scale).reshape(-1, self.experts)
 
     def scores(self, gradient: Coefficients) -> Tensor:
-        """Derivative of the loss in each weight: the linear score of each vertex.
+        """Differentiate the loss in each weight: the linear score of each vertex.
 
         Args:
             gradient: float, (G, K).
@@ -115,7 +115,7 @@ class Hull:
         return torch.cat([scores, torch.zeros_like(scores[:, :1])], dim=1) if self._has_base else scores
 
     def squares(self, direction: Tensor) -> Tensor:
-        """Squared length in coefficients of a direction in weights.
+        """Compute the squared length in coefficients of a direction in weights.
 
         Args:
             direction: float, (R, V).
@@ -127,7 +127,7 @@ class Hull:
 
 
 def weight_gap(weights: Tensor, scores: Tensor) -> Tensor:
-    r"""Frank-Wolfe gap of each row, $\sum_v w_v (h_v - \min h)$.
+    r"""Compute the Frank-Wolfe gap of each row, $\sum_v w_v (h_v - \min h)$.
 
     Args:
         weights: float, (R, V).
@@ -160,7 +160,7 @@ class Move:
     selected: Tensor
 
     def at(self, steps: Tensor) -> Tensor:
-        """Weights after a step of its own length in each row.
+        """Compute the weights after a step of its own length in each row.
 
         Args:
             steps: float, (R, 1) or (1, 1), at least 0.
@@ -179,7 +179,7 @@ Variant: TypeAlias = Callable[[Tensor, Tensor], Move]
 
 
 def toward_move(weights: Tensor, scores: Tensor) -> Move:
-    r"""The plain step: $w + \gamma (e_s - w)$ with $s = \arg\min h$.
+    r"""Take the plain step: $w + \gamma (e_s - w)$ with $s = \arg\min h$.
 
     Args:
         weights: float, (R, V).
@@ -207,7 +207,7 @@ def toward_move(weights: Tensor, scores: Tensor) -> Move:
 
 
 def away_move(weights: Tensor, scores: Tensor) -> Move:
-    r"""The plain step, or $w + \gamma (w - e_a)$ away from the worst active vertex a, whichever descends faster.
+    r"""Take the plain step, or $w + \gamma (w - e_a)$ away from the worst active vertex a, whichever descends faster.
 
     Args:
         weights: float, (R, V).
@@ -242,7 +242,7 @@ def away_move(weights: Tensor, scores: Tensor) -> Move:
 
 
 def pairwise_move(weights: Tensor, scores: Tensor) -> Move:
-    r"""Weight goes from the worst active vertex a to the best vertex s: $w + \gamma (e_s - e_a)$.
+    r"""Move weight from the worst active vertex a to the best vertex s: $w + \gamma (e_s - e_a)$.
 
     Args:
         weights: float, (R, V).

@@ -99,7 +99,7 @@ class Descent(ABC):
     def build(
         self, parameters: Iterable[nn.Parameter], feasible: FeasibleSet, cosines: Cosines | None = None
     ) -> SearchingOptimizer[Any]:
-        """The torch optimiser.
+        """Build the torch optimiser.
 
         Args:
             parameters: One parameter of coefficients, float, (G, K), in the set.
@@ -117,7 +117,7 @@ def build_optimizer(
     feasible: FeasibleSet,
     cosines: Cosines | None = None,
 ) -> Optimizer:
-    """An optimiser whose iterates stay in the set: one that knows it, or any of torch's, projected after its step.
+    """Build an optimiser whose iterates stay in the set: one that knows it, or any of torch's, then projected.
 
     Args:
         optimizer: Which one.

@@ -18,7 +18,7 @@ from adamerge.types import Coefficients, ConfigError, check_types
 
 
 def project_box(coefficients: Coefficients, lower: float = 0.0, upper: float = 1.0) -> Coefficients:
-    r"""Nearest point with every number between two bounds.
+    r"""Find the nearest point with every number between two bounds.
 
     $$\arg\min_{x} \|x - c\|^2 \quad \text{subject to} \quad \text{lower} \le x_k \le \text{upper}$$
 
@@ -38,7 +38,7 @@ def project_box(coefficients: Coefficients, lower: float = 0.0, upper: float = 1
 
 
 def project_simplex(coefficients: Coefficients, radius: float = 1.0, *, at_most: bool = False) -> Coefficients:
-    r"""Nearest point of a simplex, row by row, by sorting (exact, O(K log K)).
+    r"""Find the nearest point of a simplex, row by row, by sorting (exact, O(K log K)).
 
     $$\arg\min_{x \ge 0} \|x - c\|^2 \quad \text{subject to} \quad \textstyle\sum_k x_k = r
     \quad (\text{or} \le r)$$
@@ -86,7 +86,7 @@ class FeasibleSet(ABC):
 
     @abstractmethod
     def project(self, coefficients: Coefficients) -> Coefficients:
-        r"""Nearest point of the set, row by row.
+        r"""Find the nearest point of the set, row by row.
 
         Args:
             coefficients: float, (G, K).
@@ -97,7 +97,7 @@ class FeasibleSet(ABC):
 
     @abstractmethod
     def vertex(self, gradient: Coefficients) -> Coefficients:
-        r"""Point of the set with the least linear loss, row by row.
+        r"""Find the point of the set with the least linear loss, row by row.
 
         Args:
             gradient: float, (G, K).
@@ -122,7 +122,7 @@ class FeasibleSet(ABC):
 
     @final
     def gap(self, coefficients: Coefficients, gradient: Coefficients) -> Tensor:
-        r"""Frank-Wolfe gap: the most a linear loss could fall within the set.
+        r"""Compute the Frank-Wolfe gap: the most a linear loss could fall within the set.
 
         $$\text{gap} = \sum_g \langle \nabla_g,\, c_g - s_g \rangle, \qquad s_g = \text{vertex}(\nabla_g)$$
 
@@ -150,7 +150,7 @@ class FeasibleSet(ABC):
 
     @final
     def contains(self, coefficients: Coefficients, tolerance: float = 1e-5) -> bool:
-        """Whether no coefficient is further than a tolerance from the set's nearest point.
+        """Return whether no coefficient is further than a tolerance from the set's nearest point.
 
         Args:
             coefficients: float, (G, K).

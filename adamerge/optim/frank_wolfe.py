@@ -134,7 +134,7 @@ class FrankWolfeOptions(Descent, ABC):
 
     @abstractmethod
     def take(self, turn: Turn) -> Taken:
-        """One step from where the gap is above the tolerance."""
+        """Take one step from where the gap is above the tolerance."""
 
 
 @final
@@ -210,7 +210,7 @@ class FrankWolfeOptimizer(SearchingOptimizer[_Memory]):
         return self._memory["gap"] <= self._options.tolerance
 
     def selections(self, coefficients: Coefficients | None = None) -> list[Selection]:
-        """Every vertex selected so far, by group, then in the order of selection.
+        """List every vertex selected so far, by group, then in the order of selection.
 
         On a box these are the upper ends; going to a lower end selects nothing.
 
@@ -281,7 +281,7 @@ class FrankWolfeOptimizer(SearchingOptimizer[_Memory]):
         return end
 
     def _choice(self, scores: Tensor) -> Tensor:  # (R, V) -> (R, V)
-        """The scores by which vertices are selected, the least being the best; called right after the evaluation."""
+        """Return the scores by which vertices are selected, the least being the best; call it after evaluating."""
         if not self._options.uses_cosines:
             return scores
         if self._cosines is None:

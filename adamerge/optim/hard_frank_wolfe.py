@@ -155,7 +155,7 @@ class FrankWolfe(FrankWolfeOptions):
     def _short_step(
         self, turn: Turn, path: Callable[[float], Coefficients], nearest: float, furthest: float
     ) -> tuple[Coefficients, Pace]:
-        """The minimum of a quadratic upper bound, of the given curvature or the one that backtracking finds."""
+        """Step to the minimum of a quadratic upper bound, of the given curvature or the one that backtracking finds."""
         if self.curvature is not None:
             return path(1.0 / self.curvature), turn.pace
         curvature = turn.pace["curvature"]

@@ -46,7 +46,7 @@ UNDEFINED_SETS: dict[tuple[OptimizerKind, type[FeasibleSet]], str] = {
 """Why an optimiser cannot keep coefficients in a set."""
 
 CLOSURE_KINDS = frozenset(OptimizerKind) - {OptimizerKind.TORCH}
-"""Optimisers that evaluate the loss several times a step and decide by what they see."""
+"""Optimisers that evaluate the loss several times per step and decide by what they see."""
 SEARCHING_KINDS = CLOSURE_KINDS - {OptimizerKind.TORCH_LBFGS}
 """Ours among them, which find the size of their steps themselves and know when they are done."""
 

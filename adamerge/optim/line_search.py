@@ -26,7 +26,7 @@ NOISE = 4.0
 
 
 def promised(start: Evaluation, coefficients: Coefficients) -> float:
-    r"""First-order change of the loss: $\langle \nabla L(C),\, C' - C \rangle$.
+    r"""Compute the first-order change of the loss: $\langle \nabla L(C),\, C' - C \rangle$.
 
     Args:
         start: the loss and gradient at C, (G, K).
@@ -39,7 +39,7 @@ def promised(start: Evaluation, coefficients: Coefficients) -> float:
 
 
 def resolution(start: Evaluation) -> float:
-    """Difference of losses that rounding alone can make.
+    """Estimate the difference of losses that rounding alone can make.
 
     Args:
         start: the loss there, and coefficients whose dtype tells the precision.
@@ -63,7 +63,7 @@ def slope_resolution(start: Evaluation) -> float:
 
 
 def change(start: Evaluation, end: Evaluation) -> float:
-    r"""How much the loss changes; from the gradients where the difference of losses is lost in rounding.
+    r"""Compute the change of the loss; from the gradients where the difference of losses is lost in rounding.
 
     $$L(C') - L(C) \approx \tfrac12 \langle \nabla L(C) + \nabla L(C'),\, C' - C \rangle$$
 
@@ -86,7 +86,7 @@ def change(start: Evaluation, end: Evaluation) -> float:
 
 
 def decreases(start: Evaluation, end: Evaluation, sufficient: float = SUFFICIENT) -> bool:
-    r"""Armijo's condition along any path.
+    r"""Return whether Armijo's condition holds along any path.
 
     $$L(C') - L(C) \le \sigma \langle \nabla L(C),\, C' - C \rangle$$
 
@@ -199,7 +199,7 @@ def short_step(objective: Objective, start: Evaluation, path: Path, curvature: f
 
 
 def spectral_size(start: Evaluation, end: Evaluation, scale: float = 1.0) -> float | None:
-    r"""Step size that fits the curvature of the last step, for the next one.
+    r"""Compute the step size that fits the curvature of the last step, for the next one.
 
     $$\alpha = \frac{\|\Delta C\|^2}{\langle \Delta C, \Delta \nabla L \rangle}$$
 

@@ -14,7 +14,7 @@ BASE = "(base)"
 
 
 def as_json(selections: Sequence[Selection], groups: Sequence[str], experts: Sequence[str]) -> list[dict[str, object]]:
-    """Every selection with its names: group, expert, first step, number of steps, final weight.
+    """List every selection with its names: group, expert, first step, number of steps, final weight.
 
     Example:
         >>> as_json([Selection(group=0, expert=None, first_step=2, times=1, weight=0.25)], ["model"], ["news"])
@@ -33,7 +33,7 @@ def as_json(selections: Sequence[Selection], groups: Sequence[str], experts: Seq
 
 
 def from_json(entries: Sequence[Mapping[str, Any]], groups: Sequence[str], experts: Sequence[str]) -> list[Selection]:
-    """What `as_json` made names of.
+    """Restore what `as_json` made names of.
 
     Example:
         >>> entries = as_json([Selection(group=0, expert=1, first_step=2, times=1, weight=0.25)], ["model"], ["a", "b"])
@@ -55,7 +55,7 @@ def from_json(entries: Sequence[Mapping[str, Any]], groups: Sequence[str], exper
 
 
 def selection_table(selections: Sequence[Selection], coefficients: Coefficients, experts: Sequence[str]) -> Table:
-    """One line an expert: in how many groups and when it was selected, and its mean coefficient (G, K) at the end."""
+    """Make a table of experts: in how many groups and when each was selected, and its last mean coefficient (G, K)."""
     result = Table(title="selected by Frank-Wolfe", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     result.add_column("expert")
     for head in ("groups", "first at step", "times", "mean coefficient"):
@@ -73,11 +73,11 @@ def selection_table(selections: Sequence[Selection], coefficients: Coefficients,
 
 
 def sentence(certificate: Mapping[str, float], converged: bool) -> str:
-    """How far the optimiser came, in words.
+    """Describe how far the optimiser came.
 
     Example:
         >>> sentence({"loss": 0.5, "gap": 1e-7, "evaluations": 12}, converged=True)
         'the optimiser was done: loss 0.5, gap 1e-07, evaluations 12'
     """
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in certificate.items())
-    return f"the optimiser {'was done' if converged else 'had further to go'}: {numbers}"
+    return f"the optimiser {'was done' if converged else 'stopped before converging'}: {numbers}"

@@ -93,7 +93,7 @@ class SoftFrankWolfe(FrankWolfeOptions):
         return Taken(end, proposed & (turn.hull.weights(end) > 0), {**turn.pace, "inner_step_size": size})
 
     def _correct(self, turn: Turn, outside: Tensor) -> tuple[Coefficients, float | None]:
-        """Projected gradient descent on the weights of a face, given what lies outside of it, bool (R, V)."""
+        """Descend on the weights of a face by projected gradients, given what lies outside of it, bool (R, V)."""
         hull, start, size = turn.hull, turn.start, turn.pace["inner_step_size"]
         for _ in range(self.inner_steps):
             weights = hull.weights(start.coefficients)  # (R, V)
@@ -112,7 +112,7 @@ class SoftFrankWolfe(FrankWolfeOptions):
 
 
 def _first_size(scores: Tensor) -> float:
-    """Step that moves a weight by about 1: the inverse of the widest spread of finite scores in a row."""
+    """Compute the step that moves a weight by about 1: the inverse of the widest spread of finite scores in a row."""
     finite = scores.masked_fill(scores.isinf(), -torch.inf)  # (R, V)
     spread = (finite.amax(dim=1) - scores.amin(dim=1)).max().item()
     return 1.0 / spread

@@ -257,5 +257,5 @@ def _tolerance(rounding: Rounding, change: LowRankChange | None) -> float:
 
 
 def _truncation(found: Mapping[str, LowRankChange]) -> dict[str, float]:
-    """Relative truncation error by parameter, of those that were truncated."""
+    """List the relative truncation error by parameter, of those that were truncated."""
     return {name: change.dropped / change.norm for name, change in found.items() if change.dropped}

@@ -126,7 +126,7 @@ def _of_centre(model: MergedModel, name: str, weights: Tensor) -> Iterator[Term]
 
 
 def _of_expert(model: MergedModel, expert: Expert, name: str, weights: Tensor) -> Iterator[Term]:
-    """Factors of one adapter; nothing for an expert that leaves the parameter as it is, or has no weight."""
+    """Yield the factors of one adapter; nothing for an expert that leaves the parameter as it is, or has no weight."""
     if not weights.any():
         return
     change = factors_of(expert, name)
@@ -163,7 +163,7 @@ def whole_change(model: MergedModel, expert: Expert, name: str) -> str | None:
 
 
 def _projected(model: MergedModel, name: str, change: Tensor, weights: Tensor, what: str) -> Iterator[Term]:
-    """Factors of a dense change whose columns, or rows, are in the span of the adapters' factors.
+    """Compute the factors of a dense change whose columns, or rows, are in the span of the adapters' factors.
 
     Raises:
         NotLowRankError: They are not.

@@ -97,6 +97,6 @@ def _truncation(found: Mapping[str, LowRankChange], max_rank: int) -> Iterator[s
 
 
 def relative_error(found: Mapping[str, LowRankChange]) -> float:
-    """‖what was cut off‖ / ‖change‖ over all parameters."""
+    """Compute ‖what was cut off‖ / ‖change‖ over all parameters."""
     total = sum(change.norm**2 for change in found.values())
     return (sum(change.dropped**2 for change in found.values()) / total) ** 0.5 if total else 0.0

@@ -92,7 +92,7 @@ def _blends(module: Module, base: Module | None, experts: Mapping[str, Module]) 
 
 
 def _by_name(module: Module) -> dict[str, Path]:
-    """Files of weights by the name that they have, or would have, as safetensors."""
+    """List files of weights by the name that they have, or would have, as safetensors."""
     return {as_safe(name): file for name, file in module.weights.items()}
 
 
@@ -109,7 +109,7 @@ def _unread(module: Module) -> bool:
 
 
 def _shapes(module: Module) -> dict[str, dict[str, torch.Size]] | None:
-    """Shapes of a module's tensors by file; None if a file is a pickle that may not be opened."""
+    """Read the shapes of a module's tensors by file; None if a file is a pickle that may not be opened."""
     if _unread(module):
         return None
     headers = {name: _opened(file).headers for name, file in _by_name(module).items()}

@@ -115,7 +115,7 @@ def _all_names(module: nn.Module, tensors: Weights) -> dict[str, str]:
 
 
 def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Equal but for fp32 combining and one rounding to the dtype on disk; integers are equal."""
+    """Return whether two are equal but for fp32 combining and one rounding to the dtype on disk; integers are equal."""
     if found.shape != expected.shape:
         return False
     found, expected = found.detach().reshape(-1), expected.detach().cpu().reshape(-1)

@@ -70,7 +70,7 @@ class Module:
         return str(self.entry.get("type")).rpartition(".")[2]
 
     def _settings(self) -> dict[str, object]:
-        """Content of its files of settings by path, of its own in the form of today; of other files the hash."""
+        """Read its files of settings by path, of its own in the form of today; of other files return the hash."""
         own = f"{self.path}/config.json"
         found = {name: settings_of(file) or digest_of_path(file) for name, file in self.files.items()}
         return {**found, own: meaning(self.kind, settings_of(self.files[own]) if own in self.files else {})}

@@ -48,11 +48,11 @@ class Surviving:
         return _ratio(self.written.sum(), self.merged.sum())
 
     def by_expert(self) -> dict[str, float | None]:
-        """The share of each task vector."""
+        """Return the share of each task vector."""
         return _ratios(self.experts, self.written.sum(0), self.merged.sum(0))
 
     def by_group(self) -> dict[str, float | None]:
-        """The share of each group."""
+        """Return the share of each group."""
         return _ratios(self.groups, self.written.sum(1), self.merged.sum(1))
 
     def as_json(self) -> dict[str, object]:

@@ -188,7 +188,7 @@ def _scales(config: MergeConfig, auto: Auto, rows: Mapping[str, Rows]) -> tuple[
 
 def race_table(rounds: list[Round]) -> Table:
     """Make a table with one line per merge and one column per round; the last ones to leave come first."""
-    title = "race of centres: mean divergence from the experts, nats, by unlabeled rows a task"
+    title = "race of centres: mean divergence from the experts, nats, by unlabeled rows per task"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("merge", no_wrap=True)
     for one in rounds:

@@ -76,7 +76,7 @@ def load_data(
     for model in config.models:
         try:
             expert = experts.tasks[model.name]
-            processor, more = pool.of(model.name) if _needs_processor(model) else Own(None)
+            processor, more = pool.of(model.name) if _needs_processor(model, expert) else Own(None)
             notes += more
             used |= {model.name: digest_of_processor(processor)} if processor is not None else {}
             if calibrate and model.calibration is not None:
@@ -140,10 +140,10 @@ def _check_form(expert: Expert, rows: Rows, unsuited: Mapping[str, frozenset[For
             )
 
 
-def _needs_processor(model: ModelConfig) -> bool:
+def _needs_processor(model: ModelConfig, expert: Expert) -> bool:
     """Return whether any rows of a task are not tensors."""
     sources = (model.calibration, model.evaluation)
-    return any(not holds_tensors(source) for source in sources if source is not None)
+    return any(not holds_tensors(source, expert.kind.main_input) for source in sources if source is not None)
 
 
 def _calibration(
@@ -152,7 +152,7 @@ def _calibration(
     """Encode a sample of a task's calibration rows, unlabeled unless the objective uses labels."""
     labeled = config.objective.uses_labels
     encoding = _encoding(model, config, labeled)
-    if holds_tensors(source):
+    if holds_tensors(source, expert.kind.main_input):
         return _encoded(source, expert, processor, encoding, config.seed_everything)
     table = as_table(source, model.name, seed=config.seed_everything, rows=config.data.rows)
     label, columns = table.source.label, table.columns
@@ -172,7 +172,7 @@ def _calibration(
 def _encoded(
     source: RowsLike, expert: Expert, processor: AnyProcessor | None, encoding: Encoding, seed: int
 ) -> Encoded:
-    if holds_tensors(source):
+    if holds_tensors(source, expert.kind.main_input):
         return encode_tensors(source, expert, labeled=encoding.labeled)
     if processor is None:
         raise ConfigError(

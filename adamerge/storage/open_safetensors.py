@@ -12,11 +12,11 @@ class SafetensorsSlice(Protocol):
     """What the header says of one tensor."""
 
     def get_shape(self) -> list[int]:
-        """Its shape."""
+        """Return its shape."""
         ...
 
     def get_dtype(self) -> str:
-        """Its dtype in the words of the format."""
+        """Return its dtype in the words of the format."""
         ...
 
 
@@ -24,19 +24,19 @@ class SafetensorsReader(Protocol):
     """An open file; it is closed with the last reference to it."""
 
     def keys(self) -> Sequence[str]:
-        """Names of its tensors."""
+        """List the names of its tensors."""
         ...
 
     def metadata(self) -> dict[str, str] | None:
-        """Strings in its header."""
+        """Return the strings in its header."""
         ...
 
     def get_slice(self, name: str) -> SafetensorsSlice:
-        """One tensor, not read."""
+        """Return one tensor, not read."""
         ...
 
     def get_tensor(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """Return one tensor, on the CPU."""
         ...
 
 

@@ -79,7 +79,7 @@ def merged_at_once(
     console: Console | None = None,
     keeper: Keeper | None = None,
 ) -> Weights:
-    """The finished merge, centre + coefficient · Σ outputs, that a file holds already, or that is written to it now.
+    """Return the finished merge, centre + coefficient · Σ outputs, from a file that holds it, or is written now.
 
     Memory: as for `transformed`.
 
@@ -129,7 +129,7 @@ def largest_stack(shapes: Mapping[str, torch.Size], count: int, dtype: torch.dty
 
 
 def _lacks(transform: Transform, information: Callable[[], TaskVectors] | None) -> bool:
-    """Whether a transform cannot be applied because it looks at rows that are not at hand."""
+    """Return whether a transform cannot be applied because it looks at rows that are not at hand."""
     return bool(transform.fisher) and information is None
 
 
@@ -159,7 +159,7 @@ def _write(
 def _outputs(
     plain: TaskVectors, transform: Transform, information: TaskVectors | None, console: Console
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
+    """Yield every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def stacks() -> Iterator[tuple[str, Tensor]]:
@@ -190,7 +190,7 @@ def _write_one(name: str, vectors: Tensor, writers: Iterable[SafetensorsWriter])
 
 
 def _by_layer(names: Iterable[str]) -> list[str]:
-    """Names without their layers' numbers, each once.
+    """List names without their layers' numbers, each once.
 
     Example:
         >>> _by_layer(["layer.0.bias", "layer.1.bias"])

@@ -6,9 +6,13 @@ import pytest
 import torch
 from PIL import Image
 from support.families import build
+from torch import nn
 from torch.utils.data import Dataset, TensorDataset
+from transformers import BatchEncoding
 
-from adamerge.data.in_memory import as_table, tensor_rows
+from adamerge.data.encode import encode_tensors
+from adamerge.data.in_memory import as_table, holds_tensors, tensor_rows
+from adamerge.data.padding import Padding
 from adamerge.data.settings import DataSource
 from adamerge.experts.experts import Expert
 from adamerge.storage.weights import InMemory
@@ -91,9 +95,123 @@ def test_positions_of_tensors_equal_the_mask():
     assert batch.labels.tolist() == [[5, 6, 1, -100], [7, 1, -100, -100]]
 
 
-def test_tensors_of_different_shapes_are_rejected():
-    with pytest.raises(ConfigError, match="same names and shapes"):
-        tensor_rows([IDS[0], IDS[0, :2]], expert("BertForSequenceClassification", "bert"))
+PLAIN = Expert("mood", nn.Linear(4, 2).eval(), InMemory({}), ())
+BERT = expert("BertForSequenceClassification", "bert")
+ROWS = {
+    "plain": (PLAIN, {"input": torch.eye(4)[:2].tolist(), "labels": [0, 1]}),
+    "bert": (BERT, {"input_ids": IDS.tolist(), "attention_mask": MASK.tolist(), "labels": [0, 1]}),
+}
+RAGGED = {"input_ids": [[0, 5, 6, 1], [0, 7, 1]], "token_type_ids": [[0, 0, 1, 1], [0, 1, 1]], "label": [1, 0]}
+
+
+def as_rows(columns, convert=lambda value: value):
+    """The rows of columns, each a dict."""
+    return [{name: convert(column[i]) for name, column in columns.items()} for i in range(2)]
+
+
+def transformed(columns):
+    """A dataset whose rows a transform of the user makes."""
+    whole = datasets.Dataset.from_dict({"number": [0, 1]})
+    return whole.with_transform(
+        lambda batch: {name: [column[i] for i in batch["number"]] for name, column in columns.items()}
+    )
+
+
+def arrays(columns):
+    """Each column an array; of rows of several lengths a list of arrays."""
+    even = {name: len({len(v) if isinstance(v, list) else 0 for v in column}) == 1 for name, column in columns.items()}
+    return {name: np.array(c) if even[name] else [np.array(v) for v in c] for name, c in columns.items()}
+
+
+CONTAINERS = {
+    "dict of lists": dict,
+    "dict of arrays": arrays,
+    "batch encoding": BatchEncoding,
+    "list of dicts": as_rows,
+    "list of dicts of tensors": lambda columns: as_rows(columns, torch.as_tensor),
+    "list of dicts of arrays": lambda columns: as_rows(columns, np.array),
+    "data set of dicts": lambda columns: Items(*as_rows(columns, torch.as_tensor)),
+    "dataset": datasets.Dataset.from_dict,
+    "dataset of tensors": lambda columns: datasets.Dataset.from_dict(columns).with_format("torch"),
+    "dataset of arrays": lambda columns: datasets.Dataset.from_dict(columns).with_format("numpy"),
+    "transformed dataset": transformed,
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("kind", ROWS)
+def test_encoded_rows_in_every_container_are_those_of_a_dict_of_tensors(kind, container):
+    model, columns = ROWS[kind]
+    source, order = CONTAINERS[container](columns), [1, 0]
+    assert holds_tensors(source, model.kind.main_input)
+    expected = encode_tensors({n: torch.tensor(c) for n, c in columns.items()}, model, labeled=True)
+    found = encode_tensors(source, model, labeled=True)
+    own, other = found.rows.batch(order), expected.rows.batch(order)
+    assert own.inputs.keys() == other.inputs.keys() == columns.keys() - {"labels"}
+    assert all(torch.equal(own.inputs[name], other.inputs[name]) for name in own.inputs)
+    assert own.labels.tolist() == other.labels.tolist() == [1, 0]
+    assert found.contents.fingerprint == expected.contents.fingerprint
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_token_ids_of_several_lengths_are_padded_as_those_of_texts(container, side):
+    columns = RAGGED if container not in ("data set of dicts", "list of dicts of tensors") else {
+        "labels" if name == "label" else name: column for name, column in RAGGED.items()
+    }  # fmt: skip
+    rows = tensor_rows(CONTAINERS[container](columns), BERT).under(Padding(side))
+    batch = rows.batch([1, 0])
+    right = {"input_ids": [0, 7, 1, 2], "attention_mask": [1, 1, 1, 0], "token_type_ids": [0, 1, 1, 0]}
+    short = {name: row if side == "right" else row[-1:] + row[:-1] for name, row in right.items()}
+    assert {name: tensor[0].tolist() for name, tensor in batch.inputs.items()} == short
+    assert batch.inputs["input_ids"][1].tolist() == [0, 5, 6, 1]
+    assert batch.labels.tolist() == [0, 1]
+    assert [rows.length(i) for i in (0, 1)] == [(4,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family", "labels"),
+    [
+        ("LlamaForCausalLM", "llama", [[5, 6, 1, -100], [7, 1, -100, -100]]),
+        ("BertForTokenClassification", "bert", [[1, 0, 0, 1], [0, 1, 0, -100]]),
+    ],
+)
+def test_positions_of_token_ids_of_several_lengths_are_those_without_padding(architecture, family, labels):
+    rows = {"input_ids": RAGGED["input_ids"]}
+    rows |= {"labels": [[1, 0, 0, 1], [0, 1, 0]]} if family == "bert" else {}
+    batch = tensor_rows(rows, expert(architecture, family)).batch([0, 1])
+    assert batch.positions.tolist() == [[True] * 4, [True] * 3 + [False]]
+    assert batch.labels.tolist() == labels
+
+
+def test_columns_that_a_model_does_not_take_are_said():
+    source = datasets.Dataset.from_dict({**RAGGED, "idx": [0, 1], "sentence": ["a", "b"]})
+    found = encode_tensors(source, BERT, labeled=True)
+    assert found.notes == (
+        "mood: idx, sentence of the encoded rows are not read: BertForSequenceClassification has no such arguments.",
+    )
+    assert found.rows.batch([0]).inputs.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+
+
+@pytest.mark.parametrize("also", ["text", "messages", "image"])
+def test_rows_that_can_be_encoded_here_are(also):
+    assert not holds_tensors({**RAGGED, also: ["a", "b"]}, "input_ids")
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "words"),
+    [
+        ([IDS[0].float(), IDS[0, :2].float()], PLAIN, "same names and shapes"),
+        ({"input": [[1.0, 2.0], [1.0]]}, PLAIN, "same names and shapes"),
+        ({"input_ids": [[5, 6], [7]], "position_ids": [[0], [0, 1]]}, BERT, "same names and shapes"),
+        ({"input_ids": [[5, 6], []]}, BERT, "row 2: expected at least one token in input_ids, found none"),
+        ({"input_ids": [[5, 6], ["a"]]}, BERT, "expected rows of tensors"),
+    ],
+)
+def test_encoded_rows_that_do_not_fit_together_are_refused(source, model, words):
+    with pytest.raises(ConfigError, match=words):
+        tensor_rows(source, model)
 
 
 class Items(Dataset):

@@ -1,0 +1,75 @@
+"""A stand-in for the module of models of which only state dicts are known."""
+
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+from adamerge.storage.weights import Weights
+from adamerge.types import ConfigError, IncompatibleExpertsError
+
+_COUNTED = {"running_mean", "running_var"}
+"""Statistics of batch normalisation: buffers that look like parameters."""
+
+_INDICES = {torch.int64, torch.bool}
+"""Dtypes of buffers; smaller integers are weights of a quantised model."""
+
+REFUSED = (
+    "expected a module to run on rows, found state dicts alone, which have no class. Give the base or one expert as an "
+    "nn.Module or a path, or use a data-free method, such as average, ties or wudi, without calibration and evaluation."
+)
+
+
+class TensorsAlone(nn.Module):
+    """A module that has the tensors of a state dict under their names, and computes nothing."""
+
+    def forward(self, *inputs: object, **more: object) -> NoReturn:
+        """Refuse to run.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(REFUSED)
+
+
+def tensors_alone(name: str, weights: Weights) -> TensorsAlone:
+    """Build the stand-in for a state dict, with its parameters on the meta device.
+
+    Integers, and what batch normalisation counts, are buffers; everything else is a parameter.
+
+    Args:
+        name: The task, or the base, in errors.
+        weights: The state dict.
+
+    Raises:
+        IncompatibleExpertsError: No module can have tensors under these names.
+    """
+    whole = TensorsAlone()
+    for path in weights.headers:
+        place, _, word = path.rpartition(".")
+        try:
+            _add(_part(whole, place), word, path, weights)
+        except (KeyError, AttributeError) as error:
+            raise IncompatibleExpertsError(
+                f"{name}: expected names of tensors that a module can have, found {path!r} ({error.args[0]}). Give the "
+                "module, or rename the tensor."
+            ) from error
+    return whole.eval()
+
+
+def _add(part: nn.Module, word: str, path: str, weights: Weights) -> None:
+    shape, dtype = weights.headers[path]
+    if word in _COUNTED or dtype in _INDICES:
+        part.register_buffer(word, weights[path].clone())
+    else:
+        empty = torch.empty(shape, dtype=dtype, device="meta")
+        part.register_parameter(word, nn.Parameter(empty, requires_grad=dtype.is_floating_point))
+
+
+def _part(whole: nn.Module, path: str) -> nn.Module:
+    """Return the module at a path, made where there is none."""
+    for word in path.split(".") if path else ():
+        if word not in whole._modules:
+            whole.add_module(word, nn.Module())
+        whole = whole.get_submodule(word)
+    return whole
