@@ -10,7 +10,6 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
 from adamerge.results.module_weights import Source, blended
-from adamerge.results.surviving import ENOUGH
 from adamerge.results.token_ids import with_token_ids
 from adamerge.storage.atomic_files import write_safetensors, write_text
 from adamerge.storage.regular_files import settings_of
@@ -76,18 +75,17 @@ def _write_templates(templates: Mapping[str, str], folder: Path) -> None:
 
 def write_module_weights(
     weights: Mapping[str, Source], model: MergedModel, coefficients: Coefficients, folder: Path
-) -> list[str]:
-    """Copy or merge the weights of the merged checkpoint's modules; returns warnings of what rounding removed."""
-    warnings: list[str] = []
+) -> dict[str, float]:
+    """Copy or merge the weights of the merged checkpoint's modules; returns the shares that rounding left, by path."""
+    shares: dict[str, float] = {}
     for name, source in weights.items():
         if isinstance(source, Path):
             _copy(source, folder / name)
             continue
         merged, share = blended(name, source, model, coefficients)
         write_safetensors(folder / name, merged, {"format": "pt"})
-        if share is not None and share < ENOUGH:
-            warnings.append(f"warning: {name}: {share:.3f} of what was merged in is left after rounding to 16 bits.")
-    return warnings
+        shares |= {} if share is None else {name: share}
+    return shares
 
 
 def copy_module_weights(beside: Beside, folder: Path) -> None:
