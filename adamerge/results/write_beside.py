@@ -10,7 +10,8 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
 from adamerge.results.module_weights import Source, blended
-from adamerge.results.token_ids import with_token_ids
+from adamerge.results.readable_config import without_former_rope
+from adamerge.results.token_ids import with_settings
 from adamerge.storage.atomic_files import write_safetensors, write_text
 from adamerge.storage.regular_files import settings_of
 from adamerge.types import Coefficients
@@ -19,16 +20,16 @@ _NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
 """Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
 
 
-def write_config(checkpoint: Checkpoint, token_ids: Mapping[str, object], folder: Path, dtype: str) -> None:
+def write_config(checkpoint: Checkpoint, changed: Mapping[str, object], folder: Path, dtype: str) -> None:
     """Write a checkpoint's config.json for merged weights.
 
     Args:
         checkpoint: Whose configuration.
-        token_ids: Settings that name tokens, by dotted key.
+        changed: Settings with other values, by dotted key: those that name tokens, and what all experts share.
         folder: Where to.
         dtype: Dtype of most numbers.
     """
-    config = with_token_ids(checkpoint.settings(), token_ids)
+    config = without_former_rope(with_settings(checkpoint.settings(), changed), changed)
     for key in _NOT_WRITTEN:
         config.pop(key, None)
     if not checkpoint.trust_remote_code:  # code beside the weights is not copied then
