@@ -246,7 +246,7 @@ def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[
         if differences:
             yield (
                 f"{name} ({expert.source}): {'; '.join(differences)}. The same weights then compute something else, so "
-                "merged weights may fit neither model, and the merged checkpoint has the base's. Use an expert with the "
+                "merged weights may fit neither model; the merged config.json has the base's. Use an expert with the "
                 "base's configuration."
             )
 

@@ -132,7 +132,8 @@ def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
 
 def unread(checkpoint: Checkpoint) -> list[str]:
     """Name the files of settings beside a checkpoint's weights that are no JSON, or that transformers refuses."""
-    files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(("config.json", MODULES, LEGACY))}
+    settings = ("config.json", MODULES, LEGACY)
+    files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(settings)}
     damaged = [name for name, file in files.items() if not _is_json(file)]
     file = files.get(_GENERATION)
     refused = refused_generation(file.parent) if file is not None and _GENERATION not in damaged else ""

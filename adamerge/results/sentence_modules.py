@@ -153,7 +153,8 @@ def read_modules(folder: Path, *, unpickle: bool = False) -> Modules | None:
     outside = tuple(_path(entry) for entry, module in zip(known, found, strict=True) if module is None)
     settings = {name: settings_of(folder / name) for name in names}
     modules = [module for module in found if module]
-    return Modules(modules, settings, outside, tuple(name for module in modules for name in _passed_over(folder, module)))
+    passed_over = tuple(name for module in modules for name in _passed_over(folder, module))
+    return Modules(modules, settings, outside, passed_over)
 
 
 def _path(entry: Mapping[str, object]) -> str:

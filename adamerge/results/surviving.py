@@ -94,7 +94,8 @@ class Surviving:
             return None
         if groups and len(self.groups) > 1:
             least = min(groups, key=lambda name: groups[name])
-            low.append(f"{len(groups)} of {len(self.groups)} groups below {ENOUGH} (least {least}: {groups[least]:.3f})")
+            count = f"{len(groups)} of {len(self.groups)} groups below {ENOUGH}"
+            low.append(f"{count} (least {least}: {groups[least]:.3f})")
         way_out = "out_dtype: float32" if mode == "stochastic" else "rounding: stochastic, or out_dtype: float32"
         return (
             f"rounding to {self._words} removed more than {100 * (1 - ENOUGH):.0f} % of what was merged in; left are "

@@ -23,7 +23,7 @@ def token_ids(config: Mapping[str, object], place: str = "") -> dict[str, object
 
 
 def with_settings(config: Mapping[str, object], ids: Mapping[str, object], place: str = "") -> dict[str, object]:
-    """Set values of a configuration and of its parts, those that name tokens for example; parts that it has not are not made.
+    """Set values of a configuration and of its parts, by dotted key; parts that it has not are not made.
 
     Example:
         >>> with_settings({"text_config": {"pad_token_id": 0}}, {"eos_token_id": 2, "text_config.pad_token_id": 1})

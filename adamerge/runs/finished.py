@@ -1,4 +1,4 @@
-"""A finished run is left alone, learned steps are kept, and a former export is never lost with what a user put there."""
+"""A finished run is left alone, and a former export is never lost with what a user put there."""
 
 import filecmp
 import math
@@ -69,8 +69,8 @@ def _check_finished(run: RunDirectory, now: Settings, tell: Callable[[str], obje
         )
     if not _goes_on(then, now, run):
         raise ConfigError(
-            f"{run.path}: this run is finished, with {_STEPS} {then.get(_STEPS)} and {_TIME} {then.get(_TIME)}: expected "
-            f"{longer}, and no shorter {_TIME}; found {now[_STEPS]} and {now.get(_TIME)}. Nothing in it was changed. "
+            f"{run.path}: this run is finished, with {_STEPS} {then.get(_STEPS)} and {_TIME} {then.get(_TIME)}: "
+            f"expected {longer}, and no shorter {_TIME}; found {now[_STEPS]} and {now.get(_TIME)}. Nothing in it was changed. "
             "Start a run in another --run_dir for fewer steps."
         )
 

@@ -128,8 +128,8 @@ def _check_merged(run: RunDirectory) -> None:
         check_as_written(
             known,
             run.merged,
-            f"Restore them, or move the folder away: then the merge is measured in memory, and adamerge export {run.path} "
-            "FOLDER writes the run's again.",
+            "Restore them, or move the folder away: then the merge is measured in memory. The run's is written again by "
+            f"adamerge export {run.path} FOLDER.",
         )
 
 
@@ -187,7 +187,7 @@ def _notes(run: RunDirectory, data: Data) -> Iterator[str]:
     if not run.merged.exists():
         yield f"note: there is no {run.merged}, so the merge was measured in memory, rounded as it would be written."
     elif not files_of_export(run):
-        yield f"note: {run.recipe.name} has no hashes of {run.merged}, so nobody knows whether it is as the run wrote it."
+        yield f"note: {run.recipe.name} has no hashes of {run.merged}: nobody knows whether it is as the run wrote it."
     if others := changed_rows(_record(run), data):
         yield f"note: the evaluation rows of {', '.join(others)} are not those of the run."
 
