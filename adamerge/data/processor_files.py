@@ -61,7 +61,7 @@ def is_of_processor(name: str) -> bool:
 def templates_of(folder: Path | None) -> dict[str, str]:
     """Read the chat templates of a folder by name, as transformers does: files replace tokenizer_config.json's.
 
-    A processor takes chat_template.json before all of them; where there is none, that file counts if no other does.
+    A processor takes chat_template.json before all of them; where there is none, that file comes last.
 
     Args:
         folder: Folder of a checkpoint; None has no templates.
@@ -76,7 +76,7 @@ def templates_of(folder: Path | None) -> dict[str, str]:
     in_settings = settings_of(folder / "tokenizer_config.json").get("chat_template")
     found = {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
     former = _former_template(folder)
-    return {**found, **former} if files_of(folder, PROCESSOR) else found or former
+    return {**found, **former} if files_of(folder, PROCESSOR) else {**former, **found}
 
 
 def _former_template(folder: Path) -> dict[str, str]:

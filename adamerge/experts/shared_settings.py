@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.compatibility import different, settings_of_both
 from adamerge.experts.config_file import LAYERS
@@ -40,6 +42,12 @@ def _changed(base: Checkpoint, expert: Checkpoint) -> dict[str, object]:
 
 def _is_size(base: Checkpoint, expert: Checkpoint, there: object, here: object) -> bool:
     """Return whether two numbers are sizes of one tensor that has another shape in an expert's file."""
-    theirs = base.tensors.headers
-    pairs = ((theirs[name].shape, own.shape) for name, own in expert.tensors.headers.items() if name in theirs)
+    theirs, own = _shapes(base), _shapes(expert)
+    pairs = ((theirs[name], shape) for name, shape in own.items() if name in theirs)
     return any(a != b and there in a and here in b for a, b in pairs)
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:
+    """Return shapes by name in the file, with and without the first part: `bert.` of a classifier, for example."""
+    found = {name: header.shape for name, header in checkpoint.tensors.headers.items()}
+    return {**{name.partition(".")[2]: shape for name, shape in found.items()}, **found}
