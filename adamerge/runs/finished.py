@@ -70,8 +70,8 @@ def _check_finished(run: RunDirectory, now: Settings, tell: Callable[[str], obje
     if not _goes_on(then, now, run):
         raise ConfigError(
             f"{run.path}: this run is finished, with {_STEPS} {then.get(_STEPS)} and {_TIME} {then.get(_TIME)}: "
-            f"expected {longer}, and no shorter {_TIME}; found {now[_STEPS]} and {now.get(_TIME)}. Nothing in it was changed. "
-            "Start a run in another --run_dir for fewer steps."
+            f"expected {longer}, and no shorter {_TIME}; found {now[_STEPS]} and {now.get(_TIME)}. Nothing in it was "
+            "changed. Start a run in another --run_dir for fewer steps."
         )
 
 

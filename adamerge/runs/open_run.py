@@ -128,8 +128,8 @@ def _check_merged(run: RunDirectory) -> None:
         check_as_written(
             known,
             run.merged,
-            "Restore them, or move the folder away: then the merge is measured in memory. The run's is written again by "
-            f"adamerge export {run.path} FOLDER.",
+            "Restore them, or move the folder away: then the merge is measured in memory. The run's is written again "
+            f"by adamerge export {run.path} FOLDER.",
         )
 
 

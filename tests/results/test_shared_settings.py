@@ -1,4 +1,4 @@
-"""A merge computes with the settings of config.json that all its experts share, and with the base's where they differ."""
+"""A merge computes with the settings of config.json that its experts share, and with the base's where they differ."""
 
 import json
 import shutil
@@ -42,8 +42,9 @@ def pool(saved, tmp_path, monkeypatch):
 @pytest.mark.parametrize("former", [{}, {"rope_theta": 77.0, "rope_scaling": {"rope_type": "dynamic", "factor": 9.0}}])
 def test_the_export_computes_as_its_experts_do(pool, former):
     file = Path("base/config.json")
-    config = {key: value for key, value in json.loads(file.read_text()).items() if key != "rope_parameters" or not former}
-    file.write_text(json.dumps({**config, **former}))
+    config = json.loads(file.read_text())
+    config |= former and {"rope_parameters": None}
+    file.write_text(json.dumps({key: value for key, value in {**config, **former}.items() if value is not None}))
     for task in TASKS:
         change(task, rope_parameters=LINEAR)
     result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic").learn()

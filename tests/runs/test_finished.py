@@ -29,7 +29,7 @@ def saved(folder, *, recipe=None, done=0, stages=()):
         place.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint(steps), place / "last.ckpt") if steps else None
     if recipe:
-        run.recipe.write_text(json.dumps({"config": recipe}))
+        run.recipe.write_text(json.dumps({"config": recipe, "coefficients": {"sha256": ""}}))
         run.metrics.write_text(json.dumps({"history": [{"step": done}]}))
     return run
 
@@ -42,7 +42,7 @@ GOES_ON = [(10, None, 11, None), (10, "00:01:00:00", 11, "00:01:00:00"), (10, "0
 @pytest.mark.parametrize(("steps", "time", "now", "limit"), LEFT_ALONE)
 def test_a_finished_run_goes_on_for_more_steps_only(tmp_path, steps, time, now, limit):
     run = saved(tmp_path, recipe=settings(steps, time), done=steps)
-    with pytest.raises(ConfigError, match="larger --trainer.max_steps than 10") as refused:
+    with pytest.raises(ConfigError, match=r"larger --trainer\.max_steps than 10") as refused:
         check_unfinished(run, settings(now, limit), print)
     assert not isinstance(refused.value, RunFinishedError)
     assert "Nothing in it was changed" in str(refused.value)
