@@ -16,7 +16,10 @@ from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading, se
 TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 """File of a chat template, folder of further ones by name, and the name of the first."""
 
-_ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, "generation_config.json")
+LEGACY = "chat_template.json"
+"""File of a chat template that processors wrote before, and still prefer; tokenizers never read it."""
+
+_ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, LEGACY, "generation_config.json")
 
 
 def files_of(folder: Path, patterns: tuple[str, ...] = _ALL) -> dict[str, Path]:
@@ -58,6 +61,8 @@ def is_of_processor(name: str) -> bool:
 def templates_of(folder: Path | None) -> dict[str, str]:
     """Read the chat templates of a folder by name, as transformers does: files replace tokenizer_config.json's.
 
+    A processor takes chat_template.json before all of them; where there is none, that file comes last.
+
     Args:
         folder: Folder of a checkpoint; None has no templates.
 
@@ -69,7 +74,15 @@ def templates_of(folder: Path | None) -> dict[str, str]:
     first, more = files_of(folder, (TEMPLATE,)), further_templates(folder)
     files = {**({DEFAULT: first[TEMPLATE]} if first else {}), **{file.stem: file for file in more.values()}}
     in_settings = settings_of(folder / "tokenizer_config.json").get("chat_template")
-    return {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
+    found = {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
+    former = _former_template(folder)
+    return {**found, **former} if files_of(folder, PROCESSOR) else {**former, **found}
+
+
+def _former_template(folder: Path) -> dict[str, str]:
+    """Read the template of chat_template.json; none if it holds no text under that key."""
+    found = settings_of(folder / LEGACY).get("chat_template") if files_of(folder, (LEGACY,)) else None
+    return {DEFAULT: found} if isinstance(found, str) else {}
 
 
 def further_templates(folder: Path) -> dict[str, Path]:

@@ -1,7 +1,9 @@
 """Descriptions of why a checkpoint does not fit its module or its base."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 from torch import nn
 
@@ -20,6 +22,8 @@ _DOES_NOT_MATTER = re.compile(
 )
 """Configuration keys that do not affect what the backbone computes, or that `config_problems` checks."""
 
+
+_ABSENT = object()
 
 _OF_PEFT = {"base_layer", "modules_to_save", "original_module"}
 """Parts of names that PEFT adds to those of a model that it wraps."""
@@ -61,7 +65,7 @@ def config_problems(base: Checkpoint, expert: Checkpoint, *, own_embeddings: boo
     return problems
 
 
-def config_differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
+def config_differences(base: Checkpoint, expert: Checkpoint, without: Collection[str] = ()) -> list[str]:
     """List the settings by which the same weights compute something else than in the base although all shapes agree.
 
     Only keys of both configurations are compared, including those of towers (`text_config`, `vision_config`); an expert
@@ -70,27 +74,58 @@ def config_differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
     Args:
         base: The base.
         expert: The expert.
+        without: Settings that are not compared, those that all experts share for example.
 
     Returns:
         One message per setting, with key and both values.
     """
-    configs = [base.config, *(getattr(base.config, key, None) for key in base.config.sub_configs)]
-    like = next((c for c in configs if c is not None and c.model_type == expert.config.model_type), base.config)
-    there, here = (_settings(config.to_dict()) for config in (like, expert.config))
+    there, here = settings_of_both(base, expert)
     return [
-        f"{key} is {here[key]} in the expert's config.json and {there[key]} in the base's"
-        for key in sorted(here.keys() & there.keys())
-        if here[key] != there[key]
+        f"{key} is {_word(mine, key)} in the expert's config.json and {_word(theirs, key)} in the base's"
+        for setting in sorted({*different(there, here)} - {*without})
+        for mine, theirs in [(_leaves(here[setting], setting), _leaves(there[setting], setting))]
+        for key in sorted({*mine, *theirs})
+        if mine.get(key, _ABSENT) != theirs.get(key, _ABSENT)
     ]
 
 
-def _settings(value: object, key: str = "") -> dict[str, object]:
-    """Collect the settings that affect what a model computes, by dotted key; a list is one setting."""
+def _word(leaves: Mapping[str, object], key: str) -> object:
+    return leaves.get(key, "not set")
+
+
+def settings_of_both(base: Checkpoint, expert: Checkpoint) -> tuple[dict[str, object], dict[str, object]]:
+    """Collect what affects computing of a base, or of the tower of it that an expert is, and of the expert."""
+    configs = [base.config, *(getattr(base.config, key, None) for key in base.config.sub_configs)]
+    like = next((c for c in configs if c is not None and c.model_type == expert.config.model_type), base.config)
+    there, here = (_settings(json.loads(config.to_json_string(use_diff=False))) for config in (like, expert.config))
+    return there, here
+
+
+def different(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
+    """List the settings of two configurations that differ in more than what does not matter."""
+    return [key for key in here.keys() & there.keys() if _leaves(here[key], key) != _leaves(there[key], key)]
+
+
+def _settings(config: Mapping[str, object], place: str = "") -> dict[str, object]:
+    """Collect the settings that affect what a model computes, by dotted key; what is not a tower's is one setting."""
+    found: dict[str, object] = {}
+    for name, value in config.items():
+        key = f"{place}{name}"
+        if _DOES_NOT_MATTER.search(key):
+            continue
+        inner = isinstance(value, dict) and "model_type" in value
+        found |= _settings(cast(dict[str, object], value), f"{key}.") if inner else {key: value}
+    return found
+
+
+def _leaves(value: object, key: str) -> dict[str, object]:
+    """Return a setting's values by dotted key, without those that do not matter; a list is one value."""
     if _DOES_NOT_MATTER.search(key):
         return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         return {key: value}
-    return {k: v for name, inner in value.items() for k, v in _settings(inner, f"{key}.{name}".lstrip(".")).items()}
+    parts = cast(dict[str, object], value)
+    return {k: v for name, inner in parts.items() for k, v in _leaves(inner, f"{key}.{name}").items()}
 
 
 def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> list[str]:

@@ -26,7 +26,7 @@ TOKENIZER = (
 
 PROCESSOR = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
-    *("audio_tokenizer_config.json", "chat_template.json"),
+    "audio_tokenizer_config.json",
 )
 """Patterns of the files of processors of images, videos and sound."""
 

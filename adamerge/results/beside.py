@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 from adamerge.data.processor_files import (
+    LEGACY,
     TEMPLATE,
     TEMPLATES,
     files_of,
@@ -131,7 +132,8 @@ def files_beside(checkpoint: Checkpoint) -> dict[str, Path]:
 
 def unread(checkpoint: Checkpoint) -> list[str]:
     """Name the files of settings beside a checkpoint's weights that are no JSON, or that transformers refuses."""
-    files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(("config.json", MODULES))}
+    settings = ("config.json", MODULES, LEGACY)
+    files = {name: file for name, file in files_beside(checkpoint).items() if name.endswith(settings)}
     damaged = [name for name, file in files.items() if not _is_json(file)]
     file = files.get(_GENERATION)
     refused = refused_generation(file.parent) if file is not None and _GENERATION not in damaged else ""
@@ -216,12 +218,13 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     taken = {*own.tokenizer, *own.processor, *own.heads, *own.others, TEMPLATE, _GENERATION, *SETTINGS}
     taken |= _OF_A_REPOSITORY
     taken |= {file.name for file in checkpoint.tensors.files} | (own.modules.names if own.modules else set())
-    taken |= {TEMPLATES, "tokenizer_config.json"} if own.templates else set()
+    taken |= {TEMPLATES, LEGACY, "tokenizer_config.json"} if own.templates else set()
     entries = [e for e in sorted(folder.iterdir()) if not _WRITTEN_ANEW.fullmatch(e.name) or e.is_dir()]
     outside = [entry.name for entry in entries if not inside(folder, entry)]
     deeper = [file for name in (own.modules.names if own.modules else set()) for file in (folder / name).rglob("*")]
     outside += [file.relative_to(folder).as_posix() for file in sorted(deeper) if not inside(folder, file)]
     names = [e.name + "/" * e.is_dir() for e in entries if e.name not in taken and e.name not in outside]
+    names += own.modules.passed_over if own.modules else ()
     lines: list[str] = []
     if names:
         lines.append(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -100,16 +100,16 @@ def export(
         write_index(part, {**shards, **write_rest(rest, part, shards, heads)})
         plan, usual = plan_of(model.experts), str(usual_dtype(model.experts, model.rounding.dtypes))
         usual = usual.removeprefix("torch.")
-        write_config(base, plan.root.token_ids, part, usual)
+        write_config(base, {**plan.root.token_ids, **plan.settings}, part, usual)
         write_beside(plan.root, part)
-        warnings = write_module_weights(plan.weights, model, coefficients, part)
+        left = write_module_weights(plan.weights, model, coefficients, part)
         for task in plan.tasks:
             write_task(model.experts.tasks[task], base, part, shards, plan, heads, usual, links=links)
-        notes = (*warnings, *_make_readable(model.experts, part))
+        notes = _make_readable(model.experts, part)
         compare_with_files(model, coefficients, part)
         check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
-    return Exported(folder, checkpoints(model.experts, folder), size, surviving.found(), notes)
+    return Exported(folder, checkpoints(model.experts, folder), size, replace(surviving.found(), modules=left), notes)
 
 
 def _make_readable(experts: Experts, folder: Path) -> tuple[str, ...]:

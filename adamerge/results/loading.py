@@ -18,6 +18,9 @@ _PIPELINES = {
 }
 """The hub's name of the task of each class."""
 
+INDEX = "model.safetensors.index.json"
+"""File that says which of several files holds which tensor."""
+
 _PROCESSORS = {
     "processor_config.json": "AutoProcessor",
     "preprocessor_config.json": "AutoImageProcessor",
@@ -35,12 +38,14 @@ class Loading:
         processor: Name of the tokenizer or processor class in transformers; None if the folder has none.
         pipeline: The hub's name of the task; None if it has none.
         package: transformers, or peft for an adapter.
+        several: Whether the weights are several files with an index.
     """
 
     model: str
     processor: str | None = None
     pipeline: str | None = None
     package: str = "transformers"
+    several: bool = False
 
 
 def loading_of(folder: Path) -> Loading:
@@ -58,7 +63,8 @@ def loading_of(folder: Path) -> Loading:
     architectures = settings.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else "AutoModel"
     auto = auto_class(str(settings.get("model_type")), name)
-    return Loading(auto or name, processor, _PIPELINES.get(auto or ""))
+    several = (folder / INDEX).is_file()
+    return Loading(auto or name, processor, _PIPELINES.get(auto or ""), several=several)
 
 
 def auto_class(model_type: str, architecture: str) -> str | None:

@@ -1,7 +1,7 @@
 """What readers other than transformers 5 need in the configuration files of an export."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
 
@@ -97,6 +97,34 @@ def with_former_rope(settings: Json) -> tuple[Json, list[str]]:
         f"{', '.join(untold)}: rotary settings (rope_parameters in config.json) that readers from before transformers "
         "5 have no keys for: transformers 4, mlx-lm and others may compute with their defaults. Compare their logits."
     ]
+
+
+def without_former_rope(settings: Json, replaced: Container[str], place: str = "") -> dict[str, object]:
+    """Drop the former rotary keys of a configuration whose `rope_parameters` were replaced: they would contradict them.
+
+    Args:
+        settings: Content of config.json.
+        replaced: The settings that were replaced, by dotted key.
+        place: Dotted key of these settings, with a dot at its end.
+
+    Example:
+        >>> without_former_rope({"rope_theta": 1.0, "rope_parameters": {"rope_theta": 2.0}}, ["rope_parameters"])
+        {'rope_parameters': {'rope_theta': 2.0}}
+    """
+    rope = settings.get("rope_parameters") if f"{place}rope_parameters" in replaced else None
+    former = _names_of(rope) if isinstance(rope, Mapping) else set[str]()
+    return {
+        key: without_former_rope(value, replaced, f"{place}{key}.") if _is_config(value) else value
+        for key, value in settings.items()
+        if key not in former
+    }
+
+
+def _names_of(rope: Json) -> set[str]:
+    """List the former names of rotary settings; of the share that is rotated only where the new ones have it."""
+    names = {"rope_scaling", _THETA, *(name for own in _FORMER_BASES.values() for name in own)}
+    names |= {own[_THETA] for own in _FORMER.values()}
+    return names | ({_PARTIAL, *(own[_PARTIAL] for own in _FORMER.values())} if _PARTIAL in rope else set[str]())
 
 
 def _with_former(settings: Json) -> Json:

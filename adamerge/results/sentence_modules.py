@@ -8,8 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from adamerge.data.processor_files import TEMPLATE
-from adamerge.experts.file_patterns import PROCESSOR, TOKENIZER
+from adamerge.data.processor_files import LEGACY, TEMPLATE
+from adamerge.experts.file_patterns import KEYS, PROCESSOR, TOKENIZER
 from adamerge.results.module_settings import meaning
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
@@ -26,8 +26,21 @@ SETTINGS = (
 )
 """Files of sentence-transformers beside a transformer."""
 
-_TEXTS = ("*config.json", "config_*.json", "*.index.json", "modules.json", TEMPLATE, *TOKENIZER, *PROCESSOR)
-"""Patterns of the files of a module's folder besides its weights."""
+_CONFIG = "config.json"
+COMPUTES: Mapping[str, str] = {
+    **dict.fromkeys(("Dense", "Dropout", "LayerNorm", "Normalize", "Pooling"), _CONFIG),
+    **dict.fromkeys(("WeightedLayerPooling", "WordWeights", "LogitScore", "SpladePooling"), _CONFIG),
+    **dict.fromkeys(("MultiVectorMask", "HierarchicalTokenPooling", "LambdaTokenPooling"), _CONFIG),
+    **{"SparseAutoEncoder": _CONFIG, "CNN": "cnn_config.json", "LSTM": "lstm_config.json"},
+}
+"""The one file of settings of each class of module that reads no input, and so has no tokenizer or processor."""
+
+READS = (
+    *(_CONFIG, "generation_config.json", "wordembedding_config.json", "whitespacetokenizer_config.json"),
+    *("phrasetokenizer_config.json", "model.safetensors.index.json", TEMPLATE, LEGACY),
+    *(*SETTINGS, *COMPUTES.values(), *TOKENIZER, *PROCESSOR),
+)
+"""Files, besides weights, of modules that read input, and of the modules inside a router."""
 
 _WEIGHTS = re.compile(r"(adapter_|pytorch_)?model(-\d+-of-\d+)?\.safetensors|pytorch_model\.bin")
 SAFE, PICKLE = ".safetensors", "pytorch_model.bin"
@@ -84,11 +97,13 @@ class Modules:
         modules: The modules; the transformer is one of them.
         settings: Settings by file name; values that say which version wrote them are dropped in comparisons alone.
         outside: Folders of modules that are passed over, because they are not in the checkpoint's.
+        passed_over: Files of modules' folders, by path, that no class of module reads.
     """
 
     modules: Sequence[Module]
     settings: Mapping[str, Mapping[str, object]]
     outside: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     @property
     def names(self) -> set[str]:
@@ -137,7 +152,9 @@ def read_modules(folder: Path, *, unpickle: bool = False) -> Modules | None:
     names = [name for name in SETTINGS[1:] if (folder / name).is_file() and inside(folder, folder / name)]
     outside = tuple(_path(entry) for entry, module in zip(known, found, strict=True) if module is None)
     settings = {name: settings_of(folder / name) for name in names}
-    return Modules([module for module in found if module], settings, outside)
+    modules = [module for module in found if module]
+    passed_over = tuple(name for module in modules for name in _passed_over(folder, module))
+    return Modules(modules, settings, outside, passed_over)
 
 
 def _path(entry: Mapping[str, object]) -> str:
@@ -153,12 +170,31 @@ def _module(folder: Path, entry: Mapping[str, object], unpickle: bool) -> Module
         return Module(entry, {}, {})
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not inside(folder, place):
         return None
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(place.rglob("*")) if file.is_file()}
-    own = {name: file for name, file in files.items() if inside(folder, file) and not _hidden(name)}
+    own = _files_in(folder, place)
     weights = {name: file for name, file in own.items() if _WEIGHTS.fullmatch(file.name)}
     read = {name: file for name, file in weights.items() if name.endswith(SAFE) or as_safe(name) not in weights}
-    texts = {name: file for name, file in own.items() if any(fnmatch(file.name, pattern) for pattern in _TEXTS)}
+    kind = str(entry.get("type")).rpartition(".")[2]
+    texts = {name: file for name, file in own.items() if _is_read(kind, PurePosixPath(name).relative_to(path))}
     return Module(entry, texts, read, unpickle)
+
+
+def _files_in(folder: Path, place: Path) -> dict[str, Path]:
+    """List the files of a module by path in the checkpoint's folder; no hidden ones, or links that lead out."""
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(place.rglob("*")) if file.is_file()}
+    return {name: file for name, file in files.items() if inside(folder, file) and not _hidden(name)}
+
+
+def _is_read(kind: str, name: PurePosixPath) -> bool:
+    """Return whether a class of module reads a file of its folder."""
+    if kind in COMPUTES:
+        return str(name) == COMPUTES[kind]
+    return name.suffix not in KEYS and any(fnmatch(name.name, pattern) for pattern in READS)
+
+
+def _passed_over(folder: Path, module: Module) -> list[str]:
+    own = {*module.files, *module.weights}
+    found = _files_in(folder, folder / module.path) if module.path else {}
+    return [name for name, file in found.items() if name not in own and not _WEIGHTS.fullmatch(file.name)]
 
 
 def _hidden(name: str) -> bool:

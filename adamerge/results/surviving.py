@@ -1,7 +1,7 @@
 """How much of a merge is left after it was rounded to the dtype on disk."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from adamerge.types import Coefficients
 
 ENOUGH = 0.9
 """Shares below this are warned about."""
+
+_QUARTER = 0.25
+"""Part of the groups that is worth a warning, however little they hold."""
 
 _LISTED = 10
 """Experts whose shares are printed."""
@@ -34,6 +37,7 @@ class Surviving:
         groups: Names of the groups.
         experts: Names of the experts.
         dtypes: The dtypes of fewer than 32 bits that were rounded to; numbers in others are not counted.
+        modules: The share of each merged file beside the parameters, by path (2_Dense/model.safetensors).
     """
 
     written: Tensor
@@ -41,6 +45,7 @@ class Surviving:
     groups: tuple[str, ...]
     experts: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
+    modules: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def share(self) -> float | None:
@@ -56,10 +61,9 @@ class Surviving:
         return _ratios(self.groups, self.written.sum(1), self.merged.sum(1))
 
     def as_json(self) -> dict[str, object]:
-        """Return the share of everything, of each task vector and of each group; of everything alone if it is None."""
-        if self.share is None:
-            return {"all": None}
-        return {"all": self.share, "experts": self.by_expert(), "groups": self.by_group()}
+        """Return the share of everything, of each task vector and group, if there is one, and of each module."""
+        found = {"experts": self.by_expert(), "groups": self.by_group()} if self.share is not None else {}
+        return {"all": self.share, **found, **({"modules": dict(self.modules)} if self.modules else {})}
 
     def lines(self, mode: RoundingMode) -> Iterator[str]:
         """Describe the share and the smallest ones in it, and warn where little is left.
@@ -68,28 +72,50 @@ class Surviving:
             mode: How was rounded.
         """
         if self.share is not None:
-            few = [share for share in self.by_group().values() if share is not None and share < ENOUGH]
+            few = self._low_groups()
             below = f"; {len(few)} of {len(self.groups)} groups below {ENOUGH}" if few and len(self.groups) > 1 else ""
             least = _each(self.by_expert()) + _least("group", self.by_group()) + below
             yield f"rounded to {self._words} ({mode}): {self.share:.3f} of what was merged in is left{least}"
+        for name, share in self.modules.items():
+            yield f"{name}: rounded to 16 bits ({mode}): {share:.3f} of what was merged in is left"
         if warning := self.warning(mode):
             yield f"warning: {warning}"
 
     def warning(self, mode: RoundingMode) -> str | None:
-        """Say which task vectors lost more than a tenth, and what to do; None if none did."""
-        shares = {"everything": self.share, **self.by_expert()}
-        low = [f"{name}: {share:.3f}" for name, share in shares.items() if share is not None and share < ENOUGH]
-        if not low:
+        """Say which task vectors, groups and modules lost more than a tenth, and what to do; None if none did.
+
+        Groups alone are warned about where they hold a tenth of what was merged in, are a quarter of all groups, or
+        lost nearly everything.
+        """
+        shares = {"everything": self.share, **self.by_expert()} if self.dtypes else {}
+        low = [f"{name}: {share:.3f}" for name, share in {**shares, **self.modules}.items() if _is_low(share)]
+        groups = self._low_groups()
+        if not low and not self._many(groups):
             return None
+        if groups and len(self.groups) > 1:
+            least = min(groups, key=lambda name: groups[name])
+            count = f"{len(groups)} of {len(self.groups)} groups below {ENOUGH}"
+            low.append(f"{count} (least {least}: {groups[least]:.3f})")
         way_out = "out_dtype: float32" if mode == "stochastic" else "rounding: stochastic, or out_dtype: float32"
         return (
             f"rounding to {self._words} removed more than {100 * (1 - ENOUGH):.0f} % of what was merged in; left are "
             f"{', '.join(low)}. Set {way_out}."
         )
 
+    def _low_groups(self) -> dict[str, float]:
+        """The shares of the groups that lost more than a tenth."""
+        return {name: share for name, share in self.by_group().items() if share is not None and share < ENOUGH}
+
+    def _many(self, low: Mapping[str, float]) -> bool:
+        """Return whether groups hold, or are, a large part of the merge, or one of them lost nearly everything."""
+        sizes = self.merged.sum(1)
+        held = sum(sizes[self.groups.index(name)].item() for name in low) / max(sizes.sum().item(), 1e-300)
+        lost = any(share < 1 - ENOUGH for share in low.values())
+        return lost or held >= 1 - ENOUGH or len(low) >= _QUARTER * max(int((sizes > 0).sum()), 1)
+
     @property
     def _words(self) -> str:
-        return " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
+        return " and ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes) or "16 bits"
 
 
 class SurvivingShare:
@@ -136,6 +162,10 @@ class SurvivingShare:
         """Return the shares of all parameters that were added."""
         groups, experts = self._model.grouping.groups, self._model.vectors.experts
         return Surviving(self._written, self._merged, groups, experts, tuple(self._dtypes))
+
+
+def _is_low(share: float | None) -> bool:
+    return share is not None and share < ENOUGH
 
 
 def _ratio(written: Tensor, merged: Tensor) -> float | None:

@@ -22,15 +22,15 @@ def token_ids(config: Mapping[str, object], place: str = "") -> dict[str, object
     return found
 
 
-def with_token_ids(config: Mapping[str, object], ids: Mapping[str, object], place: str = "") -> dict[str, object]:
-    """Set the tokens of a configuration and of its parts; parts that it has not are not made.
+def with_settings(config: Mapping[str, object], ids: Mapping[str, object], place: str = "") -> dict[str, object]:
+    """Set values of a configuration and of its parts, by dotted key; parts that it has not are not made.
 
     Example:
-        >>> with_token_ids({"text_config": {"pad_token_id": 0}}, {"eos_token_id": 2, "text_config.pad_token_id": 1})
+        >>> with_settings({"text_config": {"pad_token_id": 0}}, {"eos_token_id": 2, "text_config.pad_token_id": 1})
         {'text_config': {'pad_token_id': 1}, 'eos_token_id': 2}
     """
     parts = {
-        key: with_token_ids(cast(Mapping[str, object], value), ids, f"{place}{key}.")
+        key: with_settings(cast(Mapping[str, object], value), ids, f"{place}{key}.")
         for key, value in config.items()
         if isinstance(value, dict)
     }

@@ -1,13 +1,14 @@
 """Whose tokenizer, templates, settings and modules an exported checkpoint gets, and which task gets its own."""
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.name_patterns import several
+from adamerge.experts.shared_settings import shared_settings
 from adamerge.results.beside import Beside, contents, left_behind, missing_code, modules_outside, read_beside, unread
 from adamerge.results.in_common import agreed, common_files, generation, is_alike, same, shared
 from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
@@ -41,12 +42,14 @@ class Plan:
         weights: Where its modules' weights come from, by path.
         tasks: Of each task that has a folder of its own.
         notes: Messages for the user.
+        settings: Settings of the merged checkpoint's config.json that are not the base's, by dotted key.
     """
 
     root: Beside
     weights: Mapping[str, Source]
     tasks: Mapping[str, Beside]
     notes: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def plan_of(experts: Experts) -> Plan:
@@ -66,12 +69,13 @@ def plan_of(experts: Experts) -> Plan:
     root = (_merged if pool else _filled)(base, list(own.values()))
     root, weights, notes = _with_weights(root, base, pool)
     notes += _without_pooling(root, pool, list(own))
+    settings = shared_settings(experts.checkpoint, experts.tasks)
     differences = {
-        task: _differing(beside, root, weights) + _other_config(experts, task) for task, beside in own.items()
+        task: _differing(beside, root, weights) + _other_config(experts, task, settings) for task, beside in own.items()
     }
     apart = {task: own[task] for task, found in differences.items() if found or experts.tasks[task].head}
     tasks = {task: _completed(beside, base, root, experts.tasks[task]) for task, beside in apart.items()}
-    notes += _taken_notes(root, base, list(own))
+    notes += _taken_notes(root, base, list(own), settings)
     notes += [_apart_note(task, found, pool) for task, found in differences.items() if found]
     notes += [line for task in own.keys() - tasks.keys() for line in _licence_notes(task, own[task], root)]
     notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
@@ -82,7 +86,7 @@ def plan_of(experts: Experts) -> Plan:
         if one
         for line in (*left_behind(one), *unread(one), *missing_code(one), *modules_outside(one))
     ]
-    return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)))
+    return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)), settings)
 
 
 def has_own_folder(experts: Experts) -> list[str]:
@@ -228,15 +232,15 @@ def _in_the_merge(file: Path, source: Source | None) -> bool:
     return source is not None and digest_of_path(source) == digest_of_path(file)
 
 
-def _other_config(experts: Experts, task: str) -> list[str]:
-    """Say whether an expert computes with other settings than the base; a zero-shot task is run with the base's.
+def _other_config(experts: Experts, task: str, shared: Collection[str]) -> list[str]:
+    """Say whether an expert computes otherwise than the merged checkpoint; a zero-shot task is run with the base's.
 
     A task with a head has its own settings beside it anyway.
     """
     expert = experts.tasks[task]
     if expert.head or expert.prefix or expert.checkpoint is None or experts.checkpoint is None:
         return []
-    return ["config.json"] if config_differences(experts.checkpoint, expert.checkpoint) else []
+    return ["config.json"] if config_differences(experts.checkpoint, expert.checkpoint, shared) else []
 
 
 def _completed(own: Beside, base: Beside, root: Beside, expert: Expert) -> Beside:
@@ -252,9 +256,10 @@ def _completed(own: Beside, base: Beside, root: Beside, expert: Expert) -> Besid
     )
 
 
-def _taken_notes(root: Beside, base: Beside, tasks: Sequence[str]) -> list[str]:
+def _taken_notes(root: Beside, base: Beside, tasks: Sequence[str], settings: Collection[str]) -> list[str]:
     """Note what the merged checkpoint has of its experts."""
     taken = [name for kind, name in _NAMES.items() if _value(root, kind) != _value(base, kind)]
+    taken += [f"{several(sorted(settings))} of config.json"] if settings else []
     if not taken:
         return []
     return [Fact(f"the merged checkpoint gets {', '.join(taken)} of {', '.join(tasks)}, not the base's.")]

@@ -10,8 +10,8 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
 from adamerge.results.module_weights import Source, blended
-from adamerge.results.surviving import ENOUGH
-from adamerge.results.token_ids import with_token_ids
+from adamerge.results.readable_config import without_former_rope
+from adamerge.results.token_ids import with_settings
 from adamerge.storage.atomic_files import write_safetensors, write_text
 from adamerge.storage.regular_files import settings_of
 from adamerge.types import Coefficients
@@ -20,16 +20,16 @@ _NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
 """Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
 
 
-def write_config(checkpoint: Checkpoint, token_ids: Mapping[str, object], folder: Path, dtype: str) -> None:
+def write_config(checkpoint: Checkpoint, changed: Mapping[str, object], folder: Path, dtype: str) -> None:
     """Write a checkpoint's config.json for merged weights.
 
     Args:
         checkpoint: Whose configuration.
-        token_ids: Settings that name tokens, by dotted key.
+        changed: Settings with other values, by dotted key: those that name tokens, and what all experts share.
         folder: Where to.
         dtype: Dtype of most numbers.
     """
-    config = with_token_ids(checkpoint.settings(), token_ids)
+    config = without_former_rope(with_settings(checkpoint.settings(), changed), changed)
     for key in _NOT_WRITTEN:
         config.pop(key, None)
     if not checkpoint.trust_remote_code:  # code beside the weights is not copied then
@@ -76,18 +76,17 @@ def _write_templates(templates: Mapping[str, str], folder: Path) -> None:
 
 def write_module_weights(
     weights: Mapping[str, Source], model: MergedModel, coefficients: Coefficients, folder: Path
-) -> list[str]:
-    """Copy or merge the weights of the merged checkpoint's modules; returns warnings of what rounding removed."""
-    warnings: list[str] = []
+) -> dict[str, float]:
+    """Copy or merge the weights of the merged checkpoint's modules; returns the shares that rounding left, by path."""
+    shares: dict[str, float] = {}
     for name, source in weights.items():
         if isinstance(source, Path):
             _copy(source, folder / name)
             continue
         merged, share = blended(name, source, model, coefficients)
         write_safetensors(folder / name, merged, {"format": "pt"})
-        if share is not None and share < ENOUGH:
-            warnings.append(f"warning: {name}: {share:.3f} of what was merged in is left after rounding to 16 bits.")
-    return warnings
+        shares |= {} if share is None else {name: share}
+    return shares
 
 
 def copy_module_weights(beside: Beside, folder: Path) -> None:

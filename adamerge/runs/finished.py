@@ -1,21 +1,26 @@
 """A finished run is left alone, and a former export is never lost with what a user put there."""
 
 import filecmp
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
+from adamerge.learning.checkpoints import newest
+from adamerge.learning.trainer import WholeCheckpoints
 from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import remove_whole
 from adamerge.storage.digest import digest_of_path
-from adamerge.storage.own_files import DamagedFileError, own_file
+from adamerge.storage.own_files import EVERY, DamagedFileError, own_file, own_json
 from adamerge.types import ConfigError
 
-_LONGER = ("trainer.max_steps", "trainer.max_time")
-"""Settings with which a finished run goes on."""
+_STEPS, _TIME = "trainer.max_steps", "trainer.max_time"
+"""Settings with which a run goes on, if they are larger than before."""
+
+Settings: TypeAlias = Mapping[str, object]
 
 
 class RunFinishedError(ConfigError):
@@ -23,7 +28,10 @@ class RunFinishedError(ConfigError):
 
 
 def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], object]) -> None:
-    """Leave a finished run alone, unless it shall go on for longer, or its recipe is damaged and is written again.
+    """Leave a finished run alone, unless it shall go on for more steps, or its recipe is damaged and is written again.
+
+    Steps that were learned are not taken back: fewer of them are another run, and the recipe would name settings that
+    nobody learned with.
 
     Args:
         run: Run directory, with the same settings.
@@ -32,10 +40,20 @@ def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], obj
 
     Raises:
         RunFinishedError: The run is finished.
+        ConfigError: It has learned for more steps, or longer, than is asked for; nothing is changed.
     """
+    now = flat_settings(resolved)
+    _check_finished(run, now, tell)
+    if (done := _steps_of_checkpoints(run)) > cast(int, now[_STEPS]):
+        raise ConfigError(
+            f"{run.path}: {_STEPS}: expected at least the {done} steps that this run has learned, found {now[_STEPS]}; "
+            "nothing in it was changed. Resume it with as many or more, or start a run in another --run_dir."
+        )
+
+
+def _check_finished(run: RunDirectory, now: Settings, tell: Callable[[str], object]) -> None:
     if not os.path.lexists(run.recipe):
         return
-    now = flat_settings(resolved)
     try:
         recipe = read_recipe(run.recipe)
         with own_file(run.recipe, "the recipe of a finished run", ""):
@@ -43,12 +61,55 @@ def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], obj
     except DamagedFileError as error:
         tell(f"note: {error} The run goes on, and writes it again.")
         return
-    if all(now.get(key) == then.get(key) for key in _LONGER):
+    longer = f"a larger --{_STEPS} than {then.get(_STEPS)}"
+    if all(now.get(key) == then.get(key) for key in (_STEPS, _TIME)):
         raise RunFinishedError(
             f"{run.path}: this run is finished, and nothing in it was changed. To write its checkpoint again: adamerge "
-            f"export {run.path} FOLDER. To learn for longer: a larger --trainer.max_steps than "
-            f"{then.get('trainer.max_steps')}."
+            f"export {run.path} FOLDER. To learn for longer: {longer}."
         )
+    if not _goes_on(then, now, run):
+        raise ConfigError(
+            f"{run.path}: this run is finished, with {_STEPS} {then.get(_STEPS)} and {_TIME} {then.get(_TIME)}: "
+            f"expected {longer}, and no shorter {_TIME}; found {now[_STEPS]} and {now.get(_TIME)}. Nothing in it was "
+            "changed. Start a run in another --run_dir for fewer steps."
+        )
+
+
+def _goes_on(then: Settings, now: Settings, run: RunDirectory) -> bool:
+    """Return whether a finished run has steps left: more are asked for, or more time after it ran out of it."""
+    before, after = cast(int, then.get(_STEPS, 0)), cast(int, now[_STEPS])
+    if _seconds(now) < _seconds(then):
+        return False
+    return after > before or (after == before and _seconds(now) > _seconds(then) and _steps_done(run) < before)
+
+
+def _seconds(settings: Settings) -> float:
+    """Return the largest time for learning; without end if none is set.
+
+    Example:
+        >>> _seconds({"trainer.max_time": "00:01:00:05"}), _seconds({})
+        (3605.0, inf)
+    """
+    limit = settings.get(_TIME)
+    if limit is None:
+        return math.inf
+    parts = [int(part) for part in str(limit).split(":")]
+    return float(sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True)))
+
+
+def _steps_done(run: RunDirectory) -> int:
+    """Return the steps that a finished run has learned, by its measurements or its checkpoints."""
+    form = {"history": list, EVERY: object}
+    found = own_json(run.metrics, "the measurements of a run", "", form) if run.metrics.exists() else {}
+    history = cast(list[Mapping[str, float]], found.get("history", []))
+    return max(int(history[-1]["step"]) if history else 0, _steps_of_checkpoints(run))
+
+
+def _steps_of_checkpoints(run: RunDirectory) -> int:
+    """Return the steps after which the last checkpoint was written, of both stages where there are two."""
+    folders = [run.checkpoints, *(folder for folder in sorted(run.checkpoints.glob("*")) if folder.is_dir())]
+    files = [file for file in map(newest, folders) if file]
+    return sum(cast(int, WholeCheckpoints().load_checkpoint(file)["global_step"]) for file in files)
 
 
 def put_aside(folder: Path) -> Path | None:

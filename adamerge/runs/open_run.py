@@ -25,6 +25,8 @@ from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import write_cards_of
 from adamerge.runs.components import COMPONENT
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.exported_files import check_as_written
+from adamerge.runs.finished import files_of_export
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
 from adamerge.runs.load_rows import Data, export_notes, load_data
 from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for, use_run
@@ -87,7 +89,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
 
     Raises:
         ConfigError: The run is not finished, has no evaluation rows, is used by another process, or base, experts,
-            tokenizers, processors or coefficients are not those of the run.
+            tokenizers, processors, coefficients or the files of merged/ are not those of the run.
     """
     place = _finished(RunDirectory(run))
     with use_run(place, "adamerge evaluate", console):
@@ -96,6 +98,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
 
 def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console: Console) -> None:
     kept = _metrics(place.metrics)
+    _check_merged(place)
     model, learned = _reopen(config, place, keeper, console)
     data = settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
     if not data.evaluation:
@@ -112,6 +115,22 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
         _print(console, line)
     console.print(comparison_table(comparison))
     write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
+
+
+def _check_merged(run: RunDirectory) -> None:
+    """Refuse a merged/ that is not the run's: its scores would be written as those of what was learned.
+
+    Raises:
+        ConfigError: Its files are not those that the recipe names.
+    """
+    known = files_of_export(run)
+    if known and run.merged.exists():
+        check_as_written(
+            known,
+            run.merged,
+            "Restore them, or move the folder away: then the merge is measured in memory. The run's is written again "
+            f"by adamerge export {run.path} FOLDER.",
+        )
 
 
 def _metrics(file: Path) -> dict[str, object]:
@@ -167,6 +186,8 @@ def _notes(run: RunDirectory, data: Data) -> Iterator[str]:
     """Say what was measured, where it is not what the run measured."""
     if not run.merged.exists():
         yield f"note: there is no {run.merged}, so the merge was measured in memory, rounded as it would be written."
+    elif not files_of_export(run):
+        yield f"note: {run.recipe.name} has no hashes of {run.merged}: nobody knows whether it is as the run wrote it."
     if others := changed_rows(_record(run), data):
         yield f"note: the evaluation rows of {', '.join(others)} are not those of the run."
 

@@ -156,7 +156,11 @@ def test_rounding_of_a_dense_layer_is_said_and_can_be_stochastic(encoders):
     result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic", init=0.2).learn()
     lost = result.export("nearest")
     assert torch.equal(load_file(lost.folder / DENSE)["linear.weight"], torch.ones(8, 16).bfloat16())
-    assert f"warning: {DENSE}: 0.000 of what was merged in is left after rounding to 16 bits." in lost.notes
+    said = "\n".join(lost.surviving.lines("nearest"))
+    assert f"{DENSE}: rounded to 16 bits (nearest): 0.000 of what was merged in is left" in said
+    assert f"{DENSE}: 0.000" in said.splitlines()[-1]
+    assert said.splitlines()[-1].startswith("warning: rounding to ")
+    assert lost.surviving.as_json()["modules"][DENSE] == pytest.approx(0, abs=1e-3)
     drawn, again = (result.export(out, rounding="stochastic").folder / DENSE for out in ("one", "two"))
     assert drawn.read_bytes() == again.read_bytes()
     found = load_file(drawn)["linear.weight"].double()

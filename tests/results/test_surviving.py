@@ -10,7 +10,7 @@ from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.rounding import Rounding, rounding_of
 from adamerge.results.backbone import exact_parameters
-from adamerge.results.surviving import SurvivingShare
+from adamerge.results.surviving import Surviving, SurvivingShare
 
 SIZE = 256
 
@@ -120,3 +120,45 @@ def test_the_share_of_every_expert_is_said():
     assert "; by expert: " + ", ".join(f"{name} {share:.3f}" for share, name in shares) in line
     low = sum(share < 0.9 for share in found.by_group().values() if share is not None)
     assert (f"; {low} of 3 groups below 0.9" in line) == (low > 0)
+
+
+GROUPS = [  # share and size of each group, and whether they are warned about
+    ([0.95, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0], False),
+    ([0.5, 1.0, 1.0, 1.0, 1.0], [1e-6, 1.0, 1.0, 1.0, 1.0], False),
+    ([0.0, 1.0, 1.0, 1.0, 1.0], [1e-6, 1.0, 1.0, 1.0, 1.0], True),
+    ([0.5, 0.5, 1.0, 1.0, 1.0], [1e-6, 1e-6, 1.0, 1.0, 1.0], True),
+    ([0.5, 1.0, 1.0, 1.0, 1.0], [0.5, 1.0, 1.0, 1.0, 1.0], True),
+    ([0.0, 1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0, 1.0], False),
+]
+
+
+@pytest.mark.parametrize(("shares", "sizes", "warned"), GROUPS)
+@pytest.mark.parametrize("mode", ["nearest", "stochastic"])
+def test_groups_that_are_lost_are_counted_though_the_whole_is_left(shares, sizes, warned, mode):
+    merged = torch.tensor(sizes, dtype=torch.float64)[:, None]
+    written = merged * torch.tensor(shares, dtype=torch.float64)[:, None]
+    names = tuple("abcde")
+    found = Surviving(written, merged, names, ("mood",), (torch.bfloat16,))
+    assert found.share is not None
+    assert found.share > 0.9
+    warning = found.warning(mode)
+    assert (warning is not None) == warned
+    if warning:
+        low = sum(share < 0.9 for share, size in zip(shares, sizes, strict=True) if size)
+        assert f"{low} of 5 groups below 0.9 (least a: {shares[0]:.3f})" in warning
+        assert warning.endswith("out_dtype: float32.")
+        assert ("stochastic" in warning) == (mode == "nearest")
+    assert found.as_json()["groups"] == {
+        name: pytest.approx(share) if size else None for name, share, size in zip(names, shares, sizes, strict=True)
+    }
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_the_share_of_a_module_is_printed_and_recorded(share):
+    nothing = torch.zeros(1, 1, dtype=torch.float64)
+    found = Surviving(nothing, nothing, ("all",), ("mood",), (), {"2_Dense/model.safetensors": share})
+    first, *warning = found.lines("nearest")
+    assert first.startswith("2_Dense/model.safetensors: rounded to 16 bits (nearest): ")
+    assert first.endswith(f" {share:.3f} of what was merged in is left")
+    assert [line.startswith("warning: rounding to 16 bits removed") for line in warning] == [True] * (share < 0.9)
+    assert found.as_json() == {"all": None, "modules": {"2_Dense/model.safetensors": share}}
