@@ -60,7 +60,10 @@ def test_folder_of_splits(tmp_path):
 def test_what_is_left_out_is_noted(tmp_path):
     draw(tmp_path, "ant/0.png", "zebra/0.png", "ant/.hidden.png")
     (tmp_path / "labels.txt").write_text("ant")
-    assert load(tmp_path).notes == ("1 files that are no images are ignored, such as labels.txt.",)
+    assert load(tmp_path).notes == (
+        "1 file that is hidden or left by a tool is passed over, such as ant/.hidden.png. Rename what should be read.",
+        "1 files that are no images are ignored, such as labels.txt.",
+    )
     draw(tmp_path, "1.png")
     table = load(tmp_path)
     assert len(table) == 3
