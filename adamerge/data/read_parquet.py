@@ -2,7 +2,6 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import cast
 
@@ -67,22 +66,24 @@ def joined_schema(files: Sequence[Path]) -> pa.Schema:
         ValueError: A file has other columns, or a column of another type or other classes; names both files.
     """
     first = _schema(files[0])
-    fields = {field.name: [field] for field in first}
+    joined = {field.name: field for field in first}
     for file in files[1:]:
         schema = _schema(file)
-        if {*schema.names} != {*first.names}:
+        if sorted(schema.names) != sorted(joined):
             raise ValueError(
                 f"{file.name}: expected the columns of {files[0].name} ({', '.join(first.names)}), found "
                 f"{', '.join(schema.names)}. {_WAY_ON}"
             )
         _check_classes(files[0], file)
-        for name, found in fields.items():
-            found.append(_agreeing(files[0], file, found[0], schema.field(name)))
-    return pa.schema([reduce(_wider, found) for found in fields.values()], first.metadata)
+        joined = {name: _joined(files[0], file, field, schema.field(name)) for name, field in joined.items()}
+    return pa.schema(list(joined.values()), first.metadata)
 
 
 def _schema(file: Path) -> pa.Schema:
     schema = pq.read_schema(file)
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{file.name}: two columns have the name {twice!r}. Rename one of them.")
     return pa.schema([field.with_type(_plain(field.type)) for field in schema], schema.metadata)
 
 
@@ -105,20 +106,16 @@ def _plain_field(field: pa.Field) -> pa.Field:
     return field.with_type(_plain(field.type))
 
 
-def _agreeing(first: Path, file: Path, expected: pa.Field, found: pa.Field) -> pa.Field:
-    try:
-        agree = (
-            _kind(expected.type) == _kind(found.type) or pa.types.is_null(expected.type) or pa.types.is_null(found.type)
-        )
-        wide = _wider(expected, found) if agree else None
-    except pa.ArrowInvalid:
-        wide = None
-    if wide is None:
+def _joined(first: Path, file: Path, expected: pa.Field, found: pa.Field) -> pa.Field:
+    """Return the wider of two fields."""
+    empty = pa.types.is_null(expected.type) or pa.types.is_null(found.type)
+    if not empty and _kind(expected.type) != _kind(found.type):
         raise ValueError(
             f"{file.name}: expected in the column {found.name!r} the type of {first.name} ({expected.type}), found "
             f"{found.type}. {_WAY_ON}"
         )
-    return found
+    both = [pa.schema([expected]), pa.schema([found])]
+    return pa.unify_schemas(both, promote_options="permissive").field(0)
 
 
 def _kind(kind: pa.DataType) -> object:
@@ -135,10 +132,6 @@ def _kind(kind: pa.DataType) -> object:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _wider(one: pa.Field, two: pa.Field) -> pa.Field:
-    return pa.unify_schemas([pa.schema([one]), pa.schema([two])], promote_options="permissive").field(0)
 
 
 def _tables(file: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -165,25 +158,40 @@ def _renumbered(column: pa.ChunkedArray, own: Sequence[str], wanted: Sequence[st
 
 def _classes(schema: pa.Schema) -> Mapping[str, Sequence[str]]:
     """Read the names of classes by column, if the file was written by `datasets`."""
+    return {name: kind.names for name, kind in _features(schema).items() if isinstance(kind, datasets.ClassLabel)}
+
+
+def _features(schema: pa.Schema) -> Mapping[str, object]:
     if b"huggingface" not in (schema.metadata or {}):
         return {}
-    features = datasets.Features.from_arrow_schema(
-        pa.schema([field.with_type(_plain(field.type)) for field in schema], schema.metadata)
-    )
-    return {name: list(kind.names) for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    plain = [field.with_type(_plain(field.type)) for field in schema]
+    return dict(datasets.Features.from_arrow_schema(pa.schema(plain, schema.metadata)))
 
 
 def _check_classes(first: Path, file: Path) -> None:
     """Refuse a file whose columns have other classes than those of the first; another order is no difference."""
-    expected, found = _classes(pq.read_schema(first)), _classes(pq.read_schema(file))
+    expected, found = _features(pq.read_schema(first)), _features(pq.read_schema(file))
     for name in {**expected, **found}:
-        one, two = expected.get(name), found.get(name)
-        if one is None or two is None or sorted(one) != sorted(two):
+        one, two = _named(expected.get(name)), _named(found.get(name))
+        if one != two:
             raise ValueError(
                 f"{file.name}: expected in the column {name!r} the classes of {first.name} ({_shown(one)}), found "
                 f"{_shown(two)}. {_WAY_ON}"
             )
 
 
-def _shown(names: Sequence[str] | None) -> str:
-    return "none, but other values" if names is None else ", ".join(names[:8])
+def _named(kind: object) -> list[str]:
+    """List the names of classes in a column's type: sorted, or as they are numbered inside of lists and objects."""
+    if isinstance(kind, datasets.ClassLabel):
+        return sorted(kind.names)
+    inner = list(kind.values()) if isinstance(kind, dict) else [getattr(kind, "feature", None)]
+    below = [_inside(one) for one in inner if one is not None]
+    return [name for names in below for name in names]
+
+
+def _inside(kind: object) -> list[str]:
+    return list(kind.names) if isinstance(kind, datasets.ClassLabel) else _named(kind)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) or "none, but other values"
