@@ -146,7 +146,12 @@ def _tables(file: Path, schema: pa.Schema, columns: Sequence[str] | None = None)
                 if own.get(name) != wanted.get(name):
                     renumbered = _renumbered(table.column(name), own[name], wanted[name])
                     table = table.set_column(table.column_names.index(name), name, renumbered)
-            yield table.cast(target)
+            try:
+                yield table.cast(target)
+            except pa.ArrowException as error:
+                raise ValueError(
+                    f"{file.name}: its rows do not fit the types of all files ({error}). {_WAY_ON}"
+                ) from error
 
 
 def _renumbered(column: pa.ChunkedArray, own: Sequence[str], wanted: Sequence[str]) -> pa.ChunkedArray:
