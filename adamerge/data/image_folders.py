@@ -43,7 +43,8 @@ def open_images(folder: Path, files: Sequence[Path], split: str, largest: int | 
         The rows.
 
     Raises:
-        ValueError: There is no such split, or metadata do not fit the images; names the row.
+        ValueError: There is no such split, folders of splits stand beside others, or metadata do not fit the images; names
+            the row.
     """
     images, notes, doubt = split_of_images(folder, [file for file in files if is_image(file)], split)
     metadata = [file for file in files if is_metadata(file) and _beside(file, images)]
@@ -53,6 +54,10 @@ def open_images(folder: Path, files: Sequence[Path], split: str, largest: int | 
     if metadata:
         chosen = doubt if any(_below(file.relative_to(folder), doubt) for file in metadata) else None
         return replace(_with_metadata(folder, images, metadata, notes, largest), doubt=chosen)
+    if doubt and doubt.splits:
+        raise ValueError(doubt.words)
+    if doubt:
+        notes += (f"folders named after splits are read like others, as classes: {', '.join(doubt.folders[:8])}.",)
     return replace(_by_folder(folder, images, notes), doubt=doubt)
 
 

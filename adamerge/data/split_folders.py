@@ -14,11 +14,13 @@ class InDoubt(NamedTuple):
         folders: The folders' paths within the source.
         other: What stands beside one of them; empty if nothing does.
         classes: Number of classes, if images stand in these folders themselves, so that their names are labels.
+        splits: Whether they are several splits whose own sub-folders are classes, whatever the model says.
     """
 
     folders: tuple[str, ...]
     other: str
     classes: int = 0
+    splits: bool = False
 
     def problem(self, names: Mapping[int, str], count: int) -> str | None:
         """Say what is wrong, unless the folders are named after classes of the model.
@@ -31,11 +33,15 @@ class InDoubt(NamedTuple):
         unnamed = not names or known == {f"label_{index}" for index in range(count)}
         if all(_folded(Path(folder).name) in known for folder in self.folders) or (unnamed and self.classes == count):
             return None
+        return f"{self.words} They are no classes of the model; folders that are classes need a name in id2label."
+
+    @property
+    def words(self) -> str:
+        """Say what was found, and the way on."""
         beside = f" beside others ({self.other})" if self.other else ""
         return (
-            f"expected images of one split, found folders named after splits, {', '.join(self.folders[:8])}{beside}, "
-            "which are no classes of the model. Name the folder of one split, or move what does not belong to it "
-            "elsewhere; folders that are classes need a name in id2label."
+            f"expected images of one split, found folders named after splits, {', '.join(self.folders[:8])}{beside}. "
+            "Name the folder of one split, or move what does not belong to it elsewhere."
         )
 
 
@@ -80,10 +86,12 @@ def _in_doubt(files: Sequence[Path]) -> InDoubt | None:
     named = exact or (list(by_word) if len(set(by_word.values())) > 1 else [])
     if not named:
         return None
+    inside = any(one.is_relative_to(other) and one != other for one in folders for other in named)
+    several = len({split_in(Path(one.name)) for one in named}) > 1
     direct = {file.parent for file in files}
     classes = {parent.name for parent in direct} if all(one in direct for one in named) else set[str]()
     count = len(classes) if classes - {one.name for one in named} else 0  # splits alone are no classes
-    return InDoubt(tuple(one.as_posix() for one in named), _other(named, folders, files), count)
+    return InDoubt(tuple(one.as_posix() for one in named), _other(named, folders, files), count, several and inside)
 
 
 def _other(named: Sequence[Path], folders: Iterable[Path], files: Sequence[Path]) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from adamerge.data.base64_images import bytes_of
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
+from adamerge.data.sample_scale import decode
 from adamerge.data.settings import DataSource
 from adamerge.data.split_folders import InDoubt
 from adamerge.data.table_files import Column
@@ -153,7 +154,7 @@ class Table:
         """
         stored = self.stored_image(column, row)
         with self.decoding(row, stored):
-            return datasets.Image().decode_example(stored)
+            return decode(stored)
 
     @contextmanager
     def decoding(self, row: int, stored: Mapping[str, object]) -> Iterator[None]:

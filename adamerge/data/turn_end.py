@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from os.path import commonprefix
 from typing import NamedTuple, TypeAlias, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -45,7 +44,7 @@ class TurnEnd(NamedTuple):
     @property
     def end(self) -> AnswerEnd:
         """What ends an answer: templates may leave out the end of the last message, or have one there alone."""
-        return self.inner or self.last if self.inner != AnswerEnd() else self.last
+        return self.last if self.inner in (None, AnswerEnd()) else self.inner
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, chat: _Chat) -> TurnEnd:
@@ -86,12 +85,16 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, chat: _Chat) -> str | None:
 
 def _up_to_the_next(tokenizer: PreTrainedTokenizerBase, chat: _Chat) -> str | None:
     """Render a chat that the user continues, up to the content of the user's turn."""
-    found = [_rendered(tokenizer, [*chat, _message("user", content)]) for content in _STAND_INS]
-    return None if None in found or found[0] == found[1] else commonprefix(found)
+    one, two = (_rendered(tokenizer, [*chat, _message("user", content)]) for content in _STAND_INS)
+    return None if one is None or two is None or one == two else _common_start(one, two)
+
+
+def _common_start(one: str, two: str) -> str:
+    return one[: next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), len(two))]
 
 
 def _common_end(one: str, two: str) -> str:
-    return commonprefix([one[::-1], two[::-1]])[::-1]
+    return _common_start(one[::-1], two[::-1])[::-1]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
