@@ -130,9 +130,10 @@ def call(options: object, layers: "Sequence[Document]", console: "Console") -> b
         case Evaluate(run, allow_code):
             from adamerge.runs.open_run import evaluate_again
             from adamerge.runs.read_config import read_config
+            from adamerge.runs.run_directory import RunDirectory
 
-            place = Path(run).expanduser()
-            evaluate_again(read_config(place / "config.yaml", allow_code=allow_code), place, console)
+            place = RunDirectory(Path(run).expanduser())
+            evaluate_again(read_config(place.config, allow_code=allow_code), place.path, console)
         case _:
             raise AssertionError(options)
     return True
@@ -142,9 +143,10 @@ def _export(options: Export, console: "Console") -> None:
     from adamerge.runs.open_run import chosen, export_again
     from adamerge.runs.push import check_repository, push
     from adamerge.runs.read_config import read_config
+    from adamerge.runs.run_directory import RunDirectory
 
     run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
-    former = read_config(run / "config.yaml", allow_code=options.allow_code)
+    former = read_config(RunDirectory(run).config, allow_code=options.allow_code)
     config = chosen(former, options.adapter, options.max_rank, options.max_shard_size)
     if options.push_to_hub is not None:
         check_repository(options.push_to_hub)
@@ -182,7 +184,7 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
 def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", console: "Console") -> None:
     from adamerge.runs.finished import RunFinishedError
     from adamerge.runs.fit import fit
-    from adamerge.runs.run_directory import where_it_lies
+    from adamerge.runs.run_directory import RunDirectory, where_it_lies
     from adamerge.runs.save_config import resolved
 
     resume, links = options.ckpt_path is not None, not options.no_links
@@ -197,6 +199,6 @@ def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", cons
         return
     except KeyboardInterrupt:
         pass
-    former = Path(config.run_dir).expanduser() / "config.yaml"
+    former = RunDirectory(Path(config.run_dir).expanduser()).config
     way = f"Resume with: {shlex.join(['adamerge', 'fit', '--config', str(former), '--ckpt_path', 'last'])}"
     raise KeyboardInterrupt(way if former.exists() else "Nothing was written.")

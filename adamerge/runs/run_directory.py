@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from adamerge.merging.coefficients import COEFFICIENTS
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import flat, flat_settings
 from adamerge.runs.layers import nested
@@ -113,7 +114,7 @@ class RunDirectory:
     @property
     def coefficients(self) -> Path:
         """Learned coefficients."""
-        return self.path / "coefficients.safetensors"
+        return self.path / COEFFICIENTS
 
     @property
     def metrics(self) -> Path:
