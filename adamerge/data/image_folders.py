@@ -43,8 +43,8 @@ def open_images(folder: Path, files: Sequence[Path], split: str, largest: int | 
         The rows.
 
     Raises:
-        ValueError: There is no such split, folders of splits stand beside others, or metadata do not fit the images; names
-            the row.
+        ValueError: There is no such split, folders of splits stand beside others, or metadata do not fit the images;
+            names the row.
     """
     images, notes, doubt = split_of_images(folder, [file for file in files if is_image(file)], split)
     metadata = [file for file in files if is_metadata(file) and _beside(file, images)]

@@ -274,35 +274,3 @@ def test_the_only_split_is_read_and_said_if_another_one_is_asked_for(tmp_path, n
     (found,) = {"test", "validation"} & set(name.replace("-", "/").split("/"))
     assert f"all files are named after the split {found}, which is read (key split: train)." in load(tmp_path).notes
     assert load(tmp_path, split=found).notes == ()
-
-
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz"])
-@pytest.mark.parametrize(
-    ("shards", "words"),
-    [
-        (
-            ["text,label\na,x\n", "b,y\nc,y\n"],
-            r"2\.[ct]sv.*: expected the header of 1\..* found 'b', 'y', which may be",
-        ),
-        (["a,x\n", "text,label\nb,y\n"], r"2\.[ct]sv.*: expected the header of 1\..* found 'text', 'label'"),
-        (["text,label\na,x\n", "b,y\n"], "found 'b', 'y'"),
-        (["text,label\na,x\n", "text\nb\n"], "found 'text'"),
-        (["text,label\na,x\n", "label,text\ny,b\n"], None),
-        (["text,label\na,x\n", "", "text,label\n", "text,label\nb,y\n"], None),
-    ],
-)
-def test_every_shard_has_the_header_of_the_first(tmp_path, shards, words, ending):
-    for number, content in enumerate(shards, 1):
-        content = content if ending != ".tsv" else content.replace(",", "\t")
-        write(tmp_path / f"{number}{ending}", gzip.compress(content.encode()) if ending.endswith("gz") else content)
-    if words is None:
-        assert texts(tmp_path) == ["a", "b"]
-    else:
-        with pytest.raises(ConfigError, match=words):
-            load(tmp_path)
-
-
-def test_underscores_hide_no_shard(tmp_path):
-    for name in ("__a", "_b", "c"):
-        write(tmp_path / f"{name}.jsonl", f'"{name}"\n')
-    assert sorted(texts(tmp_path)) == ["__a", "_b", "c"]
