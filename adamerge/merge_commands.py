@@ -97,11 +97,14 @@ class Evaluate:
 
     Attributes:
         run: Run directory of a finished run.
+        lm_eval: Tasks of lm-eval (commas between them) on which base, experts and merge are measured, in place of the
+            evaluation rows; lm-eval must be installed.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
     """
 
     run: str
+    lm_eval: str | None = None
     allow_code: bool = False
 
 
@@ -127,16 +130,24 @@ def call(options: object, layers: "Sequence[Document]", console: "Console") -> b
             return _merge(options, layers, console)
         case Export():
             _export(options, console)
-        case Evaluate(run, allow_code):
-            from adamerge.runs.open_run import evaluate_again
-            from adamerge.runs.read_config import read_config
-            from adamerge.runs.run_directory import RunDirectory
-
-            place = RunDirectory(Path(run).expanduser())
-            evaluate_again(read_config(place.config, allow_code=allow_code), place.path, console)
+        case Evaluate(run, tasks, allow_code):
+            _evaluate(Path(run).expanduser(), tasks, allow_code, console)
         case _:
             raise AssertionError(options)
     return True
+
+
+def _evaluate(run: Path, tasks: str | None, allow_code: bool, console: "Console") -> None:
+    from adamerge.runs.harness import run_harness
+    from adamerge.runs.open_run import evaluate_again
+    from adamerge.runs.read_config import read_config
+    from adamerge.runs.run_directory import RunDirectory
+
+    config = read_config(RunDirectory(run).config, allow_code=allow_code)
+    if tasks is None:
+        evaluate_again(config, run, console)
+    else:
+        run_harness(config, run, tasks, console)
 
 
 def _export(options: Export, console: "Console") -> None:

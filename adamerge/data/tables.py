@@ -20,7 +20,7 @@ from adamerge.data.sample_scale import decode
 from adamerge.data.settings import DataSource
 from adamerge.data.split_folders import InDoubt
 from adamerge.data.table_files import Column
-from adamerge.data.words import advice, column_of_texts, joined, separator_hint
+from adamerge.data.words import advice, columns_meant, joined, separator_hint
 from adamerge.storage.regular_files import problem_of
 from adamerge.types import ConfigError, Fact, quoted
 
@@ -86,8 +86,7 @@ class Table:
         for column in columns:
             if column not in self.columns:
                 hint = separator_hint(self.columns)
-                likely = column_of_texts(self.data) if column == self.source.text and not hint else None
-                meant = f" If {likely!r} holds the texts, write text: {likely}." if likely else ""
+                meant = columns_meant(self.data) if column == self.source.text and not hint else ""
                 shown = ", ".join(name[:40] if name == name.strip() else repr(name[:40]) for name in self.columns[:8])
                 more = ", …" if len(self.columns) > 8 else ""
                 raise self.error(

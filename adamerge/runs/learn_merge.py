@@ -10,19 +10,19 @@ from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.learning.learn import divide, goals_of, target_settings
+from adamerge.learning.loggers import with_loggers
 from adamerge.learning.processes import Processes
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.results.guard import Guarded
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
-from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
 from adamerge.runs.divided import divided
 from adamerge.runs.export_choice import guard_merge, take
-from adamerge.runs.learning_settings import learning_notes, row_notes
 from adamerge.runs.load_rows import check_objective, load_data
+from adamerge.runs.notes import notes_of
 from adamerge.runs.opened import Opened
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settled
@@ -43,12 +43,7 @@ def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console)
     data = load_data(config, experts)
     check_objective(config, experts, data)
     data = settled(config, experts, inspection.changed, data)
-    notes = [
-        *data.notes,
-        *learning_notes(config, inspection.changed),
-        *row_notes(config, data.calibration),
-        *component_notes(config, experts, inspection.changed),
-    ]
+    notes = notes_of(config, experts, inspection.changed, data)
     print_lines(console, notes)
     lines = [*lines, *warnings, *notes]
     if run is not None:
@@ -106,6 +101,7 @@ def learn_merge(
         needed = calibration if learning.steps else replace(calibration, learn={})
         goals = goals_of(model, config.objective, needed, run.targets, keeper)
         held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)
+        learning = replace(learning, trainer=with_loggers(learning.trainer, run.logs))
         if processes is not None and processes.first:
             processes.join()
         staged = learn_in_stages(
