@@ -42,6 +42,10 @@ def encode(table: Table, expert: Expert, processor: AnyProcessor, encoding: Enco
     modality = Pictured() if is_pictured(table, expert, processor) else _modality(expert.kind, table)
     columns = modality.columns(table, encoding)
     table.require(list(columns.values()))
+    names = expert.kind.class_names if encoding.classes is None else dict(enumerate(encoding.classes))
+    doubt = table.doubt and table.doubt.problem(names, expert.kind.num_classes or len(names))
+    if doubt:
+        raise table.error(doubt)
     if encoding.for_language_models and not expert.kind.language_model:
         raise ConfigError(
             f"{table.task}: data.positions and data.pseudo_answers need a language model, but "

@@ -1,13 +1,14 @@
 """Rows of a folder of images: one row per file; classes are sub-folders, or columns of a metadata file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from adamerge.data.list_files import split_of_images
 from adamerge.data.records import Listed
+from adamerge.data.split_folders import InDoubt, split_of_images
 from adamerge.data.table_files import Unread, open_tables
 
 IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
@@ -42,15 +43,30 @@ def open_images(folder: Path, files: Sequence[Path], split: str, largest: int | 
         The rows.
 
     Raises:
-        ValueError: There is no such split, or metadata do not fit the images; names the row.
+        ValueError: There is no such split, folders of splits stand beside others, or metadata do not fit the images;
+            names the row.
     """
-    images, notes = split_of_images(folder, [file for file in files if is_image(file)], split)
+    images, notes, doubt = split_of_images(folder, [file for file in files if is_image(file)], split)
     metadata = [file for file in files if is_metadata(file) and _beside(file, images)]
     others = [file for file in files if not is_image(file) and not is_metadata(file)]
     if others:
         notes += (f"{len(others)} files that are no images are ignored, such as {others[0].name}.",)
     if metadata:
-        return _with_metadata(folder, images, metadata, notes, largest)
+        chosen = doubt if any(_below(file.relative_to(folder), doubt) for file in metadata) else None
+        return replace(_with_metadata(folder, images, metadata, notes, largest), doubt=chosen)
+    if doubt and doubt.splits:
+        raise ValueError(doubt.words)
+    if doubt:
+        notes += (f"folders named after splits are read like others, as classes: {', '.join(doubt.folders[:8])}.",)
+    return replace(_by_folder(folder, images, notes), doubt=doubt)
+
+
+def _below(file: Path, doubt: InDoubt | None) -> bool:
+    """Return whether a file of metadata stands in a folder that is named after a split; others name what they want."""
+    return doubt is not None and any(file.is_relative_to(one) for one in doubt.folders)
+
+
+def _by_folder(folder: Path, images: Sequence[Path], notes: tuple[str, ...]) -> Unread:
     classes, depths = sorted({file.parent.name for file in images}), {len(file.parts) for file in images}
     if len(classes) < 2:
         return _images(folder, images, (), notes)

@@ -48,8 +48,8 @@ class Images(Modality):
         images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
         notes, largest = image_notes(table, table.source.image, CHANNELS[channels])
         inputs = _tried(table, images, channels, largest)
-        form = output_of(expert, inputs, table.task).form
-        labels, about = labels_by_form(table, expert.kind, encoding, form)
+        _, form, outputs = output_of(expert, inputs, table.task)
+        labels, about = labels_by_form(table, expert.kind, encoding, form, outputs)
         rows = ImageRows(table, images, labels, channels)
         rows.metric = metric_of(table, form)
         return Encoded(rows, found, (*notes, *about))

@@ -15,24 +15,54 @@ _DEFAULT_NAME = re.compile(r"LABEL_\d+")
 """transformers' names of classes that nobody named."""
 
 
-def labels_of(table: Table, kind: ModelKind, encoding: Encoding) -> tuple[list[int] | None, tuple[str, ...]]:
+def names_of(table: Table, kind: ModelKind, encoding: Encoding, outputs: int = 0) -> Mapping[int, str]:
+    """Return the names of a model's classes by index: those of the encoding, or else those of id2label.
+
+    Args:
+        table: Names task and file in the error.
+        kind: The kind of the model.
+        encoding: Names of the classes, if the configuration has none.
+        outputs: Number of logits of the model; 0 if unknown.
+
+    Returns:
+        The names; none if nobody gave any.
+
+    Raises:
+        ConfigError: They are not one for each of the model's logits, counted from 0, as pipelines look them up.
+    """
+    names = kind.class_names if encoding.classes is None else dict(enumerate(encoding.classes))
+    count = outputs or kind.num_classes or len(names)
+    if names and {*names} != {*range(count)}:
+        found = ", ".join(f"{index} ({names[index]})" for index in sorted(names)[:8])
+        raise table.error(
+            f"expected in id2label of {kind.architecture} (config.json) a name for each of its {count} outputs, "
+            f"numbered from 0 to {count - 1}, found {len(names)}: {found}{', …' if len(names) > 8 else ''}. Number "
+            "the names in the order of the outputs."
+        )
+    return names
+
+
+def labels_of(
+    table: Table, kind: ModelKind, encoding: Encoding, outputs: int = 0
+) -> tuple[list[int] | None, tuple[str, ...]]:
     """Read the labels of a classifier's rows if the encoding is labeled.
 
     Args:
         table: The rows.
         kind: The kind of their model.
         encoding: Whether labels are read, and names of the classes.
+        outputs: Number of logits of the model; 0 if unknown.
 
     Returns:
         The model's class index of each row, or None; and notes for the user.
 
     Raises:
-        ConfigError: As in `label_indices`.
+        ConfigError: As in `names_of` and `label_indices`.
     """
     if not encoding.labeled:
         return None, ()
-    names = kind.class_names if encoding.classes is None else dict(enumerate(encoding.classes))
-    labels, note = label_indices(table, names, kind.num_classes or len(names))
+    names = names_of(table, kind, encoding, outputs)
+    labels, note = label_indices(table, names, outputs or kind.num_classes or len(names))
     place = f"{table.task}: {table.source.path}"
     if note.startswith(_WARNING):
         return labels, (f"{_WARNING}{place}: {note.removeprefix(_WARNING)}",)

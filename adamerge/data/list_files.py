@@ -21,28 +21,52 @@ SPLITS = {
 }
 """Split by the words that name it in folders and files; those of `datasets`."""
 
+_LEFT_BY_TOOLS = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "__pycache__", "@eadir", "$recycle.bin"}
+)
+"""Names without a leading point that Windows, macOS, Python and network storage leave, in lower case."""
+
 _SHARD = re.compile(r"(.*?)[-_.]?(\d{1,6})-of-(\d{1,6})\D", re.IGNORECASE)
 """Names of shards, such as train-00000-of-00003.jsonl: name, number and count."""
 
 
-def list_files(folder: Path) -> list[Path]:
-    """List the files below a folder, sorted by their path; hidden ones are left out, links are followed.
+def list_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """List the files below a folder, sorted by their path; links are followed.
+
+    What operating systems and tools leave, and what is hidden, is passed over.
 
     Args:
         folder: Any folder; its name may contain any character.
+
+    Returns:
+        The files, and a note if some are passed over.
     """
-    return sorted(_walk(folder, set()), key=lambda file: file.relative_to(folder).as_posix())
+    passed: list[Path] = []
+    files = sorted(_walk(folder, set(), passed), key=lambda file: file.relative_to(folder).as_posix())
+    return files, _passed_over(folder, sorted(passed))
 
 
-def _walk(folder: Path, parents: set[str]) -> Iterator[Path]:
+def is_left_by_a_tool(name: str) -> bool:
+    """Return whether a file or folder is hidden, or one that operating systems and tools leave among others.
+
+    Example:
+        >>> [is_left_by_a_tool(name) for name in (".DS_Store", "Thumbs.db", "__MACOSX", "__background__", "_1.jsonl")]
+        [True, True, True, False, False]
+    """
+    return name.startswith(".") or name.lower() in _LEFT_BY_TOOLS
+
+
+def _walk(folder: Path, parents: set[str], passed: list[Path]) -> Iterator[Path]:
     here = os.path.realpath(folder)
     if here in parents:  # a link to a folder above
         return
     with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith((".", "__"))]
-    for entry in visible:
-        if entry.is_dir():
-            yield from _walk(folder / entry.name, parents | {here})
+        found = list(entries)
+    for entry in found:
+        if is_left_by_a_tool(entry.name):
+            passed.append(folder / entry.name)
+        elif entry.is_dir():
+            yield from _walk(folder / entry.name, parents | {here}, passed)
         else:
             problem = problem_of(folder / entry.name)
             if problem is not None:
@@ -50,30 +74,22 @@ def _walk(folder: Path, parents: set[str]) -> Iterator[Path]:
             yield folder / entry.name
 
 
-def split_of_images(folder: Path, files: Sequence[Path], split: str) -> tuple[list[Path], tuple[str, ...]]:
-    """Choose the images of a split if all sub-folders of a folder are named after splits; else all are chosen.
+def _passed_over(folder: Path, passed: Sequence[Path]) -> tuple[str, ...]:
+    """Say how many files are passed over; those in a folder that is passed over are counted."""
+    count = sum(_count(path) for path in passed)
+    if not count:
+        return ()
+    first = passed[0].relative_to(folder).as_posix()
+    words = (
+        "1 file that is hidden or left by a tool is"
+        if count == 1
+        else f"{count} files that are hidden or left by tools are"
+    )
+    return (f"{words} passed over, such as {first}. Rename what should be read.",)
 
-    A class that is called train does not make a split: then the other sub-folders have other names.
 
-    Args:
-        folder: The folder.
-        files: The images in it.
-        split: Name of the split.
-
-    Returns:
-        The images, and a note if some were not chosen.
-
-    Raises:
-        ValueError: There is no such split.
-    """
-    names = {file: SPLITS.get(file.relative_to(folder).parts[0].lower()) for file in files}
-    one_level = any(len(file.relative_to(folder).parts) == 1 for file in files)
-    found = sorted({name for name in names.values() if name is not None})
-    if one_level or None in names.values() or not found:
-        return list(files), ()
-    if len(found) == 1:
-        return list(files), _only(found[0], split, "sub-folders")
-    return _chosen(names, found, split, "sub-folders")
+def _count(path: Path) -> int:
+    return sum(len(files) for *_, files in os.walk(path)) if path.is_dir() else 1
 
 
 def split_of_tables(folder: Path, files: Sequence[Path], split: str) -> tuple[list[Path], tuple[str, ...]]:
@@ -90,18 +106,18 @@ def split_of_tables(folder: Path, files: Sequence[Path], split: str) -> tuple[li
     Raises:
         ValueError: There is no such split, or some tables alone are named after a split.
     """
-    names = {file: _split_in(file.relative_to(folder)) for file in files}
+    names = {file: split_in(file.relative_to(folder)) for file in files}
     found = sorted({name for name in names.values() if name is not None})
     if not found:
         return list(files), ()
     if set(names.values()) == {found[0]}:
-        return list(files), _only(found[0], split, "files")
+        return list(files), only(found[0], split, "files")
     if None in names.values():
         raise ValueError(
             f"expected files of one table, found files of the splits {', '.join(found)} beside others, such as "
             f"{_first_without(names)}. Name one file, or a folder with the files of one split."
         )
-    return _chosen(names, found, split, "files")
+    return chosen_of(names, found, split, "files")
 
 
 def missing_shards(files: Sequence[Path]) -> tuple[str, ...]:
@@ -133,15 +149,26 @@ def _missing(name: str, count: str, numbers: set[int]) -> Iterator[str]:
         )
 
 
-def _only(found: str, split: str, what: str) -> tuple[str, ...]:
-    """Say that the only split is read where another one was asked for."""
+def only(found: str, split: str, what: str) -> tuple[str, ...]:
+    """Say that the only split is read where another one was asked for.
+
+    Args:
+        found: The only split.
+        split: Name of the split that was asked for.
+        what: What is named after it, for the note.
+    """
     if found == SPLITS.get(split.lower()):
         return ()
     return (f"all {what} are named after the split {found}, which is read (key split: {split}).",)
 
 
-def _split_in(path: Path) -> str | None:
-    """Find the split that a path tells by a whole word of one of its parts; the file itself counts first."""
+def split_in(path: Path) -> str | None:
+    """Find the split that a path tells by a whole word of one of its parts; the file itself counts first.
+
+    Example:
+        >>> split_in(Path("train2017/val-0.csv")), split_in(Path("training_set/0.csv")), split_in(Path("trained/0.csv"))
+        ('validation', 'train', None)
+    """
     words = [word for part in reversed(path.parts) for word in re.split(r"[^a-z]+", part.lower())]
     return next((SPLITS[word] for word in words if word in SPLITS), None)
 
@@ -150,9 +177,23 @@ def _first_without(names: dict[Path, str | None]) -> str:
     return next(file.name for file, name in names.items() if name is None)
 
 
-def _chosen(
+def chosen_of(
     names: dict[Path, str | None], found: Sequence[str], split: str, what: str
 ) -> tuple[list[Path], tuple[str, ...]]:
+    """Choose the files of the split that was asked for.
+
+    Args:
+        names: Split of each file.
+        found: All splits.
+        split: Name of the split that was asked for.
+        what: What is named after splits, for notes.
+
+    Returns:
+        The files, and a note.
+
+    Raises:
+        ValueError: There is no such split.
+    """
     wanted = SPLITS.get(split.lower())
     if wanted not in found:
         raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from adamerge.batch import Form
-from adamerge.data.labels import labels_of
+from adamerge.data.labels import labels_of, names_of
 from adamerge.data.questions import check_metric
 from adamerge.data.settings import Encoding, EvaluationSource
 from adamerge.data.tables import Table
@@ -38,7 +38,7 @@ def metric_of(table: Table, form: Form) -> str | None:
 
 
 def labels_by_form(
-    table: Table, kind: ModelKind, encoding: Encoding, form: Form
+    table: Table, kind: ModelKind, encoding: Encoding, form: Form, outputs: int = 0
 ) -> tuple[Sequence[object] | None, tuple[str, ...]]:
     """Read the labels of rows, if they are measured, as what the model predicts.
 
@@ -47,6 +47,7 @@ def labels_by_form(
         kind: The kind of their model.
         encoding: Whether labels are read.
         form: What the model predicts of a row.
+        outputs: Number of its logits; 0 if unknown.
 
     Returns:
         One label a row, or None; and notes for the user.
@@ -56,7 +57,7 @@ def labels_by_form(
     """
     if not encoding.labeled or form == "classes":
         check_metric(table, kind, encoding, METRICS["classes"], DOES["classes"])
-        return labels_of(table, kind, encoding)
+        return labels_of(table, kind, encoding, outputs)
     if form not in ("labels", "numbers"):
         raise table.error(
             f"{kind.architecture} {DOES[form]}, which is not measured on such rows yet. Leave out "
@@ -66,7 +67,7 @@ def labels_by_form(
     check_metric(table, kind, encoding, METRICS[form], DOES[form])
     if form == "numbers":
         return numbers(table, max(kind.num_classes, 1)), ()
-    return several_labels(table, kind, encoding), ()
+    return several_labels(table, kind, encoding, outputs), ()
 
 
 def answers(table: Table) -> list[tuple[str, ...]]:
@@ -124,22 +125,23 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def several_labels(table: Table, kind: ModelKind, encoding: Encoding) -> list[list[int]]:
+def several_labels(table: Table, kind: ModelKind, encoding: Encoding, outputs: int = 0) -> list[list[int]]:
     """Read which labels each row has: a list of names, of indices, or of a 0 or 1 for every label.
 
     Args:
         table: The rows.
         kind: The kind of their model.
         encoding: Names of the labels, if the configuration has none.
+        outputs: Number of the model's logits; 0 if unknown.
 
     Returns:
         For every row a 0 or 1 for every label.
 
     Raises:
-        ConfigError: No reading fits all rows, or two fit and differ; names the row.
+        ConfigError: No reading fits all rows, or two fit and differ; names the row. Or as in `names_of`.
     """
-    names = kind.class_names if encoding.classes is None else dict(enumerate(encoding.classes))
-    count = kind.num_classes or len(names)
+    names = names_of(table, kind, encoding, outputs)
+    count = outputs or kind.num_classes or len(names)
     rows = [_list(table, row, value) for row, value in enumerate(table.values(table.source.label))]
     places = {name: index for index, name in names.items()}
     known: list[list[list[int]] | None] = [

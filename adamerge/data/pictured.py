@@ -19,6 +19,7 @@ from adamerge.data.pictured_chats import images_of, pictured_chats
 from adamerge.data.pixels import Stored, check_scale, converted, storage_notes, stored_as
 from adamerge.data.questions import check_metric
 from adamerge.data.rows import Padded, Rows
+from adamerge.data.sample_scale import decode
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import next_tokens, predicting
@@ -182,16 +183,15 @@ def _opened(table: Table, row: int, value: object) -> Image.Image:
             f"{table.place(row)} has an image at an address ({value[:80]}), and addresses are not opened. Download "
             "images first, and write their paths."
         )
-    reader = datasets.Image()
     try:
-        stored = cast(dict[str, object], reader.encode_example(value))  # pyright: ignore[reportArgumentType]
+        stored = cast(dict[str, object], datasets.Image().encode_example(value))  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise table.error(
             f"{table.place(row)}: expected an image or the path of one, found {quoted(value)}. Correct or remove the "
             "row."
         ) from error
     with table.decoding(row, stored):
-        image = reader.decode_example(stored)
+        image = decode(stored)
         check_scale(table, row, stored, image)
         return image
 

@@ -1,12 +1,11 @@
 """Images of every mode → 8-bit images with the channels that a model reads."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
-import numpy
 from PIL import Image
 
+from adamerge.data.sample_scale import open_stored, sample_scale, upper_bits
 from adamerge.data.tables import Table
 
 CHANNELS: Mapping[int, str] = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -15,6 +14,9 @@ CHANNELS: Mapping[int, str] = {1: "L", 3: "RGB", 4: "RGBA"}
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 """Modes with transparency."""
 
+_LOOKED_AT, _SMALL_PART = 8, 1 / 15
+"""Number of images whose numbers are looked at, and the part of their scale below which it is said."""
+
 _ORIENTATION = 0x0112
 """EXIF tag of the orientation; 1 is upright."""
 
@@ -22,7 +24,7 @@ _ORIENTATION = 0x0112
 class Stored(NamedTuple):
     """How an image is stored."""
 
-    sixteen_bits: bool
+    bits: int
     transparent: bool
     turned: bool
     frames: bool
@@ -33,7 +35,8 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
     """Convert an image to 8 bits per channel and a mode.
 
     Of 16-bit values the upper 8 bits are kept, as Pillow does for images with several channels; its own conversion of
-    16-bit greyscale turns all values above 255 white. Transparency is dropped, as in the pipelines of transformers.
+    16-bit greyscale turns all values above 255 white, and it does not scale 12 bits. Transparency is dropped, as in the
+    pipelines of transformers.
 
     Args:
         image: An image of 8 or 16 bits per channel.
@@ -43,6 +46,7 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
         ValueError: It has 32 bits per channel, of unknown scale, which Pillow would clip to white.
 
     Example:
+        >>> import numpy
         >>> sixteen = Image.fromarray(numpy.array([[0, 25700]], dtype=numpy.uint16))
         >>> numpy.asarray(converted(sixteen, "L")).tolist()
         [[0, 100]]
@@ -51,7 +55,7 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
     if problem:
         raise ValueError(problem)
     if _has_sixteen_bits(image):
-        image = Image.fromarray((numpy.asarray(image).astype(numpy.uint32) >> 8).astype(numpy.uint8))
+        image = upper_bits(image)
     elif image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:  # Pillow has no direct way from these
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return image.convert(mode)
@@ -72,7 +76,21 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[tuple[str, ...], 
         ConfigError: An image has 32 bits per channel, of unknown scale; names its row and file.
     """
     found = {row: _look(table, column, row) for row in range(len(table))}
-    return storage_notes(table, list(found.items()), mode), max(found, key=lambda row: found[row].pixels)
+    notes = (*storage_notes(table, list(found.items()), mode), *_dark_note(table, column, found))
+    return notes, max(found, key=lambda row: found[row].pixels)
+
+
+def _dark_note(table: Table, column: str, found: Mapping[int, Stored]) -> tuple[str, ...]:
+    """Warn of images that use a small part of their scale: cameras of 12 bits write words of 16 bits unscaled."""
+    deep = [row for row, one in found.items() if one.bits > 8][:_LOOKED_AT]
+    used = [cast(tuple[int, int], table.image(column, row).getextrema())[1] / 2 ** found[row].bits for row in deep]
+    if not used or max(used) >= _SMALL_PART:
+        return ()
+    return (
+        f"warning: {table.task}: {table.source.path}: the first {len(used)} images of more than 8 bits use "
+        f"{100 * max(used):.2g} % of the scale that their files say, so they are read as nearly one shade; first: "
+        f"{table.place(deep[0])}. If they hold fewer bits, save them scaled to the whole range.",
+    )
 
 
 def storage_notes(table: Table, found: Sequence[tuple[int, Stored]], mode: str) -> tuple[str, ...]:
@@ -84,7 +102,10 @@ def storage_notes(table: Table, found: Sequence[tuple[int, Stored]], mode: str) 
         mode: Mode that images are converted to.
     """
     words = {
-        "have 16 bits per channel: the upper 8 are used": [row for row, one in found if one.sixteen_bits],
+        **{
+            f"have {bits} bits per channel: the upper 8 are used": [row for row, one in found if one.bits == bits]
+            for bits in sorted({one.bits for _, one in found if one.bits > 8})
+        },
         "are transparent: transparency is ignored": [row for row, one in found if one.transparent and mode != "RGBA"],
         "have several frames: the first is used": [row for row, one in found if one.frames],
         "are turned upright as their EXIF orientation says": [row for row, one in found if one.turned],
@@ -101,7 +122,8 @@ def stored_as(image: Image.Image) -> Stored:
     transparent = image.mode in _ALPHA or "transparency" in image.info
     turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
     frames = getattr(image, "n_frames", 1) > 1
-    return Stored(_has_sixteen_bits(image), transparent, turned, frames, image.width * image.height)
+    bits = sample_scale(image).bits if _has_sixteen_bits(image) else 8
+    return Stored(bits, transparent, turned, frames, image.width * image.height)
 
 
 def check_scale(table: Table, row: int, stored: Mapping[str, object], image: Image.Image) -> None:
@@ -118,11 +140,7 @@ def check_scale(table: Table, row: int, stored: Mapping[str, object], image: Ima
 
 def _look(table: Table, column: str, row: int) -> Stored:
     stored = table.stored_image(column, row)
-    data = cast(bytes | None, stored.get("bytes"))
-    with (
-        table.decoding(row, stored),
-        Image.open(io.BytesIO(data) if data is not None else cast(str, stored["path"])) as image,
-    ):
+    with table.decoding(row, stored), open_stored(stored) as image:
         check_scale(table, row, stored, image)
         return stored_as(image)
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from adamerge.data.record import Record, Row
-from adamerge.data.text_files import lines
+from adamerge.data.text_files import format_ending, lines
 from adamerge.data.tsv_quotes import TAB, quotes_fields
 
 
@@ -33,6 +33,37 @@ def split_tsv(path: Path, seen: Counter[str]) -> Iterator[Record]:
         yield from _under_header(_quoted_fields(path, TAB, seen), seen)
     else:
         yield from _under_header(_plain_fields(path, seen), seen, blank_is_empty=True)
+
+
+def check_headers(files: Sequence[Path]) -> None:
+    """Check that the first lines of CSV or TSV files name the same columns, in any order.
+
+    Args:
+        files: Files of one table; those without any line are passed over.
+
+    Raises:
+        ValueError: The first line of a file has other names, so that it may be a row; names both files.
+    """
+    found = {file: header for file in files if (header := _header(file))}
+    first = next(iter(found), None)
+    for file, header in found.items():
+        if first is not None and {*header} != {*found[first]}:
+            raise ValueError(
+                f"{file.name}: expected the header of {first.name} in the first line ({_shown(found[first])}), found "
+                f"{_shown(header)}, which may be a row. Give every file the same header, or name the files one by one."
+            )
+
+
+def _header(path: Path) -> list[str]:
+    quoted = format_ending(path) == ".csv" or quotes_fields(path)
+    separator = "," if format_ending(path) == ".csv" else TAB
+    records = _quoted_fields(path, separator, Counter()) if quoted else _plain_fields(path, Counter())
+    return next(([name for name in fields if name] for _, fields in records if fields), [])
+
+
+def _shown(header: Sequence[str]) -> str:
+    names = ", ".join(repr(name[:40]) for name in header[:8])
+    return names + (", …" if len(header) > 8 else "")
 
 
 def _text_row(line: str) -> Row:

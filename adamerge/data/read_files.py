@@ -61,21 +61,22 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
     if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         list_files(folder)  # refuses pipes, which `datasets` would wait for
         return _of_dataset(_saved(folder, split))
-    files = list_files(folder)
+    files, passed = list_files(folder)
     if any(is_image(file) for file in files):
-        return open_images(folder, files, split, source.max_bytes)
+        found = open_images(folder, files, split, source.max_bytes)
+        return replace(found, notes=(*passed, *found.notes))
     tables = [file for file in files if is_table(file)]
     if not tables:
         raise ValueError(
             "expected a folder of images, of tables or a saved datasets directory, found neither; name one, or a file "
-            f"that ends in {endings()}."
+            f"that ends in {endings()}.{''.join(f' ({note})' for note in passed)}"
         )
     chosen, notes = split_of_tables(folder, tables, split)
     if len(tables) < len(files):
         other = next(file for file in files if not is_table(file))
         notes += (f"{len(files) - len(tables)} files that are no tables are ignored, such as {other.name}.",)
     found = open_tables(chosen, source.max_bytes)
-    return replace(found, notes=(*notes, *missing_shards(chosen), *found.notes))
+    return replace(found, notes=(*passed, *notes, *missing_shards(chosen), *found.notes))
 
 
 def _saved(path: Path, split: str) -> datasets.Dataset:

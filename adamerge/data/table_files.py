@@ -1,6 +1,5 @@
 """Rows of table files in JSON, CSV, TSV, text and Parquet: counted first, then read."""
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-import datasets
-import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.table import InMemoryTable
 
-from adamerge.data.read_delimited import split_csv, split_text, split_tsv
+from adamerge.data.read_delimited import check_headers, split_csv, split_text, split_tsv
 from adamerge.data.read_json import split_json, split_json_lines
+from adamerge.data.read_parquet import joined_schema, read_column, read_rows
 from adamerge.data.record import Record
-from adamerge.data.records import Arrow, Listed, Records
+from adamerge.data.records import Listed, Records
+from adamerge.data.split_folders import InDoubt
 from adamerge.data.text_files import COMPRESSED, check_size, format_ending
 
 Column: TypeAlias = Callable[[str], Iterator[tuple[str, object]]]
@@ -48,12 +46,14 @@ class Unread:
         read: Returns the rows with these ascending indices.
         column: Reads one column of all rows.
         notes: Messages for the user on how the source is read.
+        doubt: Folders of which it is in doubt whether they are splits or classes.
     """
 
     count: int
     read: Callable[[Sequence[int]], Records]
     column: Column
     notes: tuple[str, ...] = ()
+    doubt: InDoubt | None = None
 
 
 def is_table(path: Path) -> bool:
@@ -118,6 +118,8 @@ def _check_once(files: Sequence[Path]) -> None:
 
 
 def _open_text(files: Sequence[Path], split: Splitter) -> Unread:
+    if len(files) > 1 and split in (split_csv, split_tsv):
+        check_headers(files)
     seen, columns, count = Counter[str](), dict[str, None](), 0
     for place, record in _records(files, split, seen):
         columns.update(dict.fromkeys(_parsed(place, record)))
@@ -182,38 +184,5 @@ def _open_parquet(files: Sequence[Path]) -> Unread:
     count = sum(pq.read_metadata(file).num_rows for file in files)
     if not 0 <= count <= MOST_ROWS:
         raise ValueError(f"expected at most {MOST_ROWS} rows, found {count}. Name fewer files, or copy them again.")
-    return Unread(count, partial(_read_parquet, files, count), partial(_column_of_parquet, files))
-
-
-def _column_of_parquet(files: Sequence[Path], column: str) -> Iterator[tuple[str, object]]:
-    number = 0
-    for file in files:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(columns=[column]):
-                for value in batch.column(column).to_pylist():
-                    number += 1
-                    yield f"row {number}", value
-
-
-def _read_parquet(files: Sequence[Path], count: int, wanted: Sequence[int]) -> Arrow:
-    start, parts = 0, list[pa.Table]()
-    for file in files:
-        with pq.ParquetFile(file) as opened:
-            parts.append(opened.schema_arrow.empty_table())
-            for batch in opened.iter_batches():
-                end = start + len(batch)
-                rows = [row - start for row in wanted[bisect_left(wanted, start) : bisect_left(wanted, end)]]
-                parts += [pa.Table.from_batches([batch]).take(rows)] if rows else []
-                start = end
-    if start != count:
-        raise ValueError(f"expected {count} rows, as its end says, found {start}. Copy the file again.")
-    table = pa.concat_tables([_without_categories(part) for part in parts])
-    return Arrow(datasets.Dataset(InMemoryTable(table)), wanted)
-
-
-def _without_categories(table: pa.Table) -> pa.Table:
-    """Replace categories, as pandas writes them, by their values; `datasets` has no type for them."""
-    for place, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
-    return table
+    joined_schema(files)
+    return Unread(count, partial(read_rows, files, count), partial(read_column, files))

@@ -16,7 +16,9 @@ from PIL import Image
 from adamerge.data.base64_images import bytes_of
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
+from adamerge.data.sample_scale import decode
 from adamerge.data.settings import DataSource
+from adamerge.data.split_folders import InDoubt
 from adamerge.data.table_files import Column
 from adamerge.data.words import advice, columns_meant, joined, separator_hint
 from adamerge.storage.regular_files import problem_of
@@ -37,6 +39,7 @@ class Table:
         count: Number of rows in the source; None for rows in memory.
         notes: Messages for the user on how the source was read.
         column: Reads one column of all rows of the source, drawn or not; by default of these rows.
+        doubt: Folders of images of which it is in doubt whether they are splits or classes.
     """
 
     data: Records
@@ -45,6 +48,7 @@ class Table:
     count: int | None = None
     notes: tuple[str, ...] = ()
     column: Column | None = None
+    doubt: InDoubt | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -149,7 +153,7 @@ class Table:
         """
         stored = self.stored_image(column, row)
         with self.decoding(row, stored):
-            return datasets.Image().decode_example(stored)
+            return decode(stored)
 
     @contextmanager
     def decoding(self, row: int, stored: Mapping[str, object]) -> Iterator[None]:
@@ -249,7 +253,7 @@ def load_table(source: DataSource, task: str, seed: int, rows: int | None = None
     try:
         unread = open_rows(source)
         chosen = draw(unread.count, (source.rows, rows), seed)
-        table = Table(unread.read(chosen), source, task, unread.count, unread.notes, unread.column)
+        table = Table(unread.read(chosen), source, task, unread.count, unread.notes, unread.column, unread.doubt)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError, HFValidationError) as error:
         raise ConfigError(
             f"{task}: {source.path}: expected a file, a folder or a hub dataset; no file or folder has this path, and "

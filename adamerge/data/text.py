@@ -84,7 +84,7 @@ class Text(Modality):
             pad_token=pad_token,
         )
         longest = rows.batch(rows.by_length(range(len(rows)))[:1]).inputs
-        per_token, form = output_of(expert, longest, table.task)
+        per_token, form, outputs = output_of(expert, longest, table.task)
         if not per_token:
             if form == "vectors":
                 return paired(table, expert, tokenizer, encoding, rows, limit)._replace(contents=found)
@@ -94,7 +94,7 @@ class Text(Modality):
                 spans = Spans(rows, [right[i] for i in kept])
                 spans.metric = metric_of(table, form)
                 return Encoded(spans, found, (*notes, *more))
-            labels, about = labels_by_form(table, kind, encoding, form)
+            labels, about = labels_by_form(table, kind, encoding, form, outputs)
             labels = None if labels is None else [labels[i] for i in kept]
             labeled = rows.with_labels(labels)
             labeled.metric = metric_of(table, form)

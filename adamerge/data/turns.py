@@ -1,29 +1,14 @@
 """Where an answer ends: end tokens of generation and tokenizer, and of a turn as the chat template renders it."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from adamerge.data.tables import Table
-from adamerge.data.tokens import special_tokens
+from adamerge.data.turn_end import AnswerEnd, TurnEnd, turn_end
 from adamerge.experts.experts import Expert
 from adamerge.storage.regular_files import reading
-
-_ANSWER = "qzxjkv"
-"""Stands for an answer; no template contains it."""
-
-
-class AnswerEnd(NamedTuple):
-    """What ends an answer.
-
-    Attributes:
-        tokens: Each of these tokens.
-        text: This text, if a chat template ends a turn without a special token; else empty.
-    """
-
-    tokens: tuple[int, ...] = ()
-    text: str = ""
 
 
 def answer_end(
@@ -41,7 +26,8 @@ def answer_end(
         What ends an answer, and notes for the user.
     """
     stops = generation_stops(expert)
-    turn = AnswerEnd() if chat is None else end_of_turn(tokenizer, chat)
+    rendered = TurnEnd() if chat is None else turn_end(tokenizer, chat)
+    turn = rendered.end
     own = cast(int | None, tokenizer.eos_token_id)
     found: dict[str, tuple[int, ...]] = {}
     if own is not None:
@@ -49,7 +35,7 @@ def answer_end(
     if chat is not None:
         found[f"the chat template ends a turn with {_words(tokenizer, turn)}"] = turn.tokens
     tokens = list(stops)
-    notes: list[str] = []
+    notes = [f"{table.task}: {words}." for words in _odd(tokenizer, rendered)]
     for what, ends in found.items():
         more = [end for end in ends if end not in stops]
         if more and stops:
@@ -58,7 +44,7 @@ def answer_end(
         tokens += [end for end in more if end not in tokens]
     if turn.text:
         notes.append(f"{table.task}: the chat template ends a turn with the text {turn.text!r}: answers end there too.")
-    elif chat is not None and not turn.tokens:
+    elif chat is not None and not turn.tokens and not rendered.lost:
         notes.append(f"{table.task}: the chat template ends a turn with nothing, so answers end at an end token alone.")
     return AnswerEnd(tuple(tokens), turn.text), tuple(notes)
 
@@ -84,22 +70,8 @@ def generation_config(expert: Expert) -> GenerationConfig:
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, object]]) -> AnswerEnd:
-    """Find what the chat template renders after an assistant's turn: its first special token, or else its text.
-
-    Args:
-        tokenizer: Has a chat template.
-        chat: Messages that the template accepts, the last not the assistant's.
-    """
-    answered = cast(list[dict[str, str]], [*chat, {"role": "assistant", "content": _ANSWER}])
-    try:
-        rendered = cast(str, tokenizer.apply_chat_template(answered, tokenize=False))
-    except Exception:  # the rows' own error is raised when they are rendered
-        return AnswerEnd()
-    tail = rendered.rpartition(_ANSWER)[2] if _ANSWER in rendered else ""
-    ids = cast(list[int], tokenizer(tail, add_special_tokens=False)["input_ids"]) if tail else []
-    special = special_tokens(tokenizer)
-    first = next(((index,) for index in ids if index in special), ())
-    return AnswerEnd(first, "" if first else tail.strip())
+    """Find what ends an assistant's turn by the chat template; see `turn_end`."""
+    return turn_end(tokenizer, chat).end
 
 
 def until_the_end(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: AnswerEnd) -> list[int]:
@@ -116,5 +88,22 @@ def until_the_end(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: An
     return tokens[:length]
 
 
+def _odd(tokenizer: PreTrainedTokenizerBase, found: TurnEnd) -> Iterator[str]:
+    """Say where a chat template is not what rows would tell of it."""
+    if found.lost:
+        yield (
+            "the chat template leaves out the content of answers, so where it ends a turn cannot be found, and answers "
+            "end at an end token alone"
+        )
+    elif found.changed:
+        yield "the chat template changes the contents of messages (such as their case or length) before they are read"
+    if found.inner is not None and found.inner != found.last:
+        yield (
+            f"the chat template ends the last turn with {_words(tokenizer, found.last)}, but one that another follows "
+            f"with {_words(tokenizer, found.inner)}: answers end at {_words(tokenizer, found.end)}"
+        )
+
+
 def _words(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd) -> str:
-    return repr(end.text) if end.text else ", ".join(repr(tokenizer.convert_ids_to_tokens(t)) for t in end.tokens)
+    words = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in end.tokens)
+    return repr(end.text) if end.text else words or "nothing"

@@ -62,10 +62,12 @@ class Output(NamedTuple):
     Attributes:
         per_token: Whether it is logits per token and not per row.
         form: What it is; without a meaning per token.
+        outputs: Number of logits, or of numbers; 0 per token.
     """
 
     per_token: bool
     form: Form = "classes"
+    outputs: int = 0
 
 
 def output_of(expert: Expert, inputs: Mapping[str, Tensor], task: str) -> Output:
@@ -77,7 +79,8 @@ def output_of(expert: Expert, inputs: Mapping[str, Tensor], task: str) -> Output
     output = try_out(expert.module, expert.kind, inputs, task)
     if output_by_token(output, expert.kind, task):
         return Output(per_token=True)
-    return Output(per_token=False, form=predicted(output, expert, inputs)[1])
+    logits, form = predicted(output, expert, inputs)
+    return Output(per_token=False, form=form, outputs=logits.shape[-1])
 
 
 def form_of_logits(kind: ModelKind, logits: Tensor) -> Form:

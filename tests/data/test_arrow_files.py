@@ -3,10 +3,12 @@
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import load_table
+from adamerge.types import ConfigError
 
 
 def load(path):
@@ -51,3 +53,80 @@ def test_parquet_keeps_images_and_class_names(tmp_path):
     table = load(tmp_path / "a.parquet")
     assert table.class_names("label") == ["b", "a"]
     assert [table.image("image", row).getpixel((0, 0))[0] for row in range(3)] == [0, 1, 2]
+
+
+def named(names, labels):
+    """A table as `datasets` writes it: indices, and the names of the classes in the schema."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    return pa.table({"text": [""] * len(labels), "label": labels}, schema=features.arrow_schema)
+
+
+def lists(names, labels):
+    return pa.table(
+        {"label": labels},
+        schema=datasets.Features({"label": datasets.List(datasets.ClassLabel(names=names))}).arrow_schema,
+    )
+
+
+def load_shards(folder, *shards):
+    for number, shard in enumerate(shards):
+        pq.write_table(shard, folder / f"{number}.parquet")
+    return load(folder)
+
+
+def test_indices_of_classes_in_another_order_are_joined_by_name(tmp_path):
+    table = load_shards(tmp_path, named(["a", "b", "c"], [0, 1, 2, -1]), named(["c", "a", "b"], [0, 1, 2, None]))
+    assert table.class_names("label") == ["a", "b", "c"]
+    expected = [0, 1, 2, -1, 2, 0, 1, None]
+    assert table.values("label") == [value for _, value in table.whole("label")] == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (
+            named(["a", "b"], [0]),
+            named(["a", "b", "c"], [0]),
+            r"'label' the classes of 0.parquet \(a, b\), found a, b, c",
+        ),
+        (named(["a", "b"], [0]), pa.table({"text": [""], "label": [0]}), "found none, but other values"),
+        (pa.table({"text": [""], "label": [0]}), named(["a", "b"], [0]), r"\(none, but other values\), found a, b"),
+        (lists(["a", "b"], [[0]]), lists(["b", "a"], [[0]]), r"\(a, b\), found b, a"),
+        (pa.table({"a": [1], "b": [1]}), pa.table({"a": [1]}), r"the columns of 0.parquet \(a, b\), found a"),
+        (pa.table({"a": [1]}), pa.table({"a": [1.0]}), r"'a' the type of 0.parquet \(int64\), found double"),
+        (pa.table({"a": ["1"]}), pa.table({"a": [1]}), r"\(string\), found int64"),
+        (pa.table({"a": [True]}), pa.table({"a": [1]}), r"\(bool\), found int64"),
+        (pa.table({"a": [[1]]}), pa.table({"a": [["1"]]}), "found list<"),
+        (pa.table({"a": [{"b": 1}]}), pa.table({"a": [{"c": 1}]}), "found struct<c"),
+        (pa.table({"a": [-1]}), pa.table({"a": pa.array([2**63], pa.uint64())}), "do not fit the types of all files"),
+    ],
+)
+def test_shards_of_other_columns_types_or_classes_are_refused(tmp_path, first, second, words):
+    with pytest.raises(ConfigError, match=f"1.parquet: .*{words}"):
+        load_shards(tmp_path, first, second)
+
+
+WIDTHS = [(pa.int8(), pa.int64(), 7), (pa.int32(), pa.uint8(), 7), (pa.float32(), pa.float64(), 0.5)]
+WIDTHS += [
+    (pa.string(), kind, "x") for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()))
+]
+WIDTHS += [(pa.null(), pa.string(), None), (pa.list_(pa.int32()), pa.list_(pa.int64()), [1])]
+WIDTHS += [(pa.list_(pa.string_view()), pa.list_(pa.string()), ["x"])]
+
+
+@pytest.mark.parametrize(("one", "two", "value"), WIDTHS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_columns_are_joined_by_name_in_any_order_and_width(tmp_path, one, two, value, turned):
+    kinds = (two, one) if turned else (one, two)
+    first, second = (pa.table({"a": pa.array([value], kind), "b": ["first"]}) for kind in kinds)
+    table = load_shards(tmp_path, first, second.select(["b", "a"]))
+    assert table.columns == ["a", "b"]
+    assert table.values("a") == [value, value] == [found for _, found in table.whole("a")]
+    assert table.values("b") == ["first", "first"]
+
+
+def test_views_are_read_and_drawn(tmp_path):
+    pq.write_table(pa.table({"text": pa.array(["a", None, "c"], pa.string_view())}), tmp_path / "a.parquet")
+    table = load_table(DataSource(str(tmp_path / "a.parquet"), rows=2), "mood", 0)
+    assert len(table) == 2
+    assert load(tmp_path / "a.parquet").values("text") == ["a", None, "c"]

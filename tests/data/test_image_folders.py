@@ -60,7 +60,10 @@ def test_folder_of_splits(tmp_path):
 def test_what_is_left_out_is_noted(tmp_path):
     draw(tmp_path, "ant/0.png", "zebra/0.png", "ant/.hidden.png")
     (tmp_path / "labels.txt").write_text("ant")
-    assert load(tmp_path).notes == ("1 files that are no images are ignored, such as labels.txt.",)
+    assert load(tmp_path).notes == (
+        "1 file that is hidden or left by a tool is passed over, such as ant/.hidden.png. Rename what should be read.",
+        "1 files that are no images are ignored, such as labels.txt.",
+    )
     draw(tmp_path, "1.png")
     table = load(tmp_path)
     assert len(table) == 3
@@ -109,3 +112,89 @@ def test_columns_without_images_are_named(tmp_path, value, words):
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": value}))
     with pytest.raises(ConfigError, match=rf"row 1 \(line 1\).*{words}"):
         load(tmp_path / "a.jsonl").image("image", 0)
+
+
+@pytest.mark.parametrize("odd", ["__background__", "__none", "_other", "__pycache", "~old"])
+def test_underscores_hide_no_class_and_no_image(tmp_path, odd):
+    names = [f"{name}/{i}.png" for name in ("cat", odd) for i in ("0", "__1")]
+    draw(tmp_path, *names)
+    table = load(tmp_path)
+    assert found(table, tmp_path) == {name: name.split("/")[0] for name in names}
+    assert table.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("left", "first"),
+    [
+        (["cat/.DS_Store"], "cat/.DS_Store"),
+        (["cat/._0.png", "Thumbs.db"], "Thumbs.db"),
+        (["__MACOSX/cat/._0.png", "__MACOSX/cat/1.png"], "__MACOSX"),
+        ([".ipynb_checkpoints/0-checkpoint.png"], ".ipynb_checkpoints"),
+        (["cat/@eaDir/0.png/THUMB.png"], "cat/@eaDir"),
+    ],
+)
+def test_what_tools_leave_is_passed_over_and_counted(tmp_path, left, first):
+    draw(tmp_path, "cat/0.png", "dog/0.png")
+    for name in left:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    table = load(tmp_path)
+    assert set(found(table, tmp_path)) == {"cat/0.png", "dog/0.png"}
+    (note,) = table.notes
+    assert note.startswith(f"{len(left)} file")
+    assert f"passed over, such as {first}." in note
+
+
+def tree(folder, *classes):
+    return [f"{folder}/{name}/0.png" if folder else f"{name}/0.png" for name in classes]
+
+
+SEVERAL = [*tree("train", "cat", "dog"), *tree("test", "cat", "dog")]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [*SEVERAL, *tree("extra", "cat", "dog")],
+        [*SEVERAL, "preview.png"],
+        [f"images/{name}" for name in SEVERAL],
+        [*(f"images/{name}" for name in SEVERAL), "masks/0.png"],
+        [*tree("train2017", "cat", "dog"), *tree("val2017", "cat", "dog")],
+    ],
+)
+def test_splits_with_classes_inside_are_not_mixed(tmp_path, names):
+    draw(tmp_path, *names)
+    with pytest.raises(
+        ConfigError, match=r"expected images of one split, found folders named after splits, .*(train|test)"
+    ):
+        load(tmp_path)
+
+
+ANIMALS = {0: "bus", 1: "car", 2: "Train"}
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "count", "fine"),
+    [
+        (tree("", "bus", "car", "train"), ANIMALS, 3, True),
+        (tree("", "bus", "car", "train"), {i: f"LABEL_{i}" for i in range(3)}, 3, True),
+        (tree("", "bus", "car", "train"), {i: f"LABEL_{i}" for i in range(4)}, 4, False),
+        (tree("", "extra", "train"), {0: "cat", 1: "dog"}, 2, False),
+        (tree("", "extra", "train", "test"), ANIMALS, 3, False),
+        ([*tree("cats", "train", "val"), *tree("dogs", "train", "val")], {0: "LABEL_0", 1: "LABEL_1"}, 2, False),
+        ([*tree("cats", "train", "val"), *tree("dogs", "train", "val")], {0: "train", 1: "val"}, 2, True),
+        (tree("images", "train", "test"), {0: "cat", 1: "dog"}, 2, False),
+        (tree("", "train_images", "test_images"), {0: "cat", 1: "dog"}, 2, False),
+        ([*tree("train", "steam"), *tree("bus", "red")], {0: "steam", 1: "red"}, 2, False),
+    ],
+)
+def test_classes_of_the_model_tell_splits_from_classes(tmp_path, names, classes, count, fine):
+    draw(tmp_path, *names)
+    doubt = load(tmp_path).doubt
+    assert doubt is not None
+    assert (doubt.problem(classes, count) is None) == fine
+
+
+def test_no_split_is_in_doubt_where_no_folder_is_named_after_one(tmp_path):
+    draw(tmp_path, *tree("a", "cat", "dog"), *tree("b", "cat", "crash test"))
+    assert load(tmp_path).doubt is None

@@ -8,11 +8,12 @@ from PIL import Image
 from support.families import build
 
 from adamerge.data.in_memory import as_table
-from adamerge.data.labels import label_indices
+from adamerge.data.labels import label_indices, labels_of
+from adamerge.data.number_labels import labels_by_form
 from adamerge.data.records import Arrow, Listed
-from adamerge.data.settings import DataSource
+from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table, load_table
-from adamerge.experts.model_kind import kind_of
+from adamerge.experts.model_kind import ModelKind, kind_of
 from adamerge.types import ConfigError
 
 ANIMALS = {0: "zebra", 1: "ant"}
@@ -192,3 +193,28 @@ def test_rows_in_memory_and_images_are_looked_at_as_a_whole_too(tmp_path):
     images = load_table(DataSource(str(tmp_path), rows=1), "mood", seed=0)
     with pytest.raises(ConfigError, match="'cat': the model has no class of that name"):
         label_indices(images, ANIMALS, 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "outputs"),
+    [
+        ({1: "a", 2: "b", 3: "c"}, 3),
+        ({0: "a", 1: "b", 3: "c"}, 3),
+        ({-1: "a", 0: "b", 1: "c"}, 3),
+        ({0: "a", 1: "b"}, 3),
+        ({0: "a", 1: "b", 2: "c", 3: "d"}, 3),
+        ({1: "a"}, 0),
+    ],
+)
+@pytest.mark.parametrize("form", ["classes", "labels"])
+def test_names_that_are_not_numbered_as_the_outputs_are_refused(names, outputs, form):
+    kind = ModelKind("BertForSequenceClassification", class_names=names, num_classes=len(names))
+    table = labelled(["a", "b"] if form == "classes" else [["a"], ["b"]])
+    with pytest.raises(ConfigError, match=f"mood: rows: .*a name for each .*found {len(names)}: .*Number the names"):
+        labels_by_form(table, kind, Encoding(labeled=True), form, outputs)
+
+
+def test_names_of_all_outputs_in_any_order_are_read():
+    kind = ModelKind("BertForSequenceClassification", class_names={2: "c", 0: "a", 1: "b"}, num_classes=3)
+    assert labels_of(labelled(["c", "a"]), kind, Encoding(labeled=True), 3)[0] == [2, 0]
+    assert labels_of(labelled(["c"]), kind, Encoding(), 4) == (None, ())

@@ -1,6 +1,7 @@
 """Images of every mode are read as they look, or refused with their row."""
 
 import base64
+import struct
 
 import datasets
 import numpy
@@ -13,10 +14,10 @@ from support.families import build
 from transformers import ViTImageProcessorPil
 
 from adamerge.data.encode import encode as encode_for
-from adamerge.data.pixels import converted
+from adamerge.data.pixels import converted, image_notes
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource, Encoding
-from adamerge.data.tables import Table
+from adamerge.data.tables import Table, load_table
 from adamerge.experts.experts import Expert
 from adamerge.storage.weights import InMemory
 from adamerge.types import ConfigError
@@ -149,3 +150,60 @@ def test_images_of_several_frames_are_noted(tmp_path):
     found = encode(tmp_path, {"bytes": file.read_bytes(), "path": None})  # datasets leaves such files open
     torch.testing.assert_close(found.rows.batch([0]).inputs["pixel_values"], rgb(COLOUR_IMAGE))
     assert found.notes == ("mood: rows: 1 of 1 images have several frames: the first is used; first: row 1.",)
+
+
+def packed(values):
+    """Numbers of 12 bits, two in three bytes."""
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in pairs)
+
+
+def tiff(file, bits, content, *, white_is_zero=False, orientation=1):
+    """Write a TIFF file of 2 × 2 pixels (TIFF 6.0, section 3)."""
+    photometric = 0 if white_is_zero else 1
+    tags = {
+        256: 2,
+        257: 2,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        274: orientation,
+        277: 1,
+        278: 2,
+        279: len(content),
+    }
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(content))
+    file.write_bytes(start + content + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return file
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+@pytest.mark.parametrize(
+    ("bits", "content", "white_is_zero", "expected"),
+    [
+        (12, packed([0, 2048, 4095, 16]), False, [0, 128, 255, 1]),
+        (16, struct.pack("<4H", 0, 32768, 65535, 256), False, [0, 128, 255, 1]),
+        (16, struct.pack("<4H", 0, 32768, 65535, 256), True, [255, 127, 0, 254]),
+        (8, bytes([0, 128, 255, 1]), True, [255, 127, 0, 254]),
+    ],
+)
+def test_numbers_of_tiff_files_have_the_scale_that_the_file_says(
+    tmp_path, bits, content, white_is_zero, expected, orientation
+):
+    file = tiff(tmp_path / "0.tif", bits, content, white_is_zero=white_is_zero, orientation=orientation)
+    table = load_table(DataSource(str(tmp_path)), "mood", 0)
+    found = numpy.asarray(converted(table.image("image", 0), "L")).ravel().tolist()
+    assert found == (expected if orientation == 1 else expected[::-1])
+    notes, _ = image_notes(table, "image", "L")
+    assert any(f"1 of 1 images have {bits} bits per channel: the upper 8 are used" in n for n in notes) == (bits > 8)
+    assert not any("warning" in note for note in notes)
+    assert file.exists()
+
+
+@pytest.mark.parametrize(("largest", "dark"), [(4095, True), (255, True), (8000, False), (65535, False)])
+def test_images_that_use_a_small_part_of_their_scale_are_said(tmp_path, largest, dark):
+    Image.fromarray(numpy.array([[0, largest]], dtype=numpy.uint16)).save(tmp_path / "0.png")
+    notes, _ = image_notes(load_table(DataSource(str(tmp_path)), "mood", 0), "image", "L")
+    assert any("of the scale that their files say" in note for note in notes) == dark

@@ -198,7 +198,7 @@ def test_shards_are_joined_in_order_and_places_name_them(tmp_path):
     assert table.values("text") == ["0", "1", None, "2"]
     assert table.place(3) == "row 4 (rows-00002-of-00003.jsonl.gz, line 1)"
     assert (
-        "3 files are joined: rows-00000-of-00003.jsonl.gz, rows-00001-of-00003.jsonl.gz, rows-00002" in table.notes[1]
+        "3 files are joined: rows-00000-of-00003.jsonl.gz, rows-00001-of-00003.jsonl.gz, rows-00002" in table.notes[2]
     )
     assert any("1 files that are no tables are ignored, such as README.md" in note for note in table.notes)
     with pytest.raises(ConfigError, match=r"row 3 \(rows-00001-of-00003.jsonl.gz, line 2\): expected a text"):

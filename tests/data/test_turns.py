@@ -1,12 +1,14 @@
 """An answer ends where the chat template, the tokenizer or the generation settings end it."""
 
+from types import SimpleNamespace
+
 import datasets
 import pytest
 import transformers
 from support.families import build, save_tokenizer
 from transformers import AutoTokenizer
 
-from adamerge.data.records import Arrow
+from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import Table
 from adamerge.data.turns import AnswerEnd, answer_end, end_of_turn, until_the_end
@@ -37,6 +39,16 @@ def test_end_of_a_turn_is_read_from_the_rendered_template(tokenizer, name):
     assert end_of_turn(tokenizer, CHAT) == expected
     tokens = tokenizer(generated, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(until_the_end(tokenizer, tokens, expected)) == kept
+
+
+def answer_notes(tokenizer):
+    """Notes about what ends the answers of an expert without end tokens of its own."""
+    config = transformers.GenerationConfig(eos_token_id=None)
+    expert = SimpleNamespace(checkpoint=None, folders=(), module=SimpleNamespace(config=None))
+    table = Table(Listed({"text": ["good"]}), DataSource("rows"), "mood")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adamerge.data.turns.generation_config", lambda _: config)
+        return answer_end(table, expert, tokenizer, CHAT)[1]
 
 
 def found(tokenizer, tmp_path, stops, chat=CHAT):
@@ -71,3 +83,58 @@ def test_templates_without_a_special_token_are_noted(tokenizer, tmp_path, name, 
     tokenizer.chat_template = TEMPLATES[name][0]
     _, notes = found(tokenizer, tmp_path, 1)
     assert any(words in note for note in notes)
+
+
+LAST_OPEN = (
+    "{% for m in messages %}[CLS]{{ m.role + ' ' + m.content }}{% if (loop.last and add_generation_prompt) or not "
+    "loop.last %}[SEP]\n{% endif %}{% endfor %}{% if add_generation_prompt %}[CLS]assistant {% endif %}"
+)
+BOTH = "the chat template ends the last turn with {}, but one that another follows with {}: answers end at {}"
+UNUSUAL = {
+    "no end after the last turn": (LAST_OPEN, AnswerEnd((1,)), BOTH.format("nothing", "'[SEP]'", "'[SEP]'")),
+    "an end between turns alone": (
+        "{% for m in messages %}{{ m.content }}{% if not loop.last %}[SEP]{% endif %}{% endfor %}",
+        AnswerEnd((1,)),
+        BOTH.format("nothing", "'[SEP]'", "'[SEP]'"),
+    ),
+    "an end after the last turn alone": (
+        START + "{% if loop.last %}[SEP]{% endif %}" + STOP,
+        AnswerEnd((1,)),
+        BOTH.format("'[SEP]'", "nothing", "'[SEP]'"),
+    ),
+    "another end after the last turn": (
+        START + "{% if loop.last %}[PAD]{% else %}[SEP]{% endif %}" + STOP,
+        AnswerEnd((1,)),
+        BOTH.format("'[PAD]'", "'[SEP]'", "'[SEP]'"),
+    ),
+    "headers without special tokens": (
+        "Instructions.\n\n{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}",
+        AnswerEnd(),
+        "the chat template ends a turn with nothing",
+    ),
+    "upper case": (
+        "{% for m in messages %}{{ m.content | upper }}[SEP]{% endfor %}",
+        AnswerEnd((1,)),
+        "the chat template changes the contents of messages",
+    ),
+    "first letters": (
+        "{% for m in messages %}{{ m.content[:4] }}[SEP]{% endfor %}",
+        AnswerEnd((1,)),
+        "the chat template changes the contents of messages",
+    ),
+    "no answers": (
+        "{% for m in messages if m.role != 'assistant' %}{{ m.content }}[SEP]{% endfor %}",
+        AnswerEnd(),
+        "the chat template leaves out the content of answers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_templates_are_read_where_another_turn_follows_and_noted(tokenizer, tmp_path, name):
+    tokenizer.chat_template, expected, words = UNUSUAL[name]
+    assert end_of_turn(tokenizer, CHAT) == expected
+    tokenizer.eos_token = "[PAD]"
+    notes = answer_notes(tokenizer)
+    assert notes[0].startswith(f"mood: {words}")
+    assert expected == AnswerEnd() or not any("ends a turn with nothing" in note for note in notes)
