@@ -12,6 +12,7 @@ from adamerge.types import IncompatibleExpertsError
 
 OTHER_BASE = "Give the base that it was trained on"
 _MERGE = "merge the adapter with PEFT where it was trained, and give the complete model"
+_OTHERWISE = "If this is it, mlx-lm names the layers of this class otherwise than transformers:"
 UNTIE = "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model"
 
 
@@ -43,14 +44,23 @@ class AdapterPlaces:
 
     def parameter(self, name: str) -> str | None:
         """Find a parameter of the module by its name, today's or one of an older transformers."""
-        return self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
+        found = self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
+        return found or next((self._canonical[one] for one in self._as_mlx(name) if one in self._canonical), None)
 
     def path(self, path: str) -> str | None:
         """Find a module by its path, today's or one of an older transformers."""
         if path in self.modules:
             return path
         renamed = self._homes.get(f"{path}.weight", "").removesuffix(".weight")
-        return renamed if renamed and renamed in self.modules else None
+        if renamed and renamed in self.modules:
+            return renamed
+        return next((one for one in self._as_mlx(path) if one in self.modules), None)
+
+    def _as_mlx(self, name: str) -> list[str]:
+        """List what a name of mlx-lm may be: it calls the backbone `model`, whatever transformers calls it."""
+        inner = name.removeprefix("model.")
+        prefix = getattr(self._module, "base_model_prefix", "")
+        return [f"{prefix}.{inner}", inner] if self._mlx and inner != name else []
 
     def conversion(self, name: str) -> Conversion | None:
         """Find how a weight of an older version becomes a part of a tensor of the module."""
@@ -86,7 +96,9 @@ class AdapterPlaces:
         """
         what = f"has no place in {type(self._module).__name__}"
         if self.path(module) is None:
-            self.problem(key, what)
+            self.problem(
+                key, what, f"{OTHER_BASE}. {_OTHERWISE} {FUSE[0].lower()}{FUSE[1:]}" if self._mlx else OTHER_BASE
+            )
         else:
             own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
             self.problem(
@@ -106,7 +118,7 @@ class AdapterPlaces:
         for weight, sides in self._sides.items():
             if sides != self._aliases[weight] and not ties:
                 self.problem(
-                    weight,
+                    " and ".join(sorted(sides)),
                     f"is tied to {', '.join(sorted(self._aliases[weight] - sides))}, and the adapter changes one side "
                     "only, so that the trained model is none with tied embeddings",
                     UNTIE,

@@ -16,6 +16,7 @@ from adamerge.experts.adapter_formulas import (
     fused,
     fused_layout,
     layout_of,
+    outputs_of,
     read,
     shifted,
     with_rows,
@@ -115,14 +116,19 @@ class AdapterReader:
             )
         elif weight not in self.base:
             self._places.lacking(parts.first, weight)
+        elif (layout := layout_of(owner, mlx=parts.mlx)) is None:
+            self._problem(parts.first, f"is a factor of {path}, a {type(owner).__name__}, for which mlx-lm has none")
         else:
             self._places.side(weight, own)
-            change = self._factors(parts, weight, self.base.shape(weight), layout_of(owner, mlx=parts.mlx))
+            shape = self.base.shape(weight)
+            change = self._factors(parts, weight, shape, layout, outputs=outputs_of(owner, layout))
             if change is not None:
                 yield weight, change
                 yield from self._bias(parts, path)
 
-    def _factors(self, parts: Parts, weight: str, shape: torch.Size, layout: Layout) -> Change | None:
+    def _factors(
+        self, parts: Parts, weight: str, shape: torch.Size, layout: Layout, *, outputs: int = 0
+    ) -> Change | None:
         keys: tuple[Part, Part] = ("embedding A", "embedding B") if "embedding A" in parts.names else ("A", "B")
         a, b = (parts.names[key] for key in keys)
         first, second = self.tensors.shape(a), self.tensors.shape(b)
@@ -136,7 +142,7 @@ class AdapterReader:
         times = 2 if self._merged_twice(parts) else 1
         low_rank = partial(read, self.tensors, a, b, times * self._scale(parts.module, rank), layout)
         if "magnitude" in parts.names:
-            return self._dora(parts, weight, shape, low_rank, outputs=1 if layout in ("(B A)ᵀ",) else 0)
+            return self._dora(parts, weight, shape, low_rank, outputs=outputs)
         if self.config.dora:
             self._problem(
                 a, "is of a DoRA adapter (use_dora), but has no magnitude beside it", "Save or copy the adapter again"
