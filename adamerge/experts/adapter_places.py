@@ -12,7 +12,6 @@ from adamerge.types import IncompatibleExpertsError
 
 OTHER_BASE = "Give the base that it was trained on"
 _MERGE = "merge the adapter with PEFT where it was trained, and give the complete model"
-_OTHERWISE = "If this is it, mlx-lm names the layers of this class otherwise than transformers:"
 UNTIE = "Load the base with tie_word_embeddings=False, merge the adapter with PEFT, and give the complete model"
 
 
@@ -79,6 +78,15 @@ class AdapterPlaces:
         """Note what is wrong with a tensor of the adapter, and what to do."""
         self.problems.append(f"{self._source}: {name} {what}. {way_out}.")
 
+    def has(self, path: str) -> bool:
+        """Return whether the class has a module of this path, or had one in an older version."""
+        return self.path(path) is not None or self.conversion(f"{path}.weight") is not None
+
+    def other_base(self) -> str:
+        """Say what to do where names of modules are not those of the class."""
+        otherwise = f"If this is it, mlx-lm names its layers otherwise than transformers: {FUSE[0].lower()}{FUSE[1:]}"
+        return f"{OTHER_BASE}. {otherwise}" if self._mlx else OTHER_BASE
+
     def lacking(self, key: str, target: str) -> None:
         """Note that a tensor changes a parameter that the base lacks, so that it has no value to be added to."""
         self.problem(
@@ -96,9 +104,7 @@ class AdapterPlaces:
         """
         what = f"has no place in {type(self._module).__name__}"
         if self.path(module) is None:
-            self.problem(
-                key, what, f"{OTHER_BASE}. {_OTHERWISE} {FUSE[0].lower()}{FUSE[1:]}" if self._mlx else OTHER_BASE
-            )
+            self.problem(key, what, self.other_base())
         else:
             own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
             self.problem(
