@@ -33,6 +33,8 @@ _MODULES = {
 }
 _HOMES = {name: f"adamerge{module}" for module, names in _MODULES.items() for name in names.split()}
 
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
 
 def __getattr__(name: str) -> object:
     """Resolve an old name; the warning says where it is now."""
@@ -49,4 +51,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List the old names."""
-    return sorted(_HOMES)
+    return __all__

@@ -97,11 +97,14 @@ class Evaluate:
 
     Attributes:
         run: Run directory of a finished run.
+        lm_eval: Tasks of lm-eval (commas between them) on which base, experts and merge are measured, in place of the
+            evaluation rows; lm-eval must be installed.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
     """
 
     run: str
+    lm_eval: str | None = None
     allow_code: bool = False
 
 
@@ -127,24 +130,34 @@ def call(options: object, layers: "Sequence[Document]", console: "Console") -> b
             return _merge(options, layers, console)
         case Export():
             _export(options, console)
-        case Evaluate(run, allow_code):
-            from adamerge.runs.open_run import evaluate_again
-            from adamerge.runs.read_config import read_config
-
-            place = Path(run).expanduser()
-            evaluate_again(read_config(place / "config.yaml", allow_code=allow_code), place, console)
+        case Evaluate(run, tasks, allow_code):
+            _evaluate(Path(run).expanduser(), tasks, allow_code, console)
         case _:
             raise AssertionError(options)
     return True
+
+
+def _evaluate(run: Path, tasks: str | None, allow_code: bool, console: "Console") -> None:
+    from adamerge.runs.harness import run_harness
+    from adamerge.runs.open_run import evaluate_again
+    from adamerge.runs.read_config import read_config
+    from adamerge.runs.run_directory import RunDirectory
+
+    config = read_config(RunDirectory(run).config, allow_code=allow_code)
+    if tasks is None:
+        evaluate_again(config, run, console)
+    else:
+        run_harness(config, run, tasks, console)
 
 
 def _export(options: Export, console: "Console") -> None:
     from adamerge.runs.open_run import chosen, export_again
     from adamerge.runs.push import check_repository, push
     from adamerge.runs.read_config import read_config
+    from adamerge.runs.run_directory import RunDirectory
 
     run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
-    former = read_config(run / "config.yaml", allow_code=options.allow_code)
+    former = read_config(RunDirectory(run).config, allow_code=options.allow_code)
     config = chosen(former, options.adapter, options.max_rank, options.max_shard_size)
     if options.push_to_hub is not None:
         check_repository(options.push_to_hub)
@@ -182,7 +195,7 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
 def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", console: "Console") -> None:
     from adamerge.runs.finished import RunFinishedError
     from adamerge.runs.fit import fit
-    from adamerge.runs.run_directory import where_it_lies
+    from adamerge.runs.run_directory import RunDirectory, where_it_lies
     from adamerge.runs.save_config import resolved
 
     resume, links = options.ckpt_path is not None, not options.no_links
@@ -197,6 +210,6 @@ def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", cons
         return
     except KeyboardInterrupt:
         pass
-    former = Path(config.run_dir).expanduser() / "config.yaml"
+    former = RunDirectory(Path(config.run_dir).expanduser()).config
     way = f"Resume with: {shlex.join(['adamerge', 'fit', '--config', str(former), '--ckpt_path', 'last'])}"
     raise KeyboardInterrupt(way if former.exists() else "Nothing was written.")

@@ -47,7 +47,7 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
     """
     found = _on_this_machine(config)
     named, here = found or Path(config.base_model), found is not None
-    if not config.base_model or (here and base.folder.exists() and named.samefile(base.folder)):
+    if not config.base_model or (here and base.own_folder.exists() and named.samefile(base.own_folder)):
         return
     if (here and _says_quantised(named)) or _QUANTISED.search(_name(config.base_model)):
         yield (

@@ -49,6 +49,7 @@ class Checkpoint:
         given: Folder of a tokenizer or processor that replaces those beside the weights.
         over: Of an adapter: folder of the model that it is applied to, by whose settings it generates.
         allow_pickle: Whether pickled weights may be read.
+        read_from: Folder of its own files, where `folder` holds its settings with another tokenizer.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Checkpoint:
     given: Path | None = None
     over: Path | None = None
     allow_pickle: bool = False
+    read_from: Path | None = None
     stamps: Mapping[Path, Stamp | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +76,11 @@ class Checkpoint:
         """Folders of what lies beside the weights, the first one first: an adapter's go before the model's below it."""
         below = self.beneath.folders if self.beneath else ()
         return tuple(dict.fromkeys([*filter(None, (self.given, self.adapter)), self.folder, *below]))
+
+    @property
+    def own_folder(self) -> Path:
+        """Folder of its own files: an adapter's, or that of the weights and their settings as they were saved."""
+        return self.adapter or self.read_from or self.folder
 
     @property
     def architecture(self) -> str:
@@ -99,8 +106,7 @@ def open_checkpoint(
         trust_remote_code: Whether Python code beside the weights may run.
         inside: See `locate`.
 
-    Returns:
-        The checkpoint; only headers are read.
+    Only headers are read.
 
     Raises:
         ConfigError: No such directory or hub id, or only pickled weights without permission to read them.
@@ -149,9 +155,6 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
         config: The configuration of the checkpoint.
         architecture: Name of the model class.
         trust_remote_code: Whether Python code beside the weights may run.
-
-    Returns:
-        The module.
 
     Raises:
         ConfigError: transformers has no class of this name, or cannot build it.

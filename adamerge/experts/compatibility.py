@@ -55,7 +55,8 @@ def config_problems(base: Checkpoint, expert: Checkpoint, *, own_embeddings: boo
         patterns = ", ".join(f'"*{name.rpartition(".")[0].rpartition(".")[2]}*"' for name in names)
         problems.append(
             f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base {base.source}. Use an "
-            f"expert with the base's, or keep each expert's own: parameters: {{head: [{patterns}]}}."
+            f"expert with the base's; or, if the tokenizers differ by added tokens, set tokenizer: union; or keep each "
+            f"expert's own: parameters: {{head: [{patterns}]}}."
         )
     return problems
 

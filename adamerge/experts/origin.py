@@ -36,7 +36,7 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
     Args:
         checkpoint: An open checkpoint.
     """
-    folder = checkpoint.adapter or checkpoint.folder
+    folder = checkpoint.own_folder
     card, hub_id = _metadata(folder / "README.md"), hub_id_of(checkpoint.source, folder)
     return Origin(hub_id, () if hub_id else _ancestors(card, checkpoint.settings()), licence_in(card))
 

@@ -152,7 +152,7 @@ def _built(learning: Learning, chosen: Descent | BuildOptimizer, experts: int) -
     key = "trainer"
     try:
         with without_advice(), rank_for(learning.trainer):
-            build_trainer(learning.trainer, [])
+            build_trainer({k: v for k, v in learning.trainer.items() if k != "logger"}, [])  # it is built later
         key = "optimizer"
         probe = torch.nn.Parameter(learning.feasible.project(torch.zeros(1, experts)))
         optimizer = build_optimizer(chosen, probe, learning.feasible)

@@ -20,7 +20,7 @@ from adamerge.learning.learn import Calibration, Goals, descend, goals_of, targe
 from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.chunks import Chunks, Importance, chunked, importance, importance_by_gradient
-from adamerge.merging.coefficients import load_coefficients, save_coefficients
+from adamerge.merging.coefficients import COEFFICIENTS, load_coefficients, save_coefficients
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.task_vectors import TaskVectors
@@ -32,7 +32,6 @@ from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.own_files import EVERY, check_form, own_json
 from adamerge.types import Coefficients
 
-COEFFICIENTS = "coefficients.safetensors"
 LEARNED = "learned.json"
 TABLE = "importance.csv"
 

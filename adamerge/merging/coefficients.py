@@ -14,6 +14,9 @@ from adamerge.storage.open_safetensors import open_safetensors
 from adamerge.storage.own_files import check_form, own_file
 from adamerge.types import Coefficients, ConfigError
 
+COEFFICIENTS = "coefficients.safetensors"
+"""Name of the file in a run, and in its first stage."""
+
 
 class Table(NamedTuple):
     """Content of a coefficients file.

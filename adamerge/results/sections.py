@@ -73,7 +73,7 @@ def sections(run: SeenRun) -> list[Section]:
     learning = [drawn.pop(title) for title in ("Learning",) if title in drawn]
     vectors = [drawn.pop(title) for title in ("Task vectors by depth", "Cosines of task vectors") if title in drawn]
     found = [
-        Section("Result", [verdict(run), *run.metrics.get("warnings", [])], [*_results(run)]),
+        Section("Result", [verdict(run), *run.metrics.get("warnings", [])], [*_results(run), *_harness(run)]),
         Section("Learning", _how(run), pictures=learning),
         Section("Coefficients", [_words(run)], [*_coefficients(run)], [*drawn.values()], (), _every(run)),
         Section("Task vectors", _of_vectors(run), [*_norms(run)], vectors),
@@ -103,6 +103,26 @@ def _results(run: SeenRun) -> Iterator[Grid]:
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in tasks]
         note = "Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts."
         yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
+
+
+def _harness(run: SeenRun) -> Iterator[Grid]:
+    """Show what lm-eval measured: a row per task and metric, a column per model."""
+    models: dict[str, dict[str, dict[str, float]]] = run.metrics.get("lm_eval", {}).get("models", {})
+    keys = dict.fromkeys((t, m) for own in models.values() for t, found in own.items() for m in found)
+    shown = [(task, metric) for task, metric in keys if "_stderr," not in metric]
+    if shown:
+        rows = [
+            [Cell(f"{task}: {metric}"), *(_with_error(own.get(task, {}), metric) for own in models.values())]
+            for task, metric in shown
+        ]
+        note = "Metrics as lm-eval names them (metric, filter); ±: its standard error."
+        yield Grid("By lm-eval", ["task: metric", *models], rows, note)
+
+
+def _with_error(scores: dict[str, float], metric: str) -> Cell:
+    value, error = scores.get(metric), scores.get(metric.replace(",", "_stderr,", 1))
+    found = number(value)
+    return found if value is None or error is None else Cell(f"{found.text} ± {error:.3f}", value)
 
 
 def _score(run: SeenRun, candidate: str, task: str) -> Cell:

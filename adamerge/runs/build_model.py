@@ -24,6 +24,7 @@ from adamerge.results.evaluate import MEAN
 from adamerge.runs.adapter_limits import check_adapter
 from adamerge.runs.centre import FinishedMerges, centre_of, fisher_inputs, over_one_group, plain_vectors, weights_beside
 from adamerge.runs.choose_memory import execution_for
+from adamerge.runs.common_tokenizer import check_adapters, is_complete, with_common_tokenizer
 from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
@@ -70,6 +71,8 @@ def open_experts(config: MergeConfig) -> Experts:
         except (ConfigError, IncompatibleExpertsError) as error:
             problems.append(str(error))
     problems += _taken(config.names, base, list(opened.values())) if base else []
+    if base and config.tokenizer is not None and not problems:
+        base, opened = _one_tokenizer(config.tokenizer, config, base, opened)
     zero_shot = {model.name: model.zero_shot for model in config.models if model.zero_shot}
     if base and opened:
         try:
@@ -80,6 +83,21 @@ def open_experts(config: MergeConfig) -> Experts:
             if not problems:
                 return experts
     raise IncompatibleExpertsError("\n".join(problems))
+
+
+def _one_tokenizer(
+    choice: str, config: MergeConfig, base: Checkpoint, opened: Mapping[str, Checkpoint]
+) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+    """Give base and experts one tokenizer; adapters are opened again over the base that has it."""
+    complete = {name: one for name, one in opened.items() if is_complete(one)}
+    common, found = with_common_tokenizer(choice, base, complete)
+    adapters = {name: one for name, one in opened.items() if name not in complete}
+    check_adapters(choice, common, base, adapters)
+    for model in config.models:
+        if model.name in adapters:
+            again = open_expert(model.model, common, adapter=model.adapter, allow_pickle=config.allow_pickle)
+            found[model.name] = again
+    return common, {name: found[name] for name in opened}
 
 
 def check_names(names: Sequence[str]) -> None:

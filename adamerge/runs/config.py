@@ -57,6 +57,9 @@ class MergeConfig:
         export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
         max_shard_size: Largest size of one file of the complete checkpoint, such as 2GB; null takes 5GB. A larger
             tensor has a file of its own.
+        tokenizer: One tokenizer for base and experts, whose tokenizers differ by added tokens: that of the base (the
+            experts' own tokens are dropped), union (all tokens; a row is taken from whoever has it), or that of a
+            task or model. null merges models with the base's vocab_size as they are.
         parameters: Name patterns that override which parameters are merged.
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are, and how much of the merged model exists at once: resident (task vectors in
@@ -110,6 +113,7 @@ class MergeConfig:
     rounding: RoundingMode = "nearest"
     export: ExportKind = "checkpoint"
     max_shard_size: int | str | None = None
+    tokenizer: str | None = None
     parameters: Split = field(default_factory=Split)
     task_vectors: Transform | None
     memory: Mode | Memory = "auto"

@@ -1,6 +1,7 @@
 """Construct objects from their options, and find every option whose value their class refuses."""
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +10,13 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import torch
+from pytorch_lightning.loggers import Logger
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from adamerge.learning.loggers import with_place
 from adamerge.runs.type_hints import Option
+from adamerge.storage.regular_files import reason_of
 
 INVALID: Final = object()
 """Placeholder for a value that could not be built."""
@@ -108,10 +112,27 @@ def refused(make: Callable[..., object], options: Options) -> str | None:
 
 
 def on_trial(cls: type) -> Callable[..., object]:
-    """Return a function that builds an optimiser or a scheduler on one temporary coefficient, to check its options."""
+    """Return a function that builds an optimiser or a scheduler on one temporary coefficient, to check its options.
+
+    A logger is built where it writes nothing.
+    """
+    if issubclass(cls, Logger):
+        return partial(_logger, cls)
     parameters = [torch.nn.Parameter(torch.zeros(1, 1))]
     make = partial(cls, parameters) if issubclass(cls, Optimizer) else partial(_step, cls, parameters)
     return partial(_finite, make)
+
+
+def _logger(cls: Callable[..., Logger], **options: object) -> Logger:
+    """Build a logger; nothing is written before it logs.
+
+    Raises:
+        ValueError: What it needs is not installed.
+    """
+    try:
+        return with_place(cls, os.devnull, **options)
+    except ImportError as error:
+        raise ValueError(f"{cls.__name__} cannot be used here: {reason_of(error)}") from error
 
 
 def _finite(make: Callable[..., object], **options: object) -> object:

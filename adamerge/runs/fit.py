@@ -27,6 +27,7 @@ from adamerge.runs.check_place import check_place
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.exported_files import hash_export
 from adamerge.runs.finished import check_unfinished, drop_former, files_of_export, put_aside
+from adamerge.runs.harness import write_script
 from adamerge.runs.inputs import inputs, remember
 from adamerge.runs.learn_merge import learn_merge, open_inputs, print_lines
 from adamerge.runs.learning_settings import learning_of
@@ -168,6 +169,7 @@ def _fit(
     counts = {task: len(own) for task, own in opened.data.calibration.items()}
     card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
     write_cards(card, exported.folder)
+    write_script(config, run, opened.experts)
     print_lines(console, filter(None, [licence_warning(card)]))
     redo = {**made, "warnings": list(learned.warnings), "card": as_json(card), "files": hash_export(exported.folder)}
     write_text(run.recipe, json.dumps(redo, indent=2, allow_nan=False) + "\n")

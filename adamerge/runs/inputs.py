@@ -80,7 +80,7 @@ def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
 
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
     """Hash the configuration, and each file of weights and index of such in a checkpoint by SHA-256, per file name."""
-    folder, known = checkpoint.adapter or checkpoint.folder, checkpoint.tensors.files
+    folder, known = checkpoint.own_folder, checkpoint.tensors.files
     configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
     files = sorted(
         [*configs, *(file for ending in ("safetensors", "bin", INDEX) for file in folder.glob(f"*.{ending}"))]

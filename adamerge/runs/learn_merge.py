@@ -10,6 +10,7 @@ from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.learning.learn import divide, goals_of, target_settings
+from adamerge.learning.loggers import with_loggers
 from adamerge.learning.processes import Processes
 from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
@@ -106,6 +107,7 @@ def learn_merge(
         needed = calibration if learning.steps else replace(calibration, learn={})
         goals = goals_of(model, config.objective, needed, run.targets, keeper)
         held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)
+        learning = replace(learning, trainer=with_loggers(learning.trainer, run.logs))
         if processes is not None and processes.first:
             processes.join()
         staged = learn_in_stages(

@@ -4,7 +4,7 @@ from typing import Final
 
 OTHER_WORDS: Final = {
     "device": "Write trainer: {accelerator: cpu} (or gpu); CUDA_VISIBLE_DEVICES chooses among several.",
-    "logger": "The history of learning is in metrics.json and in the report of the run; no logger is needed.",
+    "logger": "Write trainer: {logger: CSVLogger}, or another of Lightning's; metrics.json and the report need none.",
     "seed": "Write seed_everything.",
     "lr": "Write it as an option of the optimiser: optimizer: {class_path: Adam, init_args: {lr: 0.01}}.",
     "output_dir": "Write run_dir.",

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from adamerge.learning.stable_decay import StableDecay
+
 COMMON: Final[dict[str, object]] = {
     "task_vectors": None,
     "centre": None,
@@ -54,7 +56,7 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
         "chunks": {"budget": 8},
         "watch.guard": True,
         "watch.average": 0.9,
-        "lr_scheduler": "StableDecay",
+        "lr_scheduler": StableDecay.__name__,
         "trainer.max_steps": 100,
     },
     "frank_wolfe": ADAMERGING

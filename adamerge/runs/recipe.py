@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import flat_settings
-from adamerge.runs.run_directory import MAY_DIFFER, RunDirectory
+from adamerge.runs.run_directory import RunDirectory, may_differ
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.kept import Key
 
@@ -42,7 +42,7 @@ def recipe(
 
 def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
     """Compute the cache key of a run from its inputs and from all settings that a resumed run may not change."""
-    settings = {key: value for key, value in flat_settings(resolved).items() if key not in MAY_DIFFER}
+    settings = {key: value for key, value in flat_settings(resolved).items() if not may_differ(key)}
     experts, rows = {key: made_from[key] for key in ("base", "experts")}, [made_from["data"], made_from["processors"]]
     return {
         "experts": digest_of_json(experts),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from adamerge.merging.coefficients import COEFFICIENTS
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import flat, flat_settings
 from adamerge.runs.layers import nested
@@ -25,6 +26,16 @@ MAY_DIFFER = {"run_dir", "trainer.max_steps", "trainer.max_time", "trainer.enabl
     f"trainer.{key}" for key in ("devices", "num_nodes", "strategy")
 }
 """Settings that may differ when a run is resumed; not trainer.max_steps if a cosine schedule depends on it."""
+
+
+def may_differ(key: str) -> bool:
+    """Return whether a setting may differ when a run is resumed.
+
+    Example:
+        >>> may_differ("run_dir"), may_differ("trainer.logger.class_path"), may_differ("method")
+        (True, True, False)
+    """
+    return key in MAY_DIFFER or key.startswith("trainer.logger")
 
 
 DECIDING = ("method", "task_vectors", "centre", "grouping", "chunks", "parameters")
@@ -101,6 +112,11 @@ class RunDirectory:
         return self.path / "targets"
 
     @property
+    def logs(self) -> Path:
+        """Folder of Lightning's loggers, if the configuration names some."""
+        return self.path / "logs"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints that a run resumes from."""
         return self.path / "checkpoints"
@@ -113,7 +129,7 @@ class RunDirectory:
     @property
     def coefficients(self) -> Path:
         """Learned coefficients."""
-        return self.path / "coefficients.safetensors"
+        return self.path / COEFFICIENTS
 
     @property
     def metrics(self) -> Path:
@@ -139,6 +155,11 @@ class RunDirectory:
     def report(self) -> Path:
         """Report as a page; the same as Markdown is beside it."""
         return self.path / "report.html"
+
+    @property
+    def harness(self) -> Path:
+        """Script that measures base, experts and merge by lm-eval, of language models."""
+        return self.path / "lm_eval.sh"
 
     @property
     def merged(self) -> Path:
@@ -207,11 +228,11 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
         )
     now = flat_settings(resolved)
     then = _as_begun(former, now, allow_code)
-    may_differ = MAY_DIFFER - ({"trainer.max_steps"} if _decays_until_max_steps(now) else set())
+    fixed = {"trainer.max_steps"} if _decays_until_max_steps(now) else set[str]()
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and key not in may_differ
+        if then.get(key) != now.get(key) and (key in fixed or not may_differ(key))
     ]
     if differing:
         raise ConfigError(

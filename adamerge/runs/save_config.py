@@ -6,6 +6,7 @@ from dataclasses import fields
 from functools import partial
 
 import yaml
+from pytorch_lightning.loggers import Logger
 
 from adamerge.runs.class_names import import_path
 from adamerge.runs.config import MergeConfig
@@ -56,9 +57,10 @@ def _plain(value: object, key: str) -> object:
     if isinstance(value, list | tuple):
         return [_plain(item, f"{key}.{i}") for i, item in enumerate(value)]
     if isinstance(value, partial):
-        return _named(value.func, _defaults(value.func) | value.keywords, key)
+        logs = isinstance(value.func, type) and issubclass(value.func, Logger)
+        return _named(value.func, value.keywords if logs else _defaults(value.func) | value.keywords, key)
     if isinstance(value, type):
-        return _named(value, _defaults(value), key)
+        return _named(value, {} if issubclass(value, Logger) else _defaults(value), key)
     own = {name: getattr(value, name) for name in options(type(value)) if hasattr(value, name)}
     if own.keys() != options(type(value)).keys():
         raise ConfigError(

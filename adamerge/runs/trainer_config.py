@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from adamerge.learning.loggers import BuildLogger
 from adamerge.types import ConfigError
 
 DURATION = re.compile(r"\d+:\d+:\d+:\d+")
@@ -28,6 +29,8 @@ class TrainerConfig:
         gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
         gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
         deterministic: Raise an error for operations that are not reproducible.
+        logger: Lightning's loggers, one or a list, such as CSVLogger, TensorBoardLogger, WandbLogger or MLFlowLogger,
+            with their options; save_dir is the run's folder logs by default. null writes none.
         enable_progress_bar: Show a progress bar; null shows it on a terminal only.
     """
 
@@ -41,6 +44,7 @@ class TrainerConfig:
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
     deterministic: bool | None = None
+    logger: BuildLogger | list[BuildLogger] | None = None
     enable_progress_bar: bool | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -59,13 +60,15 @@ def families(kinds: Sequence[object]) -> list[type]:
 
 
 def nameable(kinds: Sequence[object]) -> list[type]:
-    """List the classes among the types that a configuration may build: this package's, optimisers and schedulers.
+    """List the classes among the types that YAML may build: of this package, optimisers, schedulers, loggers.
 
     All other objects, such as the tensors that torch's optimisers accept as options, exist in Python only. So no option
     of another library's class can name a class.
     """
     own = [cls for cls in families(kinds) if cls.__module__.partition(".")[0] == "adamerge"]
-    made = [cls for cls in map(called_for, kinds) if cls is not None and issubclass(cls, (Optimizer, LRScheduler))]
+    made = [
+        cls for cls in map(called_for, kinds) if cls is not None and issubclass(cls, (Optimizer, LRScheduler, Logger))
+    ]
     return list(dict.fromkeys([*own, *made]))
 
 
@@ -82,7 +85,7 @@ def is_choice(kinds: Sequence[object]) -> bool:
 
 @cache
 def options(cls: type, *, called_later: bool = False) -> Mapping[str, Option]:
-    """List the arguments of a class by name; without the first one if the class is called later."""
+    """List the arguments of a class by name; without the first one if the class is called later with it."""
     if is_dataclass(cls):
         hints = get_type_hints(cls)
         return {
@@ -90,10 +93,15 @@ def options(cls: type, *, called_later: bool = False) -> Mapping[str, Option]:
             for own in fields(cls)
             if own.init and get_origin(hints[own.name]) is not ClassVar
         }
-    parameters = list(inspect.signature(cls).parameters.values())[1 if called_later else 0 :]
+    logger = issubclass(cls, Logger)
+    parameters = list(inspect.signature(cls).parameters.values())[1 if called_later and not logger else 0 :]
     named = [own for own in parameters if own.kind in (own.POSITIONAL_OR_KEYWORD, own.KEYWORD_ONLY)]
     hints = _hints_of(cls)
-    return {own.name: Option(hints.get(own.name, object), own.default is own.empty) for own in named}
+    given = {"save_dir"} if logger else set[str]()  # by default the run's own folder
+    return {
+        own.name: Option(hints.get(own.name, object), own.default is own.empty and own.name not in given)
+        for own in named
+    }
 
 
 def in_words(kinds: Sequence[object]) -> str:

@@ -7,8 +7,7 @@ from typing import NamedTuple, get_args
 
 import torch
 
-from adamerge.learning.two_stages import COEFFICIENTS
-from adamerge.merging.coefficients import Table, load_coefficients
+from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
 from adamerge.merging.grouping import Grouping, tensor_wise
 from adamerge.runs.config import MergeConfig, Start
 from adamerge.runs.earlier_run import EarlierRun

@@ -11,8 +11,9 @@ from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration
 from adamerge.learning.settings import Learning
-from adamerge.learning.two_stages import COEFFICIENTS, LEARNED, TABLE, learn_in_stages
+from adamerge.learning.two_stages import LEARNED, TABLE, learn_in_stages
 from adamerge.merging.chunks import Chunks
+from adamerge.merging.coefficients import COEFFICIENTS
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.objectives import CrossEntropy

@@ -1,5 +1,6 @@
 """A report says what the files of a run say, on one page without network, from 20 to 2,500 groups."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
@@ -88,6 +89,31 @@ def test_a_page_needs_no_network_and_is_well_formed():
     assert text.count("<th scope") >= page.tables
     assert "<script>alert(1)" not in text
     assert "&lt;b&gt;news" in text
+
+
+def luminance(colour):
+    """Relative luminance of #rgb or #rrggbb, as WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_words_have_contrast_headings_have_an_order_and_wide_parts_scroll():
+    """What an accessibility check reports first: 4.5 : 1, no level left out, regions that keys can scroll."""
+    runs = [made(name, groups=5, history=False) for name in ("a", "b")]
+    text = report_on(runs).html
+    colours = re.findall(r"(?<![\w-])color: (#[0-9a-f]{3,6})", text)
+    assert colours
+    assert all(1.05 / (luminance(colour) + 0.05) >= 4.5 for colour in colours)  # on white
+    levels = [int(heading[1]) for heading in Page(text).headings]
+    assert levels.count(1) == 1
+    assert all(following - level <= 1 for level, following in itertools.pairwise(levels))
+    wide = re.findall(r'<div class="wide"([^>]*)>\s*<(table|img)', text)
+    assert len(wide) == text.count("<table>") + text.count("<img ")
+    assert all('tabindex="0"' in tag and 'role="region"' in tag and "aria-label=" in tag for tag, _ in wide)
+    assert 'name="viewport"' in text
+    assert '<html lang="en">' in text
 
 
 @pytest.mark.parametrize(("groups", "experts"), [(20, 2), (2500, 20)])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from adamerge import cli
+from adamerge.runs import presets
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import FAST
 from adamerge.runs.layers import DECIDED
@@ -102,3 +103,11 @@ def test_the_default_is_what_it_says():
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"method: expected one of .*, found 'adamergin'\. Did you mean adamerging\?"):
         merge_config({**MINIMAL, "method": "adamergin"})
+
+
+def test_classes_of_presets_are_loaded_with_them():
+    """A class is found by its name only where its module was imported."""
+    loaded = vars(presets)
+    named = {settings["lr_scheduler"] for settings in PRESETS.values()} - {None, "cosine"}
+    assert named
+    assert all(loaded[name].__name__ == name for name in named)

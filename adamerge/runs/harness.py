@@ -1,0 +1,180 @@
+"""lm-eval on the base, the experts and the merge of a finished run: commands, a script, and results."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adamerge.experts.experts import Experts
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.paths import anchor
+from adamerge.runs.report_runs import write_report
+from adamerge.runs.run_directory import RunDirectory, use_run
+from adamerge.storage.atomic_files import write_text
+from adamerge.storage.own_files import EVERY, own_json
+from adamerge.storage.regular_files import is_folder
+from adamerge.types import ConfigError
+
+RESULTS = "lm_eval"
+"""Key of metrics.json, and folder of the run directory, with lm-eval's results."""
+
+_SCRIPT = """\
+#!/bin/sh
+# Measures base, experts and merge of this run by lm-eval (pip install lm-eval):
+#     sh lm_eval.sh TASK[,TASK ...] [more options of lm_eval, such as --limit 100]
+# `adamerge evaluate RUN --lm_eval TASK[,TASK ...]` does the same, and adds the results to metrics.json and the report.
+# Results: lm_eval/MODEL/**/results_*.json; its key results.TASK has the metrics, such as "acc,none", "acc_norm,none",
+# "exact_match,strict-match" or "word_perplexity,none" (name of the metric, filter), each with METRIC_stderr,FILTER.
+set -e
+cd "$(dirname "$0")"
+tasks="$1"
+shift
+"""
+
+
+def arguments_of(config: MergeConfig, run: Path) -> dict[str, str]:
+    """Return lm-eval's --model_args for each model: base, the experts by task, and the merge.
+
+    Args:
+        config: Configuration of the run.
+        run: Run directory, for the merge.
+    """
+    base = anchor(config.base_model)
+    found = {"base": _pretrained(base)}
+    for model in config.models:
+        place = anchor(model.model)
+        below = (
+            (place, anchor(model.adapter)) if model.adapter else (base, place) if _is_adapter(place) else (place, "")
+        )
+        found[model.name] = _pretrained(*below)
+    merged = run / "merged"
+    found["merge"] = _pretrained(base, str(merged)) if _is_adapter(str(merged)) else _pretrained(str(merged))
+    apart = [model.name for model in config.models if (merged / model.name / "config.json").is_file()]
+    found |= {f"merge of {task}": _pretrained(str(merged / task)) for task in apart}
+    trust = ",trust_remote_code=True" if config.trust_remote_code else ""
+    return {name: own + trust for name, own in found.items()}
+
+
+def _pretrained(place: str, adapter: str = "") -> str:
+    """Write a model as lm-eval's arguments; `id@revision` has a key of its own there.
+
+    Example:
+        >>> _pretrained("org/base@v1", "mine")
+        'pretrained=org/base,revision=v1,peft=mine'
+    """
+    name, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
+    parts = {"pretrained": name, "revision": revision, "peft": adapter}
+    return ",".join(f"{key}={value}" for key, value in parts.items() if value)
+
+
+def _is_adapter(place: str) -> bool:
+    folder = Path(place)
+    return is_folder(folder) and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def write_script(config: MergeConfig, run: RunDirectory, experts: Experts) -> None:
+    """Write a script with the commands of lm-eval into the run directory of language models that generate."""
+    if any(expert.kind.predicts != "next token" for expert in experts.tasks.values()):
+        return
+    lines = [_SCRIPT]
+    for name, own in arguments_of(config, run.path.absolute()).items():
+        here = own.replace(f"{run.path.absolute()}/", "")  # of a directory that may be moved
+        words = _words("lm_eval", here, f"{RESULTS}/{name}")
+        lines.append(f'{shlex.join(words)} --tasks "$tasks" "$@"\n')
+    write_text(run.harness, "".join(lines))
+
+
+def _words(program: str, arguments: str, out: str) -> list[str]:
+    return [program, "--model", "hf", "--model_args", arguments, "--output_path", out]
+
+
+def run_harness(config: MergeConfig, folder: Path, tasks: str, console: Console) -> None:
+    """Measure all models of a finished run by lm-eval, and add its results to metrics.json and the report.
+
+    Args:
+        config: Configuration of the run.
+        folder: Run directory.
+        tasks: lm-eval's tasks, with commas between them.
+        console: Prints the results.
+
+    Raises:
+        ConfigError: lm-eval is not installed or fails, the run is not finished, or has no merged checkpoint.
+    """
+    run = RunDirectory(folder)
+    if not run.metrics.is_file() or not run.merged.is_dir():
+        raise ConfigError(
+            f"{folder}: expected a finished run with its merged checkpoint ({run.merged.name}), found none. Finish it, "
+            "or export it again."
+        )
+    program = program_of()
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    with use_run(run, "adamerge evaluate", console):
+        for name, own in arguments_of(config, folder.absolute()).items():
+            console.print(f"lm-eval: {name}", markup=False, highlight=False, soft_wrap=True)
+            found[name] = _measured([*program], own, folder / RESULTS / name, tasks)
+        kept: Mapping[str, Any] = own_json(run.metrics, "the measurements of a run", "Restore it.", {EVERY: object})
+        added = {**kept, RESULTS: {"tasks": tasks.split(","), "models": found}}
+        write_text(run.metrics, json.dumps(added, indent=2, allow_nan=False) + "\n")
+        write_report([folder], run.report)
+    for name, scores in found.items():
+        for task, metrics in scores.items():
+            for metric, value in metrics.items():
+                line = f"{name}: {task}: {metric} {value:.4g}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def program_of() -> list[str]:
+    """Find lm-eval.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    command = shutil.which("lm_eval")
+    if command:
+        return [command]
+    if find_spec("lm_eval") is not None:
+        return [sys.executable, "-m", "lm_eval"]
+    raise ConfigError(
+        "--lm_eval: expected the command lm_eval, but it is not installed here. pip install lm-eval; or run lm_eval.sh "
+        "of the run directory where it is."
+    )
+
+
+def _measured(program: Sequence[str], arguments: str, out: Path, tasks: str) -> dict[str, dict[str, float]]:
+    """Run lm-eval on one model and read its results."""
+    former = set(out.rglob("*.json"))
+    done = subprocess.run([*program, *_words("", arguments, str(out))[1:], "--tasks", tasks], check=False)
+    if done.returncode:
+        raise ConfigError(
+            f"--lm_eval: expected lm_eval to succeed, but it ended with the code {done.returncode} on {arguments}; its "
+            "message is above. Nothing was added to metrics.json."
+        )
+    new = sorted(set(out.rglob("*.json")) - former)
+    results = [file for file in new if file.name.startswith("results")]
+    if not results:
+        raise ConfigError(f"--lm_eval: expected results_*.json of lm_eval in {out}, found none.")
+    return scores_in(own_json(results[-1], "results of lm-eval", "Run it again.", {"results": dict, EVERY: object}))
+
+
+def scores_in(content: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return lm-eval's numbers by task and metric, as its keys name them; aliases and counts are no metrics.
+
+    Example:
+        >>> scores_in({"results": {"arc": {"alias": "arc", "acc,none": 0.5, "acc_stderr,none": "N/A"}}})
+        {'arc': {'acc,none': 0.5}}
+    """
+    return {
+        task: {
+            name: float(value)
+            for name, value in own.items()
+            if "," in name and isinstance(value, int | float) and value == value and abs(value) != float("inf")
+        }
+        for task, own in content["results"].items()
+    }

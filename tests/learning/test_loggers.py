@@ -1,0 +1,73 @@
+"""Lightning's loggers by configuration: what is learned is logged step by step, in the run's folder or another."""
+
+import csv
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from support.families import configuration, write
+
+from adamerge import cli
+
+SHORT = {"max_steps": 4, "accelerator": "cpu"}
+
+
+def configured(logger, **more):
+    return write(configuration(trainer={**SHORT, "logger": logger, **more}))
+
+
+def logged(folder):
+    (file,) = folder.rglob("metrics.csv")
+    with file.open() as rows:
+        return list(csv.DictReader(rows))
+
+
+def test_csv_has_a_loss_for_every_step_and_what_was_watched(family, main):
+    code, _, complaint = main("fit", configured("CSVLogger"), "--run_dir", "run")
+    assert (code, complaint) == (0, "")
+    rows = logged(family / "run" / "logs")
+    assert [int(row["step"]) for row in rows if row["loss"]] == [0, 1, 2, 3]
+    assert [row for row in rows if row["agreement"]]
+    former = (family / "run" / "config.yaml").read_text()
+    assert "class_path: pytorch_lightning.loggers.CSVLogger" in former
+
+
+def test_options_and_several_loggers(family, main):
+    named = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "elsewhere", "name": "a"}}
+    other = {"class_path": "CSVLogger", "init_args": {"save_dir": "elsewhere", "name": "b", "prefix": "my"}}
+    assert main("fit", configured([named, other]), "--run_dir", "run")[0] == 0
+    assert not (family / "run" / "logs").exists()
+    assert len(logged(family / "elsewhere" / "a")) == len(logged(family / "elsewhere" / "b"))
+    assert "my-loss" in logged(family / "elsewhere" / "b")[0]
+
+
+@pytest.mark.parametrize(
+    ("logger", "complaint"),
+    [
+        ("CSVLoger", "Did you mean CSVLogger?"),
+        ({"class_path": "CSVLogger", "init_args": {"folder": "a"}}, "there is no such key"),
+        ("os.system", "outside torch, Lightning and adamerge"),
+    ],
+)
+def test_mistakes_are_said(family, main, logger, complaint):
+    code, said, error = main("check", configured(logger), "--run_dir", "run")
+    assert code == cli.BAD_INPUT
+    assert complaint in said + error
+
+
+@pytest.mark.parametrize("name", ["TensorBoardLogger", "WandbLogger", "MLFlowLogger"])
+def test_what_is_not_installed_is_refused_before_anything_is_learned(family, main, name):
+    """Or it is installed: then it is accepted, and nothing is written by `check`."""
+    before = {path for path in Path().rglob("*") if path.is_file()}
+    file = configured(name)
+    code, said, error = main("check", file, "--run_dir", "run")
+    if code:
+        assert f"{name} cannot be used here" in said + error
+    assert {path for path in Path().rglob("*") if path.is_file()} <= before | {Path(file)}
+
+
+def test_tensorboard_writes_into_the_run(family, main):
+    if not (find_spec("tensorboard") or find_spec("tensorboardX")):
+        pytest.skip("TensorBoard is not installed")
+    assert main("fit", configured("TensorBoardLogger"), "--run_dir", "run")[0] == 0
+    assert list((family / "run" / "logs").rglob("events.out.tfevents.*"))

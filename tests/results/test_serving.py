@@ -1,0 +1,66 @@
+"""What servers read of an export is in its files (docs/serving.md)."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+import yaml
+from safetensors import safe_open
+from support.families import CHATS, save_speaking_family
+
+from adamerge import cli
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_export_has_what_servers_read(tmp_path, monkeypatch, tied):
+    folder = save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama", ("mood",))
+    monkeypatch.chdir(folder)
+    for name in ("base", "mood"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(name)
+        if tied:
+            model.config.tie_word_embeddings = True
+            model.tie_weights()
+        model.generation_config.temperature, model.generation_config.do_sample = 0.7, True
+        model.save_pretrained(name)
+    Path("base/chat_template.jinja").write_text(CHATS)
+    config = {"base_model": "base", "models": [{"model": "mood"}], "method": "task_arithmetic"}
+    Path("merge.yaml").write_text(yaml.safe_dump({**config, "trainer": {"max_steps": 0, "accelerator": "cpu"}}))
+    assert cli.main(["fit", "merge.yaml", "--run_dir", "run"]) == 0
+    merged, settings = Path("run/merged"), json.loads(Path("run/merged/config.json").read_text())
+    assert settings["architectures"] == ["LlamaForCausalLM"]
+    assert settings["model_type"] == "llama"
+    assert bool(settings.get("tie_word_embeddings")) is tied
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        assert (merged / file).read_bytes() == Path("base", file).read_bytes()
+    generation = json.loads((merged / "generation_config.json").read_text())
+    assert (generation["temperature"], generation["do_sample"]) == (0.7, True)
+    with safe_open(merged / "model.safetensors", "pt") as weights:
+        assert weights.metadata() == {"format": "pt"}
+        assert ("lm_head.weight" in weights.keys()) is not tied
+
+
+def test_the_page_names_files_that_exports_have():
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    named = set(re.findall(r"`([\w*/]+\.(?:json|jinja|safetensors))`", page))
+    assert {"config.json", "tokenizer.json", "chat_template.jinja", "modules.json", "1_Pooling/config.json"} <= named
+
+
+def test_the_recipe_of_quantising_runs(tmp_path, monkeypatch):
+    """Where torchao is installed: the page's own lines, on a small model whose answers stay nearly the same."""
+    pytest.importorskip("torchao")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (recipe,) = re.findall(r"```text\n(import torch\n.*?)```", page, flags=re.DOTALL)
+    save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama", ("mood",))
+    (tmp_path / "RUN").mkdir()
+    shutil.copytree(tmp_path / "family" / "base", tmp_path / "RUN" / "merged")
+    monkeypatch.chdir(tmp_path)
+    exec(recipe, {})
+    ids = torch.arange(12).reshape(2, 6)
+    merged, small = (transformers.AutoModelForCausalLM.from_pretrained(f"RUN/{name}") for name in ("merged", "int8"))
+    with torch.no_grad():
+        expected, found = merged(ids).logits, small(ids).logits.float()
+    assert 0 < (found - expected).norm() / expected.norm() < 0.05

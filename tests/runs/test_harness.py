@@ -1,0 +1,120 @@
+"""lm-eval: the commands, their script, and results in metrics.json and the report; a stand-in is the program."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support.families import save_speaking_family
+
+from adamerge import cli
+from adamerge.cli import parse_file
+from adamerge.runs.harness import arguments_of
+
+STAND_IN = f"""#!{sys.executable}
+import json, pathlib, sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert given["--model"] == "hf", given
+out = pathlib.Path(given["--output_path"]) / "some__model"
+out.mkdir(parents=True)
+values = dict(part.split("=", 1) for part in given["--model_args"].split(","))
+assert all(pathlib.Path(values[key]).is_dir() for key in ("pretrained", "peft") if key in values), values
+score = len(given["--output_path"]) / 1000
+own = {{"alias": "a", "acc,none": score, "acc_stderr,none": 0.01}}
+results = dict.fromkeys(given["--tasks"].split(","), own)
+(out / "results_2026-01-01.json").write_text(json.dumps({{"results": results, "given": given}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """A finished run of language models."""
+    folder = save_speaking_family(tmp_path_factory.mktemp("harness") / "family", "LlamaForCausalLM", "llama")
+    config = yaml.safe_load((folder / "merge.yaml").read_text())
+    config |= {"method": "task_arithmetic", "data": {}, "watch": {}, "trainer": {"max_steps": 0, "accelerator": "cpu"}}
+    for model in config["models"]:
+        model.pop("calibration")
+        model.pop("evaluation")
+    (folder / "merge.yaml").write_text(yaml.safe_dump(config))
+    former = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert cli.main(["fit", "merge.yaml", "--run_dir", "run"]) == 0
+    finally:
+        os.chdir(former)
+    return folder
+
+
+@pytest.fixture
+def place(spoken, tmp_path, monkeypatch):
+    """The folder of a finished run, with a program `lm_eval` on the path."""
+    folder = shutil.copytree(spoken, tmp_path / "family")
+    program = tmp_path / "bin" / "lm_eval"
+    program.parent.mkdir()
+    program.write_text(STAND_IN)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.reports
+def test_results_are_in_metrics_and_report(place, main):
+    code, said, complaint = main("evaluate", "run", "--lm_eval", "arc_easy,piqa")
+    assert (code, complaint) == (0, "")
+    found = json.loads(Path("run/metrics.json").read_text())
+    assert "sizes" in found  # what fit wrote stays
+    assert found["lm_eval"]["tasks"] == ["arc_easy", "piqa"]
+    assert list(found["lm_eval"]["models"]) == ["base", "mood", "topic", "merge"]
+    score = len(str(Path("run/lm_eval/merge"))) / 1000
+    assert found["lm_eval"]["models"]["merge"]["piqa"] == {"acc,none": score, "acc_stderr,none": 0.01}
+    assert f"merge: piqa: acc,none {score:.4g}" in said
+    for file in ("run/report.html", "run/report.md"):
+        text = Path(file).read_text()
+        assert "By lm-eval" in text
+        assert "arc_easy: acc,none" in text
+        assert f"{score:.3f} ± 0.010" in text
+    assert main("evaluate", "run", "--lm_eval", "arc_easy")[0] == cli.BAD_INPUT  # the stand-in makes no folder twice
+
+
+def test_the_script_runs_the_same_commands(place):
+    script = Path("run/lm_eval.sh")
+    assert subprocess.run(["sh", script, "arc_easy", "--limit", "2"], check=True)
+    for name in ("base", "mood", "topic", "merge"):
+        (file,) = Path("run/lm_eval", name).rglob("results_*.json")
+        given = json.loads(file.read_text())["given"]
+        assert (given["--tasks"], given["--limit"]) == ("arc_easy", "2")
+        named = arguments_of(parse_file(Path("run/config.yaml")), Path("run"))[name]
+        assert given["--model_args"] == named.replace("run/merged", "merged")
+
+
+def test_without_lm_eval_and_with_a_failure_it_is_said_and_nothing_changes(place, main, monkeypatch, tmp_path):
+    before = Path("run/metrics.json").read_bytes()
+    (tmp_path / "bin" / "lm_eval").write_text("#!/bin/sh\nexit 3\n")
+    code, _, complaint = main("evaluate", "run", "--lm_eval", "arc_easy")
+    assert code == cli.BAD_INPUT
+    assert "it ended with the code 3 on pretrained=" in complaint
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("adamerge.runs.harness.find_spec", lambda name: None)
+    code, _, complaint = main("evaluate", "run", "--lm_eval", "arc_easy")
+    assert code == cli.BAD_INPUT
+    assert "pip install lm-eval; or run lm_eval.sh" in complaint
+    assert Path("run/metrics.json").read_bytes() == before
+
+
+def test_adapters_are_over_their_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "one", "two", "run/merged"):
+        Path(name).mkdir(parents=True)
+        Path(name, "config.json" if name in ("base", "two") else "adapter_config.json").write_text("{}")
+    models = [{"model": "one"}, {"model": "two", "adapter": "one", "task": "both"}]
+    Path("merge.yaml").write_text(yaml.safe_dump({"base_model": "base", "models": models}))
+    found = arguments_of(parse_file(Path("merge.yaml")), Path("run"))
+    assert found["one"] == f"pretrained={tmp_path / 'base'},peft={tmp_path / 'one'}"
+    assert found["both"] == f"pretrained={tmp_path / 'two'},peft={tmp_path / 'one'}"
+    assert found["merge"] == f"pretrained={tmp_path / 'base'},peft=run/merged"
