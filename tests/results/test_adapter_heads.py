@@ -83,9 +83,9 @@ def made(name, **more):
 def base_of(name, **more):
     """The base; with another number of labels, its head has other values."""
     found = made(name, **more)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in found.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    for number, parameter in enumerate(found.parameters()):  # the head need not be last
+        drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+        parameter.data = 0.2 * drawn
     return found
 
 
