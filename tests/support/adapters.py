@@ -199,10 +199,7 @@ def in_old_names(folder: Path, name: str, targets: str, options: Mapping[str, ob
 
 
 def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False, backbone: str = ""):
-    """A base and an adapter as mlx-lm writes it; and the weights as its `fuse` computes them.
-
-    It holds a Conv1D transposed, as a linear layer, and GPT-2's backbone as `model`.
-    """
+    """A base and an adapter as mlx-lm writes it, Conv1D held transposed; and the weights as its `fuse` computes them."""
     base, tensors, scale = model(*family[:2], **family[2]), {}, 20.0
     base.save_pretrained(folder / "base")
     expected = base.state_dict()
@@ -211,8 +208,8 @@ def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False, back
         if path.rpartition(".")[2] in targets.split("|"):
             embedding, turned = isinstance(module, nn.Embedding), isinstance(module, Conv1D)
             held = module.weight.detach().T if turned else module.weight.detach()
-            rows, columns = held.shape
-            inputs, outputs = (rows, columns) if embedding else (columns, rows)
+            rows = len(held)
+            inputs, outputs = held.shape if embedding else held.T.shape
             a, b = (0.05 * torch.randn(size, generator=generator) for size in ((inputs, 3), (3, outputs)))
             changed = held + scale * (a @ b if embedding else (a @ b).T)
             name = f"{backbone}.{path.partition('.')[2]}" if backbone else path
