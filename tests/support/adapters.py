@@ -199,7 +199,7 @@ def in_old_names(folder: Path, name: str, targets: str, options: Mapping[str, ob
 
 
 def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False, backbone: str = ""):
-    """A base and an adapter as mlx-lm writes it, Conv1D held transposed; and the weights as its `fuse` computes them."""
+    """A base and an adapter as mlx-lm writes it (Conv1D transposed), and the weights as its `fuse` computes them."""
     base, tensors, scale = model(*family[:2], **family[2]), {}, 20.0
     base.save_pretrained(folder / "base")
     expected = base.state_dict()
