@@ -32,12 +32,12 @@ from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, by_task, open_a
 from adamerge.learning.trainer import process_count
 from adamerge.result import Result
 from adamerge.runs.build_model import check_start, check_task_vectors
-from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, fit
 from adamerge.runs.learn_merge import device_line, learn_merge, print_lines
-from adamerge.runs.learning_settings import learning_notes, learning_of, row_notes
+from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import check_objective, load_data
+from adamerge.runs.notes import notes_of
 from adamerge.runs.opened import Opened
 from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
@@ -248,10 +248,7 @@ class Merge:
             *experts.notes,
             *experts.warnings,
             *inspection.warnings,
-            *data.notes,
-            *learning_notes(config, inspection.changed),
-            *row_notes(config, data.calibration),
-            *component_notes(config, experts, inspection.changed),
+            *notes_of(config, experts, inspection.changed, data),
             *unsaved,
         ]
         description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_bytes().decode())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
@@ -34,7 +34,7 @@ def test_what_is_imported_is_declared():
 
 def imports(path):
     """Top-level names that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_bytes().decode())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -43,7 +43,7 @@ def imports(path):
 
 def test_oldest_dependencies_are_the_lower_bounds_and_are_allowed():
     constraints = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["constraints"]
-    pins = [Requirement(line) for line in constraints((ROOT / "pyproject.toml").read_text(encoding="utf-8"))]
+    pins = [Requirement(line) for line in constraints((ROOT / "pyproject.toml").read_bytes().decode())]
     bounds = {
         Requirement(line).name: Requirement(line)
         for line in [*PROJECT["dependencies"], *EXTRAS["demo"], *EXTRAS["adapters"]]
@@ -54,7 +54,7 @@ def test_oldest_dependencies_are_the_lower_bounds_and_are_allowed():
 
 def test_oldest_dependencies_are_tested_with_the_tools_of_ci():
     tools = runpy.run_path(str(ROOT / ".ci" / "oldest_constraints.py"))["tools"]
-    pyproject, pins = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", ".ci/constraints.txt"))
+    pyproject, pins = ((ROOT / name).read_bytes().decode() for name in ("pyproject.toml", ".ci/constraints.txt"))
     assert [pin for pin in tools(pyproject, pins) if pin.startswith("pytest==")]
     assert not [pin for pin in tools(pyproject, pins) if pin.startswith(("numpy", "torch"))]
 
@@ -67,14 +67,18 @@ def test_bound_without_a_lower_end_is_refused():
 
 
 def test_no_script_takes_the_place_of_a_package():
-    folders = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["pythonpath"]
+    folders = tomllib.loads((ROOT / "pyproject.toml").read_bytes().decode())["tool"]["pytest"]["ini_options"][
+        "pythonpath"
+    ]
     scripts = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")}
     assert {"gpu", "run"} <= scripts
     assert not scripts & {"cuda", *sys.stdlib_module_names, *packages_distributions()}
 
 
 def test_pinned_versions_of_ci_are_allowed():
-    pins = {(pin := Requirement(line)).name: pin for line in (ROOT / ".ci/constraints.txt").read_text().split()}
+    pins = {
+        (pin := Requirement(line)).name: pin for line in (ROOT / ".ci/constraints.txt").read_bytes().decode().split()
+    }
     for line in [*PROJECT["dependencies"], *EXTRAS["demo"]]:
         wanted = Requirement(line)
         if wanted.name in pins:
@@ -92,7 +96,7 @@ def test_withdrawn_releases_are_not_allowed():
 def test_hooks_use_the_linter_that_ci_uses():
     hooks = [
         hook
-        for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_bytes().decode())["repos"]
         for hook in repo["hooks"]
     ]
     pins = [pin for hook in hooks for pin in hook["additional_dependencies"]]
@@ -103,12 +107,12 @@ def test_hooks_use_the_linter_that_ci_uses():
 
 
 def test_changelog_has_this_version():
-    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_bytes().decode(), flags=re.MULTILINE)
     assert PROJECT["version"] in headings
 
 
 def test_licence_is_the_one_that_is_declared():
-    text = (ROOT / PROJECT["license-files"][0]).read_text(encoding="utf-8")
+    text = (ROOT / PROJECT["license-files"][0]).read_bytes().decode()
     assert PROJECT["license"] == "Apache-2.0"
     assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert len(text.splitlines()) == 201
@@ -121,17 +125,17 @@ def test_licence_is_the_one_that_is_declared():
     ),
 )
 def test_scripts_are_bash_and_stop_at_the_first_error(script):
-    text = (ROOT / script).read_text(encoding="utf-8")
+    text = (ROOT / script).read_bytes().decode()
     assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
     assert "set -euo pipefail" in text
 
 
 def test_answers_of_the_contributing_guide_are_where_it_says():
-    rows = re.findall(r"^\| .+\? \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| .+\? \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_bytes().decode(), re.MULTILINE)
     answers = [answer for row in rows for answer in re.findall(r"`([\w.]+)` in `([\w/.]+)`", row)]
     assert len(answers) >= len(rows) == 4
     for name, path in answers:
-        tree, *parts = ast.parse((ROOT / path).read_text(encoding="utf-8")), *name.split(".")
+        tree, *parts = ast.parse((ROOT / path).read_bytes().decode()), *name.split(".")
         for part in parts:
             tree = next(node for node in tree.body if getattr(node, "name", "") == part)
 

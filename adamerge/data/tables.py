@@ -18,7 +18,7 @@ from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Column
-from adamerge.data.words import advice, column_of_texts, joined, separator_hint
+from adamerge.data.words import advice, columns_meant, joined, separator_hint
 from adamerge.storage.regular_files import problem_of
 from adamerge.types import ConfigError, Fact, quoted
 
@@ -82,8 +82,7 @@ class Table:
         for column in columns:
             if column not in self.columns:
                 hint = separator_hint(self.columns)
-                likely = column_of_texts(self.data) if column == self.source.text and not hint else None
-                meant = f" If {likely!r} holds the texts, write text: {likely}." if likely else ""
+                meant = columns_meant(self.data) if column == self.source.text and not hint else ""
                 shown = ", ".join(name[:40] if name == name.strip() else repr(name[:40]) for name in self.columns[:8])
                 more = ", …" if len(self.columns) > 8 else ""
                 raise self.error(

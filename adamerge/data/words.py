@@ -28,11 +28,12 @@ def joined(values: Sequence[object]) -> list[object] | None:
     return [" ".join(cast(list[str], value)) for value in values]
 
 
-def column_of_texts(data: Records) -> str | None:
-    """Find the first column whose first value is a text or a list of words."""
-    rows = range(min(len(data), 1))
-    found = (name for name in data.columns for row in rows if _is_text(data.value(name, row)))
-    return next(found, None)
+def columns_meant(data: Records) -> str:
+    """Say which columns were probably meant: the first ones whose first value is a text or words, or a chat."""
+    first = [(name, data.value(name, row)) for name in data.columns for row in range(min(len(data), 1))]
+    texts = [f" If {n!r} holds the texts, write text: {n}." for n, value in first if _is_text(value)]
+    chats = [f" If {n!r} holds chats, write messages: {n}." for n, value in first if _is_chat(value)]
+    return "".join([*texts[:1], *chats[:1]])
 
 
 def advice(value: object, column: str) -> str:
@@ -51,6 +52,12 @@ def separator_hint(columns: Sequence[str]) -> str:
     only = columns[0] if len(columns) == 1 else ""
     found = next((word for mark, word in {";": "semicolons", "\t": "tabs", "|": "bars"}.items() if mark in only), None)
     return f" The first line has {found}: separate fields by commas in .csv, by tabs in .tsv." if found else ""
+
+
+def _is_chat(value: object) -> bool:
+    """Return whether a value is a list of messages, which are mappings with a text."""
+    turns = cast(list[object], value) if isinstance(value, list) else []
+    return bool(turns) and all(isinstance(turn, dict) and any(map(_is_text, turn.values())) for turn in turns)
 
 
 def _is_text(value: object) -> bool:

@@ -63,9 +63,9 @@ class Conversion:
 
         return {name: Header(tensor.shape, tensor.dtype) for name, tensor in self.apply(empty).items()}
 
-    def under(self, prefix: str) -> "Conversion":
-        """Return the same with a prefix before every name in the file."""
-        sources = {pattern: [prefix + name for name in names] for pattern, names in self.sources.items()}
+    def named(self, original: Mapping[str, str]) -> "Conversion":
+        """Return the same for a file with other names, given the file's own name of each."""
+        sources = {pattern: [original[name] for name in names] for pattern, names in self.sources.items()}
         return replace(self, sources=sources)
 
     def apply(self, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
@@ -103,11 +103,11 @@ class Places:
     made: dict[str, Conversion] = field(default_factory=dict[str, Conversion])
     without: dict[str, str] = field(default_factory=dict[str, str])
 
-    def under(self, prefix: str) -> "Places":
-        """Return the same with a prefix before every name in the file."""
-        names = {name: [prefix + disk for disk in several] for name, several in self.names.items()}
-        made = {name: conversion.under(prefix) for name, conversion in self.made.items()}
-        return Places(names, made, {prefix + name: target for name, target in self.without.items()})
+    def named(self, original: Mapping[str, str]) -> "Places":
+        """Return the same for a file with other names, given the file's own name of each."""
+        names = {name: [original[disk] for disk in several] for name, several in self.names.items()}
+        made = {name: conversion.named(original) for name, conversion in self.made.items()}
+        return Places(names, made, {original[name]: target for name, target in self.without.items()})
 
 
 def places(module: nn.Module, names: Iterable[str]) -> Places:

@@ -10,9 +10,10 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from adamerge.experts.checkpoint import Checkpoint
-from adamerge.experts.conversion import Conversion, Converted, Origin, Places, places
+from adamerge.experts.conversion import Conversion, Converted, Origin, Places
 from adamerge.experts.made_by_class import made_by_class, reported
 from adamerge.experts.name_patterns import several
+from adamerge.experts.name_wrappers import places_without_wrappers
 from adamerge.experts.tied import possible_ties, says_tied, tied_names
 from adamerge.storage.weights import Weights
 from adamerge.types import Fact, IncompatibleExpertsError
@@ -62,9 +63,9 @@ def match_tensors(source: str, tensors: Weights, module: nn.Module) -> Match:
         IncompatibleExpertsError: One parameter is stored under two names with different values, or transformers' rule
             cannot compute a parameter from the tensors in the file.
     """
-    wrapper, found = _placed(module, tuple(tensors.headers))
+    found, wrapped = places_without_wrappers(module, tuple(tensors.headers))
     what = type(module).__name__
-    notes = [f"{source}: every name begins with {wrapper}, which a wrapper added; it is removed."] if wrapper else []
+    notes = [f"{source}: {line}" for line in wrapped]
     notes += _stored_twice(source, tensors, found, what)
     placed: dict[str, Origin] = {name: disk[0] for name, disk in found.names.items()}
     placed |= _computed(source, tensors, found)
@@ -112,19 +113,6 @@ def fill_tied(source: str, found: Match, module: nn.Module) -> Match:
                 f"tied to {present[0]} (transformers would initialise it at random)."
             ]  # fmt: skip
     return replace(found, names=names, missing=tuple(n for n in found.missing if n not in names), notes=tuple(notes))
-
-
-def _placed(module: nn.Module, names: Sequence[str]) -> tuple[str, Places]:
-    """Find the places of all tensors; if no name has one, without a prefix that all names share."""
-    found, prefix = places(module, names), ""
-    whole, rest = found, list(names)
-    while not (found.names or found.made) and rest:
-        word = rest[0].partition(".")[0] + "."
-        if not all(name.startswith(word) for name in rest):
-            return "", whole
-        prefix, rest = prefix + word, [name.removeprefix(word) for name in rest]
-        found = places(module, rest)
-    return prefix, found.under(prefix)
 
 
 def _stored_twice(source: str, tensors: Weights, found: Places, what: str) -> list[str]:

@@ -136,6 +136,7 @@ def expert_of(model: MergedModel, task: str) -> ResidentExpert | StreamedExpert:
 
 
 def _merge(model: MergedModel, coefficients: Coefficients) -> dict[str, Tensor]:
+    model.check_files()
     return model.vectors.combine(coefficients, model.grouping)
 
 

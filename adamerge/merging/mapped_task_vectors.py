@@ -4,13 +4,14 @@ Tiles are read from the page cache into a scratch tile of fixed size, used for o
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
-from adamerge.storage.digest import digest_of_json
+from adamerge.storage.digest import FileDigest, digest_of_json
 from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients
@@ -59,6 +60,12 @@ class Mapped(TaskVectors):
     def centre_of(self, bundle: Bundle) -> Tensor:
         own = [as_matrix(self._centre[name]) for name in bundle]
         return own[0] if len(own) == 1 else torch.cat(own)
+
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        every = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
+        return {path: file for weights in every for path, file in weights.files.items()}
 
     @override
     def digest(self) -> str:

@@ -57,7 +57,7 @@ def _left(group: Path) -> Iterator[int]:
 def _numbers(file: Path) -> dict[str, int]:
     """Read lines of a name and a number; empty if there is no such file."""
     try:
-        lines = [line.split() for line in file.read_text().splitlines()]
+        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return {}
     return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}

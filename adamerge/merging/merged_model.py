@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -12,10 +11,9 @@ from transformers import GenerationConfig
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
-from adamerge.experts.model_kind import accepted
-from adamerge.experts.stateless import Stateless
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.forward_pass import Layers, call
+from adamerge.merging.generating import Generating
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.pinned_task_vectors import Pinned
@@ -24,7 +22,8 @@ from adamerge.merging.rounding import Rounding, RoundingMode, rounding_of
 from adamerge.merging.rounds import TaskBlocks
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.merging.work import Execution
-from adamerge.storage.weights import Weights
+from adamerge.storage.digest import FileDigest
+from adamerge.storage.weights import Weights, check_whole
 from adamerge.types import Coefficients, Parameters
 
 
@@ -58,6 +57,20 @@ class MergedModel:
         self.blocks, self.executed = None if blocks is None else tuple(blocks), executed
         for expert in experts.tasks.values():
             _buffers_to(expert.module, vectors.device)
+
+    @cached_property
+    def _files(self) -> tuple[FileDigest, ...]:
+        """The files of which views are kept: heads, parameters without task vectors, experts that run."""
+        every = (self.experts.base, *self.experts.weights.values(), self.vectors)
+        return tuple({path: file for weights in every for path, file in weights.files.items()}.values())
+
+    def check_files(self) -> None:
+        """Check, before a pass, that no file was cut off of which a view may be read.
+
+        Raises:
+            IncompatibleExpertsError: One was; names it.
+        """
+        check_whole(self._files)
 
     @cached_property
     def _fixed(self) -> dict[str, Tensor]:
@@ -137,6 +150,7 @@ class MergedModel:
         return torch.no_grad()(partial(Generating(expert.module), parameters))
 
     def _state(self, task: str, merged: Parameters, own_head: bool) -> dict[str, Tensor]:
+        self.check_files()
         expert, base = self.experts.tasks[task], self.experts.base
         head = self._heads[task] if own_head else {name: self.own(base[name]) for name in expert.whole_head}
         return {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
@@ -144,7 +158,7 @@ class MergedModel:
     def expert(self, task: str) -> "UnmergedExpert":
         """Place a task's unmerged expert on the device, for as long as the result lives."""
         state = {name: self.own(value) for name, value in self.experts.state_of(task).items()}
-        return UnmergedExpert(self.experts.tasks[task], state)
+        return UnmergedExpert(self.experts.tasks[task], state, self.check_files)
 
     def own(self, tensor: Tensor) -> Tensor:
         """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""
@@ -158,21 +172,24 @@ class UnmergedExpert:
     Args:
         expert: Module, and prefix of its names.
         state: Its parameters and buffers.
+        check: Called before every pass; raises what makes it impossible.
     """
 
-    def __init__(self, expert: Expert, state: Parameters) -> None:
-        self._expert = expert
+    def __init__(self, expert: Expert, state: Parameters, check: Callable[[], None] = lambda: None) -> None:
+        self._expert, self._check = expert, check
         self._state = {expert.prefix + name: value for name, value in state.items()}
         self._generating = Generating(expert.module)
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run the expert."""
+        self._check()
         return call(self._expert, lambda given: self._expert.forward(self._state, (), given), inputs, layers)
 
     @torch.no_grad()
     def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
         """Generate by the class's own `generate`: token ids (B, S)."""
+        self._check()
         return self._generating(self._state, inputs, how)
 
 
@@ -225,60 +242,6 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
     if isinstance(mapped, Mapped) and mapped.device.type == "cuda":
         mapped = Pinned(mapped)
     return Resident(mapped) if resident else mapped
-
-
-class Generating:
-    """Generates with given parameters by the `generate` of a module's class.
-
-    Which parameters a pass changes is found in the first call, during which there are copies of all: use one object for
-    all batches.
-
-    Args:
-        module: The module.
-    """
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module, self._run = module, Stateless(_Generator(module), seed=None)
-
-    def __call__(self, state: Parameters, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-        """Generate.
-
-        Args:
-            state: Parameters and buffers under the module's names.
-            inputs: Prompts.
-            how: Options of generation.
-
-        Returns:
-            What `generate` returns: token ids (B, S), unless `how` requests more.
-        """
-        wrapped = {f"{_Generator.PREFIX}{name}": tensor for name, tensor in state.items()}
-        return self._run(wrapped, (accepted(self._module, inputs), how))
-
-
-class _Generates(Protocol):
-    """What is used of a transformers model that generates."""
-
-    generation_config: GenerationConfig | None
-
-    def generate(self, **inputs: Tensor) -> Tensor: ...
-
-
-class _Generator(torch.nn.Module):
-    """Wrap a module so that its forward pass is its `generate`."""
-
-    PREFIX = "model."
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = module
-
-    def forward(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
-        module = cast(_Generates, self.model.eval())
-        own, module.generation_config = module.generation_config, how  # it would fill in what `how` leaves open
-        try:
-            return module.generate(**inputs)
-        finally:
-            module.generation_config = own
 
 
 def _buffers_to(module: torch.nn.Module, device: torch.device) -> None:

@@ -11,6 +11,7 @@ Only the experts travel, as raw numbers in their files' dtype. The centre, one m
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, cycle
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from typing_extensions import override
 
 from adamerge.merging.mapped_task_vectors import Mapped, windows
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
+from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients
 
 SLOTS = 3
@@ -63,6 +65,11 @@ class Pinned(TaskVectors):
                 return centre
             self._centre[bundle] = centre
         return self._centre[bundle]
+
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        return self._source.files
 
     @override
     def digest(self) -> str:

@@ -1,12 +1,14 @@
 """Task vectors held in memory: one stack of all experts per bundle, which is its only tile."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
+from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients
 
 
@@ -32,6 +34,11 @@ class Resident(TaskVectors):
     @override
     def centre_of(self, bundle: Bundle) -> Tensor:
         return self._centre[bundle] if bundle in self._centre else self._part(self._centre, *bundle)
+
+    @property
+    @override
+    def files(self) -> Mapping[Path, FileDigest]:
+        return self._source.files
 
     @override
     def digest(self) -> str:

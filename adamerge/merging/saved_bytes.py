@@ -51,11 +51,10 @@ def saved_bytes(
         dtype: Of the computation.
         by_position: Whether the loss can be taken for some positions at a time, where blocks are streamed.
     """
-    count = _Count(blocks)
-    try:
-        logits = _run(expert.module, inputs, count, dtype)
-    except Exception:  # the module reads values of its inputs, or has tensors that are not buffers
+    tried = _tried(expert.module, inputs, blocks, dtype)
+    if tried is None:
         return None
+    count, logits = tried
     loss = _LOSS * logits
     inside = max((size for path, size in count.saved.items() if path), default=0)
     at_once, most = loss, _LOSS * CHUNK * dtype.itemsize
@@ -63,6 +62,24 @@ def saved_bytes(
         at_once = most
     outside = count.saved.get("", 0) + at_once
     return Saved(sum(count.saved.values()) + loss, passes * count.borders + max(inside, outside))
+
+
+def _tried(
+    module: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[str], dtype: torch.dtype
+) -> "tuple[_Count, int] | None":
+    """Run a pass without mask, or with one of all positions, where a class finds out packed rows without mask."""
+    tokens = inputs.get("input_ids")
+    masks: list[Mapping[str, Tensor]] = [{}]
+    if tokens is not None and tokens.ndim == 2:
+        rows, length = tokens.shape
+        masks.append({"attention_mask": torch.empty(rows, 1, length, length)})
+    for mask in masks:
+        count = _Count(blocks)
+        try:
+            return count, _run(module, inputs, mask, count, dtype)
+        except Exception:  # the module reads values of its inputs, or has tensors that are not buffers
+            continue
+    return None
 
 
 class _Count:
@@ -93,7 +110,9 @@ class _Count:
         return not known
 
 
-def _run(module: nn.Module, inputs: Mapping[str, Tensor], count: _Count, dtype: torch.dtype) -> int:
+def _run(
+    module: nn.Module, inputs: Mapping[str, Tensor], mask: Mapping[str, Tensor], count: _Count, dtype: torch.dtype
+) -> int:
     """Run a pass on the meta device; returns the bytes of the logits."""
     state: dict[str, Tensor] = {
         name: nn.Parameter(torch.empty(own.shape, device="meta", dtype=dtype))
@@ -101,10 +120,10 @@ def _run(module: nn.Module, inputs: Mapping[str, Tensor], count: _Count, dtype: 
     }
     state |= {name: buffer.to("meta") for name, buffer in module.named_buffers()}
     count._seen |= {own.untyped_storage()._cdata: own.untyped_storage() for own in state.values()}
+    inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # it changes no shape
     given = {
         name: tensor.to("meta", dtype if tensor.is_floating_point() else None)
-        for name, tensor in inputs.items()
-        if name != "attention_mask"  # changes no shape
+        for name, tensor in {**inputs, **mask}.items()
     }
     with ExitStack() as stack:
         for path in count.blocks:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 from operator import attrgetter
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from adamerge.merging.device import full_precision
 from adamerge.merging.grouping import Grouping
+from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients, Parameters
 
 Bundle: TypeAlias = tuple[str, ...]
@@ -65,6 +67,11 @@ class TaskVectors(ABC):
         Args:
             bundles: Some of `bundles`, or single parameters.
         """
+
+    @property
+    def files(self) -> Mapping[Path, FileDigest]:
+        """Files that task vectors and centre are read from."""
+        return {}
 
     @abstractmethod
     def digest(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +17,8 @@ from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.race import Auto, Round, race, scales_in_time
 from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import Rows
-from adamerge.learning.learn import target_settings
+from adamerge.experts.experts import Experts
+from adamerge.learning.learn import divide, target_settings
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.results.adapter_settings import adapter_of
@@ -28,7 +30,7 @@ from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.transforms import TASK_ARITHMETIC, Transform
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, Fact
 
 Merged: TypeAlias = Callable[[CalibratedMerge | Transform, Path], Weights]
 """Computes a finished merge, or reads it from its file."""
@@ -96,7 +98,8 @@ class AutoCentre:
     def _contestants(self) -> dict[str, Candidate]:
         """Build every merge at every scale, by name, the cheap ones first."""
         average = Candidate(self.plain, uniform(self.plain, 1 / len(self.plain.vectors.experts)))
-        found, scales = {"average": average}, self._scales()
+        found = {"average": average}
+        scales, _ = _scales(self.config, self.auto, self.rows)
         for scale in scales:
             value = scale * TASK_ARITHMETIC
             found[f"task arithmetic at {value:.3g}"] = Candidate(self.plain, uniform(self.plain, value))
@@ -107,27 +110,12 @@ class AutoCentre:
                 found |= {name: Candidate(model, uniform(model, scale)) for name, scale in names.items()}
         return found
 
-    def _scales(self) -> list[float]:
-        """Return the scales at which merges take part, and say if that is not all."""
-        data, steps, most = self.config.data, self.config.trainer.max_steps, max(map(len, self.rows.values()))
-        scales, share = scales_in_time(self.auto, most, steps, data.batch_size or most)
-        if len(scales) < len(self.auto.scales):
-            self._say(
-                f"note: centre: merges race at {scales[0]:g} times their published scale alone, because all scales "
-                f"would take {100 * share:.0f} % of the time of learning (centre.share: {self.auto.share:g})"
-            )
-        return scales
-
     def _model_of(self, choice: CalibratedMerge | Transform, number: int) -> MergedModel | None:
         """Build the model whose only task vector is a finished merge minus the base; None if it cannot take part."""
         plain, vectors = self.plain, self.plain.vectors
+        if no_part(self.config, choice, len(vectors.experts), vectors.shapes):
+            return None  # as `race_notes` says
         try:
-            if adapter_of(self.config.export) and not choice.keeps_span:
-                raise ConfigError(
-                    "it leaves the span of the adapters' factors, which is all that export: adapter holds."
-                )
-            if isinstance(choice, Transform):
-                choice.check(len(vectors.experts), vectors.shapes)
             file = self.run.contestants / f"{number}_{type(choice).__name__}.safetensors"
             weights = self.merged(choice, file)
         except ConfigError as error:
@@ -139,6 +127,63 @@ class AutoCentre:
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def race_notes(config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows]) -> list[str]:
+    """Say, before a race for the centre, which merges take no part, and at which scales the others do.
+
+    Args:
+        config: Configuration.
+        experts: Base and experts.
+        names: Parameters to merge.
+        rows: Calibration rows per task, before any are held out.
+    """
+    auto = None if config.centre is None else config.chosen_centre
+    if not isinstance(auto, Auto):
+        return []
+    shapes = {name: experts.base.shape(name) for name in names}
+    reasons = {type(one).__name__: no_part(config, one, len(experts.tasks), shapes) for one in auto.contestants}
+    notes = [f"note: centre: {name} takes no part in the race: {why}" for name, why in reasons.items() if why]
+    parts = divide(rows, config.data, config.seed_everything)
+    judged = parts.watch or parts.learn
+    if not any(map(len, judged.values())):
+        return notes
+    scales, share = _scales(config, auto, judged)
+    if len(scales) < len(auto.scales):
+        notes.append(
+            Fact(
+                f"note: centre: merges race at {scales[0]:g} times their published scale alone, because all scales "
+                f"would take {100 * share:.0f} % of the time of learning (centre.share: {auto.share:g})"
+            )
+        )
+    return notes
+
+
+def no_part(
+    config: MergeConfig, choice: CalibratedMerge | Transform, count: int, shapes: Mapping[str, torch.Size]
+) -> str:
+    """Return why a merge can take no part in a race for the centre; empty if it can.
+
+    Args:
+        config: Says what is exported.
+        choice: The merge.
+        count: K, the number of experts.
+        shapes: Shapes of the parameters to merge.
+    """
+    if adapter_of(config.export) and not choice.keeps_span:
+        return "it leaves the span of the adapters' factors, which is all that export: adapter holds."
+    try:
+        if isinstance(choice, Transform):
+            choice.check(count, shapes)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _scales(config: MergeConfig, auto: Auto, rows: Mapping[str, Rows]) -> tuple[list[float], float]:
+    """Choose the scales at which merges take part; return the share of time that all would take, too."""
+    most = max(map(len, rows.values()))
+    return scales_in_time(auto, most, config.trainer.max_steps, config.data.batch_size or most)
 
 
 def race_table(rounds: list[Round]) -> Table:

@@ -15,17 +15,19 @@ from adamerge.experts.summary import describe
 from adamerge.merging.device import describe_device, device_of
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
-from adamerge.runs.choose_memory import execution_for
-from adamerge.runs.components import COMPONENT, component_notes, components, ranks
+from adamerge.runs.choose_memory import execution_ahead
+from adamerge.runs.components import COMPONENT, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
-from adamerge.runs.learning_settings import learning_notes, learning_of, problems_of, row_notes
-from adamerge.runs.load_rows import check_objective, load_data
+from adamerge.runs.learning_settings import learning_of, problems_of
+from adamerge.runs.load_rows import Data, check_objective, load_data
 from adamerge.runs.model_config import source_of
+from adamerge.runs.notes import notes_of
 from adamerge.runs.read_config import without_mistakes
 from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory, check_run_dir
 from adamerge.runs.settle_rows import settle_rows, settled
+from adamerge.runs.time_needed import row_counts, time_lines
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 QUICK = 2**30
@@ -62,14 +64,12 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
         problems += problems_of(lambda: check_task_vectors(config, experts, names))
         starts = problems_of(lambda: check_start(config, names))
         problems += [problem for problem in starts if problem not in problems]
-        data, notes, found = _rows(config, experts, names if read.whole and not problems else None)
-        more, other = _memory(config, experts, data)
+        data, found = _rows(config, experts, names if read.whole and not problems else None)
+        more, other = _memory(config, experts, names, data.calibration)
         lines += more
-        problems += [problem for problem in other if problem not in problems]
-        lines += [*notes, *row_notes(config, data)]
-        problems += [problem for problem in found if problem not in problems]
-        lines += [] if problems else learning_notes(config, names)
-        lines += component_notes(config, experts, names)
+        problems = list(dict.fromkeys([*problems, *other, *found]))
+        lines += list(data.notes) if problems else notes_of(config, experts, names, data)
+        lines += [] if problems else [*row_counts(config, data), *time_lines(config, experts, names, data)]
         problems += problems_of(lambda: check_space(config, experts, run))
     for line in [*lines, *(f"problem: {problem}" for problem in problems)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -96,10 +96,8 @@ def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, d
     return config is not None
 
 
-def _rows(
-    config: MergeConfig, experts: Experts, names: Sequence[str] | None
-) -> tuple[Mapping[str, Rows], Sequence[str], list[str]]:
-    """Read and encode all rows; return calibration rows, the notes that `fit` prints too, and the problems.
+def _rows(config: MergeConfig, experts: Experts, names: Sequence[str] | None) -> tuple[Data, list[str]]:
+    """Read and encode all rows; return them with the notes that `fit` prints too, and the problems.
 
     Args:
         config: Configuration.
@@ -110,21 +108,23 @@ def _rows(
         data = load_data(config, experts)
         check_objective(config, experts, data)
     except ConfigError as error:
-        return {}, (), str(error).splitlines()
+        return Data({}, {}, {}, {}, ()), str(error).splitlines()
     try:
         if names is None:
             data = settle_rows(data, experts, config.data.max_length)
         else:
             data = settled(config, experts, names, data)
     except ConfigError as error:
-        return data.calibration, data.notes, str(error).splitlines()
-    return data.calibration, data.notes, []
+        return data, str(error).splitlines()
+    return data, []
 
 
-def _memory(config: MergeConfig, experts: Experts, rows: Mapping[str, Rows]) -> tuple[list[str], list[str]]:
-    """Choose the execution; return what each one takes, and the problems."""
+def _memory(
+    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows]
+) -> tuple[list[str], list[str]]:
+    """Choose the execution, as `fit` does; return what each one takes, and the problems."""
     try:
-        choice = execution_for(config, experts, experts.shared, rows, _device(config))
+        choice = execution_ahead(config, experts, names, rows, _device(config))
     except ConfigError as error:
         return [], [str(error)]
     return [*choice.lines, *choice.others], []

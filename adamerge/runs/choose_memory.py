@@ -5,13 +5,16 @@ from dataclasses import asdict, replace
 
 import torch
 
+from adamerge.data.questions import Questions
 from adamerge.data.rows import Rows
+from adamerge.data.settings import PseudoAnswers
 from adamerge.data.text_rows import Prompts
 from adamerge.experts.experts import Experts
+from adamerge.learning.learn import divide
 from adamerge.learning.trainer import process_count
 from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Choice, Memory, choose
-from adamerge.merging.device import free_bytes
+from adamerge.merging.device import device_of, free_bytes
 from adamerge.merging.divided_need import divided_need
 from adamerge.merging.saved_bytes import Saved, saved_bytes
 from adamerge.runs.config import MergeConfig
@@ -49,11 +52,35 @@ def execution_for(
         choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved)
     if config.trainer.strategy == "fsdp2":
         choice = choice._replace(lines=(*choice.lines, _divided(config, experts, names, dtype, saved)))
-    return (
-        choice._replace(lines=(*choice.lines, *_whole_experts(experts, rows, dtype)))
-        if choice.blocks is not None
-        else choice
-    )
+    return choice
+
+
+def execution_ahead(
+    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], device: torch.device
+) -> Choice:
+    """Choose the execution as `execution_for` does, before rows are divided and prompts are answered.
+
+    Args:
+        config: As for `execution_for`.
+        experts: As for `execution_for`.
+        names: As for `execution_for`.
+        rows: All calibration rows per task.
+        device: As for `execution_for`.
+
+    Raises:
+        ConfigError: As for `execution_for`.
+    """
+    answered = {task: as_answered(own, config) for task, own in rows.items()}
+    parts = divide(answered, config.data, config.seed_everything)
+    return execution_for(config, experts, names, parts.learn, device)
+
+
+def as_answered(rows: Rows, config: MergeConfig) -> Rows:
+    """Return prompts with pseudo-answers as long as they may be, to know their size before there are any."""
+    if not isinstance(rows, Prompts):
+        return rows
+    settings = rows.source if isinstance(rows, Questions) else config.data.pseudo_answers or PseudoAnswers()
+    return rows.answered([[0] * settings.max_new_tokens] * len(rows))
 
 
 def _divided(
@@ -70,10 +97,20 @@ def gathered_in(config: MergeConfig) -> torch.dtype | None:
     return torch.bfloat16 if config.trainer.precision == "bf16-mixed" else None
 
 
-def _whole_experts(experts: Experts, rows: Mapping[str, Rows], dtype: torch.dtype) -> list[str]:
-    """Say what is not streamed."""
+def whole_experts(config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows]) -> list[str]:
+    """Say what is not streamed: experts that generate pseudo-answers.
+
+    Args:
+        config: As for `execution_for`.
+        experts: Base and experts.
+        names: Parameters to merge.
+        rows: Calibration rows per task.
+    """
     if not any(isinstance(own, Prompts) for own in rows.values()):
         return []
+    if execution_ahead(config, experts, names, rows, device_of(config.trainer.accelerator)).blocks is None:
+        return []
+    dtype = getattr(torch, config.dtype)
     most = max(sum(header.shape.numel() for header in one.headers.values()) for one in experts.weights.values())
     size = f"{most * dtype.itemsize / 1e6:.0f} MB"
     return [f"memory: while experts generate pseudo-answers, each is in memory as a whole, {size}"]
@@ -83,7 +120,7 @@ def _saved(
     config: MergeConfig, experts: Experts, rows: Mapping[str, Rows], memory: Memory, dtype: torch.dtype
 ) -> Saved | None:
     """Count the bytes of activations of a step, with the first task's longest rows in every batch."""
-    usual = [(task, own) for task, own in rows.items() if len(own) and not isinstance(own, Prompts)]
+    usual = [(task, own) for task, own in rows.items() if len(own)]
     if not usual:
         return None
     micro, passes = config.data.micro_batch, 0

@@ -17,13 +17,12 @@ from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.results.guard import Guarded
 from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
-from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
 from adamerge.runs.divided import divided
 from adamerge.runs.export_choice import guard_merge, take
-from adamerge.runs.learning_settings import learning_notes, row_notes
 from adamerge.runs.load_rows import check_objective, load_data
+from adamerge.runs.notes import notes_of
 from adamerge.runs.opened import Opened
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settled
@@ -44,12 +43,7 @@ def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console)
     data = load_data(config, experts)
     check_objective(config, experts, data)
     data = settled(config, experts, inspection.changed, data)
-    notes = [
-        *data.notes,
-        *learning_notes(config, inspection.changed),
-        *row_notes(config, data.calibration),
-        *component_notes(config, experts, inspection.changed),
-    ]
+    notes = notes_of(config, experts, inspection.changed, data)
     print_lines(console, notes)
     lines = [*lines, *warnings, *notes]
     if run is not None:

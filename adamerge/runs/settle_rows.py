@@ -18,9 +18,10 @@ from adamerge.experts.predicted import predicted
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.execution import expert_of
-from adamerge.merging.merged_model import Generating, MergedModel
+from adamerge.merging.generating import Generating
+from adamerge.merging.merged_model import MergedModel
 from adamerge.runs.centre import over_one_group, plain_vectors
-from adamerge.runs.choose_memory import execution_for
+from adamerge.runs.choose_memory import execution_ahead
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
 from adamerge.types import ConfigError
@@ -86,7 +87,7 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
     if not data.calibration and not data.evaluation:
         return data
     vectors = plain_vectors(config, experts, names)
-    blocks = execution_for(config, experts, names, data.calibration, vectors.device).blocks
+    blocks = execution_ahead(config, experts, names, data.calibration, vectors.device).blocks
     model = over_one_group(experts, vectors, blocks)
     return settle_rows(data, experts, config.data.max_length, model)
 

@@ -3,7 +3,7 @@
 import json
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -169,20 +169,28 @@ class MappedFiles(Weights):
             yield piece
 
     def __getitem__(self, name: str) -> Tensor:
-        _check_whole(self._places[name][0])
+        check_whole([self._places[name][0]])
         if name not in self._views:
             self._views[name] = self._readers[name].get_tensor(name)
         return self._views[name]
 
 
-def _check_whole(opened: FileDigest) -> None:
-    """Check that a mapped file is as long as it was: the system would end the process that reads beyond its end."""
-    now = stamp_of(opened.path)
-    if opened.stamp is not None and now is not None and now.size < opened.stamp.size:
-        raise IncompatibleExpertsError(
-            f"{opened.path}: expected {opened.stamp.size} bytes, as when it was opened, found {now.size}: it was cut "
-            "off while it was in use. Restore it, and start again or resume the run."
-        )
+def check_whole(files: Iterable[FileDigest]) -> None:
+    """Check that mapped files are as long as they were: the system would end the process that reads beyond their end.
+
+    Args:
+        files: Files as they were opened. One that was replaced by another file is still there for who has mapped it.
+
+    Raises:
+        IncompatibleExpertsError: One was cut off; names it.
+    """
+    for opened in files:
+        then, now = opened.stamp, stamp_of(opened.path)
+        if then is not None and now is not None and now.inode == then.inode and now.size < then.size:
+            raise IncompatibleExpertsError(
+                f"{opened.path}: expected {then.size} bytes, as when it was opened, found {now.size}: it was cut off "
+                "while it was in use. Restore it, and start again or resume the run."
+            )
 
 
 def _starts(file: Path) -> dict[str, int]:

@@ -1,10 +1,11 @@
 """Transformed task vectors as checkpoints of their own, mapped like any other."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -102,12 +103,29 @@ def merged_at_once(
         headers = {name: Header(shape, plain.dtype) for name, shape in plain.shapes.items()}
         look = information() if information else None
         with SafetensorsWriter(place, headers, {"format": "pt"}) as writer:
-            for name, outputs in _outputs(plain, transform, look, "centre", console or Console(quiet=True)):
+            for name, outputs in _outputs(plain, transform, look, console or Console(quiet=True)):
                 centre = plain.centre(name).to(outputs)
                 writer.write(name, centre + transform.coefficient * outputs.sum(0))
 
     makes = None if _lacks(transform, information) else make
     return (keeper or Keeper())(file, _key(plain, transform, rows), makes, lambda place: MappedFiles([place]))
+
+
+def largest_stack(shapes: Mapping[str, torch.Size], count: int, dtype: torch.dtype) -> str:
+    """Say what the largest stack of one tensor of all experts takes.
+
+    Args:
+        shapes: Shape of each parameter, at least one.
+        count: K, the number of experts.
+        dtype: Of the stack.
+
+    Example:
+        >>> largest_stack({"w": torch.Size([1000, 500]), "b": torch.Size([9])}, 4, torch.float32)
+        'the largest stack, w, takes 8.0 MB'
+    """
+    largest = max(shapes, key=lambda name: shapes[name].numel())
+    size = resident_bytes({largest: shapes[largest]}, count, dtype) / 1e6
+    return f"the largest stack, {largest}, takes {size:.1f} MB"
 
 
 def _lacks(transform: Transform, information: Callable[[], TaskVectors] | None) -> bool:
@@ -130,7 +148,7 @@ def _write(
             files.enter_context(SafetensorsWriter(folder / f"{name}.safetensors", headers, {"format": "pt"}))
             for name in transform.experts(plain.experts)
         ]
-        for name, outputs in _outputs(plain, transform, information, "task vectors", console):
+        for name, outputs in _outputs(plain, transform, information, console):
             if not _write_one(name, outputs, writers):
                 unchanged.append(name)
     if unchanged:
@@ -139,12 +157,9 @@ def _write(
 
 
 def _outputs(
-    plain: TaskVectors, transform: Transform, information: TaskVectors | None, what: str, console: Console
+    plain: TaskVectors, transform: Transform, information: TaskVectors | None, console: Console
 ) -> Iterator[tuple[str, Tensor]]:
     """Every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
-    largest = max(plain.shapes, key=lambda name: plain.shapes[name].numel())
-    size = resident_bytes({largest: plain.shapes[largest]}, len(plain.experts), plain.dtype) / 1e6
-    _say(console, f"{what}: {transform.title}, one tensor at a time; the largest stack, {largest}, takes {size:.1f} MB")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def stacks() -> Iterator[tuple[str, Tensor]]:

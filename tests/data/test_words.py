@@ -39,6 +39,13 @@ def test_a_column_of_both_is_refused_by_column_and_row(rows, text):
     [
         ({"tokens": [["good", "film"]], "ner_tags": [[0, 1]]}, "If 'tokens' holds the texts, write text: tokens"),
         ({"id": [1], "sentence": ["good film"]}, "If 'sentence' holds the texts, write text: sentence"),
+        ({"dialogue": [[{"from": "human", "value": "good"}]]}, "If 'dialogue' holds chats, write messages: dialogue."),
+        (
+            {"chat": [[{"role": "user", "content": "good"}]], "id": ["x"]},
+            "If 'chat' holds chats, write messages: chat.",
+        ),
+        ({"turns": [[{"speaker": "a", "utterance": "good"}]]}, "If 'turns' holds chats, write messages: turns."),
+        ({"boxes": [[{"x": 1}]], "score": [0.5]}, None),
         ({"id": [1], "score": [0.5]}, None),
         ({"text;label": ["good;1"]}, None),
     ],
@@ -46,7 +53,7 @@ def test_a_column_of_both_is_refused_by_column_and_row(rows, text):
 def test_the_column_that_was_meant_is_named(columns, advice):
     with pytest.raises(ConfigError, match="expected a column 'text', but the columns are") as refused:
         table(columns).require(["text"])
-    assert (advice in str(refused.value)) if advice else ("holds the texts" not in str(refused.value))
+    assert (advice in str(refused.value)) if advice else (" holds " not in str(refused.value))
 
 
 def rewritten(values):

@@ -153,6 +153,41 @@ def test_a_prefix_of_all_names_is_removed_and_said(tmp_path, prefix):
     assert all(torch.equal(own[name], value) for name, value in model.state_dict().items())
 
 
+WRAPPED = {
+    "compiled parts": ("BertForSequenceClassification", "bert", {"bert.": "bert._orig_mod."}),
+    "FSDP": ("LlamaModel", "llama", {"": "_fsdp_wrapped_module.", "layers.1.": "layers.1._fsdp_wrapped_module."}),
+    "activation checkpointing": ("LlamaForCausalLM", "llama", {"layers.0.": "layers.0._checkpoint_wrapped_module."}),
+    "a parallel part": ("ViTForImageClassification", "vit", {"vit.": "vit.module."}),
+    "both": ("LlamaForCausalLM", "llama", {"layers.1.": "layers.1._fsdp_wrapped_module._checkpoint_wrapped_module."}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_words_of_wrappers_are_removed_and_said(name):
+    architecture, family, changes = WRAPPED[name]
+    model = build(architecture, family, 0)
+    tensors = {}
+    for key, value in model.state_dict().items():
+        for part, wrapped in changes.items():
+            key = key.replace(part, wrapped, 1)
+        tensors[key] = value
+    found = match_tensors("x", InMemory(tensors), skeleton(model.config, architecture))
+    assert not found.missing + found.unexpected
+    assert all("which a wrapper added; it is removed." in note for note in found.notes)
+    assert 1 <= len(found.notes) <= 2
+    own = Converted(InMemory(tensors), found.names)
+    assert all(torch.equal(own[name], value) for name, value in model.state_dict().items() if name in own)
+
+
+def test_what_lies_beside_a_wrapped_model_is_all_that_has_no_place():
+    model = build("BertForSequenceClassification", "bert", 0)
+    tensors = {f"model._orig_mod.{name}": value for name, value in model.state_dict().items()}
+    found = match_tensors("x", InMemory({**tensors, "loss.weight": torch.ones(3)}), model)
+    assert (found.missing, found.unexpected) == ((), ("loss.weight",))
+    (note,) = found.notes
+    assert note.startswith(f"x: {len(tensors)} of {len(tensors) + 1} names begin with model._orig_mod., which")
+
+
 def test_names_that_fit_nothing_keep_their_prefix():
     model = build("BertForSequenceClassification", "bert", 0)
     found = match_tensors("x", InMemory({"net.a": torch.ones(2), "net.b": torch.ones(2)}), model)

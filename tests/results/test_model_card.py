@@ -29,7 +29,7 @@ def facts(licences, *, ids=("org/base", "org/news", None), tasks=("news", "a|b")
 
 
 def read(text, tmp_path):
-    (tmp_path / "README.md").write_text(text)
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
     return ModelCard.load(tmp_path / "README.md"), metadata_load(tmp_path / "README.md")
 
 
@@ -95,7 +95,7 @@ def test_an_export_has_a_card_in_every_folder_and_its_code_runs(in_finished):
     merged = in_finished / "run/merged"
     folders = [merged, *(merged / task for task in ("mood", "topic", "speed"))]
     for folder in folders:
-        text = (folder / "README.md").read_text()
+        text = (folder / "README.md").read_text(encoding="utf-8")
         assert metadata_load(folder / "README.md")["library_name"] == "transformers"
         for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
             exec(code.replace("PATH_OR_ID", str(merged)), found := {})
@@ -120,4 +120,4 @@ def test_an_export_from_python_has_cards(family):
     Merge("base", ["mood", "topic"], method="task_arithmetic").learn().export("merged")
     for folder in ("merged", "merged/mood", "merged/topic"):
         assert metadata_load(f"{folder}/README.md")["tags"] == ["merge", "adamerge", "task_arithmetic"]
-        assert "Not measured when this was exported." in (family / folder / "README.md").read_text()
+        assert "Not measured when this was exported." in (family / folder / "README.md").read_text(encoding="utf-8")

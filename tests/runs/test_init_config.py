@@ -15,7 +15,7 @@ def test_a_configuration_from_a_base_and_experts(family, main):
     code, said, complaint = main("init", "base", "mood", "topic")
     assert (code, complaint) == (0, "")
     assert "next: adamerge check merge.yaml" in said
-    written = yaml.safe_load((family / "merge.yaml").read_text())
+    written = yaml.safe_load((family / "merge.yaml").read_text(encoding="utf-8"))
     assert written["base_model"] == "base"
     assert [model["model"] for model in written["models"]] == ["mood", "topic"]
     assert main("check", "merge.yaml")[0] == 0
@@ -44,7 +44,7 @@ tokenizer_source: union
 
 
 def test_linear_of_mergekit_keeps_models_and_weights(family, main):
-    (family / "kit.yaml").write_text(LINEAR)
+    (family / "kit.yaml").write_text(LINEAR, encoding="utf-8")
     code, _, complaint = main("init", "--from_mergekit", "kit.yaml", "--out", "new.yaml")
     assert code == cli.BAD_INPUT
     assert "names no base_model" in complaint
@@ -54,7 +54,7 @@ def test_linear_of_mergekit_keeps_models_and_weights(family, main):
     assert main("fit", "new.yaml", "--run_dir", "run")[0] == 0
     found = load_coefficients("run/coefficients.safetensors")
     assert torch.allclose(found.coefficients, torch.tensor([[1 / 3, 2 / 3]]))
-    assert yaml.safe_load((family / "run/config.yaml").read_text())["out_dtype"] == "float16"
+    assert yaml.safe_load((family / "run/config.yaml").read_text(encoding="utf-8"))["out_dtype"] == "float16"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_linear_of_mergekit_keeps_models_and_weights(family, main):
     ],
 )
 def test_what_carries_over_and_what_does_not(tmp_path, text, method, models, dropped):
-    (tmp_path / "kit.yaml").write_text(text)
+    (tmp_path / "kit.yaml").write_text(text, encoding="utf-8")
     found = read_mergekit(tmp_path / "kit.yaml")
     assert (found.base_model, found.method, dict(found.models)) == ("b", method, models)
     assert len(found.dropped) == len(dropped)
@@ -106,6 +106,6 @@ def test_what_carries_over_and_what_does_not(tmp_path, text, method, models, dro
     ],
 )
 def test_what_is_no_configuration_of_mergekit(tmp_path, text, words):
-    (tmp_path / "kit.yaml").write_text(text)
+    (tmp_path / "kit.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=words):
         read_mergekit(tmp_path / "kit.yaml")

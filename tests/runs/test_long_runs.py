@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from support.families import save_text_family
+from support.processes import Strike, run
 
 from adamerge import cli
 from adamerge.calibration import targets
@@ -154,6 +155,33 @@ def test_a_file_cut_off_in_use_is_named(tmp_path):
             IncompatibleExpertsError, match=r"model\.safetensors: expected 4\d+ bytes.*found 5000.*Restore"
         ):
             read()
+
+
+CUTS = {
+    "resident": ("base/model.safetensors", "resident", "adamerge.learning.merge_module.surrogate"),
+    "heads": ("topic/model.safetensors", "resident", "adamerge.learning.merge_module.surrogate"),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_run_whose_file_is_cut_off_ends_by_its_name(place, name):
+    file, memory, where = CUTS[name]
+    config = yaml.safe_load((place / "merge.yaml").read_text()) | {"memory": memory}
+    (place / "merge.yaml").write_text(yaml.safe_dump(config))
+    ended = run(["fit", "--config", "merge.yaml"], place, place / "log.txt", Strike(where, cut=file))
+    said = (place / "log.txt").read_text()
+    assert ended == cli.BAD_INPUT, (ended, said)  # and not −SIGBUS
+    assert re.search(rf"{file}: expected \d+ bytes, .*found 4096: it was cut off.*Restore it", said)
+    assert "Traceback" not in said
+
+
+def test_a_file_that_was_replaced_is_still_there(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"w": torch.ones(100, 100)}, file)
+    mapped = MappedFiles([file])
+    (tmp_path / "other").write_bytes(b"short")
+    (tmp_path / "other").rename(file)
+    assert mapped["w"].sum() == 10_000
 
 
 def test_targets_of_a_task_with_a_longer_name_stay(tmp_path):

@@ -1,0 +1,75 @@
+"""What a user should know of a run before it begins; `check`, `fit` and Python say the same."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from adamerge.calibration.calibrated_merge import CalibratedMerge
+from adamerge.calibration.race import CentreChoice
+from adamerge.data.rows import Rows
+from adamerge.experts.experts import Experts
+from adamerge.runs.auto_centre import race_notes
+from adamerge.runs.choose_memory import whole_experts
+from adamerge.runs.components import component_notes
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.learning_settings import learning_notes, row_notes
+from adamerge.runs.load_rows import Data
+from adamerge.transforms import Transform
+from adamerge.transforms.stored import largest_stack
+from adamerge.types import Fact
+
+
+def notes_of(config: MergeConfig, experts: Experts, names: Sequence[str], data: Data) -> list[str]:
+    """List everything that is said of rows, settings and transforms before anything is computed.
+
+    Args:
+        config: Configuration.
+        experts: Base and experts.
+        names: Parameters to merge.
+        data: Rows per task, with notes on them.
+    """
+    return [
+        *data.notes,
+        *learning_notes(config, names),
+        *row_notes(config, data.calibration),
+        *component_notes(config, experts, names),
+        *transform_notes(config, experts, names),
+        *race_notes(config, experts, names, data.calibration),
+        *_generation_notes(config, experts, names, data.calibration),
+    ]
+
+
+def transform_notes(config: MergeConfig, experts: Experts, names: Sequence[str]) -> list[Fact]:
+    """Say which transforms are applied to what, and the largest stack of tensors that they hold."""
+    if not names:
+        return []
+    shapes = {name: experts.base.shape(name) for name in names}
+    size = largest_stack(shapes, len(experts.tasks), getattr(torch, config.dtype))
+    used = {key: list(dict.fromkeys(_titles(choice))) for key, choice in _choices(config)}
+    return [Fact(f"{key}: {', '.join(own)}, one tensor at a time; {size}") for key, own in used.items() if own]
+
+
+def _choices(config: MergeConfig) -> Iterator[tuple[str, object]]:
+    """Yield what is computed of the experts, by the word for what it becomes."""
+    yield "task vectors", config.task_vectors
+    if config.centre is not None:
+        yield "centre", config.chosen_centre
+    for name, model in config.models_beside.items():
+        yield f"beside: {name}", model
+
+
+def _titles(choice: object) -> Iterator[str]:
+    """Yield the names of the transforms that a choice applies: its own, what it refits, or what races."""
+    if isinstance(choice, Transform):
+        yield choice.title
+    elif isinstance(choice, CalibratedMerge):
+        yield from _titles(choice.refits)
+    elif isinstance(choice, CentreChoice):
+        for one in choice.contestants:
+            yield from _titles(one)
+
+
+def _generation_notes(
+    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows]
+) -> list[Fact]:
+    return [Fact(line) for line in whole_experts(config, experts, names, rows)]
