@@ -172,9 +172,25 @@ def _labels(plain: nn.Module, whole: Mapping[str, torch.Size]) -> Iterator[int]:
     yield from (whole[name][0] for name in heads if name in whole and whole[name] != shapes[name])
 
 
+def _check_class(config: AdapterConfig, base: Checkpoint, cls: type) -> None:
+    """Refuse an adapter that was trained on a class which is none of the base's kind of model, nor of a part of it."""
+    own = getattr(cls, "config_class", None)
+    known = [base.config, *(getattr(base.config, part, None) for part in base.config.sub_configs)]
+    kinds = {one.model_type for one in known if isinstance(one, PretrainedConfig)}
+    if own is None or isinstance(base.config, own) or own.model_type in kinds:
+        return
+    raise IncompatibleExpertsError(
+        f"{config.source}: the adapter was trained on a {cls.__name__} ({own.model_type}), expected one over "
+        f"{base.source}, a {base.architecture} ({base.config.model_type}). Give the base that it was trained on"
+        + (f" ({config.base_model})." if config.base_model else ".")
+    )
+
+
 def _architecture(config: AdapterConfig, base: Checkpoint) -> str:
-    if isinstance(getattr(transformers, config.base_class or "", None), type):
-        return str(config.base_class)
+    cls = getattr(transformers, config.base_class or "", None)
+    if isinstance(cls, type):
+        _check_class(config, base, cls)
+        return cls.__name__
     auto = AUTO_CLASSES.get(config.task_type or "")
     if auto is None:
         return base.architecture

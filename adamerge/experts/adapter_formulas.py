@@ -11,8 +11,11 @@ from adamerge.experts.low_rank import Change, Dense, LowRank
 from adamerge.storage.weights import Weights
 
 Layout: TypeAlias = Literal["B A", "(B A)ᵀ", "(A B)ᵀ", "A B"]
-"""How factors make a weight: of a linear layer or convolution, and of PEFT's embeddings and Conv1D; of linear layers
-and of embeddings as mlx-lm has them."""
+"""How factors make a weight: of a linear layer or convolution, and of PEFT's embeddings and Conv1D; of linear layers,
+and of embeddings and Conv1D, as mlx-lm has them."""
+
+
+_NOT_OF_MLX = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
 def read(tensors: Weights, a: str, b: str, scale: float, layout: Layout) -> LowRank:
@@ -29,18 +32,29 @@ def read(tensors: Weights, a: str, b: str, scale: float, layout: Layout) -> LowR
             return LowRank(first, second, scale)
 
 
-def layout_of(owner: nn.Module, *, mlx: bool) -> Layout:
+def layout_of(owner: nn.Module, *, mlx: bool) -> Layout | None:
     """Return how the factors of a module make its weight; the module decides, since options in the file may not.
+
+    mlx-lm has Conv1D as a linear layer, whose weight (outputs, inputs) gets + (A B)ᵀ; transformers holds (inputs,
+    outputs), to which A B is added. It has no factors for convolutions and nn.MultiheadAttention: None.
 
     Example:
         >>> layout_of(nn.Linear(2, 3), mlx=False), layout_of(nn.Embedding(2, 3), mlx=False)
         ('B A', '(B A)ᵀ')
     """
-    if isinstance(owner, nn.Embedding):
+    if isinstance(owner, (nn.Embedding, Conv1D)):
         return "A B" if mlx else "(B A)ᵀ"
     if mlx:
-        return "(A B)ᵀ"
-    return "(B A)ᵀ" if isinstance(owner, Conv1D) else "B A"
+        return None if isinstance(owner, _NOT_OF_MLX) else "(A B)ᵀ"
+    return "B A"
+
+
+def outputs_of(owner: nn.Module, layout: Layout) -> int:
+    """Return the dimension of a weight along which DoRA has magnitudes.
+
+    That of the outputs; PEFT has those of embeddings per channel, mlx-lm per token.
+    """
+    return 1 if layout == "(B A)ᵀ" or isinstance(owner, Conv1D) else 0
 
 
 def factor_shapes(a: torch.Size, b: torch.Size, layout: Layout) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -43,14 +43,23 @@ class AdapterPlaces:
 
     def parameter(self, name: str) -> str | None:
         """Find a parameter of the module by its name, today's or one of an older transformers."""
-        return self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
+        found = self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
+        return found or next((self._canonical[one] for one in self._as_mlx(name) if one in self._canonical), None)
 
     def path(self, path: str) -> str | None:
         """Find a module by its path, today's or one of an older transformers."""
         if path in self.modules:
             return path
         renamed = self._homes.get(f"{path}.weight", "").removesuffix(".weight")
-        return renamed if renamed and renamed in self.modules else None
+        if renamed and renamed in self.modules:
+            return renamed
+        return next((one for one in self._as_mlx(path) if one in self.modules), None)
+
+    def _as_mlx(self, name: str) -> list[str]:
+        """List what a name of mlx-lm may be: it calls the backbone `model`, whatever transformers calls it."""
+        inner = name.removeprefix("model.")
+        prefix = getattr(self._module, "base_model_prefix", "")
+        return [f"{prefix}.{inner}", inner] if self._mlx and inner != name else []
 
     def conversion(self, name: str) -> Conversion | None:
         """Find how a weight of an older version becomes a part of a tensor of the module."""
@@ -69,6 +78,15 @@ class AdapterPlaces:
         """Note what is wrong with a tensor of the adapter, and what to do."""
         self.problems.append(f"{self._source}: {name} {what}. {way_out}.")
 
+    def has(self, path: str) -> bool:
+        """Return whether the class has a module of this path, or had one in an older version."""
+        return self.path(path) is not None or self.conversion(f"{path}.weight") is not None
+
+    def other_base(self) -> str:
+        """Say what to do where names of modules are not those of the class."""
+        otherwise = f"If this is it, mlx-lm names its layers otherwise than transformers: {FUSE[0].lower()}{FUSE[1:]}"
+        return f"{OTHER_BASE}. {otherwise}" if self._mlx else OTHER_BASE
+
     def lacking(self, key: str, target: str) -> None:
         """Note that a tensor changes a parameter that the base lacks, so that it has no value to be added to."""
         self.problem(
@@ -86,7 +104,7 @@ class AdapterPlaces:
         """
         what = f"has no place in {type(self._module).__name__}"
         if self.path(module) is None:
-            self.problem(key, what)
+            self.problem(key, what, self.other_base())
         else:
             own = f"{what}: {module} is there, but a LoRA adapter has no tensor of this name"
             self.problem(
@@ -106,7 +124,7 @@ class AdapterPlaces:
         for weight, sides in self._sides.items():
             if sides != self._aliases[weight] and not ties:
                 self.problem(
-                    weight,
+                    " and ".join(sorted(sides)),
                     f"is tied to {', '.join(sorted(self._aliases[weight] - sides))}, and the adapter changes one side "
                     "only, so that the trained model is none with tied embeddings",
                     UNTIE,

@@ -16,16 +16,20 @@ from adamerge.experts.adapter_formulas import (
     fused,
     fused_layout,
     layout_of,
+    outputs_of,
     read,
     shifted,
     with_rows,
 )
 from adamerge.experts.adapter_keys import Keys, Part, Parts
 from adamerge.experts.adapter_places import OTHER_BASE, UNTIE, AdapterPlaces
+from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.adapter_whole import WholeTensors
 from adamerge.experts.conversion import Conversion
 from adamerge.experts.low_rank import Adapted, Change, LowRank
+from adamerge.experts.name_patterns import several
 from adamerge.storage.weights import Weights
+from adamerge.types import IncompatibleExpertsError
 
 
 class AdapterReader:
@@ -70,6 +74,7 @@ class AdapterReader:
         Raises:
             IncompatibleExpertsError: Anything has no place, does not fit, or is of another base.
         """
+        self._check_names()
         self.whole.add(self.keys.whole)
         self.whole.compare(self.keys.copies)
         changes = self._changes()
@@ -77,6 +82,17 @@ class AdapterReader:
         self._places.check([name for name in missing if name not in own], ties=self.config.ties)
         files = tuple(self.tensors.files)
         return Adapted(self.base, {**changes, **self.whole.replaced}, own, files, settings, over_base=over_base)
+
+    def _check_names(self) -> None:
+        """Refuse an adapter of which the class has no module."""
+        paths = [parts.module for parts in self.keys.modules]
+        if paths and not any(self._places.has(path) for path in paths):
+            named = f"; the adapter names the base {self.config.base_model}" if self.config.base_model else ""
+            raise IncompatibleExpertsError(
+                f"{self.config.source}: expected an adapter of a {type(self.module).__name__}, found one of another "
+                f"class: none of the {len(paths)} modules that it changes ({several(paths)}) is in this class{named}. "
+                f"{self._places.other_base()}."
+            )
 
     def _changes(self) -> dict[str, Change]:
         """Return the change of every parameter that has factors, magnitudes, trained rows or a bias of factors."""
@@ -115,14 +131,21 @@ class AdapterReader:
             )
         elif weight not in self.base:
             self._places.lacking(parts.first, weight)
+        elif (layout := layout_of(owner, mlx=parts.mlx)) is None:
+            self._problem(
+                parts.first, f"is a factor of {path}, a {type(owner).__name__}, for which mlx-lm has none", FUSE
+            )
         else:
             self._places.side(weight, own)
-            change = self._factors(parts, weight, self.base.shape(weight), layout_of(owner, mlx=parts.mlx))
+            shape = self.base.shape(weight)
+            change = self._factors(parts, weight, shape, layout, outputs=outputs_of(owner, layout))
             if change is not None:
                 yield weight, change
                 yield from self._bias(parts, path)
 
-    def _factors(self, parts: Parts, weight: str, shape: torch.Size, layout: Layout) -> Change | None:
+    def _factors(
+        self, parts: Parts, weight: str, shape: torch.Size, layout: Layout, *, outputs: int = 0
+    ) -> Change | None:
         keys: tuple[Part, Part] = ("embedding A", "embedding B") if "embedding A" in parts.names else ("A", "B")
         a, b = (parts.names[key] for key in keys)
         first, second = self.tensors.shape(a), self.tensors.shape(b)
@@ -136,7 +159,7 @@ class AdapterReader:
         times = 2 if self._merged_twice(parts) else 1
         low_rank = partial(read, self.tensors, a, b, times * self._scale(parts.module, rank), layout)
         if "magnitude" in parts.names:
-            return self._dora(parts, weight, shape, low_rank, outputs=1 if layout in ("(B A)ᵀ",) else 0)
+            return self._dora(parts, weight, shape, low_rank, outputs=outputs)
         if self.config.dora:
             self._problem(
                 a, "is of a DoRA adapter (use_dora), but has no magnitude beside it", "Save or copy the adapter again"

@@ -192,7 +192,7 @@ def _compare(
     """Compare what was written with the dense merge, and measure what rounding left of it.
 
     Returns:
-        Surviving shares of the adapter, and of a checkpoint in the dtype of base and experts.
+        Surviving shares of the adapter, of what truncation left, and of a checkpoint in the dtype of base and experts.
     """
     base, heads = model.experts.base, model.rounding.heads
     own = model.written_in(heads or torch.float32)
@@ -207,7 +207,7 @@ def _compare(
         gap, allowed = (change - merged).norm().item(), _tolerance(own.rounding, found.get(name))
         if not gap <= allowed + 1e-6 * merged.norm().item():
             raise RuntimeError(f"{name}: the factors differ from the merge by {gap:.2e}. Please report this.")
-        shares[0].add(name, merged, change)
+        shares[0].add(name, _truncated(base[name].double(), merged, found.get(name)), change)
         shares[1].add(name, merged, dense.rounding(name, merged))
     if peft_version():
         for place in dict.fromkeys(places.values()):
@@ -221,6 +221,14 @@ def _compare(
                 lambda expert=expert: _expected(model, own.rounding, coefficients, expert, found),
             )
     return shares
+
+
+def _truncated(base: Tensor, merged: Tensor, change: LowRankChange | None) -> Tensor:
+    """Return what is rounded: the merge, or, where singular values were cut off, base + left @ right."""
+    if change is None or not change.dropped:
+        return merged
+    left, right = change.factors()
+    return base + (left @ right).view(base.shape)
 
 
 def _dense(model: MergedModel) -> MergedModel:

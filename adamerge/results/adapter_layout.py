@@ -13,7 +13,7 @@ from adamerge.experts.adapter import AUTO_CLASSES
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert
 from adamerge.experts.tied import tied_names
-from adamerge.results.adapter_targets import misread, targets
+from adamerge.results.adapter_targets import misread, saved_apart, saved_modules, targets
 
 PREFIX = "base_model.model."
 """Begins every name in an adapter's file."""
@@ -152,12 +152,12 @@ def adapter_options(base: Checkpoint, expert: Expert, rank: int, slots: Sequence
         rank: Rank of all factors.
         slots: Where they are.
     """
-    heads = sorted({name.rpartition(".")[0] for name in expert.whole_head})
+    heads = sorted(saved_modules(expert.own_module, expert.whole_head))
     name, revision = _named(base)
     by_name = [f"{slot.module}.{slot.parameter}" for slot in slots if slot.kind is nn.Module]
     return {
         "peft_type": "LORA",
-        **_class_of(expert.own_module),
+        **_class_of(expert.own_module, heads),
         "base_model_name_or_path": name,
         "revision": revision,
         "r": rank,
@@ -177,13 +177,14 @@ def adapter_options(base: Checkpoint, expert: Expert, rank: int, slots: Sequence
     }
 
 
-def _class_of(module: nn.Module) -> Mapping[str, object]:
-    """Name the model's class: by PEFT's task where one stands for it, else by itself."""
+def _class_of(module: nn.Module, heads: Sequence[str]) -> Mapping[str, object]:
+    """Name the model's class: by PEFT's task where one stands for it and saves no other modules, else by itself."""
     kind, config = type(module), getattr(module, "config", None)
     for task, auto in AUTO_CLASSES.items():
         mapping = getattr(transformers, auto)._model_mapping
         known = mapping[type(config)] if type(config) in mapping else ()
-        if kind in (known if isinstance(known, tuple) else (known,)):
+        known = known if isinstance(known, tuple) else (known,)
+        if kind in known and not saved_apart(module, task, heads):
             return {"task_type": task, "auto_mapping": None}
     parent = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
     return {"task_type": None, "auto_mapping": parent}

@@ -39,7 +39,7 @@ def compare_with_adapter(expert: Expert, base: Checkpoint, folder: Path, expecte
     """
     for load in (_by_peft, _by_transformers):
         with _quiet():
-            module = load(_base_of(expert, base), folder)
+            module = _loaded(load, _base_of(expert, base), folder)
         for name, value, tolerance in expected():
             found = _effective(module, name)
             gap = (found.double() - value.double()).norm().item()
@@ -48,6 +48,18 @@ def compare_with_adapter(expert: Expert, base: Checkpoint, folder: Path, expecte
                     f"{folder}: {name} differs from the merge by {gap:.2e} when the adapter is loaded "
                     f"({load.__name__.strip('_')}). Please report this."
                 )
+
+
+def _loaded(load: Callable[[PreTrainedModel, Path], nn.Module], base: PreTrainedModel, folder: Path) -> nn.Module:
+    """Load an adapter; whatever either library raises says that it cannot."""
+    try:
+        return load(base, folder)
+    except Exception as error:
+        raise RuntimeError(
+            f"{folder}: expected an adapter that PEFT and transformers load, but loading it failed "
+            f"({load.__name__.strip('_')}: {type(error).__name__}: {error}). Export a complete checkpoint (export: "
+            "checkpoint), and please report this."
+        ) from error
 
 
 def _base_of(expert: Expert, base: Checkpoint) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """How an adapter's options name the modules that it changes, and which names PEFT would take for others."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
 
 from torch import nn
@@ -21,6 +21,47 @@ def targets(module: nn.Module, chosen: Collection[str]) -> list[str]:
         own = {path for path in chosen if path in every}
         found |= {word} if own == every else own
     return sorted(found)
+
+
+SAVED_BY_TASK: Mapping[str | None, tuple[str, ...]] = {
+    **dict.fromkeys(("SEQ_CLS", "TOKEN_CLS"), ("classifier", "score")),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Ends of the names of modules that PEFT saves whole because of an adapter's task."""
+
+
+def saved_modules(module: nn.Module, head: Collection[str]) -> list[str]:
+    """Name the modules that hold parts of a head and nothing else, each as large as it can be: PEFT saves modules.
+
+    Args:
+        module: The model.
+        head: Names of the head's parameters.
+
+    Example:
+        >>> head = nn.ModuleDict({"dense": nn.Linear(1, 1, bias=False), "out": nn.Linear(1, 1, bias=False)})
+        >>> saved_modules(nn.ModuleDict({"body": nn.Linear(1, 1), "top": head}), ["top.dense.weight", "top.out.weight"])
+        ['top']
+    """
+    found: list[str] = []
+    for path, part in module.named_modules():  # a module comes before those in it
+        own = {f"{path}.{name}" for name, _ in part.named_parameters()}
+        if path and own and own <= {*head} and not is_in(path, found):
+            found.append(path)
+    return found
+
+
+def is_in(name: str, modules: Iterable[str]) -> bool:
+    """Return whether a parameter or module is in one of some modules."""
+    return any(name.startswith(f"{path}.") for path in modules)
+
+
+def saved_apart(module: nn.Module, task: str, saved: Collection[str]) -> bool:
+    """Return whether PEFT would, because of the task, save a part of a saved module, or a module around one, too.
+
+    It wraps both (0.21), and finds the tensors of neither.
+    """
+    paths = [path for path, _ in module.named_modules() if path.endswith(SAVED_BY_TASK.get(task, ()))]
+    return any(is_in(path, saved) or any(is_in(one, [path]) for one in saved) for path in paths)
 
 
 def misread(module: nn.Module, paths: Iterable[str]) -> set[str]:

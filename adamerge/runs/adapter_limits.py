@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
+from adamerge.experts.name_patterns import several
 from adamerge.optim.feasible_sets import Simplex
 from adamerge.results.adapter_layout import slots_of
 from adamerge.results.adapter_settings import adapter_of
+from adamerge.results.adapter_targets import is_in, saved_modules
 from adamerge.runs.config import MergeConfig
 from adamerge.types import ConfigError
 
@@ -26,14 +28,15 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
     """
     if adapter_of(config.export) is None:
         return
+    where = _of_experts(experts, names)
     problems = [
-        f"{key}: {type(transform).__name__} leaves the span of the adapters' factors"
+        f"{key}: {type(transform).__name__} leaves the span of the adapters' factors{where}"
         for key, transform in config.transforms.items()
         if not transform.keeps_span
     ]
     by_rows = {"centre": config.centre, **{f"beside: {name}": model for name, model in config.models_beside.items()}}
     problems += [
-        f"{key}: {type(model).__name__} leaves the span of the adapters' factors"
+        f"{key}: {type(model).__name__} leaves the span of the adapters' factors{where}"
         for key, model in by_rows.items()
         if isinstance(model, CalibratedMerge) and not model.keeps_span
     ]
@@ -48,6 +51,18 @@ def check_adapter(config: MergeConfig, experts: Experts, names: Sequence[str]) -
             + "\nSet export: checkpoint; or merge adapters alone, plainly or by Isotropic, Wudi (solver: closed), "
             "Swudi, Aswudi, ActMat, DcMerge, TaskSingularVectors, Lines or RegMean."
         )
+
+
+def _of_experts(experts: Experts, names: Sequence[str]) -> str:
+    """Name the parameters that are merged and that experts change, a few of them, and say how many there are."""
+    changed = {name for expert in experts.tasks.values() for name in _changed(expert, names)}
+    own = [name for name in names if name in changed]
+    return f" in {several(own)}: {len(own)} in all" if own else ""
+
+
+def _changed(expert: Expert, names: Sequence[str]) -> Sequence[str]:
+    own = expert.weights
+    return own.changed if isinstance(own, Adapted) and own.over_base else names
 
 
 def _whole(expert: Expert, names: set[str]) -> Iterator[str]:
@@ -79,3 +94,7 @@ def placeless(expert: Expert, names: Sequence[str]) -> Iterator[str]:
         for name, slot in slots_of(expert.own_module, factored).items():
             if isinstance(slot, str):
                 yield f"{name}: {slot}"
+    saved = saved_modules(expert.own_module, expert.whole_head)
+    for name in expert.whole_head:
+        if not is_in(name, saved):
+            yield f"{name}: it is part of a head, but its module is not, and PEFT saves whole modules; merge it too"

@@ -132,8 +132,12 @@ def test_factors_that_count_twice_are_said(tmp_path):
 
 @pytest.mark.parametrize("kind", MLX)
 def test_adapters_of_mlx(tmp_path, kind):
-    """W + scale · (a b)ᵀ of a linear layer and W + scale · a b of embeddings, as `fuse` of mlx-lm 0.32 computes."""
-    base, folder, expected = of_mlx(tmp_path, MLX[kind][1], MLX[kind][0], dora=MLX[kind][2])
+    """W + scale · (a b)ᵀ of linear layers, W + scale · a b of embeddings, as `fuse` of mlx-lm 0.32 computes.
+
+    A Conv1D is a linear layer there, held transposed.
+    """
+    family, targets, more = MLX[kind]
+    base, folder, expected = of_mlx(tmp_path, targets, family, **more)
     experts = experts_of(base, a=folder)
     check(experts, expected)
     assert any("quantised base (mlx-community/tiny-4bit)" in note for note in experts.notes)

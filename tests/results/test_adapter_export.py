@@ -128,6 +128,18 @@ def test_truncation_is_the_best_of_its_rank_and_its_error_is_known(pool, tmp_pat
     assert any("max_rank 3: relative error" in note for note in exported.notes)
 
 
+@pytest.mark.parametrize("max_rank", [1, 3])
+def test_what_is_cut_off_is_not_counted_as_rounded_away(pool, tmp_path, max_rank):
+    """It has lines of its own; advice on rounding would be false."""
+    model = model_of(pool, ["plain", "rslora"]).written_in(torch.bfloat16)
+    exported = export_adapter(model, torch.tensor([[0.7, 0.4]]), tmp_path / "out", max_rank=max_rank)
+    assert min(exported.truncation.values()) > 0.1
+    assert any(f"max_rank {max_rank}: relative error" in note for note in exported.notes)
+    shares = [exported.surviving.share, *exported.surviving.by_expert().values()]
+    assert shares == pytest.approx([1.0] * 3, abs=0.01)
+    assert exported.surviving.warning("nearest") is None
+
+
 REFUSED = {
     "dora": (["plain", "dora"], "dora changes the whole tensor"),
     "a complete checkpoint": (["plain", "whole"], "whole is a complete checkpoint"),

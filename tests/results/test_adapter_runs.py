@@ -1,6 +1,7 @@
 """Runs and merges of adapters with heads that are exported as adapters again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,15 @@ def test_each_task_gets_the_same_factors_and_its_own_head(text_pool, method):
 
 @pytest.mark.parametrize("settings", [{"method": "ties"}, {"centre": "Dare"}, {"method": "feat_cal"}])
 def test_transforms_that_leave_the_span_are_refused_before_learning(text_pool, settings):
-    with pytest.raises(ConfigError, match=r"(task_vectors|centre): \w+ leaves the span"):
+    with pytest.raises(ConfigError) as refused:
         merge(**settings, export="adapter").learn()
+    layer = r"bert\.encoder\.layer\.0\.[\w.]+\.weight"
+    found = re.search(
+        rf"(task_vectors|centre): \w+ leaves the span .* in {layer}, .* and (\d+) more: (\d+)", str(refused.value)
+    )
+    assert found
+    tensors = load_file("adapters/mood/adapter_model.safetensors")
+    assert int(found[3]) == int(found[2]) + 3 == sum("lora_A" in key for key in tensors)
 
 
 def test_merges_that_leave_the_span_take_no_part_in_a_race_for_the_centre_of_an_adapter(text_pool, main):

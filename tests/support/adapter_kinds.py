@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from support.adapters import (
     FUSED,
+    GPT2,
     KINDS,
     LLAMA,
     TIED,
@@ -21,13 +22,17 @@ from support.adapters import (
 )
 
 MLX = {
-    "mlx-lm, linear": (LLAMA, "q_proj|down_proj", False),
-    "mlx-lm, DoRA": (LLAMA, "q_proj|down_proj", True),
-    "mlx-lm, embeddings": (LLAMA, "embed_tokens", False),
-    "mlx-lm, DoRA of embeddings": (LLAMA, "embed_tokens", True),
-    "mlx-lm, tied embeddings": (TIED, "embed_tokens", False),
+    "mlx-lm, linear": (LLAMA, "q_proj|down_proj", {}),
+    "mlx-lm, DoRA": (LLAMA, "q_proj|down_proj", {"dora": True}),
+    "mlx-lm, embeddings": (LLAMA, "embed_tokens", {}),
+    "mlx-lm, DoRA of embeddings": (LLAMA, "embed_tokens", {"dora": True}),
+    "mlx-lm, tied embeddings": (TIED, "embed_tokens", {}),
+    "mlx-lm, Conv1D": (GPT2, "c_attn|c_proj|c_fc", {}),
+    "mlx-lm, Conv1D under its own names": (GPT2, "c_attn|c_proj", {"backbone": "model"}),
+    "mlx-lm, DoRA of Conv1D": (GPT2, "c_attn|c_proj", {"dora": True, "backbone": "model"}),
+    "mlx-lm, embeddings of positions": (GPT2, "wpe", {"backbone": "model"}),
 }
-"""Family, targets, and whether magnitudes are beside the factors."""
+"""Family, targets, and what else is said of them: magnitudes, and mlx-lm's name of the backbone."""
 
 MIXTURES = {
     "mlx-lm, experts of Mixtral": (
@@ -52,8 +57,8 @@ def _words(name: str, options: object) -> str:
     return f"{name}: {text}"
 
 
-def _mlx(family: tuple[str, str, dict[str, bool]], targets: str, dora: bool) -> Made:
-    return lambda folder: of_mlx(_made(folder), targets, family, dora=dora)
+def _mlx(family: tuple[str, str, dict[str, bool]], targets: str, more: Mapping[str, object]) -> Made:
+    return lambda folder: of_mlx(_made(folder), targets, family, **more)
 
 
 def _made(folder: Path) -> Path:

@@ -10,7 +10,19 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from support.adapters import KINDS, LLAMA, TIED, experts_of, model, of_mlx_mixture, saved, trained
+from support.adapters import (
+    GPT2,
+    IMAGES,
+    KINDS,
+    LLAMA,
+    TIED,
+    experts_of,
+    model,
+    of_mlx,
+    of_mlx_mixture,
+    saved,
+    trained,
+)
 
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -51,9 +63,39 @@ def _in_subfolder(folder: Path):
     return base, folder / "all"
 
 
-def _one_side_of_tied(folder: Path):
-    base, adapter, _ = saved(folder, TIED, {"target_modules": ["embed_tokens"]})
+def _one_side_of_tied(target: str, folder: Path):
+    base, adapter, _ = saved(folder, TIED, {"target_modules": [target]})
     return base, adapter
+
+
+def _of_another_class(folder: Path, **options: str):
+    """An adapter of a Llama, and GPT-2; with a task in its options, PEFT names no class."""
+    _, adapter = _alone(folder)
+    file = adapter / "adapter_config.json"
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), **options, **({"auto_mapping": None} if options else {})})
+    )
+    model(*GPT2[:2]).save_pretrained(folder / "other")
+    return folder / "other", adapter
+
+
+def _of_mlx_under_other_names(folder: Path):
+    """mlx-lm has the layers of GPT-NeoX in `model.h`, transformers in `gpt_neox.layers`."""
+    _, adapter, _ = of_mlx(folder, "c_attn", GPT2, backbone="model")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.GPTNeoXConfig(**sizes, vocab_size=40)
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(folder / "other")
+    return folder / "other", adapter
+
+
+def _convolution_of_mlx(folder: Path):
+    """mlx-lm has factors for linear layers and embeddings alone; these would fit the convolution by their shapes."""
+    model(*IMAGES[:2]).save_pretrained(folder / "base")
+    _, adapter, _ = of_mlx(folder / "mlx", "q_proj")
+    path = "vit.embeddings.patch_embeddings.projection"
+    tensors = {f"{path}.lora_a": torch.ones(192, 2), f"{path}.lora_b": torch.ones(2, 16)}
+    save_file(tensors, adapter / "adapters.safetensors")
+    return folder / "base", adapter
 
 
 def _grouped(folder: Path):
@@ -85,7 +127,30 @@ MADE = {
         r"has the shape \(40, 16\) there and \(44, 16\)",
     ),
     "a quantised base": (_quantised, "the checkpoint is quantised.*from before quantisation"),
-    "one side of tied embeddings": (_one_side_of_tied, "is tied to .* one side only.*tie_word_embeddings=False"),
+    "one side of tied embeddings": (
+        partial(_one_side_of_tied, "embed_tokens"),
+        "model.embed_tokens.weight is tied to lm_head.weight.* one side only.*tie_word_embeddings=False",
+    ),
+    "the other side of tied embeddings": (
+        partial(_one_side_of_tied, "lm_head"),
+        "lm_head.weight is tied to model.embed_tokens.weight.* one side only.*tie_word_embeddings=False",
+    ),
+    "an adapter of another class": (
+        _of_another_class,
+        r"trained on a LlamaForCausalLM \(llama\), expected .* BASE, a GPT2LMHeadModel \(gpt2\).*Give the base",
+    ),
+    "an adapter of another class that it does not name": (
+        partial(_of_another_class, task_type="CAUSAL_LM", base_model_name_or_path="org/llama"),
+        "expected an adapter of a GPT2LMHeadModel.*none of the 4 modules.*q_proj.*names the base org/llama.*Give",
+    ),
+    "an adapter of mlx-lm under other names": (
+        _of_mlx_under_other_names,
+        r"expected an adapter of a GPTNeoXForCausalLM.*mlx-lm names its layers otherwise.*mlx_lm\.fuse",
+    ),
+    "a convolution's factors of mlx-lm": (
+        _convolution_of_mlx,
+        r"projection\.lora_a is a factor of .*, a Conv2d, for which mlx-lm has none.*mlx_lm\.fuse",
+    ),
     "a grouped convolution": (_grouped, "dwconv.* grouped convolution.*no weight.*Train"),
     "experts of mlx-lm without a file of each": (
         _no_single_experts,

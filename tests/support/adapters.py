@@ -16,6 +16,7 @@ from support.mixtures import mixture
 from support.renamed import model_of
 from torch import nn
 from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import open_checkpoint
@@ -197,24 +198,27 @@ def in_old_names(folder: Path, name: str, targets: str, options: Mapping[str, ob
     return base, adapter, getattr(transformers, name).from_pretrained(truth).eval().state_dict()
 
 
-def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False):
-    """A base and an adapter as mlx-lm writes it; and the weights as its `fuse` computes them."""
+def of_mlx(folder: Path, targets: str, family=LLAMA, *, dora: bool = False, backbone: str = ""):
+    """A base and an adapter as mlx-lm writes it (Conv1D transposed), and the weights as its `fuse` computes them."""
     base, tensors, scale = model(*family[:2], **family[2]), {}, 20.0
     base.save_pretrained(folder / "base")
     expected = base.state_dict()
     generator = torch.Generator().manual_seed(0)
     for path, module in base.named_modules():
         if path.rpartition(".")[2] in targets.split("|"):
-            embedding, (rows, columns) = isinstance(module, nn.Embedding), module.weight.shape
-            inputs, outputs = (rows, columns) if embedding else (columns, rows)
+            embedding, turned = isinstance(module, nn.Embedding), isinstance(module, Conv1D)
+            held = module.weight.detach().T if turned else module.weight.detach()
+            rows = len(held)
+            inputs, outputs = held.shape if embedding else held.T.shape
             a, b = (0.05 * torch.randn(size, generator=generator) for size in ((inputs, 3), (3, outputs)))
-            changed = module.weight.detach() + scale * (a @ b if embedding else (a @ b).T)
-            tensors |= {f"{path}.lora_a": a, f"{path}.lora_b": b}
+            changed = held + scale * (a @ b if embedding else (a @ b).T)
+            name = f"{backbone}.{path.partition('.')[2]}" if backbone else path
+            tensors |= {f"{name}.lora_a": a, f"{name}.lora_b": b}
             if dora:
-                tensors[f"{path}.m"] = torch.rand(rows, generator=generator) + 0.5
-                changed = changed * (tensors[f"{path}.m"] / changed.norm(dim=1))[:, None]
-            expected[f"{path}.weight"] = changed
-            if family[2]["tie_word_embeddings"]:
+                tensors[f"{name}.m"] = torch.rand(rows, generator=generator) + 0.5
+                changed = changed * (tensors[f"{name}.m"] / changed.norm(dim=1))[:, None]
+            expected[f"{path}.weight"] = changed.T if turned else changed
+            if family[2].get("tie_word_embeddings"):
                 expected["lm_head.weight"] = changed
     adapter = folder / "adapter"
     adapter.mkdir()
