@@ -103,7 +103,7 @@ class Surviving:
         )
 
     def _low_groups(self) -> dict[str, float]:
-        """The shares of the groups that lost more than a tenth."""
+        """List the shares of the groups that lost more than a tenth."""
         return {name: share for name, share in self.by_group().items() if share is not None and share < ENOUGH}
 
     def _many(self, low: Mapping[str, float]) -> bool:
