@@ -1,9 +1,8 @@
 """An answer ends where the chat template, the tokenizer or the generation settings end it."""
 
-from types import SimpleNamespace
-
 import datasets
 import pytest
+import torch
 import transformers
 from support.families import build, save_tokenizer
 from transformers import AutoTokenizer
@@ -44,7 +43,7 @@ def test_end_of_a_turn_is_read_from_the_rendered_template(tokenizer, name):
 def answer_notes(tokenizer):
     """Notes about what ends the answers of an expert without end tokens of its own."""
     config = transformers.GenerationConfig(eos_token_id=None)
-    expert = SimpleNamespace(checkpoint=None, folders=(), module=SimpleNamespace(config=None))
+    expert = Expert("mood", torch.nn.Module(), InMemory({}), ())
     table = Table(Listed({"text": ["good"]}), DataSource("rows"), "mood")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adamerge.data.turns.generation_config", lambda _: config)
