@@ -128,7 +128,10 @@ def test_a_coefficient_per_rank_component(pool, capfd):
         ({"method": "ties"}, "found task_vectors: Ties"),
         ({"method": "expert_merging", "centre": "Isotropic"}, "found centre: Isotropic"),
         ({"method": "adamerging", "init": "closed_form"}, "cannot start from init: closed_form"),
-        ({"method": "expert_merging++", "centre": None}, "chunks: expected grouping: tensor, found component"),
+        (
+            {"method": "expert_merging++", "centre": None},
+            "chunks: does not go with grouping: expected grouping: tensor, found component",
+        ),
     ],
 )
 def test_components_need_the_factors_as_they_are(pool, more, words):

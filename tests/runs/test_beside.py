@@ -69,7 +69,7 @@ def test_a_run_stores_the_merges_and_its_export_reads_them(family, main):
         ({"centre": "Wudi"}, ("mood", "topic", "base", "Ties"), ""),
         ({"centre": None}, ("mood", "topic", "Ties"), "1 of 2 models get no coefficient, because the base is the"),
         ({"task_vectors": "Wudi"}, ("merged",), "2 of 2 models get no coefficient, because the task vectors are those"),
-        ({"grouping": "component", "chunks": None}, ("mood", "topic"), "coefficients to factors"),
+        ({"grouping": "component", "chunks": None, "centre": None}, ("mood", "topic"), "coefficients to factors"),
         ({"init": "closed_form"}, ("mood", "topic"), "init: closed_form finds the coefficients of experts alone"),
     ],
 )

@@ -16,7 +16,7 @@ from adamerge.runs.read_config import merge_config
 def checked(config, *, deep=False):
     """Problems of a configuration, and the lines that were printed."""
     out = io.StringIO()
-    problems = check(merge_config(config), Console(file=out, width=500), deep=deep)
+    problems = check(merge_config(config, use="keep"), Console(file=out, width=500), deep=deep)
     lines = out.getvalue().splitlines()
     assert [line.removeprefix("problem: ") for line in lines if line.startswith("problem: ")] == problems
     return problems, lines

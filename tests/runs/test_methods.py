@@ -13,7 +13,7 @@ def test_every_preset_is_described():
 
 @pytest.mark.parametrize("method", PRESETS)
 def test_needs_and_learns_are_what_a_configuration_needs(method):
-    config = merge_config({"base_model": "b", "models": [{"model": "x"}], "method": method})
+    config = merge_config({"base_model": "b", "models": [{"model": "x"}], "method": method}, use="keep")
     assert (needs(method) == "unlabeled rows") == config.needs_rows
     assert (learns(method) == "nothing") == (config.trainer.max_steps == 0)
 

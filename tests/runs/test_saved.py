@@ -1,18 +1,22 @@
 """A saved configuration records its method and values, so that what is changed in it by hand is seen."""
 
+from functools import partial
+
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adamerge.runs import read_config
 from adamerge.runs.flat_settings import FAST
 from adamerge.runs.presets import PRESETS
-from adamerge.runs.read_config import merge_config, merge_layers
 from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_unedited
 from adamerge.runs.save_config import resolved
 from adamerge.types import ConfigError
 
+# Settings that exclude each other are read, as those of a finished run are.
+merge_config, merge_layers = (partial(one, use="keep") for one in (read_config.merge_config, read_config.merge_layers))
 MINIMAL = {"base_model": "base", "models": [{"model": "mood", "calibration": "mood.jsonl"}, {"model": "topic"}]}
 OWN = {"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.5}}, "data": {"rows": 8}}
 

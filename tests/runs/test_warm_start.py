@@ -74,7 +74,7 @@ def still():
             "expected coefficients over the centre Isotropic, found them over base",
         ),
         ({"init": "run", "tasks": "abc"}, "expected coefficients of a, b, c, found those of mood, topic, speed"),
-        ({"init": "run", "weight": 0.5}, "init: an earlier run sets the start that models.parameters.weight also sets"),
+        ({"init": "run", "weight": 0.5}, "an earlier run sets the start that models.parameters.weight also sets"),
     ],
 )
 def test_what_cannot_be_started_from(in_finished, main, changes, words):
