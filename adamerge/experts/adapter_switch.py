@@ -46,13 +46,8 @@ class ByExpert(Weights):
     def __init__(self, source: Weights, slices: Mapping[str, _Slice]) -> None:
         self._source, self._slices = source, slices
         hidden = {one.name for one in slices.values()}
-        self._headers = {name: header for name, header in source.headers.items() if name not in hidden}
-        self._headers |= {name: _header(source.headers[one.name], one) for name, one in slices.items()}
-
-    @property
-    @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
+        single = {name: header for name, header in source.headers.items() if name not in hidden}
+        self._headers = single | {name: _header(source.headers[one.name], one) for name, one in slices.items()}
 
     @property
     @override

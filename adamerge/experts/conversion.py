@@ -215,15 +215,15 @@ class Converted(Weights):
         conversions = {id(c): c for c in self._names.values() if not isinstance(c, str)}.values()
         return {name: header for c in conversions for name, header in c.headers(self._source).items()}
 
-    @cached_property
-    def _headers(self) -> dict[str, Header]:
-        plain = self._plain.headers
-        return {name: plain[name] if name in plain else self._made[name] for name in self._names}
-
     @property
     @override
     def headers(self) -> Mapping[str, Header]:
-        return self._headers
+        return self._all_headers
+
+    @cached_property
+    def _all_headers(self) -> Mapping[str, Header]:
+        plain = self._plain.headers
+        return {name: plain[name] if name in plain else self._made[name] for name in self._names}
 
     @property
     @override

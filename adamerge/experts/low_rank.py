@@ -133,11 +133,6 @@ class Adapted(Weights):
 
     @property
     @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
-
-    @property
-    @override
     def files(self) -> Mapping[Path, FileDigest]:
         return self._files if self.over_base else {**self.base.files, **self._files}
 

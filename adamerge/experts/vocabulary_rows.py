@@ -108,15 +108,11 @@ class CommonRows(Weights):
 
     def __init__(self, own: TokenRows, others: Sequence[TokenRows]) -> None:
         self._own, self._others = own, others
-        self._headers = dict(own.weights.headers)
+        headers = dict(own.weights.headers)
         for name, dim in own.tensors.items():
-            shape, dtype = self._headers[name]
-            self._headers[name] = Header(torch.Size([*shape[:dim], len(own.rows), *shape[dim + 1 :]]), dtype)
-
-    @property
-    @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
+            shape, dtype = headers[name]
+            headers[name] = Header(torch.Size([*shape[:dim], len(own.rows), *shape[dim + 1 :]]), dtype)
+        self._headers = headers
 
     @property
     @override

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from adamerge.storage.weights import Header, Weights
 
@@ -25,11 +24,6 @@ class SomeRows(Weights):
     def __init__(self, source: Weights, rows: Mapping[str, slice]) -> None:
         self._source, self._rows = source, rows
         self._headers = {name: _header_of(source.headers[name], own) for name, own in rows.items()}
-
-    @property
-    @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
 
     def __getitem__(self, name: str) -> Tensor:
         whole = self._source[name]

@@ -45,13 +45,15 @@ class Header(NamedTuple):
 class Weights(ABC):
     """Tensors of one checkpoint by name; reading never changes them.
 
-    By default the tensors are in no file, and the digest is that of their values.
+    By default the tensors are in no file, and the digest is that of their values. Subclasses set `_headers`.
     """
 
+    _headers: Mapping[str, Header]
+
     @property
-    @abstractmethod
     def headers(self) -> Mapping[str, Header]:
         """Shape and dtype of every tensor, available without reading it."""
+        return self._headers
 
     @abstractmethod
     def __getitem__(self, name: str) -> Tensor:
@@ -100,11 +102,6 @@ class InMemory(Weights):
 
     @property
     @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
-
-    @property
-    @override
     def files(self) -> Mapping[Path, FileDigest]:
         return self._files
 
@@ -122,7 +119,7 @@ class MappedFiles(Weights):
     """
 
     def __init__(self, files: list[Path]) -> None:
-        self._headers: dict[str, Header] = {}
+        headers: dict[str, Header] = {}
         self._readers: dict[str, SafetensorsReader] = {}
         self._files = {file: FileDigest(file) for file in files}
         self._places: dict[str, tuple[FileDigest, int]] = {}
@@ -133,9 +130,10 @@ class MappedFiles(Weights):
                 for name in reader.keys():
                     self._check_once(name, reader, file)
                     entry = reader.get_slice(name)
-                    self._headers[name] = Header(torch.Size(entry.get_shape()), _dtype(entry.get_dtype(), name, file))
+                    headers[name] = Header(torch.Size(entry.get_shape()), _dtype(entry.get_dtype(), name, file))
                     self._readers[name] = reader
                 self._places |= {name: (digest, start) for name, start in _starts(file).items()}
+        self._headers = headers
 
     def _check_once(self, name: str, reader: SafetensorsReader, file: Path) -> None:
         """Check that a tensor in several files has equal values in them."""
@@ -144,11 +142,6 @@ class MappedFiles(Weights):
                 f"{file}: expected each tensor once, but {name} is in {self._places[name][0].path.name} too, with "
                 "other values. One of the files is out of date: save or download the checkpoint again."
             )
-
-    @property
-    @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
 
     @property
     @override
@@ -215,11 +208,6 @@ class Renamed(Weights):
 
     @property
     @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
-
-    @property
-    @override
     def files(self) -> Mapping[Path, FileDigest]:
         return self._source.files
 
@@ -250,11 +238,6 @@ class Joined(Weights):
     def __init__(self, first: Weights, second: Weights) -> None:
         self._first, self._second = first, second
         self._headers = {**second.headers, **first.headers}
-
-    @property
-    @override
-    def headers(self) -> Mapping[str, Header]:
-        return self._headers
 
     @property
     @override
