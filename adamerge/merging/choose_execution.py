@@ -49,32 +49,56 @@ class Memory:
         return 0 if self.limit is None else bytes_in(self.limit, "memory.limit")
 
 
+class Around(NamedTuple):
+    """Bytes that are taken around a step.
+
+    Attributes:
+        process: What the process holds already: Python, libraries, rows.
+        before: What is taken before the first step, and given back: a transform's work on one tensor.
+    """
+
+    process: int = 0
+    before: int = 0
+
+    def __str__(self) -> str:
+        """Say it in a few words, after others."""
+        held = f", libraries and rows {_mb(self.process)}" if self.process else ""
+        return held + (f"; before that, transforms {_mb(self.before)}" if self.before else "")
+
+
+ALONE = Around()
+"""Nothing around a step."""
+
+
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one execution takes for a step, without the rows and the experts' outputs.
+    """Bytes that one execution takes, without the experts' outputs.
 
     Attributes:
         mode: The execution.
         task_vectors: Task vectors in memory.
         parameters: Merged parameters, what is not merged, and gradients, as much as exists at once.
         activations: Activations, at the ends of blocks and inside one; None if unknown.
+        around: What there is around a step.
     """
 
     mode: Literal["resident", "mapped", "streamed", "fsdp2"]
     task_vectors: int
     parameters: int
     activations: int | None = None
+    around: Around = ALONE
 
     @property
     def total(self) -> int:
-        """All bytes that are known."""
-        return self.task_vectors + self.parameters + (self.activations or 0)
+        """All bytes that are known: of a step, or of what comes before it, if that takes more."""
+        step = self.task_vectors + self.parameters + (self.activations or 0)
+        return self.around.process + max(step, self.around.before)
 
     def __str__(self) -> str:
         """Say it in a few words."""
         parts = f"task vectors {_mb(self.task_vectors)}, parameters and gradients {_mb(self.parameters)}"
         known = "activations unknown" if self.activations is None else f"activations {_mb(self.activations)}"
-        return f"{self.mode} {_mb(self.total)} ({parts}, {known})"
+        return f"{self.mode} {_mb(self.total)} ({parts}, {known}{self.around})"
 
 
 class Choice(NamedTuple):
@@ -101,6 +125,7 @@ def choose(
     dtype: torch.dtype,
     free: int,
     saved: Saved | None,
+    around: Around = ALONE,
 ) -> Choice:
     """Choose an execution.
 
@@ -115,12 +140,13 @@ def choose(
         dtype: Of the computation.
         free: Free bytes on the device.
         saved: Bytes of activations; None if unknown.
+        around: What is taken around a step.
 
     Raises:
         ConfigError: The limit is below what the execution takes, or `blocks` names no module.
     """
-    needs = {need.mode: need for need in _needs(memory, experts, names, count, dtype, saved)}
-    room = memory.bytes or free
+    needs = {need.mode: need for need in _needs(memory, experts, names, count, dtype, saved, around)}
+    room = memory.bytes or free + around.process
     mode, why = memory.mode, ""
     if mode == "streamed" and "streamed" not in needs:
         lacking = next(expert for expert in experts.tasks.values() if not _blocks(expert, memory))
@@ -135,7 +161,7 @@ def choose(
             f"smallest execution is {smallest}. Raise the limit, or lower data.batch_size, data.micro_batch or "
             "data.max_length."
         )
-    limit = f"the limit is {_mb(room)}" if memory.limit is not None else f"{_mb(room)} are free"
+    limit = f"the limit is {_mb(room)}" if memory.limit is not None else f"{_mb(free)} are free"
     lines = [f"memory: {needs[mode]}; {limit}", *([why] if why else [])]
     others = tuple(f"memory: otherwise {need}" for need in needs.values() if need.mode != mode)
     return Choice(needs[mode], tuple(memory.blocks) if mode == "streamed" else None, tuple(lines), others)
@@ -151,7 +177,13 @@ def _fitting(needs: dict[str, Need], room: int) -> Literal["resident", "mapped",
 
 
 def _needs(
-    memory: Memory, experts: Experts, names: Sequence[str], count: int, dtype: torch.dtype, saved: Saved | None
+    memory: Memory,
+    experts: Experts,
+    names: Sequence[str],
+    count: int,
+    dtype: torch.dtype,
+    saved: Saved | None,
+    around: Around,
 ) -> Iterator[Need]:
     shapes = {name: experts.base.shape(name) for name in names}
     scratch = SCRATCH * dtype.itemsize
@@ -162,13 +194,14 @@ def _needs(
         for expert in experts.tasks.values()
         for name in expert.whole_head
     )
-    whole = 2 * merged + kept + heads
+    largest = max((shape.numel() for shape in shapes.values()), default=0) * dtype.itemsize
+    whole = 2 * merged + largest + kept + heads  # a pass has a gradient of its own before it is added to the others
     activations = None if saved is None else saved.whole
-    yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations)
-    yield Need("mapped", scratch, whole, activations)
+    yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations, around)
+    yield Need("mapped", scratch, whole, activations, around)
     if all(_blocks(expert, memory) for expert in experts.tasks.values()):
         most = max(_largest(expert, memory, dtype) for expert in experts.tasks.values())
-        yield Need("streamed", scratch, 2 * most, None if saved is None else saved.streamed)
+        yield Need("streamed", scratch, most, None if saved is None else saved.streamed, around)
 
 
 def _converted(experts: Experts, name: str, dtype: torch.dtype) -> int:
@@ -182,7 +215,10 @@ def _blocks(expert: Expert, memory: Memory) -> tuple[str, ...]:
 
 
 def _largest(expert: Expert, memory: Memory, dtype: torch.dtype) -> int:
-    """Count the bytes of the parameters of the largest part that runs by itself, and of what belongs to none."""
+    """Count the bytes of the largest part that runs by itself, and of what belongs to none.
+
+    There are its parameters, their gradients, and one gradient of a pass before it is added to the others.
+    """
     around = frames(_blocks(expert, memory))
     sizes: list[int] = []
     outside = 0
@@ -190,11 +226,12 @@ def _largest(expert: Expert, memory: Memory, dtype: torch.dtype) -> int:
         module = expert.module.get_submodule(path)
         outside += sum(own.numel() for own in module.parameters(recurse=False))
         sizes += [_size(child) for name, child in module.named_children() if f"{path}.{name}".lstrip(".") not in around]
-    return (max(sizes, default=0) + outside) * dtype.itemsize
+    return (max(sizes, default=0) + 2 * outside) * dtype.itemsize
 
 
 def _size(module: nn.Module) -> int:
-    return sum(own.numel() for own in module.parameters())
+    sizes = [own.numel() for own in module.parameters()]
+    return 2 * sum(sizes) + max(sizes, default=0)
 
 
 def _mb(size: int) -> str:

@@ -1,7 +1,9 @@
-"""Free memory of this machine, within the limits of its containers."""
+"""Memory: what this machine has free, within the limits of its containers, what this process takes, giving it back."""
 
+import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 _LIMIT_AND_USE = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
@@ -21,6 +23,42 @@ def free_memory(root: Path = Path("/")) -> int:
         True
     """
     return max(0, min((_of_machine(root), *_of_groups(root))))
+
+
+def anonymous_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that this process has in memory apart from mapped files; 0 where the system does not say.
+
+    Args:
+        root: Folder of `proc`.
+
+    Example:
+        >>> anonymous_memory() >= 0
+        True
+    """
+    return 1024 * _numbers(root / "proc/self/status").get("RssAnon:", 0)
+
+
+def give_back() -> None:
+    """Give the memory of freed tensors back to the system.
+
+    glibc keeps freed pieces below 32 MiB. Where smaller ones live on among them, a block of a model that is made after
+    another one was freed does not fit into the holes, and takes new memory.
+
+    Example:
+        >>> give_back()
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    """Find glibc's function for it; other C libraries have none."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def _of_machine(root: Path) -> int:

@@ -16,6 +16,7 @@ from adamerge.experts.tied import tied_names
 from adamerge.merging.blocks import find_blocks, frames
 from adamerge.merging.calls import Block
 from adamerge.merging.frame import Call, Frame, ReadOutsideError, refusal
+from adamerge.merging.memory import give_back
 from adamerge.merging.turns import Turns
 from adamerge.types import ConfigError, Parameters
 
@@ -205,7 +206,7 @@ class Held:
 
 
 def held(source: Source, wanted: Iterable[tuple[str, Mapping[str, str]]], *, gradients: bool) -> Held:
-    """Make the parameters of a block.
+    """Make the parameters of a block, in the memory that the one before it has left.
 
     Args:
         source: Where they come from.
@@ -214,6 +215,7 @@ def held(source: Source, wanted: Iterable[tuple[str, Mapping[str, str]]], *, gra
     """
     needed = list(dict.fromkeys((task, name) for task, names in wanted for name in names.values()))
     shared = list(dict.fromkeys(name for _, name in needed if name in source.shared))
+    give_back()
     merged = source.merge(shared) if shared else {}
     leaves = {name: tensor.detach().requires_grad_(gradients) for name, tensor in merged.items()}
     return Held(leaves, {(task, name): source.own(task, name) for task, name in needed if name not in source.shared})

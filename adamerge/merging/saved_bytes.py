@@ -14,6 +14,7 @@ from torch.utils import _pytree as trees
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import forward_inputs
 from adamerge.experts.stateless import Stateless
+from adamerge.merging.blocks import frames
 from adamerge.merging.step_losses import CHUNK, head_of
 
 _LOSS = 3
@@ -88,7 +89,7 @@ class _Count:
     def __init__(self, blocks: Sequence[str]) -> None:
         self.blocks, self.now = blocks, ""
         self.saved: dict[str, int] = {}
-        self.borders = 0
+        self.ends: list[int] = []
         self._seen: dict[int, Any] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -101,7 +102,12 @@ class _Count:
 
     def leave(self, module: nn.Module, inputs: object, output: object) -> None:
         self.now = ""
-        self.borders += sum(one.nbytes for one in trees.tree_leaves(output) if isinstance(one, Tensor))
+        self.ends.append(sum(one.nbytes for one in trees.tree_leaves(output) if isinstance(one, Tensor)))
+
+    @property
+    def borders(self) -> int:
+        """Bytes that parts return and the next ones get; what the last one returns is what the loss is of."""
+        return sum(self.ends[:-1])
 
     def _new(self, tensor: Tensor) -> bool:
         storage = tensor.untyped_storage()
@@ -130,10 +136,26 @@ def _run(
             part = module.get_submodule(path)
             stack.callback(part.register_forward_pre_hook(partial(count.enter, path)).remove)
             stack.callback(part.register_forward_hook(count.leave).remove)
+        for part in _beside(module, count.blocks):  # embeddings, norms and heads run by themselves too
+            stack.callback(part.register_forward_hook(count.leave).remove)
         stack.enter_context(saved_tensors_hooks(count.pack, lambda tensor: tensor))
         stack.enter_context(torch.enable_grad())
         output = Stateless(module, written=frozenset())(state, (), forward_inputs(module, given))
     return sum(own.nbytes for own in _tensors(output)[:1])
+
+
+def _beside(module: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:
+    """List the modules beside blocks that have parameters."""
+    around = frames(blocks)
+    inside = {*around, *blocks}
+    named = [(path, module.get_submodule(path)) for path in around]
+    beside = [
+        part
+        for path, owner in named
+        for name, part in owner.named_children()
+        if f"{path}.{name}".lstrip(".") not in inside and any(True for _ in part.parameters())
+    ]
+    return list(dict.fromkeys(beside))
 
 
 def _tensors(output: object) -> list[Tensor]:

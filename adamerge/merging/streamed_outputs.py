@@ -179,6 +179,7 @@ def _wave(
             for one in together:
                 own = block.of(one.blocks.expert.name, one.blocks.names(one.call.path))
                 one.go_on(answer(one.call, one.block(), own))
+                del own
                 if one.turns.done:
                     ended[one.number] = outputs_of(
                         one.turns.take(), one.blocks.expert, every[one.number][1].inputs, layers
@@ -186,6 +187,7 @@ def _wave(
                 while given in ended:
                     yield ended.pop(given), most
                     given += 1
+            del block  # before the next one is made
 
 
 def held_for(source: Source, passes: Sequence[Pass], *, gradients: bool) -> Held:

@@ -13,10 +13,12 @@ from adamerge.experts.experts import Experts
 from adamerge.learning.learn import divide
 from adamerge.learning.trainer import process_count
 from adamerge.merging.blocks import find_blocks
-from adamerge.merging.choose_execution import Choice, Memory, choose
+from adamerge.merging.choose_execution import Around, Choice, Memory, choose
 from adamerge.merging.device import device_of, free_bytes
 from adamerge.merging.divided_need import divided_need
+from adamerge.merging.memory import anonymous_memory, give_back
 from adamerge.merging.saved_bytes import Saved, saved_bytes
+from adamerge.runs.all_transforms import transforms_bytes
 from adamerge.runs.config import MergeConfig
 from adamerge.types import ConfigError
 
@@ -41,7 +43,8 @@ def execution_for(
     if device.type == "cpu":
         room //= config.trainer.devices  # each process takes its part
     saved = _saved(config, experts, rows, memory, dtype) if config.trainer.max_steps else Saved(0, 0)
-    choice = choose(memory, experts, names, count, dtype, room, saved)
+    around = _around(config, experts, names, device)
+    choice = choose(memory, experts, names, count, dtype, room, saved, around)
     fisher = [key for key, transform in config.transforms.items() if transform.fisher]
     if choice.blocks is not None and fisher:
         if memory.mode == "streamed":
@@ -49,9 +52,10 @@ def execution_for(
                 f"memory: expected mapped or resident, found streamed: {fisher[0]} needs Fisher information, which is "
                 "computed with a whole expert in memory. Set memory: mapped."
             )
-        choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved)
+        choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved, around)
     if config.trainer.strategy == "fsdp2":
-        choice = choice._replace(lines=(*choice.lines, _divided(config, experts, names, dtype, saved)))
+        line = _divided(config, experts, names, dtype, saved, around)
+        choice = choice._replace(lines=(*choice.lines, line))
     return choice
 
 
@@ -84,12 +88,19 @@ def as_answered(rows: Rows, config: MergeConfig) -> Rows:
 
 
 def _divided(
-    config: MergeConfig, experts: Experts, names: Sequence[str], dtype: torch.dtype, saved: Saved | None
+    config: MergeConfig, experts: Experts, names: Sequence[str], dtype: torch.dtype, saved: Saved | None, around: Around
 ) -> str:
     """Say what each process takes to learn; what is above it is for what the first process prepares and measures."""
     processes = process_count(asdict(config.trainer))
     need = divided_need(experts, names, config.memory_settings, processes, dtype, gathered_in(config) or dtype, saved)
+    need = replace(need, around=around._replace(before=0))  # the first process alone prepares
     return f"memory: to learn, each of {processes} processes takes {need}"
+
+
+def _around(config: MergeConfig, experts: Experts, names: Sequence[str], device: torch.device) -> Around:
+    """Measure what the process holds, and estimate what its transforms will take."""
+    give_back()
+    return Around(anonymous_memory() if device.type == "cpu" else 0, transforms_bytes(config, experts, names))
 
 
 def gathered_in(config: MergeConfig) -> torch.dtype | None:

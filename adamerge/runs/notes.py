@@ -1,20 +1,18 @@
 """What a user should know of a run before it begins; `check`, `fit` and Python say the same."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from adamerge.calibration.calibrated_merge import CalibratedMerge
-from adamerge.calibration.race import CentreChoice
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
+from adamerge.runs.all_transforms import choices, transforms_of
 from adamerge.runs.auto_centre import race_notes
 from adamerge.runs.choose_memory import whole_experts
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.learning_settings import learning_notes, row_notes
 from adamerge.runs.load_rows import Data
-from adamerge.transforms import Transform
 from adamerge.transforms.stored import largest_stack
 from adamerge.types import Fact
 
@@ -45,28 +43,8 @@ def transform_notes(config: MergeConfig, experts: Experts, names: Sequence[str])
         return []
     shapes = {name: experts.base.shape(name) for name in names}
     size = largest_stack(shapes, len(experts.tasks), getattr(torch, config.dtype))
-    used = {key: list(dict.fromkeys(_titles(choice))) for key, choice in _choices(config)}
+    used = {key: list(dict.fromkeys(one.title for one in transforms_of(own))) for key, own in choices(config)}
     return [Fact(f"{key}: {', '.join(own)}, one tensor at a time; {size}") for key, own in used.items() if own]
-
-
-def _choices(config: MergeConfig) -> Iterator[tuple[str, object]]:
-    """Yield what is computed of the experts, by the word for what it becomes."""
-    yield "task vectors", config.task_vectors
-    if config.centre is not None:
-        yield "centre", config.chosen_centre
-    for name, model in config.models_beside.items():
-        yield f"beside: {name}", model
-
-
-def _titles(choice: object) -> Iterator[str]:
-    """Yield the names of the transforms that a choice applies: its own, what it refits, or what races."""
-    if isinstance(choice, Transform):
-        yield choice.title
-    elif isinstance(choice, CalibratedMerge):
-        yield from _titles(choice.refits)
-    elif isinstance(choice, CentreChoice):
-        for one in choice.contestants:
-            yield from _titles(one)
 
 
 def _generation_notes(

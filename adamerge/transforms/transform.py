@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from adamerge.merging.task_vectors import TaskVectors
@@ -194,7 +195,7 @@ def is_present(stack: Tensor) -> Tensor:
         >>> is_present(torch.tensor([[1.0], [1e-9], [0.0]]))
         tensor([ True, False, False])
     """
-    norms = vectors(stack).double().norm(dim=1)
+    norms = torch.stack([vector.double().norm() for vector in vectors(stack)])
     return norms > ROUNDING * norms.max()
 
 

@@ -42,7 +42,7 @@ def normal_equations(stack: Tensor, normalised: bool = True) -> tuple[Tensor, Te
         normalised: divide by ‖τₖ‖², so that each expert weighs the same.
 
     Returns:
-        ΣG (M, M) and ΣτG (R, M), float64; M² numbers are held.
+        ΣG (M, M) and ΣτG (R, M), float64; besides, M² and R·M numbers are held.
 
     Example:
         >>> gram, target = normal_equations(torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]))
@@ -52,10 +52,14 @@ def normal_equations(stack: Tensor, normalised: bool = True) -> tuple[Tensor, Te
     _, rows, columns = stack.shape
     gram = stack.new_zeros(columns, columns, dtype=torch.float64)
     target = stack.new_zeros(rows, columns, dtype=torch.float64)
-    for expert in stack[is_present(stack)].double():
-        unit = expert / expert.norm() if normalised else expert
-        gram += unit.mT @ unit
-        target += expert @ unit.mT @ unit
+    for expert, present in zip(stack, is_present(stack), strict=True):
+        if present:  # one at a time
+            expert = expert.double()
+            own = expert.mT @ expert
+            energy = own.trace() if normalised else 1.0
+            gram += own / energy
+            # the smaller product first: of an embedding R² numbers would be more than the whole model
+            target += ((expert @ expert.mT) @ expert if rows < columns else expert @ own) / energy
     return gram, target
 
 
@@ -83,7 +87,9 @@ def wudi(stack: Tensor, ridge: float = 0.1, width: int | None = None) -> Tensor:
         tensor([[1., 2.]])
     """
     gram, target = normal_equations(stack)
-    start = stack.double().sum(0)
+    start = torch.zeros_like(target)
+    for expert in stack:
+        start += expert
     shift = ridge * gram.trace() / (width or len(gram))
     if shift == 0:
         return start.to(stack.dtype)

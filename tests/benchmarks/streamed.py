@@ -32,9 +32,10 @@ from adamerge.experts.experts import Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.learning.loss_in_chunks import in_chunks
 from adamerge.merging.blocks import find_blocks
-from adamerge.merging.choose_execution import Memory, choose
+from adamerge.merging.choose_execution import Around, Memory, choose
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import tensor_wise
+from adamerge.merging.memory import anonymous_memory
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.saved_bytes import saved_bytes
 from adamerge.objectives import Entropy, entropy
@@ -91,6 +92,7 @@ def measure(folder: Path, count: int, kind: str, options: argparse.Namespace, an
     """Take steps in this process; sends seconds of each, the gradient's norm, F and M, and the estimate."""
     torch.set_num_threads(options.threads)
     experts = load(folder, count)
+    around = Around(anonymous_memory())
     own = batches(options, next(iter(experts.tasks.values())).module.config)
     if kind == "naive":
         answers.send(_naive(experts, own, options))
@@ -115,7 +117,7 @@ def measure(folder: Path, count: int, kind: str, options: argparse.Namespace, an
         torch.float32,
         by_position=not options.whole_logits,
     )
-    need = choose(Memory(kind), experts, experts.shared, count, torch.float32, 10**12, saved).need.total
+    need = choose(Memory(kind), experts, experts.shared, count, torch.float32, 10**12, saved, around).need.total
     parts = _parts(model, coefficients, own) if kind == "mapped" and options.parts else None
     answers.send((seconds[1:], step.gradient.norm().item(), parts, need))
 
@@ -185,13 +187,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="Processes per measurement; medians are printed.")
     parser.add_argument("--whole-logits", action="store_true", help="Stream with the logits of all positions at once.")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="Where the files are, or are written and stay.")
     parser.add_argument("--no-parts", dest="parts", action="store_false", help="Do not measure F and M.")
     options = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
     floors: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        make(folder, max(options.experts), options)
+        folder = options.folder or Path(place)
+        if not (folder / str(max(options.experts) - 1)).exists():
+            make(folder, max(options.experts), options)
         for count in options.experts:
             for kind in ("mapped", "streamed", *(["naive"] if count == min(options.experts) else [])):
                 runs = [peak(folder, count, kind, options) for _ in range(options.repeats)]
@@ -216,6 +220,9 @@ def main() -> None:
     for other, bound in (("mapped", 0.6), ("naive", 0.25)):
         ratio = most[f"streamed {first}"] / most[f"{other} {first}"]
         print(f"streamed over {other}, memory: {ratio:.3f} (below {bound})")
+    for name, row in rows.items():
+        if row["estimate"]:
+            print(f"{name}: estimate over measured memory {row['estimate'] / row['MB']:.3f} (0.85 to 1.15)")
     for count in options.experts:
         ratio = rows[f"streamed {count}"]["seconds"] / rows[f"mapped {count}"]["seconds"]
         print(f"K = {count}: streamed over mapped, seconds: {ratio:.3f}, floor {floors.get(count, float('nan')):.3f}")

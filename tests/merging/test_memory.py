@@ -1,8 +1,11 @@
-"""Free memory, by what the kernel's files say."""
+"""Free memory and this process's own, by what the kernel's files say, and giving it back."""
+
+import platform
 
 import pytest
+import torch
 
-from adamerge.merging.memory import free_memory
+from adamerge.merging.memory import anonymous_memory, free_memory, give_back
 
 
 def write(root, files):
@@ -44,3 +47,23 @@ V1 = {
 def test_the_tightest_limit_counts_and_the_page_cache_is_free(tmp_path, files, expected):
     write(tmp_path, files)
     assert free_memory(tmp_path) == expected
+
+
+def test_memory_apart_from_mapped_files(tmp_path):
+    write(tmp_path, {"proc/self/status": "Name: x\nVmRSS: 900 kB\nRssAnon: 70 kB\nRssFile: 830 kB\n"})
+    assert anonymous_memory(tmp_path) == 70 * 1024
+    assert anonymous_memory(tmp_path / "no such system") == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep less")
+def test_what_is_freed_among_what_lives_on_is_given_back():
+    torch.ones(2**22)  # glibc keeps pieces of 16 MiB from now on
+    pairs = [(torch.ones(2**20), torch.ones(2**12)) for _ in range(16)]
+    full = anonymous_memory()
+    alive = [small for _, small in pairs]
+    del pairs
+    held = anonymous_memory()
+    give_back()
+    assert held > full - 2**25  # most of 64 MiB is kept
+    assert anonymous_memory() < full - 3 * 2**24
+    assert all(bool(small.all()) for small in alive)
