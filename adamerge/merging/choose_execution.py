@@ -25,7 +25,7 @@ class Memory:
 
     Attributes:
         mode: resident, mapped, streamed, or auto.
-        limit: Most bytes, such as 8GB; null takes what is free.
+        limit: Most bytes of the whole process, such as 8GB; null takes what is free.
         blocks: Paths of the model's blocks, or of lists of blocks, for streamed; [] finds them by type.
     """
 

@@ -17,8 +17,8 @@ from adamerge.experts.stateless import Stateless
 from adamerge.merging.blocks import frames
 from adamerge.merging.step_losses import CHUNK, head_of
 
-_LOSS = 3
-"""Tensors of the size of the logits that a loss and its gradient take."""
+_LOSS = 6
+"""Tensors of the size of the logits that a loss and its gradient take: these, (log-)probabilities, and gradients."""
 
 
 class Saved(NamedTuple):

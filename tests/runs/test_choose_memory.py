@@ -1,6 +1,7 @@
 """memory: what each execution takes, which one is chosen, what is refused, and the same coefficients by all of them."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from adamerge import ConfigError, Expert, Merge
 from adamerge.merging.choose_execution import Memory
 from adamerge.merging.mapped_task_vectors import Mapped
+from adamerge.merging.memory import anonymous_memory
 from adamerge.merging.merged_model import MergedModel
 from adamerge.runs.check import check
 from adamerge.runs.fit import fit
@@ -58,9 +60,11 @@ def test_a_whole_run_is_streamed(tmp_path, monkeypatch):
 
 
 def test_check_prints_what_each_execution_takes():
-    problems, text = printed(check, memory="streamed")
+    problems, text = printed(check, memory="streamed", centre="Wudi")
     assert not problems
-    assert "memory: streamed" in text
+    found = re.search(r"memory: streamed (\d+) MB .*libraries and rows (\d+) MB; before that, transforms \d+ MB", text)
+    assert found
+    assert anonymous_memory() / 2e6 < int(found[2]) <= int(found[1])
     for other in ("resident", "mapped"):
         assert f"memory: otherwise {other}" in text
 
