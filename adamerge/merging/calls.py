@@ -61,6 +61,11 @@ class Cut:
             return True
         return output.shape == self.output.shape and torch.allclose(output, self.output, 1e-3, 1e-4, equal_nan=True)
 
+    def close(self) -> None:
+        """Let go of the tensors: the graph of the output leads back here, a ring that only a full collection ends."""
+        del self.output
+        self.gradient = None
+
     def arrive(self, gradient: Tensor) -> None:
         """Add a gradient."""
         self.gradient = gradient if self.gradient is None else self.gradient + gradient
@@ -121,15 +126,22 @@ class Tape:
             self.graph = outputs, arguments
         outputs, arguments = self.graph
         arrived = [None if cut is None else cut.gradient for cut in self.cuts]
+        self.close()
         pairs = [(out, own) for out, own in zip(outputs, arrived, strict=True) if own is not None and out.requires_grad]
         if pairs:
             backward([out for out, _ in pairs], [own for _, own in pairs])
         given = trees.tree_leaves((self.call.args, self.call.kwargs))
         back = [(g, own.grad) for g, own in zip(given, arguments, strict=True) if _differentiable(own)]
-        self.cuts, self.graph = [], None
         back = [(one, gradient) for one, gradient in back if gradient is not None]
         if back:  # through what the model computes between blocks; it may lead to several blocks
             backward([one for one, _ in back], [gradient for _, gradient in back], retain_graph=True)
+
+    def close(self) -> None:
+        """Forget outputs and graph, once they are not needed any more."""
+        for cut in self.cuts:
+            if cut is not None:
+                cut.close()
+        self.cuts, self.graph = [], None
 
     def _check(self, outputs: list[Any]) -> None:
         """Refuse a block that computes something else when it runs again."""

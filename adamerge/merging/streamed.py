@@ -105,6 +105,7 @@ class StreamedExecution(Execution):
             return None
         output, tape = begin(one.call, one.block(), parameters, graph=one.key in self._last)
         one.go_on(output)
+        del output
         if not one.turns.done:
             tape.graph = None
             return tape
@@ -118,6 +119,9 @@ class StreamedExecution(Execution):
 def _walk_back(source: Source, tapes: Sequence[tuple[Pass, Tape]]) -> Held:
     """Run the backward passes of all calls of one block; return its parameters with their gradients."""
     wanted = [(one, tape) for one, tape in tapes if tape.wanted]
+    for _, tape in tapes:
+        if not tape.wanted:
+            tape.close()
     names = [(one.blocks.expert.name, one.blocks.names(tape.call.path)) for one, tape in wanted]
     block = held(source, names, gradients=True)
     for (_, tape), (task, own) in zip(wanted, names, strict=True):

@@ -1,6 +1,8 @@
 """One block at a time against everything in memory: losses, gradients and outputs; and what is refused."""
 
+import gc
 import threading
+import weakref
 from typing import ClassVar
 
 import pytest
@@ -14,6 +16,7 @@ from torch import nn
 from adamerge import ConfigError
 from adamerge.batch import Batch
 from adamerge.experts.from_modules import from_modules
+from adamerge.merging import calls
 from adamerge.merging.execution import Work, execution_of, expert_of
 from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.grouping import tensor_wise
@@ -206,6 +209,25 @@ def test_a_step_merges_a_block_twice_and_the_last_one_once(monkeypatch):
     with execution.at(coefficients) as now:
         assert [answer.task for answer in now.outputs(batches)] == ["t1"] * 3 + ["t2"] * 3
     assert sorted(merged) == sorted(streamed.vectors.shapes)
+
+
+@pytest.mark.parametrize("way", ["as it is", "without gradient", "parts of a batch"])
+def test_what_blocks_return_is_freed_without_a_collection(way, monkeypatch):
+    made, begin = [], calls.Cut.__init__
+
+    def noted(self, output):
+        begin(self, output)
+        made.append(weakref.ref(self.output))
+
+    monkeypatch.setattr(calls.Cut, "__init__", noted)
+    gc.disable()
+    try:
+        steps(WAYS[way])
+        alive = [one for one in made if one() is not None]
+    finally:
+        gc.enable()
+    assert made
+    assert not alive
 
 
 def test_an_expert_is_itself_one_block_at_a_time():
