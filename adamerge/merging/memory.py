@@ -38,21 +38,44 @@ def anonymous_memory(root: Path = Path("/")) -> int:
     return 1024 * _numbers(root / "proc/self/status").get("RssAnon:", 0)
 
 
-def give_back() -> None:
-    """Give the memory of freed tensors back to the system.
+SLACK = 2**26
+"""Bytes by which the process may grow before freed memory is given back: what is used again at once costs no faults."""
+
+
+def give_back(slack: int = SLACK) -> None:
+    """Give the memory of freed tensors back to the system, if the process has grown since it last did.
 
     glibc keeps freed pieces below 32 MiB. Where smaller ones live on among them, a block of a model that is made after
     another one was freed does not fit into the holes, and takes new memory.
 
+    Args:
+        slack: Bytes by which it may grow.
+
     Example:
         >>> give_back()
     """
-    trim = _trim()
-    if trim is not None:
-        trim(0)
+    _heap().give_back(slack)
 
 
 @cache
+def _heap() -> "_Heap":
+    return _Heap()
+
+
+class _Heap:
+    """What this process's C library keeps, and how much memory there was when it last gave back."""
+
+    def __init__(self) -> None:
+        self._trim, self._then = _trim(), 0
+
+    def give_back(self, slack: int) -> None:
+        now = anonymous_memory()
+        if self._trim is not None and now > self._then + slack:
+            self._trim(0)
+            self._then = anonymous_memory()
+        self._then = min(self._then, now)
+
+
 def _trim() -> Callable[[int], int] | None:
     """Find glibc's function for it; other C libraries have none."""
     try:

@@ -99,7 +99,7 @@ def _divided(
 
 def _around(config: MergeConfig, experts: Experts, names: Sequence[str], device: torch.device) -> Around:
     """Measure what the process holds, and estimate what its transforms will take."""
-    give_back()
+    give_back(0)
     return Around(anonymous_memory() if device.type == "cpu" else 0, transforms_bytes(config, experts, names))
 
 
