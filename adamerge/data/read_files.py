@@ -12,6 +12,7 @@ from datasets.config import HF_DATASETS_CACHE
 
 from adamerge.data.image_folders import is_image, open_images
 from adamerge.data.list_files import list_files, missing_shards, split_of_tables
+from adamerge.data.read_parquet import check_saved
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables
@@ -60,7 +61,8 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
         raise ValueError("expected a folder of rows, found the root of the file system. Correct the path.")
     if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         list_files(folder)  # refuses pipes, which `datasets` would wait for
-        return _of_dataset(_saved(folder, split))
+        saved = _saved(folder, split)
+        return replace(_of_dataset(saved), notes=check_saved(saved))
     files, passed = list_files(folder)
     if any(is_image(file) for file in files):
         found = open_images(folder, files, split, source.max_bytes)
