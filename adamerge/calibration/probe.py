@@ -100,7 +100,8 @@ def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
     if padding.length in {own.length for own in broken}:
         row = 1 + next(row for own, row in broken.items() if own.length == padding.length)
         problem = f"{model.architecture} answers row {row} by numbers that are not finite."
-    return Verdict(rows.under(padding), tuple(_notes(model, padding)), problem)
+    unusual = Padding() if padding == rows.padding else padding  # what rows need themselves is said with them
+    return Verdict(rows.under(padding), tuple(_notes(model, unusual)), problem)
 
 
 def _watched(ask: Ask, broken: dict[Padding, int]) -> Ask:
@@ -127,7 +128,7 @@ def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
     if isinstance(rows, Prompts):
         return [rows.padding, Padding(share="equal"), Padding(share="none")]
     if not isinstance(rows, TextRows):
-        return [Padding(), Padding(share="none")]
+        return list(dict.fromkeys([rows.padding, Padding(share="none")]))
     whole = [] if limit is None else [Padding(length=limit)]
     first, last = ([], whole) if reads_mask else (whole, [])  # without a mask, training was on padding
     return [Padding(), Padding("left"), *first, Padding(share="equal"), Padding(share="none"), *last]

@@ -16,6 +16,7 @@ from adamerge.data.read_parquet import check_saved
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables
+from adamerge.experts.name_patterns import several
 from adamerge.storage.regular_files import is_folder, problem_of
 
 
@@ -77,6 +78,9 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
     if len(tables) < len(files):
         other = next(file for file in files if not is_table(file))
         notes += (f"{len(files) - len(tables)} files that are no tables are ignored, such as {other.name}.",)
+    columns = sorted({part for file in chosen for part in file.relative_to(folder).parts[:-1] if "=" in part})
+    if columns:
+        notes += (f"names of folders are not read as columns: {several(columns)}. Write the values into the rows.",)
     found = open_tables(chosen, source.max_bytes)
     return replace(found, notes=(*passed, *notes, *missing_shards(chosen), *found.notes))
 

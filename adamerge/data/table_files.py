@@ -171,12 +171,13 @@ def _notes(seen: Counter[str]) -> tuple[str, ...]:
     said = {
         "blank": "lines without content are skipped",
         "quoted": "file is read as tab-separated values with quoted fields: marks that enclose a field are left out",
-        "likely": "file is read as a spreadsheet writes it: marks around fields with a comma, a semicolon or a space at "
-        "an end are left out, and no other field has any. If they are part of quotations, save it as .csv or JSON lines",
+        "likely": "file is read as a spreadsheet writes it: marks around fields with a comma, a semicolon or a space "
+        "at an end are left out, and no other field has any. If they belong to texts, save it as .csv or JSON lines",
         "marks": "rows have a field that begins with a quotation mark, which is read as a character, because the file "
         "does not quote its fields throughout; if its writer meant quotes, save it as .csv or JSON lines",
-        "header": "rows hold the names of the columns, as where files were joined, and are read like others; remove them",
-        "nameless": "rows have a value in a column without a name in the first line, which is not read; name the column",
+        "header": "rows hold the names of the columns, as where files were joined, and are read like others: remove "
+        "them",
+        "nameless": "rows have a value in a column that the first line does not name, which is not read: name it",
         "spaced": "rows have a field in quotation marks with a space before them: all of it is read as characters; "
         "remove the space if the marks enclose the field",
         "spans": "rows span several lines (line breaks inside quotation marks)",
