@@ -17,7 +17,13 @@ from adamerge.experts.model_kind import forward_arguments, takes
 _OURS = frozenset({"input_ids", "attention_mask", "inputs_embeds", "labels", "return_dict", "use_cache"})
 """Arguments that are made here or are no inputs."""
 
-_USUAL = ("BertForSequenceClassification", "GPT2ForSequenceClassification", "BartForSequenceClassification")
+_USUAL = (
+    "BertForSequenceClassification",
+    "BertForQuestionAnswering",
+    "BertModel",
+    "GPT2ForSequenceClassification",
+    "BartForSequenceClassification",
+)
 """Classes whose arguments every user leaves to the class."""
 
 _IDS = "input_ids"
