@@ -90,17 +90,16 @@ def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
         ask = _watched(_ask_forward(model.logits), broken)
         padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
     except Exception as error:  # any class may raise anything
-        note = _unknown(model.architecture, error)
         return Verdict(
             rows.under(Padding(share="none")),
-            (note,),
+            (_unknown(model.architecture, error),),
             f"{model.architecture} cannot be run on a row alone ({reason_of(error)}).",
         )
     problem = ""
     if padding.length in {own.length for own in broken}:
         row = 1 + next(row for own, row in broken.items() if own.length == padding.length)
         problem = f"{model.architecture} answers row {row} by numbers that are not finite."
-    unusual = Padding() if padding == rows.padding else padding  # what rows need themselves is said with them
+    unusual = Padding() if padding == rows.padding else padding  # what rows need is said with them
     return Verdict(rows.under(padding), tuple(_notes(model, unusual)), problem)
 
 
