@@ -67,6 +67,7 @@ def _targets(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[s
     changed = {id(weight) for path in reader.paths if (weight := _weight(reader.module, path)) is not None}
     for target in _texts(options.get("target_modules")):
         layers = [path for path in _named(reader.module, target) if _weight(reader.module, path) is not None]
+        layers = [path for path in layers if path.startswith(reader.part)]
         layers = [path for path in layers if not any(_within(path, name) for name in saved)]
         bare = [path for path in layers if id(_weight(reader.module, path)) not in changed]
         if bare and (len(bare) == len(layers) or not chosen):
