@@ -81,8 +81,8 @@ def _named(config: AdapterConfig, base: Checkpoint, cls: type[PreTrainedModel]) 
 
 def part_of(module: nn.Module, kind: str | None) -> str:
     """Find the path of the part of a model that has a model_type; empty if there is none."""
-    found = (path for path, one in module.named_modules() if path and isinstance(one, PreTrainedModel) and kind)
-    return next((path for path in found if module.get_submodule(path).config.model_type == kind), "")
+    models = ((path, one) for path, one in module.named_modules() if path and isinstance(one, PreTrainedModel))
+    return next((path for path, one in models if kind and one.config.model_type == kind), "")
 
 
 def _kinds(config: PretrainedConfig) -> Iterator[str]:

@@ -72,7 +72,7 @@ class FusedParts:
         if conversion is not None:
             one = self._converted_of(conversion)
             part = one.part(parts.module)
-            return part and Home(part, one.shapes[part], partial(one.changes.__setitem__, part)) or None
+            return Home(part, one.shapes[part], partial(one.changes.__setitem__, part)) if part else None
         rows = _rows_of(self._places.modules, parts.module)
         if rows is None or rows.parameter not in self._base or "magnitude" in parts.names:
             return None
