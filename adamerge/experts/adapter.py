@@ -16,6 +16,7 @@ from adamerge.experts.adapter_config import CONFIG, read_adapter_config
 from adamerge.experts.adapter_formats import MLX, PEFT, PICKLED, adapter_tensors, is_adapter
 from adamerge.experts.adapter_keys import group_keys
 from adamerge.experts.adapter_lacking import lacking
+from adamerge.experts.adapter_numbers import check_numbers, without_effect
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.adapter_summary import contradictions, describe_adapter, other_class
 from adamerge.experts.adapter_switch import by_expert
@@ -24,8 +25,6 @@ from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
-from adamerge.experts.name_patterns import several
-from adamerge.experts.quantisation import quantised
 from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -121,12 +120,7 @@ def open_adapter(
     config = read_adapter_config(source, folder)
     tensors = adapter_tensors(source, folder, allow_pickle)
     keys = group_keys(source, tensors.headers)
-    packed = quantised(tensors.headers, [name for parts in keys.modules for name in parts.names.values()])
-    if packed:
-        raise IncompatibleExpertsError(
-            f"{source}: expected factors in floating point of at least 16 bits, found {several(packed)} as "
-            f"{tensors.headers[packed[0]].dtype}, whose scales are unknown. Save the adapter before it is quantised."
-        )
+    check_numbers(source, tensors, keys)
     kind = trained_as(config, base)
     whole = {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()}
     module, settings = _module_of(kind.architecture, base, whole)
@@ -140,7 +134,11 @@ def open_adapter(
     weights = _read(reader, kind, found.missing, written, over_base=pool is None)
     if pool is not None:
         check_not_contained(source, weights, pool, module)
-    said = (*contradictions(reader), *(() if config.scales_directly else lacking(reader, weights, written)))
+    said = (
+        *contradictions(reader),
+        *without_effect(source, tensors, keys),
+        *(() if config.scales_directly else lacking(reader, weights, written)),
+    )
     notes = (*describe_adapter(reader, weights), *other_class(reader, kind), *warnings, *said)
     own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)
     return own if pool is None else replace(own, folder=base.folder, notes=(*base.notes, *notes), beneath=base)

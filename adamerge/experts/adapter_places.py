@@ -43,26 +43,27 @@ class AdapterPlaces:
         self._canonical = {alias: aliases[0] for aliases in groups for alias in aliases}
         self._aliases = {aliases[0]: set(aliases) for aliases in groups if len(aliases) > 1}
         self._sides: dict[str, set[str]] = {}
-        found = places(module, names)
+        names = [*names]
+        found = places(module, [*names, *(one for name in names for one in self._otherwise(name))])
         self._homes: dict[str, str] = {disk: name for name, several in found.names.items() for disk in several}
         self._made = {disk: conversion for conversion in found.made.values() for disk in conversion.names}
 
     def parameter(self, name: str) -> str | None:
         """Find a parameter of the module by its name, today's or one of an older transformers."""
-        found = self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
-        return found or next((self._canonical[one] for one in self._otherwise(name) if one in self._canonical), None)
+        for one in (name, *self._otherwise(name)):
+            if (found := self._canonical.get(one) or self._canonical.get(self._homes.get(one, ""))) is not None:
+                return found
+        return None
 
     def path(self, path: str) -> str | None:
         """Find a module by its path, today's or one of an older transformers."""
-        if path in self.modules:
-            return path
-        renamed = self._homes.get(f"{path}.weight", "").removesuffix(".weight")
-        if renamed and renamed in self.modules:
-            return renamed
-        found = next((one for one in self._otherwise(path) if one in self.modules), None)
-        if found is not None and self.part and found.startswith(f"{self.part}."):
-            self.of_part.add(path)
-        return found
+        for one in (path, *self._otherwise(path)):
+            renamed = self._homes.get(f"{one}.weight", "").removesuffix(".weight")
+            found = next((name for name in (one, renamed) if name and name in self.modules), None)
+            if found is not None:
+                self.of_part |= {path} if one != path and self.part and found.startswith(f"{self.part}.") else set()
+                return found
+        return None
 
     def _otherwise(self, name: str) -> Iterator[str]:
         """Yield what a name may be that the class lacks: one in its part, or one of mlx-lm.

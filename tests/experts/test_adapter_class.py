@@ -140,7 +140,10 @@ def of_mlx(folder, base, layers, scale=4.0):
 
 
 def dbrx():
-    attention, experts = {"kv_n_heads": 2}, {"ffn_hidden_size": 8, "moe_num_experts": 3, "hidden_size": 16}
+    attention, experts = (
+        {"kv_n_heads": 2, "rope_theta": 1e4},
+        {"ffn_hidden_size": 8, "moe_num_experts": 3, "hidden_size": 16},
+    )
     sizes = {"d_model": 16, "n_heads": 2, "n_layers": 1, "vocab_size": 40, "max_seq_len": 16}
     config = transformers.DbrxConfig(**sizes, ffn_config={**experts, "moe_top_k": 2}, attn_config=attention)
     return transformers.DbrxForCausalLM(config)
@@ -152,7 +155,7 @@ MLX = {
         of("GPTNeoXForCausalLM"),
         {
             "model.h.1.attention.query_key_value": ("gpt_neox.layers.1.attention.query_key_value.weight", ALL, False),
-            "model.embed_out": ("embed_out.weight", ALL, False),
+            "model.embed_out": ("lm_head.weight", ALL, False),
         },
     ),
     "experts of DBRX": (
