@@ -43,10 +43,22 @@ class AdapterPlaces:
         self._canonical = {alias: aliases[0] for aliases in groups for alias in aliases}
         self._aliases = {aliases[0]: set(aliases) for aliases in groups if len(aliases) > 1}
         self._sides: dict[str, set[str]] = {}
+        self._homes: dict[str, str] = {}
+        self._made: dict[str, Conversion] = {}
         names = [*names]
-        found = places(module, [*names, *(one for name in names for one in self._otherwise(name))])
-        self._homes: dict[str, str] = {disk: name for name, several in found.names.items() for disk in several}
-        self._made = {disk: conversion for conversion in found.made.values() for disk in conversion.names}
+        self._find(names)
+        lost = [one for name in names if not self._known(name) for one in self._otherwise(name)]
+        if lost:
+            self._find(lost)
+
+    def _find(self, names: Sequence[str]) -> None:
+        """Find where transformers would put tensors of these names in a file."""
+        found = places(self._module, names)
+        self._homes |= {disk: name for name, several in found.names.items() for disk in several}
+        self._made |= {disk: conversion for conversion in found.made.values() for disk in conversion.names}
+
+    def _known(self, name: str) -> bool:
+        return name in self._canonical or name in self._homes or name in self._made
 
     def parameter(self, name: str) -> str | None:
         """Find a parameter of the module by its name, today's or one of an older transformers."""
