@@ -56,7 +56,7 @@ def test_a_quantised_base_is_said(tmp_path):
         said = [note for note in experts_of(base, a=adapter).notes if "trained on a quantised base" in note]
         assert ["full-precision" in note for note in said] == [True], name
     named(adapter, "org/base-instruct-q1-2b-v4")
-    assert not any("quantised" in note for note in experts_of(base, a=adapter).notes)
+    assert not any("trained on a quantised" in note for note in experts_of(base, a=adapter).notes)
 
 
 @pytest.fixture
