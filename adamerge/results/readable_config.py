@@ -33,11 +33,14 @@ _FORMER_BASES: Mapping[str, tuple[str, str]] = {
 _SCALES_FULL = ("gemma3_text", "gemma3n_text", "olmo3")
 """Model types whose `rope_scaling` was that of full attention alone; the other ones had none."""
 
-_ALIASES: Mapping[str, Mapping[str, str]] = {"gpt2": {"n_ctx": "n_positions"}}
-"""Keys that mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
+_COUNTED_LOCALLY = ("qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_talker_text", "mellum", "kolibri1")
+_ALIASES: Mapping[str, Mapping[str, str]] = {
+    "gpt2": {"n_ctx": "n_positions"},
+    **dict.fromkeys(_COUNTED_LOCALLY, {"num_experts": "num_local_experts"}),
+}
+"""Keys that transformers 4, mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
 
-_FLOAT = "__float__"
-_PLAIN = {"rope_type": "default"}
+_FLOAT, _PLAIN = "__float__", {"rope_type": "default"}
 _AXIAL = {"rope_type": "axial"}
 """Of towers for images, which had no key for it."""
 
@@ -59,8 +62,7 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
     file = folder / "config.json"
     settings = settings_of(file)
     found, notes = with_former_rope(settings)
-    aliases = _ALIASES.get(str(settings.get("model_type")), {})
-    found = {**found, **{alias: found[key] for alias, key in aliases.items() if key in found}}
+    found = _with_aliases(found)
     if both := _apart(found, folder):
         found = {**found, "tie_word_embeddings": False}
         notes.append(f"{', '.join(both)}: in the files beside what it was tied to; config.json says so now.")
@@ -69,6 +71,13 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
     notes += name_end_of_turn(folder, found) if generates else []
     notes += filter(None, [refused_generation(folder)])
     return [type(note)(f"note: {label}: {note}") for note in notes]
+
+
+def _with_aliases(settings: Json) -> Json:
+    """Write keys that have another name today under their former ones too, in configurations of parts as well."""
+    aliases = _ALIASES.get(str(settings.get("model_type")), {})
+    inner = {key: _with_aliases(value) if _is_config(value) else value for key, value in settings.items()}
+    return {**inner, **{alias: settings[key] for alias, key in aliases.items() if key in settings}}
 
 
 def with_former_rope(settings: Json) -> tuple[Json, list[str]]:

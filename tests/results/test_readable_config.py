@@ -125,6 +125,18 @@ def test_gpt2_has_the_number_of_positions_under_its_former_name_too(tmp_path):
     assert transformers.AutoConfig.from_pretrained(tmp_path).n_positions == 32
 
 
+@pytest.mark.parametrize("name", ["Qwen3MoeConfig", "Qwen3VLMoeConfig", "MellumConfig"])
+def test_mixtures_have_the_number_of_experts_under_the_name_that_former_readers_need(tmp_path, name):
+    config = getattr(transformers, name)()
+    config.get_text_config().num_experts = 4
+    config.save_pretrained(tmp_path)
+    assert '"num_experts"' not in (tmp_path / "config.json").read_text()  # their readers' default is 128
+    make_readable(tmp_path, "merged", generates=False)
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert found.get("text_config", found)["num_experts"] == 4
+    assert transformers.AutoConfig.from_pretrained(tmp_path).get_text_config().num_local_experts == 4
+
+
 # --- ties and the end of a turn ---------------------------------------------------------------------------------------
 
 
