@@ -33,16 +33,15 @@ _FORMER_BASES: Mapping[str, tuple[str, str]] = {
 _SCALES_FULL = ("gemma3_text", "gemma3n_text", "olmo3")
 """Model types whose `rope_scaling` was that of full attention alone; the other ones had none."""
 
-_COUNTED_LOCALLY = ("qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_talker_text", "mellum", "kolibri1")
+_MIXTURES = ("qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_talker_text", "mellum", "kolibri1")
 _ALIASES: Mapping[str, Mapping[str, str]] = {
     "gpt2": {"n_ctx": "n_positions"},
-    **dict.fromkeys(_COUNTED_LOCALLY, {"num_experts": "num_local_experts"}),
+    **{kind: {"num_experts": "num_local_experts"} for kind in _MIXTURES},
 }
 """Keys that transformers 4, mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
 
-_FLOAT, _PLAIN = "__float__", {"rope_type": "default"}
-_AXIAL = {"rope_type": "axial"}
-"""Of towers for images, which had no key for it."""
+_FLOAT, _PLAIN, _AXIAL = "__float__", {"rope_type": "default"}, {"rope_type": "axial"}
+"""How JSON spells some floats, and scaling for which there was no former key: none, and that of towers for images."""
 
 _SINCE_5 = ("proportional",)
 """Types of scaling that transformers 4 does not know."""
