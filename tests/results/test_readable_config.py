@@ -7,6 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from support.families import build, save_tokenizer
+from support.renamed import model_of
 
 from adamerge.results.readable_config import make_readable, with_former_rope
 
@@ -154,6 +155,21 @@ def test_a_tensor_beside_what_it_was_tied_to_is_not_tied(tmp_path, apart):
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     expected = own["lm_head.weight"] if apart else tensors["model.embed_tokens.weight"]
     assert torch.equal(model.lm_head.weight, expected)
+
+
+@pytest.mark.parametrize("architecture", ["LlavaForConditionalGeneration", "Qwen2VLForConditionalGeneration"])
+def test_the_text_part_of_a_configuration_is_not_tied_either(tmp_path, architecture):
+    model_of(architecture).save_pretrained(tmp_path)
+    tensors, file = load_file(tmp_path / "model.safetensors"), tmp_path / "config.json"
+    assert any(name.endswith("lm_head.weight") for name in tensors)
+    settings = json.loads(file.read_text())
+    settings["text_config"]["tie_word_embeddings"] = True  # which transformers takes for the whole
+    file.write_text(json.dumps(settings))
+    assert transformers.AutoConfig.from_pretrained(tmp_path).tie_word_embeddings
+    assert "lm_head.weight" in make_readable(tmp_path, "merged", generates=False)[-1]
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert not config.tie_word_embeddings
+    assert not config.get_text_config().tie_word_embeddings
 
 
 TURN = "{% for m in messages %}{{ m.content }} [SEP] {% endfor %}"
