@@ -125,7 +125,7 @@ class MergeConfig:
     feasible: FeasibleSet
     objective: Objective
     regulariser: Regulariser = field(default_factory=Regulariser)
-    data: Batching = field(default_factory=Batching)
+    data: Batching
     watch: Watching
     optimizer: Descent | BuildOptimizer | None
     lr_scheduler: Literal["cosine"] | BuildScheduler | None
