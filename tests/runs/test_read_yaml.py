@@ -5,7 +5,8 @@ from support.complaints import HEAD, LINE, complaint
 
 from adamerge.runs.layers import nested
 from adamerge.runs.read_config import merge_layers
-from adamerge.runs.read_yaml import DEEPEST, MOST, read_yaml
+from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.yaml_size import DEEPEST, MOST
 from adamerge.types import ConfigError
 
 LENGTH = 11  # keys and values in HEAD, and itself
