@@ -17,7 +17,7 @@ from adamerge.experts.experts import Experts
 from adamerge.learning.learn import divide
 from adamerge.merging.device import device_of
 from adamerge.merging.saved_bytes import saved_bytes
-from adamerge.results.compare import CANDIDATES
+from adamerge.results.candidates import CANDIDATES
 from adamerge.runs.choose_memory import as_answered
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
