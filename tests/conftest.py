@@ -63,7 +63,7 @@ def demo_folder(demo_training):
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(demo, "TRAINING", demo_training)
-            patch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 40)
+            patch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 60)
             assert cli.main(["demo", "--folder", str(folder)]) == 0
 
     return made_once("demo", make)
