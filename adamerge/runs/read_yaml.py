@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import yaml
 from typing_extensions import override
@@ -84,7 +84,10 @@ class _Loader(_Values, yaml.SafeLoader):
     """Loader of YAML 1.1, except that 1e-3 is a number; it says what is no YAML."""
 
 
-class _Fast(_Values, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_LIBYAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Fast(_Values, _LIBYAML):
     """The same by libyaml, in a tenth of the time; its words on what is no YAML are others."""
 
 
