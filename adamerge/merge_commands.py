@@ -193,9 +193,10 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
 
 
 def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", console: "Console") -> None:
+    from adamerge.runs.begun_run import where_it_lies
     from adamerge.runs.finished import RunFinishedError
     from adamerge.runs.fit import fit
-    from adamerge.runs.run_directory import RunDirectory, where_it_lies
+    from adamerge.runs.run_directory import RunDirectory
     from adamerge.runs.save_config import resolved
 
     resume, links = options.ckpt_path is not None, not options.no_links

@@ -106,10 +106,13 @@ def missing_inputs(module: nn.Module, found: Sequence[str]) -> list[str]:
         module: The model.
         found: Inputs that the rows have.
     """
-    usual = {name for known in _USUAL for name in inspect.signature(getattr(transformers, known).forward).parameters}
     names = forward_arguments(module)
-    tensors = [name for name in _inputs(module) if "Tensor" in str(names[name].annotation)]
-    return [name for name in tensors if name not in usual and name not in found]
+    left = [name for name in _inputs(module) if "Tensor" in str(names[name].annotation) and name not in found]
+    for known in _USUAL:
+        if left:  # a class is imported only where it is asked
+            usual = inspect.signature(getattr(transformers, known).forward).parameters
+            left = [name for name in left if name not in usual]
+    return left
 
 
 def needs_boxes(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -9,20 +9,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from adamerge.results.candidates import HEADERS
 from adamerge.results.compare import Comparison
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.storage.atomic_files import whole_file
 from adamerge.types import Coefficients
-
-NAMES = {
-    "base": "base",
-    "expert": "expert",
-    "average": "average",
-    "task_arithmetic": "task\narithm.\n0.3",
-    "task_arithmetic_tuned": "task\narithm.\ntuned",
-    "learned": "learned",
-}
-"""Headers of the table's columns; an expert is evaluated on its own task."""
 
 
 def heat_map(
@@ -111,7 +102,7 @@ def table(
         result.caption, result.caption_justify = f"tuned: at the scale with the {best} on held-out rows", "left"
     result.add_column("task", vertical="bottom")
     for key in shown:
-        result.add_column(NAMES.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))
+        result.add_column(HEADERS.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))
     for task in tasks:
         cells = [
             _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()

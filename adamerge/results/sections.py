@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
+from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN
 from adamerge.results.pictures import Picture, all_groups, pictures
-from adamerge.results.report import NAMES
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.verdict import verdict
 
@@ -147,7 +147,7 @@ def _between(interval: tuple[float, float] | None) -> str:
 
 
 def _head(candidate: str) -> str:
-    return " ".join(NAMES.get(candidate, candidate).split())
+    return " ".join(HEADERS.get(candidate, candidate).split())
 
 
 def _how(run: SeenRun) -> list[str]:

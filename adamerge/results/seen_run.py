@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adamerge.merging.coefficients import Table
-from adamerge.results.compare import CANDIDATES
+from adamerge.results.candidates import CANDIDATES
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.interval import interval, interval_of_mean
 from adamerge.results.measures import MEASURES, Measure, common_unit

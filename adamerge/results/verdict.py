@@ -1,7 +1,7 @@
 """One sentence that says how a merge did."""
 
+from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN
-from adamerge.results.report import NAMES
 from adamerge.results.seen_run import SeenRun
 
 _RIVALS = ("average", "task_arithmetic", "task_arithmetic_tuned")
@@ -62,4 +62,4 @@ def _of_agreement(run: SeenRun) -> str:
 
 
 def _name(candidate: str) -> str:
-    return " ".join(NAMES.get(candidate, candidate).replace("arithm.", "arithmetic").split())
+    return " ".join(HEADERS.get(candidate, candidate).replace("arithm.", "arithmetic").split())
