@@ -32,6 +32,8 @@ STYLE: Any = {
     "axes.spines.right": False,
 }
 _MOST_LABELS = 80
+_LIGHT = 0.46
+"""Share of the colour scale up to which white is seen better than black."""
 _NUMBERS = 240
 """Cells up to which a heat map has its numbers in it."""
 
@@ -112,7 +114,7 @@ def draw(figure: Figure, axes: Axes, shown: HeatMap, columns: Sequence[str], cen
     axes.set_xticks(range(len(columns)), names, rotation=45, ha="right", rotation_mode="anchor")
     _name_rows(axes, shown.rows)
     if values.numel() <= _NUMBERS:
-        _write_numbers(axes, values, (low + high) / 2)
+        _write_numbers(axes, values, low + _LIGHT * (high - low))
     bar = figure.colorbar(image, ax=axes, location="top", shrink=0.8, aspect=40, pad=0.02, ticks=MaxNLocator(5))
     bar.set_label(f"coefficient; 0 = the centre ({short(centre, 30)}) alone")
     bar.ax.axvline(0, color="red", linewidth=2)

@@ -108,7 +108,7 @@ def _marks(axes: Axes, run: SeenRun) -> None:
 def _coefficients(run: SeenRun) -> Iterable[Picture]:
     """Draw the heat maps; then coefficients by depth."""
     table, groups, experts = run.table.coefficients, run.table.grouping.groups, run.table.experts
-    centre = run.table.centre or "base"
+    centre = run.centre
     for shown in heat_maps(table, groups):
         yield _heat_map(shown, experts, centre)
     blocks = Aggregate(table, groups, depth_of_group)
@@ -123,7 +123,7 @@ def all_groups(run: SeenRun) -> Picture | None:
         return None
     with rc_context(STYLE):
         every = HeatMap("Coefficients of all groups", "group", table, groups)
-        return _heat_map(every, run.table.experts, run.table.centre or "base")
+        return _heat_map(every, run.table.experts, run.centre)
 
 
 def _heat_map(shown: HeatMap, columns: Sequence[str], centre: str) -> Picture:

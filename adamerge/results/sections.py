@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
 from adamerge.results.evaluate import MEAN
@@ -82,7 +82,7 @@ def sections(run: SeenRun) -> list[Section]:
     vectors = [drawn.pop(title) for title in _VECTORS if title in drawn]
     found = [
         Section("Result", [verdict(run), *run.metrics.get("warnings", [])], [*_results(run), *_harness(run)]),
-        Section("Learning", _how(run), pictures=learning),
+        Section("Learning", _how(run), [*_race(run)], learning),
         Section("Coefficients", [_words(run)], [*_coefficients(run)], [*drawn.values()], (), _every(run)),
         Section("Task vectors", _of_vectors(run), [*_norms(run)], vectors),
         Section("Models and rows", _merged(run), [*_rows(run)], folded=run.facts.get("lines", [])),
@@ -175,12 +175,21 @@ def _how(run: SeenRun) -> list[str]:
     return lines
 
 
+def _race(run: SeenRun) -> Iterator[Grid]:
+    """Show the race for the centre: a row per merge, those first that stayed longest; a column per round."""
+    rounds: list[dict[str, Any]] = run.race.get("rounds", [])
+    if rounds:
+        names = dict.fromkeys(name for one in reversed(rounds) for name in one["divergence"])
+        rows = [[Cell(name), *(number(one["divergence"].get(name)) for one in rounds)] for name in names]
+        note = "Mean divergence from the experts in nats, lower is better; the first row is the centre."
+        yield Grid("Race for the centre", ["merge", *(f"{one['rows']} rows" for one in rounds)], rows, note, True)
+
+
 def _words(run: SeenRun) -> str:
     table = run.table.coefficients
-    centre = run.table.centre or "base"
     return (
         f"{len(run.table.grouping)} groups × {len(run.table.experts)} columns; from {float(table.min()):.3g} to "
-        f"{float(table.max()):.3g}, mean {float(table.mean()):.3g}. 0 leaves the centre ({centre}) as it is."
+        f"{float(table.max()):.3g}, mean {float(table.mean()):.3g}. 0 leaves the centre ({run.centre}) as it is."
     )
 
 
