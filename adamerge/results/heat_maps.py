@@ -116,7 +116,7 @@ def draw(figure: Figure, axes: Axes, shown: HeatMap, columns: Sequence[str], cen
     if values.numel() <= _NUMBERS:
         _write_numbers(axes, values, low + _LIGHT * (high - low))
     bar = figure.colorbar(image, ax=axes, location="top", shrink=0.8, aspect=40, pad=0.02, ticks=MaxNLocator(5))
-    bar.set_label(f"coefficient; 0 = the centre ({short(centre, 30)}) alone")
+    bar.set_label(f"coefficient; 0 = the centre {'' if len(centre) < 16 else chr(10)}({short(centre, 36)}) alone")
     bar.ax.axvline(0, color="red", linewidth=2)
     bar.ax.axvline(0, color="white", linewidth=0.8)
 

@@ -108,12 +108,11 @@ def _marks(axes: Axes, run: SeenRun) -> None:
 def _coefficients(run: SeenRun) -> Iterable[Picture]:
     """Draw the heat maps; then coefficients by depth."""
     table, groups, experts = run.table.coefficients, run.table.grouping.groups, run.table.experts
-    centre = run.centre
     for shown in heat_maps(table, groups):
-        yield _heat_map(shown, experts, centre)
+        yield _heat_map(shown, experts, run.centre)
     blocks = Aggregate(table, groups, depth_of_group)
     if 1 < len(blocks) < len(groups):
-        yield _ranges(blocks, experts, centre, "Coefficients by depth")
+        yield _ranges(blocks, experts, "Coefficients by depth")
 
 
 def all_groups(run: SeenRun) -> Picture | None:
@@ -134,7 +133,7 @@ def _heat_map(shown: HeatMap, columns: Sequence[str], centre: str) -> Picture:
     return _picture(figure, title, f"{title}: {size}, from {low:.3g} to {high:.3g}.")
 
 
-def _ranges(blocks: Aggregate, experts: Sequence[str], centre: str, title: str) -> Picture:
+def _ranges(blocks: Aggregate, experts: Sequence[str], title: str) -> Picture:
     """Draw each expert's mean per block; of many experts their mean and range."""
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.add_subplot()
@@ -142,7 +141,7 @@ def _ranges(blocks: Aggregate, experts: Sequence[str], centre: str, title: str) 
     _legend(figure, [axes], 3)
     axes.axhline(0, color="0.4", linewidth=0.8)
     _depths(axes, blocks.labels)
-    axes.set_ylabel(f"mean coefficient (0: {centre})")
+    axes.set_ylabel("mean coefficient; 0 = centre")
     text = f"Mean coefficient of {len(experts)} experts in {len(blocks)} blocks, in the order of the model."
     return _picture(figure, title, text)
 

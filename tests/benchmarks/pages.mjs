@@ -2,7 +2,7 @@
 // CHROMIUM=/path/to/chromium node pages.mjs OUT PAGE.html [PAGE.html …]   (OUT: folder of the pictures)
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
-import { basename, dirname } from 'node:path';
+import { basename } from 'node:path';
 
 const require = createRequire(process.cwd() + '/');
 const { chromium } = require('playwright-core');
@@ -47,7 +47,7 @@ for (const file of pages) for (const width of [1280, 480]) {
   page.on('pageerror', error => seen.errors.push(String(error)));
   page.on('request', r => { if (!/^(file|data):/.test(r.url())) seen.requests.push(r.url()); });
   await page.goto('file://' + file);
-  const name = `${out}/${basename(dirname(file))}_${basename(file, '.html')}_${width}`;
+  const name = `${out}/${basename(file, '.html')}_${width}`;
   const pieces = async mark => {
     const high = await page.evaluate(() => document.documentElement.scrollHeight);
     for (let top = 0, i = 0; top < Math.min(high, 20 * HIGH); top += HIGH, i++) {

@@ -4,14 +4,17 @@ import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from adamerge.merging.coefficients import Table
 from adamerge.merging.grouping import Grouping
+from adamerge.results.heat_maps import HeatMap, draw
 from adamerge.results.pictures import pictures
 from adamerge.results.report_page import report_on
 from adamerge.results.seen_run import SeenRun
@@ -124,11 +127,13 @@ def test_pictures_stay_readable_and_the_page_small(groups, experts):
         "Loss, agreement",
         "Norms of",
         "Pairwise cosines",
+        "Cosines of all pairs",
         "Coefficients: 20" if groups == 20 else "of all groups",
     ]
     assert all(any(word in text for text in drawn) for word in wanted)
     for svg in drawn.values():
         root = ElementTree.fromstring(svg)
+        assert min(map(float, re.findall(r"font: (?:\w+ )?([\d.]+)px", svg))) >= 7.5  # points, so 10 pixels
         assert max(float(root.get(side).removesuffix("pt")) for side in ("width", "height")) < 1500
     assert len(page) < 3_000_000
     assert page.count("<td") >= groups * experts
@@ -148,6 +153,20 @@ def test_colours_differ_in_grey():
     assert (grey[1:] > grey[:-1]).all()
 
 
+def test_numbers_in_cells_have_contrast():
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    figure = Figure()
+    shown = HeatMap("", "group", torch.linspace(-1, 1, 200)[:, None], [str(i) for i in range(200)])
+    draw(figure, axes := figure.add_subplot(), shown, ["news"], "base")
+    for text in axes.texts:
+        cell = luminance(to_hex(colormaps["cividis"]((shown.values[int(text.get_position()[1]), 0].item() + 1) / 2)))
+        ink = luminance(to_hex(text.get_color()))
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) > 4.3
+    assert len(axes.texts) == 200
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -165,6 +184,26 @@ def test_the_verdict(options, words):
 def test_intervals_are_in_the_table():
     found = report_on([made()]).markdown
     assert re.search(r"\| a&#124;b \| 86\.0 \[7\d\.\d, 9\d\.\d\]", found)
+
+
+def test_a_page_has_the_interval_below_the_score_and_the_merge_first():
+    text = report_on([made()]).html
+    heads = re.findall(r"<button[^>]*>([^<]*)", text)
+    assert heads[:2] == ["task", "learned"]
+    assert re.search(r'data-value="80.0">80.0 \(95\)<br><small>\[7\d\.\d, 8\d\.\d\]</small>', text)
+
+
+def test_the_race_names_the_centre():
+    rounds = [{"rows": 8, "divergence": {"Ties": 0.4, "average": 0.5}}, {"rows": 16, "divergence": {"average": 0.3}}]
+    own = made()
+    table = own.table._replace(centre="auto")
+    run = replace(own, table=table, race={"winner": "average", "rounds": rounds})
+    assert run.centre == "auto: average"
+    text = report_on([run]).html
+    assert "0 leaves the centre (auto: average) as it is" in text
+    rows = re.findall(r'<th scope="row">(average|Ties)</th><td[^>]*>([^<]*)</td><td[^>]*>([^<]*)', text)
+    assert rows == [("average", "0.500", "0.300"), ("Ties", "0.400", "–")]
+    assert own.centre == "Isotropic"
 
 
 def test_a_run_without_learning_has_no_empty_picture():
