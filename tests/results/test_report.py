@@ -30,9 +30,9 @@ def test_the_legend_is_within_the_picture(monitor, tmp_path):
     assert legend[:, [0, 1, -2, -1]].min() == 1
 
 
-@pytest.mark.parametrize(("groups", "labels"), [(54, 54), (330, 2 + 55), (2500, 2 + 80)])
+@pytest.mark.parametrize(("groups", "labels"), [(330, 2 + 55), (2500, 2 + 80)])
 def test_a_heat_map_of_many_groups_is_no_taller_than_its_names(groups, labels, tmp_path):
-    """Few groups have a row each, many are summed up, names of too many are left out."""
+    """Many are summed up, and names of too many are left out."""
     names = [f"h.{i % 2}.part{i % (labels - 2 if groups == 330 else 500)}[{i}:{i + 1}]" for i in range(groups)]
     heat_map(torch.rand(groups, 2), names, ["a$b$", "c"], tmp_path / "coefficients.png")
     height, width = imread(tmp_path / "coefficients.png").shape[:2]
