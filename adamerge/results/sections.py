@@ -105,7 +105,8 @@ def _results(run: SeenRun) -> Iterator[Grid]:
     tasks, scores = [*run.tasks, MEAN], _learned_first(run.scores)
     if scores:
         rows = [[Cell(run.label(task)), *(_score(run, key, task) for key in scores)] for task in tasks]
-        note = "(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows."
+        tuned = " Tuned: at the scale chosen on held-out unlabeled rows." if "task_arithmetic_tuned" in scores else ""
+        note = f"(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows.{tuned}"
         yield Grid(f"Scores on evaluation rows ({run.unit})", ["task", *map(_head, scores)], rows, note)
     if agreement := _learned_first(run.agreement):
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in tasks]

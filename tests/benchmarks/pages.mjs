@@ -1,5 +1,6 @@
 // Open pages in Chromium at several widths and print, as JSON, what a reader would trip over. Usage:
 // CHROMIUM=/path/to/chromium node pages.mjs OUT PAGE.html [PAGE.html …]   (OUT: folder of the pictures)
+// PIECES: most pictures of a page, 8 by default.
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -8,7 +9,7 @@ const require = createRequire(process.cwd() + '/');
 const { chromium } = require('playwright-core');
 const axe = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 const [out, ...pages] = process.argv.slice(2);
-const HIGH = 1000;
+const HIGH = 1000, MOST = Number(process.env.PIECES ?? 8);
 
 // What lies outside its place: the page beside the window, and parts of the regions that scroll.
 const measure = () => {
@@ -50,7 +51,7 @@ for (const file of pages) for (const width of [1280, 480]) {
   const name = `${out}/${basename(file, '.html')}_${width}`;
   const pieces = async mark => {
     const high = await page.evaluate(() => document.documentElement.scrollHeight);
-    for (let top = 0, i = 0; top < Math.min(high, 20 * HIGH); top += HIGH, i++) {
+    for (let top = 0, i = 0; top < Math.min(high, MOST * HIGH); top += HIGH, i++) {
       const clip = { x: 0, y: top, width, height: Math.min(HIGH, high - top) };
       await page.screenshot({ path: `${name}${mark}_${String(i).padStart(2, '0')}.png`, fullPage: true, clip });
     }

@@ -136,7 +136,7 @@ def test_pictures_stay_readable_and_the_page_small(groups, experts):
     assert all(any(word in text for text in drawn) for word in wanted)
     for svg in drawn.values():
         root = ElementTree.fromstring(svg)
-        assert min(map(float, re.findall(r"font: (?:\w+ )?([\d.]+)px", svg))) >= 7.5  # points, so 10 pixels
+        assert min(map(float, re.findall(r"font-size: ([\d.]+)px", svg))) >= 7.5  # points, so 10 pixels
         assert max(float(root.get(side).removesuffix("pt")) for side in ("width", "height")) < 1500
     assert len(page) < 3_000_000
     assert page.count("<td") >= groups * experts
@@ -182,6 +182,12 @@ def test_numbers_in_cells_have_contrast():
 )
 def test_the_verdict(options, words):
     assert words in verdict(made(**options))
+
+
+def test_the_centre_is_a_merge_without_learning():
+    own = made(scores=False, history=False)
+    run = replace(own, metrics={**own.metrics, "agreement": own.agreement | {"centre": own.agreement["learned"]}})
+    assert "the centre (Isotropic), the best merge without learning, agrees on 90.0 %" in verdict(run)
 
 
 def test_intervals_are_in_the_table():

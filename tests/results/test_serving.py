@@ -49,7 +49,7 @@ def test_an_export_has_what_servers_read(tmp_path, monkeypatch, tied):
 
 
 def test_llama_cpps_converter_takes_an_export(tmp_path, monkeypatch):
-    """Where its source is on the path: the file holds the export's numbers (those of query and key in another order)."""
+    """Where its source is on the path: the file holds the export's numbers (of query and key in another order)."""
     if not find_spec("conversion"):
         pytest.skip("llama.cpp's converter is not on the path; tests/readers/run.py --readers gguf fetches and runs it")
     monkeypatch.chdir(save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama", ("mood",)))
