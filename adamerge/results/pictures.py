@@ -163,6 +163,8 @@ def _depths(axes: Axes, labels: Sequence[str]) -> None:
     prefix = common(labels)
     names = [short(label.removeprefix(prefix), 22) for label in labels[::step]]
     axes.set_xticks(range(0, len(labels), step), names, rotation=60, ha="right", rotation_mode="anchor")
+    if prefix:
+        axes.set_xlabel(f"{short(prefix)}…")
 
 
 def _task_vectors(found: Mapping[str, Any] | None) -> Iterable[Picture]:

@@ -192,7 +192,7 @@ def test_the_centre_is_a_merge_without_learning():
 
 def test_intervals_are_in_the_table():
     found = report_on([made()]).markdown
-    assert re.search(r"\| a&#124;b \| 86\.0 \[7\d\.\d, 9\d\.\d\]", found)
+    assert re.search(r"\| a&#124;b \| 81\.0 \(95\) \[7\d\.\d, 8\d\.\d\] \| 86\.0 \[7\d\.\d, 9\d\.\d\]", found)
 
 
 def test_the_race_names_the_centre():
