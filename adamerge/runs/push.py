@@ -9,6 +9,9 @@ from rich.console import Console
 
 from adamerge.types import ConfigError
 
+_REFUSALS = (*HfHubHTTPError.__bases__, LocalTokenNotFoundError, OSError, ValueError)
+"""Of the hub, its client, and the client's library of HTTP: a network that is away is no error of the hub."""
+
 
 def check_repository(name: str) -> None:
     """Refuse a name that the hub cannot have, before anything is exported.
@@ -45,8 +48,8 @@ def push(folder: Path, name: str, *, private: bool, console: Console, api: HfApi
     try:
         api.create_repo(name, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Merged with adamerge")
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _REFUSALS as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
             f"push_to_hub: {name}: the hub did not take the upload ({reason}). {folder} is complete; log in with `hf "
             f"auth login`, then upload it: hf upload {name} {folder}"
