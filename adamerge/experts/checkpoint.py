@@ -237,8 +237,8 @@ def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:
     try:
         patterns = [within + pattern for pattern in (*DOWNLOADED, *(["*.bin"] if allow_pickle else []))]
         found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns)) / within
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (*HfHubHTTPError.__bases__, HFValidationError, LocalEntryNotFoundError) as error:  # and of the network
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"{source}: no folder of this name, and the Hugging Face hub did not return it ({reason}). Correct the "
             "name."
