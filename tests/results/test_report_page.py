@@ -226,6 +226,12 @@ def test_runs_side_by_side():
     assert [cell.text for cell in apart.rows[0]] == ["second", "–", "–", "other groups, experts or centre"]
 
 
+def test_means_over_other_tasks_are_not_compared():
+    for experts, wanted in ((2, "0.0"), (3, "–")):
+        scores = compared([made("first"), made("second", experts=experts)]).grids[0]
+        assert [row[-1].text for row in scores.rows if row[0].text == "mean"] == [wanted]
+
+
 def test_tables_of_markdown_have_a_cell_per_column():
     text = report_on([made(), made("other")]).markdown
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
