@@ -285,8 +285,9 @@ def _wrong_class(options: Mapping[str, object]) -> Iterator[str]:
 
 
 def _is_number(value: object) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and abs(value) <= sys.float_info.max  # an integer in JSON has any number of digits; NaN compares false
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # an integer in JSON has any number of digits; NaN compares false
 
 
 def _token_rows(value: object) -> dict[str, tuple[int, ...]]:

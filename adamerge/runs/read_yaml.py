@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import yaml
 from typing_extensions import override
@@ -156,11 +156,11 @@ def _node(text: str | bytes, name: str) -> yaml.Node | None:
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     if _OTHERWISE.isdisjoint(text):
         with suppress(yaml.YAMLError, UnicodeEncodeError):  # its words are others: the slow one says what is wrong
-            return _composed(text, name, _Fast)
+            return _composed(text, name, cast(type[_Loader], _Fast))
     return _composed(text, name, _Loader)
 
 
-def _composed(text: str, name: str, cls: type[_Loader | _Fast]) -> yaml.Node | None:
+def _composed(text: str, name: str, cls: type[_Loader]) -> yaml.Node | None:
     check_size(yaml.parse(text, cls), name)
     loader = cls(text)
     loader.name = name
