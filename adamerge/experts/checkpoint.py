@@ -239,8 +239,8 @@ def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:
         found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns)) / within
     except HUB_ERRORS as error:
         raise ConfigError(
-            f"{source}: no folder of this name, and the Hugging Face hub did not return it ({in_a_line(error)}). Correct the "
-            "name."
+            f"{source}: no folder of this name, and the Hugging Face hub did not return it ({in_a_line(error)}). "
+            "Correct the name."
         ) from error
     if not found.is_dir():
         raise ConfigError(f"{source}: {name} on the Hugging Face hub has no folder {within[:-1]}. Correct the name.")

@@ -48,7 +48,7 @@ def push(folder: Path, name: str, *, private: bool, console: Console, api: HfApi
         done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Merged with adamerge")
     except HUB_ERRORS as error:
         raise ConfigError(
-            f"push_to_hub: {name}: the hub did not take the upload ({in_a_line(error)}). {folder} is complete; log in with `hf "
-            f"auth login`, then upload it: hf upload {name} {folder}"
+            f"push_to_hub: {name}: the hub did not take the upload ({in_a_line(error)}). {folder} is complete; log in "
+            f"with `hf auth login`, then upload it: hf upload {name} {folder}"
         ) from error
     console.print(f"uploaded: {done.repo_url if hasattr(done, 'repo_url') else name}", markup=False, soft_wrap=True)

@@ -6,14 +6,14 @@ from huggingface_hub.errors import HfHubHTTPError
 
 HUB_ERRORS: Final = cast(tuple[type[Exception], ...], (*HfHubHTTPError.__bases__, OSError, ValueError))
 """Errors of the hub, of its client, and of the client's library of HTTP, whatever that is at the installed version: a
-network that is away is no error of the hub. Names that cannot be are a ValueError, what is not in the cache an OSError."""
+network that is away is no error of the hub. Names that cannot be are a ValueError, files that are nowhere an OSError."""
 
 
 def in_a_line(error: Exception) -> str:
-    """Return the first line of an error's words, or the name of its class where it has none.
+    r"""Return the first line of an error's words, or the name of its class where it has none.
 
     Example:
-        >>> in_a_line(OSError("away\\nsince noon")), in_a_line(TimeoutError())
+        >>> in_a_line(OSError("away\nsince noon")), in_a_line(TimeoutError())
         ('away', 'TimeoutError')
     """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
