@@ -234,7 +234,10 @@ ADDED: Mapping[str, object] = {"beside": []}
 SAVED = DECIDED - ADDED.keys()
 """Keys that every saved configuration has."""
 
-FORMER: Mapping[str, Mapping[str, object]] = {"watch": {"guard": False, "average": 0.0}, "data": {"least_held_out": 0}}
+FORMER: Mapping[str, Mapping[str, object]] = {
+    "watch": {"guard": False, "average": 0.0},
+    "data": {"least_held_out": 0, "augmentation": None},
+}
 """Values with which a configuration means what it meant when it was saved, before these keys were there."""
 
 

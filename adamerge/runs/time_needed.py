@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
@@ -15,7 +17,7 @@ from adamerge.experts.experts import Experts
 from adamerge.learning.learn import divide
 from adamerge.merging.device import device_of
 from adamerge.merging.saved_bytes import saved_bytes
-from adamerge.results.compare import CANDIDATES
+from adamerge.results.candidates import CANDIDATES
 from adamerge.runs.choose_memory import as_answered
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
@@ -94,7 +96,7 @@ def time_lines(config: MergeConfig, experts: Experts, names: Sequence[str], data
         return []
     dtype: torch.dtype = getattr(torch, config.dtype)
     rows = {**data.evaluation, **data.calibration}
-    work = {task: work_of(experts, task, as_answered(own, config), dtype) for task, own in rows.items()}
+    work = _work(experts, {task: as_answered(own, config) for task, own in rows.items()}, dtype)
     if None in work.values():
         return ["time: unknown, because a model cannot be run without numbers"]
     known = {task: count for task, count in work.items() if count is not None}
@@ -106,11 +108,30 @@ def time_lines(config: MergeConfig, experts: Experts, names: Sequence[str], data
     ]
 
 
+def _work(experts: Experts, rows: Mapping[str, Rows], dtype: torch.dtype) -> dict[str, Work | None]:
+    """Count every task's work, once for all models and rows of the same shapes."""
+    known: dict[object, Work | None] = {}
+    work: dict[str, Work | None] = {}
+    for task, own in rows.items():
+        module = experts.tasks[task].module
+        sizes = [(name, tensor.shape) for name, tensor in chain(module.named_parameters(), _middle(own).items())]
+        form = (type(module), *sizes)
+        if form not in known:
+            known[form] = work_of(experts, task, own, dtype)
+        work[task] = known[form]
+    return work
+
+
+def _middle(rows: Rows) -> Mapping[str, Tensor]:
+    """Return the inputs of the row of middle length."""
+    order = list(rows.by_length(range(len(rows))))
+    return rows.batch([order[len(order) // 2]]).inputs
+
+
 def work_of(experts: Experts, task: str, rows: Rows, dtype: torch.dtype) -> Work | None:
     """Count what a forward pass of the row of middle length does; None if the model cannot be run without numbers."""
-    order = list(rows.by_length(range(len(rows))))
     with FlopCounterMode(display=False) as counter, _Calls() as calls:
-        saved = saved_bytes(experts.tasks[task], (), rows.batch([order[len(order) // 2]]).inputs, 1, dtype)
+        saved = saved_bytes(experts.tasks[task], (), _middle(rows), 1, dtype)
     return None if saved is None else Work(float(counter.get_total_flops()), calls.count)
 
 

@@ -1,11 +1,15 @@
 """What YAML lets one write and a configuration cannot hold is named with its line."""
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from support.complaints import HEAD, LINE, complaint
 
 from adamerge.runs.layers import nested
 from adamerge.runs.read_config import merge_layers
-from adamerge.runs.read_yaml import DEEPEST, MOST, read_yaml
+from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.yaml_size import DEEPEST, MOST
 from adamerge.types import ConfigError
 
 LENGTH = 11  # keys and values in HEAD, and itself
@@ -84,3 +88,20 @@ def test_files_that_are_no_configuration(text, words):
 def test_places_follow_dotted_keys():
     document = nested(read_yaml("data.rows: 4", "merge.yaml"))
     assert document.places["data", "rows"].source == "merge.yaml:1"
+
+
+SIGNS = list(" \n\t\r:-,[]{}#'\"%@`!|>?<=\\ab1.~é\ufeff\x85\x07😀")
+WORDS = [*SIGNS, "\n  ", "\n- ", "\na: ", "b: [", "'c': {", "1e-3", "---\n"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
+def test_what_libyaml_reads_is_what_pyyaml_reads(text):
+    """libyaml takes tabs after values and comments that touch | and >; texts with such characters are none of its."""
+    try:
+        expected = yaml.load("a: " + text, yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError):
+        with pytest.raises(ConfigError):
+            read_yaml("a: " + text, "merge.yaml")
+    else:
+        found = read_yaml("a: " + text, "merge.yaml")
+        assert found.repeated or repr(found.content).replace("0.001", "'1e-3'") == repr(expected)
