@@ -27,7 +27,11 @@ def net(seed, layer, size):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_plain_module_takes_the_shapes_of_each_state_dict(tmp_path, layer):
-    states = {"a": net(1, layer, 5).state_dict(), "b": net(2, layer, 3).state_dict(), "c": net(3, layer, 1).state_dict()}
+    states = {
+        "a": net(1, layer, 5).state_dict(),
+        "b": net(2, layer, 3).state_dict(),
+        "c": net(3, layer, 1).state_dict(),
+    }
     result = Merge(net(0, layer, 3), [Expert(state, task=task) for task, state in states.items()], **KEPT).learn()
     exported = result.export(tmp_path / "merged")
     mean = sum(state["body.weight"].double() for state in states.values()) / 3
@@ -43,7 +47,8 @@ def test_a_plain_module_takes_the_shapes_of_each_state_dict(tmp_path, layer):
 def test_a_classifier_of_transformers_gets_as_many_labels(tmp_path):
     base = build("BertForSequenceClassification", "bert", 0, num_labels=2)
     experts = [
-        Expert(build("BertForSequenceClassification", "bert", n, num_labels=n).state_dict(), task=f"t{n}") for n in (3, 4)
+        Expert(build("BertForSequenceClassification", "bert", n, num_labels=n).state_dict(), task=f"t{n}")
+        for n in (3, 4)
     ]
     exported = Merge(base, experts, method="average").learn().export(tmp_path / "merged")
     for n in (3, 4):

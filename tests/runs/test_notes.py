@@ -110,7 +110,9 @@ def save_pictures(folder):
 def save_adapters(folder):
     """A tiny language model, and an adapter and rows per task."""
     save_speaking_family(folder, "LlamaForCausalLM", "llama")
-    places = {task: save_adapter(None, folder / f"adapters/{task}", {}, seed) for seed, task in enumerate(("mood", "topic"))}
+    places = {
+        task: save_adapter(None, folder / f"adapters/{task}", {}, seed) for seed, task in enumerate(("mood", "topic"))
+    }
     return [{"model": str(place), "task": task, "calibration": f"{task}.jsonl"} for task, place in places.items()]
 
 
@@ -120,13 +122,24 @@ def save_adapters(folder):
         (save_pictures, {"task_vectors": "Wudi"}, ["task vectors: Wudi, one tensor at a time"]),
         (save_pictures, {"method": "auto", "chunks": None}, ["centre: Ties, TaskSingularVectors", "held out: "]),
         (save_adapters, {"data": {"batch_size": 4}}, ["held out: "]),
-        (save_adapters, {"method": "fisher", "trainer": {"accelerator": "cpu"}}, ["task vectors: Fisher, one tensor at a"]),
+        (
+            save_adapters,
+            {"method": "fisher", "trainer": {"accelerator": "cpu"}},
+            ["task vectors: Fisher, one tensor at a"],
+        ),
         (save_adapters, {"grouping": "component", "chunks": None}, ["component"]),
     ],
 )
 def test_check_says_what_fit_says_of_images_and_adapters(tmp_path, monkeypatch, save, changes, words):
     monkeypatch.chdir(tmp_path)
-    config = {"base_model": "base", "models": save(tmp_path), "run_dir": "run", "method": "adamerging", **FEW, **changes}
+    config = {
+        "base_model": "base",
+        "models": save(tmp_path),
+        "run_dir": "run",
+        "method": "adamerging",
+        **FEW,
+        **changes,
+    }
     lines = assert_same(config)
     for word in words:
         assert any(word in line for line in lines), (word, lines)
@@ -155,7 +168,9 @@ def test_rows_and_time_are_said(opened, text_family, monkeypatch):
     lines = [*time_needed.row_counts(config, data), *time_lines(config, experts, experts.shared, data)]
     assert "rows of mood: 24 to learn from, 8 held out, 16 to measure on" in lines
     (line,) = [line for line in lines if line.startswith("time: ")]
-    assert re.match(r"time: learning .* \(1 steps of [\d.e-]+ to [\d.e-]+ s\), measuring .*, as this machine is now", line)
+    assert re.match(
+        r"time: learning .* \(1 steps of [\d.e-]+ to [\d.e-]+ s\), measuring .*, as this machine is now", line
+    )
     idle = merge_config(configuration(method="average", trainer={}, optimizer=None), lambda note: None)
     assert time_lines(idle, experts, experts.shared, data)[0].startswith("time: measuring ")
     assert time_lines(idle, experts, experts.shared, replace(data, evaluation={})) == []
