@@ -61,7 +61,7 @@ _FOREIGN = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "consolidated*", "*.nemo", 
 
 
 def _deepspeed(folder: Path) -> Path | None:
-    """Find the folder of DeepSpeed that holds the steps: this one, or the one around a step's; None if there is none."""
+    """Find the folder that holds DeepSpeed's steps: this one, or the one around a step's; None if there is none."""
     if (folder / "zero_to_fp32.py").exists() or any(folder.glob("global_step*")):
         return folder
     inside = any(any(folder.glob(pattern)) for pattern in ("*_optim_states.pt", "*_model_states.pt"))

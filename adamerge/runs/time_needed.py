@@ -178,7 +178,7 @@ def seconds(
 
 
 def speeds_of(device: torch.device, dtype: torch.dtype) -> tuple[Speed, Speed]:
-    """Measure in some hundredths of a second how fast a device multiplies, reads memory and is called: best and worst."""
+    """Measure how fast a device multiplies, reads memory and is called, best and worst, in hundredths of a second."""
     one = torch.ones(_SIDE, _SIDE, device=device, dtype=dtype)
     few, many = one[:1], torch.ones(_NUMBERS, device=device, dtype=dtype)
     layers = nn.Sequential(*(nn.Linear(1, 1, device=device, dtype=dtype) for _ in range(_LAYERS)))

@@ -36,17 +36,13 @@ def test_a_configuration_that_cannot_be_built_names_its_file(family, changes, wo
     assert words in str(refused.value)
 
 
-INSIDE = {
-    "checkpoint-500": "give that folder",
-    "0_Transformer": "give that folder",
-}
-
-
-@pytest.mark.parametrize("name", INSIDE)
-def test_the_folder_inside_is_named(family, name):
-    (family / "outer").mkdir()
-    shutil.move(family / "mood", family / "outer" / name)
-    with pytest.raises(ConfigError, match=f"It has outer/{name}: {INSIDE[name]}"):
+@pytest.mark.parametrize(
+    "inside", ["checkpoint-500", "0_Transformer", "best_model", "snapshots/0a1b2c", "outputs/epoch_3"]
+)
+def test_the_folder_inside_is_named(family, inside):
+    (family / "outer" / inside).parent.mkdir(parents=True)
+    shutil.move(family / "mood", family / "outer" / inside)
+    with pytest.raises(ConfigError, match=f"It has outer/{inside}: give that folder"):
         open_checkpoint("outer")
 
 
@@ -100,14 +96,6 @@ def test_the_command_that_converts_is_named(family, beside, words, configured):
         open_checkpoint("mood")
     copied = "Copy config.json of its base there too." in str(refused.value)
     assert copied is (not configured and "Megatron" not in words)
-
-
-@pytest.mark.parametrize("inside", ["checkpoint-500", "best_model", "snapshots/0a1b2c", "outputs/epoch_3"])
-def test_the_folder_inside_is_named(family, inside):
-    (family / "outer" / inside).parent.mkdir(parents=True)
-    shutil.move(family / "mood", family / "outer" / inside)
-    with pytest.raises(ConfigError, match=f"It has outer/{inside}: give that folder"):
-        open_checkpoint("outer")
 
 
 def test_tensors_that_deepspeed_left_empty_are_one_line(family):

@@ -26,9 +26,8 @@ def test_every_name_of_a_configuration_is_refused_in_its_line(monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     places = ["base_model: ö", "models: [{model: ö, calibration: ü}, {model: a, task: ä}]", "run_dir: é", "init: ./ß"]
     said = complaint("\n".join(places)).splitlines()
-    assert [line.partition(" cannot be")[0].split(": ")[:2] for line in said] == [
-        [f"merge.yaml:{line}", key] for line, key in zip([1, 2, 2, 2, 3, 4], ["base_model", *["models"] * 3, "run_dir", "init"], strict=True)
-    ]  # fmt: skip
+    keys = ["1: base_model", "2: models", "2: models", "2: models", "3: run_dir", "4: init"]
+    assert [":".join(line.split(":")[1:3]) for line in said] == keys
     assert all("PYTHONUTF8=1" in line for line in said)
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
     assert "cannot be the name" not in complaint("unknown: 1\n" + "\n".join(places))
