@@ -1,14 +1,13 @@
 """Read YAML once: values, and the line and text of each key's value."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import yaml
-from typing_extensions import override
 
+from adamerge.runs.yaml_loader import Loader
 from adamerge.storage.regular_files import read_whole
 from adamerge.types import ConfigError, quoted
 
@@ -65,35 +64,6 @@ class Document:
     places: dict[Key, Place] = field(default_factory=dict[Key, Place])
     file: str = ""
     repeated: tuple[tuple[Key, str], ...] = ()
-
-
-class _Loader(yaml.SafeLoader):
-    """Loader of YAML 1.1, except that 1e-3 is a number, and that 010 (there 8) and 1:30 (there 90) are texts."""
-
-    @override
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
-        """Build a value; what Python refuses, a date without such a day for example, is an error with its line."""
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception as error:  # int(), datetime.date() and so on
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
-
-
-_NUMBERS: Final = {
-    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][\d_]*|0b[01_]+|0x[\da-fA-F_]+)$",
-    "tag:yaml.org,2002:float": r"([-+]?(\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+|\d[\d_]*\.[\d_]*|\.\d[\d_]*([eE][-+]?\d+)?"
-    r"|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$",
-}
-"""How a number is written that nobody reads as another one."""
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag not in _NUMBERS]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern, re.ASCII), list("-+.0123456789"))
 
 
 def read_yaml(text: str | bytes, name: str) -> Document:
@@ -154,7 +124,7 @@ def _in_one_line(error: Exception) -> str:
 def _node(text: str | bytes, name: str) -> yaml.Node | None:
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     _check_size(text, name)
-    loader = _Loader(text)
+    loader = Loader(text)
     loader.name = name
     try:
         return loader.get_single_node()
@@ -186,7 +156,7 @@ def _check_size(text: str, name: str) -> None:
     around = [_Open(None)]
     known: dict[str | None, tuple[int, int]] = {}
     total = 0
-    for event in yaml.parse(text, _Loader):
+    for event in yaml.parse(text, Loader):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             around.append(_Open(event.anchor))
             size, height = 1, 0
@@ -220,7 +190,7 @@ def _check_size(text: str, name: str) -> None:
 
 
 def _value(node: yaml.Node | None) -> object:
-    return None if node is None else _Loader("").construct_document(node)
+    return None if node is None else Loader("").construct_document(node)
 
 
 def _no_texts(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, str]]:
