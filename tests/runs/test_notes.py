@@ -127,7 +127,7 @@ def save_adapters(folder):
             {"method": "fisher", "trainer": {"accelerator": "cpu"}},
             ["task vectors: Fisher, one tensor at a"],
         ),
-        (save_adapters, {"grouping": "component", "chunks": None}, ["component"]),
+        (save_adapters, {"grouping": "component", "chunks": None}, ["coefficients: at most "]),
     ],
 )
 def test_check_says_what_fit_says_of_images_and_adapters(tmp_path, monkeypatch, save, changes, words):
