@@ -87,13 +87,13 @@ def test_an_ignored_signal_stays_ignored():
 
 @pytest.mark.usefixtures("_heard")
 @pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("where", ["adamerge.runs.learn_merge.load_data", "adamerge.results.export.write_index"])
+@pytest.mark.parametrize("where", ["runs.learn_merge.load_data", "results.write_checkpoint.write_index"])
 def test_fit_says_how_to_go_on_after_a_signal(place, main, monkeypatch, number, where):
     def struck(*given, **more):
         os.kill(os.getpid(), number)
         raise AssertionError("the signal was not heard")
 
-    monkeypatch.setattr(where, struck)
+    monkeypatch.setattr(f"adamerge.{where}", struck)
     code, _, said = main("fit", "--config", "merge.yaml", "--trainer.max_steps", 0, "--init", 0.3)
     assert code == cli.INTERRUPTED
     assert "interrupted." in said

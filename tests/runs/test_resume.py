@@ -62,7 +62,7 @@ def learned(run_dir):
 
 def is_whole(run_dir):
     assert (run_dir / "recipe.json").exists()
-    assert (run_dir / "merged/mood/model.safetensors.index.json").exists()
+    assert (run_dir / "merged/mood/model.safetensors").exists()
     return not list(run_dir.rglob("*.partial"))
 
 
