@@ -120,7 +120,6 @@ def save_adapters(folder):
     ("save", "changes", "words"),
     [
         (save_pictures, {"task_vectors": "Wudi"}, ["task vectors: Wudi, one tensor at a time"]),
-        (save_pictures, {"method": "auto", "chunks": None}, ["centre: Ties, TaskSingularVectors", "held out: "]),
         (save_adapters, {"data": {"batch_size": 4}}, ["held out: "]),
         (
             save_adapters,
