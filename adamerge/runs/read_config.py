@@ -170,7 +170,7 @@ def _findings(layers: Sequence[Document], allow_code: bool) -> Findings:
     places = together([nested(layer) for layer in layers]).places
     mistakes = [Mistake(key, message) for layer in layers for key, message in layer.repeated]
     files = [layer.file for layer in layers if layer.file]
-    return Findings(places, mistakes, files=files, allow_code=allow_code)
+    return Findings(places, mistakes, files=files, allow_code=allow_code, whole=MergeConfig)
 
 
 def _method(layers: Sequence[Layer], findings: Findings) -> str:

@@ -1,15 +1,14 @@
 """Read YAML once: values, and the line and text of each key's value."""
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import yaml
-from typing_extensions import override
 
+from adamerge.runs.yaml_loader import Fast, Loader
 from adamerge.runs.yaml_size import check_size, line
 from adamerge.storage.regular_files import read_whole
 from adamerge.types import ConfigError, quoted
@@ -64,37 +63,6 @@ class Document:
     places: dict[Key, Place] = field(default_factory=dict[Key, Place])
     file: str = ""
     repeated: tuple[tuple[Key, str], ...] = ()
-
-
-class _Values(yaml.constructor.SafeConstructor):
-    """Values of YAML 1.1, each refused with its line."""
-
-    @override
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
-        """Build a value; what Python refuses, a date without such a day for example, is an error with its line."""
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception as error:  # int(), datetime.date() and so on
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
-
-
-class _Loader(_Values, yaml.SafeLoader):
-    """Loader of YAML 1.1, except that 1e-3 is a number; it says what is no YAML."""
-
-
-_LIBYAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Fast(_Values, _LIBYAML):
-    """The same by libyaml, in a tenth of the time; its words on what is no YAML are others."""
-
-
-for _loader in (_Loader, _Fast):
-    _loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
-    )
 
 
 def read_yaml(text: str | bytes, name: str) -> Document:
@@ -156,11 +124,11 @@ def _node(text: str | bytes, name: str) -> yaml.Node | None:
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     if _OTHERWISE.isdisjoint(text):
         with suppress(yaml.YAMLError, UnicodeEncodeError):  # its words are others: the slow one says what is wrong
-            return _composed(text, name, cast(type[_Loader], _Fast))
-    return _composed(text, name, _Loader)
+            return _composed(text, name, cast(type[Loader], Fast))
+    return _composed(text, name, Loader)
 
 
-def _composed(text: str, name: str, cls: type[_Loader]) -> yaml.Node | None:
+def _composed(text: str, name: str, cls: type[Loader]) -> yaml.Node | None:
     check_size(yaml.parse(text, cls), name)
     loader = cls(text)
     loader.name = name
@@ -171,7 +139,7 @@ def _composed(text: str, name: str, cls: type[_Loader]) -> yaml.Node | None:
 
 
 def _value(node: yaml.Node | None) -> object:
-    return None if node is None else _Loader("").construct_document(node)
+    return None if node is None else Loader("").construct_document(node)
 
 
 def _no_texts(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, str]]:

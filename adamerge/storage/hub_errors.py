@@ -6,7 +6,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 HUB_ERRORS: Final = cast(tuple[type[Exception], ...], (*HfHubHTTPError.__bases__, OSError, ValueError))
 """Errors of the hub, of its client, and of the client's library of HTTP, whatever that is at the installed version: a
-network that is away is no error of the hub. Names that cannot be are a ValueError, files that are nowhere an OSError."""
+network that is away is no error of the hub. Impossible names are a ValueError, files that are nowhere an OSError."""
 
 
 def in_a_line(error: Exception) -> str:

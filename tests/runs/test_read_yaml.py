@@ -61,6 +61,16 @@ def test_a_value_that_yaml_cannot_build_is_named_with_its_line(value):
     assert len(said) < 300
 
 
+def test_a_number_that_yaml_reads_as_another_one_stays_a_text():
+    for text, other in {"010": 8, "007": 7, "1:30": 90, "-1:30": -90, "1:30.5": 90.5, "00": 0}.items():
+        assert yaml.safe_load(text) == other
+        assert read_yaml(f"a: {text}", "merge.yaml").content == {"a": text}
+    for text in "0 -3 +4 1_000 0x1F 0b11 1.5 -1.5 1. .5 1.5e+3 .inf -.inf 12 yes ~ 2001-01-01".split():
+        assert read_yaml(f"a: {text}", "merge.yaml").content == {"a": yaml.safe_load(text)}, text
+    for text in ("1e3", "1E5", "1.0e5", "-.5", ".5e3", "12e+3"):
+        assert read_yaml(f"a: {text}", "merge.yaml").content == {"a": float(text)}
+
+
 def test_a_long_value_is_cut_in_the_answer():
     said = complaint(HEAD + f"init: {'x' * 100_000}\n{'k' * 900}: 1")
     assert max(map(len, said.splitlines())) < 1200
