@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from adamerge import merge_commands, more_commands
 from adamerge.printable import print_anything
+from adamerge.storage.file_names import unnamed
 from adamerge.storage.signals import as_ctrl_c
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
@@ -83,6 +84,8 @@ def _message_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:  # a full disk, a missing permission
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}. No incomplete files remain."
+    if isinstance(error, UnicodeError) and (problem := unnamed(error)):
+        return problem
     raise error
 
 

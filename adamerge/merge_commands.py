@@ -32,8 +32,8 @@ class Fit:
         print_config: Print the configuration with all defaults and exit.
         allow_code: Let the configuration name classes outside torch, Lightning and adamerge, and Python code beside
             weights; both run code.
-        no_links: Copy the merged weights into the folder of every task with a head of its own. By default the folders
-            share them by hard links, so that a file that is edited in place changes in all of them.
+        no_links: Copy the merged weights into the folder of every task. By default folders share files that are the
+            same by hard links, so that such a file, if it is edited in place, changes in all of them.
     """
 
     ckpt_path: Literal["last"] | None = None
@@ -75,7 +75,7 @@ class Export:
         private: Make the repository private, if it is new.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
-        no_links: Copy the merged weights into the folder of every task with a head of its own, instead of hard links.
+        no_links: Copy the merged weights into the folder of every task, instead of hard links.
     """
 
     run: str
@@ -193,9 +193,10 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
 
 
 def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", console: "Console") -> None:
+    from adamerge.runs.begun_run import where_it_lies
     from adamerge.runs.finished import RunFinishedError
     from adamerge.runs.fit import fit
-    from adamerge.runs.run_directory import RunDirectory, where_it_lies
+    from adamerge.runs.run_directory import RunDirectory
     from adamerge.runs.save_config import resolved
 
     resume, links = options.ckpt_path is not None, not options.no_links

@@ -109,7 +109,7 @@ class Result:
             max_rank: Largest rank of the adapter; smaller singular values are cut off. The error and what it costs in
                 agreement are in the result's notes.
             max_shard_size: Largest size of one file of a merge of checkpoints, such as "2GB"; by default that of the
-                key max_shard_size, or 5 GB.
+                key max_shard_size, or 50 GB.
 
         Raises:
             ConfigError: The folder exists; or an adapter cannot hold the merge.

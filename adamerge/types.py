@@ -26,6 +26,21 @@ class Fact(str):
     """A line for the user on how something is read, which is printed but no reason for a warning."""
 
 
+WARNING = "warning: "
+"""Beginning of a line that warns."""
+
+
+def placed(place: str, note: str) -> str:
+    """Put a place before a note; a warning stays one.
+
+    Example:
+        >>> placed("mood: rows.tsv", "2 rows."), placed("mood: rows.tsv", "warning: 2 rows.")
+        ('mood: rows.tsv: 2 rows.', 'warning: mood: rows.tsv: 2 rows.')
+    """
+    begin = WARNING if note.startswith(WARNING) else ""
+    return f"{begin}{place}: {note.removeprefix(begin)}"
+
+
 LONGEST = 1000
 """Number of characters of a line of an error's message; the middle of a longer line is left out."""
 

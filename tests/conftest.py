@@ -9,7 +9,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and rounding would follow the machine
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "support" / "matplotlibrc")  # also for processes of their own
 
-import fcntl
 import shutil
 import sys
 
@@ -17,6 +16,7 @@ import hypothesis
 import pytest
 from support.families import save_text_family
 from support.processes import run
+from support.shared import PLACE, made_once
 from support.stand_ins import FEW, OF_RUNS, nothing
 
 # The same examples always.
@@ -39,15 +39,11 @@ def text_family(tmp_path_factory):
     return save_text_family(tmp_path_factory.mktemp("family"))
 
 
-def made_once(root, name, make):
-    """A folder under `root` that the first process to ask for it makes; the others wait for it."""
-    done, folder = root / f"{name}.done", root / name
-    with (root / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            make(folder)
-            done.touch()
-    return folder
+@pytest.fixture(scope="session", autouse=True)
+def _place(tmp_path_factory, request):
+    """What is made once is made in a folder of all processes."""
+    own = tmp_path_factory.getbasetemp()
+    PLACE[:] = [own.parent if hasattr(request.config, "workerinput") else own]
 
 
 @pytest.fixture(scope="session")
@@ -59,17 +55,18 @@ def demo_training():
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory, request, demo_training):
-    """What `adamerge demo` leaves, its finished run included, with a model trained for less long; not to be altered."""
+def demo_folder(demo_training):
+    """What `adamerge demo` leaves, its finished run included, with less training and fewer steps; not to be altered."""
     from adamerge import cli, demo
+    from adamerge.runs.presets import DEFAULT, PRESETS
 
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(demo, "TRAINING", demo_training)
+            patch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 60)
             assert cli.main(["demo", "--folder", str(folder)]) == 0
 
-    own = tmp_path_factory.getbasetemp()
-    return made_once(own.parent if hasattr(request.config, "workerinput") else own, "demo", make)
+    return made_once("demo", make)
 
 
 @pytest.fixture

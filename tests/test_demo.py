@@ -29,7 +29,7 @@ def test_metrics_hold_every_candidate_and_task(metrics):
         values = [metrics[candidate][task] for task in demo.TASKS]
         assert metrics[candidate]["mean"] == pytest.approx(np.mean(values))
     assert set(metrics["agreement"]) == {"average", "task_arithmetic", "task_arithmetic_tuned", "centre", "learned"}
-    assert metrics["sizes"]["experts"] == 5  # and the base
+    assert metrics["sizes"]["experts"] == 7  # and the base and two finished merges
 
 
 def test_learning_recovers_what_interference_lost(metrics):
@@ -69,7 +69,7 @@ def test_run_directory_is_complete(demo_folder):
     promised = {"config.yaml", "coefficients.safetensors", "coefficients.png", "learning.png", "metrics.json"}
     assert promised | {"recipe.json", "merged", "checkpoints"} <= left
     table = load_coefficients(demo_folder / "run" / "coefficients.safetensors")
-    assert table.experts == (*demo.TASKS, "base")
+    assert table.experts == (*demo.TASKS, "base", "Isotropic", "Wudi")
 
 
 def test_rows_of_calibration_and_evaluation_are_disjoint_and_the_former_unlabeled(demo_folder, demo_training):

@@ -53,7 +53,7 @@ def test_example_learns_what_the_command_learns(demo_folder, main, tmp_path, mon
     names = {}
     exec(compile(EXAMPLE, "README.md", "exec"), names)
     result = names["result"]
-    assert result.coefficients.shape == (len(result.groups), 5)  # four experts and the base
+    assert result.coefficients.shape == (len(result.groups), 7)  # four experts, the base and two finished merges
     assert AutoModelForImageClassification.from_pretrained("merged/rotated").config.id2label[9] == "9"
     assert sorted(os.listdir()) == ["demo", "merged"]
     models = [{"model": f"demo/models/{t}", "calibration": f"demo/data/{t}/calibration"} for t in names["tasks"]]

@@ -90,17 +90,17 @@ def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
         ask = _watched(_ask_forward(model.logits), broken)
         padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
     except Exception as error:  # any class may raise anything
-        note = _unknown(model.architecture, error)
         return Verdict(
             rows.under(Padding(share="none")),
-            (note,),
+            (_unknown(model.architecture, error),),
             f"{model.architecture} cannot be run on a row alone ({reason_of(error)}).",
         )
     problem = ""
     if padding.length in {own.length for own in broken}:
         row = 1 + next(row for own, row in broken.items() if own.length == padding.length)
         problem = f"{model.architecture} answers row {row} by numbers that are not finite."
-    return Verdict(rows.under(padding), tuple(_notes(model, padding)), problem)
+    unusual = Padding() if padding == rows.padding else padding  # what rows need is said with them
+    return Verdict(rows.under(padding), tuple(_notes(model, unusual)), problem)
 
 
 def _watched(ask: Ask, broken: dict[Padding, int]) -> Ask:
@@ -127,7 +127,7 @@ def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
     if isinstance(rows, Prompts):
         return [rows.padding, Padding(share="equal"), Padding(share="none")]
     if not isinstance(rows, TextRows):
-        return [Padding(), Padding(share="none")]
+        return list(dict.fromkeys([rows.padding, Padding(share="none")]))
     whole = [] if limit is None else [Padding(length=limit)]
     first, last = ([], whole) if reads_mask else (whole, [])  # without a mask, training was on padding
     return [Padding(), Padding("left"), *first, Padding(share="equal"), Padding(share="none"), *last]

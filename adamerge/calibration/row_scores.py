@@ -107,6 +107,7 @@ def divergences(outputs: Outputs, targets: Outputs, positions: Tensor | None, te
         targets: The expert's, of the same rows.
         positions: As for `predictions`.
         temperature: T > 0, with which the logarithms of a large vocabulary were stored; the factor T² is included.
+            Where all logits are stored it is 1, whatever the objective's.
 
     Example:
         >>> same = Outputs(torch.tensor([[1.0, 2.0]]))
@@ -115,10 +116,10 @@ def divergences(outputs: Outputs, targets: Outputs, positions: Tensor | None, te
     """
     logits = outputs.logits.float() if outputs.logits.itemsize < 4 else outputs.logits
     if outputs.form in ("labels", "numbers", "vectors"):
-        return _flat(distance(outputs._replace(logits=logits), targets, temperature), positions)
+        return _flat(distance(outputs._replace(logits=logits), targets, 1.0), positions)
     if targets.top is not None:
         return _flat(partial_cross_entropy(logits, targets.top, targets.logits, temperature), positions)
-    return _flat(soft_cross_entropy(logits, targets.logits, temperature), positions)
+    return _flat(soft_cross_entropy(logits, targets.logits), positions)
 
 
 def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> RowScores:

@@ -1,13 +1,16 @@
 """Rows of a folder of images: one row per file; classes are sub-folders, or columns of a metadata file."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from adamerge.data.records import Listed
+from adamerge.data.records import Listed, Records
 from adamerge.data.split_folders import InDoubt, split_of_images
 from adamerge.data.table_files import Unread, open_tables
 
@@ -46,14 +49,16 @@ def open_images(folder: Path, files: Sequence[Path], split: str, largest: int | 
         ValueError: There is no such split, folders of splits stand beside others, or metadata do not fit the images;
             names the row.
     """
-    images, notes, doubt = split_of_images(folder, [file for file in files if is_image(file)], split)
+    every = [file for file in files if is_image(file)]
+    images, notes, doubt = split_of_images(folder, every, split)
     metadata = [file for file in files if is_metadata(file) and _beside(file, images)]
     others = [file for file in files if not is_image(file) and not is_metadata(file)]
     if others:
         notes += (f"{len(others)} files that are no images are ignored, such as {others[0].name}.",)
     if metadata:
         chosen = doubt if any(_below(file.relative_to(folder), doubt) for file in metadata) else None
-        return replace(_with_metadata(folder, images, metadata, notes, largest), doubt=chosen)
+        others = {*every} - {*images}
+        return replace(_with_metadata(folder, images, others, metadata, notes, largest), doubt=chosen)
     if doubt and doubt.splits:
         raise ValueError(doubt.words)
     if doubt:
@@ -95,39 +100,82 @@ def _read(folder: Path, images: Sequence[Path], classes: Sequence[str], wanted: 
 
 
 def _with_metadata(
-    folder: Path, images: Sequence[Path], metadata: Sequence[Path], notes: tuple[str, ...], largest: int | None
+    folder: Path,
+    images: Sequence[Path],
+    others: Container[Path],
+    metadata: Sequence[Path],
+    notes: tuple[str, ...],
+    largest: int | None,
 ) -> Unread:
-    """Join the rows of metadata files with the images that they name, relative to their own folder."""
-    read = [(file.parent, file, open_tables([file], largest)) for file in metadata]
-    named: dict[Path, str] = {}
-    for parent, file, table in read:
-        rows = table.read(range(table.count))
-        if FILE_NAME not in rows.columns:
-            raise ValueError(
-                f"{file.name}: expected a column {FILE_NAME!r} with the image of each row, found none. "
-                "Add it, or rename the file if it is not about the images."
-            )
-        for row, name in enumerate(rows.values(FILE_NAME)):
-            named[parent / str(name)] = f"{file.name}: {rows.place(row)}"
-    missing = [place for path, place in named.items() if not path.is_file()]
-    if missing:
-        raise ValueError(f"{missing[0]} names an image that does not exist. Correct or remove the row.")
-    unnamed = [image for image in images if image not in named]
+    """Join the rows of metadata files with the images that they name, relative to their own folder.
+
+    Rows that name an image of `others`, which are those of other splits, are left out.
+    """
+    read: list[_Metadata] = []
+    left_out = 0
+    twice = next((file for file, after in pairwise(metadata) if file.parent == after.parent), None)
+    if twice is not None:
+        raise ValueError(f"expected one file of metadata in {twice.parent.name}, found several. Remove all but one.")
+    for file in metadata:
+        table = open_tables([file], largest)
+        own = table.read(range(table.count))
+        named = _named(file, own)
+        if IMAGE in own.columns:
+            notes += (f"{file.name}: the column {IMAGE!r} is not read: {FILE_NAME} names the images.",)
+        missing = [place for path, place in named if not path.is_file()]
+        if missing:
+            raise ValueError(f"{missing[0]} names an image that does not exist. Correct or remove the row.")
+        kept = [row for row, (path, _) in enumerate(named) if path not in others]
+        left_out += len(named) - len(kept)
+        read.append(_Metadata(file, table, kept, [named[row][0] for row in kept]))
+    unnamed = {*images} - {path for one in read for path in one.images}
     if unnamed:
-        notes += (f"{len(unnamed)} images are left out, because no metadata name them, such as {unnamed[0].name}.",)
-    count = sum(table.count for *_, table in read)
+        notes += (f"{len(unnamed)} images are left out, because no metadata name them, such as {min(unnamed).name}.",)
+    if left_out:
+        notes += (f"{left_out} rows of metadata are left out, because their images are of other splits.",)
     rows = partial(_read_metadata, read)
+    count = sum(len(one.rows) for one in read)
     return Unread(count, rows, lambda column: rows(range(count)).placed(column), notes)
 
 
-def _read_metadata(read: Sequence[tuple[Path, Path, Unread]], wanted: Sequence[int]) -> Listed:
+class _Metadata(NamedTuple):
+    """A file of metadata.
+
+    Attributes:
+        file: The file.
+        table: Its rows.
+        rows: Indices of those that are used.
+        images: The image that each of these names.
+    """
+
+    file: Path
+    table: Unread
+    rows: Sequence[int]
+    images: Sequence[Path]
+
+
+def _named(file: Path, rows: Records) -> list[tuple[Path, str]]:
+    """List the image that each row names, and where the row is."""
+    if FILE_NAME not in rows.columns:
+        raise ValueError(
+            f"{file.name}: expected a column {FILE_NAME!r} with the image of each row, found none. "
+            "Add it, or rename the file if it is not about the images."
+        )
+    names = rows.values(FILE_NAME)
+    return [
+        (Path(os.path.normpath(file.parent / str(name))), f"{file.name}: {rows.place(row)}")
+        for row, name in enumerate(names)
+    ]
+
+
+def _read_metadata(read: Sequence[_Metadata], wanted: Sequence[int]) -> Listed:
     places: list[str] = []
     rows: list[dict[str, object]] = []
-    for parent, file, table in read:
-        found = table.read(range(table.count))
-        for row in range(len(found)):
-            values = {name: found.value(name, row) for name in found.columns}
-            rows.append({IMAGE: str(parent / str(values.pop(FILE_NAME))), **values})
+    for file, table, chosen, images in read:
+        found = table.read(chosen)
+        for row, image in enumerate(images):
+            values = {name: found.value(name, row) for name in found.columns if name != FILE_NAME}
+            rows.append({**values, IMAGE: str(image)})
             places.append(f"{file.name}: {found.place(row)}")
     names = dict.fromkeys(name for row in rows for name in row)
     return Listed({name: [row.get(name) for row in rows] for name in names}, places).select(wanted)

@@ -13,13 +13,14 @@ from adamerge.data.contents import contents
 from adamerge.data.input_columns import input_names
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.number_labels import labels_by_form, metric_of
+from adamerge.data.padding import Padding
 from adamerge.data.pixels import CHANNELS, converted, image_notes
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.data.text_inputs import refuse_columns
 from adamerge.experts.experts import Expert
-from adamerge.experts.model_kind import ModelKind
+from adamerge.experts.model_kind import ModelKind, forward_arguments
 from adamerge.experts.predicted import output_of
 
 
@@ -46,12 +47,16 @@ class Images(Modality):
         names = input_names(table, expert.module, [table.source.image, table.source.label])
         refuse_columns(table, expert, names, "images")
         images, channels = cast(ImageProcessingMixin, processor), _channels(table, expert)
-        notes, largest = image_notes(table, table.source.image, CHANNELS[channels])
-        inputs = _tried(table, images, channels, largest)
-        _, form, outputs = output_of(expert, inputs, table.task)
-        labels, about = labels_by_form(table, expert.kind, encoding, form, outputs)
-        rows = ImageRows(table, images, labels, channels)
+        notes, unusual = image_notes(table, table.source.image, CHANNELS[channels])
+        rows = ImageRows(table, images, None, channels, frozenset(forward_arguments(expert.module)))
+        shapes = _tried(table, rows, channels, unusual)
+        tried = [output_of(expert, inputs, table.task) for inputs in shapes.values()]
+        _, form, outputs = tried[0]
+        rows.labels, about = labels_by_form(table, expert.kind, encoding, form, outputs)
         rows.metric = metric_of(table, form)
+        if len(shapes) > 1:
+            rows.padding = Padding(share="none")
+            about = (*about, _shapes_note(table, list(shapes)))
         return Encoded(rows, found, (*notes, *about))
 
 
@@ -63,12 +68,22 @@ class ImageRows(Rows):
         processor: Computes pixel values.
         labels: One per row, or None.
         channels: Number of channels that the model reads.
+        arguments: What else the model reads of what the processor returns, such as a mask of padded pixels.
+
+    Attributes:
+        labels: As given.
     """
 
     def __init__(
-        self, table: Table, processor: ImageProcessingMixin, labels: Sequence[object] | None, channels: int = 3
+        self,
+        table: Table,
+        processor: ImageProcessingMixin,
+        labels: Sequence[object] | None,
+        channels: int = 3,
+        arguments: frozenset[str] = frozenset(),
     ) -> None:
-        self._table, self._processor, self._labels, self._channels = table, processor, labels, channels
+        self._table, self._processor, self.labels, self._channels = table, processor, labels, channels
+        self._arguments = arguments | {"pixel_values"}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -77,9 +92,9 @@ class ImageRows(Rows):
     def padded(self, indices: Sequence[int]) -> Padded:
         column = self._table.source.image
         images = [converted(self._table.image(column, row), CHANNELS[self._channels]) for row in indices]
-        pixels = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")["pixel_values"]
-        labels = None if self._labels is None else torch.tensor([self._labels[i] for i in indices])
-        return Padded({"pixel_values": pixels}, None, labels)
+        found = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")
+        labels = None if self.labels is None else torch.tensor([self.labels[i] for i in indices])
+        return Padded({name: tensor for name, tensor in found.items() if name in self._arguments}, None, labels)
 
 
 def _channels(table: Table, expert: Expert) -> int:
@@ -99,21 +114,32 @@ def _channels(table: Table, expert: Expert) -> int:
     return int(count or 3)
 
 
-def _tried(table: Table, processor: ImageProcessingMixin, channels: int, largest: int) -> Mapping[str, Tensor]:
-    """Process the first image, the second and the largest one; return the inputs of the first.
+def _tried(
+    table: Table, rows: ImageRows, channels: int, unusual: Sequence[int]
+) -> Mapping[tuple[int, ...], Mapping[str, Tensor]]:
+    """Process the first two images and those of unusual sizes; return the inputs of the first one of each shape.
 
     Raises:
         ConfigError: The image processor cannot process one, or returns another number of channels than the model reads.
     """
     advice = f"but the model reads {channels} (num_channels of config.json). Correct its image_mean, image_std or "
     advice += "do_convert_rgb in preprocessor_config.json."
-    tried = dict.fromkeys(row for row in (0, 1, largest) if row < len(table))
-    rows = ImageRows(table, processor, None, channels)
-    first, *_ = [_processed(table, rows, row, channels, advice) for row in tried]
-    return first
+    found: dict[tuple[int, ...], Mapping[str, Tensor]] = {}
+    for row in dict.fromkeys([*range(min(2, len(table))), *unusual]):
+        inputs = _processed(table, rows, row, channels, advice)
+        found.setdefault(tuple(inputs["pixel_values"].shape[1:]), inputs)
+    return found
 
 
-def _processed(table: Table, rows: "ImageRows", row: int, channels: int, advice: str) -> Mapping[str, Tensor]:
+def _shapes_note(table: Table, shapes: Sequence[tuple[int, ...]]) -> str:
+    shown = " and ".join(map(str, shapes[:2]))
+    return (
+        f"{table.task}: {table.source.path}: the image processor makes pixels of several shapes ({shown}), as it "
+        "neither resizes nor crops to one: every row has a forward pass of its own."
+    )
+
+
+def _processed(table: Table, rows: ImageRows, row: int, channels: int, advice: str) -> Mapping[str, Tensor]:
     """Process one image."""
     try:
         inputs = rows.batch([row]).inputs

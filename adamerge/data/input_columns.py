@@ -17,7 +17,13 @@ from adamerge.experts.model_kind import forward_arguments, takes
 _OURS = frozenset({"input_ids", "attention_mask", "inputs_embeds", "labels", "return_dict", "use_cache"})
 """Arguments that are made here or are no inputs."""
 
-_USUAL = ("BertForSequenceClassification", "GPT2ForSequenceClassification", "BartForSequenceClassification")
+_USUAL = (
+    "BertForSequenceClassification",
+    "BertForQuestionAnswering",
+    "BertModel",
+    "GPT2ForSequenceClassification",
+    "BartForSequenceClassification",
+)
 """Classes whose arguments every user leaves to the class."""
 
 _IDS = "input_ids"
@@ -100,10 +106,13 @@ def missing_inputs(module: nn.Module, found: Sequence[str]) -> list[str]:
         module: The model.
         found: Inputs that the rows have.
     """
-    usual = {name for known in _USUAL for name in inspect.signature(getattr(transformers, known).forward).parameters}
     names = forward_arguments(module)
-    tensors = [name for name in _inputs(module) if "Tensor" in str(names[name].annotation)]
-    return [name for name in tensors if name not in usual and name not in found]
+    left = [name for name in _inputs(module) if "Tensor" in str(names[name].annotation) and name not in found]
+    for known in _USUAL:
+        if left:  # a class is imported only where it is asked
+            usual = inspect.signature(getattr(transformers, known).forward).parameters
+            left = [name for name in left if name not in usual]
+    return left
 
 
 def needs_boxes(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -8,9 +8,8 @@ from typing import NamedTuple, NoReturn, cast
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
 from adamerge.experts.model_kind import ModelKind
-from adamerge.types import Fact
+from adamerge.types import WARNING, Fact, placed
 
-_WARNING = "warning: "
 _DEFAULT_NAME = re.compile(r"LABEL_\d+")
 """transformers' names of classes that nobody named."""
 
@@ -64,9 +63,8 @@ def labels_of(
     names = names_of(table, kind, encoding, outputs)
     labels, note = label_indices(table, names, outputs or kind.num_classes or len(names))
     place = f"{table.task}: {table.source.path}"
-    if note.startswith(_WARNING):
-        return labels, (f"{_WARNING}{place}: {note.removeprefix(_WARNING)}",)
-    return labels, (Fact(f"{place}: {note}"),)
+    said = placed(place, note)
+    return labels, (said if said.startswith(WARNING) else Fact(said),)
 
 
 def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[list[int], str]:
@@ -249,7 +247,7 @@ def _note(table: Table, classes: _Classes, texts: Sequence[str], found: _Found, 
     drawn = "" if count == len(table) else f" (of all {count} rows, of which {len(table)} are drawn)"
     if "=" in found.rule:
         return (
-            f"{_WARNING}none of the classes of {column!r} is a class name of the model ({classes.shown()}), so their "
+            f"{WARNING}none of the classes of {column!r} is a class name of the model ({classes.shown()}), so their "
             f"order is used: {found.rule}{drawn}."
         )
     pairs = dict(sorted(zip(found.indices, texts, strict=True)))

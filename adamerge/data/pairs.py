@@ -42,11 +42,14 @@ def paired(
         )
     if not source.text_pair:
         return Encoded(rows, Contents({}), notes)
-    texts = [*table.texts(source.text), *table.texts(source.text_pair)]
-    tokens = tokens_of(table, tokenizer, limit, texts)
-    check_ids(table, expert, tokenizer, tokens.ids)
-    every = TextRows(tokens.ids, tokenizer, per_token=False, segments=tokens.segments)
-    notes = (*notes, f"{table.task}: the texts of a pair are rows of their own.", *tokens.notes)
+    notes = (*notes, f"{table.task}: the texts of a pair are rows of their own.")
+    ids, segments = list[list[int]](), list[list[int]]()
+    for column in (source.text, source.text_pair):
+        tokens = tokens_of(table, tokenizer, limit, table.texts(column), what=f"texts in {column!r}")
+        check_ids(table, expert, tokenizer, tokens.ids)
+        ids, segments = [*ids, *tokens.ids], [*segments, *(tokens.segments or ())]
+        notes = (*notes, *tokens.all_notes(table, f"texts in {column!r}"))
+    every = TextRows(ids, tokenizer, per_token=False, segments=segments or None)
     if not encoding.labeled:
         return Encoded(every, Contents({}), notes)
     check_metric(table, expert.kind, encoding, METRICS["vectors"], DOES["vectors"])

@@ -1,11 +1,11 @@
 """Images of every mode → 8-bit images with the channels that a model reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from PIL import Image
 
-from adamerge.data.sample_scale import open_stored, sample_scale, upper_bits
+from adamerge.data.sample_scale import number_form, open_stored, sample_scale, upper_bits
 from adamerge.data.tables import Table
 
 CHANNELS: Mapping[int, str] = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -17,8 +17,8 @@ _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 _LOOKED_AT, _SMALL_PART = 8, 1 / 15
 """Number of images whose numbers are looked at, and the part of their scale below which it is said."""
 
-_ORIENTATION = 0x0112
-"""EXIF tag of the orientation; 1 is upright."""
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+"""EXIF tag of the orientation, of which 1 is upright, and its values for an image that lies on its side."""
 
 
 class Stored(NamedTuple):
@@ -28,7 +28,8 @@ class Stored(NamedTuple):
     transparent: bool
     turned: bool
     frames: bool
-    pixels: int
+    width: int
+    height: int
 
 
 def converted(image: Image.Image, mode: str) -> Image.Image:
@@ -61,7 +62,7 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def image_notes(table: Table, column: str, mode: str) -> tuple[tuple[str, ...], int]:
+def image_notes(table: Table, column: str, mode: str) -> tuple[tuple[str, ...], list[int]]:
     """Look at how the images of a column are stored, and count those that are not read as they are.
 
     Args:
@@ -70,14 +71,21 @@ def image_notes(table: Table, column: str, mode: str) -> tuple[tuple[str, ...], 
         mode: Mode that they are converted to.
 
     Returns:
-        Notes for the user, and the index of the largest image.
+        Notes for the user, and the indices of the images of the most unusual sizes, the largest first.
 
     Raises:
         ConfigError: An image has 32 bits per channel, of unknown scale; names its row and file.
     """
     found = {row: _look(table, column, row) for row in range(len(table))}
     notes = (*storage_notes(table, list(found.items()), mode), *_dark_note(table, column, found))
-    return notes, max(found, key=lambda row: found[row].pixels)
+    return notes, _unusual_sizes({row: (one.width, one.height) for row, one in found.items()})
+
+
+def _unusual_sizes(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
+    """List the rows of the largest image, and of the narrowest, widest, lowest, highest, flattest and steepest one."""
+    measures: Sequence[Callable[[tuple[int, int]], float]] = (lambda s: s[0], lambda s: s[1], lambda s: s[0] / s[1])
+    extremes = [pick(sizes, key=lambda row: of(sizes[row])) for of in measures for pick in (min, max)]
+    return list(dict.fromkeys([max(sizes, key=lambda row: sizes[row][0] * sizes[row][1]), *extremes]))
 
 
 def _dark_note(table: Table, column: str, found: Mapping[int, Stored]) -> tuple[str, ...]:
@@ -120,10 +128,11 @@ def storage_notes(table: Table, found: Sequence[tuple[int, Stored]], mode: str) 
 def stored_as(image: Image.Image) -> Stored:
     """Look at how an image is stored."""
     transparent = image.mode in _ALPHA or "transparency" in image.info
-    turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    width, height = image.size if orientation not in _ON_ITS_SIDE else reversed(image.size)
     frames = getattr(image, "n_frames", 1) > 1
     bits = sample_scale(image).bits if _has_sixteen_bits(image) else 8
-    return Stored(bits, transparent, turned, frames, image.width * image.height)
+    return Stored(bits, transparent, orientation not in (0, 1), frames, width, height)
 
 
 def check_scale(table: Table, row: int, stored: Mapping[str, object], image: Image.Image) -> None:
@@ -150,7 +159,8 @@ def scale_problem(image: Image.Image) -> str:
     if image.mode not in ("I", "F") or _has_sixteen_bits(image):
         return ""
     return (
-        f"expected an image of 8 or 16 bits per channel, found 32 bits (mode {image.mode}), for which no scale is known"
+        f"expected an image of 8 bits or unsigned 16 bits per channel, found {number_form(image)} (mode {image.mode}), "
+        "for which no scale is known"
     )
 
 

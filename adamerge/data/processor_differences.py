@@ -45,11 +45,9 @@ def digest_of_processor(processor: AnyProcessor) -> str:
         parts = [getattr(processor, name) for name in processor.get_attributes()]
         known = [part for part in parts if isinstance(part, PreTrainedTokenizerBase | ImageProcessingMixin)]
         return digest_of_json([*map(digest_of_processor, known), str(processor.to_dict()), processor.chat_template])
-    model = _backend(processor, "model") if isinstance(processor, PreTrainedTokenizerBase) else None
-    words = processor.get_vocab() if isinstance(processor, PreTrainedTokenizerBase) else {}
-    return digest_of_json(
-        [properties(processor), words, model],
-    )
+    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else None
+    words = [tokenizer.get_vocab(), _ways(tokenizer), _backend(tokenizer, "model")] if tokenizer else []
+    return digest_of_json([properties(processor), *words])
 
 
 def properties(processor: Processor) -> dict[str, object]:
@@ -64,8 +62,34 @@ def properties(processor: Processor) -> dict[str, object]:
         "model_max_length": processor.model_max_length,
         "truncation_side": processor.truncation_side,
         "token_type_ids": "token_type_ids" in processor.model_input_names,
+        "split_special_tokens": processor.split_special_tokens,
+        "model": _settings(_backend(processor, "model")),
+        "options": {} if processor.is_fast else _options(processor.init_kwargs),
     }
     return dict(_flat({**parts, **own}, ""))
+
+
+def _settings(model: object) -> object:
+    """Return the settings of a tokenizer's model; its merges and scores, of which there are many, as a hash."""
+    if not isinstance(model, dict):
+        return None
+    found = {key: value for key, value in cast(Mapping[str, object], model).items() if key != "vocab"}
+    scores = model["vocab"] if isinstance(model.get("vocab"), list) else None
+    many = {"merges": model.get("merges"), "scores": scores}
+    return found | {key: digest_of_json(value)[:8] for key, value in many.items() if value}
+
+
+def _options(given: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the options of a tokenizer that is written in Python, without files and what is listed by itself."""
+    plain = {key: value for key, value in given.items() if value is None or isinstance(value, bool | int | float | str)}
+    return {key: value for key, value in plain.items() if not key.endswith(("_file", "_token", *_UNUSED, "_length"))}
+
+
+def _ways(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[bool]]:
+    """Return how each added token is found in a text: alone, with spaces, before or after the normaliser."""
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    added = tokenizer.added_tokens_decoder.values()
+    return {token.content: [bool(getattr(token, flag)) for flag in flags] for token in added}
 
 
 def vocabulary_differences(own: Processor, base: Processor) -> list[str]:
@@ -73,10 +97,14 @@ def vocabulary_differences(own: Processor, base: Processor) -> list[str]:
     if not (isinstance(own, PreTrainedTokenizerBase) and isinstance(base, PreTrainedTokenizerBase)):
         return []
     mine, theirs = own.get_vocab(), base.get_vocab()
+    ways, before = _ways(own), _ways(base)
     counts = {
         "tokens that the base's lacks": [word for word in mine if word not in theirs],
         "tokens less than the base's": [word for word in theirs if word not in mine],
         "tokens with another index": moved(mine, theirs),
+        "tokens that are found in a text in another way": [
+            word for word in ways | before if word in mine and word in theirs and ways.get(word) != before.get(word)
+        ],
     }
     return [f"{len(words)} {what} (such as {words[0]!r})" for what, words in counts.items() if words]
 

@@ -1,6 +1,7 @@
 """Rows of CSV, TSV and text files; every value is the text that the file contains."""
 
 import csv
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,9 @@ from pathlib import Path
 from adamerge.data.record import Record, Row
 from adamerge.data.text_files import format_ending, lines
 from adamerge.data.tsv_quotes import TAB, quotes_fields
+
+_SPACED = re.compile(r'\s+".*"\s*$', re.DOTALL)
+"""A field whose quotation marks do not enclose it, because a space stands before the first."""
 
 
 def split_text(path: Path, seen: Counter[str]) -> Iterator[Record]:
@@ -28,8 +32,9 @@ def split_tsv(path: Path, seen: Counter[str]) -> Iterator[Record]:
 
     A file that quotes its fields (`quotes_fields`) is read as a CSV file with tabs instead.
     """
-    if quotes_fields(path):
-        seen["quoted"] += 1
+    quoting = quotes_fields(path)
+    if quoting:
+        seen[quoting] += 1
         yield from _under_header(_quoted_fields(path, TAB, seen), seen)
     else:
         yield from _under_header(_plain_fields(path, seen), seen, blank_is_empty=True)
@@ -55,7 +60,7 @@ def check_headers(files: Sequence[Path]) -> None:
 
 
 def _header(path: Path) -> list[str]:
-    quoted = format_ending(path) == ".csv" or quotes_fields(path)
+    quoted = format_ending(path) == ".csv" or bool(quotes_fields(path))
     separator = "," if format_ending(path) == ".csv" else TAB
     records = _quoted_fields(path, separator, Counter()) if quoted else _plain_fields(path, Counter())
     return next(([name for name in fields if name] for _, fields in records if fields), [])
@@ -82,6 +87,8 @@ def _under_header(
         if not header and fields:
             header = _checked(fields)
         elif fields or (blank_is_empty and len(header) == 1):
+            seen["header"] += fields == header
+            seen["nameless"] += any(value and not name for name, value in zip(header, fields, strict=False))
             yield Record(line, partial(_pair, header, fields or [""]))
         else:
             seen["blank"] += 1
@@ -121,6 +128,7 @@ def _quoted_fields(path: Path, delimiter: str, seen: Counter[str]) -> Iterator[t
     try:
         for fields in reader:
             seen["spans"] += reader.line_num > line
+            seen["spaced"] += any(_SPACED.match(field) is not None for field in fields)
             yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:

@@ -12,9 +12,11 @@ from datasets.config import HF_DATASETS_CACHE
 
 from adamerge.data.image_folders import is_image, open_images
 from adamerge.data.list_files import list_files, missing_shards, split_of_tables
+from adamerge.data.read_parquet import check_saved
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables
+from adamerge.experts.name_patterns import several
 from adamerge.storage.regular_files import is_folder, problem_of
 
 
@@ -60,7 +62,8 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
         raise ValueError("expected a folder of rows, found the root of the file system. Correct the path.")
     if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         list_files(folder)  # refuses pipes, which `datasets` would wait for
-        return _of_dataset(_saved(folder, split))
+        saved = _saved(folder, split)
+        return replace(_of_dataset(saved), notes=check_saved(saved))
     files, passed = list_files(folder)
     if any(is_image(file) for file in files):
         found = open_images(folder, files, split, source.max_bytes)
@@ -75,6 +78,9 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
     if len(tables) < len(files):
         other = next(file for file in files if not is_table(file))
         notes += (f"{len(files) - len(tables)} files that are no tables are ignored, such as {other.name}.",)
+    columns = sorted({part for file in chosen for part in file.relative_to(folder).parts[:-1] if "=" in part})
+    if columns:
+        notes += (f"names of folders are not read as columns: {several(columns)}. Write the values into the rows.",)
     found = open_tables(chosen, source.max_bytes)
     return replace(found, notes=(*passed, *notes, *missing_shards(chosen), *found.notes))
 

@@ -65,6 +65,8 @@ def _split_array(text: str) -> Iterator[Record]:
         at = _skip(text, end)
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
+            if text[at : at + 1] == "]":
+                raise ValueError("expected a row after the last comma of the array, found its end. Remove the comma.")
         elif text[at : at + 1] != "]":
             problem = json.JSONDecodeError("expected , or ] after the previous row", text, at)
             yield Record(line, partial(_refuse, text[at : at + 80] or "the end of the file", problem))

@@ -198,5 +198,45 @@ def _inside(kind: object) -> list[str]:
     return list(kind.names) if isinstance(kind, datasets.ClassLabel) else _named(kind)
 
 
+def check_saved(data: datasets.Dataset) -> tuple[str, ...]:
+    """Check that the files of a saved dataset number the classes of each column alike; `datasets` does not look.
+
+    Args:
+        data: A dataset as `load_from_disk` opened it.
+
+    Returns:
+        A note for each column whose classes the dataset names otherwise than its files.
+
+    Raises:
+        ValueError: Two files name the classes otherwise, or in another order; names both files.
+    """
+    files = [Path(str(file["filename"])) for file in data.cache_files]
+    found = {file: kinds for file in files if (kinds := _features(_schema_of_stream(file)))}
+    if not found:
+        return ()
+    first, *others = found
+    for file in others:
+        for name, kind in found[first].items():
+            one, two = _inside(kind), _inside(found[file].get(name))
+            if one != two:
+                raise ValueError(
+                    f"{file.name}: expected in the column {name!r} the classes of {first.name}, in their order "
+                    f"({_shown(one)}), found {_shown(two)}. Load each file, align its labels "
+                    "(align_labels_with_mapping), join them and save them again."
+                )
+    both = {name: (_inside(data.features.get(name)), _inside(kind)) for name, kind in found[first].items()}
+    return tuple(
+        f"the classes of {name!r} are those of dataset_info.json ({_shown(own)}), as datasets reads them; the files "
+        f"with the rows name others ({_shown(theirs)})."
+        for name, (own, theirs) in both.items()
+        if own != theirs and name in data.features
+    )
+
+
+def _schema_of_stream(file: Path) -> pa.Schema:
+    with pa.memory_map(str(file)) as stream:
+        return pa.ipc.open_stream(stream).schema
+
+
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) or "none, but other values"

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from adamerge.batch import Batch
 from adamerge.data.padding import Padding
+from adamerge.data.settings import Augmentation
 
 
 class Padded(NamedTuple):
@@ -51,6 +52,17 @@ class Rows(ABC):
         changed = copy.copy(self)
         changed.padding = padding
         return changed
+
+    def augmented(self, how: Augmentation, seed: int, indices: Sequence[int] | None = None) -> "Rows | None":
+        """Return the rows with `indices` and changed copies of them; None if there is no way to change such rows.
+
+        Args:
+            how: Number of copies, and how much is changed.
+            seed: Random seed of the changes.
+            indices: Which rows; all by default.
+        """
+        del how, seed, indices
+        return None
 
     def length(self, index: int) -> tuple[int, ...]:
         """Return the length of a row, for every part of it that is padded; empty if nothing is padded."""
@@ -115,6 +127,11 @@ class Subset(Rows):
     @override
     def under(self, padding: Padding) -> "Subset":
         return Subset(self._rows.under(padding), self._indices)
+
+    @override
+    def augmented(self, how: Augmentation, seed: int, indices: Sequence[int] | None = None) -> Rows | None:
+        own = self._indices if indices is None else [self._indices[i] for i in indices]
+        return self._rows.augmented(how, seed, own)
 
     @override
     def length(self, index: int) -> tuple[int, ...]:

@@ -11,6 +11,9 @@ from PIL import Image
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 """Tags of TIFF 6.0 (pages 29 and 37), and the value of the second for images whose 0 is white."""
 
+_SAMPLE_FORMAT, _SIGNED = 339, 2
+"""Tag of TIFF 6.0 (page 80), and its value for integers with a sign."""
+
 _KEPT = "adamerge sample scale"
 """Where an image that was turned upright keeps what its file says."""
 
@@ -55,6 +58,13 @@ def sample_scale(image: Image.Image) -> SampleScale:
     found = tags.get(_BITS_PER_SAMPLE, 16)
     bits = found[0] if isinstance(found, tuple) and found else found
     return SampleScale(bits if isinstance(bits, int) else 16, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+
+
+def number_form(image: Image.Image) -> str:
+    """Describe the numbers of an image that Pillow holds in 32 bits, as its TIFF file has them."""
+    tags = cast(Mapping[int, tuple[int, ...]], getattr(image, "tag_v2", None) or {})
+    bits, form = tags.get(_BITS_PER_SAMPLE, (32,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0]
+    return f"{'signed ' if form == _SIGNED else ''}{bits} bits"
 
 
 def upper_bits(image: Image.Image) -> Image.Image:

@@ -132,6 +132,32 @@ class PseudoAnswers:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """Copies of the texts to learn from, changed at random; the experts predict each copy anew.
+
+    Attributes:
+        copies: Copies of each text.
+        deletion: Largest share of a copy's tokens that are deleted; every copy draws its own share below it.
+
+    Reference:
+        Wei and Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification Tasks, 2019
+        (random deletion). Here nobody claims that a copy has the label of its text: its expert is asked.
+    """
+
+    copies: int = 3
+    deletion: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.copies < 1:
+            raise ConfigError(f"data.augmentation.copies: expected at least 1, found {self.copies}.")
+        if not 0 < self.deletion < 1:
+            raise ConfigError(
+                f"data.augmentation.deletion: expected a share above 0 and below 1, found {self.deletion}."
+            )
+
+
+@dataclass(frozen=True)
 class Batching:
     """Use of the calibration rows.
 
@@ -146,6 +172,8 @@ class Batching:
             padding, or those that predict a token of the completion (in chats, of the assistant's last turn).
         pseudo_answers: Let each expert first answer its own calibration prompts; the answers are the completions.
             null uses the rows unchanged.
+        augmentation: Learn from copies of texts too, from which tokens are deleted at random; rows that are no texts
+            with one prediction each are used unchanged. null uses all rows unchanged.
     """
 
     rows: int | None = 256
@@ -156,6 +184,7 @@ class Batching:
     max_length: int | None = None
     positions: Positions = "all"
     pseudo_answers: PseudoAnswers | None = None
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""

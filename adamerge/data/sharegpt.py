@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-"""Role of a message by its speaker."""
+ROLES = {"human": "user", "user": "user", "prompter": "user", "system": "system"} | dict.fromkeys(
+    ("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard"), "assistant"
+)
+"""Role of a message by its speaker, in small letters."""
 
 
 def is_sharegpt(messages: Sequence[object]) -> bool:
@@ -37,7 +39,7 @@ def as_messages(messages: Sequence[object]) -> list[object]:
 
 
 def _message(message: Mapping[str, object]) -> object:
-    role = ROLES.get(str(message["from"]))
+    role = ROLES.get(str(message["from"]).lower())
     if role is None:
         return message
     rest = {key: value for key, value in message.items() if key not in ("from", "value")}

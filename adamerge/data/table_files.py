@@ -16,6 +16,7 @@ from adamerge.data.record import Record
 from adamerge.data.records import Listed, Records
 from adamerge.data.split_folders import InDoubt
 from adamerge.data.text_files import COMPRESSED, check_size, format_ending
+from adamerge.types import WARNING
 
 Column: TypeAlias = Callable[[str], Iterator[tuple[str, object]]]
 """Name of a column → place and value of each of its rows, in order; read anew at every call."""
@@ -170,11 +171,20 @@ def _notes(seen: Counter[str]) -> tuple[str, ...]:
     said = {
         "blank": "lines without content are skipped",
         "quoted": "file is read as tab-separated values with quoted fields: marks that enclose a field are left out",
+        "likely": "file is read as a spreadsheet writes it: marks around fields with a comma, a semicolon or a space "
+        "at an end are left out, and no other field has any. If they belong to texts, save it as .csv or JSON lines",
         "marks": "rows have a field that begins with a quotation mark, which is read as a character, because the file "
         "does not quote its fields throughout; if its writer meant quotes, save it as .csv or JSON lines",
+        "header": "rows hold the names of the columns, as where files were joined, and are read like others: remove "
+        "them",
+        "nameless": "rows have a value in a column that the first line does not name, which is not read: name it",
+        "spaced": "rows have a field in quotation marks with a space before them: all of it is read as characters; "
+        "remove the space if the marks enclose the field",
         "spans": "rows span several lines (line breaks inside quotation marks)",
     }
-    return tuple(f"{seen[key]} {words}." for key, words in said.items() if seen[key])
+    return tuple(
+        f"{WARNING if key == 'likely' else ''}{seen[key]} {words}." for key, words in said.items() if seen[key]
+    )
 
 
 # --- Parquet ---------------------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from adamerge.data.sample_scale import decode
 from adamerge.data.settings import DataSource
 from adamerge.data.split_folders import InDoubt
 from adamerge.data.table_files import Column
-from adamerge.data.words import advice, columns_meant, joined, separator_hint
+from adamerge.data.words import advice, columns_meant, joined, separator_hint, shown_name
 from adamerge.storage.regular_files import problem_of
-from adamerge.types import ConfigError, Fact, quoted
+from adamerge.types import ConfigError, Fact, placed, quoted
 
 TEXT_ROLES = ("text", "text_pair", "completion")
 """Roles of columns whose values are texts."""
@@ -87,7 +87,7 @@ class Table:
             if column not in self.columns:
                 hint = separator_hint(self.columns)
                 meant = columns_meant(self.data) if column == self.source.text and not hint else ""
-                shown = ", ".join(name[:40] if name == name.strip() else repr(name[:40]) for name in self.columns[:8])
+                shown = ", ".join(map(shown_name, self.columns[:8]))
                 more = ", …" if len(self.columns) > 8 else ""
                 raise self.error(
                     f"expected a column {column!r}, but the columns are {shown}{more}. Name the correct one in the "
@@ -230,7 +230,7 @@ class Table:
         place = f"{self.task}: {self.source.path}"
         drawn = "" if self.count == len(self) else f"{len(self)} of "
         facts = () if self.count is None else (Fact(f"{place}: {drawn}{self.count} rows."),)
-        return (*facts, *(f"{place}: {note}" for note in notes))
+        return (*facts, *(placed(place, note) for note in notes))
 
 
 def load_table(source: DataSource, task: str, seed: int, rows: int | None = None) -> Table:

@@ -87,7 +87,9 @@ class Text(Modality):
         per_token, form, outputs = output_of(expert, longest, table.task)
         if not per_token:
             if form == "vectors":
-                return paired(table, expert, tokenizer, encoding, rows, limit)._replace(contents=found)
+                made = paired(table, expert, tokenizer, encoding, rows, limit)
+                own = () if table.source.text_pair else (*notes, *more)  # of pairs each text is tokenised by itself
+                return made._replace(contents=found, notes=(*made.notes, *own))
             if form == "spans" and encoding.labeled:
                 check_metric(table, kind, encoding, METRICS["spans"], DOES["spans"])
                 right = answers(table)
@@ -104,7 +106,7 @@ class Text(Modality):
                 f"{kind.architecture} predicts one class per token, and labels of tokens cannot be evaluated. Leave "
                 "out this task's evaluation (its calibration can be used), and evaluate the exported checkpoint."
             )
-        return Encoded(rows.as_tokens(), found, notes)
+        return Encoded(rows.as_tokens(), found, (*notes, *more))
 
 
 def _tokenized(

@@ -8,9 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
+from adamerge.data.deletion import deletions
 from adamerge.data.input_columns import InputColumn
 from adamerge.data.padding import Padding, pad
 from adamerge.data.rows import Padded, Rows
+from adamerge.data.settings import Augmentation
 from adamerge.data.turns import AnswerEnd
 
 NO_LABEL = -100
@@ -80,6 +82,23 @@ class TextRows(Rows):
             inputs=self._inputs,
             pad_token=self._pad_token,
         )
+
+    @override
+    def augmented(self, how: Augmentation, seed: int, indices: Sequence[int] | None = None) -> "TextRows | None":
+        """Return rows and copies from which tokens are deleted; None if tokens are predicted, or come with more."""
+        if self._per_token or self._targets is not None or self._inputs:
+            return None
+        rows = range(len(self)) if indices is None else indices
+        special = set(self.tokenizer.all_special_ids)
+        places = [(row, range(len(self._encodings[row]))) for row in rows]
+        places += deletions([(row, self._encodings[row]) for row in rows], special, how, seed)
+        encodings, segments = (
+            None if own is None else [[own[row][place] for place in kept] for row, kept in places]
+            for own in (self._encodings, self._segments)
+        )
+        assert encodings is not None
+        found = TextRows(encodings, self.tokenizer, per_token=False, segments=segments, pad_token=self._pad_token)
+        return found.under(self.padding)
 
     @override
     def length(self, index: int) -> tuple[int, ...]:

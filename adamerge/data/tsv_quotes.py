@@ -5,8 +5,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from adamerge.data.text_files import lines
+
+Quoting: TypeAlias = Literal["", "likely", "quoted"]
+"""How a file treats quotation marks: as characters, probably around fields, or around fields."""
 
 TAB = "\t"
 
@@ -20,8 +24,8 @@ _MISSING = ("", "na", "true", "false")
 """Values, in lower case, that writers leave without marks in a column of quoted texts, besides numbers."""
 
 
-def quotes_fields(path: Path) -> bool:
-    """Return whether a TSV file is what a writer of quoted fields writes; a plain file almost never is.
+def quotes_fields(path: Path) -> Quoting:
+    """Find out whether a TSV file is what a writer of quoted fields writes; a plain file almost never is.
 
     It is if all names of columns are quoted. If they are not, every field with a quotation mark must be enclosed as a
     whole with the marks inside it doubled, all records must have as many fields, and either fields are quoted where
@@ -30,19 +34,23 @@ def quotes_fields(path: Path) -> bool:
     one row and ends in a later one enclose rows, not a field: every line of such a file has all fields. In a file of
     one column nothing tells the two apart but marks that are doubled, or an empty field in marks.
 
+    Returns:
+        "quoted" or "likely": the latter if no field needs its marks, so that quotations which all hold a comma would
+        look alike. "" if marks are characters.
+
     Raises:
         ValueError: In a file of one column, marks may enclose texts of several lines, or lines of several texts.
     """
     if not any('"' in line for line in lines(path)):
-        return False
+        return ""
     found = _Fields()
     for raw, fields in _raw_records(path):
         quoted = _quoted(raw, fields)
         if quoted is None or (found.width and len(fields) not in (0, found.width)):
-            return found.names_quoted
+            return "quoted" if found.names_quoted else ""
         found.add(fields, quoted)
     if found.names_quoted:
-        return True
+        return "quoted"
     if found.breaks and found.width == 1 and not found.doubled:
         raise ValueError(
             "a quotation mark opens on one line and closes on a later one, and a .tsv of one column does not tell "
@@ -50,7 +58,9 @@ def quotes_fields(path: Path) -> bool:
             "line), or as JSON lines."
         )
     spans = found.breaks and found.width > 1 and all(line.count(TAB) + 1 == found.width for line in lines(path))
-    return not spans and (found.where_needed or found.by_column)
+    if spans or not (found.where_needed or found.by_column):
+        return ""
+    return "quoted" if found.needed else "likely"
 
 
 @dataclass

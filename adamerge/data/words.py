@@ -62,3 +62,13 @@ def _is_chat(value: object) -> bool:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) or (are_words(value) and bool(value))
+
+
+def shown_name(name: str) -> str:
+    """Return a column's name, with quotation marks if spaces at its ends or unprinted marks would not be seen.
+
+    Example:
+        >>> shown_name("text"), shown_name(" text")
+        ('text', "' text'")
+    """
+    return name[:40] if name == name.strip() and name.isprintable() else repr(name[:40])

@@ -1,40 +1,32 @@
 """Open a LoRA adapter over a checkpoint as an expert: what it changes, tensor by tensor, and what it brings itself."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
-import transformers
 from torch import nn
 from transformers import PretrainedConfig
 
 from adamerge.experts.adapter_base import base_notes, check_not_contained
-from adamerge.experts.adapter_config import CONFIG, AdapterConfig, read_adapter_config
+from adamerge.experts.adapter_class import TrainedAs, part_of, trained_as
+from adamerge.experts.adapter_config import CONFIG, read_adapter_config
 from adamerge.experts.adapter_formats import MLX, PEFT, PICKLED, adapter_tensors, is_adapter
 from adamerge.experts.adapter_keys import group_keys
 from adamerge.experts.adapter_lacking import lacking
+from adamerge.experts.adapter_numbers import check_numbers, without_effect
 from adamerge.experts.adapter_reader import AdapterReader
-from adamerge.experts.adapter_summary import contradictions, describe_adapter
+from adamerge.experts.adapter_summary import contradictions, describe_adapter, other_class
 from adamerge.experts.adapter_switch import by_expert
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint, skeleton
 from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
+from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
-from adamerge.experts.name_patterns import several
-from adamerge.experts.quantisation import quantised
 from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, IncompatibleExpertsError
-
-AUTO_CLASSES = {
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-}
 
 
 def open_expert(
@@ -128,34 +120,49 @@ def open_adapter(
     config = read_adapter_config(source, folder)
     tensors = adapter_tensors(source, folder, allow_pickle)
     keys = group_keys(source, tensors.headers)
-    packed = quantised(tensors.headers, [name for parts in keys.modules for name in parts.names.values()])
-    if packed:
-        raise IncompatibleExpertsError(
-            f"{source}: expected factors in floating point of at least 16 bits, found {several(packed)} as "
-            f"{tensors.headers[packed[0]].dtype}, whose scales are unknown. Save the adapter before it is quantised."
-        )
-    module, settings = _module_of(config, base, {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()})
+    check_numbers(source, tensors, keys)
+    kind = trained_as(config, base)
+    whole = {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()}
+    module, settings = _module_of(kind.architecture, base, whole)
     warnings = list(base_notes(config, base, module))
     tensors = by_expert(source, tensors, module)
     keys = group_keys(source, tensors.headers)
     found = match(base, module)
-    reader = AdapterReader(config, module, Converted(base.tensors, found.names), tensors, keys)
+    over = Converted(base.tensors, found.names)
+    reader = AdapterReader(config, module, over, tensors, keys, part=part_of(module, kind.part))
     written = cast(dict[str, object], read_json(folder / CONFIG))
-    weights = reader.read(found.missing, written, over_base=pool is None)
+    weights = _read(reader, kind, found.missing, written, over_base=pool is None)
     if pool is not None:
         check_not_contained(source, weights, pool, module)
-    said = (*contradictions(reader), *(() if config.scales_directly else lacking(reader, weights, written)))
-    notes = (*describe_adapter(reader, weights), *warnings, *said)
+    said = (
+        *contradictions(reader),
+        *without_effect(source, tensors, keys),
+        *(() if config.scales_directly else lacking(reader, weights, written)),
+    )
+    notes = (*describe_adapter(reader, weights), *other_class(reader, kind), *warnings, *said)
     own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)
     return own if pool is None else replace(own, folder=base.folder, notes=(*base.notes, *notes), beneath=base)
 
 
+def _read(
+    reader: AdapterReader, kind: TrainedAs, missing: Sequence[str], settings: object, *, over_base: bool
+) -> Adapted:
+    """Read the changes; if they do not fit, a class of another kind than the base's is the first that is said."""
+    try:
+        return reader.read(missing, settings, over_base=over_base)
+    except IncompatibleExpertsError as error:
+        if not kind.other:
+            raise
+        named = f" ({reader.config.base_model})" if reader.config.base_model else ""
+        advice = f"Give the base that it was trained on{named}."
+        raise IncompatibleExpertsError(f"{kind.other}. {advice}\n{error}") from error
+
+
 def _module_of(
-    config: AdapterConfig, base: Checkpoint, whole: Mapping[str, torch.Size]
+    architecture: str, base: Checkpoint, whole: Mapping[str, torch.Size]
 ) -> tuple[nn.Module, PretrainedConfig]:
     """Build the module that the adapter was trained as, with as many labels as its head has."""
     settings = copy.deepcopy(base.config)
-    architecture = _architecture(config, base)
     settings.architectures = [architecture]
     plain = skeleton(settings, architecture, trust_remote_code=base.trust_remote_code)
     labels = next(_labels(plain, whole), None)
@@ -170,36 +177,3 @@ def _labels(plain: nn.Module, whole: Mapping[str, torch.Size]) -> Iterator[int]:
     shapes = {name: parameter.shape for name, parameter in plain.named_parameters()}
     heads = head_names(plain) if any(name in shapes and shapes[name] != shape for name, shape in whole.items()) else ()
     yield from (whole[name][0] for name in heads if name in whole and whole[name] != shapes[name])
-
-
-def _check_class(config: AdapterConfig, base: Checkpoint, cls: type) -> None:
-    """Refuse an adapter that was trained on a class which is none of the base's kind of model, nor of a part of it."""
-    own = getattr(cls, "config_class", None)
-    known = [base.config, *(getattr(base.config, part, None) for part in base.config.sub_configs)]
-    kinds = {one.model_type for one in known if isinstance(one, PretrainedConfig)}
-    if own is None or isinstance(base.config, own) or own.model_type in kinds:
-        return
-    raise IncompatibleExpertsError(
-        f"{config.source}: the adapter was trained on a {cls.__name__} ({own.model_type}), expected one over "
-        f"{base.source}, a {base.architecture} ({base.config.model_type}). Give the base that it was trained on"
-        + (f" ({config.base_model})." if config.base_model else ".")
-    )
-
-
-def _architecture(config: AdapterConfig, base: Checkpoint) -> str:
-    cls = getattr(transformers, config.base_class or "", None)
-    if isinstance(cls, type):
-        _check_class(config, base, cls)
-        return cls.__name__
-    auto = AUTO_CLASSES.get(config.task_type or "")
-    if auto is None:
-        return base.architecture
-    mapping = getattr(transformers, auto)._model_mapping
-    if type(base.config) not in mapping:
-        raise ConfigError(
-            f"{config.source}: expected a base that {auto} knows, because the adapter's task_type is "
-            f"{config.task_type}, found a {base.config.model_type}. Give the adapter's own base."
-        )
-    cls = mapping[type(base.config)]
-    known = [one.__name__ for one in (cls if isinstance(cls, tuple) else (cls,))]
-    return base.architecture if base.architecture in known else known[0]

@@ -20,7 +20,8 @@ from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 _QUANTISED = re.compile(
-    r"[-_.](unsloth[-_.])?(bnb|4[-_]?bits?|8[-_]?bits?|int[48]|nf4|fp8|gptq|awq|hqq|gguf|mxfp4|q[48])\b"
+    r"[-_.](unsloth[-_.])?(bnb|[2-8][-_]?bits?|u?int[2-8]|nf4|(nv|mx)?fp[468]|gptq|awq|hqq|aqlm|eetq|gguf|exl[23]"
+    r"|w[2-8]a(8|16)|autoround|quantized|i?q[2-8](_[a-z0-9]+)*)(?![a-z0-9])"
 )
 """What names of quantised copies add to that of the model."""
 

@@ -1,7 +1,7 @@
 """adapter_config.json of a LoRA adapter: what is read from it, and what is refused by its name."""
 
-import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,24 @@ from adamerge.types import ConfigError, quoted
 
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 """Values of init_lora_weights that leave the base as it was; all others change it while training begins."""
+
+_CONVERT = "Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)"
+_CHANGED = f"which changed the base before training, so the adapter does not fit the base itself. {_CONVERT}"
+_UNCHANGED = (
+    "which leaves the base as it was in PEFT 0.21, but not in all code. If PEFT trained it, or the base was not "
+    "changed before training, write true in its place"
+)
+_STARTS = {
+    **dict.fromkeys(("pissa", "corda", "olora", "lora_ga"), _CHANGED),
+    **dict.fromkeys(("eva", "mica"), _UNCHANGED),
+    "loftq": "which replaced the base by a quantised one and what that lost. Merge it with PEFT into the base that it "
+    "was trained on, and give the complete model",
+}
+"""What starts do to the base, and what to do, by how their names begin."""
+_OTHER_START = (
+    f"which is not known here, and may have changed the base before training. If it has, c{_CONVERT[1:]}; if it has "
+    "not, write true in its place"
+)
 
 _CHANGES_WEIGHTS_OTHERWISE = {
     "alora_invocation_tokens": "activated LoRA is active on some tokens only and is no change of weights, so it cannot "
@@ -220,11 +238,10 @@ def _problems(options: Mapping[str, object]) -> Iterator[str]:
         elif not _is_number(value):
             yield f"expected {key} as a finite number, found {value!r}. Write the one of the training."
     start = options.get("init_lora_weights", True)
-    if not any(start is one or (isinstance(one, str) and start == one) for one in _PLAIN_STARTS):
-        yield (
-            f"init_lora_weights is {start!r}, which changed the base before training, so the adapter does not fit the "
-            "base itself. Convert it with PEFT: save_pretrained(…, path_initial_model_for_weight_conversion=…)."
-        )
+    word = start.lower() if isinstance(start, str) else start
+    if not any(word is one or (isinstance(one, str) and word == one) for one in _PLAIN_STARTS):
+        known = (text for name, text in _STARTS.items() if isinstance(word, str) and word.startswith(name))
+        yield f"init_lora_weights is {start!r}, {next(known, _OTHER_START)}."
     for key, reason in _CHANGES_WEIGHTS_OTHERWISE.items():
         if options.get(key) or (key == "alora_invocation_tokens" and options.get(key) is not None):
             yield f"{key} is set: {reason.format(merge=MERGE_FIRST)}."
@@ -268,7 +285,9 @@ def _wrong_class(options: Mapping[str, object]) -> Iterator[str]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # an integer in JSON has any number of digits; NaN compares false
 
 
 def _token_rows(value: object) -> dict[str, tuple[int, ...]]:

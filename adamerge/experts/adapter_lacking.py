@@ -1,5 +1,6 @@
 """What an adapter's options say that it trained, and its file has no tensors of: the base's values are used there."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
@@ -67,10 +68,19 @@ def _targets(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[s
     changed = {id(weight) for path in reader.paths if (weight := _weight(reader.module, path)) is not None}
     for target in _texts(options.get("target_modules")):
         layers = [path for path in _named(reader.module, target) if _weight(reader.module, path) is not None]
+        layers = [path for path in layers if path.startswith(reader.part) and not _excluded(path, options)]
         layers = [path for path in layers if not any(_within(path, name) for name in saved)]
         bare = [path for path in layers if id(_weight(reader.module, path)) not in changed]
         if bare and (len(bare) == len(layers) or not chosen):
             yield f"target_modules ({several(bare)})"
+
+
+def _excluded(path: str, options: Mapping[str, object]) -> bool:
+    """Return whether exclude_modules names a layer, by PEFT's rule: a pattern of whole paths, or ends of paths."""
+    excluded = options.get("exclude_modules")
+    if isinstance(excluded, str):
+        return re.fullmatch(excluded, path) is not None
+    return any(_within(path, name) for name in _texts(excluded))
 
 
 def _parameters(module: nn.Module, weights: Adapted, targets: Sequence[str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Where an adapter's tensors belong in a module: its names and those of older versions, ties, and what has no place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
@@ -23,43 +23,82 @@ class AdapterPlaces:
         module: The module that it was trained as, of today's transformers.
         names: Names of weights and other parameters in the adapter, as its transformers knew them.
         mlx: Whether mlx-lm wrote it.
+        part: Path of the part of the module that names may be of: a model of text in one of images too.
 
     Attributes:
         modules: The module's submodules by path.
         problems: What does not fit, in words.
+        part: As given.
+        of_part: Names that were found in it.
     """
 
-    def __init__(self, source: str, module: nn.Module, names: Iterable[str], *, mlx: bool = False) -> None:
-        self._source, self._module, self._mlx = source, module, mlx
+    def __init__(
+        self, source: str, module: nn.Module, names: Iterable[str], *, mlx: bool = False, part: str = ""
+    ) -> None:
+        self._source, self._module, self._mlx, self.part = source, module, mlx, part
+        self.of_part: set[str] = set()
         self.modules = dict(module.named_modules())
         self.problems: list[str] = []
         groups = tied_names(module)
         self._canonical = {alias: aliases[0] for aliases in groups for alias in aliases}
         self._aliases = {aliases[0]: set(aliases) for aliases in groups if len(aliases) > 1}
         self._sides: dict[str, set[str]] = {}
-        found = places(module, names)
-        self._homes: dict[str, str] = {disk: name for name, several in found.names.items() for disk in several}
-        self._made = {disk: conversion for conversion in found.made.values() for disk in conversion.names}
+        self._homes: dict[str, str] = {}
+        self._made: dict[str, Conversion] = {}
+        names = [*names]
+        self._find(names)
+        lost = [one for name in names if not self._known(name) for one in self._otherwise(name)]
+        if lost:
+            self._find(lost)
+
+    def _find(self, names: Sequence[str]) -> None:
+        """Find where transformers would put tensors of these names in a file."""
+        found = places(self._module, names)
+        self._homes |= {disk: name for name, several in found.names.items() for disk in several}
+        self._made |= {disk: conversion for conversion in found.made.values() for disk in conversion.names}
+
+    def _known(self, name: str) -> bool:
+        return name in self._canonical or name in self._homes or name in self._made
 
     def parameter(self, name: str) -> str | None:
         """Find a parameter of the module by its name, today's or one of an older transformers."""
-        found = self._canonical.get(name) or self._canonical.get(self._homes.get(name, ""))
-        return found or next((self._canonical[one] for one in self._as_mlx(name) if one in self._canonical), None)
+        for one in (name, *self._otherwise(name)):
+            if (found := self._canonical.get(one) or self._canonical.get(self._homes.get(one, ""))) is not None:
+                return found
+        return None
 
     def path(self, path: str) -> str | None:
         """Find a module by its path, today's or one of an older transformers."""
-        if path in self.modules:
-            return path
-        renamed = self._homes.get(f"{path}.weight", "").removesuffix(".weight")
-        if renamed and renamed in self.modules:
-            return renamed
-        return next((one for one in self._as_mlx(path) if one in self.modules), None)
+        for one in (path, *self._otherwise(path)):
+            renamed = self._homes.get(f"{one}.weight", "").removesuffix(".weight")
+            found = next((name for name in (one, renamed) if name and name in self.modules), None)
+            if found is not None:
+                self.of_part |= {path} if one != path and self.part and found.startswith(f"{self.part}.") else set()
+                return found
+        return None
 
-    def _as_mlx(self, name: str) -> list[str]:
-        """List what a name of mlx-lm may be: it calls the backbone `model`, whatever transformers calls it."""
-        inner = name.removeprefix("model.")
-        prefix = getattr(self._module, "base_model_prefix", "")
-        return [f"{prefix}.{inner}", inner] if self._mlx and inner != name else []
+    def _otherwise(self, name: str) -> Iterator[str]:
+        """Yield what a name may be that the class lacks: one in its part, or one of mlx-lm.
+
+        mlx-lm calls the backbone `model` whatever transformers calls it, and may call its list of layers otherwise.
+        """
+        inner = name.removeprefix("language_model.").removeprefix("model.") if self._mlx else name
+        backbone = getattr(self.modules.get(self.part, self._module), "base_model_prefix", "")
+        if self.part:
+            yield f"{self.part}.{inner}"
+            yield from (f"{self.part}.{name.removeprefix(f'{one}.')}" for one in {"model", backbone} if one)
+        if inner != name:
+            prefix = self.part or backbone
+            yield from (f"{prefix}.{inner}", inner)
+            yield from (f"{prefix}.{layers}.{inner.partition('.')[2]}" for layers in self._lists(prefix, inner))
+
+    def _lists(self, backbone: str, inner: str) -> Sequence[str]:
+        """Return the name of a backbone's list of layers, if it has one, for a name of one of these layers."""
+        if not inner.partition(".")[2][:1].isdigit() or backbone not in self.modules:
+            return ()
+        children = self.modules[backbone].named_children()
+        found = [name for name, child in children if isinstance(child, nn.ModuleList)]
+        return found if len(found) == 1 else ()
 
     def conversion(self, name: str) -> Conversion | None:
         """Find how a weight of an older version becomes a part of a tensor of the module."""

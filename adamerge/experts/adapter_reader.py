@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from adamerge.experts.adapter_config import AdapterConfig
-from adamerge.experts.adapter_conversion import Converted, conversion_of
 from adamerge.experts.adapter_formulas import (
     Layout,
     alike,
@@ -22,10 +21,10 @@ from adamerge.experts.adapter_formulas import (
     with_rows,
 )
 from adamerge.experts.adapter_keys import Keys, Part, Parts
+from adamerge.experts.adapter_parts import FusedParts
 from adamerge.experts.adapter_places import OTHER_BASE, UNTIE, AdapterPlaces
 from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.adapter_whole import WholeTensors
-from adamerge.experts.conversion import Conversion
 from adamerge.experts.low_rank import Adapted, Change, LowRank
 from adamerge.experts.name_patterns import several
 from adamerge.storage.weights import Weights
@@ -41,6 +40,7 @@ class AdapterReader:
         base: The base's tensors under the names of the module.
         tensors: The adapter's tensors.
         keys: What these are.
+        part: Path of the part of the module that the adapter's names may be of.
 
     Attributes:
         whole: The tensors that the adapter brings whole.
@@ -51,7 +51,9 @@ class AdapterReader:
         paths: Modules that have factors.
     """
 
-    def __init__(self, config: AdapterConfig, module: nn.Module, base: Weights, tensors: Weights, keys: Keys) -> None:
+    def __init__(
+        self, config: AdapterConfig, module: nn.Module, base: Weights, tensors: Weights, keys: Keys, *, part: str = ""
+    ) -> None:
         self.config, self.module, self.base, self.tensors, self.keys = config, module, base, tensors, keys
         self.ranks: set[int] = set()
         self.scales: set[float] = set()
@@ -59,9 +61,14 @@ class AdapterReader:
         self.twice: list[str] = []
         self.paths: set[str] = set()
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
-        self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly)
+        self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly, part=part)
         self.whole = WholeTensors(self._places, module, base, tensors)
-        self._converted: dict[str, Converted] = {}
+        self._parts = FusedParts(module, base, self._places)
+
+    @property
+    def part(self) -> str:
+        """The part of the module, if the adapter's names are of it; else empty."""
+        return self._places.part if self._places.of_part else ""
 
     def read(self, missing: Sequence[str], settings: object, *, over_base: bool) -> Adapted:
         """Return the base with the adapter.
@@ -86,7 +93,7 @@ class AdapterReader:
     def _check_names(self) -> None:
         """Refuse an adapter of which the class has no module."""
         paths = [parts.module for parts in self.keys.modules]
-        if paths and not any(self._places.has(path) for path in paths):
+        if paths and not any(self._places.has(one.module) or self._parts.home(one) for one in self.keys.modules):
             named = f"; the adapter names the base {self.config.base_model}" if self.config.base_model else ""
             raise IncompatibleExpertsError(
                 f"{self.config.source}: expected an adapter of a {type(self.module).__name__}, found one of another "
@@ -105,7 +112,7 @@ class AdapterReader:
                     way_out = UNTIE if self._places.tied(name) else "Merge it with PEFT and give the result"
                     self._problem(name, "is changed twice by the adapter", way_out)
                 found[name] = change
-        return {**found, **dict(self._fused_changes())}
+        return {**found, **dict(self._parts.changes())}
 
     def _changes_of(self, parts: Parts) -> Iterator[tuple[str, Change]]:
         path = self._places.path(parts.module)
@@ -266,25 +273,13 @@ class AdapterReader:
 
     def _part_of_fused(self, parts: Parts) -> None:
         """Keep the change of a part that today's module holds in a larger tensor."""
-        conversion = self._places.conversion(f"{parts.module}.weight")
-        one = self._converted_of(conversion) if conversion is not None else None
-        part = one.part(parts.module) if one is not None else None
-        if one is None or part is None or "A" not in parts.names or "B bias" in parts.names:
+        home = self._parts.home(parts)
+        if home is None:
             self._places.no_place(parts.first, parts.module)
             return
-        change = self._factors(parts, part, one.shapes[part], "(A B)ᵀ" if parts.mlx else "B A")
+        change = self._factors(parts, home.name, home.shape, "(A B)ᵀ" if parts.mlx else "B A")
         if change is not None:
-            one.changes[part] = change
-
-    def _converted_of(self, conversion: Conversion) -> Converted:
-        if conversion.first not in self._converted:
-            shapes = {name: header.shape for name, header in self.base.headers.items()}
-            self._converted[conversion.first] = conversion_of(self.module, conversion, shapes)
-        return self._converted[conversion.first]
-
-    def _fused_changes(self) -> Iterator[tuple[str, Change]]:
-        for one in self._converted.values():
-            yield from one.changes_of(self.base)
+            home.put(change)
 
     def _scale(self, module: str, rank: int) -> float:
         scale, said = self.config.scale(module, rank), self.config.rank(module)

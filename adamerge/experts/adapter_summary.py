@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from adamerge.experts.adapter_class import TrainedAs
 from adamerge.experts.adapter_config import CONFIG, AdapterConfig
 from adamerge.experts.adapter_keys import Parts
 from adamerge.experts.adapter_reader import AdapterReader
@@ -55,6 +56,20 @@ def describe_adapter(reader: AdapterReader, weights: Adapted) -> Iterator[str]:
             f"{config.source}: the adapter holds no head, though {type(module).__name__} has one "
             f"({several(sorted(of_head))}): the base's is used. If it was trained, it was not saved: name "
             "it in modules_to_save, or set task_type, when training."
+        )
+
+
+def other_class(reader: AdapterReader, kind: TrainedAs) -> Iterator[str]:
+    """Say that the adapter's class is of another kind than the base's, or names a part of the base."""
+    if reader.part:
+        yield Fact(
+            f"{reader.config.source}: its names are those of a model without other parts; they are read as those of "
+            f"{reader.part} in {type(reader.module).__name__}."
+        )
+    if kind.other and not kind.within:
+        yield (
+            f"{kind.other}. All its tensors have a place there; if the weights are not those that it was trained on, "
+            "the merge is meaningless."
         )
 
 

@@ -13,7 +13,6 @@ from typing import cast
 import torch
 import transformers
 from huggingface_hub import list_repo_files, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
@@ -27,6 +26,7 @@ from adamerge.experts.other_folders import way_on
 from adamerge.experts.quantisation import without_quantization
 from adamerge.experts.weight_files import files_within, open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
+from adamerge.storage.hub_errors import HUB_ERRORS, in_a_line
 from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError
@@ -237,11 +237,10 @@ def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:
     try:
         patterns = [within + pattern for pattern in (*DOWNLOADED, *(["*.bin"] if allow_pickle else []))]
         found = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns)) / within
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except HUB_ERRORS as error:
         raise ConfigError(
-            f"{source}: no folder of this name, and the Hugging Face hub did not return it ({reason}). Correct the "
-            "name."
+            f"{source}: no folder of this name, and the Hugging Face hub did not return it ({in_a_line(error)}). "
+            "Correct the name."
         ) from error
     if not found.is_dir():
         raise ConfigError(f"{source}: {name} on the Hugging Face hub has no folder {within[:-1]}. Correct the name.")

@@ -18,6 +18,7 @@ from adamerge.experts.heads import head_names
 from adamerge.experts.match_names import Match, match_tensors
 from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import HEADS, own_module
+from adamerge.experts.state_shapes import in_shapes_of
 from adamerge.experts.tensors_alone import TensorsAlone, tensors_alone
 from adamerge.storage.weights import InMemory, Weights
 from adamerge.types import Fact, IncompatibleExpertsError
@@ -171,6 +172,8 @@ def _expert(name: str, expert: Source, classes: list[nn.Module]) -> tuple[Expert
     problems += apart_problems(name, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
+    if isinstance(expert, Mapping):
+        module = in_shapes_of(module, renamed, parameters)
     checkpoint = expert if isinstance(expert, Checkpoint) else None
     return Expert(name, module, renamed, tuple(head_names(module)), "", checkpoint), found
 

@@ -81,7 +81,7 @@ def layouts_of(module: nn.Module) -> dict[str, Layout]:
 def _layout(part: nn.Module, name: str, parameter: Tensor) -> Layout | None:
     if isinstance(part, Conv1D) and name == "weight":
         return Layout(transposed=True)
-    if _in_a_row(part) and parameter.ndim == 2:
+    if in_a_row(part) and parameter.ndim == 2:
         return Layout(transposed=name == "w2", experts=part.moe_num_experts)  # pyright: ignore[reportArgumentType]
     if not _holds_experts(part) or parameter.ndim < 2:
         return None
@@ -99,7 +99,7 @@ def _holds_experts(part: nn.Module) -> bool:
     return bool(stacks) and (known or isinstance(getattr(part, _GATED, None), nn.Parameter))
 
 
-def _in_a_row(part: nn.Module) -> bool:
+def in_a_row(part: nn.Module) -> bool:
     """Return whether the matrices of a mixture's experts follow each other in one matrix, as in DBRX.
 
     Each is inner × outer numbers: the first two are output × input (w1, v1), the last input × output (w2).

@@ -1,5 +1,6 @@
 """Where a checkpoint is from: its id on the hub, and the licence that its model card states."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from adamerge.experts.checkpoint import Checkpoint
 
 LICENCE = ("license", "license_name", "license_link")
 """Keys of a model card that state a licence."""
+_LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,26 @@ def hub_id_of(source: str, folder: Path) -> str | None:
 def licence_in(card: Mapping[str, object]) -> dict[str, str]:
     """Read the licence that the metadata of a model card states; empty if it states none.
 
+    The hub takes ids of licences in small letters, one of them; what is none is another licence with a name.
+
     Example:
-        >>> licence_in({"license": "mit", "tags": ["merge"]})
-        {'license': 'mit'}
+        >>> licence_in({"license": "MIT", "tags": ["merge"]}), licence_in({"license": ["mit"]})
+        ({'license': 'mit'}, {'license': 'mit'})
+        >>> licence_in({"license": ["mit", "gpl-3.0"]}), licence_in({"license": "Our licence, v2"})["license_name"]
+        ({'license': 'other', 'license_name': 'mit-gpl-3.0'}, 'our-licence-v2')
     """
-    stated = {key: value for key in LICENCE if (value := card.get(key))}
-    return {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in stated.items()}
+    stated = {key: own for key in LICENCE if (value := card.get(key)) and (own := _joined(value))}
+    name = stated.get("license", "").lower()
+    if not name:
+        return stated
+    if _LICENCE_ID.fullmatch(name):
+        return {**stated, "license": name}
+    slug = re.sub(r"[^a-z0-9.]+", "-", name).strip("-") or "unnamed"
+    return {"license": "other", "license_name": slug, **{key: own for key, own in stated.items() if key != "license"}}
+
+
+def _joined(value: object) -> str:
+    return (", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip()
 
 
 def _is_id(name: str) -> bool:

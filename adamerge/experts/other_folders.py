@@ -14,15 +14,21 @@ def way_on(folder: Path) -> str:
     Args:
         folder: A folder without config.json, or without weights that can be read.
     """
-    if (folder / "zero_to_fp32.py").exists() or any(folder.glob("global_step*")):
+    states = _deepspeed(folder)
+    if states is not None:
+        own = states / "zero_to_fp32.py"
+        script = str(own) if own.exists() else "-m deepspeed.utils.zero_to_fp32"
         return (
-            f" It is a checkpoint of DeepSpeed; convert it: python {folder / 'zero_to_fp32.py'} {folder} {folder} "
-            "--safe_serialization."
+            f" It is a checkpoint of DeepSpeed; convert it: python {script} {states} {folder} --safe_serialization."
+            f"{_without_config(folder)}"
         )
-    sharded = next((file.parent for pattern in ("*.distcp", "*/*.distcp") for file in folder.glob(pattern)), None)
+    sharded = next((file.parent for pattern in _SHARDS for file in folder.glob(pattern)), None)
     if sharded is not None:
-        return f" It is a sharded checkpoint of FSDP; convert it: accelerate merge-weights {sharded} {folder}."
-    if any(folder.glob("mp_rank_*")):
+        return (
+            f" It is a sharded checkpoint of FSDP; convert it: accelerate merge-weights {sharded} {folder}."
+            f"{_without_config(folder)}"
+        )
+    if any(any(folder.glob(pattern)) for pattern in _MEGATRON):
         return " It is a checkpoint of Megatron; convert it to the format of Hugging Face with its own tools."
     inside = models_in(folder)
     if inside:
@@ -45,8 +51,26 @@ def way_on(folder: Path) -> str:
     return ""
 
 
+_SHARDS = ("*.distcp", "*/*.distcp", "*/*/*.distcp")
+"""Files of FSDP, of torch's distributed checkpoints and of accelerate's, in folders of their own."""
+
+_MEGATRON = ("mp_rank_*", "iter_*/mp_rank_*", "latest_checkpointed_iteration.txt")
+
 _FOREIGN = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "consolidated*", "*.nemo", "*.tflite")
 """Files of other programs that may hold weights."""
+
+
+def _deepspeed(folder: Path) -> Path | None:
+    """Find the folder that holds DeepSpeed's steps: this one, or the one around a step's; None if there is none."""
+    if (folder / "zero_to_fp32.py").exists() or any(folder.glob("global_step*")):
+        return folder
+    inside = any(any(folder.glob(pattern)) for pattern in ("*_optim_states.pt", "*_model_states.pt"))
+    return folder.absolute().parent if inside else None
+
+
+def _without_config(folder: Path) -> str:
+    """Say what the converted weights still lack."""
+    return "" if (folder / "config.json").exists() else " Copy config.json of its base there too."
 
 
 def _without_modules(folder: Path) -> str:
@@ -61,13 +85,16 @@ def _without_modules(folder: Path) -> str:
 
 
 def models_in(folder: Path) -> list[Path]:
-    """List the folders directly below one that look like checkpoints, the newest first: checkpoint-1000, 0_Transformer.
+    """List the folders below one that look like checkpoints, the newest first: checkpoint-1000, 0_Transformer.
 
-    A pooling or dense layer of sentence-transformers has a config.json too, but names no type of model in it.
+    Those two levels below (snapshots/… of the hub's cache, for example) are looked at where none is directly below. A
+    pooling or dense layer of sentence-transformers has a config.json too, but names no type of model in it.
 
     Example:
         >>> models_in(Path("/dev"))
         []
     """
-    found = [path.parent for path in folder.glob("*/config.json") if "model_type" in settings_of(path)]
+    below = ("*/config.json", "*/*/config.json")
+    levels = ([path.parent for path in folder.glob(p) if "model_type" in settings_of(path)] for p in below)
+    found = next(filter(None, levels), [])
     return sorted(found, key=lambda path: [-int(number) for number in re.findall(r"\d+", path.name)])

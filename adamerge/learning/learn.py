@@ -218,7 +218,7 @@ def goals_of(
 def target_settings(objective: Objective) -> TargetSettings:
     """Choose which outputs of the experts to store: all logits of a large vocabulary if the most likely are too few."""
     aligned = [part for part in objective.parts if isinstance(part, LogitAlignment)]
-    temperatures = {part.temperature for part in aligned} or {1.0}
+    temperatures = {part.of_words for part in aligned} or {1.0}
     return TargetSettings(
         objective.layers,
         whole=len(temperatures) > 1 or any(part.form == "mse" for part in aligned),

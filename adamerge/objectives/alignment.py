@@ -65,6 +65,10 @@ def partial_cross_entropy(logits: Tensor, top: Tensor, log_probabilities: Tensor
     return temperature**2 * torch.where(expert > 0, expert * (log_probabilities - both), 0.0).sum(-1)
 
 
+SOFT = 2.0
+"""Temperature of classes by `temperature: auto`: what the expert thinks of the other classes counts too."""
+
+
 @dataclass(frozen=True)
 class LogitAlignment(Objective):
     """Mean divergence of the merged model's predictions from the expert's.
@@ -74,7 +78,8 @@ class LogitAlignment(Objective):
 
     Args:
         form: kl (the temperature's square times the Kullback-Leibler divergence) or mse (of the logits).
-        temperature: T > 0 divides both logits; kl only.
+        temperature: T > 0 divides both logits; kl only. auto: 1 where only the likeliest words of a large vocabulary
+            are kept, and SOFT elsewhere.
         tail: Of a large vocabulary only the expert's likeliest words are kept, and the probability of all the rest
             together: as many words as leave out this probability on average; kl only.
 
@@ -88,7 +93,7 @@ class LogitAlignment(Objective):
     """
 
     form: Literal["kl", "mse"] = "kl"
-    temperature: float = 1.0
+    temperature: float | Literal["auto"] = 1.0
     tail: float = 1e-3
 
     @property
@@ -99,10 +104,20 @@ class LogitAlignment(Objective):
     def __post_init__(self) -> None:
         """Check the options."""
         check_types(self)
-        if not 0 < self.temperature < math.inf:
+        if not 0 < self.of_words < math.inf:
             raise ConfigError(f"objective.temperature: expected a finite number above 0, found {self.temperature}.")
         if not 0 < self.tail < 1:
             raise ConfigError(f"objective.tail: expected a probability between 0 and 1, found {self.tail}.")
+
+    @property
+    def of_words(self) -> float:
+        """T where only the likeliest words are kept."""
+        return 1.0 if self.temperature == "auto" else self.temperature
+
+    @property
+    def of_classes(self) -> float:
+        """T where all logits are kept."""
+        return SOFT if self.temperature == "auto" else self.temperature
 
     @property
     @override
@@ -115,13 +130,13 @@ class LogitAlignment(Objective):
         logits = outputs.logits.float() if outputs.logits.itemsize < 4 else outputs.logits
         if targets.top is not None:
             return mean_where(
-                partial_cross_entropy(logits, targets.top, targets.logits, self.temperature), batch.positions
+                partial_cross_entropy(logits, targets.top, targets.logits, self.of_words), batch.positions
             )
         if self.form == "mse":
             return mean_where(_squares(logits, targets.logits.to(logits)), batch.positions)
         if outputs.form in ("labels", "numbers", "vectors"):
-            return mean_where(distance(outputs._replace(logits=logits), targets, self.temperature), batch.positions)
-        return mean_where(soft_cross_entropy(logits, targets.logits, self.temperature), batch.positions)
+            return mean_where(distance(outputs._replace(logits=logits), targets, self.of_classes), batch.positions)
+        return mean_where(soft_cross_entropy(logits, targets.logits, self.of_classes), batch.positions)
 
 
 def _squares(logits: Tensor, targets: Tensor) -> Tensor:

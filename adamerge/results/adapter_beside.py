@@ -7,7 +7,7 @@ from pathlib import Path
 from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside, contents, read_beside
-from adamerge.results.readable_config import name_end_of_turn
+from adamerge.results.generation_settings import name_end_of_turn
 from adamerge.results.whose_files import Plan, plan_of
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_module_weights
 from adamerge.types import Coefficients

@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from adamerge.experts.adapter import AUTO_CLASSES
+from adamerge.experts.adapter_class import AUTO_CLASSES
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert
 from adamerge.experts.tied import tied_names

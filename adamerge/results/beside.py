@@ -18,7 +18,7 @@ from adamerge.data.processor_files import (
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
-from adamerge.results.readable_config import refused_generation
+from adamerge.results.generation_settings import refused_generation
 from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
 from adamerge.results.token_ids import token_ids
 from adamerge.storage.digest import digest_of_json, digest_of_path
@@ -205,6 +205,15 @@ def _content(file: Path) -> object:
     return {key: value for key, value in found.items() if key not in _ORIGIN} or digest_of_path(file)
 
 
+def _not_templates(folder: Path) -> list[str]:
+    """List what lies in the folder of named templates and is none, by path in the checkpoint's folder."""
+    place, named = folder / TEMPLATES, set(further_templates(folder).values())
+    entries = sorted(place.rglob("*")) if inside(folder, place) else []
+    return [
+        e.relative_to(folder).as_posix() for e in entries if e not in named and not e.is_dir() and inside(folder, e)
+    ]
+
+
 def left_behind(checkpoint: Checkpoint) -> list[str]:
     """Describe what a folder has beyond its checkpoint, which is not copied, and links that lead out of it.
 
@@ -221,10 +230,12 @@ def left_behind(checkpoint: Checkpoint) -> list[str]:
     taken |= {TEMPLATES, LEGACY, "tokenizer_config.json"} if own.templates else set()
     entries = [e for e in sorted(folder.iterdir()) if not _WRITTEN_ANEW.fullmatch(e.name) or e.is_dir()]
     outside = [entry.name for entry in entries if not inside(folder, entry)]
-    deeper = [file for name in (own.modules.names if own.modules else set()) for file in (folder / name).rglob("*")]
+    deep = {*(own.modules.names if own.modules else ()), TEMPLATES}
+    deeper = [file for name in deep if inside(folder, folder / name) for file in (folder / name).rglob("*")]
     outside += [file.relative_to(folder).as_posix() for file in sorted(deeper) if not inside(folder, file)]
     names = [e.name + "/" * e.is_dir() for e in entries if e.name not in taken and e.name not in outside]
     names += own.modules.passed_over if own.modules else ()
+    names += _not_templates(folder)
     lines: list[str] = []
     if names:
         lines.append(

@@ -11,6 +11,7 @@ from adamerge.calibration.agreement import HeldOut
 from adamerge.calibration.row_scores import RowScores
 from adamerge.data.rows import Rows
 from adamerge.merging.merged_model import MergedModel
+from adamerge.results.candidates import CANDIDATES
 from adamerge.results.evaluate import MEAN, Evaluation, Scores, relative
 from adamerge.results.finished_merges import Candidate, Criterion, by_task, finished_merges, plain_model
 from adamerge.results.guard import Guarded
@@ -18,9 +19,6 @@ from adamerge.results.measures import OWN, Measure, common_unit, one_metric
 from adamerge.results.no_labels import verdict
 from adamerge.results.written import written_model
 from adamerge.types import Coefficients
-
-CANDIDATES = ("base", "expert", "average", "task_arithmetic", "task_arithmetic_tuned", "learned")
-"""The compared models in display order; all values of a model that was not measured are None."""
 
 
 @dataclass(frozen=True)

@@ -9,26 +9,19 @@ import torch
 
 from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import usual_dtype
+from adamerge.results.backbone import as_on_disk, usual_dtype
 from adamerge.results.read_back import compare_with_files
 from adamerge.results.readable_config import make_readable
 from adamerge.results.surviving import Surviving, SurvivingShare
 from adamerge.results.unchanged import check_unchanged
 from adamerge.results.whose_files import plan_of
 from adamerge.results.write_beside import write_beside, write_config, write_module_weights
-from adamerge.results.write_checkpoint import (
-    checkpoints,
-    rest_of_base,
-    write_backbone,
-    write_index,
-    write_rest,
-    write_task,
-)
+from adamerge.results.write_checkpoint import checkpoints, rest_of_base, write_backbone, write_task
 from adamerge.storage.atomic_files import whole_folder
 from adamerge.types import Coefficients, ConfigError
 
-SHARD_BYTES = 5 * 10**9
-"""Maximum size of one file, as in transformers."""
+SHARD_BYTES = 50 * 10**9
+"""Maximum size of one file, as in transformers: what is saved in place then has the same files, and none is left."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,9 @@ def export(
     merged[p] = centre[p] + Σₖ cₖ[group of p] · (expertₖ[p] − centre[p]).
 
     `folder` contains the base with its shared parameters merged; the base's own head is unchanged. A task with its own
-    head, or whose tokenizer, templates or other files differ, gets a subfolder with hard links to the backbone's files
-    (copies if links fail), a small file for the head, and its own files.
+    head, or whose tokenizer, templates or other files differ, gets a subfolder with its own files and the weights of
+    its model. Every folder has one file of weights where `shard_bytes` allows it, so that `save_pretrained` in place
+    leaves nothing of it. Files that hold the backbone alone are hard links (copies if links fail).
 
     Args:
         model: The experts and their task vectors.
@@ -95,16 +89,16 @@ def export(
     model = model.written_in(dtype)
     with whole_folder(folder) as part:
         surviving = SurvivingShare(model, coefficients)
-        rest, heads = rest_of_base(model.experts), model.rounding.heads
-        shards = write_backbone(model, coefficients, part, shard_bytes, surviving, more=bool(rest))
-        write_index(part, {**shards, **write_rest(rest, part, shards, heads)})
+        heads = model.rounding.heads
+        rest = as_on_disk(rest_of_base(model.experts), heads)
+        backbone = write_backbone(model, coefficients, part, shard_bytes, surviving, rest)
         plan, usual = plan_of(model.experts), str(usual_dtype(model.experts, model.rounding.dtypes))
         usual = usual.removeprefix("torch.")
         write_config(base, {**plan.root.token_ids, **plan.settings}, part, usual)
         write_beside(plan.root, part)
         left = write_module_weights(plan.weights, model, coefficients, part)
         for task in plan.tasks:
-            write_task(model.experts.tasks[task], base, part, shards, plan, heads, usual, links=links)
+            write_task(model.experts.tasks[task], base, part, backbone, plan, heads, usual, links=links)
         notes = _make_readable(model.experts, part)
         compare_with_files(model, coefficients, part)
         check_unchanged(model.experts)

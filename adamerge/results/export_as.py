@@ -25,7 +25,7 @@ def export_as(
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Output folder; must not exist.
-        shard_bytes: Maximum size of one file of a complete checkpoint, 5 GB by default; an adapter is one file.
+        shard_bytes: Maximum size of one file of a complete checkpoint, 50 GB by default; an adapter is one file.
         links: Whether folders of tasks may share files by hard links.
     """
     if adapter is None:

@@ -7,16 +7,8 @@ from adamerge.calibration.agreement import HeldOut
 from adamerge.calibration.row_scores import RowScores
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.optim.feasible_sets import FeasibleSet
+from adamerge.results.candidates import IN_WORDS
 from adamerge.results.finished_merges import Candidate, Criterion, by_task, finished_merges, merit, plain_model
-
-NAMES: Mapping[str, str] = {
-    "learned": "the learned merge",
-    "centre": "the centre alone",
-    "average": "the average",
-    "task_arithmetic": "task arithmetic at 0.3",
-    "task_arithmetic_tuned": "task arithmetic at its best scale",
-}
-"""The compared merges in words."""
 
 FALLS = 0.05
 """Agreement by which a task may be below another merge before the user is warned."""
@@ -45,8 +37,8 @@ class Guarded:
 
     def lines(self) -> list[str]:
         """Say what was compared, what is exported, and which tasks another candidate would serve better."""
-        each = [f"{NAMES[key]} {_shown(merit(own, self.by), self.by)}" for key, own in self.scores.items()]
-        line = f"guard: {self.by} on held-out rows: {', '.join(each)}; exported: {NAMES[self.taken]}"
+        each = [f"{IN_WORDS[key]} {_shown(merit(own, self.by), self.by)}" for key, own in self.scores.items()]
+        line = f"guard: {self.by} on held-out rows: {', '.join(each)}; exported: {IN_WORDS[self.taken]}"
         if self.taken == "learned":
             return [line, *self._falls()]
         how = f" ({self._how()})"
@@ -75,7 +67,8 @@ class Guarded:
             if above - own.agreement > FALLS:
                 found.append(
                     f"warning: {task}: the exported merge agrees with its expert on {100 * own.agreement:.1f} % of "
-                    f"held-out rows, {NAMES[other]} on {100 * above:.1f} %; a larger loss_weight of {task} shifts this"
+                    f"held-out rows, {IN_WORDS[other]} on {100 * above:.1f} %; a larger loss_weight of {task} shifts "
+                    "this"
                 )
         return found
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.loading import Loading
 from adamerge.results.measures import MEASURES, OWN
-from adamerge.results.report import NAMES
 
 CARD = "README.md"
 
@@ -176,7 +176,7 @@ def card(facts: CardFacts, loadings: Mapping[str, Loading], task: str | None, na
             loadings={key: how for key, how in loadings.items() if key or set(facts.tasks) - loadings.keys()},
             own=own,
             shown=shown,
-            names={key: " ".join(label.split()) for key, label in NAMES.items()},
+            names={key: " ".join(label.split()) for key, label in HEADERS.items()},
             rows=[task, MEAN] if task else [*facts.tasks, MEAN],
             no_licence=licence_of(facts.sources)[1],
             local=[source for source in facts.sources if not source.hub_id],

@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 
 from adamerge.calibration.row_scores import RowScores
+from adamerge.results.candidates import IN_WORDS
 from adamerge.results.finished_merges import Criterion, merit
-from adamerge.results.guard import NAMES
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -114,7 +114,7 @@ def held_out_table(judged: Judged, by: Criterion) -> Table:
 
 
 def _name(key: str) -> str:
-    return "the exported merge" if key == "learned" else NAMES.get(key, key)
+    return "the exported merge" if key == "learned" else IN_WORDS.get(key, key)
 
 
 def _size(value: float, by: Criterion) -> str:

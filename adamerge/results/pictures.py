@@ -14,25 +14,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
+from adamerge.results.aggregate import Aggregate, depth_of_group
+from adamerge.results.heat_maps import MANY_GROUPS, STYLE, WIDTH, HeatMap, common, draw, heat_maps, short, size_of
 from adamerge.results.seen_run import SeenRun
 
-WIDTH = 8.0
-MANY_GROUPS = 60
-"""Groups up to which the heat map has a row each."""
-_NUMBERS = 240
-"""Cells up to which a heat map has its numbers in it."""
+_LEAST = 72  # of 96 pixels per inch
 _MOST_LINES = 8
 """Experts up to which each has a line of its own."""
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = "osv^D*Px"
-_STYLE: Any = {
-    "svg.hashsalt": "adamerge",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 class Picture(NamedTuple):
@@ -42,11 +32,13 @@ class Picture(NamedTuple):
         title: What it shows.
         text: The same for who does not see it.
         svg: The SVG.
+        least: Pixels of width to which a narrow window may shrink it; its letters then have nine.
     """
 
     title: str
     text: str
     svg: str
+    least: int = 0
 
     @property
     def uri(self) -> str:
@@ -56,7 +48,7 @@ class Picture(NamedTuple):
 
 def pictures(run: SeenRun) -> list[Picture]:
     """Draw all pictures of a run; what it has no numbers for is left out."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         found = [_curves(run), *_coefficients(run), *_task_vectors(run.facts.get("task_vectors"))]
     return [picture for picture in found if picture]
 
@@ -69,7 +61,7 @@ def _curves(run: SeenRun) -> Picture | None:
     both = [key for key in ("loss", "objective") if any(key in entry for entry in history)]
     agreement = any("agreement" in entry for entry in history)
     count = 2 + agreement
-    figure = Figure(figsize=(WIDTH, 1.6 * count + 0.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.5 * count + 1.2), layout="constrained")
     rows: list[Axes] = list(figure.subplots(count, 1, sharex=True))
     names = {"loss": "loss of the step", "objective": "objective, held out"}
     for key, style in zip(both, ("--", "-"), strict=False):
@@ -85,10 +77,18 @@ def _curves(run: SeenRun) -> Picture | None:
     rows[-1].set(xlabel="step", ylabel="coefficients")
     for axes in rows:
         _marks(axes, run)
-        axes.legend(fontsize=7, frameon=False, loc="best")
+    _legend(figure, rows)
     best = run.metrics.get("best_step", 0)
     text = f"Loss, agreement and range of the coefficients over {int(steps[-1])} steps; best iterate: step {best}."
     return _picture(figure, "Learning", text)
+
+
+def _legend(figure: Figure, rows: Sequence[Axes], columns: int = 2) -> None:
+    """Name each line once, above the axes, where it hides nothing."""
+    found = [pair for axes in rows for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    named = {label: handle for handle, label in reversed(found)}
+    order = [label for label in dict.fromkeys(label for _, label in found)]
+    figure.legend([named[label] for label in order], order, loc="outside upper center", ncols=columns)
 
 
 def _line(
@@ -106,79 +106,42 @@ def _marks(axes: Axes, run: SeenRun) -> None:
 
 
 def _coefficients(run: SeenRun) -> Iterable[Picture]:
-    """Draw the heat map, by group or summed up by block; then coefficients by depth and by kind of module."""
-    table, experts = run.table.coefficients, run.table.experts
-    groups, centre = run.table.grouping.groups, run.table.centre or "base"
+    """Draw the heat maps; then coefficients by depth."""
+    table, groups, experts = run.table.coefficients, run.table.grouping.groups, run.table.experts
+    for shown in heat_maps(table, groups):
+        yield _heat_map(shown, experts, run.centre)
     blocks = Aggregate(table, groups, depth_of_group)
-    kinds = Aggregate(table, groups, kind_of_module)
-    if len(groups) <= MANY_GROUPS:
-        yield _heat_map(table, groups, experts, centre, "Coefficients", "group")
-    else:
-        yield _heat_map(blocks.mean, _counted(blocks), experts, centre, "Coefficients, mean per block", "block")
     if 1 < len(blocks) < len(groups):
-        yield _ranges(blocks, experts, centre, "Coefficients by depth")
-    if 1 < len(kinds) < len(groups):
-        yield _heat_map(kinds.mean, _counted(kinds), experts, centre, "Coefficients, mean per kind of module", "kind")
+        yield _ranges(blocks, experts, "Coefficients by depth")
 
 
 def all_groups(run: SeenRun) -> Picture | None:
-    """Draw every group, if the heat map of the report sums them up."""
-    groups = run.table.grouping.groups
+    """Draw every group, if the heat maps of the report sum them up."""
+    table, groups = run.table.coefficients, run.table.grouping.groups
     if len(groups) <= MANY_GROUPS:
         return None
-    with rc_context(_STYLE):
-        centre = run.table.centre or "base"
-        return _heat_map(
-            run.table.coefficients, groups, run.table.experts, centre, "Coefficients of all groups", "group"
-        )
+    with rc_context(STYLE):
+        every = HeatMap("Coefficients of all groups", "group", table, groups)
+        return _heat_map(every, run.table.experts, run.centre)
 
 
-def _counted(parts: Aggregate) -> list[str]:
-    return [
-        f"{label} ({count})" if count > 1 else label for label, count in zip(parts.labels, parts.counts, strict=True)
-    ]
+def _heat_map(shown: HeatMap, columns: Sequence[str], centre: str) -> Picture:
+    figure = Figure(figsize=size_of(len(shown.rows), len(columns)), layout="constrained")
+    draw(figure, figure.add_subplot(), shown, columns, centre)
+    title, low, high = shown.title, float(shown.values.min()), float(shown.values.max())
+    size = f"{len(shown.rows)} rows ({shown.what}), {len(columns)} columns (expert)"
+    return _picture(figure, title, f"{title}: {size}, from {low:.3g} to {high:.3g}.")
 
 
-def _heat_map(
-    values: Tensor, rows: Sequence[str], columns: Sequence[str], centre: str, title: str, what: str
-) -> Picture:
-    """Draw coefficients as lightness, which grey keeps; the colour bar names zero and the centre."""
-    height = min(1.6 + 0.19 * len(rows), 60.0) if len(rows) <= 300 else 18.0
-    figure = Figure(figsize=(max(WIDTH, 4 + 0.33 * len(columns)), height), layout="constrained")
-    axes = figure.add_subplot()
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    high = high if high > low else low + 1e-6
-    image = axes.imshow(values.numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    axes.set_xticks(range(len(columns)), [_short(name, 24) for name in columns], rotation=45, ha="right", fontsize=8)
-    step, prefix = -(-len(rows) // 100), _common(rows)
-    names = [_short(name.removeprefix(prefix)) for name in rows[::step]]
-    axes.set_yticks(range(0, len(rows), step), names, fontsize=7 if step == 1 else 5)
-    if prefix:
-        axes.set_ylabel(f"{prefix}…", fontsize=8)
-    if values.numel() <= _NUMBERS:
-        _write_numbers(axes, values, (low + high) / 2)
-    bar = figure.colorbar(image, location="top", shrink=0.6, aspect=40, pad=0.02)
-    bar.set_label(f"coefficient; 0 = the centre ({centre}) alone", fontsize=8)
-    bar.ax.axvline(0, color="red", linewidth=2)
-    bar.ax.axvline(0, color="white", linewidth=0.8)
-    extent = f"from {float(values.min()):.3g} to {float(values.max()):.3g}"
-    return _picture(figure, title, f"{title}: {len(rows)} rows ({what}), {len(columns)} columns (expert), {extent}.")
-
-
-def _write_numbers(axes: Axes, values: Tensor, middle: float) -> None:
-    for (row, column), value in np.ndenumerate(values.numpy()):
-        ink = "black" if value > middle else "white"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=ink)
-
-
-def _ranges(blocks: Aggregate, experts: Sequence[str], centre: str, title: str) -> Picture:
+def _ranges(blocks: Aggregate, experts: Sequence[str], title: str) -> Picture:
     """Draw each expert's mean per block; of many experts their mean and range."""
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.add_subplot()
     _lines(axes, blocks.mean.numpy(), experts)
+    _legend(figure, [axes], 3)
     axes.axhline(0, color="0.4", linewidth=0.8)
     _depths(axes, blocks.labels)
-    axes.set_ylabel(f"mean coefficient (0: {centre})")
+    axes.set_ylabel("mean coefficient; 0 = centre")
     text = f"Mean coefficient of {len(experts)} experts in {len(blocks)} blocks, in the order of the model."
     return _picture(figure, title, text)
 
@@ -191,16 +154,17 @@ def _lines(axes: Axes, values: NDArray[Any], names: Sequence[str]) -> None:
         axes.plot(places, values.mean(1), "k-o", markersize=3, label="mean of the experts")
     else:
         for k, name in enumerate(names):
-            (line,) = axes.plot(places, values[:, k], markersize=4, linewidth=1.2, label=_short(name, 30))
+            (line,) = axes.plot(places, values[:, k], markersize=4, linewidth=1.2, label=short(name, 30))
             line.set(linestyle=_STYLES[k % 4], marker=_MARKERS[k], color=str(0.6 * k / len(names)))
-    axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2))
 
 
 def _depths(axes: Axes, labels: Sequence[str]) -> None:
     step = -(-len(labels) // 30)
-    prefix = _common(labels)
-    names = [_short(label.removeprefix(prefix), 22) for label in labels[::step]]
-    axes.set_xticks(range(0, len(labels), step), names, rotation=60, ha="right", fontsize=7)
+    prefix = common(labels)
+    names = [short(label.removeprefix(prefix), 22) for label in labels[::step]]
+    axes.set_xticks(range(0, len(labels), step), names, rotation=60, ha="right", rotation_mode="anchor")
+    if prefix:
+        axes.set_xlabel(f"{short(prefix)}…")
 
 
 def _task_vectors(found: Mapping[str, Any] | None) -> Iterable[Picture]:
@@ -210,14 +174,16 @@ def _task_vectors(found: Mapping[str, Any] | None) -> Iterable[Picture]:
     grams = torch.tensor(found["grams"], dtype=torch.float64)  # (A, K, K)
     tasks, depths = found["tasks"], found["depths"]
     norms = grams.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()  # (A, K)
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.add_subplot()
     _lines(axes, norms.numpy(), tasks)
+    _legend(figure, [axes], 3)
     _depths(axes, depths)
-    axes.set_ylabel("‖expert − base‖")
+    axes.set_ylabel("norm of expert − base")
     yield _picture(figure, "Task vectors by depth", f"Norms of {len(tasks)} task vectors in {len(depths)} blocks.")
     if len(tasks) > 1:
-        yield _cosines(_unit(grams), _unit(grams.sum(0, keepdim=True))[0], tasks, depths)
+        yield _cosines(_unit(grams.sum(0, keepdim=True))[0], tasks)
+        yield _cosines_by_depth(_unit(grams), depths)
 
 
 def _unit(grams: Tensor) -> Tensor:
@@ -225,42 +191,40 @@ def _unit(grams: Tensor) -> Tensor:
     return (grams / (norms[:, :, None] * norms[:, None, :])).nan_to_num(0.0, 0.0, 0.0)
 
 
-def _cosines(by_depth: Tensor, whole: Tensor, tasks: Sequence[str], depths: Sequence[str]) -> Picture:
-    """Draw the cosines of all pairs over the whole model, and their range by depth."""
-    figure = Figure(figsize=(WIDTH, 3.6 + 0.12 * len(tasks)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
-    left.imshow(whole.abs().numpy(), cmap="Greys", vmin=0, vmax=1.4)  # white to grey, so that numbers are legible
-    names = [_short(task, 16) for task in tasks]
-    left.set_xticks(range(len(tasks)), names, rotation=60, ha="right", fontsize=7)
-    left.set_yticks(range(len(tasks)), names, fontsize=7)
+def _cosines(whole: Tensor, tasks: Sequence[str]) -> Picture:
+    """Draw the cosines of all pairs over the whole model."""
+    side = max(WIDTH - 1.5, 2.0 + 0.26 * len(tasks))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(whole.abs().numpy(), cmap="Greys", vmin=0, vmax=1.4)  # white to grey
+    names = [short(task, 16) for task in tasks]
+    axes.set_xticks(range(len(tasks)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(tasks)), names)
     for (row, column), value in np.ndenumerate(whole.numpy()) if len(tasks) <= 12 else ():
-        left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6)
-    left.set_title("whole model", fontsize=9)
-    upper = torch.triu_indices(len(tasks), len(tasks), 1)
+        ink = "white" if abs(value) > 0.6 else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+    apart = whole.numpy()[~np.eye(len(tasks), dtype=bool)]
+    text = f"Cosines of all pairs of {len(tasks)} task vectors, from {apart.min():.2f} to {apart.max():.2f}."
+    return _picture(figure, "Cosines of task vectors", text)
+
+
+def _cosines_by_depth(by_depth: Tensor, depths: Sequence[str]) -> Picture:
+    """Draw mean and range of the cosines of all pairs in every block."""
+    upper = torch.triu_indices(by_depth.shape[1], by_depth.shape[1], 1)
     pairs = by_depth[:, upper[0], upper[1]].numpy()  # (A, pairs)
-    right.fill_between(range(len(pairs)), pairs.min(1), pairs.max(1), color="0.8", label="range over pairs")
-    right.plot(range(len(pairs)), pairs.mean(1), "k-o", markersize=3, label="mean over pairs")
-    right.axhline(0, color="0.4", linewidth=0.8)
-    right.legend(fontsize=7, frameon=False)
-    _depths(right, depths)
-    right.set_title("by depth", fontsize=9)
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.fill_between(range(len(pairs)), pairs.min(1), pairs.max(1), color="0.8", label="range over pairs")
+    axes.plot(range(len(pairs)), pairs.mean(1), "k-o", markersize=3, label="mean over pairs")
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    axes.set_ylabel("cosine")
+    _legend(figure, [axes])
+    _depths(axes, depths)
     low, high = float(pairs.min()), float(pairs.max())
-    return _picture(figure, "Cosines of task vectors", f"Pairwise cosines, by depth from {low:.2f} to {high:.2f}.")
-
-
-def _common(names: Sequence[str]) -> str:
-    """Return the parts of dotted names that all begin with; each keeps at least its last part."""
-    parts = [name.split(".")[:-1] for name in names]
-    same = [pieces[0] for pieces in zip(*parts, strict=False) if len(set(pieces)) == 1]
-    length = next((i for i, pieces in enumerate(zip(*parts, strict=False)) if len(set(pieces)) > 1), len(same))
-    return "".join(f"{part}." for part in same[:length])
-
-
-def _short(name: str, limit: int = 44) -> str:
-    return name if len(name) <= limit else "…" + name[-limit + 1 :]
+    return _picture(figure, "Cosines by depth", f"Pairwise cosines, by depth from {low:.2f} to {high:.2f}.")
 
 
 def _picture(figure: Figure, title: str, text: str) -> Picture:
     file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
-    return Picture(title, text, file.getvalue())
+    return Picture(title, text, file.getvalue(), int(_LEAST * figure.get_figwidth()))

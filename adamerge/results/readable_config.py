@@ -1,19 +1,17 @@
 """What readers other than transformers 5 need in the configuration files of an export."""
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
 
 import transformers
-from transformers import CONFIG_MAPPING, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
-from adamerge.data.processor_files import template_of
-from adamerge.data.turns import end_of_turn
+from adamerge.results.generation_settings import name_end_of_turn, refused_generation
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.open_safetensors import open_safetensors
-from adamerge.storage.regular_files import read_json, settings_of
-from adamerge.types import Fact
+from adamerge.storage.regular_files import settings_of
 
 Json: TypeAlias = Mapping[str, object]
 
@@ -33,14 +31,17 @@ _FORMER_BASES: Mapping[str, tuple[str, str]] = {
 _SCALES_FULL = ("gemma3_text", "gemma3n_text", "olmo3")
 """Model types whose `rope_scaling` was that of full attention alone; the other ones had none."""
 
-_ALIASES: Mapping[str, Mapping[str, str]] = {"gpt2": {"n_ctx": "n_positions"}}
-"""Keys that mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
+_MIXTURES = ("qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_talker_text", "mellum", "kolibri1")
+_ALIASES: Mapping[str, Mapping[str, str]] = {
+    "gpt2": {"n_ctx": "n_positions"},
+    **{kind: {"num_experts": "num_local_experts"} for kind in _MIXTURES},
+}
+"""Keys that transformers 4, mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
 
-_FLOAT = "__float__"
-_PLAIN = {"rope_type": "default"}
-_AXIAL = {"rope_type": "axial"}
-"""Of towers for images, which had no key for it."""
+_FLOAT, _PLAIN, _AXIAL = "__float__", {"rope_type": "default"}, {"rope_type": "axial"}
+"""How JSON spells some floats, and scaling for which there was no former key: none, and that of towers for images."""
 
+_TIE = "tie_word_embeddings"
 _SINCE_5 = ("proportional",)
 """Types of scaling that transformers 4 does not know."""
 
@@ -59,16 +60,22 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
     file = folder / "config.json"
     settings = settings_of(file)
     found, notes = with_former_rope(settings)
-    aliases = _ALIASES.get(str(settings.get("model_type")), {})
-    found = {**found, **{alias: found[key] for alias, key in aliases.items() if key in found}}
+    found = _with_aliases(found)
     if both := _apart(found, folder):
-        found = {**found, "tie_word_embeddings": False}
+        found = _untied(found)
         notes.append(f"{', '.join(both)}: in the files beside what it was tied to; config.json says so now.")
     if found != settings:
         write_text(file, json.dumps(found, indent=2) + "\n")
     notes += name_end_of_turn(folder, found) if generates else []
     notes += filter(None, [refused_generation(folder)])
     return [type(note)(f"note: {label}: {note}") for note in notes]
+
+
+def _with_aliases(settings: Json) -> Json:
+    """Write keys that have another name today under their former ones too, in configurations of parts as well."""
+    aliases = _ALIASES.get(str(settings.get("model_type")), {})
+    inner = {key: _with_aliases(value) if _is_config(value) else value for key, value in settings.items()}
+    return {**inner, **{alias: settings[key] for alias, key in aliases.items() if key in settings}}
 
 
 def with_former_rope(settings: Json) -> tuple[Json, list[str]]:
@@ -218,74 +225,33 @@ def _decoded(value: object) -> object:
 
 
 def _apart(settings: Json, folder: Path) -> list[str]:
-    """List tensors that config.json ties to others while the files have both, where the key means nothing else."""
+    """List tensors that config.json ties to others while the files have both, where the key means nothing else.
+
+    Transformers asks the whole configuration whether they are tied, other readers that of the text part.
+    """
     architecture = (cast(list[str] | None, settings.get("architectures")) or [""])[0]
     ties, config = getattr(getattr(transformers, architecture, None), "_tied_weights_keys", None), _config(settings)
     if not isinstance(ties, Mapping) or config is None or config.is_encoder_decoder:
         return []  # T5 takes tie_word_embeddings: false for "do not scale the decoder's output"
     names = {name for file in folder.glob("*.safetensors") for name in open_safetensors(file).keys()}
-    both = [tied for tied, source in cast(Mapping[str, str], ties).items() if tied in names and source in names]
-    return both if getattr(config, "tie_word_embeddings", False) else []
+    pairs = cast(Mapping[str, str], ties).items()
+    both = [tied for tied, source in pairs if _named(tied, names) and _named(_end_of(source), names)]
+    return both if any(getattr(one, _TIE, False) for one in (config, config.get_text_config())) else []
 
 
-def refused_generation(folder: Path) -> str:
-    """Say why transformers refuses the generation settings of a folder; empty if it reads them, or has none."""
-    if not (folder / "generation_config.json").exists():
-        return ""
-    try:
-        GenerationConfig.from_pretrained(folder)
-    except (OSError, TypeError, ValueError) as error:
-        return (
-            f"generation_config.json: transformers refuses these settings ({error!s:.200}), so it loads no language "
-            "model with them. Correct them."
-        )
-    return ""
+def _named(end: str, names: Iterable[str]) -> bool:
+    """Return whether one of the names is this one, or has it at its end: files of parts have prefixes of their own."""
+    return any(f".{name}".endswith(f".{end}") for name in names)
 
 
-def name_end_of_turn(folder: Path, settings: Json) -> list[str]:
-    """Let generation stop where the chat template ends a turn.
-
-    Args:
-        folder: Folder of tokenizer, template and generation settings.
-        settings: Content of config.json.
-
-    Returns:
-        Notes for the user.
-    """
-    if template_of(folder) is None:
-        return []
-    try:
-        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
-    except (OSError, ValueError) as error:
-        return [f"transformers cannot load the tokenizer, so where a turn ends is not checked ({error!s:.200})."]
-    end = end_of_turn(tokenizer, [{"role": "user", "content": "?"}])
-    if not end.tokens and not end.text and (error := _not_rendered(tokenizer)):
-        return [f"the chat template renders no question and answer ({error}), so where a turn ends is not checked."]
-    if end.text:
-        return [
-            f"the chat template ends a turn with the text {end.text!r}, which generation_config.json cannot name: pass "
-            "it to the reader as a stop string."
-        ]
-    file = folder / "generation_config.json"
-    generation = cast(Json, read_json(file)) if file.exists() else {}
-    stops = _listed(generation.get("eos_token_id", None if file.exists() else settings.get("eos_token_id")))
-    missing = [token for token in end.tokens if token not in stops]
-    if not missing:
-        return []
-    write_text(file, json.dumps({**generation, "eos_token_id": [*stops, *missing]}, indent=2) + "\n")
-    words = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in missing)
-    return [Fact(f"generation stops at {words} too, where the chat template ends a turn (eos_token_id).")]
+def _end_of(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
 
 
-def _not_rendered(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return why a chat template does not render one question and one answer; empty if it does."""
-    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-    try:
-        tokenizer.apply_chat_template(chat, tokenize=False)
-    except Exception as error:  # templates raise what they like, and jinja2 its own
-        return f"{type(error).__name__}: {error!s:.200}"
-    return ""
-
-
-def _listed(tokens: object) -> list[int]:
-    return [] if tokens is None else [tokens] if isinstance(tokens, int) else list(cast(list[int], tokens))
+def _untied(settings: Json) -> Json:
+    """Say of a configuration, and of its text part, that embeddings are not tied."""
+    config = cast(PretrainedConfig, _config(settings))
+    text = config.get_text_config()
+    part = next((key for key, value in settings.items() if _is_config(value) and getattr(config, key) is text), None)
+    inner = {part: {**cast(Json, settings[part]), _TIE: False}} if part else {}
+    return {**settings, **inner, _TIE: False}

@@ -3,55 +3,45 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from adamerge.results.candidates import HEADERS
 from adamerge.results.compare import Comparison
 from adamerge.results.evaluate import MEAN, Scores
+from adamerge.results.heat_maps import STYLE, draw, heat_maps, size_of
 from adamerge.storage.atomic_files import whole_file
 from adamerge.types import Coefficients
 
-NAMES = {
-    "base": "base",
-    "expert": "expert",
-    "average": "average",
-    "task_arithmetic": "task\narithm.\n0.3",
-    "task_arithmetic_tuned": "task\narithm.\ntuned",
-    "learned": "learned",
-}
-"""Headers of the table's columns; an expert is evaluated on its own task."""
+_DPI = 120
 
 
 def heat_map(
     coefficients: Coefficients, groups: Sequence[str], experts: Sequence[str], path: Path, *, centre: str | None = None
 ) -> None:
-    """Draw coefficients as a PNG: one row per group, one column per expert; zero is white.
+    """Draw coefficients as a PNG, a column per expert: a row per group, or of many groups per block and kind of module.
 
     Args:
         coefficients: On the CPU, (G, K).
         groups: Names of the rows, (G,).
         experts: Names of the columns, (K,).
         path: The file.
-        centre: Name of the centre, to which the weighted task vectors are added, for the title; None draws no title.
+        centre: Name of the centre, to which the weighted task vectors are added; None is the base.
     """
-    rows, columns = coefficients.shape
-    figure = Figure(figsize=(4.5 + 0.5 * columns, min(2.0 + 0.16 * rows, 40)), layout="constrained")
-    axes = figure.add_subplot()
-    reach = max(float(coefficients.abs().max()), 1e-6)
-    colours, low = ("RdBu_r", -reach) if float(coefficients.min()) < 0 else ("Reds", 0.0)
-    image = axes.imshow(
-        coefficients.numpy(), cmap=colours, vmin=low, vmax=reach, aspect="auto", interpolation="nearest"
-    )
-    axes.set_xticks(range(columns), experts, rotation=45, ha="right", parse_math=False)  # $ is no formula
-    step = max(1, rows // 240)
-    axes.set_yticks(range(0, rows, step), [_short(group) for group in groups[::step]], fontsize=6 if rows > 30 else 8)
-    if centre is not None:
-        axes.set_title(f"centre: {centre}", fontsize=9)
-    figure.colorbar(image, label="coefficient", shrink=min(1.0, 40 / max(rows, 40) + 0.3))
-    _save(figure, path)
+    shown = [*heat_maps(coefficients, groups)]
+    sizes = [size_of(len(one.rows), len(experts)) for one in shown]
+    heights = [height for _, height in sizes]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(sizes[0][0], sum(heights) + 0.4), layout="constrained", dpi=_DPI)
+        parts = figure.subplots(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for axes, one in zip(parts, shown, strict=True):
+            draw(figure, axes, one, experts, centre or "base")
+            axes.set_title(one.title, loc="left")
+        _save(figure, path)
 
 
 def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path, monitor: str | None = None) -> None:
@@ -74,8 +64,8 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path, mo
     left = figure.add_subplot()
     right = left.twinx()
     key = "divergence" if monitor == "divergence" and all("divergence" in entry for entry in seen) else "objective"
-    left.plot(steps, [entry[key] for entry in seen], color="tab:gray", label=key)
-    right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", label="agreement")
+    left.plot(steps, [entry[key] for entry in seen], color="0.45", linestyle="--", label=key)
+    right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", marker=".", label="agreement")
     left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}{chosen}")
     left.set(xlabel="step", ylabel=f"{key} on held-out rows{', nats' if key == 'divergence' else ''}")
     right.set_ylabel("agreement on held-out rows, %")
@@ -111,7 +101,7 @@ def table(
         result.caption, result.caption_justify = f"tuned: at the scale with the {best} on held-out rows", "left"
     result.add_column("task", vertical="bottom")
     for key in shown:
-        result.add_column(NAMES.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))
+        result.add_column(HEADERS.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))
     for task in tasks:
         cells = [
             _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()
@@ -135,10 +125,6 @@ def _cell(value: float | None, ratio: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1f}" if ratio is None else f"{value:.1f} ({ratio:.0f})"
-
-
-def _short(group: str, limit: int = 48) -> str:
-    return group if len(group) <= limit else "…" + group[-limit + 1 :]
 
 
 def _save(figure: Figure, path: Path) -> None:

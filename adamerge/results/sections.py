@@ -1,18 +1,19 @@
 """Sections of a report on one run, as data that a page and a Markdown file render alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
+from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN
 from adamerge.results.pictures import Picture, all_groups, pictures
-from adamerge.results.report import NAMES
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.verdict import verdict
 
 _MOST_CELLS = 60_000
 """Coefficients up to which a page lists every one."""
+_VECTORS = ("Task vectors by depth", "Cosines of task vectors", "Cosines by depth")
 
 
 class Cell(NamedTuple):
@@ -21,10 +22,17 @@ class Cell(NamedTuple):
     Attributes:
         text: What is shown.
         value: What it is sorted by; None sorts by the text.
+        under: What stands below it in a page, and after it elsewhere.
     """
 
     text: str
     value: float | None = None
+    under: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it on one line."""
+        return f"{self.text} {self.under}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,10 @@ def sections(run: SeenRun) -> list[Section]:
     """List the sections of a report on one run; what it has no numbers for is left out."""
     drawn = {picture.title: picture for picture in pictures(run)}
     learning = [drawn.pop(title) for title in ("Learning",) if title in drawn]
-    vectors = [drawn.pop(title) for title in ("Task vectors by depth", "Cosines of task vectors") if title in drawn]
+    vectors = [drawn.pop(title) for title in _VECTORS if title in drawn]
     found = [
         Section("Result", [verdict(run), *run.metrics.get("warnings", [])], [*_results(run), *_harness(run)]),
-        Section("Learning", _how(run), pictures=learning),
+        Section("Learning", _how(run), [*_race(run)], learning),
         Section("Coefficients", [_words(run)], [*_coefficients(run)], [*drawn.values()], (), _every(run)),
         Section("Task vectors", _of_vectors(run), [*_norms(run)], vectors),
         Section("Models and rows", _merged(run), [*_rows(run)], folded=run.facts.get("lines", [])),
@@ -88,21 +96,27 @@ def number(value: float | None, digits: int = 3, factor: float = 1) -> Cell:
 
     Example:
         >>> number(0.5, 1, 100), number(None)
-        (Cell(text='50.0', value=50.0), Cell(text='–', value=None))
+        (Cell(text='50.0', value=50.0, under=''), Cell(text='–', value=None, under=''))
     """
     return Cell("–") if value is None else Cell(f"{factor * value:.{digits}f}", factor * value)
 
 
 def _results(run: SeenRun) -> Iterator[Grid]:
-    tasks, scores = [*run.tasks, MEAN], run.scores
+    tasks, scores = [*run.tasks, MEAN], _learned_first(run.scores)
     if scores:
         rows = [[Cell(run.label(task)), *(_score(run, key, task) for key in scores)] for task in tasks]
-        note = "(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows."
+        tuned = " Tuned: at the scale chosen on held-out unlabeled rows." if "task_arithmetic_tuned" in scores else ""
+        note = f"(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows.{tuned}"
         yield Grid(f"Scores on evaluation rows ({run.unit})", ["task", *map(_head, scores)], rows, note)
-    if agreement := run.agreement:
+    if agreement := _learned_first(run.agreement):
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in tasks]
         note = "Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts."
         yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
+
+
+def _learned_first(candidates: Iterable[str]) -> list[str]:
+    """Put the merge first, which a narrow window shows without scrolling."""
+    return sorted(candidates, key=lambda candidate: candidate != "learned")
 
 
 def _harness(run: SeenRun) -> Iterator[Grid]:
@@ -131,7 +145,7 @@ def _score(run: SeenRun, candidate: str, task: str) -> Cell:
     if value is None:
         return Cell("–")
     text = f"{value:.1f}" + (f" ({share:.0f})" if share is not None else "")
-    return Cell(text + _between(run.score_interval(candidate, task)), value)
+    return Cell(text, value, _between(run.score_interval(candidate, task)))
 
 
 def _agrees(run: SeenRun, candidate: str, task: str) -> Cell:
@@ -139,15 +153,15 @@ def _agrees(run: SeenRun, candidate: str, task: str) -> Cell:
     if value is None:
         return Cell("–")
     found = run.agreement_interval(candidate, task)
-    return Cell(f"{100 * value:.1f}" + _between((100 * found[0], 100 * found[1]) if found else None), value)
+    return Cell(f"{100 * value:.1f}", value, _between((100 * found[0], 100 * found[1]) if found else None))
 
 
 def _between(interval: tuple[float, float] | None) -> str:
-    return f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
+    return f"[{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
 
 
 def _head(candidate: str) -> str:
-    return " ".join(NAMES.get(candidate, candidate).split())
+    return " ".join(HEADERS.get(candidate, candidate).split())
 
 
 def _how(run: SeenRun) -> list[str]:
@@ -162,12 +176,21 @@ def _how(run: SeenRun) -> list[str]:
     return lines
 
 
+def _race(run: SeenRun) -> Iterator[Grid]:
+    """Show the race for the centre: a row per merge, those first that stayed longest; a column per round."""
+    rounds: list[dict[str, Any]] = run.race.get("rounds", [])
+    if rounds:
+        names = dict.fromkeys(name for one in reversed(rounds) for name in one["divergence"])
+        rows = [[Cell(name), *(number(one["divergence"].get(name)) for one in rounds)] for name in names]
+        note = "Mean divergence from the experts in nats, lower is better; the first row is the centre."
+        yield Grid("Race for the centre", ["merge", *(f"{one['rows']} rows" for one in rounds)], rows, note, True)
+
+
 def _words(run: SeenRun) -> str:
     table = run.table.coefficients
-    centre = run.table.centre or "base"
     return (
-        f"{len(run.table.grouping)} groups × {len(run.table.experts)} experts; from {float(table.min()):.3g} to "
-        f"{float(table.max()):.3g}, mean {float(table.mean()):.3g}. 0 leaves the centre ({centre}) as it is."
+        f"{len(run.table.grouping)} groups × {len(run.table.experts)} columns; from {float(table.min()):.3g} to "
+        f"{float(table.max()):.3g}, mean {float(table.mean()):.3g}. 0 leaves the centre ({run.centre}) as it is."
     )
 
 

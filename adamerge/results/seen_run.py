@@ -1,12 +1,12 @@
 """A finished run as a report reads it: from its files alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adamerge.merging.coefficients import Table
-from adamerge.results.compare import CANDIDATES
+from adamerge.results.candidates import CANDIDATES
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.interval import interval, interval_of_mean
 from adamerge.results.measures import MEASURES, Measure, common_unit
@@ -23,7 +23,7 @@ class SeenRun:
         metrics: Content of metrics.json.
         recipe: Content of recipe.json.
         table: Its coefficients.
-        written: Keys of the configuration that the user wrote.
+        race: Content of centre_race.json; empty without a race.
     """
 
     name: str
@@ -32,12 +32,18 @@ class SeenRun:
     metrics: Mapping[str, Any]
     recipe: Mapping[str, Any]
     table: Table
-    written: tuple[str, ...] = ()
+    race: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks."""
         return [task for task in self.metrics.get("learned", {}) if task != MEAN]
+
+    @property
+    def centre(self) -> str:
+        """Name of the centre; of one that a race found, the winner."""
+        name, winner = self.table.centre or "base", self.race.get("winner")
+        return f"{name}: {winner}" if winner and name == "auto" else name
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -32,12 +32,19 @@ def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
         if all(own is None for row in values for own in row):
             continue
         rows = [
-            [Cell(task), *(number(own, 1) for own in row), *(number(_minus(own, row[0]), 1) for own in row[1:])]
+            [Cell(task), *(number(own, 1) for own in row), *(number(own, 1) for own in _differences(runs, task, row))]
             for task, row in zip(tasks, values, strict=True)
         ]
         units = {run.unit for run in runs} if title.startswith("Scores") else {"agreement"}
         differences = [f"{run.name} − {runs[0].name}" for run in runs[1:]]
         yield Grid(f"{title} ({', '.join(sorted(units))})", ["task", *(run.name for run in runs), *differences], rows)
+
+
+def _differences(runs: Sequence[SeenRun], task: str, row: Sequence[float | None]) -> Iterator[float | None]:
+    """Take the first run's value from those of the others; means over other tasks are not compared."""
+    for run, own in zip(runs[1:], row[1:], strict=True):
+        alike = task != MEAN or set(run.tasks) == set(runs[0].tasks)
+        yield _minus(own, row[0]) if alike else None
 
 
 def _percent(value: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """One sentence that says how a merge did."""
 
+from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN
-from adamerge.results.report import NAMES
 from adamerge.results.seen_run import SeenRun
 
 _RIVALS = ("average", "task_arithmetic", "task_arithmetic_tuned")
@@ -52,9 +52,10 @@ def _metric(run: SeenRun) -> str:
 
 def _of_agreement(run: SeenRun) -> str:
     learned = run.agreement["learned"]
-    others = {key: run.agreement[key][MEAN] for key in _RIVALS if key in run.agreement}
+    others = {key: run.agreement[key][MEAN] for key in (*_RIVALS, "centre") if key in run.agreement}
     best = max(others, key=lambda key: others[key]) if others else None
-    beside = f"; {_name(best)}, the best merge without learning, agrees on {100 * others[best]:.1f} %" if best else ""
+    name = f"the centre ({run.centre})" if best == "centre" else _name(best or "")
+    beside = f"; {name}, the best merge without learning, agrees on {100 * others[best]:.1f} %" if best else ""
     return (
         f"On {100 * learned[MEAN]:.1f} % of the held-out unlabeled rows (mean over tasks) the merge predicts what each "
         f"task's expert predicts{beside}. No labeled rows were given, so accuracy is unknown."
@@ -62,4 +63,4 @@ def _of_agreement(run: SeenRun) -> str:
 
 
 def _name(candidate: str) -> str:
-    return " ".join(NAMES.get(candidate, candidate).replace("arithm.", "arithmetic").split())
+    return " ".join(HEADERS.get(candidate, candidate).replace("arithm.", "arithmetic").split())

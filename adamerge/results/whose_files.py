@@ -244,12 +244,16 @@ def _other_config(experts: Experts, task: str, shared: Collection[str]) -> list[
 
 
 def _completed(own: Beside, base: Beside, root: Beside, expert: Expert) -> Beside:
-    """Add the base's processor, templates and generation settings where a task has none, as rows are encoded with."""
+    """Add the base's processor, templates and generation settings where a task has none, as rows are encoded with.
+
+    A classifier needs no chat templates.
+    """
+    templates = own.templates or ((base.templates or root.templates) if expert.kind.language_model else {})
     return replace(
         own,
         tokenizer=own.tokenizer or base.tokenizer or root.tokenizer,
         processor=own.processor or base.processor or root.processor,
-        templates=own.templates or base.templates or root.templates,
+        templates=templates,
         generation=own.generation or base.generation,
         modules=own.modules or (None if expert.head else root.modules),
         others={**root.others, **own.others},

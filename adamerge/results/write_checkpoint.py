@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,11 +26,13 @@ from adamerge.results.surviving import SurvivingShare
 from adamerge.results.whose_files import Plan, has_own_folder
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
-from adamerge.storage.weights import Header, Weights
+from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.types import Coefficients
 
 Files: TypeAlias = Mapping[str, Mapping[str, Header]]
 """Safetensors files by name, each with the headers of its tensors."""
+
+_METADATA = {"format": "pt"}
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
@@ -38,15 +41,35 @@ def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
     return {task: folder / task if task in apart else folder for task in experts.tasks}
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """What the models of all tasks have in common, as it was written into the merged checkpoint.
+
+    Attributes:
+        files: Its tensors by file.
+        alone: Whether these files hold nothing else.
+        most: Largest size of one file.
+    """
+
+    files: Files
+    alone: bool
+    most: int
+
+    @property
+    def bytes(self) -> int:
+        """Size of its tensors."""
+        return sum(map(_bytes, self.files.values()))
+
+
 def write_backbone(
     model: MergedModel,
     coefficients: Coefficients,
     folder: Path,
     shard_bytes: int,
     surviving: SurvivingShare,
-    more: int,
-) -> Files:
-    """Write the merged backbone in files of at most `shard_bytes`, one tensor in memory at a time.
+    rest: Mapping[str, Tensor],
+) -> Backbone:
+    """Write the merged checkpoint's weights, one merged tensor in memory at a time: one file where that is allowed.
 
     Args:
         model: Experts and task vectors.
@@ -54,21 +77,41 @@ def write_backbone(
         folder: Where to.
         shard_bytes: Maximum size of one file.
         surviving: Gets what rounding left.
-        more: Number of files that the folder gets beside these.
+        rest: What the base alone has.
     """
     units = written(next(iter(model.experts.tasks.values())).own_module, model.experts.backbone)
     shards = _divide([_headers_of(unit, model) for unit in units], shard_bytes)
+    more = _headers(rest)
+    joined = len(shards) == 1 and sum(map(_bytes, shards[0])) + _bytes(more) <= shard_bytes
+    count = len(shards) + (bool(rest) and not joined)
     files = {
-        file_name(number, len(shards) + more): {n: h for i in shard for n, h in i.items()}
-        for number, shard in enumerate(shards, 1)
+        file_name(number, count): {n: h for i in shard for n, h in i.items()} for number, shard in enumerate(shards, 1)
     }
     parameters = exact_parameters(model, coefficients, surviving, [name for unit in units for name in unit.names])
     tensors = (pair for unit in units for pair in unit.apply(dict(islice(parameters, len(unit.names)))).items())
     for file, headers in files.items():
-        with SafetensorsWriter(folder / file, headers, {"format": "pt"}) as writer:
-            for name, tensor in islice(tensors, len(headers)):
-                writer.write(name, tensor)
-    return files
+        _write(folder / file, headers, islice(tensors, len(headers)), rest if joined else {})
+    if rest and not joined:
+        write_safetensors(folder / file_name(count, count), rest, _METADATA)
+    write_index(folder, {**files, file_name(count, count): more} if rest and not joined else files)
+    return Backbone(files, not (rest and joined), shard_bytes)
+
+
+def _write(
+    path: Path, headers: Mapping[str, Header], tensors: Iterable[tuple[str, Tensor]], more: Mapping[str, Tensor]
+) -> None:
+    """Write one file of tensors that come one by one, and of some that are in memory."""
+    with SafetensorsWriter(path, {**headers, **_headers(more)}, _METADATA) as writer:
+        for name, tensor in chain(tensors, more.items()):
+            writer.write(name, tensor)
+
+
+def _headers(tensors: Mapping[str, Tensor]) -> dict[str, Header]:
+    return {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _bytes(headers: Mapping[str, Header]) -> int:
+    return sum(shape.numel() * dtype.itemsize for shape, dtype in headers.values())
 
 
 def file_name(number: int, count: int) -> str:
@@ -93,7 +136,7 @@ def _divide(units: Sequence[dict[str, Header]], shard_bytes: int) -> list[list[d
     shards: list[list[dict[str, Header]]] = [[]]
     size = 0
     for unit in units:
-        own = sum(shape.numel() * dtype.itemsize for shape, dtype in unit.values())
+        own = _bytes(unit)
         size += own
         if size > shard_bytes and shards[-1]:
             shards.append([])
@@ -106,11 +149,11 @@ def write_index(folder: Path, files: Files) -> None:
     """Write which file of a checkpoint holds which tensor, if there are several."""
     if len(files) == 1:
         return
-    headers = [header for file in files.values() for header in file.values()]
+    headers = {name: header for file in files.values() for name, header in file.items()}
     index = {
         "metadata": {
-            "total_parameters": sum(shape.numel() for shape, _ in headers),
-            "total_size": sum(shape.numel() * dtype.itemsize for shape, dtype in headers),
+            "total_parameters": sum(shape.numel() for shape, _ in headers.values()),
+            "total_size": _bytes(headers),
         },
         "weight_map": {name: file for file, names in files.items() for name in names},
     }
@@ -138,32 +181,22 @@ def _is_tied(disk: str, name: str, module: nn.Module, places: Mapping[str, str],
     return first not in (None, disk) and torch.equal(tensors[str(first)], tensors[disk])
 
 
-def write_rest(rest: Mapping[str, Tensor], folder: Path, shards: Files, dtype: torch.dtype | None) -> Files:
-    """Write what the base alone has into the last of its files."""
-    return _write_tensors(folder / file_name(len(shards) + 1, len(shards) + 1), rest, dtype) if rest else {}
-
-
 def write_task(
     expert: Expert,
     base: Checkpoint,
     root: Path,
-    shards: Files,
+    backbone: Backbone,
     plan: Plan,
     dtype: torch.dtype | None,
     usual: str,
     *,
     links: bool = True,
 ) -> None:
-    """Make the folder that loads as one task's model: links to the backbone, the head, and what lies beside them."""
+    """Make the folder that loads as one task's model: the backbone, the head, and what lies beside them."""
     folder, beside = root / expert.name, plan.tasks[expert.name]
     folder.mkdir()
     head = _on_disk(expert.own_module, {name: expert.weights[name] for name in expert.whole_head})
-    count = len(shards) + bool(head)
-    linked = {file_name(number, count): (file, names) for number, (file, names) in enumerate(shards.items(), 1)}
-    for name, (file, _) in linked.items():
-        _share(root / file, folder / name, links)
-    own = _write_tensors(folder / file_name(count, count), head, dtype) if head else {}
-    write_index(folder, {**{name: names for name, (_, names) in linked.items()}, **own})
+    _write_weights(root, backbone, as_on_disk(head, dtype), folder, links)
     assert expert.checkpoint is not None
     config = base if expert.prefix else expert.checkpoint  # a zero-shot task loads as the base's own class
     write_config(config, beside.token_ids if expert.prefix else {}, folder, usual)
@@ -171,17 +204,32 @@ def write_task(
     copy_module_weights(beside, folder)
 
 
+def _write_weights(root: Path, backbone: Backbone, head: Mapping[str, Tensor], folder: Path, links: bool) -> None:
+    """Write a task's weights: one file where that is allowed, as `save_pretrained` would; else backbone and head apart.
+
+    `save_pretrained` of one file leaves the index of several. A file that holds the backbone alone is linked.
+    """
+    one = backbone.bytes + _bytes(_headers(head)) <= backbone.most
+    inside = head if one else {}
+    count = len(backbone.files) + (bool(head) and not one)
+    places = {file: file_name(number, count) for number, file in enumerate(backbone.files, 1)}
+    for file, place in places.items():
+        if backbone.alone and not inside:
+            _share(root / file, folder / place, links)
+        else:
+            headers, tensors = backbone.files[file], MappedFiles([root / file])
+            _write(folder / place, headers, ((name, tensors[name]) for name in headers), inside)
+    names = {place: backbone.files[file] for file, place in places.items()}
+    if head and not one:
+        write_safetensors(folder / file_name(count, count), head, _METADATA)
+        names |= {file_name(count, count): _headers(head)}
+    write_index(folder, names)
+
+
 def _on_disk(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a module's tensors as `save_pretrained` writes them, by name in the file."""
     units = written(module, list(tensors))
     return {n: t for unit in units for n, t in unit.apply({name: tensors[name] for name in unit.names}).items()}
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Files:
-    """Write tensors that are in memory as one file, in the dtype that was asked for."""
-    converted = as_on_disk(tensors, dtype)
-    write_safetensors(path, converted, {"format": "pt"})
-    return {path.name: {name: Header(tensor.shape, tensor.dtype) for name, tensor in converted.items()}}
 
 
 def _share(source: Path, target: Path, links: bool) -> None:

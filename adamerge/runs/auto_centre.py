@@ -47,6 +47,7 @@ class AutoCentre:
         run: Stores the table of the race and the centre; the other merges while it runs.
         rows: Rows to judge on, per task; empty if the stored centre is to be read.
         merged: Computes the merges.
+        stay: Files of those merges that are needed after the race, too, by their names beside the experts.
         console: Prints the table.
         keeper: Stores the centre under its cache key.
     """
@@ -57,6 +58,7 @@ class AutoCentre:
     run: RunDirectory
     rows: Mapping[str, Rows]
     merged: Merged
+    stay: Mapping[str, Path]
     console: Console
     keeper: Keeper
 
@@ -88,7 +90,8 @@ class AutoCentre:
         self.console.print(race_table(rounds))
         write_text(self.run.race, json.dumps(_as_json(winner, rounds), indent=2, allow_nan=False) + "\n")
         _write_merge(contestants[winner], file)
-        remove_whole(self.run.contestants)
+        if self.run.contestants.exists():
+            remove_whole(self.run.contestants)
 
     def _held_out(self) -> HeldOut:
         settings = target_settings(self.config.objective)
@@ -116,14 +119,19 @@ class AutoCentre:
         if no_part(self.config, choice, len(vectors.experts), vectors.shapes):
             return None  # as `race_notes` says
         try:
-            file = self.run.contestants / f"{number}_{type(choice).__name__}.safetensors"
-            weights = self.merged(choice, file)
+            weights = self.merged(choice, self._file_of(choice, number))
         except ConfigError as error:
             self._say(f"note: centre: {type(choice).__name__} takes no part in the race: {error}")
             return None
         base = plain.experts.base
         only = Mapped({"merge": weights}, tuple(vectors.shapes), base, base, vectors.dtype, vectors.device)
         return MergedModel(plain.experts, only, plain.grouping, plain.rounding, plain.blocks)
+
+    def _file_of(self, choice: CalibratedMerge | Transform, number: int) -> Path:
+        """Return where a merge stays beside the experts, or lies until the race is over."""
+        beside = self.config.models_beside
+        found = (file for name, file in self.stay.items() if beside[name] == choice)
+        return next(found, self.run.contestants / f"{number}_{type(choice).__name__}.safetensors")
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -246,8 +246,15 @@ def _refuse(kinds: Sequence[object], value: object, key: Key, findings: Findings
     if isinstance(value, str) and nameable(kinds) and is_foreign(value):
         _refuse_class(kinds, value, key, findings)
         return
-    near = nearest(value.rpartition(".")[2], known) if isinstance(value, str) else ""
+    near = nearest(value.rpartition(".")[2], known) or _by_its_key(kinds, value) if isinstance(value, str) else ""
     findings.refuse(key, f"expected {in_words(kinds)}, found {_shown(value)}.{near}")
+
+
+def _by_its_key(kinds: Sequence[object], value: str) -> str:
+    """Say how a value is written alone, where keys were expected of which one must be there."""
+    plain = section(kinds)
+    needed = [] if plain is None else [name for name, option in options(plain).items() if option.required]
+    return f" Write {{{needed[0]}: {quoted(value)}}}." if len(needed) == 1 else ""
 
 
 def _refuse_class(kinds: Sequence[object], named: object, key: Key, findings: Findings) -> None:
@@ -264,13 +271,24 @@ def _refuse_class(kinds: Sequence[object], named: object, key: Key, findings: Fi
 
 
 def _refuse_key(cls: type, name: str, known: Iterable[str], key: Key, findings: Findings) -> None:
-    replaced: Mapping[str, str] = getattr(cls, "REPLACED", {})
-    if name in replaced:
-        findings.refuse(key, f"there is no such key. {replaced[name]}")
-        return
-    near = ("" if belongs_elsewhere(cls, name) else nearest(name, [*known])) or elsewhere(cls, name)
+    near = _replaced(cls, name) or ("" if belongs_elsewhere(cls, name) else nearest(name, [*known]))
+    near = near or elsewhere(cls, name) or _in_the_whole(findings.whole, name)
     chosen = f"{cls.__name__}: " if key[-2:-1] == ("init_args",) else ""
     findings.refuse(key, f"{chosen}there is no such key.{near}")
+
+
+def _replaced(cls: type, name: str) -> str:
+    words: Mapping[str, str] = getattr(cls, "REPLACED", {})
+    return f" {words[name]}" if name in words else ""
+
+
+def _in_the_whole(cls: type | None, name: str) -> str:
+    """Say where in the configuration a key belongs that its section, and what is in that, lacks."""
+    if cls is None:
+        return ""
+    if name in options(cls):
+        return f" {name} belongs at the top level, beside models."
+    return _replaced(cls, name) or elsewhere(cls, name)
 
 
 def _shown(value: object) -> str:

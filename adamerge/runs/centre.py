@@ -59,15 +59,17 @@ def centre_of(merges: "FinishedMerges", watch: Mapping[str, Rows] | None = None)
         return merges(chosen, run.centre)
     assert isinstance(chosen, Auto)  # the only other choice
     rows, console = watch or merges.rows, merges.console
-    return AutoCentre(config, chosen, merges.model, run, rows, merges, console, merges.keeper).weights()
+    return AutoCentre(
+        config, chosen, merges.model, run, rows, merges, merges.files_beside, console, merges.keeper
+    ).weights()
 
 
 def weights_beside(merges: "FinishedMerges") -> dict[str, Weights]:
     """Compute or read the models that get a coefficient beside the experts, by the names of their columns."""
-    place = merges.run.beside
+    config, files = merges.config, merges.files_beside
     return {
-        name: merges.experts.base if model == "base" else merges(model, place / f"{number}_{name}.safetensors")
-        for number, (name, model) in enumerate(merges.config.models_beside.items())
+        name: merges.experts.base if model == "base" else merges(model, files[name])
+        for name, model in config.models_beside.items()
     }
 
 
@@ -99,6 +101,12 @@ class FinishedMerges:
         plain = plain_vectors(self.config, self.experts, self.names)
         choice = execution_for(self.config, self.experts, self.names, self.rows, plain.device)
         return over_one_group(self.experts, plain, choice.blocks)
+
+    @property
+    def files_beside(self) -> dict[str, Path]:
+        """Files of the merges that get a coefficient beside the experts, by the names of their columns."""
+        folder, models = self.run.beside, self.config.models_beside.items()
+        return {name: folder / f"{n}_{name}.safetensors" for n, (name, model) in enumerate(models) if model != "base"}
 
     def __call__(self, choice: CalibratedMerge | Transform, file: Path) -> Weights:
         """Compute one merge, and store it in a file under its cache key."""

@@ -13,6 +13,7 @@ from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.device import describe_device, device_of
+from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
 from adamerge.runs.choose_memory import execution_ahead
@@ -26,7 +27,7 @@ from adamerge.runs.model_config import source_of
 from adamerge.runs.notes import notes_of
 from adamerge.runs.read_config import without_mistakes
 from adamerge.runs.read_yaml import Document
-from adamerge.runs.run_directory import RunDirectory, check_run_dir
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settle_rows, settled
 from adamerge.runs.time_needed import row_counts, time_lines
 from adamerge.types import ConfigError, IncompatibleExpertsError

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from adamerge.data.questions import Questions
 from adamerge.data.rows import Rows
@@ -19,6 +21,9 @@ from adamerge.merging.divided_need import divided_need
 from adamerge.merging.saved_bytes import Saved, saved_bytes
 from adamerge.runs.config import MergeConfig
 from adamerge.types import ConfigError
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[object, Saved | None]] = WeakKeyDictionary()
+"""Bytes of activations by module and form of the batch: the execution is chosen before rows are divided, and after."""
 
 
 def execution_for(
@@ -132,4 +137,9 @@ def _saved(
     longest = list(own.by_length(range(len(own))))[: min(micro, config.data.batch_size or len(own))]
     blocks = find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
     by_position = config.objective.by_position is not None
-    return saved_bytes(expert, blocks, own.batch(longest).inputs, passes, dtype, by_position=by_position)
+    inputs = own.batch(longest).inputs
+    known = _KNOWN.setdefault(expert.module, {})
+    form = (*blocks, passes, dtype, by_position, *((name, one.shape, one.dtype) for name, one in inputs.items()))
+    if form not in known:
+        known[form] = saved_bytes(expert, blocks, inputs, passes, dtype, by_position=by_position)
+    return known[form]

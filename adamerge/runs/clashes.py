@@ -12,7 +12,10 @@ from adamerge.merging.device import device_of
 from adamerge.optim import Descent
 from adamerge.runs.components import lacking_factors
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.model_config import ModelConfig, source_of
 from adamerge.runs.start import check_weights
+from adamerge.storage.file_names import check_names
 from adamerge.types import ConfigError
 
 
@@ -94,6 +97,7 @@ def problems_of(step: Callable[[], object]) -> list[str]:
 
 
 def _judgements(config: MergeConfig) -> Iterator[Judgement]:
+    yield from (Judgement([key], partial(check_names, names)) for key, names in _file_names(config).items())
     yield Judgement(["trainer.accelerator"], partial(device_of, config.trainer.accelerator), here=True)
     yield Judgement(["chunks", "grouping"], partial(_check_chunks, config))
     yield Judgement(["init", "task_vectors"], partial(_check_closed_form, config))
@@ -101,6 +105,18 @@ def _judgements(config: MergeConfig) -> Iterator[Judgement]:
     yield Judgement(["models", "init", "task_vectors"], partial(check_weights, config))
     yield from (Judgement(["grouping", key], partial(_refuse, why)) for key, why in lacking_factors(config).items())
     yield from judgements(learning_from(config, progress_bar=False), len(config.columns))
+
+
+def _file_names(config: MergeConfig) -> dict[str, list[str]]:
+    """List what becomes a name of a file, or is one, by key."""
+    models = [name for model in config.models for name in (model.model, model.adapter, model.name, *_paths(model))]
+    start = [config.init.path] if isinstance(config.init, EarlierRun) else []
+    found = {"base_model": [config.base_model], "models": models, "run_dir": [config.run_dir], "init": start}
+    return {key: [name for name in names if name is not None] for key, names in found.items()}
+
+
+def _paths(model: ModelConfig) -> Iterator[str]:
+    yield from (source_of(data).path for data in (model.calibration, model.evaluation) if data is not None)
 
 
 def _refuse(problem: str) -> None:

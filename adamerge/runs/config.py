@@ -55,7 +55,7 @@ class MergeConfig:
         rounding: How numbers of the checkpoint are rounded: to the nearest one of its format, or stochastic: up or down
             at random so that the mean is exact, which keeps small changes that nearest loses in bfloat16.
         export: What is written: a complete checkpoint, or one adapter over the base (LoRA; its option: max_rank).
-        max_shard_size: Largest size of one file of the complete checkpoint, such as 2GB; null takes 5GB. A larger
+        max_shard_size: Largest size of one file of the complete checkpoint, such as 2GB; null takes 50GB. A larger
             tensor has a file of its own.
         tokenizer: One tokenizer for base and experts, whose tokenizers differ by added tokens: that of the base (the
             experts' own tokens are dropped), union (all tokens; a row is taken from whoever has it), or that of a
@@ -125,7 +125,7 @@ class MergeConfig:
     feasible: FeasibleSet
     objective: Objective
     regulariser: Regulariser = field(default_factory=Regulariser)
-    data: Batching = field(default_factory=Batching)
+    data: Batching
     watch: Watching
     optimizer: Descent | BuildOptimizer | None
     lr_scheduler: Literal["cosine"] | BuildScheduler | None

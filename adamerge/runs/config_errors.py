@@ -32,6 +32,7 @@ class Findings:
         notes: Messages on values that are valid but written in the form of an earlier version.
         files: Names of the files that were read.
         allow_code: Whether classes outside `class_names.PACKAGES` may be imported.
+        whole: Class of the whole configuration, to say where a key of one of its sections belongs.
     """
 
     places: Mapping[Key, Place] = field(default_factory=dict[Key, Place])
@@ -39,6 +40,7 @@ class Findings:
     notes: list[str] = field(default_factory=list[str])
     files: Sequence[str] = ()
     allow_code: bool = False
+    whole: type | None = None
 
     def refuse(self, key: Key, problem: str) -> None:
         """Add a mistake."""

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import torch
-from pytorch_lightning.loggers import Logger
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from adamerge.learning.loggers import with_place
+from adamerge.learning.loggers import Logger, with_place
 from adamerge.runs.type_hints import Option, alternatives, words
 from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError, quoted

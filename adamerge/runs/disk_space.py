@@ -5,6 +5,8 @@ import shutil
 from adamerge.calibration.race import CentreChoice
 from adamerge.experts.experts import Experts
 from adamerge.merging.resident_task_vectors import resident_bytes
+from adamerge.results.adapter_settings import adapter_of
+from adamerge.results.export import SHARD_BYTES
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.types import ConfigError
@@ -17,6 +19,8 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
         ConfigError: The disk has too little free space.
     """
     size = sum(shape.numel() * dtype.itemsize for shape, dtype in experts.base.headers.values())
+    if not adapter_of(config.export) and size <= (config.shard_bytes or SHARD_BYTES):  # these folders share no file
+        size += size * sum(bool(expert.head) for expert in experts.tasks.values())
     shapes = {name: experts.base.shape(name) for name in experts.shared}
     if config.centre is not None:
         others = config.chosen_centre.contestants if isinstance(config.chosen_centre, CentreChoice) else ()

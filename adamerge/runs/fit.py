@@ -22,6 +22,7 @@ from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.no_labels import held_out_table, verdict
 from adamerge.results.report import comparison_table, curve, heat_map
+from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.cards import as_json, card_facts, licence_warning, write_cards
 from adamerge.runs.check_place import check_place
 from adamerge.runs.config import MergeConfig
@@ -33,7 +34,7 @@ from adamerge.runs.learn_merge import learn_merge, open_inputs, print_lines
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.recipe import key_of_run, recipe
 from adamerge.runs.report_runs import write_report
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, keeper_for, use_run
+from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.run_facts import Clock, run_facts
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.exclusive import LOCK

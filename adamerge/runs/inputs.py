@@ -1,7 +1,7 @@
 """What a run is made from, by hash: written when it begins, compared when it goes on, is exported or measured."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict, cast
 
@@ -15,6 +15,7 @@ from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.digest import digest_of_path
 from adamerge.storage.own_files import EVERY, Form, check_form, own_file, own_json
+from adamerge.storage.regular_files import settings_of
 from adamerge.types import ConfigError
 
 Hashes: TypeAlias = Mapping[str, str]
@@ -79,17 +80,26 @@ def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
 
 
 def hash_files(checkpoint: Checkpoint) -> dict[str, str]:
-    """Hash the configuration, and each file of weights and index of such in a checkpoint by SHA-256, per file name."""
+    """Hash what is read of a checkpoint by SHA-256, per file name: configuration, weights, and the index of these.
+
+    Other files in its folder, such as a trainer's, may come and go.
+    """
     folder, known = checkpoint.own_folder, checkpoint.tensors.files
     configs = [file for file in (folder / "config.json", folder / "adapter_config.json") if file.exists()]
-    files = sorted(
-        [*configs, *(file for ending in ("safetensors", "bin", INDEX) for file in folder.glob(f"*.{ending}"))]
-    )
+    read = [file for file in known if file.parent == folder]
+    indices = [file for file in folder.glob(f"*.{INDEX}") if _is_index_of(file, read)]
+    files = sorted([*configs, *read, *indices])
     own = {file.name: known[file].hexdigest() if file in known else digest_of_path(file) for file in files}
     below = checkpoint.beneath
     if below is None or below.folder == folder:
         return own
     return {**own, **{f"model/{name}": digest for name, digest in hash_files(below).items()}}
+
+
+def _is_index_of(file: Path, weights: Sequence[Path]) -> bool:
+    """Return whether an index names one of the files that are read; `save_pretrained` may leave others behind."""
+    places = settings_of(file).get("weight_map")
+    return isinstance(places, dict) and not {one.name for one in weights}.isdisjoint(map(str, places.values()))
 
 
 def hash_processor(checkpoint: Checkpoint) -> dict[str, str]:
@@ -197,10 +207,18 @@ def _of_model(
     """List the files of a model that changed, with its folder."""
     former, found = _at(then, *keys), _at(now, *keys)
     beside = [_at(one, "processor_files", *keys) for one in (then, now)]
-    files = [*_files(_at(former, "sha256"), _at(found, "sha256"))]
+    files = [*_files(_read_then(former, found), _at(found, "sha256"))]
     files += _files(*beside) if "processor_files" in then and "processor_files" in now else []
     if files:
         yield f"{label} ({found.get('source')}): {', '.join(files)}"
+
+
+def _read_then(then: Mapping[str, object], now: Mapping[str, object]) -> Mapping[str, object]:
+    """Return what was read of a model: earlier versions hashed files that nobody reads, and that are still there."""
+    folder, read = Path(str(now.get("source"))), _at(now, "sha256")
+    return {
+        name: hashed for name, hashed in _at(then, "sha256").items() if name in read or not (folder / name).exists()
+    }
 
 
 def _files(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:

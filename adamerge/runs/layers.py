@@ -131,7 +131,10 @@ def without(content: Mapping[str, object], key: Key) -> dict[str, object]:
     elif isinstance(inner, Mapping):
         left[str(first)] = without(inner, tuple(rest))
     elif isinstance(inner, list):
-        left[str(first)] = [without(one, tuple(rest[1:])) if i == rest[0] else one for i, one in enumerate(inner)]
+        inside = tuple(rest[1:])
+        left[str(first)] = [
+            without(one, inside) if i == rest[0] and isinstance(one, Mapping) else one for i, one in enumerate(inner)
+        ]
     return left
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
+from adamerge.data.augment import augmented
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.learning.learn import divide, goals_of, target_settings
@@ -98,6 +99,8 @@ def learn_merge(
             learning = replace(learning, init=init)
         else:
             learning = replace(learning, init=start_of(config, model.grouping))
+        learn = augmented(calibration.learn, config.data.augmentation, config.seed_everything)
+        calibration = replace(calibration, learn=learn)
         needed = calibration if learning.steps else replace(calibration, learn={})
         goals = goals_of(model, config.objective, needed, run.targets, keeper)
         held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)

@@ -80,6 +80,22 @@ def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
     return held_out_notes(counts, config.data.held_out, config.data.least_held_out) if watched else []
 
 
+def augmentation_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
+    """Say which rows have changed copies to learn from, and which have none although the user asks for them."""
+    how = config.data.augmentation
+    if how is None or not config.trainer.max_steps:
+        return []
+    copied = [task for task, own in rows.items() if own.augmented(how, 0, [0])]
+    asked = any(key.startswith("data.augmentation") for key in config.written)
+    left = [task for task in rows if asked and task not in copied]
+    lines = {
+        f"{how.copies} copies of each text to learn from, up to {100 * how.deletion:g} % of their tokens deleted at "
+        "random; their experts predict them anew": copied,
+        "rows are no texts with one prediction each, and are used unchanged": left,
+    }
+    return [Fact(f"note: data.augmentation: {', '.join(tasks)}: {line}") for line, tasks in lines.items() if tasks]
+
+
 def _outside(config: MergeConfig, names: Sequence[str]) -> list[str]:
     """Say that the start is outside the feasible set, whether init or parameters.weight of a model gives it."""
     grouping = GROUPINGS[config.grouping](names)

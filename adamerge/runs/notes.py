@@ -12,7 +12,7 @@ from adamerge.runs.auto_centre import race_notes
 from adamerge.runs.choose_memory import whole_experts
 from adamerge.runs.components import component_notes
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.learning_settings import learning_notes, row_notes
+from adamerge.runs.learning_settings import augmentation_notes, learning_notes, row_notes
 from adamerge.runs.load_rows import Data
 from adamerge.transforms import Transform
 from adamerge.transforms.stored import largest_stack
@@ -32,6 +32,7 @@ def notes_of(config: MergeConfig, experts: Experts, names: Sequence[str], data: 
         *data.notes,
         *learning_notes(config, names),
         *row_notes(config, data.calibration),
+        *augmentation_notes(config, data.calibration),
         *component_notes(config, experts, names),
         *transform_notes(config, experts, names),
         *race_notes(config, experts, names, data.calibration),

@@ -21,6 +21,7 @@ from adamerge.results.adapter_settings import AdapterExport, adapter_of
 from adamerge.results.compare import compare
 from adamerge.results.export_as import export_as
 from adamerge.results.report import comparison_table
+from adamerge.runs.begun_run import check_unedited
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import write_cards_of
 from adamerge.runs.components import COMPONENT
@@ -29,7 +30,7 @@ from adamerge.runs.exported_files import check_as_written
 from adamerge.runs.finished import files_of_export
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
 from adamerge.runs.load_rows import Data, export_notes, load_data
-from adamerge.runs.run_directory import RunDirectory, check_unedited, keeper_for, use_run
+from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.settle_rows import settle_rows
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper

@@ -18,7 +18,7 @@ def anchor(place: str) -> str:
 
 
 def anchored(settings: Mapping[str, object]) -> dict[str, object]:
-    """Make every local path in a configuration absolute: of models, rows and the run directory.
+    """Make every local path in a configuration absolute: of models, rows, loggers and the run directory.
 
     Args:
         settings: Keys and values as in YAML, every key present.
@@ -30,7 +30,23 @@ def anchored(settings: Mapping[str, object]) -> dict[str, object]:
     names = {str(model.get("task")) for model in models}  # a task, base or union is no path
     if isinstance(tokenizer, str) and tokenizer not in {"base", "union", *names}:
         here["tokenizer"] = anchor(tokenizer)
+    here |= {"trainer": _trainer(trainer)} if isinstance(trainer := settings.get("trainer"), dict) else {}
     return {**settings, **here, "run_dir": str(Path(str(run_dir)).expanduser().absolute())}
+
+
+def _trainer(trainer: Mapping[str, object]) -> dict[str, object]:
+    logger = trainer.get("logger")
+    each = [_logger(one) for one in logger] if isinstance(logger, list) else _logger(logger)
+    return {**trainer, "logger": each} if logger else dict(trainer)
+
+
+def _logger(logger: object) -> object:
+    """Make the place of a logger absolute, unless it is an address."""
+    given = logger.get("init_args") if isinstance(logger, dict) else None
+    place = given.get("save_dir") if isinstance(given, dict) else None
+    if not isinstance(logger, dict) or not isinstance(given, dict) or not isinstance(place, str) or "://" in place:
+        return logger
+    return {**logger, "init_args": {**given, "save_dir": str(Path(place).expanduser().absolute())}}
 
 
 def _model(model: Mapping[str, object]) -> dict[str, object]:

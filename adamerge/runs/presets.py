@@ -3,6 +3,8 @@
 from typing import Final
 
 from adamerge.learning.stable_decay import StableDecay
+from adamerge.objectives import LogitAlignment
+from adamerge.transforms import Isotropic, Wudi
 
 COMMON: Final[dict[str, object]] = {
     "task_vectors": None,
@@ -13,6 +15,7 @@ COMMON: Final[dict[str, object]] = {
     "init": "published",
     "feasible": "Box",
     "objective": "Entropy",
+    "data.augmentation": None,
     "watch.patience": 10,
     "watch.average": 0.0,
     "watch.guard": False,
@@ -52,12 +55,14 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     "auto": EXPERT_MERGING
     | {
         "centre": "auto",
-        "beside": ["base"],
+        "beside": ["base", Isotropic.__name__, Wudi.__name__],
+        "data.augmentation": {},
+        "objective": {"class_path": LogitAlignment.__name__, "init_args": {"temperature": "auto"}},
         "chunks": {"budget": 8},
         "watch.guard": True,
         "watch.average": 0.9,
         "lr_scheduler": StableDecay.__name__,
-        "trainer.max_steps": 100,
+        "trainer.max_steps": 200,
     },
     "frank_wolfe": ADAMERGING
     | {

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from rich.console import Console
 
+from adamerge.storage.hub_errors import HUB_ERRORS, in_a_line
 from adamerge.types import ConfigError
 
 
@@ -45,10 +46,9 @@ def push(folder: Path, name: str, *, private: bool, console: Console, api: HfApi
     try:
         api.create_repo(name, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Merged with adamerge")
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except HUB_ERRORS as error:
         raise ConfigError(
-            f"push_to_hub: {name}: the hub did not take the upload ({reason}). {folder} is complete; log in with `hf "
-            f"auth login`, then upload it: hf upload {name} {folder}"
+            f"push_to_hub: {name}: the hub did not take the upload ({in_a_line(error)}). {folder} is complete; log in "
+            f"with `hf auth login`, then upload it: hf upload {name} {folder}"
         ) from error
     console.print(f"uploaded: {done.repo_url if hasattr(done, 'repo_url') else name}", markup=False, soft_wrap=True)

@@ -170,7 +170,7 @@ def _findings(layers: Sequence[Document], allow_code: bool) -> Findings:
     places = together([nested(layer) for layer in layers]).places
     mistakes = [Mistake(key, message) for layer in layers for key, message in layer.repeated]
     files = [layer.file for layer in layers if layer.file]
-    return Findings(places, mistakes, files=files, allow_code=allow_code)
+    return Findings(places, mistakes, files=files, allow_code=allow_code, whole=MergeConfig)
 
 
 def _method(layers: Sequence[Layer], findings: Findings) -> str:
@@ -234,7 +234,10 @@ ADDED: Mapping[str, object] = {"beside": []}
 SAVED = DECIDED - ADDED.keys()
 """Keys that every saved configuration has."""
 
-FORMER: Mapping[str, Mapping[str, object]] = {"watch": {"guard": False, "average": 0.0}, "data": {"least_held_out": 0}}
+FORMER: Mapping[str, Mapping[str, object]] = {
+    "watch": {"guard": False, "average": 0.0},
+    "data": {"least_held_out": 0, "augmentation": None},
+}
 """Values with which a configuration means what it meant when it was saved, before these keys were there."""
 
 

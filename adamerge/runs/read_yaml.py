@@ -1,28 +1,26 @@
 """Read YAML once: values, and the line and text of each key's value."""
 
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import yaml
-from typing_extensions import override
 
+from adamerge.runs.yaml_loader import Fast, Loader
+from adamerge.runs.yaml_size import check_size, line
 from adamerge.storage.regular_files import read_whole
 from adamerge.types import ConfigError, quoted
 
 MERGE: Final = "tag:yaml.org,2002:merge"
 """Tag of the key `<<`, which adds the keys of other mappings and may be written twice."""
 
-MOST: Final = 10_000
-"""Largest number of keys and values in a file, counted as if every alias were written out."""
-
-DEEPEST: Final = 64
-"""Largest number of levels in a file, counted as if every alias were written out."""
-
 _TEXT: Final = ("tag:yaml.org,2002:str", MERGE)
 """Tags of keys."""
+
+_OTHERWISE: Final = frozenset("\t!?|>\ufeff")
+"""Characters that libyaml reads otherwise: it takes tabs after a value, and comments that touch | and >."""
 
 LARGEST: Final = 10**7
 """Largest size of a file in bytes."""
@@ -65,25 +63,6 @@ class Document:
     places: dict[Key, Place] = field(default_factory=dict[Key, Place])
     file: str = ""
     repeated: tuple[tuple[Key, str], ...] = ()
-
-
-class _Loader(yaml.SafeLoader):
-    """Loader of YAML 1.1, except that 1e-3 is a number."""
-
-    @override
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
-        """Build a value; what Python refuses, a date without such a day for example, is an error with its line."""
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception as error:  # int(), datetime.date() and so on
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def read_yaml(text: str | bytes, name: str) -> Document:
@@ -143,8 +122,15 @@ def _in_one_line(error: Exception) -> str:
 
 def _node(text: str | bytes, name: str) -> yaml.Node | None:
     text = text.decode("utf-8") if isinstance(text, bytes) else text
-    _check_size(text, name)
-    loader = _Loader(text)
+    if _OTHERWISE.isdisjoint(text):
+        with suppress(yaml.YAMLError, UnicodeEncodeError):  # its words are others: the slow one says what is wrong
+            return _composed(text, name, cast(type[Loader], Fast))
+    return _composed(text, name, Loader)
+
+
+def _composed(text: str, name: str, cls: type[Loader]) -> yaml.Node | None:
+    check_size(yaml.parse(text, cls), name)
+    loader = cls(text)
     loader.name = name
     try:
         return loader.get_single_node()
@@ -152,65 +138,8 @@ def _node(text: str | bytes, name: str) -> yaml.Node | None:
         loader.dispose()
 
 
-@dataclass
-class _Open:
-    """A mapping or list whose end has not been read.
-
-    Attributes:
-        anchor: Name that aliases may give it.
-        size: Number of its keys and values so far, with those of aliases.
-        height: Number of levels in it so far, with those of aliases.
-    """
-
-    anchor: str | None
-    size: int = 1
-    height: int = 1
-
-
-def _check_size(text: str, name: str) -> None:
-    """Refuse too many values, too many levels and endless aliases, before anything is built of them.
-
-    Raises:
-        ConfigError: Names the line.
-    """
-    around = [_Open(None)]
-    known: dict[str | None, tuple[int, int]] = {}
-    total = 0
-    for event in yaml.parse(text, _Loader):
-        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            around.append(_Open(event.anchor))
-            size, height = 1, 0
-        elif isinstance(event, yaml.AliasEvent):
-            if any(one.anchor == event.anchor for one in around):
-                raise ConfigError(
-                    f"{name}:{_line(event)}: the alias *{event.anchor} refers to a value that contains it; write the "
-                    "value out."
-                )
-            size, height = known.get(event.anchor, (1, 0))
-        elif isinstance(event, yaml.ScalarEvent):
-            size, height = 1, 0
-            known |= {event.anchor: (1, 0)} if event.anchor else {}
-        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            closed = around.pop()
-            size, height = 0, closed.height
-            around[-1].size += closed.size
-            known |= {closed.anchor: (closed.size, closed.height)} if closed.anchor else {}
-        else:
-            continue
-        total += size
-        around[-1].size += size if not isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent) else 0
-        around[-1].height = max(around[-1].height, height + 1)
-        if total > MOST:
-            raise ConfigError(
-                f"{name}:{_line(event)}: expected at most {MOST} keys and values, found more; write out what aliases "
-                "(*) repeat, and keep data in files of their own."
-            )
-        if len(around) - 1 + height > DEEPEST:
-            raise ConfigError(f"{name}:{_line(event)}: expected at most {DEEPEST} levels, found more.")
-
-
 def _value(node: yaml.Node | None) -> object:
-    return None if node is None else _Loader("").construct_document(node)
+    return None if node is None else Loader("").construct_document(node)
 
 
 def _no_texts(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, str]]:
@@ -224,7 +153,7 @@ def _no_texts(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key
                 yield (
                     key,
                     (
-                        f"{name}:{_line(word)}: expected a text as key, found {_described(word)}; write it in "
+                        f"{name}:{line(word)}: expected a text as key, found {_described(word)}; write it in "
                         "quotation marks if it is a name."
                     ),
                 )
@@ -261,7 +190,7 @@ def _repeated(node: yaml.MappingNode, name: str) -> Iterator[tuple[str, str]]:
         first, former = kept[word]
         yield (
             str(word),
-            f"{name}:{_line(key)}: the key {word} is written twice in one mapping, first in line {_line(first)}; "
+            f"{name}:{line(key)}: the key {word} is written twice in one mapping, first in line {line(first)}; "
             "remove one.",
         )
         if isinstance(former, yaml.MappingNode) and isinstance(value, yaml.MappingNode):
@@ -275,11 +204,11 @@ def _places(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, 
     match node:
         case yaml.MappingNode():
             for word, value in node.value:
-                yield (*key, word.value), Place(f"{name}:{_line(word)}", _spelling(value))
+                yield (*key, word.value), Place(f"{name}:{line(word)}", _spelling(value))
                 yield from _places(value, (*key, word.value), name)
         case yaml.SequenceNode():
             for index, value in enumerate(node.value):
-                yield (*key, index), Place(f"{name}:{_line(value)}", _spelling(value))
+                yield (*key, index), Place(f"{name}:{line(value)}", _spelling(value))
                 yield from _places(value, (*key, index), name)
         case _:
             return
@@ -287,7 +216,3 @@ def _places(node: yaml.Node | None, key: Key, name: str) -> Iterator[tuple[Key, 
 
 def _spelling(node: yaml.Node) -> str | None:
     return node.value if isinstance(node, yaml.ScalarNode) else None
-
-
-def _line(node: yaml.Node | yaml.Event) -> int:
-    return node.start_mark.line + 1

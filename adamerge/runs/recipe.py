@@ -4,9 +4,10 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 
+from adamerge.runs.begun_run import may_differ
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import flat_settings
-from adamerge.runs.run_directory import RunDirectory, may_differ
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.kept import Key
 

@@ -4,82 +4,32 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
 from adamerge.experts.experts import Experts
 from adamerge.learning.learn import Calibration, divide
-from adamerge.merging.coefficients import Table, load_coefficients
+from adamerge.merging.coefficients import Table
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.export import check_free
 from adamerge.results.export_as import export_as
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import from_json, write_cards
-from adamerge.runs.config import MergeConfig
 from adamerge.runs.exported_files import different_files
-from adamerge.runs.inputs import check_inputs, hash_models, inputs, read_recipe
+from adamerge.runs.inputs import check_inputs, hash_models, inputs
 from adamerge.runs.learn_merge import learn_merge, open_inputs
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import load_data
-from adamerge.runs.read_config import merge_layers
-from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.open_recipe import Recipe, open_recipe
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.settle_rows import settled
-from adamerge.storage.digest import digest_of_path
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError
 
 SAME = 1e-5
 """Difference of coefficients that another machine's rounding may make."""
-
-
-class Recipe(NamedTuple):
-    """An opened recipe.
-
-    Attributes:
-        file: recipe.json.
-        content: Its content.
-        config: Configuration of the run.
-        learned: Coefficients of the run, which lie beside it.
-    """
-
-    file: Path
-    content: Mapping[str, Any]
-    config: MergeConfig
-    learned: Table
-
-
-def open_recipe(file: Path, *, allow_code: bool = False) -> Recipe:
-    """Read a recipe, and check that the coefficients beside it are its own.
-
-    Args:
-        file: recipe.json, or the run directory that holds it.
-        allow_code: Whether its configuration may name code.
-
-    Raises:
-        ConfigError: There is no recipe, it is damaged, or the coefficients are missing or others.
-    """
-    file = RunDirectory(file).recipe if file.is_dir() else file
-    what, way = "the recipe.json of a finished run", "Give the path of a recipe, or of a run directory."
-    if not file.exists():
-        raise ConfigError(f"{file}: expected {what}, but it is missing. {way}")
-    content = read_recipe(file, what, way)
-    text, expected = content["config"], content["coefficients"]["sha256"]
-    coefficients = RunDirectory(file.parent).coefficients
-    if not coefficients.is_file():
-        raise ConfigError(
-            f"{coefficients}: not found; a recipe needs the coefficients of its run beside it. Copy them there."
-        )
-    if digest_of_path(coefficients) != expected:
-        raise ConfigError(
-            f"{coefficients}: expected the coefficients with SHA-256 {expected[:12]}…, which the recipe names, but the "
-            "file has other content. Restore it."
-        )
-    config = merge_layers([read_yaml(text, str(file))], lambda note: None, allow_code=allow_code, use="keep")
-    return Recipe(file, content, config, load_coefficients(coefficients))
 
 
 def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False) -> None:

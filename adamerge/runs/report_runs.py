@@ -42,7 +42,8 @@ def read_run(folder: Path, name: str | None = None) -> SeenRun:
     recipe = _read(run.recipe)
     settings = flat_settings(str(recipe.get("config", "")))
     table = load_coefficients(run.coefficients)
-    return SeenRun(name or folder.absolute().name, folder, settings, _read(run.metrics), recipe, table)
+    race = _read(run.race) if run.race.is_file() else {}
+    return SeenRun(name or folder.absolute().name, folder, settings, _read(run.metrics), recipe, table, race=race)
 
 
 def _read(file: Path) -> Mapping[str, Any]:

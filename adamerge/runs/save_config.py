@@ -6,8 +6,8 @@ from dataclasses import fields
 from functools import partial
 
 import yaml
-from pytorch_lightning.loggers import Logger
 
+from adamerge.learning.loggers import Logger
 from adamerge.runs.class_names import import_path
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.earlier_run import EarlierRun

@@ -1,10 +1,13 @@
 """How many rows a run uses, and about how long it learns and measures, before anything is learned."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
@@ -15,7 +18,7 @@ from adamerge.experts.experts import Experts
 from adamerge.learning.learn import divide
 from adamerge.merging.device import device_of
 from adamerge.merging.saved_bytes import saved_bytes
-from adamerge.results.compare import CANDIDATES
+from adamerge.results.candidates import CANDIDATES
 from adamerge.runs.choose_memory import as_answered
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
@@ -26,8 +29,20 @@ _SIDE = 768
 _NUMBERS = 2**23
 """Numbers that are copied to measure how fast memory is read."""
 
-_CALLS = 100
-"""Calls by which their speed is measured."""
+_LAYERS = 25
+"""Small layers of a module by which the speed of calls is measured, since a module's Python is most of a call."""
+
+_TIMES = 5
+"""How often each speed is measured; the machine may do other things meanwhile."""
+
+_PER_TENSOR = 4
+"""Functions that merge a parameter."""
+
+_AROUND = 400
+"""Functions by which the loop of learning and the optimiser are as slow as around a step."""
+
+_UNSEEN = 2.0
+"""Factor of the largest time: what no count sees, such as memory that is allocated, caches, and attention."""
 
 _BACKWARD = 3
 """Operations of a forward and a backward pass, by those of a forward pass."""
@@ -39,7 +54,7 @@ class Speed(NamedTuple):
     Attributes:
         operations: Multiplications and additions in products of matrices.
         bytes: Bytes of memory that are read.
-        calls: Calls of functions of torch on a few numbers.
+        calls: Calls of functions of torch on a few numbers, within modules.
     """
 
     operations: float
@@ -94,23 +109,44 @@ def time_lines(config: MergeConfig, experts: Experts, names: Sequence[str], data
         return []
     dtype: torch.dtype = getattr(torch, config.dtype)
     rows = {**data.evaluation, **data.calibration}
-    work = {task: work_of(experts, task, as_answered(own, config), dtype) for task, own in rows.items()}
+    work = _work(experts, {task: as_answered(own, config) for task, own in rows.items()}, dtype)
     if None in work.values():
         return ["time: unknown, because a model cannot be run without numbers"]
     known = {task: count for task, count in work.items() if count is not None}
-    found = seconds(config, experts, names, data, known, speed_of(device, dtype))
-    learning = f"learning {_words(steps * found.step + found.looks)} ({steps} steps of {found.step:.2g} s), "
+    least, most = (seconds(config, experts, names, data, known, speed) for speed in speeds_of(device, dtype))
+    most = Seconds(*(_UNSEEN * count for count in most))
+    ranges = [_words(steps * least.step + least.looks, steps * most.step + most.looks)]
+    learning = f"learning {ranges[0]} ({steps} steps of {least.step:.2g} to {most.step:.2g} s), "
     return [
-        f"time: {learning if steps else ''}measuring {_words(found.measuring)}, as this machine is now; reading, "
-        "transforms, centre, answers and export come on top"
+        f"time: {learning if steps else ''}measuring {_words(least.measuring, most.measuring)}, as this machine is "
+        "now; reading, transforms, centre, answers and export come on top"
     ]
+
+
+def _work(experts: Experts, rows: Mapping[str, Rows], dtype: torch.dtype) -> dict[str, Work | None]:
+    """Count every task's work, once for all models and rows of the same shapes."""
+    known: dict[object, Work | None] = {}
+    work: dict[str, Work | None] = {}
+    for task, own in rows.items():
+        module = experts.tasks[task].module
+        sizes = [(name, tensor.shape) for name, tensor in chain(module.named_parameters(), _middle(own).items())]
+        form = (type(module), *sizes)
+        if form not in known:
+            known[form] = work_of(experts, task, own, dtype)
+        work[task] = known[form]
+    return work
+
+
+def _middle(rows: Rows) -> Mapping[str, Tensor]:
+    """Return the inputs of the row of middle length."""
+    order = list(rows.by_length(range(len(rows))))
+    return rows.batch([order[len(order) // 2]]).inputs
 
 
 def work_of(experts: Experts, task: str, rows: Rows, dtype: torch.dtype) -> Work | None:
     """Count what a forward pass of the row of middle length does; None if the model cannot be run without numbers."""
-    order = list(rows.by_length(range(len(rows))))
     with FlopCounterMode(display=False) as counter, _Calls() as calls:
-        saved = saved_bytes(experts.tasks[task], (), rows.batch([order[len(order) // 2]]).inputs, 1, dtype)
+        saved = saved_bytes(experts.tasks[task], (), _middle(rows), 1, dtype)
     return None if saved is None else Work(float(counter.get_total_flops()), calls.count)
 
 
@@ -148,6 +184,7 @@ def seconds(
     parts = divide(data.calibration, config.data, config.seed_everything)
     numbers = sum(experts.base.shape(name).numel() for name in names)
     merging = (len(config.columns) + 1) * numbers * getattr(torch, config.dtype).itemsize / speed.bytes
+    merging += _PER_TENSOR * len(names) / speed.calls
     batch = {task: min(config.data.batch_size or len(rows), len(rows)) for task, rows in parts.learn.items()}
     rows = {task: len(own) for task, own in data.evaluation.items()}
     looks = 1 + config.trainer.max_steps // config.watch.every if parts.watch else 0
@@ -156,36 +193,51 @@ def seconds(
         return sum(work[task].seconds(count, config.data.micro_batch, speed) for task, count in counts.items())
 
     look = passes({task: len(own) for task, own in parts.watch.items()})
-    return Seconds(_BACKWARD * passes(batch) + 2 * merging, looks * (look + merging), len(CANDIDATES) * passes(rows))
+    step = _BACKWARD * passes(batch) + 2 * merging + _AROUND / speed.calls
+    return Seconds(step, looks * (look + merging), len(CANDIDATES) * passes(rows))
 
 
-def speed_of(device: torch.device, dtype: torch.dtype) -> Speed:
-    """Measure how fast a device multiplies matrices and reads memory, in some hundredths of a second."""
+def speeds_of(device: torch.device, dtype: torch.dtype) -> tuple[Speed, Speed]:
+    """Measure how fast a device multiplies, reads memory and is called, best and worst, in hundredths of a second."""
     one = torch.ones(_SIDE, _SIDE, device=device, dtype=dtype)
     few, many = one[:1], torch.ones(_NUMBERS, device=device, dtype=dtype)
-    product = _fastest(lambda: (one @ one)[0, 0].item())
-    calls = _fastest(lambda: [few.add(few) for _ in range(_CALLS)])
-    return Speed(2 * _SIDE**3 / product, many.nbytes / _fastest(lambda: many.sum().item()), _CALLS / calls)
+    layers = nn.Sequential(*(nn.Linear(1, 1, device=device, dtype=dtype) for _ in range(_LAYERS)))
+    with _Calls() as calls:
+        _ = layers(few[:, :1])
+    product = _measured(lambda: (one @ one)[0, 0].item())
+    called, read = _measured(lambda: layers(few[:, :1])), _measured(lambda: many.sum().item())
+    best, worst = (
+        Speed(2 * _SIDE**3 / product[at], many.nbytes / read[at], calls.count / called[at]) for at in (0, -1)
+    )
+    return best, worst
 
 
-def _fastest(call: Callable[[], object], times: int = 3) -> float:
+def _measured(call: Callable[[], object]) -> list[float]:
+    """Measure the seconds of a call some times, after one more; the shortest come first."""
     found: list[float] = []
-    for _ in range(times):
+    for _ in range(_TIMES + 1):
         began = time.perf_counter()
         call()
         found.append(time.perf_counter() - began)
-    return max(min(found), 1e-9)
+    return sorted(max(one, 1e-9) for one in found[1:])
 
 
-def _words(count: float) -> str:
-    """Say a duration in a few words.
+def _words(least: float, most: float) -> str:
+    """Say a duration between two numbers of seconds in a few words.
 
     Example:
-        >>> _words(0.2), _words(42), _words(600), _words(9000)
-        ('under 1 s', 'about 42 s', 'about 10 min', 'about 2.5 h')
+        >>> _words(0.2, 0.8), _words(0.2, 4), _words(42, 44.2), _words(70, 600), _words(5000, 9000)
+        ('under 1 s', '0.2 to 4 s', '42 to 44 s', '1.2 to 10 min', '1.4 to 2.5 h')
     """
-    if count < 1:
+    if most < 1:
         return "under 1 s"
-    if count < 120:
-        return f"about {count:.0f} s"
-    return f"about {count / 60:.0f} min" if count < 7200 else f"about {count / 3600:.1f} h"
+    size, unit = next((size, unit) for size, unit, end in _UNITS if most < end)
+    return f"{_rounded(least / size)} to {_rounded(most / size)} {unit}"
+
+
+def _rounded(count: float) -> str:
+    return f"{count:.0f}" if count >= 10 else f"{count:.1g}" if count < 1 else f"{count:.2g}"
+
+
+_UNITS = ((1, "s", 120), (60, "min", 7200), (3600, "h", math.inf))
+"""Seconds of each unit, its name, and the seconds from which the next one is used."""

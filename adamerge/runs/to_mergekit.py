@@ -14,8 +14,8 @@ from adamerge.merging.rounding import rounding_of
 from adamerge.results.backbone import usual_dtype
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.open_recipe import open_recipe
 from adamerge.runs.paths import anchor
-from adamerge.runs.replay import open_recipe
 from adamerge.storage.atomic_files import write_text
 from adamerge.types import ConfigError
 

@@ -15,7 +15,7 @@ from adamerge.calibration.pseudo_answers import answer
 from adamerge.cli import parse_file
 from adamerge.data.settings import PseudoAnswers
 from adamerge.experts.inspect_weights import inspect_weights
-from adamerge.experts.stateless import Stateless
+from adamerge.experts.known_writes import remember_writes
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.load_rows import load_data
 from adamerge.types import ConfigError
@@ -83,8 +83,13 @@ def test_answers_take_few_calls_and_one_look_for_what_a_pass_changes(families, m
     config = in_family(families["llama"], monkeypatch)
     model, data = opened(config)
     looked, asked = [], []
-    first, generate = Stateless._first, transformers.LlamaForCausalLM.generate
-    monkeypatch.setattr(Stateless, "_first", lambda self, *given: looked.append(self) or first(self, *given))
+    generate = transformers.LlamaForCausalLM.generate
+
+    def remember(module, written):
+        looked.append(module)
+        remember_writes(module, written)
+
+    monkeypatch.setattr("adamerge.experts.stateless.remember_writes", remember)
     monkeypatch.setattr(
         transformers.LlamaForCausalLM,
         "generate",

@@ -9,7 +9,7 @@ from support.families import build, save_tokenizer
 from transformers import AutoTokenizer
 
 from adamerge.data.encode import encode as encode_for
-from adamerge.data.records import Arrow
+from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table, load_table
 from adamerge.experts.experts import Expert
@@ -130,3 +130,22 @@ def test_fingerprint_depends_on_the_contents_alone(tokenizer, tmp_path):
     assert fingerprint("d.jsonl", rows[::-1]) != first
     assert fingerprint("e.jsonl", [{"text": "goodb"}, {"text": "ad"}]) != first
     assert fingerprint("a.jsonl", rows[:1]) != first
+
+
+def test_what_is_cut_is_said_of_rows_of_sentence_encoders_too(tokenizer):
+    module = build("BertModel", "bert", 0)
+    found = encode(table({"text": [*TEXTS["text"], "good [SEP] film"]}), module, tokenizer, max_length=6)
+    assert any("1 of 3 texts are longer than 6 tokens and are cut" in note for note in found.notes)
+    assert any("spell" in note for note in found.notes)
+    assert any("vectors are the mean over tokens" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("long", ["text", "other"])
+def test_texts_of_a_pair_are_counted_by_column_and_named_by_their_row(tokenizer, long):
+    pair = {"text": ["good film", "bad film"], "other": ["dull", "bad [SEP]"]}
+    pair[long] = [pair[long][0], TEXTS["text"][1]]
+    rows = Table(Listed(pair, ["line 7", "line 8"]), DataSource("rows", text_pair="other"), "mood")
+    found = encode(rows, build("BertModel", "bert", 0), tokenizer, max_length=6)
+    assert any(f"1 of 2 texts in {long!r} are longer than 6 tokens" in n and "line 8" in n for n in found.notes)
+    assert any("1 of 2 texts in 'other' contain the spelling" in note for note in found.notes) == (long == "text")
+    assert len(found.rows) == 4

@@ -198,3 +198,35 @@ def test_classes_of_the_model_tell_splits_from_classes(tmp_path, names, classes,
 def test_no_split_is_in_doubt_where_no_folder_is_named_after_one(tmp_path):
     draw(tmp_path, *tree("a", "cat", "dog"), *tree("b", "cat", "crash test"))
     assert load(tmp_path).doubt is None
+
+
+def metadata(folder, name, rows):
+    (folder / name).write_text("\n".join(["file_name,label", *rows]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("split", "kept"), [("train", {"train/1.png": "x", "train/2.png": "y"}), ("test", {"test/3.png": "x"})]
+)
+def test_metadata_of_several_splits_give_the_rows_of_one(tmp_path, split, kept):
+    draw(tmp_path, "train/1.png", "train/2.png", "test/3.png")
+    metadata(tmp_path, "metadata.csv", ["train/1.png,x", "./train/2.png,y", "train/../test/3.png,x"])
+    table = load(tmp_path, split=split)
+    assert found(table, tmp_path) == kept
+    assert f"{3 - len(kept)} rows of metadata are left out, because their images are of other splits." in table.notes
+    assert [place for place, _ in table.whole("label")] == [table.place(row) for row in range(len(kept))]
+
+
+def test_two_files_of_metadata_about_the_same_images_are_refused(tmp_path):
+    draw(tmp_path, "1.png")
+    metadata(tmp_path, "metadata.csv", ["1.png,x"])
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "label": "y"}\n')
+    with pytest.raises(ConfigError, match=r"expected one file of metadata in .*, found several"):
+        load(tmp_path)
+
+
+def test_a_column_of_metadata_does_not_take_the_place_of_the_images(tmp_path):
+    draw(tmp_path, "1.png", "2.png")
+    (tmp_path / "metadata.csv").write_text("file_name,image\n1.png,2.png\n2.png,1.png\n")
+    table = load(tmp_path)
+    assert list(found(table, tmp_path)) == ["1.png", "2.png"]
+    assert any("the column 'image' is not read" in note for note in table.notes)

@@ -11,14 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from support.families import build
-from transformers import ViTImageProcessorPil
+from transformers import (
+    Siglip2Config,
+    Siglip2ForImageClassification,
+    Siglip2ImageProcessorPil,
+    ViTImageProcessorPil,
+)
 
+from adamerge.calibration.probe import settle
 from adamerge.data.encode import encode as encode_for
 from adamerge.data.pixels import converted, image_notes
-from adamerge.data.records import Arrow
+from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource, Encoding
 from adamerge.data.tables import Table, load_table
 from adamerge.experts.experts import Expert
+from adamerge.runs.settle_rows import asked_of_copy
 from adamerge.storage.weights import InMemory
 from adamerge.types import ConfigError
 
@@ -95,7 +102,7 @@ def test_images_are_turned_upright(tmp_path, orientation):
 def test_images_of_unknown_scale_are_refused(tmp_path, dtype, mode):
     good = saved(tmp_path, GREY_IMAGE)
     bad = saved(tmp_path, Image.fromarray(GREY.astype(dtype)), "tif")
-    with pytest.raises(ConfigError, match=rf"mood: rows: row 2 \(.*image.tif\): .* found 32 bits \(mode {mode}\)"):
+    with pytest.raises(ConfigError, match=rf"mood: rows: row 2 \(.*image.tif\): .* (signed )?32 bits \(mode {mode}\)"):
         encode(tmp_path, good, bad)
 
 
@@ -158,7 +165,7 @@ def packed(values):
     return b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in pairs)
 
 
-def tiff(file, bits, content, *, white_is_zero=False, orientation=1):
+def tiff(file, bits, content, *, white_is_zero=False, orientation=1, more=()):
     """Write a TIFF file of 2 × 2 pixels (TIFF 6.0, section 3)."""
     photometric = 0 if white_is_zero else 1
     tags = {
@@ -172,6 +179,7 @@ def tiff(file, bits, content, *, white_is_zero=False, orientation=1):
         277: 1,
         278: 2,
         279: len(content),
+        **dict(more),
     }
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
     start = struct.pack("<2sHI", b"II", 42, 8 + len(content))
@@ -207,3 +215,46 @@ def test_images_that_use_a_small_part_of_their_scale_are_said(tmp_path, largest,
     Image.fromarray(numpy.array([[0, largest]], dtype=numpy.uint16)).save(tmp_path / "0.png")
     notes, _ = image_notes(load_table(DataSource(str(tmp_path)), "mood", 0), "image", "L")
     assert any("of the scale that their files say" in note for note in notes) == dark
+
+
+@pytest.mark.parametrize(
+    ("form", "bits", "words"), [(2, 16, "signed 16 bits"), (2, 32, "signed 32 bits"), (1, 32, "found 32 bits")]
+)
+def test_numbers_of_unknown_scale_are_called_what_the_file_says(tmp_path, form, bits, words):
+    content = bytes(4 * bits // 8)
+    with pytest.raises(ConfigError, match=rf"expected an image of 8 bits or unsigned 16 bits .*{words} \(mode I\)"):
+        encode(tmp_path, tiff(tmp_path / "0.tif", bits, content, more={339: form}))
+
+
+def sizes(folder, *shapes):
+    files = [folder / f"{number}.png" for number in range(len(shapes))]
+    for file, shape in zip(files, shapes, strict=True):
+        Image.new("RGB", shape).save(file)
+    return Table(Listed({"image": list(map(str, files))}), DataSource("rows"), "mood")
+
+
+def test_images_that_the_processor_leaves_in_several_shapes_have_a_pass_each(tmp_path):
+    table = sizes(tmp_path, (32, 32), (32, 32), (48, 32), (32, 32), (32, 32))
+    whole = Expert("mood", build("ResNetForImageClassification", "resnet", 0), InMemory({}), ())
+    found = encode_for(table, whole, ViTImageProcessorPil(do_resize=False), Encoding())
+    assert "the image processor makes pixels of several shapes ((3, 32, 32) and (3, 32, 48))" in found.notes[-1]
+    asked = settle(asked_of_copy(whole, found.rows), found.rows)
+    assert [batch.inputs["pixel_values"].shape[-1] for batch in asked.rows.batches(8)] == [32, 32, 48, 32, 32]
+    assert asked.notes == ()
+    fixed = Expert("mood", build("ViTForImageClassification", "vit", 0), InMemory({}), ())
+    with pytest.raises(ConfigError, match=r"cannot be run on pixel_values .*doesn't match model"):
+        encode_for(table, fixed, ViTImageProcessorPil(do_resize=False), Encoding())
+
+
+def test_what_a_processor_returns_beside_pixels_and_the_model_takes_is_fed(tmp_path):
+    sizes_of = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    texts = {**sizes_of, "vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
+    config = Siglip2Config(vision_config={**sizes_of, "patch_size": 16, "num_patches": 16}, text_config=texts)
+    module = Siglip2ForImageClassification(config).eval()
+    processor = Siglip2ImageProcessorPil(patch_size=16, max_num_patches=16)
+    table = sizes(tmp_path, (32, 32), (64, 48))
+    found = encode_for(table, Expert("mood", module, InMemory({}), ()), processor, Encoding())
+    expected = processor([Image.open(path) for path in table.values("image")], return_tensors="pt")
+    inputs = found.rows.batch([0, 1]).inputs
+    assert {*inputs} == {"pixel_values", "pixel_attention_mask", "spatial_shapes"}
+    assert all(torch.equal(inputs[name], expected[name]) for name in inputs)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 from support.families import WORDS, build, near, save_family, save_tokenizer
-from tokenizers import Regex, normalizers, processors
+from tokenizers import Regex, Tokenizer, normalizers, processors
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertJapaneseTokenizer,
+    PreTrainedTokenizerFast,
     ViTImageProcessorPil,
 )
 
@@ -266,3 +268,33 @@ def test_exported_task_carries_the_experts_tokenizer_alone(texts, tmp_path):
     assert differences(out, own) == []
     assert not (tmp_path / "out/one/added_tokens.json").exists()
     assert (tmp_path / "out/two/tokenizer.json").read_bytes() == (tmp_path / "base/tokenizer.json").read_bytes()
+
+
+def changed_text(tokenizer, old, new):
+    """The same tokenizer with something else in tokenizer.json."""
+    text = tokenizer.backend_tokenizer.to_str().replace(old, new)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text))
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "words"),
+    [
+        (lambda t: changed_text(t, '"##"', '"@@"'), "goodly", "model.continuing_subword_prefix '@@' (base: '##')"),
+        (lambda t: changed_text(t, '_per_word":100', '_per_word":3'), "good", "model.max_input_chars_per_word 3"),
+        (lambda t: t.add_tokens(["film"]) and t, "filmfilm", "found in a text in another way (such as 'film')"),
+        (lambda t: setattr(t, "split_special_tokens", True) or t, "[SEP]", "split_special_tokens True (base: False)"),
+    ],
+)
+def test_whatever_makes_other_tokens_of_a_text_is_a_difference(tmp_path, how, text, words):
+    save_tokenizer(tmp_path)
+    base, own = AutoTokenizer.from_pretrained(tmp_path), how(AutoTokenizer.from_pretrained(tmp_path))
+    assert own.tokenize(text) != base.tokenize(text)
+    assert any(words in found for found in differences(own, base))
+    assert digest_of_processor(own) != digest_of_processor(base)
+
+
+def test_options_of_a_tokenizer_in_python_are_differences(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[PAD]\na\n")
+    options = {"vocab_file": str(tmp_path / "vocab.txt"), "do_word_tokenize": False}
+    own, base = (BertJapaneseTokenizer(do_lower_case=lower, **options) for lower in (True, False))
+    assert "options.do_lower_case True (base: False)" in differences(own, base)

@@ -1,8 +1,12 @@
 """Shards of one table: every file is read, and under the header of the first."""
 
 import gzip
+import json
+import shutil
 
+import datasets
 import pytest
+from support.mistakes import edit_json
 
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import load_table
@@ -47,3 +51,73 @@ def test_underscores_hide_no_shard(tmp_path):
     for name in ("__a", "_b", "c"):
         write(tmp_path / f"{name}.jsonl", f'"{name}"\n')
     assert sorted(load(tmp_path).texts("text")) == ["__a", "_b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "text,\na,1\nb,\n", r"1 rows have a value in a column that the first line does not name"),
+        ("a.csv", "text,\na,\nb,\n", None),
+        ("a.tsv", "\ttext\n0\ta\n1\tb\n", r"2 rows have a value in a column that the first line does not name"),
+        ("a.csv", "n,text\n1,a\nn,text\n2,b\n", r"1 rows hold the names of the columns"),
+        ("a.tsv", "n\ttext\n1\ta\nn\ttext\n", r"1 rows hold the names of the columns"),
+        ("a.csv", 'n,text\n1, "a"\n2,"b"\n', r"1 rows have a field in quotation marks with a space before them"),
+        ("a.csv", 'n,text\n1, a "b"\n2," b"\n', None),
+    ],
+)
+def test_what_a_table_leaves_out_or_keeps_against_expectation_is_said(tmp_path, name, content, words):
+    write(tmp_path / name, content)
+    notes = load(tmp_path / name).notes
+    assert notes == () if words is None else [note for note in notes if note.startswith(words)] == list(notes) != []
+
+
+@pytest.mark.parametrize("need", [False, True])
+def test_marks_that_may_be_quotations_are_left_out_with_a_warning(tmp_path, need):
+    rows = ['"Well, yes"\t1', '"No, no"\t0', '"Oh, my"\t1', *(['"a ""b"" c"\t1'] if need else [])]
+    write(tmp_path / "a.tsv", "\n".join(["text\tlabel", *rows]) + "\n")
+    table = load(tmp_path / "a.tsv")
+    assert table.texts("text")[:3] == ["Well, yes", "No, no", "Oh, my"]
+    said = table.reading_notes({})[-1]
+    assert said.startswith("warning: mood: " if not need else "mood: ")
+    assert ("If they belong to texts, save it as .csv or JSON lines." in said) != need
+
+
+def test_folders_named_by_values_are_no_columns_and_this_is_said(tmp_path):
+    for name in ("label=a", "label=b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "1.jsonl", '"text"\n')
+    table = load(tmp_path)
+    assert list(table.columns) == ["text"]
+    assert any("names of folders are not read as columns: label=a, label=b." in note for note in table.notes)
+
+
+def saved(folder, names, labels=(0, 1)):
+    kind = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    data = datasets.Dataset.from_dict({"text": [str(n) for n in labels], "label": list(labels)}, kind)
+    data.save_to_disk(str(folder))
+    return next(folder.glob("*.arrow"))
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["a", "c"], ["a", "b"]])
+def test_shards_of_a_saved_dataset_number_their_classes_alike(tmp_path, names):
+    saved(tmp_path / "one", ["a", "b"])
+    shutil.copy(saved(tmp_path / "two", names), tmp_path / "one/more.arrow")
+    files = [{"filename": file.name} for file in sorted((tmp_path / "one").glob("*.arrow"))]
+    edit_json(tmp_path / "one/state.json", _data_files=files)
+    if names == ["a", "b"]:
+        assert load(tmp_path / "one").values("label") == [0, 1, 0, 1]
+    else:
+        with pytest.raises(ConfigError, match=rf"more.arrow: .*in their order \(a, b\), found {', '.join(names)}"):
+            load(tmp_path / "one")
+
+
+def test_classes_that_a_saved_dataset_names_otherwise_than_its_files_are_said(tmp_path):
+    saved(tmp_path, ["a", "b"])
+    assert load(tmp_path).notes == ()
+    features = json.loads((tmp_path / "dataset_info.json").read_text())["features"]
+    edit_json(
+        tmp_path / "dataset_info.json", features={**features, "label": {**features["label"], "names": ["x", "y"]}}
+    )
+    table = load(tmp_path)
+    assert table.class_names("label") == ["x", "y"]
+    assert "the classes of 'label' are those of dataset_info.json (x, y)" in table.notes[0]

@@ -57,6 +57,11 @@ def test_rows_are_those_of_the_chats_with_roles(read, column):
     assert not any("ShareGPT" in note for note in expected.notes)
 
 
+def test_speakers_of_other_collections_are_known():
+    said = [share(("Human", "a"), ("ChatGPT", "b")), share(("prompter", "a"), ("bot", "b"))]
+    assert all(as_messages(chat) == roles(("human", "a"), ("gpt", "b")) for chat in said)
+
+
 def test_an_unknown_speaker_is_refused_by_row(read):
     rows = [share(*SAID[0]), share(("human", "good"), ("observation", "bad"))]
     with pytest.raises(

@@ -42,15 +42,21 @@ def test_a_base_that_differs_in_one_number_is_another_one(tmp_path):
         experts_of(base, a=adapter)
 
 
-@pytest.mark.parametrize(
-    "name", ["unsloth/base-bnb-4bit", "TheBloke/base-GPTQ", "org/Base-AWQ", "mlx-community/base-8bit"]
-)
-def test_a_quantised_base_is_said(tmp_path, name):
+QUANTISED = [
+    *("unsloth/base-bnb-4bit", "TheBloke/base-GPTQ", "org/Base-AWQ", "mlx-community/base-8bit", "org/base-GPTQ-Int4"),
+    *("mlx-community/base-6bit", "org/base-quantized.w4a16", "org/base-FP8-dynamic", "org/base-NVFP4", "org/base-EXL2"),
+    *("org/base.Q4_K_M", "org/base-GGUF", "org/base-mxfp4", "org/base-w8a8"),
+]
+
+
+def test_a_quantised_base_is_said(tmp_path):
     base, adapter, _ = saved(tmp_path, *KINDS["plain"])
-    named(adapter, name)
-    assert any(
-        "trained on a quantised base" in note and "full-precision" in note for note in experts_of(base, a=adapter).notes
-    )
+    for name in QUANTISED:
+        named(adapter, name)
+        said = [note for note in experts_of(base, a=adapter).notes if "trained on a quantised base" in note]
+        assert ["full-precision" in note for note in said] == [True], name
+    named(adapter, "org/base-instruct-q1-2b-v4")
+    assert not any("trained on a quantised" in note for note in experts_of(base, a=adapter).notes)
 
 
 @pytest.fixture

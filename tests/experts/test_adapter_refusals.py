@@ -91,8 +91,23 @@ def test_layers_without_factors_are_said(plain, tmp_path):
     assert not any("the file has no tensors" in note for note in chosen)
 
 
+@pytest.mark.parametrize("excluded", [["layers.1.self_attn.q_proj", "v_proj"], r".*layers\.1\..*"])
+def test_excluded_layers_need_no_factors(plain, tmp_path, excluded):
+    without = {key: value for key, value in plain.tensors.items() if "layers.1" not in key}
+    options = {"target_modules": ["q_proj", "layers.1.self_attn.v_proj"], "exclude_modules": excluded}
+    notes = plain.open(tmp_path / "adapter", options, change=lambda _: without).notes
+    assert not any("the file has no tensors" in note for note in notes)
+
+
+def test_factors_that_are_zero_are_said(plain, tmp_path):
+    for some, words in (("layers.1.self_attn.q_proj", "1 of 4 modules"), ("", "all modules")):
+        zero = {k: 0 * v if f"{some}" in k and "lora_B" in k else v for k, v in plain.tensors.items()}
+        notes = plain.open(tmp_path / f"adapter{some}", {}, change=lambda _, zero=zero: zero).notes
+        assert any(f"the factors of {words}" in note and "are 0, as before training" in note for note in notes)
+
+
 def test_nothing_is_said_of_what_fits(opened):
-    words = ("not known here", "says rank", "the file has no tensors", "the scale of some factors")
+    words = ("not known here", "says rank", "the file has no tensors", "the scale of some factors", "are 0")
     assert not any(word in note for note in opened({}).notes for word in words)
 
 

@@ -36,17 +36,13 @@ def test_a_configuration_that_cannot_be_built_names_its_file(family, changes, wo
     assert words in str(refused.value)
 
 
-INSIDE = {
-    "checkpoint-500": "give that folder",
-    "0_Transformer": "give that folder",
-}
-
-
-@pytest.mark.parametrize("name", INSIDE)
-def test_the_folder_inside_is_named(family, name):
-    (family / "outer").mkdir()
-    shutil.move(family / "mood", family / "outer" / name)
-    with pytest.raises(ConfigError, match=f"It has outer/{name}: {INSIDE[name]}"):
+@pytest.mark.parametrize(
+    "inside", ["checkpoint-500", "0_Transformer", "best_model", "snapshots/0a1b2c", "outputs/epoch_3"]
+)
+def test_the_folder_inside_is_named(family, inside):
+    (family / "outer" / inside).parent.mkdir(parents=True)
+    shutil.move(family / "mood", family / "outer" / inside)
+    with pytest.raises(ConfigError, match=f"It has outer/{inside}: give that folder"):
         open_checkpoint("outer")
 
 
@@ -75,15 +71,31 @@ def test_the_transformer_inside_an_old_sentence_encoder_is_named_and_what_keeps_
     ("beside", "words"),
     [
         ("zero_to_fp32.py", "python mood/zero_to_fp32.py"),
+        ("global_step12/x.pt", "python -m deepspeed.utils.zero_to_fp32 mood mood "),
+        (
+            "mp_rank_00_model_states.pt",
+            "of DeepSpeed; convert it: python -m deepspeed.utils.zero_to_fp32 .*family mood ",
+        ),
+        ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "of DeepSpeed"),
         ("shards/__0_0.distcp", "accelerate merge-weights mood/shards"),
+        (
+            "checkpoint-5/pytorch_model_fsdp_0/__0_0.distcp",
+            "accelerate merge-weights mood/checkpoint-5/pytorch_model_fs",
+        ),
+        ("iter_0000500/mp_rank_00/model_optim_rng.pt", "of Megatron"),
     ],
 )
-def test_the_command_that_converts_is_named(family, beside, words):
+@pytest.mark.parametrize("configured", [True, False])
+def test_the_command_that_converts_is_named(family, beside, words, configured):
     (family / "mood/model.safetensors").unlink()
-    (family / "mood" / beside).parent.mkdir(exist_ok=True)
+    if not configured:
+        (family / "mood/config.json").unlink()
+    (family / "mood" / beside).parent.mkdir(exist_ok=True, parents=True)
     (family / "mood" / beside).touch()
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as refused:
         open_checkpoint("mood")
+    copied = "Copy config.json of its base there too." in str(refused.value)
+    assert copied is (not configured and "Megatron" not in words)
 
 
 def test_tensors_that_deepspeed_left_empty_are_one_line(family):

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file, save_file
 from support.families import TEXT, build, configuration
 from support.mistakes import pickle_weights
@@ -197,3 +198,13 @@ def test_pickled_weights_are_read_with_permission(family):
     pickle_weights(family / "mood")
     weights = open_experts(merge_config(configuration(allow_pickle=True))).weights["mood"]
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("error", [HfHubHTTPError.__bases__[0]("peer closed connection"), OSError("")])
+def test_a_download_that_the_network_ends_is_a_bad_input(monkeypatch, error):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    with pytest.raises(ConfigError, match=f"a/b: no folder of this name.*{str(error) or 'OSError'}"):
+        checkpoint.locate("a/b", allow_pickle=False)

@@ -10,6 +10,7 @@ from torch import nn
 
 from adamerge.batch import Batch
 from adamerge.experts.from_modules import from_modules
+from adamerge.experts.known_writes import remember_writes
 from adamerge.experts.module_contents import unchanged
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.execution import Work, execution_of
@@ -86,8 +87,13 @@ class Doubles(nn.Linear):
 
 def test_what_passes_change_is_found_once_for_a_class_and_configuration(monkeypatch):
     """Copies of all parameters are kept while it is found: later tasks would keep them beside gradients."""
-    found, first = [], Stateless._first
-    monkeypatch.setattr(Stateless, "_first", lambda self, *given: found.append(self) or first(self, *given))
+    found = []
+
+    def remember(module, written):
+        found.append(module)
+        remember_writes(module, written)
+
+    monkeypatch.setattr("adamerge.experts.stateless.remember_writes", remember)
     modules = [Doubles(2), Doubles(2), Doubles(3), Doubles(2, size=4)]
     for module in modules:
         state = {name: p.detach().clone() for name, p in module.named_parameters()}
@@ -96,7 +102,7 @@ def test_what_passes_change_is_found_once_for_a_class_and_configuration(monkeypa
             expected = nn.functional.linear(x, 2 * module.weight, module.bias)
             torch.testing.assert_close(run(state, (x,)), expected)
         assert all(torch.equal(state[name], p) for name, p in module.named_parameters())
-    assert [run._module for run in found] == [modules[0], modules[3]]
+    assert found == [modules[0], modules[3]]
 
 
 def test_a_module_that_changes_nothing_is_said_to():

@@ -1,11 +1,18 @@
 """Variables that a cluster or launcher sets neither crash nor change learning on one device."""
 
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from support.digits import digits_family
 
 from adamerge.data.settings import Batching
+from adamerge.learning import ranks
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, learn
 from adamerge.learning.settings import Learning
@@ -50,6 +57,28 @@ def test_a_launch_changes_nothing(launch, tmp_path, monkeypatch):
         file.name for file in (tmp_path / "alone").iterdir()
     }
     assert rank_zero_only.rank == 1
+
+
+@pytest.mark.parametrize("name", ranks.RANKS)
+@pytest.mark.parametrize("value", ["abc", "", "1.5", "3"])
+def test_lightning_is_imported_under_any_rank(monkeypatch, name, value):
+    """Nothing here imports Lightning before `adamerge.learning` does."""
+    monkeypatch.delitem(sys.modules, ranks.MODULE)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    monkeypatch.setenv(name, value)
+    ranks.import_lightning()
+    assert os.environ[name] == value
+    if value != "3":
+        monkeypatch.delitem(sys.modules, ranks.MODULE)
+        with pytest.raises(ValueError, match="invalid literal"):
+            importlib.import_module(ranks.MODULE)
+
+
+def test_lightning_is_imported_by_the_room_of_learning_alone():
+    rooms = Path(ranks.__file__).parents[1]
+    importing = re.compile(r"^\s*(from|import) (pytorch_lightning|lightning)", re.MULTILINE)
+    found = {file.parent.name for file in rooms.rglob("*.py") if importing.search(file.read_text("utf-8"))}
+    assert found == {"learning"}
 
 
 def test_the_rank_is_put_back():

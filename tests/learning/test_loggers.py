@@ -8,6 +8,7 @@ import pytest
 from support.families import configuration, write
 
 from adamerge import cli
+from adamerge.runs.paths import anchored
 
 SHORT = {"max_steps": 4, "accelerator": "cpu"}
 
@@ -39,6 +40,22 @@ def test_options_and_several_loggers(family, main):
     assert not (family / "run" / "logs").exists()
     assert len(logged(family / "elsewhere" / "a")) == len(logged(family / "elsewhere" / "b"))
     assert "my-loss" in logged(family / "elsewhere" / "b")[0]
+    assert (family / "run" / "config.yaml").read_text().count(f"save_dir: {family / 'elsewhere'}") == 2 + 2  # and saved
+
+
+@pytest.mark.parametrize(
+    ("place", "saved"), [("logs", "{here}/logs"), ("/a/logs", "/a/logs"), ("s3://a/logs", "s3://a/logs"), (None, None)]
+)
+def test_a_saved_configuration_names_the_same_place_from_every_folder(place, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"name": "a"} if place is None else {"name": "a", "save_dir": place}
+    logger = {"class_path": "CSVLogger", "init_args": given}
+    wanted = None if saved is None else saved.format(here=tmp_path)
+    for asked in (logger, [logger, None, {"class_path": "CSVLogger"}]):
+        found = anchored({"base_model": "b", "models": [], "run_dir": "run", "trainer": {"logger": asked}})["trainer"]
+        own = found["logger"][0] if isinstance(asked, list) else found["logger"]
+        assert own["init_args"].get("save_dir") == wanted
+    assert found["logger"][1:] == [None, {"class_path": "CSVLogger"}]
 
 
 @pytest.mark.parametrize(

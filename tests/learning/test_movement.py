@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from rich.console import Console
-from support.digits import digits_family
+from support.digits import MANNERS, digits_family
 from support.families import configuration, write
 from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import LambdaLR
@@ -30,7 +30,6 @@ CORNER = Box(2.0, 3.0)
 
 
 def settings(optimizer, feasible=None, steps=3, *, scheduler=None, factor=1.0, init=0.3, **batching):
-    _, own = digits_family()
     return Learning(
         optimizer,
         scheduler=scheduler,
@@ -38,7 +37,7 @@ def settings(optimizer, feasible=None, steps=3, *, scheduler=None, factor=1.0, i
         init=init,
         batching=Batching(batch_size=None, **batching),
         watching=Watching("last", every=100, patience=None),
-        task_weights=dict.fromkeys(own, factor),
+        task_weights=dict.fromkeys(MANNERS, factor),
         trainer={"max_steps": steps, **QUIET},
     )
 

@@ -76,6 +76,7 @@ SCALED = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 
 
 def plain(theta: float, **more: float) -> dict[str, object]:
@@ -89,8 +90,25 @@ LAYERS = {
 FAMILIES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "llama": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": plain(5e5), "tie_word_embeddings": True}),
     "llama3": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": SCALED}),
+    "yarn": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": YARN}),
     "qwen2": ("Qwen2ForCausalLM", {**GROUPED, "rope_parameters": plain(1e6)}),
     "mistral": ("MistralForCausalLM", {**GROUPED, "rope_parameters": plain(1e6), "sliding_window": None}),
+    "mixtral": (
+        "MixtralForCausalLM",
+        {**GROUPED, "rope_parameters": plain(1e6), "sliding_window": None, "num_local_experts": 4},
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        {
+            **GROUPED,
+            "head_dim": 16,
+            "moe_intermediate_size": 24,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "rope_parameters": plain(1e6),
+        },
+    ),
     "phi": ("PhiForCausalLM", {**SIZES, "rope_parameters": plain(2e4, partial_rotary_factor=0.5)}),
     "phi3": ("Phi3ForCausalLM", {**GROUPED, "rope_parameters": plain(2e4)}),
     "smollm3": ("SmolLM3ForCausalLM", {**GROUPED, "rope_parameters": plain(2e6)}),

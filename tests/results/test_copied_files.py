@@ -4,7 +4,7 @@ import pytest
 from support.sentence_encoders import as_sentence_encoder, save_encoders
 
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.results.beside import read_beside
+from adamerge.results.beside import left_behind, read_beside
 
 TEXTS = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT")
 KEYS = (
@@ -41,3 +41,19 @@ def test_of_the_folder_of_a_module_its_own_files_are_copied(encoders):
     found = {name for module in modules.modules for name in (*module.files, *module.weights)}
     assert "1_Pooling/config.json" in found
     assert found.isdisjoint(f"1_Pooling/{name}" for name in strange)
+
+
+def test_of_the_folder_of_named_templates_templates_are_copied_and_the_rest_is_said(encoders):
+    place = encoders / "base/additional_chat_templates"
+    strange = ("notes.txt", "keys/rag.jinja", ".rag.jinja.swp", "tool.jinja.bak")
+    for name in (*strange, "rag.jinja"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("x")
+    (place / "outside.jinja").symlink_to(encoders / "mood/config.json")
+    checkpoint = open_checkpoint("base")
+    assert read_beside(checkpoint).templates == {"rag": "x"}
+    copied, links = left_behind(checkpoint)
+    assert all(f"additional_chat_templates/{name}" in copied for name in strange[:3])
+    assert "and 1 more" in copied
+    assert "rag.jinja," not in copied.replace("keys/rag.jinja", "")
+    assert "additional_chat_templates/outside.jinja" in links

@@ -6,7 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from adamerge.results.compare import CANDIDATES, Comparison
+from adamerge.results.candidates import CANDIDATES
+from adamerge.results.compare import Comparison
 from adamerge.results.evaluate import MEAN, relative
 from adamerge.results.measures import MEASURES, OWN, comparable
 from adamerge.results.report import comparison_table

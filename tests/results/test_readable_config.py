@@ -7,6 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from support.families import build, save_tokenizer
+from support.renamed import model_of
 
 from adamerge.results.readable_config import make_readable, with_former_rope
 
@@ -125,6 +126,18 @@ def test_gpt2_has_the_number_of_positions_under_its_former_name_too(tmp_path):
     assert transformers.AutoConfig.from_pretrained(tmp_path).n_positions == 32
 
 
+@pytest.mark.parametrize("name", ["Qwen3MoeConfig", "Qwen3VLMoeConfig", "MellumConfig"])
+def test_mixtures_have_the_number_of_experts_under_the_name_that_former_readers_need(tmp_path, name):
+    config = getattr(transformers, name)()
+    config.get_text_config().num_experts = 4
+    config.save_pretrained(tmp_path)
+    assert '"num_experts"' not in (tmp_path / "config.json").read_text()  # their readers' default is 128
+    make_readable(tmp_path, "merged", generates=False)
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert found.get("text_config", found)["num_experts"] == 4
+    assert transformers.AutoConfig.from_pretrained(tmp_path).get_text_config().num_local_experts == 4
+
+
 # --- ties and the end of a turn ---------------------------------------------------------------------------------------
 
 
@@ -142,6 +155,21 @@ def test_a_tensor_beside_what_it_was_tied_to_is_not_tied(tmp_path, apart):
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     expected = own["lm_head.weight"] if apart else tensors["model.embed_tokens.weight"]
     assert torch.equal(model.lm_head.weight, expected)
+
+
+@pytest.mark.parametrize("architecture", ["LlavaForConditionalGeneration", "Qwen2VLForConditionalGeneration"])
+def test_the_text_part_of_a_configuration_is_not_tied_either(tmp_path, architecture):
+    model_of(architecture).save_pretrained(tmp_path)
+    tensors, file = load_file(tmp_path / "model.safetensors"), tmp_path / "config.json"
+    assert any(name.endswith("lm_head.weight") for name in tensors)
+    settings = json.loads(file.read_text())
+    settings["text_config"]["tie_word_embeddings"] = True  # which transformers takes for the whole
+    file.write_text(json.dumps(settings))
+    assert transformers.AutoConfig.from_pretrained(tmp_path).tie_word_embeddings
+    assert "lm_head.weight" in make_readable(tmp_path, "merged", generates=False)[-1]
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert not config.tie_word_embeddings
+    assert not config.get_text_config().tie_word_embeddings
 
 
 TURN = "{% for m in messages %}{{ m.content }} [SEP] {% endfor %}"

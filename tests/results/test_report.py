@@ -3,10 +3,11 @@
 import io
 
 import pytest
+import torch
 from matplotlib.image import imread
 from rich.console import Console
 
-from adamerge.results.report import curve, table
+from adamerge.results.report import curve, heat_map, table
 
 
 def test_names_of_tasks_are_no_markup():
@@ -27,3 +28,13 @@ def test_the_legend_is_within_the_picture(monitor, tmp_path):
     legend = picture[:30]
     assert legend.min() < 0.5
     assert legend[:, [0, 1, -2, -1]].min() == 1
+
+
+@pytest.mark.parametrize(("groups", "labels"), [(330, 2 + 55), (2500, 2 + 80)])
+def test_a_heat_map_of_many_groups_is_no_taller_than_its_names(groups, labels, tmp_path):
+    """Many are summed up, and names of too many are left out."""
+    names = [f"h.{i % 2}.part{i % (labels - 2 if groups == 330 else 500)}[{i}:{i + 1}]" for i in range(groups)]
+    heat_map(torch.rand(groups, 2), names, ["a$b$", "c"], tmp_path / "coefficients.png")
+    height, width = imread(tmp_path / "coefficients.png").shape[:2]
+    assert height <= 24 * labels + 500
+    assert 600 <= width <= 900

@@ -4,16 +4,20 @@ import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from adamerge.merging.coefficients import Table
 from adamerge.merging.grouping import Grouping
+from adamerge.results.heat_maps import HeatMap, draw
 from adamerge.results.pictures import pictures
 from adamerge.results.report_page import report_on
+from adamerge.results.sections import sections
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_by_side import compared
 from adamerge.results.verdict import verdict
@@ -67,7 +71,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         own = dict(attrs)
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
         self.links += [own[key] for key in ("src", "href") if key in own]
         self.images += [own] if tag == "img" else []
@@ -89,6 +93,8 @@ def test_a_page_needs_no_network_and_is_well_formed():
     assert text.count("<th scope") >= page.tables
     assert "<script>alert(1)" not in text
     assert "&lt;b&gt;news" in text
+    assert re.findall(r"<button[^>]*>([^<]*)", text)[:2] == ["task", "learned"]  # a narrow window shows it first
+    assert re.search(r'data-value="80.0">80.0 \(95\)<br><small>\[7\d\.\d, 8\d\.\d\]</small>', text)
 
 
 def luminance(colour):
@@ -124,11 +130,13 @@ def test_pictures_stay_readable_and_the_page_small(groups, experts):
         "Loss, agreement",
         "Norms of",
         "Pairwise cosines",
+        "Cosines of all pairs",
         "Coefficients: 20" if groups == 20 else "of all groups",
     ]
     assert all(any(word in text for text in drawn) for word in wanted)
     for svg in drawn.values():
         root = ElementTree.fromstring(svg)
+        assert min(map(float, re.findall(r"font-size: ([\d.]+)px", svg))) >= 7.5  # points, so 10 pixels
         assert max(float(root.get(side).removesuffix("pt")) for side in ("width", "height")) < 1500
     assert len(page) < 3_000_000
     assert page.count("<td") >= groups * experts
@@ -148,6 +156,20 @@ def test_colours_differ_in_grey():
     assert (grey[1:] > grey[:-1]).all()
 
 
+def test_numbers_in_cells_have_contrast():
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    figure = Figure()
+    shown = HeatMap("", "group", torch.linspace(-1, 1, 200)[:, None], [str(i) for i in range(200)])
+    draw(figure, axes := figure.add_subplot(), shown, ["news"], "base")
+    for text in axes.texts:
+        cell = luminance(to_hex(colormaps["cividis"]((shown.values[int(text.get_position()[1]), 0].item() + 1) / 2)))
+        ink = luminance(to_hex(text.get_color()))
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) > 4.3
+    assert len(axes.texts) == 200
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -162,9 +184,28 @@ def test_the_verdict(options, words):
     assert words in verdict(made(**options))
 
 
+def test_the_centre_is_a_merge_without_learning():
+    own = made(scores=False, history=False)
+    run = replace(own, metrics={**own.metrics, "agreement": own.agreement | {"centre": own.agreement["learned"]}})
+    assert "the centre (Isotropic), the best merge without learning, agrees on 90.0 %" in verdict(run)
+
+
 def test_intervals_are_in_the_table():
     found = report_on([made()]).markdown
-    assert re.search(r"\| a&#124;b \| 86\.0 \[7\d\.\d, 9\d\.\d\]", found)
+    assert re.search(r"\| a&#124;b \| 81\.0 \(95\) \[7\d\.\d, 8\d\.\d\] \| 86\.0 \[7\d\.\d, 9\d\.\d\]", found)
+
+
+def test_the_race_names_the_centre():
+    rounds = [{"rows": 8, "divergence": {"Ties": 0.4, "average": 0.5}}, {"rows": 16, "divergence": {"average": 0.3}}]
+    own = made(history=False)
+    table = own.table._replace(centre="auto")
+    run = replace(own, table=table, race={"winner": "average", "rounds": rounds})
+    assert run.centre == "auto: average"
+    found = {section.title: section for section in sections(run)}
+    assert "0 leaves the centre (auto: average) as it is" in found["Coefficients"].text[0]
+    (grid,) = found["Learning"].grids
+    assert [[cell.text for cell in row] for row in grid.rows] == [["average", "0.500", "0.300"], ["Ties", "0.400", "–"]]
+    assert own.centre == "Isotropic"
 
 
 def test_a_run_without_learning_has_no_empty_picture():
@@ -183,6 +224,12 @@ def test_runs_side_by_side():
     grids = compared([made("first"), made("second", groups=30)]).grids
     (apart,) = (grid for grid in grids if grid.title == "Coefficients against first")
     assert [cell.text for cell in apart.rows[0]] == ["second", "–", "–", "other groups, experts or centre"]
+
+
+def test_means_over_other_tasks_are_not_compared():
+    for experts, wanted in ((2, "0.0"), (3, "–")):
+        scores = compared([made("first"), made("second", experts=experts)]).grids[0]
+        assert [row[-1].text for row in scores.rows if row[0].text == "mean"] == [wanted]
 
 
 def test_tables_of_markdown_have_a_cell_per_column():

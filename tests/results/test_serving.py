@@ -3,16 +3,21 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file
 from support.families import CHATS, save_speaking_family
 
-from adamerge import cli
+from adamerge import Merge, cli
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -41,6 +46,21 @@ def test_an_export_has_what_servers_read(tmp_path, monkeypatch, tied):
     with safe_open(merged / "model.safetensors", "pt") as weights:
         assert weights.metadata() == {"format": "pt"}
         assert ("lm_head.weight" in weights.keys()) is not tied
+
+
+def test_llama_cpps_converter_takes_an_export(tmp_path, monkeypatch):
+    """Where its source is on the path: the file holds the export's numbers (of query and key in another order)."""
+    if not find_spec("conversion"):
+        pytest.skip("llama.cpp's converter is not on the path; tests/readers/run.py --readers gguf fetches and runs it")
+    monkeypatch.chdir(save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama", ("mood",)))
+    Merge("base", ["mood"], method="task_arithmetic").learn().export("merged")
+    np.save(tmp_path / "ids.npy", np.arange(4))
+    script = Path(__file__).parents[1] / "readers" / "read.py"
+    subprocess.run([sys.executable, script, "gguf", tmp_path / "ids.npy", tmp_path, "merged"], check=True)
+    assert not (tmp_path / "0.txt").exists(), (tmp_path / "0.txt").read_text()
+    expected = np.concatenate([own.float().numpy().ravel() for own in load_file("merged/model.safetensors").values()])
+    found = np.load(tmp_path / "0.npy")[: len(expected)]
+    np.testing.assert_array_equal(np.sort(found), np.sort(expected))
 
 
 def test_the_page_names_files_that_exports_have():

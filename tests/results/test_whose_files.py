@@ -15,7 +15,6 @@ from support.sentence_encoders import TASKS, TEXTS, as_sentence_encoder, cosines
 from transformers import AutoTokenizer
 
 from adamerge import Expert, Merge
-from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.results.export import check_free
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
@@ -174,24 +173,6 @@ def test_settings_that_cannot_be_read_are_named(encoders, name):
 
 
 # --- names of files -----------------------------------------------------------------------------------------------
-
-
-def test_further_training_in_place_leaves_nothing_stale_and_other_tasks_alone(encoders):
-    for seed, task in enumerate(TASKS):
-        build("BertForSequenceClassification", "bert", seed).save_pretrained(task)
-    done, _ = merged()
-    before = load_file(done.folder / "topic/model-00001-of-00002.safetensors")
-    assert not (done.folder / "model.safetensors.index.json").exists()
-    for place, architecture in ((done.folder / "mood", "BertForSequenceClassification"), (done.folder, "BertModel")):
-        model = getattr(transformers, architecture).from_pretrained(place)
-        torch.nn.init.ones_(next(model.parameters()))
-        model.save_pretrained(place)
-        assert [file.name for file in place.glob("*.safetensors")] == ["model.safetensors"]
-        assert open_checkpoint(str(place)).tensors.headers
-        again = getattr(transformers, architecture).from_pretrained(place)
-        assert bool((next(again.parameters()) == 1).all())
-    after = load_file(done.folder / "topic/model-00001-of-00002.safetensors")
-    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_safetensors_replaces_a_file_rather_than_its_content(tmp_path):

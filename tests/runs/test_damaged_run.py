@@ -14,10 +14,11 @@ from adamerge import cli
 from adamerge.learning.trainer import WholeCheckpoints
 from adamerge.learning.two_stages import _read as read_first_stage
 from adamerge.merging.coefficients import load_coefficients
+from adamerge.runs.begun_run import check_run_dir, check_unedited
 from adamerge.runs.finished import RunFinishedError, check_unfinished
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs
 from adamerge.runs.open_run import _metrics
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_unedited
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.kept import Keeper, key_file
 from adamerge.storage.weights import MappedFiles
 from adamerge.types import ConfigError

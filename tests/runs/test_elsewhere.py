@@ -37,6 +37,31 @@ def test_a_key_is_sent_to_where_it_belongs(key, words):
     )
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("trainer", "lr", "Did you mean lr of "),
+        ("data", "learning_rate", "Did you mean lr of "),
+        ("watch", "max_steps", "Did you mean max_steps under trainer?"),
+        ("regulariser", "patience", "Did you mean patience under watch, or of "),
+        ("trainer", "batch_size", "Did you mean batch_size under data?"),
+        ("parameters", "lower", "Did you mean lower of Box under feasible.init_args?"),
+        ("data", "method", "method belongs at the top level, beside models."),
+        ("memory", "seed", "Write seed_everything."),
+        ("trainer", "max_step", "Did you mean max_steps?"),
+        ("models.0", "centre", "centre belongs at the top level, beside models."),
+    ],
+)
+def test_a_key_in_a_wrong_section_is_sent_to_where_it_belongs(section, key, words):
+    assert f"{section}.{key}: there is no such key. {words}" in complaint(f"{HEAD}{section}.{key}: 1")
+
+
+def test_a_model_that_is_a_text_is_refused_by_the_key_it_lacks():
+    said = complaint("base_model: base\nmodels: [mood, {model: topic, lr: 1}]").splitlines()
+    assert said[0].endswith("found 'mood'. Write {model: 'mood'}.")
+    assert "models.1.lr: there is no such key. Did you mean lr of " in said[1]
+
+
 FAMILIES = [
     (family, key)
     for family, key in (

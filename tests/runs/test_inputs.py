@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.families import listing
 from support.processes import Strike, run
+from transformers import BertForSequenceClassification
 
 from adamerge import cli
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.results.unchanged import check_unchanged
+from adamerge.runs.inputs import check_inputs, hash_files, hash_processor
 from adamerge.storage.exclusive import used_alone
 from adamerge.types import ConfigError
 
@@ -114,6 +116,48 @@ def test_files_that_change_while_they_are_in_use(text_family, tmp_path, how):
     with pytest.raises(ConfigError) as refused:
         check_unchanged(experts)
     assert str(refused.value).startswith(f"{'base' if how == 'removed' else 'expert ' + file.parent.name} ({file}): ")
+
+
+OF_A_TRAINER = (
+    *(
+        "training_args.bin",
+        "optimizer.pt",
+        "optimizer.bin",
+        "scheduler.pt",
+        "scaler.pt",
+        "rng_state.pth",
+        "random_states.pkl",
+    ),
+    *("trainer_state.json", "all_results.json", "eval_results.json", "random.safetensors", "sampler.bin", "README.md"),
+    *("runs/events.out.tfevents.1", "checkpoint-5/model.safetensors", "global_step5/states.bin", ".env", "latest"),
+)
+
+
+def hashes(place):
+    checkpoint = open_checkpoint(str(place))
+    return hash_files(checkpoint), hash_processor(checkpoint)
+
+
+def test_what_a_trainer_adds_or_takes_away_changes_nothing(text_family, tmp_path):
+    for sharded, place in ((False, tmp_path / "one"), (True, tmp_path / "several")):
+        if sharded:
+            size = {"max_shard_size": "10KB"}
+            BertForSequenceClassification.from_pretrained(tmp_path / "one").save_pretrained(place, **size)
+        else:
+            shutil.copytree(text_family / "mood", place)
+        before = hashes(place)
+        for name in OF_A_TRAINER:
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_bytes(b"anything")
+        assert hashes(place) == before
+        file, source = tmp_path / "inputs.json", {"source": str(place)}
+        former = {**before[0], "training_args.bin": "what an earlier version hashed"}
+        file.write_text(json.dumps({"base": {**source, "sha256": former}}))
+        check_inputs({"base": {**source, "sha256": before[0]}}, file)
+        file.write_text(json.dumps({"base": {**source, "sha256": {**before[0], "model-x.safetensors": "gone"}}}))
+        with pytest.raises(ConfigError, match=r"model-x\.safetensors is gone"):
+            check_inputs({"base": {**source, "sha256": before[0]}}, file)
+        assert ("model.safetensors.index.json" in before[0]) is sharded
 
 
 # --- finished runs and what a user put into them ----------------------------------------------------------------------

@@ -16,6 +16,7 @@ from support.processes import Strike, run
 from adamerge import cli
 from adamerge.calibration import targets
 from adamerge.learning.checkpoints import OneCheckpoint, newest
+from adamerge.learning.merge_module import MergeModule
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.storage.atomic_files import whole_folder
 from adamerge.storage.signals import ENDING, as_ctrl_c
@@ -86,13 +87,13 @@ def test_an_ignored_signal_stays_ignored():
 
 @pytest.mark.usefixtures("_heard")
 @pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize("where", ["adamerge.runs.learn_merge.load_data", "adamerge.results.export.write_index"])
+@pytest.mark.parametrize("where", ["runs.learn_merge.load_data", "results.write_checkpoint.write_index"])
 def test_fit_says_how_to_go_on_after_a_signal(place, main, monkeypatch, number, where):
     def struck(*given, **more):
         os.kill(os.getpid(), number)
         raise AssertionError("the signal was not heard")
 
-    monkeypatch.setattr(where, struck)
+    monkeypatch.setattr(f"adamerge.{where}", struck)
     code, _, said = main("fit", "--config", "merge.yaml", "--trainer.max_steps", 0, "--init", 0.3)
     assert code == cli.INTERRUPTED
     assert "interrupted." in said
@@ -124,6 +125,35 @@ def test_a_moved_run_goes_on_from_its_newest_checkpoint(place, main, monkeypatch
     assert main("fit", "--config", "merge.yaml", "--run_dir", "whole")[0] == 0
     tables = [load_coefficients(place / name / "coefficients.safetensors") for name in ("elsewhere", "whole")]
     assert torch.equal(*(table.coefficients for table in tables))
+
+
+def held():
+    """Resident bytes, open files and mappings of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return (
+        pages * os.sysconf("SC_PAGESIZE"),
+        len(os.listdir("/proc/self/fd")),
+        Path("/proc/self/maps").read_text().count("\n"),
+    )
+
+
+def test_memory_descriptors_and_mappings_stay_flat(place, main, monkeypatch, request):
+    """3,000 steps where everything was asked for, else some; the first third is not judged."""
+    steps, seen, step = 3000 if request.config.getoption("--full") else 18, [], MergeModule.training_step
+
+    def watched(module, *given):
+        if module.global_step % (steps // 9) == 0:
+            seen.append(held())
+        return step(module, *given)
+
+    monkeypatch.setattr(MergeModule, "training_step", watched)
+    settings = ("--memory", "mapped", "--trainer.max_steps", steps, "--watch.every", steps // 3)
+    assert main("fit", "--config", "merge.yaml", *settings)[0] == 0
+    assert len(seen) >= 9
+    memory, files, mappings = (max(values) - values[0] for values in zip(*seen[3:], strict=True))
+    assert memory < 2**24
+    assert files == 0
+    assert mappings <= 6
 
 
 def test_the_newest_of_several_checkpoints_is_taken(tmp_path):

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
-from support.families import configuration, save_speaking_family
+from support.adapter_pool import save_adapter
+from support.families import build, configuration, near, save_family, save_speaking_family
+from transformers import ViTImageProcessorPil
 
 from adamerge.data.rows import TensorRows
 from adamerge.experts.from_modules import from_modules
@@ -90,6 +93,57 @@ def test_check_says_what_fit_says(family):
     assert any("one tensor at a time" in line for line in lines)
 
 
+def save_pictures(folder):
+    """Tiny classifiers of images, with processors that differ, and a folder of pictures of every size per task."""
+    base = build("ViTForImageClassification", "vit", 0)
+    experts = {task: near("ViTForImageClassification", "vit", base, seed) for seed, task in enumerate("ab", 1)}
+    save_family(folder, base, experts)
+    for seed, place in enumerate(("base", *experts)):
+        ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder / place)
+        for number in range(0 if place == "base" else 12):
+            file = folder / f"{place}_rows/class{number % 2}/{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((8 + number, 20), 50 + seed).save(file)
+    return [{"model": task, "calibration": f"{task}_rows"} for task in experts]
+
+
+def save_adapters(folder):
+    """A tiny language model, and an adapter and rows per task."""
+    save_speaking_family(folder, "LlamaForCausalLM", "llama")
+    places = {
+        task: save_adapter(None, folder / f"adapters/{task}", {}, seed) for seed, task in enumerate(("mood", "topic"))
+    }
+    return [{"model": str(place), "task": task, "calibration": f"{task}.jsonl"} for task, place in places.items()]
+
+
+@pytest.mark.parametrize(
+    ("save", "changes", "words"),
+    [
+        (save_pictures, {"task_vectors": "Wudi"}, ["task vectors: Wudi, one tensor at a time"]),
+        (save_adapters, {"data": {"batch_size": 4}}, ["held out: "]),
+        (
+            save_adapters,
+            {"method": "fisher", "trainer": {"accelerator": "cpu"}},
+            ["task vectors: Fisher, one tensor at a"],
+        ),
+        (save_adapters, {"grouping": "component", "chunks": None}, ["coefficients: at most "]),
+    ],
+)
+def test_check_says_what_fit_says_of_images_and_adapters(tmp_path, monkeypatch, save, changes, words):
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "base_model": "base",
+        "models": save(tmp_path),
+        "run_dir": "run",
+        "method": "adamerging",
+        **FEW,
+        **changes,
+    }
+    lines = assert_same(config)
+    for word in words:
+        assert any(word in line for line in lines), (word, lines)
+
+
 @pytest.mark.parametrize("name", ["answers", "streamed answers"])
 def test_notes_of_language_models(tmp_path, monkeypatch, name):
     folder = save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama")
@@ -113,7 +167,9 @@ def test_rows_and_time_are_said(opened, text_family, monkeypatch):
     lines = [*time_needed.row_counts(config, data), *time_lines(config, experts, experts.shared, data)]
     assert "rows of mood: 24 to learn from, 8 held out, 16 to measure on" in lines
     (line,) = [line for line in lines if line.startswith("time: ")]
-    assert re.match(r"time: learning .* \(1 steps of [\d.e-]+ s\), measuring .*, as this machine is now", line)
+    assert re.match(
+        r"time: learning .* \(1 steps of [\d.e-]+ to [\d.e-]+ s\), measuring .*, as this machine is now", line
+    )
     idle = merge_config(configuration(method="average", trainer={}, optimizer=None), lambda note: None)
     assert time_lines(idle, experts, experts.shared, data)[0].startswith("time: measuring ")
     assert time_lines(idle, experts, experts.shared, replace(data, evaluation={})) == []
@@ -142,6 +198,10 @@ def test_seconds_of_a_step_are_those_of_its_products(text_family, monkeypatch):
         config, experts, experts.shared, Data(rows, rows, {}, {}, ()), dict.fromkeys("ab", work), only
     )
     assert found.step == pytest.approx(3 * 2 * 6 * 4096 / 1000)
+    called = time_needed.seconds(
+        config, experts, experts.shared, Data(rows, rows, {}, {}, ()), dict.fromkeys("ab", work), Speed(1e30, 1e30, 1.0)
+    )
+    assert called.step > 3 * 2 * work.calls + 2 * len(experts.shared)  # every merge, and the loop, call functions too
     assert found.looks == pytest.approx(2 * 2 * 5 * 4096 / 1000)
     assert found.measuring == pytest.approx(len(time_needed.CANDIDATES) * 2 * 20 * 4096 / 1000)
     assert Work(0.0, 8).seconds(rows=9, size=4, speed=Speed(1.0, 1.0, 2.0)) == 3 * 4

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from adamerge import cli
+from adamerge.data.settings import Augmentation
+from adamerge.objectives import LogitAlignment
 from adamerge.runs import presets
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import FAST
@@ -16,6 +18,7 @@ from adamerge.runs.presets import COMMON, DEFAULT, PRESETS
 from adamerge.runs.read_config import merge_config, merge_layers
 from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.runs.save_config import resolved
+from adamerge.transforms import Isotropic, Wudi
 from adamerge.types import ConfigError
 
 MINIMAL = {"base_model": "base", "models": [{"model": "mood", "calibration": "mood.jsonl"}, {"model": "topic"}]}
@@ -97,7 +100,9 @@ def test_the_default_is_what_it_says():
     assert config.method == DEFAULT
     assert type(config.objective).__name__ == "LogitAlignment"
     assert config.chunks.budget == 8
-    assert (config.centre, config.beside, config.watch.average, config.watch.guard) == ("auto", ["base"], 0.9, True)
+    assert (config.centre, config.watch.average, config.watch.guard) == ("auto", 0.9, True)
+    assert config.beside == ["base", Isotropic(), Wudi()]
+    assert (config.objective, config.data.augmentation) == (LogitAlignment(temperature="auto"), Augmentation())
 
 
 def test_an_unknown_method_is_refused_with_the_nearest():

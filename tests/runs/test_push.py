@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import transformers
+from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
 
 from adamerge.runs.push import check_repository, push
@@ -47,6 +48,20 @@ def test_a_refusal_says_how_to_upload_later(finished, tmp_path):
     with pytest.raises(ConfigError, match=r"org/merge: .* \(you are not logged in\).*hf upload org/merge"):
         push(finished / "run/merged", "org/merge", private=False, console=Console(quiet=True), api=hub)
     assert (finished / "run/merged/README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (HfHubHTTPError.__bases__[0]("[Errno 111] Connection refused"), r"\(\[Errno 111\] Connection refused\)"),
+        (OSError(), r"\(OSError\)"),
+        (ValueError("  \n"), r"\(ValueError\)"),
+    ],
+)
+def test_a_network_that_is_away_is_a_refusal_too(tmp_path, refusal, reason):
+    """The hub's client lets errors of its HTTP library through, and some have no words."""
+    with pytest.raises(ConfigError, match=f"org/merge: the hub did not take the upload {reason}"):
+        push(tmp_path, "org/merge", private=False, console=Console(quiet=True), api=Hub(tmp_path, refusal))
 
 
 @pytest.mark.parametrize("name", ["merge", "a/b/c", "org/", "org/na me", "/tmp/x", ""])

@@ -16,10 +16,11 @@ from adamerge.merging.chunks import Chunks
 from adamerge.objectives import Entropy
 from adamerge.optim import FrankWolfe
 from adamerge.optim.feasible_sets import Box, Simplex
+from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.model_config import ModelConfig
 from adamerge.runs.read_config import merge_config, merge_layers, read_config
 from adamerge.runs.read_yaml import read_yaml
-from adamerge.runs.run_directory import RunDirectory, check_run_dir
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.transforms import Aswudi, Wudi
 from adamerge.types import ConfigError

@@ -1,11 +1,15 @@
 """What YAML lets one write and a configuration cannot hold is named with its line."""
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from support.complaints import HEAD, LINE, complaint
 
 from adamerge.runs.layers import nested
 from adamerge.runs.read_config import merge_layers
-from adamerge.runs.read_yaml import DEEPEST, MOST, read_yaml
+from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.yaml_size import DEEPEST, MOST
 from adamerge.types import ConfigError
 
 LENGTH = 11  # keys and values in HEAD, and itself
@@ -57,6 +61,16 @@ def test_a_value_that_yaml_cannot_build_is_named_with_its_line(value):
     assert len(said) < 300
 
 
+def test_a_number_that_yaml_reads_as_another_one_stays_a_text():
+    for text, other in {"010": 8, "007": 7, "1:30": 90, "-1:30": -90, "1:30.5": 90.5, "00": 0}.items():
+        assert yaml.safe_load(text) == other
+        assert read_yaml(f"a: {text}", "merge.yaml").content == {"a": text}
+    for text in "0 -3 +4 1_000 0x1F 0b11 1.5 -1.5 1. .5 1.5e+3 .inf -.inf 12 yes ~ 2001-01-01".split():
+        assert read_yaml(f"a: {text}", "merge.yaml").content == {"a": yaml.safe_load(text)}, text
+    for text in ("1e3", "1E5", "1.0e5", "-.5", ".5e3", "12e+3"):
+        assert read_yaml(f"a: {text}", "merge.yaml").content == {"a": float(text)}
+
+
 def test_a_long_value_is_cut_in_the_answer():
     said = complaint(HEAD + f"init: {'x' * 100_000}\n{'k' * 900}: 1")
     assert max(map(len, said.splitlines())) < 1200
@@ -84,3 +98,20 @@ def test_files_that_are_no_configuration(text, words):
 def test_places_follow_dotted_keys():
     document = nested(read_yaml("data.rows: 4", "merge.yaml"))
     assert document.places["data", "rows"].source == "merge.yaml:1"
+
+
+SIGNS = list(" \n\t\r:-,[]{}#'\"%@`!|>?<=\\ab1.~é\ufeff\x85\x07😀")
+WORDS = [*SIGNS, "\n  ", "\n- ", "\na: ", "b: [", "'c': {", "1e-3", "---\n"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
+def test_what_libyaml_reads_is_what_pyyaml_reads(text):
+    """libyaml takes tabs after values and comments that touch | and >; texts with such characters are none of its."""
+    try:
+        expected = yaml.load("a: " + text, yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError):
+        with pytest.raises(ConfigError):
+            read_yaml("a: " + text, "merge.yaml")
+    else:
+        found = read_yaml("a: " + text, "merge.yaml")
+        assert found.repeated or repr(found.content).replace("0.001", "'1e-3'") == repr(expected)

@@ -10,10 +10,11 @@ import pytest
 from support.families import configuration, listing
 
 from adamerge import cli
+from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.disk_space import check_space
 from adamerge.runs.read_config import merge_config
-from adamerge.runs.run_directory import RunDirectory, check_run_dir
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.types import ConfigError
 

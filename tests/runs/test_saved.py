@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamerge.runs import read_config
+from adamerge.runs.begun_run import check_run_dir, check_unedited
 from adamerge.runs.flat_settings import FAST
 from adamerge.runs.presets import PRESETS
 from adamerge.runs.read_yaml import Document, read_yaml
-from adamerge.runs.run_directory import RunDirectory, check_run_dir, check_unedited
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.types import ConfigError
 

@@ -53,7 +53,15 @@ OPTIONS = {
     "DoRA without magnitudes": ({"use_dora": True}, "no magnitude beside it"),
     **{
         f"start {start}": ({"init_lora_weights": start}, f"init_lora_weights is '{start}'.*path_initial_model")
-        for start in ("pissa", "pissa_niter_4", "olora", "corda", "eva", "loftq", "lora_ga")
+        for start in ("pissa", "pissa_niter_4", "olora", "corda", "lora_ga")
+    },
+    **{
+        f"start {start}": ({"init_lora_weights": start}, f"init_lora_weights is '{start}', {words}")
+        for start, words in {
+            "eva": "which leaves the base as it was in PEFT.*write true",
+            "loftq": "which replaced the base by a quantised one.*give the complete model",
+            "Other": "which is not known here.*path_initial_model.*write true",
+        }.items()
     },
 }
 
@@ -98,6 +106,10 @@ TENSORS = {
         "expected factors in floating point .* as torch.int8",
     ),
     "factors of 8 bits": (lambda t: {k: v.to(torch.float8_e4m3fn) for k, v in t.items()}, "as torch.float8_e4m3fn"),
+    "factors that are no numbers": (
+        lambda t: {k: v / 0 if "layers.1.self_attn.q_proj.lora_B" in k else v for k, v in t.items()},
+        "expected finite numbers.*in base_model.*1.self_attn.q_proj.lora_B.weight: the training diverged",
+    ),
     "no tensor": (lambda t: {}, "found a file without any"),
     "two in one place": (
         lambda t: {**t, f"{ATTENTION}.q_proj.lora_A.default.weight": torch.ones(4, 16)},

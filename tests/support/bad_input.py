@@ -17,6 +17,8 @@ models.0.task models.0.calibration models.0.loss_weight models.0.zero_shot model
 models.0.parameters.weight models.0.calibration.path models.0.calibration.text models.0.calibration.rows
 models.0.calibration.max_pixels models.0.calibration.max_bytes optimizer.lr optimizer.betas optimizer.class_path
 optimizer.init_args objective.class_path objective.init_args feasible.class_path feasible.upper
+models.0 models.1 models.0.evaluation models.0.adapter tokenizer beside max_shard_size export memory.limit
+chunks.budget watch.guard data.pseudo_answers.max_new_tokens trainer.devices trainer.logger centre.rows
 """.split()
 """Keys of a configuration; a number is the place of an item."""
 

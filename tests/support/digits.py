@@ -5,6 +5,7 @@ from functools import cache
 
 import torch
 from sklearn.datasets import load_digits
+from support.shared import PLACE, made_once
 from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -31,6 +32,39 @@ def train(model, pictures, labels, steps):
     return model
 
 
+def fresh():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=8, patch_size=2,
+        num_channels=1, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return ViTForImageClassification(config)
+
+
+def trained(seen, labels):
+    """The parameters of the base and of each expert."""
+    mixed = torch.cat([pictures[:100] for pictures in seen.values()])
+    base = train(fresh(), mixed, labels[:100].repeat(3), 150)
+    experts = {task: train(copy.deepcopy(base), own[:1000], labels[:1000], 150) for task, own in seen.items()}
+    return {name: model.state_dict() for name, model in {"base": base, **experts}.items()}
+
+
+def trained_once(seen, labels):
+    """The same, from the process of the session that needed them first."""
+
+    def make(folder):
+        folder.mkdir()
+        torch.save(trained(seen, labels), folder / "states.pt")
+
+    return torch.load(made_once("digits", make) / "states.pt") if PLACE else trained(seen, labels)
+
+
+def with_parameters(state):
+    model = fresh()
+    model.load_state_dict(state)
+    return model
+
+
 @cache
 def digits_family() -> tuple[Experts, dict[str, TensorRows]]:
     """Experts of one base, and labeled rows of each that none was trained on."""
@@ -38,13 +72,7 @@ def digits_family() -> tuple[Experts, dict[str, TensorRows]]:
     pictures = torch.tensor(pictures, dtype=torch.float32).view(-1, 1, 8, 8) / 16
     labels = torch.tensor(labels)
     seen = {task: manner(pictures) for task, manner in MANNERS.items()}
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=8, patch_size=2,
-        num_channels=1, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
-    mixed = torch.cat([pictures[:100] for pictures in seen.values()])
-    base = train(ViTForImageClassification(config), mixed, labels[:100].repeat(3), 150)
-    experts = {task: train(copy.deepcopy(base), own[:1000], labels[:1000], 150) for task, own in seen.items()}
+    models = {name: with_parameters(state) for name, state in trained_once(seen, labels).items()}
+    base, experts = models["base"], {task: models[task] for task in seen}
     rows = {task: TensorRows({"pixel_values": own[-ROWS:]}, labels[-ROWS:]) for task, own in seen.items()}
     return from_modules(base, experts), rows

@@ -15,6 +15,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "adamerge.cli",
+        "rich._emoji_codes",
         "adamerge.command_line",
         "adamerge.runs.fit",
         "adamerge.runs.config_errors",
@@ -22,7 +23,9 @@ FORKS.set_forkserver_preload(
         "matplotlib.backends.backend_agg",
         "rich.status",
         "scipy.io",
+        "torch.profiler",
         "transformers.models.bert.modeling_bert",
+        "transformers.models.bert.tokenization_bert",
     ]
 )
 

@@ -1,0 +1,60 @@
+"""Open a run's recipe, with the coefficients that it names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adamerge.merging.coefficients import Table, load_coefficients
+from adamerge.runs.config import MergeConfig
+from adamerge.runs.inputs import read_recipe
+from adamerge.runs.read_config import merge_layers
+from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.run_directory import RunDirectory
+from adamerge.storage.digest import digest_of_path
+from adamerge.types import ConfigError
+
+
+class Recipe(NamedTuple):
+    """An opened recipe.
+
+    Attributes:
+        file: recipe.json.
+        content: Its content.
+        config: Configuration of the run.
+        learned: Coefficients of the run, which lie beside it.
+    """
+
+    file: Path
+    content: Mapping[str, Any]
+    config: MergeConfig
+    learned: Table
+
+
+def open_recipe(file: Path, *, allow_code: bool = False) -> Recipe:
+    """Read a recipe, and check that the coefficients beside it are its own.
+
+    Args:
+        file: recipe.json, or the run directory that holds it.
+        allow_code: Whether its configuration may name code.
+
+    Raises:
+        ConfigError: There is no recipe, it is damaged, or the coefficients are missing or others.
+    """
+    file = RunDirectory(file).recipe if file.is_dir() else file
+    what, way = "the recipe.json of a finished run", "Give the path of a recipe, or of a run directory."
+    if not file.exists():
+        raise ConfigError(f"{file}: expected {what}, but it is missing. {way}")
+    content = read_recipe(file, what, way)
+    text, expected = content["config"], content["coefficients"]["sha256"]
+    coefficients = RunDirectory(file.parent).coefficients
+    if not coefficients.is_file():
+        raise ConfigError(
+            f"{coefficients}: not found; a recipe needs the coefficients of its run beside it. Copy them there."
+        )
+    if digest_of_path(coefficients) != expected:
+        raise ConfigError(
+            f"{coefficients}: expected the coefficients with SHA-256 {expected[:12]}…, which the recipe names, but the "
+            "file has other content. Restore it."
+        )
+    config = merge_layers([read_yaml(text, str(file))], lambda note: None, allow_code=allow_code, use="keep")
+    return Recipe(file, content, config, load_coefficients(coefficients))

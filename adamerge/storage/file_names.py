@@ -1,0 +1,43 @@
+"""Names that this system's encoding of file names cannot hold."""
+
+import sys
+from collections.abc import Iterable
+
+from adamerge.types import ConfigError, quoted
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that names can be names of files here, and can be written as text.
+
+    Args:
+        names: Names or paths.
+
+    Raises:
+        ConfigError: Lists the names that cannot, one per line.
+    """
+    problems = [problem for name in dict.fromkeys(names) if (problem := _problem(name))]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def unnamed(error: UnicodeError) -> str:
+    """Say that a file's name could not be encoded; empty if the error is about something else.
+
+    Example:
+        >>> unnamed(UnicodeEncodeError("utf-8", "abc", 0, 1, "not a name"))
+        ''
+    """
+    if not isinstance(error, UnicodeEncodeError) or error.encoding != sys.getfilesystemencoding():
+        return ""
+    return _problem(error.object)
+
+
+def _problem(name: str) -> str:
+    encoding = sys.getfilesystemencoding()
+    try:
+        _ = name.encode(encoding, "surrogateescape"), name.encode("utf-8")
+    except UnicodeEncodeError:
+        found = f"{quoted(name)} cannot be the name of a file here, where names are in {encoding.upper()}. "
+        way = "Rename it" if encoding == "utf-8" else "Set PYTHONUTF8=1 (or LC_ALL=C.UTF-8), or use names in ASCII"
+        return f"{found}{way}."
+    return ""

@@ -1,0 +1,67 @@
+"""Further training in the folders of an export: `save_pretrained` in place leaves nothing of the former model."""
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from support.families import build
+from support.sentence_encoders import TASKS, save_encoders
+
+from adamerge import Expert, Merge
+from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.types import IncompatibleExpertsError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A BERT base and two experts near it, with tokenizers, in the current directory."""
+    monkeypatch.chdir(save_encoders(tmp_path))
+    return tmp_path
+
+
+def merged(**options):
+    merge = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic", **options)
+    return merge.learn().export("out")
+
+
+@pytest.mark.parametrize(
+    ("base", "expert"), [("BertForMaskedLM", "BertForSequenceClassification"), ("BertModel", "BertModel")]
+)
+def test_further_training_in_place_leaves_nothing_stale_and_other_tasks_alone(folder, base, expert):
+    build(base, "bert", 0).save_pretrained("base")
+    for seed, task in enumerate(TASKS, 1):
+        build(expert, "bert", seed).save_pretrained(task)
+    (folder / "mood/tokenizer_config.json").write_text('{"model_max_length": 7}')  # gets a folder, with a head or not
+    done = merged()
+    before = load_file((other := done.checkpoints["topic"]) / "model.safetensors")
+    for place, architecture in ((done.checkpoints["mood"], expert), (done.folder, base))[: 1 + (other != done.folder)]:
+        model = getattr(transformers, architecture).from_pretrained(place)
+        written = {file.name for file in place.glob("model*")}
+        torch.nn.init.ones_(next(model.parameters()))
+        model.save_pretrained(place)
+        assert {file.name for file in place.glob("model*")} == written == {"model.safetensors"}
+        assert open_checkpoint(str(place)).notes == ()
+        again = getattr(transformers, architecture).from_pretrained(place)
+        assert bool((next(again.parameters()) == 1).all())
+    after = load_file(other / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("sizes", [(None, "10KB"), ("10KB", None)])
+def test_what_is_saved_in_place_in_other_files_is_read_or_refused_never_the_former_weights(folder, sizes):
+    build("BertForSequenceClassification", "bert", 1).save_pretrained("mood")
+    build("BertForSequenceClassification", "bert", 2).save_pretrained("topic")
+    before, after = ({} if size is None else {"max_shard_size": size} for size in sizes)
+    done = merged(**before)
+    model = transformers.BertForSequenceClassification.from_pretrained(place := done.folder / "mood")
+    torch.nn.init.ones_(first := next(model.parameters()))
+    model.save_pretrained(place, **after)
+    if sizes[0] is None:  # transformers reads model.safetensors, which it left
+        with pytest.raises(IncompatibleExpertsError, match=r"two that differ .* Remove the one that is out of date"):
+            open_checkpoint(str(place))
+        (place / "model.safetensors").unlink()
+    opened = open_checkpoint(str(place)).tensors
+    assert any(torch.equal(opened[name], first) for name in opened.headers if opened.shape(name) == first.shape)
