@@ -17,13 +17,14 @@ class StableDecay(LRScheduler):
 
     What is observed is the divergence from the experts on held-out rows, or the objective where that is unknown. The
     decay begins when the least value of the last `evaluations` is not below (1 − least) times the least value before,
-    or when trainer.max_steps leaves no more than its steps. Without held-out rows only the latter begins it. Where none
-    of the last values is below the least before, learning ends at once: more steps would only fit the rows that they
-    learn from.
+    or when trainer.max_steps leaves no more than its steps. Without held-out rows only the latter begins it. Where all
+    of the last values are above (1 + least) times the least before, learning ends at once: more steps would only fit
+    the rows that they learn from.
 
     Args:
         optimizer: Optimiser whose learning rate it sets.
-        least: Relative improvement below which held-out rows have stopped improving.
+        least: Relative improvement below which held-out rows have stopped improving, and relative rise above which
+            they become worse.
         evaluations: Number of evaluations over which it is measured; watch.every steps lie between two.
         decay: Steps of the decay as a share of the steps before it.
         last_epoch: Step to go on from; -1 is the start.
@@ -89,14 +90,14 @@ class StableDecay(LRScheduler):
             >>> scheduler.observe(20, [0.4, 0.3, 0.299])
             >>> scheduler.begins, scheduler.ends
             (20, 25)
-            >>> scheduler.observe(22, [0.4, 0.3, 0.299, 0.31])
+            >>> scheduler.observe(22, [0.4, 0.3, 0.31, 0.32])
             >>> scheduler.ends
             22
         """
         former, latest = values[: -self.evaluations], values[-self.evaluations :]
         if former and min(latest) > (1 - self.least) * min(former):
             self.begins = min(self.begins, step)
-        if former and min(latest) >= min(former):
+        if former and min(latest) > (1 + self.least) * min(former):
             self.last = min(self.last, step)
 
 

@@ -144,7 +144,11 @@ def test_it_begins_where_the_best_of_the_last_evaluations_is_no_longer_enough_be
         if min(values[end - n : end]) > (1 - least) * min(values[: end - n])
     )
     assert scheduler.begins == next(flat, math.inf)
-    risen = (end for end in range(n + 1, len(values) + 1) if min(values[end - n : end]) >= min(values[: end - n]))
+    risen = (
+        end
+        for end in range(n + 1, len(values) + 1)
+        if min(values[end - n : end]) > (1 + least) * min(values[: end - n])
+    )
     assert scheduler.last == next(risen, math.inf)
     assert scheduler.ends <= scheduler.last
 
