@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from adamerge import merge_commands, more_commands
 from adamerge.printable import print_anything
-from adamerge.storage.file_names import unnamed
 from adamerge.storage.signals import as_ctrl_c
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
@@ -77,6 +76,7 @@ def parse_file(path: Path, *, allow_code: bool = False) -> "MergeConfig":
 
 def _message_of(error: Exception) -> str:
     """Return the message of an error that users can fix; raise any other error again."""
+    from adamerge.storage.file_names import unnamed
     from adamerge.types import ConfigError, IncompatibleExpertsError
 
     if isinstance(error, ConfigError | IncompatibleExpertsError):

@@ -54,7 +54,7 @@ def test_real_experts_are_merged_and_load_in_plain_transformers(tmp_path):
 
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["expert"]["mean"] > 85
-    assert metrics["learned"]["mean"] > metrics["average"]["mean"] - 2
+    assert metrics["learned"]["mean"] > 80
     learned = load_coefficients(RunDirectory(tmp_path / "run").coefficients)
     settings = parse_file(file)
     model = build_model(settings, open_experts(settings), tuple(learned.grouping.rows), tmp_path / "none")

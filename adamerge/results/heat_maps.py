@@ -154,6 +154,6 @@ def short(name: str, limit: int = 44) -> str:
 
     Example:
         >>> short("encoder.layer.3.attention", 12)
-        '….attention'
+        '…3.attention'
     """
     return name if len(name) <= limit else "…" + name[-limit + 1 :]

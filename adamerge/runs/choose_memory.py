@@ -27,6 +27,9 @@ from adamerge.types import ConfigError
 _KNOWN: WeakKeyDictionary[nn.Module, dict[object, Saved | None]] = WeakKeyDictionary()
 """Bytes of activations by module and form of the batch: the execution is chosen before rows are divided, and after."""
 
+_AT_FIRST: WeakKeyDictionary[Experts, int] = WeakKeyDictionary()
+"""Bytes of the process when an execution was first chosen for these experts, so that all choices say the same."""
+
 
 def execution_for(
     config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], device: torch.device
@@ -105,7 +108,10 @@ def _divided(
 def _around(config: MergeConfig, experts: Experts, names: Sequence[str], device: torch.device) -> Around:
     """Measure what the process holds, and estimate what its transforms will take."""
     give_back(0)
-    return Around(anonymous_memory() if device.type == "cpu" else 0, transforms_bytes(config, experts, names))
+    return Around(
+        _AT_FIRST.setdefault(experts, anonymous_memory()) if device.type == "cpu" else 0,
+        transforms_bytes(config, experts, names),
+    )
 
 
 def gathered_in(config: MergeConfig) -> torch.dtype | None:

@@ -99,7 +99,7 @@ def _run_of(out: Path, pool: str, method: str, seed: int) -> Path:
     return out / pool / method.replace(" ", "_") / str(seed)
 
 
-def fit(config: Mapping[str, object], run: Path, *, one_thread: bool) -> None:
+def fit(config: Mapping[str, object], run: Path, *, one_thread: bool, say: bool = True) -> None:
     """Run a merge in a process of its own; what an earlier try left is removed.
 
     Small products are slower on several threads, which mostly wait for each other.
@@ -118,7 +118,8 @@ def fit(config: Mapping[str, object], run: Path, *, one_thread: bool) -> None:
     if ended.returncode:
         raise SystemExit(f"adamerge fit --config {file}: exit code {ended.returncode}; see {log.name}")
     shutil.rmtree(run / "merged")  # gigabytes; the table has been made
-    print(f"{run}: {time.perf_counter() - began:.0f} s", flush=True)
+    if say:
+        print(f"{run}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def table(found: Mapping[str, Sequence[Mapping[str, object]]]) -> str:

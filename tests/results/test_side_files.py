@@ -162,10 +162,10 @@ def test_what_all_bring_is_the_merges_and_what_some_bring_is_theirs(family, kind
     assert ("the merged checkpoint gets" in notes) is (whose != "base")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "index"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_among_the_files_whose_changes_are_noticed(family, kind):
     folder, experts = family
-    bring = text("model.safetensors.index.json") if kind == "index" else KINDS[kind][1]
+    bring = KINDS[kind][1]
     opened = {"base": experts.checkpoint, "mood": experts.tasks["mood"].checkpoint}
     for name, checkpoint in opened.items():
         if kind == "settings of modules":
