@@ -23,6 +23,7 @@ from adamerge.results.evaluate import Evaluation, Scores
 from adamerge.results.export import Exported
 from adamerge.results.export_as import export_as
 from adamerge.results.merged_modules import export_modules, merged_module
+from adamerge.runs.build_model import rounding_by
 from adamerge.runs.cards import card_facts, write_cards
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.open_run import chosen
@@ -117,9 +118,11 @@ class Result:
         place = path_of(folder, "folder")
         experts = self.model.experts
         on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
-        model = self.model.written_in(dtype_of(dtype), rounding)
         config = chosen(self._config, adapter, max_rank, max_shard_size)
-        kind = adapter_of(config.export)
+        kind, model = adapter_of(config.export), self.model
+        if (kind is None) != (adapter_of(self._config.export) is None):
+            model = model.rounded_by(rounding_by(config, experts))
+        model = model.written_in(dtype_of(dtype), rounding)
         if on_disk or kind:
             exported = export_as(kind, model, self.coefficients, place, shard_bytes=config.shard_bytes)
             self._write_cards(exported)

@@ -40,7 +40,7 @@ HEADS = (
 """Patterns of heads that other programs keep beside an encoder (SetFit, FlagEmbedding's BGE-M3, adapters)."""
 
 LICENCES = ("license", "licence", "notice", "copying", "use_policy")
-"""Names of licences, in any case and with any ending."""
+"""Beginnings of the names of licences, in any case."""
 
 _MODULES = ("[0-9]*_*/pytorch_model.bin",)
 """Pickled weights of modules of sentence-transformers, which are copied without being opened."""

@@ -118,7 +118,10 @@ class MergedModel:
     def written_in(self, dtype: torch.dtype | None, mode: RoundingMode | None = None) -> "MergedModel":
         """Return the same models with another dtype on disk or another rounding; None keeps what they have."""
         rounding = self.rounding if dtype is None else rounding_of(self.experts, dtype, seed=self.rounding.seed)
-        rounding = replace(rounding, mode=mode or self.rounding.mode)
+        return self.rounded_by(replace(rounding, mode=mode or self.rounding.mode))
+
+    def rounded_by(self, rounding: Rounding) -> "MergedModel":
+        """Return the same models with another rounding."""
         return MergedModel(self.experts, self.vectors, self.grouping, rounding, self.blocks)
 
     def forward(

@@ -26,7 +26,7 @@ from adamerge.storage.links import inside
 from adamerge.storage.regular_files import settings_of
 from adamerge.types import Fact
 
-_LICENCE = re.compile(rf"({'|'.join(LICENCES)})([._-].*)?", re.IGNORECASE)
+_LICENCE = re.compile(rf"({'|'.join(LICENCES)})([-_][\w-]*(\.\d+)*)?(\.(txt|md|rst|html))?", re.IGNORECASE)
 _OF_A_KEY = re.compile(r"[._-].*(password|secret|token|credential|server|env|key)", re.IGNORECASE)
 """Names of what grants a licence: license.key is not the text of one."""
 _GENERATION = "generation_config.json"

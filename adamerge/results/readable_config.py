@@ -41,6 +41,9 @@ _ALIASES: Mapping[str, Mapping[str, str]] = {
 _FLOAT, _PLAIN, _AXIAL = "__float__", {"rope_type": "default"}, {"rope_type": "axial"}
 """How JSON spells some floats, and scaling for which there was no former key: none, and that of towers for images."""
 
+_THREE_KEYS, _TRAINED = ("phi3", "phi4_multimodal"), "original_max_position_embeddings"
+"""Model types whose scaling transformers 4 takes with exactly three keys, and what stood beside these."""
+
 _TIE = "tie_word_embeddings"
 _SINCE_5 = ("proportional",)
 """Types of scaling that transformers 4 does not know."""
@@ -170,6 +173,10 @@ def _flat(rope: Json, kind: str) -> Json | None:
     if scaling.get("rope_type") in _SINCE_5:
         return None
     bases = {names.get(key, key): rope[key] for key in (_THETA, _PARTIAL) if key in rope}
+    if kind in _THREE_KEYS and scaling.get("rope_type") == "longrope":
+        trained = {_TRAINED: rope[_TRAINED]} if _TRAINED in rope else {}
+        factors = {key: rope[key] for key in ("short_factor", "long_factor") if key in rope}
+        return {**bases, **trained, "rope_scaling": {"type": "longrope", **factors}}
     return bases if scaling in ({}, _PLAIN, _AXIAL) else {**bases, "rope_scaling": scaling}
 
 
@@ -194,7 +201,9 @@ def _as_read(settings: Json) -> list[object]:
 
 
 def _ropes(settings: Json) -> Iterator[object]:
-    yield settings.get("rope_parameters")
+    rope = settings.get("rope_parameters")
+    twice = isinstance(rope, Mapping) and rope.get("type") == rope.get("rope_type")
+    yield {key: value for key, value in rope.items() if key != "type"} if twice else rope
     for value in settings.values():
         if _is_config(value):
             yield from _ropes(value)

@@ -217,7 +217,7 @@ def build_model(
     for line in choice.lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     resident = choice.need.mode == "resident" and config.trainer.strategy != "fsdp2"  # there, each process holds rows
-    vectors, rounding = hold(vectors, resident, None), _rounding(config, experts)
+    vectors, rounding = hold(vectors, resident, None), rounding_by(config, experts)
     if config.grouping != COMPONENT:
         return MergedModel(experts, vectors, GROUPINGS[config.grouping](names), rounding, choice.blocks)
     assert isinstance(vectors, Factored)  # check_components
@@ -225,7 +225,7 @@ def build_model(
     return MergedModel(experts, vectors.by_component(), grouping, rounding, choice.blocks)
 
 
-def _rounding(config: MergeConfig, experts: Experts) -> Rounding:
+def rounding_by(config: MergeConfig, experts: Experts) -> Rounding:
     """Choose how numbers are written; an adapter's change is added to the base, so nothing merged is rounded."""
     dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
     backbone = torch.float32 if adapter_of(config.export) else dtype

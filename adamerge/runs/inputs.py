@@ -225,8 +225,8 @@ def _files(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[st
     for name in dict.fromkeys([*then, *now]):
         if name not in now:
             yield f"{name} is gone"
-        elif name not in then and not name.endswith(INDEX):
-            yield f"{name} is new"
+        elif name not in then:
+            yield from [] if name.endswith(INDEX) else [f"{name} is new"]  # former versions did not hash every index
         elif then[name] != now[name]:
             yield f"{name} has other content"
 

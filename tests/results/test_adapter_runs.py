@@ -110,3 +110,19 @@ def test_what_a_run_is_exported_as_can_be_changed(text_pool):
         chosen(config, False, 2)
     with pytest.raises(ConfigError, match="max_rank: expected 1 or more"):
         merge(export={"max_rank": 0})
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize(("asked", "written"), [("adapter", False), ("checkpoint", True)])
+def test_a_merge_is_exported_as_either_in_the_dtype_on_disk(text_pool, asked, written, rounding):
+    how = {"method": "task_arithmetic", "init": 0.3, "out_dtype": "bfloat16", "rounding": rounding}
+    merge(export=asked, **how).learn().export("either", adapter=written)
+    merge(export="adapter" if written else "checkpoint", **how).learn().export("other")
+    files = sorted(Path("other").rglob("*.safetensors"))
+    assert files
+    for file in files:
+        found, expected = (load_file(Path(place) / file.relative_to("other")) for place in ("either", "other"))
+        assert found.keys() == expected.keys()
+        assert all(
+            found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in expected.items()
+        )

@@ -6,12 +6,13 @@ from support.sentence_encoders import as_sentence_encoder, save_encoders
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.results.beside import left_behind, read_beside
 
-TEXTS = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT")
+TEXTS = ("LICENCE", "USE_POLICY.md", "LICENSE-MIT", "license-2.0.txt")
 KEYS = (
     *("license.key", "LICENSE_KEY.txt", "Notice-token", "license_password.txt", "notice.env"),
     *("vocab_of.pem", "tokenizer.model.key", ".env.model", ".vocab.json.swp", "api.model", "backup.ckpt.model"),
     *("vocab_dump.sql", "model_head.ckpt", "word_passwords.json", "secret_processor_config.json"),
     "optimizer.tokenizer",
+    *("COPYING.sh", "license.pkl", "license-checkpoint.bin", "notice.so", "notice_model.py", "use_policy.zip"),
 )
 
 

@@ -51,6 +51,16 @@ def as_read(settings):
     return transformers.CONFIG_MAPPING[settings["model_type"]].from_dict(json.loads(json.dumps(settings)))
 
 
+def test_three_keys_are_what_phi_3_takes():
+    factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    settings = transformers.Phi3Config(rope_parameters=rope, original_max_position_embeddings=64).to_dict()
+    found, notes = with_former_rope(settings)
+    assert notes == []
+    assert found["rope_scaling"] == {"type": "longrope", **factors}  # transformers 4 refuses any other key
+    assert (found["original_max_position_embeddings"], found["rope_theta"]) == (64, 1e4)
+
+
 @pytest.mark.parametrize(("name", "rope", "former"), FORMER, ids=[name for name, *_ in FORMER])
 def test_former_keys_say_what_rope_parameters_say(name, rope, former):
     settings = getattr(transformers, name)(rope_parameters=rope).to_dict()

@@ -70,6 +70,11 @@ def test_what_changed_after_the_run_is_refused_by_name(moved, main):
     assert main("export", "run", "out")[0] == 0
 
 
+def test_an_index_that_appears_beside_one_file_changes_nothing(moved, main):
+    (moved / "mood/model.safetensors.index.json").write_text('{"weight_map": {"x": "model.safetensors"}}')
+    assert main("export", "run", "out")[0] == 0
+
+
 def test_resuming_names_what_changed(family, main):
     strike = Strike("adamerge.runs.learn_merge.build_model")
     fit = ["fit", "--config", "merge.yaml", "--run_dir", "run"]
