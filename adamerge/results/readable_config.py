@@ -202,8 +202,9 @@ def _as_read(settings: Json) -> list[object]:
 
 def _ropes(settings: Json) -> Iterator[object]:
     rope = settings.get("rope_parameters")
-    twice = isinstance(rope, Mapping) and rope.get("type") == rope.get("rope_type")
-    yield {key: value for key, value in rope.items() if key != "type"} if twice else rope
+    if isinstance(rope, Mapping) and rope.get("type") == rope.get("rope_type"):
+        rope = {key: value for key, value in rope.items() if key != "type"}  # the former name of the same
+    yield rope
     for value in settings.values():
         if _is_config(value):
             yield from _ropes(value)
