@@ -63,7 +63,7 @@ def _curves(run: SeenRun) -> Picture | None:
     count = 2 + agreement
     figure = Figure(figsize=(WIDTH, 1.5 * count + 1.2), layout="constrained")
     rows: list[Axes] = list(figure.subplots(count, 1, sharex=True))
-    names = {"loss": "loss of the step", "objective": "objective, held out"}
+    names = {"loss": "loss of the step, sum over tasks", "objective": "objective, held out, mean over tasks"}
     for key, style in zip(both, ("--", "-"), strict=False):
         _line(rows[0], history, key, style, names[key])
     rows[0].set_ylabel("loss")

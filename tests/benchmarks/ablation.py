@@ -28,7 +28,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "twice as many chunks": {"chunks": {"budget": 16}},
     "nothing beside": {"beside": []},
     "the base alone beside": {"beside": ["base"]},
-    "classes at temperature 1": {"objective": {"class_path": "LogitAlignment"}},
+    "classes at temperature 1": {
+        "objective": {"class_path": "LogitAlignment", "init_args": {"temperature": 1.0}},  # else the default's stays
+    },
     "classes at temperature 4": {"objective": {"class_path": "LogitAlignment", "init_args": {"temperature": 4.0}}},
     "no copies of texts": {"data": {"augmentation": None}},
 }

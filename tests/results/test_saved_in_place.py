@@ -65,3 +65,12 @@ def test_what_is_saved_in_place_in_other_files_is_read_or_refused_never_the_form
         (place / "model.safetensors").unlink()
     opened = open_checkpoint(str(place)).tensors
     assert any(torch.equal(opened[name], first) for name in opened.headers if opened.shape(name) == first.shape)
+
+
+def test_a_map_of_special_tokens_stays_when_a_tokenizer_is_saved_over_it(folder):
+    """Why it is said; once transformers rewrites or ignores the map, the sentence goes."""
+    (folder / "base/special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
+    tokenizer = transformers.AutoTokenizer.from_pretrained("base")
+    tokenizer.pad_token = "[UNK]"
+    tokenizer.save_pretrained("base")
+    assert transformers.AutoTokenizer.from_pretrained("base").pad_token == "[PAD]"
