@@ -107,11 +107,11 @@ def _divided(
 
 def _around(config: MergeConfig, experts: Experts, names: Sequence[str], device: torch.device) -> Around:
     """Measure what the process holds, and estimate what its transforms will take."""
-    give_back(0)
-    return Around(
-        _AT_FIRST.setdefault(experts, anonymous_memory()) if device.type == "cpu" else 0,
-        transforms_bytes(config, experts, names),
-    )
+    if experts not in _AT_FIRST:
+        give_back(0)
+        _AT_FIRST[experts] = anonymous_memory()
+    held = _AT_FIRST[experts] if device.type == "cpu" else 0
+    return Around(held, transforms_bytes(config, experts, names))
 
 
 def gathered_in(config: MergeConfig) -> torch.dtype | None:

@@ -171,5 +171,15 @@ def reason_of(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's message; empty if it has none.
+
+    Example:
+        >>> first_line(OSError("away\nsince noon")), first_line(TimeoutError())
+        ('away', '')
+    """
+    return next(iter(str(error).strip().splitlines()), "")
