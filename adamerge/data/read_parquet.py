@@ -99,7 +99,9 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.list_(_plain_field(cast(pa.ListType, kind).value_field))
     if pa.types.is_large_list_view(kind) or pa.types.is_large_list(kind):
         return pa.large_list(_plain_field(cast(pa.LargeListType, kind).value_field))
-    return pa.struct([_plain_field(field) for field in kind.fields]) if isinstance(kind, pa.StructType) else kind
+    if isinstance(kind, pa.StructType):
+        return pa.struct([_plain_field(kind.field(number)) for number in range(kind.num_fields)])
+    return kind
 
 
 def _plain_field(field: pa.Field) -> pa.Field:

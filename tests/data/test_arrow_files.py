@@ -65,7 +65,7 @@ def named(names, labels):
 def lists(names, labels):
     return pa.table(
         {"label": labels},
-        schema=datasets.Features({"label": datasets.List(datasets.ClassLabel(names=names))}).arrow_schema,
+        schema=datasets.Features({"label": datasets.Sequence(datasets.ClassLabel(names=names))}).arrow_schema,
     )
 
 
@@ -107,12 +107,24 @@ def test_shards_of_other_columns_types_or_classes_are_refused(tmp_path, first, s
         load_shards(tmp_path, first, second)
 
 
+def writes_views():
+    """Whether this pyarrow writes views into Parquet; 17 does not."""
+    try:
+        pq.write_table(pa.table({"a": pa.array(["a"], pa.string_view())}), pa.BufferOutputStream())
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
+VIEWS = pytest.mark.skipif(not writes_views(), reason=f"pyarrow {pa.__version__} writes no views into Parquet")
 WIDTHS = [(pa.int8(), pa.int64(), 7), (pa.int32(), pa.uint8(), 7), (pa.float32(), pa.float64(), 0.5)]
 WIDTHS += [
-    (pa.string(), kind, "x") for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()))
+    (pa.string(), pa.large_string(), "x"),
+    (pa.string(), pa.dictionary(pa.int8(), pa.string()), "x"),
+    pytest.param(pa.string(), pa.string_view(), "x", marks=VIEWS),
 ]
 WIDTHS += [(pa.null(), pa.string(), None), (pa.list_(pa.int32()), pa.list_(pa.int64()), [1])]
-WIDTHS += [(pa.list_(pa.string_view()), pa.list_(pa.string()), ["x"])]
+WIDTHS += [pytest.param(pa.list_(pa.string_view()), pa.list_(pa.string()), ["x"], marks=VIEWS)]
 
 
 @pytest.mark.parametrize(("one", "two", "value"), WIDTHS)
@@ -126,6 +138,7 @@ def test_columns_are_joined_by_name_in_any_order_and_width(tmp_path, one, two, v
     assert table.values("b") == ["first", "first"]
 
 
+@VIEWS
 def test_views_are_read_and_drawn(tmp_path):
     pq.write_table(pa.table({"text": pa.array(["a", None, "c"], pa.string_view())}), tmp_path / "a.parquet")
     table = load_table(DataSource(str(tmp_path / "a.parquet"), rows=2), "mood", 0)
