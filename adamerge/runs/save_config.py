@@ -20,6 +20,9 @@ RECORDED = "# All settings as they were saved; a value above that differs from t
 UNSAVED = ("written", "allow_code")
 """Fields that are no settings: the record, and a permission that is given anew each time."""
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""Writes the same as `SafeDumper`, in a fifth of the time."""
+
 
 def resolved(config: MergeConfig) -> str:
     """Write a configuration as YAML for its run directory: every key, and local paths absolute.
@@ -32,7 +35,7 @@ def resolved(config: MergeConfig) -> str:
 
 def as_yaml(content: Mapping[str, object], written: tuple[str, ...]) -> str:
     """Write settings as YAML, followed by their record: the keys that the user wrote, and the settings again."""
-    saved = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=True, width=110)
+    saved = _dump(content, default_flow_style=True, width=110)
     return f"{_dump(content)}{EXPLAINED}{_dump({'written': list(written)})}{RECORDED}saved: {saved}"
 
 
@@ -45,8 +48,8 @@ def settings(config: MergeConfig) -> dict[str, object]:
     return {own.name: _plain(getattr(config, own.name), own.name) for own in fields(config) if own.name not in UNSAVED}
 
 
-def _dump(content: Mapping[str, object]) -> str:
-    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+def _dump(content: Mapping[str, object], **how: bool | int) -> str:
+    return yaml.dump(dict(content), Dumper=DUMPER, sort_keys=False, allow_unicode=True, **how)
 
 
 def _plain(value: object, key: str) -> object:

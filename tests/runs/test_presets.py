@@ -12,12 +12,12 @@ from adamerge.data.settings import Augmentation
 from adamerge.objectives import LogitAlignment
 from adamerge.runs import presets
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.flat_settings import FAST
 from adamerge.runs.layers import DECIDED
+from adamerge.runs.paths import anchored
 from adamerge.runs.presets import COMMON, DEFAULT, PRESETS
 from adamerge.runs.read_config import merge_config, merge_layers
 from adamerge.runs.read_yaml import Document, read_yaml
-from adamerge.runs.save_config import resolved
+from adamerge.runs.save_config import resolved, settings
 from adamerge.transforms import Isotropic, Wudi
 from adamerge.types import ConfigError
 
@@ -25,8 +25,8 @@ MINIMAL = {"base_model": "base", "models": [{"model": "mood", "calibration": "mo
 
 
 def values(config):
-    """All settings without the record of what was written."""
-    return {key: value for key, value in yaml.load(resolved(config), FAST).items() if key != "written"}
+    """All settings as they are saved, without the record of what was written."""
+    return anchored(settings(config))
 
 
 def saved(config):
