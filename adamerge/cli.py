@@ -67,6 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return BAD_INPUT
 
 
+def unknown_command(word: str) -> str | None:
+    """Say that a word is no command, and which one is most similar; None if it is one.
+
+    Example:
+        >>> unknown_command("--config"), unknown_command("fit")
+        ('there is no option --config; expected a command; adamerge --help lists them.', None)
+    """
+    if word.startswith("-"):
+        return f"there is no option {word}; expected a command; adamerge --help lists them."
+    if word in COMMANDS:
+        return None
+    from adamerge.runs.similar_words import nearest
+
+    known = [*COMMANDS]
+    return f"there is no command {word}; expected one of {', '.join(map(repr, known))}.{nearest(word, known)}"
+
+
 def parse_file(path: Path, *, allow_code: bool = False) -> "MergeConfig":
     """Read a configuration from a YAML file; see `adamerge.runs.read_config.read_config`."""
     from adamerge.runs.read_config import read_config
@@ -112,11 +129,13 @@ def _run(arguments: list[str]) -> int:
         from adamerge.command_help import show_help
 
         show_help(arguments, COMMANDS, OPTIONS, merge_commands.MERGES)
+    if problem := unknown_command(command):
+        _print_error(problem)
+        return BAD_INPUT
     from rich.console import Console
 
-    from adamerge.command_line import check_command, read_arguments
+    from adamerge.command_line import read_arguments
 
-    check_command(command, [*COMMANDS])
     options, layers = read_arguments(OPTIONS[command], rest, merges=command in merge_commands.MERGES)
     return _call(options, layers, Console())
 

@@ -92,8 +92,9 @@ def _path_of(option: str, name: str) -> str:
     Raises:
         ConfigError: There is no such class.
     """
-    from adamerge.runs.class_names import find_class, import_path, known_classes, nearest
+    from adamerge.runs.class_names import find_class, import_path, known_classes
     from adamerge.runs.layers import kinds_of
+    from adamerge.runs.similar_words import nearest
     from adamerge.runs.type_hints import in_words, nameable
     from adamerge.types import ConfigError
 

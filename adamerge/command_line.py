@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import NamedTuple, cast, get_origin
 
 from adamerge.runs.build_settings import make
-from adamerge.runs.class_names import nearest
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.read_yaml import Document, Place, read_value, read_yaml_file
 from adamerge.runs.type_hints import alternatives, options
-from adamerge.types import ConfigError
 
 
 class Word(NamedTuple):
@@ -22,23 +20,6 @@ class Word(NamedTuple):
 
     option: str
     value: str | None
-
-
-def check_command(command: str, known: Sequence[str]) -> None:
-    """Check that a word is a command.
-
-    Args:
-        command: First word of the command line.
-        known: Names of the commands.
-
-    Raises:
-        ConfigError: The word is not a command; lists the commands, and the most similar one.
-    """
-    if command.startswith("-"):
-        raise ConfigError(f"there is no option {command}; expected a command; adamerge --help lists them.")
-    if command not in known:
-        listed = ", ".join(repr(word) for word in known)
-        raise ConfigError(f"there is no command {command}; expected one of {listed}.{nearest(command, known)}")
 
 
 def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tuple[object, list[Document]]:

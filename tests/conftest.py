@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and rounding would follow the machine
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "support" / "matplotlibrc")  # also for processes of their own
 
+import gc
 import shutil
 import sys
 
@@ -19,6 +20,8 @@ from support.processes import run
 from support.shared import PLACE, made_once
 from support.stand_ins import FEW, OF_RUNS, nothing
 
+gc.disable()  # until all tests are collected, as what is made until then stays
+
 # The same examples always.
 hypothesis.settings.register_profile("same", max_examples=50, derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("same")
@@ -26,6 +29,12 @@ hypothesis.settings.load_profile("same")
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="Judge all bad input, and not a sample of it.")
+
+
+def pytest_collection_finish():
+    """Let the search for garbage pass over the million objects that imports and the collection have made."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -51,8 +51,12 @@ def test_no_command_prints_help(capsys):
     assert "usage: adamerge COMMAND" in capsys.readouterr().out
 
 
-def test_help_imports_no_heavy_library():
-    script = "import sys, adamerge.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+def test_help_and_a_wrong_command_import_no_heavy_library():
+    script = "import sys, adamerge.cli as c\nc.main(['fti'])\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert "Did you mean fit?" in done.stderr
     loaded = set(done.stdout.split())
+    assert "adamerge.cli" in loaded
     assert not loaded & {"torch", "transformers", "pytorch_lightning", "datasets", "matplotlib", "scipy"}

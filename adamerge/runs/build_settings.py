@@ -9,11 +9,12 @@ from typing import get_args, get_origin
 
 import torch
 
-from adamerge.runs.class_names import find_class, import_class, is_foreign, known_classes, moved_to, nearest
+from adamerge.runs.class_names import find_class, import_class, is_foreign, known_classes, moved_to
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.construct import INVALID, on_trial, refusals, usable
 from adamerge.runs.elsewhere import belongs_elsewhere, elsewhere
 from adamerge.runs.read_yaml import Key
+from adamerge.runs.similar_words import nearest
 from adamerge.runs.type_hints import (
     LISTS,
     Option,

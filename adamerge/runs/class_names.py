@@ -1,9 +1,8 @@
 """Classes that a configuration may name: list them, find one by name, and write its import path."""
 
-import difflib
 import inspect
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
@@ -97,42 +96,6 @@ def moved_to(cls: type, name: str) -> str | None:
     if not module:
         return None
     return None if _exports(module, word) is cls else import_path(cls)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Suggest the most similar known word, as a sentence; empty if none is similar.
-
-    Example:
-        >>> nearest("Adamm", ["SGD", "Adam"]), nearest("haed", ["shared", "head"])
-        (' Did you mean Adam?', ' Did you mean head?')
-    """
-    words = {other.lower(): other for other in reversed(known)}  # the first of words that differ in case only
-    near = most_similar(word.lower(), words)
-    return f" Did you mean {words[near]}?" if near else ""
-
-
-def most_similar(word: str, known: Collection[str]) -> str | None:
-    """Return the most similar known word; None if none is similar.
-
-    Example:
-        >>> most_similar("top_kk", ["tol", "top_k"]), most_similar("k", ["top_k"])
-        ('top_k', None)
-    """
-    near = difflib.get_close_matches(word, known, n=9)
-    return min(near, key=lambda other: _typing_errors(word, other), default=None)
-
-
-def _typing_errors(word: str, other: str) -> int:
-    """Count the letters to insert, remove, replace or swap with the next one (optimal string alignment)."""
-    former, last = list[int](), list(range(len(other) + 1))
-    for i, letter in enumerate(word, start=1):
-        row = [i]
-        for j, there in enumerate(other, start=1):
-            row.append(min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != there)))
-            if i > 1 and j > 1 and (letter, word[i - 2]) == (other[j - 2], there):
-                row[j] = min(row[j], former[j - 2] + 1)
-        former, last = last, row
-    return last[-1]
 
 
 def _below(kind: type) -> Iterator[type]:

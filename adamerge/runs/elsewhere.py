@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple, get_args, get_origin
 
-from adamerge.runs.class_names import known_classes, most_similar
+from adamerge.runs.class_names import known_classes
+from adamerge.runs.similar_words import most_similar
 from adamerge.runs.type_hints import LISTS, alternatives, called_for, nameable, options, section
 
 

@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 
 from adamerge.runs.build_settings import make
 from adamerge.runs.clashes import clashes
-from adamerge.runs.class_names import nearest
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.config_errors import Findings, Mistake
 from adamerge.runs.construct import INVALID
@@ -16,6 +15,7 @@ from adamerge.runs.layers import DECIDED, nested, overlay, together, without
 from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.runs.read_yaml import Document, Key, read_yaml_file
 from adamerge.runs.saved import Layer, split_record
+from adamerge.runs.similar_words import nearest
 from adamerge.runs.warm_start import with_earlier_run
 from adamerge.types import quoted
 

@@ -10,9 +10,10 @@ from torch.optim import Optimizer
 
 from adamerge.objectives import Objective
 from adamerge.optim.feasible_sets import FeasibleSet
-from adamerge.runs.class_names import known_classes, nearest
+from adamerge.runs.class_names import known_classes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.elsewhere import elsewhere
+from adamerge.runs.similar_words import nearest
 from adamerge.transforms import Transform
 
 

@@ -4,8 +4,9 @@ import shlex
 from pathlib import Path
 
 from adamerge import cli, merge_commands
-from adamerge.command_line import check_command, read_arguments
+from adamerge.command_line import read_arguments
 from adamerge.runs.read_config import merge_layers
+from adamerge.types import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 TOOLS = {"adamerge", "python", "python3", "bash", "pip", "pytest", "torchrun", "srun", "mergekit-yaml"}
@@ -23,7 +24,8 @@ def judge(words, place):
         return  # not ours
     assert words[0] in ("adamerge", "torchrun", "srun"), f"{place}: {words}"
     command, *rest = words[words.index("adamerge") + 1 :]
-    check_command(command, [*cli.COMMANDS])
+    if problem := cli.unknown_command(command):
+        raise ConfigError(problem)
     merges = command in merge_commands.MERGES
     _, layers = read_arguments(cli.OPTIONS[command], rest, merges=merges)
     if merges:
