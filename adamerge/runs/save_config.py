@@ -35,7 +35,7 @@ def resolved(config: MergeConfig) -> str:
 
 def as_yaml(content: Mapping[str, object], written: tuple[str, ...]) -> str:
     """Write settings as YAML, followed by their record: the keys that the user wrote, and the settings again."""
-    saved = _dump(content, default_flow_style=True, width=110)
+    saved = _dump(content, flow=True, width=110)
     return f"{_dump(content)}{EXPLAINED}{_dump({'written': list(written)})}{RECORDED}saved: {saved}"
 
 
@@ -48,8 +48,9 @@ def settings(config: MergeConfig) -> dict[str, object]:
     return {own.name: _plain(getattr(config, own.name), own.name) for own in fields(config) if own.name not in UNSAVED}
 
 
-def _dump(content: Mapping[str, object], **how: bool | int) -> str:
-    return yaml.dump(dict(content), Dumper=DUMPER, sort_keys=False, allow_unicode=True, **how)
+def _dump(content: Mapping[str, object], *, flow: bool = False, width: int = 80) -> str:
+    written = dict(content)
+    return yaml.dump(written, Dumper=DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=width)
 
 
 def _plain(value: object, key: str) -> object:
