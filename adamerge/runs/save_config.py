@@ -21,7 +21,7 @@ UNSAVED = ("written", "allow_code")
 """Fields that are no settings: the record, and a permission that is given anew each time."""
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""Writes the same as `SafeDumper`, in a fifth of the time."""
+"""Writes what is read as `SafeDumper`'s, in a fifth of the time."""
 
 
 def resolved(config: MergeConfig) -> str:

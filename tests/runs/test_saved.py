@@ -13,7 +13,7 @@ from adamerge.runs.flat_settings import FAST
 from adamerge.runs.presets import PRESETS
 from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.runs.run_directory import RunDirectory
-from adamerge.runs.save_config import resolved
+from adamerge.runs.save_config import as_yaml, resolved
 from adamerge.types import ConfigError
 
 # Settings that exclude each other are read, as those of a finished run are.
@@ -24,6 +24,12 @@ OWN = {"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.5}}, "data": {"r
 
 def content(config):
     return yaml.load(resolved(config), FAST)
+
+
+@given(st.text())
+def test_every_text_is_read_as_it_was_written(text):
+    saved = yaml.load(as_yaml({"run_dir": text}, (text,)), FAST)
+    assert (saved["run_dir"], saved["saved"]["run_dir"], saved["written"]) == (text, text, [text])
 
 
 def read(text):
