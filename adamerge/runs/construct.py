@@ -121,6 +121,8 @@ def refused(make: Callable[..., object], options: Options) -> Fault | None:
             make(**options.values)
     except ValueError as error:
         return Fault(str(error), own=isinstance(error, ConfigError))
+    except LookupError as error:
+        return Fault(_words_of(error), own=False)
     except Exception as error:  # other libraries raise anything; perhaps on INVALID
         return Fault(_words_of(error), own=False) if options.complete else None
     return None
