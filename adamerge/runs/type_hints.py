@@ -16,7 +16,7 @@ from adamerge.runs.class_names import known_classes
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", types.NoneType: "null"}
 LISTS = (list, tuple, Sequence, Iterable)
 
-_ABSTRACT = {kind.__name__: kind for kind in (Callable, Iterable, Mapping, Sequence)}
+_ABSTRACT = {"Callable": Callable, "Iterable": Iterable, "Mapping": Mapping, "Sequence": Sequence}
 """Names in hints that torch's modules import for type checkers alone."""
 
 
