@@ -26,6 +26,9 @@ class Fact(str):
     """A line for the user on how something is read, which is printed but no reason for a warning."""
 
 
+SMALLEST_TEMPERATURE = 1e-30
+"""Smallest number that logits in fp32 are divided by; of smaller ones the quotients are infinite."""
+
 WARNING = "warning: "
 """Beginning of a line that warns."""
 

@@ -132,7 +132,7 @@ def stored_as(image: Image.Image) -> Stored:
     width, height = image.size if orientation not in _ON_ITS_SIDE else reversed(image.size)
     frames = getattr(image, "n_frames", 1) > 1
     bits = sample_scale(image).bits if _has_sixteen_bits(image) else 8
-    return Stored(bits, transparent, orientation not in (0, 1), frames, width, height)
+    return Stored(bits, transparent, orientation in range(2, 9), frames, width, height)
 
 
 def check_scale(table: Table, row: int, stored: Mapping[str, object], image: Image.Image) -> None:

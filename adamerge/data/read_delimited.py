@@ -18,7 +18,7 @@ _SPACED = re.compile(r'\s+".*"\s*$', re.DOTALL)
 
 def split_text(path: Path, seen: Counter[str]) -> Iterator[Record]:
     """Yield one record with the column text per line."""
-    for number, line in enumerate(lines(path), 1):
+    for number, line in enumerate(lines(path, seen), 1):
         yield Record(number, partial(_text_row, line))
 
 
@@ -102,6 +102,12 @@ def _checked(header: list[str]) -> list[str]:
 
 
 def _pair(header: Sequence[str], fields: Sequence[str]) -> Row:
+    if list(fields) != list(header) and sorted(fields) == sorted(header) and "" not in header:
+        raise ValueError(
+            f"names the columns in another order ({', '.join(fields)[:80]}), as where files were joined, so the rows "
+            "after it would be read under wrong names. Save the files apart: those of a folder are joined by the names "
+            "of their columns."
+        )
     if len(fields) != len(header):
         raise ValueError(
             f"has {len(fields)} fields, but the first line names {len(header)} columns ({', '.join(header)[:80]}). "
@@ -111,7 +117,7 @@ def _pair(header: Sequence[str], fields: Sequence[str]) -> Row:
 
 
 def _plain_fields(path: Path, seen: Counter[str]) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(lines(path), 1):
+    for number, line in enumerate(lines(path, seen), 1):
         fields = line.rstrip("\r\n").split(TAB)
         seen["marks"] += any(field.startswith('"') for field in fields)
         yield number, [] if fields == [""] else fields
@@ -124,7 +130,7 @@ def _quoted_fields(path: Path, delimiter: str, seen: Counter[str]) -> Iterator[t
         ValueError: A quoted field does not end, or text follows its end; names the line.
     """
     limit, line = csv.field_size_limit(sys.maxsize), 1  # its default refuses long texts
-    reader = csv.reader(lines(path), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines(path, seen), delimiter=delimiter, strict=True)
     try:
         for fields in reader:
             seen["spans"] += reader.line_num > line

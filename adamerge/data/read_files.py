@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,12 @@ from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables
 from adamerge.experts.name_patterns import several
 from adamerge.storage.regular_files import is_folder, problem_of
+
+_DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json"})
+"""Files in which `datasets` and the hub describe the rows beside them."""
+
+_ROWS_OF_SAVED = ".arrow"
+"""Ending of the files of a saved dataset."""
 
 
 def open_rows(source: DataSource) -> Unread:
@@ -60,15 +66,19 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
     split = source.split
     if folder.resolve() == Path(folder.resolve().anchor):
         raise ValueError("expected a folder of rows, found the root of the file system. Correct the path.")
-    if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        list_files(folder)  # refuses pipes, which `datasets` would wait for
+    files, passed = list_files(folder)  # refuses pipes, which `datasets` would wait for
+    if _is_saved(folder):
         saved = _saved(folder, split)
-        return replace(_of_dataset(saved), notes=check_saved(saved))
-    files, passed = list_files(folder)
+        return replace(_of_dataset(saved), notes=(*check_saved(saved), *_not_listed(saved, files)))
     if any(is_image(file) for file in files):
         found = open_images(folder, files, split, source.max_bytes)
         return replace(found, notes=(*passed, *found.notes))
-    tables = [file for file in files if is_table(file)]
+    tables = [file for file in files if is_table(file) and file.name not in _DESCRIPTIONS]
+    if not tables and any(file.suffix == _ROWS_OF_SAVED for file in files):
+        raise ValueError(
+            f"expected state.json beside files that end in {_ROWS_OF_SAVED}, as datasets saves them, found none. Save "
+            "the rows again with save_to_disk, or as Parquet."
+        )
     if not tables:
         raise ValueError(
             "expected a folder of images, of tables or a saved datasets directory, found neither; name one, or a file "
@@ -76,7 +86,7 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
         )
     chosen, notes = split_of_tables(folder, tables, split)
     if len(tables) < len(files):
-        other = next(file for file in files if not is_table(file))
+        other = next(file for file in files if file not in tables)
         notes += (f"{len(files) - len(tables)} files that are no tables are ignored, such as {other.name}.",)
     columns = sorted({part for file in chosen for part in file.relative_to(folder).parts[:-1] if "=" in part})
     if columns:
@@ -85,8 +95,30 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
     return replace(found, notes=(*passed, *notes, *missing_shards(chosen), *found.notes))
 
 
+def _is_saved(folder: Path) -> bool:
+    """Return whether `datasets` saved this folder; files on the hub are described by dataset_info.json alone."""
+    both = all((folder / name).exists() for name in ("dataset_info.json", "state.json"))
+    return both or (folder / "dataset_dict.json").exists()
+
+
+def _not_listed(saved: datasets.Dataset, files: Sequence[Path]) -> tuple[str, ...]:
+    """Say which files with rows stand beside those of a saved dataset and are not read; caches of `map` are none."""
+    own = {Path(str(file["filename"])).resolve() for file in saved.cache_files}
+    folders = {file.parent for file in own}
+    rows = [file for file in files if is_table(file) or file.suffix == _ROWS_OF_SAVED]
+    others = [file for file in rows if file.resolve() not in own and file.resolve().parent in folders]
+    others = [file for file in others if file.name not in {*_DESCRIPTIONS, "state.json"}]
+    others = [file for file in others if not file.name.startswith("cache-")]
+    if not others:
+        return ()
+    return (f"{len(others)} files that state.json does not list are not read, such as {others[0].name}.",)
+
+
 def _saved(path: Path, split: str) -> datasets.Dataset:
-    saved = datasets.load_from_disk(str(path))
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"the saved dataset is not complete ({first_line(error)}). Copy or save it again.") from error
     if not isinstance(saved, datasets.DatasetDict):
         return saved
     if split not in saved:

@@ -18,7 +18,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 def split_json_lines(path: Path, seen: Counter[str]) -> Iterator[Record]:
     """Yield one record per line; lines without content are counted."""
-    for number, line in enumerate(lines(path), 1):
+    for number, line in enumerate(lines(path, seen), 1):
         if line.strip():
             yield Record(number, partial(_parse_line, line))
         else:
@@ -29,7 +29,7 @@ def split_json(path: Path, seen: Counter[str]) -> Iterator[Record]:
     """Yield one record per value of an array, or per line if the file is no array."""
     start = next((line.lstrip() for line in lines(path) if line.strip()), "")
     if start.startswith("["):
-        yield from _split_array("".join(lines(path)))
+        yield from _split_array("".join(lines(path, seen)))
     elif start.strip() == "{" or _holds_columns(path):
         raise ValueError(
             "expected an array of rows, or one row per line, found one object for all rows. Write [row, row, "

@@ -1,12 +1,13 @@
 """Settings of rows: location, encoding and number per step."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from typing_extensions import override
 
-from adamerge.types import ConfigError
+from adamerge.types import SMALLEST_TEMPERATURE, ConfigError
 
 Positions: TypeAlias = Literal["all", "completion"]
 """The positions of a language model's rows that count."""
@@ -125,8 +126,10 @@ class PseudoAnswers:
         """Check the numbers."""
         if self.max_new_tokens < 1:
             raise ConfigError(f"data.pseudo_answers.max_new_tokens: expected at least 1, found {self.max_new_tokens}.")
-        if not self.temperature > 0:
-            raise ConfigError(f"data.pseudo_answers.temperature: expected more than 0, found {self.temperature}.")
+        if not SMALLEST_TEMPERATURE <= self.temperature < math.inf:
+            raise ConfigError(
+                f"data.pseudo_answers.temperature: expected a finite number above 0, found {self.temperature}."
+            )
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"data.pseudo_answers.top_p: expected more than 0 and at most 1, found {self.top_p}.")
 

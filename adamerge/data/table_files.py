@@ -170,6 +170,7 @@ def _parsed(place: str, record: Record) -> dict[str, object]:
 def _notes(seen: Counter[str]) -> tuple[str, ...]:
     said = {
         "blank": "lines without content are skipped",
+        "joined": "lines begin with a byte order mark, as where files were joined: it is left out",
         "quoted": "file is read as tab-separated values with quoted fields: marks that enclose a field are left out",
         "likely": "file is read as a spreadsheet writes it: marks around fields with a comma, a semicolon or a space "
         "at an end are left out, and no other field has any. If they belong to texts, save it as .csv or JSON lines",

@@ -20,7 +20,7 @@ from adamerge.data.sample_scale import decode
 from adamerge.data.settings import DataSource
 from adamerge.data.split_folders import InDoubt
 from adamerge.data.table_files import Column
-from adamerge.data.words import advice, columns_meant, joined, separator_hint, shown_name
+from adamerge.data.words import advice, columns_meant, joined, place_hint, separator_hint, shown_name
 from adamerge.storage.regular_files import problem_of
 from adamerge.types import ConfigError, Fact, placed, quoted
 
@@ -169,7 +169,8 @@ class Table:
         place, limit = f"{self.place(row)}{_file(stored, self.place(row))}", self.source.max_pixels
         problem = problem_of(Path(str(stored["path"]))) if stored.get("bytes") is None else None
         if problem is not None:
-            raise self.error(f"{place} is not an image that can be read: {problem}")
+            hint = place_hint(str(stored["path"]), self.source.path)
+            raise self.error(f"{place} is not an image that can be read: {problem}{hint}")
         former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
         try:
             with warnings.catch_warnings():

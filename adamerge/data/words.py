@@ -1,6 +1,7 @@
 """Columns of lists of words, which are joined, and what a user probably meant by values that are no texts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from adamerge.data.records import Records
@@ -72,3 +73,22 @@ def shown_name(name: str) -> str:
         ('text', "' text'")
     """
     return name[:40] if name == name.strip() and name.isprintable() else repr(name[:40])
+
+
+def place_hint(image: str, rows: str) -> str:
+    """Return where an image that does not exist may be: beside its rows, or in the network.
+
+    Args:
+        image: The path that a row has.
+        rows: The path of the rows.
+
+    Example:
+        >>> place_hint("https://example.org/a.png", "rows.csv")
+        ' Addresses are not read: download the images first, and write their paths.'
+    """
+    if "://" in image:
+        return " Addresses are not read: download the images first, and write their paths."
+    beside = Path(rows).expanduser().absolute().parent
+    if Path(image).is_absolute() or not (beside / image).is_file():
+        return ""
+    return f" Paths begin in the current directory: run in {beside}, where there is one, or write the whole path."

@@ -27,7 +27,7 @@ from adamerge.experts.shared_settings import shared_settings
 from adamerge.experts.tied import possible_ties, says_tied, tied_names, untie
 from adamerge.experts.zero_shot import ZeroShot, ZeroShotClassifier, text_head
 from adamerge.storage.weights import Joined, Weights
-from adamerge.types import ConfigError, IncompatibleExpertsError
+from adamerge.types import ConfigError, Fact, IncompatibleExpertsError
 
 
 def from_checkpoints(
@@ -52,7 +52,7 @@ def from_checkpoints(
     """
     problems: list[str] = []
     opened: dict[str, _Opened] = {}
-    modules = _Modules()
+    modules = _Modules(base)
     for name, checkpoint in experts.items():
         words, own = (zero_shot or {}).get(name), bool(split and split.head)
         try:
@@ -73,7 +73,8 @@ def from_checkpoints(
 class _Modules:
     """Builds the modules of experts; adapters of one class and configuration share one, and so its memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Checkpoint) -> None:
+        self._base = base
         self._shared: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
 
     def of(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
@@ -87,7 +88,7 @@ class _Modules:
 
     def _built(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
         try:
-            module = own_module(checkpoint)
+            module = own_module(checkpoint, self._base)
         except ConfigError as error:
             raise ConfigError(f"{checkpoint.folder}/{error}") from error
         return module, tuple(head_names(module))
@@ -123,7 +124,16 @@ def _open(
     problems = match_problems(checkpoint, module, found)
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    return _Opened(_expert(name, checkpoint, module, head, found), set(), found.apart, found.notes)
+    notes = (*_class_note(checkpoint, module), *found.notes)
+    return _Opened(_expert(name, checkpoint, module, head, found), set(), found.apart, notes)
+
+
+def _class_note(checkpoint: Checkpoint, module: nn.Module) -> Iterator[str]:
+    if not getattr(checkpoint.config, "architectures", None) and not isinstance(checkpoint.tensors, Adapted):
+        yield Fact(
+            f"{checkpoint.source}: config.json names no class (architectures): it is read as "
+            f"{type(module).__name__}, which its tensors fit."
+        )
 
 
 def _without_equals(found: Match, checkpoint: Checkpoint, base: Checkpoint) -> Match:

@@ -3,8 +3,10 @@
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
@@ -27,14 +29,16 @@ HEADS: tuple[Mapping[Any, Any], ...] = (
 decoders too are masked language models."""
 
 
-def own_module(checkpoint: Checkpoint) -> nn.Module:
+def own_module(checkpoint: Checkpoint, base: Checkpoint | None = None) -> nn.Module:
     """Build the module of a checkpoint's own class, without weights.
 
     If config.json names no class, it is the first with a place for each tensor of the files and a tensor for each of
-    its parameters: the bare model, then the classes of `HEADS`; else the bare model.
+    its parameters: the base's class, the bare model, then the classes of `HEADS`; else the bare model. Where heads are
+    tied, several fit; then a class whose own names are those of the files goes before others.
 
     Args:
         checkpoint: The checkpoint.
+        base: The base that it was fine-tuned from, if it is an expert.
 
     Returns:
         The module.
@@ -47,7 +51,20 @@ def own_module(checkpoint: Checkpoint) -> nn.Module:
     if getattr(checkpoint.config, "architectures", None):
         return skeleton(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
     bare = skeleton(checkpoint.config, "AutoModel", trust_remote_code=checkpoint.trust_remote_code)
-    return next((module for module in (bare, *_with_heads(checkpoint)) if _fits(checkpoint, module)), bare)
+    fitting: list[nn.Module] = []
+    for module in chain(_of_class_of(base, checkpoint), (bare,), _with_heads(checkpoint)):
+        if _fits(checkpoint, module):
+            if module is not bare or checkpoint.tensors.headers.keys() <= module.state_dict().keys():
+                return module
+            fitting.append(module)
+    return (fitting or [bare])[0]
+
+
+def _of_class_of(base: Checkpoint | None, checkpoint: Checkpoint) -> Iterator[nn.Module]:
+    """Yield a module of the base's class, if the checkpoint is of its kind and transformers has the class."""
+    if base is not None and base.config.model_type == checkpoint.config.model_type:
+        if isinstance(getattr(transformers, base.architecture, None), type) and base.architecture != "AutoModel":
+            yield skeleton(checkpoint.config, base.architecture)
 
 
 def _with_heads(checkpoint: Checkpoint) -> Iterator[nn.Module]:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from adamerge.batch import NEVER, Batch, Outputs, mean_where, present_at
 from adamerge.objectives.divergences import distance
 from adamerge.objectives.objective import Objective
-from adamerge.types import ConfigError, check_types
+from adamerge.types import SMALLEST_TEMPERATURE, ConfigError, check_types
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -104,7 +104,7 @@ class LogitAlignment(Objective):
     def __post_init__(self) -> None:
         """Check the options."""
         check_types(self)
-        if not 0 < self.of_words < math.inf:
+        if not SMALLEST_TEMPERATURE <= self.of_words < math.inf:
             raise ConfigError(f"objective.temperature: expected a finite number above 0, found {self.temperature}.")
         if not 0 < self.tail < 1:
             raise ConfigError(f"objective.tail: expected a probability between 0 and 1, found {self.tail}.")

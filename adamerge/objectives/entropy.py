@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from adamerge.batch import Batch, Form, Outputs, mean_where
 from adamerge.objectives.objective import Objective
-from adamerge.types import ConfigError, check_types
+from adamerge.types import SMALLEST_TEMPERATURE, ConfigError, check_types
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -80,8 +80,8 @@ class Entropy(Objective):
     def __post_init__(self) -> None:
         """Check the options."""
         check_types(self)
-        if not self.temperature > 0:
-            raise ConfigError(f"objective.temperature: expected a number above 0, found {self.temperature}.")
+        if not SMALLEST_TEMPERATURE <= self.temperature < math.inf:
+            raise ConfigError(f"objective.temperature: expected a finite number above 0, found {self.temperature}.")
 
     @property
     @override

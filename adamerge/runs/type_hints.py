@@ -2,7 +2,7 @@
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -14,7 +14,13 @@ from adamerge.learning.loggers import Logger
 from adamerge.runs.class_names import known_classes
 
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", types.NoneType: "null"}
-LISTS = (list, tuple, Sequence)
+LISTS = (list, tuple, Sequence, Iterable)
+
+_ABSTRACT = {"Callable": Callable, "Iterable": Iterable, "Mapping": Mapping, "Sequence": Sequence}
+"""Names in hints that torch's modules import for type checkers alone."""
+
+
+_PYTHON_ONLY = "an object that exists in Python only"
 
 
 class Option(NamedTuple):
@@ -112,11 +118,12 @@ def in_words(kinds: Sequence[object]) -> str:
         "a number, 'task', 'block' or null"
     """
     scalars = [SCALARS[kind] for kind in kinds if isinstance(kind, type) and kind in SCALARS and kind is not type(None)]
-    lists = ["a list"] if any(get_origin(kind) in LISTS for kind in kinds) else []
+    items = [alternatives(get_args(kind)[0]) for kind in kinds if get_origin(kind) in LISTS]
+    lists = ["a list"] if any(in_words(item) != _PYTHON_ONLY for item in items) else []
     names = [_name(family) for family in nameable(kinds)]
     null = ["null"] if type(None) in kinds else []
     written = [*scalars, *(repr(word) for word in words(kinds)), *lists, *names, *null]
-    every = written or ["an object that exists in Python only"]
+    every = written or [_PYTHON_ONLY]
     return " or ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 
@@ -130,6 +137,6 @@ def _name(family: type, most: int = 12) -> str:
 
 def _hints_of(cls: type) -> dict[str, object]:
     try:
-        return get_type_hints(cls.__init__)
+        return get_type_hints(cls.__init__, localns=_ABSTRACT)
     except (NameError, TypeError):  # a hint that cannot be evaluated at run time
         return {}

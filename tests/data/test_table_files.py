@@ -63,12 +63,58 @@ def test_underscores_hide_no_shard(tmp_path):
         ("a.tsv", "n\ttext\n1\ta\nn\ttext\n", r"1 rows hold the names of the columns"),
         ("a.csv", 'n,text\n1, "a"\n2,"b"\n', r"1 rows have a field in quotation marks with a space before them"),
         ("a.csv", 'n,text\n1, a "b"\n2," b"\n', None),
+        ("a.csv", "\ufeffn,text\n1,a\n\ufeff2,b\n", r"1 lines begin with a byte order mark"),
+        ("a.jsonl", b'"a"\n\xef\xbb\xbf"b"\n', r"1 lines begin with a byte order mark"),
+        ("a.txt", "a\n".encode("utf-16") * 3, r"2 lines begin with a byte order mark"),
+        ("a.txt", "a\ufeffb\n", None),
     ],
 )
 def test_what_a_table_leaves_out_or_keeps_against_expectation_is_said(tmp_path, name, content, words):
     write(tmp_path / name, content)
     notes = load(tmp_path / name).notes
     assert notes == () if words is None else [note for note in notes if note.startswith(words)] == list(notes) != []
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".txt", ".jsonl"])
+def test_marks_of_joined_files_are_no_part_of_a_value(tmp_path, ending):
+    rows = ['{"text": "a"}', '{"text": "b"}'] if ending == ".jsonl" else ["a", "b"]
+    lines = rows if ending in (".jsonl", ".txt") else ["text", '"a""c"', rows[1]]
+    write(tmp_path / f"a{ending}", "".join(f"\ufeff{line}\n" for line in lines))
+    assert load(tmp_path / f"a{ending}").texts("text") == (["a", "b"] if rows == lines else ['a"c', "b"])
+
+
+def test_files_beside_those_of_a_saved_dataset_are_said(tmp_path):
+    shutil.copy(saved(tmp_path, ["a", "b"]), tmp_path / "data-00001-of-00002.arrow")
+    shutil.copy(tmp_path / "data-00001-of-00002.arrow", tmp_path / "cache-1.arrow")
+    write(tmp_path / "more.jsonl", "{}")
+    words = "2 files that state.json does not list are not read, such as data-00001-of-00002.arrow."
+    assert load(tmp_path).notes == (words,)
+
+
+def test_what_describes_rows_on_the_hub_is_no_table(tmp_path):
+    for name in ("dataset_info.json", "dataset_infos.json"):
+        write(tmp_path / name, "{}")
+    write(tmp_path / "a.json", '["a"]')
+    assert load(tmp_path).texts("text") == ["a"]
+    assert load(tmp_path).notes == ("2 files that are no tables are ignored, such as dataset_info.json.",)
+
+
+def without_state(folder):
+    (folder / "state.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (without_state, "expected state.json beside files that end in .arrow"),
+        (lambda folder: next(folder.glob("*.arrow")).unlink(), "the saved dataset is not complete"),
+    ],
+)
+def test_a_saved_dataset_that_is_not_complete_is_refused_as_one(tmp_path, damage, words):
+    saved(tmp_path, ["a", "b"])
+    damage(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("need", [False, True])

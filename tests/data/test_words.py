@@ -9,6 +9,7 @@ from adamerge.data.labels import label_indices
 from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import Table
+from adamerge.data.words import place_hint
 from adamerge.types import ConfigError
 
 
@@ -80,3 +81,10 @@ def test_lists_and_objects_of_the_type_json_are_kept():
     chats = [[{"role": "user", "content": "007"}], [{"role": "user", "content": [{"type": "text", "text": "true"}]}]]
     data = datasets.Dataset.from_dict({"messages": chats}, on_mixed_types="use_json")
     Table(Arrow(data), DataSource("rows"), "mood").check_kept("messages")
+
+
+def test_an_image_beside_its_rows_is_said_to_be_there(tmp_path):
+    (tmp_path / "a.png").touch()
+    rows = str(tmp_path / "rows.csv")
+    assert f"run in {tmp_path}, where there is one" in place_hint("a.png", rows)
+    assert place_hint("b.png", rows) == place_hint(str(tmp_path / "a.png"), rows) == ""

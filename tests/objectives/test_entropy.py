@@ -35,5 +35,5 @@ def test_entropy_of_sure_predictions_has_a_finite_gradient():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_temperature_out_of_range_is_refused(temperature):
-    with pytest.raises(ConfigError, match=r"objective\.temperature: expected a number above 0"):
+    with pytest.raises(ConfigError, match=r"objective\.temperature: expected a finite number above 0"):
         Entropy(temperature)

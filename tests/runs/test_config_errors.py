@@ -34,7 +34,7 @@ MISTAKES = [
     ("chunks: {budget: 0.5}", "chunks.budget: expected a finite number of at least 1"),
     ("chunks: {budgit: 8}", "chunks.budgit: there is no such key. Did you mean budget?"),
     ("objective: {class_path: HiddenAlignment, init_args: {chosen: []}}", "expected auto or at least one layer"),
-    ("objective: {class_path: Entropy, init_args: {temperature: 0}}", "temperature: expected a number above 0"),
+    ("objective: {class_path: Entropy, init_args: {temperature: 0}}", "temperature: expected a finite number above 0"),
     ("task_vectors: {class_path: Lines, init_args: {beta: .inf}}", "beta: expected 0 or more, found inf"),
     ("optimizer: {class_path: ProjectedGradient, init_args: {grow: .inf}}", "Expected finite grow ≥ 1"),
     ("optimizer: {class_path: FrankWolfe, init_args: {varient: away}}", "FrankWolfe: there is no such key. Did you"),
@@ -130,7 +130,7 @@ MANY = [  # a section, and what must be said of it, one line each
     ("lr_scheduler: {class_path: StepLR, init_args: {step_size: 0}}", ["lr_scheduler.init_args"]),
     (
         "lr_scheduler: {class_path: LambdaLR, init_args: {lr_lambda: os.system}}",
-        ["lr_lambda: expected a value that LambdaLR"],
+        ["lr_lambda: expected an object that exists in Python only"],
     ),
     (
         "objective: {class_path: LogitAlignment, init_args: {temperature: 0, tail: 2}}",

@@ -1,8 +1,10 @@
 """The options to blame are found by trying, whatever a class says."""
 
 import pytest
+from torch.optim import SGD, Adam, RMSprop, SparseAdam
+from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LambdaLR, MultiStepLR, PolynomialLR, StepLR
 
-from adamerge.runs.construct import Options, Refusal, refusals
+from adamerge.runs.construct import Options, Refusal, on_trial, refusals
 from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError
 
@@ -64,3 +66,31 @@ def test_words_of_this_package_stand_as_they_are():
 
     (found,) = refusals(make, options(Wordless), Options({"rate": 2.0}))
     assert found == Refusal("rate", "expected another rate, found 2.0.")
+
+
+TRIED = [
+    (Adam, {"lr": 0.1}, []),
+    (SGD, {"momentum": 0.9, "nesterov": True}, []),
+    (Adam, {"lr": 0.1, "capturable": True}, ["capturable"]),
+    (Adam, {"differentiable": True}, ["differentiable"]),
+    (RMSprop, {"alpha": 1e6}, ["alpha"]),
+    (SparseAdam, {}, [None]),
+    (StepLR, {"step_size": 1}, []),
+    (StepLR, {"step_size": 1, "last_epoch": 3}, ["last_epoch"]),
+    (ExponentialLR, {"gamma": -1.0}, ["gamma"]),
+    (PolynomialLR, {"power": -1.0}, ["power"]),
+    (ConstantLR, {"factor": 0.5, "last_epoch": 0}, ["last_epoch"]),
+]
+
+
+@pytest.mark.parametrize(("cls", "values", "names"), TRIED)
+def test_what_an_optimiser_or_scheduler_refuses_only_in_a_step_is_refused(cls, values, names):
+    known = options(cls, called_later=True)
+    found = list(refusals(on_trial(cls), known, Options(values), cls.__name__))
+    assert [refusal.name for refusal in found] == names
+    assert all(f"; {cls.__name__} says: " in refusal.problem for refusal in found)
+
+
+@pytest.mark.parametrize("cls", [MultiStepLR, LambdaLR])
+def test_hints_that_torch_imports_for_type_checkers_alone_are_read(cls):
+    assert {option.hint for option in options(cls, called_later=True).values()}.isdisjoint({object})
