@@ -58,19 +58,18 @@ class Picture(NamedTuple):
 
 
 class _Curve(NamedTuple):
-    """What is drawn over the steps: key in the history, name, axis that it shares with others, style, factor."""
+    """What is drawn over the steps: key in the history, name, words of its axis, factor."""
 
     key: str
     label: str
     axis: str
-    style: str = "-"
     factor: float = 1
 
 
 _CURVES = (
     _Curve("loss", "loss of the step, sum over tasks", "loss"),
-    _Curve("objective", "objective, held out, mean over tasks", "held out", "--"),
-    _Curve("divergence", "divergence, held out, nats", "held out"),
+    _Curve("objective", "objective, held out, mean over tasks", "objective"),
+    _Curve("divergence", "divergence, held out, mean over tasks", "divergence, nats"),
     _Curve("agreement", "agreement with the experts, held out", "agreement, %", factor=100),
 )
 
@@ -88,18 +87,17 @@ def _curves(run: SeenRun) -> Picture | None:
     if len(history) < 2:
         return None
     drawn = [curve for curve in _CURVES if any(curve.key in entry for entry in history)]
-    places = [*dict.fromkeys(curve.axis for curve in drawn), "coefficients"]
-    figure = Figure(figsize=(WIDTH, 1.5 * len(places) + 1.2), layout="constrained")
-    rows: list[Axes] = list(figure.subplots(len(places), 1, sharex=True))
-    for curve in drawn:
-        axes = rows[places.index(curve.axis)]
+    count = len(drawn) + 1
+    figure = Figure(figsize=(WIDTH, 1.3 * count + 1.2), layout="constrained")
+    rows: list[Axes] = list(figure.subplots(count, 1, sharex=True))
+    for axes, curve in zip(rows, drawn, strict=False):
         _line(axes, history, curve)
         axes.set_ylabel(curve.axis)
     steps = [entry["step"] for entry in history]
     low, high = ([entry[key] for entry in history] for key in ("c_min", "c_max"))
     rows[-1].fill_between(steps, low, high, color="0.8", label="smallest to largest coefficient")
     rows[-1].plot(steps, low, "k-", steps, high, "k-", linewidth=0.8)
-    rows[-1].set(xlabel="step", ylabel=places[-1])
+    rows[-1].set(xlabel="step", ylabel="coefficients")
     for axes in rows:
         _marks(axes, run)
     _legend(figure, rows)
@@ -119,7 +117,7 @@ def _legend(figure: Figure, rows: Sequence[Axes], columns: int = 2) -> None:
 def _line(axes: Axes, history: Sequence[Mapping[str, float]], curve: _Curve) -> None:
     seen = [(entry["step"], curve.factor * entry[curve.key]) for entry in history if curve.key in entry]
     marker = "o" if len(seen) < 40 else ""
-    axes.plot(*zip(*seen, strict=True), f"k{curve.style}", marker=marker, markersize=3, label=curve.label)
+    axes.plot(*zip(*seen, strict=True), "k-", marker=marker, markersize=3, label=curve.label)
 
 
 def _marks(axes: Axes, run: SeenRun) -> None:

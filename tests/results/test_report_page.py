@@ -209,7 +209,7 @@ def test_the_curve_by_which_the_best_iterate_was_chosen_is_drawn():
     history = [{**entry, "divergence": 0.5 - entry["step"] / 100} for entry in own.history]
     for run, drawn in ((own, False), (replace(own, metrics={**own.metrics, "history": history}), True)):
         svg = next(picture.svg for picture in pictures(run) if picture.title == "Learning")
-        assert ("divergence, held out, nats" in svg) == drawn
+        assert ("divergence, held out, mean over tasks" in svg) == drawn
         assert "best iterate, by divergence" in svg
 
 
