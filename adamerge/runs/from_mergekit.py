@@ -116,7 +116,7 @@ def _tokenizer(content: Mapping[str, object]) -> str | None:
     found = content.get("tokenizer_source")
     found = _mapping(content.get("tokenizer")).get("source") if found is None else found
     name = _model(found)
-    return None if name in (None, "base") else name.removeprefix("model:")
+    return None if name is None or name == "base" else name.removeprefix("model:")
 
 
 def _entries(content: Mapping[str, object], file: Path) -> list[Mapping[str, object]]:
