@@ -64,6 +64,7 @@ class KeepBest(Callback):
         watching: Criterion and frequency of the evaluation.
         tell: Called with a line of text after each evaluation.
         same_rows: Whether all steps use the same rows; learning then stops when the optimiser has converged.
+        former_steps: Steps of an earlier stage, which the lines of text and errors count too.
 
     Attributes:
         history: One entry per evaluation: step, loss, divergence, agreement, objective, range of the coefficients, and
@@ -75,9 +76,16 @@ class KeepBest(Callback):
     """
 
     def __init__(
-        self, measure: Measure | None, watching: Watching, tell: Callable[[str], None], *, same_rows: bool = False
+        self,
+        measure: Measure | None,
+        watching: Watching,
+        tell: Callable[[str], None],
+        *,
+        same_rows: bool = False,
+        former_steps: int = 0,
     ) -> None:
         self._measure, self._watching, self._tell, self._same_rows = measure, watching, tell, same_rows
+        self._former_steps = former_steps
         self.history: list[dict[str, float]] = []
         self.best_step: int = 0
         self.best: Coefficients = torch.empty(0)
@@ -135,12 +143,14 @@ class KeepBest(Callback):
         extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
         certificate = _certificate(trainer)
         self.history.append({"step": trainer.global_step, **learned, **certificate, **seen, **extent})
-        _check_finite(self.history[-1])
+        shown = {**self.history[-1], "step": trainer.global_step + self._former_steps}
+        _check_finite(shown)
         found = self._rank(trainer.global_step, seen)
         if found > self._best_rank:
             self._best_rank, self.best_step, self.best = found, trainer.global_step, coefficients.cpu().clone()
             self.certificate, self.selections = certificate, _selections(trainer)
-        self._tell("  ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
+        if trainer.global_step or not self._former_steps:  # a later stage starts where the former was told to be
+            self._tell("  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
 
     def _rank(self, step: int, seen: dict[str, float]) -> list[float]:
         """Return a list that compares as greater for a better iterate."""

@@ -142,6 +142,7 @@ def descend(
     resume: bool = False,
     tell: Callable[[str], None] | None = None,
     also: Sequence[Callback] = (),
+    former_steps: int = 0,
 ) -> Learned:
     """Learn as `learn` does, with checked settings and with the experts' outputs computed already.
 
@@ -156,6 +157,7 @@ def descend(
         resume: As for `learn`.
         tell: As for `learn`.
         also: As for `learn`.
+        former_steps: Steps of an earlier stage, which `tell` counts too.
 
     Returns:
         As for `learn`.
@@ -167,7 +169,7 @@ def descend(
     start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
     if learning.optimizer is None or learning.steps == 0:
         return Learned(learning.feasible.project(start), 0, [], interrupted=False)
-    best = _keep_best(model, objective, learning, replace(held_out, targets=goals.watch), tell)
+    best = _keep_best(model, objective, learning, replace(held_out, targets=goals.watch), tell, former_steps)
     module = MergeModule(
         model,
         objective,
@@ -243,6 +245,7 @@ def _keep_best(
     learning: Learning,
     held_out: HeldOut,
     tell: Callable[[str], None] | None,
+    former_steps: int,
 ) -> KeepBest:
     """Watch the held-out rows; without any, the last iterate is the best."""
     return KeepBest(
@@ -250,6 +253,7 @@ def _keep_best(
         learning.watching,
         tell or (lambda line: None),
         same_rows=learning.batching.batch_size is None,
+        former_steps=former_steps,
     )
 
 

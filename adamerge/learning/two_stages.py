@@ -88,6 +88,7 @@ def learn_in_stages(
     checkpoints: Path | None = None,
     resume: bool = False,
     tell: Callable[[str], None] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
     keeper: Keeper | None = None,
 ) -> Staged:
     """Learn tensor-wise, compute importance, distribute the budget, and continue from the first stage's coefficients.
@@ -104,7 +105,8 @@ def learn_in_stages(
         targets: As for `learn`.
         checkpoints: As for `learn`; each stage has its own subfolder.
         resume: As for `learn`.
-        tell: As for `learn`.
+        tell: As for `learn`; the steps of both stages are counted.
+        announce: Called with a line of text when one of two stages begins.
         keeper: Stores the first stage and checks its key.
 
     Returns:
@@ -125,6 +127,7 @@ def learn_in_stages(
     found = keeper.find(folder, key, _read)
     if found is None:
         product = MeanProduct()
+        announce(_of_stage("first stage", model, opening.steps))
         first = run(model, learning=opening, checkpoints=_under(checkpoints, "first"), also=[product])
         if first.interrupted:
             return Staged(model, first)
@@ -140,8 +143,15 @@ def learn_in_stages(
     if left <= 0:
         return Staged(finer, first)
     going_on = replace(_with_steps(learning, left), init=start)
-    second = run(finer, learning=going_on, checkpoints=_under(checkpoints, "second"))
+    announce(_of_stage("second stage, from the best iterate of the first", finer, left))
+    before = chunks.first_steps
+    second = run(finer, learning=going_on, checkpoints=_under(checkpoints, "second"), former_steps=before)
     return Staged(finer, _joined(first, second, chunks.first_steps))
+
+
+def _of_stage(name: str, model: MergedModel, steps: int) -> str:
+    groups, columns = len(model.grouping), len(model.vectors.experts)
+    return f"{name}: {groups} groups × {columns} columns of coefficients, at most {steps} steps"
 
 
 def spread(coefficients: Coefficients, coarse: Grouping, fine: Grouping) -> Coefficients:

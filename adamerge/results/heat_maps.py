@@ -133,7 +133,17 @@ def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
 def _write_numbers(axes: Axes, values: Tensor, middle: float) -> None:
     for (row, column), value in np.ndenumerate(values.numpy()):
         ink = "black" if value > middle else "white"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+        axes.text(column, row, rounded(value), ha="center", va="center", fontsize=7.5, color=ink)
+
+
+def rounded(value: float) -> str:
+    """Write two digits after the point, and zero without a sign.
+
+    Example:
+        >>> rounded(-0.001), rounded(-0.25)
+        ('0.00', '-0.25')
+    """
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def common(names: Sequence[str]) -> str:

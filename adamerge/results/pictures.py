@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adamerge.results.aggregate import Aggregate, depth_of_group
-from adamerge.results.heat_maps import MANY_GROUPS, STYLE, WIDTH, HeatMap, common, draw, heat_maps, short, size_of
+from adamerge.results.heat_maps import (
+    MANY_GROUPS,
+    STYLE,
+    WIDTH,
+    HeatMap,
+    common,
+    draw,
+    heat_maps,
+    rounded,
+    short,
+    size_of,
+)
 from adamerge.results.seen_run import SeenRun
 
 _LEAST = 72  # of 96 pixels per inch
@@ -46,6 +57,23 @@ class Picture(NamedTuple):
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
+class _Curve(NamedTuple):
+    """What is drawn over the steps: key in the history, name, words of its axis, factor."""
+
+    key: str
+    label: str
+    axis: str
+    factor: float = 1
+
+
+_CURVES = (
+    _Curve("loss", "loss of the step, sum over tasks", "loss"),
+    _Curve("objective", "objective, held out, mean over tasks", "objective"),
+    _Curve("divergence", "divergence, held out, mean over tasks", "divergence, nats"),
+    _Curve("agreement", "agreement with the experts, held out", "agreement, %", factor=100),
+)
+
+
 def pictures(run: SeenRun) -> list[Picture]:
     """Draw all pictures of a run; what it has no numbers for is left out."""
     with rc_context(STYLE):
@@ -54,22 +82,17 @@ def pictures(run: SeenRun) -> list[Picture]:
 
 
 def _curves(run: SeenRun) -> Picture | None:
-    """Draw loss, agreement and range of the coefficients over the steps, with stages and the best iterate."""
+    """Draw what was measured while learning, and the range of the coefficients, with stages and the best iterate."""
     history = run.history
     if len(history) < 2:
         return None
-    both = [key for key in ("loss", "objective") if any(key in entry for entry in history)]
-    agreement = any("agreement" in entry for entry in history)
-    count = 2 + agreement
-    figure = Figure(figsize=(WIDTH, 1.5 * count + 1.2), layout="constrained")
+    drawn = [curve for curve in _CURVES if any(curve.key in entry for entry in history)]
+    count = len(drawn) + 1
+    figure = Figure(figsize=(WIDTH, 1.3 * count + 1.2), layout="constrained")
     rows: list[Axes] = list(figure.subplots(count, 1, sharex=True))
-    names = {"loss": "loss of the step, sum over tasks", "objective": "objective, held out, mean over tasks"}
-    for key, style in zip(both, ("--", "-"), strict=False):
-        _line(rows[0], history, key, style, names[key])
-    rows[0].set_ylabel("loss")
-    if agreement:
-        _line(rows[1], history, "agreement", "-", "agreement with the experts, held out", 100)
-        rows[1].set_ylabel("agreement, %")
+    for axes, curve in zip(rows, drawn, strict=False):
+        _line(axes, history, curve)
+        axes.set_ylabel(curve.axis)
     steps = [entry["step"] for entry in history]
     low, high = ([entry[key] for entry in history] for key in ("c_min", "c_max"))
     rows[-1].fill_between(steps, low, high, color="0.8", label="smallest to largest coefficient")
@@ -91,16 +114,17 @@ def _legend(figure: Figure, rows: Sequence[Axes], columns: int = 2) -> None:
     figure.legend([named[label] for label in order], order, loc="outside upper center", ncols=columns)
 
 
-def _line(
-    axes: Axes, history: Sequence[Mapping[str, float]], key: str, style: str, label: str, factor: float = 1
-) -> None:
-    seen = [(entry["step"], factor * entry[key]) for entry in history if key in entry]
-    axes.plot(*zip(*seen, strict=True), f"k{style}", marker="o" if len(seen) < 40 else "", markersize=3, label=label)
+def _line(axes: Axes, history: Sequence[Mapping[str, float]], curve: _Curve) -> None:
+    seen = [(entry["step"], curve.factor * entry[curve.key]) for entry in history if curve.key in entry]
+    marker = "o" if len(seen) < 40 else ""
+    axes.plot(*zip(*seen, strict=True), "k-", marker=marker, markersize=3, label=curve.label)
 
 
 def _marks(axes: Axes, run: SeenRun) -> None:
     """Mark the best iterate and the border of two stages."""
-    axes.axvline(run.metrics.get("best_step", 0), color="0.3", linestyle=":", label="best iterate")
+    chosen = run.settings.get("watch.monitor")
+    by = f", by {chosen}" if chosen in {curve.key for curve in _CURVES} else ""
+    axes.axvline(run.metrics.get("best_step", 0), color="0.3", linestyle=":", label=f"best iterate{by}")
     for step in run.facts.get("stages", []):
         axes.axvline(step, color="0.5", linewidth=3, alpha=0.5, label="second stage begins")
 
@@ -129,7 +153,7 @@ def _heat_map(shown: HeatMap, columns: Sequence[str], centre: str) -> Picture:
     figure = Figure(figsize=size_of(len(shown.rows), len(columns)), layout="constrained")
     draw(figure, figure.add_subplot(), shown, columns, centre)
     title, low, high = shown.title, float(shown.values.min()), float(shown.values.max())
-    size = f"{len(shown.rows)} rows ({shown.what}), {len(columns)} columns (expert)"
+    size = f"{len(shown.rows)} rows ({shown.what}), {len(columns)} columns"
     return _picture(figure, title, f"{title}: {size}, from {low:.3g} to {high:.3g}.")
 
 
@@ -137,21 +161,21 @@ def _ranges(blocks: Aggregate, experts: Sequence[str], title: str) -> Picture:
     """Draw each expert's mean per block; of many experts their mean and range."""
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    _lines(axes, blocks.mean.numpy(), experts)
+    _lines(axes, blocks.mean.numpy(), experts, "columns")
     _legend(figure, [axes], 3)
     axes.axhline(0, color="0.4", linewidth=0.8)
     _depths(axes, blocks.labels)
     axes.set_ylabel("mean coefficient; 0 = centre")
-    text = f"Mean coefficient of {len(experts)} experts in {len(blocks)} blocks, in the order of the model."
+    text = f"Mean coefficient of {len(experts)} columns in {len(blocks)} blocks, in the order of the model."
     return _picture(figure, title, text)
 
 
-def _lines(axes: Axes, values: NDArray[Any], names: Sequence[str]) -> None:
+def _lines(axes: Axes, values: NDArray[Any], names: Sequence[str], what: str) -> None:
     """Draw one line per column, or the mean and range of many."""
     places = np.arange(len(values))
     if len(names) > _MOST_LINES:
-        axes.fill_between(places, values.min(1), values.max(1), color="0.8", label=f"range of {len(names)} experts")
-        axes.plot(places, values.mean(1), "k-o", markersize=3, label="mean of the experts")
+        axes.fill_between(places, values.min(1), values.max(1), color="0.8", label=f"range of {len(names)} {what}")
+        axes.plot(places, values.mean(1), "k-o", markersize=3, label="their mean")
     else:
         for k, name in enumerate(names):
             (line,) = axes.plot(places, values[:, k], markersize=4, linewidth=1.2, label=short(name, 30))
@@ -176,7 +200,7 @@ def _task_vectors(found: Mapping[str, Any] | None) -> Iterable[Picture]:
     norms = grams.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()  # (A, K)
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    _lines(axes, norms.numpy(), tasks)
+    _lines(axes, norms.numpy(), tasks, "experts")
     _legend(figure, [axes], 3)
     _depths(axes, depths)
     axes.set_ylabel("norm of expert − base")
@@ -202,7 +226,7 @@ def _cosines(whole: Tensor, tasks: Sequence[str]) -> Picture:
     axes.set_yticks(range(len(tasks)), names)
     for (row, column), value in np.ndenumerate(whole.numpy()) if len(tasks) <= 12 else ():
         ink = "white" if abs(value) > 0.6 else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+        axes.text(column, row, rounded(value), ha="center", va="center", fontsize=7.5, color=ink)
     apart = whole.numpy()[~np.eye(len(tasks), dtype=bool)]
     text = f"Cosines of all pairs of {len(tasks)} task vectors, from {apart.min():.2f} to {apart.max():.2f}."
     return _picture(figure, "Cosines of task vectors", text)

@@ -110,7 +110,7 @@ def _results(run: SeenRun) -> Iterator[Grid]:
         yield Grid(f"Scores on evaluation rows ({run.unit})", ["task", *map(_head, scores)], rows, note)
     if agreement := _learned_first(run.agreement):
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in tasks]
-        note = "Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts."
+        note = f"Share of the {run.held_out} on which a merge predicts what the task's expert predicts."
         yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
 
 
@@ -251,8 +251,9 @@ def _merged(run: SeenRun) -> list[str]:
             f"Merged: {len(run.table.grouping.rows)} parameters, {sizes['numbers_merged']:,} numbers; the export has "
             f"{sizes['bytes_on_disk'] / 1e6:.1f} MB."
         )
-    heads = [f"{task}: {', '.join(names)}" for task, names in facts.get("heads", {}).items() if names]
-    lines += [f"Each expert's own: {'; '.join(heads)}."] if heads else []
+    heads = {", ".join(names): "" for names in facts.get("heads", {}).values() if names}
+    heads = {own: ", ".join(task for task, names in facts["heads"].items() if ", ".join(names) == own) for own in heads}
+    lines += [f"Each expert's own: {'; '.join(f'{own} ({tasks})' for own, tasks in heads.items())}."] if heads else []
     lines += [f"Kept from the base: {', '.join(facts['kept'])}."] if facts.get("kept") else []
     left_out = facts.get("left_out", [])
     lines += [f"Of the base alone, no expert has a place for it: {', '.join(left_out)}."] if left_out else []

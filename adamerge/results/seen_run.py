@@ -91,6 +91,13 @@ class SeenRun:
         """Share of held-out predictions equal to the expert's, by candidate and task, 0 to 1."""
         return dict(self.metrics.get("agreement", {}))
 
+    @property
+    def held_out(self) -> str:
+        """What agreement is a share of: rows, or where these have several predictions each, such as tokens, those."""
+        counts = self.facts.get("held_out_predictions")
+        several = counts is not None and any(task not in counts for task in self.tasks)
+        return "predictions (tokens) on held-out unlabeled rows" if several else "held-out unlabeled rows"
+
     def score_interval(self, candidate: str, task: str) -> tuple[float, float] | None:
         """Return the bootstrap interval of a share of rows in %; None where it is unknown."""
         shares = {own: value / 100 for own, value in self.scores[candidate].items() if value is not None}

@@ -37,7 +37,7 @@ def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
         ]
         units = {run.unit for run in runs} if title.startswith("Scores") else {"agreement"}
         differences = [f"{run.name} − {runs[0].name}" for run in runs[1:]]
-        yield Grid(f"{title} ({', '.join(sorted(units))})", ["task", *(run.name for run in runs), *differences], rows)
+        yield Grid(f"{title} ({'; '.join(sorted(units))})", ["task", *(run.name for run in runs), *differences], rows)
 
 
 def _differences(runs: Sequence[SeenRun], task: str, row: Sequence[float | None]) -> Iterator[float | None]:

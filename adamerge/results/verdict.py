@@ -1,6 +1,6 @@
 """One sentence that says how a merge did."""
 
-from adamerge.results.candidates import HEADERS
+from adamerge.results.candidates import HEADERS, IN_WORDS
 from adamerge.results.evaluate import MEAN
 from adamerge.results.seen_run import SeenRun
 
@@ -43,7 +43,9 @@ def _against(run: SeenRun, mean: float, rivals: dict[str, float | None]) -> str:
     word = "above" if (gain >= 0) == higher else "below"
     interval = run.score_interval("learned", MEAN) if "learned" in run.scores else None
     chance = " (within the bootstrap interval)" if interval and interval[0] <= known[best] <= interval[1] else ""
-    return f"; that is {abs(gain):.1f} {word} the best merge without learning, {_name(best)}{chance}"
+    unit = " points" if all(one.percent for one in run.measures.values()) else ""
+    most = ", the best merge without learning that was measured on these rows" if len(known) > 1 else ""
+    return f"; that is {abs(gain):.1f}{unit} {word} {IN_WORDS[best]}{chance}{most}"
 
 
 def _metric(run: SeenRun) -> str:
@@ -57,8 +59,8 @@ def _of_agreement(run: SeenRun) -> str:
     name = f"the centre ({run.centre})" if best == "centre" else _name(best or "")
     beside = f"; {name}, the best merge without learning, agrees on {100 * others[best]:.1f} %" if best else ""
     return (
-        f"On {100 * learned[MEAN]:.1f} % of the held-out unlabeled rows (mean over tasks) the merge predicts what each "
-        f"task's expert predicts{beside}. No labeled rows were given, so accuracy is unknown."
+        f"On {100 * learned[MEAN]:.1f} % of the {run.held_out} (mean over tasks) the merge predicts what each task's "
+        f"expert predicts{beside}. No labeled rows were given, so accuracy is unknown."
     )
 
 

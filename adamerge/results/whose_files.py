@@ -13,6 +13,7 @@ from adamerge.results.beside import Beside, contents, left_behind, missing_code,
 from adamerge.results.in_common import agreed, common_files, generation, is_alike, same, shared
 from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
 from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
+from adamerge.results.special_tokens import map_notes
 from adamerge.storage.digest import digest_of_path
 from adamerge.types import Fact
 
@@ -79,6 +80,7 @@ def plan_of(experts: Experts) -> Plan:
     notes += [_apart_note(task, found, pool) for task, found in differences.items() if found]
     notes += [line for task in own.keys() - tasks.keys() for line in _licence_notes(task, own[task], root)]
     notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
+    notes += map_notes([root, *tasks.values()])
     every = (experts.checkpoint, *(one.checkpoint for one in experts.tasks.values()))
     notes += [
         line

@@ -11,6 +11,7 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
 from adamerge.results.module_weights import Source, blended
 from adamerge.results.readable_config import without_former_rope
+from adamerge.results.special_tokens import copied
 from adamerge.results.token_ids import with_settings
 from adamerge.storage.atomic_files import write_safetensors, write_text
 from adamerge.storage.regular_files import settings_of
@@ -46,7 +47,7 @@ def _elsewhere(auto_map: object) -> dict[str, object]:
 
 def write_beside(beside: Beside, folder: Path) -> None:
     """Write processors, templates, generation settings, heads, licence and the settings of modules."""
-    for name, file in {**beside.tokenizer, **beside.processor, **beside.heads, **beside.others}.items():
+    for name, file in {**copied(beside.tokenizer), **beside.processor, **beside.heads, **beside.others}.items():
         _copy(file, folder / name)
     _write_templates(beside.templates, folder)
     if beside.generation:

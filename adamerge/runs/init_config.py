@@ -71,6 +71,7 @@ def _lines(base: str, experts: Mapping[str, object], found: Beginning, file: Pat
     yield LATER
     yield f"method: {found.method or ('wudi' if len(experts) > 1 else 'task_arithmetic')}\n"
     yield f"out_dtype: {found.out_dtype}\n" if found.out_dtype else ""
+    yield f"tokenizer: {_scalar(found.tokenizer)}\n" if found.tokenizer else ""
     yield "run_dir: runs/first\n"
 
 

@@ -120,6 +120,7 @@ def learn_merge(
             checkpoints=run.checkpoints,
             resume=resume,
             tell=None if learning.trainer["enable_progress_bar"] else lambda line: print_lines(console, [line]),
+            announce=lambda line: print_lines(console, [line]),
             keeper=keeper,
         )
         if processes is not None:

@@ -92,12 +92,14 @@ def learns(method: str) -> str:
 def methods_table() -> Table:
     """Make the table."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for head in ("method", "what it does", "needs", "learns", "take it if you have", "source"):
-        table.add_column(head, overflow="fold")
+    table.add_column("method", no_wrap=True)  # a name is copied as it stands
+    for head in ("what it does (source)", "needs; learns", "take it if you have"):
+        table.add_column(head)
     for method in PRESETS:
-        about = ABOUT[method]
+        about, learned = ABOUT[method], learns(method)
         name = f"{method} (default)" if method == DEFAULT else method
-        table.add_row(name, about.does, needs(method), learns(method), about.wins, about.source)
+        given = needs(method) if learned == "nothing" else f"{needs(method)}; {learned}"
+        table.add_row(name, f"{about.does} ({about.source})", given, about.wins)
     return table
 
 

@@ -28,8 +28,7 @@ DAMAGES = {
 CASES = [*((LEARNED, damage) for damage in DAMAGES), (COEFFICIENTS, "changed"), (TABLE, "cut"), ("key", "gone")]
 
 
-@pytest.mark.parametrize(("name", "damage"), CASES)
-def test_a_damaged_first_stage_is_named_and_made_again(tmp_path, name, damage):
+def in_stages(place, steps=3, every=100, **options):
     experts, own = digits_family()
     model = MergedModel(experts, task_vectors(experts, experts.shared, resident=True), tensor_wise(experts.shared))
     learning = Learning(
@@ -37,17 +36,33 @@ def test_a_damaged_first_stage_is_named_and_made_again(tmp_path, name, damage):
         feasible=Unbounded(),
         init=0.3,
         batching=Batching(batch_size=None),
-        watching=Watching("last", every=100, patience=None),
+        watching=Watching("last", every=every, patience=None),
         task_weights=dict.fromkeys(own, 1.0),
-        trainer={"max_steps": 3, "accelerator": "cpu", "enable_progress_bar": False},
+        trainer={"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False},
     )
+    rows, chunks = Calibration(own, {}), Chunks(first_steps=2)
+    return learn_in_stages(model, CrossEntropy(), rows, learning, chunks, place, made_of={"rows": "a"}, **options)
+
+
+def test_stages_are_named_and_lines_count_the_steps_of_both_as_the_result_does(tmp_path):
+    said: list[str] = []
+    staged = in_stages(tmp_path / "first", steps=5, every=1, tell=said.append, announce=said.append)
+    steps = [line.split()[1] for line in said if line.startswith("step ")]
+    assert steps == ["0", "1", "2", "3", "4", "5"]
+    assert [entry["step"] for entry in staged.learned.history] == [*map(int, steps)]
+    assert said[0].startswith("first stage: ")
+    assert said[0].endswith(", at most 2 steps")
+    assert said[4].startswith("second stage, from the best iterate of the first: ")
+    assert said[4].endswith(", at most 3 steps")
+    assert str(staged.learned.best_step) in steps
+
+
+@pytest.mark.parametrize(("name", "damage"), CASES)
+def test_a_damaged_first_stage_is_named_and_made_again(tmp_path, name, damage):
     said: list[str] = []
 
     def learned():
-        staged = learn_in_stages(
-            model, CrossEntropy(), Calibration(own, {}), learning, Chunks(first_steps=2), tmp_path / "first_stage",
-            made_of={"rows": "a"}, keeper=Keeper(said.append),
-        )  # fmt: skip
+        staged = in_stages(tmp_path / "first_stage", keeper=Keeper(said.append))
         return staged.learned.coefficients
 
     whole = learned()

@@ -174,14 +174,55 @@ def test_numbers_in_cells_have_contrast():
     ("options", "words"),
     [
         ({}, "has a mean accuracy of 80.5 %, 95.0 % of what the experts reach"),
-        ({}, "2.0 above the best merge without learning, average (within the bootstrap interval)"),
+        ({}, "that is 2.0 points above the average (within the bootstrap interval)."),
+        (
+            {"task_arithmetic": 1.0},
+            "1.0 points above task arithmetic at 0.3 (within the bootstrap interval), the best ",
+        ),
         ({"scores": False}, "On 90.0 % of the held-out unlabeled rows"),
         ({"scores": False}, "No labeled rows were given"),
         ({"scores": False, "agreement": False}, "Nothing was measured"),
     ],
 )
 def test_the_verdict(options, words):
-    assert words in verdict(made(**options))
+    less = (options := dict(options)).pop("task_arithmetic", None)
+    run = made(**options)
+    if less is not None:
+        own = {task: value - less for task, value in run.metrics["learned"].items()}
+        run = replace(run, metrics={**run.metrics, "task_arithmetic": own})
+    assert words in verdict(run)
+
+
+def test_agreement_is_of_rows_or_of_their_tokens():
+    own = made(scores=False, history=False)
+    for counts, words in (
+        ({"<b>news": 9, "a|b": 9}, "the held-out unlabeled rows"),
+        ({"a|b": 9}, "(tokens) on held-out"),
+    ):
+        run = replace(own, metrics={**own.metrics, "run": {**own.facts, "held_out_predictions": counts}})
+        assert words in verdict(run)
+        assert words in sections(run)[0].grids[0].note
+
+
+def test_the_curve_by_which_the_best_iterate_was_chosen_is_drawn():
+    own = made(**{"watch.monitor": "divergence"})
+    history = [{**entry, "divergence": 0.5 - entry["step"] / 100} for entry in own.history]
+    for run, drawn in ((own, False), (replace(own, metrics={**own.metrics, "history": history}), True)):
+        svg = next(picture.svg for picture in pictures(run) if picture.title == "Learning")
+        assert ("divergence, held out, mean over tasks" in svg) == drawn
+        assert "best iterate, by divergence" in svg
+
+
+def test_heads_of_one_name_are_listed_once_and_zero_has_no_sign():
+    own = made(history=False)
+    heads = {"a": ["cls.weight"], "b": ["cls.weight"], "c": ["score.weight"], "d": []}
+    run = replace(own, metrics={**own.metrics, "run": {**own.facts, "heads": heads}})
+    (found,) = (section for section in sections(run) if section.title == "Models and rows")
+    assert "Each expert's own: cls.weight (a, b); score.weight (c)." in found.text
+    small = own.table._replace(coefficients=torch.full_like(own.table.coefficients, -0.001))
+    svg = next(iter(pictures(replace(own, table=small)))).svg
+    assert "0.00" in svg
+    assert "-0.00<" not in svg
 
 
 def test_the_centre_is_a_merge_without_learning():

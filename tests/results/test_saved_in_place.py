@@ -1,5 +1,8 @@
 """Further training in the folders of an export: `save_pretrained` in place leaves nothing of the former model."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -8,8 +11,12 @@ from support.families import build
 from support.sentence_encoders import TASKS, save_encoders
 
 from adamerge import Expert, Merge
+from adamerge.data.processor_files import files_of
 from adamerge.experts.checkpoint import open_checkpoint
-from adamerge.types import IncompatibleExpertsError
+from adamerge.experts.file_patterns import TOKENIZER
+from adamerge.results.beside import Beside
+from adamerge.results.special_tokens import copied, map_notes
+from adamerge.types import Fact, IncompatibleExpertsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random experts are far from their base
 
@@ -74,3 +81,54 @@ def test_a_map_of_special_tokens_stays_when_a_tokenizer_is_saved_over_it(folder)
     tokenizer.pad_token = "[UNK]"
     tokenizer.save_pretrained("base")
     assert transformers.AutoTokenizer.from_pretrained("base").pad_token == "[PAD]"
+
+
+_ADDED = {"added_tokens_decoder": {"0": {"content": "[PAD]", "special": True}}}
+
+
+@pytest.mark.parametrize(
+    ("mapped", "settings", "needed"),
+    [
+        ({"pad_token": "[PAD]", "unk_token": "[UNK]"}, {}, False),
+        ({"pad_token": {"content": "[PAD]", "lstrip": False}}, {}, False),
+        ({}, {}, False),
+        ({"pad_token": "[UNK]"}, {}, True),
+        ({"eos_token": "[SEP]"}, {}, True),
+        ({"additional_special_tokens": ["good"]}, {}, True),
+        ({"pad_token": "[UNK]"}, _ADDED, False),  # as transformers 4 saves it: the map is not read
+        ({"pad_token": "[PAD]"}, {"tokenizer_class": None, "auto_map": {"AutoTokenizer": ["own.Own", None]}}, True),
+        ("[1", {}, True),
+    ],
+)
+def test_a_map_is_left_out_where_the_tokenizer_is_the_same_without_it(folder, mapped, settings, needed):
+    """Whatever is exported is read as the source is; a map that is left out cannot become stale."""
+    (place := folder / "base/special_tokens_map.json").write_text(mapped if mapped == "[1" else json.dumps(mapped))
+    (file := folder / "base/tokenizer_config.json").write_text(json.dumps(json.loads(file.read_text()) | settings))
+    files = files_of(folder / "base", TOKENIZER)
+    (to := folder / "copied").mkdir()
+    for name, source in copied(files).items():
+        shutil.copyfile(source, to / name)
+    notes = map_notes([Beside(files)])
+    assert len(notes) == 1
+    assert ("is exported" in notes[0], (to / place.name).exists(), isinstance(notes[0], Fact)) == (
+        needed,
+        needed,
+        not needed,
+    )
+    if "auto_map" in settings or mapped == "[1":
+        return
+    before, after = map(transformers.AutoTokenizer.from_pretrained, ("base", "copied"))
+    assert before.special_tokens_map == after.special_tokens_map
+    assert before.added_tokens_decoder == after.added_tokens_decoder
+    after.pad_token = "[SEP]"  # what `needed` warns of
+    after.save_pretrained("copied")
+    again = transformers.AutoTokenizer.from_pretrained("copied")
+    assert again.pad_token == (mapped.get("pad_token", "[SEP]") if needed else "[SEP]")
+
+
+def test_an_export_of_what_transformers_4_saved_has_no_map(folder):
+    for name in ("base", *TASKS):
+        (folder / name / "special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
+    done = merged()
+    assert not [*done.folder.rglob("special_tokens_map.json")]
+    assert transformers.AutoTokenizer.from_pretrained(done.folder).pad_token == "[PAD]"

@@ -39,7 +39,8 @@ models:
   - {model: topic, parameters: {weight: 0.5}}
 merge_method: linear
 dtype: float16
-tokenizer_source: union
+tokenizer_source: base
+chat_template: chatml
 """
 
 
@@ -50,7 +51,7 @@ def test_linear_of_mergekit_keeps_models_and_weights(family, main):
     assert "names no base_model" in complaint
     code, said, complaint = main("init", "base", "--from_mergekit", "kit.yaml", "--out", "new.yaml")
     assert (code, complaint) == (0, "")
-    assert "note: not carried over from kit.yaml: tokenizer_source: union" in said
+    assert "note: not carried over from kit.yaml: chat_template: chatml" in said
     assert main("fit", "new.yaml", "--run_dir", "run")[0] == 0
     found = load_coefficients("run/coefficients.safetensors")
     assert torch.allclose(found.coefficients, torch.tensor([[1 / 3, 2 / 3]]))
@@ -78,7 +79,7 @@ def test_linear_of_mergekit_keeps_models_and_weights(family, main):
             " slices: [{sources: [{model: b, layer_range: [0, 4]}, {model: x, layer_range: [0, 4]}]}]}",
             None,
             {"x": None},
-            ["merge_method: slerp", "parameters: t: 0.5"],
+            ["merge_method: slerp", "parameters: t: 0.5", "b: layer_range: [0, 4]; here all", "x: layer_range"],
         ),
         (
             "{merge_method: linear, base_model: b, parameters: {normalize: false}, chat_template: chatml,"
@@ -86,6 +87,40 @@ def test_linear_of_mergekit_keeps_models_and_weights(family, main):
             "average",
             {"o/x@v1": None, "o/lora": None},
             ["parameters: normalize: False", "chat_template: chatml"],
+        ),
+        (
+            "{merge_method: linear, base_model: b, models: [{model: b, parameters: {weight: 2}},"
+            " {model: x, parameters: {weight: 1}}, {model: y, parameters: {weight: 1}}]}",
+            "task_arithmetic",
+            {"x": 0.25, "y": 0.25},
+            [],
+        ),
+        (
+            "{merge_method: linear, base_model: b, parameters: {weight: 1}, models: [{model: x}]}",
+            "task_arithmetic",
+            {"x": 0.5},
+            [],
+        ),
+        (
+            "{merge_method: linear, base_model: b, models: [{model: b, parameters: {weight: [0, 1]}},"
+            " {model: x, parameters: {weight: 1}}]}",
+            "average",
+            {"x": 1},
+            ["b: weight: [0, 1]: linear averages the base in"],
+        ),
+        (
+            "{merge_method: task_arithmetic, base_model: b, tokenizer: {source: base, tokens: {}},"
+            " slices: [{sources: [{model: x, layer_range: [0, 2], parameters: {weight: 1}}, {model: y}],"
+            " parameters: {weight: 0.5}}]}",
+            "task_arithmetic",
+            {"x": 1, "y": 0.5},
+            ["x: layer_range: [0, 2]; here all layers", "tokenizer: tokens: {}"],
+        ),
+        (
+            "{merge_method: task_arithmetic, base_model: b, models: [{model: x, residual: 1}, {model: x}]}",
+            "task_arithmetic",
+            {"x": None},
+            ["x: residual: 1", "x: it is listed twice"],
         ),
     ],
 )
@@ -98,11 +133,31 @@ def test_what_carries_over_and_what_does_not(tmp_path, text, method, models, dro
 
 
 @pytest.mark.parametrize(
+    ("words", "tokenizer"),
+    [
+        ("tokenizer_source: union", "union"),
+        ("tokenizer_source: base", None),
+        ("tokenizer_source: 'model:o/x'", "o/x"),
+        ("tokenizer: {source: union}", "union"),
+        ("tokenizer: {source: {model: {path: o/x}}}", "o/x"),
+        ("dtype: float32", None),
+    ],
+)
+def test_the_tokenizer_carries_over(tmp_path, monkeypatch, main, words, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    text = f"{{merge_method: task_arithmetic, base_model: b, models: [{{model: x}}], {words}}}"
+    (tmp_path / "kit.yaml").write_text(text, encoding="utf-8")
+    assert main("init", "--from_mergekit", "kit.yaml", "--out", "new.yaml")[0] == 0
+    assert yaml.safe_load((tmp_path / "new.yaml").read_text(encoding="utf-8")).get("tokenizer") == tokenizer
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("models: [{model: a}]", "has no merge_method"),
         ("{merge_method: passthrough, slices: [{sources: []}, {sources: []}]}", "found 2 slices"),
         ("{merge_method: linear}", "expected a list under models"),
+        ("{merge_method: linear, models: [a]}", "expected a model in each entry"),
     ],
 )
 def test_what_is_no_configuration_of_mergekit(tmp_path, text, words):
