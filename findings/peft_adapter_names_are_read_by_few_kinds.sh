@@ -48,8 +48,19 @@ def answers(kind, options):
 
 print("peft", peft.__version__)
 followed = {}
-kinds = {"LoraConfig": {"r": 2}, "RoadConfig": {"group_size": 4}, "IA3Config": {"feedforward_modules": []}, "LoHaConfig": {"r": 2}, "LoKrConfig": {"r": 2}}
-kinds |= {"OFTConfig": {"oft_block_size": 4}, "HRAConfig": {"r": 2}, "VeraConfig": {"r": 2, "init_weights": False}, "MissConfig": {"r": 2}, "FourierFTConfig": {"n_frequency": 8}, "VBLoRAConfig": {"r": 2, "num_vectors": 8, "vector_length": 4}}
+kinds = {
+    "LoraConfig": {"r": 2},
+    "RoadConfig": {"group_size": 4},
+    "IA3Config": {"feedforward_modules": []},
+    "LoHaConfig": {"r": 2},
+    "LoKrConfig": {"r": 2},
+    "OFTConfig": {"oft_block_size": 4},
+    "HRAConfig": {"r": 2},
+    "VeraConfig": {"r": 2, "init_weights": False},
+    "MissConfig": {"r": 2},
+    "FourierFTConfig": {"n_frequency": 8},
+    "VBLoRAConfig": {"r": 2, "num_vectors": 8, "vector_length": 4},
+}
 for kind, options in kinds.items():
     alone, mixed = answers(kind, options)
     assert not torch.allclose(alone[0], alone[1], atol=1e-3) and not torch.allclose(alone[0], alone[2], atol=1e-3), kind

@@ -44,7 +44,8 @@ labels = np.array([rng.choice(3, p=row) for row in true])
 confident = softmax(3 * logits)  # the right inverse temperature is 1/3
 print("scikit-learn", sklearn.__version__)
 found = {}
-for kind, rows in {"float64": confident, "three decimals": confident.round(3), "float16": confident.astype(np.float16)}.items():
+given = {"float64": confident, "three decimals": confident.round(3), "float16": confident.astype(np.float16)}
+for kind, rows in given.items():
     model = CalibratedClassifierCV(FrozenEstimator(Stored()), method="temperature").fit(rows, labels)
     inverse = float(model.calibrated_classifiers_[0].calibrators[0].beta_)
     together = model.predict_proba(rows)
