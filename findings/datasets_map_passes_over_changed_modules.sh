@@ -16,7 +16,7 @@ datasets.disable_progress_bars()
 
 
 def inner(text):
-    return text.WAY_INNER()
+    return text.WAY()
 
 
 def outer(row):
@@ -24,11 +24,12 @@ def outer(row):
 
 
 rows = datasets.load_dataset("json", data_files="rows.jsonl", split="train", cache_dir="cache")
-print(rows.map(outer, desc=None)[0]["outside"], rows.map(outer)[0]["inside"])
+row = rows.map(outer)[0]
+print(row["outside"], row["inside"])
 PYTHON
-run() { # way of the module, way of the script
+run() { # what the module does, what the script does
     printf 'def clean(text):\n    return text.%s()\n' "$1" > cleaning.py
-    sed "s/WAY_INNER/$2/" script.py > "run.py"
+    sed "s/WAY/$2/" script.py > run.py
     HF_HUB_OFFLINE=1 venv/bin/python -B run.py 2> log || { cat log; exit 1; }
 }
 venv/bin/python -c 'import datasets; print("datasets", datasets.__version__)'
