@@ -55,8 +55,11 @@ def _biases(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[st
 
 
 def _lacks(reader: AdapterReader, name: str) -> bool:
-    """Return whether the model has modules of a name, with parameters, and the file holds nothing of them."""
-    paths = _named(reader.module, name)
+    """Return whether the model has modules to save of a name, with parameters, and the file holds nothing of them.
+
+    PEFT saves all modules whose names end with these letters: `norm` means `input_layernorm` too.
+    """
+    paths = [path for path, _ in reader.module.named_modules() if path.endswith(name)]
     own = {f"{path}.{leaf}" for path in paths for leaf, _ in reader.module.get_submodule(path).named_parameters()}
     return bool(own) and own.isdisjoint({*reader.whole.own, *reader.whole.replaced, *reader.whole.unchanged})
 

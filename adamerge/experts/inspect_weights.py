@@ -172,7 +172,8 @@ def _of_statistics(experts: Experts) -> Iterator[str]:
     if statistics:
         yield (
             f"{len(statistics)} BatchNorm layers ({next(iter(statistics))}, …): buffers are not merged, the base's "
-            "running statistics are kept, and they do not fit merged weights well. Recompute them after the merge."
+            "running statistics are kept, and they do not fit merged weights well. Recompute them after the merge, in "
+            "one batch or in large, shuffled batches of one size: torch's update_bn takes the mean over batches."
         )
 
 

@@ -67,6 +67,7 @@ SAID = {
     "a scale of nothing": ({"lora_alpha": 0}, "makes the scale of some factors 0 .* change nothing"),
     "rows that are not there": ({"trainable_token_indices": [1]}, "names trainable_token_indices, but the file has no"),
     "a module that is not there": ({"modules_to_save": ["lm_head"]}, r"names modules_to_save \(lm_head\), but"),
+    "the end of a module's name": ({"modules_to_save": ["layernorm"]}, r"names modules_to_save \(layernorm\), but"),
     "targets that are not there": (
         {"target_modules": ["q_proj", "k_proj"]},
         r"target_modules \(.*1.self_attn.k_proj\)",

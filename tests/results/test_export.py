@@ -9,6 +9,7 @@ import torch
 import transformers
 from support.families import build, save_family
 from support.loaded import load, names
+from torch.optim.swa_utils import update_bn
 
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
@@ -187,6 +188,17 @@ def test_each_tensor_has_a_dtype_that_represents_it_exactly(tmp_path):
         assert torch.equal(weights[name], value)
 
 
+def test_statistics_are_recomputed_in_one_batch():
+    """As the warning about BatchNorm says: torch takes the mean of batches, not of rows."""
+    rows, norm = torch.tensor([0.0, 0.0, 0.0, 0.0, 5.0, 5.0])[:, None], torch.nn.BatchNorm1d(1)
+    found = {}
+    for size in (6, 4):
+        update_bn(rows.split(size), norm)
+        found[size] = norm.running_mean.item(), norm.running_var.item()
+    assert found[6] == pytest.approx((rows.mean().item(), rows.var().item()))
+    assert found[4] == (2.5, 0.0)
+
+
 @pytest.mark.parametrize(
     ("backbone", "architecture", "family"),
     [
@@ -200,6 +212,7 @@ def test_running_statistics_are_the_bases_and_the_experts_in_a_head(tmp_path, ba
     (warning,) = (line for line in inspect_weights(model.experts).warnings if "BatchNorm" in line)
     inside = [n for n, _ in experts["a"].named_buffers() if n.endswith("running_mean") and "classifier" not in n]
     assert warning.startswith(f"{len(inside)} BatchNorm layers ({inside[0]}, …): buffers are not merged, the base's")
+    assert "in one batch or in large, shuffled batches of one size" in warning
     coefficients = torch.rand(len(model.grouping), 2)
     exported = export(model, coefficients, tmp_path / "merged")
     load(backbone, exported.folder)

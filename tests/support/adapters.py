@@ -62,7 +62,7 @@ KINDS = {
     "dora of a convolution": (IMAGES, {"target_modules": ["projection"], "use_dora": True}),
     "embeddings": (LLAMA, {"target_modules": ["embed_tokens", "lm_head"]}),
     "module of its own": (LLAMA, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
-    "norms of their own": (LLAMA, {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm"]}),
+    "norms of their own": (LLAMA, {"target_modules": ["q_proj"], "modules_to_save": ["norm"]}),  # all that end so
     "token rows": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
     "token rows by name": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [7, 2]}}),
     "token rows of tied embeddings": (TIED, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
