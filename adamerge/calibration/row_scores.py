@@ -24,6 +24,7 @@ class RowScores(NamedTuple):
         predicted: Number of predictions.
         same: Number of predictions that equal the expert's.
         diverged: Sum of KL(expert ‖ merge), in nats; NaN if the expert's outputs are not known.
+        weight: Factor of the task in a mean over tasks.
 
     Example:
         >>> scores = RowScores(torch.ones(2), torch.tensor([1.0, 0.0]), torch.tensor([0.1, 0.3]))
@@ -34,6 +35,7 @@ class RowScores(NamedTuple):
     predicted: Tensor
     same: Tensor
     diverged: Tensor
+    weight: float = 1.0
 
     @property
     def agreement(self) -> float:

@@ -266,7 +266,8 @@ def takes(module: nn.Module, name: str) -> bool:
 
 
 def forward_arguments(module: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of a module's forward pass by name."""
+    """Return the arguments of a module's forward pass by name; of a wrapper those of the module that it runs."""
+    module = getattr(module, "forwards_to", module)
     function = getattr(module.forward, "__func__", None)
     return inspect.signature(module.forward).parameters if function is None else _without_self(function)
 

@@ -61,7 +61,7 @@ def _resampled(scores: Mapping[str, RowScores], by: Criterion, draws: int, seed:
     """Compute the merit of every resample, (draws,): higher is better; the same seed draws the same rows."""
     random = np.random.default_rng(seed)
     means = [_of_task(own, by, random, draws) for own in scores.values()]
-    return np.mean(means, axis=0)
+    return np.average(means, axis=0, weights=[own.weight for own in scores.values()])
 
 
 def _of_task(own: RowScores, by: Criterion, random: np.random.Generator, draws: int) -> NDArray[np.float64]:

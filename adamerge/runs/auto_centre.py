@@ -72,8 +72,9 @@ class AutoCentre:
         return self.keeper(self.run.centre, self._key(), make, lambda path: MappedFiles([path]))
 
     def _key(self) -> Key:
-        settings = digest_of_json([repr(self.auto), self.config.seed_everything, repr(self.config.objective)])
-        key = {"experts": self.plain.vectors.digest(), "settings": settings}
+        weight = [self.config.keep_weight] if self.config.keep else []
+        settings = [repr(self.auto), self.config.seed_everything, repr(self.config.objective), *weight]
+        key = {"experts": self.plain.vectors.digest(), "settings": digest_of_json(settings)}
         return {**key, "rows": digest_of_rows(self.rows, self.config.data.micro_batch)} if self.rows else key
 
     def _write(self, file: Path) -> None:
@@ -96,7 +97,9 @@ class AutoCentre:
     def _held_out(self) -> HeldOut:
         settings = target_settings(self.config.objective)
         targets = compute_targets(self.plain, self.rows, settings, self.run.targets / "watch", self.keeper)
-        return hold_out(self.plain, self.rows, self.config.data.micro_batch, targets, settings.temperature)
+        return hold_out(
+            self.plain, self.rows, self.config.data.micro_batch, targets, settings.temperature, self.config.keep_weight
+        )
 
     def _contestants(self) -> dict[str, Candidate]:
         """Build every merge at every scale, by name, the cheap ones first."""
