@@ -139,7 +139,7 @@ class Experts:
 
     def state_of(self, task: str) -> dict[str, Tensor]:
         """Return the parameters and buffers of a task's unmerged expert under its module's names."""
-        expert = self.tasks[task]
+        expert = self.models[task]
         return {name: expert.weights[name] for name in expert.weights.headers}
 
 

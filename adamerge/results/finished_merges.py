@@ -102,9 +102,13 @@ def merit(scores: Mapping[str, RowScores], by: Criterion) -> float:
     return -math.inf if any(map(math.isnan, values)) else weighted
 
 
+def of_experts(scores: Mapping[str, RowScores]) -> Mapping[str, RowScores]:
+    """Leave out the base's rows, unless there are no others."""
+    return {task: own for task, own in scores.items() if task != KEEP} or scores
+
+
 def by_task(scores: Mapping[str, RowScores], by: Criterion) -> dict[str, float | None]:
     """Return agreement or divergence by task, and their mean over the experts; None instead of what is not finite."""
     values = {task: own.agreement if by == "agreement" else own.divergence for task, own in scores.items()}
-    experts = {task: own for task, own in scores.items() if task != KEEP}
-    found = {**values, MEAN: abs(merit(experts or scores, by))}
+    found = {**values, MEAN: abs(merit(of_experts(scores), by))}
     return {key: value if math.isfinite(value) else None for key, value in found.items()}

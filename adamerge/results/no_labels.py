@@ -10,7 +10,8 @@ from rich.table import Table
 
 from adamerge.calibration.row_scores import RowScores
 from adamerge.results.candidates import IN_WORDS
-from adamerge.results.finished_merges import Criterion, merit
+from adamerge.results.finished_merges import Criterion, merit, of_experts
+from adamerge.results.kept_base import from_base, included, sentence, shown
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -88,9 +89,10 @@ def verdict(judged: Judged, by: Criterion, *, chose: bool = True) -> str:
         f"better in {100 * found.share:.0f} % of resamples" if found.low > 0 else "so these rows cannot tell them apart"
     )
     flattered = "; the same rows chose step and scale, which flatters both" if chose else ""
+    rows, of_base = f"held-out rows{included(judged[best])}", sentence(from_base(judged))
     return (
-        f"Without labels: best by {by} on held-out rows is {_name(best)} ({value}); the next, {_name(second)}, is "
-        f"{worse}, {sure}{flattered}."
+        f"Without labels: best by {by} on {rows} is {_name(best)} ({value}); the next, {_name(second)}, is {worse}, "
+        f"{sure}{flattered}.{of_base and f' {of_base}'}"
     )
 
 
@@ -101,16 +103,19 @@ def held_out_table(judged: Judged, by: Criterion) -> Table:
         judged: Scores of every held-out row, by candidate and task; learned is what is exported.
         by: What the difference is of.
     """
-    title = f"held-out rows, mean over tasks (difference from the exported merge by {by}, 95 % paired bootstrap)"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("merge", "divergence, nats", "agreement, %", "difference"):
-        shown.add_column(name, justify="left" if name == "merge" else "right")
+    kept, far = included(judged["learned"]), from_base(judged)
+    title = f"held-out rows, mean over tasks (difference from the exported merge by {by}{kept}, 95 % paired bootstrap)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    of_base = ["from the base, nats"] if far else []
+    for name in ("merge", "divergence, nats", *of_base, "agreement, %", "difference"):
+        table.add_column(name, justify="left" if name == "merge" else "right")
     for key, own in judged.items():
         found = difference(own, judged["learned"], by)
         interval = f"{_signed(found.mean, by)} ({_signed(found.low, by)} to {_signed(found.high, by)})"
-        cells = f"{abs(merit(own, 'divergence')):.4g}", f"{100 * merit(own, 'agreement'):.1f}"
-        shown.add_row(_name(key), *cells, "" if key == "learned" else interval, style="bold" * (key == "learned"))
-    return shown
+        tasks, base = of_experts(own), [shown(far[key])] if far else []
+        cells = f"{abs(merit(tasks, 'divergence')):.4g}", *base, f"{100 * merit(tasks, 'agreement'):.1f}"
+        table.add_row(_name(key), *cells, "" if key == "learned" else interval, style="bold" * (key == "learned"))
+    return table
 
 
 def _name(key: str) -> str:
