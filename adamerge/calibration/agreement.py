@@ -122,9 +122,9 @@ class HeldOut:
         return HeldOut(kept, predicted, self.targets, self.size, self.temperature, self.keep)
 
     def _scores(self, tallies: Mapping[str, "_Tally"], device: torch.device) -> dict[str, RowScores]:
-        own = {task: torch.stack(score(tally.seen, len(self.rows[task]))[:3]) for task, tally in tallies.items()}
-        weights = self.weights
-        return {task: RowScores(*_of_all_processes(sums, device), weights[task]) for task, sums in own.items()}
+        own = {task: score(tally.seen, len(self.rows[task])) for task, tally in tallies.items()}
+        summed, weights = {task: _of_all_processes(sums, device) for task, sums in own.items()}, self.weights
+        return {task: RowScores(*sums.unbind(), weight=weights[task]) for task, sums in summed.items()}
 
     def _targets(self, answer: Answer) -> Outputs | None:
         known = self.targets.get(answer.task)

@@ -124,8 +124,8 @@ def divergences(outputs: Outputs, targets: Outputs, positions: Tensor | None, te
     return _flat(soft_cross_entropy(logits, targets.logits), positions)
 
 
-def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> RowScores:
-    """Sum the predictions of each row.
+def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> Tensor:
+    """Sum the predictions of each row, (3, N): the tensors of `RowScores`.
 
     Args:
         batches: Per batch: the batch, how much the merged model's predictions are like the expert's, flat, and the
@@ -137,7 +137,7 @@ def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> 
         lost = torch.full(same.shape, torch.nan) if diverged is None else diverged
         terms = torch.stack([one.detach().cpu().double() for one in (torch.ones_like(same), same, lost)])
         sums.index_add_(1, _rows_of(batch, same), terms)
-    return RowScores(*sums)
+    return sums
 
 
 def _rows_of(batch: Batch, flat: Tensor) -> Tensor:

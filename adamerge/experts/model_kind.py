@@ -77,7 +77,7 @@ def kind_of(module: nn.Module) -> ModelKind:
     config = getattr(module, "config", None)
     classes = getattr(module, "num_labels", None) or getattr(config, "num_labels", None)
     return ModelKind(
-        type(module).__name__,
+        type(getattr(module, "forwards_to", module)).__name__,
         _main_input(module),
         _prediction(module),
         bool(getattr(config, "is_encoder_decoder", False)),

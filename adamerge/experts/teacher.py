@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,15 +50,21 @@ class WithoutHead(nn.Module):
         """The module whose forward pass it runs, with the same arguments (`forward_arguments`)."""
         return self.model.base_model
 
-    def forward(self, **inputs: object) -> Vectors:
-        """Run the model without its head; a model that has no backbone apart runs as a whole."""
+    def forward(self, **inputs: Tensor | bool) -> Vectors:
+        """Run the model without its head; a model that has no backbone apart runs as a whole.
+
+        Raises:
+            ConfigError: It returns no hidden states.
+        """
         if self.images:
-            return Vectors(image_features(self.model, inputs["pixel_values"]))
+            return Vectors(image_features(self.model, cast(Tensor, inputs["pixel_values"])))
         whole = self.forwards_to is self.model
         output = self.forwards_to(**{**inputs, **({"output_hidden_states": True} if whole else {})})
-        states = getattr(output, "hidden_states", None)
-        last = getattr(output, "last_hidden_state", None)
-        return Vectors(states[-1] if last is None else last, states)
+        states: tuple[Tensor, ...] | None = getattr(output, "hidden_states", None)
+        last: Tensor | None = getattr(output, "last_hidden_state", states[-1] if states else None)
+        if last is None:
+            raise ConfigError(f"{type(self.model).__name__} returns no hidden states. Remove keep.")
+        return Vectors(last, states)
 
 
 def with_teacher(experts: Experts) -> Experts:

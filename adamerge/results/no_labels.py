@@ -80,11 +80,13 @@ def verdict(judged: Judged, by: Criterion, *, chose: bool = True) -> str:
         by: What the merges are compared by.
         chose: Whether the same rows chose the step or the scale.
     """
-    order = sorted(judged, key=lambda key: (merit(judged[key], by), key == "learned"), reverse=True)
+    merits = {key: merit(own, by) for key, own in judged.items()}
+    rounded = {key: float(f"{value:.3g}") for key, value in merits.items()}  # of equal merges, as what is exported
+    order = sorted(judged, key=lambda key: (rounded[key], key == "learned", merits[key]), reverse=True)
     best, second = order[:2]
     found = difference(judged[best], judged[second], by)
-    value = f"{100 * merit(judged[best], by):.1f} %" if by == "agreement" else f"{-merit(judged[best], by):.4g} nats"
-    worse = f"{_size(found.mean, by)} worse (95 % interval {_size(found.low, by)} to {_size(found.high, by)})"
+    value = f"{100 * merits[best]:.1f} %" if by == "agreement" else f"{-merits[best]:.4g} nats"
+    worse = f"{_size(max(found.mean, 0.0), by)} worse (95 % interval {_size(found.low, by)} to {_size(found.high, by)})"
     sure = (
         f"better in {100 * found.share:.0f} % of resamples" if found.low > 0 else "so these rows cannot tell them apart"
     )

@@ -110,20 +110,17 @@ def _results(run: SeenRun) -> Iterator[Grid]:
         note = f"(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows.{tuned}"
         yield Grid(f"Scores on evaluation rows ({run.unit})", ["task", *map(_head, scores)], rows, note)
     if agreement := _learned_first(run.agreement):
+        kept = f" {KEEP}: the base's rows, compared with the base; not in the mean." if run.from_base else ""
         teachers = [*run.tasks, *([KEEP] if run.from_base else []), MEAN]
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in teachers]
-        note = (
-            f"Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts.{_kept(run)}"
+        note = "Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts." + _kept(
+            run
         )
         yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
         if run.from_base:
             rows = [[Cell(task), *(number(run.divergence[key].get(task), 4) for key in agreement)] for task in teachers]
-            note = f"Mean KL(expert ‖ merge) on held-out unlabeled rows, lower is better.{_kept(run)}"
+            note = f"Mean KL(expert ‖ merge) on held-out unlabeled rows, lower is better.{kept}"
             yield Grid("Divergence from the experts, nats", ["task", *map(_head, agreement)], rows, note)
-
-
-def _kept(run: SeenRun) -> str:
-    return f" {KEEP}: the base's rows, compared with the base; not in the mean." if run.from_base else ""
 
 
 def _learned_first(candidates: Iterable[str]) -> list[str]:
