@@ -113,9 +113,7 @@ def _results(run: SeenRun) -> Iterator[Grid]:
         kept = f" {KEEP}: the base's rows, compared with the base; not in the mean." if run.from_base else ""
         teachers = [*run.tasks, *([KEEP] if run.from_base else []), MEAN]
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in teachers]
-        note = "Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts." + _kept(
-            run
-        )
+        note = f"Share of held-out unlabeled rows on which a merge predicts what the task's expert predicts.{kept}"
         yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
         if run.from_base:
             rows = [[Cell(task), *(number(run.divergence[key].get(task), 4) for key in agreement)] for task in teachers]
