@@ -18,10 +18,8 @@ from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.types import ConfigError
 
-IDS = {
-    "input_ids": torch.arange(4, 28).view(4, 6),
-    "attention_mask": torch.tensor([[1] * 6] * 3 + [[1, 1, 1, 0, 0, 0]]),
-}
+MASK = torch.tensor([[1] * 6] * 3 + [[1, 1, 1, 0, 0, 0]])
+IDS = {"input_ids": torch.arange(4, 28).view(4, 6), "attention_mask": MASK}
 PIXELS = {"pixel_values": torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
 LABELS = {"num_labels": 5}
 
@@ -48,14 +46,7 @@ def features(base):
 BASES = {  # class and family of base and experts, what is compared, rows
     "head of the experts' shape": ("ViTForImageClassification", "ViTForImageClassification", "vit", {}, logits, PIXELS),
     "head of other labels": ("ViTForImageClassification", "ViTForImageClassification", "vit", LABELS, logits, PIXELS),
-    "head of texts": (
-        "RobertaForSequenceClassification",
-        "RobertaForTokenClassification",
-        "roberta",
-        LABELS,
-        logits,
-        IDS,
-    ),
+    "head of texts": ("RobertaForSequenceClassification", "RobertaForMultipleChoice", "roberta", LABELS, logits, IDS),
     "masked language model": ("BertForMaskedLM", "BertForSequenceClassification", "bert", {}, logits, IDS),
     "language model": ("LlamaForCausalLM", "LlamaForCausalLM", "llama", {}, logits, IDS),
     "language model of classifiers": ("GPT2LMHeadModel", "GPT2ForSequenceClassification", "gpt2", {}, logits, IDS),
