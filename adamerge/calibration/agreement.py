@@ -122,7 +122,7 @@ class HeldOut:
         return HeldOut(kept, predicted, self.targets, self.size, self.temperature, self.keep)
 
     def _scores(self, tallies: Mapping[str, "_Tally"], device: torch.device) -> dict[str, RowScores]:
-        own = {task: score(tally.seen, len(self.rows[task])) for task, tally in tallies.items()}
+        own = {task: score(tally.seen, len(self.rows[task])).sums for task, tally in tallies.items()}
         summed, weights = {task: _of_all_processes(sums, device) for task, sums in own.items()}, self.weights
         return {task: RowScores(*sums.unbind(), weight=weights[task]) for task, sums in summed.items()}
 

@@ -38,6 +38,11 @@ class RowScores(NamedTuple):
     weight: float = 1.0
 
     @property
+    def sums(self) -> Tensor:
+        """The three in one tensor, (3, N)."""
+        return torch.stack([self.predicted, self.same, self.diverged])
+
+    @property
     def agreement(self) -> float:
         """Share of predictions that equal the expert's, 0 to 1."""
         return (self.same.sum() / self.predicted.sum()).item()
@@ -124,8 +129,8 @@ def divergences(outputs: Outputs, targets: Outputs, positions: Tensor | None, te
     return _flat(soft_cross_entropy(logits, targets.logits), positions)
 
 
-def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> Tensor:
-    """Sum the predictions of each row, (3, N): the tensors of `RowScores`.
+def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> RowScores:
+    """Sum the predictions of each row.
 
     Args:
         batches: Per batch: the batch, how much the merged model's predictions are like the expert's, flat, and the
@@ -137,7 +142,8 @@ def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> 
         lost = torch.full(same.shape, torch.nan) if diverged is None else diverged
         terms = torch.stack([one.detach().cpu().double() for one in (torch.ones_like(same), same, lost)])
         sums.index_add_(1, _rows_of(batch, same), terms)
-    return sums
+    predicted, same, diverged = sums
+    return RowScores(predicted, same, diverged)
 
 
 def _rows_of(batch: Batch, flat: Tensor) -> Tensor:
