@@ -15,12 +15,13 @@ from adamerge.data.in_memory import RowsLike, as_table
 from adamerge.data.modality import AnyProcessor
 from adamerge.data.settings import DataSource, EvaluationSource
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint
-from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.experts import KEEP, Expert, Experts
 from adamerge.experts.from_modules import from_modules
+from adamerge.experts.teacher import with_teacher
 from adamerge.experts.tensors_alone import REFUSED, TensorsAlone
 from adamerge.runs.build_model import check_names, open_experts
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.model_config import ModelConfig
+from adamerge.runs.model_config import Keep, ModelConfig
 from adamerge.types import ConfigError, Fact
 
 Model: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
@@ -74,9 +75,23 @@ class InMemory:
         self.rows[task, key] = rows
         return IN_MEMORY
 
+    def take_kept(self, settings: Mapping[str, object]) -> dict[str, object]:
+        """Return settings as a configuration has them, in which the base's rows may have no path."""
+        keep = settings.get("keep")
+        keep = vars(keep) if isinstance(keep, Keep) else keep
+        if not isinstance(keep, Mapping) or "calibration" not in keep:
+            return dict(settings)
+        rows = self.take_rows(keep["calibration"], KEEP, "calibration")
+        return {**settings, "keep": {**keep, "calibration": rows}}
+
     def put_back(self, config: MergeConfig) -> MergeConfig:
         """Return the configuration with the rows in place of the words that stand for them."""
-        return replace(config, models=[self._with_rows(model, config.seed_everything) for model in config.models])
+        models = [self._with_rows(model, config.seed_everything) for model in config.models]
+        return replace(config, models=models, keep=config.keep and self._with_kept(config.keep, config.seed_everything))
+
+    def _with_kept(self, keep: Keep, seed: int) -> Keep:
+        rows = self.rows.get((KEEP, "calibration"))
+        return keep if rows is None else replace(keep, calibration=_table(rows, KEEP, seed, "calibration"))
 
     def _with_rows(self, model: ModelConfig, seed: int) -> ModelConfig:
         mine = {key: _table(rows, task, seed, key) for (task, key), rows in self.rows.items() if task == model.name}
@@ -101,7 +116,7 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
     """
     if not memory.models:
         return open_experts(config)
-    check_names(config.names)
+    check_names(config.names, keep=config.keep is not None)
     for model in config.models:
         if model.adapter is not None:
             raise ConfigError(_no_file(model.adapter))
@@ -110,6 +125,7 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
         for task, source in [("", config.base_model), *((model.name, model.model) for model in config.models)]
     )
     found = from_modules(base, dict(zip(config.names, experts, strict=True)), config.parameters)  # pyright: ignore
+    found = with_teacher(found) if config.keep else found
     if any(isinstance(expert.module, TensorsAlone) for expert in found.tasks.values()) and _runs(config):
         raise ConfigError(f"{config.names[0]}: {REFUSED}")
     return found
@@ -118,7 +134,7 @@ def open_all(config: MergeConfig, memory: InMemory) -> Experts:
 def _runs(config: MergeConfig) -> bool:
     """Return whether rows run through models."""
     return config.needs_rows or any(
-        rows is not None for model in config.models for rows in (model.calibration, model.evaluation)
+        rows is not None for model in config.pools for rows in (model.calibration, model.evaluation)
     )
 
 

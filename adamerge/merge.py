@@ -157,9 +157,10 @@ class Merge:
             check_processor(one)
         self._memory, self._processor = InMemory(), processor
         base, notes = self._memory.take_model(base_model), list[str]()
-        keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)], **settings}
+        keys = {"base_model": base, "models": [self._written(model) for model in _listed(models)]}
+        keys |= self._memory.take_kept(settings)
         self.config: MergeConfig = merge_config(keys, notes.append, allow_code=allow_code, use="learn")
-        check_tasks(processor, self.config.names)
+        check_tasks(processor, self.config.with_rows)
         for note in notes:
             warnings.warn(note, stacklevel=2)
 
@@ -237,11 +238,11 @@ class Merge:
     def _open(self) -> tuple[Opened, list[str], list[str]]:
         """Open models and rows, and check them; say what is merged, and what a user should know of them."""
         config = self._memory.put_back(self.config)
-        experts, unsaved = with_processors(open_all(config, self._memory), by_task(self._processor, config.names))
+        experts, unsaved = with_processors(open_all(config, self._memory), by_task(self._processor, config.with_rows))
         inspection = inspect_weights(experts)
         check_task_vectors(config, experts, inspection.changed)
         check_start(config, inspection.changed)
-        data = load_data(config, experts, processors=by_task(self._processor, config.names))
+        data = load_data(config, experts, processors=by_task(self._processor, config.with_rows))
         check_objective(config, experts, data)
         data = settled(config, experts, inspection.changed, data)
         notes = [

@@ -17,7 +17,7 @@ from adamerge.objectives import Objective
 from adamerge.optim import Descent
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.runs.config import MergeConfig
-from adamerge.runs.model_config import ModelConfig
+from adamerge.runs.model_config import Keep, ModelConfig
 from adamerge.runs.presets import DEFAULT, PRESETS
 from adamerge.transforms import Transform
 from adamerge.types import ConfigError
@@ -200,6 +200,7 @@ def test_paths_in_backticks_exist(name):
     [
         ("docs/configuration.md", MergeConfig),
         ("docs/configuration.md", ModelConfig),
+        ("docs/configuration.md", Keep),
         ("docs/configuration.md", Batching),
         ("docs/data.md", EvaluationSource),
     ],

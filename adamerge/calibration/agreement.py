@@ -11,10 +11,11 @@ from adamerge.batch import Batch, Outputs
 from adamerge.calibration.row_scores import RowScores, alike, divergences, predictions, score
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, Subset, count
+from adamerge.experts.experts import KEEP
 from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
-from adamerge.objectives import Objective
+from adamerge.objectives import Objective, objective_of_teacher
 from adamerge.optim.processes import rank_and_count, share_of, sum_over_processes
 from adamerge.types import Coefficients
 
@@ -43,6 +44,7 @@ class HeldOut:
         targets: Each expert's outputs on these rows per task; empty if they are not known.
         size: Rows per batch.
         temperature: Of the divergence, in which the targets of a large vocabulary are stored.
+        keep: How much the base's rows, if there are any, count in means: this times as much as all tasks together.
     """
 
     rows: Mapping[str, Rows]
@@ -50,6 +52,18 @@ class HeldOut:
     targets: Mapping[str, Targets]
     size: int
     temperature: float = 1.0
+    keep: float = 1.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Factor of each task in a mean over tasks."""
+        experts = len(self.rows.keys() - {KEEP})
+        return {task: self.keep * experts if task == KEEP and experts else 1.0 for task in self.rows}
+
+    def mean(self, values: Mapping[str, float]) -> float:
+        """Compute the weighted mean over tasks."""
+        weights = self.weights
+        return sum(weights[task] * value for task, value in values.items()) / sum(weights.values())
 
     def __bool__(self) -> bool:
         """Return whether there is any held-out row."""
@@ -88,8 +102,9 @@ class HeldOut:
         for answer, expected in self._answers(model, coefficients, objective.layers):
             tally, targets = tallies[answer.task], self._targets(answer)
             tally.compare(answer, expected, targets, self)
-            goal = targets if objective.uses_targets else None
-            tally.lose(answer.batch, objective(answer.outputs, answer.batch, goal).item())
+            own = objective_of(answer.task, objective)
+            goal = targets if own.uses_targets else None
+            tally.lose(answer.batch, own(answer.outputs, answer.batch, goal).item())
         device = model.vectors.device
         scores = self._scores(tallies, device)
         sums = torch.tensor([[tally.total, tally.counted] for tally in tallies.values()], dtype=torch.float64)
@@ -104,11 +119,12 @@ class HeldOut:
         """Return the same without all but the first rows of every task."""
         kept = {task: Subset(own, range(min(rows, len(own)))) for task, own in self.rows.items()}
         predicted = {task: [self.targets[task].predictions(b) for b in kept[task].batches(self.size)] for task in kept}
-        return HeldOut(kept, predicted, self.targets, self.size, self.temperature)
+        return HeldOut(kept, predicted, self.targets, self.size, self.temperature, self.keep)
 
     def _scores(self, tallies: Mapping[str, "_Tally"], device: torch.device) -> dict[str, RowScores]:
-        own = {task: torch.stack(score(tally.seen, len(self.rows[task]))) for task, tally in tallies.items()}
-        return {task: RowScores(*_of_all_processes(sums, device)) for task, sums in own.items()}
+        own = {task: score(tally.seen, len(self.rows[task])).sums for task, tally in tallies.items()}
+        summed, weights = {task: _of_all_processes(sums, device) for task, sums in own.items()}, self.weights
+        return {task: RowScores(*sums.unbind(), weight=weights[task]) for task, sums in summed.items()}
 
     def _targets(self, answer: Answer) -> Outputs | None:
         known = self.targets.get(answer.task)
@@ -131,6 +147,11 @@ class HeldOut:
         """Yield this process's share of the batches of one task."""
         rows = self.rows[task]
         return map(rows.batch, share_of(list(rows.divided(self.size)), turn, even=even))
+
+
+def objective_of(task: str, objective: Objective) -> Objective:
+    """Return the objective of a task's rows, or of the base's: what of it compares with a teacher."""
+    return objective_of_teacher(objective) if task == KEEP else objective
 
 
 @dataclass
@@ -164,6 +185,7 @@ def hold_out(
     size: int,
     targets: Mapping[str, Targets] | None = None,
     temperature: float = 1.0,
+    keep: float = 1.0,
 ) -> HeldOut:
     """Predict each task's held-out rows once with its expert, or read the predictions from its targets.
 
@@ -174,6 +196,7 @@ def hold_out(
         targets: Each expert's outputs on these rows, per task, if computed before; these experts do not run again.
             The divergence needs them.
         temperature: Of the divergence; that with which the targets of a large vocabulary were stored.
+        keep: How much the base's rows count.
 
     Returns:
         Rows and predictions of the tasks that have held-out rows.
@@ -183,7 +206,7 @@ def hold_out(
         task: _from_targets(own, size, targets[task]) if task in targets else _from_expert(model, task, own, size)
         for task, own in rows.items()
     }
-    return HeldOut(rows, predicted, targets, size, temperature)
+    return HeldOut(rows, predicted, targets, size, temperature, keep)
 
 
 def _from_targets(rows: Rows, size: int, targets: Targets) -> list[Tensor]:

@@ -66,11 +66,11 @@ def _kept_or_made(
     folder: Path | None,
     keeper: Keeper,
 ) -> list[list[int]]:
-    generation = generation_of(model.experts.tasks[task], prompts, how)
+    generation = generation_of(model.experts.models[task], prompts, how)
     if folder is None:
         return _made(model, task, prompts, generation, seed, size)
     settings = [asdict(how), seed, size, generation.eos_token_id, prompts.end.text, str(model.vectors.dtype)]
-    key = key_of(digest_of_expert(model.experts.tasks[task]), {task: prompts}, settings, size)
+    key = key_of(digest_of_expert(model.experts.models[task]), {task: prompts}, settings, size)
 
     def write(path: Path) -> None:
         write_text(path, _lines(prompts, _made(model, task, prompts, generation, seed, size)))

@@ -24,6 +24,7 @@ class RowScores(NamedTuple):
         predicted: Number of predictions.
         same: Number of predictions that equal the expert's.
         diverged: Sum of KL(expert ‖ merge), in nats; NaN if the expert's outputs are not known.
+        weight: Factor of the task in a mean over tasks.
 
     Example:
         >>> scores = RowScores(torch.ones(2), torch.tensor([1.0, 0.0]), torch.tensor([0.1, 0.3]))
@@ -34,6 +35,12 @@ class RowScores(NamedTuple):
     predicted: Tensor
     same: Tensor
     diverged: Tensor
+    weight: float = 1.0
+
+    @property
+    def sums(self) -> Tensor:
+        """The three in one tensor, (3, N)."""
+        return torch.stack([self.predicted, self.same, self.diverged])
 
     @property
     def agreement(self) -> float:
@@ -135,7 +142,8 @@ def score(batches: Iterable[tuple[Batch, Tensor, Tensor | None]], rows: int) -> 
         lost = torch.full(same.shape, torch.nan) if diverged is None else diverged
         terms = torch.stack([one.detach().cpu().double() for one in (torch.ones_like(same), same, lost)])
         sums.index_add_(1, _rows_of(batch, same), terms)
-    return RowScores(*sums)
+    predicted, same, diverged = sums
+    return RowScores(predicted, same, diverged)
 
 
 def _rows_of(batch: Batch, flat: Tensor) -> Tensor:

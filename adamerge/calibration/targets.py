@@ -147,7 +147,7 @@ def _kept_or_made(
     if folder is None:
         return _made(model, task, rows, settings)
     remove_former(folder, task)
-    expert = digest_of_expert(model.experts.tasks[task])
+    expert = digest_of_expert(model.experts.models[task])
     key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], settings.size)
     return keeper(
         folder / f"{task}.safetensors",

@@ -15,7 +15,7 @@ from adamerge.data.processor_differences import differences, key_notes
 from adamerge.data.processor_files import template_of
 from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
-from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.experts import KEEP, Expert, Experts
 from adamerge.experts.name_patterns import several
 from adamerge.types import ConfigError, Fact
 
@@ -58,27 +58,26 @@ class Processors:
         Raises:
             ConfigError: Neither expert nor base has one, it cannot be loaded, or the vocabularies do not fit together.
         """
-        expert = self._experts.tasks[task]
+        expert = self._experts.models[task]
         if task not in self._given and expert.folder is None and self._experts.folder is None:
             return Own(None)
         modality = modalities_of(expert.kind)[0]
         given = self._given.get(task)
         base, own = self._of_base(modality), None if given is None else modality.part(given)
-        place, saved = _first(expert, modality) if own is None else (expert.folder, own)
-        own = saved
+        place, own = self._own(expert, modality) if own is None else (expert.folder, own)
         if own is None and base is None:
             if expert.checkpoint is None and self._experts.checkpoint is None:
                 return Own(None)
             raise self._missing(expert, modality)
         processor, notes = _completed(expert, own, base, modality)
-        if own is not None and expert.checkpoint is None and task not in self._given:
+        if own is not None and own is not base and expert.checkpoint is None and task not in self._given:
             notes = [
                 Fact(f"{task}: is encoded with the {modality.loads} in {expert.folder}, its module's folder."),
                 *notes,
             ]
-        if processor is base:
+        if processor is base and task != KEEP:
             self._borrowed.setdefault(modality.loads, []).append(task)
-        else:
+        elif processor is not base:
             self._brought.add(modality.loads)
         if base is not None:
             check_vocabulary(processor, base, expert, self._experts)
@@ -87,6 +86,12 @@ class Processors:
             notes += [f"{task}: {note}" for note in key_notes(place, processor)]
         notes += lend_padding(processor, expert.kind)
         return Own(self._whole(expert, processor, given), tuple(notes))
+
+    def _own(self, expert: Expert, modality: Modality) -> tuple[Path | None, Processor | None]:
+        """Return the processor beside an expert's weights, with its folder; of the base as a teacher, the base's."""
+        if expert.name == KEEP:
+            return self._experts.folder, self._of_base(modality)
+        return _first(expert, modality)
 
     def _whole(self, expert: Expert, processor: Processor, given: AnyProcessor | None) -> AnyProcessor:
         """Return the processor of texts and images of a language model that reads both, if there is one."""

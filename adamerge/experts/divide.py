@@ -57,7 +57,7 @@ def divide(experts: Experts, split: Split, source: str) -> Experts:
         )
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
-    tasks = {name: _with_head(expert, heads[name], experts.base) for name, expert in experts.tasks.items()}
+    tasks = {name: with_head(expert, heads[name], experts.base) for name, expert in experts.tasks.items()}
     kept = tuple(name for name in everywhere if words[name] == "base")
     has_head = {n: all(_fits(h, e, experts.base) for h in e.whole_head) for n, e in tasks.items()}
     return replace(experts, tasks=tasks, shared=shared, kept=kept, head_of_base=has_head)
@@ -118,8 +118,14 @@ def _fits(name: str, expert: Expert, base: Weights) -> bool:
     return name in base and base.shape(name) == expert.weights.shape(name)
 
 
-def _with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
-    """Set the expert's head, and copy the base's persistent buffers to its module."""
+def with_head(expert: Expert, head: tuple[str, ...], base: Weights) -> Expert:
+    """Set an expert's head, and copy the base's persistent buffers to its module.
+
+    Args:
+        expert: The expert.
+        head: Parameters that are not merged.
+        base: The base's weights.
+    """
     for name, buffer in expert.own_module.named_buffers():
         if name in base and base.shape(name) == buffer.shape:
             buffer.copy_(base[name])

@@ -14,6 +14,9 @@ from adamerge.experts.pooling import modes_of
 from adamerge.experts.stateless import Stateless
 from adamerge.storage.weights import Weights
 
+KEEP = "keep"
+"""Name of the base where it is a teacher: in tables, and of its rows; no task may have this name beside it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Expert:
@@ -95,6 +98,7 @@ class Experts:
         notes: What was read otherwise than names and configurations suggest.
         lacking: Parameters of its own class that the base's checkpoint lacks, under the names of that class.
         folder: Folder of the base's files: the checkpoint's, or the one that a module in memory was loaded from.
+        teacher: The base as a teacher, without a column of coefficients; None unless it has rows (`teacher.py`).
     """
 
     base: Weights
@@ -108,6 +112,12 @@ class Experts:
     notes: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     folder: Path | None = None
+    teacher: Expert | None = None
+
+    @property
+    def models(self) -> dict[str, Expert]:
+        """Everything that may have rows: the experts, and the base where it is a teacher."""
+        return {**self.tasks, **({} if self.teacher is None else {KEEP: self.teacher})}
 
     @property
     def backbone(self) -> list[str]:
@@ -129,7 +139,7 @@ class Experts:
 
     def state_of(self, task: str) -> dict[str, Tensor]:
         """Return the parameters and buffers of a task's unmerged expert under its module's names."""
-        expert = self.tasks[task]
+        expert = self.models[task]
         return {name: expert.weights[name] for name in expert.weights.headers}
 
 

@@ -77,7 +77,7 @@ def kind_of(module: nn.Module) -> ModelKind:
     config = getattr(module, "config", None)
     classes = getattr(module, "num_labels", None) or getattr(config, "num_labels", None)
     return ModelKind(
-        type(module).__name__,
+        type(getattr(module, "forwards_to", module)).__name__,
         _main_input(module),
         _prediction(module),
         bool(getattr(config, "is_encoder_decoder", False)),
@@ -266,7 +266,8 @@ def takes(module: nn.Module, name: str) -> bool:
 
 
 def forward_arguments(module: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of a module's forward pass by name."""
+    """Return the arguments of a module's forward pass by name; of a wrapper those of the module that it runs."""
+    module = getattr(module, "forwards_to", module)
     function = getattr(module.forward, "__func__", None)
     return inspect.signature(module.forward).parameters if function is None else _without_self(function)
 

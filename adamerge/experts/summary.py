@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from adamerge.experts.experts import Experts
+from adamerge.experts.teacher import described
 
 
 def describe(experts: Experts) -> list[str]:
@@ -22,6 +23,8 @@ def describe(experts: Experts) -> list[str]:
         lines.append(f"kept from the base: {_brief(experts.kept)}")
     if experts.left_out:
         lines.append(f"only in the base, so not used: {_brief(experts.left_out)}")
+    if experts.teacher is not None:
+        lines.append(f"keep: {described(experts.teacher)}")
     lines += [f"note: {note}" for note in experts.notes]
     return [*lines, *(f"warning: {warning}" for warning in experts.warnings)]
 

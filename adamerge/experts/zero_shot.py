@@ -56,7 +56,7 @@ class ZeroShotClassifier(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Compute logits (B, C) of images (B, 3, H, W)."""
-        features = _features(self.model, "get_image_features")(pixel_values=pixel_values)
+        features = image_features(self.model, pixel_values)
         return nn.functional.normalize(features, dim=-1) @ cast(Tensor, self.head).T
 
 
@@ -119,6 +119,11 @@ def _parameters_used(module: nn.Module) -> Iterator[set[str]]:
             names = {f"{path}.{name}".lstrip(".") for name, _ in part.named_parameters(recurse=False)}
             hooks.callback(part.register_forward_hook(lambda *_, names=names: used.update(names)).remove)
         yield used
+
+
+def image_features(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """Return a CLIP-like model's features (B, D) of images (B, 3, H, W)."""
+    return _features(model, "get_image_features")(pixel_values=pixel_values)
 
 
 def _features(model: nn.Module, method: str) -> Callable[..., Tensor]:

@@ -16,6 +16,9 @@ from adamerge.types import Coefficients, ConfigError, check_types
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
 """Coefficients → "divergence" (if known), "agreement" and "objective" on held-out rows, each the mean over tasks."""
 
+FROM_BASE = "from base"
+"""Key of the divergence from the base, where it is a teacher, among these."""
+
 Monitor: TypeAlias = Literal["divergence", "agreement", "objective", "last"]
 """What decides which iterate is the best."""
 

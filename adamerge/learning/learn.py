@@ -9,14 +9,15 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
-from adamerge.calibration.agreement import HeldOut, hold_out
+from adamerge.calibration.agreement import HeldOut, hold_out, objective_of
 from adamerge.calibration.targets import Targets, TargetSettings, compute_targets
 from adamerge.data.rows import Rows, Subset
 from adamerge.data.schedule import Schedule, split_held_out
 from adamerge.data.settings import Batching
+from adamerge.experts.experts import KEEP
 from adamerge.learning.checkpoints import LAST, every, newest
 from adamerge.learning.interrupt import StopOnInterrupt
-from adamerge.learning.keep_best import KeepBest
+from adamerge.learning.keep_best import FROM_BASE, KeepBest
 from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.movement import Movement
@@ -27,7 +28,6 @@ from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
 from adamerge.optim.processes import rank_and_count
-from adamerge.results.evaluate import mean
 from adamerge.storage.kept import Keeper
 from adamerge.types import Coefficients, ConfigError
 
@@ -211,7 +211,8 @@ def goals_of(
     On the rows to learn from only if the objective compares with them; on held-out rows for the divergence too.
     """
     settings = target_settings(objective)
-    parts = ((calibration.learn if objective.uses_targets else {}, "learn"), (calibration.watch, "watch"))
+    compared = {task: own for task, own in calibration.learn.items() if objective_of(task, objective).uses_targets}
+    parts = ((compared, "learn"), (calibration.watch, "watch"))
     return Goals(
         *(compute_targets(model, rows, settings, folder / name if folder else None, keeper) for rows, name in parts)
     )
@@ -292,8 +293,10 @@ def _measure(
     task_weights: Mapping[str, float],
     coefficients: Coefficients,
 ) -> dict[str, float]:
-    """Compute mean agreement, mean divergence and the weighted objective on held-out rows."""
+    """Compute mean agreement, mean divergence and the weighted objective on held-out rows; and how far the base is."""
     seen = held_out.measure(model, coefficients, objective)
     weighted = {task: task_weights.get(task, 1.0) * value for task, value in seen.objective.items()}
-    known = {"divergence": mean(seen.divergence)} if held_out.targets else {}
-    return {**known, "agreement": mean(seen.agreement), "objective": mean(weighted)}
+    known = {"divergence": held_out.mean(seen.divergence)} if held_out.targets else {}
+    known |= {FROM_BASE: seen.divergence[KEEP]} if KEEP in seen.divergence and held_out.targets else {}
+    tasks = len(weighted.keys() - {KEEP}) or 1
+    return {**known, "agreement": held_out.mean(seen.agreement), "objective": sum(weighted.values()) / tasks}

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from adamerge.batch import Batch, Outputs
+from adamerge.calibration.agreement import objective_of
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, count
 from adamerge.data.schedule import Schedule
@@ -78,12 +79,14 @@ class MergeModule(LightningModule):
         self.coefficients = nn.Parameter(start.clone())
         self._model = (model,)  # nn.Module does not register submodules in a tuple
         self._execution = execution_of(model)
-        self._objective, self._rows, self._schedule, self._feasible = objective, rows, schedule, feasible
+        self._layers, self._rows, self._schedule, self._feasible = objective.layers, rows, schedule, feasible
+        self._objectives = {task: objective_of(task, objective) for task in rows}
+        self._turns = {task: turn for turn, task in enumerate(model.experts.models)}
         self._optimizer, self._build_scheduler = optimizer, build_scheduler
         scored = isinstance(optimizer, Descent) and optimizer.uses_cosines
         self._cosines = ExpertCosines(model.vectors, model.grouping) if scored else None
         self._scores = torch.empty(0)  # of the last evaluation, for an optimiser that selects by cosine
-        self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets, micro_batch
+        self._task_weights, self._targets, self._micro_batch = task_weights or {}, targets or {}, micro_batch
         self._counted: tuple[int | None, Mapping[str, float]] | None = None
         self._regulariser = regulariser
         self.register_buffer("_start", start, persistent=False)  # it moves to the coefficients' device
@@ -127,11 +130,11 @@ class MergeModule(LightningModule):
         """Run this process's share of the rows; it may have none."""
         if not work:
             return Step({}, torch.zeros_like(self.coefficients), None)
-        return self._execution.losses_and_gradient(self.coefficients, work, self._objective.layers, self._cosines)
+        return self._execution.losses_and_gradient(self.coefficients, work, self._layers, self._cosines)
 
     def _share(self, task: str) -> Sequence[int]:
         """List this process's share of one task's rows at this step, the longest first."""
-        rows, turn = self._rows[task], self.model.tasks.index(task)
+        rows, turn = self._rows[task], self._turns[task]
         return share_of(rows.by_length(self._schedule.rows(self.global_step, turn, len(rows))), turn)
 
     def _totals(self, shares: Mapping[str, Sequence[int]]) -> Mapping[str, float]:
@@ -158,7 +161,7 @@ class MergeModule(LightningModule):
     def _idle(self, task: str, number: int) -> Iterator[Work]:
         """Yield work on a row of this step that changes neither loss nor gradient."""
         rows = self._rows[task]
-        row = self._schedule.rows(self.global_step, self.model.tasks.index(task), len(rows))[:1]
+        row = self._schedule.rows(self.global_step, self._turns[task], len(rows))[:1]
         return (Work(rows.batch(row), partial(self._loss, task, 0.0)) for _ in range(number))
 
     def _count(self, task: str, share: Sequence[int]) -> int:
@@ -172,16 +175,17 @@ class MergeModule(LightningModule):
         weight = self._task_weights.get(task, 1.0) / total
         for batch in batches:
             of_batch = weight * count(batch)
-            chunks = partial(self._chunks, task, of_batch) if self._objective.by_position else None
+            chunks = partial(self._chunks, task, of_batch) if self._objectives[task].by_position else None
             yield Work(batch, partial(self._loss, task, of_batch), chunks)
 
     def _loss(self, task: str, weight: float, outputs: Outputs, batch: Batch) -> Tensor:
-        targets = self._targets[task](batch, outputs) if self._targets else None
-        return weight * self._objective(outputs, batch, targets)
+        return weight * self._objectives[task](outputs, batch, self._goal(task, outputs, batch))
 
     def _chunks(self, task: str, weight: float, outputs: Outputs, batch: Batch, size: int) -> Chunks:
-        targets = self._targets[task](batch, outputs) if self._targets else None
-        return in_chunks(self._objective, weight, outputs, batch, targets, size)
+        return in_chunks(self._objectives[task], weight, outputs, batch, self._goal(task, outputs, batch), size)
+
+    def _goal(self, task: str, outputs: Outputs, batch: Batch) -> Outputs | None:
+        return self._targets[task](batch, outputs) if task in self._targets else None
 
     def _log(self, loss: Tensor) -> None:
         low, high = self.coefficients.detach().aminmax()

@@ -149,7 +149,7 @@ def choose(
     room = memory.bytes or free + around.process
     mode, why = memory.mode, ""
     if mode == "streamed" and "streamed" not in needs:
-        lacking = next(expert for expert in experts.tasks.values() if not _blocks(expert, memory))
+        lacking = next(expert for expert in experts.models.values() if not _blocks(expert, memory))
         why = f"memory: {type(lacking.module).__name__} has no list of like modules to stream, so mapped is taken"
         mode = "mapped"
     if mode == "auto":
@@ -191,7 +191,7 @@ def _needs(
     kept = sum(_converted(experts, name, dtype) for name in (*experts.shared, *experts.kept) if name not in shapes)
     heads = sum(
         expert.weights.shape(name).numel() * dtype.itemsize
-        for expert in experts.tasks.values()
+        for expert in experts.models.values()
         for name in expert.whole_head
     )
     largest = max((shape.numel() for shape in shapes.values()), default=0) * dtype.itemsize
@@ -199,8 +199,8 @@ def _needs(
     activations = None if saved is None else saved.whole
     yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations, around)
     yield Need("mapped", scratch, whole, activations, around)
-    if all(_blocks(expert, memory) for expert in experts.tasks.values()):
-        most = max(_largest(expert, memory, dtype) for expert in experts.tasks.values())
+    if all(_blocks(expert, memory) for expert in experts.models.values()):
+        most = max(_largest(expert, memory, dtype) for expert in experts.models.values())
         yield Need("streamed", scratch, most, None if saved is None else saved.streamed, around)
 
 

@@ -49,7 +49,7 @@ class CommonModules:
         copies: dict[int, nn.Module] = {}
         self.modules: dict[str, nn.Module] = {}
         self.names: dict[str, dict[str, str]] = {}
-        for task, expert in experts.tasks.items():
+        for task, expert in experts.models.items():
             self.names[task] = merge_names(expert, known)
             if id(expert.module) not in copies:
                 copies[id(expert.module)] = _copy(expert.module)

@@ -45,7 +45,7 @@ class DividedModules(nn.Module):
                 f"fsdp2, found {torch.__version__}. Install it, or set strategy: ddp."
             )
         common = frozenset([*model.vectors.shapes, *model.fixed])
-        heads = frozenset(name for expert in model.experts.tasks.values() for name in expert.whole_head)
+        heads = frozenset(name for expert in model.experts.models.values() for name in expert.whole_head)
         joined = CommonModules(model.experts, common, common | heads)
         self._numbers = {task: number for number, task in enumerate(joined.modules)}
         self._own = {task: list(_own_tensors(model, task, joined.names[task])) for task in joined.modules}
@@ -97,7 +97,7 @@ def _blocks(model: MergedModel, joined: CommonModules) -> Iterator[nn.Module]:
     """Yield every block that shares no parameter with what is outside of it."""
     seen: set[int] = set()
     users = _users(joined)
-    for task, expert in model.experts.tasks.items():
+    for task, expert in model.experts.models.items():
         for path in find_blocks(expert.module, [expert.prefix + own for own in model.blocks or ()]):
             block = joined.modules[task].get_submodule(path)
             inside = {id(part) for part in block.modules()}
@@ -158,7 +158,7 @@ def _places(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
 
 def _own_tensors(model: MergedModel, task: str, names: Mapping[str, str]) -> Iterator[tuple[str, str, str, Tensor]]:
     """Yield paths, kinds, names and values of the head and of the buffers of a task's module."""
-    expert = model.experts.tasks[task]
+    expert = model.experts.models[task]
     head = set(expert.whole_head)
     for alias, _ in expert.module.named_parameters(remove_duplicate=False):
         path, _, leaf = alias.rpartition(".")

@@ -113,7 +113,7 @@ class ResidentExpert:
     @property
     def random(self) -> bool:
         """Whether a pass drew random numbers."""
-        return self._model.experts.tasks[self._task].forward.random
+        return self._model.experts.models[self._task].forward.random
 
     def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:
         """Generate by the class's own `generate`: token ids (B, S)."""

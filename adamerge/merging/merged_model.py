@@ -55,7 +55,7 @@ class MergedModel:
         self.experts, self.vectors, self.grouping = experts, vectors, grouping
         self.rounding = rounding or rounding_of(experts)
         self.blocks, self.executed = None if blocks is None else tuple(blocks), executed
-        for expert in experts.tasks.values():
+        for expert in experts.models.values():
             _buffers_to(expert.module, vectors.device)
 
     @cached_property
@@ -81,7 +81,7 @@ class MergedModel:
     def _heads(self) -> dict[str, dict[str, Tensor]]:
         return {
             task: {name: self.own(expert.weights[name]) for name in expert.whole_head}
-            for task, expert in self.experts.tasks.items()
+            for task, expert in self.experts.models.items()
         }
 
     @property
@@ -99,7 +99,7 @@ class MergedModel:
         common, vectors = frozenset([*self.vectors.shapes, *self.fixed]), self.vectors
         return {
             task: TaskBlocks(expert, common | set(expert.whole_head), self.blocks or (), vectors.dtype, vectors.device)
-            for task, expert in self.experts.tasks.items()
+            for task, expert in self.experts.models.items()
         }
 
     @property
@@ -136,7 +136,7 @@ class MergedModel:
             layers: Hidden states to return: indices, or "middle".
             own_head: Whether to use the expert's head, or the base's.
         """
-        expert, parameters = self.experts.tasks[task], self._state(task, merged, own_head)
+        expert, parameters = self.experts.models[task], self._state(task, merged, own_head)
         return call(expert, lambda given: expert.forward(parameters, (), given), inputs, layers)
 
     def generator(
@@ -149,19 +149,19 @@ class MergedModel:
             merged: All parameters that have task vectors.
             own_head: Whether to use the expert's head, or the base's.
         """
-        expert, parameters = self.experts.tasks[task], self._state(task, merged, own_head)
+        expert, parameters = self.experts.models[task], self._state(task, merged, own_head)
         return torch.no_grad()(partial(Generating(expert.module), parameters))
 
     def _state(self, task: str, merged: Parameters, own_head: bool) -> dict[str, Tensor]:
         self.check_files()
-        expert, base = self.experts.tasks[task], self.experts.base
+        expert, base = self.experts.models[task], self.experts.base
         head = self._heads[task] if own_head else {name: self.own(base[name]) for name in expert.whole_head}
         return {expert.prefix + name: value for name, value in {**self._fixed, **merged, **head}.items()}
 
     def expert(self, task: str) -> "UnmergedExpert":
         """Place a task's unmerged expert on the device, for as long as the result lives."""
         state = {name: self.own(value) for name, value in self.experts.state_of(task).items()}
-        return UnmergedExpert(self.experts.tasks[task], state, self.check_files)
+        return UnmergedExpert(self.experts.models[task], state, self.check_files)
 
     def own(self, tensor: Tensor) -> Tensor:
         """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""

@@ -92,6 +92,6 @@ class _ShardedMerged(Merged):
 
 def _answer(shards: Shards, model: MergedModel, task: str, batch: Batch, layers: Layers) -> Answer:
     batch = move(batch, model.vectors.device, model.vectors.dtype)
-    expert = model.experts.tasks[task]
+    expert = model.experts.models[task]
     output = shards.run(task, arguments_of(expert, batch.inputs, layers))
     return Answer(task, batch, outputs_of(output, expert, batch.inputs, layers))

@@ -52,7 +52,7 @@ class StepLosses:
     def end(self, number: int, output: object) -> None:
         """Take the loss of a pass that has ended."""
         (task, work), batch = self._every[number], self._batches[number]
-        expert = self._model.experts.tasks[task]
+        expert = self._model.experts.models[task]
         loss = work.loss(outputs_of(output, expert, batch.inputs, self._layers), batch)
         backward(loss, retain_graph=True)
         self.losses[number] = loss.detach()
@@ -76,7 +76,7 @@ class StepLosses:
             return False
         block = one.block()
         one.go_on(states.detach().new_zeros(()).expand(rows, length, width))  # in place of the logits
-        expert = self._model.experts.tasks[task]
+        expert = self._model.experts.models[task]
         outputs = outputs_of(one.turns.take(), expert, batch.inputs, self._layers)
         rest, chunks = work.chunks(outputs, batch, max(1, CHUNK // (rows * width)))
         losses = [] if rest is None else [rest]
@@ -94,7 +94,7 @@ class StepLosses:
 
     def _head(self, task: str, batch: Batch) -> str | None:
         if task not in self._heads:
-            self._heads[task] = head_of(self._model.experts.tasks[task], batch.inputs)
+            self._heads[task] = head_of(self._model.experts.models[task], batch.inputs)
         return self._heads[task]
 
 

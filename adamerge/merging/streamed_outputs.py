@@ -73,7 +73,7 @@ def source_of(
         return {name: rounding(name, value) for name, value in merged.items()} if written else merged
 
     def own(task: str, name: str) -> Tensor:
-        expert = experts.tasks[task]
+        expert = experts.models[task]
         return model.own(expert.weights[name] if own_head and name in expert.whole_head else experts.base[name])
 
     return Source(frozenset(model.vectors.shapes), merge, own)
@@ -89,7 +89,7 @@ class StreamedExpert:
 
     def __init__(self, model: MergedModel, task: str) -> None:
         self._model, self._task = model, task
-        weights = model.experts.tasks[task].weights
+        weights = model.experts.models[task].weights
         self._source = Source(frozenset(), lambda names: {}, lambda task, name: model.own(weights[name]))
 
     @property

@@ -1,6 +1,6 @@
 """What "well merged" means; pure functions with thin frozen shells."""
 
-from adamerge.objectives.alignment import HiddenAlignment, LogitAlignment
+from adamerge.objectives.alignment import HiddenAlignment, LogitAlignment, objective_of_teacher
 from adamerge.objectives.cross_entropy import CrossEntropy, cross_entropy
 from adamerge.objectives.entropy import Entropy, entropy
 from adamerge.objectives.objective import Objective
@@ -17,4 +17,5 @@ __all__ = [
     "Sum",
     "cross_entropy",
     "entropy",
+    "objective_of_teacher",
 ]

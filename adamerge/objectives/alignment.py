@@ -231,3 +231,16 @@ class HiddenAlignment(Objective):
             for h, t, of_encoder in zip(outputs.hidden, targets.hidden, encoded, strict=True)
         ]
         return torch.stack(distances).mean()
+
+
+def objective_of_teacher(objective: Objective) -> Objective:
+    """Return what of an objective compares with a teacher without a task of its own; its logits if nothing does.
+
+    Example:
+        >>> from adamerge.objectives import Entropy, Sum
+        >>> objective_of_teacher(Entropy())
+        LogitAlignment(form='kl', temperature=1.0, tail=0.001)
+        >>> objective_of_teacher(Sum([Entropy(), HiddenAlignment()], [1.0, 0.5]))
+        Sum(terms=[HiddenAlignment(chosen='auto', form='scaled')], weights=[0.5])
+    """
+    return objective.compared or LogitAlignment()

@@ -16,6 +16,11 @@ class Objective(ABC):
         return False
 
     @property
+    def compared(self) -> "Objective | None":
+        """The part of it that compares with a teacher's outputs; None if nothing does."""
+        return self if self.uses_targets else None
+
+    @property
     def uses_labels(self) -> bool:
         """Whether it needs the labels of the calibration rows."""
         return False

@@ -40,6 +40,11 @@ class Sum(Objective):
 
     @property
     @override
+    def compared(self) -> "Objective | None":
+        return self._of([term.compared for term in self.terms])
+
+    @property
+    @override
     def uses_labels(self) -> bool:
         return any(term.uses_labels for term in self.terms)
 

@@ -1,6 +1,7 @@
 """What the truncation of an adapter costs in agreement with the experts on held-out rows."""
 
 from adamerge.calibration.agreement import HeldOut
+from adamerge.experts.experts import KEEP
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.export import Exported
 from adamerge.results.written import written_model
@@ -26,7 +27,8 @@ def agreement_lines(model: MergedModel, coefficients: Coefficients, held_out: He
     full = held_out.agreement(model, coefficients)
     cut = held_out.agreement(*written_model(model, exported.folder))
     words = [f"{task} {100 * full[task]:.1f} % → {100 * cut[task]:.1f} %" for task in full]
-    mean = [100 * sum(one.values()) / len(one) for one in (full, cut)]
+    tasks = [task for task in full if task != KEEP] or [*full]
+    mean = [100 * sum(one[task] for task in tasks) / len(tasks) for one in (full, cut)]
     return [
         f"agreement with the experts on held-out rows, full rank → truncated: {', '.join(words)}; mean "
         f"{mean[0]:.1f} % → {mean[1]:.1f} %"

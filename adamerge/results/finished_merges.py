@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from adamerge.calibration.agreement import HeldOut
 from adamerge.calibration.row_scores import RowScores
+from adamerge.experts.experts import KEEP
 from adamerge.merging.grouping import task_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
 from adamerge.results.evaluate import MEAN, SCALES
@@ -92,14 +93,22 @@ def tuned_scale(model: MergedModel, held_out: HeldOut, by: Criterion = "agreemen
 def merit(scores: Mapping[str, RowScores], by: Criterion) -> float:
     """Compute a number that is higher for the better merge: the mean over tasks of agreement or −divergence.
 
-    A divergence that is not a number is the worst.
+    Where the base is a teacher, it counts in the mean as much as `keep.weight` says. A divergence that is not a number
+    is the worst.
     """
     values = [own.agreement if by == "agreement" else -own.divergence for own in scores.values()]
-    return -math.inf if any(map(math.isnan, values)) else sum(values) / len(values)
+    weights = [own.weight for own in scores.values()]
+    weighted = sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+    return -math.inf if any(map(math.isnan, values)) else weighted
+
+
+def of_experts(scores: Mapping[str, RowScores]) -> Mapping[str, RowScores]:
+    """Leave out the base's rows, unless there are no others."""
+    return {task: own for task, own in scores.items() if task != KEEP} or scores
 
 
 def by_task(scores: Mapping[str, RowScores], by: Criterion) -> dict[str, float | None]:
-    """Return agreement or divergence by task, and their mean; None instead of what is not finite."""
+    """Return agreement or divergence by task, and their mean over the experts; None instead of what is not finite."""
     values = {task: own.agreement if by == "agreement" else own.divergence for task, own in scores.items()}
-    found = {**values, MEAN: abs(merit(scores, by))}
+    found = {**values, MEAN: abs(merit(of_experts(scores), by))}
     return {key: value if math.isfinite(value) else None for key, value in found.items()}

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from adamerge.calibration.agreement import HeldOut
 from adamerge.calibration.row_scores import RowScores
+from adamerge.experts.experts import KEEP
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.results.candidates import IN_WORDS
 from adamerge.results.finished_merges import Candidate, Criterion, by_task, finished_merges, merit, plain_model
+from adamerge.results.kept_base import from_base, included, shown
 
 FALLS = 0.05
 """Agreement by which a task may be below another merge before the user is warned."""
@@ -37,8 +39,11 @@ class Guarded:
 
     def lines(self) -> list[str]:
         """Say what was compared, what is exported, and which tasks another candidate would serve better."""
-        each = [f"{IN_WORDS[key]} {_shown(merit(own, self.by), self.by)}" for key, own in self.scores.items()]
-        line = f"guard: {self.by} on held-out rows: {', '.join(each)}; exported: {IN_WORDS[self.taken]}"
+        far = {key: f" ({shown(value)} from the base)" for key, value in from_base(self.scores).items()}
+        values = {key: _shown(merit(own, self.by), self.by) for key, own in self.scores.items()}
+        each = [f"{IN_WORDS[key]} {value}{far.get(key, '')}" for key, value in values.items()]
+        rows = f"held-out rows{included(self.scores[self.taken])}"
+        line = f"guard: {self.by} on {rows}: {', '.join(each)}; exported: {IN_WORDS[self.taken]}"
         if self.taken == "learned":
             return [line, *self._falls()]
         how = f" ({self._how()})"
@@ -65,10 +70,10 @@ class Guarded:
             other = max(self.scores, key=lambda key: self.scores[key][task].agreement)
             above = self.scores[other][task].agreement
             if above - own.agreement > FALLS:
+                teacher, key = ("the base", "keep.weight") if task == KEEP else ("its expert", f"loss_weight of {task}")
                 found.append(
-                    f"warning: {task}: the exported merge agrees with its expert on {100 * own.agreement:.1f} % of "
-                    f"held-out rows, {IN_WORDS[other]} on {100 * above:.1f} %; a larger loss_weight of {task} shifts "
-                    "this"
+                    f"warning: {task}: the exported merge agrees with {teacher} on {100 * own.agreement:.1f} % of "
+                    f"held-out rows, {IN_WORDS[other]} on {100 * above:.1f} %; a larger {key} shifts this"
                 )
         return found
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from adamerge.experts.experts import KEEP
 from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN, Scores
+from adamerge.results.kept_base import sentence
 from adamerge.results.loading import Loading
 from adamerge.results.measures import MEASURES, OWN
 
@@ -61,6 +63,7 @@ class CardFacts:
         notes: Further limits of this merge.
         version: Version of adamerge.
         metrics: Name of each task's metric; empty in runs of earlier versions.
+        from_base: Divergence from the base by candidate, in nats, where it was a teacher.
     """
 
     sources: Sequence[Source]
@@ -73,6 +76,12 @@ class CardFacts:
     notes: Sequence[str] = ()
     version: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict[str, str])
+    from_base: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+
+    @property
+    def of_base(self) -> str:
+        """Say how far the merge is from the base, where it was a teacher."""
+        return sentence(self.from_base)
 
     def label(self, task: str) -> str:
         """Name of a task in the table of scores: with the metric, if tasks have several."""
@@ -178,6 +187,7 @@ def card(facts: CardFacts, loadings: Mapping[str, Loading], task: str | None, na
             shown=shown,
             names={key: " ".join(label.split()) for key, label in HEADERS.items()},
             rows=[task, MEAN] if task else [*facts.tasks, MEAN],
+            kept=[KEEP] if facts.from_base and not task else [],
             no_licence=licence_of(facts.sources)[1],
             local=[source for source in facts.sources if not source.hub_id],
         )

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from adamerge.calibration.row_scores import RowScores
 from adamerge.results.candidates import IN_WORDS
-from adamerge.results.finished_merges import Criterion, merit
+from adamerge.results.finished_merges import Criterion, merit, of_experts
+from adamerge.results.kept_base import from_base, included, sentence, shown
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -61,7 +62,7 @@ def _resampled(scores: Mapping[str, RowScores], by: Criterion, draws: int, seed:
     """Compute the merit of every resample, (draws,): higher is better; the same seed draws the same rows."""
     random = np.random.default_rng(seed)
     means = [_of_task(own, by, random, draws) for own in scores.values()]
-    return np.mean(means, axis=0)
+    return np.average(means, axis=0, weights=[own.weight for own in scores.values()])
 
 
 def _of_task(own: RowScores, by: Criterion, random: np.random.Generator, draws: int) -> NDArray[np.float64]:
@@ -79,18 +80,21 @@ def verdict(judged: Judged, by: Criterion, *, chose: bool = True) -> str:
         by: What the merges are compared by.
         chose: Whether the same rows chose the step or the scale.
     """
-    order = sorted(judged, key=lambda key: (merit(judged[key], by), key == "learned"), reverse=True)
+    merits = {key: merit(own, by) for key, own in judged.items()}
+    rounded = {key: float(f"{value:.3g}") for key, value in merits.items()}  # of equal merges, as what is exported
+    order = sorted(judged, key=lambda key: (rounded[key], key == "learned", merits[key]), reverse=True)
     best, second = order[:2]
     found = difference(judged[best], judged[second], by)
-    value = f"{100 * merit(judged[best], by):.1f} %" if by == "agreement" else f"{-merit(judged[best], by):.4g} nats"
-    worse = f"{_size(found.mean, by)} worse (95 % interval {_size(found.low, by)} to {_size(found.high, by)})"
+    value = f"{100 * merits[best]:.1f} %" if by == "agreement" else f"{-merits[best]:.4g} nats"
+    worse = f"{_size(max(found.mean, 0.0), by)} worse (95 % interval {_size(found.low, by)} to {_size(found.high, by)})"
     sure = (
         f"better in {100 * found.share:.0f} % of resamples" if found.low > 0 else "so these rows cannot tell them apart"
     )
     flattered = "; the same rows chose step and scale, which flatters both" if chose else ""
+    rows, of_base = f"held-out rows{included(judged[best])}", sentence(from_base(judged))
     return (
-        f"Without labels: best by {by} on held-out rows is {_name(best)} ({value}); the next, {_name(second)}, is "
-        f"{worse}, {sure}{flattered}."
+        f"Without labels: best by {by} on {rows} is {_name(best)} ({value}); the next, {_name(second)}, is {worse}, "
+        f"{sure}{flattered}.{of_base and f' {of_base}'}"
     )
 
 
@@ -101,16 +105,19 @@ def held_out_table(judged: Judged, by: Criterion) -> Table:
         judged: Scores of every held-out row, by candidate and task; learned is what is exported.
         by: What the difference is of.
     """
-    title = f"held-out rows, mean over tasks (difference from the exported merge by {by}, 95 % paired bootstrap)"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("merge", "divergence, nats", "agreement, %", "difference"):
-        shown.add_column(name, justify="left" if name == "merge" else "right")
+    kept, far = included(judged["learned"]), from_base(judged)
+    title = f"held-out rows, mean over tasks (difference from the exported merge by {by}{kept}, 95 % paired bootstrap)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    of_base = ["from the base, nats"] if far else []
+    for name in ("merge", "divergence, nats", *of_base, "agreement, %", "difference"):
+        table.add_column(name, justify="left" if name == "merge" else "right")
     for key, own in judged.items():
         found = difference(own, judged["learned"], by)
         interval = f"{_signed(found.mean, by)} ({_signed(found.low, by)} to {_signed(found.high, by)})"
-        cells = f"{abs(merit(own, 'divergence')):.4g}", f"{100 * merit(own, 'agreement'):.1f}"
-        shown.add_row(_name(key), *cells, "" if key == "learned" else interval, style="bold" * (key == "learned"))
-    return shown
+        tasks, base = of_experts(own), [shown(far[key])] if far else []
+        cells = f"{abs(merit(tasks, 'divergence')):.4g}", *base, f"{100 * merit(tasks, 'agreement'):.1f}"
+        table.add_row(_name(key), *cells, "" if key == "learned" else interval, style="bold" * (key == "learned"))
+    return table
 
 
 def _name(key: str) -> str:

@@ -14,6 +14,7 @@ from adamerge.results.candidates import HEADERS
 from adamerge.results.compare import Comparison
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.heat_maps import STYLE, draw, heat_maps, size_of
+from adamerge.results.kept_base import ROW, from_base, shown
 from adamerge.storage.atomic_files import whole_file
 from adamerge.types import Coefficients
 
@@ -107,14 +108,18 @@ def table(
             _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()
         ]
         name = Text((labels or {}).get(task, task))  # not markup: a task may be called news[b]
-        result.add_row(name, *cells, style=_bold(task == MEAN), end_section=task == tasks[-2])
+        result.add_row(name, *cells, style=_bold(task == MEAN), end_section=task in tasks[-2:])
     return result
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Make the table of a comparison's scores."""
+    """Make the table of a comparison's scores, with a row of how far merges are from the base where it is a teacher."""
     ratios = comparison.relative()
-    return table(comparison.scores, ratios, comparison.unit, comparison.by, comparison.labels)
+    made = table(comparison.scores, ratios, comparison.unit, comparison.by, comparison.labels)
+    if far := from_base(comparison.judged):
+        columns = [key for key, own in comparison.scores.items() if any(value is not None for value in own.values())]
+        made.add_row(ROW, *(shown(far.get(key)) for key in columns))
+    return made
 
 
 def _bold(chosen: bool) -> str:

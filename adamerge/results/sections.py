@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from adamerge.experts.experts import KEEP
 from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
 from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN
@@ -109,9 +110,15 @@ def _results(run: SeenRun) -> Iterator[Grid]:
         note = f"(…): % of the expert on its own task; […]: 95 % bootstrap interval over rows.{tuned}"
         yield Grid(f"Scores on evaluation rows ({run.unit})", ["task", *map(_head, scores)], rows, note)
     if agreement := _learned_first(run.agreement):
-        rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in tasks]
-        note = f"Share of the {run.held_out} on which a merge predicts what the task's expert predicts."
+        kept = f" {KEEP}: the base's rows, compared with the base; not in the mean." if run.from_base else ""
+        teachers = [*run.tasks, *([KEEP] if run.from_base else []), MEAN]
+        rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in teachers]
+        note = f"Share of the {run.held_out} on which a merge predicts what the task's expert predicts.{kept}"
         yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
+        if run.from_base:
+            rows = [[Cell(task), *(number(run.divergence[key].get(task), 4) for key in agreement)] for task in teachers]
+            note = f"Mean KL(expert ‖ merge) on held-out unlabeled rows, lower is better.{kept}"
+            yield Grid("Divergence from the experts, nats", ["task", *map(_head, agreement)], rows, note)
 
 
 def _learned_first(candidates: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adamerge.experts.experts import KEEP
 from adamerge.merging.coefficients import Table
 from adamerge.results.candidates import CANDIDATES
 from adamerge.results.evaluate import MEAN, Scores
@@ -98,6 +99,16 @@ class SeenRun:
         several = counts is not None and any(task not in counts for task in self.tasks)
         return "predictions (tokens) on held-out unlabeled rows" if several else "held-out unlabeled rows"
 
+    @property
+    def divergence(self) -> dict[str, dict[str, float | None]]:
+        """Divergence from the experts on held-out rows in nats, by candidate and task."""
+        return dict(self.metrics.get("divergence", {}))
+
+    @property
+    def from_base(self) -> dict[str, float | None]:
+        """Divergence from the base, where it is a teacher, by candidate."""
+        return {key: own[KEEP] for key, own in self.divergence.items() if KEEP in own}
+
     def score_interval(self, candidate: str, task: str) -> tuple[float, float] | None:
         """Return the bootstrap interval of a share of rows in %; None where it is unknown."""
         shares = {own: value / 100 for own, value in self.scores[candidate].items() if value is not None}
@@ -114,7 +125,7 @@ class SeenRun:
 def _interval(shares: Mapping[str, float], task: str, counts: Mapping[str, int]) -> tuple[float, float] | None:
     if task != MEAN:
         return interval(shares[task], counts[task]) if task in shares and task in counts else None
-    tasks = [own for own in shares if own != MEAN]
+    tasks = [own for own in shares if own not in (MEAN, KEEP)]
     if not tasks or any(own not in counts for own in tasks):
         return None
     return interval_of_mean([(shares[own], counts[own]) for own in tasks])

@@ -1,7 +1,9 @@
 """Several runs side by side: what differs in their settings, scores, coefficients and costs."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
+from adamerge.experts.experts import KEEP
 from adamerge.results.evaluate import MEAN
 from adamerge.results.sections import Cell, Grid, Section, number
 from adamerge.results.seen_run import SeenRun
@@ -21,23 +23,54 @@ def compared(runs: Sequence[SeenRun]) -> Section:
     return Section("Side by side", text, [*_scores(runs), *_settings(runs), *_coefficients(runs), *_costs(runs)])
 
 
+class _Measure(NamedTuple):
+    """A number of each task of a run.
+
+    Attributes:
+        title: What it is.
+        units: Its units.
+        of: Takes it from a run.
+        digits: Digits after the point.
+    """
+
+    title: str
+    units: Sequence[str]
+    of: Callable[[SeenRun, str], float | None]
+    digits: int = 1
+
+
 def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
     tasks = [*dict.fromkeys(task for run in runs for task in run.tasks), MEAN]
-    measures: list[tuple[str, Callable[[SeenRun, str], float | None]]] = [
-        ("Scores of the merges", lambda run, task: run.scores.get("learned", {}).get(task)),
-        ("Agreement with the experts, %", lambda run, task: _percent(run.agreement.get("learned", {}).get(task))),
+    with_base = [*tasks[:-1], *([KEEP] if any(run.from_base for run in runs) else []), MEAN]
+    units = sorted({run.unit for run in runs})
+    yield from _grid(runs, tasks, _Measure("Scores of the merges", units, _score))
+    yield from _grid(runs, with_base, _Measure("Agreement with the experts, %", ["agreement"], _agreement))
+    if KEEP in with_base:
+        yield from _grid(runs, with_base, _Measure("Divergence from the experts", ["nats"], _divergence, 4))
+
+
+def _grid(runs: Sequence[SeenRun], tasks: Sequence[str], measure: _Measure) -> Iterator[Grid]:
+    values = [[measure.of(run, task) for run in runs] for task in tasks]
+    if all(own is None for row in values for own in row):
+        return
+    rows = [
+        [Cell(task), *(number(own, measure.digits) for own in (*row, *_differences(runs, task, row)))]
+        for task, row in zip(tasks, values, strict=True)
     ]
-    for title, of in measures:
-        values = [[of(run, task) for run in runs] for task in tasks]
-        if all(own is None for row in values for own in row):
-            continue
-        rows = [
-            [Cell(task), *(number(own, 1) for own in row), *(number(own, 1) for own in _differences(runs, task, row))]
-            for task, row in zip(tasks, values, strict=True)
-        ]
-        units = {run.unit for run in runs} if title.startswith("Scores") else {"agreement"}
-        differences = [f"{run.name} − {runs[0].name}" for run in runs[1:]]
-        yield Grid(f"{title} ({'; '.join(sorted(units))})", ["task", *(run.name for run in runs), *differences], rows)
+    header = ["task", *(run.name for run in runs), *(f"{run.name} − {runs[0].name}" for run in runs[1:])]
+    yield Grid(f"{measure.title} ({'; '.join(measure.units)})", header, rows)
+
+
+def _score(run: SeenRun, task: str) -> float | None:
+    return run.scores.get("learned", {}).get(task)
+
+
+def _agreement(run: SeenRun, task: str) -> float | None:
+    return _percent(run.agreement.get("learned", {}).get(task))
+
+
+def _divergence(run: SeenRun, task: str) -> float | None:
+    return run.divergence.get("learned", {}).get(task)
 
 
 def _differences(runs: Sequence[SeenRun], task: str, row: Sequence[float | None]) -> Iterator[float | None]:

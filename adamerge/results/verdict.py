@@ -2,13 +2,18 @@
 
 from adamerge.results.candidates import HEADERS, IN_WORDS
 from adamerge.results.evaluate import MEAN
+from adamerge.results.kept_base import sentence
 from adamerge.results.seen_run import SeenRun
 
 _RIVALS = ("average", "task_arithmetic", "task_arithmetic_tuned")
 
 
 def verdict(run: SeenRun) -> str:
-    """Say in one sentence how the learned merge compares with the experts and with what needs no learning."""
+    """Say how the learned merge compares with the experts and with what needs no learning, and how far the base is."""
+    return f"{_of_experts(run)} {sentence(run.from_base)}".rstrip()
+
+
+def _of_experts(run: SeenRun) -> str:
     if "learned" in run.scores and run.scores["learned"].get(MEAN) is not None:
         return _of_scores(run)
     if run.metric == "mixed" and (whole := run.relative.get("learned", {}).get(MEAN)) is not None:

@@ -23,6 +23,7 @@ from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.finished_merges import Candidate, merit
+from adamerge.results.kept_base import included
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import SafetensorsWriter, remove_whole, write_text
@@ -72,8 +73,9 @@ class AutoCentre:
         return self.keeper(self.run.centre, self._key(), make, lambda path: MappedFiles([path]))
 
     def _key(self) -> Key:
-        settings = digest_of_json([repr(self.auto), self.config.seed_everything, repr(self.config.objective)])
-        key = {"experts": self.plain.vectors.digest(), "settings": settings}
+        weight = [self.config.keep_weight] if self.config.keep else []
+        settings = [repr(self.auto), self.config.seed_everything, repr(self.config.objective), *weight]
+        key = {"experts": self.plain.vectors.digest(), "settings": digest_of_json(settings)}
         return {**key, "rows": digest_of_rows(self.rows, self.config.data.micro_batch)} if self.rows else key
 
     def _write(self, file: Path) -> None:
@@ -86,8 +88,8 @@ class AutoCentre:
             seed=self.config.seed_everything,
         )
         winner = next(iter(rounds[-1].divergence))
-        self._say(f"centre: {winner}, which diverges least from the experts on held-out rows")
-        self.console.print(race_table(rounds))
+        self._say(f"centre: {winner}, which diverges least from the experts on held-out rows{included(self.rows)}")
+        self.console.print(race_table(rounds, included(self.rows)))
         write_text(self.run.race, json.dumps(_as_json(winner, rounds), indent=2, allow_nan=False) + "\n")
         _write_merge(contestants[winner], file)
         if self.run.contestants.exists():
@@ -96,7 +98,9 @@ class AutoCentre:
     def _held_out(self) -> HeldOut:
         settings = target_settings(self.config.objective)
         targets = compute_targets(self.plain, self.rows, settings, self.run.targets / "watch", self.keeper)
-        return hold_out(self.plain, self.rows, self.config.data.micro_batch, targets, settings.temperature)
+        return hold_out(
+            self.plain, self.rows, self.config.data.micro_batch, targets, settings.temperature, self.config.keep_weight
+        )
 
     def _contestants(self) -> dict[str, Candidate]:
         """Build every merge at every scale, by name, the cheap ones first."""
@@ -194,9 +198,9 @@ def _scales(config: MergeConfig, auto: Auto, rows: Mapping[str, Rows]) -> tuple[
     return scales_in_time(auto, most, config.trainer.max_steps, config.data.batch_size or most)
 
 
-def race_table(rounds: list[Round]) -> Table:
+def race_table(rounds: list[Round], also: str = "") -> Table:
     """Make a table with one line per merge and one column per round; the last ones to leave come first."""
-    title = "race of centres: mean divergence from the experts, nats, by unlabeled rows per task"
+    title = f"race of centres: mean divergence from the experts{also}, nats, by unlabeled rows per task"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("merge", no_wrap=True)
     for one in rounds:

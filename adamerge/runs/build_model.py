@@ -12,8 +12,9 @@ from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts
 from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
-from adamerge.experts.experts import Experts
+from adamerge.experts.experts import KEEP, Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.experts.teacher import with_teacher
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import Grouping, block_wise, component_wise, task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, hold
@@ -56,7 +57,7 @@ def open_experts(config: MergeConfig) -> Experts:
         ConfigError: A model cannot be found, or two tasks have the same name.
         IncompatibleExpertsError: Lists every problem of every expert, one per line.
     """
-    check_names(config.names)
+    check_names(config.names, keep=config.keep is not None)
     problems: list[str] = []
     opened: dict[str, Checkpoint] = {}
     may = {"allow_pickle": config.allow_pickle, "trust_remote_code": config.trust_remote_code}
@@ -81,7 +82,7 @@ def open_experts(config: MergeConfig) -> Experts:
             problems.append(str(error))
         else:
             if not problems:
-                return experts
+                return with_teacher(experts) if config.keep else experts
     raise IncompatibleExpertsError("\n".join(problems))
 
 
@@ -100,8 +101,12 @@ def _one_tokenizer(
     return common, {name: found[name] for name in opened}
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str], *, keep: bool = False) -> None:
     """Check that there are names of tasks, that they differ, can be names of folders, and are no word of the results.
+
+    Args:
+        names: Names of the experts' tasks.
+        keep: Whether the base has rows too.
 
     Raises:
         ConfigError: Names the key to set.
@@ -117,6 +122,11 @@ def check_names(names: Sequence[str]) -> None:
         if name == MEAN:
             raise ConfigError(
                 f"models: expected another name than {MEAN!r}, which is the mean over tasks in all results; set the "
+                "key task."
+            )
+        if keep and name == KEEP:
+            raise ConfigError(
+                f"models: expected another name than {KEEP!r}, which is the base's where the key keep is set; set the "
                 "key task."
             )
         if not _names_folder(name):
@@ -192,8 +202,8 @@ def build_model(
         experts: Base and experts.
         names: Parameters to merge.
         run: Run directory, or any folder, for a stored centre and transformed task vectors.
-        rows: Calibration rows per task, for a transform or a centre that uses them; without rows their stored results
-            are read.
+        rows: Calibration rows per task, for a transform or a centre that uses them (not the base's); without rows their
+            stored results are read.
         console: Shows the progress of a transform.
         keeper: Stores centre and task vectors under their cache keys.
         watch: Held-out rows per task, on which `centre: auto` judges.
@@ -204,11 +214,12 @@ def build_model(
     run = run if isinstance(run, RunDirectory) else RunDirectory(run)
     rows, console = rows or {}, console or Console(quiet=True)
     keeper = keeper or keeper_for(console)
-    merges = FinishedMerges(config, experts, names, run, rows, console, keeper)
+    of_experts = without_keep(rows)
+    merges = FinishedMerges(config, experts, names, run, of_experts, console, keeper)
     centre = centre_of(merges, watch)
     vectors = plain_vectors(config, experts, names, centre, weights_beside(merges))
     if config.task_vectors is not None:
-        with fisher_inputs(config.task_vectors, experts, vectors, run, rows, console, keeper) as fisher:
+        with fisher_inputs(config.task_vectors, experts, vectors, run, of_experts, console, keeper) as fisher:
             transform = by_matrix(config.task_vectors, experts.layouts)
             vectors = transformed(
                 vectors, centre, transform, run.task_vectors, console=console, keeper=keeper, **fisher
@@ -223,6 +234,11 @@ def build_model(
     assert isinstance(vectors, Factored)  # check_components
     grouping = component_wise(components(ranks(experts, names)))
     return MergedModel(experts, vectors.by_component(), grouping, rounding, choice.blocks)
+
+
+def without_keep(rows: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Leave out the base's rows: it has no weights to put into a merge by rows."""
+    return {task: own for task, own in rows.items() if task != KEEP}
 
 
 def rounding_by(config: MergeConfig, experts: Experts) -> Rounding:

@@ -1,5 +1,6 @@
 """Collect what a model card says of a merge, and write the card of every folder of an export."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from adamerge.experts.experts import Experts
 from adamerge.experts.origin import Origin, origin_of
 from adamerge.learning.learned import Learned
 from adamerge.results.compare import Comparison
+from adamerge.results.kept_base import from_base
 from adamerge.results.loading import loading_of
 from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_of
 from adamerge.results.surviving import Surviving
@@ -55,12 +57,18 @@ def card_facts(
         list(filter(None, [surviving.warning(config.rounding)])),
         version("adamerge"),
         {task: one.key for task, one in comparison.measures.items()} if comparison and measured else {},
+        _finite(from_base(comparison.judged)) if comparison else {},
     )
 
 
 def _known(agreement: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
     """Leave out the tasks that cannot be measured without labels."""
     return {key: {task: one for task, one in own.items() if one is not None} for key, own in agreement.items()}
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Replace what JSON cannot hold."""
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
 def _source(name: str, checkpoint: Checkpoint | None) -> Source:

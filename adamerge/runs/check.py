@@ -154,7 +154,7 @@ def _device(config: MergeConfig) -> torch.device:
 def _problems_of_tables(config: MergeConfig) -> list[str]:
     """List the problems with the rows that can be found without the models."""
     problems: list[str] = []
-    for model in config.models:
+    for model in config.pools:
         for data in (model.calibration, model.evaluation):
             try:
                 if data is not None:

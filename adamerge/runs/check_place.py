@@ -43,7 +43,7 @@ def _read(config: MergeConfig) -> Iterator[Path]:
 
 
 def _rows(config: MergeConfig) -> Iterable[str]:
-    for model in config.models:
+    for model in config.pools:
         for data in (model.calibration, model.evaluation):
             path = getattr(data, "path", data)
             if isinstance(path, str):

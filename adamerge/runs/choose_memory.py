@@ -150,7 +150,7 @@ def _saved(
         size = min(config.data.batch_size or len(own), len(own))
         passes += -(-size // micro)
     task, own = usual[0]
-    expert = experts.tasks[task]
+    expert = experts.models[task]
     longest = list(own.by_length(range(len(own))))[: min(micro, config.data.batch_size or len(own))]
     blocks = find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
     by_position = config.objective.by_position is not None

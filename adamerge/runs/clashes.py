@@ -67,7 +67,7 @@ def learning_from(config: MergeConfig, *, progress_bar: bool) -> Learning:
         batching=config.data,
         watching=watching_of(config),
         seed=config.seed_everything,
-        task_weights={expert.name: expert.loss_weight for expert in config.models},
+        task_weights=config.task_weights,
         regulariser=config.regulariser if config.regulariser.strength else None,
         trainer=options,
     )
@@ -110,8 +110,15 @@ def _judgements(config: MergeConfig) -> Iterator[Judgement]:
 def _file_names(config: MergeConfig) -> dict[str, list[str]]:
     """List what becomes a name of a file, or is one, by key."""
     models = [name for model in config.models for name in (model.model, model.adapter, model.name, *_paths(model))]
+    keep = [source_of(config.keep.calibration).path] if config.keep else []
     start = [config.init.path] if isinstance(config.init, EarlierRun) else []
-    found = {"base_model": [config.base_model], "models": models, "run_dir": [config.run_dir], "init": start}
+    found = {
+        "base_model": [config.base_model],
+        "models": models,
+        "run_dir": [config.run_dir],
+        "init": start,
+        "keep": keep,
+    }
     return {key: [name for name in names if name is not None] for key, names in found.items()}
 
 

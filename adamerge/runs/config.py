@@ -11,6 +11,7 @@ from adamerge.calibration.feat_cal import FeatCal
 from adamerge.calibration.race import Auto, CentreChoice
 from adamerge.calibration.regmean import RegMean
 from adamerge.data.settings import Batching
+from adamerge.experts.experts import KEEP
 from adamerge.experts.name_patterns import Split
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
@@ -22,7 +23,7 @@ from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.results.adapter_settings import ExportKind, adapter_of
 from adamerge.runs.earlier_run import EarlierRun
-from adamerge.runs.model_config import LARGEST_START, ModelConfig
+from adamerge.runs.model_config import LARGEST_START, Keep, ModelConfig
 from adamerge.runs.other_words import OTHER_WORDS
 from adamerge.runs.presets import PRESETS
 from adamerge.runs.trainer_config import TrainerConfig
@@ -49,6 +50,8 @@ class MergeConfig:
     Attributes:
         base_model: Directory or hub id of the model that all experts were fine-tuned from.
         models: The experts, one {model: …, calibration: …} each.
+        keep: Rows on which the merge should answer as the base does: calibration, and the weight of their objective.
+            null compares with the experts alone.
         method: Preset of the keys from task_vectors to trainer; keys that you write override it.
         dtype: Number format in which models are merged while learning.
         out_dtype: Number format of the exported checkpoint; null takes one that holds base and experts exactly.
@@ -108,6 +111,7 @@ class MergeConfig:
     base_model: str
     models: list[ModelConfig]
     method: Method
+    keep: Keep | None = None
     dtype: Literal["float32", "float64"] = "float32"
     out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
     rounding: RoundingMode = "nearest"
@@ -191,6 +195,31 @@ class MergeConfig:
         assert self.centre is not None
         named = {"regmean": RegMean, "auto": Auto}
         return named[self.centre]() if isinstance(self.centre, str) else self.centre
+
+    @property
+    def pools(self) -> list[ModelConfig]:
+        """Everything that may have rows: the experts, and the base where it is a teacher."""
+        if self.keep is None:
+            return self.models
+        return [*self.models, ModelConfig(self.base_model, KEEP, self.keep.calibration)]
+
+    @property
+    def with_rows(self) -> list[str]:
+        """Names of everything that may have rows."""
+        return [model.name for model in self.pools]
+
+    @property
+    def keep_weight(self) -> float:
+        """How much the base's rows count in means over tasks, if there are any."""
+        return self.keep.weight if self.keep else 1.0
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """Factor of each task's objective in their sum: that of the base is relative to the mean over tasks."""
+        experts = {model.name: model.loss_weight for model in self.models}
+        if self.keep is None:
+            return experts
+        return {**experts, KEEP: self.keep.weight * sum(model.calibration is not None for model in self.models)}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -17,7 +17,14 @@ from adamerge.learning.settings import Learning
 from adamerge.learning.two_stages import Staged, learn_in_stages
 from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.results.guard import Guarded
-from adamerge.runs.build_model import answers_to, build_model, check_start, check_task_vectors, open_experts
+from adamerge.runs.build_model import (
+    answers_to,
+    build_model,
+    check_start,
+    check_task_vectors,
+    open_experts,
+    without_keep,
+)
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
 from adamerge.runs.divided import divided
@@ -92,10 +99,12 @@ def learn_merge(
     with advice_where_full(device_of(config.trainer.accelerator)):
         rows = answers_to(config, experts, changed, data.calibration, run.answers, keeper)
         calibration = divide(rows, config.data, config.seed_everything)
+        if config.keep and not config.keep.weight:  # measured alone
+            calibration = replace(calibration, learn=without_keep(calibration.learn))
         model = build_model(config, experts, changed, run, calibration.learn, console, keeper, calibration.watch)
         size = config.data.micro_batch
         if isinstance(config.start, ClosedForm):
-            init = kept_closed_form(model, calibration.learn, config.start, run.start, size, keeper)
+            init = kept_closed_form(model, without_keep(calibration.learn), config.start, run.start, size, keeper)
             learning = replace(learning, init=init)
         else:
             learning = replace(learning, init=start_of(config, model.grouping))
@@ -103,7 +112,8 @@ def learn_merge(
         calibration = replace(calibration, learn=learn)
         needed = calibration if learning.steps else replace(calibration, learn={})
         goals = goals_of(model, config.objective, needed, run.targets, keeper)
-        held_out = hold_out(model, calibration.watch, size, goals.watch, target_settings(config.objective).temperature)
+        temperature = target_settings(config.objective).temperature
+        held_out = hold_out(model, calibration.watch, size, goals.watch, temperature, config.keep_weight)
         learning = replace(learning, trainer=with_loggers(learning.trainer, run.logs))
         if processes is not None and processes.first:
             processes.join()

@@ -12,7 +12,7 @@ from adamerge.data.processors import Own, Processors
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
-from adamerge.experts.experts import Expert, Experts, name_of
+from adamerge.experts.experts import KEEP, Expert, Experts, name_of
 from adamerge.experts.predicted import form_of
 from adamerge.merging.forward_pass import try_layers
 from adamerge.results.whose_files import from_disk, plan_of
@@ -73,9 +73,9 @@ def load_data(
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
     pool, used = Processors(experts, processors), dict[str, str]()
-    for model in config.models:
+    for model in config.pools:
         try:
-            expert = experts.tasks[model.name]
+            expert = experts.models[model.name]
             processor, more = pool.of(model.name) if _needs_processor(model, expert) else Own(None)
             notes += more
             used |= {model.name: digest_of_processor(processor)} if processor is not None else {}
@@ -94,7 +94,7 @@ def load_data(
     return Data(
         {task: encoded.rows for task, encoded in calibration.items()},
         {task: encoded.rows for task, encoded in evaluation.items()},
-        {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.models},
+        {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.pools},
         used,
         tuple(dict.fromkeys([*pool.notes, *notes, *export_notes(experts)])),
     )
@@ -119,11 +119,12 @@ def check_objective(config: MergeConfig, experts: Experts, data: Data) -> None:
     if any(transform.fisher for transform in config.transforms.values()):
         unsuited["Fisher information"] = frozenset({"labels", "numbers", "vectors"})
     for task, rows in data.calibration.items() if unsuited else ():
-        _check_form(experts.tasks[task], rows, unsuited)
+        if task != KEEP:
+            _check_form(experts.tasks[task], rows, unsuited)
     if objective.layers:
         for task, rows in data.calibration.items():
             tried = rows.answered([[0]] * len(rows)) if isinstance(rows, Prompts) else rows
-            try_layers(experts.tasks[task].module, tried.batch([0]).inputs, objective.layers)
+            try_layers(experts.models[task].module, tried.batch([0]).inputs, objective.layers)
 
 
 def _check_form(expert: Expert, rows: Rows, unsuited: Mapping[str, frozenset[Form]]) -> None:
@@ -150,7 +151,7 @@ def _calibration(
     model: ModelConfig, source: RowsLike, expert: Expert, processor: AnyProcessor | None, config: MergeConfig
 ) -> Encoded:
     """Encode a sample of a task's calibration rows, unlabeled unless the objective uses labels."""
-    labeled = config.objective.uses_labels
+    labeled = config.objective.uses_labels and model.name != KEEP
     encoding = _encoding(model, config, labeled)
     if holds_tensors(source, expert.kind.main_input):
         return _encoded(source, expert, processor, encoding, config.seed_everything)

@@ -105,6 +105,29 @@ class ModelConfig:
         return self.task or Path((self.adapter or self.model).partition("@")[0]).name
 
 
+@dataclass
+class Keep:
+    """Rows on which the merge should go on answering as the base does.
+
+    The base is a teacher without a coefficient. Its objective is the part of `objective` that compares with a teacher's
+    outputs, or LogitAlignment where nothing does.
+
+    Attributes:
+        calibration: Unlabeled rows, of any kind that the base was made for: a path, or path and column names.
+        weight: Factor of its objective, relative to the mean of the tasks': what is minimised is the mean over the
+            tasks with rows (of loss_weight times objective) plus this times the base's. Likewise in the means that
+            iterates and merges are compared by. 0 measures alone.
+    """
+
+    calibration: str | DataSource
+    weight: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check that the factor is in range."""
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"keep.weight: expected a finite number of at least 0, found {self.weight}.")
+
+
 def source_of(data: str | DataSource) -> DataSource:
     """Convert a path to a data source with the default column names."""
     return DataSource(data) if isinstance(data, str) else data

@@ -180,7 +180,7 @@ def _held_out(
     kept = run.targets if run.targets.exists() else None
     goals = goals_of(model, config.objective, Calibration({}, watch), kept, keeper)
     temperature = target_settings(config.objective).temperature
-    return hold_out(model, watch, config.data.micro_batch, goals.watch, temperature)
+    return hold_out(model, watch, config.data.micro_batch, goals.watch, temperature, config.keep_weight)
 
 
 def _notes(run: RunDirectory, data: Data) -> Iterator[str]:

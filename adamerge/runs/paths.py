@@ -26,6 +26,8 @@ def anchored(settings: Mapping[str, object]) -> dict[str, object]:
     base, models, run_dir = (settings[key] for key in ("base_model", "models", "run_dir"))
     assert isinstance(models, list)
     here = {"base_model": anchor(str(base)), "models": [_model(model) for model in models]}
+    if isinstance(keep := settings.get("keep"), dict):
+        here["keep"] = {**keep, "calibration": _rows(keep["calibration"])}
     tokenizer = settings.get("tokenizer")
     names = {str(model.get("task")) for model in models}  # a task, base or union is no path
     if isinstance(tokenizer, str) and tokenizer not in {"base", "union", *names}:

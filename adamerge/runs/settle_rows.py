@@ -63,7 +63,7 @@ def settle_rows(data: Data, experts: Experts, max_length: int | None, model: Mer
     found: dict[str, dict[str, Rows]] = {"calibration": {}, "evaluation": {}}
     for purpose, tasks in (("calibration", data.calibration), ("evaluation", data.evaluation)):
         for task, rows in tasks.items():
-            verdict = _verdict(experts.tasks[task], rows, max_length, model)
+            verdict = _verdict(experts.models[task], rows, max_length, model)
             found[purpose][task] = verdict.rows
             notes |= dict.fromkeys(f"{task}: {note}" for note in verdict.notes)
             problems |= {f"{task}: {verdict.problem} {_ADVICE}": None} if verdict.problem else {}

@@ -128,7 +128,7 @@ def _work(experts: Experts, rows: Mapping[str, Rows], dtype: torch.dtype) -> dic
     known: dict[object, Work | None] = {}
     work: dict[str, Work | None] = {}
     for task, own in rows.items():
-        module = experts.tasks[task].module
+        module = experts.models[task].module
         sizes = [(name, tensor.shape) for name, tensor in chain(module.named_parameters(), _middle(own).items())]
         form = (type(module), *sizes)
         if form not in known:
@@ -146,7 +146,7 @@ def _middle(rows: Rows) -> Mapping[str, Tensor]:
 def work_of(experts: Experts, task: str, rows: Rows, dtype: torch.dtype) -> Work | None:
     """Count what a forward pass of the row of middle length does; None if the model cannot be run without numbers."""
     with FlopCounterMode(display=False) as counter, _Calls() as calls:
-        saved = saved_bytes(experts.tasks[task], (), _middle(rows), 1, dtype)
+        saved = saved_bytes(experts.models[task], (), _middle(rows), 1, dtype)
     return None if saved is None else Work(float(counter.get_total_flops()), calls.count)
 
 

@@ -22,6 +22,7 @@ METHODS = {
         "data": {"batch_size": 6, "micro_batch": 1},  # of an encoder's hidden states, rows weigh by length in a batch
     },
     "auto": {
+        "keep": {"calibration": "speed.jsonl", "weight": 0.5},
         "method": "auto",
         "centre": {"class_path": "Auto", "init_args": {"merges": ["Isotropic"], "scales": [1.0]}},
         "optimizer": ADAM,
