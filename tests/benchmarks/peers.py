@@ -102,7 +102,9 @@ def backbones(models: Mapping[str, Path], language: bool, folder: Path) -> dict[
     for name, path in models.items():
         if not (folder / name).exists():
             kind.from_pretrained(path, dtype=torch.float32).save_pretrained(folder / name)
-            AutoTokenizer.from_pretrained(path if not language else models["base"]).save_pretrained(folder / name)
+            for file in (own for own in models["base"].iterdir() if not (folder / name / own.name).exists()):
+                if file.suffix in (".json", ".jinja", ".txt"):  # tokenizer or image processor
+                    shutil.copyfile(file, folder / name / file.name)
     return {name: folder / name for name in models}
 
 
