@@ -83,7 +83,7 @@ def take(folder: Path, *words: str) -> Taken:
                 read = max(read, _read(process.pid))
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 break
-            time.sleep(0.01)
+            time.sleep(0.05)
         code = process.wait()
     text = log.read_text()
     if code:
