@@ -40,7 +40,7 @@ class StepCosts(Callback):
             >>> costs = StepCosts()
             >>> costs.steps, costs.seconds, costs.bytes = 2, 3.0, 5_000_000
             >>> costs.line()
-            'a step took 1.5 s and read 2.5 MB from the disk'
+            'a step took 1.50 s and read 2.5 MB from the disk'
         """
         seconds, read = self.seconds / self.steps, self.bytes / self.steps / 1e6
-        return f"a step took {seconds:.2g} s and read {read:.1f} MB from the disk"
+        return f"a step took {seconds:.{0 if seconds > 10 else 2}f} s and read {read:.1f} MB from the disk"
