@@ -57,14 +57,14 @@ def make(folder: Path, options: argparse.Namespace) -> None:
             for name, parameter in model.named_parameters():
                 parameter.copy_(torch.randn(parameter.shape).mul_(2e-3).add_(start[name]))
         model.save_pretrained(folder / f"e{number}", max_shard_size=options.max_shard_size)
-        save_rows(folder / f"e{number}.jsonl", 2 * options.rows, number)
+        save_rows(folder / f"e{number}.jsonl", options.rows, number)
     written = {
         "base_model": "base",
         "models": [{"model": f"e{k}", "calibration": f"e{k}.jsonl"} for k in range(options.experts)],
         "method": "expert_merging",
         "memory": {"mode": "streamed", "limit": options.limit},
         "out_dtype": "bfloat16",
-        "data": {"batch_size": options.rows, "held_out": 0.5, "micro_batch": options.rows, "positions": "all"},
+        "data": {"batch_size": options.rows, "held_out": 0.0, "micro_batch": options.rows, "positions": "all"},
         "watch": {"every": options.steps},
         "trainer": {"max_steps": options.steps, "accelerator": "cpu"},
     }
