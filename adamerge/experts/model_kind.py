@@ -143,11 +143,28 @@ def trial(module: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = Fal
     if sum(parameter.numel() for parameter in module.parameters()) <= SMALL:
         with suppress(Exception):
             return _trial(module, inputs, "cpu", hidden)
-    try:
-        unmasked = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # changes no shape
-        return _trial(module, unmasked, "meta", hidden)
-    except Exception:  # the module reads values of its inputs, or has tensors that are not buffers
-        return _trial(module, inputs, "cpu", hidden)
+    for masked in masked_alike(inputs):
+        with suppress(Exception):  # the module reads values of its inputs, or has tensors that are not buffers
+            return _trial(module, masked, "meta", hidden)
+    return _trial(module, inputs, "cpu", hidden)
+
+
+def masked_alike(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """List batches of the same shapes whose mask can be on the meta device, where a mask of two dimensions is read.
+
+    Without mask first; then with one of all positions, for classes that find out packed rows where there is none.
+
+    Example:
+        >>> rows = {"input_ids": torch.ones(1, 3, dtype=torch.long), "attention_mask": torch.ones(1, 3)}
+        >>> [{name: tuple(own.shape) for name, own in batch.items()} for batch in masked_alike(rows)]
+        [{'input_ids': (1, 3)}, {'input_ids': (1, 3), 'attention_mask': (1, 1, 3, 3)}]
+    """
+    unmasked = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+    tokens = inputs.get("input_ids")
+    if tokens is None or tokens.ndim != 2:
+        return [unmasked]
+    rows, length = tokens.shape
+    return [unmasked, {**unmasked, "attention_mask": torch.ones(rows, 1, length, length)}]
 
 
 def _main_input(module: nn.Module) -> str:

@@ -23,6 +23,7 @@ from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.movement import Movement
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.learning.stable_decay import DecayWhenFlat
+from adamerge.learning.step_costs import StepCosts
 from adamerge.learning.trainer import build_trainer, process_count, rank_for, without_advice
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
@@ -101,7 +102,7 @@ def learn(
             them; None stores none.
         checkpoints: Folder of the checkpoint from which a run resumes; none is written by default.
         resume: Whether to resume from that checkpoint.
-        tell: Called with a line of text after each evaluation on the held-out rows.
+        tell: Called with a line of text after each evaluation on the held-out rows, and at the end.
         also: More callbacks of Lightning's Trainer.
 
     Returns:
@@ -184,7 +185,7 @@ def descend(
         build_scheduler=learning.build_scheduler,
         micro_batch=learning.batching.micro_batch,
     )
-    movement = Movement(learning.feasible)
+    movement, costs = Movement(learning.feasible), StepCosts()
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
     saving = [stop, every(learning.watching.every, checkpoints)] if checkpoints and stop else []
     _check_joined(process_count(learning.trainer))
@@ -193,9 +194,11 @@ def descend(
         where["devices"] = learning.trainer.get("devices", 1)  # of which Lightning gives each process its own
     options = {**learning.trainer, **where, "max_steps": learning.steps}
     former = newest(checkpoints) if resume and checkpoints else None
-    trainer = _fit(module, [best, DecayWhenFlat(best), movement, *also, *saving], options, former)
+    trainer = _fit(module, [costs, best, DecayWhenFlat(best), movement, *also, *saving], options, former)
     if not best.history:
         raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")
+    if tell is not None and costs.steps:
+        tell(costs.line())
     return _learned(best, movement, module, trainer, interrupted=stop is not None and stop.interrupted)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.blocks import find_blocks, frames
 from adamerge.merging.mapped_task_vectors import SCRATCH
+from adamerge.merging.memory import SLACK
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.merging.saved_bytes import Saved
 from adamerge.storage.sizes import bytes_in
@@ -17,6 +18,9 @@ from adamerge.types import ConfigError
 
 Mode: TypeAlias = Literal["auto", "resident", "mapped", "streamed"]
 """Where task vectors are, and how much of the merged model exists at once."""
+
+HOLES = 0.2
+"""Share of gradients and activations that the C library keeps beside them, in holes among what lives on (measured)."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,12 @@ class Around(NamedTuple):
     Attributes:
         process: What the process holds already: Python, libraries, rows.
         before: What is taken before the first step, and given back: a transform's work on one tensor.
+        heap: Whether tensors are in the C library's heap, as on the CPU, which keeps some of what is freed.
     """
 
     process: int = 0
     before: int = 0
+    heap: bool = False
 
     def __str__(self) -> str:
         """Say it in a few words, after others."""
@@ -80,6 +86,7 @@ class Need:
         parameters: Merged parameters, what is not merged, and gradients, as much as exists at once.
         activations: Activations, at the ends of blocks and inside one; None if unknown.
         around: What there is around a step.
+        kept: Memory that a step has freed, and that the process keeps.
     """
 
     mode: Literal["resident", "mapped", "streamed", "fsdp2"]
@@ -87,18 +94,20 @@ class Need:
     parameters: int
     activations: int | None = None
     around: Around = ALONE
+    kept: int = 0
 
     @property
     def total(self) -> int:
         """All bytes that are known: of a step, or of what comes before it, if that takes more."""
-        step = self.task_vectors + self.parameters + (self.activations or 0)
+        step = self.task_vectors + self.parameters + (self.activations or 0) + self.kept
         return self.around.process + max(step, self.around.before)
 
     def __str__(self) -> str:
         """Say it in a few words."""
         parts = f"task vectors {_mb(self.task_vectors)}, parameters and gradients {_mb(self.parameters)}"
         known = "activations unknown" if self.activations is None else f"activations {_mb(self.activations)}"
-        return f"{self.mode} {_mb(self.total)} ({parts}, {known}{self.around})"
+        kept = f", freed and kept {_mb(self.kept)}" if self.kept else ""
+        return f"{self.mode} {_mb(self.total)} ({parts}, {known}{kept}{self.around})"
 
 
 class Choice(NamedTuple):
@@ -197,11 +206,13 @@ def _needs(
     largest = max((shape.numel() for shape in shapes.values()), default=0) * dtype.itemsize
     whole = 2 * merged + largest + kept + heads  # a pass has a gradient of its own before it is added to the others
     activations = None if saved is None else saved.whole
-    yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations, around)
-    yield Need("mapped", scratch, whole, activations, around)
+    holes = round(HOLES * (merged + (activations or 0))) if around.heap else 0
+    yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations, around, holes)
+    yield Need("mapped", scratch, whole, activations, around, holes)
     if all(_blocks(expert, memory) for expert in experts.models.values()):
         most = max(_largest(expert, memory, dtype) for expert in experts.models.values())
-        yield Need("streamed", scratch, most, None if saved is None else saved.streamed, around)
+        slack = SLACK if around.heap else 0
+        yield Need("streamed", scratch, most, None if saved is None else saved.streamed, around, slack)
 
 
 def _converted(experts: Experts, name: str, dtype: torch.dtype) -> int:

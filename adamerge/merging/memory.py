@@ -1,4 +1,4 @@
-"""Memory: what this machine has free, within the limits of its containers, what this process takes, giving it back."""
+"""Memory: what this machine has free, within the limits of its containers, what this process takes; giving it back."""
 
 import ctypes
 import os
@@ -36,6 +36,21 @@ def anonymous_memory(root: Path = Path("/")) -> int:
         True
     """
     return 1024 * _numbers(root / "proc/self/status").get("RssAnon:", 0)
+
+
+def read_from_disk(root: Path = Path("/")) -> int:
+    """Return the bytes that the system has read from a disk for this process; 0 where it does not say.
+
+    Pages of mapped files count when they are read; what the page cache had does not.
+
+    Args:
+        root: Folder of `proc`.
+
+    Example:
+        >>> read_from_disk() >= 0
+        True
+    """
+    return _numbers(root / "proc/self/io").get("read_bytes:", 0)
 
 
 SLACK = 2**26

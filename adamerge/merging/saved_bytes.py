@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as trees
 
 from adamerge.experts.experts import Expert
-from adamerge.experts.model_kind import forward_inputs
+from adamerge.experts.model_kind import forward_inputs, masked_alike
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.blocks import frames
 from adamerge.merging.step_losses import CHUNK, head_of
@@ -68,16 +68,11 @@ def saved_bytes(
 def _tried(
     module: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[str], dtype: torch.dtype
 ) -> "tuple[_Count, int] | None":
-    """Run a pass without mask, or with one of all positions, where a class finds out packed rows without mask."""
-    tokens = inputs.get("input_ids")
-    masks: list[Mapping[str, Tensor]] = [{}]
-    if tokens is not None and tokens.ndim == 2:
-        rows, length = tokens.shape
-        masks.append({"attention_mask": torch.empty(rows, 1, length, length)})
-    for mask in masks:
+    """Run a pass on the meta device, with the masks that it can have there."""
+    for batch in masked_alike(inputs):
         count = _Count(blocks)
         try:
-            return count, _run(module, inputs, mask, count, dtype)
+            return count, _run(module, batch, count, dtype)
         except Exception:  # the module reads values of its inputs, or has tensors that are not buffers
             continue
     return None
@@ -116,9 +111,7 @@ class _Count:
         return not known
 
 
-def _run(
-    module: nn.Module, inputs: Mapping[str, Tensor], mask: Mapping[str, Tensor], count: _Count, dtype: torch.dtype
-) -> int:
+def _run(module: nn.Module, inputs: Mapping[str, Tensor], count: _Count, dtype: torch.dtype) -> int:
     """Run a pass on the meta device; returns the bytes of the logits."""
     state: dict[str, Tensor] = {
         name: nn.Parameter(torch.empty(own.shape, device="meta", dtype=dtype))
@@ -126,11 +119,7 @@ def _run(
     }
     state |= {name: buffer.to("meta") for name, buffer in module.named_buffers()}
     count._seen |= {own.untyped_storage()._cdata: own.untyped_storage() for own in state.values()}
-    inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}  # it changes no shape
-    given = {
-        name: tensor.to("meta", dtype if tensor.is_floating_point() else None)
-        for name, tensor in {**inputs, **mask}.items()
-    }
+    given = {name: tensor.to("meta", dtype if tensor.is_floating_point() else None) for name, tensor in inputs.items()}
     with ExitStack() as stack:
         for path in count.blocks:
             part = module.get_submodule(path)

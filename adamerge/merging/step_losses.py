@@ -4,7 +4,7 @@
 The logits of all positions then never exist at once, nor does their gradient: V numbers a position, several times.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from adamerge.batch import Batch
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import trial
-from adamerge.merging.calls import begin
+from adamerge.merging.calls import Block, begin
 from adamerge.merging.forward_pass import Layers, outputs_of
+from adamerge.merging.frame import Call
+from adamerge.merging.memory import give_back
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
 from adamerge.merging.rounds import Pass
@@ -83,12 +85,8 @@ class StepLosses:
         for loss in losses:
             backward(loss, retain_graph=True)
         for positions, loss_of in chunks:
-            logits, tape = begin(call._replace(args=(states[:, positions],)), block, parameters, graph=True)
-            assert isinstance(logits, Tensor)
-            losses.append(loss_of(logits))
-            backward(losses[-1], retain_graph=True)
-            tape.backward(parameters)
-            losses[-1] = losses[-1].detach()
+            part = call._replace(args=(states[:, positions],))
+            losses.append(_backward_of(part, block, parameters, loss_of))  # what it made is gone before the next one
         self.losses[one.number] = torch.stack([loss.detach() for loss in losses]).sum()
         return True
 
@@ -96,6 +94,18 @@ class StepLosses:
         if task not in self._heads:
             self._heads[task] = head_of(self._model.experts.models[task], batch.inputs)
         return self._heads[task]
+
+
+def _backward_of(call: Call, head: Block, parameters: Parameters, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Run the head for some positions, and the backward pass of their loss; returns the loss."""
+    give_back()
+    logits, tape = begin(call, head, parameters, graph=True)
+    assert isinstance(logits, Tensor)
+    loss = loss_of(logits)
+    del logits
+    backward(loss)
+    tape.backward(parameters)
+    return loss.detach()
 
 
 def head_of(expert: Expert, inputs: Mapping[str, Tensor]) -> str | None:

@@ -286,6 +286,10 @@ def _costs(run: SeenRun) -> Iterator[Grid]:
         rows.append([Cell("seconds: all"), number(sum(seconds.values()), 1)])
         rows += [[Cell(f"peak memory of {k}, MB"), number(v / 1e6, 0)] for k, v in facts["peak_memory_bytes"].items()]
         rows.append([Cell("weights read (each at least once), MB"), number(facts["input_bytes"] / 1e6, 1)])
+        if "disk_bytes" in facts:
+            rows.append(
+                [Cell("read from the disk, where it was not in memory, MB"), number(facts["disk_bytes"] / 1e6, 1)]
+            )
         rows.append([Cell("device"), Cell(facts["device"])])
         yield Grid("Time and memory", ["what", "value"], rows, "Of the last session, where a run was resumed.")
     if packages := run.recipe.get("packages"):

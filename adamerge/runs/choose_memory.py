@@ -110,8 +110,8 @@ def _around(config: MergeConfig, experts: Experts, names: Sequence[str], device:
     if experts not in _AT_FIRST:
         give_back(0)
         _AT_FIRST[experts] = anonymous_memory()
-    held = _AT_FIRST[experts] if device.type == "cpu" else 0
-    return Around(held, transforms_bytes(config, experts, names))
+    heap = device.type == "cpu"
+    return Around(_AT_FIRST[experts] if heap else 0, transforms_bytes(config, experts, names), heap)
 
 
 def gathered_in(config: MergeConfig) -> torch.dtype | None:

@@ -10,6 +10,7 @@ from adamerge.calibration.agreement import HeldOut
 from adamerge.data.questions import Choices, Questions, count_questions
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
+from adamerge.merging.memory import read_from_disk
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.measures import MEASURES
 from adamerge.runs.config import MergeConfig
@@ -51,6 +52,7 @@ def run_facts(
         "seconds": clock.seconds,
         "device": str(model.vectors.device),
         "peak_memory_bytes": peak_memory(),
+        "disk_bytes": read_from_disk(),
         "input_bytes": input_bytes(opened.experts),
         "stages": [chunks.first_steps] if chunks and 0 < chunks.first_steps < steps else [],
         "rows": rows_of(data.calibration, data.evaluation, held_out),

@@ -35,7 +35,7 @@ from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Around, Memory, choose
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import tensor_wise
-from adamerge.merging.memory import anonymous_memory
+from adamerge.merging.memory import anonymous_memory, give_back
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.saved_bytes import saved_bytes
 from adamerge.objectives import Entropy, entropy
@@ -92,11 +92,21 @@ def measure(folder: Path, count: int, kind: str, options: argparse.Namespace, an
     """Take steps in this process; sends seconds of each, the gradient's norm, F and M, and the estimate."""
     torch.set_num_threads(options.threads)
     experts = load(folder, count)
-    around = Around(anonymous_memory())
     own = batches(options, next(iter(experts.tasks.values())).module.config)
     if kind == "naive":
         answers.send(_naive(experts, own, options))
         return
+    expert = experts.tasks["0"]
+    saved = saved_bytes(
+        expert,
+        find_blocks(expert.module),
+        own[0].inputs,
+        TASKS * len(own),
+        torch.float32,
+        by_position=not options.whole_logits,
+    )
+    give_back(0)
+    around = Around(anonymous_memory(), heap=True)
     vectors = task_vectors(experts, experts.shared, resident=False)
     grouping = tensor_wise(experts.shared)
     model = MergedModel(experts, vectors, grouping, blocks=() if kind == "streamed" else None)
@@ -108,15 +118,6 @@ def measure(folder: Path, count: int, kind: str, options: argparse.Namespace, an
         work = {task: [Work(batch, loss, by_position) for batch in own] for task in model.tasks[:TASKS]}
         step = execution.losses_and_gradient(coefficients, work)
         seconds.append(time.perf_counter() - began)
-    expert = experts.tasks["0"]
-    saved = saved_bytes(
-        expert,
-        find_blocks(expert.module),
-        own[0].inputs,
-        TASKS * len(own),
-        torch.float32,
-        by_position=not options.whole_logits,
-    )
     need = choose(Memory(kind), experts, experts.shared, count, torch.float32, 10**12, saved, around).need.total
     parts = _parts(model, coefficients, own) if kind == "mapped" and options.parts else None
     answers.send((seconds[1:], step.gradient.norm().item(), parts, need))

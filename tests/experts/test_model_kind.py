@@ -34,3 +34,15 @@ def test_positions_that_padding_takes_hold_no_token(architecture, family, most):
     module(torch.full((1, limit), 5))
     with pytest.raises((IndexError, RuntimeError)):
         module(torch.full((1, limit + 1), 5))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [("LlamaForCausalLM", "llama"), ("GPT2LMHeadModel", "gpt2"), ("BertForSequenceClassification", "bert")],
+)
+def test_a_large_model_is_tried_on_the_meta_device(architecture, family, monkeypatch):
+    """Zeros on the CPU take a whole forward pass, and memory for the largest matrix."""
+    monkeypatch.setattr(model_kind, "SMALL", 0)
+    module = build(architecture, family, 0)
+    inputs = {"input_ids": torch.tensor([[3, 4, 5, 6]] * 2), "attention_mask": torch.ones(2, 4, dtype=torch.int64)}
+    assert trial(module, inputs).logits.is_meta

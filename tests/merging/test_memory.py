@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from adamerge.merging.memory import anonymous_memory, free_memory, give_back
+from adamerge.merging.memory import anonymous_memory, free_memory, give_back, read_from_disk
 
 
 def write(root, files):
@@ -56,6 +56,12 @@ def test_memory_apart_from_mapped_files(tmp_path):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep less")
+def test_bytes_from_the_disk(tmp_path):
+    assert read_from_disk(tmp_path) == 0  # the system does not say
+    write(tmp_path, {"proc/self/io": "rchar: 9\nwchar: 8\nread_bytes: 4096\nwrite_bytes: 7\n"})
+    assert read_from_disk(tmp_path) == 4096
+
+
 def test_what_is_freed_among_what_lives_on_is_given_back():
     torch.ones(2**22)  # glibc keeps pieces of 16 MiB from now on
     pairs = [(torch.ones(2**20), torch.ones(2**12)) for _ in range(16)]

@@ -1,5 +1,8 @@
 """The head of a large vocabulary with its loss, some positions at a time, against all logits at once."""
 
+import weakref
+from functools import partial
+
 import pytest
 import torch
 from support.families import build
@@ -70,6 +73,27 @@ def test_loss_and_gradient_are_those_of_all_positions(of, name, monkeypatch):
         assert apart(found.gradient, expected.gradient) < 1e-5
         assert all(apart(found.losses[task], value) < 1e-5 for task, value in expected.losses.items())
     assert seen[2:] == ["chunks"] * 4
+
+
+def test_what_a_part_made_is_gone_before_the_next_one(monkeypatch):
+    model, seen, alive = model_of(*LLAMA), [], []
+
+    def chunks(outputs, own, size):
+        rest, parts = in_chunks(Entropy(), 1.0, outputs, own, None, size)
+
+        def watched(loss_of, logits):
+            seen.append(weakref.ref(logits))
+            return loss_of(logits)
+
+        return rest, [(cut, partial(watched, loss_of)) for cut, loss_of in parts]
+
+    monkeypatch.setattr(step_losses, "CHUNK", 2 * 40 * 3)
+    batch = Batch(inputs_of(LLAMA[0], None, 2, 1), torch.arange(2))
+    coefficients = torch.full((len(model.grouping), 2), 0.3)
+    head = model.experts.tasks["a"].module.lm_head
+    head.register_forward_pre_hook(lambda *_: alive.append(sum(one() is not None for one in seen)))
+    execution_of(model).losses_and_gradient(coefficients, {"a": [Work(batch, lambda *_: None, chunks)]})
+    assert len(seen) == 4 and alive[-4:] == [0] * 4
 
 
 class Capped(nn.Module):
