@@ -24,11 +24,10 @@ from adamerge.learning.movement import Movement
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.learning.stable_decay import DecayWhenFlat
 from adamerge.learning.step_costs import StepCosts
-from adamerge.learning.trainer import build_trainer, process_count, rank_for, without_advice
+from adamerge.learning.trainer import build_trainer, check_joined, process_count, rank_for, without_advice
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
-from adamerge.optim.processes import rank_and_count
 from adamerge.storage.kept import Keeper
 from adamerge.types import Coefficients, ConfigError
 
@@ -188,7 +187,7 @@ def descend(
     movement, costs = Movement(learning.feasible), StepCosts()
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
     saving = [stop, every(learning.watching.every, checkpoints)] if checkpoints and stop else []
-    _check_joined(process_count(learning.trainer))
+    check_joined(process_count(learning.trainer))
     where = trainer_on(model.vectors.device, learning.trainer.get("accelerator", "auto"))
     if process_count(learning.trainer) > 1:
         where["devices"] = learning.trainer.get("devices", 1)  # of which Lightning gives each process its own
@@ -231,16 +230,6 @@ def target_settings(objective: Objective) -> TargetSettings:
         tail=min((part.tail for part in aligned), default=1e-3),
         temperature=min(temperatures),
     )
-
-
-def _check_joined(wanted: int) -> None:
-    """Refuse to learn on several devices where no processes have been joined."""
-    _, found = rank_and_count()
-    if wanted != found:
-        raise ConfigError(
-            f"trainer.devices: expected {wanted} processes (devices × num_nodes), found {found}. Use adamerge fit, "
-            "which starts them or joins those that torchrun or SLURM started; in Python, set devices: 1."
-        )
 
 
 def _keep_best(

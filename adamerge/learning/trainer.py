@@ -25,8 +25,10 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from adamerge.optim.processes import rank_and_count
 from adamerge.storage.atomic_files import whole_file
 from adamerge.storage.own_files import EVERY, Form, check_form, own_file
+from adamerge.types import ConfigError
 
 Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
 """The metrics beside Lightning's progress bar."""
@@ -219,3 +221,17 @@ class WholeCheckpoints(CheckpointIO):
     @override
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def check_joined(wanted: int) -> None:
+    """Refuse to learn on several devices where no processes have been joined.
+
+    Raises:
+        ConfigError: There are more or fewer processes than devices.
+    """
+    _, found = rank_and_count()
+    if wanted != found:
+        raise ConfigError(
+            f"trainer.devices: expected {wanted} processes (devices × num_nodes), found {found}. Use adamerge fit, "
+            "which starts them or joins those that torchrun or SLURM started; in Python, set devices: 1."
+        )
