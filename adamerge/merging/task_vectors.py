@@ -214,7 +214,8 @@ class TaskVectors(ABC):
 
     def norms(self, name: str) -> Tensor:
         """Compute the norm of each task vector of one parameter, (K,)."""
-        return self.stack(name).flatten(1).square().sum(1).sqrt()
+        tiles = (stack.square().sum((1, 2), dtype=torch.float64) for *_, stack in self.tiles([(name,)]))
+        return torch.stack(list(tiles)).sum(0).sqrt().to(self.dtype)
 
     def squares(self, name: str, centre: Tensor) -> Tensor:
         """Compute ‖centre + τₖ‖² row by row, (R, K), of one parameter's centre (R, M)."""

@@ -207,8 +207,9 @@ def _compare(
         gap, allowed = (change - merged).norm().item(), _tolerance(own.rounding, found.get(name))
         if not gap <= allowed + 1e-6 * merged.norm().item():
             raise RuntimeError(f"{name}: the factors differ from the merge by {gap:.2e}. Please report this.")
-        shares[0].add(name, _truncated(base[name].double(), merged, found.get(name)), change)
-        shares[1].add(name, merged, dense.rounding(name, merged))
+        same = own.vectors, own.grouping.rows[name]
+        shares[0].add(name, _truncated(base[name].double(), merged, found.get(name)), change, *same)
+        shares[1].add(name, merged, dense.rounding(name, merged), *same)
     if peft_version():
         for place in dict.fromkeys(places.values()):
             task = next(task for task, own_place in places.items() if own_place == place)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import RoundingMode
-from adamerge.merging.task_vectors import as_matrix
+from adamerge.merging.task_vectors import TaskVectors, as_matrix
 from adamerge.types import Coefficients
 
 ENOUGH = 0.9
@@ -131,13 +131,20 @@ class SurvivingShare:
         self._written, self._merged = torch.zeros_like(self._coefficients), torch.zeros_like(self._coefficients)
         self._dtypes: dict[torch.dtype, None] = {}
 
-    def add(self, name: str, merged: Tensor, written: Tensor) -> None:
-        """Add one parameter, given its exact and its rounded values; it counts if it was rounded below 32 bits."""
-        vectors = self._model.vectors
-        if name not in vectors.shapes or not self._model.rounding.loses(name):
+    def add(self, name: str, merged: Tensor, written: Tensor, vectors: TaskVectors, groups: Tensor) -> None:
+        """Add one parameter, or some of its rows; it counts if it was rounded below 32 bits.
+
+        Args:
+            name: The parameter.
+            merged: Its exact values.
+            written: Its rounded values.
+            vectors: Task vectors of the same rows.
+            groups: Their groups, (1,) or (R,).
+        """
+        if not self._model.rounding.loses(name):
             return
         self._dtypes[self._model.rounding.dtypes[name]] = None
-        groups = self._model.grouping.rows[name].cpu()
+        groups = groups.cpu()
         if vectors.per == "component" and len(groups) > 1:
             self._add_components(name, groups, merged, written)
             return

@@ -6,9 +6,10 @@ from torch import nn
 
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging.execution import execution_of
-from adamerge.merging.grouping import tensor_wise
+from adamerge.merging.grouping import row_blocks, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.rounding import Rounding, rounding_of
+from adamerge.results import backbone
 from adamerge.results.backbone import exact_parameters
 from adamerge.results.surviving import Surviving, SurvivingShare
 
@@ -45,6 +46,25 @@ def survived(model, coefficients):
     share = SurvivingShare(model, coefficients)
     written = dict(exact_parameters(model, coefficients, share))
     return share.found(), written
+
+
+@pytest.mark.parametrize("mode", ["nearest", "stochastic"])
+@pytest.mark.parametrize("resident", [False, True])
+def test_rows_by_rows_is_at_once_bit_for_bit(mode, resident, monkeypatch):
+    torch.manual_seed(0)
+    base, experts = nn.Conv2d(3, 10, 3), {name: nn.Conv2d(3, 10, 3) for name in "ab"}
+    found = from_modules(base, experts)
+    vectors = task_vectors(found, found.shared, resident=resident)
+    grouping = row_blocks(vectors.shapes, 4)
+    model = MergedModel(found, vectors, grouping, rounding_of(found, torch.bfloat16, mode))
+    coefficients = torch.rand(len(grouping), 2)
+    share, written = survived(model, coefficients)
+    for most in (1, 27 * 3, 27 * 4 + 1):  # a row of 27 numbers, three and four of them at once
+        monkeypatch.setattr(backbone, "LARGE", most)
+        again, parts = survived(model, coefficients)
+        assert all(torch.equal(parts[name], value) for name, value in written.items())
+        torch.testing.assert_close(again.written, share.written, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(again.merged, share.merged, rtol=1e-5, atol=1e-9)
 
 
 def test_shares_are_those_of_the_definition():
