@@ -48,6 +48,7 @@ def workspace(demo_folder, tmp_path, monkeypatch):
     """The current directory of a reader who ran the demo and wrote a merge.yaml of few rows; presets learn briefly."""
     monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 22)  # two of them in chunks
     shutil.copytree(demo_folder, tmp_path / "demo")
+    shutil.copytree(demo_folder / "data/upright/calibration", tmp_path / "general")
     settings = yaml.safe_load((demo_folder / "demo.yaml").read_text())
     parts = ("calibration", "evaluation")
     models = [model | {part: {"path": model[part], "rows": 16} for part in parts} for model in settings["models"]]

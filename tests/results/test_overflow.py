@@ -53,7 +53,7 @@ def test_modules_and_factors_that_overflow_are_refused_too(tmp_path):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
     weights = {name: InMemory({"w": torch.full((2, 2), value)}) for name, value in (("base", 0.0), ("a", 1.0))}
-    experts = SimpleNamespace(base=weights["base"], tasks={})
+    experts = SimpleNamespace(base=weights["base"], tasks={}, models={})
     vectors = Mapped({"a": weights["a"]}, ("w",), weights["base"], weights["base"])
     model = MergedModel(experts, vectors, tensor_wise(("w",)), Rounding(heads=torch.float16))
     blend = Blend(tmp_path / "base/model.safetensors", {"a": tmp_path / "a/model.safetensors"})

@@ -11,7 +11,7 @@ from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.types import ConfigError
 
 MISTAKES = [
-    ("calibratoin: a", "calibratoin: there is no such key. Did you mean calibration under models?"),
+    ("calibratoin: a", "calibratoin: there is no such key. Did you mean calibration under models or keep?"),
     ("batch_size: 4", "batch_size: there is no such key. Did you mean batch_size under data?"),
     ("optimizer: {class_path: SGD, init_args: {lrr: 1}}", "init_args.lrr: SGD: there is no such key. Did you mean lr?"),
     ("optimizer: {lrr: 1}", "Adam: there is no such key. Did you mean lr?"),
