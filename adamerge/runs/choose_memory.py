@@ -5,13 +5,13 @@ from dataclasses import asdict, replace
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adamerge.data.questions import Questions
 from adamerge.data.rows import Rows
 from adamerge.data.settings import PseudoAnswers
 from adamerge.data.text_rows import Prompts
-from adamerge.experts.experts import Experts
+from adamerge.experts.experts import Expert, Experts
 from adamerge.learning.learn import divide
 from adamerge.learning.trainer import process_count
 from adamerge.merging.blocks import find_blocks
@@ -141,22 +141,41 @@ def whole_experts(config: MergeConfig, experts: Experts, names: Sequence[str], r
 def _saved(
     config: MergeConfig, experts: Experts, rows: Mapping[str, Rows], memory: Memory, dtype: torch.dtype
 ) -> Saved | None:
-    """Count the bytes of activations of a step, with the first task's longest rows in every batch."""
-    usual = [(task, own) for task, own in rows.items() if len(own)]
+    """Count the bytes of activations of a step, with the longest rows of the task that takes most in every batch."""
+    usual = {task: own for task, own in rows.items() if len(own)}
     if not usual:
         return None
-    micro, passes = config.data.micro_batch, 0
-    for _, own in usual:
-        size = min(config.data.batch_size or len(own), len(own))
-        passes += -(-size // micro)
-    task, own = usual[0]
-    expert = experts.models[task]
-    longest = list(own.by_length(range(len(own))))[: min(micro, config.data.batch_size or len(own))]
+    passes = sum(-(-_step_rows(config, own) // config.data.micro_batch) for own in usual.values())
+    largest: dict[type[nn.Module], tuple[Expert, Mapping[str, Tensor]]] = {}
+    for task, own in usual.items():
+        expert = experts.models[task]
+        longest = list(own.by_length(range(len(own))))[: min(config.data.micro_batch, _step_rows(config, own))]
+        inputs, kind = own.batch(longest).inputs, type(expert.module)
+        if kind not in largest or _numbers(inputs) > _numbers(largest[kind][1]):
+            largest[kind] = expert, inputs
+    found = [_known(expert, inputs, config, passes, memory, dtype) for expert, inputs in largest.values()]
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
+        return None
+    return Saved(max(one.whole for one in known), max(one.streamed for one in known))
+
+
+def _known(
+    expert: Expert, inputs: Mapping[str, Tensor], config: MergeConfig, passes: int, memory: Memory, dtype: torch.dtype
+) -> Saved | None:
+    """Count once for batches of one form."""
     blocks = find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
     by_position = config.objective.by_position is not None
-    inputs = own.batch(longest).inputs
     known = _KNOWN.setdefault(expert.module, {})
     form = (*blocks, passes, dtype, by_position, *((name, one.shape, one.dtype) for name, one in inputs.items()))
     if form not in known:
         known[form] = saved_bytes(expert, blocks, inputs, passes, dtype, by_position=by_position)
     return known[form]
+
+
+def _step_rows(config: MergeConfig, rows: Rows) -> int:
+    return min(config.data.batch_size or len(rows), len(rows))
+
+
+def _numbers(inputs: Mapping[str, Tensor]) -> int:
+    return sum(one.numel() for one in inputs.values())

@@ -12,12 +12,15 @@ from support.streamed import near
 from torch import nn
 
 from adamerge import ConfigError, Expert, Merge
+from adamerge.data.rows import Subset
 from adamerge.merging.choose_execution import Memory
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.memory import anonymous_memory
 from adamerge.merging.merged_model import MergedModel
 from adamerge.runs.check import check
+from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.fit import fit
+from adamerge.runs.learn_merge import open_inputs
 from adamerge.runs.read_config import merge_config
 
 FEW = {"trainer": {"max_steps": 2, "accelerator": "cpu"}, "data": {"batch_size": 4, "micro_batch": 2}}
@@ -67,6 +70,18 @@ def test_check_prints_what_each_execution_takes():
     assert anonymous_memory() / 2e6 < int(found[2]) <= int(found[1])
     for other in ("resident", "mapped"):
         assert f"memory: otherwise {other}" in text
+
+
+def test_the_task_that_takes_most_counts_wherever_it_stands():
+    config = merge_config(configuration(**FEW, run_dir="unused"))
+    opened = open_inputs(config, None, Console(quiet=True))
+    rows, names = opened.data.calibration, opened.experts.shared
+    few = {"mood": Subset(rows["mood"], [0]), "topic": rows["topic"]}  # of one row at a time, and of two
+    needs = [
+        execution_for(config, opened.experts, names, order, torch.device("cpu")).need.activations
+        for order in (few, dict(reversed(few.items())), {"mood": few["mood"]})
+    ]
+    assert needs[0] == needs[1] > needs[2] > 0
 
 
 def test_check_prints_what_each_of_several_processes_takes():
