@@ -37,13 +37,13 @@ def exact_parameters(
         ConfigError: A number is too large for the dtype on disk.
     """
     for name in model.experts.backbone if names is None else names:
-        if name not in model.vectors.shapes:
+        if name in model.vectors.shapes:
+            yield name, _merged(model, coefficients, surviving, name)
+        else:
             kept = model.experts.base[name]
             written = model.rounding(name, kept)
             check_fits(name, kept, written)
             yield name, written
-            continue
-        yield name, _merged(model, coefficients, surviving, name)
 
 
 def _merged(model: MergedModel, coefficients: Coefficients, surviving: SurvivingShare | None, name: str) -> Tensor:
