@@ -4,7 +4,7 @@ A model that reads padding, counts positions from the wrong side or shares somet
 otherwise in a batch than alone. The answers of a short and a long row, together in both orders and one by one, show it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from typing import NamedTuple, TypeAlias, cast
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from adamerge.batch import Batch, unpadded
+from adamerge.calibration.probe_words import AGAIN, FINITE, notes, unknown
 from adamerge.data.padding import Padding
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts, TextRows
@@ -86,33 +87,49 @@ def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
     if isinstance(rows, Prompts):
         return _settle_prompts(model, rows, limit)
     broken: dict[Padding, int] = {}
+    first: dict[int | None, tuple[int, Tensor]] = {}
     try:
-        ask = _watched(_ask_forward(model.logits), broken)
+        ask = _watched(_ask_forward(model.logits), broken, first)
         padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
+        other = _otherwise(ask, rows.under(padding), *first[padding.length], model.tolerance)
     except Exception as error:  # any class may raise anything
         return Verdict(
             rows.under(Padding(share="none")),
-            (_unknown(model.architecture, error),),
-            f"{model.architecture} cannot be run on a row alone ({reason_of(error)}).",
+            (unknown(model.architecture, error),),
+            f"{model.architecture} cannot be run on a row alone ({reason_of(error)}). {FINITE}",
         )
     problem = ""
     if padding.length in {own.length for own in broken}:
         row = 1 + next(row for own, row in broken.items() if own.length == padding.length)
-        problem = f"{model.architecture} answers row {row} by numbers that are not finite."
+        problem = f"{model.architecture} answers row {row} by numbers that are not finite. {FINITE}"
+    elif other:
+        problem = (
+            f"{model.architecture} answers row {first[padding.length][0] + 1} otherwise when it is asked again. {AGAIN}"
+        )
     unusual = Padding() if padding == rows.padding else padding  # what rows need is said with them
-    return Verdict(rows.under(padding), tuple(_notes(model, unusual)), problem)
+    found = notes(model.architecture, unusual, list(model.changed()), random=model.random())
+    return Verdict(rows.under(padding), tuple(found), problem)
 
 
-def _watched(ask: Ask, broken: dict[Padding, int]) -> Ask:
-    """Record of every padding the first row that is answered by infinite numbers, or none, even alone."""
+def _watched(ask: Ask, broken: dict[Padding, int], first: dict[int | None, tuple[int, Tensor]]) -> Ask:
+    """Record of every padding the first row, its answer, and the first one answered by infinite numbers, or none."""
 
     def asked(rows: Rows, indices: Sequence[int]) -> list[Tensor]:
         answers = ask(rows, indices)
+        if len(indices) == 1:
+            first.setdefault(rows.padding.length, (indices[0], answers[0]))
         if len(indices) == 1 and any((answer.isnan() | answer.isposinf()).any() for answer in answers):
             broken.setdefault(rows.padding, indices[0])
         return answers
 
     return asked
+
+
+def _otherwise(ask: Ask, rows: Rows, row: int, before: Tensor, tolerance: float) -> bool:
+    """Ask for a row again, after others; returns whether the answer is another one."""
+    again = ask(rows, [row])[0]
+    size = finite(before).abs().max().item()
+    return again.shape != before.shape or not _close(again, before, tolerance * size)
 
 
 def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
@@ -254,7 +271,7 @@ def _settle_prompts(model: Model, rows: Prompts, limit: int | None) -> Verdict:
         ask = _ask_generation(model.generate, cast(int, rows.tokenizer.pad_token_id))
         padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
     except Exception as error:  # any class may raise anything
-        padding, note = Padding(share="none"), _unknown(model.architecture, error)
+        padding, note = Padding(share="none"), unknown(model.architecture, error)
     else:
         note = {
             "any": "",
@@ -265,36 +282,3 @@ def _settle_prompts(model: Model, rows: Prompts, limit: int | None) -> Verdict:
     found = cast(Prompts, rows.under(padding))
     found.answered_padding = answers.rows.padding
     return Verdict(found, (*([note] if note else []), *answers.notes), answers.problem)
-
-
-def _notes(model: Model, padding: Padding) -> Iterator[str]:
-    """Describe everything that is not as a user would expect."""
-    name = model.architecture
-    if padding.length is not None:
-        yield (
-            f"{name} takes no attention mask, so padding counts: every row is padded to {padding.length} tokens, alone "
-            "or not. Set data.max_length to the length that the experts were trained with."
-        )
-    elif padding.share == "equal":
-        yield f"{name} answers a padded row otherwise: rows of one length share a forward pass, without padding."
-    elif padding.share == "none":
-        yield f"{name} answers a row otherwise beside other rows: every row has a forward pass of its own."
-    elif padding.side == "left":
-        yield f"{name} answers a row padded on the right otherwise: rows are padded on the left."
-    changed = list(model.changed())
-    if changed:
-        more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
-        yield (
-            f"{name} changes itself in a forward pass ({', '.join(changed[:2])}{more}): every pass starts from the "
-            "model as it was loaded."
-        )
-    if model.random():
-        yield f"{name} draws random numbers in a forward pass: every pass draws the same ones."
-
-
-def _unknown(architecture: str, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return (
-        f"{architecture} could not be asked whether its answer to a row depends on the rows beside it ({reason}): "
-        "every row has a forward pass of its own."
-    )

@@ -12,7 +12,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from adamerge.data.records import Listed, Records
 from adamerge.data.split_folders import InDoubt, split_of_images
-from adamerge.data.table_files import Unread, open_tables
+from adamerge.data.table_files import Unread, open_tables_of
 
 IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
 """Columns of a folder of images, and of metadata; the names are those of `datasets`."""
@@ -117,7 +117,7 @@ def _with_metadata(
     if twice is not None:
         raise ValueError(f"expected one file of metadata in {twice.parent.name}, found several. Remove all but one.")
     for file in metadata:
-        table = open_tables([file], largest)
+        table = open_tables_of([file], largest)
         own = table.read(range(table.count))
         named = _named(file, own)
         if IMAGE in own.columns:

@@ -21,7 +21,8 @@ from adamerge.data.tables import Table
 from adamerge.data.text_inputs import refuse_columns
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, forward_arguments
-from adamerge.experts.predicted import output_of
+from adamerge.experts.predicted import Output, output_of
+from adamerge.types import ConfigError
 
 
 class Images(Modality):
@@ -50,7 +51,7 @@ class Images(Modality):
         notes, unusual = image_notes(table, table.source.image, CHANNELS[channels])
         rows = ImageRows(table, images, None, channels, frozenset(forward_arguments(expert.module)))
         shapes = _tried(table, rows, channels, unusual)
-        tried = [output_of(expert, inputs, table.task) for inputs in shapes.values()]
+        tried = [_asked(table, expert, inputs) for inputs in shapes.values()]
         _, form, outputs = tried[0]
         rows.labels, about = labels_by_form(table, expert.kind, encoding, form, outputs)
         rows.metric = metric_of(table, form)
@@ -129,6 +130,25 @@ def _tried(
         inputs = _processed(table, rows, row, channels, advice)
         found.setdefault(tuple(inputs["pixel_values"].shape[1:]), inputs)
     return found
+
+
+def _asked(table: Table, expert: Expert, inputs: Mapping[str, Tensor]) -> Output:
+    """Run the model on an image; where its size is not the model's, say whose file that is."""
+    try:
+        return output_of(expert, inputs, table.task)
+    except ConfigError as error:
+        config = getattr(expert.own_module, "config", None)
+        size = getattr(config, "image_size", None) or getattr(
+            getattr(config, "vision_config", None), "image_size", None
+        )
+        made = tuple(inputs["pixel_values"].shape[-2:])
+        if size is None or made in ((size, size), tuple(size) if isinstance(size, list | tuple) else ()):
+            raise
+        raise table.error(
+            f"{expert.kind.architecture} cannot be run on images of {made[0]}×{made[1]} pixels, which its image "
+            f"processor makes; expected image_size {size} of config.json. Correct size and crop_size in "
+            "preprocessor_config.json, or copy it again from the fine-tuned model."
+        ) from error
 
 
 def _shapes_note(table: Table, shapes: Sequence[tuple[int, ...]]) -> str:

@@ -18,6 +18,7 @@ from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.pictured_chats import images_of, pictured_chats
 from adamerge.data.pixels import Stored, check_scale, converted, storage_notes, stored_as
 from adamerge.data.questions import check_metric
+from adamerge.data.rendered import rejection
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.sample_scale import decode
 from adamerge.data.settings import Encoding
@@ -152,11 +153,7 @@ class PicturedRows(Rows):
                 add_generation_prompt=answer_next,
             )
         except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise self._table.error(
-                f"{self._table.place(row)}: the processor's chat template rejects the messages ({reason}). Correct or "
-                "remove the row, or copy chat_template.jinja of the fine-tuned model beside its processor."
-            ) from error
+            raise self._table.error(rejection("processor", error, self._table.place(row))) from error
         module = self._expert.own_module
         items = cast(Mapping[str, object], found).items()
         return {name: t for name, t in items if isinstance(t, Tensor) and takes(module, name)}

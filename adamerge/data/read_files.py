@@ -15,7 +15,7 @@ from adamerge.data.list_files import list_files, missing_shards, split_of_tables
 from adamerge.data.read_parquet import check_saved
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
-from adamerge.data.table_files import Unread, endings, is_table, open_tables
+from adamerge.data.table_files import Unread, endings, is_table, open_tables, open_tables_of
 from adamerge.experts.name_patterns import several
 from adamerge.storage.regular_files import is_folder, problem_of
 
@@ -91,7 +91,7 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
     columns = sorted({part for file in chosen for part in file.relative_to(folder).parts[:-1] if "=" in part})
     if columns:
         notes += (f"names of folders are not read as columns: {several(columns)}. Write the values into the rows.",)
-    found = open_tables(chosen, source.max_bytes)
+    found = open_tables_of(chosen, source.max_bytes)
     return replace(found, notes=(*passed, *notes, *missing_shards(chosen), *found.notes))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
+from jinja2.exceptions import TemplateSyntaxError, UndefinedError
 from transformers import PreTrainedTokenizerBase
 
 from adamerge.data.read_files import first_line
@@ -81,11 +82,28 @@ def render(
             messages, tokenize=True, return_dict=False, add_generation_prompt=answer_next
         )
     except Exception as error:  # templates are programs of others
-        raise table.error(
-            f"{table.place(number - 1)}: the tokenizer's chat template rejects the messages ({first_line(error)}). "
-            "Correct or remove the row."
-        ) from error
+        raise table.error(rejection("tokenizer", error, table.place(number - 1))) from error
     return cast(list[int], ids)
+
+
+def rejection(owner: str, error: Exception, place: str) -> str:
+    """Say what a chat template complains of: of itself, which no row can mend, or of a row.
+
+    Args:
+        owner: What has the template: tokenizer or processor.
+        error: What was raised.
+        place: Place of the row.
+    """
+    if isinstance(error, TemplateSyntaxError | UndefinedError):
+        return (
+            f"expected a chat template in Jinja, but that of the {owner} is damaged, or written for another release of "
+            f"transformers ({first_line(error)}). Copy chat_template.jinja (or tokenizer_config.json) again from the "
+            "fine-tuned model."
+        )
+    return (
+        f"{place}: the {owner}'s chat template rejects the messages ({first_line(error)}). Correct or remove the row, "
+        "or copy chat_template.jinja of the fine-tuned model again."
+    )
 
 
 def render_last_turn(

@@ -102,6 +102,15 @@ def open_tables(files: Sequence[Path], largest: int | None = None) -> Unread:
     return replace(found, notes=(f"{len(files)} files are joined: {_shown(files)}.", *found.notes))
 
 
+def open_tables_of(files: Sequence[Path], largest: int | None = None) -> Unread:
+    """Do what `open_tables` does with files of a folder; an error names the file where there is one alone."""
+    try:
+        return open_tables(files, largest)
+    except ValueError as error:
+        place = f"{files[0].name}: " if len(files) == 1 else ""
+        raise ValueError(f"{place}{error}") from error
+
+
 def _shown(files: Sequence[Path]) -> str:
     names = [file.name for file in files]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]}, …, {names[-1]}"

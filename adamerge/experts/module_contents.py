@@ -1,28 +1,39 @@
 """What a forward pass could change in a module besides parameters and buffers, and how it is restored."""
 
 import operator
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FunctionType
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any]
+from adamerge.experts.opaque_states import Opaque, opaque, slots_of
+
+Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any] | bytearray
 
 _CONTAINERS = frozenset({OrderedDict, dict, list})
-_CONSTANT = frozenset({bool, int, float, str, tuple, type(None), FunctionType, torch.dtype, torch.device})
+_CONSTANT = frozenset({bool, int, float, str, type(None), FunctionType, torch.dtype, torch.device, torch.Size})
 """Types of attributes with and without contents that a pass could change; for speed, others are looked at in full."""
+
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
+_OUTSIDE = (Tensor, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, partial)
+"""What has contents of its own, or none that belong to one module."""
+
+_DEEPEST = 2**14
+"""Number of containers inside others that are looked at; a pass that changes more is found by its answers."""
 
 
 class Kept(NamedTuple):
-    """Contents of one container of a module before a pass: attributes, submodules, a list.
+    """Contents of one container of a module before a pass: attributes, submodules, a list, an object in a list.
 
     Attributes:
         path: Path of the module.
-        key: Its attribute that is the container; empty for the attributes themselves.
+        key: Its attribute that is the container, or has it; empty for the attributes themselves.
         container: The container.
         then: A copy of its contents; None if there were none.
     """
@@ -39,14 +50,15 @@ class Contents(NamedTuple):
     Attributes:
         kept: Every container with contents that a pass could change.
         empty: Every container without contents; most are.
-        tensors: Tensors by path that are attributes, neither parameters nor buffers.
+        opaque: What can be copied as a whole alone, by path: tensors that are neither parameters nor buffers, arrays,
+            generators of random numbers.
         buffers: Buffers by path; one that is there under several names has the first.
         tied: Whether a parameter or buffer is there under several names.
     """
 
     kept: Sequence[Kept]
     empty: Sequence[Kept]
-    tensors: Sequence[tuple[str, Tensor]]
+    opaque: Sequence[tuple[str, Opaque]]
     buffers: Mapping[str, Tensor]
     tied: bool
 
@@ -74,26 +86,24 @@ def unchanged(
     """
     changed: list[str] = []
     contents = contents or contents_of(modules or tuple(module.named_modules()))
-    tensors = [(name, t, version_of(t), t.clone()) for name, t in contents.tensors]
+    states = [(name, one, one.state(one.value)) for name, one in contents.opaque]
     try:
         yield changed
     finally:
         filled = [one for one in contents.empty if one.container]
         changed += [name for one in (*contents.kept, *filled) for name in _restore(one)]
-        for name, tensor, version, copy in tensors:
-            if version_of(tensor) != version:
-                changed.append(name)
-                with torch.no_grad():
-                    tensor.copy_(copy)
+        changed += [name for name, one, state in states if one.restore(one.value, state)]
 
 
 def contents_of(modules: Sequence[tuple[str, nn.Module]], former: Contents | None = None) -> Contents:
     """Look at the contents of modules; the former ones are returned if all containers still hold the same objects."""
     if former is not None and _unaltered(former):
         return former
-    found = tuple(_containers(modules))
-    kept, empty = tuple(one for one in found if one.then), tuple(one for one in found if not one.then)
-    return Contents(kept, empty, tuple(_plain_tensors(kept)), dict(_buffers(kept)), _tied(kept))
+    found = [*_walk(modules)]
+    containers = [one for one in found if isinstance(one, Kept)]
+    kept, empty = tuple(one for one in containers if one.then), tuple(one for one in containers if not one.then)
+    whole = tuple(one for one in found if not isinstance(one, Kept))
+    return Contents(kept, empty, whole, dict(_buffers(kept)), _tied(kept))
 
 
 def _unaltered(former: Contents) -> bool:
@@ -107,27 +117,46 @@ def _holds(kept: Kept) -> bool:
     return then is not None and len(now) == len(then) and _same(now, then)
 
 
-def _containers(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Kept]:
-    """Yield every container whose contents a pass could change; most are empty, so these are not copied."""
-    seen: set[int] = set()
+def _walk(modules: Sequence[tuple[str, nn.Module]]) -> Iterator[Kept | tuple[str, Opaque]]:
+    """Yield all that a pass could change, at any depth; most containers are empty, so these are not copied."""
+    seen, deep = {id(owner) for _, owner in modules}, 0
+    left: deque[tuple[str, str, object]] = deque()
     for path, owner in modules:
         own = owner.__dict__
         yield Kept(path, "", own, own.copy())
-        for key, value in own.items():
-            kind = type(value)
-            if kind in _CONSTANT:
-                continue
-            inside = value if kind in _CONTAINERS else None if id(value) in seen else _inside(value)
-            seen.add(id(value))
-            if inside is not None:
-                yield Kept(path, key, inside, inside.copy() if inside else None)
+        left += [(path, key, value) for key, value in own.items() if type(value) not in _CONSTANT]
+    while left:
+        path, key, value = left.popleft()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        whole = None if type(value) in _CONTAINERS else opaque(value)
+        inside = _inside(value) if whole is None else None
+        if whole is not None:
+            yield _name(path, key), whole
+        elif inside is not None:
+            yield Kept(path, key, inside, inside.copy() if inside else None)
+        if key in _REGISTERED or "_hooks" in key or deep > _DEEPEST:  # hooks are others' own
+            continue
+        if inside or inside is None:
+            inner = [(name, part) for name, part in _parts(value, inside) if type(part) not in _CONSTANT]
+            left += [(path, f"{key}.{name}", part) for name, part in inner]
+            deep += len(inner)
 
 
-def _plain_tensors(kept: Iterable[Kept]) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors that are attributes of modules, neither parameters nor buffers."""
-    for path, key, now, _ in kept:
-        if not key and isinstance(now, dict):
-            yield from ((f"{path}.{name}".lstrip("."), t) for name, t in now.items() if isinstance(t, Tensor))
+def _parts(value: object, inside: Container | None) -> Iterable[tuple[object, object]]:
+    """Return what is in a container, a tuple, a partial function or the slots of an object, by name."""
+    if isinstance(value, partial):
+        return enumerate((value.func, value.args, value.keywords))
+    if inside is None:
+        return (
+            enumerate(value)
+            if isinstance(value, tuple)
+            else [(n, getattr(value, n, None)) for n in slots_of(type(value))]
+        )
+    if isinstance(inside, dict):
+        return inside.items()
+    return () if isinstance(inside, bytearray) else enumerate(inside)
 
 
 def _buffers(kept: Iterable[Kept]) -> Iterator[tuple[str, Tensor]]:
@@ -138,7 +167,7 @@ def _buffers(kept: Iterable[Kept]) -> Iterator[tuple[str, Tensor]]:
             for name, buffer in now.items():
                 if buffer is not None and id(buffer) not in seen:
                     seen.add(id(buffer))
-                    yield f"{path}.{name}".lstrip("."), buffer
+                    yield _name(path, name), buffer
 
 
 def _tied(kept: Iterable[Kept]) -> bool:
@@ -148,12 +177,13 @@ def _tied(kept: Iterable[Kept]) -> bool:
 
 
 def _inside(value: object) -> Container | None:
-    """Return the contents of an attribute that can change: of a container, or the attributes of a configuration."""
-    if isinstance(value, dict | list | set):
+    """Return the contents of an attribute that can change: of a container, or the attributes of an object."""
+    if isinstance(value, dict | list | set | deque | bytearray):
         return value
-    if isinstance(value, nn.Module | Tensor | type) or callable(value):
+    if isinstance(value, _OUTSIDE):
         return None
-    return getattr(value, "__dict__", None)
+    own = getattr(value, "__dict__", None)
+    return own if isinstance(own, dict) else None
 
 
 def _restore(kept: Kept) -> Sequence[str]:
@@ -168,24 +198,23 @@ def _restore(kept: Kept) -> Sequence[str]:
         now.clear()
         now.update(then)
         return [".".join(part for part in (path, inner, str(name)) if part) for name in names]
-    if isinstance(now, list):
+    if isinstance(now, list | bytearray):
         now[:] = then
-    elif isinstance(now, set):
+    elif isinstance(now, set | deque):
         now.clear()
-        now.update(then)
-    return [f"{path}.{key}".lstrip(".")]
+        (now.extend if isinstance(now, deque) else now.update)(then)
+    return [_name(path, key)]
+
+
+def _name(path: str, key: str) -> str:
+    return f"{path}.{key}".lstrip(".")
 
 
 def _same(now: Container, then: Container) -> bool:
     """Return whether two containers of equal size hold the same objects."""
     if isinstance(now, dict) and isinstance(then, dict):
         return all(map(operator.is_, now.values(), then.values())) and list(now) == list(then)
-    return now == then if isinstance(now, set) else all(map(operator.is_, now, then))
+    return now == then if isinstance(now, set | bytearray) else all(map(operator.is_, now, then))
 
 
 _NOTHING = object()
-
-
-def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was changed in place, where torch counts it."""
-    return 0 if tensor.is_inference() else tensor._version

@@ -1,8 +1,12 @@
 """Random numbers of a seed inside a block, and the random states as they were after it."""
 
+import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +39,49 @@ def same_random_numbers(seed: int | None, device: torch.device) -> Generator[Cal
             yield lambda: any(found)
         finally:
             found.append(not torch.equal(before, _random_state(device)))
+
+
+@contextmanager
+def same_other_numbers(seed: int) -> Generator[Callable[[], bool]]:
+    """Do for the generators of Python and numpy what `same_random_numbers` does for torch's; takes ten times as long.
+
+    Args:
+        seed: Seed.
+
+    Yields:
+        A function that returns, after the block, whether random numbers were drawn in it.
+
+    Example:
+        >>> with same_other_numbers(0) as drawn:
+        ...     first = random.random()
+        >>> with same_other_numbers(0):
+        ...     drawn(), random.random() == first
+        (True, True)
+    """
+    found: list[bool] = []
+    before, start = _other_states(), _seeded(seed)
+    _set_other_states(start)
+    try:
+        yield lambda: any(found)
+    finally:
+        python, (kind, numbers, *rest) = _other_states()
+        same = python == start[0] and rest == [*start[1][2:]] and np.array_equal(numbers, start[1][1])
+        found.append(not same or kind != start[1][0])
+        _set_other_states(before)
+
+
+def _other_states() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return random.getstate(), np.random.get_state()
+
+
+def _set_other_states(states: tuple[tuple[Any, ...], tuple[Any, ...]]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+@cache
+def _seeded(seed: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
 
 
 def _seed(seed: int, device: torch.device) -> None:

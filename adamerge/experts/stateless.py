@@ -5,6 +5,7 @@ matrices of its deeper layers. The next batch would then get another model than 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from adamerge.experts.known_writes import known_writes, remember_writes
-from adamerge.experts.module_contents import contents_of, unchanged, version_of
-from adamerge.experts.random_numbers import same_random_numbers
+from adamerge.experts.module_contents import contents_of, unchanged
+from adamerge.experts.opaque_states import version_of
+from adamerge.experts.random_numbers import same_other_numbers, same_random_numbers
 from adamerge.types import ConfigError, Parameters
+
+WATCHED = 8
+"""Passes that are watched for draws from Python's and numpy's generators, which takes half a millisecond for each."""
 
 
 class Stateless:
@@ -28,6 +33,7 @@ class Stateless:
     Attributes:
         changed: Names of what passes changed in the module, its buffers and its parameters; all are restored.
         random: Whether a pass drew random numbers.
+        elsewhere: Whether one of the first passes drew some from Python or numpy; only then later passes are seeded so.
 
     Example:
         >>> class Counts(nn.Linear):
@@ -47,7 +53,8 @@ class Stateless:
         self._contents = contents_of(self._modules)
         self._parameters = frozenset(name for name, _ in module.named_parameters())
         self.changed: set[str] = set()
-        self.random = False
+        self.random = self.elsewhere = False
+        self._watched = 0 if seed is None else WATCHED
 
     def __call__(
         self, state: Parameters, args: Sequence[object] = (), inputs: Mapping[str, object] | None = None
@@ -107,6 +114,7 @@ class Stateless:
         with (
             unchanged(self._module, self._modules, self._contents) as changed,
             same_random_numbers(self._seed, _device(given)) as drawn,
+            self._seeded_elsewhere() as elsewhere,
         ):
             output = functional_call(
                 self._module,
@@ -115,13 +123,19 @@ class Stateless:
                 dict(inputs or {}),
                 tie_weights=self._contents.tied,
             )
-        self.random |= drawn()
+        self._watched -= self._watched > 0
+        self.elsewhere |= elsewhere()
+        self.random |= drawn() or self.elsewhere
         self.changed.update(changed)
         touched = {n for n, tensor in given.items() if used[n] is not tensor or version_of(tensor) != versions[n]}
         self.changed |= touched
         if self._written is not None:
             self._account(state, given, touched)
         return output
+
+    def _seeded_elsewhere(self) -> AbstractContextManager[Callable[[], bool]]:
+        seeded = self._seed is not None and (self.elsewhere or self._watched)
+        return same_other_numbers(self._seed or 0) if seeded else nullcontext(lambda: False)
 
     def _copies(self, state: Parameters) -> dict[str, Tensor]:
         """Copy the buffers, and the parameters that a pass changes."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from adamerge.experts.module_contents import unchanged
+from adamerge.experts.module_contents import Contents, contents_of, unchanged
 from adamerge.merging.turns import HandOver, Turns
 from adamerge.types import ConfigError
 
@@ -140,6 +140,7 @@ class Frame:
         self._modules = tuple(self.module.named_modules())
         self._blocks = tuple(path for path, part in self._modules if path not in around and _has_parameters(part))
         self._hand_over: HandOver[Call] | None = None
+        self._contents: Contents | None = None
         self._filled: dict[str, Tensor] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
         for path in self._blocks:
@@ -178,7 +179,9 @@ class Frame:
         self, inputs: Mapping[str, object], surroundings: Surroundings, gradients: bool, hand_over: HandOver[Call]
     ) -> object:
         self._hand_over = hand_over
-        with surroundings.again(gradients), unchanged(self.module, self._modules) as changed:
+        found = contents_of(self._modules, self._contents)
+        self._contents = found._replace(kept=[one for one in found.kept if one.key != "_parameters"])  # as `fill` gives
+        with surroundings.again(gradients), unchanged(self.module, self._modules, self._contents) as changed:
             output = self.module(**inputs)
         blocks = tuple(f"{path}." for path in self._blocks)
         for name in changed:

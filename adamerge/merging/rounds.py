@@ -60,6 +60,8 @@ class TaskBlocks:
         blocks = find_blocks(module, [expert.prefix + path for path in given])
         if not blocks:
             raise refusal(module, "has no list of like modules")
+        if expert.forward.elsewhere:
+            raise refusal(module, "draws random numbers from Python or numpy")
         self._around = frames(blocks)
         self._names = merge_names(expert, known)
         self.order = {self.key(path): place for place, (path, _) in enumerate(module.named_modules())}

@@ -32,12 +32,6 @@ _FULL_DEPTH = 5e10
 _UNLIMITED = 10**6
 """A row length that is no length of training."""
 
-_ADVICE = (
-    "Expected finite logits: correct config.json (rope_theta, rope_scaling and other factors, eps of norms), its "
-    "tokenizer's or processor's settings, columns of the rows that are inputs of the model, or the weights; adamerge "
-    "check --deep looks for numbers that are not finite."
-)
-
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Largest difference of two answers that rounding explains, relative to the largest logit; 0.05 in half precision."""
 
@@ -66,7 +60,7 @@ def settle_rows(data: Data, experts: Experts, max_length: int | None, model: Mer
             verdict = _verdict(experts.models[task], rows, max_length, model)
             found[purpose][task] = verdict.rows
             notes |= dict.fromkeys(f"{task}: {note}" for note in verdict.notes)
-            problems |= {f"{task}: {verdict.problem} {_ADVICE}": None} if verdict.problem else {}
+            problems |= {f"{task}: {verdict.problem}": None} if verdict.problem else {}
     if problems:
         raise ConfigError("\n".join(problems))
     return replace(data, **found, notes=(*data.notes, *notes))

@@ -96,6 +96,16 @@ def test_metadata_name_images_and_their_columns(tmp_path, name):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"null", b"{", b"\xcd\xcd", b"a\0b", b"[1]", b'{"a": 1, "a": 2}'])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "rows.jsonl"])
+def test_what_a_damaged_file_of_a_folder_is_called_is_said(tmp_path, content, name):
+    if name == "metadata.jsonl":
+        draw(tmp_path, "1.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"mood: .*: {name}: "):
+        load(tmp_path)
+
+
 def test_images_that_cannot_be_read_are_named(tmp_path):
     draw(tmp_path, "ant/0.png")
     (tmp_path / "ant/1.png").write_bytes(b"no image")

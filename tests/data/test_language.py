@@ -209,6 +209,21 @@ def test_rows_that_cannot_be_used_are_rejected_by_name(tokenizer, name):
         tokenizer.chat_template = template
 
 
+DAMAGED = {
+    "cut off": CHATS[:-9], "no such filter": "{{ messages | none_such }}", "no such name": "{{ none_such.a }}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_template_that_no_row_can_mend_is_refused_by_its_file(tokenizer, name):
+    template, tokenizer.chat_template = tokenizer.chat_template, DAMAGED[name]
+    try:
+        with pytest.raises(ConfigError, match=r"chat template in Jinja, .* tokenizer is damaged.* Copy chat_template"):
+            rows_of(tokenizer, {"messages": [CHAT]})
+    finally:
+        tokenizer.chat_template = template
+
+
 def test_prompts_end_where_the_answer_begins(tokenizer):
     prompts = rows_of(tokenizer, {"messages": [CHAT, CHAT[:2], CHAT[:3]]}, answer=4).rows
     assert [chat[-1]["content"] for chat in prompts.shown] == ["the plot", "good film", "the plot"]
