@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from adamerge.batch import Batch, unpadded
-from adamerge.calibration.probe_words import AGAIN, FINITE, notes, unknown
+from adamerge.calibration.probe_words import AGAIN, ALONE, FINITE, notes, unknown
 from adamerge.data.padding import Padding
 from adamerge.data.rows import Rows
 from adamerge.data.text_rows import Prompts, TextRows
@@ -96,7 +96,7 @@ def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
         return Verdict(
             rows.under(Padding(share="none")),
             (unknown(model.architecture, error),),
-            f"{model.architecture} cannot be run on a row alone ({reason_of(error)}). {FINITE}",
+            f"{model.architecture} cannot be run on a row alone ({reason_of(error)}). {ALONE}",
         )
     problem = ""
     if padding.length in {own.length for own in broken}:

@@ -10,6 +10,11 @@ FINITE = (
     "check --deep looks for numbers that are not finite."
 )
 
+ALONE = (
+    "Correct what the message names (a column of the rows that is an input of the model, a setting in config.json), or "
+    "leave out this task's calibration and evaluation and use a data-free method."
+)
+
 AGAIN = (
     "Expected a model whose passes leave nothing behind: attributes, buffers and random states are restored after "
     "each, but class attributes, global variables, closures and iterators are not. Keep what changes in attributes or "

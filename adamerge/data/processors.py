@@ -17,6 +17,7 @@ from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import KEEP, Expert, Experts
 from adamerge.experts.name_patterns import several
+from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, Fact
 
 
@@ -147,6 +148,7 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
             return None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         of = f" of {checkpoint.architecture}" if checkpoint else ""
+        found = [name for name in (*found, *_BESIDE) if _damaged(folder / name)] or found
         raise ConfigError(
             f"{checkpoint.source if checkpoint else folder}: expected the {modality.loads}{of} in {', '.join(found)}, "
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
@@ -155,6 +157,18 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
         return None
     check_limit(checkpoint.source if checkpoint else str(folder), processor)
     return processor
+
+
+_BESIDE = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json", "processor_config.json")
+"""Files that a processor may read besides those that it is found by."""
+
+
+def _damaged(file: Path) -> bool:
+    """Return whether a file that should hold keys and values as JSON does not."""
+    try:
+        return file.suffix == ".json" and file.exists() and not isinstance(read_json(file), dict)
+    except (ConfigError, RecursionError):
+        return True
 
 
 def _completed(

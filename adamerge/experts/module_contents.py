@@ -180,8 +180,8 @@ def _inside(value: object) -> Container | None:
     """Return the contents of an attribute that can change: of a container, or the attributes of an object."""
     if isinstance(value, dict | list | set | deque | bytearray):
         return value
-    if isinstance(value, _OUTSIDE):
-        return None
+    if isinstance(value, _OUTSIDE) or type(value).__module__.startswith("torch.distributed"):
+        return None  # what divides a module among processes has contents of its own
     own = getattr(value, "__dict__", None)
     return own if isinstance(own, dict) else None
 

@@ -57,7 +57,8 @@ def test_a_decoder_needs_a_start_token(start):
 def test_answers_that_are_not_finite_are_a_problem(number):
     rows = TensorRows({"x": torch.tensor([[1.0], [2.0], [number]])})
     asked = Model("Odd", lambda inputs: inputs["x"], lambda inputs, how: None, lambda: [])
-    assert settle(asked, rows).problem == "Odd answers row 3 by numbers that are not finite."
+    found = settle(asked, rows).problem
+    assert found.startswith("Odd answers row 3 by numbers that are not finite. Expected finite")
     assert not settle(asked, TensorRows({"x": torch.tensor([[1.0], [-torch.inf]])})).problem
 
 
@@ -66,10 +67,8 @@ def test_a_model_that_cannot_be_run_is_a_problem():
         raise IndexError("index out of range in self")
 
     asked = Model("Odd", broken, broken, lambda: [])
-    assert (
-        "Odd cannot be run on a row alone (IndexError: index out of range in self)."
-        == settle(asked, TensorRows({"x": torch.ones(2, 1)})).problem
-    )
+    problem = settle(asked, TensorRows({"x": torch.ones(2, 1)})).problem
+    assert problem.startswith("Odd cannot be run on a row alone (IndexError: index out of range in self). Correct what")
 
 
 @pytest.mark.parametrize("command", ["check", "fit"])
