@@ -35,6 +35,7 @@ def notes(name: str, padding: Padding, changed: Sequence[str], *, random: bool) 
         yield f"{name} answers a row otherwise beside other rows: every row has a forward pass of its own."
     elif padding.side == "left":
         yield f"{name} answers a row padded on the right otherwise: rows are padded on the left."
+    changed = own_changes(changed)
     if changed:
         more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
         yield (
@@ -43,6 +44,19 @@ def notes(name: str, padding: Padding, changed: Sequence[str], *, random: bool) 
         )
     if random:
         yield f"{name} draws random numbers in a forward pass: every pass draws the same ones."
+
+
+def own_changes(changed: Sequence[str]) -> list[str]:
+    """Leave out what transformers installs in a class at its first pass, to return hidden states.
+
+    Example:
+        >>> own_changes(["a._forward_hooks.0", "a._output_capturing_hooks_installed", "b.calls"])
+        ['b.calls']
+        >>> own_changes(["a._forward_hooks.0"])
+        ['a._forward_hooks.0']
+    """
+    installed = any(name.endswith("_output_capturing_hooks_installed") for name in changed)
+    return [name for name in changed if not (installed and "_hooks" in name)]
 
 
 def unknown(architecture: str, error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Tables → encoded rows; the model and the columns select the modality."""
 
 from adamerge.data.chats import Chat, chat_column
+from adamerge.data.chats_of_processors import unlike_processor
 from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
@@ -55,6 +56,8 @@ def encode(table: Table, expert: Expert, processor: AnyProcessor, encoding: Enco
     used = processor if isinstance(modality, Pictured) else modality.part(processor)
     found = modality.encode(table, expert, used, encoding)
     notes += unread_texts(table, columns)
+    if isinstance(modality, Chat):
+        notes += unlike_processor(table, columns["messages"], processor)
     return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
 
 

@@ -148,7 +148,8 @@ def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modalit
             return None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         of = f" of {checkpoint.architecture}" if checkpoint else ""
-        found = [name for name in (*found, *_BESIDE) if _damaged(folder / name)] or found
+        found = [*dict.fromkeys([*found, *(name for name in _BESIDE if (folder / name).exists())])]
+        found = [name for name in found if _damaged(folder / name)] or found
         raise ConfigError(
             f"{checkpoint.source if checkpoint else folder}: expected the {modality.loads}{of} in {', '.join(found)}, "
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."

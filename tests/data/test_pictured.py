@@ -232,6 +232,23 @@ def test_rows_that_cannot_be_encoded_are_refused_by_row(pool, tmp_path, name):
         rows_of(pool, tmp_path, json.loads(written), max_pixels=2000)
 
 
+def test_rows_without_images_of_which_the_processor_makes_other_tokens_are_said(pool, tmp_path):
+    """The processor adds [CLS] and [SEP], as the template does not begin with the tokenizer's first token."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": chat(word("loud song"))}) + "\n")
+    table = load_table(DataSource(str(file)), "a", 0)
+    said = [note for note in encode(table, pool.expert, pool.processor, Encoding()).notes if "other tokens" in note]
+    assert len(said) == 1
+    assert "'[CLS] film loud song" in said[0].partition(" for ")[0]
+    assert "'film loud song" in said[0].partition(" for ")[2]
+    whole = AutoProcessor.from_pretrained(pool.folder / "a")
+    whole.chat_template = whole.tokenizer.chat_template = (
+        "[CLS] " + TEMPLATE.removesuffix("{% endif %}") + "{% endif %}"
+    )
+    whole.tokenizer.bos_token = "[CLS]"
+    assert not [note for note in encode(table, pool.expert, whole, Encoding()).notes if "other tokens" in note]
+
+
 def test_images_that_are_not_read_as_they_are_stored_are_counted(pool, tmp_path):
     asks = [chat({"type": "image", "path": str(pool.folder / name)}, word("loud")) for name in ("1.png", "sixteen.png")]
     file = tmp_path / "rows.jsonl"
