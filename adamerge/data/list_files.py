@@ -65,7 +65,7 @@ def _walk(folder: Path, parents: set[str], passed: list[Path]) -> Iterator[Path]
     for entry in found:
         if is_left_by_a_tool(entry.name):
             passed.append(folder / entry.name)
-        elif entry.is_dir():
+        elif os.path.isdir(folder / entry.name):  # a link to itself is none, where `is_dir` raises
             yield from _walk(folder / entry.name, parents | {here}, passed)
         else:
             problem = problem_of(folder / entry.name)

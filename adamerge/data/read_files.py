@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 from datasets.config import HF_DATASETS_CACHE
 
+from adamerge.data.arrow_files import check_saved_files
 from adamerge.data.image_folders import is_image, open_images
 from adamerge.data.list_files import list_files, missing_shards, split_of_tables
 from adamerge.data.read_parquet import check_saved
@@ -17,7 +18,7 @@ from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables, open_tables_of
 from adamerge.experts.name_patterns import several
-from adamerge.storage.regular_files import is_folder, problem_of
+from adamerge.storage.regular_files import is_folder, problem_of, reason_of
 
 _DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json"})
 """Files in which `datasets` and the hub describe the rows beside them."""
@@ -115,10 +116,16 @@ def _not_listed(saved: datasets.Dataset, files: Sequence[Path]) -> tuple[str, ..
 
 
 def _saved(path: Path, split: str) -> datasets.Dataset:
+    check_saved_files(path)
     try:
         saved = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
         raise ValueError(f"the saved dataset is not complete ({first_line(error)}). Copy or save it again.") from error
+    except Exception as error:  # of values of another type `datasets` raises anything
+        raise ValueError(
+            f"state.json, dataset_info.json and the files that they list are no saved dataset ({reason_of(error)}). "
+            "Copy them again, or save the rows again with save_to_disk."
+        ) from error
     if not isinstance(saved, datasets.DatasetDict):
         return saved
     if split not in saved:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import InMemoryTable
 
+from adamerge.data.arrow_files import readable
 from adamerge.data.records import Arrow
 
 _WAY_ON = "Write both files with the same columns, or name the files one by one."
@@ -141,7 +142,7 @@ def _tables(file: Path, schema: pa.Schema, columns: Sequence[str] | None = None)
     order = list(columns or schema.names)
     target = pa.schema([schema.field(name) for name in order], schema.metadata)
     wanted, own = _classes(schema), _classes(pq.read_schema(file))
-    with pq.ParquetFile(file) as opened:
+    with readable(file, "a Parquet file"), pq.ParquetFile(file) as opened:
         for batch in opened.iter_batches(columns=order):
             table = pa.Table.from_batches([batch]).select(order)
             for name in order:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import pyarrow.parquet as pq
 
+from adamerge.data.arrow_files import readable
 from adamerge.data.read_delimited import check_headers, split_csv, split_text, split_tsv
 from adamerge.data.read_json import split_json, split_json_lines
 from adamerge.data.read_parquet import joined_schema, read_column, read_rows
@@ -200,8 +201,13 @@ def _notes(seen: Counter[str]) -> tuple[str, ...]:
 # --- Parquet ---------------------------------------------------------------------------------------------------------
 
 
+def _count_parquet(file: Path) -> int:
+    with readable(file, "a Parquet file"):
+        return int(pq.read_metadata(file).num_rows)
+
+
 def _open_parquet(files: Sequence[Path]) -> Unread:
-    count = sum(pq.read_metadata(file).num_rows for file in files)
+    count = sum(map(_count_parquet, files))
     if not 0 <= count <= MOST_ROWS:
         raise ValueError(f"expected at most {MOST_ROWS} rows, found {count}. Name fewer files, or copy them again.")
     joined_schema(files)
