@@ -49,4 +49,4 @@ def _in_parts(chat: Sequence[Mapping[str, object]]) -> Any:  # noqa: ANN401 - as
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return quoted(str(tokenizer.decode(ids)))
+    return quoted(str(tokenizer.decode(list(ids))))

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def same_other_numbers(seed: int) -> Generator[Callable[[], bool]]:
 
 
 def _other_states() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    return random.getstate(), np.random.get_state()
+    return random.getstate(), cast(tuple[Any, ...], np.random.get_state())
 
 
 def _set_other_states(states: tuple[tuple[Any, ...], tuple[Any, ...]]) -> None:
@@ -81,7 +81,7 @@ def _set_other_states(states: tuple[tuple[Any, ...], tuple[Any, ...]]) -> None:
 
 @cache
 def _seeded(seed: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    return random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
+    return random.Random(seed).getstate(), cast(tuple[Any, ...], np.random.RandomState(seed).get_state())
 
 
 def _seed(seed: int, device: torch.device) -> None:

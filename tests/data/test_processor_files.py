@@ -12,7 +12,10 @@ from support.families import CHATS, save_tokenizer
 from transformers import AutoTokenizer
 
 from adamerge.data.processor_files import files_of, has_tokenizer, template_of, templates_of
+from adamerge.data.processors import _saved
+from adamerge.data.text import Text
 from adamerge.experts.file_patterns import DOWNLOADED, HEADS, PROCESSOR, TOKENIZER
+from adamerge.types import ConfigError
 
 NAMED = {"default": CHATS, "tool": "{{ messages[0]['content'] }}"}
 
@@ -102,3 +105,13 @@ def test_links_out_of_a_folder_are_passed_over_but_not_those_of_the_hubs_cache(t
         == files_of(tmp_path / "link", TOKENIZER).keys()
         == {"vocab.txt", "merges.txt"}
     )
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[1]", "3", '"a"', "version https://git-lfs", "\ufeff{}"])
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+def test_of_several_files_the_damaged_one_is_named(tmp_path, name, content):
+    place = tmp_path / "two"
+    save_tokenizer(place)
+    (place / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"two: expected the tokenizer in {name}, but .* Copy its files again"):
+        _saved(place, None, Text())

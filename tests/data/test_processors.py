@@ -20,8 +20,6 @@ from transformers import (
 )
 
 from adamerge.data.processor_differences import differences, digest_of_processor, key_notes
-from adamerge.data.processors import _saved
-from adamerge.data.text import Text
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors, uniform
@@ -187,15 +185,6 @@ def test_damaged_tokenizer_of_an_expert_is_refused(texts):
         file.write_text("{")
     with pytest.raises(ConfigError, match=r"two: expected the tokenizer of BertForSequenceClassification in tokenizer"):
         opened()
-
-
-@pytest.mark.parametrize("content", ["", "{", "null", "[1]", "3", '"a"', "version https://git-lfs", "\ufeff{}"])
-@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
-def test_of_several_files_the_damaged_one_is_named(texts, name, content):
-    place = Path("two")
-    (place / name).write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=rf"two: expected the tokenizer in {name}, but .* Copy its files again"):
-        _saved(place, None, Text())
 
 
 def test_base_needs_no_tokenizer_if_every_expert_has_one(texts):
