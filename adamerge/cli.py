@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,6 +134,8 @@ def _run(arguments: list[str]) -> int:
         return BAD_INPUT
     from rich.console import Console
 
+    if not rest and not fields(OPTIONS[command]):  # nothing to read: `methods` answers without torch
+        return _call(OPTIONS[command](), [], Console())
     from adamerge.command_line import read_arguments
 
     options, layers = read_arguments(OPTIONS[command], rest, merges=command in merge_commands.MERGES)
