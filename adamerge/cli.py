@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adamerge import merge_commands, more_commands
+from adamerge.completion import Shell
 from adamerge.printable import print_anything
 from adamerge.storage.signals import as_ctrl_c
 
@@ -25,6 +26,7 @@ SCREEN = 20
 COMMANDS = {
     **merge_commands.COMMANDS,
     **more_commands.COMMANDS,
+    "completion": "Print what bash, zsh or fish evaluates to complete commands, options and methods.",
     "demo": "Train a small base model and four experts, merge them, and print the scores.",
 }
 
@@ -40,7 +42,23 @@ class Demo:
     folder: str = "demo"
 
 
-OPTIONS: dict[str, type] = {**merge_commands.OPTIONS, **more_commands.OPTIONS, "demo": Demo}
+@dataclass(frozen=True)
+class Completion:
+    """Options of `completion`.
+
+    Attributes:
+        shell: The shell.
+    """
+
+    shell: Shell
+
+
+OPTIONS: dict[str, type] = {
+    **merge_commands.OPTIONS,
+    **more_commands.OPTIONS,
+    "completion": Completion,
+    "demo": Demo,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,6 +171,11 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
             from adamerge.demo import demo
 
             return main(["fit", *demo(Path(folder).expanduser(), console)])
+        case Completion(shell):
+            from adamerge.completion import script
+
+            print(script(shell, COMMANDS, OPTIONS, merge_commands.MERGES), end="")
+            return 0
         case _ if type(options) in more_commands.OPTIONS.values():
             more_commands.call(options, console)
             return 0

@@ -44,9 +44,8 @@ def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
     tasks = [*dict.fromkeys(task for run in runs for task in run.tasks), MEAN]
     with_base = [*tasks[:-1], *([KEEP] if any(run.from_base for run in runs) else []), MEAN]
     units = sorted({run.unit for run in runs})
-    yield from _grid(
-        runs, tasks, _Measure("Scores of the merges", units, _score, 1 if all(map(_percentages, runs)) else None)
-    )
+    digits = 1 if all(run.percent(MEAN) for run in runs) else None
+    yield from _grid(runs, tasks, _Measure("Scores of the merges", units, _score, digits))
     yield from _grid(runs, with_base, _Measure("Agreement with the experts, %", ["agreement"], _agreement))
     if KEEP in with_base:
         yield from _grid(runs, with_base, _Measure("Divergence from the experts", ["nats"], _divergence, 4))
@@ -87,10 +86,6 @@ def _differences(runs: Sequence[SeenRun], task: str, row: Sequence[float | None]
     for run, own in zip(runs[1:], row[1:], strict=True):
         alike = task != MEAN or set(run.tasks) == set(runs[0].tasks)
         yield _minus(own, row[0]) if alike else None
-
-
-def _percentages(run: SeenRun) -> bool:
-    return run.percent(MEAN)
 
 
 def _percent(value: float | None) -> float | None:

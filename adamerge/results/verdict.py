@@ -35,7 +35,8 @@ def _of_scores(run: SeenRun) -> str:
         least = min(shares, key=lambda task: shares[task])
         kept = f", {whole:.1f} % of what the experts reach on their own tasks (least: {least}, {shares[least]:.1f} %)"
     unit = " %" if all(one.percent for one in run.measures.values()) else ""
-    return f"The merge has a mean {_metric(run)} of {score_text(mean, percent=bool(unit))}{unit}{kept}{_against(run, mean, rivals)}."
+    whole = f"{score_text(mean, percent=bool(unit))}{unit}"
+    return f"The merge has a mean {_metric(run)} of {whole}{kept}{_against(run, mean, rivals)}."
 
 
 def _against(run: SeenRun, mean: float, rivals: dict[str, float | None]) -> str:
