@@ -43,7 +43,11 @@ def test_bash_completes(scripts):
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_are_told_the_same(scripts, shell):
     found = scripts[shell].replace("-l ", "--").replace(";", " ").replace(")", " ").split()
-    named = {word for word in scripts["bash"].replace('"', " ").replace(")", " ").split() if word.startswith("--") and word != "--"}
+    named = {
+        word
+        for word in scripts["bash"].replace('"', " ").replace(")", " ").split()
+        if word.startswith("--") and word != "--"
+    }
     assert {*cli.COMMANDS, *PRESETS, *named} <= {word.strip("'") for word in found}
     if program := shutil.which(shell):
         assert subprocess.run([program, "-n"], input=scripts[shell], text=True, check=False).returncode == 0
