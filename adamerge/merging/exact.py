@@ -73,7 +73,8 @@ def merge_exactly(centre: Term, experts: Sequence[Term], base: Term | None, *, s
     terms = [centre, *([base] if base else []), *(experts[k] for k in taking)]
     first = len(terms) - len(taking)
     room = torch.empty(max(_ROOM, len(terms) + 2), dtype=torch.float64)
-    for rows, columns in windows(*centre.values.shape, len(room) // (len(terms) + 2)):
+    height, width = centre.values.shape
+    for rows, columns in windows(height, width, len(room) // (len(terms) + 2)):
         shape = centre.values[rows, columns].shape
         *stack, merged, product = room[: (len(terms) + 2) * shape.numel()].view(-1, *shape)
         for place, term in zip(stack, terms, strict=True):
