@@ -62,7 +62,10 @@ if not TYPE_CHECKING:
 
         if name not in _HOMES:
             raise AttributeError(f"module 'adamerge' has no attribute {name!r}; public names: {', '.join(__all__)}")
-        return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))
+        from adamerge.imports import quick_imports
+
+        with quick_imports():
+            return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))
 
     def __dir__() -> list[str]:
         """List the public names and what is loaded already."""

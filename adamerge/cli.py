@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adamerge import merge_commands, more_commands
+from adamerge.imports import quick_imports
 from adamerge.printable import print_anything
 from adamerge.storage.signals import as_ctrl_c
 
@@ -132,9 +133,10 @@ def _run(arguments: list[str]) -> int:
     if problem := unknown_command(command):
         _print_error(problem)
         return BAD_INPUT
-    from rich.console import Console
+    with quick_imports():
+        from rich.console import Console
 
-    from adamerge.command_line import read_arguments
+        from adamerge.command_line import read_arguments
 
     options, layers = read_arguments(OPTIONS[command], rest, merges=command in merge_commands.MERGES)
     return _call(options, layers, Console())

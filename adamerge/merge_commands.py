@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from adamerge.imports import quick_imports
+
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
 
@@ -193,11 +195,12 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
 
 
 def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", console: "Console") -> None:
-    from adamerge.runs.begun_run import where_it_lies
-    from adamerge.runs.finished import RunFinishedError
-    from adamerge.runs.fit import fit
-    from adamerge.runs.run_directory import RunDirectory
-    from adamerge.runs.save_config import resolved
+    with quick_imports():
+        from adamerge.runs.begun_run import where_it_lies
+        from adamerge.runs.finished import RunFinishedError
+        from adamerge.runs.fit import fit
+        from adamerge.runs.run_directory import RunDirectory
+        from adamerge.runs.save_config import resolved
 
     resume, links = options.ckpt_path is not None, not options.no_links
     if resume and not any("run_dir" in layer.content for layer in layers if not layer.file):
