@@ -1,5 +1,7 @@
 """Quiet libraries, one thread, and no hub."""
 
+# ruff: noqa: E402 - libraries are imported when all of that is said
+
 import gc
 import os
 from pathlib import Path
@@ -45,9 +47,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def text_family(_place):
     """A folder with a tiny base, three experts, their rows and merge.yaml; not to be altered."""
-    from support.families import (
-        save_text_family,
-    )  # slow; xdist's process of its own, which reads this file, has no need
+    from support.families import save_text_family  # slow, and the first process of xdist has no need of it
 
     def make(folder):
         folder.mkdir()
