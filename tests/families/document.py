@@ -95,10 +95,15 @@ def others():
         yield f"| {member.title} | {member.inputs} | {f'no: it {REASONS[member.says]}' if member.says else 'yes'} |"
 
 
+def besides(family):
+    """The last cell of a line of the first table."""
+    return FORMERLY.get(family.architecture, STATE[family.state])
+
+
 def text():
     """The document but for the third table."""
     lines = [
-        f"| {f.architecture} | {BATCHES[f.batches]} | {PROMPTS[f.prompts]} | {FORMERLY.get(f.architecture, STATE[f.state])} |"
+        f"| {f.architecture} | {BATCHES[f.batches]} | {PROMPTS[f.prompts]} | {besides(f)} |"
         for f in sorted(TABLE, key=lambda family: (family.architecture.lower(), family.batches))
     ]
     return "\n".join([INTRODUCTION + "\n".join(lines), SECOND + "\n".join(others()), THIRD])
