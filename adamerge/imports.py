@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quick_imports() -> Generator[None]:
-    """Pause the search for garbage during a block of imports, of whose time it takes a fifth.
+    """Pause the search for garbage during a block of imports.
 
     Example:
         >>> with quick_imports():
