@@ -66,7 +66,7 @@ def export_adapter(
     own = next(iter(model.experts.tasks.values())).own_module
     slots = nested(own, slots)
     rank = max((change.rank for change in found.values()), default=1)
-    written = {name: _rounded(model.rounding, name, change) for name, change in found.items()}
+    written = {name: round_factors(model.rounding, name, change) for name, change in found.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         places = checkpoints(model.experts, part)
@@ -139,7 +139,7 @@ def _refusal(problems: list[str]) -> str:
     )
 
 
-def _rounded(rounding: Rounding, name: str, change: LowRankChange) -> tuple[Tensor, Tensor]:
+def round_factors(rounding: Rounding, name: str, change: LowRankChange) -> tuple[Tensor, Tensor]:
     """Round both factors to the dtype on disk, each with random numbers of its own if at random."""
     dtype = rounding.heads or torch.float32
     keys = {f"{name} {side}": factor for side, factor in zip(("left", "right"), change.factors(), strict=True)}
