@@ -65,14 +65,23 @@ def test_every_option_of_peft_is_known(field):
 SAID = {
     "an option of the future": ({"use_something_new": True}, "options that are not known here: use_something_new"),
     "a scale of nothing": ({"lora_alpha": 0}, "makes the scale of some factors 0 .* change nothing"),
-    "rows that are not there": ({"trainable_token_indices": [1]}, "names trainable_token_indices, but the file has no"),
-    "a module that is not there": ({"modules_to_save": ["lm_head"]}, r"names modules_to_save \(lm_head\), but"),
-    "the end of a module's name": ({"modules_to_save": ["layernorm"]}, r"names modules_to_save \(layernorm\), but"),
+    "rows that are not there": (
+        {"trainable_token_indices": [1]},
+        r"names trainable_token_indices \(of the input\), but",
+    ),
+    "a module that is not there": ({"modules_to_save": ["lm_head"]}, r"names modules_to_save \(lm_head.weight\), but"),
+    "the end of a module's name": (
+        {"modules_to_save": ["layernorm"]},
+        r"names modules_to_save \(.*0.input_layernorm.weight, .*\), but",
+    ),
     "targets that are not there": (
         {"target_modules": ["q_proj", "k_proj"]},
         r"target_modules \(.*1.self_attn.k_proj\)",
     ),
-    "biases that are not there": ({"lora_bias": True}, "names lora_bias, but the file has no tensors"),
+    "biases that are not there": (
+        {"lora_bias": True},
+        r"names lora_bias \(.*0.self_attn.q_proj, .*\), but",
+    ),
     "another rank": ({"r": 16}, "says rank 16 for model.layers.0.self_attn.q_proj, but its factors have rank 4"),
     "another rank by a pattern": ({"rank_pattern": {"v_proj": 2}}, "says rank 2 for .*v_proj, .* rank 4"),
 }
@@ -87,7 +96,9 @@ def test_options_that_do_not_fit_the_tensors_are_said(opened, kind):
 def test_layers_without_factors_are_said(plain, tmp_path):
     without = {key: value for key, value in plain.tensors.items() if "layers.1" not in key}
     notes = plain.open(tmp_path / "adapter", {}, change=lambda _: without).notes
-    assert any("target_modules (model.layers.1.self_attn.q_proj)" in note for note in notes)
+    assert any(
+        "target_modules (model.layers.1.self_attn.q_proj, model.layers.1.self_attn.v_proj)" in note for note in notes
+    )
     chosen = plain.open(tmp_path / "chosen", {"layers_to_transform": [0]}, change=lambda _: without).notes
     assert not any("the file has no tensors" in note for note in chosen)
 
