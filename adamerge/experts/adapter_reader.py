@@ -127,7 +127,7 @@ class AdapterReader:
         weight = self._places.parameter(own)
         if "token rows" in names:
             yield from self._rows.changes(parts, path, weight)
-        elif problem := _no_weight(parts, path, owner):
+        elif problem := no_weight(parts, path, owner):
             self._problem(parts.first, *problem)
         elif weight is None or parts.depth or ("A" in names and self._targeted(own, self.module.get_parameter(own))):
             yield from self._fused(parts, path)
@@ -270,7 +270,7 @@ class AdapterReader:
         self._places.problem(name, what, way_out)
 
 
-def _no_weight(parts: Parts, path: str, owner: nn.Module) -> tuple[str, str] | None:
+def no_weight(parts: Parts, path: str, owner: nn.Module) -> tuple[str, str] | None:
     """Say why factors are no change of a weight of a module, and what to do; None if they are."""
     if "embedding A" in parts.names and not isinstance(owner, nn.Embedding):
         return f"is a factor of an embedding, but {path} is a {type(owner).__name__}", OTHER_BASE
