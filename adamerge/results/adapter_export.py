@@ -207,9 +207,12 @@ def _compare(
         gap, allowed = (change - merged).norm().item(), _tolerance(own.rounding, found.get(name))
         if not gap <= allowed + 1e-6 * merged.norm().item():
             raise RuntimeError(f"{name}: the factors differ from the merge by {gap:.2e}. Please report this.")
-        same = own.vectors, own.grouping.rows[name]
-        shares[0].add(name, _truncated(base[name].double(), merged, found.get(name)), change, *same)
-        shares[1].add(name, merged, dense.rounding(name, merged), *same)
+        kept = _truncated(base[name].double(), merged, found.get(name))
+        pairs = [change, kept], [dense.rounding(name, merged), merged]
+        groups = own.grouping.rows[name]
+        for share, pair in zip(shares, pairs, strict=True):
+            if share.counts(name):
+                share.add(name, own.vectors.products_exactly(name, pair, len(groups) > 1), groups)
     if peft_version():
         for place in dict.fromkeys(places.values()):
             task = next(task for task, own_place in places.items() if own_place == place)
