@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adamerge import merge_commands, more_commands
+from adamerge.completion import Shell
 from adamerge.printable import print_anything
 from adamerge.storage.signals import as_ctrl_c
 
@@ -25,6 +26,7 @@ SCREEN = 20
 COMMANDS = {
     **merge_commands.COMMANDS,
     **more_commands.COMMANDS,
+    "completion": "Print what bash, zsh or fish evaluates to complete commands, options and methods.",
     "demo": "Train a small base model and four experts, merge them, and print the scores.",
 }
 
@@ -40,7 +42,23 @@ class Demo:
     folder: str = "demo"
 
 
-OPTIONS: dict[str, type] = {**merge_commands.OPTIONS, **more_commands.OPTIONS, "demo": Demo}
+@dataclass(frozen=True)
+class Completion:
+    """Options of `completion`.
+
+    Attributes:
+        shell: The shell.
+    """
+
+    shell: Shell
+
+
+OPTIONS: dict[str, type] = {
+    **merge_commands.OPTIONS,
+    **more_commands.OPTIONS,
+    "completion": Completion,
+    "demo": Demo,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,6 +152,8 @@ def _run(arguments: list[str]) -> int:
         return BAD_INPUT
     from rich.console import Console
 
+    if not rest and not fields(OPTIONS[command]):  # nothing to read: `methods` answers without torch
+        return _call(OPTIONS[command](), [], Console())
     from adamerge.command_line import read_arguments
 
     options, layers = read_arguments(OPTIONS[command], rest, merges=command in merge_commands.MERGES)
@@ -151,6 +171,11 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
             from adamerge.demo import demo
 
             return main(["fit", *demo(Path(folder).expanduser(), console)])
+        case Completion(shell):
+            from adamerge.completion import script
+
+            print(script(shell, COMMANDS, OPTIONS, merge_commands.MERGES), end="")
+            return 0
         case _ if type(options) in more_commands.OPTIONS.values():
             more_commands.call(options, console)
             return 0

@@ -36,9 +36,8 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     Raises:
         ConfigError: Lists every mistake, one per line.
     """
-    known = options(own)
+    known, alone = options(own), _alone(own)
     flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
-    alone = [*getattr(own, "POSITIONAL", [name for name, option in known.items() if option.required])]
     several = [name for name in alone if get_origin(known[name].hint) is list]
     words = [_configuration(word) if merges else word for word in _words(arguments, flags)]
     words = list(_named(words, alone, several))
@@ -58,6 +57,16 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     findings.raise_mistakes()
     layers = sorted([word for word in words if word not in mine], key=lambda word: word.option != "config")
     return made, [_layer(word.option, word.value or "") for word in layers]
+
+
+def named_options(own: type) -> list[str]:
+    """List the options of a command that are written with two dashes."""
+    return [name for name in options(own) if name not in _alone(own)]
+
+
+def _alone(own: type) -> list[str]:
+    """List the options of a command that are positional."""
+    return [*getattr(own, "POSITIONAL", [name for name, option in options(own).items() if option.required])]
 
 
 def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:

@@ -72,7 +72,8 @@ class Export:
         max_rank: Largest rank of the adapter; the truncation error is printed.
         max_shard_size: Largest size of one file of a checkpoint, such as 2GB; by default as in the run.
         push_to_hub: Upload the export to this repository of the hub (ORG/NAME), as the user that `hf auth login` set.
-        private: Make the repository private, if it is new.
+        private: Make the repository private; one that is public already is refused.
+        each_task: Upload the folder of each task to a repository of its own, ORG/NAME-TASK.
         allow_code: Let the run's configuration name classes outside torch, Lightning and adamerge, and Python code
             beside weights; both run code.
         no_links: Copy the merged weights into the folder of every task, instead of hard links.
@@ -87,6 +88,7 @@ class Export:
     max_shard_size: int | str | None = None
     push_to_hub: str | None = None
     private: bool = False
+    each_task: bool = False
     allow_code: bool = False
     no_links: bool = False
 
@@ -152,18 +154,22 @@ def _evaluate(run: Path, tasks: str | None, allow_code: bool, console: "Console"
 
 def _export(options: Export, console: "Console") -> None:
     from adamerge.runs.open_run import chosen, export_again
-    from adamerge.runs.push import check_repository, push
+    from adamerge.runs.push import push, repositories
     from adamerge.runs.read_config import read_config
     from adamerge.runs.run_directory import RunDirectory
+    from adamerge.types import ConfigError
 
     run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
     former = read_config(RunDirectory(run).config, allow_code=options.allow_code)
     config = chosen(former, options.adapter, options.max_rank, options.max_shard_size)
+    if options.push_to_hub is None and (options.private or options.each_task):
+        raise ConfigError("--private and --each_task are for an upload; add --push_to_hub ORG/NAME.")
+    names = {}
     if options.push_to_hub is not None:
-        check_repository(options.push_to_hub)
+        names = repositories(options.push_to_hub, [one.name for one in config.models], each=options.each_task)
     export_again(config, run, out, options.out_dtype, options.rounding, console, links=not options.no_links)
-    if options.push_to_hub is not None:
-        push(out, options.push_to_hub, private=options.private, console=console)
+    if names:
+        push(out, names, private=options.private, console=console)
 
 
 def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console") -> bool:

@@ -1,26 +1,28 @@
 """Quiet libraries, one thread, and no hub."""
 
+# ruff: noqa: E402 - libraries are imported when all of that is said
+
+import gc
 import os
 from pathlib import Path
+
+gc.disable()  # until all tests are collected, as what is made until then stays
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and rounding would follow the machine
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "support" / "matplotlibrc")  # also for processes of their own
 
-import gc
 import shutil
 import sys
 
 import hypothesis
 import pytest
-from support.families import save_text_family
 from support.processes import run
 from support.shared import PLACE, made_once
 from support.stand_ins import FEW, OF_RUNS, nothing
-
-gc.disable()  # until all tests are collected, as what is made until then stays
 
 # The same examples always.
 hypothesis.settings.register_profile("same", max_examples=50, derandomize=True, deadline=None, database=None)
@@ -43,9 +45,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def text_family(tmp_path_factory):
+def text_family(_place):
     """A folder with a tiny base, three experts, their rows and merge.yaml; not to be altered."""
-    return save_text_family(tmp_path_factory.mktemp("family"))
+    from support.families import save_text_family  # slow, and the first process of xdist has no need of it
+
+    def make(folder):
+        folder.mkdir()
+        save_text_family(folder)
+
+    return made_once("family", make)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,11 +94,14 @@ def family(text_family, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(text_family, tmp_path_factory):
+def finished(text_family):
     """The family with the finished run `run` and what it printed, log.txt; not to be altered."""
-    place = shutil.copytree(text_family, tmp_path_factory.mktemp("finished") / "family")
-    assert run(["fit", "--config", "merge.yaml", "--run_dir", "run"], place, place / "log.txt") == 0
-    return place
+
+    def make(folder):
+        shutil.copytree(text_family, folder)
+        assert run(["fit", "--config", "merge.yaml", "--run_dir", "run"], folder, folder / "log.txt") == 0
+
+    return made_once("finished", make)
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def test_files_named_like_libraries_are_not_imported(named_like_libraries):
         done = python("-m", "adamerge", *command, folder=folder)
         assert not [*folder.glob("*.imported")]
         assert done.returncode == code
+        assert done.stderr == ""
     assert done.stdout.endswith("problems found\n")
 
 

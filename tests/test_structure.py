@@ -100,3 +100,15 @@ def test_docstrings_of_functions_begin_with_an_imperative():
     assert len(first) > 1000
     wrong = [word for word in first.values() if word.lower() in NO_VERBS or not word[0].isascii()]
     assert not wrong + [word for word in first.values() if word.endswith(NOUNS)]
+
+
+def test_tests_import_no_private_names():
+    wrong = [
+        f"{file.name}: {node.module}.{name.name}"
+        for file in Path(__file__).parent.rglob("test_*.py")
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("adamerge")
+        for name in node.names
+        if name.name.startswith("_")
+    ]
+    assert not wrong

@@ -198,10 +198,10 @@ def kept_closed_form(
 
 def _add(system: System, model: MergedModel, grams: Mapping[str, Sequence[Tensor]]) -> None:
     for name, own in grams.items():
-        system.add(_row_products(model.vectors, name, own), model.grouping.rows[name])
+        system.add(row_products(model.vectors, name, own), model.grouping.rows[name])
 
 
-def _row_products(vectors: TaskVectors, name: str, grams: Sequence[Tensor]) -> Iterator[Tensor]:
+def row_products(vectors: TaskVectors, name: str, grams: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield τⱼ[r] G τₗ[r]ᵀ for each Gram matrix; of adapters from their factors, never dense."""
     factors = vectors.factors(name) if isinstance(vectors, Factored) else None
     if factors is not None:

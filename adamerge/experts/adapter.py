@@ -137,7 +137,7 @@ def open_adapter(
     said = (
         *contradictions(reader),
         *without_effect(source, tensors, keys),
-        *(() if config.scales_directly else lacking(reader, weights, written)),
+        *(() if config.scales_directly else lacking(reader, weights, written, found.names)),
     )
     notes = (*describe_adapter(reader, weights), *other_class(reader, kind), *warnings, *said)
     own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)

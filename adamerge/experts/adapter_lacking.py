@@ -1,13 +1,14 @@
 """What an adapter's options say that it trained, and its file has no tensors of: the base's values are used there."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from adamerge.experts.adapter_config import CONFIG
+from adamerge.experts.adapter_options import linear, targeted, texts, within
 from adamerge.experts.adapter_reader import AdapterReader
+from adamerge.experts.conversion import Conversion, Origin
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.name_patterns import several
 
@@ -15,23 +16,18 @@ _LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that LoRA has factors for."""
 
 
-def lacking(reader: AdapterReader, weights: Adapted, options: Mapping[str, object]) -> Iterator[str]:
-    """Say what the options name, and the file lacks.
+def lacking(
+    reader: AdapterReader, weights: Adapted, options: Mapping[str, object], files: Mapping[str, Origin]
+) -> Iterator[str]:
+    """Say what the options name, by PEFT's rules, and the file lacks: all of it or some.
 
     Args:
         reader: Has read the adapter.
         weights: The model with the adapter.
         options: The content of adapter_config.json.
+        files: Name in the base's files, or computation, by name of the parameter.
     """
-    parts = {part for modules in reader.keys.modules for part in modules.names}
-    found = [
-        *([] if "token rows" in parts or not options.get("trainable_token_indices") else ["trainable_token_indices"]),
-        *([] if "B bias" in parts or options.get("lora_bias") is not True else ["lora_bias"]),
-        *_biases(reader, options),
-        *(f"modules_to_save ({name})" for name in _texts(options.get("modules_to_save")) if _lacks(reader, name)),
-        *_targets(reader, options),
-        *_parameters(reader.module, weights, _texts(options.get("target_parameters"))),
-    ]
+    found = list(_Lacking(reader, weights, options, files).found())
     if found:
         yield (
             f"{reader.config.source}: {CONFIG} names {', '.join(found)}, but the file has no tensors of it: the base's "
@@ -39,72 +35,99 @@ def lacking(reader: AdapterReader, weights: Adapted, options: Mapping[str, objec
         )
 
 
-def _texts(value: object) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else []
+class _Lacking:
+    def __init__(
+        self,
+        reader: AdapterReader,
+        weights: Adapted,
+        options: Mapping[str, object],
+        files: Mapping[str, Origin],
+    ) -> None:
+        self._reader, self._weights, self._options, self._files = reader, weights, options, files
+        self._modules = dict(reader.module.named_modules())
+        self._parameters = dict(reader.module.named_parameters(remove_duplicate=False))
+        held = {*weights.changed, *weights.own, *reader.whole.unchanged}
+        self._held = {id(self._parameters[name]) for name in held if name in self._parameters}
+        self._old = any(parts.module not in self._modules for parts in reader.keys.modules)
 
+    def found(self) -> Iterator[str]:
+        """Yield each option with what is absent."""
+        for option, absent in (
+            ("trainable_token_indices", self._rows()),
+            ("lora_bias", self._biases_of_factors()),
+            (f"bias {self._options.get('bias')}", self._biases()),
+            ("modules_to_save", self._saved()),
+            ("target_modules", self._targets()),
+            ("target_parameters", self._targeted_parameters()),
+        ):
+            if absent:
+                yield f"{option} ({several(absent)})"
 
-def _biases(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[str]:
-    """Yield the option by which biases were trained, if the model has some and the file has none."""
-    trained = options.get("bias") in ("all", "lora_only")
-    if trained and not any(name.endswith("bias") for name in reader.keys.whole):
-        there = [name for name, _ in reader.module.named_parameters() if name.endswith("bias")]
-        if options["bias"] == "all":
-            yield from [f"bias ({options['bias']})"] if there else []
-        elif any(name.rpartition(".")[0] in reader.paths for name in there):
-            yield f"bias ({options['bias']})"
+    def _name(self, path: str) -> str:
+        """Return the path of a module as the adapter would have it: its file may be of an older transformers."""
+        found = self._files.get(f"{path}.weight") if self._old else None
+        path = found.removesuffix(".weight") if isinstance(found, str) else path
+        return path.removeprefix(f"{self._reader.part}.") if self._reader.part else path
 
+    def _named(self, name: str) -> list[str]:
+        return [path for path in self._modules if path and self._name(path).endswith(name)]
 
-def _lacks(reader: AdapterReader, name: str) -> bool:
-    """Return whether the model has modules to save of a name, with parameters, and the file holds nothing of them.
+    def _rows(self) -> list[str]:
+        """List embeddings whose rows were trained; tied ones have those of one side."""
+        rows = self._options.get("trainable_token_indices")
+        parts = [one for one in self._reader.keys.modules if "token rows" in one.names]
+        if not isinstance(rows, dict):
+            return ["of the input"] if rows and not parts else []
+        names = [str(name) for name in rows]
+        return [name for name in names if not any(id(self._weight(path)) in self._held for path in self._named(name))]
 
-    PEFT saves all modules whose names end with these letters: `norm` means `input_layernorm` too.
-    """
-    paths = [path for path, _ in reader.module.named_modules() if path.endswith(name)]
-    own = {f"{path}.{leaf}" for path in paths for leaf, _ in reader.module.get_submodule(path).named_parameters()}
-    return bool(own) and own.isdisjoint({*reader.whole.own, *reader.whole.replaced, *reader.whole.unchanged})
+    def _biases_of_factors(self) -> list[str]:
+        if self._options.get("lora_bias") is not True:
+            return []
+        return [one.module for one in self._reader.keys.modules if "A" in one.names and "B bias" not in one.names]
 
+    def _biases(self) -> list[str]:
+        """List biases that were trained: of all modules, or of those that have factors."""
+        every = {"all": self._modules, "lora_only": self._reader.paths}.get(str(self._options.get("bias")), ())
+        own = [f"{path}.bias" for path in sorted(every) if path.startswith(self._reader.part)]
+        return [name for name in own if name in self._parameters and id(self._parameters[name]) not in self._held]
 
-def _targets(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[str]:
-    """Yield targets of which some layers, or all, have no factors."""
-    chosen = any(options.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules"))
-    saved = _texts(options.get("modules_to_save"))
-    changed = {id(weight) for path in reader.paths if (weight := _weight(reader.module, path)) is not None}
-    for target in _texts(options.get("target_modules")):
-        layers = [path for path in _named(reader.module, target) if _weight(reader.module, path) is not None]
-        layers = [path for path in layers if path.startswith(reader.part) and not _excluded(path, options)]
-        layers = [path for path in layers if not any(_within(path, name) for name in saved)]
-        bare = [path for path in layers if id(_weight(reader.module, path)) not in changed]
-        if bare and (len(bare) == len(layers) or not chosen):
-            yield f"target_modules ({several(bare)})"
+    def _saved(self) -> list[str]:
+        """List parameters of modules that were saved.
 
+        PEFT saves all modules whose names end with these letters: `norm` means `input_layernorm` too.
+        """
+        paths = {path: None for name in texts(self._options.get("modules_to_save")) for path in self._named(name)}
+        own = {f"{path}.{leaf}": p for path in paths for leaf, p in self._modules[path].named_parameters()}
+        return [name for name, parameter in own.items() if id(parameter) not in self._held]
 
-def _excluded(path: str, options: Mapping[str, object]) -> bool:
-    """Return whether exclude_modules names a layer, by PEFT's rule: a pattern of whole paths, or ends of paths."""
-    excluded = options.get("exclude_modules")
-    if isinstance(excluded, str):
-        return re.fullmatch(excluded, path) is not None
-    return any(_within(path, name) for name in _texts(excluded))
+    def _targets(self) -> list[str]:
+        """List layers that were targeted and have no factors."""
+        changed = {id(self._weight(path)) for path in self._reader.paths}
+        options = dict(self._options)
+        if str(options.get("target_modules")).lower() == "all-linear":
+            options["target_modules"] = [self._name(path) for path in linear(self._reader.module)]
+        layers = {path: weight for path in self._modules if (weight := self._weight(path)) is not None}
+        inside = [path for path in layers if path.startswith(self._reader.part) and targeted(self._name(path), options)]
+        return [*(path for path in inside if id(layers[path]) not in changed), *self._experts(options)]
 
+    def _experts(self, options: Mapping[str, object]) -> list[str]:
+        """List targeted layers of an older version that are parts of a tensor today, if the file has some of these."""
+        own = {parts.module for parts in self._reader.keys.modules}
+        computed = {id(one): one for one in self._files.values() if isinstance(one, Conversion)}
+        parts = [[name.removesuffix(".weight") for name in one.names] for one in computed.values()]
+        partly = dict.fromkeys(path for paths in parts if own & {*paths} for path in paths)
+        return [path for path in partly if path not in own and targeted(path, options)]
 
-def _parameters(module: nn.Module, weights: Adapted, targets: Sequence[str]) -> Iterator[str]:
-    """Yield targeted parameters without factors: of several of one module, PEFT's file may hold one."""
-    for target in targets:
-        bare = [name for name, _ in module.named_parameters() if _within(name, target) and name not in weights.changed]
-        if bare:
-            yield f"target_parameters ({several(bare)})"
+    def _targeted_parameters(self) -> list[str]:
+        """List targeted parameters without factors: of several of one module, PEFT's file may hold one."""
+        targets = texts(self._options.get("target_parameters"))
+        names = [name for name in self._parameters if any(within(name, target) for target in targets)]
+        return [name for name in names if id(self._parameters[name]) not in self._held]
 
-
-def _named(module: nn.Module, name: str) -> Sequence[str]:
-    return [path for path, _ in module.named_modules() if _within(path, name)]
-
-
-def _within(path: str, name: str) -> bool:
-    return f".{path}".endswith(f".{name}")
-
-
-def _weight(module: nn.Module, path: str) -> Tensor | None:
-    """Return the matrix of a layer that LoRA has factors for; None of another module."""
-    layer = module.get_submodule(path)
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.in_proj_weight
-    return layer.weight if isinstance(layer, _LAYERS) else None
+    def _weight(self, path: str) -> Tensor | None:
+        """Return the matrix of a layer that LoRA has factors for; None of another module."""
+        layer = self._modules[path]
+        if isinstance(layer, nn.MultiheadAttention):
+            return layer.in_proj_weight
+        return layer.weight if isinstance(layer, _LAYERS) else None

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.conversion import Conversion, places
@@ -27,6 +28,8 @@ class AdapterPlaces:
 
     Attributes:
         modules: The module's submodules by path.
+        stored: Shapes of its parameters and stored buffers.
+        buffers: Names of the latter.
         problems: What does not fit, in words.
         part: As given.
         of_part: Names that were found in it.
@@ -41,6 +44,9 @@ class AdapterPlaces:
         self.problems: list[str] = []
         groups = tied_names(module)
         self._canonical = {alias: aliases[0] for aliases in groups for alias in aliases}
+        self.stored = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        self.buffers = self.stored.keys() - self._canonical.keys()
+        self._canonical |= {name: name for name in self.buffers}
         self._aliases = {aliases[0]: set(aliases) for aliases in groups if len(aliases) > 1}
         self._sides: dict[str, set[str]] = {}
         self._homes: dict[str, str] = {}
@@ -61,7 +67,7 @@ class AdapterPlaces:
         return name in self._canonical or name in self._homes or name in self._made
 
     def parameter(self, name: str) -> str | None:
-        """Find a parameter of the module by its name, today's or one of an older transformers."""
+        """Find a parameter or stored buffer of the module by its name, today's or one of an older transformers."""
         for one in (name, *self._otherwise(name)):
             if (found := self._canonical.get(one) or self._canonical.get(self._homes.get(one, ""))) is not None:
                 return found
@@ -112,6 +118,12 @@ class AdapterPlaces:
         """Note which name of a tied parameter the adapter changes."""
         if weight in self._aliases:
             self._sides.setdefault(weight, set()).add(alias)
+
+    def side_of_rows(self, weight: str, path: str) -> None:
+        """Note the sides of a tied parameter that trained rows change: both for PEFT if they are the input's."""
+        both = isinstance(self._module, PreTrainedModel) and self._module.get_input_embeddings() is self.modules[path]
+        for alias in self._aliases.get(weight, ()) if both else (f"{path}.weight",):
+            self.side(weight, alias)
 
     def problem(self, name: str, what: str, way_out: str = OTHER_BASE) -> None:
         """Note what is wrong with a tensor of the adapter, and what to do."""

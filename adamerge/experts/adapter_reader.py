@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from adamerge.experts.adapter_config import AdapterConfig
 from adamerge.experts.adapter_formulas import (
@@ -18,11 +19,11 @@ from adamerge.experts.adapter_formulas import (
     outputs_of,
     read,
     shifted,
-    with_rows,
 )
 from adamerge.experts.adapter_keys import Keys, Part, Parts
 from adamerge.experts.adapter_parts import FusedParts
 from adamerge.experts.adapter_places import OTHER_BASE, UNTIE, AdapterPlaces
+from adamerge.experts.adapter_rows import TokenRows
 from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.adapter_whole import WholeTensors
 from adamerge.experts.low_rank import Adapted, Change, LowRank
@@ -62,8 +63,9 @@ class AdapterReader:
         self.paths: set[str] = set()
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
         self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly, part=part)
-        self.whole = WholeTensors(self._places, module, base, tensors)
+        self.whole = WholeTensors(self._places, base, tensors)
         self._parts = FusedParts(module, base, self._places)
+        self._rows = TokenRows(config, self._places, base, tensors)
 
     @property
     def part(self) -> str:
@@ -124,18 +126,11 @@ class AdapterReader:
         own = f"{path}.in_proj_weight" if isinstance(owner, nn.MultiheadAttention) else f"{path}.weight"
         weight = self._places.parameter(own)
         if "token rows" in names:
-            yield from self._token_rows(parts, weight)
-        elif weight is None or parts.depth:
+            yield from self._rows.changes(parts, path, weight)
+        elif problem := no_weight(parts, path, owner):
+            self._problem(parts.first, *problem)
+        elif weight is None or parts.depth or ("A" in names and self._targeted(own, self.module.get_parameter(own))):
             yield from self._fused(parts, path)
-        elif "embedding A" in names and not isinstance(owner, nn.Embedding):
-            self._problem(parts.first, f"is a factor of an embedding, but {path} is a {type(owner).__name__}")
-        elif getattr(owner, "groups", 1) > 1 and "A" in names:
-            self._problem(
-                parts.first,
-                f"is a factor of {path}, a grouped convolution: PEFT's factors see the inputs of all groups, so that "
-                "what was trained is no weight of the layer",
-                "Train without it (exclude_modules)",
-            )
         elif weight not in self.base:
             self._places.lacking(parts.first, weight)
         elif (layout := layout_of(owner, mlx=parts.mlx)) is None:
@@ -209,28 +204,6 @@ class AdapterReader:
             trained = self.whole.replaced.pop(name, Change()).dense  # the layer's own bias may be trained beside it
             yield name, Change(dense=partial(shifted, shift, trained), kind="a bias of factors (lora_bias)")
 
-    def _token_rows(self, parts: Parts, weight: str | None) -> Iterator[tuple[str, Change]]:
-        rows = self.config.rows_of(parts.module)
-        key = parts.names["token rows"]
-        values = self.tensors[key]
-        if weight is None or weight not in self.base:
-            self._places.lacking(key, weight or f"{parts.module}.weight")
-        elif rows is None or len(rows) != len(values):
-            self._problem(
-                key,
-                f"has {len(values)} rows, expected those of trainable_token_indices ({rows and len(rows)})",
-                "Save the adapter again",
-            )
-        elif values.shape[1:] != self.base.shape(weight)[1:] or max(rows, default=0) >= self.base.shape(weight)[0]:
-            self._problem(
-                key,
-                f"has {tuple(values.shape)} numbers for rows up to {max(rows, default=0)}, but {weight} is "
-                f"{tuple(self.base.shape(weight))}",
-            )
-        else:
-            rows = torch.tensor(rows)
-            yield weight, Change(dense=partial(with_rows, rows, values), kind="trained token rows")
-
     def _fused(self, parts: Parts, path: str) -> Iterator[tuple[str, Change]]:
         """Return the factors of targeted parameters: (experts, out, in), (experts, in, out), or a matrix."""
         parameters = self._places.modules[path].named_parameters(recurse=False)
@@ -239,13 +212,15 @@ class AdapterReader:
         candidates = own[len(own) - 1 - parts.depth :][:1] if len(own) > parts.depth else []  # the first is innermost
         for name in candidates if "A" in parts.names else []:
             target = f"{path}.{name}"
-            if target not in self.base:
+            weight = self._places.parameter(target)
+            if weight is None or weight not in self.base:
                 self._places.lacking(parts.first, target)
                 return
-            factors = self._of_parameter(parts, target, transposed)
+            factors = self._of_parameter(parts, target, self.base.shape(weight), transposed)
             if factors is None:
                 break
-            yield target, Change(low_rank=factors)
+            self._places.side(weight, target)
+            yield weight, Change(low_rank=factors)
             return
         self._problem(
             parts.first,
@@ -253,9 +228,11 @@ class AdapterReader:
             f"({', '.join(self.config.target_parameters) or 'none'})",
         )
 
-    def _of_parameter(self, parts: Parts, target: str, transposed: bool) -> Callable[[], LowRank] | None:
+    def _of_parameter(
+        self, parts: Parts, target: str, shape: torch.Size, transposed: bool
+    ) -> Callable[[], LowRank] | None:
         """Find how factors make a parameter of two or three dimensions; None if they do not fit."""
-        shape, (a, b) = self.base.shape(target), (parts.names["A"], parts.names["B"])
+        a, b = parts.names["A"], parts.names["B"]
         first, second = self.tensors.shape(a), self.tensors.shape(b)
         count = shape[0] if len(shape) == 3 else 1
         layout = fused_layout(first, second, torch.Size([count, *shape[-2:]]), transposed and len(shape) == 3)
@@ -291,3 +268,17 @@ class AdapterReader:
 
     def _problem(self, name: str, what: str, way_out: str = OTHER_BASE) -> None:
         self._places.problem(name, what, way_out)
+
+
+def no_weight(parts: Parts, path: str, owner: nn.Module) -> tuple[str, str] | None:
+    """Say why factors are no change of a weight of a module, and what to do; None if they are."""
+    if "embedding A" in parts.names and not isinstance(owner, nn.Embedding):
+        return f"is a factor of an embedding, but {path} is a {type(owner).__name__}", OTHER_BASE
+    way_out = "Train without it (exclude_modules)"
+    if getattr(owner, "groups", 1) > 1 and "A" in parts.names:
+        what = "a grouped convolution: PEFT's factors see the inputs of all groups, so that"
+        return f"is a factor of {path}, {what} what was trained is no weight of the layer", way_out
+    if is_parametrized(owner, "weight"):
+        what = "whose weight is computed from others in every step (weight norm)"
+        return f"is a factor of {path}, {what}", f"{way_out}, or merge it with PEFT and give the result"
+    return None

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adamerge.experts.adapter_formulas import replaced
 from adamerge.experts.adapter_places import UNTIE, AdapterPlaces
@@ -20,7 +20,6 @@ class WholeTensors:
 
     Args:
         places: Where an adapter's tensors belong.
-        module: The module that the adapter was trained as.
         base: The base's tensors under the names of the module.
         tensors: The adapter's tensors.
 
@@ -30,8 +29,8 @@ class WholeTensors:
         unchanged: Those that equal the base's.
     """
 
-    def __init__(self, places: AdapterPlaces, module: nn.Module, base: Weights, tensors: Weights) -> None:
-        self._places, self._module, self._base, self._tensors = places, module, base, tensors
+    def __init__(self, places: AdapterPlaces, base: Weights, tensors: Weights) -> None:
+        self._places, self._base, self._tensors = places, base, tensors
         self.own: dict[str, Tensor] = {}
         self.replaced: dict[str, Change] = {}
         self.unchanged: list[str] = []
@@ -49,16 +48,21 @@ class WholeTensors:
                     self._places.problem(other, f"and {key} have the same place and differ", "Remove one of them")
             if target is None:
                 self._places.no_place(key, _module(name))
-            elif self._module.get_parameter(target).shape != value.shape:
-                expected = tuple(self._module.get_parameter(target).shape)
+            elif self._places.stored[target] != value.shape:
+                expected = tuple(self._places.stored[target])
                 self._places.problem(key, f"has the shape {tuple(value.shape)}, expected {expected}")
-            elif target not in self._base or self._base.shape(target) != value.shape:  # a head for other labels
+            elif self._brought(target, value):
                 self.own[target] = value
             elif torch.equal(self._base[target].to(value.dtype), value):
                 self.unchanged.append(target)
             else:
                 self._places.side(target, name)
                 self._replace(key, target, value)
+
+    def _brought(self, target: str, value: Tensor) -> bool:
+        """Return whether a tensor is the adapter's own: a head, also for other labels, or running statistics."""
+        lacks = target not in self._base or self._base.shape(target) != value.shape
+        return lacks or target in self._places.buffers
 
     def compare(self, copies: Mapping[str, Sequence[str]]) -> None:
         """Refuse another base: the adapter's file has copies of matrices that it was trained on.

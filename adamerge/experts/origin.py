@@ -14,6 +14,12 @@ from adamerge.experts.checkpoint import Checkpoint
 
 LICENCE = ("license", "license_name", "license_link")
 """Keys of a model card that state a licence."""
+_FOLDERS = frozenset(
+    "checkpoint checkpoints ckpt ckpts data exp experiment experiments experts logs merged model models out output "
+    "outputs result results run runs save saved tmp train trained weights work workspace".split()
+)
+_SAVED = re.compile(r"(checkpoint|ckpt|step|epoch|run|final|best|last)[-_]?\d*", re.IGNORECASE)
+"""Folders that training writes, which look like an id on the hub."""
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
@@ -47,7 +53,18 @@ def _ancestors(card: Mapping[str, object], settings: Mapping[str, object]) -> tu
     """List the ids that a card or a configuration names as what the checkpoint was made from."""
     stated = card.get("base_model")
     names = [*(stated if isinstance(stated, list) else [stated]), settings.get("_name_or_path")]
-    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and "/" in name and _is_id(name)))
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and _is_remote(name)))
+
+
+def _is_remote(name: str) -> bool:
+    """Return whether a name can only be meant as an id on the hub: scripts save models to output/checkpoint-500, too.
+
+    Example:
+        >>> [_is_remote(name) for name in ("org/model", "output/model", "bert/checkpoint-500", "bert-base-uncased")]
+        [True, False, False, False]
+    """
+    owner, slash, model = name.partition("/")
+    return bool(slash) and owner.lower() not in _FOLDERS and not _SAVED.fullmatch(model) and _is_id(name)
 
 
 def hub_id_of(source: str, folder: Path) -> str | None:
@@ -72,7 +89,8 @@ def hub_id_of(source: str, folder: Path) -> str | None:
 def licence_in(card: Mapping[str, object]) -> dict[str, str]:
     """Read the licence that the metadata of a model card states; empty if it states none.
 
-    The hub takes ids of licences in small letters, one of them; what is none is another licence with a name.
+    The hub takes ids of licences in small letters, one of them; what is none is another licence with a name, in small
+    letters too.
 
     Example:
         >>> licence_in({"license": "MIT", "tags": ["merge"]}), licence_in({"license": ["mit"]})
@@ -84,10 +102,15 @@ def licence_in(card: Mapping[str, object]) -> dict[str, str]:
     name = stated.get("license", "").lower()
     if not name:
         return stated
-    if _LICENCE_ID.fullmatch(name):
-        return {**stated, "license": name}
-    slug = re.sub(r"[^a-z0-9.]+", "-", name).strip("-") or "unnamed"
-    return {"license": "other", "license_name": slug, **{key: own for key, own in stated.items() if key != "license"}}
+    taken = name if _LICENCE_ID.fullmatch(name) else "other"
+    own = stated.get("license_name", "" if taken == name else name)
+    link = {key: stated[key] for key in ("license_link",) if key in stated}
+    return {"license": taken, **({"license_name": _slug(own)} if own else {}), **link}
+
+
+def _slug(name: str) -> str:
+    """Write the name of a licence as the hub takes it: small letters, digits, points and hyphens."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") or "unnamed"
 
 
 def _joined(value: object) -> str:

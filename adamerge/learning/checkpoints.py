@@ -1,8 +1,10 @@
 """The checkpoint that a run resumes from."""
 
 import re
+import warnings
 from pathlib import Path
 
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from typing_extensions import override
 
@@ -31,6 +33,13 @@ class OneCheckpoint(ModelCheckpoint):
     @override
     def state_key(self) -> str:
         return ModelCheckpoint.__qualname__ + super().state_key.removeprefix(type(self).__qualname__)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take a folder that is not empty without a warning, as a run that goes on has one."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().setup(trainer, pl_module, stage)
 
     @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:

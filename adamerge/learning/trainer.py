@@ -4,7 +4,6 @@ import inspect
 import io
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import TypeAlias
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -33,13 +33,21 @@ from adamerge.types import ConfigError
 Numbers: TypeAlias = dict[str, int | str | float | dict[str, float]]
 """The metrics beside Lightning's progress bar."""
 
-_ADVICE = re.compile(
-    r".*(GPU available|TPU available|HPU available|You are using a CUDA device .* that has Tensor Cores|"
-    r"\bTip: |`Trainer.fit` stopped|Restor(ing|ed) (all )?states|\(treespec, LeafSpec\)|"
-    r"Checkpoint directory .* exists and is not empty|Using bfloat16 Automatic|your dataloader is not resumable|"
-    r"The dirpath has changed|`broadcast_buffers` is deprecated|Initializing distributed|-+\s*distributed_backend=)",
-    re.DOTALL,
+ADVICE_OF = frozenset(
+    {
+        "_check_and_init_precision",
+        "_check_cuda_matmul_precision",
+        "_init_dist_connection",
+        "_log_device_info",
+        "configure_logger",
+        "done",
+        "resume_end",
+        "resume_start",
+    }
 )
+"""Functions of Lightning that tell of its own work: the devices it found, files it reads, other products."""
+
+_LIGHTNING = r"(pytorch_lightning|lightning_fabric)\."
 _LOGGERS = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
@@ -167,13 +175,14 @@ def without_advice() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
 
     def wanted(record: logging.LogRecord) -> bool:
-        return not _ADVICE.search(record.getMessage())
+        return record.levelno > logging.INFO or record.funcName not in ADVICE_OF
 
     for logger in loggers:
         logger.addFilter(wanted)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=_ADVICE.pattern)
+            warnings.simplefilter("ignore", PossibleUserWarning)  # its own class for advice
+            warnings.filterwarnings("ignore", category=FutureWarning, module=_LIGHTNING)  # from torch to Lightning
             yield
     finally:
         for logger in loggers:

@@ -124,7 +124,7 @@ def learn_in_stages(
         return Staged(model, run(model, learning=learning, checkpoints=checkpoints))
     keeper, opening = keeper or Keeper(), _with_steps(learning, min(chunks.first_steps, learning.steps))
     key = {**made_of, "steps": str(opening.steps)}
-    found = keeper.find(folder, key, _read)
+    found = keeper.find(folder, key, read_first_stage)
     if found is None:
         product = MeanProduct()
         announce(_of_stage("first stage", model, opening.steps))
@@ -133,7 +133,7 @@ def learn_in_stages(
             return Staged(model, first)
         made = partial(_store, model, chunks, first, product, keeper, folder, key)
         first_process_makes(made, model.vectors.device)
-        found = _read(folder)
+        found = read_first_stage(folder)
     first, shares = found
     grouping = chunked(model.vectors, chunks, shares, learning.seed)
     finer = model.regrouped(grouping)
@@ -238,7 +238,7 @@ def _table(shares: Importance, vectors: TaskVectors) -> str:
     return text.getvalue()
 
 
-def _read(folder: Path) -> tuple[Learned, Importance]:
+def read_first_stage(folder: Path) -> tuple[Learned, Importance]:
     """Read the first stage from its folder."""
     form = {"best_step": int, "history": list, EVERY: object}
     found = own_json(folder / LEARNED, "the first stage of learning", "", form)

@@ -16,9 +16,10 @@ from typing_extensions import override
 
 from adamerge.experts.low_rank import Adapted, LowRank
 from adamerge.merging.device import full_precision
+from adamerge.merging.exact import windows
 from adamerge.merging.factor_weights import Per, add_products, add_whole, packs, weighted_left, whole_weights
 from adamerge.merging.grouping import Grouping
-from adamerge.merging.mapped_task_vectors import SCRATCH, Mapped, differences, windows
+from adamerge.merging.mapped_task_vectors import SCRATCH, Mapped, differences
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.some_rows import SomeRows

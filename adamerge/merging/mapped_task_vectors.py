@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from adamerge.merging.exact import Exact, Term, joined, merge_exactly, windows
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
 from adamerge.storage.digest import FileDigest, digest_of_json
 from adamerge.storage.some_rows import SomeRows
@@ -73,23 +74,20 @@ class Mapped(TaskVectors):
         return digest_of_json([self.experts, list(self.shapes), str(self.dtype), [one.digest() for one in sources]])
 
     @override
-    @torch.no_grad()
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
+        return joined(self.exactly(name, coefficients, groups), self.shapes[name], torch.float64)
+
+    @override
+    @torch.no_grad()
+    def exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Iterator[Exact]:
         weights = coefficients.detach().cpu().double()[groups.cpu()]  # (1 or R, K)
-        terms = list(zip(self._weights, weights.unsqueeze(2).unbind(1), strict=True))
-        rest = 1 - weights.sum(1, keepdim=True) if self._base is not None else torch.ones_like(weights[:, :1])
-        if self._base is not None and self._base is not self._centre:
-            terms += [(self._base, rest - 1)]
-            rest = torch.ones_like(rest)
-        shape = matrix_shape(self.shapes[name])
-        total = torch.full(shape, -0.0, dtype=torch.float64)  # what leaves every number as it is when added, −0 too
-        for source, weight in [(self._centre, rest), *terms]:
-            values = as_matrix(source[name])
-            for rows, columns in windows(*shape, SCRATCH):
-                factor = weight[rows] if len(weight) > 1 else weight
-                part = total[rows, columns]
-                part.copy_(torch.where(factor != 0, part + factor * values[rows, columns].double(), part))
-        return total.view(self.shapes[name])
+        matrices = zip(self.sources(name), weights.unsqueeze(2).unbind(1), strict=True)
+        experts = [Term(*one) for one in matrices]
+        apart = self._base is not None and self._base is not self._centre
+        none, rest = torch.ones_like(weights[:, :1]), 1 - weights.sum(1, keepdim=True)
+        centre = Term(as_matrix(self._centre[name]), none if apart or self._base is None else rest)
+        base = Term(as_matrix(self._base[name]), rest - 1) if apart and self._base is not None else None
+        return merge_exactly(centre, experts, base, subtracts=self._base is not None)
 
     @override
     def part(self, rows: Mapping[str, slice]) -> "Mapped":
@@ -148,15 +146,3 @@ def differences(
             else:
                 torch.sub(source[r, m].to(scratch.device), offset, out=vector)
         yield r, m, stack
-
-
-def windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a matrix into windows of at most `room` numbers: whole rows where one fits, else pieces of a row."""
-    if columns > room:
-        for r in range(rows):
-            for start in range(0, columns, room):
-                yield slice(r, r + 1), slice(start, min(start + room, columns))
-        return
-    step = max(1, room // max(1, columns))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows)), slice(0, columns)

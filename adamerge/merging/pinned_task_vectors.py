@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.merging.mapped_task_vectors import Mapped, windows
+from adamerge.merging.exact import Exact, windows
+from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
 from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients
@@ -78,6 +79,10 @@ class Pinned(TaskVectors):
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
         return self._source.combine_exactly(name, coefficients, groups)
+
+    @override
+    def exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Iterator[Exact]:
+        return self._source.exactly(name, coefficients, groups)
 
     @override
     def part(self, rows: Mapping[str, slice]) -> "Pinned":

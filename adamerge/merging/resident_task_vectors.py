@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from adamerge.merging.exact import Exact
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
 from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients
@@ -47,6 +48,10 @@ class Resident(TaskVectors):
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
         return self._source.combine_exactly(name, coefficients, groups)
+
+    @override
+    def exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Iterator[Exact]:
+        return self._source.exactly(name, coefficients, groups)
 
     @override
     def part(self, rows: Mapping[str, slice]) -> "Resident":

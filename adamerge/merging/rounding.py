@@ -1,7 +1,7 @@
 """Rounding of merged parameters to the dtype on disk: once, to nearest or at random."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -18,6 +18,9 @@ _DRAWN = 2**20
 """Random numbers that are drawn together to be passed over."""
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_LOW = 2**40 - 1
+"""The lower bits of an fp64 significand; above them are two bits more than any dtype of 16 bits has."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,20 @@ class Rounding:
         Returns:
             A tensor of the same shape in the dtype on disk.
         """
-        dtype = self.dtypes.get(name, merged.dtype)
-        if self.mode == "nearest" or not self.loses(name):
-            return round_to_nearest(merged, dtype)
-        return round_at_random(merged, dtype, _generator(self.seed, name, before))
+        return self.in_turn(name, before)(merged)
+
+    def in_turn(self, name: str, before: int = 0) -> Callable[[Tensor], Tensor]:
+        """Return what rounds one part of a parameter after the other, as if it were the whole of it.
+
+        Args:
+            name: The parameter.
+            before: Count of its numbers before the first part.
+        """
+        dtype = self.dtypes.get(name)
+        if self.mode == "nearest" or dtype is None or not self.loses(name):
+            return lambda merged: round_to_nearest(merged, dtype or merged.dtype)
+        generator = _generator(self.seed, name, before)
+        return lambda merged: round_at_random(merged, dtype, generator)
 
     def loses(self, name: str) -> bool:
         """Return whether a parameter is written in fewer bits than merges are computed in (fp32)."""
@@ -95,6 +108,8 @@ def check_fits(name: str, exact: Tensor, written: Tensor) -> None:
     if written.dtype == exact.dtype or not written.is_floating_point():
         return
     found = torch.finfo(written.dtype)
+    if not written.numel() or written.abs().max() < found.max:  # false where there is a NaN
+        return
     half_a_step = found.max / (2 - found.eps) * found.eps / 2
     lost = exact.isfinite() & (exact.double().abs() >= found.max + half_a_step)
     if lost.any():
@@ -166,10 +181,13 @@ def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generat
 
 
 def _round_to_odd(values: Tensor) -> Tensor:
-    """Truncate to fp32 and set the last bit of what was not exact."""
-    near = _toward_zero(values, torch.float32)
-    inexact = (near.double() != values) & ~values.isnan()
-    return (near.view(torch.int32) | inexact.int()).view(torch.float32)
+    """Clear the lower bits of fp64 numbers, and set the bit above them where one of them was set."""
+    bits = values.contiguous().view(torch.int64)
+    odd = bits & _LOW
+    odd += _LOW  # carries into the bit above unless all are zero
+    odd |= bits
+    odd &= ~_LOW
+    return odd.view(torch.float64)
 
 
 def _toward_zero(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,7 @@ through pinned memory to a GPU (pinned_task_vectors.py).
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, groupby
 from operator import attrgetter
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.device import full_precision
+from adamerge.merging.exact import Exact
 from adamerge.merging.grouping import Grouping
 from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients, Parameters
@@ -90,6 +92,29 @@ class TaskVectors(ABC):
             coefficients: (G, K).
             groups: The group of the whole of it, (1,), or of each of its rows, (R,).
         """
+
+    def exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Iterator[Exact]:
+        """Merge one parameter as `combine_exactly` does, some rows and columns at a time, in the order of its numbers.
+
+        Where it is computed at once, the only part has all rows, and products of components where groups are these.
+        """
+        merged = as_matrix(self.combine_exactly(name, coefficients, groups))
+        yield Exact(slice(None), slice(None), merged, partial(self.products_exactly, name))
+
+    @torch.no_grad()
+    def products_exactly(self, name: str, values: Sequence[Tensor], by_row: bool) -> Tensor:
+        """Compute ⟨values − centre, τₖ⟩, with the differences in fp64 and the products in `dtype`.
+
+        Args:
+            name: The parameter.
+            values: Several values of it, of any dtype.
+            by_row: Whether to compute it of each row (or component) alone, (V, R, K), or of all together, (V, 1, K).
+        """
+        centre, every = self.centre(name).double().cpu(), list[Tensor]()
+        for own in values:
+            ((_, found),) = self.products({name: (own.double().view_as(centre) - centre).to(self.dtype)})
+            every.append(found.cpu().double())
+        return torch.stack([one if by_row else one.sum(0, keepdim=True) for one in every])
 
     @abstractmethod
     def part(self, rows: Mapping[str, slice]) -> "TaskVectors":

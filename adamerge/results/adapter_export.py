@@ -66,7 +66,7 @@ def export_adapter(
     own = next(iter(model.experts.tasks.values())).own_module
     slots = nested(own, slots)
     rank = max((change.rank for change in found.values()), default=1)
-    written = {name: _rounded(model.rounding, name, change) for name, change in found.items()}
+    written = {name: round_factors(model.rounding, name, change) for name, change in found.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as part:
         places = checkpoints(model.experts, part)
@@ -139,7 +139,7 @@ def _refusal(problems: list[str]) -> str:
     )
 
 
-def _rounded(rounding: Rounding, name: str, change: LowRankChange) -> tuple[Tensor, Tensor]:
+def round_factors(rounding: Rounding, name: str, change: LowRankChange) -> tuple[Tensor, Tensor]:
     """Round both factors to the dtype on disk, each with random numbers of its own if at random."""
     dtype = rounding.heads or torch.float32
     keys = {f"{name} {side}": factor for side, factor in zip(("left", "right"), change.factors(), strict=True)}
@@ -207,9 +207,12 @@ def _compare(
         gap, allowed = (change - merged).norm().item(), _tolerance(own.rounding, found.get(name))
         if not gap <= allowed + 1e-6 * merged.norm().item():
             raise RuntimeError(f"{name}: the factors differ from the merge by {gap:.2e}. Please report this.")
-        same = own.vectors, own.grouping.rows[name]
-        shares[0].add(name, _truncated(base[name].double(), merged, found.get(name)), change, *same)
-        shares[1].add(name, merged, dense.rounding(name, merged), *same)
+        kept = _truncated(base[name].double(), merged, found.get(name))
+        pairs = [change, kept], [dense.rounding(name, merged), merged]
+        groups = own.grouping.rows[name]
+        for share, pair in zip(shares, pairs, strict=True):
+            if share.counts(name):
+                share.add(name, own.vectors.products_exactly(name, pair, len(groups) > 1), groups)
     if peft_version():
         for place in dict.fromkeys(places.values()):
             task = next(task for task, own_place in places.items() if own_place == place)

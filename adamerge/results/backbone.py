@@ -9,12 +9,9 @@ from torch import Tensor
 from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
-from adamerge.merging.task_vectors import TaskVectors
+from adamerge.merging.task_vectors import as_matrix
 from adamerge.results.surviving import SurvivingShare
 from adamerge.types import Coefficients
-
-LARGE = 2**23
-"""Numbers that are merged at once: 64 MiB in fp64, several times while they are rounded."""
 
 
 def exact_parameters(
@@ -25,7 +22,7 @@ def exact_parameters(
 ) -> Iterator[tuple[str, Tensor]]:
     """Merge the backbone's parameters and buffers, one at a time: combined in fp64 and rounded once.
 
-    In memory are one parameter as it is written, and `LARGE` of its numbers in fp64.
+    In memory is one parameter as it is written, and a window of it in fp64.
 
     Args:
         model: Experts, task vectors and how merged parameters are rounded.
@@ -47,32 +44,19 @@ def exact_parameters(
 
 
 def _merged(model: MergedModel, coefficients: Coefficients, surviving: SurvivingShare | None, name: str) -> Tensor:
-    """Merge one parameter, some rows at a time if it is large: in fp64 it is four times what is written of it."""
-    written: Tensor | None = None
-    for rows in _blocks(model.vectors, name):
-        whole = rows == slice(None)
-        vectors = model.vectors if whole else model.vectors.part({name: rows})
-        groups = (model.grouping if whole else model.grouping.part({name: rows})).rows[name]
-        merged = vectors.combine_exactly(name, coefficients, groups)
-        rounded = model.rounding(name, merged, (rows.start or 0) * merged[:1].numel() if merged.ndim else 0)
-        check_fits(name, merged, rounded)
-        if surviving:
-            surviving.add(name, merged, rounded, vectors, groups)
-        if whole:
-            return rounded
-        written = rounded.new_empty(model.vectors.shapes[name]) if written is None else written
-        written[rows] = rounded
-    assert written is not None
+    """Merge and round one parameter, window by window."""
+    groups, rounded_to = model.grouping.rows[name], model.rounding.in_turn(name)
+    shape = model.vectors.shapes[name]
+    written = torch.empty(shape, dtype=model.rounding.dtypes.get(name, torch.float64))
+    for part in model.vectors.exactly(name, coefficients, groups):
+        rounded = rounded_to(part.merged)
+        check_fits(name, part.merged, rounded)
+        as_matrix(written)[part.rows, part.columns] = rounded
+        if surviving and surviving.counts(name):
+            apart = len(groups) > 1
+            products = part.products([rounded, part.merged], apart)
+            surviving.add(name, products, groups[part.rows] if apart else groups)
     return written
-
-
-def _blocks(vectors: TaskVectors, name: str) -> list[slice]:
-    """Divide a parameter into rows of at most `LARGE` numbers; one whose groups are no rows is one block."""
-    shape = vectors.shapes[name]
-    if len(shape) < 2 or shape.numel() <= LARGE or vectors.per == "component":
-        return [slice(None)]
-    step = max(1, LARGE * shape[0] // shape.numel())
-    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
 def usual_dtype(experts: Experts, dtypes: Mapping[str, torch.dtype]) -> torch.dtype:

@@ -82,10 +82,10 @@ class Comparison:
             "task_arithmetic_scale": self.tuned_scale,
             "task_arithmetic_scale_by": self.by if self.tuned_scale is not None else None,
         }
-        return {**_finite(self.scores), "percent_of_expert": _finite(self.relative()), **beside}
+        return {**finite(self.scores), "percent_of_expert": finite(self.relative()), **beside}
 
 
-def _finite(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+def finite(scores: Mapping[str, Scores]) -> dict[str, Scores]:
     """Replace infinite values and NaN by None for JSON; the perplexity of a bad merge may be infinite."""
     return {
         key: {task: value if value is not None and math.isfinite(value) else None for task, value in own.items()}

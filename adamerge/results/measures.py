@@ -1,5 +1,6 @@
 """What is measured on labeled rows: names, units and directions of the metrics."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -48,6 +49,19 @@ MEASURES: Mapping[str, Measure] = {
 
 OWN = "each task's own metric"
 """Unit of scores of several metrics."""
+
+
+def score_text(value: float, *, percent: bool = False) -> str:
+    """Write a score or a difference of scores: one digit after the point; three digits of a small one.
+
+    A mean squared error may be far below 1; percentages have one digit.
+
+    Example:
+        >>> score_text(8.125, percent=True), score_text(0.01234), score_text(0.0)
+        ('8.1', '0.0123', '0.0')
+    """
+    small = 0 < abs(value) < 10 and not percent
+    return f"{value:.{max(1, 2 - math.floor(math.log10(abs(value)))) if small else 1}f}"
 
 
 def measure_of(kind: ModelKind, rows: Rows) -> Measure:

@@ -14,7 +14,7 @@ from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.kept_base import sentence
 from adamerge.results.loading import Loading
-from adamerge.results.measures import MEASURES, OWN
+from adamerge.results.measures import MEASURES, OWN, score_text
 
 CARD = "README.md"
 
@@ -87,6 +87,11 @@ class CardFacts:
         """Name of a task in the table of scores: with the metric, if tasks have several."""
         mixed = self.metric == OWN and task in self.metrics
         return f"{task} ({MEASURES[self.metrics[task]].unit})" if mixed else task
+
+    def percent(self, task: str) -> bool:
+        """Return whether a task's score, or the mean, is a percentage."""
+        found = [self.metrics[task]] if task in self.metrics else self.metrics.values()
+        return all(MEASURES[name].percent for name in found)
 
     @property
     def tasks(self) -> list[str]:
@@ -209,6 +214,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def score(value: float | None, percent: bool) -> str:
+    """Write a score of a table; a dash if it was not measured."""
+    return "–" if value is None else score_text(value, percent=percent)
+
+
 @cache
 def templates(*, escaped: bool) -> Environment:
     """Load the templates of cards and reports, with the filters of their tables.
@@ -224,5 +234,5 @@ def templates(*, escaped: bool) -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    found.filters |= {"cell": cell, "number": number}
+    found.filters |= {"cell": cell, "number": number, "score": score}
     return found

@@ -15,6 +15,7 @@ from adamerge.results.compare import Comparison
 from adamerge.results.evaluate import MEAN, Scores
 from adamerge.results.heat_maps import STYLE, draw, heat_maps, size_of
 from adamerge.results.kept_base import ROW, from_base, shown
+from adamerge.results.measures import score_text
 from adamerge.storage.atomic_files import whole_file
 from adamerge.types import Coefficients
 
@@ -104,8 +105,10 @@ def table(
     for key in shown:
         result.add_column(HEADERS.get(key, key), justify="right", vertical="bottom", style=_bold(key == "learned"))
     for task in tasks:
+        measured = (labels or {}).get(task, unit)  # the metric of all tasks, or its own
         cells = [
-            _cell(scores.get(task), None if key == "expert" else ratios[key].get(task)) for key, scores in shown.items()
+            _cell(scores.get(task), None if key == "expert" else ratios[key].get(task), percent="%" in measured)
+            for key, scores in shown.items()
         ]
         name = Text((labels or {}).get(task, task))  # not markup: a task may be called news[b]
         result.add_row(name, *cells, style=_bold(task == MEAN), end_section=task in tasks[-2:])
@@ -126,10 +129,11 @@ def _bold(chosen: bool) -> str:
     return "bold" if chosen else ""
 
 
-def _cell(value: float | None, ratio: float | None) -> str:
+def _cell(value: float | None, ratio: float | None, *, percent: bool) -> str:
     if value is None:
         return "–"
-    return f"{value:.1f}" if ratio is None else f"{value:.1f} ({ratio:.0f})"
+    text = score_text(value, percent=percent)
+    return text if ratio is None else f"{text} ({ratio:.0f})"
 
 
 def _save(figure: Figure, path: Path) -> None:

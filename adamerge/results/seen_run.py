@@ -67,6 +67,11 @@ class SeenRun:
         names = self.metrics.get("metrics", {})
         return {task: MEASURES[name] for task in self.tasks if (name := names.get(task, self.metric)) in MEASURES}
 
+    def percent(self, task: str) -> bool:
+        """Return whether a task's score, or the mean, is a percentage."""
+        found = [self.measures[task]] if task in self.measures else self.measures.values()
+        return all(one.percent for one in found)
+
     @property
     def unit(self) -> str:
         """The metric, its unit and its direction."""

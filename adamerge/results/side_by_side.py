@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from adamerge.experts.experts import KEEP
 from adamerge.results.evaluate import MEAN
+from adamerge.results.measures import score_text
 from adamerge.results.sections import Cell, Grid, Section, number
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.verdict import verdict
@@ -30,20 +31,21 @@ class _Measure(NamedTuple):
         title: What it is.
         units: Its units.
         of: Takes it from a run.
-        digits: Digits after the point.
+        digits: Digits after the point; None for scores that are no percentages, which have more where they are small.
     """
 
     title: str
     units: Sequence[str]
     of: Callable[[SeenRun, str], float | None]
-    digits: int = 1
+    digits: int | None = 1
 
 
 def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
     tasks = [*dict.fromkeys(task for run in runs for task in run.tasks), MEAN]
     with_base = [*tasks[:-1], *([KEEP] if any(run.from_base for run in runs) else []), MEAN]
     units = sorted({run.unit for run in runs})
-    yield from _grid(runs, tasks, _Measure("Scores of the merges", units, _score))
+    digits = 1 if all(run.percent(MEAN) for run in runs) else None
+    yield from _grid(runs, tasks, _Measure("Scores of the merges", units, _score, digits))
     yield from _grid(runs, with_base, _Measure("Agreement with the experts, %", ["agreement"], _agreement))
     if KEEP in with_base:
         yield from _grid(runs, with_base, _Measure("Divergence from the experts", ["nats"], _divergence, 4))
@@ -54,11 +56,17 @@ def _grid(runs: Sequence[SeenRun], tasks: Sequence[str], measure: _Measure) -> I
     if all(own is None for row in values for own in row):
         return
     rows = [
-        [Cell(task), *(number(own, measure.digits) for own in (*row, *_differences(runs, task, row)))]
+        [Cell(task), *(_written(own, measure.digits) for own in (*row, *_differences(runs, task, row)))]
         for task, row in zip(tasks, values, strict=True)
     ]
     header = ["task", *(run.name for run in runs), *(f"{run.name} − {runs[0].name}" for run in runs[1:])]
     yield Grid(f"{measure.title} ({'; '.join(measure.units)})", header, rows)
+
+
+def _written(value: float | None, digits: int | None) -> Cell:
+    if digits is None and value is not None:
+        return Cell(score_text(value), value)
+    return number(value, digits or 0)
 
 
 def _score(run: SeenRun, task: str) -> float | None:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import RoundingMode
-from adamerge.merging.task_vectors import TaskVectors, as_matrix
 from adamerge.types import Coefficients
 
 ENOUGH = 0.9
@@ -131,39 +130,22 @@ class SurvivingShare:
         self._written, self._merged = torch.zeros_like(self._coefficients), torch.zeros_like(self._coefficients)
         self._dtypes: dict[torch.dtype, None] = {}
 
-    def add(self, name: str, merged: Tensor, written: Tensor, vectors: TaskVectors, groups: Tensor) -> None:
-        """Add one parameter, or some of its rows; it counts if it was rounded below 32 bits.
+    def counts(self, name: str) -> bool:
+        """Return whether a parameter counts: whether it is rounded below 32 bits."""
+        return self._model.rounding.loses(name)
+
+    def add(self, name: str, products: Tensor, groups: Tensor) -> None:
+        """Add one parameter that counts, or some of its rows.
 
         Args:
             name: The parameter.
-            merged: Its exact values.
-            written: Its rounded values.
-            vectors: Task vectors of the same rows.
-            groups: Their groups, (1,) or (R,).
+            products: ⟨written − centre, τₖ⟩ and ⟨merged − centre, τₖ⟩ of each row, (2, r, K), or of all, (2, 1, K).
+            groups: The group of each row, (r,), or of all of them, (1,).
         """
-        if not self._model.rounding.loses(name):
-            return
         self._dtypes[self._model.rounding.dtypes[name]] = None
-        groups = groups.cpu()
-        if vectors.per == "component" and len(groups) > 1:
-            self._add_components(name, groups, merged, written)
-            return
-        centre, both = as_matrix(vectors.centre(name)), [as_matrix(written), as_matrix(merged)]
-        for _, rows, columns, stack in vectors.tiles([(name,)]):
-            origin = centre[rows, columns].double().cpu()
-            moved = torch.stack([values[rows, columns].double() - origin for values in both]).to(stack)  # (2, r, m)
-            products = torch.einsum("drm,krm->drk", moved, stack).double().cpu()  # (2, r, K)
-            index = groups[rows] if len(groups) > 1 else groups.expand(products.shape[1])
-            for total, part in zip((self._written, self._merged), products, strict=True):
-                total.index_add_(0, index, part * self._coefficients[index])
-
-    def _add_components(self, name: str, groups: Tensor, merged: Tensor, written: Tensor) -> None:
-        """Add one parameter whose groups are components of factors, not rows."""
-        vectors = self._model.vectors
-        centre = vectors.centre(name).double().cpu()
-        for total, values in zip((self._written, self._merged), (written, merged), strict=True):
-            ((_, products),) = vectors.products({name: (values.double() - centre).to(vectors.dtype)})  # (n, K)
-            total.index_add_(0, groups, products.double().cpu() * self._coefficients[groups])
+        index = groups.cpu()
+        for total, part in zip((self._written, self._merged), products, strict=True):
+            total.index_add_(0, index, part * self._coefficients[index])
 
     def found(self) -> Surviving:
         """Return the shares of all parameters that were added."""

@@ -3,6 +3,7 @@
 from adamerge.results.candidates import HEADERS, IN_WORDS
 from adamerge.results.evaluate import MEAN
 from adamerge.results.kept_base import sentence
+from adamerge.results.measures import score_text
 from adamerge.results.seen_run import SeenRun
 
 _RIVALS = ("average", "task_arithmetic", "task_arithmetic_tuned")
@@ -34,7 +35,8 @@ def _of_scores(run: SeenRun) -> str:
         least = min(shares, key=lambda task: shares[task])
         kept = f", {whole:.1f} % of what the experts reach on their own tasks (least: {least}, {shares[least]:.1f} %)"
     unit = " %" if all(one.percent for one in run.measures.values()) else ""
-    return f"The merge has a mean {_metric(run)} of {mean:.1f}{unit}{kept}{_against(run, mean, rivals)}."
+    whole = f"{score_text(mean, percent=bool(unit))}{unit}"
+    return f"The merge has a mean {_metric(run)} of {whole}{kept}{_against(run, mean, rivals)}."
 
 
 def _against(run: SeenRun, mean: float, rivals: dict[str, float | None]) -> str:
@@ -45,12 +47,20 @@ def _against(run: SeenRun, mean: float, rivals: dict[str, float | None]) -> str:
     higher = all(one.higher for one in run.measures.values())
     best = max(known, key=lambda key: known[key] if higher else -known[key])
     gain = (mean - known[best]) if higher else (known[best] - mean)
-    word = "above" if (gain >= 0) == higher else "below"
     interval = run.score_interval("learned", MEAN) if "learned" in run.scores else None
     chance = " (within the bootstrap interval)" if interval and interval[0] <= known[best] <= interval[1] else ""
     unit = " points" if all(one.percent for one in run.measures.values()) else ""
     most = ", the best merge without learning that was measured on these rows" if len(known) > 1 else ""
-    return f"; that is {abs(gain):.1f}{unit} {word} {IN_WORDS[best]}{chance}{most}"
+    size = score_text(abs(gain), percent=bool(unit))
+    if size == "0.0" or (not unit and score_text(mean) == score_text(known[best])):
+        return f"; that is as much as {IN_WORDS[best]} has{most}{_centre_alone(run)}"
+    word = "above" if (gain >= 0) == higher else "below"
+    return f"; that is {size}{unit} {word} {IN_WORDS[best]}{chance}{most}{_centre_alone(run)}"
+
+
+def _centre_alone(run: SeenRun) -> str:
+    """Say that the centre, which is a merge without learning too, was measured on held-out rows alone."""
+    return f"; the centre ({run.centre}) was measured on held-out rows alone" if "centre" in run.agreement else ""
 
 
 def _metric(run: SeenRun) -> str:

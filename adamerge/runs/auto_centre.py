@@ -19,6 +19,7 @@ from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
 from adamerge.learning.learn import divide, target_settings
+from adamerge.merging.exact import joined
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.results.adapter_settings import adapter_of
@@ -243,4 +244,5 @@ def _write_merge(one: Candidate, file: Path) -> None:
     headers = {name: Header(shape, vectors.dtype) for name, shape in vectors.shapes.items()}
     with SafetensorsWriter(file, headers, {"format": "pt"}) as writer:
         for name in vectors.shapes:
-            writer.write(name, vectors.combine_exactly(name, one.coefficients, rows[name]).to(vectors.dtype))
+            parts = vectors.exactly(name, one.coefficients, rows[name])
+            writer.write(name, joined(parts, vectors.shapes[name], vectors.dtype))

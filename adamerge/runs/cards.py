@@ -11,7 +11,7 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.experts.origin import Origin, origin_of
 from adamerge.learning.learned import Learned
-from adamerge.results.compare import Comparison
+from adamerge.results.compare import Comparison, finite
 from adamerge.results.kept_base import from_base
 from adamerge.results.loading import loading_of
 from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_of
@@ -51,8 +51,8 @@ def card_facts(
         config.method,
         list(_how(config, learned, rows)),
         comparison.unit if comparison and measured else None,
-        comparison.scores if comparison and measured else {},
-        comparison.relative() if comparison and measured else {},
+        finite(comparison.scores) if comparison and measured else {},
+        finite(comparison.relative()) if comparison and measured else {},
         _known(comparison.agreement) if comparison else {},
         list(filter(None, [surviving.warning(config.rounding)])),
         version("adamerge"),

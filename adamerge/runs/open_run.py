@@ -98,7 +98,7 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
 
 
 def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console: Console) -> None:
-    kept = _metrics(place.metrics)
+    kept = read_metrics(place.metrics)
     _check_merged(place)
     model, learned = _reopen(config, place, keeper, console)
     data = settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
@@ -134,7 +134,7 @@ def _check_merged(run: RunDirectory) -> None:
         )
 
 
-def _metrics(file: Path) -> dict[str, object]:
+def read_metrics(file: Path) -> dict[str, object]:
     """Read what a run measured, before anything is measured again."""
     way = "Delete it: evaluate then writes the scores alone, without the history of learning."
     return own_json(file, "the measurements of a run", way, {EVERY: object}) if os.path.lexists(file) else {}

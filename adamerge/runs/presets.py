@@ -1,10 +1,6 @@
 """Presets: the settings that each `method:` stands for, in YAML, on the command line and in Python."""
 
-from typing import Final
-
-from adamerge.learning.stable_decay import StableDecay
-from adamerge.objectives import LogitAlignment
-from adamerge.transforms import Isotropic, Wudi
+from typing import Final  # and no module with classes: `adamerge methods` prints these settings without torch
 
 COMMON: Final[dict[str, object]] = {
     "task_vectors": None,
@@ -55,13 +51,13 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     "auto": EXPERT_MERGING
     | {
         "centre": "auto",
-        "beside": ["base", Isotropic.__name__, Wudi.__name__],
+        "beside": ["base", "Isotropic", "Wudi"],
         "data.augmentation": {},
-        "objective": {"class_path": LogitAlignment.__name__, "init_args": {"temperature": "auto"}},
+        "objective": {"class_path": "LogitAlignment", "init_args": {"temperature": "auto"}},
         "chunks": {"budget": 8},
         "watch.guard": True,
         "watch.average": 0.9,
-        "lr_scheduler": StableDecay.__name__,
+        "lr_scheduler": "StableDecay",
         "trainer.max_steps": 200,
     },
     "frank_wolfe": ADAMERGING

@@ -9,10 +9,13 @@ from peft import LoraConfig
 from support.adapter_document import messages
 from support.adapter_mismatches import MADE, refusal_of
 from support.adapter_refusals import CASES, OTHER_TYPES, PROMPTS, Plain
-from support.adapters import experts_of
+from support.adapters import TIED, experts_of, saved
+from torch import nn
 
 from adamerge.experts.adapter_config import KNOWN
-from adamerge.types import ConfigError
+from adamerge.experts.adapter_keys import Parts
+from adamerge.experts.adapter_reader import no_weight
+from adamerge.types import ConfigError, IncompatibleExpertsError
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +68,23 @@ def test_every_option_of_peft_is_known(field):
 SAID = {
     "an option of the future": ({"use_something_new": True}, "options that are not known here: use_something_new"),
     "a scale of nothing": ({"lora_alpha": 0}, "makes the scale of some factors 0 .* change nothing"),
-    "rows that are not there": ({"trainable_token_indices": [1]}, "names trainable_token_indices, but the file has no"),
-    "a module that is not there": ({"modules_to_save": ["lm_head"]}, r"names modules_to_save \(lm_head\), but"),
-    "the end of a module's name": ({"modules_to_save": ["layernorm"]}, r"names modules_to_save \(layernorm\), but"),
+    "rows that are not there": (
+        {"trainable_token_indices": [1]},
+        r"names trainable_token_indices \(of the input\), but",
+    ),
+    "a module that is not there": ({"modules_to_save": ["lm_head"]}, r"names modules_to_save \(lm_head.weight\), but"),
+    "the end of a module's name": (
+        {"modules_to_save": ["layernorm"]},
+        r"names modules_to_save \(.*0.input_layernorm.weight, .*\), but",
+    ),
     "targets that are not there": (
         {"target_modules": ["q_proj", "k_proj"]},
         r"target_modules \(.*1.self_attn.k_proj\)",
     ),
-    "biases that are not there": ({"lora_bias": True}, "names lora_bias, but the file has no tensors"),
+    "biases that are not there": (
+        {"lora_bias": True},
+        r"names lora_bias \(.*0.self_attn.q_proj, .*\), but",
+    ),
     "another rank": ({"r": 16}, "says rank 16 for model.layers.0.self_attn.q_proj, but its factors have rank 4"),
     "another rank by a pattern": ({"rank_pattern": {"v_proj": 2}}, "says rank 2 for .*v_proj, .* rank 4"),
 }
@@ -87,9 +99,52 @@ def test_options_that_do_not_fit_the_tensors_are_said(opened, kind):
 def test_layers_without_factors_are_said(plain, tmp_path):
     without = {key: value for key, value in plain.tensors.items() if "layers.1" not in key}
     notes = plain.open(tmp_path / "adapter", {}, change=lambda _: without).notes
-    assert any("target_modules (model.layers.1.self_attn.q_proj)" in note for note in notes)
+    assert any(
+        "target_modules (model.layers.1.self_attn.q_proj, model.layers.1.self_attn.v_proj)" in note for note in notes
+    )
     chosen = plain.open(tmp_path / "chosen", {"layers_to_transform": [0]}, change=lambda _: without).notes
     assert not any("the file has no tensors" in note for note in chosen)
+
+
+LAYERS = "model.layers.1.self_attn.q_proj, model.layers.1.self_attn.v_proj"
+PARTLY = {
+    "a pattern": ({"target_modules": r".*\.(q|v)_proj"}, rf"target_modules \({LAYERS}\)"),
+    "numbers of layers": ({"layers_to_transform": [0, 1], "layers_pattern": "layers"}, rf"target_modules \({LAYERS}\)"),
+    "all linear layers": ({"target_modules": "all-linear"}, r"target_modules \(.*0.self_attn.k_proj, .* and 9 more\)"),
+    "norms": (
+        {"modules_to_save": ["norm"]},
+        r"modules_to_save \(model.layers.0.post_attention_layernorm.weight, .*1 more",
+    ),
+    "layers that were saved": ({"modules_to_save": ["layers.1"]}, r"names modules_to_save \(\S*layers.1.*\), but"),
+    "rows by name": ({"trainable_token_indices": {"lm_head": [1]}}, r"trainable_token_indices \(lm_head\)"),
+}
+
+
+@pytest.mark.parametrize("kind", PARTLY)
+def test_what_the_file_has_in_part_is_said(plain, tmp_path, kind):
+    options, words = PARTLY[kind]
+    tensors = {key: value for key, value in plain.tensors.items() if "layers.1" not in key}
+    tensors["base_model.model.model.layers.0.input_layernorm.weight"] = torch.full((16,), 2.0)
+    notes = plain.open(tmp_path / "adapter", options, change=lambda _: tensors).notes
+    assert any(re.search(words, note) for note in notes)
+
+
+def test_rows_of_one_side_of_tied_embeddings_are_refused(tmp_path):
+    base, adapter, _ = saved(
+        tmp_path, TIED, {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [1]}}
+    )
+    with pytest.raises(
+        IncompatibleExpertsError, match=r"lm_head.weight is tied to .*, and the adapter changes one side"
+    ):
+        experts_of(base, a=adapter)
+
+
+def test_factors_of_a_computed_weight_are_refused():
+    """PEFT adds them to a weight that weight norm computes anew from its own parameters."""
+    parts = Parts("conv", {"A": "conv.lora_A.weight", "B": "conv.lora_B.weight"})
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    assert "whose weight is computed from others" in str(no_weight(parts, "conv", layer))
+    assert no_weight(parts, "conv", nn.Linear(2, 2)) is None
 
 
 @pytest.mark.parametrize("excluded", [["layers.1.self_attn.q_proj", "v_proj"], r".*layers\.1\..*"])

@@ -28,6 +28,8 @@ REASONS = {
     "have the shape": "predicts more than one class per row",
 }
 STATE = {"": "", "changes itself": "changes itself", "random": "draws random numbers"}
+FORMERLY = {"LEDForConditionalGeneration": "draws random numbers before transformers 5.23"}
+"""What a class does in the oldest releases alone, so that the document is the same under all."""
 INTRODUCTION = f"""# Model families
 
 Some classes answer a row otherwise beside other rows than alone: they read padding, count positions from the side of
@@ -93,10 +95,15 @@ def others():
         yield f"| {member.title} | {member.inputs} | {f'no: it {REASONS[member.says]}' if member.says else 'yes'} |"
 
 
+def besides(family):
+    """The last cell of a line of the first table."""
+    return FORMERLY.get(family.architecture, STATE[family.state])
+
+
 def text():
     """The document but for the third table."""
     lines = [
-        f"| {f.architecture} | {BATCHES[f.batches]} | {PROMPTS[f.prompts]} | {STATE[f.state]} |"
+        f"| {f.architecture} | {BATCHES[f.batches]} | {PROMPTS[f.prompts]} | {besides(f)} |"
         for f in sorted(TABLE, key=lambda family: (family.architecture.lower(), family.batches))
     ]
     return "\n".join([INTRODUCTION + "\n".join(lines), SECOND + "\n".join(others()), THIRD])

@@ -1,13 +1,20 @@
 """The progress bar: shown on a terminal, or if it is configured; devices, and what each process gets."""
 
+import logging
+import re
 import sys
+from pathlib import Path
 
+import lightning_fabric
 import pytest
+import pytorch_lightning
+from lightning_fabric.utilities.rank_zero import rank_zero_warn
+from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.callbacks import ProgressBar
 
 from adamerge import ConfigError
 from adamerge.learning.settings import check_devices
-from adamerge.learning.trainer import Progress, build_trainer, without_advice
+from adamerge.learning.trainer import ADVICE_OF, Progress, build_trainer, without_advice
 from adamerge.optim import processes
 
 
@@ -45,3 +52,27 @@ def test_shares_are_even_where_processes_go_in_step(monkeypatch):
         shares[rank] = (list(processes.share_of("abcd", 1)), list(processes.share_of("abcd", 1, even=True)))
     assert sorted(item for own, _ in shares.values() for item in own) == list("abcd")
     assert all(even == [*own, *"a" * (2 - len(own))] for own, even in shares.values())
+
+
+def functions(package):
+    """Names of all functions in a package's files."""
+    texts = [file.read_text(encoding="utf-8") for file in Path(package.__file__).parent.rglob("*.py")]
+    return {name for text in texts for name in re.findall(r"^ *def (\w+)", text, re.MULTILINE)}
+
+
+def give_advice():
+    """Let Lightning say what is left out, one note and one warning."""
+    with without_advice():
+        build_trainer({"accelerator": "cpu", "precision": "bf16-mixed"}, [])
+        build_trainer({"accelerator": "cpu", "limit_val_batches": 1}, [])
+        rank_zero_warn("advice", category=PossibleUserWarning)
+        rank_zero_warn("a fault")
+
+
+def test_advice_is_known_by_who_gives_it_and_everything_else_is_said(caplog):
+    assert functions(pytorch_lightning) | functions(lightning_fabric) >= ADVICE_OF
+    caplog.set_level(logging.INFO)
+    with pytest.warns(UserWarning, match="a fault") as warned:
+        give_advice()
+    assert ["limit_val_batches=1" in said for said in caplog.messages] == [True]
+    assert len(warned) == 1

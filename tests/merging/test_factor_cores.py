@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adamerge.calibration.closed_form import _row_products
+from adamerge.calibration.closed_form import row_products
 from adamerge.experts.low_rank import Adapted, Change, LowRank
 from adamerge.merging import factor_cores
 from adamerge.merging.expert_cosines import ExpertCosines
@@ -124,6 +124,6 @@ def test_products_with_a_gram_matrix_need_no_dense_task_vectors(both, monkeypatc
     gram, stack = inputs.T @ inputs, dense.stack(name).double()
     expected = torch.einsum("jrd,de,lre->rjl", stack, gram, stack)
     monkeypatch.setattr(Factored, "stack", lambda *_: pytest.fail("dense task vectors were made"))
-    found = list(_row_products(factored, name, [gram, 2 * gram]))
+    found = list(row_products(factored, name, [gram, 2 * gram]))
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(found[1], 2 * found[0])

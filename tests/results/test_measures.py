@@ -2,12 +2,13 @@
 
 import io
 import json
+import math
 
 import pytest
 from rich.console import Console
 
 from adamerge.results.candidates import CANDIDATES
-from adamerge.results.compare import Comparison
+from adamerge.results.compare import Comparison, finite
 from adamerge.results.evaluate import MEAN, relative
 from adamerge.results.measures import MEASURES, OWN, comparable
 from adamerge.results.report import comparison_table
@@ -54,6 +55,21 @@ def test_several_metrics_have_a_mean_only_if_all_are_percentages():
     Console(file=out, width=120).print(comparison_table(mixed))
     assert "a (accuracy, %, higher is better)" in out.getvalue()
     assert "b (perplexity, lower is better)" in out.getvalue()
+
+
+def test_small_scores_and_differences_are_not_rounded_away():
+    one = comparison({"a": "mse", "b": "mse"}, expert=(0.01234, 0.02), learned=(0.0256, 0.03))
+    out = io.StringIO()
+    Console(file=out, width=120).print(comparison_table(one))
+    for text in ("0.0123", "0.0256 (48)"):
+        assert text in out.getvalue()
+    assert "mean squared error of 0.0278" in verdict(seen(one))
+
+
+def test_a_card_holds_no_number_that_json_cannot():
+    one = comparison({"a": "perplexity"}, expert=(2.0,), learned=(math.inf,))
+    assert finite(one.scores)["learned"]["a"] is None
+    assert finite(one.relative())["expert"]["a"] == 100
 
 
 @pytest.mark.parametrize(("name", "known"), [("exact_match", True), ("rouge", False), ("perplexity", False)])

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.utils import validate_repo_id
 
-from adamerge.experts.origin import hub_id_of
+from adamerge.experts.origin import hub_id_of, licence_in
 from adamerge.results.loading import Loading
 from adamerge.results.model_card import CardFacts, Source, card, licence_of, metadata
 from adamerge.runs.cards import as_json, from_json
@@ -82,6 +82,14 @@ def test_facts_survive_json():
     ]
     again = from_json(json.loads(json.dumps(as_json(given))))
     assert card(again, {"": LOADING}, None, "m") == card(given, {"": LOADING}, None, "m")
+
+
+@pytest.mark.parametrize("name", ["Our Licence, V2", "our_licence", "-x-", "LLaMA 3.1"])
+def test_names_of_licences_are_as_the_hub_takes_them(name):
+    for stated in ({"license": "other", "license_name": name}, {"license": name}):
+        found = licence_in(stated)
+        assert found["license"] == "other" or "license_name" not in found
+        assert re.fullmatch(r"[a-z0-9.-]+", found.get("license_name", "mit"))
 
 
 def test_ids_of_local_folders_are_not_guessed(tmp_path):

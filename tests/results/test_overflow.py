@@ -15,7 +15,7 @@ from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.rounding import Rounding
-from adamerge.results.adapter_export import _rounded
+from adamerge.results.adapter_export import round_factors
 from adamerge.results.adapter_factors import LowRankChange
 from adamerge.results.export import export
 from adamerge.results.module_weights import Blend, blended
@@ -61,4 +61,4 @@ def test_modules_and_factors_that_overflow_are_refused_too(tmp_path):
         blended("2_Dense/model.safetensors", blend, model, torch.ones(1, 1))
     svd = Svd(torch.full((1, 1), 1.0), torch.tensor([1e12]), torch.full((1, 1), 1.0))
     with pytest.raises(ConfigError, match=r"factor w left: expected numbers of at most 65504"):
-        _rounded(model.rounding, "w", LowRankChange((svd,), 0.0))
+        round_factors(model.rounding, "w", LowRankChange((svd,), 0.0))

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from adamerge.experts.from_modules import from_modules
+from adamerge.merging import exact
 from adamerge.merging.execution import execution_of
 from adamerge.merging.grouping import row_blocks, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.rounding import Rounding, rounding_of
-from adamerge.results import backbone
 from adamerge.results.backbone import exact_parameters
 from adamerge.results.surviving import Surviving, SurvivingShare
 
@@ -59,8 +59,8 @@ def test_rows_by_rows_is_at_once_bit_for_bit(mode, resident, monkeypatch):
     model = MergedModel(found, vectors, grouping, rounding_of(found, torch.bfloat16, mode))
     coefficients = torch.rand(len(grouping), 2)
     share, written = survived(model, coefficients)
-    for most in (1, 27 * 3, 27 * 4 + 1):  # a row of 27 numbers, three and four of them at once
-        monkeypatch.setattr(backbone, "LARGE", most)
+    for most in (5, 5 * 27 * 3, 5 * (27 * 4 + 1)):  # one number, and three or four rows of 27, of five matrices at once
+        monkeypatch.setattr(exact, "_ROOM", most)
         again, parts = survived(model, coefficients)
         assert all(torch.equal(parts[name], value) for name, value in written.items())
         torch.testing.assert_close(again.written, share.written, rtol=1e-5, atol=1e-9)

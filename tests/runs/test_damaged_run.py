@@ -12,12 +12,12 @@ from support.mutations import tried
 
 from adamerge import cli
 from adamerge.learning.trainer import WholeCheckpoints
-from adamerge.learning.two_stages import _read as read_first_stage
+from adamerge.learning.two_stages import read_first_stage
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.runs.begun_run import check_run_dir, check_unedited
 from adamerge.runs.finished import RunFinishedError, check_unfinished
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs
-from adamerge.runs.open_run import _metrics
+from adamerge.runs.open_run import read_metrics
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.kept import Keeper, key_file
 from adamerge.storage.weights import MappedFiles
@@ -122,7 +122,7 @@ def test_coefficients_that_are_not_finite_are_refused(run, tmp_path):
 
 
 def test_measurements(run, examples):
-    assert all(tried(run.metrics, _metrics, examples, "json"))
+    assert all(tried(run.metrics, read_metrics, examples, "json"))
 
 
 def test_a_checkpoint_of_learning(run, examples):

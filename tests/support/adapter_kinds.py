@@ -49,6 +49,22 @@ MIXTURES = {
 }
 """Class, words of mlx-lm and of the files for an expert's matrices, and whether lora_a has two dimensions."""
 
+MORE = {
+    "parameters of layers": (
+        LLAMA,
+        {"target_modules": [], "target_parameters": ["q_proj.weight", "embed_tokens.weight"]},
+    ),
+    "parameters of Conv1D": (
+        GPT2,
+        {"target_modules": [], "target_parameters": ["c_attn.weight", "attn.c_proj.weight"]},
+    ),
+    "running statistics": (
+        ("ResNetForImageClassification", "resnet", {}),
+        {"target_modules": ["convolution"], "modules_to_save": ["normalization"]},
+    ),
+}
+"""Matrices whose factors have the order of the tensor, whatever the layer; buffers."""
+
 Made = Callable[[Path], tuple[Path, Path, Mapping[str, torch.Tensor]]]
 
 
@@ -81,7 +97,7 @@ def _by_hand(name: str, targets: str, options: Mapping[str, object]) -> Made:
 ALL: dict[str, tuple[Made, str]] = {
     **{
         kind: (_by_peft(family, options), _words(family if isinstance(family, str) else family[0], options))
-        for kind, (family, options) in KINDS.items()
+        for kind, (family, options) in {**KINDS, **MORE}.items()
     },
     **{f"fused experts: {kind}": (_of_experts(*one), _words(*one)) for kind, one in FUSED.items()},
     **{

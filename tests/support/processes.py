@@ -12,22 +12,7 @@ from typing import NamedTuple
 from support.stand_ins import FEW, OF_RUNS, nothing
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "adamerge.cli",
-        "rich._emoji_codes",
-        "adamerge.command_line",
-        "adamerge.runs.fit",
-        "adamerge.runs.config_errors",
-        "datasets.packaged_modules.json.json",
-        "matplotlib.backends.backend_agg",
-        "rich.status",
-        "scipy.io",
-        "torch.profiler",
-        "transformers.models.bert.modeling_bert",
-        "transformers.models.bert.tokenization_bert",
-    ]
-)
+FORKS.set_forkserver_preload(["support.loaded_ahead"])
 
 
 class Strike(NamedTuple):
@@ -76,6 +61,14 @@ def run(arguments, folder, output, strike=None):
     return process.exitcode
 
 
+def run_script(script, folder, output):
+    """Run a Python script to its end; returns its exit code."""
+    process = FORKS.Process(target=_script, args=(script, str(folder), str(output)))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
 def launched(rank, count, port):
     """The variables that torchrun gives a process."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
@@ -105,10 +98,7 @@ def _commands(commands, variables, folder, output, strike):
 def _command(arguments, folder, output, strike):
     # A process started with `&` from a script ignores SIGINT, and so do its children, pytest's among them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(folder)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    _write_to(output, folder)
     os.fsync = nothing
     if strike:
         _arm(strike)
@@ -120,6 +110,18 @@ def _command(arguments, folder, output, strike):
     path, _, name = FEW[0].rpartition(".")
     setattr(pkgutil.resolve_name(path), name, FEW[1])
     sys.exit(main(arguments))
+
+
+def _write_to(output, folder):
+    os.chdir(folder)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+
+
+def _script(script, folder, output):
+    _write_to(output, folder)
+    exec(compile(script, "script", "exec"), {})
 
 
 def _arm(strike):
