@@ -123,7 +123,7 @@ class DecayWhenFlat(Callback):
     ) -> None:
         step, history = trainer.global_step, self._best.history
         for scheduler in _of(trainer):
-            if history[-1]["step"] == step and (values := _observed(history)):
+            if history[-1]["step"] == step and (values := observed(history)):
                 scheduler.observe(step, values)
             trainer.should_stop = trainer.should_stop or step >= scheduler.ends
 
@@ -132,7 +132,7 @@ def _of(trainer: Trainer) -> list[StableDecay]:
     return [own.scheduler for own in trainer.lr_scheduler_configs if isinstance(own.scheduler, StableDecay)]
 
 
-def _observed(history: Sequence[dict[str, float]]) -> list[float]:
+def observed(history: Sequence[dict[str, float]]) -> list[float]:
     """List the divergence on held-out rows by evaluation, or the objective; empty without held-out rows."""
     key = "divergence" if all("divergence" in seen for seen in history) else "objective"
     return [seen[key] for seen in history if key in seen]

@@ -5,7 +5,8 @@ import torch
 from pytorch_lightning import Trainer
 from support.families import random_vectors
 
-from adamerge.learning.two_stages import MeanProduct, spread
+from adamerge.learning.course import spread
+from adamerge.learning.stages import MeanProduct
 from adamerge.merging.chunks import Chunks, allot, chunked, importance, importance_by_gradient
 from adamerge.merging.grouping import row_blocks, tensor_wise
 from adamerge.types import ConfigError
@@ -52,15 +53,15 @@ def test_allocations_spend_the_same_budget():
     vectors = random_vectors({"a": (30, 4), "b": (40, 2), "c": (5,)}, 2)
     shares = {"a": 0.9, "b": 0.05, "c": 0.05}
     sizes = {
-        allocation: len(chunked(vectors, Chunks(8, allocation), shares, 0))
+        allocation: len(chunked(vectors, Chunks(8, allocation), shares, 0, tensor_wise("abc")))
         for allocation in ("importance", "uniform", "random")
     }
     assert set(sizes.values()) == {24}
-    uniform = chunked(vectors, Chunks(8, "uniform"), None, 0)
+    uniform = chunked(vectors, Chunks(8, "uniform"), None, 0, tensor_wise("abc"))
     assert [len(uniform.rows[name].unique()) for name in "abc"] == [12, 11, 1]
-    important = chunked(vectors, Chunks(8), shares, 0)
+    important = chunked(vectors, Chunks(8), shares, 0, tensor_wise("abc"))
     assert len(important.rows["a"].unique()) > 2 * len(important.rows["b"].unique())
-    drawn = [chunked(vectors, Chunks(8, "random"), None, seed).groups for seed in (0, 0, 1)]
+    drawn = [chunked(vectors, Chunks(8, "random"), None, seed, tensor_wise("abc")).groups for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
