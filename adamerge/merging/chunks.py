@@ -195,6 +195,18 @@ def most_blocks(shapes: Mapping[str, torch.Size], chunks: Chunks, coarse: Groupi
     return {group: max(1, min(size, chunks.most * size // max(1, of_group[group]))) for group, size in sizes.items()}
 
 
+def most_groups(shapes: Mapping[str, torch.Size], chunks: Chunks, coarse: Grouping) -> int:
+    """Find the largest number of groups that learning may end with, from those that it begins with.
+
+    Example:
+        >>> shapes = {"w": torch.Size([100, 3]), "b": torch.Size([5])}
+        >>> [most_groups(shapes, Chunks(budget), split(tensor_wise("wb"), shapes, {})) for budget in (8, "auto")]
+        [16, 65]
+    """
+    budget = chunks.budget
+    return sum(most_blocks(shapes, chunks, coarse).values()) if isinstance(budget, str) else round(budget * len(coarse))
+
+
 def _shares(raw: Mapping[str, float]) -> Importance:
     total = sum(raw.values())
     return {name: value / total if total else 1 / len(raw) for name, value in raw.items()}
