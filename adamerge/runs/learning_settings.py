@@ -53,7 +53,8 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
     ):
         notes.append(
             f"warning: trainer.max_steps ({steps}) ends within the first stage (chunks.first_steps: "
-            f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps above {shortest}"
+            f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps above "
+            f"{shortest}"
         )
     return notes
 
