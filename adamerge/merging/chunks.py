@@ -24,19 +24,18 @@ class Chunks:
     """Later stages of learning, in which important matrices have one coefficient per block of rows.
 
     Attributes:
-        budget: Coefficients per expert, in multiples of the number of tensors, for one second stage; or auto: a stage
-            with `growth` times as many follows, wherever held-out rows stop improving, as long as stages pay.
+        budget: Coefficients per expert, in multiples of the number of tensors, for one second stage; or auto: stages
+            with `growth` times as many follow each other as long as held-out rows say that they pay.
         allocation: How blocks are divided among matrices: by importance; or, as baselines, uniform or random.
         importance: Importance of a parameter, with c its learned coefficients, τ its task vectors and n its size: rms
             (Σₖ |cₖ|·‖τₖ‖/√n), norm (Σₖ |cₖ|·‖τₖ‖), energy (Σₖ cₖ²·‖τₖ‖²·n), or gradient (Σₖ |cₖ·∂L/∂cₖ|, mean over
             the first stage's steps).
         most: Largest number of blocks per parameter.
-        first_steps: Steps of the tensor-wise first stage, out of trainer.max_steps; 0 skips it. With budget: auto, the
-            fewest steps of any stage.
+        first_steps: Steps of the tensor-wise first stage, out of trainer.max_steps; 0 skips it. With budget: auto, steps
+            of every stage but the last, up to the next evaluation.
         growth: With budget: auto, how many times as many coefficients the next stage has.
-        least: With budget: auto, relative fall of what is measured on held-out rows (divergence; the objective where
-            that is unknown) between two evaluations, below which a stage ends, and of a whole stage, below which it
-            has not paid, so that none follows.
+        least: With budget: auto, relative fall in a stage of what is measured on held-out rows (divergence; the
+            objective where that is unknown) that pays for the next one.
     """
 
     budget: float | Literal["auto"] = FIXED
