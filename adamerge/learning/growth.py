@@ -12,8 +12,8 @@ class Growth:
 
     It decides with the first evaluation after the fewest steps. A finer stage follows at once if this one has paid: its
     least value is below (1 − least) times that of its start. The tensor-wise one has nothing to be compared with, and
-    always pays. Otherwise learning goes on in this stage, to its end. To wait until a stage that pays is flat takes more
-    steps and ends no better (docs/measured.md): the finer stage learns the same and more.
+    always pays. Otherwise learning goes on in this stage, to its end. To wait until a stage that pays is flat takes
+    more steps and ends no better (docs/measured.md): the finer stage learns the same and more.
 
     Attributes:
         least: Relative fall that pays.

@@ -31,8 +31,8 @@ class Chunks:
             (Σₖ |cₖ|·‖τₖ‖/√n), norm (Σₖ |cₖ|·‖τₖ‖), energy (Σₖ cₖ²·‖τₖ‖²·n), or gradient (Σₖ |cₖ·∂L/∂cₖ|, mean over
             the first stage's steps).
         most: Largest number of blocks per parameter.
-        first_steps: Steps of the tensor-wise first stage, out of trainer.max_steps; 0 skips it. With budget: auto, steps
-            of every stage but the last, up to the next evaluation.
+        first_steps: Steps of the tensor-wise first stage, out of trainer.max_steps; 0 skips it. With budget: auto,
+            steps of every stage but the last, up to the next evaluation.
         growth: With budget: auto, how many times as many coefficients the next stage has.
         least: With budget: auto, relative fall in a stage of what is measured on held-out rows (divergence; the
             objective where that is unknown) that pays for the next one.

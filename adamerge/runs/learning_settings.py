@@ -7,8 +7,7 @@ import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.data.rows import Rows
-from adamerge.data.schedule import held_out_notes
-from adamerge.learning.learn import divide
+from adamerge.data.schedule import held_out_notes, split_held_out
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.merging.chunks import Chunks
 from adamerge.merging.device import device_of
@@ -103,7 +102,9 @@ def _growth_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
     """Say that the budget of chunks cannot grow without held-out rows."""
     if config.chunks is None or not config.trainer.max_steps:
         return []
-    settled = config.chunks.settled(watched=bool(divide(rows, config.data, config.seed_everything).watch))
+    share, seed, least = config.data.held_out, config.seed_everything, config.data.least_held_out
+    watched = any(split_held_out(len(own), share, seed, least)[1] for own in rows.values())
+    settled = config.chunks.settled(watched=watched)
     if settled == config.chunks:
         return []
     return [
