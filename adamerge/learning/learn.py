@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -247,11 +248,13 @@ def _keep_best(
     enough: Enough,
 ) -> KeepBest:
     """Watch the held-out rows; without any, the last iterate is the best."""
+    measure = partial(_measure, model, held_out, objective, learning.task_weights) if held_out else None
+    same = learning.batching.batch_size is None
     return KeepBest(
-        (lambda c: _measure(model, held_out, objective, learning.task_weights, c)) if held_out else None,
+        measure,
         learning.watching,
         tell or (lambda line: None),
-        same_rows=learning.batching.batch_size is None,
+        same_rows=same,
         former_steps=former_steps,
         enough=enough,
     )
