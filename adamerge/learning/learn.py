@@ -250,14 +250,8 @@ def _keep_best(
     """Watch the held-out rows; without any, the last iterate is the best."""
     measure = partial(_measure, model, held_out, objective, learning.task_weights) if held_out else None
     same = learning.batching.batch_size is None
-    return KeepBest(
-        measure,
-        learning.watching,
-        tell or (lambda line: None),
-        same_rows=same,
-        former_steps=former_steps,
-        enough=enough,
-    )
+    told = tell or (lambda line: None)
+    return KeepBest(measure, learning.watching, told, same_rows=same, former_steps=former_steps, enough=enough)
 
 
 def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: Trainer, interrupted: bool) -> Learned:
