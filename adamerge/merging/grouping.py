@@ -8,7 +8,8 @@ values of this one type, the only one that *combine* and *inner* handle.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -177,8 +178,9 @@ def block_sizes(grouping: Grouping, shapes: Mapping[str, Sequence[int]]) -> dict
 
 def _runs(rows: Tensor, shape: Sequence[int]) -> tuple[list[int], list[int]]:
     """Find the groups of a parameter in the order of its rows, and how many rows each has."""
-    groups, counts = rows.expand(max(1, shape[0]) if len(shape) > 1 else 1).unique_consecutive(return_counts=True)
-    return groups.tolist(), counts.tolist()
+    index = cast(list[int], rows.expand(max(1, shape[0]) if len(shape) > 1 else 1).numpy().tolist())
+    runs = [(group, len(list(own))) for group, own in groupby(index)]
+    return [group for group, _ in runs], [count for _, count in runs]
 
 
 def _nearly_equal(rows: int, wanted: int) -> list[int]:
