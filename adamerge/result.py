@@ -12,8 +12,8 @@ from torch import nn
 from adamerge.arguments import dtype_of, path_of
 from adamerge.calibration.agreement import HeldOut
 from adamerge.data.rows import Rows
+from adamerge.learning.course import Staged
 from adamerge.learning.keep_best import criterion
-from adamerge.learning.two_stages import Staged
 from adamerge.merging.coefficients import save_coefficients
 from adamerge.merging.rounding import RoundingMode
 from adamerge.results.adapter_agreement import agreement_lines

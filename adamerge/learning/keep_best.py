@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
@@ -15,6 +15,9 @@ from adamerge.types import Coefficients, ConfigError, check_types
 
 Measure: TypeAlias = Callable[[Coefficients], Mapping[str, float]]
 """Coefficients → "divergence" (if known), "agreement" and "objective" on held-out rows, each the mean over tasks."""
+
+Enough: TypeAlias = Callable[[Sequence[Mapping[str, float]]], bool]
+"""What was measured so far → whether to stop."""
 
 FROM_BASE = "from base"
 """Key of the divergence from the base, where it is a teacher, among these."""
@@ -67,7 +70,8 @@ class KeepBest(Callback):
         watching: Criterion and frequency of the evaluation.
         tell: Called with a line of text after each evaluation.
         same_rows: Whether all steps use the same rows; learning then stops when the optimiser has converged.
-        former_steps: Steps of an earlier stage, which the lines of text and errors count too.
+        former_steps: Steps of earlier stages, which the lines of text and errors count too.
+        enough: Called with the history after each evaluation; learning stops where it returns True.
 
     Attributes:
         history: One entry per evaluation: step, loss, divergence, agreement, objective, range of the coefficients, and
@@ -86,9 +90,10 @@ class KeepBest(Callback):
         *,
         same_rows: bool = False,
         former_steps: int = 0,
+        enough: Enough = lambda history: False,
     ) -> None:
         self._measure, self._watching, self._tell, self._same_rows = measure, watching, tell, same_rows
-        self._former_steps = former_steps
+        self._former_steps, self._enough = former_steps, enough
         self.history: list[dict[str, float]] = []
         self.best_step: int = 0
         self.best: Coefficients = torch.empty(0)
@@ -162,10 +167,11 @@ class KeepBest(Callback):
         return rank(seen, self._watching.monitor)
 
     def _stale(self) -> bool:
-        """Return whether `patience` evaluations have passed since the best one."""
+        """Return whether `patience` evaluations have passed since the best one, or it is enough."""
         evaluated = [entry["step"] for entry in self.history]
         since = len(evaluated) - 1 - evaluated.index(self.best_step)
-        return self._watching.patience is not None and since >= self._watching.patience
+        stale = self._watching.patience is not None and since >= self._watching.patience
+        return stale or self._enough(self.history)
 
     @override
     def state_dict(self) -> dict[str, object]:

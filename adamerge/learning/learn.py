@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +18,14 @@ from adamerge.data.settings import Batching
 from adamerge.experts.experts import KEEP
 from adamerge.learning.checkpoints import LAST, every, newest
 from adamerge.learning.interrupt import StopOnInterrupt
-from adamerge.learning.keep_best import FROM_BASE, KeepBest
+from adamerge.learning.keep_best import FROM_BASE, Enough, KeepBest
 from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.movement import Movement
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.learning.stable_decay import DecayWhenFlat
 from adamerge.learning.step_costs import StepCosts
-from adamerge.learning.trainer import build_trainer, check_joined, process_count, rank_for, without_advice
+from adamerge.learning.trainer import build_trainer, check_joined, clock_of, process_count, rank_for, without_advice
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
@@ -143,6 +144,7 @@ def descend(
     tell: Callable[[str], None] | None = None,
     also: Sequence[Callback] = (),
     former_steps: int = 0,
+    enough: Enough = lambda history: False,
 ) -> Learned:
     """Learn as `learn` does, with checked settings and with the experts' outputs computed already.
 
@@ -157,7 +159,8 @@ def descend(
         resume: As for `learn`.
         tell: As for `learn`.
         also: As for `learn`.
-        former_steps: Steps of an earlier stage, which `tell` counts too.
+        former_steps: Steps of earlier stages, which `tell` counts too.
+        enough: Called with the history after each evaluation; learning stops where it returns True.
 
     Returns:
         As for `learn`.
@@ -169,7 +172,7 @@ def descend(
     start = uniform(model, learning.init) if isinstance(learning.init, float | int) else learning.init
     if learning.optimizer is None or learning.steps == 0:
         return Learned(learning.feasible.project(start), 0, [], interrupted=False)
-    best = _keep_best(model, objective, learning, replace(held_out, targets=goals.watch), tell, former_steps)
+    best = _keep_best(model, objective, learning, replace(held_out, targets=goals.watch), tell, former_steps, enough)
     module = MergeModule(
         model,
         objective,
@@ -184,21 +187,24 @@ def descend(
         build_scheduler=learning.build_scheduler,
         micro_batch=learning.batching.micro_batch,
     )
-    movement, costs = Movement(learning.feasible), StepCosts()
+    movement, costs, clock = Movement(learning.feasible), StepCosts(), clock_of(learning.trainer)
     stop = StopOnInterrupt(checkpoints / LAST) if checkpoints else None
     saving = [stop, every(learning.watching.every, checkpoints)] if checkpoints and stop else []
     check_joined(process_count(learning.trainer))
     where = trainer_on(model.vectors.device, learning.trainer.get("accelerator", "auto"))
     if process_count(learning.trainer) > 1:
         where["devices"] = learning.trainer.get("devices", 1)  # of which Lightning gives each process its own
-    options = {**learning.trainer, **where, "max_steps": learning.steps}
+    options = {**learning.trainer, **where, "max_steps": learning.steps, "max_time": None}
     former = newest(checkpoints) if resume and checkpoints else None
-    trainer = _fit(module, [costs, best, DecayWhenFlat(best), movement, *also, *saving], options, former)
+    trainer = _fit(module, [costs, best, DecayWhenFlat(best), movement, clock, *also, *saving], options, former)
     if not best.history:
-        raise ConfigError(f"trainer.max_time: {options.get('max_time')} was over before the first step; raise it.")
+        raise ConfigError(
+            f"trainer.max_time: {learning.trainer.get('max_time')} was over before the first step; raise it."
+        )
     if tell is not None and costs.steps:
         tell(costs.line())
-    return _learned(best, movement, module, trainer, interrupted=stop is not None and stop.interrupted)
+    interrupted = stop is not None and stop.interrupted
+    return replace(_learned(best, movement, module, trainer, interrupted=interrupted), seconds=clock.time_elapsed())
 
 
 def goals_of(
@@ -239,15 +245,13 @@ def _keep_best(
     held_out: HeldOut,
     tell: Callable[[str], None] | None,
     former_steps: int,
+    enough: Enough,
 ) -> KeepBest:
     """Watch the held-out rows; without any, the last iterate is the best."""
-    return KeepBest(
-        (lambda c: _measure(model, held_out, objective, learning.task_weights, c)) if held_out else None,
-        learning.watching,
-        tell or (lambda line: None),
-        same_rows=learning.batching.batch_size is None,
-        former_steps=former_steps,
-    )
+    measure = partial(_measure, model, held_out, objective, learning.task_weights) if held_out else None
+    same = learning.batching.batch_size is None
+    told = tell or (lambda line: None)
+    return KeepBest(measure, learning.watching, told, same_rows=same, former_steps=former_steps, enough=enough)
 
 
 def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: Trainer, interrupted: bool) -> Learned:

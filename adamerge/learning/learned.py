@@ -28,6 +28,7 @@ class Learned:
         guard: What the guard found, as JSON; None if nothing was compared.
         plain: Whether the coefficients are of untransformed task vectors over the base, because the guard took a
             finished merge that is none of what was learned on.
+        seconds: Time of learning.
     """
 
     coefficients: Coefficients
@@ -41,6 +42,7 @@ class Learned:
     warnings: tuple[str, ...] = ()
     guard: Mapping[str, object] | None = None
     plain: bool = False
+    seconds: float = 0.0
 
     def as_json(self, groups: Sequence[str], experts: Sequence[str]) -> dict[str, object]:
         """Return everything but the coefficients as JSON, with the names of their rows and columns."""
@@ -73,4 +75,5 @@ class Learned:
             selections,
             found.get("moved"),
             tuple(found.get("warnings", ())),
+            seconds=float(found.get("seconds", 0.0)),
         )

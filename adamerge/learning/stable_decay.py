@@ -1,7 +1,7 @@
 """Own number of steps: a constant learning rate until held-out rows stop improving, then a short decay."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
@@ -123,7 +123,7 @@ class DecayWhenFlat(Callback):
     ) -> None:
         step, history = trainer.global_step, self._best.history
         for scheduler in _of(trainer):
-            if history[-1]["step"] == step and (values := _observed(history)):
+            if history[-1]["step"] == step and (values := observed(history)):
                 scheduler.observe(step, values)
             trainer.should_stop = trainer.should_stop or step >= scheduler.ends
 
@@ -132,7 +132,7 @@ def _of(trainer: Trainer) -> list[StableDecay]:
     return [own.scheduler for own in trainer.lr_scheduler_configs if isinstance(own.scheduler, StableDecay)]
 
 
-def _observed(history: Sequence[dict[str, float]]) -> list[float]:
+def observed(history: Sequence[Mapping[str, float]]) -> list[float]:
     """List the divergence on held-out rows by evaluation, or the objective; empty without held-out rows."""
     key = "divergence" if all("divergence" in seen for seen in history) else "objective"
     return [seen[key] for seen in history if key in seen]

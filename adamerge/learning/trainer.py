@@ -8,15 +8,16 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
@@ -86,6 +87,16 @@ def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> T
 
 _DEFAULTS = {name: own.default for name, own in inspect.signature(Trainer).parameters.items()}
 """All arguments of the Trainer: those that are not given are read from variables such as PL_TRAINER_DEVICES."""
+
+
+def clock_of(options: Mapping[str, object]) -> Timer:
+    """Build what measures the time of learning, and ends it after `max_time` of the Trainer's options.
+
+    Example:
+        >>> clock_of({"max_time": "00:00:01:30"}).time_remaining(), clock_of({}).time_remaining()
+        (90.0, None)
+    """
+    return Timer(cast(str | timedelta | None, options.get("max_time")))
 
 
 def process_count(options: Mapping[str, object]) -> int:

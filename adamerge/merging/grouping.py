@@ -8,7 +8,8 @@ values of this one type, the only one that *combine* and *inner* handle.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -127,20 +128,75 @@ def row_blocks(shapes: Mapping[str, Sequence[int]], blocks: int | Mapping[str, i
         >>> grouping.groups, grouping.rows["w"].tolist(), grouping.rows["b"].tolist()
         (('w[0:3]', 'w[3:5]', 'b'), [0, 0, 0, 1, 1], [2])
     """
-    groups: list[str] = []
-    rows: dict[str, Tensor] = {}
+    sizes: dict[str, list[int]] = {}
     for name, shape in shapes.items():
         wanted = blocks if isinstance(blocks, int) else blocks.get(name, 1)
         if wanted < 1:
             raise ConfigError(f"{name}: expected at least 1 block of rows, found {wanted}.")
-        count = min(wanted, shape[0]) if len(shape) > 1 else 1
-        if count == 1:
-            rows[name] = torch.tensor([len(groups)])
-            groups.append(name)
-            continue
-        sizes = [len(part) for part in torch.arange(shape[0]).tensor_split(count)]
-        rows[name] = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes)) + len(groups)
-        groups += [f"{name}[{end - size}:{end}]" for end, size in zip(accumulate(sizes), sizes, strict=True)]
+        sizes[name] = _nearly_equal(shape[0], wanted) if len(shape) > 1 else [1]
+    return _by_sizes(sizes)
+
+
+def split(coarse: Grouping, shapes: Mapping[str, Sequence[int]], parts: Mapping[str, int]) -> Grouping:
+    """Divide blocks of rows further, each into nearly equal contiguous ones.
+
+    Args:
+        coarse: Groups of one parameter each: tensors, or blocks of their rows.
+        shapes: Shape of each parameter.
+        parts: Number of blocks that each group becomes; at most the number of its rows is used.
+
+    Example:
+        >>> coarse = row_blocks({"w": (5, 3), "b": (5,)}, 2)
+        >>> split(coarse, {"w": (5, 3), "b": (5,)}, {"w[0:3]": 2, "b": 4}).groups
+        ('w[0:2]', 'w[2:3]', 'w[3:5]', 'b')
+    """
+    return _by_sizes(
+        {
+            name: [
+                size
+                for group, count in zip(*_runs(coarse.rows[name], shape), strict=True)
+                for size in _nearly_equal(count, parts.get(coarse.groups[group], 1))
+            ]
+            for name, shape in shapes.items()
+        }
+    )
+
+
+def block_sizes(grouping: Grouping, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Count the rows of each group; a vector, or a scalar, is one row.
+
+    Example:
+        >>> block_sizes(row_blocks({"w": (5, 3), "b": (5,)}, 2), {"w": (5, 3), "b": (5,)})
+        {'w[0:3]': 3, 'w[3:5]': 2, 'b': 1}
+    """
+    return {
+        grouping.groups[group]: count
+        for name, shape in shapes.items()
+        for group, count in zip(*_runs(grouping.rows[name], shape), strict=True)
+    }
+
+
+def _runs(rows: Tensor, shape: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Find the groups of a parameter in the order of its rows, and how many rows each has."""
+    index = cast(list[int], rows.expand(max(1, shape[0]) if len(shape) > 1 else 1).numpy().tolist())
+    runs = [(group, len(list(own))) for group, own in groupby(index)]
+    return [group for group, _ in runs], [count for _, count in runs]
+
+
+def _nearly_equal(rows: int, wanted: int) -> list[int]:
+    """Divide a number of rows into at most as many nearly equal sizes."""
+    return [len(part) for part in torch.arange(rows).tensor_split(min(wanted, rows))] if rows else [0]
+
+
+def _by_sizes(sizes: Mapping[str, Sequence[int]]) -> Grouping:
+    """Make a group of each block of rows, and one of each parameter that has a single block."""
+    groups: list[str] = []
+    rows: dict[str, Tensor] = {}
+    for name, own in sizes.items():
+        index = torch.arange(len(own)) + len(groups)
+        rows[name] = index if len(own) == 1 else index.repeat_interleave(torch.tensor(own))
+        ends = zip(accumulate(own), own, strict=True)
+        groups += [name] if len(own) == 1 else [f"{name}[{end - size}:{end}]" for end, size in ends]
     return Grouping(tuple(groups), rows)
 
 

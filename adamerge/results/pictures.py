@@ -121,12 +121,14 @@ def _line(axes: Axes, history: Sequence[Mapping[str, float]], curve: _Curve) -> 
 
 
 def _marks(axes: Axes, run: SeenRun) -> None:
-    """Mark the best iterate and the border of two stages."""
+    """Mark the best iterate and the borders of stages."""
     chosen = run.settings.get("watch.monitor")
     by = f", by {chosen}" if chosen in {curve.key for curve in _CURVES} else ""
     axes.axvline(run.metrics.get("best_step", 0), color="0.3", linestyle=":", label=f"best iterate{by}")
-    for step in run.facts.get("stages", []):
-        axes.axvline(step, color="0.5", linewidth=3, alpha=0.5, label="second stage begins")
+    borders: list[float] = run.facts.get("stages", [])
+    for step in borders:
+        label = "second stage begins" if len(borders) == 1 else "finer stages begin" if step == borders[0] else None
+        axes.axvline(step, color="0.5", linewidth=3, alpha=0.5, label=label)
 
 
 def _coefficients(run: SeenRun) -> Iterable[Picture]:

@@ -261,6 +261,8 @@ def _merged(run: SeenRun) -> list[str]:
             f"Merged: {len(run.table.grouping.rows)} parameters, {sizes['numbers_merged']:,} numbers; the export has "
             f"{sizes['bytes_on_disk'] / 1e6:.1f} MB."
         )
+    grown = facts.get("groups_of_stages", [])
+    lines += [f"Groups of coefficients, by stage: {', '.join(map(str, grown))}."] if grown else []
     heads = {", ".join(names): "" for names in facts.get("heads", {}).values() if names}
     heads = {own: ", ".join(task for task, names in facts["heads"].items() if ", ".join(names) == own) for own in heads}
     lines += [f"Each expert's own: {'; '.join(f'{own} ({tasks})' for own, tasks in heads.items())}."] if heads else []

@@ -12,6 +12,7 @@ from adamerge.data.tables import load_table
 from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
+from adamerge.merging.chunks import most_groups
 from adamerge.merging.device import describe_device, device_of
 from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
@@ -133,11 +134,13 @@ def _memory(
 
 
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
-    count, groups = len(experts.tasks), len(GROUPINGS[config.grouping](experts.shared))
+    count, grouping = len(experts.tasks), GROUPINGS[config.grouping](experts.shared)
+    groups = len(grouping)
     if config.grouping == COMPONENT:
         groups = sum(components(ranks(experts, experts.shared)).values())
     if config.chunks is not None:
-        groups = round(config.chunks.budget * groups)
+        shapes = {name: experts.base.shape(name) for name in experts.shared}
+        groups = most_groups(shapes, config.chunks, grouping)
     return [
         f"device: {describe_device(_device(config))}",
         f"coefficients: at most {groups} groups × {count} experts = {groups * count}",

@@ -80,7 +80,8 @@ class MergeConfig:
         grouping: Parameters that share one coefficient per expert: the whole model (task), each transformer block,
             each tensor, or each component of a LoRA adapter's tensor (a column of B with its row of A).
         chunks: After a first stage with one coefficient per tensor, give important tensors one coefficient per block
-            of rows; null learns in one stage with the grouping.
+            of rows, as many as a budget says, or (budget: auto) more in each stage while that pays on held-out rows;
+            null learns in one stage with the grouping.
         init: Start coefficient of every expert: a number; average (1/K); published (the scale published with the
             transform of the task vectors, 0.3 without transform, 0 if the centre is a merge); closed_form (least
             squares per layer; its options as a mapping: ridge, towards, inputs, rows); or the directory of an earlier

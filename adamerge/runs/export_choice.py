@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from adamerge.calibration.agreement import HeldOut
+from adamerge.learning.course import Staged
 from adamerge.learning.keep_best import criterion
-from adamerge.learning.two_stages import Staged
 from adamerge.results.finished_merges import Candidate
 from adamerge.results.guard import Guarded, guard
 from adamerge.runs.config import MergeConfig
@@ -35,9 +35,9 @@ def take(staged: Staged, guarded: Guarded) -> Staged:
     """Put the merge that the guard took in the place of what was learned; the history stays."""
     learned = replace(staged.learned, guard=guarded.as_json())
     if guarded.taken == "learned":
-        return Staged(staged.model, learned)
+        return replace(staged, learned=learned)
     model, coefficients = guarded.best
     taken = replace(
         learned, coefficients=coefficients, plain=guarded.plain, certificate={}, converged=False, selections=[]
     )
-    return Staged(model, taken)
+    return Staged(model, taken, staged.stages)

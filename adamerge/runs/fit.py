@@ -163,7 +163,7 @@ def _fit(
         by, coefficients = criterion(config.watch.monitor), learned.coefficients
         comparison = compare(model, opened.changed, rows, held_out, coefficients, console, run.merged, by, guarded)
     clock.lap("measure")
-    facts = run_facts(config, opened, model, held_out, clock)
+    facts = run_facts(opened, staged, held_out, clock)
     report(run, comparison, learned, model, exported, facts, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
     made |= {"guard": dict(learned.guard)} if learned.guard else {}

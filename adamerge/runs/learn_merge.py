@@ -10,11 +10,12 @@ from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
 from adamerge.data.augment import augmented
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
+from adamerge.learning.course import Staged
 from adamerge.learning.learn import divide, goals_of, target_settings
 from adamerge.learning.loggers import with_loggers
 from adamerge.learning.processes import Processes
 from adamerge.learning.settings import Learning
-from adamerge.learning.two_stages import Staged, learn_in_stages
+from adamerge.learning.stages import learn_in_stages
 from adamerge.merging.device import advice_where_full, describe_device, device_of
 from adamerge.results.guard import Guarded
 from adamerge.runs.build_model import (

@@ -7,8 +7,9 @@ import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.data.rows import Rows
-from adamerge.data.schedule import held_out_notes
+from adamerge.data.schedule import held_out_notes, split_held_out
 from adamerge.learning.settings import Learning, check_learning
+from adamerge.merging.chunks import Chunks
 from adamerge.merging.device import device_of
 from adamerge.runs.build_model import GROUPINGS
 from adamerge.runs.clashes import clashes, learning_from, problems_of, searches
@@ -46,12 +47,28 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
     """
     notes = [*weight_notes(config, names), *_beside_notes(config), *_mean_notes(config), *_outside(config, names)]
     steps = config.trainer.max_steps
-    if config.chunks is not None and 0 < steps <= config.chunks.first_steps:
+    if config.chunks is not None and 0 < steps <= (
+        shortest := _steps_without_chunks(config.chunks, config.watch.every)
+    ):
         notes.append(
             f"warning: trainer.max_steps ({steps}) ends within the first stage (chunks.first_steps: "
-            f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps"
+            f"{config.chunks.first_steps}), so no chunk gets its own coefficient; raise trainer.max_steps above "
+            f"{shortest}"
         )
     return notes
+
+
+def _steps_without_chunks(chunks: Chunks, every: int) -> int:
+    """Return the largest trainer.max_steps that leaves no room for a second stage.
+
+    Example:
+        >>> _steps_without_chunks(Chunks(8, first_steps=20), 10), _steps_without_chunks(Chunks("auto"), 15)
+        (20, 49)
+    """
+    if not chunks.grows:
+        return chunks.first_steps
+    looked = -(-max(1, chunks.first_steps) // every) * every
+    return looked + max(chunks.first_steps, every) - 1
 
 
 def _beside_notes(config: MergeConfig) -> list[str]:
@@ -77,7 +94,25 @@ def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
     """Say how many rows are held out, where that is not the share that is configured, or where they are few."""
     counts = {task: len(own) for task, own in rows.items()}
     watched = config.trainer.max_steps and config.watch.monitor != "last"
-    return held_out_notes(counts, config.data.held_out, config.data.least_held_out) if watched else []
+    notes = held_out_notes(counts, config.data.held_out, config.data.least_held_out) if watched else []
+    return [*notes, *_growth_notes(config, rows)]
+
+
+def _growth_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
+    """Say that the budget of chunks cannot grow without held-out rows."""
+    if config.chunks is None or not config.trainer.max_steps:
+        return []
+    share, seed, least = config.data.held_out, config.seed_everything, config.data.least_held_out
+    watched = any(split_held_out(len(own), share, seed, least)[1] for own in rows.values())
+    settled = config.chunks.settled(watched=watched)
+    if settled == config.chunks:
+        return []
+    return [
+        Fact(
+            f"warning: chunks.budget: {settled.budget:g} instead of auto, because no rows are held out that could tell "
+            "whether more pay; give more rows, or raise data.held_out"
+        )
+    ]
 
 
 def augmentation_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:

@@ -95,7 +95,7 @@ class RunDirectory:
 
     @property
     def first_stage(self) -> Path:
-        """Folder of the first stage's result, if there are two stages."""
+        """Folder of the first stage's result, if there are several; those of others lie beside it."""
         return self.path / "first_stage"
 
     @property

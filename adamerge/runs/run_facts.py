@@ -10,10 +10,9 @@ from adamerge.calibration.agreement import HeldOut
 from adamerge.data.questions import Choices, Questions, count_questions
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
+from adamerge.learning.course import Staged
 from adamerge.merging.memory import read_from_disk
-from adamerge.merging.merged_model import MergedModel
 from adamerge.results.measures import MEASURES
-from adamerge.runs.config import MergeConfig
 from adamerge.runs.opened import Opened
 
 
@@ -34,27 +33,24 @@ class Clock:
         self.seconds[phase], self._last = round(now - self._last, 2), now
 
 
-def run_facts(
-    config: MergeConfig, opened: Opened, model: MergedModel, held_out: HeldOut, clock: Clock
-) -> dict[str, object]:
+def run_facts(opened: Opened, staged: Staged, held_out: HeldOut, clock: Clock) -> dict[str, object]:
     """Collect what a report says of a run besides its results, as JSON.
 
     Args:
-        config: Configuration.
         opened: Experts and rows.
-        model: The merged model.
+        staged: The merged model, and the stages in which its coefficients were learned.
         held_out: The rows that were held out.
         clock: Seconds per phase.
     """
-    chunks, steps = config.chunks, config.trainer.max_steps
     data = opened.data
     return {
         "seconds": clock.seconds,
-        "device": str(model.vectors.device),
+        "device": str(staged.model.vectors.device),
         "peak_memory_bytes": peak_memory(),
         "disk_bytes": read_from_disk(),
         "input_bytes": input_bytes(opened.experts),
-        "stages": [chunks.first_steps] if chunks and 0 < chunks.first_steps < steps else [],
+        "stages": [stage.begins for stage in staged.stages if stage.begins],
+        "groups_of_stages": [stage.groups for stage in staged.stages],
         "rows": rows_of(data.calibration, data.evaluation, held_out),
         "predictions": {task: count_questions(own) for task, own in data.evaluation.items() if _one_per_row(own)},
         "held_out_predictions": {

@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no guard": {"watch": {"guard": False}},
     "no chunks": {"chunks": None},
     "twice as many chunks": {"chunks": {"budget": 16}},
+    "chunks grown in stages": {"chunks": {"budget": "auto"}},
     "nothing beside": {"beside": []},
     "the base alone beside": {"beside": ["base"]},
     "classes at temperature 1": {

@@ -26,7 +26,7 @@ from adamerge.cli import parse_file
 from adamerge.data.rows import Subset, first_rows
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.learning.learn import Calibration, divide
-from adamerge.learning.two_stages import learn_in_stages
+from adamerge.learning.stages import learn_in_stages
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.results.evaluate import Evaluation
 from adamerge.runs.build_model import build_model, open_experts

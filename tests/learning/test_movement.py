@@ -17,7 +17,7 @@ from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.learn import Calibration, learn
 from adamerge.learning.settings import Learning
-from adamerge.learning.two_stages import learn_in_stages
+from adamerge.learning.stages import learn_in_stages
 from adamerge.merging.chunks import Chunks
 from adamerge.merging.grouping import task_wise, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors

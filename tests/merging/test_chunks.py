@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pytorch_lightning import Trainer
 from support.families import random_vectors
 
-from adamerge.learning.two_stages import MeanProduct, spread
-from adamerge.merging.chunks import Chunks, allot, chunked, importance, importance_by_gradient
+from adamerge.learning.course import spread
+from adamerge.learning.stages import MeanProduct
+from adamerge.merging.chunks import Chunks, allot, chunked, importance, importance_by_gradient, most_blocks
 from adamerge.merging.grouping import row_blocks, tensor_wise
 from adamerge.types import ConfigError
 
@@ -52,15 +55,15 @@ def test_allocations_spend_the_same_budget():
     vectors = random_vectors({"a": (30, 4), "b": (40, 2), "c": (5,)}, 2)
     shares = {"a": 0.9, "b": 0.05, "c": 0.05}
     sizes = {
-        allocation: len(chunked(vectors, Chunks(8, allocation), shares, 0))
+        allocation: len(chunked(vectors, Chunks(8, allocation), shares, 0, tensor_wise("abc")))
         for allocation in ("importance", "uniform", "random")
     }
     assert set(sizes.values()) == {24}
-    uniform = chunked(vectors, Chunks(8, "uniform"), None, 0)
+    uniform = chunked(vectors, Chunks(8, "uniform"), None, 0, tensor_wise("abc"))
     assert [len(uniform.rows[name].unique()) for name in "abc"] == [12, 11, 1]
-    important = chunked(vectors, Chunks(8), shares, 0)
+    important = chunked(vectors, Chunks(8), shares, 0, tensor_wise("abc"))
     assert len(important.rows["a"].unique()) > 2 * len(important.rows["b"].unique())
-    drawn = [chunked(vectors, Chunks(8, "random"), None, seed).groups for seed in (0, 0, 1)]
+    drawn = [chunked(vectors, Chunks(8, "random"), None, seed, tensor_wise("abc")).groups for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -70,6 +73,40 @@ def test_spread_changes_no_merged_number():
     c = torch.randn(3, 3)
     before, after = vectors.combine(c, coarse), vectors.combine(spread(c, coarse, fine), fine)
     assert all(torch.equal(before[name], after[name]) for name in "abc")
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.integers(0, 99),
+    st.floats(1.5, 5),
+    st.sampled_from(["importance", "uniform", "random"]),
+)
+def test_a_finer_stage_divides_blocks_and_changes_no_merged_number(rows, seed, growth, allocation):
+    shapes = {**{f"m{i}": (count, 2) for i, count in enumerate(rows)}, "v": (3,)}
+    vectors, draw = random_vectors(shapes, 2), torch.Generator().manual_seed(seed)
+    chunks, coarse = Chunks("auto", allocation, growth=growth, most=12), tensor_wise(tuple(shapes))
+    for stage in (2, 3, 4):
+        shares = {group: float(torch.rand((), generator=draw)) for group in coarse.groups}
+        fine, c = chunked(vectors, chunks, shares, seed, coarse, stage), torch.randn(len(coarse), 2, generator=draw)
+        before, after = vectors.combine(c, coarse), vectors.combine(spread(c, coarse, fine), fine)
+        assert all(torch.equal(before[name], after[name]) for name in shapes)
+        counts = {name: len(own.unique()) for name, own in fine.rows.items()}
+        assert all(count <= min(12, shapes[name][0]) for name, count in counts.items())
+        room = sum(most_blocks(vectors.shapes, chunks, coarse).values())
+        assert (
+            len(fine) == sum(counts.values()) == max(len(coarse), min(room, round(growth ** (stage - 1) * len(shapes))))
+        )
+        assert len(set(fine.groups)) == len(fine)
+        assert all(own.tolist() == sorted(own.tolist()) for own in fine.rows.values())  # blocks are contiguous
+        coarse = fine
+
+
+def test_more_important_blocks_of_one_matrix_are_divided_more():
+    vectors = random_vectors({"a": (40, 2)}, 2)
+    coarse = row_blocks(vectors.shapes, 2)
+    fine = chunked(vectors, Chunks("auto", growth=10), {"a[0:20]": 0.9, "a[20:40]": 0.1}, 0, coarse)
+    first, second = (fine.rows["a"][part].unique() for part in (slice(20), slice(20, 40)))
+    assert (len(first), len(second)) == (8, 2)
 
 
 def test_mean_product_is_summed_and_kept():
@@ -90,6 +127,9 @@ def test_mean_product_is_summed_and_kept():
     [
         ({"budget": 0.5}, "chunks.budget"),
         ({"most": 0}, "chunks.most"),
+        ({"budget": "auto", "growth": 1.0}, "chunks.growth"),
+        ({"budget": "auto", "least": 0.0}, "chunks.least"),
+        ({"budget": "auto", "importance": "rms"}, "chunks.importance: expected gradient"),
         ({"first_steps": -1}, "chunks.first_steps"),
         ({"importance": "gradient", "first_steps": 0}, "importance: gradient"),
     ],

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from support.mutations import tried
 
 from adamerge import cli
+from adamerge.learning.kept_stages import read_stage
 from adamerge.learning.trainer import WholeCheckpoints
-from adamerge.learning.two_stages import read_first_stage
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.runs.begun_run import check_run_dir, check_unedited
 from adamerge.runs.finished import RunFinishedError, check_unfinished
@@ -176,7 +176,7 @@ def test_the_first_stage_is_learned_again(tmp_path, name, examples):
 
     def read(path):
         intact = {file: file.read_bytes() for file in stage.iterdir() if file.is_file()}
-        found.append(Keeper(accept_unkeyed=True).find(stage, KEY, read_first_stage))
+        found.append(Keeper(accept_unkeyed=True).find(stage, KEY, read_stage))
         stage.mkdir(exist_ok=True)
         for file, content in intact.items():
             file.write_bytes(content)

@@ -8,7 +8,7 @@ from support.families import configuration, write
 
 from adamerge import Expert, Merge
 from adamerge.runs.fit import learning_of
-from adamerge.runs.learning_settings import learning_notes
+from adamerge.runs.learning_settings import learning_notes, row_notes
 from adamerge.runs.read_config import merge_config
 from adamerge.types import ConfigError
 
@@ -160,3 +160,17 @@ def test_cosine_selection_needs_plain_steps():
     options = {"class_path": "FrankWolfe", "init_args": {"selection": "cosine"}}
     with pytest.raises(ConfigError, match="Selection by cosine is the published code's"):
         merge_config({"base_model": "base", "models": [{"model": "a"}], "optimizer": options})
+
+
+@pytest.mark.parametrize(("rows", "budget", "said"), [(1, "auto", 1), (40, "auto", 0), (1, 8, 0)])
+def test_a_budget_that_cannot_grow_is_said(rows, budget, said):
+    config = {"base_model": "base", "models": [{"model": "m0"}], "method": "auto", "chunks": {"budget": budget}}
+    found = [note for note in row_notes(merge_config(config), {"m0": range(rows)}) if "chunks.budget" in note]
+    assert len(found) == said
+    assert all("8 instead of auto" in note for note in found)
+
+
+@pytest.mark.parametrize(("steps", "said"), [(39, 1), (40, 0)])
+def test_too_few_steps_for_a_second_stage_that_grows_are_said(steps, said):
+    found = notes(0.3, method="auto", chunks={"budget": "auto"}, trainer={"max_steps": steps})
+    assert len([note for note in found if "no chunk gets its own coefficient" in note]) == said

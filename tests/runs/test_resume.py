@@ -113,7 +113,7 @@ STAGES = [
     Strike("adamerge.storage.kept.write_text"),  # the centre is there, its key is not
     Strike("adamerge.calibration.closed_form.closed_form"),
     Strike(LOOK, call=3),  # in the first stage
-    Strike("adamerge.learning.two_stages.write_text", call=2),
+    Strike("adamerge.learning.kept_stages.write_text", call=2),
     Strike(LOOK, call=7),  # in the second
     Strike(LOOK, signal.SIGINT, call=2),
     Strike(LOOK, signal.SIGINT, call=7),

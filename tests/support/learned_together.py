@@ -26,7 +26,7 @@ METHODS = {
         "method": "auto",
         "centre": {"class_path": "Auto", "init_args": {"merges": ["Isotropic"], "scales": [1.0]}},
         "optimizer": ADAM,
-        "chunks": {"budget": 4, "first_steps": 2},
+        "chunks": {"budget": "auto", "first_steps": 2},  # whose second stage is that of 4 times as many
         "data": {"batch_size": 6, "micro_batch": 1},
     },
     "frank_wolfe": {"method": "frank_wolfe", "optimizer": {"class_path": "FrankWolfe"}, **FULL_BATCH},

@@ -9,9 +9,10 @@ from torch.optim import Adam
 
 from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
+from adamerge.learning.kept_stages import LEARNED, TABLE
 from adamerge.learning.learn import Calibration
 from adamerge.learning.settings import Learning
-from adamerge.learning.two_stages import LEARNED, TABLE, learn_in_stages
+from adamerge.learning.stages import learn_in_stages
 from adamerge.merging.chunks import Chunks
 from adamerge.merging.coefficients import COEFFICIENTS
 from adamerge.merging.grouping import tensor_wise
