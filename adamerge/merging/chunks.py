@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -121,7 +121,7 @@ def importance(vectors: TaskVectors, coefficients: Coefficients, grouping: Group
 
 def importance_by_gradient(product: Tensor, grouping: Grouping) -> Importance:
     """Compute every group's importance from Σₖ |cₖ·∂L/∂cₖ|, (G,), normalised to Σ = 1."""
-    return _shares(dict(zip(grouping.groups, cast(list[float], product.tolist()), strict=True)))
+    return _shares({name: product[g].item() for g, name in enumerate(grouping.groups)})
 
 
 def allot(shares: Importance, most: Mapping[str, int], total: int) -> dict[str, int]:
