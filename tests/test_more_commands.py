@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -86,6 +87,9 @@ def test_an_export_in_small_files_is_uploaded(in_finished, main, monkeypatch):
     uploaded = {}
 
     class Hub:
+        def repo_info(self, name):
+            return SimpleNamespace(private=True)
+
         def create_repo(self, name, **options):
             uploaded["repository"] = (name, options)
 

@@ -110,7 +110,7 @@ class Processors:
 
     def _of_base(self, modality: Modality) -> Processor | None:
         if modality.loads not in self._bases:
-            self._bases[modality.loads] = _saved(self._experts.folder, self._experts.checkpoint, modality)
+            self._bases[modality.loads] = saved_processor(self._experts.folder, self._experts.checkpoint, modality)
         return self._bases[modality.loads]
 
     def _missing(self, expert: Expert, modality: Modality) -> ConfigError:
@@ -125,13 +125,13 @@ class Processors:
 def _first(expert: Expert, modality: Modality) -> tuple[Path | None, Processor | None]:
     """Load the processor in the first of an expert's folders that has one."""
     for folder in expert.folders:
-        found = _saved(folder, expert.checkpoint, modality)
+        found = saved_processor(folder, expert.checkpoint, modality)
         if found is not None:
             return folder, found
     return expert.folder, None
 
 
-def _saved(folder: Path | None, checkpoint: Checkpoint | None, modality: Modality) -> Processor | None:
+def saved_processor(folder: Path | None, checkpoint: Checkpoint | None, modality: Modality) -> Processor | None:
     """Load the processor in the folder of a checkpoint, or of a module in memory; None if there is none.
 
     Raises:

@@ -15,6 +15,7 @@ from adamerge.experts.experts import KEEP
 from adamerge.experts.name_patterns import Split
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
+from adamerge.learning.stable_decay import StableDecay as StableDecay  # presets name it, so it must be loaded
 from adamerge.merging.choose_execution import Memory, Mode
 from adamerge.merging.chunks import Chunks
 from adamerge.merging.rounding import RoundingMode

@@ -12,7 +12,7 @@ from support.families import CHATS, save_tokenizer
 from transformers import AutoTokenizer
 
 from adamerge.data.processor_files import files_of, has_tokenizer, template_of, templates_of
-from adamerge.data.processors import _saved
+from adamerge.data.processors import saved_processor
 from adamerge.data.text import Text
 from adamerge.experts.file_patterns import DOWNLOADED, HEADS, PROCESSOR, TOKENIZER
 from adamerge.types import ConfigError
@@ -114,4 +114,4 @@ def test_of_several_files_the_damaged_one_is_named(tmp_path, name, content):
     save_tokenizer(place)
     (place / name).write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"two: expected the tokenizer in {name}, but .* Copy its files again"):
-        _saved(place, None, Text())
+        saved_processor(place, None, Text())

@@ -10,7 +10,7 @@ import yaml
 from adamerge import cli
 from adamerge.data.settings import Augmentation
 from adamerge.objectives import LogitAlignment
-from adamerge.runs import presets
+from adamerge.runs import config as config_module
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.layers import DECIDED
 from adamerge.runs.paths import anchored
@@ -112,7 +112,7 @@ def test_an_unknown_method_is_refused_with_the_nearest():
 
 def test_classes_of_presets_are_loaded_with_them():
     """A class is found by its name only where its module was imported."""
-    loaded = vars(presets)
+    loaded = vars(config_module)
     named = {settings["lr_scheduler"] for settings in PRESETS.values()} - {None, "cosine"}
     assert named
     assert all(loaded[name].__name__ == name for name in named)
