@@ -184,6 +184,7 @@ def most_blocks(shapes: Mapping[str, torch.Size], chunks: Chunks, coarse: Groupi
     """Find the largest number of blocks of each group: its share of its parameter's, and at most its rows.
 
     Example:
+        >>> from adamerge.merging.grouping import tensor_wise
         >>> shapes = {"w": torch.Size([100, 3]), "b": torch.Size([5])}
         >>> most_blocks(shapes, Chunks("auto", most=10), split(tensor_wise("wb"), shapes, {"w": 4}))
         {'w[0:25]': 2, 'w[25:50]': 2, 'w[50:75]': 2, 'w[75:100]': 2, 'b': 1}
@@ -198,6 +199,7 @@ def most_groups(shapes: Mapping[str, torch.Size], chunks: Chunks, coarse: Groupi
     """Find the largest number of groups that learning may end with, from those that it begins with.
 
     Example:
+        >>> from adamerge.merging.grouping import tensor_wise
         >>> shapes = {"w": torch.Size([100, 3]), "b": torch.Size([5])}
         >>> [most_groups(shapes, Chunks(budget), split(tensor_wise("wb"), shapes, {})) for budget in (8, "auto")]
         [16, 65]

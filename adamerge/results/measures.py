@@ -64,6 +64,11 @@ def score_text(value: float, *, percent: bool = False) -> str:
     return f"{value:.{max(1, 2 - math.floor(math.log10(abs(value)))) if small else 1}f}"
 
 
+def interval_text(interval: tuple[float, float] | None, *, percent: bool) -> str:
+    """Write both ends of an interval as `score_text` writes a score; nothing without one."""
+    return f"[{', '.join(score_text(end, percent=percent) for end in interval)}]" if interval else ""
+
+
 def measure_of(kind: ModelKind, rows: Rows) -> Measure:
     """Return what is measured on a task's rows.
 

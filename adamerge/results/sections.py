@@ -8,7 +8,7 @@ from adamerge.experts.experts import KEEP
 from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
 from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN
-from adamerge.results.measures import score_text
+from adamerge.results.measures import interval_text, score_text
 from adamerge.results.pictures import Picture, all_groups, pictures
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.verdict import verdict
@@ -154,7 +154,7 @@ def _score(run: SeenRun, candidate: str, task: str) -> Cell:
         return Cell("–")
     percent = run.percent(task)
     text = score_text(value, percent=percent) + (f" ({share:.0f})" if share is not None else "")
-    return Cell(text, value, _between(run.score_interval(candidate, task), percent=percent))
+    return Cell(text, value, interval_text(run.score_interval(candidate, task), percent=percent))
 
 
 def _agrees(run: SeenRun, candidate: str, task: str) -> Cell:
@@ -163,11 +163,7 @@ def _agrees(run: SeenRun, candidate: str, task: str) -> Cell:
         return Cell("–")
     low_high = run.agreement_interval(candidate, task)
     found = (100 * low_high[0], 100 * low_high[1]) if low_high else None
-    return Cell(f"{100 * value:.1f}", value, _between(found, percent=True))
-
-
-def _between(interval: tuple[float, float] | None, *, percent: bool) -> str:
-    return f"[{', '.join(score_text(end, percent=percent) for end in interval)}]" if interval else ""
+    return Cell(f"{100 * value:.1f}", value, interval_text(found, percent=True))
 
 
 def _head(candidate: str) -> str:
