@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adamerge.experts.experts import Experts
+from adamerge.merging.memory import give_back
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
 from adamerge.merging.task_vectors import as_matrix
@@ -36,6 +37,7 @@ def exact_parameters(
     for name in model.experts.backbone if names is None else names:
         if name in model.vectors.shapes:
             yield name, _merged(model, coefficients, surviving, name)
+            give_back()  # the C library would keep as much as was written
         else:
             kept = model.experts.base[name]
             written = model.rounding(name, kept)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,18 @@ from adamerge.types import Coefficients, IncompatibleExpertsError
 _PIECE = 2**20
 """Numbers that are compared at a time."""
 
+_LARGE = 2**23
+"""Numbers of a matrix that are merged at a time to be compared: 32 MiB in fp32, and twice while it is rounded."""
+
+Part: TypeAlias = tuple[slice | None, Tensor]
+"""Some rows of a tensor, and their values; None is all of it."""
+
 
 def compare_with_files(model: MergedModel, coefficients: Coefficients, folder: Path) -> None:
     """Open every checkpoint as its class would, and compare each tensor in it with the one that its task is run with.
 
-    What is in memory is one tensor of the merge; files are mapped. Where transformers computes a parameter from several
-    tensors of the file, these are in memory too.
+    What is in memory is one tensor of the merge, of a matrix some rows; files are mapped. Where transformers computes a
+    parameter from several tensors of the file, these are in memory too.
 
     Raises:
         RuntimeError: A parameter is missing, or differs by more than rounding.
@@ -42,30 +49,41 @@ def compare_with_files(model: MergedModel, coefficients: Coefficients, folder: P
     dtypes = model.rounding.dtypes
     usual = usual_dtype(model.experts, dtypes)
     for among, name, expected in _expected(model, coefficients, places):
-        for place in among:
-            if name not in opened[place]:
-                raise RuntimeError(f"{place}: transformers does not find {name}. Please report this.")
-            if not _close(opened[place][name], expected, dtypes.get(name, usual)):
-                raise RuntimeError(f"{place}: {name} differs from what was merged when read back; please report.")
+        if absent := [place for place in among if name not in opened[place]]:
+            raise RuntimeError(f"{absent[0]}: transformers does not find {name}. Please report this.")
+        found = {place: opened[place][name] for place in among}
+        for rows, part in expected:
+            for place, own in found.items():
+                if not _close(own if rows is None else own[rows], part, dtypes.get(name, usual)):
+                    raise RuntimeError(f"{place}: {name} differs from what was merged when read back; please report.")
 
 
 def _expected(
     model: MergedModel, coefficients: Coefficients, places: dict[str, Path]
-) -> Iterator[tuple[Iterable[Path], str, Tensor]]:
-    """Yield every parameter and buffer that the exported checkpoints hold, with the folders that hold it."""
+) -> Iterator[tuple[Iterable[Path], str, Iterable[Part]]]:
+    """Yield every parameter and buffer that the exported checkpoints hold, in parts, with the folders that hold it."""
     experts = model.experts
     for name in experts.backbone:
-        merged = _merged(model, coefficients, name) if name in model.vectors.shapes else experts.base[name]
-        yield dict.fromkeys(places.values()), name, merged
+        kept = name not in model.vectors.shapes
+        parts = [(None, experts.base[name])] if kept else _merged(model, coefficients, name)
+        yield dict.fromkeys(places.values()), name, parts
     for task, expert in experts.tasks.items():
         for name in expert.whole_head:
-            yield (places[task],), name, expert.weights[name]
+            yield (places[task],), name, [(None, expert.weights[name])]
 
 
-def _merged(model: MergedModel, coefficients: Coefficients, name: str) -> Tensor:
-    """Merge one parameter as learning does, which is not how it was merged to be written."""
-    merged = model.vectors.combine(coefficients, model.grouping, [name])[name]
-    return model.rounding.as_written(name, merged)
+def _merged(model: MergedModel, coefficients: Coefficients, name: str) -> Iterator[Part]:
+    """Merge one parameter as learning does, which is not how it was merged to be written; large matrices row by row."""
+    shape = model.vectors.shapes[name]
+    if len(shape) != 2 or shape.numel() <= _LARGE or model.vectors.per == "component":
+        merged = model.vectors.combine(coefficients, model.grouping, [name])[name]
+        yield None, model.rounding.as_written(name, merged)
+        return
+    step = max(1, _LARGE // shape[1])
+    for start in range(0, shape[0], step):
+        rows = slice(start, min(start + step, shape[0]))
+        merged = model.vectors.part({name: rows}).combine(coefficients, model.grouping.part({name: rows}), [name])[name]
+        yield rows, model.rounding.as_written(name, merged, start * shape[1])
 
 
 def _open_task(expert: Expert, place: Path) -> Weights:
