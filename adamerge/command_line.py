@@ -1,13 +1,13 @@
 """Read the words after a command: the command's own options and, for a merge, layers of the configuration."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast, get_origin
 
 from adamerge.runs.build_settings import make
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.read_yaml import Document, Place, read_value, read_yaml_file
-from adamerge.runs.type_hints import alternatives, options
+from adamerge.runs.type_hints import Option, alternatives, options
 
 
 class Word(NamedTuple):
@@ -36,7 +36,8 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     Raises:
         ConfigError: Lists every mistake, one per line.
     """
-    known, alone = options(own), _alone(own)
+    known = options(own)
+    alone = _alone(own, known)
     flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
     several = [name for name in alone if get_origin(known[name].hint) is list]
     words = [_configuration(word) if merges else word for word in _words(arguments, flags)]
@@ -61,12 +62,13 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
 
 def named_options(own: type) -> list[str]:
     """List the options of a command that are written with two dashes."""
-    return [name for name in options(own) if name not in _alone(own)]
+    known = options(own)
+    return [name for name in known if name not in _alone(own, known)]
 
 
-def _alone(own: type) -> list[str]:
+def _alone(own: type, known: Mapping[str, Option]) -> list[str]:
     """List the options of a command that are positional."""
-    return [*getattr(own, "POSITIONAL", [name for name, option in options(own).items() if option.required])]
+    return [*getattr(own, "POSITIONAL", [name for name, option in known.items() if option.required])]
 
 
 def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:

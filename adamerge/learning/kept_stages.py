@@ -11,8 +11,8 @@ from adamerge.learning.learned import Learned
 from adamerge.merging.chunks import Importance
 from adamerge.merging.coefficients import COEFFICIENTS, load_coefficients, save_coefficients
 from adamerge.merging.grouping import block_sizes
+from adamerge.merging.matrices import matrix_shape
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.task_vectors import matrix_shape
 from adamerge.storage.atomic_files import whole_folder, write_text
 from adamerge.storage.own_files import EVERY, check_form, own_json
 

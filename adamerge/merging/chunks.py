@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.grouping import Grouping, block_sizes, split
-from adamerge.merging.task_vectors import TaskVectors, matrix_shape
+from adamerge.merging.matrices import matrix_shape
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.types import Coefficients, ConfigError, check_types
 
 Importance: TypeAlias = dict[str, float]

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adamerge.merging.matrices import as_matrix
+
 _ROOM = 2**19
 """Numbers of all terms together in a window: 4 MiB in fp64."""
 
@@ -54,9 +56,8 @@ class Term(NamedTuple):
 def joined(parts: Iterable[Exact], shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Put the parts of one parameter together, each rounded to a dtype."""
     whole = torch.empty(shape, dtype=dtype)
-    matrix = whole.view(shape[0], -1) if len(shape) > 1 else whole.view(1, -1)
     for part in parts:
-        matrix[part.rows, part.columns] = part.merged
+        as_matrix(whole)[part.rows, part.columns] = part.merged
     return whole
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from adamerge.merging.grouping import Grouping, distinct
-from adamerge.merging.task_vectors import TaskVectors, as_matrix
+from adamerge.merging.matrices import as_matrix
+from adamerge.merging.task_vectors import TaskVectors
 from adamerge.types import Parameters
 
 

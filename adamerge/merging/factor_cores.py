@@ -9,7 +9,7 @@ from torch import Tensor
 from adamerge.experts.low_rank import LowRank
 from adamerge.merging.factor_algebra import column_basis
 from adamerge.merging.factored_task_vectors import Factored
-from adamerge.merging.task_vectors import matrix_shape
+from adamerge.merging.matrices import matrix_shape
 
 CHEAPER = 2
 """The space is used where the sides of a matrix are at least that many times as long as it is wide."""

@@ -20,7 +20,8 @@ from adamerge.merging.exact import windows
 from adamerge.merging.factor_weights import Per, add_products, add_whole, packs, weighted_left, whole_weights
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import SCRATCH, Mapped, differences
-from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
+from adamerge.merging.matrices import as_matrix, matrix_shape
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights

@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from adamerge.merging.exact import Exact, Term, joined, merge_exactly, windows
-from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, as_matrix, matrix_shape
+from adamerge.merging.matrices import as_matrix, matrix_shape
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile
 from adamerge.storage.digest import FileDigest, digest_of_json
 from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights

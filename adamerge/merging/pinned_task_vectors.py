@@ -20,7 +20,8 @@ from typing_extensions import override
 
 from adamerge.merging.exact import Exact, windows
 from adamerge.merging.mapped_task_vectors import Mapped
-from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
+from adamerge.merging.matrices import matrix_shape
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled
 from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from adamerge.merging.exact import Exact
-from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled, matrix_shape
+from adamerge.merging.matrices import matrix_shape
+from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled
 from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from adamerge.merging.device import full_precision
 from adamerge.merging.exact import Exact
 from adamerge.merging.grouping import Grouping
+from adamerge.merging.matrices import as_matrix, matrix_shape
 from adamerge.storage.digest import FileDigest
 from adamerge.types import Coefficients, Parameters
 
@@ -262,17 +263,6 @@ class TaskVectors(ABC):
         return ((name, self.stack(name)) for name in self.shapes)
 
 
-def matrix_shape(shape: torch.Size) -> tuple[int, int]:
-    """Reshape a parameter to a matrix: (R, M), R output channels; a vector or a scalar is one row.
-
-    Example:
-        >>> matrix_shape(torch.Size([64, 3, 7, 7])), matrix_shape(torch.Size([64]))
-        ((64, 147), (1, 64))
-    """
-    rows = shape[0] if len(shape) > 1 else 1
-    return rows, shape.numel() // rows
-
-
 def bundled(keys: Mapping[str, Hashable]) -> tuple[Bundle, ...]:
     """Put parameters with equal keys into one bundle.
 
@@ -284,11 +274,6 @@ def bundled(keys: Mapping[str, Hashable]) -> tuple[Bundle, ...]:
     for name, key in keys.items():
         found[key] = (*found.get(key, ()), name)
     return tuple(found.values())
-
-
-def as_matrix(tensor: Tensor) -> Tensor:
-    """View a parameter as a matrix, (R, M)."""
-    return tensor.reshape(matrix_shape(tensor.shape))
 
 
 def _aligned(numbers: int) -> int:

@@ -19,8 +19,8 @@ from adamerge.experts.low_rank import Adapted, LowRank
 from adamerge.merging.factor_algebra import Svd, svd_of_product
 from adamerge.merging.factor_weights import weighted_left
 from adamerge.merging.factored_task_vectors import Factored
+from adamerge.merging.matrices import as_matrix
 from adamerge.merging.merged_model import MergedModel
-from adamerge.merging.task_vectors import as_matrix
 from adamerge.results.adapter_span import Term, blocks_of, projection
 from adamerge.types import Coefficients
 

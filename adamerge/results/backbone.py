@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from adamerge.experts.experts import Experts
+from adamerge.merging.matrices import as_matrix
 from adamerge.merging.memory import give_back
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
-from adamerge.merging.task_vectors import as_matrix
 from adamerge.results.surviving import SurvivingShare
 from adamerge.types import Coefficients
 

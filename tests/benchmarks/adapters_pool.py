@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
+from watched import peak_of
 
 from adamerge.batch import Batch
 from adamerge.experts.adapter import open_expert
@@ -73,29 +74,12 @@ def learn(folder: Path, count: int, kind: str, steps: int, tell: Connection) -> 
     tell.send(seconds)
 
 
-def anonymous(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1])
-    return 0
-
-
 def measure(folder: Path, count: int, kind: str, steps: int) -> tuple[float, float]:
     """Peak RssAnon in MB, and the seconds of a step, of a process of its own."""
     mine, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=learn, args=(folder, count, kind, steps, theirs))
-    process.start()
-    highest = 0
-    while process.is_alive():
-        try:
-            highest = max(highest, anonymous(process.pid or 0))
-        except (FileNotFoundError, ProcessLookupError):
-            break
-        time.sleep(0.005)
-    process.join()
-    assert process.exitcode == 0
-    return highest / 1024, mine.recv()
+    return peak_of(process), mine.recv()
 
 
 def main() -> None:

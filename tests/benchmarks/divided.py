@@ -20,7 +20,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from step import _anonymous
 from streamed import batches, load, loss, make
 
 os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # else glibc keeps what is freed: holes of the size of gathered blocks
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.processes import free_ports, launched
 from torch import distributed
+from watched import anonymous
 
 from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Memory, choose
@@ -49,7 +49,7 @@ def measure(folder: Path, rank: int, count: int, port: int, options: argparse.Na
     if count > 1:
         os.environ.update(launched(rank, count, port))
         distributed.init_process_group("gloo")
-    before = _anonymous(os.getpid())
+    before = anonymous(os.getpid())
     if count > 1:
         model = model.executed_by(partial(ShardedExecution, Shards(model, resident=False)))
     coefficients = torch.full((len(model.grouping), options.experts), 0.3 / options.experts)
@@ -82,10 +82,7 @@ def run(folder: Path, count: int, options: argparse.Namespace) -> torch.Tensor:
     peaks = [0] * count
     while any(process.is_alive() for process in started):
         for rank, process in enumerate(started):
-            try:
-                peaks[rank] = max(peaks[rank], _anonymous(process.pid or 0))
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+            peaks[rank] = max(peaks[rank], anonymous(process.pid))
         time.sleep(0.005)
     found = [here.recv() for here, _ in pipes]
     for rank, (before, seconds, _, need) in enumerate(found):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from step import _anonymous
+from watched import peak_of
 
 
 class Taken(NamedTuple):
@@ -95,17 +95,8 @@ def take(run: Callable[..., None], folder: Path, options: argparse.Namespace) ->
     process = multiprocessing.get_context("spawn").Process(
         target=run, args=(folder, options.experts, options.threads, times)
     )
-    process.start()
-    highest = 0
-    while process.is_alive():
-        try:
-            highest = max(highest, _anonymous(process.pid or 0))
-        except (FileNotFoundError, ProcessLookupError):
-            break
-        time.sleep(0.02)
-    process.join()
-    assert process.exitcode == 0
-    return Taken(*json.loads(times.read_text()), highest / 1024)
+    highest = peak_of(process)
+    return Taken(*json.loads(times.read_text()), highest)
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import torch
 import yaml
-from step import _anonymous
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from watched import anonymous
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -79,7 +79,7 @@ def take(folder: Path, *words: str) -> Taken:
         process = subprocess.Popen([sys.executable, "-m", "adamerge", *words], cwd=folder, stdout=out, stderr=out)
         while process.poll() is None:
             try:
-                peak = max(peak, 1024 * _anonymous(process.pid))
+                peak = max(peak, 1024 * anonymous(process.pid))
                 read = max(read, _read(process.pid))
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 break

@@ -26,6 +26,7 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
+from watched import anonymous
 
 from adamerge.cli import parse_file
 from adamerge.data.rows import Rows
@@ -97,15 +98,6 @@ def merge(file: Path, run_dir: Path, settings: Mapping[str, object], log: Path) 
     if process.returncode:
         raise SystemExit(f"{file.stem}: adamerge fit ended with code {process.returncode}; see {log}")
     return done.stat().st_mtime - began, peak / 1024
-
-
-def anonymous(pid: int) -> int:
-    """RssAnon of a process in kB; 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from watched import anonymous
 
 from adamerge.merging.coefficients import load_coefficients
 
@@ -90,13 +91,6 @@ def configuration(zoo: Path, data: Path, extra: Sequence[Path], steps: int, per:
     return {"base_model": str(zoo / "base"), "models": models, **settings}
 
 
-def anonymous(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1])
-    return 0
-
-
 def fit(config: dict[str, object], run: Path) -> float:
     """Run a merge in a process of its own; returns its peak RssAnon in MB."""
     file = run.with_suffix(".yaml")
@@ -104,10 +98,7 @@ def fit(config: dict[str, object], run: Path) -> float:
     process = subprocess.Popen([sys.executable, "-m", "adamerge", "fit", "--config", str(file)])
     highest = 0
     while process.poll() is None:
-        try:
-            highest = max(highest, anonymous(process.pid))
-        except (FileNotFoundError, ProcessLookupError):
-            break
+        highest = max(highest, anonymous(process.pid))
         time.sleep(0.005)
     assert process.wait() == 0
     return highest / 1024

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch.func import functional_call
 from transformers import ViTConfig, ViTForImageClassification
+from watched import peak_of
 
 from adamerge.batch import Batch
 from adamerge.experts.checkpoint import open_checkpoint
@@ -128,13 +129,6 @@ def time_steps(folder: Path, count: int, rows: int, pairs: int) -> None:
         print(f"  {name:48s} {statistics.median(values):7.2f} s   × {ratio:.3f}")
 
 
-def _anonymous(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1])
-    return 0
-
-
 def _one_process(folder: Path, count: int, kind: str) -> None:
     torch.set_num_threads(2)
     experts = load(folder, count)
@@ -149,18 +143,7 @@ def _one_process(folder: Path, count: int, kind: str) -> None:
 
 def peak(folder: Path, count: int, kind: str) -> float:
     """Peak RssAnon in MB of a process that takes steps, sampled from outside."""
-    process = multiprocessing.get_context("spawn").Process(target=_one_process, args=(folder, count, kind))
-    process.start()
-    highest = 0
-    while process.is_alive():
-        try:
-            highest = max(highest, _anonymous(process.pid or 0))
-        except (FileNotFoundError, ProcessLookupError):
-            break
-        time.sleep(0.005)
-    process.join()
-    assert process.exitcode == 0
-    return highest / 1024
+    return peak_of(multiprocessing.get_context("spawn").Process(target=_one_process, args=(folder, count, kind)))
 
 
 def main() -> None:

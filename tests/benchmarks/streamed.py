@@ -22,9 +22,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from step import Naive, _anonymous
+from step import Naive
 from torch.func import functional_call
 from transformers import LlamaConfig, LlamaForCausalLM
+from watched import anonymous
 
 from adamerge.batch import Batch
 from adamerge.experts.checkpoint import open_checkpoint
@@ -164,10 +165,7 @@ def peak(folder: Path, count: int, kind: str, options: argparse.Namespace) -> tu
     process.start()
     highest, found = 0, None
     while process.is_alive():
-        try:
-            highest = max(highest, _anonymous(process.pid or 0))
-        except (FileNotFoundError, ProcessLookupError):
-            break
+        highest = max(highest, anonymous(process.pid))
         if found is None and here.poll(0.005):
             found = here.recv()
     process.join()

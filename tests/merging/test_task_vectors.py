@@ -12,9 +12,9 @@ from support.parts import assert_parts
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging import mapped_task_vectors
 from adamerge.merging.grouping import row_blocks, tensor_wise
+from adamerge.merging.matrices import matrix_shape
 from adamerge.merging.merged_model import task_vectors
 from adamerge.merging.resident_task_vectors import Resident
-from adamerge.merging.task_vectors import matrix_shape
 from adamerge.storage.weights import MappedFiles
 
 
