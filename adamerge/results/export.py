@@ -100,7 +100,7 @@ def export(
         for task in plan.tasks:
             write_task(model.experts.tasks[task], base, part, backbone, plan, heads, usual, links=links)
         notes = _make_readable(model.experts, part)
-        compare_with_files(model, coefficients, part)
+        compare_with_files(model, backbone.checksums, part)
         check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
     return Exported(folder, checkpoints(model.experts, folder), size, replace(surviving.found(), modules=left), notes)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,6 +26,7 @@ from adamerge.results.surviving import SurvivingShare
 from adamerge.results.whose_files import Plan, has_own_folder
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
+from adamerge.storage.digest import Checksum, checksum_of
 from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.types import Coefficients
 
@@ -49,11 +50,13 @@ class Backbone:
         files: Its tensors by file.
         alone: Whether these files hold nothing else.
         most: Largest size of one file.
+        checksums: Of its tensors by name in the module, as they were merged.
     """
 
     files: Files
     alone: bool
     most: int
+    checksums: Mapping[str, Checksum]
 
     @property
     def bytes(self) -> int:
@@ -87,14 +90,23 @@ def write_backbone(
     files = {
         file_name(number, count): {n: h for i in shard for n, h in i.items()} for number, shard in enumerate(shards, 1)
     }
-    parameters = exact_parameters(model, coefficients, surviving, [name for unit in units for name in unit.names])
+    checksums: dict[str, Checksum] = {}
+    names = [name for unit in units for name in unit.names]
+    parameters = _noted(exact_parameters(model, coefficients, surviving, names), checksums)
     tensors = (pair for unit in units for pair in unit.apply(dict(islice(parameters, len(unit.names)))).items())
     for file, headers in files.items():
         _write(folder / file, headers, islice(tensors, len(headers)), rest if joined else {})
     if rest and not joined:
         write_safetensors(folder / file_name(count, count), rest, _METADATA)
     write_index(folder, {**files, file_name(count, count): more} if rest and not joined else files)
-    return Backbone(files, not (rest and joined), shard_bytes)
+    return Backbone(files, not (rest and joined), shard_bytes, checksums)
+
+
+def _noted(tensors: Iterable[tuple[str, Tensor]], checksums: dict[str, Checksum]) -> Iterator[tuple[str, Tensor]]:
+    """Note the checksum of each tensor that passes."""
+    for name, tensor in tensors:
+        checksums[name] = checksum_of(tensor)
+        yield name, tensor
 
 
 def _write(

@@ -5,7 +5,7 @@
 
 Task arithmetic, 0.3 an expert, from bf16 files to a bf16 file. Every run is a process of its own, the two in turn; the
 first pair warms the page cache up and does not count. Anonymous memory (RssAnon) is sampled from outside. mergekit
-compares nothing with what it wrote; adamerge reads its export back as transformers does, and merges once more for that.
+compares nothing with what it wrote; adamerge reads its export back as transformers does, and compares every bit.
 """
 
 import argparse
