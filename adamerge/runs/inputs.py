@@ -13,7 +13,7 @@ from adamerge.runs.load_rows import Data
 from adamerge.runs.paths import anchor
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import write_text
-from adamerge.storage.digest import digest_of_path
+from adamerge.storage.digest import digest_of_path, finish
 from adamerge.storage.own_files import EVERY, Form, check_form, own_file, own_json
 from adamerge.storage.regular_files import settings_of
 from adamerge.types import ConfigError
@@ -66,6 +66,7 @@ def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
     assert experts.checkpoint is not None
     tasks = {model.name: experts.tasks[model.name].checkpoint for model in config.models}
     sources = {name: checkpoint for name, checkpoint in tasks.items() if checkpoint is not None}
+    finish(file for checkpoint in (experts.checkpoint, *sources.values()) for file in checkpoint.tensors.files.values())
     return {
         "base": {"source": anchor(config.base_model), "sha256": hash_files(experts.checkpoint)},
         "experts": {
