@@ -33,6 +33,13 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="Judge all bad input, and not a sample of it.")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Files of tests are not searched for doctests, which only the package has; benchmarks are, and so are imported."""
+    found = yield
+    return [one for one in found if type(one) is pytest.Module] or found
+
+
 def pytest_collection_finish():
     """Let the search for garbage pass over the million objects that imports and the collection have made."""
     gc.freeze()
@@ -40,8 +47,15 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of the demo come first: they take longest, and one process makes it while the other has work of its own."""
-    items.sort(key=lambda item: "demo_folder" not in getattr(item, "fixturenames", ()))
+    """Long tests come first, so that no process waits for one at the end; first of all tests of the demo.
+
+    One process makes the demo while the other has work of its own, and takes short tests from the end of the first.
+    """
+    items.sort(key=lambda item: (not uses_demo(item), item.get_closest_marker("long") is None))
+
+
+def uses_demo(item):
+    return "demo_folder" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
@@ -65,10 +79,10 @@ def _place(tmp_path_factory, request):
 
 @pytest.fixture(scope="session")
 def demo_training():
-    """How `demo_folder` is made: less training, and fewer rows to measure, than the real demo has."""
+    """How `demo_folder` is made: a narrower model, less training and fewer rows to measure than the real demo has."""
     from adamerge import demo
 
-    return demo.Training(base_steps=150, expert_steps=75, many=1580, calibration=64)
+    return demo.Training(width=64, base_steps=150, expert_steps=75, many=1640, calibration=64)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +94,7 @@ def demo_folder(demo_training):
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(demo, "TRAINING", demo_training)
-            patch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 60)
+            patch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 40)
             assert cli.main(["demo", "--folder", str(folder)]) == 0
 
     return made_once("demo", make)

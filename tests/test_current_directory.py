@@ -32,6 +32,7 @@ def named_like_libraries(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_files_named_like_libraries_are_not_imported(named_like_libraries):
     folder = named_like_libraries
     (folder / "merge.yaml").write_text("base_model: base\nmodels: [{model: mood}]\n")

@@ -28,6 +28,7 @@ def unpack(folder):
     runpy.run_path(str(folder / "packed/unpack.py"))["unpack"](folder / "zoo")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not ZOO.exists(), reason="../shared/zoo is not here")
 def test_real_experts_are_merged_and_load_in_plain_transformers(tmp_path):
     unpack(tmp_path)

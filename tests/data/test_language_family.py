@@ -26,6 +26,7 @@ def family(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_alignment_is_below_task_arithmetic_at_its_best_scale_on_every_domain(family):
     model, data = open_family(family, RECIPE)
     evaluation = Evaluation(model, data.evaluation)
@@ -37,6 +38,7 @@ def test_alignment_is_below_task_arithmetic_at_its_best_scale_on_every_domain(fa
         assert merged[domain] < min(scores[domain] for scores in scales)
 
 
+@pytest.mark.long
 def test_the_recipe_fits_the_family(family, tmp_path, monkeypatch):
     recipe = Path(__file__).parents[2] / "configs/language_models.yaml"
     monkeypatch.chdir(tmp_path)

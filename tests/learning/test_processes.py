@@ -12,6 +12,7 @@ from adamerge.cli import BAD_INPUT
 TOGETHER = [(method, "fsdp2" if method == "expert_merging++" else "ddp") for method in METHODS]
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_one_learns(family, main):
     commands = [fit_of(method, 2, strategy) for method, strategy in TOGETHER]
     assert run_together(commands, family) == [0, 0], Path("0.txt").read_text() + Path("1.txt").read_text()
