@@ -10,6 +10,9 @@ BASH = """\
 # Completion of adamerge; in ~/.bashrc: eval "$(adamerge completion bash)"
 _adamerge() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} found=""
+  # bash cuts an option with "=" into three words
+  if [ "$before" = "=" ]; then before=${{COMP_WORDS[COMP_CWORD-2]}}; fi
+  if [ "$word" = "=" ]; then word=""; fi
   if [ "$COMP_CWORD" -eq 1 ]; then
     found="{commands}"
   else

@@ -17,6 +17,8 @@ WORDS = [
     (["check", "--met"], {"--method"}),
     (["fit", "--method", "asw"], {"aswudi"}),
     (["fit", "--method", ""], {*PRESETS}),
+    (["fit", "--method", "=", "asw"], {"aswudi"}),  # as bash cuts --method=asw
+    (["fit", "--method", "="], {*PRESETS}),
     (["export", "run", "out", "--push"], {"--push_to_hub"}),
     (["init", "--from"], {"--from_mergekit"}),
     (["completion", ""], {"bash", "zsh", "fish"}),

@@ -90,13 +90,15 @@ def licence_in(card: Mapping[str, object]) -> dict[str, str]:
     """Read the licence that the metadata of a model card states; empty if it states none.
 
     The hub takes ids of licences in small letters, one of them; what is none is another licence with a name, in small
-    letters too.
+    letters too. A value that is no text names none.
 
     Example:
         >>> licence_in({"license": "MIT", "tags": ["merge"]}), licence_in({"license": ["mit"]})
         ({'license': 'mit'}, {'license': 'mit'})
         >>> licence_in({"license": ["mit", "gpl-3.0"]}), licence_in({"license": "Our licence, v2"})["license_name"]
         ({'license': 'other', 'license_name': 'mit-gpl-3.0'}, 'our-licence-v2')
+        >>> licence_in({"license": True}), licence_in({"license": ["mit", 2]})
+        ({}, {'license': 'mit'})
     """
     stated = {key: own for key in LICENCE if (value := card.get(key)) and (own := _joined(value))}
     name = stated.get("license", "").lower()
@@ -114,7 +116,8 @@ def _slug(name: str) -> str:
 
 
 def _joined(value: object) -> str:
-    return (", ".join(map(str, value)) if isinstance(value, list) else str(value)).strip()
+    texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+    return ", ".join(texts).strip()
 
 
 def _is_id(name: str) -> bool:

@@ -25,7 +25,7 @@ from adamerge.results.evaluate import MEAN
 from adamerge.runs.adapter_limits import check_adapter
 from adamerge.runs.centre import FinishedMerges, centre_of, fisher_inputs, over_one_group, plain_vectors, weights_beside
 from adamerge.runs.choose_memory import execution_for
-from adamerge.runs.common_tokenizer import check_adapters, is_complete, with_common_tokenizer
+from adamerge.runs.common_tokenizer import check_adapters, is_complete, no_rows, with_common_tokenizer
 from adamerge.runs.components import COMPONENT, check_components, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
@@ -96,7 +96,10 @@ def _one_tokenizer(
     check_adapters(choice, common, base, adapters)
     for model in config.models:
         if model.name in adapters:
-            again = open_expert(model.model, common, adapter=model.adapter, allow_pickle=config.allow_pickle)
+            try:
+                again = open_expert(model.model, common, adapter=model.adapter, allow_pickle=config.allow_pickle)
+            except IncompatibleExpertsError as error:  # it fitted the base, so the rows are to blame
+                raise IncompatibleExpertsError(no_rows(model.name, choice)) from error
             found[model.name] = again
     return common, {name: found[name] for name in opened}
 

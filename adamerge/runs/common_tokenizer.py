@@ -110,13 +110,23 @@ def check_adapters(choice: str, common: Checkpoint, base: Checkpoint, adapters: 
         brought = next((folder for folder in one.folders if folder != base.folder and has_tokenizer(folder)), None)
         mine = read_vocabulary(one.source, brought, theirs.size).indices if brought else theirs.indices
         if one.beneath is not None or moved or mine != theirs.indices:
-            problems.append(
-                f"{name}: tokenizer: {choice}: expected an adapter over the base with the base's tokens, found other "
-                "tokens, or another model below it. Merge the adapter into its model first "
-                "(peft: merge_and_unload().save_pretrained(…) with its tokenizer), and give the complete checkpoint."
-            )
+            problems.append(no_rows(name, choice))
     if problems:
         raise IncompatibleExpertsError("\n".join(problems))
+
+
+def no_rows(name: str, choice: str) -> str:
+    """Say that an adapter cannot be merged over a base with other tokens, and what to do.
+
+    Args:
+        name: Task of the adapter.
+        choice: Value of the key `tokenizer`.
+    """
+    return (
+        f"{name}: tokenizer: {choice}: expected an adapter over the base with the base's tokens, found other tokens, "
+        "rows of all tokens, or another model below it. Merge the adapter into its model first "
+        "(peft: merge_and_unload().save_pretrained(…) with its tokenizer), and give the complete checkpoint."
+    )
 
 
 def _vocabulary(one: Checkpoint, base: Checkpoint) -> Vocabulary:

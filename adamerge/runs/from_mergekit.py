@@ -1,8 +1,10 @@
 """Read a mergekit configuration as the beginning of one of ours, and list what does not carry over."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.types import ConfigError
@@ -16,7 +18,26 @@ _SAME_NAME = {"ties": "ties", "dare_linear": "dare", "dare_ties": "dare", "bread
 _CARRIED = {"merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype"}
 _TOKENIZER = ("tokenizer", "tokenizer_source")
 _OF_ENTRY = {"model", "parameters"}
+_OF_SLICE = {"sources", "parameters"}
+_OF_MODEL = {"model", "lora", "path", "revision"}
 _OF_KEYS = {"layer_range": "; here all layers are merged"}
+
+
+class Named(NamedTuple):
+    """A model of a configuration of mergekit.
+
+    Attributes:
+        model: Directory or hub id.
+        adapter: Directory or hub id of an adapter of it; None without one.
+    """
+
+    model: str
+    adapter: str | None = None
+
+    @property
+    def word(self) -> str:
+        """The model as mergekit writes it."""
+        return "+".join(filter(None, self))
 
 
 @dataclass(frozen=True)
@@ -33,48 +54,42 @@ class Beginning:
     """
 
     base_model: str | None
-    models: Mapping[str, object]
+    models: Mapping[Named, object]
     method: str | None = None
     out_dtype: str | None = None
     tokenizer: str | None = None
     dropped: Sequence[str] = field(default_factory=tuple[str, ...])
 
 
-def read_mergekit(file: Path) -> Beginning:
+def read_mergekit(file: Path, given: str | None = None) -> Beginning:
     """Read a mergekit configuration.
 
     Args:
         file: The YAML file.
+        given: The base where the configuration names none.
 
     Raises:
-        ConfigError: It is no mergekit configuration, or stacks layers, which a merge of equal shapes cannot.
+        ConfigError: It is no mergekit configuration, its base is an adapter, or it stacks layers, which a merge of
+            equal shapes cannot.
     """
     content = read_yaml_file(file).content
     method = content.get("merge_method")
     if not isinstance(method, str):
         raise ConfigError(f"{file}: expected a configuration of mergekit, but it has no merge_method.")
-    base = _model(content.get("base_model"))
+    own = _base(content, file, given)
+    base = own or given
     shared = _mapping(content.get("parameters"))
-    entries = _entries(content, file)
-    models: dict[str, object] = {}
-    dropped: list[str] = []
-    for entry in entries:
-        name, own = _model(entry.get("model")), _mapping(entry.get("parameters"))
-        if name is None:
-            raise ConfigError(f"{file}: expected a model in each entry, found {dict(entry) or 'none'}. Correct it.")
-        if name in models:
-            dropped.append(f"{name}: it is listed twice; of two weights the last one counts here")
-        models[name] = own.get("weight", shared.get("weight"))
-        dropped += [f"{name}: {key}: {own[key]}" for key in own if key != "weight"]
-        dropped += [f"{name}: {key}: {entry[key]}{_OF_KEYS.get(key, '')}" for key in entry if key not in _OF_ENTRY]
+    found, dropped = _models(_entries(content, file), shared, file)
+    weights = {_over(name, base): weight for name, weight in found.items()}
+    models = {name: weight for name, weight in weights.items() if name != Named(base or "")}
+    averaged = base if own or len(models) < len(weights) else None
     preset = _METHODS.get(method)
-    share, notes = _base_weight(method, base, models, shared)
-    models = {name: weight for name, weight in models.items() if name != base}
+    share, notes = _base_weight(method, averaged, weights, shared)
     if share:
         preset, whole = "task_arithmetic", share + sum(map(_number, models.values()))
         models = {name: _number(weight) / whole for name, weight in models.items()}
     return Beginning(
-        base,
+        own,
         {name: weight if preset else None for name, weight in models.items()},
         preset or _SAME_NAME.get(method),
         _text(content.get("out_dtype") or content.get("dtype")),
@@ -84,27 +99,100 @@ def read_mergekit(file: Path) -> Beginning:
             *_of_shared(method, shared),
             *notes,
             *dropped,
+            *(_of_lists(models) if preset else ()),
             *_of_rest(content),
         ),
     )
 
 
+def _base(content: Mapping[str, object], file: Path, given: str | None) -> str | None:
+    """Return the base that a configuration names.
+
+    Raises:
+        ConfigError: It is an adapter over a model, and no other base is given.
+    """
+    found = _named(content.get("base_model"))
+    if found and found.adapter and not given:
+        raise ConfigError(
+            f"{file}: base_model: expected a complete checkpoint, found the adapter {found.adapter} over "
+            f"{found.model}. Merge it into its model (peft: merge_and_unload().save_pretrained(…)), and name that: "
+            f"adamerge init BASE --from_mergekit {file}"
+        )
+    return found.model if found and not found.adapter else None
+
+
+def _models(
+    entries: Sequence[Mapping[str, object]], shared: Mapping[str, object], file: Path
+) -> tuple[dict[Named, object], list[str]]:
+    """Return the weight of each model, and what of the entries does not carry over."""
+    models: dict[Named, object] = {}
+    dropped: list[str] = []
+    for entry in entries:
+        name, own = _named(entry.get("model")), _mapping(entry.get("parameters"))
+        if name is None:
+            raise ConfigError(f"{file}: expected a model in each entry, found {dict(entry) or 'none'}. Correct it.")
+        word = name.word
+        if name in models:
+            dropped.append(f"{word}: it is listed twice; of two weights the last one counts here")
+        models[name] = _first(own.get("weight"), shared.get("weight"))
+        dropped += [f"{word}: {key}: {own[key]}" for key in own if key != "weight"]
+        dropped += [f"{word}: {key}: {entry[key]}{_OF_KEYS.get(key, '')}" for key in entry if key not in _OF_ENTRY]
+        dropped += [
+            f"{word}: {key}: {value}" for key, value in _mapping(entry["model"]).items() if key not in _OF_MODEL
+        ]
+    return models, dropped
+
+
+def _over(name: Named, base: str | None) -> Named:
+    """Name an adapter of the base alone, and the base as it is written under base_model."""
+    if base is None or os.path.normpath(name.model) != os.path.normpath(base):
+        return name
+    return Named(name.adapter or base)
+
+
 def _base_weight(
-    method: str, base: str | None, models: Mapping[str, object], shared: Mapping[str, object]
+    method: str, base: str | None, models: Mapping[Named, object], shared: Mapping[str, object]
 ) -> tuple[float, list[str]]:
     """Return the weight with which mergekit's linear averages the base in, and what is to say if it has no number.
 
     With it, the average is the base and task vectors times their shares of all weights.
     """
-    weight = models.get(base, shared.get("weight")) if base else None
-    if method != "linear" or weight is None:
+    weight = models.get(Named(base), shared.get("weight")) if base else None
+    if method != "linear" or weight is None or base is None:
         return 0.0, []
-    numbers = [weight, *models.values()]
+    numbers = [weight, *(own for name, own in models.items() if name != Named(base))]
     plain = all(isinstance(one, int | float) for one in numbers) and shared.get("normalize", True) is True
-    whole = sum(map(_number, numbers[1:])) + (0.0 if base in models else _number(weight))
-    if plain and whole:
+    if plain and sum(map(_number, numbers)):
         return _number(weight), []
     return 0.0, [f"{base}: weight: {weight}: linear averages the base in, and here the average is of the experts alone"]
+
+
+def _of_lists(models: Mapping[Named, object]) -> Iterator[str]:
+    """Say which weights give parameters after the last layer another number than in mergekit."""
+    for name, weight in models.items():
+        levels = [weight] if not _filters(weight) else [one.get("value") for one in _filters(weight)]
+        if any(isinstance(level, list) and level[0] != level[-1] for level in levels):
+            yield (
+                f"{name.word}: weight: what is after the last layer, final norm and lm_head, gets the last number of a "
+                "list; in mergekit the first"
+            )
+
+
+def _first(*levels: object) -> object:
+    """Join weights of which each counts where those before it have no matching filter; None without one."""
+    found: list[object] = []
+    for level in levels:
+        filters = _filters(level)
+        if level is not None and not filters:
+            return [*found, {"value": level}] if found else level
+        found += filters
+    return found or None
+
+
+def _filters(weight: object) -> list[Mapping[str, object]]:
+    """Return a weight as mappings of filter and value; empty where it is a number or a list of numbers."""
+    each = weight if isinstance(weight, list) else [weight]
+    return [one for one in each if isinstance(one, Mapping)]
 
 
 def _number(weight: object) -> float:
@@ -115,8 +203,8 @@ def _tokenizer(content: Mapping[str, object]) -> str | None:
     """Return the tokenizer that a configuration names, in words of ours; None for the base's."""
     found = content.get("tokenizer_source")
     found = _mapping(content.get("tokenizer")).get("source") if found is None else found
-    name = _model(found)
-    return None if name is None or name == "base" else name.removeprefix("model:")
+    name = _named(found)
+    return None if name is None or name.model == "base" else name.model.removeprefix("model:")
 
 
 def _entries(content: Mapping[str, object], file: Path) -> list[Mapping[str, object]]:
@@ -131,17 +219,22 @@ def _entries(content: Mapping[str, object], file: Path) -> list[Mapping[str, obj
                 f"{file}: expected models, found {len(slices)} slices, which stack layers of several models; here "
                 "base and experts have the same layers. Write a configuration with models."
             )
-        return [
-            {**_mapping(one), "parameters": {**parameters, **_mapping(_mapping(one).get("parameters"))}}
-            for one in first
-        ]
+        return [_within(_mapping(one), parameters) for one in first]
     models = content.get("models")
     if not isinstance(models, list):
-        raise ConfigError(f"{file}: expected a list under models, found {type(models).__name__}.")
+        found = "modules" if "modules" in content else type(models).__name__
+        raise ConfigError(f"{file}: expected a list under models, found {found}. Write a configuration with models.")
     return [_mapping(one) for one in models]
 
 
-def _of_method(method: str, models: Mapping[str, object]) -> Iterator[str]:
+def _within(source: Mapping[str, object], parameters: Mapping[str, object]) -> Mapping[str, object]:
+    """Give a source the parameters of its slice."""
+    own = _mapping(source.get("parameters"))
+    weight = _first(own.get("weight"), parameters.get("weight"))
+    return {**source, "parameters": {**parameters, **own, **({} if weight is None else {"weight": weight})}}
+
+
+def _of_method(method: str, models: Mapping[Named, object]) -> Iterator[str]:
     if method in _METHODS:
         return
     weights = any(weight is not None for weight in models.values())
@@ -166,25 +259,36 @@ def _of_rest(content: Mapping[str, object]) -> Iterator[str]:
         if key in _CARRIED or key in _TOKENIZER:
             continue
         yield f"{key}: {value}"
+    for one in _list(content.get("slices")):
+        yield from (f"slices: {key}: {value}" for key, value in _mapping(one).items() if key not in _OF_SLICE)
     yield from (f"tokenizer: {k}: {v}" for k, v in _mapping(content.get("tokenizer")).items() if k != "source")
     if _text(content.get("dtype")) not in (None, "float32") and not content.get("out_dtype"):
         yield f"dtype: {content['dtype']}: merges are computed in more bits, and rounded to it once (out_dtype)"
 
 
-def _model(value: object) -> str | None:
-    """Name a model, which mergekit allows as a text or as {model: {path: …, revision: …}}."""
+def _named(value: object) -> Named | None:
+    """Name a model, which mergekit allows as model+adapter or as {model: {path: …, revision: …}, lora: {path: …}}."""
     if isinstance(value, Mapping):
-        inner = value.get("model", value)
-        if isinstance(inner, Mapping):
-            path, revision = _text(inner.get("path")), _text(inner.get("revision"))
-            return f"{path}@{revision}" if path and revision else path
-        value = inner
-    name = _text(value)
-    return name.rpartition("+")[2] if name and "+" in name else name  # base+adapter: the adapter is the expert
+        path, adapter = _place(value.get("model", value)), _place(value.get("lora"))
+    else:
+        path, _, adapter = (_text(value) or "").partition("+")
+    return Named(path, adapter or None) if path else None
+
+
+def _place(value: object) -> str | None:
+    """Write a path with its revision, which mergekit allows as a text or as keys."""
+    if not isinstance(value, Mapping):
+        return _text(value)
+    path, revision = _text(value.get("path")), _text(value.get("revision"))
+    return f"{path}@{revision}" if path and revision else path
 
 
 def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: object) -> str | None:

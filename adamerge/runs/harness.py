@@ -27,7 +27,7 @@ RESULTS = "lm_eval"
 
 _SCRIPT = """\
 #!/bin/sh
-# Measures base, experts and merge of this run by lm-eval (pip install lm-eval):
+# Measures base, experts and merge of this run by lm-eval (pip install "lm-eval[hf]"):
 #     sh lm_eval.sh TASK[,TASK ...] [more options of lm_eval, such as --limit 100]
 # `adamerge evaluate RUN --lm_eval TASK[,TASK ...]` does the same, and adds the results to metrics.json and the report.
 # Results: lm_eval/MODEL/**/results_*.json; its key results.TASK has the metrics, such as "acc,none", "acc_norm,none",
@@ -142,8 +142,8 @@ def program_of() -> list[str]:
     if find_spec("lm_eval") is not None:
         return [sys.executable, "-m", "lm_eval"]
     raise ConfigError(
-        "--lm_eval: expected the command lm_eval, but it is not installed here. pip install lm-eval; or run lm_eval.sh "
-        "of the run directory where it is."
+        '--lm_eval: expected the command lm_eval, but it is not installed here. pip install "lm-eval[hf]"; or run '
+        "lm_eval.sh of the run directory where it is."
     )
 
 

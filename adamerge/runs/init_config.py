@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from adamerge.runs.from_mergekit import Beginning, read_mergekit
+from adamerge.runs.from_mergekit import Beginning, Named, read_mergekit
 from adamerge.storage.atomic_files import write_text
 from adamerge.types import ConfigError
 
@@ -42,9 +42,10 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
     """
     if file.exists():
         raise ConfigError(f"{file}: exists already; choose another file with --out.")
-    found = read_mergekit(Path(mergekit).expanduser()) if mergekit else Beginning(None, {})
-    base = models[0] if models else found.base_model
-    experts = dict.fromkeys(models[1:]) if models[1:] else dict(found.models)
+    given = models[0] if models else None
+    found = read_mergekit(Path(mergekit).expanduser(), given) if mergekit else Beginning(None, {})
+    base = given or found.base_model
+    experts = dict.fromkeys(map(Named, models[1:])) if models[1:] else dict(found.models)
     if base is None or not experts:
         missing = "a base" if base is None else "at least one expert"
         raise ConfigError(
@@ -58,18 +59,20 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
         _print(console, f"note: not carried over from {mergekit}: {line}")
 
 
-def _lines(base: str, experts: Mapping[str, object], found: Beginning, file: Path) -> Iterator[str]:
+def _lines(base: str, experts: Mapping[Named, object], found: Beginning, file: Path) -> Iterator[str]:
     yield HEAD.format(file=file)
     for line in found.dropped:
         yield f"# not carried over: {' '.join(line.split())}\n"
     yield f"base_model: {_scalar(base)}\nmodels:\n"
     for number, (expert, weight) in enumerate(experts.items()):
-        yield f"  - model: {_scalar(expert)}\n"
+        yield f"  - model: {_scalar(expert.model)}\n"
+        yield f"    adapter: {_scalar(expert.adapter)}\n" if expert.adapter else ""
         if weight is not None:
             yield f"    parameters: {{weight: {json.dumps(weight)}}}\n"
-        yield ROWS.replace("NAME", Path(expert).name) if number == 0 else ""
+        yield ROWS.replace("NAME", Path(expert.adapter or expert.model).name) if number == 0 else ""
     yield LATER
     yield f"method: {found.method or ('wudi' if len(experts) > 1 else 'task_arithmetic')}\n"
+    yield "grouping: tensor\n" if any(isinstance(weight, list) for weight in experts.values()) else ""
     yield f"out_dtype: {found.out_dtype}\n" if found.out_dtype else ""
     yield f"tokenizer: {_scalar(found.tokenizer)}\n" if found.tokenizer else ""
     yield "run_dir: runs/first\n"

@@ -215,6 +215,16 @@ def test_an_adapter_is_opened_over_the_base_with_all_tokens(pool, capsys):
         open_experts(parse_file(Path(file)))
 
 
+def test_an_adapter_that_holds_all_rows_is_refused_with_what_to_do(pool):
+    options = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False, modules_to_save=["embed_tokens"]
+    )
+    peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained("base"), options).save_pretrained("rows")
+    file = configured(tokenizer="union", models=[{"model": "mood"}, {"model": "rows"}])
+    with pytest.raises(IncompatibleExpertsError, match=r"rows: tokenizer: union: .* Merge the adapter into its model"):
+        open_experts(parse_file(Path(file)))
+
+
 @pytest.mark.parametrize("memory", ["mapped", "streamed"])
 def test_rows_are_encoded_with_the_common_tokenizer_and_learned_from(pool, main, memory):
     for task in ("mood", "topic"):

@@ -103,7 +103,7 @@ def test_without_lm_eval_and_with_a_failure_it_is_said_and_nothing_changes(place
     monkeypatch.setattr("adamerge.runs.harness.find_spec", lambda name: None)
     code, _, complaint = main("evaluate", "run", "--lm_eval", "arc_easy")
     assert code == cli.BAD_INPUT
-    assert "pip install lm-eval; or run lm_eval.sh" in complaint
+    assert 'pip install "lm-eval[hf]"; or run lm_eval.sh' in complaint  # without [hf] it has no accelerate, and ends
     assert Path("run/metrics.json").read_bytes() == before
 
 
