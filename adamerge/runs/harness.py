@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from adamerge.data.processor_files import has_tokenizer
 from adamerge.experts.experts import Experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.paths import anchor
@@ -53,7 +54,8 @@ def arguments_of(config: MergeConfig, run: Path) -> dict[str, str]:
         below = (
             (place, anchor(model.adapter)) if model.adapter else (base, place) if _is_adapter(place) else (place, "")
         )
-        found[model.name] = _pretrained(*below)
+        bare = Path(place).is_dir() and below == (place, "") and not has_tokenizer(Path(place))
+        found[model.name] = _pretrained(*below, tokenizer=base if bare else "")
     merged = run / "merged"
     found["merge"] = _pretrained(base, str(merged)) if _is_adapter(str(merged)) else _pretrained(str(merged))
     apart = [model.name for model in config.models if (merged / model.name / "config.json").is_file()]
@@ -62,15 +64,15 @@ def arguments_of(config: MergeConfig, run: Path) -> dict[str, str]:
     return {name: own + trust for name, own in found.items()}
 
 
-def _pretrained(place: str, adapter: str = "") -> str:
-    """Write a model as lm-eval's arguments; `id@revision` has a key of its own there.
+def _pretrained(place: str, adapter: str = "", tokenizer: str = "") -> str:
+    """Write a model as lm-eval's arguments; `id@revision` has a key of its own there, of the model alone.
 
     Example:
         >>> _pretrained("org/base@v1", "mine")
         'pretrained=org/base,revision=v1,peft=mine'
     """
     name, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
-    parts = {"pretrained": name, "revision": revision, "peft": adapter}
+    parts = {"pretrained": name, "revision": revision, "peft": adapter, "tokenizer": tokenizer}
     return ",".join(f"{key}={value}" for key, value in parts.items() if value)
 
 

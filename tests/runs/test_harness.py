@@ -118,3 +118,12 @@ def test_adapters_are_over_their_base(tmp_path, monkeypatch):
     assert found["one"] == f"pretrained={tmp_path / 'base'},peft={tmp_path / 'one'}"
     assert found["both"] == f"pretrained={tmp_path / 'two'},peft={tmp_path / 'one'}"
     assert found["merge"] == f"pretrained={tmp_path / 'base'},peft=run/merged"
+
+
+def test_an_expert_without_a_tokenizer_is_given_the_bases(place):
+    for file in Path("mood").glob("tokenizer*"):
+        file.unlink()
+    config = parse_file(Path("merge.yaml"))
+    found = arguments_of(config, Path("run").absolute())
+    assert found["mood"] == f"pretrained={Path('mood').absolute()},tokenizer={Path('base').absolute()}"
+    assert "tokenizer=" not in found["topic"] + found["base"] + found["merge"]
