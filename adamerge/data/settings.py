@@ -19,6 +19,17 @@ MetricName: TypeAlias = Literal["accuracy", "perplexity", "exact_match", "rouge"
 Normalisation: TypeAlias = Literal["strip", "case", "punctuation"]
 """What makes no difference between an answer and the right one."""
 
+MOST_NEW_TOKENS = 2**17
+"""Largest number of tokens of an answer: room for so many is made for every row."""
+
+MOST_COPIES = 1000
+"""Largest number of changed copies of a text: all are made before learning starts."""
+
+
+def _check_number(key: str, number: int, most: int) -> None:
+    if not 1 <= number <= most:
+        raise ConfigError(f"{key}: expected at least 1 and at most {most}, found {number}.")
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -90,8 +101,7 @@ class EvaluationSource(DataSource):
     def __post_init__(self) -> None:
         """Check that the keys go together."""
         super().__post_init__()
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"{self.path}: max_new_tokens: expected at least 1, found {self.max_new_tokens}.")
+        _check_number(f"{self.path}: max_new_tokens", self.max_new_tokens, MOST_NEW_TOKENS)
         if self.choices is not None and len(self.choices) < 2 and not isinstance(self.choices, str):
             raise ConfigError(f"{self.path}: choices: expected at least two texts, found {self.choices}.")
         if self.choices is not None and self.metric != "accuracy":
@@ -124,8 +134,7 @@ class PseudoAnswers:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"data.pseudo_answers.max_new_tokens: expected at least 1, found {self.max_new_tokens}.")
+        _check_number("data.pseudo_answers.max_new_tokens", self.max_new_tokens, MOST_NEW_TOKENS)
         if not SMALLEST_TEMPERATURE <= self.temperature < math.inf:
             raise ConfigError(
                 f"data.pseudo_answers.temperature: expected a finite number above 0, found {self.temperature}."
@@ -152,8 +161,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.copies < 1:
-            raise ConfigError(f"data.augmentation.copies: expected at least 1, found {self.copies}.")
+        _check_number("data.augmentation.copies", self.copies, MOST_COPIES)
         if not 0 < self.deletion < 1:
             raise ConfigError(
                 f"data.augmentation.deletion: expected a share above 0 and below 1, found {self.deletion}."

@@ -9,6 +9,7 @@ from adamerge.data.tables import Table
 from adamerge.data.turn_end import AnswerEnd, TurnEnd, turn_end
 from adamerge.experts.experts import Expert
 from adamerge.storage.regular_files import reading
+from adamerge.types import ConfigError, quoted
 
 
 def answer_end(
@@ -65,8 +66,22 @@ def generation_config(expert: Expert) -> GenerationConfig:
     file = next((file for place in places if (file := place / "generation_config.json").exists()), None)
     if file is not None:
         with reading(f"{file}: expected settings of generation, but transformers cannot read it", "Copy it again."):
-            return GenerationConfig.from_pretrained(file.parent)
+            settings = GenerationConfig.from_pretrained(file.parent)
+        _check_tokens(settings, str(file))
+        return settings
     return GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
+
+
+def _check_tokens(settings: GenerationConfig, where: str) -> None:
+    """Refuse special tokens that are no indices; transformers reads 0.5 as 0, and generation fails on a text."""
+    for key in ("bos_token_id", "eos_token_id", "forced_bos_token_id"):
+        value = getattr(settings, key, None)
+        tokens = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        if any(not isinstance(token, int) or isinstance(token, bool) or abs(token) >= 2**63 for token in tokens):
+            raise ConfigError(
+                f"{where}: {key}: expected a token's index, a list of them, or null, found {quoted(value)}. "
+                "Correct the file."
+            )
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, object]]) -> AnswerEnd:

@@ -25,12 +25,15 @@ def is_foreign(key: str, value: object, *, trusted: bool = False) -> bool:
     Example:
         >>> [is_foreign("attn_implementation", v) for v in (None, "sdpa", "user/kernel", {"": "flash_attention_2"})]
         [False, False, True, True]
+        >>> is_foreign("_attn_implementation", ["sdpa"])  # an attribute's name, and a value that names nothing
+        True
     """
+    key = key.removeprefix("_").removesuffix("_internal")
     if key not in _OWN or value is None:
         return False
     if isinstance(value, Mapping):
         return any(is_foreign(key, one, trusted=trusted) for one in value.values())
-    return value not in _OWN[key] and not (trusted and "/" not in str(value) and "flash" not in str(value))
+    return str(value) not in _OWN[key] and not (trusted and "/" not in str(value) and "flash" not in str(value))
 
 
 def without_foreign(settings: object, *, trusted: bool = False) -> object:

@@ -186,8 +186,11 @@ def _move(cls: Callable[..., Optimizer], **options: object) -> Iterator[None]:
     """Build an optimiser; then take a step by a gradient of 1, but for LBFGS, which would take many.
 
     Raises:
+        ConfigError: The step is to be recorded in a CUDA graph; torch refuses that on the CPU only.
         ValueError: The step leads to no finite number.
     """
+    if options.get("capturable") is True:
+        raise ConfigError("capturable: expected false, found True: no step is recorded in a CUDA graph here.")
     coefficients = torch.nn.Parameter(torch.zeros(2, 2))
     coefficients.grad = torch.ones(2, 2)
     optimizer = cls([coefficients], **options)

@@ -201,12 +201,19 @@ def _check_permissions(layers: Sequence[Layer], findings: Findings) -> None:
 
 
 def _check_record(layer: Document, findings: Findings) -> None:
-    """Refuse a list of written keys of another form than a run records."""
+    """Refuse a list of written keys, or saved settings, of another form than a run records."""
     written = layer.content.get("written", [])
     if not isinstance(written, list | tuple) or not all(isinstance(key, str) for key in written):
         findings.refuse(
             ("written",),
             f"expected the list of keys that a run recorded, found {quoted(written)}; remove both records.",
+        )
+    saved = layer.content.get("saved", {})
+    if not isinstance(saved, Mapping) or ("saved" in layer.content and "written" not in layer.content):
+        beside = "" if "written" in layer.content else ", beside the list written"
+        findings.refuse(
+            ("saved",),
+            f"expected the settings that a run recorded{beside}, found {quoted(saved)}; remove it: it changes nothing.",
         )
 
 

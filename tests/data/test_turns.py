@@ -1,5 +1,8 @@
 """An answer ends where the chat template, the tokenizer or the generation settings end it."""
 
+import json
+import re
+
 import datasets
 import pytest
 import torch
@@ -10,9 +13,11 @@ from transformers import AutoTokenizer
 from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import Table
-from adamerge.data.turns import AnswerEnd, answer_end, end_of_turn, until_the_end
+from adamerge.data.turns import AnswerEnd, answer_end, end_of_turn, generation_config, until_the_end
+from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.experts import Expert
 from adamerge.storage.weights import InMemory
+from adamerge.types import ConfigError
 
 CHAT = [{"role": "user", "content": "good film"}]
 START = "{% for m in messages %}[CLS] {{ m.content }}"
@@ -75,6 +80,27 @@ def test_each_source_ends_answers_and_disagreement_is_noted(tokenizer, tmp_path)
     assert notes == (
         "mood: the tokenizer's end token is '[CLS]', but generation stops at '[SEP]': answers end at either.",
     )
+
+
+@pytest.mark.parametrize("value", ["abc", ["a"], 0.5, True, 2**70, {"a": 1}])
+@pytest.mark.parametrize("key", ["eos_token_id", "bos_token_id", "forced_bos_token_id"])
+def test_special_tokens_that_are_no_indices_are_refused_by_file_and_key(tmp_path, key, value):
+    module = build("LlamaForCausalLM", "llama", 0)
+    module.save_pretrained(tmp_path)
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps({key: value}))
+    checkpoint = open_checkpoint(str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(file))}: .*"):
+        generation_config(Expert("mood", module, InMemory({}), (), checkpoint=checkpoint))
+
+
+@pytest.mark.parametrize("value", [None, 1, [1, 2], -1])
+def test_special_tokens_that_are_indices_are_read_as_transformers_reads_them(tmp_path, value):
+    module = build("LlamaForCausalLM", "llama", 0)
+    module.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    expert = Expert("mood", module, InMemory({}), (), checkpoint=open_checkpoint(str(tmp_path)))
+    assert generation_config(expert) == transformers.GenerationConfig.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "words"), [("a word", "with the text 'old'"), ("nothing", "with nothing")])

@@ -58,6 +58,18 @@ def test_foreign_attention_is_not_asked_for_and_said(tmp_path, asked, value):
     assert "attn_implementation" not in checkpoint.settings()
 
 
+@pytest.mark.parametrize("value", ["nobody/kernel", ["sdpa"], 1])
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_experts_implementation"])
+def test_values_under_names_of_attributes_and_values_that_name_nothing_are_said(tmp_path, asked, key, value):
+    build("LlamaForCausalLM", "llama", 0).save_pretrained(tmp_path)
+    changed(tmp_path, **{key: value})
+    asked.clear()
+    checkpoint = opened(tmp_path)
+    assert {*map(str, asked)} <= {"None", "eager", "sdpa"}
+    assert any(f"{key}: {value}" in note and "ignored" in note for note in checkpoint.notes)
+    assert key not in checkpoint.settings()
+
+
 @pytest.mark.parametrize("value", ["eager", "sdpa"])
 def test_attention_of_torch_is_kept(tmp_path, asked, value):
     build("LlamaForCausalLM", "llama", 0).save_pretrained(tmp_path)

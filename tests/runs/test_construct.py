@@ -71,7 +71,6 @@ def test_words_of_this_package_stand_as_they_are():
 TRIED = [
     (Adam, {"lr": 0.1}, []),
     (SGD, {"momentum": 0.9, "nesterov": True}, []),
-    (Adam, {"lr": 0.1, "capturable": True}, ["capturable"]),
     (Adam, {"differentiable": True}, ["differentiable"]),
     (RMSprop, {"alpha": 1e6}, ["alpha"]),
     (SparseAdam, {}, [None]),
