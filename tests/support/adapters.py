@@ -66,6 +66,13 @@ KINDS = {
     "token rows": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
     "token rows by name": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [7, 2]}}),
     "token rows of tied embeddings": (TIED, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
+    "rows of a class that names no input embeddings": (
+        ("CLIPForImageClassification", "clip", {}),
+        {
+            "target_modules": ["q_proj"],
+            "trainable_token_indices": {"vision_model.embeddings.position_embedding": [0, 3]},
+        },
+    ),
     "bias": (BERT, {"target_modules": ["query"], "bias": "all"}),
     "bias of lora layers": (BERT, {"target_modules": ["query", "output.dense"], "bias": "lora_only"}),
     "bias of factors": (BERT, {"target_modules": ["query", "value"], "lora_bias": True}),
