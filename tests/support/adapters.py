@@ -54,7 +54,7 @@ KINDS = {
             "alpha_pattern": {"q_proj": 32},
             "use_rslora": True,
         },
-    ),
+    ),  # fmt: skip
     "dora": (LLAMA, {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
     "dora with rslora": (LLAMA, {"target_modules": ["q_proj"], "use_dora": True, "use_rslora": True}),
     "dora of Conv1D": (GPT2, {"target_modules": ["c_attn"], "use_dora": True, "fan_in_fan_out": True}),
@@ -72,7 +72,7 @@ KINDS = {
             "target_modules": ["q_proj"],
             "trainable_token_indices": {"vision_model.embeddings.position_embedding": [0, 3]},
         },
-    ),
+    ),  # fmt: skip
     "bias": (BERT, {"target_modules": ["query"], "bias": "all"}),
     "bias of lora layers": (BERT, {"target_modules": ["query", "output.dense"], "bias": "lora_only"}),
     "bias of factors": (BERT, {"target_modules": ["query", "value"], "lora_bias": True}),
