@@ -29,6 +29,8 @@ TIED = ("LlamaForCausalLM", "llama", {"tie_word_embeddings": True})
 BERT = ("BertForSequenceClassification", "bert", {})
 GPT2 = ("GPT2LMHeadModel", "gpt2", {})
 IMAGES = ("ViTForImageClassification", "vit", {})
+ROWS = {"vision_model.embeddings.position_embedding": [0, 3]}
+POSITIONS = {"target_modules": ["q_proj"], "trainable_token_indices": ROWS}
 
 KINDS = {
     "plain": (LLAMA, {"target_modules": ["q_proj", "v_proj"]}),
@@ -54,7 +56,7 @@ KINDS = {
             "alpha_pattern": {"q_proj": 32},
             "use_rslora": True,
         },
-    ),  # fmt: skip
+    ),
     "dora": (LLAMA, {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
     "dora with rslora": (LLAMA, {"target_modules": ["q_proj"], "use_dora": True, "use_rslora": True}),
     "dora of Conv1D": (GPT2, {"target_modules": ["c_attn"], "use_dora": True, "fan_in_fan_out": True}),
@@ -66,13 +68,7 @@ KINDS = {
     "token rows": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
     "token rows by name": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [7, 2]}}),
     "token rows of tied embeddings": (TIED, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
-    "rows of a class that names no input embeddings": (
-        ("CLIPForImageClassification", "clip", {}),
-        {
-            "target_modules": ["q_proj"],
-            "trainable_token_indices": {"vision_model.embeddings.position_embedding": [0, 3]},
-        },
-    ),  # fmt: skip
+    "rows of a class that names no input embeddings": (("CLIPForImageClassification", "clip", {}), POSITIONS),
     "bias": (BERT, {"target_modules": ["query"], "bias": "all"}),
     "bias of lora layers": (BERT, {"target_modules": ["query", "output.dense"], "bias": "lora_only"}),
     "bias of factors": (BERT, {"target_modules": ["query", "value"], "lora_bias": True}),
