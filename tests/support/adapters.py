@@ -81,10 +81,7 @@ KINDS = {
         ("DistilBertForSequenceClassification", "distilbert", {}),
         {"target_modules": ["q_lin"], "task_type": "SEQ_CLS"},
     ),
-    "score": (
-        ("LlamaForSequenceClassification", "llama", {}),
-        {"target_modules": ["q_proj"], "task_type": "SEQ_CLS"},
-    ),
+    "score": (("LlamaForSequenceClassification", "llama", {}), {"target_modules": ["q_proj"], "task_type": "SEQ_CLS"}),
     "encoder and decoder": (("T5ForConditionalGeneration", "t5", {}), {"target_modules": ["q", "v", "wo"]}),
     "Conv1D": (GPT2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
     "Conv1D and Linear": (
