@@ -98,6 +98,11 @@ class Parts(NamedTuple):
         return next(iter(self.names.values()))
 
     @property
+    def of_outer(self) -> bool:
+        """Whether the module has factors because the one that it is in has."""
+        return f".base_layer.{self.module.rpartition('.')[2]}." in self.first
+
+    @property
     def mlx(self) -> bool:
         """Whether mlx-lm wrote the factors: A is (in, r) and B (r, out)."""
         return self.names.get("A", "").endswith("lora_a")

@@ -119,11 +119,20 @@ class AdapterPlaces:
         if weight in self._aliases:
             self._sides.setdefault(weight, set()).add(alias)
 
-    def side_of_rows(self, weight: str, path: str) -> None:
-        """Note the sides of a tied parameter that trained rows change: both for PEFT if they are the input's."""
-        both = isinstance(self._module, PreTrainedModel) and self._module.get_input_embeddings() is self.modules[path]
-        for alias in self._aliases.get(weight, ()) if both else (f"{path}.weight",):
+    def sides_of_rows(self, weight: str, path: str) -> set[str]:
+        """Return the sides of a parameter that trained rows change: for PEFT all if they are the input's; note them."""
+        sides = self._aliases.get(weight, {weight}) if self._of_input(path) else {f"{path}.weight"}
+        for alias in sides:
             self.side(weight, alias)
+        return sides
+
+    def _of_input(self, path: str) -> bool:
+        try:
+            return (
+                isinstance(self._module, PreTrainedModel) and self._module.get_input_embeddings() is self.modules[path]
+            )
+        except NotImplementedError:  # a class that has none, or does not say which
+            return False
 
     def problem(self, name: str, what: str, way_out: str = OTHER_BASE) -> None:
         """Note what is wrong with a tensor of the adapter, and what to do."""

@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from adamerge.experts.adapter_config import AdapterConfig
 from adamerge.experts.adapter_formulas import (
@@ -21,6 +20,8 @@ from adamerge.experts.adapter_formulas import (
     shifted,
 )
 from adamerge.experts.adapter_keys import Keys, Part, Parts
+from adamerge.experts.adapter_no_weight import never_called, no_weight
+from adamerge.experts.adapter_numbers import moves
 from adamerge.experts.adapter_parts import FusedParts
 from adamerge.experts.adapter_places import OTHER_BASE, UNTIE, AdapterPlaces
 from adamerge.experts.adapter_rows import TokenRows
@@ -49,6 +50,7 @@ class AdapterReader:
         scales: Of all factors.
         other_ranks: Rank in the options and in the tensors, by module, where they differ.
         twice: Modules whose factors PEFT adds twice.
+        without_bias: Layers with trained rows that PEFT computes without their bias.
         paths: Modules that have factors.
     """
 
@@ -66,6 +68,7 @@ class AdapterReader:
         self.whole = WholeTensors(self._places, base, tensors)
         self._parts = FusedParts(module, base, self._places)
         self._rows = TokenRows(config, self._places, base, tensors)
+        self.without_bias = self._rows.without_bias
 
     @property
     def part(self) -> str:
@@ -127,7 +130,7 @@ class AdapterReader:
         weight = self._places.parameter(own)
         if "token rows" in names:
             yield from self._rows.changes(parts, path, weight)
-        elif problem := no_weight(parts, path, owner):
+        elif problem := no_weight(parts, path, owner) or self._never_called(parts):
             self._problem(parts.first, *problem)
         elif weight is None or parts.depth or ("A" in names and self._targeted(own, self.module.get_parameter(own))):
             yield from self._fused(parts, path)
@@ -168,13 +171,20 @@ class AdapterReader:
             )
         return Change(low_rank=low_rank)
 
+    def _never_called(self, parts: Parts) -> tuple[str, str] | None:
+        alone = self._attention(parts) and not parts.of_outer
+        return never_called(parts) if alone and moves(self.tensors, parts) else None
+
     def _merged_twice(self, parts: Parts) -> bool:
-        """Return whether PEFT adds factors twice, in training and when it merges: those of attention's out_proj."""
-        path, _, inner = parts.module.rpartition(".")
-        inside = isinstance(self._places.modules.get(path), nn.MultiheadAttention)
-        twice = inside and f".base_layer.{inner}." in parts.first
+        """Return whether PEFT adds factors twice, in training and when it merges: of attention's out_proj."""
+        twice = self._attention(parts) and parts.of_outer
         self.twice += [parts.module] if twice else []
         return twice
+
+    def _attention(self, parts: Parts) -> bool:
+        """Return whether a layer is inside nn.MultiheadAttention."""
+        path = self._places.path(parts.module.rpartition(".")[0])
+        return path is not None and isinstance(self._places.modules[path], nn.MultiheadAttention)
 
     def _dora(
         self, parts: Parts, weight: str, shape: torch.Size, low_rank: Callable[[], LowRank], *, outputs: int
@@ -268,17 +278,3 @@ class AdapterReader:
 
     def _problem(self, name: str, what: str, way_out: str = OTHER_BASE) -> None:
         self._places.problem(name, what, way_out)
-
-
-def no_weight(parts: Parts, path: str, owner: nn.Module) -> tuple[str, str] | None:
-    """Say why factors are no change of a weight of a module, and what to do; None if they are."""
-    if "embedding A" in parts.names and not isinstance(owner, nn.Embedding):
-        return f"is a factor of an embedding, but {path} is a {type(owner).__name__}", OTHER_BASE
-    way_out = "Train without it (exclude_modules)"
-    if getattr(owner, "groups", 1) > 1 and "A" in parts.names:
-        what = "a grouped convolution: PEFT's factors see the inputs of all groups, so that"
-        return f"is a factor of {path}, {what} what was trained is no weight of the layer", way_out
-    if is_parametrized(owner, "weight"):
-        what = "whose weight is computed from others in every step (weight norm)"
-        return f"is a factor of {path}, {what}", f"{way_out}, or merge it with PEFT and give the result"
-    return None

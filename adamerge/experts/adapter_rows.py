@@ -22,10 +22,14 @@ class TokenRows:
         places: Where its tensors belong.
         base: The base's tensors under the names of the module.
         tensors: The adapter's tensors.
+
+    Attributes:
+        without_bias: Linear layers whose rows were trained, and whose bias PEFT leaves out meanwhile.
     """
 
     def __init__(self, config: AdapterConfig, places: AdapterPlaces, base: Weights, tensors: Weights) -> None:
         self._config, self._places, self._base, self._tensors = config, places, base, tensors
+        self.without_bias: list[str] = []
 
     def changes(self, parts: Parts, path: str, weight: str | None) -> Iterator[tuple[str, Change]]:
         """Yield the change of an embedding.
@@ -45,8 +49,13 @@ class TokenRows:
         elif problem := _misfit(values, max(rows, default=0), self._base.shape(weight)):
             self._places.problem(key, f"{problem}, but {weight} is {tuple(self._base.shape(weight))}")
         else:
-            self._places.side_of_rows(weight, path)
+            sides = sorted(self._places.sides_of_rows(weight, path))
+            self.without_bias += [side.removesuffix(".weight") for side in sides if self._has_bias(side)]
             yield weight, Change(dense=partial(with_rows, torch.tensor(rows), values), kind="trained token rows")
+
+    def _has_bias(self, side: str) -> bool:
+        bias = self._places.parameter(side.replace(".weight", ".bias"))
+        return bias is not None and bias in self._base and bool(self._base[bias].any())
 
 
 def _misfit(values: Tensor, last: int, shape: torch.Size) -> str | None:

@@ -110,6 +110,11 @@ def contradictions(reader: AdapterReader) -> Iterator[str]:
             f"{source}: the factors of {several(reader.twice)} count twice: PEFT (0.21) adds them twice in training "
             "and merging. If the adapter was trained by other code, its change is too large by one of them."
         )
+    if reader.without_bias:
+        yield (
+            f"{source}: while rows of {several(reader.without_bias)} are trained, PEFT (0.21) leaves out its bias; "
+            "PEFT's merge has it again, and so has this one. The answers are not those of the training: measure them."
+        )
     if config.unknown:
         yield (
             f"{source}: {CONFIG} has options that are not known here: {several(config.unknown)}. They are not read; if "

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from peft import PeftModel
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support.adapter_document import differences
 from support.adapter_kinds import ALL, MIXTURES, MLX
@@ -128,6 +129,52 @@ def test_factors_that_count_twice_are_said(tmp_path):
     """PEFT adds those of the out_proj inside MultiheadAttention twice, in training too."""
     base, adapter, _ = saved(tmp_path, *KINDS["MultiheadAttention"])
     assert any("head.attention.out_proj count twice" in note for note in experts_of(base, a=adapter).notes)
+
+
+OUT_PROJ = ("SiglipVisionModel", "", {}), {"target_modules": ["q_proj", "attention.out_proj"]}
+
+
+@pytest.mark.parametrize("start", [True, "orthogonal"])
+def test_what_peft_leaves_of_an_out_proj_alone_changes_nothing(tmp_path, start):
+    """Its live model never calls it, so that its factors stay as they began, with the product 0."""
+    family, options = OUT_PROJ
+    base = model(*family[:2])
+    base.save_pretrained(tmp_path / "base")
+    live = get_peft_model(base, LoraConfig(r=4, init_lora_weights=start, **options)).train()
+    live(**inputs_of(base)).pooler_output.square().sum().backward()
+    gradients = {name: p.grad for name, p in live.named_parameters() if p.requires_grad}
+    assert {name for name, one in gradients.items() if one is None} == {n for n in gradients if ".out_proj." in n}
+    with torch.no_grad():
+        for name, parameter in live.named_parameters():
+            if gradients.get(name) is not None:
+                parameter += 0.05
+    live.save_pretrained(tmp_path / "adapter")
+    experts = experts_of(tmp_path / "base", a=tmp_path / "adapter")
+    assert any("(head.attention.out_proj) are 0, as before training" in note for note in experts.notes)
+    with torch.no_grad():
+        expected = live.eval()(**inputs_of(base)).pooler_output
+    torch.testing.assert_close(one_hot_logits(experts, "a"), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_a_bias_that_peft_leaves_out_while_rows_are_trained_is_said(tmp_path, bias):
+    """Its live model has the trained rows of a linear layer without the layer's bias; its merge has it again."""
+    start = model("BertForMaskedLM", "bert")
+    start.cls.predictions.bias.data.fill_(bias)
+    start.save_pretrained(tmp_path / "base")
+    options = {"target_modules": ["query"], "trainable_token_indices": [1, 5]}
+    trained(start, options).save_pretrained(tmp_path / "adapter")
+    load = transformers.BertForMaskedLM.from_pretrained
+    live = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
+    experts = experts_of(tmp_path / "base", a=tmp_path / "adapter")
+    with torch.no_grad():
+        in_training = live(**inputs_of(start)).logits
+        expected = live.merge_and_unload()(**inputs_of(start)).logits
+    torch.testing.assert_close(expected - in_training, torch.full_like(expected, bias), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one_hot_logits(experts, "a"), expected, rtol=1e-5, atol=1e-5)
+    said = [note for note in experts.notes if "PEFT (0.21) leaves out its bias" in note]
+    assert len(said) == bool(bias)
+    assert all("rows of cls.predictions.decoder are trained" in note for note in said)
 
 
 @pytest.mark.parametrize("kind", MLX)

@@ -14,7 +14,7 @@ from torch import nn
 
 from adamerge.experts.adapter_config import KNOWN
 from adamerge.experts.adapter_keys import Parts
-from adamerge.experts.adapter_reader import no_weight
+from adamerge.experts.adapter_no_weight import no_weight
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 

@@ -109,6 +109,12 @@ def _grouped(folder: Path):
     return folder / "base", folder / "adapter"
 
 
+def _out_proj_alone(folder: Path):
+    """Factors that are not 0, as no training by PEFT leaves them: it never calls this layer."""
+    base, adapter, _ = saved(folder, ("SiglipVisionModel", "", {}), {"target_modules": ["attention.out_proj"]})
+    return base, adapter
+
+
 def _no_single_experts(folder: Path):
     _, adapter, _ = of_mlx_mixture(folder, "MixtralForCausalLM", {"gate_proj": "w1"}, False)
     model("GptOssForCausalLM").save_pretrained(folder / "other")
@@ -152,6 +158,10 @@ MADE = {
         r"projection\.lora_a is a factor of .*, a Conv2d, for which mlx-lm has none.*mlx_lm\.fuse",
     ),
     "a grouped convolution": (_grouped, "dwconv.* grouped convolution.*no weight.*Train"),
+    "the out_proj of MultiheadAttention alone": (
+        _out_proj_alone,
+        r"head\.attention\.out_proj alone.* never calls: PEFT trains without it.*exclude_modules",
+    ),
     "experts of mlx-lm without a file of each": (
         _no_single_experts,
         r"of mlx-lm changes all experts of a mixture.*mlx_lm\.fuse",

@@ -29,6 +29,8 @@ TIED = ("LlamaForCausalLM", "llama", {"tie_word_embeddings": True})
 BERT = ("BertForSequenceClassification", "bert", {})
 GPT2 = ("GPT2LMHeadModel", "gpt2", {})
 IMAGES = ("ViTForImageClassification", "vit", {})
+ROWS = {"vision_model.embeddings.position_embedding": [0, 3]}
+POSITIONS = {"target_modules": ["q_proj"], "trainable_token_indices": ROWS}
 
 KINDS = {
     "plain": (LLAMA, {"target_modules": ["q_proj", "v_proj"]}),
@@ -66,6 +68,7 @@ KINDS = {
     "token rows": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
     "token rows by name": (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [7, 2]}}),
     "token rows of tied embeddings": (TIED, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 5, 3]}),
+    "rows of a class that names no input embeddings": (("CLIPForImageClassification", "clip", {}), POSITIONS),
     "bias": (BERT, {"target_modules": ["query"], "bias": "all"}),
     "bias of lora layers": (BERT, {"target_modules": ["query", "output.dense"], "bias": "lora_only"}),
     "bias of factors": (BERT, {"target_modules": ["query", "value"], "lora_bias": True}),
@@ -78,10 +81,7 @@ KINDS = {
         ("DistilBertForSequenceClassification", "distilbert", {}),
         {"target_modules": ["q_lin"], "task_type": "SEQ_CLS"},
     ),
-    "score": (
-        ("LlamaForSequenceClassification", "llama", {}),
-        {"target_modules": ["q_proj"], "task_type": "SEQ_CLS"},
-    ),
+    "score": (("LlamaForSequenceClassification", "llama", {}), {"target_modules": ["q_proj"], "task_type": "SEQ_CLS"}),
     "encoder and decoder": (("T5ForConditionalGeneration", "t5", {}), {"target_modules": ["q", "v", "wo"]}),
     "Conv1D": (GPT2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
     "Conv1D and Linear": (
