@@ -123,7 +123,7 @@ def test_adapters_are_over_their_base(tmp_path, monkeypatch):
 def test_an_expert_without_a_tokenizer_is_given_the_bases(place):
     for file in Path("mood").glob("tokenizer*"):
         file.unlink()
-    config = parse_file(Path("merge.yaml"))
-    found = arguments_of(config, Path("run").absolute())
+    shutil.copytree("base", "topic", dirs_exist_ok=True)  # the tokenizer, too
+    found = arguments_of(parse_file(Path("merge.yaml")), Path("run").absolute())
     assert found["mood"] == f"pretrained={Path('mood').absolute()},tokenizer={Path('base').absolute()}"
     assert "tokenizer=" not in found["topic"] + found["base"] + found["merge"]

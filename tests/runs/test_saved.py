@@ -125,11 +125,13 @@ def test_a_saved_configuration_without_values_is_read_as_before():
     assert content(as_option(former, "ties")) == content(as_option(text, "ties"))
 
 
-@pytest.mark.parametrize("saved", ["saved: 3\n", "saved: [a]\n", "saved: {}\n"])
-def test_a_damaged_record_changes_no_value(saved):
+def test_an_empty_record_changes_no_value_and_a_damaged_one_is_refused():
     text = resolved(merge_config({**MINIMAL, "method": "adamerging"}))
-    config = read(text[: text.index("saved: {")] + saved)
+    whole = text[: text.index("saved: {")]
+    config = read(whole + "saved: {}\n")
     assert (config.method, config.trainer.max_steps) == ("adamerging", 500)
+    with pytest.raises(ConfigError, match=r"saved: expected the settings that a run recorded, found \['a'\]; "):
+        read(whole + "saved: [a]\n")
 
 
 @pytest.fixture
