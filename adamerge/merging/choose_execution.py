@@ -19,6 +19,9 @@ from adamerge.types import ConfigError
 Mode: TypeAlias = Literal["auto", "resident", "mapped", "streamed"]
 """Where task vectors are, and how much of the merged model exists at once."""
 
+Passes: TypeAlias = Literal["none", "forward", "backward"]
+"""What is done with merged models: nothing but writing them, passes without gradient, or passes with one."""
+
 HOLES = 0.2
 """Share of gradients and activations that the C library keeps beside them, in holes among what lives on (measured)."""
 
@@ -83,10 +86,11 @@ class Need:
     Attributes:
         mode: The execution.
         task_vectors: Task vectors in memory.
-        parameters: Merged parameters, what is not merged, and gradients, as much as exists at once.
+        parameters: Merged parameters, what is not merged, and gradients, if there are any, as much as exists at once.
         activations: Activations, at the ends of blocks and inside one; None if unknown.
         around: What there is around a step.
         kept: Memory that a step has freed, and that the process keeps.
+        passes: What is done with merged models.
     """
 
     mode: Literal["resident", "mapped", "streamed", "fsdp2"]
@@ -95,6 +99,7 @@ class Need:
     activations: int | None = None
     around: Around = ALONE
     kept: int = 0
+    passes: Passes = "backward"
 
     @property
     def total(self) -> int:
@@ -104,7 +109,8 @@ class Need:
 
     def __str__(self) -> str:
         """Say it in a few words."""
-        parts = f"task vectors {_mb(self.task_vectors)}, parameters and gradients {_mb(self.parameters)}"
+        gradients = " and gradients" if self.passes == "backward" else ""
+        parts = f"task vectors {_mb(self.task_vectors)}, parameters{gradients} {_mb(self.parameters)}"
         known = "activations unknown" if self.activations is None else f"activations {_mb(self.activations)}"
         kept = f", freed and kept {_mb(self.kept)}" if self.kept else ""
         return f"{self.mode} {_mb(self.total)} ({parts}, {known}{kept}{self.around})"
@@ -135,6 +141,7 @@ def choose(
     free: int,
     saved: Saved | None,
     around: Around = ALONE,
+    passes: Passes = "backward",
 ) -> Choice:
     """Choose an execution.
 
@@ -150,11 +157,12 @@ def choose(
         free: Free bytes on the device.
         saved: Bytes of activations; None if unknown.
         around: What is taken around a step.
+        passes: What is done with merged models.
 
     Raises:
         ConfigError: The limit is below what the execution takes, or `blocks` names no module.
     """
-    needs = {need.mode: need for need in _needs(memory, experts, names, count, dtype, saved, around)}
+    needs = {need.mode: need for need in _needs(memory, experts, names, count, dtype, saved, around, passes)}
     room = memory.bytes or free + around.process
     mode, why = memory.mode, ""
     if mode == "streamed" and "streamed" not in needs:
@@ -193,6 +201,7 @@ def _needs(
     dtype: torch.dtype,
     saved: Saved | None,
     around: Around,
+    passes: Passes,
 ) -> Iterator[Need]:
     shapes = {name: experts.base.shape(name) for name in names}
     scratch = SCRATCH * dtype.itemsize
@@ -204,15 +213,16 @@ def _needs(
         for name in expert.whole_head
     )
     largest = max((shape.numel() for shape in shapes.values()), default=0) * dtype.itemsize
-    whole = 2 * merged + largest + kept + heads  # a pass has a gradient of its own before it is added to the others
+    gradients = merged + largest if passes == "backward" else 0  # a pass has one of its own before it is added
+    whole = largest if passes == "none" else merged + gradients + kept + heads
     activations = None if saved is None else saved.whole
-    holes = round(HOLES * (merged + (activations or 0))) if around.heap else 0
-    yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations, around, holes)
-    yield Need("mapped", scratch, whole, activations, around, holes)
+    holes = round(HOLES * ((merged if gradients else 0) + (activations or 0))) if around.heap else 0
+    yield Need("resident", resident_bytes(shapes, count, dtype), whole, activations, around, holes, passes)
+    yield Need("mapped", scratch, whole, activations, around, holes, passes)
     if all(_blocks(expert, memory) for expert in experts.models.values()):
-        most = max(_largest(expert, memory, dtype) for expert in experts.models.values())
-        slack = SLACK if around.heap else 0
-        yield Need("streamed", scratch, most, None if saved is None else saved.streamed, around, slack)
+        most = max(_largest(expert, memory, dtype, passes) for expert in experts.models.values())
+        streamed, slack = None if saved is None else saved.streamed, SLACK if around.heap else 0
+        yield Need("streamed", scratch, largest if passes == "none" else most, streamed, around, slack, passes)
 
 
 def _converted(experts: Experts, name: str, dtype: torch.dtype) -> int:
@@ -225,24 +235,25 @@ def _blocks(expert: Expert, memory: Memory) -> tuple[str, ...]:
     return find_blocks(expert.module, [expert.prefix + path for path in memory.blocks])
 
 
-def _largest(expert: Expert, memory: Memory, dtype: torch.dtype) -> int:
+def _largest(expert: Expert, memory: Memory, dtype: torch.dtype, passes: Passes) -> int:
     """Count the bytes of the largest part that runs by itself, and of what belongs to none.
 
-    There are its parameters, their gradients, and one gradient of a pass before it is added to the others.
+    There are its parameters and, in passes back, their gradients and one of a pass before it is added to the others.
     """
-    around = frames(_blocks(expert, memory))
+    around, backward = frames(_blocks(expert, memory)), passes == "backward"
     sizes: list[int] = []
     outside = 0
     for path in around:
         module = expert.module.get_submodule(path)
         outside += sum(own.numel() for own in module.parameters(recurse=False))
-        sizes += [_size(child) for name, child in module.named_children() if f"{path}.{name}".lstrip(".") not in around]
-    return (max(sizes, default=0) + 2 * outside) * dtype.itemsize
+        children = [child for name, child in module.named_children() if f"{path}.{name}".lstrip(".") not in around]
+        sizes += [_size(child, backward) for child in children]
+    return (max(sizes, default=0) + (2 if backward else 1) * outside) * dtype.itemsize
 
 
-def _size(module: nn.Module) -> int:
+def _size(module: nn.Module, backward: bool) -> int:
     sizes = [own.numel() for own in module.parameters()]
-    return 2 * sum(sizes) + max(sizes, default=0)
+    return 2 * sum(sizes) + max(sizes, default=0) if backward else sum(sizes)
 
 
 def _mb(size: int) -> str:

@@ -15,7 +15,7 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.learning.learn import divide
 from adamerge.learning.trainer import process_count
 from adamerge.merging.blocks import find_blocks
-from adamerge.merging.choose_execution import Around, Choice, Memory, choose
+from adamerge.merging.choose_execution import Around, Choice, Memory, Passes, choose
 from adamerge.merging.device import device_of, free_bytes
 from adamerge.merging.divided_need import divided_need
 from adamerge.merging.memory import anonymous_memory, give_back
@@ -52,7 +52,8 @@ def execution_for(
         room //= config.trainer.devices  # each process takes its part
     saved = _saved(config, experts, rows, memory, dtype) if config.trainer.max_steps else Saved(0, 0)
     around = _around(config, experts, names, device)
-    choice = choose(memory, experts, names, count, dtype, room, saved, around)
+    passes = _passes(config, rows)
+    choice = choose(memory, experts, names, count, dtype, room, saved, around, passes)
     fisher = [key for key, transform in config.transforms.items() if transform.fisher]
     if choice.blocks is not None and fisher:
         if memory.mode == "streamed":
@@ -60,11 +61,18 @@ def execution_for(
                 f"memory: expected mapped or resident, found streamed: {fisher[0]} needs Fisher information, which is "
                 "computed with a whole expert in memory. Set memory: mapped."
             )
-        choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved, around)
+        choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved, around, passes)
     if config.trainer.strategy == "fsdp2":
         line = _divided(config, experts, names, dtype, saved, around)
         choice = choice._replace(lines=(*choice.lines, line))
     return choice
+
+
+def _passes(config: MergeConfig, rows: Mapping[str, Rows]) -> Passes:
+    """Say what a run does with merged models before it writes them, and after."""
+    if config.trainer.max_steps:
+        return "backward"
+    return "forward" if rows or any(model.evaluation for model in config.models) else "none"
 
 
 def execution_ahead(

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,6 +83,23 @@ def test_the_task_that_takes_most_counts_wherever_it_stands():
         for order in (few, dict(reversed(few.items())), {"mood": few["mood"]})
     ]
     assert needs[0] == needs[1] > needs[2] > 0
+
+
+def test_gradients_count_where_something_is_learned_and_models_where_they_are_run():
+    config = merge_config(configuration(**FEW, run_dir="unused", memory="mapped"))
+    opened = open_inputs(config, None, Console(quiet=True))
+    names, sizes = opened.experts.shared, opened.experts.base.shape
+    merged = 4 * sum(sizes(name).numel() for name in names)
+    largest = 4 * max(sizes(name).numel() for name in names)
+    heads = 4 * sum(e.weights.shape(n).numel() for e in opened.experts.models.values() for n in e.whole_head)
+    still = replace(config, trainer=replace(config.trainer, max_steps=0))
+    alone = replace(still, models=[replace(model, evaluation=None) for model in config.models])
+    found = [
+        execution_for(one, opened.experts, names, rows, torch.device("cpu")).need
+        for one, rows in [(config, opened.data.calibration), (still, {}), (alone, {})]
+    ]
+    assert [need.parameters for need in found] == [2 * merged + largest + heads, merged + heads, largest]
+    assert ["parameters and gradients" in str(need) for need in found] == [True, False, False]
 
 
 def test_check_prints_what_each_of_several_processes_takes():
