@@ -119,10 +119,13 @@ def _make_readable(experts: Experts, folder: Path) -> tuple[str, ...]:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse an output folder that exists.
+    """Refuse an output folder that exists, or cannot be made below what exists.
 
     Raises:
-        ConfigError: It exists.
+        ConfigError: It exists, or lies below a file.
     """
     if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")
+    above = next(place for place in folder.absolute().parents if os.path.lexists(place))
+    if not above.is_dir():
+        raise ConfigError(f"{folder}: lies below {above}, which is no folder; choose another folder.")

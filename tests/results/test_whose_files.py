@@ -158,6 +158,15 @@ def test_a_broken_link_is_no_free_folder(tmp_path):
         check_free(tmp_path / "out")
 
 
+@pytest.mark.parametrize("place", ["file/out", "file/deep/out", "link/out"])
+def test_a_place_below_what_is_no_folder_is_refused(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=rf"{place}: lies below \S+/{place[:4]}, which is no folder; choose another"):
+        check_free(tmp_path / place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
 def test_generation_settings_that_transformers_refuses_are_said_and_no_reason_to_fail(encoders):
     (encoders / "base/generation_config.json").write_text('{"max_new_tokens": 0}')
     done, notes = merged()
