@@ -245,7 +245,7 @@ def answers_that_leave_no_room(config):
 
 def answers_of_no_token(config):
     config["data"]["pseudo_answers"]["max_new_tokens"] = 0
-    return "data.pseudo_answers.max_new_tokens: expected at least 1, found 0"
+    return "data.pseudo_answers.max_new_tokens: expected at least 1 and at most 131072, found 0"
 
 
 def an_unknown_kind_of_positions(config):

@@ -26,7 +26,7 @@ from adamerge.optim import LBFGSB, FrankWolfe, ProjectedGradient, SoftFrankWolfe
 from adamerge.optim.feasible_sets import Box, Simplex, Unbounded
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
-CORNER = Box(2.0, 3.0)
+CORNER = Box(-1.0, 0.0)
 
 
 def settings(optimizer, feasible=None, steps=3, *, scheduler=None, factor=1.0, init=0.3, **batching):
@@ -54,8 +54,8 @@ STUCK = {
     "hardly": (settings(partial(Adam, lr=1e-6)), "by more than 3e-06 (3 steps"),
     "small gradient": (settings(partial(SGD, lr=1e-3), factor=1e-7), "steps are too short"),
     "rate 0": (settings(partial(Adam, lr=0.1), scheduler=lambda o: LambdaLR(o, lambda step: 0.0)), "rate is 0"),
-    "corner": (settings(partial(SGD, lr=0.1), CORNER, init=2.0), "Box(lower=2.0, upper=3.0) ends where"),
-    "projected": (settings(ProjectedGradient(), CORNER, init=2.0), "Box(lower=2.0, upper=3.0) ends where"),
+    "corner": (settings(partial(SGD, lr=0.1), CORNER, init=0.0), "Box(lower=-1.0, upper=0.0) ends where"),
+    "projected": (settings(ProjectedGradient(), CORNER, init=0.0), "Box(lower=-1.0, upper=0.0) ends where"),
     "lbfgsb": (settings(LBFGSB(), factor=1e-7), "tolerance is met at the start (residual"),
     "tolerant": (settings(ProjectedGradient(tolerance=1e9)), "tolerance is met at the start (residual"),
     "hard": (settings(FrankWolfe(tolerance=1e9), Simplex()), "tolerance is met at the start (gap"),

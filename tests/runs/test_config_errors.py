@@ -61,7 +61,7 @@ MISTAKES = [
     ("optimizer: {class_path: Adam, init_args: {betas: [0.9]}}", "init_args.betas: expected 2 values, found 1"),
     ("method: ties\noptimizer: {lr: 1}", "optimizer: expected a class for these options, found none"),
     ("optimizer: {class_path: Adam, init_args: {capturable: true}}", "capturable: expected false, found True"),
-    ("saved: {init: 0.3}", "saved: expected the settings that a run recorded, beside the list written"),
+    ("saved: 3", "saved: expected the settings that a run recorded, found 3; remove it"),
     ("data: {augmentation: {copies: 1000000000}}", "data.augmentation.copies: expected at least 1 and at most 1000"),
     ("data: {pseudo_answers: {max_new_tokens: 999999}}", "max_new_tokens: expected at least 1 and at most 131072"),
 ]
