@@ -14,7 +14,7 @@ from adamerge.optim.descent import Cosines
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.optim.frank_wolfe import FrankWolfeOptimizer, FrankWolfeOptions, Pace, Taken, Turn
 from adamerge.optim.incompatible_options import OptimizerKind
-from adamerge.optim.line_search import interpolate, short_step, spectral_size
+from adamerge.optim.line_search import TRIALS, interpolate, short_step, spectral_size
 from adamerge.types import Coefficients, ConfigError
 
 StepRule = Literal["armijo", "short_step", "classic", "constant"]
@@ -160,8 +160,9 @@ class FrankWolfe(FrankWolfeOptions):
             return path(1.0 / self.curvature), turn.pace
         curvature = turn.pace["curvature"]
         if curvature is None:
-            # Where one trial tells nothing, doubling finds the curvature from below.
-            first = 1.1 / (spectral_size(turn.start, turn.objective.at(path(nearest))) or furthest)
+            # Where one trial tells nothing, doubling finds the curvature from below: as far as its trials reach.
+            length = spectral_size(turn.start, turn.objective.at(path(nearest))) or furthest
+            first = 1.1 / min(length, 2 ** (TRIALS // 2) * nearest)
         else:
             first = 0.9 * curvature
         found, end = short_step(turn.objective, turn.start, path, first)
