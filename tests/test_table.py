@@ -9,14 +9,27 @@ from support.table import AXES, Table, allowed
 ROWS = covering(AXES, allowed)
 
 
+def resumed():
+    """Which rows are resumed too: every value of every axis in one of them."""
+    seen, chosen = set(), set()
+    for number, row in enumerate(ROWS):
+        if not seen.issuperset(row.items()):
+            seen.update(row.items())
+            chosen.add(number)
+    return chosen
+
+
+RESUMED = resumed()
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     return Table(tmp_path_factory.mktemp("vectors"))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
-def test_every_pair_of_values_works(table, row, tmp_path):
-    table.judge(row, tmp_path)
+@pytest.mark.parametrize("number", range(len(ROWS)), ids=["-".join(row.values()) for row in ROWS])
+def test_every_pair_of_values_works(table, number, tmp_path):
+    table.judge(ROWS[number], tmp_path if number in RESUMED else None)
 
 
 def test_the_table_holds_every_defined_pair():

@@ -122,8 +122,8 @@ class Table:
             resume=True,
         )
 
-    def judge(self, row: Mapping[str, str], folder: Path) -> None:
-        """Runs, stays feasible, improves its own objective, resumes bit-identically."""
+    def judge(self, row: Mapping[str, str], folder: Path | None) -> None:
+        """Runs, stays feasible, improves its own objective; with a folder for checkpoints, resumes bit-identically."""
         whole = self.learn(row, None)
         feasible, model = SETS[row["feasible"]], self.model(row)
         assert feasible.contains(whole.coefficients)
@@ -132,6 +132,10 @@ class Table:
         pull = REGULARISERS.get(row["objective"], Regulariser())
         after += pull(whole.coefficients, start).item() / len(model.tasks)  # the objective is a mean over tasks
         assert after <= before if row["optimizer"] in MAY_REST else after < before
+        if folder is not None:
+            self._resume(row, folder, whole)
+
+    def _resume(self, row: Mapping[str, str], folder: Path, whole: Learned) -> None:
         half = self.learn(row, folder, STEPS // 2)
         assert (folder / LAST).exists() or half.converged  # at the first look, before there is anything to go on from
         resumed = self.learn(row, folder)
