@@ -75,6 +75,12 @@ class Pictured(Modality):
             table, expert.kind, encoding, ["perplexity"], "reads images, and answers to them are not generated yet"
         )
         whole = cast(ProcessorMixin, processor)
+        if not whole.chat_template:
+            raise table.error(
+                f"{type(whole).__name__} has no chat template, by which a row's images, texts and answer become the "
+                "input of the model. Put one beside it (chat_template.jinja), with the form that the model was "
+                "trained on, use rows of text alone, or leave out this task's calibration and evaluation."
+            )
         chats = pictured_chats(table)
         found, about = _looked(table, chats)
         rows = PicturedRows(table, whole, chats, expert)

@@ -258,3 +258,9 @@ def test_images_that_are_not_read_as_they_are_stored_are_counted(pool, tmp_path)
     pixels = encoded.rows.batch([1]).inputs["pixel_values"]
     white = encoded.rows.batch([0]).inputs["pixel_values"].max()
     assert pixels.max() < white  # 100 of 255, and not clipped
+
+
+def test_a_processor_without_a_template_is_refused(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool.processor, "chat_template", None)
+    with pytest.raises(ConfigError, match=r"Processor has no chat template.*chat_template\.jinja"):
+        rows_of(pool, tmp_path, [spellings(pool.folder)["path"]])
