@@ -8,7 +8,8 @@ difference keeps eleven digits or more, where experts differ from their base by 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from adamerge.merging.matrices import as_matrix
 
-_ROOM = 2**19
-"""Numbers of all terms together in a window: 4 MiB in fp64."""
+_ROOM = 2**20
+"""Numbers of all terms together in a window: 8 MiB in fp64."""
 
 
 class Exact(NamedTuple):
@@ -26,31 +27,37 @@ class Exact(NamedTuple):
     Attributes:
         rows: The rows.
         columns: The columns.
-        merged: (r, m).
-        products: Computes ⟨values − centre, τₖ⟩ of several values (r, m): of each row, (V, r, K), or of all of them
-            together, (V, 1, K).
+        merged: (r, m); `products` may write over it.
+        products: Computes ⟨written − centre, τₖ⟩ of the values as they are written, (r, m), and ⟨merged − centre, τₖ⟩:
+            of each row, (2, r, K), or of all of them together, (2, 1, K).
     """
 
     rows: slice
     columns: slice
     merged: Tensor
-    products: Callable[[Sequence[Tensor], bool], Tensor]
+    products: Callable[[Tensor, bool], Tensor]
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """A matrix (R, M) of any dtype, and its weight, (1, 1) or of each row (R, 1), in fp64."""
 
     values: Tensor
     weight: Tensor
 
+    @cached_property
+    def everywhere(self) -> bool:
+        """Whether no row has the weight zero."""
+        return bool(self.weight.all())
+
     def add(self, rows: slice, values: Tensor, product: Tensor, total: Tensor) -> None:
         """Add weight · values of some rows to a total, but where the weight is zero; each step is rounded once."""
         factor = self.weight[rows] if len(self.weight) > 1 else self.weight
         torch.mul(values, factor, out=product)
-        if (used := factor != 0).all():
+        if self.everywhere:
             total.add_(product)
         else:
-            total.copy_(torch.where(used, total + product, total))
+            total.copy_(torch.where(factor != 0, total + product, total))
 
 
 def joined(parts: Iterable[Exact], shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -77,40 +84,44 @@ def merge_exactly(centre: Term, experts: Sequence[Term], base: Term | None, *, s
     height, width = centre.values.shape
     for rows, columns in windows(height, width, len(room) // (len(terms) + 2)):
         shape = centre.values[rows, columns].shape
-        *stack, merged, product = room[: (len(terms) + 2) * shape.numel()].view(-1, *shape)
+        *stack, product, merged = room[: (len(terms) + 2) * shape.numel()].view(-1, *shape)
         for place, term in zip(stack, terms, strict=True):
             place.copy_(term.values[rows, columns])
         merged.fill_(-0.0)  # leaves every number as it is, −0 too
         for place, term in zip(stack, terms, strict=True):
             term.add(rows, place, product, merged)
-        every = room[: len(terms) * shape.numel()].view(-1, *shape)
+        every = room[: (len(terms) + 2) * shape.numel()].view(-1, *shape)
         products = partial(_products, every, taking, len(experts), first if subtracts else None)
         yield Exact(rows, columns, merged, products)
 
 
 def _products(
-    terms: Tensor, taking: Sequence[int], count: int, first: int | None, values: Sequence[Tensor], by_row: bool
+    room: Tensor, taking: Sequence[int], count: int, first: int | None, written: Tensor, by_row: bool
 ) -> Tensor:
-    """Compute ⟨values − centre, τₖ⟩ in fp64.
+    """Compute ⟨written − centre, τₖ⟩ and ⟨merged − centre, τₖ⟩ in fp64.
 
     Args:
-        terms: Centre, base if there is one, experts that take part, (n, r, m).
-        taking: Their columns among all experts.
+        room: Centre, base if there is one, experts that take part, room for one more, and merged, (n + 2, r, m); the
+            last two are written over.
+        taking: The experts' columns among all experts.
         count: K.
         first: Place of the first expert, just behind what is subtracted from all of them; None subtracts nothing.
-        values: (r, m) each.
+        written: (r, m).
         by_row: Whether to compute it of each row.
     """
-    moved = terms.new_empty(len(values), *terms.shape[1:])
-    for place, own in zip(moved, values, strict=True):
-        place.copy_(own).sub_(terms[0])
+    terms, moved = room[:-2], room[-2:]
+    moved[0].copy_(written)
+    moved -= terms[0]
     if by_row:
         found = torch.einsum("vrm,nrm->vrn", moved, terms)
     else:
         found = (moved.flatten(1) @ terms.flatten(1).T).unsqueeze(1)
     own = found[..., len(terms) - len(taking) :]
+    own = own if first is None else own - found[..., first - 1 : first]
+    if len(taking) == count:
+        return own
     result = found.new_zeros(*found.shape[:2], count)
-    result[..., list(taking)] = own if first is None else own - found[..., first - 1 : first]
+    result[..., list(taking)] = own
     return result
 
 

@@ -11,7 +11,6 @@ through pinned memory to a GPU (pinned_task_vectors.py).
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import accumulate, groupby
 from operator import attrgetter
 from pathlib import Path
@@ -100,7 +99,8 @@ class TaskVectors(ABC):
         Where it is computed at once, the only part has all rows, and products of components where groups are these.
         """
         merged = as_matrix(self.combine_exactly(name, coefficients, groups))
-        yield Exact(slice(None), slice(None), merged, partial(self.products_exactly, name))
+        products = lambda written, by_row: self.products_exactly(name, [written, merged], by_row)  # noqa: E731
+        yield Exact(slice(None), slice(None), merged, products)
 
     @torch.no_grad()
     def products_exactly(self, name: str, values: Sequence[Tensor], by_row: bool) -> Tensor:

@@ -56,8 +56,7 @@ def _merged(model: MergedModel, coefficients: Coefficients, surviving: Surviving
         as_matrix(written)[part.rows, part.columns] = rounded
         if surviving and surviving.counts(name):
             apart = len(groups) > 1
-            products = part.products([rounded, part.merged], apart)
-            surviving.add(name, products, groups[part.rows] if apart else groups)
+            surviving.add(name, part.products(rounded, apart), groups[part.rows] if apart else groups)
     return written
 
 

@@ -25,6 +25,7 @@ from adamerge.results.backbone import as_on_disk, exact_parameters
 from adamerge.results.surviving import SurvivingShare
 from adamerge.results.whose_files import Plan, has_own_folder
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
+from adamerge.storage.ahead import ahead
 from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
 from adamerge.storage.digest import Checksum, checksum_of
 from adamerge.storage.weights import Header, MappedFiles, Weights
@@ -72,7 +73,7 @@ def write_backbone(
     surviving: SurvivingShare,
     rest: Mapping[str, Tensor],
 ) -> Backbone:
-    """Write the merged checkpoint's weights, one merged tensor in memory at a time: one file where that is allowed.
+    """Write the merged checkpoint's weights: one tensor while the next is merged; one file where that is allowed.
 
     Args:
         model: Experts and task vectors.
@@ -93,7 +94,7 @@ def write_backbone(
     checksums: dict[str, Checksum] = {}
     names = [name for unit in units for name in unit.names]
     parameters = _noted(exact_parameters(model, coefficients, surviving, names), checksums)
-    tensors = (pair for unit in units for pair in unit.apply(dict(islice(parameters, len(unit.names)))).items())
+    tensors = ahead(pair for unit in units for pair in unit.apply(dict(islice(parameters, len(unit.names)))).items())
     for file, headers in files.items():
         _write(folder / file, headers, islice(tensors, len(headers)), rest if joined else {})
     if rest and not joined:

@@ -42,7 +42,7 @@ def test_parts_are_the_sum_and_its_products(room, apart, by_row, monkeypatch):
     rounded = expected.to(torch.bfloat16)
     for part in merge_exactly(*of, subtracts=True):
         place = found[:, part.rows] if by_row else found
-        place += part.products([rounded[part.rows, part.columns], part.merged], by_row)
+        place += part.products(rounded[part.rows, part.columns], by_row)
     moved = torch.stack([rounded.double(), expected]) - centre.values.double()
     truth = torch.einsum("vrm,krm->vrk", moved, vectors)
     torch.testing.assert_close(found, truth if by_row else truth.sum(1, keepdim=True), rtol=1e-9, atol=1e-12)
