@@ -202,8 +202,8 @@ class _Done:
             size: Of the backbone, in bytes.
         """
         if self._former:
-            unit, word = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
-            more = f"; {self._damaged} tensors of it were damaged and are written again" if self._damaged else ""
+            unit, word = next(one for one in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= one[0] or one[0] == 1e3)
+            more = f"; damaged tensors of it that are written again: {self._damaged}" if self._damaged else ""
             yield (
                 "the export went on from one that was interrupted: "
                 f"{self._kept / unit:.1f} of {size / unit:.1f} {word} were written{more}"

@@ -70,7 +70,7 @@ def is_at(handle: int, path: Path) -> bool:
 
 def remove_leftovers_of(path: Path) -> None:
     """Remove the partial files and folders of a path that killed processes left: those that nobody has locked."""
-    for part in _partials_of(path):
+    for part in partials_of(path):
         _remove_unlocked(part)
 
 
@@ -85,7 +85,7 @@ def take_leftover_of(path: Path, fits: Callable[[Path], bool]) -> tuple[Path, in
         The folder and a descriptor, which holds its lock until it is closed; None if there is none.
     """
     taken: tuple[Path, int] | None = None
-    for part in _partials_of(path):
+    for part in partials_of(path):
         handle = _lock_unlocked(part)
         if handle is not None and taken is None and _is_own_folder(handle) and fits(part):
             taken = part, handle
@@ -95,8 +95,8 @@ def take_leftover_of(path: Path, fits: Callable[[Path], bool]) -> tuple[Path, in
     return taken
 
 
-def _partials_of(path: Path) -> list[Path]:
-    """List the partial files and folders of a path."""
+def partials_of(path: Path) -> list[Path]:
+    """List the partial files and folders of a path, whoever is writing them."""
     with os.scandir(path.parent) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(".partial"))
     matches = [match for name in names if (match := _PARTIAL.fullmatch(name))]

@@ -60,11 +60,26 @@ class Begun:
 def resumable_folder(path: Path, key: Key) -> Generator[Begun]:
     """Make a folder that appears at `path`, synced, only if the block ends without an exception.
 
-    What a killed process left is taken over if it has the same key, and removed otherwise. After an interruption, on a
-    full disk too, what was noted stays for the next one, and the error says where; after other errors nothing stays.
+    What an interrupted process left of it is taken over, or removed, as by `begun_folder`.
 
     Args:
         path: The folder.
+        key: Hashes of everything that decides what is written.
+    """
+    with begun_folder(path, key) as begun:
+        yield begun
+        appear(begun.files, path)
+
+
+@contextmanager
+def begun_folder(path: Path, key: Key) -> Generator[Begun]:
+    """Make a folder beside `path` to write in, or take over what an interrupted process left there with the same key.
+
+    What was left with another key is removed, and so is the folder at the end. It stays after an interruption, on a
+    full disk too, if something was noted; then the error says where.
+
+    Args:
+        path: What the folder is for.
         key: Hashes of everything that decides what is written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +90,6 @@ def resumable_folder(path: Path, key: Key) -> Generator[Begun]:
         if not (begun.place / JOURNAL).exists():
             _append(begun.place / JOURNAL, _KEY, key)
         yield begun
-        appear(begun.files, path)
     except (KeyboardInterrupt, OSError) as error:
         stays = bool(begun.finished) and not os.path.lexists(path)
         if stays:
