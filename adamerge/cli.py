@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with as_ctrl_c():
             return _run(words)
     except KeyboardInterrupt as stop:
-        _print_error(f"interrupted. {stop}" if stop.args else "interrupted. No incomplete files remain.")
+        _print_error(f"interrupted. {_what_remains(stop)}")
         return INTERRUPTED
     except (ValueError, OSError) as error:
         _print_error(_message_of(error), lines_at_most=None if words[0] == "check" else SCREEN)
@@ -118,10 +118,16 @@ def _message_of(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:  # a full disk, a missing permission
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}. No incomplete files remain."
+        return f"{place}{error.strerror}. {_what_remains(error)}"
     if isinstance(error, UnicodeError) and (problem := unnamed(error)):
         return problem
     raise error
+
+
+def _what_remains(error: BaseException) -> str:
+    """Say what an interrupted command left, as its error says."""
+    said = error.args if isinstance(error, KeyboardInterrupt) else ()
+    return " ".join(map(str, [*said, *getattr(error, "__notes__", ())])) or "No incomplete files remain."
 
 
 def _print_error(message: str, lines_at_most: int | None = SCREEN) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from adamerge.experts.conversion import places
-from adamerge.storage.digest import FileDigest, digest_of_json
+from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import IncompatibleExpertsError
 
@@ -55,8 +55,8 @@ class ByExpert(Weights):
         return self._source.files
 
     @override
-    def digest(self) -> str:
-        return digest_of_json([sorted(self._slices), self._source.digest()])
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        return digest_of_json([sorted(self._slices), self._source.digest(file)])
 
     def __getitem__(self, name: str) -> Tensor:
         one = self._slices.get(name)

@@ -27,7 +27,7 @@ from transformers.core_model_loading import (
 from typing_extensions import override
 
 from adamerge.experts.made_by_class import Made
-from adamerge.storage.digest import FileDigest, digest_of_json
+from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
 from adamerge.storage.weights import Header, Renamed, Weights
 
 
@@ -241,9 +241,9 @@ class Converted(Weights):
         return self._plain.pieces(name, size) if name in self._plain else super().pieces(name, size)
 
     @override
-    def digest(self) -> str:
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
         names = [(n, disk if isinstance(disk, str) else sorted(disk.names)) for n, disk in sorted(self._names.items())]
-        return digest_of_json([names, self._source.digest()])
+        return digest_of_json([names, self._source.digest(file)])
 
     def __getitem__(self, name: str) -> Tensor:
         disk = self._names[name]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.storage.digest import FileDigest, digest_of_json
+from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
 from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Header, Joined, Renamed, Weights
 
@@ -197,5 +197,5 @@ class Adapted(Weights):
         return change.low_rank().dense(base.shape, dtype).add_(base.to(dtype))
 
     @override
-    def digest(self) -> str:
-        return digest_of_json([self.base.digest(), super().digest(), self._settings])
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        return digest_of_json([self.base.digest(file), super().digest(file), self._settings])

@@ -13,7 +13,7 @@ from typing_extensions import override
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
-from adamerge.storage.digest import FileDigest, digest_of_json
+from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
 from adamerge.storage.weights import Header, Weights
 from adamerge.types import IncompatibleExpertsError
 
@@ -90,9 +90,14 @@ class TokenRows:
         return self.weights[name].select(self.tensors[name], self.rows[index]).float()
 
     @cached_property
-    def digest(self) -> str:
-        """Hash of the tensors and the indices."""
-        return digest_of_json([self.weights.digest(), self.rows])
+    def _digests(self) -> dict[FileIdentity, str]:
+        return {}
+
+    def digest(self, file: FileIdentity) -> str:
+        """Hash of the tensors and the indices; computed once."""
+        if file not in self._digests:
+            self._digests[file] = digest_of_json([self.weights.digest(file), self.rows])
+        return self._digests[file]
 
 
 class CommonRows(Weights):
@@ -128,8 +133,8 @@ class CommonRows(Weights):
         return super().pieces(name, size) if name in self._own.tensors else self._own.weights.pieces(name, size)
 
     @override
-    def digest(self) -> str:
-        return digest_of_json([self._own.digest, *(other.digest for other in self._others)])
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        return digest_of_json([self._own.digest(file), *(other.digest(file) for other in self._others)])
 
     def __getitem__(self, name: str) -> Tensor:
         tensor, dim = self._own.weights[name], self._own.tensors.get(name)

@@ -22,7 +22,7 @@ from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import SCRATCH, Mapped, differences
 from adamerge.merging.matrices import as_matrix, matrix_shape
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile
-from adamerge.storage.digest import digest_of_json
+from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
 from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients, Parameters
@@ -104,8 +104,8 @@ class Factored(TaskVectors):
         return as_matrix(self._centre[name])
 
     @override
-    def digest(self) -> str:
-        sources = [one.digest() for one in (*self._weights, self._centre, self._base)]
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        sources = [one.digest(file) for one in (*self._weights, self._centre, self._base)]
         return digest_of_json([self.experts, list(self.shapes), str(self.dtype), sources])
 
     @override

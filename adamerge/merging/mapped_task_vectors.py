@@ -13,7 +13,7 @@ from typing_extensions import override
 from adamerge.merging.exact import Exact, Term, joined, merge_exactly, windows
 from adamerge.merging.matrices import as_matrix, matrix_shape
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile
-from adamerge.storage.digest import FileDigest, digest_of_json
+from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
 from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients
@@ -70,9 +70,9 @@ class Mapped(TaskVectors):
         return {path: file for weights in every for path, file in weights.files.items()}
 
     @override
-    def digest(self) -> str:
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
         sources = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
-        return digest_of_json([self.experts, list(self.shapes), str(self.dtype), [one.digest() for one in sources]])
+        return digest_of_json([self.experts, list(self.shapes), str(self.dtype), [one.digest(file) for one in sources]])
 
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:

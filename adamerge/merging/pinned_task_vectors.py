@@ -22,7 +22,7 @@ from adamerge.merging.exact import Exact, windows
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.matrices import matrix_shape
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled
-from adamerge.storage.digest import FileDigest
+from adamerge.storage.digest import FileDigest, FileIdentity
 from adamerge.types import Coefficients
 
 SLOTS = 3
@@ -74,8 +74,8 @@ class Pinned(TaskVectors):
         return self._source.files
 
     @override
-    def digest(self) -> str:
-        return self._source.digest()
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        return self._source.digest(file)
 
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:

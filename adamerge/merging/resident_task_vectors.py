@@ -10,7 +10,7 @@ from typing_extensions import override
 from adamerge.merging.exact import Exact
 from adamerge.merging.matrices import matrix_shape
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile, bundled
-from adamerge.storage.digest import FileDigest
+from adamerge.storage.digest import FileDigest, FileIdentity
 from adamerge.types import Coefficients
 
 
@@ -43,8 +43,8 @@ class Resident(TaskVectors):
         return self._source.files
 
     @override
-    def digest(self) -> str:
-        return self._source.digest()
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        return self._source.digest(file)
 
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:

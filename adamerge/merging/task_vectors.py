@@ -23,7 +23,7 @@ from adamerge.merging.device import full_precision
 from adamerge.merging.exact import Exact
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.matrices import as_matrix, matrix_shape
-from adamerge.storage.digest import FileDigest
+from adamerge.storage.digest import FileDigest, FileIdentity
 from adamerge.types import Coefficients, Parameters
 
 Bundle: TypeAlias = tuple[str, ...]
@@ -76,8 +76,12 @@ class TaskVectors(ABC):
         return {}
 
     @abstractmethod
-    def digest(self) -> str:
-        """Hash of what the task vectors and their centre are read from, for the keys of kept results."""
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        """Hash of what the task vectors and their centre are read from, for the keys of kept results.
+
+        Args:
+            file: What stands for a file instead of its hash.
+        """
 
     @abstractmethod
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:

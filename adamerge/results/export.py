@@ -15,9 +15,10 @@ from adamerge.results.readable_config import make_readable
 from adamerge.results.surviving import Surviving, SurvivingShare
 from adamerge.results.unchanged import check_unchanged
 from adamerge.results.whose_files import plan_of
+from adamerge.results.write_backbone import key_of, layout_of, write_backbone
 from adamerge.results.write_beside import write_beside, write_config, write_module_weights
-from adamerge.results.write_checkpoint import checkpoints, rest_of_base, write_backbone, write_task
-from adamerge.storage.atomic_files import whole_folder
+from adamerge.results.write_checkpoint import checkpoints, rest_of_base, write_task
+from adamerge.storage.resumable import resumable_folder
 from adamerge.types import Coefficients, ConfigError
 
 SHARD_BYTES = 50 * 10**9
@@ -64,6 +65,9 @@ def export(
     its model. Every folder has one file of weights where `shard_bytes` allows it, so that `save_pretrained` in place
     leaves nothing of it. Files that hold the backbone alone are hard links (copies if links fail).
 
+    An export of the same to the same folder that was interrupted goes on: its merged tensors are kept, if their bytes
+    are still those that it noted.
+
     Args:
         model: The experts and their task vectors.
         coefficients: (G, K).
@@ -87,11 +91,11 @@ def export(
     check_free(folder)
     check_unchanged(model.experts)
     model = model.written_in(dtype)
-    with whole_folder(folder) as part:
-        surviving = SurvivingShare(model, coefficients)
-        heads = model.rounding.heads
-        rest = as_on_disk(rest_of_base(model.experts), heads)
-        backbone = write_backbone(model, coefficients, part, shard_bytes, surviving, rest)
+    surviving, heads = SurvivingShare(model, coefficients), model.rounding.heads
+    layout = layout_of(model, as_on_disk(rest_of_base(model.experts), heads), shard_bytes)
+    with resumable_folder(folder, key_of(model, coefficients, layout)) as begun:
+        part = begun.files
+        backbone = write_backbone(model, coefficients, layout, begun, surviving)
         plan, usual = plan_of(model.experts), str(usual_dtype(model.experts, model.rounding.dtypes))
         usual = usual.removeprefix("torch.")
         write_config(base, {**plan.root.token_ids, **plan.settings}, part, usual)
@@ -99,7 +103,7 @@ def export(
         left = write_module_weights(plan.weights, model, coefficients, part)
         for task in plan.tasks:
             write_task(model.experts.tasks[task], base, part, backbone, plan, heads, usual, links=links)
-        notes = _make_readable(model.experts, part)
+        notes = (*backbone.notes, *_make_readable(model.experts, part))
         compare_with_files(model, backbone.checksums, part)
         check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())

@@ -127,8 +127,7 @@ class SurvivingShare:
 
     def __init__(self, model: MergedModel, coefficients: Coefficients) -> None:
         self._model, self._coefficients = model, coefficients.detach().cpu().double()
-        self._written, self._merged = torch.zeros_like(self._coefficients), torch.zeros_like(self._coefficients)
-        self._dtypes: dict[torch.dtype, None] = {}
+        self._sums, self._rows = dict[str, Tensor](), dict[str, Tensor]()
 
     def counts(self, name: str) -> bool:
         """Return whether a parameter counts: whether it is rounded below 32 bits."""
@@ -142,15 +141,35 @@ class SurvivingShare:
             products: ⟨written − centre, τₖ⟩ and ⟨merged − centre, τₖ⟩ of each row, (2, r, K), or of all, (2, 1, K).
             groups: The group of each row, (r,), or of all of them, (1,).
         """
-        self._dtypes[self._model.rounding.dtypes[name]] = None
-        index = groups.cpu()
-        for total, part in zip((self._written, self._merged), products, strict=True):
-            total.index_add_(0, index, part * self._coefficients[index])
+        index, own = groups.cpu(), self._groups(name)
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(2, len(own), self._coefficients.shape[1], dtype=torch.float64)
+        self._sums[name].index_add_(1, torch.searchsorted(own, index), products * self._coefficients[index])
+
+    def of(self, name: str) -> list[list[list[float]]] | None:
+        """Return what was added of one parameter, for `put`: numbers that JSON keeps bit by bit; None of nothing."""
+        return self._sums[name].tolist() if name in self._sums else None
+
+    def put(self, name: str, found: object) -> None:
+        """Put what another process added of one parameter, by `of`, in the place of adding it."""
+        if found is not None:
+            self._sums[name] = torch.tensor(found, dtype=torch.float64)
+
+    def _groups(self, name: str) -> Tensor:
+        """Return the groups of one parameter, in order; found once."""
+        if name not in self._rows:
+            self._rows[name] = self._model.grouping.rows[name].cpu().unique()
+        return self._rows[name]
 
     def found(self) -> Surviving:
-        """Return the shares of all parameters that were added."""
+        """Return the shares of all parameters that were added, whatever their order."""
+        names = [name for name in self._model.experts.backbone if name in self._sums]
+        total = torch.zeros(2, *self._coefficients.shape, dtype=torch.float64)
+        for name in names:
+            total.index_add_(1, self._groups(name), self._sums[name])
         groups, experts = self._model.grouping.groups, self._model.vectors.experts
-        return Surviving(self._written, self._merged, groups, experts, tuple(self._dtypes))
+        dtypes = dict.fromkeys(self._model.rounding.dtypes[name] for name in names)
+        return Surviving(total[0], total[1], groups, experts, tuple(dtypes))
 
 
 def _is_low(share: float | None) -> bool:

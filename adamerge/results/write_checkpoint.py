@@ -1,40 +1,29 @@
-"""Files of a merged checkpoint: backbone, index, heads and configuration."""
+"""Folders of a merged checkpoint: what the base alone has, heads, and what lies beside them."""
 
-import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from adamerge.experts.checkpoint import Checkpoint
-from adamerge.experts.conversion import Written, written
 from adamerge.experts.conversion import places as places_of
+from adamerge.experts.conversion import written
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
 from adamerge.experts.tied import tied_names
-from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import as_on_disk, exact_parameters
-from adamerge.results.surviving import SurvivingShare
+from adamerge.results.backbone import as_on_disk
+from adamerge.results.checkpoint_files import METADATA, file_name, headers_of, size_of, write_index
 from adamerge.results.whose_files import Plan, has_own_folder
+from adamerge.results.write_backbone import Backbone
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
-from adamerge.storage.ahead import ahead
-from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
-from adamerge.storage.digest import Checksum, checksum_of
+from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors
 from adamerge.storage.weights import Header, MappedFiles, Weights
-from adamerge.types import Coefficients
-
-Files: TypeAlias = Mapping[str, Mapping[str, Header]]
-"""Safetensors files by name, each with the headers of its tensors."""
-
-_METADATA = {"format": "pt"}
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
@@ -43,134 +32,13 @@ def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:
     return {task: folder / task if task in apart else folder for task in experts.tasks}
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """What the models of all tasks have in common, as it was written into the merged checkpoint.
-
-    Attributes:
-        files: Its tensors by file.
-        alone: Whether these files hold nothing else.
-        most: Largest size of one file.
-        checksums: Of its tensors by name in the module, as they were merged.
-    """
-
-    files: Files
-    alone: bool
-    most: int
-    checksums: Mapping[str, Checksum]
-
-    @property
-    def bytes(self) -> int:
-        """Size of its tensors."""
-        return sum(map(_bytes, self.files.values()))
-
-
-def write_backbone(
-    model: MergedModel,
-    coefficients: Coefficients,
-    folder: Path,
-    shard_bytes: int,
-    surviving: SurvivingShare,
-    rest: Mapping[str, Tensor],
-) -> Backbone:
-    """Write the merged checkpoint's weights: one tensor while the next is merged; one file where that is allowed.
-
-    Args:
-        model: Experts and task vectors.
-        coefficients: (G, K).
-        folder: Where to.
-        shard_bytes: Maximum size of one file.
-        surviving: Gets what rounding left.
-        rest: What the base alone has.
-    """
-    units = written(next(iter(model.experts.tasks.values())).own_module, model.experts.backbone)
-    shards = _divide([_headers_of(unit, model) for unit in units], shard_bytes)
-    more = _headers(rest)
-    joined = len(shards) == 1 and sum(map(_bytes, shards[0])) + _bytes(more) <= shard_bytes
-    count = len(shards) + (bool(rest) and not joined)
-    files = {
-        file_name(number, count): {n: h for i in shard for n, h in i.items()} for number, shard in enumerate(shards, 1)
-    }
-    checksums: dict[str, Checksum] = {}
-    names = [name for unit in units for name in unit.names]
-    parameters = _noted(exact_parameters(model, coefficients, surviving, names), checksums)
-    tensors = ahead(pair for unit in units for pair in unit.apply(dict(islice(parameters, len(unit.names)))).items())
-    for file, headers in files.items():
-        _write(folder / file, headers, islice(tensors, len(headers)), rest if joined else {})
-    if rest and not joined:
-        write_safetensors(folder / file_name(count, count), rest, _METADATA)
-    write_index(folder, {**files, file_name(count, count): more} if rest and not joined else files)
-    return Backbone(files, not (rest and joined), shard_bytes, checksums)
-
-
-def _noted(tensors: Iterable[tuple[str, Tensor]], checksums: dict[str, Checksum]) -> Iterator[tuple[str, Tensor]]:
-    """Note the checksum of each tensor that passes."""
-    for name, tensor in tensors:
-        checksums[name] = checksum_of(tensor)
-        yield name, tensor
-
-
 def _write(
     path: Path, headers: Mapping[str, Header], tensors: Iterable[tuple[str, Tensor]], more: Mapping[str, Tensor]
 ) -> None:
     """Write one file of tensors that come one by one, and of some that are in memory."""
-    with SafetensorsWriter(path, {**headers, **_headers(more)}, _METADATA) as writer:
+    with SafetensorsWriter(path, {**headers, **headers_of(more)}, METADATA) as writer:
         for name, tensor in chain(tensors, more.items()):
             writer.write(name, tensor)
-
-
-def _headers(tensors: Mapping[str, Tensor]) -> dict[str, Header]:
-    return {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-
-def _bytes(headers: Mapping[str, Header]) -> int:
-    return sum(shape.numel() * dtype.itemsize for shape, dtype in headers.values())
-
-
-def file_name(number: int, count: int) -> str:
-    """Name one of a checkpoint's files of weights; these are the names that `save_pretrained` removes or replaces.
-
-    Example:
-        >>> file_name(1, 1), file_name(2, 3)
-        ('model.safetensors', 'model-00002-of-00003.safetensors')
-    """
-    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-
-
-def _headers_of(unit: Written, model: MergedModel) -> dict[str, Header]:
-    """Return shapes and dtypes of what is written together, by name in the file."""
-    shapes, dtypes = model.experts.base, model.rounding.dtypes
-    meta = {n: torch.empty(shapes.shape(n), dtype=dtypes[n], device="meta") for n in unit.names}
-    return {name: Header(tensor.shape, tensor.dtype) for name, tensor in unit.apply(meta).items()}
-
-
-def _divide(units: Sequence[dict[str, Header]], shard_bytes: int) -> list[list[dict[str, Header]]]:
-    """Divide what is written together among files: a new file begins where the next would not fit."""
-    shards: list[list[dict[str, Header]]] = [[]]
-    size = 0
-    for unit in units:
-        own = _bytes(unit)
-        size += own
-        if size > shard_bytes and shards[-1]:
-            shards.append([])
-            size = own
-        shards[-1].append(unit)
-    return shards
-
-
-def write_index(folder: Path, files: Files) -> None:
-    """Write which file of a checkpoint holds which tensor, if there are several."""
-    if len(files) == 1:
-        return
-    headers = {name: header for file in files.values() for name, header in file.items()}
-    index = {
-        "metadata": {
-            "total_parameters": sum(shape.numel() for shape, _ in headers.values()),
-            "total_size": _bytes(headers),
-        },
-        "weight_map": {name: file for file, names in files.items() for name in names},
-    }
-    write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
 
 
 def rest_of_base(experts: Experts) -> dict[str, Tensor]:
@@ -222,7 +90,7 @@ def _write_weights(root: Path, backbone: Backbone, head: Mapping[str, Tensor], f
 
     `save_pretrained` of one file leaves the index of several. A file that holds the backbone alone is linked.
     """
-    one = backbone.bytes + _bytes(_headers(head)) <= backbone.most
+    one = backbone.bytes + size_of(headers_of(head)) <= backbone.most
     inside = head if one else {}
     count = len(backbone.files) + (bool(head) and not one)
     places = {file: file_name(number, count) for number, file in enumerate(backbone.files, 1)}
@@ -234,8 +102,8 @@ def _write_weights(root: Path, backbone: Backbone, head: Mapping[str, Tensor], f
             _write(folder / place, headers, ((name, tensors[name]) for name in headers), inside)
     names = {place: backbone.files[file] for file, place in places.items()}
     if head and not one:
-        write_safetensors(folder / file_name(count, count), head, _METADATA)
-        names |= {file_name(count, count): _headers(head)}
+        write_safetensors(folder / file_name(count, count), head, METADATA)
+        names |= {file_name(count, count): headers_of(head)}
     write_index(folder, names)
 
 

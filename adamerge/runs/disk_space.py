@@ -9,11 +9,14 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.export import SHARD_BYTES
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
+from adamerge.storage.partial_paths import partials_of
 from adamerge.types import ConfigError
 
 
 def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> None:
     """Check, before learning, that the disk has space for the checkpoint and for stored centre and task vectors.
+
+    What an interrupted run has of these already counts: it is kept, or removed before it is written again.
 
     Raises:
         ConfigError: The disk has too little free space.
@@ -31,9 +34,17 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
     if any(transform.fisher for transform in config.transforms.values()):  # stored until they are computed
         size += resident_bytes(shapes, len(experts.tasks))
     place = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    if free < 1.2 * size:
+    free, needed = shutil.disk_usage(place).free, max(0, 1.2 * size - _bytes_there(run))
+    if free < needed:
         raise ConfigError(
-            f"{run.path}: the disk is full: expected {1.2 * size / 1e6:.0f} MB of free space at {place}, found "
+            f"{run.path}: the disk is full: expected {needed / 1e6:.0f} MB of free space at {place}, found "
             f"{free / 1e6:.0f} MB. Delete files, or choose a run_dir on another disk."
         )
+
+
+def _bytes_there(run: RunDirectory) -> int:
+    """Return the size of what an interrupted run has stored, and of what it has exported so far."""
+    begun = partials_of(run.merged) if run.path.is_dir() else []
+    places = [run.centre, run.contestants, run.beside, run.task_vectors, run.information, *begun]
+    files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
+    return sum({(stat := file.stat()).st_ino: stat.st_size for file in files}.values())

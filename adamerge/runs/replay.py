@@ -25,7 +25,10 @@ from adamerge.runs.load_rows import load_data
 from adamerge.runs.open_recipe import Recipe, open_recipe
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.settle_rows import settled
+from adamerge.storage.digest import digest_of_path
 from adamerge.storage.kept import Keeper
+from adamerge.storage.partial_paths import remove_leftovers_in
+from adamerge.storage.resumable import begun_folder
 from adamerge.types import ConfigError
 
 SAME = 1e-5
@@ -35,7 +38,8 @@ SAME = 1e-5
 def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False) -> None:
     """Redo the export of a run from its coefficients and sources, after checking that they are unchanged.
 
-    What the run stored besides (a centre, transformed task vectors) is not read but computed again.
+    What the run stored besides (a centre, transformed task vectors) is not read but computed again. A replay that was
+    interrupted after that goes on, if nothing changed.
 
     Args:
         file: recipe.json, or the run directory that holds it.
@@ -51,12 +55,16 @@ def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False)
     check_free(out)
     experts = open_experts(recipe.config)
     check_inputs(hash_models(recipe.config, experts), recipe.file)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".replay-") as folder:
-        model = _rebuilt(recipe, experts, RunDirectory(Path(folder)), console)
+    with begun_folder(out.with_name(f"{out.name}.replay"), {"recipe": digest_of_path(recipe.file)}) as begun:
+        remove_leftovers_in(begun.files)
+        model = _rebuilt(recipe, experts, RunDirectory(begun.files), console)
+        if any(begun.files.iterdir()):
+            begun.note("rebuilt", {})
         done = export_as(adapter_of(recipe.config.export), model, recipe.learned.coefficients, out)
     if "card" in recipe.content:
         write_cards(from_json(recipe.content["card"]), out)
+    for line in done.notes:
+        _print(console, line)
     for task, place in done.checkpoints.items():
         _print(console, f"{task}: {place}")
     _print(console, _verdict(recipe, out))

@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+import zlib
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,9 @@ from torch import Tensor
 from adamerge.storage.digest import bytes_of
 from adamerge.storage.partial_paths import new_partial_file, new_partial_folder, remove, remove_leftovers_of
 from adamerge.storage.weights import DTYPES, Header
+
+_PIECE = 2**20
+"""Bytes per read of a file."""
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def whole_file(path: Path) -> Generator[BufferedWriter]:
         .partial
         ['a.txt']
     """
-    try:
+    with _named(path):
         remove_leftovers_of(path)
         part, handle = new_partial_file(path)
         try:
@@ -45,8 +49,27 @@ def whole_file(path: Path) -> Generator[BufferedWriter]:
                 _sync(path.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_in_place(path: Path) -> Generator[BufferedWriter]:
+    """Open a file to be written where it lies, with what it holds, or a new one; it may be read by its descriptor too.
+
+    For files in a folder that is itself complete or absent.
+    """
+    with _named(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with os.fdopen(handle, "wb") as file:  # of a descriptor, "w" cuts nothing off
+            yield file
+
+
+@contextmanager
+def _named(path: Path) -> Generator[None]:
+    """Name the file in errors of a full disk, which do not."""
+    try:
+        yield
     except OSError as error:
-        error.filename = error.filename or str(path)  # the error of a full disk does not name the file
+        error.filename = error.filename or str(path)
         raise
 
 
@@ -61,13 +84,18 @@ def whole_folder(path: Path) -> Generator[Path]:
     part, handle = new_partial_folder(path)
     try:
         yield part
-        for inside in (*part.rglob("*"), part):
-            _sync(inside)
-        part.rename(path)
-        _sync(path.parent)
+        appear(part, path)
     finally:
         remove(part)
         os.close(handle)
+
+
+def appear(folder: Path, path: Path) -> None:
+    """Rename a complete folder to its path, with everything in it on disk."""
+    for inside in (*folder.rglob("*"), folder):
+        _sync(inside)
+    folder.rename(path)
+    _sync(path.parent)
 
 
 def remove_whole(path: Path) -> None:
@@ -119,13 +147,20 @@ class SafetensorsWriter:
         path: File to write.
         headers: Shape and dtype of every tensor that will be written.
         metadata: Strings for the header.
+        opened: Opens the file; `file_in_place` keeps what it holds, to go on in it.
     """
 
     _file: BufferedWriter
     _whole: ExitStack
 
-    def __init__(self, path: Path, headers: Mapping[str, Header], metadata: Mapping[str, str]) -> None:
-        self._path, self._headers = path, headers
+    def __init__(
+        self,
+        path: Path,
+        headers: Mapping[str, Header],
+        metadata: Mapping[str, str],
+        opened: Callable[[Path], AbstractContextManager[BufferedWriter]] = whole_file,
+    ) -> None:
+        self._path, self._headers, self._opened = path, headers, opened
         words = {dtype: word for word, dtype in DTYPES.items()}
         self._offsets: dict[str, int] = {}
         entries: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -150,10 +185,35 @@ class SafetensorsWriter:
         self._file.seek(len(self._header) + self._offsets.pop(name))
         self._file.write(bytes_of(tensor))
 
+    def flush(self) -> None:
+        """Pass what was written to the system: it stays if this process is killed."""
+        self._file.flush()
+
+    def keep(self, checksums: Mapping[str, int]) -> bool:
+        """Take tensors as they lie in the file, opened in place, if their bytes have these CRC-32.
+
+        Returns:
+            Whether they have; if not, they must be written.
+        """
+        self._file.flush()
+        if any(self._crc(name) != crc for name, crc in checksums.items()):
+            return False
+        for name in checksums:
+            del self._offsets[name]
+        return True
+
+    def _crc(self, name: str) -> int:
+        """Return the CRC-32 of what lies in the file where a tensor belongs."""
+        start, (shape, dtype) = len(self._header) + self._offsets[name], self._headers[name]
+        end, crc = start + shape.numel() * dtype.itemsize, 0
+        for at in range(start, end, _PIECE):
+            crc = zlib.crc32(os.pread(self._file.fileno(), min(_PIECE, end - at), at), crc)
+        return crc
+
     def __enter__(self) -> "SafetensorsWriter":
         """Begin to write."""
         with ExitStack() as whole:
-            self._file = whole.enter_context(whole_file(self._path))
+            self._file = whole.enter_context(self._opened(self._path))
             self._file.write(self._header)
             self._whole = whole.pop_all()
         return self

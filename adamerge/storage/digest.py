@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -144,6 +144,15 @@ class FileDigest:
                 self._hash.update(data)
                 self._position += len(data)
                 self.bytes_read += len(data)
+
+
+FileIdentity: TypeAlias = Callable[[FileDigest], str]
+"""What stands for a file in the digest of what is read from it: its SHA-256, or `identity_of`, which reads nothing."""
+
+
+def identity_of(file: FileDigest) -> str:
+    """Return size, time and inode of a file as it was opened, as words: the same file, unless it was written since."""
+    return "gone" if file.stamp is None else " ".join(map(str, file.stamp))
 
 
 def finish(files: Iterable[FileDigest]) -> None:

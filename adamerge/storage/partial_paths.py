@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.partial", re.DOTALL)
 _PARTIAL_0_1_0 = re.compile(r"\..+\.partial", re.DOTALL)
 _LETTERS = 50
 """Letters of a name that its partial name repeats: file systems allow 255 bytes."""
+
+JOURNAL = "journal"
+"""File in a partial folder that says what was finished in it: another process may go on from there (resumable.py)."""
 
 
 def new_partial_file(path: Path) -> tuple[Path, int]:
@@ -66,30 +70,75 @@ def is_at(handle: int, path: Path) -> bool:
 
 def remove_leftovers_of(path: Path) -> None:
     """Remove the partial files and folders of a path that killed processes left: those that nobody has locked."""
-    with os.scandir(path.parent) as entries:
-        names = [entry.name for entry in entries if entry.name.endswith(".partial")]
-    for name in names:
-        match = _PARTIAL.fullmatch(name)
-        if match and match["name"] == path.name[:_LETTERS]:
-            _remove_unlocked(path.with_name(name))
-
-
-def remove_leftovers_in(folder: Path) -> None:
-    """Remove all partial files and folders below a folder that nobody has locked, those of version 0.1.0 too."""
-    for part in [part for part in folder.rglob("*.partial") if _PARTIAL_0_1_0.fullmatch(part.name)]:
+    for part in partials_of(path):
         _remove_unlocked(part)
 
 
-def _remove_unlocked(part: Path) -> None:
-    try:
-        handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # gone in the meantime, a link, or another user's
-        return
-    try:
-        if lock(handle) and is_at(handle, part):
+def take_leftover_of(path: Path, fits: Callable[[Path], bool]) -> tuple[Path, int] | None:
+    """Lock the first partial folder of a path that a killed process left and that fits; remove the others.
+
+    Args:
+        path: The path.
+        fits: Whether to go on in a folder, which is this user's own.
+
+    Returns:
+        The folder and a descriptor, which holds its lock until it is closed; None if there is none.
+    """
+    taken: tuple[Path, int] | None = None
+    for part in partials_of(path):
+        handle = _lock_unlocked(part)
+        if handle is not None and taken is None and _is_own_folder(handle) and fits(part):
+            taken = part, handle
+        elif handle is not None:
             remove(part)
-    finally:
+            os.close(handle)
+    return taken
+
+
+def partials_of(path: Path) -> list[Path]:
+    """List the partial files and folders of a path, whoever is writing them."""
+    with os.scandir(path.parent) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.endswith(".partial"))
+    matches = [match for name in names if (match := _PARTIAL.fullmatch(name))]
+    return [path.with_name(match.string) for match in matches if match["name"] == path.name[:_LETTERS]]
+
+
+def remove_leftovers_in(folder: Path) -> None:
+    """Remove all partial files and folders below a folder that nobody has locked, those of version 0.1.0 too.
+
+    A folder with a journal stays: whoever writes its path again goes on in it, or removes it.
+    """
+    for part in [part for part in folder.rglob("*.partial") if _PARTIAL_0_1_0.fullmatch(part.name)]:
+        if not any(_has_journal(place) for place in (part, *part.parents)):
+            _remove_unlocked(part)
+
+
+def _has_journal(place: Path) -> bool:
+    return bool(_PARTIAL.fullmatch(place.name)) and (place / JOURNAL).exists()
+
+
+def _remove_unlocked(part: Path) -> None:
+    handle = _lock_unlocked(part)
+    if handle is not None:
+        remove(part)
         os.close(handle)
+
+
+def _lock_unlocked(part: Path) -> int | None:
+    """Open and lock a partial file or folder; None if another process has it, or it is gone, a link or another's."""
+    try:
+        handle = os.open(part, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if lock(handle) and is_at(handle, part):
+        return handle
+    os.close(handle)
+    return None
+
+
+def _is_own_folder(handle: int) -> bool:
+    found = os.fstat(handle)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def remove(path: Path) -> None:

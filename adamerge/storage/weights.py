@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.storage.digest import FileDigest, bytes_of, digest_of, digest_of_json, stamp_of
+from adamerge.storage.digest import FileDigest, FileIdentity, bytes_of, digest_of, digest_of_json, stamp_of
 from adamerge.storage.open_safetensors import SafetensorsReader, open_safetensors
 from adamerge.storage.regular_files import check_regular
 from adamerge.types import IncompatibleExpertsError
@@ -80,10 +80,14 @@ class Weights(ABC):
         """Yield one tensor, flat, at most `size` elements at a time; hashes a file's bytes as they are read."""
         return iter(torch.split(self[name].reshape(-1), size))
 
-    def digest(self) -> str:
-        """Hash all tensors and their names; for files, hash their bytes, once."""
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        """Hash all tensors and their names; for files, hash their bytes, once.
+
+        Args:
+            file: What stands for a file instead of its hash.
+        """
         if self.files:
-            return digest_of_json(sorted(file.hexdigest() for file in self.files.values()))
+            return digest_of_json(sorted(map(file, self.files.values())))
         return digest_of_json([[name, digest_of({name: self[name]})] for name in sorted(self.headers)])
 
 
@@ -220,8 +224,8 @@ class Renamed(Weights):
         return self._source.pieces(self._names[name], size)
 
     @override
-    def digest(self) -> str:
-        return digest_of_json([sorted(self._names.items()), self._source.digest()])
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        return digest_of_json([sorted(self._names.items()), self._source.digest(file)])
 
     def __getitem__(self, name: str) -> Tensor:
         return self._source[self._names[name]]
@@ -253,8 +257,8 @@ class Joined(Weights):
         return self._of(name).pieces(name, size)
 
     @override
-    def digest(self) -> str:
-        return digest_of_json([self._first.digest(), self._second.digest()])
+    def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
+        return digest_of_json([self._first.digest(file), self._second.digest(file)])
 
     def __getitem__(self, name: str) -> Tensor:
         return self._of(name)[name]

@@ -14,10 +14,20 @@ from adamerge.types import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("heads", "most", "enough"),
-    [(2, None, False), (2, "1KB", True), (0, None, True)],  # in one file each, in shared files, the same for all
+    ("heads", "most", "begun", "enough"),
+    [
+        (2, None, 0, False),  # in one file each
+        (2, "1KB", 0, True),  # in shared files
+        (0, None, 0, True),  # the same for all
+        (2, None, 4300, False),  # an export that was interrupted has too little of 14,400 bytes
+        (2, None, 4500, True),
+    ],
 )
-def test_tasks_with_heads_take_the_size_of_a_model_each(tmp_path, monkeypatch, heads, most, enough):
+def test_tasks_with_heads_take_the_size_of_a_model_each(tmp_path, monkeypatch, heads, most, begun, enough):
+    files = tmp_path / "run/.merged.0123456789abcdef.partial/files"
+    files.mkdir(parents=True)
+    (files / "model.safetensors").write_bytes(bytes(begun))
+    (tmp_path / "run/.other.0123456789abcdef.partial").write_bytes(bytes(9000))
     base = InMemory({"a": torch.zeros(1000)})
     assert base.headers == {"a": Header(torch.Size([1000]), torch.float32)}
     tasks = {task: SimpleNamespace(head=["head"] * (at < heads)) for at, task in enumerate("xy")}

@@ -91,12 +91,23 @@ def test_learning_again_gives_the_same_coefficients(own, main):
     assert file.exists()
 
 
-def test_a_centre_from_rows_is_computed_again(family, main):
+def test_a_centre_from_rows_is_computed_again(family, main, monkeypatch):
     assert main("fit", "merge.yaml", "--method", "regmean", "--run_dir", "run")[0] == 0
     (family / "run/centre.safetensors").unlink()
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("adamerge.results.export.compare_with_files", interrupted)
+        code, _, complaint = main("replay", "run", "again")
+    assert code == cli.INTERRUPTED
+    assert all(f"What was written is in {place.name}" in complaint for place in family.glob(".again*"))
     code, said, complaint = main("replay", "run", "again")
     assert (code, complaint) == (0, "")
     assert "identical" in said
+    assert "the export went on from one that was interrupted" in said  # of the centre that it has kept
+    assert not list(family.glob(".*"))
     (family / "mood.jsonl").write_text((family / "topic.jsonl").read_text())
     code, _, complaint = main("replay", "run", "more")
     assert code == cli.BAD_INPUT

@@ -101,7 +101,7 @@ def _command(arguments, folder, output, strike):
     _write_to(output, folder)
     os.fsync = nothing
     if strike:
-        _arm(strike)
+        arm(strike)
     from adamerge.cli import main
     from adamerge.runs import fit
 
@@ -124,7 +124,8 @@ def _script(script, folder, output):
     exec(compile(script, "script", "exec"), {})
 
 
-def _arm(strike):
+def arm(strike):
+    """Let this process send itself a signal."""
     assert "._" not in strike.function, "strike at a public name, which outlives a change of what is behind it"
     path, _, name = strike.function.rpartition(".")
     module = pkgutil.resolve_name(path)
