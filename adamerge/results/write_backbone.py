@@ -16,7 +16,6 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import exact_parameters
 from adamerge.results.checkpoint_files import METADATA, Files, file_name, headers_of, size_of, write_index
 from adamerge.results.surviving import SurvivingShare
-from adamerge.storage.ahead import ahead
 from adamerge.storage.atomic_files import SafetensorsWriter, file_in_place, write_safetensors
 from adamerge.storage.digest import Checksum, bytes_of, checksum_of, digest_of, digest_of_json, identity_of
 from adamerge.storage.kept import Key
@@ -112,7 +111,7 @@ def key_of(model: MergedModel, coefficients: Coefficients, layout: Layout) -> Ke
 def write_backbone(
     model: MergedModel, coefficients: Coefficients, layout: Layout, begun: Begun, surviving: SurvivingShare
 ) -> Backbone:
-    """Write the merged checkpoint's weights: one tensor, while the next one is merged.
+    """Write the merged checkpoint's weights, one merged tensor in memory at a time.
 
     Args:
         model: Experts and task vectors.
@@ -128,7 +127,7 @@ def write_backbone(
         with SafetensorsWriter(begun.files / file, headers, METADATA, file_in_place) as writer:
             left = [unit for unit in units if not done.keep(unit, writer)]
             names = [name for unit in left for name in unit.names]
-            parameters = ahead(exact_parameters(model, coefficients, surviving, names))
+            parameters = exact_parameters(model, coefficients, surviving, names)
             for unit in left:
                 _write_unit(unit, parameters, writer, done)
             for name, tensor in joined.items():
