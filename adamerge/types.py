@@ -79,10 +79,17 @@ def _without_middle(line: str) -> str:
 
 
 class _ShortError(ValueError):
-    """An error for the user, whose lines are short enough to be read."""
+    """An error for the user: one problem or several, whose lines are short enough to be read.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(shortened(message))
+    Attributes:
+        problems: What is wrong, one message per problem; a message may have several lines.
+    """
+
+    problems: tuple[str, ...]
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = tuple(map(shortened, problems))
+        super().__init__("\n".join(self.problems))
 
 
 class ConfigError(_ShortError):

@@ -195,4 +195,4 @@ class AdapterPlaces:
             for name in missing
         ]
         if self.problems:
-            raise IncompatibleExpertsError(listed(self.problems))
+            raise IncompatibleExpertsError(*listed(self.problems))
