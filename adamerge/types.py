@@ -10,16 +10,25 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from torch import Tensor
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from torch import Tensor
 
-Coefficients: TypeAlias = Tensor
-"""float, (G, K): factor of each expert's task vector per group of parameters."""
+    Coefficients: TypeAlias = Tensor
+    """float, (G, K): factor of each expert's task vector per group of parameters."""
 
-Parameters: TypeAlias = Mapping[str, Tensor]
-"""Parameters or gradients per parameter name in the module."""
+    Parameters: TypeAlias = Mapping[str, Tensor]
+    """Parameters or gradients per parameter name in the module."""
+
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import torch when an alias of tensors is first used: commands read their words without it."""
+        if name not in ("Coefficients", "Parameters"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from torch import Tensor
+
+        return Tensor if name == "Coefficients" else Mapping[str, Tensor]
 
 
 class Fact(str):

@@ -13,8 +13,9 @@ from adamerge.results.module_weights import Source, blended
 from adamerge.results.readable_config import without_former_rope
 from adamerge.results.special_tokens import copied
 from adamerge.results.token_ids import with_settings
-from adamerge.storage.atomic_files import write_safetensors, write_text
+from adamerge.storage.atomic_files import write_text
 from adamerge.storage.regular_files import settings_of
+from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.types import Coefficients
 
 _NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")

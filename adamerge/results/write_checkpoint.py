@@ -25,9 +25,10 @@ from adamerge.results.backbone import as_on_disk, exact_parameters
 from adamerge.results.surviving import SurvivingShare
 from adamerge.results.whose_files import Plan, has_own_folder
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
-from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors, write_text
+from adamerge.storage.atomic_files import write_text
 from adamerge.storage.digest import Checksum, checksum_of
 from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.storage.write_safetensors import SafetensorsWriter, write_safetensors
 from adamerge.types import Coefficients
 
 Files: TypeAlias = Mapping[str, Mapping[str, Header]]
