@@ -14,6 +14,7 @@ from adamerge.experts.compatibility import (
     match_problems,
     name_problems,
     quantised_problems,
+    shape_problems,
 )
 from adamerge.experts.conversion import Converted, Origin
 from adamerge.experts.divide import divide
@@ -162,6 +163,8 @@ def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> 
     """Match the base's names with the experts' and divide the parameters."""
     own = of_base(base)
     of_own = fill_tied(base.source, match(base, own), own)
+    if problems := shape_problems(base, own, of_own):
+        raise IncompatibleExpertsError(*problems)
     apart = _apart([own, *(o.expert.own_module for o in opened.values())]) | set(of_own.apart)
     apart |= {name for one in opened.values() for name in one.apart}
     tasks = {name: _untied(one.expert, apart) for name, one in opened.items()}
