@@ -47,6 +47,8 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     for word in words:
         if word.value is None:
             findings.refuse((), f"--{word.option}: expected a value after it, found none.")
+        elif not word.value:
+            findings.refuse((), _empty(word.option, alone))
         elif not word.option:
             findings.refuse((), f"there is no option {word.value}.")
         elif word.option in several:
@@ -71,6 +73,13 @@ def _alone(own: type, known: Mapping[str, Option]) -> list[str]:
     return [*getattr(own, "POSITIONAL", [name for name, option in known.items() if option.required])]
 
 
+def _empty(option: str, alone: Sequence[str]) -> str:
+    """Refuse a value without a character, as an unset variable of a shell gives: YAML would read it as null."""
+    if not option or option in alone:
+        return f"{option or 'options'}: expected a word, found an empty one."
+    return f"--{option}: expected a value, found an empty one. Write one (null for none), or leave the option out."
+
+
 def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
     left = list(arguments)
     while left:
@@ -79,8 +88,8 @@ def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
         if not word.startswith("--"):
             yield Word("", word)
         elif equals or option in flags:
-            told = bool(left) and left[0] in ("true", "false") and not equals
-            yield Word(option, value or (left.pop(0) if told else "true"))
+            told = bool(left) and left[0] in ("true", "false")
+            yield Word(option, value if equals else left.pop(0) if told else "true")
         else:
             yield Word(option, left.pop(0) if left and not left[0].startswith("--") else None)
 

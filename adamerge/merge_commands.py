@@ -182,7 +182,7 @@ def _merge(options: Fit | Check, layers: "Sequence[Document]", console: "Console
         if isinstance(options, Check) and not options.print_config:
             from adamerge.runs.check import check_rest
 
-            if check_rest(layers, str(error), console, deep=options.deep, allow_code=options.allow_code):
+            if check_rest(layers, error.problems, console, deep=options.deep, allow_code=options.allow_code):
                 return False
         raise
     if options.print_config:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from adamerge.types import ConfigError
+
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
 
@@ -87,6 +89,11 @@ class Compare:
     POSITIONAL: ClassVar[tuple[str, ...]] = ("runs",)
 
     runs: list[str]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        if len(self.runs) < 2:
+            raise ConfigError(f"runs: expected two or more run directories, found {len(self.runs)}.")
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,25 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from torch import Tensor
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from torch import Tensor
 
-Coefficients: TypeAlias = Tensor
-"""float, (G, K): factor of each expert's task vector per group of parameters."""
+    Coefficients: TypeAlias = Tensor
+    """float, (G, K): factor of each expert's task vector per group of parameters."""
 
-Parameters: TypeAlias = Mapping[str, Tensor]
-"""Parameters or gradients per parameter name in the module."""
+    Parameters: TypeAlias = Mapping[str, Tensor]
+    """Parameters or gradients per parameter name in the module."""
+
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import torch when an alias of tensors is first used: commands read their words without it."""
+        if name not in ("Coefficients", "Parameters"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from torch import Tensor
+
+        return Tensor if name == "Coefficients" else Mapping[str, Tensor]
 
 
 class Fact(str):
@@ -79,10 +88,17 @@ def _without_middle(line: str) -> str:
 
 
 class _ShortError(ValueError):
-    """An error for the user, whose lines are short enough to be read."""
+    """An error for the user: one problem or several, whose lines are short enough to be read.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(shortened(message))
+    Attributes:
+        problems: What is wrong, one message per problem; a message may have several lines.
+    """
+
+    problems: tuple[str, ...]
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = tuple(map(shortened, problems))
+        super().__init__("\n".join(self.problems))
 
 
 class ConfigError(_ShortError):

@@ -51,15 +51,22 @@ def test_no_command_prints_help(capsys):
     assert "usage: adamerge COMMAND" in capsys.readouterr().out
 
 
-def test_help_and_a_wrong_command_import_no_heavy_library():
+def test_help_wrong_words_and_init_import_no_heavy_library(tmp_path):
+    commands = "fti", "methods", "--help", "init base expert", "compare run", "report", "completion csh", "evaluate"
     script = (
         "import sys, adamerge.cli as c\n"
-        "for word in ('fti', 'methods', '--help'):\n try: c.main([word])\n except SystemExit: pass\n"
+        f"for words in {commands}:\n try: c.main(words.split())\n except SystemExit: pass\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", f"{script}print(*sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{script}print(*sys.modules)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert "Did you mean fit?" in done.stderr
+    refused = "Did you mean fit?", "found 1.", "missing: runs", "found 'csh'", "missing: run\n"
+    assert all(words in done.stderr for words in refused)
+    assert "expert" in (tmp_path / "merge.yaml").read_text()
     loaded = set(done.stdout.split())
     assert "adamerge.cli" in loaded
     assert not loaded & {"torch", "transformers", "pytorch_lightning", "datasets", "matplotlib", "scipy"}

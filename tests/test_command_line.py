@@ -51,6 +51,12 @@ from adamerge import cli
         (["fit", "--config", "merge.yaml", "--models", "[{model: mood, task: 3, tas: 1}]"], "--models: 0.tas: "),
         (["check", "--config", "merge.yaml", "--allow_code", "maybe"], "there is no option maybe"),
         (["--hlep"], "there is no option --hlep"),
+        (["evaluate", "run", "--lm_eval", ""], "--lm_eval: expected a value, found an empty one."),
+        (["evaluate", "run", "--lm_eval="], "--lm_eval: expected a value, found an empty one."),
+        (["export", "run", ""], "out: expected a word, found an empty one."),
+        (["evaluate", "run", ""], "options: expected a word, found an empty one."),
+        (["check", "merge.yaml", "--deep="], "--deep: expected a value, found an empty one."),
+        (["fit", "merge.yaml", "--centre", ""], "--centre: expected a value, found an empty one."),
     ],
 )
 def test_mistakes_on_the_command_line(family, main, arguments, words):

@@ -40,7 +40,7 @@ def test_several_runs_side_by_side(in_finished, main):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["compare", "run"], "compare: expected two or more run directories, found 1"),
+        (["compare", "run"], "runs: expected two or more run directories, found 1"),
         (["report", "nowhere"], "nowhere: expected the directory of a finished run, but it has no"),
         (["report"], "missing: runs"),
         (["replay", "run"], "missing: out"),

@@ -14,9 +14,9 @@ from torch import Tensor
 from adamerge.calibration.cache_keys import digest_of_experts, kept_of_rows, key_of
 from adamerge.data.rows import Rows, first_rows
 from adamerge.merging.merged_model import MergedModel
-from adamerge.storage.atomic_files import SafetensorsWriter
 from adamerge.storage.kept import Keeper, key_file
 from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.storage.write_safetensors import SafetensorsWriter
 from adamerge.transforms import Transform
 from adamerge.types import ConfigError
 

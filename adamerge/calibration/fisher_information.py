@@ -14,9 +14,9 @@ from adamerge.data.rows import Rows, move
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
-from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import MappedFiles
+from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.transforms import FisherSettings, Labels
 from adamerge.transforms.dare import generator_for
 

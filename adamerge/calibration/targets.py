@@ -18,8 +18,8 @@ from adamerge.merging.execution import expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives.divergences import spread_of
-from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.kept import Keeper, key_file
+from adamerge.storage.write_safetensors import write_safetensors
 
 MANY_CLASSES = 4096
 """Number of classes (vocabulary size) above which only the most likely ones are stored."""

@@ -6,10 +6,11 @@ from typing import cast
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from adamerge.data.tables import Table
+from adamerge.data.tokenize import input_embedding
 from adamerge.data.turn_end import AnswerEnd, TurnEnd, turn_end
 from adamerge.experts.experts import Expert
+from adamerge.experts.token_ids import check_token_ids
 from adamerge.storage.regular_files import reading
-from adamerge.types import ConfigError, quoted
 
 
 def answer_end(
@@ -36,7 +37,7 @@ def answer_end(
     if chat is not None:
         found[f"the chat template ends a turn with {_words(tokenizer, turn)}"] = turn.tokens
     tokens = list(stops)
-    notes = [f"{table.task}: {words}." for words in _odd(tokenizer, rendered)]
+    notes = [f"{table.task}: {words}." for words in (*_nowhere(expert, stops), *_odd(tokenizer, rendered))]
     for what, ends in found.items():
         more = [end for end in ends if end not in stops]
         if more and stops:
@@ -67,21 +68,13 @@ def generation_config(expert: Expert) -> GenerationConfig:
     if file is not None:
         with reading(f"{file}: expected settings of generation, but transformers cannot read it", "Copy it again."):
             settings = GenerationConfig.from_pretrained(file.parent)
-        _check_tokens(settings, str(file))
+        check_token_ids({key: getattr(settings, key, None) for key in _TOKENS}, str(file))
         return settings
     return GenerationConfig.from_model_config(expert.module.config)  # pyright: ignore[reportArgumentType]
 
 
-def _check_tokens(settings: GenerationConfig, where: str) -> None:
-    """Refuse special tokens that are no indices; transformers reads 0.5 as 0, and generation fails on a text."""
-    for key in ("bos_token_id", "eos_token_id", "forced_bos_token_id"):
-        value = getattr(settings, key, None)
-        tokens = value if isinstance(value, list | tuple) else [] if value is None else [value]
-        if any(not isinstance(token, int) or isinstance(token, bool) or abs(token) >= 2**63 for token in tokens):
-            raise ConfigError(
-                f"{where}: {key}: expected a token's index, a list of them, or null, found {quoted(value)}. "
-                "Correct the file."
-            )
+_TOKENS = ("bos_token_id", "eos_token_id", "forced_bos_token_id")
+"""Settings of generation that are used."""
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, object]]) -> AnswerEnd:
@@ -101,6 +94,15 @@ def until_the_end(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: An
     if end.text and end.text in str(tokenizer.decode(tokens[:length])):
         length = next(n for n in range(1, length + 1) if end.text in str(tokenizer.decode(tokens[:n])))
     return tokens[:length]
+
+
+def _nowhere(expert: Expert, stops: Sequence[int]) -> Iterator[str]:
+    """Say which of the tokens at which generation stops the model does not have."""
+    embedding = input_embedding(expert.own_module)
+    unknown = [str(stop) for stop in stops if embedding is not None and not 0 <= stop < embedding.shape[0]]
+    if unknown:
+        tokens = ", ".join(unknown)
+        yield f"generation stops at the token {tokens} (eos_token_id), which the model lacks, so no answer ends there"
 
 
 def _odd(tokenizer: PreTrainedTokenizerBase, found: TurnEnd) -> Iterator[str]:

@@ -155,7 +155,7 @@ def _read(
             raise
         named = f" ({reader.config.base_model})" if reader.config.base_model else ""
         advice = f"Give the base that it was trained on{named}."
-        raise IncompatibleExpertsError(f"{kind.other}. {advice}\n{error}") from error
+        raise IncompatibleExpertsError(f"{kind.other}. {advice}", *error.problems) from error
 
 
 def _module_of(

@@ -173,7 +173,7 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
     wrong = (*_wrong_types(options), *_wrong_class(options), *_problems(options), *_wrong_ranks(options))
     problems = [f"{file}: {problem}" for problem in wrong]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
     mapping = options.get("auto_mapping") or {}
     return AdapterConfig(
         source,

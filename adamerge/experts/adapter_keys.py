@@ -160,7 +160,7 @@ def group_keys(source: str, keys: Iterable[str]) -> Keys:
     if not found and not whole:
         problems.append(f"{source}: expected an adapter's tensors, found a file without any. Save the adapter again.")
     if problems:
-        raise ConfigError(listed(problems))
+        raise ConfigError(*listed(problems))
     return Keys(found, whole, copies)
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from adamerge.experts.adapter_switch import FUSE
+from adamerge.experts.config_file import file_of
 from adamerge.experts.conversion import Conversion, places
 from adamerge.experts.match_names import tied_names
 from adamerge.experts.name_patterns import listed
@@ -191,8 +192,9 @@ class AdapterPlaces:
                 )
         self.problems += [
             f"{self._source}: neither base nor adapter has {name} of {type(self._module).__name__}. If it is the head, "
-            "it was not saved: name it in modules_to_save, or set task_type, when training."
+            "it was not saved: name it in modules_to_save, or set task_type, when training; if the model never had it, "
+            f"correct {file_of(getattr(self._module, 'config', None))}."
             for name in missing
         ]
         if self.problems:
-            raise IncompatibleExpertsError(listed(self.problems))
+            raise IncompatibleExpertsError(*listed(self.problems))

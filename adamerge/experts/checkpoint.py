@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
 from adamerge.experts.adapter_formats import is_adapter, path_problem
-from adamerge.experts.config_file import read_config_file
+from adamerge.experts.config_file import file_of, read_config_file
 from adamerge.experts.file_patterns import DOWNLOADED
 from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
@@ -161,22 +161,23 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
     """
     config = copy.deepcopy(config)
     auto_map = getattr(config, "auto_map", None)
-    refused = f"config.json: expected the configuration of a {architecture}, but transformers cannot build one from it"
-    with parameters_on_meta(), reading(refused, "Correct it, or copy or download it again."):
+    refused = f"expected the configuration of a {architecture}, but transformers cannot build one from it"
+    way = "Correct it, or copy or download it again."
+    with parameters_on_meta(), reading(f"{file_of(config)}: {refused}", way):
         for auto, reference in (auto_map if isinstance(auto_map, dict) and trust_remote_code else {}).items():
             if str(reference).endswith("." + architecture):
                 return _allocated(getattr(transformers, auto).from_config(config, trust_remote_code=True))
         if architecture == "AutoModel":
             return _allocated(transformers.AutoModel.from_config(config))
-        return _allocated(_class_of(architecture)._from_config(config, dtype=torch.float32))
+        return _allocated(_class_of(architecture, file_of(config))._from_config(config, dtype=torch.float32))
 
 
-def _class_of(architecture: str) -> type[PreTrainedModel]:
-    """Find transformers' class of a model by its name."""
+def _class_of(architecture: str, file: str) -> type[PreTrainedModel]:
+    """Find transformers' class of a model by its name, which stands in a file."""
     cls = getattr(transformers, architecture, None)
     if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ConfigError(
-            f"config.json names the architecture {architecture}, which transformers {transformers.__version__} does "
+            f"{file} names the architecture {architecture}, which transformers {transformers.__version__} does "
             "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
         )
     return cls

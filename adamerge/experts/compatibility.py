@@ -58,9 +58,9 @@ def config_problems(base: Checkpoint, expert: Checkpoint, *, own_embeddings: boo
         names = [n for n, header in expert.tensors.headers.items() if header.shape[:1] == (here,)]
         patterns = ", ".join(f'"*{name.rpartition(".")[0].rpartition(".")[2]}*"' for name in names)
         problems.append(
-            f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base {base.source}. Use an "
-            f"expert with the base's; or, if the tokenizers differ by added tokens, set tokenizer: union; or keep each "
-            f"expert's own: parameters: {{head: [{patterns}]}}."
+            f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base {base.source} "
+            f"(config.json). Use an expert with the base's; or, if the tokenizers differ by added tokens, set "
+            f"tokenizer: union; or keep each expert's own: parameters: {{head: [{patterns}]}}."
         )
     return problems
 
@@ -150,12 +150,24 @@ def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> l
             "checkpoint with zero_to_fp32.py, or save with stage3_gather_16bit_weights_on_model_save: true."
         )
         return problems
-    for name, shape in expected.items():
-        stored = tensors.shape(name)
-        if stored != shape:
-            shapes = f"{tuple(stored)} in the file but {tuple(shape)} by config.json"
-            problems.append(f"{source}: {name} has the shape {shapes}.")
-    return problems
+    return problems + shape_problems(checkpoint, module, found)
+
+
+def shape_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> list[str]:
+    """List the tensors of a checkpoint that have another shape than in the module that its configuration builds.
+
+    Args:
+        checkpoint: The checkpoint.
+        module: The module.
+        found: How the names of its tensors match the module's.
+    """
+    tensors, file = Converted(checkpoint.tensors, found.names), checkpoint.folder / "config.json"
+    shapes = {name: (tensors.shape(name), p.shape) for name, p in module.named_parameters() if name in found.names}
+    return [
+        f"{checkpoint.source}: {name} has the shape {tuple(stored)} in the file but {tuple(shape)} by {file}."
+        for name, (stored, shape) in shapes.items()
+        if stored != shape
+    ]
 
 
 def name_problems(source: str, where: str, module: nn.Module, found: Match) -> list[str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
+from adamerge.experts.token_ids import check_token_ids, token_ids
 from adamerge.storage.regular_files import read_json, reading
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, quoted
 
 LAYERS = re.compile(r"(^|_)(layers?|depths?|blocks?)$")
 """Keys of config.json that count layers."""
@@ -37,6 +38,8 @@ def read_config_file(folder: Path, *, trust_remote_code: bool) -> PretrainedConf
         most = _MOST_LAYERS if LAYERS.search(key) else _MOST_LABELS if key.endswith("num_labels") else number
         if number > most:
             raise ConfigError(f"{file}: {key}: expected at most {most}, found {number}. Correct the file.")
+    check_token_ids(token_ids(content), str(file))
+    _check_architectures(content.get("architectures"), file)
     with reading(
         f"{file}: expected the configuration of a transformers model, but transformers cannot read it",
         "Correct the file, or copy or download it again.",
@@ -44,6 +47,26 @@ def read_config_file(folder: Path, *, trust_remote_code: bool) -> PretrainedConf
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config.to_json_string()
     return config
+
+
+def _check_architectures(named: object, file: Path) -> None:
+    """Refuse names of classes that are no texts; transformers takes anything."""
+    names = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"{file}: architectures: expected a list with the name of a class, found {quoted(named)}. Correct the file."
+        )
+
+
+def file_of(config: object) -> str:
+    """Return the config.json that a module's configuration was read from; its name alone if that is unknown.
+
+    Example:
+        >>> file_of(None)
+        'config.json'
+    """
+    folder = getattr(config, "name_or_path", None)
+    return str(Path(folder) / "config.json") if folder and isinstance(folder, str) else "config.json"
 
 
 def numbers(value: object, key: str = "") -> Iterator[tuple[str, int]]:

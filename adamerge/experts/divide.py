@@ -56,7 +56,7 @@ def divide(experts: Experts, split: Split, source: str) -> Experts:
             "fine-tuned from this base, and the patterns under parameters."
         )
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     tasks = {name: with_head(expert, heads[name], experts.base) for name, expert in experts.tasks.items()}
     kept = tuple(name for name in everywhere if words[name] == "base")
     has_head = {n: all(_fits(h, e, experts.base) for h in e.whole_head) for n, e in tasks.items()}

@@ -14,6 +14,7 @@ from adamerge.experts.compatibility import (
     match_problems,
     name_problems,
     quantised_problems,
+    shape_problems,
 )
 from adamerge.experts.conversion import Converted, Origin
 from adamerge.experts.divide import divide
@@ -58,16 +59,16 @@ def from_checkpoints(
         try:
             opened[name] = _open(name, base, checkpoint, words, modules, own=own)
         except (ConfigError, IncompatibleExpertsError) as error:
-            problems.append(str(error))
+            problems += error.problems
     if opened:
         try:
             together = _together(base, opened, split or Split())
         except IncompatibleExpertsError as error:
-            problems.append(str(error))
+            problems += error.problems
         else:
             if not problems:
                 return together
-    raise IncompatibleExpertsError("\n".join(problems))
+    raise IncompatibleExpertsError(*problems)
 
 
 class _Modules:
@@ -118,13 +119,13 @@ def _open(
         return _zero_shot_expert(name, base, checkpoint, words)
     problems = config_problems(base, checkpoint, own_embeddings=own)
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     module, head = modules.of(checkpoint)
     found = fill_tied(checkpoint.source, match(checkpoint, module), module)
     found = _without_equals(found, checkpoint, base)
     problems = match_problems(checkpoint, module, found)
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     notes = (*_class_note(checkpoint, module), *found.notes)
     return _Opened(_expert(name, checkpoint, module, head, found), set(), found.apart, notes)
 
@@ -162,6 +163,8 @@ def _together(base: Checkpoint, opened: Mapping[str, _Opened], split: Split) -> 
     """Match the base's names with the experts' and divide the parameters."""
     own = of_base(base)
     of_own = fill_tied(base.source, match(base, own), own)
+    if problems := shape_problems(base, own, of_own):
+        raise IncompatibleExpertsError(*problems)
     apart = _apart([own, *(o.expert.own_module for o in opened.values())]) | set(of_own.apart)
     apart |= {name for one in opened.values() for name in one.apart}
     tasks = {name: _untied(one.expert, apart) for name, one in opened.items()}
@@ -271,14 +274,14 @@ def _zero_shot_expert(name: str, base: Checkpoint, expert: Checkpoint, words: Ze
     own = match(base, module)
     problems = name_problems(base.source, "the file", module, replace(own, unexpected=()))
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     weights_of_base = Converted(base.tensors, own.names)
     head, text_side = text_head(module, weights_of_base, base, words)
     names, notes = _tower_names(expert, module)
     weights = Joined(Converted(expert.tensors, names), weights_of_base)
     problems = quantised_problems(expert.source, weights, [n for n, _ in module.named_parameters()])
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     classifier = ZeroShotClassifier(module, head)
     return _Opened(Expert(name, classifier, weights, (), ZeroShotClassifier.PREFIX, expert), text_side, (), notes)
 
@@ -293,4 +296,4 @@ def _tower_names(expert: Checkpoint, module: nn.Module) -> tuple[dict[str, Origi
         if not found.unexpected:
             inside = {n: d if isinstance(d, str) else replace(d, path=f"{path}.") for n, d in found.names.items()}
             return {f"{path}.{name}": disk for name, disk in inside.items()}, found.notes
-    raise IncompatibleExpertsError("\n".join(match_problems(expert, module, whole)))
+    raise IncompatibleExpertsError(*match_problems(expert, module, whole))

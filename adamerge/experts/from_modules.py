@@ -58,9 +58,9 @@ def from_modules(base: nn.Module | Checkpoint, experts: Mapping[str, Source], sp
             tasks[name], found = _expert(name, expert, classes)
             notes += found.notes
         except IncompatibleExpertsError as error:
-            problems.append(str(error))
+            problems += error.problems
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     source = base.source if isinstance(base, Checkpoint) else "base"
     matches = _matches_of_base(source, _weights(base), tasks.values())
     names = {name: own for found in matches for name, own in found.names.items()}
@@ -149,7 +149,7 @@ def _matches_of_base(source: str, weights: Weights, tasks: Iterable[Expert]) -> 
     matches = [match_tensors(source, weights, module) for module in modules.values()]
     apart = [apart_problems(source, *pair) for pair in zip(modules.values(), matches, strict=True)]
     if problems := dict.fromkeys(line for lines in apart for line in lines):
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     return matches
 
 
@@ -171,7 +171,7 @@ def _expert(name: str, expert: Source, classes: list[nn.Module]) -> tuple[Expert
     problems = name_problems(name, where, module, found) + quantised_problems(name, renamed, parameters)
     problems += apart_problems(name, module, found)
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     if isinstance(expert, Mapping):
         module = in_shapes_of(module, renamed, parameters)
     checkpoint = expert if isinstance(expert, Checkpoint) else None

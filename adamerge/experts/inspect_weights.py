@@ -91,7 +91,7 @@ def inspect_weights(experts: Experts) -> Inspection:
         if sums.square == 0.0 and (not experts.tasks[task].head or not changed)
     ]
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     update = {task: (sums.square / base.square) ** 0.5 for task, sums in own.items()}
     with_coefficient, without = (tuple(n for n in experts.shared if (n in changed) is of) for of in (True, False))
     cosines = products.cosines()

@@ -11,7 +11,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from adamerge.experts.config_file import file_of
 from adamerge.experts.stateless import Stateless
+from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
 
 Prediction: TypeAlias = Literal["classes", "next token", "masked token"]
@@ -205,9 +207,10 @@ def try_out(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], ta
     try:
         return trial(module, inputs)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        place = file_of(getattr(module, "config", None))
         raise ConfigError(
-            f"{task}: {kind.architecture} cannot be run on {', '.join(inputs)} ({reason}). {_USABLE}"
+            f"{task}: {kind.architecture} cannot be run on {', '.join(inputs)} ({reason_of(error)}). If a value in "
+            f"{place} is not that of training, correct it. {_USABLE}"
         ) from error
 
 

@@ -17,15 +17,15 @@ def several(names: Sequence[str], few: int = 3) -> str:
     return ", ".join(names[:few]) + more
 
 
-def listed(problems: Sequence[str], most: int = 10) -> str:
-    """Write the first problems, a line each, and count the others.
+def listed(problems: Sequence[str], most: int = 10) -> list[str]:
+    """List the first problems, and count the others.
 
     Example:
-        >>> listed(["a", "b", "c"], most=2).splitlines()
+        >>> listed(["a", "b", "c"], most=2)
         ['a', 'b', '… and 1 more']
     """
     more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
-    return "\n".join([*problems[:most], *more])
+    return [*problems[:most], *more]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import NamedTuple, cast
 import torch
 
 from adamerge.merging.grouping import Grouping
-from adamerge.storage.atomic_files import write_safetensors
 from adamerge.storage.open_safetensors import open_safetensors
 from adamerge.storage.own_files import check_form, own_file
+from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.types import Coefficients, ConfigError
 
 COEFFICIENTS = "coefficients.safetensors"

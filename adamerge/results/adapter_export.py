@@ -22,7 +22,8 @@ from adamerge.results.export import Exported, check_free
 from adamerge.results.surviving import SurvivingShare
 from adamerge.results.unchanged import check_unchanged
 from adamerge.results.write_checkpoint import checkpoints
-from adamerge.storage.atomic_files import whole_folder, write_safetensors, write_text
+from adamerge.storage.atomic_files import whole_folder, write_text
+from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.types import Coefficients, ConfigError
 
 FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -18,9 +18,9 @@ from adamerge.data.processor_files import (
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
+from adamerge.experts.token_ids import token_ids
 from adamerge.results.generation_settings import refused_generation
 from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
-from adamerge.results.token_ids import token_ids
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.links import inside
 from adamerge.storage.regular_files import settings_of

@@ -16,7 +16,8 @@ from adamerge.results.backbone import as_on_disk, exact_parameters
 from adamerge.results.export import Exported, check_free
 from adamerge.results.surviving import SurvivingShare
 from adamerge.results.write_checkpoint import checkpoints
-from adamerge.storage.atomic_files import whole_folder, write_safetensors
+from adamerge.storage.atomic_files import whole_folder
+from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.types import Coefficients, ConfigError
 
 STATE = "model.safetensors"

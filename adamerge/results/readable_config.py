@@ -239,7 +239,8 @@ def _apart(settings: Json, folder: Path) -> list[str]:
 
     Transformers asks the whole configuration whether they are tied, other readers that of the text part.
     """
-    architecture = (cast(list[str] | None, settings.get("architectures")) or [""])[0]
+    named = cast(list[str] | str, settings.get("architectures") or "")
+    architecture = named if isinstance(named, str) else named[0]
     ties, config = getattr(getattr(transformers, architecture, None), "_tied_weights_keys", None), _config(settings)
     if not isinstance(ties, Mapping) or config is None or config.is_encoder_decoder:
         return []  # T5 takes tie_word_embeddings: false for "do not scale the decoder's output"

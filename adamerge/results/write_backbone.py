@@ -16,11 +16,12 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import exact_parameters
 from adamerge.results.checkpoint_files import METADATA, Files, file_name, headers_of, size_of, write_index
 from adamerge.results.surviving import SurvivingShare
-from adamerge.storage.atomic_files import SafetensorsWriter, file_in_place, write_safetensors
+from adamerge.storage.atomic_files import file_in_place
 from adamerge.storage.digest import Checksum, bytes_of, checksum_of, digest_of, digest_of_json, identity_of
 from adamerge.storage.kept import Key
 from adamerge.storage.resumable import Begun
 from adamerge.storage.weights import Header
+from adamerge.storage.write_safetensors import SafetensorsWriter, write_safetensors
 from adamerge.types import Coefficients
 
 

@@ -22,8 +22,8 @@ from adamerge.results.checkpoint_files import METADATA, file_name, headers_of, s
 from adamerge.results.whose_files import Plan, has_own_folder
 from adamerge.results.write_backbone import Backbone
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
-from adamerge.storage.atomic_files import SafetensorsWriter, write_safetensors
 from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.storage.write_safetensors import SafetensorsWriter, write_safetensors
 
 
 def checkpoints(experts: Experts, folder: Path) -> dict[str, Path]:

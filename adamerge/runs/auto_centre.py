@@ -27,10 +27,11 @@ from adamerge.results.finished_merges import Candidate, merit
 from adamerge.results.kept_base import included
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
-from adamerge.storage.atomic_files import SafetensorsWriter, remove_whole, write_text
+from adamerge.storage.atomic_files import remove_whole, write_text
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.storage.write_safetensors import SafetensorsWriter
 from adamerge.transforms import TASK_ARITHMETIC, Transform
 from adamerge.types import ConfigError, Fact
 

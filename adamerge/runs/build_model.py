@@ -65,12 +65,12 @@ def open_experts(config: MergeConfig) -> Experts:
     try:
         base = open_checkpoint(config.base_model, **may)
     except (ConfigError, IncompatibleExpertsError) as error:
-        problems.append(str(error))
+        problems += error.problems
     for model in config.models:
         try:
             opened[model.name] = open_expert(model.model, base, adapter=model.adapter, **may)
         except (ConfigError, IncompatibleExpertsError) as error:
-            problems.append(str(error))
+            problems += error.problems
     problems += _taken(config.names, base, list(opened.values())) if base else []
     if base and config.tokenizer is not None and not problems:
         base, opened = _one_tokenizer(config.tokenizer, config, base, opened)
@@ -79,11 +79,11 @@ def open_experts(config: MergeConfig) -> Experts:
         try:
             experts = from_checkpoints(base, opened, config.parameters, zero_shot)
         except (ConfigError, IncompatibleExpertsError) as error:
-            problems.append(str(error))
+            problems += error.problems
         else:
             if not problems:
                 return with_teacher(experts) if config.keep else experts
-    raise IncompatibleExpertsError("\n".join(problems))
+    raise IncompatibleExpertsError(*problems)
 
 
 def _one_tokenizer(

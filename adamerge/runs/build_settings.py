@@ -1,17 +1,15 @@
 """Build settings from written values by the types of the configuration; collects every mistake, raises none."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import get_args, get_origin
 
-import torch
-
 from adamerge.runs.class_names import find_class, import_class, is_foreign, known_classes, moved_to
 from adamerge.runs.config_errors import Findings
-from adamerge.runs.construct import INVALID, on_trial, refusals, usable
+from adamerge.runs.construct import INVALID, refusals, usable
 from adamerge.runs.elsewhere import belongs_elsewhere, elsewhere
 from adamerge.runs.read_yaml import Key
 from adamerge.runs.similar_words import nearest
@@ -107,12 +105,18 @@ def _construct(
 ) -> object:
     """Build the object of usable options; otherwise add what the class refuses."""
     given = usable(known, built)
-    found = list(refusals(on_trial(cls) if called_later else cls, known, given, cls.__name__))
+    found = list(refusals(_on_trial(cls) if called_later else cls, known, given, cls.__name__))
     for name, problem in found:
         findings.refuse(key if name is None else (*key, name), problem)
     if found or not given.complete:
         return INVALID
     return partial(cls, **given.values) if called_later else cls(**given.values)
+
+
+def _on_trial(cls: type) -> Callable[..., object]:
+    from adamerge.runs.trials import on_trial  # imports Lightning, which a command's own options do not need
+
+    return on_trial(cls)
 
 
 def _is_built(kinds: Sequence[object], value: object) -> bool:
@@ -127,7 +131,7 @@ def _is_built(kinds: Sequence[object], value: object) -> bool:
 
 
 def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> object:
-    if isinstance(value, torch.dtype):
+    if type(value).__module__ == "torch":  # a dtype
         value = str(value).removeprefix("torch.")
     if value in words(kinds) and not isinstance(value, bool):
         return value

@@ -57,7 +57,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
     try:
         experts = open_experts(config)
     except (ConfigError, IncompatibleExpertsError) as error:
-        problems += str(error).splitlines() + _problems_of_tables(config)
+        problems += [*error.problems, *_problems_of_tables(config)]
     else:
         lines += [*describe(experts), *_estimates(config, experts)]
         read = _numbers(experts, deep)
@@ -80,12 +80,14 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
     return problems
 
 
-def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, deep: bool, allow_code: bool) -> bool:
+def check_rest(
+    layers: Sequence[Document], mistakes: Sequence[str], console: Console, *, deep: bool, allow_code: bool
+) -> bool:
     """Check models and rows too where settings are wrong, if these can be left out.
 
     Args:
         layers: Files and options.
-        mistakes: What is wrong with the settings, one per line.
+        mistakes: What is wrong with the settings.
         console: Prints the summary and all problems.
         deep: Read the weights too.
         allow_code: Whether the settings may name code.
@@ -95,7 +97,7 @@ def check_rest(layers: Sequence[Document], mistakes: str, console: Console, *, d
     """
     config = without_mistakes(layers, allow_code=allow_code)
     if config is not None:
-        check(config, console, deep=deep, mistakes=mistakes.splitlines())
+        check(config, console, deep=deep, mistakes=mistakes)
     return config is not None
 
 
@@ -111,14 +113,14 @@ def _rows(config: MergeConfig, experts: Experts, names: Sequence[str] | None) ->
         data = load_data(config, experts)
         check_objective(config, experts, data)
     except ConfigError as error:
-        return Data({}, {}, {}, {}, ()), str(error).splitlines()
+        return Data({}, {}, {}, {}, ()), list(error.problems)
     try:
         if names is None:
             data = settle_rows(data, experts, config.data.max_length)
         else:
             data = settled(config, experts, names, data)
     except ConfigError as error:
-        return data, str(error).splitlines()
+        return data, list(error.problems)
     return data, []
 
 
@@ -129,7 +131,7 @@ def _memory(
     try:
         choice = execution_ahead(config, experts, names, rows, _device(config))
     except ConfigError as error:
-        return [], [str(error)]
+        return [], list(error.problems)
     return [*choice.lines, *choice.others], []
 
 
@@ -163,7 +165,7 @@ def _problems_of_tables(config: MergeConfig) -> list[str]:
                 if data is not None:
                     load_table(source_of(data), model.name, config.seed_everything)
             except ConfigError as error:
-                problems += str(error).splitlines()
+                problems += error.problems
     return problems
 
 
@@ -195,7 +197,7 @@ def _numbers(experts: Experts, deep: bool) -> _Read:
     try:
         found = inspect_weights(experts)
     except IncompatibleExpertsError as error:
-        return _Read(experts.shared, (), str(error).splitlines())
+        return _Read(experts.shared, (), error.problems)
     lines = [f"warning: {warning}" for warning in found.warnings]
     if deep:
         lines += [f"{task}: ‖expert − base‖ / ‖base‖ = {size:.4f}" for task, size in found.update.items()]

@@ -88,11 +88,11 @@ def searches(config: MergeConfig) -> bool:
 
 
 def problems_of(step: Callable[[], object]) -> list[str]:
-    """Return the problems that a function raises, one message per line."""
+    """Return the problems that a function raises."""
     try:
         step()
     except ConfigError as error:
-        return str(error).splitlines()
+        return list(error.problems)
     return []
 
 

@@ -7,8 +7,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
 
-from adamerge.optim import SearchingOptimizer
-
 PACKAGES: Final = ("adamerge", "torch", "pytorch_lightning", "lightning", "lightning_fabric")
 """Packages whose classes every configuration may name; naming any other class would import code that others wrote."""
 
@@ -99,6 +97,8 @@ def moved_to(cls: type, name: str) -> str | None:
 
 
 def _below(kind: type) -> Iterator[type]:
+    from adamerge.optim import SearchingOptimizer  # imports torch, which a command's own options do not need
+
     for cls in kind.__subclasses__():
         if cls is not SearchingOptimizer:  # built by a Descent's options, not named in a configuration
             yield cls

@@ -77,7 +77,7 @@ def with_common_tokenizer(
     own = {name: _vocabulary(one, base) for name, one in with_words.items()}
     problems = [line for one in own.values() for line in problems_between(one, own[""])]
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     kept = TemporaryDirectory(prefix="adamerge_tokenizer_", ignore_cleanup_errors=True)
     _KEPT.append(kept)
     common = _chosen(choice, base, own, Path(kept.name) / "union")
@@ -112,7 +112,7 @@ def check_adapters(choice: str, common: Checkpoint, base: Checkpoint, adapters: 
         if one.beneath is not None or moved or mine != theirs.indices:
             problems.append(no_rows(name, choice))
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
 
 
 def no_rows(name: str, choice: str) -> str:
@@ -164,7 +164,7 @@ def _chosen(choice: str, base: Checkpoint, own: Mapping[str, Vocabulary], folder
             "model has a row. Write base or union."
         )
     if problems:
-        raise IncompatibleExpertsError("\n".join(problems))
+        raise IncompatibleExpertsError(*problems)
     return found
 
 

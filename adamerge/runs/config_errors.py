@@ -87,7 +87,7 @@ class Findings:
         last = (max((line for line, _ in order.values()), default=0) + 1, 0)
         ordered = sorted(self.mistakes, key=lambda mistake: order.get(self._written(mistake.key), last))
         if ordered:
-            raise ConfigError("\n".join(dict.fromkeys(mistake.text for mistake in ordered)))
+            raise ConfigError(*dict.fromkeys(mistake.text for mistake in ordered))
 
     def _exactly(self, key: Key) -> Key | None:
         """Return the key that has a place: this one, or the first one below it; None if it was not written."""

@@ -1,20 +1,12 @@
 """Construct objects from their options, and find every option whose value their class refuses."""
 
-import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final, NamedTuple
 
-import torch
-from torch.optim import LBFGS, SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
-from adamerge.learning.loggers import Logger, with_place
 from adamerge.runs.type_hints import Option, alternatives, words
-from adamerge.storage.regular_files import first_line, reason_of
+from adamerge.storage.regular_files import first_line
 from adamerge.types import ConfigError, quoted
 
 INVALID: Final = object()
@@ -122,100 +114,16 @@ def refused(make: Callable[..., object], options: Options) -> Fault | None:
     except ValueError as error:
         return Fault(str(error), own=isinstance(error, ConfigError))
     except LookupError as error:
-        return Fault(_words_of(error), own=False)
+        return Fault(words_of(error), own=False)
     except Exception as error:  # other libraries raise anything; perhaps on INVALID
-        return Fault(_words_of(error), own=False) if options.complete else None
+        return Fault(words_of(error), own=False) if options.complete else None
     return None
 
 
-def _words_of(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """Return the first line of an error's message, or its name; that of a KeyError without its quotation marks."""
     said = ValueError(error.args[0]) if isinstance(error, KeyError) and error.args else error
     return first_line(said) or type(error).__name__
-
-
-def on_trial(cls: type) -> Callable[..., object]:
-    """Return a function that builds an optimiser or a scheduler on temporary coefficients, to check its options.
-
-    It takes steps, because some options are refused only there. A logger is built where it writes nothing.
-    """
-    if issubclass(cls, Logger):
-        return partial(_logger, cls)
-    return partial(_finite, partial(_tried, _move if issubclass(cls, Optimizer) else _decay, cls))
-
-
-def _logger(cls: Callable[..., Logger], **options: object) -> Logger:
-    """Build a logger; nothing is written before it logs.
-
-    Raises:
-        ValueError: What it needs is not installed.
-    """
-    try:
-        return with_place(cls, os.devnull, **options)
-    except ImportError as error:
-        raise ValueError(f"{cls.__name__} cannot be used here: {reason_of(error)}") from error
-
-
-_TRIED_STEPS = 20
-"""Steps of a scheduler that are tried."""
-
-
-def _finite(make: Callable[..., object], **options: object) -> object:
-    """Build an object of finite options only; torch accepts an infinite learning rate."""
-    for name, value in options.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{name}: expected a finite number, found {value}.")
-    return make(**options)
-
-
-def _tried(trial: Callable[..., Iterator[None]], cls: type, **options: object) -> None:
-    """Build an object, and let it take its steps if all options are usable.
-
-    Raises:
-        ValueError: Whatever was raised in its steps.
-    """
-    steps = trial(cls, **options)
-    next(steps)
-    try:
-        _ = any(value is INVALID for value in options.values()) or [*steps]
-    except Exception as error:  # torch raises anything
-        raise ValueError(_words_of(error)) from error
-
-
-def _move(cls: Callable[..., Optimizer], **options: object) -> Iterator[None]:
-    """Build an optimiser; then take a step by a gradient of 1, but for LBFGS, which would take many.
-
-    Raises:
-        ConfigError: The step is to be recorded in a CUDA graph; torch refuses that on the CPU only.
-        ValueError: The step leads to no finite number.
-    """
-    if options.get("capturable") is True:
-        raise ConfigError("capturable: expected false, found True: no step is recorded in a CUDA graph here.")
-    coefficients = torch.nn.Parameter(torch.zeros(2, 2))
-    coefficients.grad = torch.ones(2, 2)
-    optimizer = cls([coefficients], **options)
-    yield
-    if not isinstance(optimizer, LBFGS):
-        optimizer.step()
-    if not coefficients.isfinite().all():
-        raise ValueError(f"a step from 0 by a gradient of 1 leads to {coefficients[0, 0].item()}")
-
-
-def _decay(cls: Callable[..., LRScheduler], **options: object) -> Iterator[None]:
-    """Build a scheduler; then take steps.
-
-    Raises:
-        ValueError: The learning rate becomes negative, or no finite number.
-    """
-    optimizer = SGD([torch.nn.Parameter(torch.zeros(1, 1))], lr=1.0)
-    scheduler = cls(optimizer, **options)
-    yield
-    for step in range(1, 1 + min(_TRIED_STEPS, getattr(scheduler, "total_steps", _TRIED_STEPS))):
-        optimizer.step()
-        scheduler.step()
-        rate = optimizer.param_groups[0]["lr"]
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"the learning rate is {rate:g} times that of the optimiser after {step} steps")
 
 
 def _named(fault: Fault, names: Mapping[str, object]) -> Refusal | None:

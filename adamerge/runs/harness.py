@@ -21,7 +21,7 @@ from adamerge.runs.run_directory import RunDirectory, use_run
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.own_files import EVERY, own_json
 from adamerge.storage.regular_files import is_folder
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, quoted
 
 RESULTS = "lm_eval"
 """Key of metrics.json, and folder of the run directory, with lm-eval's results."""
@@ -107,9 +107,12 @@ def run_harness(config: MergeConfig, folder: Path, tasks: str, console: Console)
         console: Prints the results.
 
     Raises:
-        ConfigError: lm-eval is not installed or fails, the run is not finished, or has no merged checkpoint.
+        ConfigError: A task has no name, lm-eval is not installed or fails, the run is not finished, or has no merged
+            checkpoint.
     """
-    run = RunDirectory(folder)
+    run, names = RunDirectory(folder), [name.strip() for name in tasks.split(",")]
+    if not all(names):
+        raise ConfigError(f"--lm_eval: expected names of tasks with commas between them, found {quoted(tasks)}.")
     if not run.metrics.is_file() or not run.merged.is_dir():
         raise ConfigError(
             f"{folder}: expected a finished run with its merged checkpoint ({run.merged.name}), found none. Finish it, "
@@ -120,9 +123,9 @@ def run_harness(config: MergeConfig, folder: Path, tasks: str, console: Console)
     with use_run(run, "adamerge evaluate", console):
         for name, own in arguments_of(config, folder.absolute()).items():
             console.print(f"lm-eval: {name}", markup=False, highlight=False, soft_wrap=True)
-            found[name] = _measured([*program], own, folder / RESULTS / name, tasks)
+            found[name] = _measured([*program], own, folder / RESULTS / name, ",".join(names))
         kept: Mapping[str, Any] = own_json(run.metrics, "the measurements of a run", "Restore it.", {EVERY: object})
-        added = {**kept, RESULTS: {"tasks": tasks.split(","), "models": found}}
+        added = {**kept, RESULTS: {"tasks": names, "models": found}}
         write_text(run.metrics, json.dumps(added, indent=2, allow_nan=False) + "\n")
         write_report([folder], run.report)
     for name, scores in found.items():

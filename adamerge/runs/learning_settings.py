@@ -34,7 +34,7 @@ def learning_of(config: MergeConfig, *, progress_bar: bool) -> Learning:
     problems = [problem for _, problem in clashes(config, here=True)]
     problems = problems or problems_of(partial(check_learning, learning, len(config.columns)))
     if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+        raise ConfigError(*dict.fromkeys(problems))
     return learning
 
 

@@ -88,9 +88,9 @@ def load_data(
                 evaluation[model.name] = _encoded(model.evaluation, expert, processor, encoding, config.seed_everything)
                 notes += [*evaluation[model.name].notes, *_overlap_note(model.name, calibration, evaluation)]
         except ConfigError as error:
-            problems.append(str(error))
+            problems += error.problems
     if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+        raise ConfigError(*dict.fromkeys(problems))
     return Data(
         {task: encoded.rows for task, encoded in calibration.items()},
         {task: encoded.rows for task, encoded in evaluation.items()},

@@ -112,10 +112,8 @@ def compare_command(runs: Sequence[Path], console: Console) -> None:
         console: Prints the tables.
 
     Raises:
-        ConfigError: There is one run alone, or a run is not finished.
+        ConfigError: A run is not finished.
     """
-    if len(runs) < 2:
-        raise ConfigError(f"compare: expected two or more run directories, found {len(runs)}.")
     section = compared(_read_all(runs))
     for line in section.text:
         _print(console, line)

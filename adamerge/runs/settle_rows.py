@@ -62,7 +62,7 @@ def settle_rows(data: Data, experts: Experts, max_length: int | None, model: Mer
             notes |= dict.fromkeys(f"{task}: {note}" for note in verdict.notes)
             problems |= {f"{task}: {verdict.problem}": None} if verdict.problem else {}
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
     return replace(data, **found, notes=(*data.notes, *notes))
 
 

@@ -7,10 +7,6 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
-from adamerge.learning.loggers import Logger
 from adamerge.runs.class_names import known_classes
 
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", types.NoneType: "null"}
@@ -72,10 +68,21 @@ def nameable(kinds: Sequence[object]) -> list[type]:
     of another library's class can name a class.
     """
     own = [cls for cls in families(kinds) if cls.__module__.partition(".")[0] == "adamerge"]
-    made = [
-        cls for cls in map(called_for, kinds) if cls is not None and issubclass(cls, (Optimizer, LRScheduler, Logger))
-    ]
+    made = [cls for cls in map(called_for, kinds) if cls is not None and _may_be_named(cls)]
     return list(dict.fromkeys([*own, *made]))
+
+
+def _may_be_named(cls: type) -> bool:
+    from torch.optim import Optimizer  # slow imports, which a command's own options do not need
+    from torch.optim.lr_scheduler import LRScheduler
+
+    return issubclass(cls, (Optimizer, LRScheduler)) or _is_logger(cls)
+
+
+def _is_logger(cls: type) -> bool:
+    from adamerge.learning.loggers import Logger  # imports Lightning
+
+    return issubclass(cls, Logger)
 
 
 def section(kinds: Sequence[object]) -> type | None:
@@ -99,7 +106,7 @@ def options(cls: type, *, called_later: bool = False) -> Mapping[str, Option]:
             for own in fields(cls)
             if own.init and get_origin(hints[own.name]) is not ClassVar
         }
-    logger = issubclass(cls, Logger)
+    logger = _is_logger(cls)
     parameters = list(inspect.signature(cls).parameters.values())[1 if called_later and not logger else 0 :]
     named = [own for own in parameters if own.kind in (own.POSITIONAL_OR_KEYWORD, own.KEYWORD_ONLY)]
     hints = _hints_of(cls)

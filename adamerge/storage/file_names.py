@@ -17,7 +17,7 @@ def check_names(names: Iterable[str]) -> None:
     """
     problems = [problem for name in dict.fromkeys(names) if (problem := _problem(name))]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
 
 
 def unnamed(error: UnicodeError) -> str:

@@ -176,10 +176,12 @@ def reason_of(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    r"""Return the first line of an error's message; empty if it has none.
+    r"""Return the first line of an error's message, with what a colon at its end announces; empty if it has none.
 
     Example:
-        >>> first_line(OSError("away\nsince noon")), first_line(TimeoutError())
-        ('away', '')
+        >>> [first_line(ValueError(words)) for words in ("away\nsince noon", "lr:\n  below 0", "")]
+        ['away', 'lr: below 0', '']
     """
-    return next(iter(str(error).strip().splitlines()), "")
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    count = next((number for number, line in enumerate(lines, start=1) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:count])

@@ -15,10 +15,11 @@ from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.merging.task_vectors import TaskVectors
-from adamerge.storage.atomic_files import SafetensorsWriter, whole_folder
+from adamerge.storage.atomic_files import whole_folder
 from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.storage.write_safetensors import SafetensorsWriter
 from adamerge.transforms.transform import TensorTransform, Transform
 
 

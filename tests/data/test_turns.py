@@ -74,6 +74,8 @@ def test_each_source_ends_answers_and_disagreement_is_noted(tokenizer, tmp_path)
         f"mood: the chat template ends a turn with '[SEP]', but generation stops at {word!r}, '[PAD]': answers end at "
         "either."
     )
+    _, (note,) = found(tokenizer, tmp_path, [1, 400, -1])
+    assert note.startswith("mood: generation stops at the token 400, -1 (eos_token_id), which the model lacks")
     tokenizer.eos_token = "[CLS]"
     end, notes = found(tokenizer, tmp_path, 1, None)
     assert end == AnswerEnd((1, 0))

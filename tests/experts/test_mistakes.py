@@ -85,7 +85,7 @@ def another_shape(folder, config):
     model.save_pretrained(folder / "mood")
 
 
-@of_headers("bert.pooler.dense.bias has the shape (7,) in the file but (16,) by config.json")
+@of_headers("bert.pooler.dense.bias has the shape (7,) in the file but (16,) by mood/config.json")
 def another_shape_than_the_configuration_says(folder, config):
     edit_tensors(
         folder / "mood/model.safetensors",

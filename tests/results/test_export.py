@@ -17,7 +17,7 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results.export import export
-from adamerge.storage.atomic_files import SafetensorsWriter
+from adamerge.storage.write_safetensors import SafetensorsWriter
 from adamerge.types import ConfigError
 
 FAMILIES = [

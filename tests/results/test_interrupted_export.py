@@ -13,7 +13,7 @@ from support.mixtures import mixture, near
 from support.processes import Strike
 
 from adamerge.runs.exported_files import hash_export
-from adamerge.storage.atomic_files import SafetensorsWriter
+from adamerge.storage.write_safetensors import SafetensorsWriter
 
 WHOLE, SHARDS = 10**9, 8000
 WRITE, NOTE = "adamerge.storage.atomic_files.SafetensorsWriter.write", "adamerge.storage.resumable.Begun.note"

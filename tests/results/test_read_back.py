@@ -14,8 +14,8 @@ from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.results.export import export
 from adamerge.results.read_back import compare_with_files
-from adamerge.storage.atomic_files import SafetensorsWriter
 from adamerge.storage.digest import checksum_of
+from adamerge.storage.write_safetensors import SafetensorsWriter
 
 
 @pytest.fixture

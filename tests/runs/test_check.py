@@ -18,7 +18,8 @@ def checked(config, *, deep=False):
     out = io.StringIO()
     problems = check(merge_config(config, use="keep"), Console(file=out, width=500), deep=deep)
     lines = out.getvalue().splitlines()
-    assert [line.removeprefix("problem: ") for line in lines if line.startswith("problem: ")] == problems
+    begun = [line.removeprefix("problem: ") for line in lines if line.startswith("problem: ")]
+    assert begun == [problem.splitlines()[0] for problem in problems]
     return problems, lines
 
 
@@ -52,6 +53,13 @@ def test_every_problem_of_every_expert_is_listed(family):
         assert word in problem
     assert lines[-1] == "6 problems found"
     assert listing(family) == before
+
+
+def test_a_refusal_of_several_lines_is_one_problem(family):
+    problems, lines = checked(configuration(export="adapter"))
+    assert len(problems) == 1
+    assert len(problems[0].splitlines()) == 2 + len(configuration()["models"])
+    assert lines[-1] == "1 problem found"
 
 
 def test_problems_of_rows_space_and_directory_are_listed_together(family, monkeypatch):

@@ -4,7 +4,8 @@ import pytest
 from torch.optim import SGD, Adam, RMSprop, SparseAdam
 from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LambdaLR, MultiStepLR, PolynomialLR, StepLR
 
-from adamerge.runs.construct import Options, Refusal, on_trial, refusals
+from adamerge.runs.construct import Options, Refusal, refusals
+from adamerge.runs.trials import on_trial
 from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError
 

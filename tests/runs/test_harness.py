@@ -65,7 +65,7 @@ def place(spoken, tmp_path, monkeypatch):
 
 @pytest.mark.reports
 def test_results_are_in_metrics_and_report(place, main):
-    code, said, complaint = main("evaluate", "run", "--lm_eval", "arc_easy,piqa")
+    code, said, complaint = main("evaluate", "run", "--lm_eval", "arc_easy, piqa")
     assert (code, complaint) == (0, "")
     found = json.loads(Path("run/metrics.json").read_text())
     assert "sizes" in found  # what fit wrote stays
@@ -96,6 +96,9 @@ def test_the_script_runs_the_same_commands(place):
 def test_without_lm_eval_and_with_a_failure_it_is_said_and_nothing_changes(place, main, monkeypatch, tmp_path):
     before = Path("run/metrics.json").read_bytes()
     (tmp_path / "bin" / "lm_eval").write_text("#!/bin/sh\nexit 3\n")
+    code, _, complaint = main("evaluate", "run", "--lm_eval", "arc_easy,")
+    assert code == cli.BAD_INPUT
+    assert "--lm_eval: expected names of tasks with commas between them, found 'arc_easy,'" in complaint
     code, _, complaint = main("evaluate", "run", "--lm_eval", "arc_easy")
     assert code == cli.BAD_INPUT
     assert "it ended with the code 3 on pretrained=" in complaint

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import cast
 
+from adamerge.types import ConfigError, quoted
+
 _ENDING = "_token_id"
 
 
@@ -20,6 +22,28 @@ def token_ids(config: Mapping[str, object], place: str = "") -> dict[str, object
         elif isinstance(value, dict):
             found |= token_ids(cast(Mapping[str, object], value), f"{place}{key}.")
     return found
+
+
+def check_token_ids(ids: Mapping[str, object], where: str) -> None:
+    """Refuse settings that name tokens, but by no index; transformers reads 0.5 as 0, and fails late on a text.
+
+    Args:
+        ids: The settings by key.
+        where: File of the settings.
+
+    Raises:
+        ConfigError: Names the file, the key and the value.
+
+    Example:
+        >>> check_token_ids({"eos_token_id": [2, 3], "pad_token_id": None}, "config.json")
+    """
+    for key, value in ids.items():
+        tokens = cast(list[object], value if isinstance(value, list | tuple) else [] if value is None else [value])
+        if any(not isinstance(token, int) or isinstance(token, bool) or abs(token) >= 2**63 for token in tokens):
+            raise ConfigError(
+                f"{where}: {key}: expected a token's index, a list of them, or null, found {quoted(value)}. "
+                "Correct the file."
+            )
 
 
 def with_settings(config: Mapping[str, object], ids: Mapping[str, object], place: str = "") -> dict[str, object]:

@@ -1,0 +1,99 @@
+"""Build optimisers, schedulers and loggers on trial: what they refuse of their options is found before learning."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch.optim import LBFGS, SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from adamerge.learning.loggers import Logger, with_place
+from adamerge.runs.construct import INVALID, words_of
+from adamerge.storage.regular_files import reason_of
+from adamerge.types import ConfigError
+
+
+def on_trial(cls: type) -> Callable[..., object]:
+    """Return a function that builds an optimiser or a scheduler on temporary coefficients, to check its options.
+
+    It takes steps, because some options are refused only there. A logger is built where it writes nothing.
+    """
+    if issubclass(cls, Logger):
+        return partial(_logger, cls)
+    return partial(_finite, partial(_tried, _move if issubclass(cls, Optimizer) else _decay, cls))
+
+
+def _logger(cls: Callable[..., Logger], **options: object) -> Logger:
+    """Build a logger; nothing is written before it logs.
+
+    Raises:
+        ValueError: What it needs is not installed.
+    """
+    try:
+        return with_place(cls, os.devnull, **options)
+    except ImportError as error:
+        raise ValueError(f"{cls.__name__} cannot be used here: {reason_of(error)}") from error
+
+
+_TRIED_STEPS = 20
+"""Steps of a scheduler that are tried."""
+
+
+def _finite(make: Callable[..., object], **options: object) -> object:
+    """Build an object of finite options only; torch accepts an infinite learning rate."""
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}: expected a finite number, found {value}.")
+    return make(**options)
+
+
+def _tried(trial: Callable[..., Iterator[None]], cls: type, **options: object) -> None:
+    """Build an object, and let it take its steps if all options are usable.
+
+    Raises:
+        ValueError: Whatever was raised in its steps.
+    """
+    steps = trial(cls, **options)
+    next(steps)
+    try:
+        _ = any(value is INVALID for value in options.values()) or [*steps]
+    except Exception as error:  # torch raises anything
+        raise ValueError(words_of(error)) from error
+
+
+def _move(cls: Callable[..., Optimizer], **options: object) -> Iterator[None]:
+    """Build an optimiser; then take a step by a gradient of 1, but for LBFGS, which would take many.
+
+    Raises:
+        ConfigError: The step is to be recorded in a CUDA graph; torch refuses that on the CPU only.
+        ValueError: The step leads to no finite number.
+    """
+    if options.get("capturable") is True:
+        raise ConfigError("capturable: expected false, found True: no step is recorded in a CUDA graph here.")
+    coefficients = torch.nn.Parameter(torch.zeros(2, 2))
+    coefficients.grad = torch.ones(2, 2)
+    optimizer = cls([coefficients], **options)
+    yield
+    if not isinstance(optimizer, LBFGS):
+        optimizer.step()
+    if not coefficients.isfinite().all():
+        raise ValueError(f"a step from 0 by a gradient of 1 leads to {coefficients[0, 0].item()}")
+
+
+def _decay(cls: Callable[..., LRScheduler], **options: object) -> Iterator[None]:
+    """Build a scheduler; then take steps.
+
+    Raises:
+        ValueError: The learning rate becomes negative, or no finite number.
+    """
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1, 1))], lr=1.0)
+    scheduler = cls(optimizer, **options)
+    yield
+    for step in range(1, 1 + min(_TRIED_STEPS, getattr(scheduler, "total_steps", _TRIED_STEPS))):
+        optimizer.step()
+        scheduler.step()
+        rate = optimizer.param_groups[0]["lr"]
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"the learning rate is {rate:g} times that of the optimiser after {step} steps")

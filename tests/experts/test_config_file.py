@@ -1,0 +1,67 @@
+"""Wrong values in config.json: refused with the file, the key and what was expected, where transformers fails too."""
+
+import pytest
+import transformers
+from support.families import configuration
+from support.mistakes import edit_json
+
+from adamerge.experts.config_file import read_config_file
+from adamerge.runs.build_model import open_experts
+from adamerge.runs.load_rows import load_data
+from adamerge.runs.read_config import merge_config
+from adamerge.types import ConfigError, IncompatibleExpertsError
+
+TOKEN = "a token's index, a list of them, or null, found"
+
+
+@pytest.mark.parametrize("value", [7, [None], [["A"]], {"a": 1}, False])
+def test_a_class_is_named_by_a_text(family, value):
+    edit_json(family / "mood/config.json", architectures=value)
+    with pytest.raises(
+        ConfigError, match=r"mood/config\.json: architectures: expected a list with the name of a class"
+    ):
+        read_config_file(family / "mood", trust_remote_code=False)
+
+
+@pytest.mark.parametrize("value", ["abc", 0.5, True, [[1]], [1, "a"], {"a": 1}, 2**70])
+@pytest.mark.parametrize("key", ["decoder_start_token_id", "pad_token_id", "eos_token_id"])
+def test_a_token_is_an_index(family, key, value):
+    edit_json(family / "mood/config.json", **{key: value})
+    with pytest.raises(ConfigError) as refused:
+        read_config_file(family / "mood", trust_remote_code=False)
+    assert str(refused.value).startswith(f"{family}/mood/config.json: {key}: expected {TOKEN}")
+
+
+def test_tokens_of_every_configuration_of_transformers_are_accepted(tmp_path):
+    for settings in ({"eos_token_id": [1, 2]}, {"pad_token_id": -1}, {"bos_token_id": None}, {"eos_token_id": 10**6}):
+        transformers.LlamaConfig(**settings).save_pretrained(tmp_path)
+        found = read_config_file(tmp_path, trust_remote_code=False)
+        assert found.to_dict().items() >= settings.items()
+
+
+def loaded_and_run(folder):
+    """A model of transformers' own, on its own inputs."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    return model(**model.dummy_inputs)
+
+
+@pytest.mark.parametrize(
+    ("folder", "key", "value", "words"),
+    [
+        ("mood", "use_cache", 3, "expected bool, got int (value: 3)"),
+        ("mood", "num_attention_heads", 3, "16) is not a multiple of the number of attention heads (3)"),
+        ("mood", "hidden_act", "abc", "expected the configuration of a BertForSequenceClassification"),
+        ("base", "type_vocab_size", 7, "(2, 16) in the file but (7, 16)"),
+        ("mood", "chunk_size_feed_forward", {}, "BertForSequenceClassification cannot be run on input_ids"),
+    ],
+)
+def test_the_file_and_what_is_wrong_in_it_are_named(family, folder, key, value, words):
+    """Transformers cannot use such a file either."""
+    edit_json(family / folder / "config.json", **{key: value})
+    config = merge_config(configuration())
+    with pytest.raises((ConfigError, IncompatibleExpertsError)) as refused:
+        load_data(config, open_experts(config))
+    assert f"{folder}/config.json" in str(refused.value)
+    assert words in str(refused.value)
+    with pytest.raises(Exception, match=r"."):
+        loaded_and_run(family / folder)
