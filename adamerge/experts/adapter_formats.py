@@ -111,7 +111,8 @@ def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
 
 def _is_adapterhub(options: dict[str, object]) -> bool:
     versioned = str(options.get("version", "")).startswith("adapters.")
-    return options.get("peft_type") is None and (versioned or "model_class" in options or "hidden_size" in options)
+    known = versioned or "model_class" in options or {"config", "hidden_size"} <= options.keys()
+    return options.get("peft_type") is None and known
 
 
 def _of_images(folder: Path) -> str | None:
