@@ -170,7 +170,9 @@ def read_adapter_config(source: str, folder: Path) -> AdapterConfig:
         raise ConfigError(f"{file}: expected a mapping of options, found {type(options).__name__}. Copy it again.")
     if "lora_parameters" in options or "fine_tune_type" in options:
         return _of_mlx(source, options)
-    wrong = (*_wrong_types(options), *_wrong_class(options), *_problems(options), *_wrong_ranks(options))
+    other = _other_kind(options)
+    checks = (_wrong_types, _wrong_class, _problems, _wrong_ranks)
+    wrong = [other] if other else [problem for check in checks for problem in check(options)]
     problems = [f"{file}: {problem}" for problem in wrong]
     if problems:
         raise ConfigError(*problems)
@@ -213,19 +215,21 @@ def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:
     return AdapterConfig(source, float(str(scale)), {}, False, kind == "dora", None, base, None, (), {}, True, True)
 
 
-def _problems(options: Mapping[str, object]) -> Iterator[str]:
-    """List what makes an adapter something else than base + scale · B A."""
+def _other_kind(options: Mapping[str, object]) -> str | None:
+    """Say that an adapter is of another kind than LoRA; its other options mean something else then."""
     kind = options.get("peft_type")
     if isinstance(kind, str) and kind in _NO_CHANGE_OF_WEIGHTS:
-        yield (
+        return (
             f"expected a LoRA adapter, found {kind}: {_NO_CHANGE_OF_WEIGHTS[kind]}, which is no change of weights and "
             "cannot be merged. Train a LoRA adapter, or leave this expert out."
         )
-        return
     if kind != "LORA":
-        found = kind or "no peft_type"
-        yield f"expected a LoRA adapter (peft_type LORA), found {found}. {MERGE_FIRST}."
-        return
+        return f"expected a LoRA adapter (peft_type LORA), found {kind or 'no peft_type'}. {MERGE_FIRST}."
+    return None
+
+
+def _problems(options: Mapping[str, object]) -> Iterator[str]:
+    """List what makes an adapter something else than base + scale · B A."""
     patterns = options.get("alpha_pattern") or {}
     numbers = {"lora_alpha": options.get("lora_alpha")}
     if isinstance(patterns, dict):

@@ -16,8 +16,8 @@ _MLX_OLD = "adapters.npz"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 """Endings of files that hold pickled tensors."""
 _DIFFUSERS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
-_KOHYA = ("lora_unet_", "lora_te", "lora_transformer_")
-"""How names of tensors begin in adapters of Kohya's scripts."""
+_KOHYA = ("lora_unet_", "lora_te", "lora_transformer_", "lora_prior_", "lycoris_", "oft_unet_", "oft_te", "bundle_emb.")
+"""How names of tensors begin in adapters of Kohya's scripts, and of those that write the same files."""
 _PIPELINE = (
     "unet.",
     "diffusion_model.",
@@ -27,7 +27,8 @@ _PIPELINE = (
     "text_encoder_2.",
 )
 """How names of tensors begin in adapters of diffusers: with a part of a pipeline."""
-_ADAPTERHUB = ("adapter.safetensors", "pytorch_adapter.bin", "head_config.json")
+_OLD_DIFFUSERS = ("lora.down.", "lora.up.")
+_ADAPTERHUB = ("adapter.safetensors", "pytorch_adapter.bin", "head_config.json", "adapter_fusion_config.json")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -110,7 +111,8 @@ def adapter_tensors(source: str, folder: Path, allow_pickle: bool) -> Weights:
 
 def _is_adapterhub(options: dict[str, object]) -> bool:
     versioned = str(options.get("version", "")).startswith("adapters.")
-    return options.get("peft_type") is None and (versioned or "model_class" in options)
+    known = versioned or "model_class" in options or {"config", "hidden_size"} <= options.keys()
+    return options.get("peft_type") is None and known
 
 
 def _of_images(folder: Path) -> str | None:
@@ -126,7 +128,7 @@ def _pickles(folder: Path) -> list[Path]:
 
 
 def of_image_generator(file: Path, *, alone: bool = True) -> str | None:
-    """Say of which program a file is that adapts an image generator, and what to do; None if it is of none.
+    """Say of which program a file is that adapts an image generator, or may, and what to do; None if it is of none.
 
     Args:
         file: A file that may hold tensors.
@@ -138,16 +140,21 @@ def of_image_generator(file: Path, *, alone: bool = True) -> str | None:
             f"{file.name} in Kohya's format (lora_down, lora_up, alpha), which adapts an image generator. Only "
             "models of transformers are merged; convert it to PEFT if it adapts one"
         )
-    of_pipeline = any(key.startswith(_PIPELINE) and "lora" in key for key in keys)
+    of_pipeline = any(
+        (key.startswith(_PIPELINE) and "lora" in key) or any(part in key for part in _OLD_DIFFUSERS) for key in keys
+    )
     if (file.name in _DIFFUSERS and file.exists()) or (alone and of_pipeline):
         return (
             f"{file.name} of diffusers, which adapts an image generator. Only models of transformers are merged; "
             "fuse it in diffusers (fuse_lora)"
         )
-    if alone and file.suffix.lower() in PICKLES and any(".lora_A." in key for key in keys):
+    pickled = file.suffix.lower() in PICKLES
+    if alone and file.name not in (PEFT, PICKLED) and any(".lora_A." in key for key in keys):
         return (
-            f"{file.name}, pickled factors of PEFT without {CONFIG}, so that their scale is unknown. Name it "
-            f"{PICKLED}, put the {CONFIG} of its training beside it, and set allow_pickle: true"
+            f"{file.name}, {'pickled ' if pickled else ''}factors without {CONFIG}, so that their scale is unknown. If "
+            f"PEFT trained them, name it {PICKLED if pickled else PEFT} and put the {CONFIG} of its training beside it"
+            f"{' (and set allow_pickle: true)' if pickled else ''}; if they adapt an image generator, they cannot be "
+            "merged: only models of transformers are"
         )
     return None
 

@@ -22,10 +22,22 @@ def no_weight(parts: Parts, path: str, owner: nn.Module) -> tuple[str, str] | No
     return None
 
 
-def never_called(parts: Parts) -> tuple[str, str]:
-    """Say that factors of the out_proj of nn.MultiheadAttention alone are in no forward pass of PEFT's model."""
+def read_elsewhere(parts: Parts, reader: str, *, called: bool) -> tuple[str, str]:
+    """Say that a class computes with a weight itself, where PEFT's model has it without its factors.
+
+    Args:
+        parts: The factors.
+        reader: Name of the class.
+        called: Whether the layer is called too.
+    """
+    if called:
+        what = (
+            f"is a factor of {parts.module}, whose weight {reader} reads beside calling the layer: PEFT trains with it "
+            "in the call alone, and adds it for both when it merges, so that what was trained is no weight of the layer"
+        )
+        return what, _WITHOUT
     what = (
-        f"is a factor of {parts.module} alone, which nn.MultiheadAttention reads and never calls: PEFT trains without "
+        f"is a factor of {parts.module}, whose weight {reader} reads without calling the layer: PEFT trains without "
         "it, and adds it when it merges"
     )
     return what, f"{_WITHOUT}; if other code than PEFT did train it, merge it there, and give the complete model"

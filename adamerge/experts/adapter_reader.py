@@ -20,7 +20,7 @@ from adamerge.experts.adapter_formulas import (
     shifted,
 )
 from adamerge.experts.adapter_keys import Keys, Part, Parts
-from adamerge.experts.adapter_no_weight import never_called, no_weight
+from adamerge.experts.adapter_no_weight import no_weight, read_elsewhere
 from adamerge.experts.adapter_numbers import moves
 from adamerge.experts.adapter_parts import FusedParts
 from adamerge.experts.adapter_places import OTHER_BASE, UNTIE, AdapterPlaces
@@ -29,6 +29,8 @@ from adamerge.experts.adapter_switch import FUSE
 from adamerge.experts.adapter_whole import WholeTensors
 from adamerge.experts.low_rank import Adapted, Change, LowRank
 from adamerge.experts.name_patterns import several
+from adamerge.experts.random_copy import unnumbered
+from adamerge.experts.read_elsewhere import reads_of
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
 
@@ -52,6 +54,7 @@ class AdapterReader:
         twice: Modules whose factors PEFT adds twice.
         without_bias: Layers with trained rows that PEFT computes without their bias.
         paths: Modules that have factors.
+        unseen: Those whose weights a trial pass of the class has not read.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class AdapterReader:
         self.scales: set[float] = set()
         self.other_ranks: dict[str, tuple[int, int]] = {}
         self.twice: list[str] = []
+        self.unseen: list[str] = []
         self.paths: set[str] = set()
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
         self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly, part=part)
@@ -130,10 +134,12 @@ class AdapterReader:
         weight = self._places.parameter(own)
         if "token rows" in names:
             yield from self._rows.changes(parts, path, weight)
-        elif problem := no_weight(parts, path, owner) or self._never_called(parts):
+        elif problem := no_weight(parts, path, owner):
             self._problem(parts.first, *problem)
         elif weight is None or parts.depth or ("A" in names and self._targeted(own, self.module.get_parameter(own))):
             yield from self._fused(parts, path)
+        elif problem := self._read_elsewhere(parts, own):
+            self._problem(parts.first, *problem)
         elif weight not in self.base:
             self._places.lacking(parts.first, weight)
         elif (layout := layout_of(owner, mlx=parts.mlx)) is None:
@@ -171,9 +177,17 @@ class AdapterReader:
             )
         return Change(low_rank=low_rank)
 
-    def _never_called(self, parts: Parts) -> tuple[str, str] | None:
-        alone = self._attention(parts) and not parts.of_outer
-        return never_called(parts) if alone and moves(self.tensors, parts) else None
+    def _read_elsewhere(self, parts: Parts, name: str) -> tuple[str, str] | None:
+        """Say why factors of a weight were not in training where the model computes with it; None if they were."""
+        if parts.mlx or (self._attention(parts) and parts.of_outer):
+            return None
+        reads, bias = reads_of(self.module), parts.names.get("B bias")
+        reader = "MultiheadAttention" if self._attention(parts) else reads.reader(name)
+        if reader is None:
+            self.unseen += [] if reads.reached(name) else [parts.module]
+        elif moves(self.tensors, parts) or (bias is not None and bool(self.tensors[bias].any())):
+            return read_elsewhere(parts, reader, called=unnumbered(name) in reads.called)
+        return None
 
     def _merged_twice(self, parts: Parts) -> bool:
         """Return whether PEFT adds factors twice, in training and when it merges: of attention's out_proj."""
@@ -229,6 +243,9 @@ class AdapterReader:
             factors = self._of_parameter(parts, target, self.base.shape(weight), transposed)
             if factors is None:
                 break
+            if problem := self._read_elsewhere(parts, target):
+                self._problem(parts.first, *problem)
+                return
             self._places.side(weight, target)
             yield weight, Change(low_rank=factors)
             return

@@ -51,6 +51,11 @@ def describe_adapter(reader: AdapterReader, weights: Adapted) -> Iterator[str]:
             f"learn on ({', '.join(sorted(set(whole.values())))}): each is computed whole in every step, one at a "
             "time, which takes the time of a complete checkpoint and the memory of one tensor."
         )
+    if reader.unseen:
+        yield Fact(
+            f"{config.source}: a trial of {type(module).__name__} on made-up inputs did not reach "
+            f"{several(reader.unseen)}: whether it calls them, without which PEFT trains no factors, is not known."
+        )
     if of_head and not heads:
         yield (
             f"{config.source}: the adapter holds no head, though {type(module).__name__} has one "

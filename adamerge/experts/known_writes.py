@@ -17,15 +17,16 @@ _FOUND: WeakKeyDictionary[type[nn.Module], dict[str, frozenset[str]]] = WeakKeyD
 
 def known_writes(module: nn.Module) -> frozenset[str] | None:
     """Name the parameters that a pass of a like module has changed; None if none has run."""
-    return _FOUND.get(type(module), {}).get(_settings(module))
+    return _FOUND.get(type(module), {}).get(like(module))
 
 
 def remember_writes(module: nn.Module, names: frozenset[str]) -> None:
     """Remember what a pass has changed, for modules of the same class and configuration; others may all differ."""
     if getattr(module, "config", None) is not None:
-        _FOUND.setdefault(type(module), {})[_settings(module)] = names
+        _FOUND.setdefault(type(module), {})[like(module)] = names
 
 
-def _settings(module: nn.Module) -> str:
+def like(module: nn.Module) -> str:
+    """Describe what the passes of a module depend on besides its class and its numbers: equal texts, equal passes."""
     convert = getattr(getattr(module, "config", None), "to_dict", dict[str, object])
     return json.dumps({key: value for key, value in convert().items() if key not in _OF_LABELS}, default=str)

@@ -53,11 +53,21 @@ def random_state(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     drawn: dict[tuple[str, torch.Size], Tensor] = {}
     state: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
-        kind = (".".join(part for part in name.split(".") if not part.isdigit()), parameter.shape)
+        kind = (unnumbered(name), parameter.shape)
         if kind not in drawn:
             drawn[kind] = _drawn(name, parameter.shape, draw)
         state[name] = drawn[kind]
     return state
+
+
+def unnumbered(name: str) -> str:
+    """Leave the numbers of blocks out of a name, so that those of all blocks are alike.
+
+    Example:
+        >>> unnumbered("encoder.layer.11.output.weight")
+        'encoder.layer.output.weight'
+    """
+    return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 def small(state: Mapping[str, Tensor]) -> frozenset[str]:

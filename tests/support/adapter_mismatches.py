@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from families.table import TOKENS
 from safetensors.torch import load_file, save_file
 from support.adapters import (
     GPT2,
@@ -115,6 +116,15 @@ def _out_proj_alone(folder: Path):
     return base, adapter
 
 
+def _of_a_class(architecture: str, target: str, folder: Path, **options: object):
+    """Factors that are not 0 of a layer whose weight the class reads."""
+    cls = getattr(transformers, architecture)
+    module = cls(cls.config_class(**TOKENS, **options))
+    module.save_pretrained(folder / "base")
+    trained(module, {"target_modules": [target]}).save_pretrained(folder / "adapter")
+    return folder / "base", folder / "adapter"
+
+
 def _no_single_experts(folder: Path):
     _, adapter, _ = of_mlx_mixture(folder, "MixtralForCausalLM", {"gate_proj": "w1"}, False)
     model("GptOssForCausalLM").save_pretrained(folder / "other")
@@ -160,7 +170,15 @@ MADE = {
     "a grouped convolution": (_grouped, "dwconv.* grouped convolution.*no weight.*Train"),
     "the out_proj of MultiheadAttention alone": (
         _out_proj_alone,
-        r"head\.attention\.out_proj alone.* never calls: PEFT trains without it.*exclude_modules",
+        r"head\.attention\.out_proj, whose weight MultiheadAttention reads without calling.*exclude_modules",
+    ),
+    "a layer whose weight the class reads": (
+        partial(_of_a_class, "MambaForCausalLM", "layers.0.mixer.dt_proj"),
+        r"mixer\.dt_proj, whose weight MambaMixer reads without calling the layer: PEFT trains without it.*exclude",
+    ),
+    "a layer whose weight the class reads beside calling it": (
+        partial(_of_a_class, "DebertaV2ForMaskedLM", "word_embeddings", legacy=False),
+        r"word_embeddings, whose weight DebertaV2LMPredictionHead reads beside calling the layer.*no weight.*exclude",
     ),
     "experts of mlx-lm without a file of each": (
         _no_single_experts,

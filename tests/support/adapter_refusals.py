@@ -23,6 +23,10 @@ OPTIONS = {
         {"peft_type": None, "model_class": "BertModel", "version": "adapters.1.0"},
         "found one of AdapterHub",
     ),
+    "AdapterHub, an old version": (
+        {"peft_type": None, "type": "text_task", "hidden_size": 768, "config": {"LN_after": False}},
+        "found one of AdapterHub",
+    ),
     "no alpha": ({"lora_alpha": None}, "expected lora_alpha, found none, so the scale is unknown"),
     "rank 0 in the options": ({"r": 0}, "expected r as a rank from 1, found 0"),
     "rank 0 in a pattern": ({"rank_pattern": {"q_proj": 0}}, "expected rank_pattern.q_proj as a rank from 1, found 0"),
@@ -207,8 +211,24 @@ FILES = {
     "PEFT, pickled without options": (
         {"adapter.pt": {"base_model.model.a.lora_A.weight": torch.ones(2, 2)}},
         ONLY,
-        "adapter.pt, pickled factors of PEFT without adapter_config.json.*allow_pickle",
+        "adapter.pt, pickled factors without adapter_config.json.*allow_pickle",
     ),
+    "factors without options": (
+        {"flux.safetensors": {"transformer.x_embedder.lora_A.weight": torch.ones(2, 2)}},
+        ONLY,
+        "flux.safetensors, factors without adapter_config.json.*name it adapter_model.safetensors.*image generator",
+    ),
+    "diffusers, of attention alone": (
+        {"style.safetensors": {"mid_block.attn1.processor.to_q_lora.down.weight": torch.ones(2, 2)}},
+        ONLY,
+        "style.safetensors of diffusers",
+    ),
+    "LyCORIS": (
+        {"style.safetensors": {"lycoris_blocks_0_attn.lokr_w1": torch.ones(2, 2)}},
+        ONLY,
+        "style.safetensors in Kohya's format",
+    ),
+    "AdapterHub, a fusion": ({"adapter_fusion_config.json": b"{}"}, ONLY, "found one of AdapterHub"),
     "pickled, and damaged": ({"lora.pt": b"PK"}, ONLY, "has lora.pt, pickled; .* If it is a LoRA of Kohya's scripts"),
     "AdapterHub": ({"adapter.safetensors": {"a": torch.ones(2)}}, ONLY, "found one of AdapterHub"),
     "no options": ({}, (), "expected adapter_config.json beside the adapter's tensors"),
