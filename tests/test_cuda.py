@@ -241,13 +241,15 @@ def test_learning_follows_the_task_vectors_and_refuses_another_device():
 
 
 def test_targets_are_those_of_the_cpu():
-    settings = TargetSettings(layers=("middle", -1), size=8)
+    settings = TargetSettings(layers=("middle", -1))
     found = {}
     for device in (CUDA, CPU):
         model, rows = digits_on(device, resident=False)
         batch = rows["upright"].batch(range(5))
         outputs = model.expert("upright")({"pixel_values": batch.inputs["pixel_values"].to(device)}, settings.layers)
-        found[device] = compute_targets(model, {"upright": rows["upright"]}, settings, None)["upright"](batch, outputs)
+        found[device] = compute_targets(model, {"upright": rows["upright"]}, settings, 8, None)["upright"](
+            batch, outputs
+        )
         assert found[device].logits.device == device
     there, here = found[CUDA], found[CPU]
     assert torch.allclose(there.logits.cpu(), here.logits, atol=1e-4)

@@ -46,14 +46,12 @@ class TargetSettings:
         tail: Otherwise: the largest probability that the tokens that are not stored may have together, averaged over
             the positions of a batch.
         temperature: Temperature of the log-probabilities of a large vocabulary.
-        size: Rows per forward pass.
     """
 
     layers: Layers = ()
     whole: bool = False
     tail: float = 1e-3
     temperature: float = 1.0
-    size: int = 32
 
 
 class Targets:
@@ -122,6 +120,7 @@ def compute_targets(
     model: MergedModel,
     rows: Mapping[str, Rows],
     settings: TargetSettings,
+    size: int,
     folder: Path | None,
     keeper: Keeper | None = None,
 ) -> dict[str, Targets]:
@@ -131,6 +130,7 @@ def compute_targets(
         model: Runs the experts.
         rows: Calibration rows per task.
         settings: Which outputs to store.
+        size: Rows per forward pass.
         folder: Folder of the stored outputs, one file per task; None keeps them in memory only.
         keeper: Stores the outputs under their cache key.
 
@@ -138,21 +138,23 @@ def compute_targets(
         Stored outputs per task.
     """
     keeper = keeper or Keeper()
-    return {task: Targets(_kept_or_made(model, task, own, settings, folder, keeper)) for task, own in rows.items()}
+    return {
+        task: Targets(_kept_or_made(model, task, own, settings, size, folder, keeper)) for task, own in rows.items()
+    }
 
 
 def _kept_or_made(
-    model: MergedModel, task: str, rows: Rows, settings: TargetSettings, folder: Path | None, keeper: Keeper
+    model: MergedModel, task: str, rows: Rows, settings: TargetSettings, size: int, folder: Path | None, keeper: Keeper
 ) -> dict[str, Tensor]:
     if folder is None:
-        return _made(model, task, rows, settings)
+        return _made(model, task, rows, settings, size)
     remove_former(folder, task)
     expert = digest_of_expert(model.experts.models[task])
-    key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], settings.size)
+    key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], size)
     return keeper(
         folder / f"{task}.safetensors",
         key,
-        lambda path: write_safetensors(path, _made(model, task, rows, settings), {"format": "pt"}),
+        lambda path: write_safetensors(path, _made(model, task, rows, settings, size), {"format": "pt"}),
         lambda path: _read(path, len(rows)),
     )
 
@@ -187,10 +189,10 @@ def _read(path: Path, rows: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings) -> dict[str, Tensor]:
+def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings, size: int) -> dict[str, Tensor]:
     parts: dict[str, dict[int, Tensor]] = {}
     form: Form = "classes"
-    for _, batch, outputs in expert_of(model, task).outputs(rows.batches(settings.size), settings.layers):
+    for _, batch, outputs in expert_of(model, task).outputs(rows.batches(size), settings.layers):
         masks, form = _counted(batch, outputs), outputs.form
         for key, values in _outputs(outputs, settings, masks.get("logits")).items():
             mask = masks.get("logits" if key == "top" else key)

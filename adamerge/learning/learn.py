@@ -114,8 +114,8 @@ def learn(
     """
     check_learning(learning, len(model.vectors.experts))
     if learning.steps:
-        targets = targets if isinstance(targets, Goals) else goals_of(model, objective, calibration, targets)
         size, temperature = learning.batching.micro_batch, target_settings(objective).temperature
+        targets = targets if isinstance(targets, Goals) else goals_of(model, objective, calibration, size, targets)
         held_out = held_out or hold_out(model, calibration.watch, size, targets.watch, temperature)
     return descend(
         model,
@@ -211,6 +211,7 @@ def goals_of(
     model: MergedModel,
     objective: Objective,
     calibration: Calibration,
+    size: int,
     folder: Path | None,
     keeper: Keeper | None = None,
 ) -> Goals:
@@ -222,7 +223,10 @@ def goals_of(
     compared = {task: own for task, own in calibration.learn.items() if objective_of(task, objective).uses_targets}
     parts = ((compared, "learn"), (calibration.watch, "watch"))
     return Goals(
-        *(compute_targets(model, rows, settings, folder / name if folder else None, keeper) for rows, name in parts)
+        *(
+            compute_targets(model, rows, settings, size, folder / name if folder else None, keeper)
+            for rows, name in parts
+        )
     )
 
 

@@ -90,10 +90,10 @@ def learn_in_stages(
     Returns:
         The model with the final grouping, and its coefficients.
     """
+    size, temperature = learning.batching.micro_batch, target_settings(objective).temperature
     goals = targets if isinstance(targets, Goals) else Goals({}, {})
     if learning.steps and not isinstance(targets, Goals):
-        goals = goals_of(model, objective, calibration, targets)
-    size, temperature = learning.batching.micro_batch, target_settings(objective).temperature
+        goals = goals_of(model, objective, calibration, size, targets)
     held_out = held_out or hold_out(model, calibration.watch, size, goals.watch, temperature)
     run = partial(
         descend, objective=objective, calibration=calibration, held_out=held_out, goals=goals, resume=resume, tell=tell

@@ -98,11 +98,9 @@ class AutoCentre:
             remove_whole(self.run.contestants)
 
     def _held_out(self) -> HeldOut:
-        settings = target_settings(self.config.objective)
-        targets = compute_targets(self.plain, self.rows, settings, self.run.targets / "watch", self.keeper)
-        return hold_out(
-            self.plain, self.rows, self.config.data.micro_batch, targets, settings.temperature, self.config.keep_weight
-        )
+        settings, size = target_settings(self.config.objective), self.config.data.micro_batch
+        targets = compute_targets(self.plain, self.rows, settings, size, self.run.targets / "watch", self.keeper)
+        return hold_out(self.plain, self.rows, size, targets, settings.temperature, self.config.keep_weight)
 
     def _contestants(self) -> dict[str, Candidate]:
         """Build every merge at every scale, by name, the cheap ones first."""

@@ -112,7 +112,7 @@ def learn_merge(
         learn = augmented(calibration.learn, config.data.augmentation, config.seed_everything)
         calibration = replace(calibration, learn=learn)
         needed = calibration if learning.steps else replace(calibration, learn={})
-        goals = goals_of(model, config.objective, needed, run.targets, keeper)
+        goals = goals_of(model, config.objective, needed, size, run.targets, keeper)
         temperature = target_settings(config.objective).temperature
         held_out = hold_out(model, calibration.watch, size, goals.watch, temperature, config.keep_weight)
         learning = replace(learning, trainer=with_loggers(learning.trainer, run.logs))

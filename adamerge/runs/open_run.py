@@ -178,9 +178,9 @@ def _held_out(
     rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, run.answers, keeper)
     watch = divide(rows, config.data, config.seed_everything).watch
     kept = run.targets if run.targets.exists() else None
-    goals = goals_of(model, config.objective, Calibration({}, watch), kept, keeper)
-    temperature = target_settings(config.objective).temperature
-    return hold_out(model, watch, config.data.micro_batch, goals.watch, temperature, config.keep_weight)
+    size, temperature = config.data.micro_batch, target_settings(config.objective).temperature
+    goals = goals_of(model, config.objective, Calibration({}, watch), size, kept, keeper)
+    return hold_out(model, watch, size, goals.watch, temperature, config.keep_weight)
 
 
 def _notes(run: RunDirectory, data: Data) -> Iterator[str]:

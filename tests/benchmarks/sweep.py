@@ -78,7 +78,7 @@ FEW = {f"{few} rows a task": few for few in (8, 64)}
 def measured(seed: Seed, found: Found) -> dict[str, float]:
     """Divergence in nats and agreement in %, mean over tasks, on the rows that were spared."""
     model, size = found.model, 32
-    targets = compute_targets(model, seed.spare, TargetSettings(()), seed.folder / "spared")
+    targets = compute_targets(model, seed.spare, TargetSettings(()), 32, seed.folder / "spared")
     rows = hold_out(model, seed.spare, size, targets)
     with torch.no_grad():
         merged = model.vectors.combine(found.coefficients, model.grouping)

@@ -102,7 +102,7 @@ def test_held_out_rows_are_measured_as_each_row_alone(form, tokenizer):
     with torch.no_grad():
         result = merge(form, tokenizer, trainer={**TRAINER, "max_steps": 0}).learn()
         model, rows = result.model, result._opened.data.calibration
-        targets = compute_targets(model, rows, TargetSettings(size=3), None)
+        targets = compute_targets(model, rows, TargetSettings(), 3, None)
         held_out = hold_out(model, rows, 5, targets)
         base, experts = models_of(form)
         said = {task: plain(form, expert, tokenizer) for task, expert in experts.items()}

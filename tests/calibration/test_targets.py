@@ -54,9 +54,9 @@ def rows_of(count=6, seed=0):
 )
 def test_kept_outputs_are_the_experts_own(tmp_path, architecture, family):
     model, rows = model_of(tmp_path / "models", architecture, family), rows_of()
-    settings = TargetSettings(layers=("middle", -1), size=4)
-    compute_targets(model, {"a": rows}, settings, tmp_path / "kept")
-    kept = compute_targets(model, {"a": rows}, settings, tmp_path / "kept")["a"]
+    settings = TargetSettings(layers=("middle", -1))
+    compute_targets(model, {"a": rows}, settings, 4, tmp_path / "kept")
+    kept = compute_targets(model, {"a": rows}, settings, 4, tmp_path / "kept")["a"]
     batch = rows.batch([5, 0, 3])
     online = model.expert("a")(batch.inputs, settings.layers)
     found = kept(batch, online)
@@ -82,8 +82,8 @@ def test_most_likely_tokens_suffice_for_a_large_vocabulary(tmp_path, spread, tem
     vectors = task_vectors(experts, inspect_weights(experts).changed)
     model, rows = MergedModel(experts, vectors, task_wise(tuple(vectors.shapes))), rows_of(12)
     objective = LogitAlignment(temperature=temperature)
-    compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)
-    kept = compute_targets(model, {"a": rows}, target_settings(objective), tmp_path)["a"]
+    compute_targets(model, {"a": rows}, target_settings(objective), 32, tmp_path)
+    kept = compute_targets(model, {"a": rows}, target_settings(objective), 32, tmp_path)["a"]
     batch = rows.batch([3, 0, 7, 11, 5])
 
     def step(targets_of):
@@ -119,30 +119,31 @@ def test_a_second_run_reuses_and_a_change_is_detected(tmp_path, monkeypatch):
     expert = model.expert
     monkeypatch.setattr(model, "expert", lambda task: runs.append(task) or expert(task))
 
-    def count(rows, settings):
+    def count(rows, settings, size=32):
         runs.clear()
-        compute_targets(model, {"a": rows}, settings, folder)
+        compute_targets(model, {"a": rows}, settings, size, folder)
         return len(runs)
 
-    settings = TargetSettings(size=32)
+    settings = TargetSettings()
     assert count(rows, settings) == 1
     assert count(rows, settings) == 0
+    assert count(rows, settings, 2) == 1
     assert count(rows_of(seed=1), settings) == 1
-    assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
+    assert count(rows, TargetSettings(layers=(1,))) == 1
     (file,) = folder.glob("*.safetensors")
     good = file.read_bytes()
     file.write_bytes(good[:-4] + bytes(b ^ 1 for b in good[-4:]))
-    assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
+    assert count(rows, TargetSettings(layers=(1,))) == 1
     assert file.read_bytes() == good
     file.write_bytes(good[:50])
-    assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
+    assert count(rows, TargetSettings(layers=(1,))) == 1
     file.unlink()
-    assert count(rows, TargetSettings(layers=(1,), size=32)) == 1
+    assert count(rows, TargetSettings(layers=(1,))) == 1
 
 
 def test_predictions_are_those_of_the_targets_and_no_expert_runs_again(tmp_path, monkeypatch):
     model, rows = model_of(tmp_path / "models", "LlamaForCausalLM", "llama"), {"a": rows_of(7)}
-    targets = compute_targets(model, rows, TargetSettings(size=4), None)
+    targets = compute_targets(model, rows, TargetSettings(), 4, None)
     alone = hold_out(model, rows, 3).predicted["a"]
     monkeypatch.setattr(model, "expert", None)
     for one, other in zip(hold_out(model, rows, 3, targets).predicted["a"], alone, strict=True):

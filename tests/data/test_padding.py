@@ -74,7 +74,7 @@ def measured(model, rows, objective):
     """Compute the objective on all rows with stored targets, and its gradient in the coefficients."""
     kept = {}
     if objective.uses_targets:
-        kept = compute_targets(model, {"a": rows}, target_settings(objective), None)
+        kept = compute_targets(model, {"a": rows}, target_settings(objective), 32, None)
 
     def loss_of(outputs, batch):
         return objective(outputs, batch, kept["a"](batch, outputs) if kept else None)

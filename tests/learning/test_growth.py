@@ -105,7 +105,7 @@ def grown(place, steps=STEPS, least=0.05, watched=True, trainer=(), **options):
         trainer={"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False, **dict(trainer)},
     )
     chunks = Chunks("auto", first_steps=2, least=least, growth=3)
-    known = {"made_of": {"rows": "a"}, "targets": goals_of(model, LogitAlignment(), rows, None)}
+    known = {"made_of": {"rows": "a"}, "targets": goals_of(model, LogitAlignment(), rows, 32, None)}
     return stages.learn_in_stages(
         model, LogitAlignment(), rows, learning, chunks, place / "first_stage", **known, **options
     )

@@ -70,7 +70,7 @@ def run(scheduler, steps, rate=3e-2, watched=True, also=(), average=0.0, monitor
     experts, own = digits_family()
     model = MergedModel(experts, task_vectors(experts, experts.shared, resident=True), tensor_wise(experts.shared))
     rows = Calibration(own, own if watched else {})
-    goals = goals_of(model, LogitAlignment(), rows, None)
+    goals = goals_of(model, LogitAlignment(), rows, 32, None)
     learning = Learning(
         partial(Adam, lr=rate),
         scheduler=scheduler,

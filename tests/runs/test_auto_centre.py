@@ -11,6 +11,7 @@ from support.families import configuration, write
 from support.networks import divergence_of, merge, summed
 
 from adamerge.calibration.race import Auto
+from adamerge.data.rows import Rows
 from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.save_config import resolved
 from adamerge.transforms import Wudi
@@ -83,3 +84,14 @@ def test_three_ways_of_asking_are_one(family):
     own = merge_config({**models, "centre": Auto(merges=[Wudi()], scales=[1.0])})
     Path("saved.yaml").write_text(resolved(own))
     assert read_config(Path("saved.yaml"), lambda note: None).centre == own.centre
+
+
+def test_no_pass_has_more_rows_than_micro_batch(monkeypatch):
+    """Neither to learn, nor to judge merges, nor to store what the experts answer."""
+    sizes, batch = [], Rows.batch
+    monkeypatch.setattr(Rows, "batch", lambda rows, indices: sizes.append(len(indices)) or batch(rows, indices))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = {"rows": 16, "batch_size": 4, "micro_batch": 2}
+        merge(centre=Auto(merges=[], scales=[1.0], rows=4), data=data, trainer={"max_steps": 1}).learn()
+    assert max(sizes) == 2
