@@ -221,13 +221,9 @@ def goals_of(
     """
     settings = target_settings(objective)
     compared = {task: own for task, own in calibration.learn.items() if objective_of(task, objective).uses_targets}
-    parts = ((compared, "learn"), (calibration.watch, "watch"))
-    return Goals(
-        *(
-            compute_targets(model, rows, settings, size, folder / name if folder else None, keeper)
-            for rows, name in parts
-        )
-    )
+    places = (folder / name if folder else None for name in ("learn", "watch"))
+    parts = zip((compared, calibration.watch), places, strict=True)
+    return Goals(*(compute_targets(model, rows, settings, size, place, keeper) for rows, place in parts))
 
 
 def target_settings(objective: Objective) -> TargetSettings:

@@ -16,7 +16,7 @@ from adamerge.runs.exported_files import hash_export
 from adamerge.storage.write_safetensors import SafetensorsWriter
 
 WHOLE, SHARDS = 10**9, 8000
-WRITE, NOTE = "adamerge.storage.atomic_files.SafetensorsWriter.write", "adamerge.storage.resumable.Begun.note"
+WRITE, NOTE = "adamerge.storage.write_safetensors.SafetensorsWriter.write", "adamerge.storage.resumable.Begun.note"
 WENT_ON = "the export went on from one that was interrupted: "
 
 
