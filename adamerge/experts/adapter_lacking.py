@@ -54,7 +54,8 @@ def lacking_of_mlx(reader: AdapterReader, options: Mapping[str, object]) -> Iter
     parameters, count = options.get("lora_parameters"), options.get("num_layers", options.get("lora_layers"))
     named = texts(parameters.get("keys")) if isinstance(parameters, dict) else ()
     stem, own = blocks[0]["stem"], {parts.module for parts in reader.keys.modules}
-    depth = getattr(reader.module.config.get_text_config(), "num_hidden_layers", 0)
+    text = getattr(getattr(reader.module, "config", None), "get_text_config", None)
+    depth = getattr(text() if text else None, "num_hidden_layers", 0)
     last = range(depth - count if isinstance(count, int) and 0 < count < depth else 0, depth)
     paths = [f"{stem}.{n}.{key}" for n in last for key in dict.fromkeys([*named, *(one["key"] for one in blocks)])]
     absent = [path for path in paths if path not in own and reader.has(path)]
