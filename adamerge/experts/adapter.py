@@ -15,7 +15,7 @@ from adamerge.experts.adapter_class import TrainedAs, part_of, trained_as
 from adamerge.experts.adapter_config import CONFIG, read_adapter_config
 from adamerge.experts.adapter_formats import MLX, PEFT, PICKLED, adapter_tensors, is_adapter
 from adamerge.experts.adapter_keys import group_keys
-from adamerge.experts.adapter_lacking import lacking
+from adamerge.experts.adapter_lacking import lacking, lacking_of_mlx
 from adamerge.experts.adapter_numbers import check_numbers, without_effect
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.adapter_summary import contradictions, describe_adapter, other_class
@@ -137,7 +137,11 @@ def open_adapter(
     said = (
         *contradictions(reader),
         *without_effect(source, tensors, keys),
-        *(() if config.scales_directly else lacking(reader, weights, written, found.names)),
+        *(
+            lacking_of_mlx(reader, written)
+            if config.scales_directly
+            else lacking(reader, weights, written, found.names)
+        ),
     )
     notes = (*describe_adapter(reader, weights), *other_class(reader, kind), *warnings, *said)
     own = Checkpoint(source, folder, settings, weights, base.trust_remote_code, notes, adapter=folder, over=base.folder)

@@ -1,12 +1,12 @@
 """adapter_config.json of a LoRA adapter: what is read from it, and what is refused by its name."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from adamerge.experts.adapter_formats import CONFIG, format_problem
+from adamerge.experts.adapter_mlx_options import is_number, read_mlx_options
 from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, quoted
 
@@ -203,16 +203,10 @@ def _ranks(options: Mapping[str, object]) -> dict[str, int]:
 
 def _of_mlx(source: str, options: Mapping[str, object]) -> AdapterConfig:
     """Read options as mlx-lm writes them; its scale is not divided by the rank."""
-    parameters = options.get("lora_parameters")
-    scale = parameters.get("scale") if isinstance(parameters, dict) else None
-    kind = options.get("fine_tune_type", "lora")
-    if kind not in ("lora", "dora") or not _is_number(scale):
-        raise ConfigError(
-            f"{source}: expected a LoRA adapter of mlx-lm with lora_parameters.scale, found fine_tune_type {kind!r} "
-            f"and scale {scale!r}. Fuse the model with mlx_lm.fuse, and give the complete model."
-        )
+    found = read_mlx_options(source, options)
     base = str(options.get("model") or "")
-    return AdapterConfig(source, float(str(scale)), {}, False, kind == "dora", None, base, None, (), {}, True, True)
+    ranks = {"": found.rank} if found.rank else {}
+    return AdapterConfig(source, found.scale, {}, False, found.dora, None, base, None, (), {}, True, True, ranks)
 
 
 def _other_kind(options: Mapping[str, object]) -> str | None:
@@ -239,7 +233,7 @@ def _problems(options: Mapping[str, object]) -> Iterator[str]:
     for key, value in numbers.items():
         if value is None:
             yield f"expected {key}, found none, so the scale is unknown (PEFT takes 8). Write the one of the training."
-        elif not _is_number(value):
+        elif not is_number(value):
             yield f"expected {key} as a finite number, found {value!r}. Write the one of the training."
     start = options.get("init_lora_weights", True)
     word = start.lower() if isinstance(start, str) else start
@@ -286,12 +280,6 @@ def _wrong_class(options: Mapping[str, object]) -> Iterator[str]:
     name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     if name is not None and not isinstance(name, str):
         yield f"expected auto_mapping.base_model_class as a text, found {quoted(name)}. Save the adapter again."
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= sys.float_info.max  # an integer in JSON has any number of digits; NaN compares false
 
 
 def _token_rows(value: object) -> dict[str, tuple[int, ...]]:

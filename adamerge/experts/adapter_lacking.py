@@ -1,5 +1,6 @@
 """What an adapter's options say that it trained, and its file has no tensors of: the base's values are used there."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from adamerge.experts.conversion import Conversion, Origin
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.name_patterns import several
 
+_BLOCK = re.compile(r"(?P<stem>.+?)\.\d+\.(?P<key>.+)")
+"""A module in a block, as mlx-lm names it."""
 _LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that LoRA has factors for."""
 
@@ -32,6 +35,35 @@ def lacking(
         yield (
             f"{reader.config.source}: {CONFIG} names {', '.join(found)}, but the file has no tensors of it: the base's "
             "values are used there. If they were trained, the file is incomplete; save or copy the adapter again."
+        )
+
+
+def lacking_of_mlx(reader: AdapterReader, options: Mapping[str, object]) -> Iterator[str]:
+    """Say which layers of the last `num_layers` blocks have no factors, though named or as in other blocks.
+
+    Releases 0.19 to 0.21 of mlx-lm trained all blocks whatever `num_layers` says, so that more is no mistake.
+
+    Args:
+        reader: Has read the adapter.
+        options: The content of adapter_config.json.
+    """
+    found = [_BLOCK.fullmatch(parts.module) for parts in reader.keys.modules]
+    blocks = [one for one in found if one]
+    if not blocks:
+        return
+    parameters, count = options.get("lora_parameters"), options.get("num_layers", options.get("lora_layers"))
+    named = texts(parameters.get("keys")) if isinstance(parameters, dict) else ()
+    stem, own = blocks[0]["stem"], {parts.module for parts in reader.keys.modules}
+    text = getattr(getattr(reader.module, "config", None), "get_text_config", None)
+    depth = getattr(text() if text else None, "num_hidden_layers", 0)
+    last = range(depth - count if isinstance(count, int) and 0 < count < depth else 0, depth)
+    paths = [f"{stem}.{n}.{key}" for n in last for key in dict.fromkeys([*named, *(one["key"] for one in blocks)])]
+    absent = [path for path in paths if path not in own and reader.has(path)]
+    if absent:
+        yield (
+            f"{reader.config.source}: {CONFIG} names {several(absent)} (num_layers, keys), or other blocks have their "
+            "like, but the file has no factors of it: the base's values are used there. If they were trained, the file "
+            "is incomplete; copy the adapter again."
         )
 
 

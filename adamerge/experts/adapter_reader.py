@@ -64,8 +64,7 @@ class AdapterReader:
         self.ranks: set[int] = set()
         self.scales: set[float] = set()
         self.other_ranks: dict[str, tuple[int, int]] = {}
-        self.twice: list[str] = []
-        self.unseen: list[str] = []
+        self.twice, self.unseen = list[str](), list[str]()
         self.paths: set[str] = set()
         names = [*(f"{parts.module}.weight" for parts in keys.modules), *keys.whole, *keys.copies]
         self._places = AdapterPlaces(config.source, module, names, mlx=config.scales_directly, part=part)
@@ -78,6 +77,10 @@ class AdapterReader:
     def part(self) -> str:
         """The part of the module, if the adapter's names are of it; else empty."""
         return self._places.part if self._places.of_part else ""
+
+    def has(self, path: str) -> bool:
+        """Return whether the class has a module that an adapter may name so."""
+        return self._places.has(path)
 
     def read(self, missing: Sequence[str], settings: object, *, over_base: bool) -> Adapted:
         """Return the base with the adapter.

@@ -100,9 +100,10 @@ def contradictions(reader: AdapterReader) -> Iterator[str]:
         )
     if reader.other_ranks:
         module, (said, rank) = next(iter(reader.other_ranks.items()))
+        program, too = ("mlx-lm", "") if config.scales_directly else ("PEFT", ", in the scale too")
         yield (
-            f"{source}: {CONFIG} says rank {said} for {module}, but its factors have rank {rank}, which counts here, "
-            f"in the scale too ({len(reader.other_ranks)} modules). PEFT would not load it: check that {CONFIG} is of "
+            f"{source}: {CONFIG} says rank {said} for {module}, but its factors have rank {rank}, which counts "
+            f"here{too} ({len(reader.other_ranks)} modules). {program} would not load it: check that {CONFIG} is of "
             "this adapter."
         )
     if 0 in reader.scales:

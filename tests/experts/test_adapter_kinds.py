@@ -1,5 +1,8 @@
 """Every kind of adapter: a one-hot merge has the logits of PEFT's merge, or of the adapter as it was trained."""
 
+import json
+import re
+
 import pytest
 import torch
 import transformers
@@ -188,6 +191,28 @@ def test_adapters_of_mlx(tmp_path, kind):
     experts = experts_of(base, a=folder)
     check(experts, expected)
     assert any("quantised base (mlx-community/tiny-4bit)" in note for note in experts.notes)
+
+
+SAID = {
+    "another block has it": ({"num_layers": 2}, r"layers\.0\.mlp\.down_proj \(num_layers"),
+    "it is named": (
+        {"num_layers": 1, "lora_parameters": {"keys": ["self_attn.k_proj"]}},
+        r"layers\.1\.self_attn\.k_proj",
+    ),
+    "another rank": ({"num_layers": 1, "lora_parameters": {"rank": 8}}, r"says rank 8 for .*rank 3.* mlx-lm would not"),
+}
+
+
+@pytest.mark.parametrize("kind", [*SAID, ""])
+def test_factors_that_the_options_of_mlx_name_and_the_file_lacks_are_said(tmp_path, kind):
+    """Of one block alone there is nothing to say."""
+    base, folder, _ = of_mlx(tmp_path, "q_proj|down_proj")
+    file, config = folder / "adapters.safetensors", folder / "adapter_config.json"
+    save_file({name: one for name, one in load_file(file).items() if "0.mlp" not in name}, file)
+    written, (options, words) = json.loads(config.read_text()), SAID.get(kind, ({"num_layers": 1}, "says|the file has"))
+    parameters = {**written["lora_parameters"], **options.get("lora_parameters", {})}
+    config.write_text(json.dumps({**written, **options, "lora_parameters": parameters}))
+    assert any(re.search(words, note) for note in experts_of(base, a=folder).notes) == bool(kind)
 
 
 @pytest.mark.parametrize("kind", MIXTURES)

@@ -44,6 +44,10 @@ OPTIONS = {
     "KaSA": ({"kasa_config": {"beta": 1}}, "kasa_config is set: .*merge_and_unload"),
     "mlx without a scale": ({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}, "lora_parameters.scale, found"),
     "mlx, all weights": ({"fine_tune_type": "full", "lora_parameters": None}, "fine_tune_type 'full'.*mlx_lm.fuse"),
+    "mlx, an unknown scale": (
+        {"lora_layers": 2, "use_dora": False, "lora_parameters": {"rank": 8, "alpha": 16, "scale": 10.0}},
+        r"up to 0.14.0 multiplies by 20, from 0.14.3 on by 10.*write the scale of the training \(20 or 10\)",
+    ),
     "a pattern that is none": ({"alpha_pattern": {"(": 3}}, r"keys as regular expressions, found '\('"),
     "a class as text": ({"auto_mapping": "BertModel"}, "auto_mapping as a mapping, found 'BertModel'"),
     "a base that is a number": ({"base_model_name_or_path": 3}, "base_model_name_or_path as a text, found 3"),
