@@ -162,7 +162,8 @@ def _run(arguments: list[str]) -> int:
         return _call(OPTIONS[command](), [], Console())
     from adamerge.command_line import read_arguments
 
-    options, layers = read_arguments(OPTIONS[command], rest, merges=command in merge_commands.MERGES)
+    takes_keys = command in (*merge_commands.MERGES, *more_commands.PLACES)
+    options, layers = read_arguments(OPTIONS[command], rest, merges=takes_keys)
     return _call(options, layers, Console())
 
 
@@ -183,7 +184,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
             print(script(shell, COMMANDS, OPTIONS, merge_commands.MERGES), end="")
             return 0
         case _ if type(options) in more_commands.OPTIONS.values():
-            more_commands.call(options, console)
+            more_commands.call(options, layers, console)
             return 0
         case _:
             return 0 if merge_commands.call(options, layers, console) else BAD_INPUT

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 from adamerge.types import ConfigError
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
+    from collections.abc import Sequence
+
     from rich.console import Console
+
+    from adamerge.runs.read_yaml import Document
 
 COMMANDS = {
     "init": "Write a commented configuration from a base and a list of experts, or from one of mergekit.",
@@ -98,7 +102,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Replay:
-    """Options of `replay`.
+    """Options of `replay`; others, such as --base_model PLACE or --models.0.model PLACE, say where models and rows are.
 
     Attributes:
         recipe: recipe.json of a finished run, or its run directory; the coefficients are beside it.
@@ -114,7 +118,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Options of `reproduce`.
+    """Options of `reproduce`; others, such as --base_model PLACE, say where models and rows are.
 
     Attributes:
         recipe: recipe.json of a finished run, or its run directory; the coefficients are beside it.
@@ -154,11 +158,16 @@ OPTIONS: dict[str, type] = {
 }
 
 
-def call(options: object, console: "Console") -> None:
+PLACES = ("replay", "reproduce")
+"""Commands whose other options are places of models and rows, by the keys of a configuration."""
+
+
+def call(options: object, places: "Sequence[Document]", console: "Console") -> None:
     """Run one of these commands.
 
     Args:
         options: Its options.
+        places: Places of models and rows, of the commands that take them.
         console: Prints the result.
     """
     match options:
@@ -181,11 +190,11 @@ def call(options: object, console: "Console") -> None:
         case Replay(recipe, out, allow_code):
             from adamerge.runs.replay import replay
 
-            replay(_path(recipe), _path(out), console, allow_code=allow_code)
+            replay(_path(recipe), _path(out), console, places, allow_code=allow_code)
         case Reproduce(recipe, allow_code):
             from adamerge.runs.replay import reproduce
 
-            reproduce(_path(recipe), console, allow_code=allow_code)
+            reproduce(_path(recipe), console, places, allow_code=allow_code)
         case Inspect(expert, base, adapter, allow_pickle, allow_code):
             from adamerge.runs.inspect import inspect
 

@@ -1,15 +1,17 @@
 """Open a run's recipe, with the coefficients that it names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import read_recipe
+from adamerge.runs.layers import nested, together
 from adamerge.runs.read_config import merge_layers
-from adamerge.runs.read_yaml import read_yaml
+from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.runs.run_directory import RunDirectory
+from adamerge.runs.sources import check_places
 from adamerge.storage.digest import digest_of_path
 from adamerge.types import ConfigError
 
@@ -22,23 +24,27 @@ class Recipe(NamedTuple):
         content: Its content.
         config: Configuration of the run.
         learned: Coefficients of the run, which lie beside it.
+        settings: Keys and values of the configuration, with the places that were given instead of its own.
     """
 
     file: Path
     content: Mapping[str, Any]
     config: MergeConfig
     learned: Table
+    settings: Mapping[str, object]
 
 
-def open_recipe(file: Path, *, allow_code: bool = False) -> Recipe:
+def open_recipe(file: Path, places: Sequence[Document] = (), *, allow_code: bool = False) -> Recipe:
     """Read a recipe, and check that the coefficients beside it are its own.
 
     Args:
         file: recipe.json, or the run directory that holds it.
+        places: Options with other places of its models and rows.
         allow_code: Whether its configuration may name code.
 
     Raises:
-        ConfigError: There is no recipe, it is damaged, or the coefficients are missing or others.
+        ConfigError: There is no recipe, it is damaged, the coefficients are missing or others, or an option is no
+            place.
     """
     file = RunDirectory(file).recipe if file.is_dir() else file
     what, way = "the recipe.json of a finished run", "Give the path of a recipe, or of a run directory."
@@ -56,5 +62,9 @@ def open_recipe(file: Path, *, allow_code: bool = False) -> Recipe:
             f"{coefficients}: expected the coefficients with SHA-256 {expected[:12]}…, which the recipe names, but the "
             "file has other content. Restore it."
         )
-    config = merge_layers([read_yaml(text, str(file))], lambda note: None, allow_code=allow_code, use="keep")
-    return Recipe(file, content, config, load_coefficients(coefficients))
+    written = read_yaml(text, str(file))
+    check_places(places, written.content, file)
+    layers = [written, *places]
+    config = merge_layers(layers, lambda note: None, allow_code=allow_code, use="keep")
+    settings = together([nested(layer) for layer in layers]).content
+    return Recipe(file, content, config, load_coefficients(coefficients), settings)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +31,10 @@ from adamerge.runs.exported_files import check_as_written
 from adamerge.runs.finished import files_of_export
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
 from adamerge.runs.load_rows import Data, export_notes, load_data
+from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.settle_rows import settle_rows
+from adamerge.runs.sources import told_where
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 from adamerge.storage.own_files import EVERY, own_json
@@ -64,7 +67,7 @@ def export_again(
             tokenizers, processors or coefficients are not those of the run.
     """
     place, keeper = _finished(RunDirectory(run)), keeper_for(console, accept_unkeyed=True)
-    with use_run(place, "adamerge export", console):
+    with use_run(place, "adamerge export", console), _told_where(place):
         model, learned = _reopen(config, place, keeper, console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         adapter = adapter_of(config.export)
@@ -93,8 +96,12 @@ def evaluate_again(config: MergeConfig, run: Path, console: Console) -> None:
             tokenizers, processors, coefficients or the files of merged/ are not those of the run.
     """
     place = _finished(RunDirectory(run))
-    with use_run(place, "adamerge evaluate", console):
+    with use_run(place, "adamerge evaluate", console), _told_where(place):
         _evaluate(config, place, keeper_for(console, accept_unkeyed=True), console)
+
+
+def _told_where(run: RunDirectory) -> AbstractContextManager[None]:
+    return told_where(read_yaml_file(run.config).content, run.config, "Write into the file where it is now.")
 
 
 def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console: Console) -> None:

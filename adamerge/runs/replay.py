@@ -1,7 +1,7 @@
 """Redo a merge from its recipe: the export from coefficients and sources alone, or the learning as well."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from adamerge.runs.learn_merge import learn_merge, open_inputs
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import load_data
 from adamerge.runs.open_recipe import Recipe, open_recipe
+from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.settle_rows import settled
+from adamerge.runs.sources import told_where
 from adamerge.storage.digest import digest_of_path
 from adamerge.storage.kept import Keeper
 from adamerge.storage.partial_paths import remove_leftovers_in
@@ -35,7 +37,13 @@ SAME = 1e-5
 """Difference of coefficients that another machine's rounding may make."""
 
 
-def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False) -> None:
+_ELSEWHERE = "Give it, where it is now, by {options}."
+"""What to do with models and rows that are not where a recipe says."""
+
+
+def replay(
+    file: Path, out: Path, console: Console, places: Sequence[Document] = (), *, allow_code: bool = False
+) -> None:
     """Redo the export of a run from its coefficients and sources, after checking that they are unchanged.
 
     What the run stored besides (a centre, transformed task vectors) is not read but computed again. A replay that was
@@ -45,14 +53,20 @@ def replay(file: Path, out: Path, console: Console, *, allow_code: bool = False)
         file: recipe.json, or the run directory that holds it.
         out: Folder to write; must not exist.
         console: Prints what was written.
+        places: Options with other places of the recipe's models and rows.
         allow_code: Whether the recipe's configuration may name code.
 
     Raises:
         ConfigError: A source or the coefficients changed, `out` exists, or what was written differs from the run's
             export.
     """
-    recipe = open_recipe(file, allow_code=allow_code)
+    recipe = open_recipe(file, places, allow_code=allow_code)
     check_free(out)
+    with told_where(recipe.settings, recipe.file, _ELSEWHERE):
+        _replay(recipe, out, console)
+
+
+def _replay(recipe: Recipe, out: Path, console: Console) -> None:
     experts = open_experts(recipe.config)
     check_inputs(hash_models(recipe.config, experts), recipe.file)
     with begun_folder(out.with_name(f"{out.name}.replay"), {"recipe": digest_of_path(recipe.file)}) as begun:
@@ -124,18 +138,25 @@ def _other_versions(then: Mapping[str, str]) -> Iterator[str]:
             yield f"{package} {former} (now {now})"
 
 
-def reproduce(file: Path, console: Console, *, allow_code: bool = False) -> None:
+def reproduce(file: Path, console: Console, places: Sequence[Document] = (), *, allow_code: bool = False) -> None:
     """Learn the coefficients of a run again, in a temporary folder, and compare them with its own.
 
     Args:
         file: recipe.json, or the run directory that holds it.
         console: Prints progress and the comparison.
+        places: Options with other places of the recipe's models and rows.
         allow_code: Whether the recipe's configuration may name code.
 
     Raises:
         ConfigError: Models, rows or coefficients changed, or the coefficients that were learned are others.
     """
-    recipe = open_recipe(file, allow_code=allow_code)
+    recipe = open_recipe(file, places, allow_code=allow_code)
+    with told_where(recipe.settings, recipe.file, _ELSEWHERE):
+        found = _learned_again(recipe, console)
+    _print(console, _compared(recipe, found))
+
+
+def _learned_again(recipe: Recipe, console: Console) -> Table:
     config = recipe.config
     check_inputs(hash_models(config, open_experts(config)), recipe.file)
     with tempfile.TemporaryDirectory(prefix="adamerge-") as folder:
@@ -145,8 +166,7 @@ def reproduce(file: Path, console: Console, *, allow_code: bool = False) -> None
         staged, _, _ = learn_merge(config, opened, learning, run, {}, keeper_for(console), console, resume=False)
     if staged.learned.interrupted:
         raise KeyboardInterrupt
-    found = Table(staged.learned.coefficients, staged.model.grouping, staged.model.vectors.experts)
-    _print(console, _compared(recipe, found))
+    return Table(staged.learned.coefficients, staged.model.grouping, staged.model.vectors.experts)
 
 
 def _compared(recipe: Recipe, found: Table) -> str:

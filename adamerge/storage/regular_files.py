@@ -15,6 +15,8 @@ Refusal: TypeAlias = type[ConfigError | IncompatibleExpertsError]
 LARGEST_JSON = 2**28
 """Largest size of a JSON file in bytes."""
 
+_DENIED_FOLDER = "cannot be read (permission denied). Allow it to be read: chmod u+rx, or ask its owner."
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -81,12 +83,17 @@ def read_whole(path: Path, largest: int) -> bytes:
 def is_folder(path: Path) -> bool:
     r"""Return whether a path is a folder, whatever characters it has.
 
+    Raises:
+        ConfigError: A folder above it may not be entered, so that nobody knows.
+
     Example:
         >>> is_folder(Path("/")), is_folder(Path("a\0b"))
         (True, False)
     """
     try:
         return path.is_dir()
+    except PermissionError as error:
+        raise ConfigError(f"{path}: a folder above it {_DENIED_FOLDER}") from error
     except (OSError, ValueError):
         return False
 
@@ -128,8 +135,11 @@ def check_folder(folder: Path) -> None:
     """Check, before another library opens files in a folder, that each entry with an ending is a file or a folder.
 
     Raises:
-        ConfigError: Names the first entry that is neither, that cannot be read, or that is a folder called as a file.
+        ConfigError: The folder cannot be listed; or names the first entry that is neither, that cannot be read, or that
+            is a folder called as a file.
     """
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ConfigError(f"{folder}: {_DENIED_FOLDER}")
     for path in sorted(folder.iterdir()):
         problem = problem_of(path)
         if problem and (not path.is_dir() or path.suffix in _FILES):

@@ -31,6 +31,31 @@ def test_a_replay_is_byte_for_byte_the_export(own, main):
     assert not [path for path in own.iterdir() if path.name.startswith(".")]
 
 
+def test_sources_that_moved_are_given_by_their_keys(own, main):
+    """The same bytes come of other places, and of no other settings."""
+    (own / "run/recipe.json").rename(own / "recipe.json")
+    shutil.copy(own / "run/coefficients.safetensors", own)
+    (own / "elsewhere").mkdir()
+    for name in ("base", "mood", "run"):
+        shutil.move(own / name, own / "elsewhere" / name)
+    code, _, complaint = main("replay", "recipe.json", "again")
+    assert code == cli.BAD_INPUT
+    assert "recipe.json: base_model, models.0.model: expected the place of" in complaint
+    assert "by --base_model PLACE --models.0.model PLACE." in complaint
+    places = ["--base_model", "elsewhere/base", "--models.0.model", "elsewhere/mood"]
+    code, said, complaint = main("replay", "recipe.json", "again", *places)
+    assert (code, complaint) == (0, "")
+    assert "identical: " in said
+    assert hash_export(own / "again") == hash_export(own / "elsewhere/run/merged")
+    for words in (["--method", "ties"], ["--models.9.model", "mood"], ["--config", "merge.yaml"]):
+        code, _, complaint = main("replay", "recipe.json", "other", *words)
+        assert code == cli.BAD_INPUT
+    assert "expected places of models and rows that recipe.json names (--base_model, " in complaint
+    code, _, complaint = main("export", "elsewhere/run", "other")
+    assert code == cli.BAD_INPUT
+    assert "elsewhere/run/config.yaml: base_model, models.0.model: expected the place of" in complaint
+
+
 @pytest.mark.parametrize("name", ["mood/model.safetensors", "base/config.json", "base/tokenizer.json"])
 def test_one_changed_byte_in_a_source_is_refused_by_its_name(own, main, name):
     file = own / name

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from adamerge.storage.regular_files import check_folder, problem_of, read_json, read_whole, reading
+from adamerge.storage.regular_files import check_folder, is_folder, problem_of, read_json, read_whole, reading
 from adamerge.types import LONGEST, ConfigError, IncompatibleExpertsError
 
 
@@ -48,6 +48,17 @@ def test_a_file_has_a_largest_size(places):
 def test_an_unreadable_file_is_not_called_damaged(places, monkeypatch):
     monkeypatch.setattr("adamerge.storage.regular_files.os.access", lambda path, mode: False)
     assert problem_of(places / "file").startswith("cannot be read (permission denied). Allow it to be read")
+    with pytest.raises(ConfigError, match=r"folder: cannot be read \(permission denied\)\. .* chmod u\+rx"):
+        check_folder(places / "folder")
+
+
+def test_what_lies_below_an_unreadable_folder_is_not_called_missing(places, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.stat", closed)
+    with pytest.raises(ConfigError, match=r"folder/model: a folder above it cannot be read \(permission denied\)"):
+        is_folder(places / "folder/model")
 
 
 def test_the_first_entry_of_a_folder_that_cannot_be_read_is_named(tmp_path):
