@@ -1,6 +1,7 @@
 """lm-eval on the base, the experts and the merge of a finished run: commands, a script, and results."""
 
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -123,7 +124,9 @@ def run_harness(config: MergeConfig, folder: Path, tasks: str, console: Console)
     with use_run(run, "adamerge evaluate", console):
         for name, own in arguments_of(config, folder.absolute()).items():
             console.print(f"lm-eval: {name}", markup=False, highlight=False, soft_wrap=True)
-            found[name] = _measured([*program], own, folder / RESULTS / name, ",".join(names))
+            found[name], complaints = _measured([*program], own, folder / RESULTS / name, ",".join(names))
+            for complaint in complaints:
+                console.print(f"Warning: {name}: {complaint}", markup=False, highlight=False, soft_wrap=True)
         kept: Mapping[str, Any] = own_json(run.metrics, "the measurements of a run", "Restore it.", {EVERY: object})
         added = {**kept, RESULTS: {"tasks": names, "models": found}}
         write_text(run.metrics, json.dumps(added, indent=2, allow_nan=False) + "\n")
@@ -152,20 +155,61 @@ def program_of() -> list[str]:
     )
 
 
-def _measured(program: Sequence[str], arguments: str, out: Path, tasks: str) -> dict[str, dict[str, float]]:
-    """Run lm-eval on one model and read its results."""
-    former = set(out.rglob("*.json"))
-    done = subprocess.run([*program, *_words("", arguments, str(out))[1:], "--tasks", tasks], check=False)
+def _measured(
+    program: Sequence[str], arguments: str, out: Path, tasks: str
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Run lm-eval on one model; return its results, and what it does not say of them."""
+    former = set(out.rglob("*.json*"))
+    words = [*_words("", arguments, str(out))[1:], "--tasks", tasks, "--log_samples"]
+    done = subprocess.run([*program, *words], check=False)
     if done.returncode:
         raise ConfigError(
             f"--lm_eval: expected lm_eval to succeed, but it ended with the code {done.returncode} on {arguments}; its "
             "message is above. Nothing was added to metrics.json."
         )
-    new = sorted(set(out.rglob("*.json")) - former)
+    new = sorted(set(out.rglob("*.json*")) - former)
     results = [file for file in new if file.name.startswith("results")]
     if not results:
         raise ConfigError(f"--lm_eval: expected results_*.json of lm_eval in {out}, found none.")
-    return scores_in(own_json(results[-1], "results of lm-eval", "Run it again.", {"results": dict, EVERY: object}))
+    content = own_json(results[-1], "results of lm-eval", "Run it again.", {"results": dict, EVERY: object})
+    unlikely = [said for file in new if file.suffix == ".jsonl" for said in _without_likelihood(file)]
+    return scores_in(content), [*_not_finite(content), *unlikely]
+
+
+def _not_finite(content: Mapping[str, Any]) -> list[str]:
+    """Name the metrics that `scores_in` leaves out because they are infinite or not a number."""
+    return [
+        f"{task}: {name} is {value}, and left out."
+        for task, own in content["results"].items()
+        for name, value in own.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+
+
+def _without_likelihood(samples: Path) -> list[str]:
+    """Say how many questions of a task have an answer without likelihood, which lm-eval takes for the likeliest."""
+    rows = [_holds_nan(json.loads(line).get("resps")) for line in samples.read_bytes().splitlines()]
+    task = samples.stem.removeprefix("samples_").rpartition("_")[0]
+    if not any(rows):
+        return []
+    return [
+        f"{task}: {sum(rows)} of {len(rows)} questions have answers whose likelihood is not a number (NaN). lm-eval "
+        "takes these for the likeliest, so that its scores of this model mean nothing here, however good they are."
+    ]
+
+
+def _holds_nan(value: object) -> bool:
+    """Tell whether answers to a question, as lm-eval logs them, have a likelihood that is not a number.
+
+    What a model writes is no likelihood, even if it writes nan.
+
+    Example:
+        >>> _holds_nan([[["-2.5", "False"]], [["nan", "False"]]]), _holds_nan([["nan"]])
+        (True, False)
+    """
+    if not isinstance(value, list):
+        return False
+    return value in (["nan", "False"], ["nan", "True"]) or any(map(_holds_nan, value))
 
 
 def scores_in(content: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -179,7 +223,7 @@ def scores_in(content: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         task: {
             name: float(value)
             for name, value in own.items()
-            if "," in name and isinstance(value, int | float) and value == value and abs(value) != float("inf")
+            if "," in name and isinstance(value, int | float) and math.isfinite(value)
         }
         for task, own in content["results"].items()
     }

@@ -26,8 +26,15 @@ values = dict(part.split("=", 1) for part in given["--model_args"].split(","))
 assert all(pathlib.Path(values[key]).is_dir() for key in ("pretrained", "peft") if key in values), values
 score = len(given["--output_path"]) / 1000
 own = {{"alias": "a", "acc,none": score, "acc_stderr,none": 0.01}}
-results = dict.fromkeys(given["--tasks"].split(","), own)
+results = {{task: dict(own) for task in given["--tasks"].split(",")}}
+if "merge" in out.parts and "pi_qa" in results:
+    results["pi_qa"]["word_perplexity,none"] = float("nan")
 (out / "results_2026-01-01.json").write_text(json.dumps({{"results": results, "given": given}}))
+likely, unlikely, broken = [["-2.5", "False"]], [["-inf", "False"]], [["nan", "False"]]
+for task in results if sys.argv[-1] == "--log_samples" else ():
+    rows = [[likely, unlikely, ["nan"]], [likely, broken if task == "pi_qa" and "merge" in out.parts else likely]]
+    lines = [json.dumps({{"doc": {{"text": "nan"}}, "resps": row}}) + "\\n" for row in rows]
+    (out / f"samples_{{task}}_2026-01-01T00-00-00.5.jsonl").write_text("".join(lines))
 """
 
 
@@ -65,15 +72,18 @@ def place(spoken, tmp_path, monkeypatch):
 
 @pytest.mark.reports
 def test_results_are_in_metrics_and_report(place, main):
-    code, said, complaint = main("evaluate", "run", "--lm_eval", "arc_easy, piqa")
+    code, said, complaint = main("evaluate", "run", "--lm_eval", "arc_easy, pi_qa")
     assert (code, complaint) == (0, "")
     found = json.loads(Path("run/metrics.json").read_text())
     assert "sizes" in found  # what fit wrote stays
-    assert found["lm_eval"]["tasks"] == ["arc_easy", "piqa"]
+    assert found["lm_eval"]["tasks"] == ["arc_easy", "pi_qa"]
     assert list(found["lm_eval"]["models"]) == ["base", "mood", "topic", "merge"]
     score = len(str(Path("run/lm_eval/merge"))) / 1000
-    assert found["lm_eval"]["models"]["merge"]["piqa"] == {"acc,none": score, "acc_stderr,none": 0.01}
-    assert f"merge: piqa: acc,none {score:.4g}" in said
+    assert found["lm_eval"]["models"]["merge"]["pi_qa"] == {"acc,none": score, "acc_stderr,none": 0.01}
+    assert f"merge: pi_qa: acc,none {score:.4g}" in said
+    left_out, unlikely = [line for line in said.splitlines() if line.startswith("Warning: ")]
+    assert left_out == "Warning: merge: pi_qa: word_perplexity,none is nan, and left out."
+    assert unlikely.startswith("Warning: merge: pi_qa: 1 of 2 questions have answers whose likelihood is not a number")
     for file in ("run/report.html", "run/report.md"):
         text = Path(file).read_text()
         assert "By lm-eval" in text
