@@ -19,6 +19,7 @@ from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import Keep, ModelConfig
 from adamerge.runs.presets import DEFAULT, PRESETS
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.transforms import Transform
 from adamerge.types import ConfigError
 
@@ -221,6 +222,16 @@ def test_every_class_is_named(kind):
 def final(kind):
     """The classes below a class that have none below themselves."""
     return [leaf for cls in kind.__subclasses__() for leaf in final(cls) or [cls]]
+
+
+def test_every_file_of_a_run_is_explained():
+    """All that stays: what a race and Fisher information need is gone when they are done."""
+    table = TEXTS["docs/runs.md"].partition("## What is in a run directory")[2].partition("###")[0]
+    run = RunDirectory(Path())
+    values = [getattr(run, name) for name, value in vars(RunDirectory).items() if isinstance(value, property)]
+    stays = {str(value) for value in values if isinstance(value, Path)} - {str(run.information), str(run.contestants)}
+    assert len(stays) > 15
+    assert not [name for name in stays if f"`{name}`" not in table and f"`{name}/`" not in table]
 
 
 def test_every_preset_is_explained():

@@ -78,6 +78,10 @@ def test_files_are_short():
     assert not {str(path): count for path, count in lines.items() if count > MOST_LINES}
 
 
+def test_the_first_line_of_every_file_says_what_is_in_it():
+    assert not [name for name, path in modules().items() if not path.read_text(encoding="utf-8").startswith('"""')]
+
+
 def test_functions_are_short():
     lengths = [lines_of_code(function) for path in modules().values() for function in functions(tree(path))]
     assert statistics.median(lengths) <= MEDIAN

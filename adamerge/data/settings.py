@@ -177,7 +177,8 @@ class Batching:
         held_out: Share of them that is held out to choose the best iterate; 0 holds out none.
         least_held_out: Hold out at least so many rows of a task that has twice as many or more, whatever the share.
         batch_size: Rows per task per step; null uses all rows at every step.
-        micro_batch: Rows per forward pass; affects memory, not results.
+        micro_batch: Rows per forward pass; affects memory, and results up to rounding alone, except hidden states of
+            encoders, whose rows weigh by their length within a pass.
         max_length: Maximum number of tokens per row; null uses the tokenizer's maximum.
         positions: Positions of language models that count in learning, agreement and perplexity: all that are not
             padding, or those that predict a token of the completion (in chats, of the assistant's last turn).

@@ -217,12 +217,12 @@ def goals_of(
 ) -> Goals:
     """Compute the experts' outputs on their rows, or read them from the folder.
 
-    On the rows to learn from only if the objective compares with them; on held-out rows for the divergence too.
+    On the rows to learn from only if the objective compares with them; on held-out rows for the divergence too. Each
+    pass has `size` rows at most.
     """
     settings = target_settings(objective)
     compared = {task: own for task, own in calibration.learn.items() if objective_of(task, objective).uses_targets}
-    places = (folder / name if folder else None for name in ("learn", "watch"))
-    parts = zip((compared, calibration.watch), places, strict=True)
+    parts = ((compared, folder and folder / "learn"), (calibration.watch, folder and folder / "watch"))
     return Goals(*(compute_targets(model, rows, settings, size, place, keeper) for rows, place in parts))
 
 

@@ -1,10 +1,11 @@
-# pyright: standard
 """Find a model's blocks: modules that run one after another, so that a pass can stop between two of them.
 
 Nothing here knows an architecture. A block is an entry of a list of like modules (the layers of an encoder, of a
 decoder, of a vision tower), or what the user names. Every other module with parameters that the model calls
 (embeddings, norms, heads) is run by itself too; modules around blocks only pass on what blocks return.
 """
+
+# pyright: standard
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

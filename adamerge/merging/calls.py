@@ -1,5 +1,6 @@
-# pyright: standard
 """One call of a block: run without graph, and run again with graph in the backward pass."""
+
+# pyright: standard
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

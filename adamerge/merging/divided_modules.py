@@ -1,9 +1,10 @@
-# pyright: standard
 """All tasks' modules, divided among processes by PyTorch's `fully_shard`: blocks by themselves, and the rest as one.
 
 A block's parameters are gathered when it runs, in the forward and in the backward pass, and freed after it. What
 belongs to no block (embeddings, norms, heads of language models) is gathered from the beginning of a pass to its end.
 """
+
+# pyright: standard
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial

@@ -1,5 +1,6 @@
-# pyright: standard
 """The code of a model around its blocks: a copy without parameters, whose blocks hand over their calls."""
+
+# pyright: standard
 
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence

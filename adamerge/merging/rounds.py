@@ -1,5 +1,6 @@
-# pyright: standard
 """Passes of many rows and tasks through the blocks of their models: a block is made once for all that wait for it."""
+
+# pyright: standard
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager

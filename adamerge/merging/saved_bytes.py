@@ -1,5 +1,6 @@
-# pyright: standard
 """Bytes of a step's activations, from one pass on the meta device, which has shapes and no numbers."""
+
+# pyright: standard
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

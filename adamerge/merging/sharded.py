@@ -1,9 +1,10 @@
-# pyright: standard
 """Execution on several devices of which none holds the merged model: `trainer.strategy: fsdp2`.
 
 Every process runs its own rows of every task through modules whose parameters are gathered block by block, so all must
 run as many passes of every task, in one order. Gradients come back in shards, and each process takes inner on its own.
 """
+
+# pyright: standard
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager

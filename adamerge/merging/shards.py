@@ -1,9 +1,10 @@
-# pyright: standard
 """The merged model divided among processes: each merges, and differentiates by, some rows of every parameter.
 
 write:      shard[p] = centre[p][rows] + Σₖ C[g(p), k] · τₖ[p][rows]        no other rows of the files are read
 gradient:   Σₚ ⟨∂L/∂shard[p], τₖ[p][rows]⟩                                  this process's part of the sum
 """
+
+# pyright: standard
 
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping

@@ -1,9 +1,10 @@
-# pyright: standard
 """Bytes that a transform takes for one tensor, from a run on small tensors of the same proportions.
 
 What transforms hold of a matrix (R, M) are matrices again: R·M, R² or M² numbers, or of a share of them. So a stack
 whose matrices have 1/s of the rows and columns takes 1/s² of the memory.
 """
+
+# pyright: standard
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
