@@ -103,7 +103,10 @@ class TaskVectors(ABC):
         Where it is computed at once, the only part has all rows, and products of components where groups are these.
         """
         merged = as_matrix(self.combine_exactly(name, coefficients, groups))
-        products = lambda written, by_row: self.products_exactly(name, [written, merged], by_row)  # noqa: E731
+
+        def products(written: Tensor, by_row: bool) -> Tensor:
+            return self.products_exactly(name, [written, merged], by_row)
+
         yield Exact(slice(None), slice(None), merged, products)
 
     @torch.no_grad()
@@ -185,7 +188,7 @@ class TaskVectors(ABC):
     def inner(self, gradients: Parameters, grouping: Grouping) -> Coefficients:
         """Compute the gradient in the coefficients from the gradient in the merged parameters.
 
-        ∂L/∂C[g, k] = Σ over the parameters p of group g of ⟨∂L/∂merged[p], τₖ[p]⟩, with τₖ = expertₖ − base taken
+        ∂L/∂C[g, k] = Σ over the parameters p of group g of ⟨∂L/∂merged[p], τₖ[p]⟩, with τₖ = expertₖ − centre taken
         tile by tile; ⟨∂L/∂merged, expertₖ⟩ − ⟨∂L/∂merged, base⟩ would lose digits.
 
         Args:

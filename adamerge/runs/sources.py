@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from adamerge.runs.read_yaml import Document
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -28,9 +29,9 @@ def places_of(settings: Mapping[str, object]) -> dict[str, str]:
 
 def _texts(settings: object, keys: Sequence[str], place: str) -> Iterator[tuple[str, str]]:
     for key in keys if isinstance(settings, Mapping) else ():
-        value, dotted = settings.get(key), f"{place}{key}"
+        value, dotted = cast(Mapping[str, object], settings).get(key), f"{place}{key}"
         if isinstance(value, Mapping):
-            value, dotted = value.get("path"), f"{dotted}.path"
+            value, dotted = cast(Mapping[str, object], value).get("path"), f"{dotted}.path"
         if isinstance(value, str):
             yield dotted, value
 
