@@ -15,7 +15,7 @@ from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
 from adamerge.storage.atomic_files import write_safetensors
-from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.kept import SILENT, Keeper, Key
 from adamerge.storage.weights import MappedFiles
 from adamerge.transforms import FisherSettings, Labels
 from adamerge.transforms.dare import generator_for
@@ -27,7 +27,7 @@ def fisher_information(
     settings: FisherSettings,
     folder: Path,
     console: Console | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> Mapped:
     """Compute every expert's diagonal Fisher information, store it and map the files.
 
@@ -56,7 +56,7 @@ def fisher_information(
     Reference:
         Matena, Raffel, Merging Models with Fisher-Weighted Averaging, NeurIPS 2022, section 3.
     """
-    console, keeper = console or Console(quiet=True), keeper or Keeper()
+    console = console or Console(quiet=True)
     stored: dict[str, MappedFiles] = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for task in model.tasks:
