@@ -69,6 +69,16 @@ def mean_where(values: Tensor, positions: Tensor | None) -> Tensor:
     return (values * counts).sum() / counts.sum().clamp_min(1)
 
 
+def widened(values: Tensor) -> Tensor:
+    """Convert numbers of 16 bits or fewer to fp32, in which losses are computed; others are unchanged.
+
+    Example:
+        >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return values.float() if values.itemsize < 4 else values
+
+
 def unpadded(logits: Tensor) -> Tensor:
     """Drop what is left out of a row's logits, (…, S) of a span; those of a row, (C,), are unchanged.
 

@@ -10,7 +10,7 @@ from adamerge.storage.digest import digest_of, digest_of_json
 from adamerge.storage.kept import Keeper, Kept, Key
 
 
-def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int = 32) -> Key:
+def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int) -> Key:
     """Compute the cache key of a result that depends on experts, encoded rows and settings.
 
     Args:
@@ -24,7 +24,7 @@ def key_of(experts: str, rows: Mapping[str, Rows], settings: object, size: int =
 
 
 def kept_of_rows(
-    keeper: Keeper | None,
+    keeper: Keeper,
     file: Path,
     key: Key,
     make: Callable[[Path], None],
@@ -42,7 +42,7 @@ def kept_of_rows(
     Raises:
         ConfigError: There are no rows, and no stored result has the same key.
     """
-    return (keeper or Keeper())(file, key, make if "rows" in key else None, read)
+    return keeper(file, key, make if "rows" in key else None, read)
 
 
 def digest_of_experts(experts: Experts) -> str:
@@ -58,7 +58,7 @@ def digest_of_expert(expert: Expert) -> str:
     return digest_of_json([expert.weights.digest(), config])
 
 
-def digest_of_rows(rows: Mapping[str, Rows], size: int = 32) -> str:
+def digest_of_rows(rows: Mapping[str, Rows], size: int) -> str:
     """Hash every task's encoded rows, `size` per batch."""
     digest = hashlib.sha256()
     for task, own in rows.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 from adamerge.calibration.cache_keys import digest_of_experts, kept_of_rows, key_of
 from adamerge.data.rows import Rows, first_rows
 from adamerge.merging.merged_model import MergedModel
-from adamerge.storage.kept import Keeper, key_file
+from adamerge.storage.kept import SILENT, Keeper, key_file
 from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.storage.write_safetensors import SafetensorsWriter
 from adamerge.transforms import Transform
@@ -66,8 +66,8 @@ def kept_merge(
     rows: Mapping[str, Rows],
     settings: CalibratedMerge,
     file: Path,
-    size: int = 32,
-    keeper: Keeper | None = None,
+    size: int,
+    keeper: Keeper = SILENT,
     start: Start | None = None,
 ) -> Weights:
     """Read a merge of calibration rows from a file, or compute it and write the file.

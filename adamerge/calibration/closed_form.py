@@ -28,7 +28,7 @@ from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.digest import digest_of_json
-from adamerge.storage.kept import Keeper
+from adamerge.storage.kept import SILENT, Keeper
 from adamerge.transforms import TASK_ARITHMETIC
 from adamerge.types import Coefficients, ConfigError, check_types
 
@@ -132,7 +132,7 @@ def _products(stack: Tensor, gram: Tensor) -> Tensor:
     return products
 
 
-def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, size: int = 32) -> Coefficients:
+def closed_form(model: MergedModel, rows: Mapping[str, Rows], settings: ClosedForm, size: int) -> Coefficients:
     """Compute the coefficients that bring each layer's output closest to the experts' outputs.
 
     Groups without a linear layer's weight (biases, norms, embeddings) get the mean over the other groups.
@@ -165,8 +165,8 @@ def kept_closed_form(
     rows: Mapping[str, Rows],
     settings: ClosedForm,
     file: Path,
-    size: int = 32,
-    keeper: Keeper | None = None,
+    size: int,
+    keeper: Keeper = SILENT,
 ) -> Coefficients:
     """Read the closed-form coefficients from a file, or compute them and write the file.
 

@@ -14,7 +14,7 @@ from adamerge.data.rows import Rows, move
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
-from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.kept import SILENT, Keeper, Key
 from adamerge.storage.weights import MappedFiles
 from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.transforms import FisherSettings, Labels
@@ -27,7 +27,7 @@ def fisher_information(
     settings: FisherSettings,
     folder: Path,
     console: Console | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> Mapped:
     """Compute every expert's diagonal Fisher information, store it and map the files.
 
@@ -56,7 +56,7 @@ def fisher_information(
     Reference:
         Matena, Raffel, Merging Models with Fisher-Weighted Averaging, NeurIPS 2022, section 3.
     """
-    console, keeper = console or Console(quiet=True), keeper or Keeper()
+    console = console or Console(quiet=True)
     stored: dict[str, MappedFiles] = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for task in model.tasks:

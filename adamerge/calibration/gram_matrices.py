@@ -55,22 +55,21 @@ def linear_layers(model: MergedModel) -> dict[str, int]:
     return found
 
 
-def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int, room: int = ROOM) -> Iterator[Grams]:
+def grams_of_experts(model: MergedModel, rows: Mapping[str, Rows], size: int) -> Iterator[Grams]:
     """Compute the Gram matrices of every linear layer, each task's from its own expert's inputs.
 
-    Each part has as many layers as fit into `room` elements, at least one, and runs all rows through the experts once.
+    Each part has as many layers as fit into `ROOM` elements, at least one, and runs all rows through the experts once.
     So memory grows neither with the number of experts nor with the depth of the model.
 
     Args:
         model: Runs the experts.
         rows: Calibration rows of the tasks that have rows.
         size: Rows per forward pass.
-        room: Elements of the Gram matrices that may be in memory at once.
 
     Yields:
         The Gram matrices of one part of the layers.
     """
-    for names in split_by_room(linear_layers(model), len(rows), room):
+    for names in split_by_room(linear_layers(model), len(rows)):
         yield grams_of(model, rows, names, size, lambda task: run_expert(expert_of(model, task)))
 
 
@@ -223,11 +222,11 @@ def _hook(record: Callable[[str, Tensor], None], name: str) -> Callable[[nn.Modu
     return lambda module, inputs: record(name, inputs[0])
 
 
-def split_by_room(widths: Mapping[str, int], tasks: int, room: int = ROOM) -> Iterator[list[str]]:
-    """Split layers into parts whose Gram matrices have at most `room` elements; a wider layer is a part by itself."""
+def split_by_room(widths: Mapping[str, int], tasks: int) -> Iterator[list[str]]:
+    """Split layers into parts whose Gram matrices have at most `ROOM` elements; a wider layer is a part by itself."""
     part: list[str] = []
     for name, width in widths.items():
-        if part and tasks * (sum(widths[n] ** 2 for n in part) + width**2) > room:
+        if part and tasks * (sum(widths[n] ** 2 for n in part) + width**2) > ROOM:
             yield part
             part = []
         part.append(name)

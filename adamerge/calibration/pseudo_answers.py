@@ -18,7 +18,7 @@ from adamerge.experts.experts import Expert
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.work import Generate
 from adamerge.storage.atomic_files import write_text
-from adamerge.storage.kept import Keeper
+from adamerge.storage.kept import SILENT, Keeper
 
 
 def answer(
@@ -27,9 +27,9 @@ def answer(
     how: PseudoAnswers | None,
     *,
     seed: int = 0,
-    size: int = 32,
+    size: int,
     folder: Path | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> dict[str, Rows]:
     """Generate each expert's answers to its own prompts, one expert at a time, or read stored answers.
 
@@ -52,7 +52,7 @@ def answer(
     for task, own in rows.items():
         if isinstance(own, Prompts):
             assert how is not None  # rows become prompts only if it is set
-            found[task] = own.answered(_kept_or_made(model, task, own, how, seed, size, folder, keeper or Keeper()))
+            found[task] = own.answered(_kept_or_made(model, task, own, how, seed, size, folder, keeper))
     return found
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adamerge.batch import Batch, Form, Outputs
+from adamerge.batch import Batch, Form, Outputs, widened
 from adamerge.objectives.alignment import partial_cross_entropy, soft_cross_entropy
 from adamerge.objectives.divergences import distance
 
@@ -121,7 +121,7 @@ def divergences(outputs: Outputs, targets: Outputs, positions: Tensor | None, te
         >>> divergences(same, same, None)
         tensor([0.])
     """
-    logits = outputs.logits.float() if outputs.logits.itemsize < 4 else outputs.logits
+    logits = widened(outputs.logits)
     if outputs.form in ("labels", "numbers", "vectors"):
         return _flat(distance(outputs._replace(logits=logits), targets, 1.0), positions)
     if targets.top is not None:

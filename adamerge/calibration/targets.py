@@ -18,7 +18,7 @@ from adamerge.merging.execution import expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives.divergences import spread_of
-from adamerge.storage.kept import Keeper, key_file
+from adamerge.storage.kept import SILENT, Keeper, key_file
 from adamerge.storage.write_safetensors import write_safetensors
 
 MANY_CLASSES = 4096
@@ -122,7 +122,7 @@ def compute_targets(
     settings: TargetSettings,
     size: int,
     folder: Path | None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> dict[str, Targets]:
     """Run each expert once on its own rows, one expert at a time, or read the stored outputs.
 
@@ -137,7 +137,6 @@ def compute_targets(
     Returns:
         Stored outputs per task.
     """
-    keeper = keeper or Keeper()
     return {
         task: Targets(_kept_or_made(model, task, own, settings, size, folder, keeper)) for task, own in rows.items()
     }

@@ -7,6 +7,7 @@ from typing import NamedTuple, NoReturn, cast
 
 from adamerge.data.settings import Encoding
 from adamerge.data.tables import Table
+from adamerge.data.words import folded
 from adamerge.experts.model_kind import ModelKind
 from adamerge.types import WARNING, Fact, placed
 
@@ -140,7 +141,7 @@ class _Classes:
 
     def by_name(self, texts: Sequence[str]) -> _Found | None:
         """Look up texts by name; None if one is the name of no class, or of several."""
-        for same, rule in ((str, "class names"), (_folded, "class names, without regard to case and spaces")):
+        for same, rule in ((str, "class names"), (folded, "class names, without regard to case and spaces")):
             known = self.by_spelling(same)
             found = [known.get(same(text), []) for text in texts]
             if all(len(indices) == 1 for indices in found):
@@ -225,8 +226,8 @@ def _in_order(table: Table, classes: _Classes, seen: _Seen, own: Sequence[str] |
 
 def _refuse(table: Table, classes: _Classes, places: Mapping[int | str, str]) -> NoReturn:
     """Raise an error about the first label that breaks the rule; `places` has the place of each label."""
-    known = classes.by_spelling(_folded)
-    named = {label: known.get(_folded(str(label)), []) for label in places}
+    known = classes.by_spelling(folded)
+    named = {label: known.get(folded(str(label)), []) for label in places}
     for label, found in named.items():
         if len(found) > 1:
             raise table.error(
@@ -263,10 +264,6 @@ def _unknown(place: str, label: object, classes: _Classes) -> str:
         f"{place} has the label {label!r}, which is none of the expert's {classes.count} labels ({classes.shown()}). "
         "Labels are the names, or integers from 0: correct the label or remove the row."
     )
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
 
 
 def _number(text: str) -> int | None:

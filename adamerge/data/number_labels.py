@@ -147,7 +147,9 @@ def several_labels(table: Table, kind: ModelKind, encoding: Encoding, outputs: i
     known: list[list[list[int]] | None] = [
         _each(rows, lambda one: places.get(one) if isinstance(one, str) else None, count),
         _each(rows, lambda one: one if _whole(one) and 0 <= cast(int, one) < count else None, count),
-        [cast(list[int], row) for row in rows] if all(_switches(row, count) for row in rows) else None,
+        [[int(cast(float, one)) for one in row] for row in rows]
+        if all(_switches(row, count) for row in rows)
+        else None,
     ]
     found = [one for one in known if one is not None]
     if found and all(one == found[0] for one in found):
@@ -192,6 +194,10 @@ def _each(rows: Sequence[Sequence[object]], index: Callable[[object], object], c
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _as_integers(row: Sequence[object]) -> list[int]:
+    return [int(cast(float, one)) for one in row]
 
 
 def _switches(row: Sequence[object], count: int) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adamerge.data.list_files import SPLITS, chosen_of, only, split_in
+from adamerge.data.words import folded
 
 
 class InDoubt(NamedTuple):
@@ -29,9 +30,9 @@ class InDoubt(NamedTuple):
             names: Names of the model's classes by index.
             count: Number of its classes.
         """
-        known = {_folded(name) for name in names.values()}
+        known = {folded(name) for name in names.values()}
         unnamed = not names or known == {f"label_{index}" for index in range(count)}
-        if all(_folded(Path(folder).name) in known for folder in self.folders) or (unnamed and self.classes == count):
+        if all(folded(Path(folder).name) in known for folder in self.folders) or (unnamed and self.classes == count):
             return None
         return f"{self.words} They are no classes of the model; folders that are classes need a name in id2label."
 
@@ -99,7 +100,3 @@ def _other(named: Sequence[Path], folders: Iterable[Path], files: Sequence[Path]
     levels = {one.parent for one in named}
     beside = [one for one in (*folders, *files) if one.parent in levels and one not in named]
     return beside[0].as_posix() if beside else ""
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()

@@ -1,10 +1,20 @@
-"""Columns of lists of words, which are joined, and what a user probably meant by values that are no texts."""
+"""Names without regard to case and spaces, lists of words as texts, and what was meant by values that are no texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from adamerge.data.records import Records
+
+
+def folded(name: str) -> str:
+    """Return a name without regard to case and spaces.
+
+    Example:
+        >>> folded(" Very  Good")
+        'very good'
+    """
+    return " ".join(name.split()).casefold()
 
 
 def are_words(value: object) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adamerge.batch import NEVER, Form
+from adamerge.batch import NEVER, Form, widened
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import OTHER_OUTPUTS, ModelKind, logits_of, output_by_token, trial, try_out
 from adamerge.experts.pooling import pooled
@@ -39,7 +39,7 @@ def predicted(output: object, expert: Expert, inputs: Mapping[str, object]) -> P
     if not isinstance(output, Tensor) and getattr(output, "logits", None) is None:
         states = next((found for key in OTHER_OUTPUTS if (found := getattr(output, key, None)) is not None), None)
         if isinstance(states, Tensor):
-            whole = states.float() if states.itemsize < 4 else states
+            whole = widened(states)
             vectors = whole if whole.ndim == 2 else pooled(whole, mask, expert.pooling or ("mean",))
             return normalize(vectors, dim=-1), "vectors"
     logits = logits_of(output)

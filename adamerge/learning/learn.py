@@ -29,7 +29,7 @@ from adamerge.learning.trainer import build_trainer, check_joined, clock_of, pro
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
 from adamerge.objectives import LogitAlignment, Objective
-from adamerge.storage.kept import Keeper
+from adamerge.storage.kept import SILENT, Keeper
 from adamerge.types import Coefficients, ConfigError
 
 
@@ -213,7 +213,7 @@ def goals_of(
     calibration: Calibration,
     size: int,
     folder: Path | None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> Goals:
     """Compute the experts' outputs on their rows, or read them from the folder.
 

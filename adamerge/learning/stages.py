@@ -19,7 +19,7 @@ from adamerge.merging.chunks import Chunks, Importance, importance, importance_b
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives import Objective
 from adamerge.optim.processes import first_process_makes
-from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.kept import SILENT, Keeper, Key
 from adamerge.types import Coefficients
 
 
@@ -63,7 +63,7 @@ def learn_in_stages(
     resume: bool = False,
     tell: Callable[[str], None] | None = None,
     announce: Callable[[str], None] = lambda line: None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> Staged:
     """Learn tensor-wise, compute importance, distribute the budget, and continue from the best iterate so far.
 
@@ -100,7 +100,7 @@ def learn_in_stages(
     )
     if chunks is None or not learning.steps:  # without steps there is nothing that could tell chunks apart
         return Staged(model, run(model, learning=learning, checkpoints=checkpoints))
-    course, keeper = Course(model, learning, chunks.settled(watched=bool(held_out))), keeper or Keeper()
+    course = Course(model, learning, chunks.settled(watched=bool(held_out)))
     while (plan := course.plan()) is not None:
         place, key = folder.with_name(f"{plan.name}_stage") if course.stages else folder, {**made_of, **plan.key}
         kept = None if plan.last else keeper.find(place, key, read_stage)

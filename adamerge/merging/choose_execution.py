@@ -11,7 +11,7 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.merging.blocks import find_blocks, frames
 from adamerge.merging.mapped_task_vectors import SCRATCH
 from adamerge.merging.memory import SLACK
-from adamerge.merging.resident_task_vectors import resident_bytes
+from adamerge.merging.resident_task_vectors import leaves_room, resident_bytes
 from adamerge.merging.saved_bytes import Saved
 from adamerge.storage.sizes import bytes_in
 from adamerge.types import ConfigError
@@ -63,16 +63,19 @@ class Around(NamedTuple):
         process: What the process holds already: Python, libraries, rows.
         before: What is taken before the first step, and given back: a transform's work on one tensor.
         heap: Whether tensors are in the C library's heap, as on the CPU, which keeps some of what is freed.
+        untried: Whether there are transforms whose work is not known, because they need rows.
     """
 
     process: int = 0
     before: int = 0
     heap: bool = False
+    untried: bool = False
 
     def __str__(self) -> str:
         """Say it in a few words, after others."""
         held = f", libraries and rows {_mb(self.process)}" if self.process else ""
-        return held + (f"; before that, transforms {_mb(self.before)}" if self.before else "")
+        works = [_mb(self.before)] * bool(self.before) + ["unknown"] * self.untried
+        return held + (f"; before that, transforms {' and '.join(works)}" if works else "")
 
 
 ALONE = Around()
@@ -186,7 +189,7 @@ def choose(
 
 def _fitting(needs: dict[str, Need], room: int) -> Literal["resident", "mapped", "streamed"]:
     """Choose the first execution that fits; where none does, the smallest."""
-    if 2 * needs["resident"].task_vectors < room and needs["resident"].total <= room:
+    if leaves_room(needs["resident"].task_vectors, room) and needs["resident"].total <= room:
         return "resident"
     if needs["mapped"].total <= room or "streamed" not in needs:
         return "mapped"

@@ -17,7 +17,7 @@ from adamerge.merging.generating import Generating
 from adamerge.merging.grouping import Grouping
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.pinned_task_vectors import Pinned
-from adamerge.merging.resident_task_vectors import Resident, resident_bytes
+from adamerge.merging.resident_task_vectors import Resident, leaves_room, resident_bytes
 from adamerge.merging.rounding import Rounding, RoundingMode, rounding_of
 from adamerge.merging.rounds import TaskBlocks
 from adamerge.merging.task_vectors import TaskVectors
@@ -241,7 +241,7 @@ def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVe
         return mapped
     if resident is None:
         needed = resident_bytes(mapped.shapes, len(mapped.experts), mapped.dtype)
-        resident = room is not None and 2 * needed < room
+        resident = room is not None and leaves_room(needed, room)
     if isinstance(mapped, Mapped) and mapped.device.type == "cuda":
         mapped = Pinned(mapped)
     return Resident(mapped) if resident else mapped

@@ -74,6 +74,16 @@ class Resident(TaskVectors):
         return held[bundle].narrow(-2, number * rows, rows)
 
 
+def leaves_room(needed: int, room: int) -> bool:
+    """Return whether task vectors of `needed` bytes may be held without being asked for: in less than half of the room.
+
+    Example:
+        >>> leaves_room(3, 8), leaves_room(4, 8)
+        (True, False)
+    """
+    return 2 * needed < room
+
+
 def resident_bytes(shapes: Mapping[str, torch.Size], experts: int, dtype: torch.dtype = torch.float32) -> int:
     """Count the bytes that `Resident` needs for the stacks: K·N numbers per parameter.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.batch import NEVER, Batch, Outputs, mean_where, present_at
+from adamerge.batch import NEVER, Batch, Outputs, mean_where, present_at, widened
 from adamerge.objectives.divergences import distance
 from adamerge.objectives.objective import Objective
 from adamerge.types import SMALLEST_TEMPERATURE, ConfigError, check_types
@@ -127,7 +127,7 @@ class LogitAlignment(Objective):
     @override
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         assert targets is not None  # uses_targets
-        logits = outputs.logits.float() if outputs.logits.itemsize < 4 else outputs.logits
+        logits = widened(outputs.logits)
         if targets.top is not None:
             return mean_where(
                 partial_cross_entropy(logits, targets.top, targets.logits, self.of_words), batch.positions

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from adamerge.batch import Batch, Form, Outputs, mean_where
+from adamerge.batch import Batch, Form, Outputs, mean_where, widened
 from adamerge.objectives.objective import Objective
 
 NOTHING = -100
@@ -68,5 +68,5 @@ class CrossEntropy(Objective):
     def __call__(self, outputs: Outputs, batch: Batch, targets: Outputs | None) -> Tensor:
         del targets
         assert batch.labels is not None  # uses_labels
-        logits = outputs.logits.float() if outputs.logits.itemsize < 4 else outputs.logits
+        logits = widened(outputs.logits)
         return mean_where(cross_entropy(logits, batch.labels), batch.positions)

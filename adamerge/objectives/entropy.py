@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
-from adamerge.batch import Batch, Form, Outputs, mean_where
+from adamerge.batch import Batch, Form, Outputs, mean_where, widened
 from adamerge.objectives.objective import Objective
 from adamerge.types import SMALLEST_TEMPERATURE, ConfigError, check_types
 
@@ -33,7 +33,7 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
         >>> round(entropy(torch.zeros(1, 4)).item() - math.log(4), 6)
         0.0
     """
-    log_probabilities = (logits.float() if logits.itemsize < 4 else logits).div(temperature).log_softmax(-1)
+    log_probabilities = widened(logits).div(temperature).log_softmax(-1)
     return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
@@ -52,7 +52,7 @@ def bernoulli_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
         >>> round(bernoulli_entropy(torch.zeros(1, 2)).item() - 2 * math.log(2), 6)
         0.0
     """
-    z = (logits.float() if logits.itemsize < 4 else logits) / temperature
+    z = widened(logits) / temperature
     return -(z.sigmoid() * logsigmoid(z) + (-z).sigmoid() * logsigmoid(-z)).sum(-1)
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.race import CentreChoice
 from adamerge.experts.experts import Experts
@@ -33,8 +31,8 @@ def transforms_of(choice: object) -> Iterator[Transform]:
             yield from transforms_of(one)
 
 
-def transforms_bytes(config: MergeConfig, experts: Experts, names: Sequence[str]) -> int:
-    """Estimate the most bytes that a transform takes for one parameter; 0 for those that need rows.
+def transforms_bytes(config: MergeConfig, experts: Experts, names: Sequence[str]) -> list[int | None]:
+    """Estimate the most bytes that each transform takes for one parameter; None for those that need rows.
 
     Args:
         config: Configuration.
@@ -42,15 +40,16 @@ def transforms_bytes(config: MergeConfig, experts: Experts, names: Sequence[str]
         names: Parameters to merge.
     """
     used = [transform for _, choice in choices(config) for transform in transforms_of(choice)]
-    return max((_bytes_of(one, config, experts, names) for one in used), default=0)
+    return [_bytes_of(one, config, experts, names) for one in used]
 
 
-def _bytes_of(transform: Transform, config: MergeConfig, experts: Experts, names: Sequence[str]) -> int:
+def _bytes_of(transform: Transform, config: MergeConfig, experts: Experts, names: Sequence[str]) -> int | None:
     shapes = {name: experts.base.shape(name) for name in names}
-    count, dtype = len(experts.tasks), getattr(torch, config.dtype)
+    count, dtype = len(experts.tasks), config.work_dtype
     inside: list[int] = []
     if any(isinstance(own, Adapted) for own in experts.weights.values()):  # in the space of factors where it can be
         few = {name for name in shapes if transform.core_of(name) is not None}
         size = 3 * len(transform.experts(config.names)) * dtype.itemsize  # in fp64, and in the dtype of the work
         inside = [size * shapes.pop(name).numel() for name in few]
-    return max(work_bytes(transform, shapes, experts.layouts, count, dtype) or 0, *inside, 0)
+    known = work_bytes(transform, shapes, experts.layouts, count, dtype)
+    return None if known is None else max(known, *inside, 0)

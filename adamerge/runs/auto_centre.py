@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adamerge.calibration.agreement import HeldOut, hold_out
-from adamerge.calibration.cache_keys import digest_of_rows
+from adamerge.calibration.cache_keys import kept_of_rows, key_of
 from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.race import Auto, Round, race, scales_in_time
 from adamerge.calibration.targets import compute_targets
@@ -28,7 +28,6 @@ from adamerge.results.kept_base import included
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import remove_whole, write_text
-from adamerge.storage.digest import digest_of_json
 from adamerge.storage.kept import Keeper, Key
 from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.storage.write_safetensors import SafetensorsWriter
@@ -71,14 +70,12 @@ class AutoCentre:
         Raises:
             ConfigError: There are no rows, and no stored centre has the same key.
         """
-        make = self._write if self.rows else None
-        return self.keeper(self.run.centre, self._key(), make, lambda path: MappedFiles([path]))
+        return kept_of_rows(self.keeper, self.run.centre, self._key(), self._write, lambda path: MappedFiles([path]))
 
     def _key(self) -> Key:
         weight = [self.config.keep_weight] if self.config.keep else []
         settings = [repr(self.auto), self.config.seed_everything, repr(self.config.objective), *weight]
-        key = {"experts": self.plain.vectors.digest(), "settings": digest_of_json(settings)}
-        return {**key, "rows": digest_of_rows(self.rows, self.config.data.micro_batch)} if self.rows else key
+        return key_of(self.plain.vectors.digest(), self.rows, settings, self.config.data.micro_batch)
 
     def _write(self, file: Path) -> None:
         contestants, held_out = self._contestants(), self._held_out()

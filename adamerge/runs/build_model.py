@@ -30,7 +30,7 @@ from adamerge.runs.components import COMPONENT, check_components, components, ra
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.start import start_of
-from adamerge.storage.kept import Keeper
+from adamerge.storage.kept import SILENT, Keeper
 from adamerge.transforms.mixtures import by_matrix
 from adamerge.transforms.stored import transformed
 from adamerge.types import ConfigError, IncompatibleExpertsError, quoted
@@ -166,7 +166,7 @@ def answers_to(
     names: Sequence[str],
     rows: Mapping[str, Rows],
     folder: Path,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> dict[str, Rows]:
     """Add pseudo-answers to the calibration rows, if the configuration requests them, and store them in a folder.
 
@@ -246,7 +246,7 @@ def without_keep(rows: Mapping[str, Rows]) -> dict[str, Rows]:
 
 def rounding_by(config: MergeConfig, experts: Experts) -> Rounding:
     """Choose how numbers are written; an adapter's change is added to the base, so nothing merged is rounded."""
-    dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
+    dtype = config.written_dtype
     backbone = torch.float32 if adapter_of(config.export) else dtype
     return replace(rounding_of(experts, backbone, config.rounding, config.seed_everything), heads=dtype)
 

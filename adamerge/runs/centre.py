@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypedDict
 
-import torch
 from rich.console import Console
 
 from adamerge.calibration.cache_keys import digest_of_rows
@@ -129,7 +128,10 @@ def fisher_inputs(
     console: Console,
     keeper: Keeper,
 ) -> Iterator[FisherInputs]:
-    """Provide Fisher information to a transform that needs it, and delete its files at the end of the block."""
+    """Provide Fisher information to a transform that needs it, and delete its files at the end of the block.
+
+    After an error they stay, for the run to go on with.
+    """
     if not transform.fisher or not rows:
         yield FisherInputs(information=None, rows=None)
         return
@@ -147,7 +149,7 @@ def plain_vectors(
     beside: Mapping[str, Weights] | None = None,
 ) -> TaskVectors:
     """Map the untransformed task vectors from the files of their checkpoints."""
-    device, dtype = device_of(config.trainer.accelerator), getattr(torch, config.dtype)
+    device, dtype = device_of(config.trainer.accelerator), config.work_dtype
     return task_vectors(experts, names, centre=centre, beside=beside, resident=False, dtype=dtype, device=device)
 
 

@@ -46,7 +46,7 @@ def execution_for(
     Raises:
         ConfigError: The limit is too low, there is no such block, or what is configured cannot be streamed.
     """
-    memory, dtype = config.memory_settings, getattr(torch, config.dtype)
+    memory, dtype = config.memory_settings, config.work_dtype
     count, room = len(config.columns), free_bytes(device)
     if device.type == "cpu":
         room //= config.trainer.devices  # each process takes its part
@@ -119,7 +119,9 @@ def _around(config: MergeConfig, experts: Experts, names: Sequence[str], device:
         give_back(0)
         _AT_FIRST[experts] = anonymous_memory()
     heap = device.type == "cpu"
-    return Around(_AT_FIRST[experts] if heap else 0, transforms_bytes(config, experts, names), heap)
+    works = transforms_bytes(config, experts, names)
+    most = max((size for size in works if size is not None), default=0)
+    return Around(_AT_FIRST[experts] if heap else 0, most, heap, untried=None in works)
 
 
 def gathered_in(config: MergeConfig) -> torch.dtype | None:
@@ -140,7 +142,7 @@ def whole_experts(config: MergeConfig, experts: Experts, names: Sequence[str], r
         return []
     if execution_ahead(config, experts, names, rows, device_of(config.trainer.accelerator)).blocks is None:
         return []
-    dtype = getattr(torch, config.dtype)
+    dtype = config.work_dtype
     most = max(sum(header.shape.numel() for header in one.headers.values()) for one in experts.weights.values())
     size = f"{most * dtype.itemsize / 1e6:.0f} MB"
     return [f"memory: while experts generate pseudo-answers, each is in memory as a whole, {size}"]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+import torch
+
 from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.calibration.esm import Esm
@@ -190,6 +192,16 @@ class MergeConfig:
         if self.centre is None:
             return "base"
         return "auto" if self.centre == "auto" else type(self.chosen_centre).__name__
+
+    @property
+    def work_dtype(self) -> torch.dtype:
+        """Of the computation."""
+        return getattr(torch, self.dtype)
+
+    @property
+    def written_dtype(self) -> torch.dtype | None:
+        """Of the export; None keeps that of the base."""
+        return getattr(torch, self.out_dtype) if self.out_dtype else None
 
     @property
     def chosen_centre(self) -> CalibratedMerge | Transform | CentreChoice:

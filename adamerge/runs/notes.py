@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
 from adamerge.runs.all_transforms import choices, transforms_of
@@ -43,7 +41,7 @@ def transform_notes(config: MergeConfig, experts: Experts, names: Sequence[str])
     if not names:
         return []
     shapes = {name: experts.base.shape(name) for name in names}
-    size = largest_stack(shapes, len(experts.tasks), getattr(torch, config.dtype))
+    size = largest_stack(shapes, len(experts.tasks), config.work_dtype)
     used = {key: list(dict.fromkeys(one.title for one in transforms_of(own))) for key, own in choices(config)}
     return [Fact(f"{key}: {', '.join(own)}, one tensor at a time; {size}") for key, own in used.items() if own]
 

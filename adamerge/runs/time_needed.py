@@ -107,7 +107,7 @@ def time_lines(config: MergeConfig, experts: Experts, names: Sequence[str], data
     steps, device = config.trainer.max_steps, device_of(config.trainer.accelerator)
     if not steps and not data.evaluation:
         return []
-    dtype: torch.dtype = getattr(torch, config.dtype)
+    dtype = config.work_dtype
     rows = {**data.evaluation, **data.calibration}
     work = _work(experts, {task: as_answered(own, config) for task, own in rows.items()}, dtype)
     if None in work.values():
@@ -183,7 +183,7 @@ def seconds(
     """
     parts = divide(data.calibration, config.data, config.seed_everything)
     numbers = sum(experts.base.shape(name).numel() for name in names)
-    merging = (len(config.columns) + 1) * numbers * getattr(torch, config.dtype).itemsize / speed.bytes
+    merging = (len(config.columns) + 1) * numbers * config.work_dtype.itemsize / speed.bytes
     merging += _PER_TENSOR * len(names) / speed.calls
     batch = {task: min(config.data.batch_size or len(rows), len(rows)) for task, rows in parts.learn.items()}
     rows = {task: len(own) for task, own in data.evaluation.items()}

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 import yaml
 from rich.console import Console
 
@@ -84,7 +83,7 @@ def mergekit_settings(config: MergeConfig, learned: Table, experts: Experts) -> 
     names = _on_disk(experts, list(learned.grouping.rows))
     rows = {names[name]: int(index[0]) for name, index in learned.grouping.rows.items()}
     table = learned.coefficients.double().tolist()
-    dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
+    dtype = config.written_dtype
     columns = dict(zip(learned.experts, range(len(learned.experts)), strict=True))
     models = [
         {

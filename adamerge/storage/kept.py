@@ -137,6 +137,10 @@ class Keeper:
         remove(key_file(path))
 
 
+SILENT = Keeper()
+"""Computes again without a word what does not match."""
+
+
 def key_file(path: Path) -> Path:
     """Return the path of a stored result's key.
 

@@ -17,7 +17,7 @@ from adamerge.merging.resident_task_vectors import resident_bytes
 from adamerge.merging.task_vectors import TaskVectors
 from adamerge.storage.atomic_files import whole_folder
 from adamerge.storage.digest import digest_of_json
-from adamerge.storage.kept import Keeper, Key
+from adamerge.storage.kept import SILENT, Keeper, Key
 from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.storage.write_safetensors import SafetensorsWriter
 from adamerge.transforms.transform import TensorTransform, Transform
@@ -32,7 +32,7 @@ def transformed(
     information: Callable[[], TaskVectors] | None = None,
     rows: str | None = None,
     console: Console | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> Mapped:
     """Transform task vectors one tensor at a time and store the results, a safetensors file each.
 
@@ -64,9 +64,7 @@ def transformed(
     def read(place: Path) -> dict[str, MappedFiles]:
         return {name: MappedFiles([place / f"{name}.safetensors"]) for name in names}
 
-    stored = (keeper or Keeper())(
-        folder, _key(plain, transform, rows), None if _lacks(transform, information) else make, read
-    )
+    stored = keeper(folder, _key(plain, transform, rows), None if _lacks(transform, information) else make, read)
     return Mapped(stored, tuple(plain.shapes), centre, None, plain.dtype, plain.device)
 
 
@@ -78,7 +76,7 @@ def merged_at_once(
     information: Callable[[], TaskVectors] | None = None,
     rows: str | None = None,
     console: Console | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper = SILENT,
 ) -> Weights:
     """Return the finished merge, centre + coefficient · Σ outputs, from a file that holds it, or is written now.
 
@@ -109,7 +107,7 @@ def merged_at_once(
                 writer.write(name, centre + transform.coefficient * outputs.sum(0))
 
     makes = None if _lacks(transform, information) else make
-    return (keeper or Keeper())(file, _key(plain, transform, rows), makes, lambda place: MappedFiles([place]))
+    return keeper(file, _key(plain, transform, rows), makes, lambda place: MappedFiles([place]))
 
 
 def largest_stack(shapes: Mapping[str, torch.Size], count: int, dtype: torch.dtype) -> str:

@@ -129,7 +129,7 @@ class Seed:
     def solved(self) -> Found:
         """The closed-form start alone."""
         began = time.perf_counter()
-        coefficients = closed_form(self.model, self.calibration.learn, ClosedForm())
+        coefficients = closed_form(self.model, self.calibration.learn, ClosedForm(), 32)
         return Found(self.model, coefficients, time.perf_counter() - began, [])
 
     def finished(self, **changes: object) -> Found:

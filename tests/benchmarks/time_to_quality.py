@@ -89,7 +89,7 @@ def main() -> None:
         )
 
         solved = Clock(1)
-        solved.note(0, closed_form(seed.model, seed.calibration.learn, ClosedForm()))
+        solved.note(0, closed_form(seed.model, seed.calibration.learn, ClosedForm(), 32))
         closed = measured(seed, seed.model, solved, options.evaluation)
 
         clock = Clock(5)

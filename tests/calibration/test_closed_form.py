@@ -11,6 +11,7 @@ from support.two_layers import GROUPINGS, TASKS, Net, inputs, merged_model, rows
 from torch import nn
 from torch.func import functional_call
 
+from adamerge.calibration import gram_matrices
 from adamerge.calibration.calibrated_merge import kept_merge
 from adamerge.calibration.closed_form import ClosedForm, closed_form, kept_closed_form
 from adamerge.calibration.gram_matrices import forward_order, grams_of_experts, grams_of_merged, linear_layers
@@ -29,9 +30,10 @@ from adamerge.types import ConfigError
 
 @pytest.mark.parametrize("room", [1, 60, 10**6])
 @pytest.mark.parametrize("size", [1, 4, 6])
-def test_grams_ignore_padding(room, size):
+def test_grams_ignore_padding(room, size, monkeypatch):
+    monkeypatch.setattr(gram_matrices, "ROOM", room)
     model, nets = merged_model()
-    parts = list(grams_of_experts(model, rows_of(), size, room))
+    parts = list(grams_of_experts(model, rows_of(), size))
     assert len(parts) == {1: 3, 60: 3, 10**6: 1}[room]
     grams = {name: gram for part in parts for name, gram in part.items()}
     assert list(grams) == list(linear_layers(model)) == ["query.weight", "key.weight", "out.weight"]
@@ -107,7 +109,7 @@ def test_closed_form_in_forward_order_uses_outputs_of_solved_layers():
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_one_expert_gets_coefficient_one_at_once(grouping, inputs_of):
     model, nets = merged_model(grouping, tasks=("a",))
-    found = closed_form(model, rows_of(("a",)), ClosedForm(ridge=0.0, inputs=inputs_of))
+    found = closed_form(model, rows_of(("a",)), ClosedForm(ridge=0.0, inputs=inputs_of), 4)
     torch.testing.assert_close(found, torch.ones(len(model.grouping), 1), rtol=0, atol=1e-6)
     merged = model.vectors.combine(found, model.grouping)
     logits = model.forward("a", merged, {"x": inputs("a")}).logits.log_softmax(-1)
@@ -117,15 +119,15 @@ def test_one_expert_gets_coefficient_one_at_once(grouping, inputs_of):
 
 def test_an_expert_without_rows_takes_part():
     model, _ = merged_model()
-    found = closed_form(model, rows_of(("a", "c")), ClosedForm(ridge=0.0))
+    found = closed_form(model, rows_of(("a", "c")), ClosedForm(ridge=0.0), 4)
     assert found.shape == (5, 3)
     assert found.isfinite().all()
 
 
 def test_start_is_kept(tmp_path):
     model, _ = merged_model()
-    first = kept_closed_form(model, rows_of(), ClosedForm(), tmp_path / "start.safetensors")
-    again = kept_closed_form(model, {}, ClosedForm(), tmp_path / "start.safetensors")
+    first = kept_closed_form(model, rows_of(), ClosedForm(), tmp_path / "start.safetensors", 4)
+    again = kept_closed_form(model, {}, ClosedForm(), tmp_path / "start.safetensors", 4)
     assert torch.equal(first, again)
 
 
@@ -244,7 +246,7 @@ def test_gram_matrices_do_not_depend_on_how_rows_are_batched(tmp_path, monkeypat
 def test_a_model_without_linear_layers_is_refused(tmp_path, monkeypatch):
     model, rows = opened(tmp_path, monkeypatch, "GPT2LMHeadModel", "gpt2")
     with pytest.raises(ConfigError, match=r"GPT2LMHeadModel: expected a torch\.nn\.Linear among the parameters"):
-        closed_form(model, rows, ClosedForm())
+        closed_form(model, rows, ClosedForm(), 4)
 
 
 @pytest.mark.parametrize("towards", [0.3, 1.0])

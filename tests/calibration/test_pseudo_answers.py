@@ -111,7 +111,7 @@ def test_a_second_run_reads_and_a_change_is_detected(family, monkeypatch):
 
     def tasks(how=config.data.pseudo_answers, rows=data.calibration, seed=0):
         asked.clear()
-        answer(model, rows, how, seed=seed, folder=family / "kept")
+        answer(model, rows, how, seed=seed, size=32, folder=family / "kept")
         return asked
 
     assert tasks() == ["mood", "topic"]
@@ -144,7 +144,7 @@ def test_sampled_answers_follow_the_seed_and_do_not_change_the_random_state(fami
     how = PseudoAnswers(max_new_tokens=6, sample=True, temperature=2.0)
     before = torch.get_rng_state()
     one, same, other = (
-        answer(model, data.calibration, how, seed=seed)["mood"].batch(range(12)).inputs["input_ids"].tolist()
+        answer(model, data.calibration, how, seed=seed, size=32)["mood"].batch(range(12)).inputs["input_ids"].tolist()
         for seed in (0, 0, 1)
     )
     assert one == same
@@ -154,10 +154,10 @@ def test_sampled_answers_follow_the_seed_and_do_not_change_the_random_state(fami
 
 def test_the_experts_own_end_tokens_are_used(family):
     model, data = opened(parse_file(Path("merge.yaml")))
-    said = answer(model, data.calibration, PseudoAnswers(6), folder=family / "one")["mood"]
+    said = answer(model, data.calibration, PseudoAnswers(6), size=32, folder=family / "one")["mood"]
     first = json.loads((family / "one/mood.jsonl").read_text().splitlines()[0])["tokens"]
     transformers.GenerationConfig(eos_token_id=[1, first[2]], temperature=3.0, do_sample=True).save_pretrained("mood")
-    answer(model, data.calibration, PseudoAnswers(6), folder=family / "two")
+    answer(model, data.calibration, PseudoAnswers(6), size=32, folder=family / "two")
     again = json.loads((family / "two/mood.jsonl").read_text().splitlines()[0])["tokens"]
     assert again == first[: first.index(first[2]) + 1]
     assert len(said) == 12

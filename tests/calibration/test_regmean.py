@@ -125,4 +125,4 @@ def test_inputs_that_are_not_finite_are_refused(tmp_path):
     tables = {task: TensorRows({"input": inputs(task, 4)}) for task in TASKS}
     tables["b"] = TensorRows({"input": inputs("b", 4).fill_(torch.inf)})
     with pytest.raises(ConfigError, match=r"b: the inputs of 0\.weight are not finite"):
-        kept_merge(model, tables, RegMean(), tmp_path / "centre.safetensors")
+        kept_merge(model, tables, RegMean(), tmp_path / "centre.safetensors", 4)

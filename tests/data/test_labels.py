@@ -218,3 +218,10 @@ def test_names_of_all_outputs_in_any_order_are_read():
     kind = ModelKind("BertForSequenceClassification", class_names={2: "c", 0: "a", 1: "b"}, num_classes=3)
     assert labels_of(labelled(["c", "a"]), kind, Encoding(labeled=True), 3)[0] == [2, 0]
     assert labels_of(labelled(["c"]), kind, Encoding(), 4) == (None, ())
+
+
+def test_zeros_and_ones_as_numbers_with_a_point_are_integers():
+    kind = ModelKind("BertForSequenceClassification", num_classes=3)
+    found, _ = labels_by_form(labelled([[1.0, 0.0, 1.0], [0, 1, 0]]), kind, Encoding(labeled=True), "labels", 3)
+    assert found == [[1, 0, 1], [0, 1, 0]]
+    assert {type(one) for row in found for one in row} == {int}

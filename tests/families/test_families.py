@@ -153,7 +153,7 @@ def test_every_prompt_of_a_batch_is_answered_as_alone(family, tokenizer):
     kind = model.experts.tasks["a"].kind
     prompts = settle(asked(model, model.experts.tasks["a"]), prompts_of(kind, tokenizer), LIMIT).rows
     assert word(prompts.padding) == family.prompts
-    answers = answer(model, {"a": prompts}, PseudoAnswers(max_new_tokens=4))["a"]
+    answers = answer(model, {"a": prompts}, PseudoAnswers(max_new_tokens=4), size=32)["a"]
     for row in range(len(prompts)):
         ids = prompts.batch([row]).inputs["input_ids"]
         how = transformers.GenerationConfig(

@@ -73,6 +73,14 @@ def test_check_prints_what_each_execution_takes():
         assert f"memory: otherwise {other}" in text
 
 
+def test_transforms_that_cannot_be_tried_are_said():
+    """Wudi's work is known, and that of Fisher, which needs rows, is not."""
+    config = merge_config(configuration(**FEW, run_dir="unused", memory="mapped", task_vectors="Fisher", centre="Wudi"))
+    experts = open_inputs(config, None, Console(quiet=True)).experts
+    need = execution_for(config, experts, experts.shared, {}, torch.device("cpu")).need
+    assert re.search(r"; before that, transforms \d+ MB and unknown\)", str(need))
+
+
 def test_the_task_that_takes_most_counts_wherever_it_stands():
     config = merge_config(configuration(**FEW, run_dir="unused"))
     opened = open_inputs(config, None, Console(quiet=True))
