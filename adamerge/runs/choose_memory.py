@@ -109,7 +109,7 @@ def _divided(
     """Say what each process takes to learn; what is above it is for what the first process prepares and measures."""
     processes = process_count(asdict(config.trainer))
     need = divided_need(experts, names, config.memory_settings, processes, dtype, gathered_in(config) or dtype, saved)
-    need = replace(need, around=around._replace(before=0))  # the first process alone prepares
+    need = replace(need, around=around._replace(before=0, untried=False))  # the first process alone prepares
     return f"memory: to learn, each of {processes} processes takes {need}"
 
 

@@ -146,7 +146,12 @@ class MergeConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the start is a coefficient, the seed a seed, and the size of files one of files."""
+        """Check that the start is a coefficient, the seed a seed, the centre a known choice, and the size one of files."""
+        if isinstance(self.centre, CentreChoice) and not isinstance(self.centre, Auto):
+            raise ConfigError(
+                f"centre: expected auto, or a merge (a transform, or one that is computed from rows), found "
+                f"{type(self.centre).__name__}: Auto alone can choose. Derive a transform of your own from Transform."
+            )
         if isinstance(self.init, float | int) and not abs(self.init) <= LARGEST_START:
             raise ConfigError(f"init: expected a finite number, found {self.init} (at most {LARGEST_START:g}).")
         if isinstance(self.seed_everything, int) and self.seed_everything < 0:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from support.families import configuration, write
 from support.networks import divergence_of, merge, summed
 
-from adamerge.calibration.race import Auto
+from adamerge import ConfigError
+from adamerge.calibration.race import Auto, CentreChoice
 from adamerge.data.rows import Rows
 from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.save_config import resolved
@@ -95,3 +96,14 @@ def test_no_pass_has_more_rows_than_micro_batch(monkeypatch):
         data = {"rows": 16, "batch_size": 4, "micro_batch": 2}
         merge(centre=Auto(merges=[], scales=[1.0], rows=4), data=data, trainer={"max_steps": 1}).learn()
     assert max(sizes) == 2
+
+
+class First(CentreChoice):
+    """Takes the first of its merges, as no code of ours does."""
+
+    contestants = (Wudi(),)
+
+
+def test_another_way_to_choose_is_refused():
+    with pytest.raises(ConfigError, match=r"centre: expected auto, or a merge.*found First"):
+        merge_config({"base_model": "base", "models": [{"model": "one"}], "centre": First()})
