@@ -146,7 +146,7 @@ class MergeConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the start is a coefficient, the seed a seed, the centre a known choice, and the size one of files."""
+        """Check start, seed, centre and the size of files, each of which not every value of its type can be."""
         if isinstance(self.centre, CentreChoice) and not isinstance(self.centre, Auto):
             raise ConfigError(
                 f"centre: expected auto, or a merge (a transform, or one that is computed from rows), found "
