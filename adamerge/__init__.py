@@ -8,7 +8,7 @@ In Python, after `adamerge demo` has made a base and four experts::
     experts = [Expert(f"demo/models/{task}", calibration=f"demo/data/{task}/calibration") for task in tasks]
     result = Merge("demo/models/base", experts).learn()  # any key of the YAML as a keyword; the same presets
     result.export("merged")
-    print(result.best_step, result.coefficients.shape)  # coefficients: (groups, experts and base)
+    print(result.best_step, result.coefficients.shape)  # (groups, columns: experts, base, finished merges)
 
 The names below are the Python interface. They are imported on first use, so `import adamerge` alone costs nothing.
 """

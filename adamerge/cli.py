@@ -162,9 +162,13 @@ def _run(arguments: list[str]) -> int:
         return _call(OPTIONS[command](), [], Console())
     from adamerge.command_line import read_arguments
 
-    takes_keys = command in (*merge_commands.MERGES, *more_commands.PLACES)
-    options, layers = read_arguments(OPTIONS[command], rest, merges=takes_keys)
+    options, layers = read_arguments(OPTIONS[command], rest, merges=takes_keys(command))
     return _call(options, layers, Console())
+
+
+def takes_keys(command: str) -> bool:
+    """Return whether options of a command beside its own are keys of a configuration."""
+    return command in (*merge_commands.MERGES, *more_commands.PLACES)
 
 
 def _is_class_help(word: str) -> bool:

@@ -102,7 +102,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Replay:
-    """Options of `replay`; others, such as --base_model PLACE or --models.0.model PLACE, say where models and rows are.
+    """Options of `replay`; places too, such as --models.0.model PLACE.
 
     Attributes:
         recipe: recipe.json of a finished run, or its run directory; the coefficients are beside it.
@@ -118,7 +118,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Options of `reproduce`; others, such as --base_model PLACE, say where models and rows are.
+    """Options of `reproduce`; places too, such as --models.0.model PLACE.
 
     Attributes:
         recipe: recipe.json of a finished run, or its run directory; the coefficients are beside it.

@@ -1,6 +1,7 @@
 """What pyproject.toml and the files beside it promise agrees with the code and with each other."""
 
 import ast
+import itertools
 import re
 import runpy
 import subprocess
@@ -132,9 +133,10 @@ def test_scripts_are_bash_and_stop_at_the_first_error(script):
 
 def test_answers_of_the_contributing_guide_are_where_it_says():
     rows = re.findall(r"^\| .+\? \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_bytes().decode(), re.MULTILINE)
-    answers = [answer for row in rows for answer in re.findall(r"`([\w.]+)` in `([\w/.]+)`", row)]
-    assert len(answers) >= len(rows) == 4
-    for name, path in answers:
+    answers = [re.findall(r"`([\w.]+)` in `([\w/.]+/[\w.]+)`", row) for row in rows]
+    assert len(answers) >= 4
+    assert all(answers)
+    for name, path in itertools.chain(*answers):
         tree, *parts = ast.parse((ROOT / path).read_bytes().decode()), *name.split(".")
         for part in parts:
             tree = next(node for node in tree.body if getattr(node, "name", "") == part)

@@ -26,9 +26,8 @@ def judge(words, place):
     command, *rest = words[words.index("adamerge") + 1 :]
     if problem := cli.unknown_command(command):
         raise ConfigError(problem)
-    merges = command in merge_commands.MERGES
-    _, layers = read_arguments(cli.OPTIONS[command], rest, merges=merges)
-    if merges:
+    _, layers = read_arguments(cli.OPTIONS[command], rest, merges=cli.takes_keys(command))
+    if command in merge_commands.MERGES:
         merge_layers(layers)
 
 
