@@ -22,11 +22,19 @@ LEGACY = "chat_template.json"
 _ALL = (*TOKENIZER, *PROCESSOR, TEMPLATE, LEGACY, "generation_config.json")
 
 
-def files_of(folder: Path, patterns: tuple[str, ...] = _ALL) -> dict[str, Path]:
-    """List the files of a folder that match a pattern, by name; no hidden ones, keys, or links that lead out."""
+def files_of(folder: Path, patterns: tuple[str, ...] = _ALL, *, within: Path | None = None) -> dict[str, Path]:
+    """List the files of a folder that match a pattern, by name; no hidden ones, keys, or links that lead out.
+
+    Args:
+        folder: The folder.
+        patterns: As those of a shell.
+        within: What links may not lead out of; the folder itself by default.
+    """
     shown = sorted(name for name in _names_in(folder) if not name.startswith("."))
     found = {name: folder / name for pattern in patterns for name in filter_names(shown, pattern)}
-    return {name: file for name, file in found.items() if file.suffix not in KEYS and _is_file_of(folder, file)}
+    return {
+        name: file for name, file in found.items() if file.suffix not in KEYS and _is_file_of(within or folder, file)
+    }
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -87,7 +95,8 @@ def _former_template(folder: Path) -> dict[str, str]:
 
 def further_templates(folder: Path) -> dict[str, Path]:
     """List the files of named chat templates by name; none if their folder is a link out of the checkpoint's."""
-    return files_of(folder / TEMPLATES, ("*.jinja",)) if inside(folder, folder / TEMPLATES) else {}
+    own = inside(folder, folder / TEMPLATES)
+    return files_of(folder / TEMPLATES, ("*.jinja",), within=folder) if own else {}
 
 
 def _template_in(file: Path) -> str:

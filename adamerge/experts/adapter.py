@@ -53,7 +53,10 @@ def open_expert(
     may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     folder = locate(source, allow_pickle, inside=True)
     if is_adapter(folder) and adapter is not None:
-        raise ConfigError(f"{source}: an adapter, expected the complete checkpoint that {adapter} is applied to.")
+        raise ConfigError(
+            f"{source}: an adapter, expected the complete checkpoint that {adapter} is applied to. Name that (key "
+            "model), or give each adapter as an expert of its own, with the key model alone."
+        )
     if adapter is None and not has_adapter(folder):
         return open_checkpoint(source, inside=True, **may)
     if base is None:

@@ -82,11 +82,13 @@ def _base(place: str, base: str | None, **may: bool) -> Checkpoint:
     if not has_adapter(folder):
         raise ConfigError(f"{place}: a complete checkpoint; expected its base, found none. Add --base.")
     named = read_adapter_config(place, folder).base_model
+    if not named:
+        raise ConfigError(f"{place}: an adapter that names no base. Give its base: --base.")
     try:
         return open_checkpoint(named, **may)
     except (ConfigError, IncompatibleExpertsError) as error:
         raise ConfigError(
-            f"{place}: expected the base that the adapter names ({named or 'none'}), which cannot be opened: {error} "
+            f"{place}: expected the base that the adapter names ({named}), which cannot be opened: {error} "
             "Give its base: --base."
         ) from error
 

@@ -8,6 +8,7 @@ from io import BufferedWriter
 from pathlib import Path
 
 from adamerge.storage.partial_paths import new_partial_file, new_partial_folder, remove, remove_leftovers_of
+from adamerge.types import ConfigError
 
 
 @contextmanager
@@ -80,10 +81,19 @@ def whole_folder(path: Path) -> Generator[Path]:
 
 
 def appear(folder: Path, path: Path) -> None:
-    """Rename a complete folder to its path, with everything in it on disk."""
+    """Rename a complete folder to its path, with everything in it on disk.
+
+    Raises:
+        ConfigError: Another process has written the path in the meantime.
+    """
     for inside in (*folder.rglob("*"), folder):
         _sync(inside)
-    folder.rename(path)
+    try:
+        folder.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise ConfigError(f"{path}: exists already: another process has written it in the meantime.") from error
     _sync(path.parent)
 
 

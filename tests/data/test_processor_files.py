@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 from support.families import CHATS, save_tokenizer
 from transformers import AutoTokenizer
 
-from adamerge.data.processor_files import files_of, has_tokenizer, template_of, templates_of
+from adamerge.data.processor_files import TEMPLATES, files_of, has_tokenizer, template_of, templates_of
 from adamerge.data.processors import saved_processor
 from adamerge.data.text import Text
 from adamerge.experts.file_patterns import DOWNLOADED, HEADS, PROCESSOR, TOKENIZER
@@ -105,6 +106,23 @@ def test_links_out_of_a_folder_are_passed_over_but_not_those_of_the_hubs_cache(t
         == files_of(tmp_path / "link", TOKENIZER).keys()
         == {"vocab.txt", "merges.txt"}
     )
+
+
+def test_links_of_the_hubs_cache_and_within_a_checkpoint_lead_to_named_templates(tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b/snapshots/main", tmp_path / "models--a--b/blobs"
+    (snapshot / TEMPLATES).mkdir(parents=True), (snapshot / "checkpoint-5").mkdir(), blobs.mkdir()
+    (blobs / "1").write_text("tools")
+    (tmp_path / "secret").write_text("secret")
+    (snapshot / "chat_template.jinja").symlink_to("../../blobs/1")
+    (snapshot / TEMPLATES / "tool_use.jinja").symlink_to("../../../blobs/1")
+    (snapshot / TEMPLATES / "rag.jinja").symlink_to("../chat_template.jinja")
+    (snapshot / TEMPLATES / "other.jinja").symlink_to("../../../../secret")
+    (snapshot / "checkpoint-5/vocab.txt").symlink_to("../../../blobs/1")
+    assert templates_of(snapshot) == {"default": "tools", "rag": "tools", "tool_use": "tools"}
+    assert files_of(snapshot / "checkpoint-5", TOKENIZER).keys() == {"vocab.txt"}
+    plain = shutil.copytree(snapshot / TEMPLATES, tmp_path / "plain" / TEMPLATES, symlinks=True).parent
+    (plain / "chat_template.jinja").write_text("plain")
+    assert templates_of(plain) == {"default": "plain", "rag": "plain"}
 
 
 @pytest.mark.parametrize("content", ["", "{", "null", "[1]", "3", '"a"', "version https://git-lfs", "\ufeff{}"])

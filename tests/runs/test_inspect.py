@@ -44,7 +44,7 @@ def test_the_command_prints_kind_and_depths(tmp_path, capfd):
 def test_the_base_that_the_adapter_names_is_the_default(tmp_path, capfd):
     base, adapter, _ = saved(tmp_path, *KINDS["plain"])
     assert main(["inspect", str(adapter)]) == 2
-    assert "Give its base: --base" in capfd.readouterr().err
+    assert "an adapter that names no base. Give its base: --base" in capfd.readouterr().err
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
     assert main(["inspect", str(adapter)]) == 0

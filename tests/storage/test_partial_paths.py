@@ -10,6 +10,7 @@ from support.processes import FORKS
 
 from adamerge.storage.atomic_files import remove_whole, whole_file, whole_folder, write_text
 from adamerge.storage.partial_paths import remove_leftovers_in
+from adamerge.types import ConfigError
 
 PARTIAL = re.compile(r"\.out\.[0-9a-f]{16}\.partial")
 
@@ -81,3 +82,17 @@ def test_long_names(tmp_path):
     name = "ü" * 120
     write_text(tmp_path / name, "text")
     assert os.listdir(tmp_path) == [name]
+
+
+def test_of_two_that_write_one_folder_the_second_is_told(tmp_path):
+    out = tmp_path / "out"
+
+    def write_both():
+        with whole_folder(out) as part:
+            write_text(part / "second", "2")
+            out.mkdir()
+            write_text(out / "first", "1")
+
+    with pytest.raises(ConfigError, match=r"out: exists already: another process"):
+        write_both()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "first"]
