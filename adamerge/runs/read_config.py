@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from adamerge.runs.base_of_adapters import with_base_of_adapters
 from adamerge.runs.build_settings import make
 from adamerge.runs.clashes import clashes
 from adamerge.runs.config import MergeConfig
@@ -160,8 +161,9 @@ def _given(layers: Sequence[Document], findings: Findings, allow_code: bool) -> 
         _check_record(layer, findings)
         _check_switch(part, method, findings)
     kept = [_today(part.for_method(method), findings) for part in parts]
-    content = together(kept).content
-    written = tuple(dict.fromkeys(key for part in parts for key in part.written))
+    content = with_base_of_adapters(together(kept).content, findings)
+    own = [*(key for part in parts for key in part.written), *(key for key in content if key == "base_model")]
+    written = tuple(dict.fromkeys(own))
     return method, {**with_earlier_run(content), "method": method, "written": written, "allow_code": allow_code}
 
 
