@@ -147,9 +147,7 @@ def several_labels(table: Table, kind: ModelKind, encoding: Encoding, outputs: i
     known: list[list[list[int]] | None] = [
         _each(rows, lambda one: places.get(one) if isinstance(one, str) else None, count),
         _each(rows, lambda one: one if _whole(one) and 0 <= cast(int, one) < count else None, count),
-        [[int(cast(float, one)) for one in row] for row in rows]
-        if all(_switches(row, count) for row in rows)
-        else None,
+        [_as_integers(row) for row in rows] if all(_switches(row, count) for row in rows) else None,
     ]
     found = [one for one in known if one is not None]
     if found and all(one == found[0] for one in found):

@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from adamerge.experts.made_by_class import Made
 from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
-from adamerge.storage.weights import Header, Renamed, Weights
+from adamerge.storage.weights import Header, Renamed, Weights, headers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Conversion:
             shape, dtype = tensors.headers[name]
             return torch.empty(shape, dtype=dtype, device="meta")
 
-        return {name: Header(tensor.shape, tensor.dtype) for name, tensor in self.apply(empty).items()}
+        return headers_of(self.apply(empty))
 
     def named(self, original: Mapping[str, str]) -> "Conversion":
         """Return the same for a file with other names, given the file's own name of each."""

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
 from adamerge.storage.some_rows import SomeRows
-from adamerge.storage.weights import Header, Joined, Renamed, Weights
+from adamerge.storage.weights import Joined, Renamed, Weights, headers_of
 
 
 class LowRank(NamedTuple):
@@ -129,7 +129,7 @@ class Adapted(Weights):
         self._changes, self._own = dict(changes), dict(own)
         self._files = {file: FileDigest(file) for file in files}
         self._settings = settings
-        self._headers = {**base.headers, **{n: Header(t.shape, t.dtype) for n, t in own.items()}}
+        self._headers = {**base.headers, **headers_of(own)}
 
     @property
     @override
@@ -166,7 +166,7 @@ class Adapted(Weights):
             if name in self._changes
         }
         part._own = {name: self._own[name][own] for name, own in rows.items() if name in self._own}
-        part._headers = {**part.base.headers, **{n: Header(t.shape, t.dtype) for n, t in part._own.items()}}
+        part._headers = {**part.base.headers, **headers_of(part._own)}
         return part
 
     def change(self, name: str) -> Change | None:

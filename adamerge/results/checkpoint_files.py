@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from torch import Tensor
-
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.weights import Header
 
@@ -15,11 +13,6 @@ Files: TypeAlias = Mapping[str, Mapping[str, Header]]
 
 METADATA = {"format": "pt"}
 """What transformers writes into every file of weights."""
-
-
-def headers_of(tensors: Mapping[str, Tensor]) -> dict[str, Header]:
-    """Return the headers of tensors."""
-    return {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def size_of(headers: Mapping[str, Header]) -> int:

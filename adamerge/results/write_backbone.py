@@ -14,13 +14,13 @@ from torch import Tensor
 from adamerge.experts.conversion import Written, written
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import exact_parameters
-from adamerge.results.checkpoint_files import METADATA, Files, file_name, headers_of, size_of, write_index
+from adamerge.results.checkpoint_files import METADATA, Files, file_name, size_of, write_index
 from adamerge.results.surviving import SurvivingShare
 from adamerge.storage.atomic_files import file_in_place
 from adamerge.storage.digest import Checksum, bytes_of, checksum_of, digest_of, digest_of_json, identity_of
 from adamerge.storage.kept import Key
 from adamerge.storage.resumable import Begun
-from adamerge.storage.weights import Header
+from adamerge.storage.weights import Header, headers_of
 from adamerge.storage.write_safetensors import SafetensorsWriter, write_safetensors
 from adamerge.types import Coefficients
 
@@ -126,7 +126,7 @@ def write_backbone(
     for file, units in layout.units.items():
         headers = {**layout.files[file], **headers_of(joined)}
         with SafetensorsWriter(begun.files / file, headers, METADATA, file_in_place) as writer:
-            left = [unit for unit in units if not done.keep(unit, writer)]
+            left = [unit for unit in units if not done.keep(unit, headers, writer)]
             names = [name for unit in left for name in unit.names]
             parameters = exact_parameters(model, coefficients, surviving, names)
             for unit in left:
@@ -168,12 +168,13 @@ class _Done:
         self._kept, self._damaged = 0, 0
         self.checksums: dict[str, Checksum] = {}
 
-    def keep(self, unit: Written, writer: SafetensorsWriter) -> bool:
+    def keep(self, unit: Written, headers: Mapping[str, Header], writer: SafetensorsWriter) -> bool:
         """Return whether a unit lies in the file as it was noted; if so, take what was noted as found."""
         found = self._former.get(unit.names[0])
         if found is None:
             return False
-        if not writer.keep(cast(Mapping[str, int], found["tensors"])):
+        tensors = cast(Mapping[str, int], found["tensors"])
+        if not writer.keep(tensors):
             self._damaged += 1
             return False
         shapes, dtypes = self._model.experts.base, self._model.rounding.dtypes
@@ -181,7 +182,7 @@ class _Done:
             self.checksums[name] = Checksum(dtypes[name], shapes.shape(name), crc)
         for name, sums in cast(Mapping[str, object], found["shares"]).items():
             self._surviving.put(name, sums)
-        self._kept += size_of(_headers_of(unit, self._model))
+        self._kept += size_of({name: headers[name] for name in tensors})
         return True
 
     def note(self, checksums: Mapping[str, Checksum], tensors: Mapping[str, int]) -> None:
@@ -220,7 +221,7 @@ def _headers_of(unit: Written, model: MergedModel) -> dict[str, Header]:
     """Return shapes and dtypes of what is written together, by name in the file."""
     shapes, dtypes = model.experts.base, model.rounding.dtypes
     meta = {n: torch.empty(shapes.shape(n), dtype=dtypes[n], device="meta") for n in unit.names}
-    return {name: Header(tensor.shape, tensor.dtype) for name, tensor in unit.apply(meta).items()}
+    return headers_of(unit.apply(meta))
 
 
 def _divide(units: Mapping[Written, Mapping[str, Header]], shard_bytes: int) -> list[list[Written]]:

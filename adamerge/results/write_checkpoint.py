@@ -18,11 +18,11 @@ from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
 from adamerge.experts.tied import tied_names
 from adamerge.results.backbone import as_on_disk
-from adamerge.results.checkpoint_files import METADATA, file_name, headers_of, size_of, write_index
+from adamerge.results.checkpoint_files import METADATA, file_name, size_of, write_index
 from adamerge.results.whose_files import Plan, has_own_folder
 from adamerge.results.write_backbone import Backbone
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_config
-from adamerge.storage.weights import Header, MappedFiles, Weights
+from adamerge.storage.weights import Header, MappedFiles, Weights, headers_of
 from adamerge.storage.write_safetensors import SafetensorsWriter, write_safetensors
 
 

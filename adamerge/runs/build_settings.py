@@ -131,7 +131,7 @@ def _is_built(kinds: Sequence[object], value: object) -> bool:
 
 
 def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> object:
-    if type(value).__module__ == "torch":  # a dtype
+    if f"{type(value).__module__}.{type(value).__name__}" == "torch.dtype":  # without an import of torch
         value = str(value).removeprefix("torch.")
     if value in words(kinds) and not isinstance(value, bool):
         return value

@@ -162,8 +162,8 @@ def _given(layers: Sequence[Document], findings: Findings, allow_code: bool) -> 
         _check_switch(part, method, findings)
     kept = [_today(part.for_method(method), findings) for part in parts]
     content = with_base_of_adapters(together(kept).content, findings)
-    own = [*(key for part in parts for key in part.written), *(key for key in content if key == "base_model")]
-    written = tuple(dict.fromkeys(own))
+    named = ["base_model"] if "base_model" in content else []  # by adapters, where nobody wrote it
+    written = tuple(dict.fromkeys([*(key for part in parts for key in part.written), *named]))
     return method, {**with_earlier_run(content), "method": method, "written": written, "allow_code": allow_code}
 
 

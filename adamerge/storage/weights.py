@@ -42,6 +42,11 @@ class Header(NamedTuple):
     dtype: torch.dtype
 
 
+def headers_of(tensors: Mapping[str, Tensor]) -> dict[str, Header]:
+    """Return the headers of tensors."""
+    return {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
 class Weights(ABC):
     """Tensors of one checkpoint by name; reading never changes them.
 
@@ -102,7 +107,7 @@ class InMemory(Weights):
     def __init__(self, tensors: Mapping[str, Tensor], files: Sequence[Path] = ()) -> None:
         self._files = {file: FileDigest(file) for file in files}
         self._tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-        self._headers = {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        self._headers = headers_of(tensors)
 
     @property
     @override

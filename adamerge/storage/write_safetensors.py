@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adamerge.storage.atomic_files import whole_file
 from adamerge.storage.digest import bytes_of
-from adamerge.storage.weights import DTYPES, Header
+from adamerge.storage.weights import DTYPES, Header, headers_of
 
 _PIECE = 2**20
 """Bytes per read of a file."""
@@ -22,8 +22,7 @@ _PIECE = 2**20
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors from memory as one complete file, or none."""
-    headers = {name: Header(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-    with SafetensorsWriter(path, headers, metadata) as writer:
+    with SafetensorsWriter(path, headers_of(tensors), metadata) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor)
 

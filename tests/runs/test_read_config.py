@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from torch.optim import SGD, Adam
 
@@ -90,6 +91,13 @@ def test_scalars_are_read_as_their_type_asks():
     assert config.run_dir == "007"
     assert config.trainer.max_time == "10:00:00:00"
     assert isinstance(config.init, float)
+
+
+def test_a_dtype_is_its_name_and_no_other_object_of_torch_is_a_text():
+    assert merge_config({"base_model": "base", "models": [{"model": "a"}], "dtype": torch.float64}).dtype == "float64"
+    for other in (torch.device("cpu"), torch.ones(1)):
+        with pytest.raises(ConfigError, match="run_dir: expected"):
+            merge_config({"base_model": "base", "models": [{"model": "a"}], "run_dir": other})
 
 
 def test_steps_of_a_configuration_are_what_runs():
