@@ -4,11 +4,11 @@ import base64
 import binascii
 
 
-def bytes_of(value: object) -> object:
+def decoded(value: object) -> object:
     r"""Return the bytes of an image that is a `data:` address; other values, and damaged ones, as they are.
 
     Example:
-        >>> bytes_of("data:image/png;base64,AAEC")
+        >>> decoded("data:image/png;base64,AAEC")
         {'bytes': b'\x00\x01\x02', 'path': None}
     """
     if not isinstance(value, str) or not value.startswith("data:"):

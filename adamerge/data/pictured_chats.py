@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from adamerge.data.base64_images import bytes_of
+from adamerge.data.base64_images import decoded
 from adamerge.data.chats import chat_column
 from adamerge.data.media import media_columns, media_in_columns, medium_of
 from adamerge.data.sharegpt import as_messages
@@ -80,7 +80,7 @@ def _chat(table: Table, row: int, messages: Sequence[object], beside: Sequence[o
             f"{table.place(row)} has {len(beside)} images for {len(places)} places in its messages. Correct the row."
         )
     for place, image in zip(places, beside, strict=True):
-        place["image"] = bytes_of(image)
+        place["image"] = decoded(image)
     return chat
 
 
@@ -102,7 +102,7 @@ def _with_parts(table: Table, row: int, message: object, places: bool) -> dict[s
     flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]
     images = [value for key, value in known.items() if key in ("image", "images") for value in _listed(value)]
     rest = {key: value for key, value in known.items() if key not in ("content", "image", "images")}
-    return {**rest, "content": [*({"type": "image", "image": bytes_of(one)} for one in images), *flat]}
+    return {**rest, "content": [*({"type": "image", "image": decoded(one)} for one in images), *flat]}
 
 
 def _listed(value: object) -> list[object]:
@@ -133,4 +133,4 @@ def _part(table: Table, row: int, part: object, places: bool) -> object:
             f"{table.place(row)}: expected parts of text and images, found {str(part)[:80]}. Remove the row, or use "
             "rows of tensors."
         )
-    return {"type": "image"} if found[1] is None else {"type": "image", "image": bytes_of(found[1])}
+    return {"type": "image"} if found[1] is None else {"type": "image", "image": decoded(found[1])}

@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 
-from adamerge.data.base64_images import bytes_of
+from adamerge.data.base64_images import decoded
 from adamerge.data.read_files import first_line, open_rows
 from adamerge.data.records import Records
 from adamerge.data.sample_scale import decode
@@ -196,7 +196,7 @@ class Table:
         Raises:
             ConfigError: The value is no image; names its row.
         """
-        value = bytes_of(self.data.value(column, row))
+        value = decoded(self.data.value(column, row))
         if value is None or value == "":
             raise self.error(f"{self.place(row)} has no image in {column!r}. Add the image or remove the row.")
         try:

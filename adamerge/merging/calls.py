@@ -241,7 +241,7 @@ def _floating(value: object) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def bytes_of(call: Call) -> int:
+def size_of_call(call: Call) -> int:
     """Return the bytes of a call's tensors."""
     return sum(one.nbytes for one in trees.tree_leaves((call.args, call.kwargs)) if isinstance(one, Tensor))
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from adamerge.batch import Batch, Outputs
 from adamerge.data.rows import move
 from adamerge.experts.random_numbers import RandomNumbers
-from adamerge.merging.calls import answer, bytes_of
+from adamerge.merging.calls import answer, size_of_call
 from adamerge.merging.forward_pass import Layers, arguments_of, outputs_of
 from adamerge.merging.frame import ReadOutsideError
 from adamerge.merging.merged_model import MergedModel
@@ -174,7 +174,7 @@ def _wave(
         for number, (task, batch) in enumerate(every):
             passes.append(start(blocks[task], loose, batch, layers, number, gradients=False))
         while together := next_round(passes):
-            most = max(most, *(bytes_of(one.call) for one in together))
+            most = max(most, *(size_of_call(one.call) for one in together))
             block = held_for(source, together, gradients=False)
             for one in together:
                 own = block.of(one.blocks.expert.name, one.blocks.names(one.call.path))
