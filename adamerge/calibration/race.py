@@ -74,19 +74,19 @@ class Round(NamedTuple):
     divergence: Mapping[str, float]
 
 
-def race(names: Sequence[str], judge: Judge, *, first: int, most: int, seed: int) -> list[Round]:
+def race(names: Sequence[str], judge: Judge, *, first: int, most: int, seed: int | None) -> list[Round]:
     """Let merges race; the winner is the first of the last round.
 
     Every round is judged on twice as many rows as the one before, and the better half (rounded up) goes on, until one
-    is left or all rows were used. Of merges that are equal the one that a draw with the seed puts first is better; what
-    is not a number is the worst.
+    is left or all rows were used. Of merges that are equal the one that a draw with the seed puts first is better, or
+    the one that is named first; what is not a number is the worst.
 
     Args:
         names: The merges.
         judge: Measures one of them.
         first: Rows per task of the first round.
         most: Largest number of rows that a task has.
-        seed: Random seed of the draw.
+        seed: Random seed of the draw; None for the order of the names.
 
     Example:
         >>> rounds = race(["a", "b", "c"], lambda name, rows: ord(name) / rows, first=8, most=20, seed=0)
@@ -96,7 +96,7 @@ def race(names: Sequence[str], judge: Judge, *, first: int, most: int, seed: int
     Reference:
         Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, 2016.
     """
-    drawn = random.Random(seed).sample(list(names), len(names))
+    drawn = list(names) if seed is None else random.Random(seed).sample(list(names), len(names))
     rounds: list[Round] = []
     rows, left = first, drawn
     while True:

@@ -129,9 +129,9 @@ def compare(
     candidates["learned"] = Candidate(*written_model(model, written)) if written else Candidate(model, learned)
     judged: dict[str, Mapping[str, RowScores]] = {}
     if held_out:
-        judged = {key: held_out.judge(*candidate) for key, candidate in candidates.items()}
-    if guarded and "centre" in guarded.scores:
-        judged["centre"] = guarded.scores["centre"]
+        known = {key: own for key, own in guarded.scores.items() if key != "learned"} if guarded else {}
+        judged = {key: known.get(key) or held_out.judge(*candidate) for key, candidate in candidates.items()}
+        judged |= known
     scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, MEAN]) for key in CANDIDATES}
     measures, notes = dict[str, Measure](), tuple[str, ...]()
     if rows:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from adamerge.calibration.agreement import HeldOut
+from adamerge.calibration.race import race
 from adamerge.calibration.row_scores import RowScores
 from adamerge.experts.experts import KEEP
 from adamerge.merging.grouping import task_wise
@@ -15,6 +16,9 @@ from adamerge.types import Coefficients
 
 Criterion: TypeAlias = Literal["divergence", "agreement"]
 """What merges are compared by on held-out rows."""
+
+FEWEST = 8
+"""Rows per task on which all scales of task arithmetic are judged."""
 
 
 class Candidate(NamedTuple):
@@ -65,29 +69,33 @@ def finished_merges(plain: MergedModel, held_out: HeldOut, by: Criterion, scale:
     }
     if not held_out:
         return Finished(merges, None)
-    scale = tuned_scale(plain, held_out, by)[0] if scale is None else scale
+    scale = tuned_scale(plain, held_out, by) if scale is None else scale
     return Finished({**merges, "task_arithmetic_tuned": Candidate(plain, uniform(plain, scale))}, scale)
 
 
-def tuned_scale(model: MergedModel, held_out: HeldOut, by: Criterion = "agreement") -> tuple[float, float]:
+def tuned_scale(model: MergedModel, held_out: HeldOut, by: Criterion) -> float:
     """Find the scale of task arithmetic that is best on held-out rows.
 
-    θ₀ + s·Σₖ τₖ for s in 0.1, 0.2, … 1.0; the smallest of equal ones is returned.
+    θ₀ + s·Σₖ τₖ for s in 0.1, 0.2, … 1.0, of which the better half is judged on twice as many rows, and so on (see
+    `race`); the smallest of equal ones is returned.
 
     Args:
         model: The experts and their task vectors.
         held_out: Held-out rows and the experts' predictions on them.
         by: Highest agreement, or lowest divergence.
 
-    Returns:
-        The scale s, and its agreement (0 to 1) or divergence.
-
     Reference:
         Ilharco et al., Editing Models with Task Arithmetic, 2023; there s is chosen on labeled rows.
     """
-    found = {scale: merit(held_out.judge(model, uniform(model, scale)), by) for scale in SCALES}
-    best = max(SCALES, key=lambda scale: (found[scale], -scale))
-    return best, abs(found[best])
+    scales = {str(scale): scale for scale in SCALES}
+    rounds = race(
+        [*scales],
+        lambda scale, rows: -merit(held_out.first(rows).judge(model, uniform(model, scales[scale])), by),
+        first=FEWEST,
+        most=max(map(len, held_out.rows.values())),
+        seed=None,
+    )
+    return scales[next(iter(rounds[-1].divergence))]
 
 
 def merit(scores: Mapping[str, RowScores], by: Criterion) -> float:
