@@ -7,7 +7,7 @@ from pathlib import Path
 from adamerge.experts.experts import Experts
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside, contents, read_beside
-from adamerge.results.generation_settings import name_end_of_turn
+from adamerge.results.generation_settings import name_ends_of_turns
 from adamerge.results.whose_files import Plan, plan_of
 from adamerge.results.write_beside import copy_module_weights, write_beside, write_module_weights
 from adamerge.types import Coefficients
@@ -33,7 +33,7 @@ def write_beside_adapters(
     notes: list[str] = []
     for place, tasks in _tasks_by_place(places).items():
         whole = plan.root if place == folder else plan.tasks[tasks[0]]
-        beside = _not_of_base(whole, base)
+        beside = not_of_base(whole, base)
         write_beside(beside, place)
         if place == folder:
             notes += write_module_weights(plan.weights, model, coefficients, place)
@@ -47,7 +47,7 @@ def _tasks_by_place(places: Mapping[str, Path]) -> dict[Path, list[str]]:
     return {place: [task for task, own in places.items() if own == place] for place in places.values()}
 
 
-def _not_of_base(own: Beside, base: Beside) -> Beside:
+def not_of_base(own: Beside, base: Beside) -> Beside:
     """Keep what readers look for beside an adapter: all of tokenizer, processor and templates if any differs.
 
     sentence-transformers takes all of it from the adapter's folder.
@@ -65,7 +65,7 @@ def _notes(experts: Experts, task: str, own: Beside, base: Beside, place: Path) 
     assert experts.checkpoint is not None
     notes = list[str]()
     if own.templates and experts.tasks[task].kind.language_model:
-        notes = name_end_of_turn(place, experts.checkpoint.settings())
+        notes = name_ends_of_turns(place, experts.checkpoint.settings())
     if own.modules is None and (own.tokenizer or own.processor):
         notes.append("tokenizer, processor and templates differ from the base's: load them from the adapter's folder.")
     if (place / "generation_config.json").exists():

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
 
 import transformers
-from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers import PretrainedConfig
 
-from adamerge.results.generation_settings import name_end_of_turn, refused_generation
+from adamerge.results.built_config import built_config
+from adamerge.results.generation_settings import name_ends_of_turns, refused_generation
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.open_safetensors import open_safetensors
 from adamerge.storage.regular_files import settings_of
@@ -38,8 +39,8 @@ _ALIASES: Mapping[str, Mapping[str, str]] = {
 }
 """Keys that transformers 4, mlx-lm and llama.cpp's converter need and transformers no longer writes, by model type."""
 
-_FLOAT, _PLAIN, _AXIAL = "__float__", {"rope_type": "default"}, {"rope_type": "axial"}
-"""How JSON spells some floats, and scaling for which there was no former key: none, and that of towers for images."""
+_PLAIN, _AXIAL = {"rope_type": "default"}, {"rope_type": "axial"}
+"""Scaling for which there was no former key: none, and that of towers for images."""
 
 _THREE_KEYS, _TRAINED = ("phi3", "phi4_multimodal"), "original_max_position_embeddings"
 """Model types whose scaling transformers 4 takes with exactly three keys, and what stood beside these."""
@@ -69,7 +70,7 @@ def make_readable(folder: Path, label: str, *, generates: bool) -> list[str]:
         notes.append(f"{', '.join(both)}: in the files beside what it was tied to; config.json says so now.")
     if found != settings:
         write_text(file, json.dumps(found, indent=2) + "\n")
-    notes += name_end_of_turn(folder, found) if generates else []
+    notes += name_ends_of_turns(folder, found) if generates else []
     notes += filter(None, [refused_generation(folder)])
     return [type(note)(f"note: {label}: {note}") for note in notes]
 
@@ -196,7 +197,7 @@ def _scaling(rope: Json) -> Json:
 
 def _as_read(settings: Json) -> list[object]:
     """Return the rotary settings of a configuration as transformers reads it."""
-    config = _config(settings)
+    config = built_config(settings)
     return list(_ropes(config.to_dict())) if config is not None else [settings]
 
 
@@ -210,30 +211,6 @@ def _ropes(settings: Json) -> Iterator[object]:
             yield from _ropes(value)
 
 
-def _config(settings: Json) -> PretrainedConfig | None:
-    """Build a configuration; None if its class is not one of transformers'."""
-    kind = str(settings.get("model_type"))
-    return (
-        CONFIG_MAPPING[kind].from_dict(cast(dict[str, object], _decoded(settings))) if kind in CONFIG_MAPPING else None
-    )
-
-
-def _decoded(value: object) -> object:
-    """Copy a JSON value, with the floats that transformers spells in it: {"__float__": "Infinity"}.
-
-    Example:
-        >>> _decoded({"time_step_limit": [0.0, {"__float__": "Infinity"}]})
-        {'time_step_limit': [0.0, inf]}
-    """
-    if isinstance(value, list):
-        return [_decoded(one) for one in cast(list[object], value)]
-    if not isinstance(value, Mapping):
-        return value
-    if set(value) == {_FLOAT}:
-        return float(cast(str, value[_FLOAT]))
-    return {key: _decoded(one) for key, one in cast(Json, value).items()}
-
-
 def _apart(settings: Json, folder: Path) -> list[str]:
     """List tensors that config.json ties to others while the files have both, where the key means nothing else.
 
@@ -241,7 +218,10 @@ def _apart(settings: Json, folder: Path) -> list[str]:
     """
     named = cast(list[str] | str, settings.get("architectures") or "")
     architecture = named if isinstance(named, str) else named[0]
-    ties, config = getattr(getattr(transformers, architecture, None), "_tied_weights_keys", None), _config(settings)
+    ties, config = (
+        getattr(getattr(transformers, architecture, None), "_tied_weights_keys", None),
+        built_config(settings),
+    )
     if not isinstance(ties, Mapping) or config is None or config.is_encoder_decoder:
         return []  # T5 takes tie_word_embeddings: false for "do not scale the decoder's output"
     names = {name for file in folder.glob("*.safetensors") for name in open_safetensors(file).keys()}
@@ -261,7 +241,7 @@ def _end_of(name: str) -> str:
 
 def _untied(settings: Json) -> Json:
     """Say of a configuration, and of its text part, that embeddings are not tied."""
-    config = cast(PretrainedConfig, _config(settings))
+    config = cast(PretrainedConfig, built_config(settings))
     text = config.get_text_config()
     part = next((key for key, value in settings.items() if _is_config(value) and getattr(config, key) is text), None)
     inner = {part: {**cast(Json, settings[part]), _TIE: False}} if part else {}

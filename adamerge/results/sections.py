@@ -267,7 +267,7 @@ def _merged(run: SeenRun) -> list[str]:
     lines += [f"Of the base alone, no expert has a place for it: {', '.join(left_out)}."] if left_out else []
     share = run.metrics.get("surviving_share", {}).get("all")
     lines += [f"Share of what was merged in that rounding left: {share:.3f}."] if share is not None else []
-    return lines
+    return [*lines, *run.metrics.get("measured_again", [])]
 
 
 def _rows(run: SeenRun) -> Iterator[Grid]:

@@ -106,7 +106,8 @@ def _effective(own: Beside, base: Beside) -> Beside:
     """Add to an expert without generation_config.json the end tokens of its config.json that differ from the base's."""
     mine, theirs = ({key: _generates_by(one.token_ids, key) for key in _STOPS} for one in (own, base))
     ids = {key: value for key, value in mine.items() if value not in (None, theirs[key])}
-    return own if own.generation or not ids else replace(own, generation={**base.generation, **ids})
+    lacks = base.generation and not own.generation  # where both lack it, each generates by its config.json
+    return replace(own, generation={**base.generation, **ids}) if lacks and ids else own
 
 
 def _generates_by(ids: Mapping[str, object], key: str) -> object:

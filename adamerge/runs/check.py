@@ -14,6 +14,8 @@ from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.chunks import most_groups
 from adamerge.merging.device import describe_device, device_of
+from adamerge.results.adapter_settings import adapter_of
+from adamerge.results.turn_notes import turn_notes
 from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
@@ -72,6 +74,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
         lines += more
         problems = list(dict.fromkeys([*problems, *other, *found]))
         lines += list(data.notes) if problems else notes_of(config, experts, names, data)
+        lines += turn_notes(experts, adapter=adapter_of(config.export) is not None)
         lines += [] if problems else [*row_counts(config, data), *time_lines(config, experts, names, data)]
         problems += problems_of(lambda: check_space(config, experts, run))
     for line in [*lines, *(f"problem: {problem}" for problem in problems)]:

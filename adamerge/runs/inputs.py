@@ -160,11 +160,11 @@ def check_coefficients(run: RunDirectory) -> str | None:
     return None
 
 
-def changed_rows(file: Path, data: Data) -> list[str]:
-    """Name the tasks whose evaluation rows are not those of the run."""
+def changed_rows(file: Path, data: Data) -> list[tuple[str, str]]:
+    """List task and purpose (calibration, evaluation) of the rows that are not those of the run."""
     then = cast(Mapping[str, Hashes], _read(file).get("data", {}))
-    found = {task: own["evaluation"] for task, own in data.fingerprints.items() if "evaluation" in own}
-    return [task for task, digest in found.items() if then.get(task, {}).get("evaluation") != digest]
+    found = [(task, purpose, digest) for task, own in data.fingerprints.items() for purpose, digest in own.items()]
+    return [(task, purpose) for task, purpose, digest in found if then.get(task, {}).get(purpose) != digest]
 
 
 def _read(file: Path) -> Mapping[str, object]:

@@ -31,6 +31,7 @@ from adamerge.runs.exported_files import check_as_written
 from adamerge.runs.finished import files_of_export
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
 from adamerge.runs.load_rows import Data, export_notes, load_data
+from adamerge.runs.model_config import source_of
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.settle_rows import settle_rows
@@ -39,6 +40,9 @@ from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 from adamerge.storage.own_files import EVERY, own_json
 from adamerge.types import ConfigError
+
+_AGAIN = "measured_again"
+"""Key of metrics.json with what is said of a later measurement that is not of the run's own files."""
 
 
 def export_again(
@@ -75,7 +79,9 @@ def export_again(
         write_cards_of(place.recipe, out, changed=bool(out_dtype or rounding or adapter))
         lines = [*export_notes(model.experts), *done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
-            held_out = _held_out(config, model, place, keeper)
+            data = _rows(config, model)
+            lines += _row_notes(config, data, _record(place))
+            held_out = _held_out(config, model, place, keeper, data)
             lines += agreement_lines(model, learned.coefficients, held_out, done)
     for line in lines:
         _print(console, line)
@@ -108,7 +114,7 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     kept = read_metrics(place.metrics)
     _check_merged(place)
     model, learned = _reopen(config, place, keeper, console)
-    data = settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
+    data = _rows(config, model)
     if not data.evaluation:
         raise ConfigError(
             f"{place.config}: expected evaluation rows of at least one model, found none; set the key evaluation of a "
@@ -119,10 +125,13 @@ def _evaluate(config: MergeConfig, place: RunDirectory, keeper: Keeper, console:
     written = place.merged if place.merged.exists() else None
     by = criterion(config.watch.monitor)
     comparison = compare(model, names, data.evaluation, held_out, learned.coefficients, console, written, by)
-    for line in _notes(place, data):
+    notes = [*_notes(place), *_row_notes(config, data, _record(place))]
+    for line in notes:
         _print(console, line)
     console.print(comparison_table(comparison))
-    write_text(place.metrics, json.dumps({**kept, **comparison.as_json()}, indent=2, allow_nan=False) + "\n")
+    found = {**kept, **comparison.as_json(), _AGAIN: notes}
+    found = {key: value for key, value in found.items() if key != _AGAIN or value}
+    write_text(place.metrics, json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 
 def _check_merged(run: RunDirectory) -> None:
@@ -177,11 +186,12 @@ def chosen(
     return replace(config, export=written, max_shard_size=None)
 
 
-def _held_out(
-    config: MergeConfig, model: MergedModel, run: RunDirectory, keeper: Keeper, data: Data | None = None
-) -> HeldOut:
-    """Read the rows that were held out, and the experts' predictions on them."""
-    data = data or settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
+def _rows(config: MergeConfig, model: MergedModel) -> Data:
+    return settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
+
+
+def _held_out(config: MergeConfig, model: MergedModel, run: RunDirectory, keeper: Keeper, data: Data) -> HeldOut:
+    """Divide the rows as the run did, and find the experts' predictions on those that were held out."""
     rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, run.answers, keeper)
     watch = divide(rows, config.data, config.seed_everything).watch
     kept = run.targets if run.targets.exists() else None
@@ -190,14 +200,33 @@ def _held_out(
     return hold_out(model, watch, size, goals.watch, temperature, config.keep_weight)
 
 
-def _notes(run: RunDirectory, data: Data) -> Iterator[str]:
+def _row_notes(config: MergeConfig, data: Data, record: Path) -> Iterator[str]:
+    """Say which rows are not those of the run, and what is measured on them.
+
+    Args:
+        config: Configuration of the run.
+        data: Rows as they are now.
+        record: File of the run's inputs.
+    """
+    pools = {model.name: model for model in config.pools}
+    for task, purpose in changed_rows(record, data):
+        source = getattr(pools[task], purpose)
+        rows = f"note: {task}: the {purpose} rows are not those of the run ({source_of(source).path}): "
+        if purpose == "evaluation":
+            yield f"{rows}its scores are those on the rows as they are now."
+        else:
+            yield (
+                f"{rows}the coefficients were learned from the former ones. Agreement and divergence are those on rows "
+                "held out of the ones as they are now, some of which the run may have learned from."
+            )
+
+
+def _notes(run: RunDirectory) -> Iterator[str]:
     """Say what was measured, where it is not what the run measured."""
     if not run.merged.exists():
         yield f"note: there is no {run.merged}, so the merge was measured in memory, rounded as it would be written."
     elif not files_of_export(run):
         yield f"note: {run.recipe.name} has no hashes of {run.merged}: nobody knows whether it is as the run wrote it."
-    if others := changed_rows(_record(run), data):
-        yield f"note: the evaluation rows of {', '.join(others)} are not those of the run."
 
 
 def _record(run: RunDirectory) -> Path:

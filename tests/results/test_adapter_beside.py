@@ -21,6 +21,7 @@ from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.results import adapter_export
 from adamerge.results.beside import read_beside
+from adamerge.results.turn_notes import turn_notes
 from adamerge.results.unchanged import check_unchanged
 from adamerge.types import ConfigError
 
@@ -97,6 +98,8 @@ def test_what_all_adapters_bring_is_the_exports(pool, adapter):
     assert set(done.checkpoints.values()) == {done.folder}
     assert AutoTokenizer.from_pretrained(done.folder).chat_template == CHATS
     assert GenerationConfig.from_pretrained(done.folder).eos_token_id == [7, SEP]
+    experts = opened(**{task: (f"adapters/{task}", {}) for task in TASKS})
+    assert [note for note in done.notes if "turn" in note] == turn_notes(experts, adapter=adapter)
     if adapter:
         assert not (done.folder / "config.json").exists()
         assert AutoPeftModelForCausalLM.from_pretrained(done.folder)

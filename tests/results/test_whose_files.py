@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from adamerge import Expert, Merge
 from adamerge.results.export import check_free
+from adamerge.results.turn_notes import turn_notes
 from adamerge.results.whose_files import plan_of
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
@@ -280,6 +281,8 @@ def test_the_merge_stops_at_the_end_of_a_turn_where_every_task_has_a_folder_too(
     assert done.folder not in done.checkpoints.values()
     for place in (done.folder, *done.checkpoints.values()):
         assert json.loads((place / "generation_config.json").read_text())["eos_token_id"] == [5, 1]
+    assert [note for note in done.notes if "turn" in note] == turn_notes(opened(), adapter=False)
+    assert len(turn_notes(opened(), adapter=False)) == 3
 
 
 def test_experts_without_files_leave_the_bases_silently(family):

@@ -75,6 +75,20 @@ def test_an_index_that_appears_beside_one_file_changes_nothing(moved, main):
     assert main("export", "run", "out")[0] == 0
 
 
+def test_rows_that_changed_are_measured_as_they_are_and_named_by_their_files(moved, main):
+    files = {"calibration": moved / "mood.jsonl", "evaluation": moved / "mood_test.jsonl"}
+    for file in files.values():
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-4]))
+    code, said, _ = main("evaluate", "run")
+    notes = [line for line in said.splitlines() if "are not those of the run" in line]
+    assert code == 0
+    for note, (purpose, file) in zip(notes, files.items(), strict=True):
+        assert note.startswith(f"note: mood: the {purpose} rows are not those of the run ({file}): ")
+    assert json.loads((moved / "run/metrics.json").read_text())["measured_again"] == notes
+    assert main("report", "run")[0] == 0
+    assert all(note in (moved / "run/report.md").read_text() for note in notes)
+
+
 def test_resuming_names_what_changed(family, main):
     strike = Strike("adamerge.runs.learn_merge.build_model")
     fit = ["fit", "--config", "merge.yaml", "--run_dir", "run"]
