@@ -8,7 +8,7 @@ from pathlib import Path
 from adamerge.types import ConfigError, quoted
 
 
-def at_home(place: str | Path) -> Path:
+def at_home(place: str | os.PathLike[str]) -> Path:
     """Return a path with the home folder in place of `~`; other names that begin so stay as they are, as in a shell.
 
     Example:
