@@ -11,7 +11,7 @@ def anchor(place: str) -> str:
     Example:
         >>> anchor("bert-base-uncased@main")
         'bert-base-uncased@main'
-        >>> Path(anchor(".")) == Path.cwd()
+        >>> at_home(anchor(".")) == at_home("").absolute()
         True
     """
     path = at_home(place)
