@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -41,7 +42,7 @@ def path_of(value: object, what: str) -> Path:
     """
     if not is_path(value) or not os.fspath(value):
         raise ConfigError(f"{what}: expected a path, found {found(value)}.")
-    return Path(value).expanduser()
+    return at_home(value)
 
 
 def dtype_of(value: object) -> torch.dtype | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from adamerge import merge_commands, more_commands
 from adamerge.completion import Shell
 from adamerge.printable import print_anything
+from adamerge.storage.file_names import at_home
 from adamerge.storage.signals import as_ctrl_c
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
@@ -181,7 +182,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Demo(folder):
             from adamerge.demo import demo
 
-            return main(["fit", *demo(Path(folder).expanduser(), console)])
+            return main(["fit", *demo(at_home(folder), console)])
         case Completion(shell):
             from adamerge.completion import script
 

@@ -1,13 +1,13 @@
 """Read the words after a command: the command's own options and, for a merge, layers of the configuration."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, cast, get_origin
 
 from adamerge.runs.build_settings import make
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.read_yaml import Document, Place, read_value, read_yaml_file
 from adamerge.runs.type_hints import Option, alternatives, options
+from adamerge.storage.file_names import at_home
 
 
 class Word(NamedTuple):
@@ -110,6 +110,6 @@ def _named(words: Sequence[Word], alone: Sequence[str], several: Sequence[str]) 
 
 def _layer(option: str, value: str) -> Document:
     if option == "config":
-        return read_yaml_file(Path(value).expanduser())
+        return read_yaml_file(at_home(value))
     content, place = read_value(value, f"--{option}")
     return Document({option: content}, {(option,): place})

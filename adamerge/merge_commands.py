@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from adamerge.storage.file_names import at_home
+
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
 
@@ -133,7 +135,7 @@ def call(options: object, layers: "Sequence[Document]", console: "Console") -> b
         case Export():
             _export(options, console)
         case Evaluate(run, tasks, allow_code):
-            _evaluate(Path(run).expanduser(), tasks, allow_code, console)
+            _evaluate(at_home(run), tasks, allow_code, console)
         case _:
             raise AssertionError(options)
     return True
@@ -159,7 +161,7 @@ def _export(options: Export, console: "Console") -> None:
     from adamerge.runs.run_directory import RunDirectory
     from adamerge.types import ConfigError
 
-    run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
+    run, out = at_home(options.run), at_home(options.out)
     former = read_config(RunDirectory(run).config, allow_code=options.allow_code)
     config = chosen(former, options.adapter, options.max_rank, options.max_shard_size)
     if options.push_to_hub is None and (options.private or options.each_task):
@@ -217,6 +219,6 @@ def _fit(config: "MergeConfig", options: Fit, layers: "Sequence[Document]", cons
         return
     except KeyboardInterrupt:
         pass
-    former = RunDirectory(Path(config.run_dir).expanduser()).config
+    former = RunDirectory(at_home(config.run_dir)).config
     way = f"Resume with: {shlex.join(['adamerge', 'fit', '--config', str(former), '--ckpt_path', 'last'])}"
     raise KeyboardInterrupt(way if former.exists() else "Nothing was written.")

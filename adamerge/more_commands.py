@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
@@ -208,4 +209,4 @@ def call(options: object, places: "Sequence[Document]", console: "Console") -> N
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    return at_home(text)

@@ -1,11 +1,13 @@
-"""Files of Parquet and of saved datasets that cannot be read, called by their names."""
+"""Files of Parquet and of saved datasets that cannot be read, or not as a whole, called by their names."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from adamerge.storage.regular_files import problem_of, read_json, reason_of
 
@@ -28,6 +30,41 @@ def readable(file: Path, what: str) -> Iterator[None]:
             f"{file.name}: expected {what}, but it cannot be read ({reason_of(error)}). Copy or download it again, or "
             "write it anew."
         ) from error
+
+
+def count_parquet(file: Path) -> int:
+    """Count the rows of a Parquet file by what its end says.
+
+    The end tells places from the start of the file, so that of joined files it would tell rows of the first as its own.
+
+    Raises:
+        ValueError: It cannot be read, or is several files, one after another.
+    """
+    with readable(file, "a Parquet file"):
+        found = pq.read_metadata(file)
+        last = found.row_group(found.num_row_groups - 1) if found.num_row_groups else None
+        parts = [last.column(place) for place in range(last.num_columns)] if last is not None else []
+        ends = [_start(part) + part.total_compressed_size for part in parts]
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            footer = len(content) - found.serialized_size - 2 * len(_MAGIC)
+            joint = content.find(_MAGIC * 2, max(ends, default=len(_MAGIC)), footer)
+    if joint >= 0:
+        raise ValueError(
+            f"{file.name}: expected one Parquet file, found another one that ends at byte {joint + len(_MAGIC)}, as "
+            f"where files were joined, and rows of the first would be read as those of the last. {_JOINED}"
+        )
+    return int(found.num_rows)
+
+
+def _start(part: pq.ColumnChunkMetaData) -> int:
+    """Return where a column begins; some writers put 0 for a dictionary that is not there."""
+    return int(min(part.data_page_offset, part.dictionary_page_offset or part.data_page_offset))
+
+
+_MAGIC = b"PAR1"
+"""First and last bytes of a Parquet file."""
+
+_JOINED = "Save the files apart in one folder, or join their rows with the library that wrote them."
 
 
 def check_saved_files(folder: Path) -> None:
@@ -74,3 +111,9 @@ def _check_stream(file: Path) -> None:
     with readable(file, "rows as datasets saves them"), pa.memory_map(str(file)) as stream:
         for _ in pa.ipc.open_stream(stream):  # what describes each batch is read, its rows are not
             pass
+        rest = stream.size() - stream.tell()
+    if rest:
+        raise ValueError(
+            f"{file.name}: expected the end of the file after its rows, found {rest} bytes, as where files are joined, "
+            f"and rows in them would be lost. {_JOINED}"
+        )

@@ -18,6 +18,7 @@ from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables, open_tables_of
 from adamerge.experts.name_patterns import several
+from adamerge.storage.file_names import at_home
 from adamerge.storage.regular_files import is_folder, problem_of, reason_of
 
 _DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json"})
@@ -43,7 +44,7 @@ def open_rows(source: DataSource) -> Unread:
         FileNotFoundError: The path does not exist.
         ValueError: It cannot be read, or has no such split; `datasets` also raises errors of its own.
     """
-    path = Path(source.path).expanduser()
+    path = at_home(source.path)
     if is_folder(path):
         return _open_folder(path, source)
     if os.path.lexists(path) or is_table(path):

@@ -85,6 +85,14 @@ def _schema(file: Path) -> pa.Schema:
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{file.name}: two columns have the name {twice!r}. Rename one of them.")
+    for field in schema:
+        try:
+            _ = datasets.Features.from_arrow_schema(pa.schema([field.with_type(_plain(field.type))]))
+        except ValueError as error:
+            raise ValueError(
+                f"{file.name}: the column {field.name!r} has the type {field.type}, which datasets does not read. "
+                "Write the file without this column, or the column as text."
+            ) from error
     return pa.schema([field.with_type(_plain(field.type)) for field in schema], schema.metadata)
 
 

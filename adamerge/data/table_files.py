@@ -7,9 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-import pyarrow.parquet as pq
-
-from adamerge.data.arrow_files import readable
+from adamerge.data.arrow_files import count_parquet
 from adamerge.data.read_delimited import check_headers, split_csv, split_text, split_tsv
 from adamerge.data.read_json import split_json, split_json_lines
 from adamerge.data.read_parquet import joined_schema, read_column, read_rows
@@ -95,6 +93,7 @@ def open_tables(files: Sequence[Path], largest: int | None = None) -> Unread:
             "files of one format."
         )
     _check_once(files)
+    _check_there(files)
     check_size(files, largest)
     ending = format_ending(files[0])
     found = _open_parquet(files) if ending == PARQUET else _open_text(files, SPLITTERS[ending])
@@ -126,6 +125,20 @@ def _check_once(files: Sequence[Path]) -> None:
             raise ValueError(
                 f"expected every file once, found {first[bare].name} and {file.name}. Remove one of them, or name one."
             )
+
+
+def _check_there(files: Sequence[Path]) -> None:
+    """Refuse what Git leaves in place of a file that it keeps elsewhere; as text it would be rows."""
+    for file in files:
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise ValueError(
+                    f"{file.name}: expected rows, found a pointer of Git LFS to them. Fetch the file: git lfs pull."
+                )
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the file begins that Git LFS leaves where content was not fetched."""
 
 
 def _open_text(files: Sequence[Path], split: Splitter) -> Unread:
@@ -201,13 +214,8 @@ def _notes(seen: Counter[str]) -> tuple[str, ...]:
 # --- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def _count_parquet(file: Path) -> int:
-    with readable(file, "a Parquet file"):
-        return int(pq.read_metadata(file).num_rows)
-
-
 def _open_parquet(files: Sequence[Path]) -> Unread:
-    count = sum(map(_count_parquet, files))
+    count = sum(map(count_parquet, files))
     if not 0 <= count <= MOST_ROWS:
         raise ValueError(f"expected at most {MOST_ROWS} rows, found {count}. Name fewer files, or copy them again.")
     joined_schema(files)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import cast
 
 from adamerge.data.records import Records
+from adamerge.storage.file_names import at_home
 
 
 def folded(name: str) -> str:
@@ -98,7 +99,7 @@ def place_hint(image: str, rows: str) -> str:
     """
     if "://" in image:
         return " Addresses are not read: download the images first, and write their paths."
-    beside = Path(rows).expanduser().absolute().parent
+    beside = at_home(rows).absolute().parent
     if Path(image).is_absolute() or not (beside / image).is_file():
         return ""
     return f" Paths begin in the current directory: run in {beside}, where there is one, or write the whole path."

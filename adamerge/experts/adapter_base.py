@@ -15,6 +15,7 @@ from adamerge.experts.checkpoint import Checkpoint, read_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.storage.file_names import at_home
 from adamerge.storage.regular_files import is_folder, settings_of
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -76,7 +77,7 @@ def base_notes(config: AdapterConfig, base: Checkpoint, module: nn.Module) -> It
 
 def _on_this_machine(config: AdapterConfig) -> Path | None:
     """Find the folder of the base that an adapter names: a folder, or what the hub's cache has of it."""
-    named = Path(config.base_model).expanduser()
+    named = at_home(config.base_model)
     if is_folder(named):
         return named
     name, _, revision = config.base_model.partition("@")

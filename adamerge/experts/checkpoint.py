@@ -26,6 +26,7 @@ from adamerge.experts.other_folders import way_on
 from adamerge.experts.quantisation import without_quantization
 from adamerge.experts.weight_files import files_within, open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
+from adamerge.storage.file_names import at_home
 from adamerge.storage.hub_errors import HUB_ERRORS, in_a_line
 from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
 from adamerge.storage.weights import Weights
@@ -227,7 +228,7 @@ def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:
     Raises:
         ConfigError: There is no such directory or hub id.
     """
-    folder = Path(source).expanduser()
+    folder = at_home(source)
     if source.strip() and is_folder(folder):
         check_folder(folder)
         return folder
@@ -280,8 +281,8 @@ def _tensors(source: str, folder: Path, allow_pickle: bool, explicit: str | None
             f"{only}: expected safetensors, but the weights are pickled, and unpickling can run code. Set "
             "allow_pickle: true to read them (with weights_only=True), or convert them to safetensors."
         )
-    others = other_weights(folder)
-    beside = f" It has {several(others)}, which transformers opens only by name." if others else ""
+    named = several(other_weights(folder))
+    beside = f" It has {named}, which transformers opens only by name." if named else ""
     what_to_do = way_on(folder) or " Correct the path, or save the model there with save_pretrained."
     raise ConfigError(
         f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither.{beside}{what_to_do}"
@@ -290,11 +291,9 @@ def _tensors(source: str, folder: Path, allow_pickle: bool, explicit: str | None
 
 def _pickle_on_the_hub(source: str) -> str | None:
     """Name a pickled file on the hub that was not downloaded because of `allow_pickle`; None if unknown."""
-    if Path(source).expanduser().is_dir():
-        return None
     name, _, revision = source.partition("@")
     try:
-        names = list_repo_files(name, revision=revision or None)
+        names = [] if at_home(source).is_dir() else list_repo_files(name, revision=revision or None)
     except Exception:  # the hub does not answer: the caller raises its own error
         return None
     return next((f"{source}: {file}" for file in names if Path(file).match("pytorch_model*.bin")), None)

@@ -89,10 +89,7 @@ class _Modules:
         return self._shared[key]
 
     def _built(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
-        try:
-            module = own_module(checkpoint, self._base)
-        except ConfigError as error:
-            raise ConfigError(f"{checkpoint.folder}/{error}") from error
+        module = own_module(checkpoint, self._base)
         return module, tuple(head_names(module))
 
 

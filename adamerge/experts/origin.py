@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from adamerge.experts.checkpoint import Checkpoint
+from adamerge.storage.file_names import at_home
 
 LICENCE = ("license", "license_name", "license_link")
 """Keys of a model card that state a licence."""
@@ -81,7 +82,7 @@ def hub_id_of(source: str, folder: Path) -> str | None:
         'google-bert/bert-base-uncased'
     """
     cached = next((part for part in folder.parts if part.startswith("models--")), None)
-    local = Path(source).expanduser().exists() or source.startswith(("/", ".", "~"))
+    local = at_home(source).exists() or source.startswith(("/", ".", "~"))
     name = cached.removeprefix("models--").replace("--", "/") if cached else None if local else source.partition("@")[0]
     return name if name and _is_id(name) else None
 

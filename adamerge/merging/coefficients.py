@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 import torch
 
 from adamerge.merging.grouping import Grouping
+from adamerge.storage.file_names import at_home
 from adamerge.storage.open_safetensors import open_safetensors
 from adamerge.storage.own_files import check_form, own_file
 from adamerge.storage.write_safetensors import write_safetensors
@@ -81,7 +82,7 @@ def load_coefficients(path: str | Path) -> Table:
     """
     if not isinstance(path, str | PathLike) or not str(path):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"path: expected a path of coefficients, found {path!r}.")
-    place = Path(path).expanduser()
+    place = at_home(path)
     with own_file(place, "the coefficients of a finished run", "Restore the file, or learn again in another run_dir."):
         file = open_safetensors(place)
         metadata, coefficients = file.metadata() or {}, file.get_tensor("coefficients")

@@ -8,6 +8,7 @@ from adamerge.experts.adapter_config import read_adapter_config
 from adamerge.experts.adapter_formats import is_adapter
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.model_config import ModelConfig
+from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
 
 
@@ -38,7 +39,7 @@ def _base_of(model: object) -> str | None:
     else:
         keys = cast(Mapping[str, object], model) if isinstance(model, Mapping) else {}
         source, adapter = keys.get("model"), keys.get("adapter")
-    folder = Path(source).expanduser() if isinstance(source, str | Path) else None
+    folder = at_home(source) if isinstance(source, str | Path) else None
     if adapter or folder is None or not folder.is_dir() or not is_adapter(folder):
         return None
     try:

@@ -13,6 +13,7 @@ from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import settings
 from adamerge.storage.exclusive import LOCK
+from adamerge.storage.file_names import at_home
 from adamerge.storage.own_files import own_file
 from adamerge.types import ConfigError
 
@@ -124,9 +125,9 @@ def where_it_lies(config: MergeConfig, files: Iterable[str], tell: Callable[[str
         files: Files that it was read from.
         tell: Called with a line of text if the run directory is another one than its configuration says.
     """
-    places = [RunDirectory(Path(file).expanduser().absolute().parent) for file in files]
+    places = [RunDirectory(at_home(file).absolute().parent) for file in files]
     own = [place for place in places if place.config.exists() and place.inputs.exists()]
-    former = RunDirectory(Path(config.run_dir).expanduser())
+    former = RunDirectory(at_home(config.run_dir))
     if not own or former.config.exists():
         return config
     tell(f"note: the run directory was moved from {former.path}; the run is resumed in {own[-1].path}.")

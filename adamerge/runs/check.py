@@ -1,7 +1,6 @@
 """Check a configuration without learning or writing anything."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -33,6 +32,7 @@ from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settle_rows, settled
 from adamerge.runs.time_needed import row_counts, time_lines
+from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 QUICK = 2**30
@@ -51,7 +51,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
     Returns:
         The problems, one message each.
     """
-    run = RunDirectory(Path(config.run_dir).expanduser())
+    run = RunDirectory(at_home(config.run_dir))
     place = problems_of(lambda: check_place(run.path, config))
     problems = [*mistakes, *(place or problems_of(lambda: check_run_dir(run, "", resume=False)))]
     problems += problems_of(lambda: learning_of(config, progress_bar=False))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from adamerge.runs.config import MergeConfig
+from adamerge.storage.file_names import at_home
 from adamerge.storage.regular_files import is_folder
 from adamerge.types import ConfigError
 
@@ -39,7 +40,7 @@ def check_place(run_dir: Path, config: MergeConfig) -> None:
 def _read(config: MergeConfig) -> Iterator[Path]:
     """Yield the folders of base, experts and rows."""
     sources = [config.base_model, *(model.model for model in config.models), *_rows(config)]
-    yield from (Path(source).expanduser().resolve() for source in sources if is_folder(Path(source).expanduser()))
+    yield from (at_home(source).resolve() for source in sources if is_folder(at_home(source)))
 
 
 def _rows(config: MergeConfig) -> Iterable[str]:

@@ -38,6 +38,7 @@ from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.run_facts import Clock, run_facts
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.exclusive import LOCK
+from adamerge.storage.file_names import at_home
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -82,7 +83,7 @@ def fit(
         IncompatibleExpertsError: Base and experts are not compatible; nothing is written.
     """
     console = console or Console()
-    run = RunDirectory(Path(config.run_dir).expanduser())
+    run = RunDirectory(at_home(config.run_dir))
     check_devices(asdict(config.trainer))
     processes = Processes(asdict(config.trainer))
     if not processes.first:

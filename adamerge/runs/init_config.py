@@ -9,6 +9,7 @@ from rich.console import Console
 
 from adamerge.runs.from_mergekit import Beginning, Named, read_mergekit
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
 
 HEAD = """\
@@ -43,7 +44,7 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
     if file.exists():
         raise ConfigError(f"{file}: exists already; choose another file with --out.")
     given = models[0] if models else None
-    found = read_mergekit(Path(mergekit).expanduser(), given) if mergekit else Beginning(None, {})
+    found = read_mergekit(at_home(mergekit), given) if mergekit else Beginning(None, {})
     base = given or found.base_model
     experts = dict.fromkeys(map(Named, models[1:])) if models[1:] else dict(found.models)
     if base is None or not experts:

@@ -1,7 +1,8 @@
 """Make the local paths of a configuration absolute, so that a run directory can be used from any folder."""
 
 from collections.abc import Mapping
-from pathlib import Path
+
+from adamerge.storage.file_names import at_home
 
 
 def anchor(place: str) -> str:
@@ -10,10 +11,10 @@ def anchor(place: str) -> str:
     Example:
         >>> anchor("bert-base-uncased@main")
         'bert-base-uncased@main'
-        >>> Path(anchor(".")) == Path.cwd()
+        >>> at_home(anchor(".")) == at_home("").absolute()
         True
     """
-    path = Path(place).expanduser()
+    path = at_home(place)
     return str(path.absolute()) if path.exists() else place
 
 
@@ -33,7 +34,7 @@ def anchored(settings: Mapping[str, object]) -> dict[str, object]:
     if isinstance(tokenizer, str) and tokenizer not in {"base", "union", *names}:
         here["tokenizer"] = anchor(tokenizer)
     here |= {"trainer": _trainer(trainer)} if isinstance(trainer := settings.get("trainer"), dict) else {}
-    return {**settings, **here, "run_dir": str(Path(str(run_dir)).expanduser().absolute())}
+    return {**settings, **here, "run_dir": str(at_home(str(run_dir)).absolute())}
 
 
 def _trainer(trainer: Mapping[str, object]) -> dict[str, object]:
@@ -48,7 +49,7 @@ def _logger(logger: object) -> object:
     place = given.get("save_dir") if isinstance(given, dict) else None
     if not isinstance(logger, dict) or not isinstance(given, dict) or not isinstance(place, str) or "://" in place:
         return logger
-    return {**logger, "init_args": {**given, "save_dir": str(Path(place).expanduser().absolute())}}
+    return {**logger, "init_args": {**given, "save_dir": str(at_home(place).absolute())}}
 
 
 def _model(model: Mapping[str, object]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
 from adamerge.merging.grouping import Grouping, tensor_wise
 from adamerge.runs.config import MergeConfig, Start
 from adamerge.runs.earlier_run import EarlierRun
+from adamerge.storage.file_names import at_home
 from adamerge.types import Coefficients, ConfigError
 
 
@@ -43,7 +44,7 @@ def with_earlier_run(content: Mapping[str, object]) -> dict[str, object]:
     init = content.get("init")
     if not isinstance(init, str | Path) or init in get_args(Start):
         return dict(content)
-    path = Path(init).expanduser()
+    path = at_home(init)
     is_path = isinstance(init, Path) or "/" in init or os.path.isdir(path)  # which takes texts that are too long
     return {**content, "init": EarlierRun(str(path.absolute()))} if is_path else dict(content)
 

@@ -1,9 +1,21 @@
-"""Names that this system's encoding of file names cannot hold."""
+"""Names of files as users write them, and those that this system's encoding of file names cannot hold."""
 
+import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from adamerge.types import ConfigError, quoted
+
+
+def at_home(place: str | os.PathLike[str]) -> Path:
+    """Return a path with the home folder in place of `~`; other names that begin so stay as they are, as in a shell.
+
+    Example:
+        >>> at_home("~no-such-user.jsonl").name, at_home("~") == Path.home()
+        ('~no-such-user.jsonl', True)
+    """
+    return Path(os.path.expanduser(place))
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -3,6 +3,8 @@
 import shutil
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.bad_input import DAMAGES
 
@@ -12,8 +14,9 @@ from adamerge.types import ConfigError
 
 ROWS = {"text": ["good", "bad", "dull"], "label": [0, 1, 0]}
 FILES = {"saved": ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"), "folder": ("rows.parquet",)}
-HARMLESS = {"longer", "no keys", "nan", "key twice", "long text"}
-"""Nothing is asked of what describes rows but not where they are; what follows a stream of rows is not read."""
+HARMLESS = {"no keys", "nan", "key twice", "long text"}
+"""Nothing is asked of what describes rows but not where they are."""
+WAYS = ("Copy", "Save the files apart", "Correct the path", "Remove it from the folder")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,10 @@ def test_what_is_damaged_is_named(whole, tmp_path, place, file):
             refused += 1
             said = str(error)
             assert file in said, (name, said)
-            assert any(word in said for word in ("Copy", "Correct the path", "Remove it from the folder")), said
+            assert any(
+                word in said
+                for word in ("Copy", "Save the files apart", "Correct the path", "Remove it from the folder")
+            ), said
         else:
             assert name in HARMLESS, name
             assert table.values("text") == ROWS["text"]
@@ -51,4 +57,29 @@ def test_descriptions_of_other_types_are_refused_in_words(whole, tmp_path, value
     folder = shutil.copytree(whole / "saved", tmp_path / "saved")
     (folder / "state.json").write_text(f'{{"_data_files": {value}}}')
     with pytest.raises(ConfigError, match=r"mood: .*state\.json.*(Copy|save)"):
+        load_table(DataSource(str(folder)), "mood", 0)
+
+
+@pytest.mark.parametrize("compressed", ["none", "snappy"])
+@pytest.mark.parametrize("rows", [0, 3, 2000])
+def test_joined_files_are_refused_by_name(whole, tmp_path, rows, compressed):
+    first, last = tmp_path / "first.parquet", tmp_path / "last.parquet"
+    for file, letter in ((first, "a"), (last, "b")):
+        table = pa.table({"text": [f"{letter}{row:04}" for row in range(rows)]}, pa.schema({"text": pa.string()}))
+        pq.write_table(table, file, use_dictionary=False, compression=compressed, write_page_index=True)
+    joined = tmp_path / "joined.parquet"
+    joined.write_bytes(first.read_bytes() + last.read_bytes())
+    assert rows == 0 or pq.read_table(joined)["text"][0].as_py() == "a0000"  # the first file's rows, by the last's end
+    with pytest.raises(ConfigError, match=r"joined\.parquet: expected one Parquet file, .*Save the files apart"):
+        load_table(DataSource(str(joined)), "mood", 0)
+    if rows:
+        assert load_table(DataSource(str(last)), "mood", 0).values("text")[0] == "b0000"
+
+
+def test_streams_one_after_another_are_refused_by_name(whole, tmp_path):
+    folder = shutil.copytree(whole / "saved", tmp_path / "saved")
+    stream = folder / FILES["saved"][0]
+    stream.write_bytes(stream.read_bytes() * 2)
+    assert len(datasets.load_from_disk(str(folder))) == len(ROWS["text"])  # datasets reads the first of them alone
+    with pytest.raises(ConfigError, match=r"data-00000-of-00001\.arrow: expected the end of the file after its rows"):
         load_table(DataSource(str(folder)), "mood", 0)

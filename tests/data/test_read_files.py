@@ -33,7 +33,7 @@ def write(path, content):
     return path
 
 
-@pytest.mark.parametrize("name", ["batch[1].csv", "[2024] news/rows.csv", "a*b?.csv", "{a,b}.csv", "ä ö.csv", "#1.csv"])
+@pytest.mark.parametrize("name", ["batch[1].csv", "[2024] news/rows.csv", "a*b?.csv", "{a,b}.csv", "ä.csv", "~$ #.csv"])
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_names_are_taken_literally(tmp_path, name, ending):
     for other in ("batch1.csv", "ab.csv", "aab.csv", "a.csv", "2 news/rows.csv"):
@@ -128,6 +128,7 @@ REFUSED = {
     "nothing": ("a.jsonl", "", "expected at least 1 row, found none"),
     "a header alone": ("a.csv", "text\n", "expected at least 1 row, found none"),
     "semicolons": ("a.csv", "text;label\na;1\n", "expected a column 'text'.*text;label.*The first line has semicolons"),
+    "Git LFS": ("a.txt", "version https://git-lfs.github.com/spec/v1\nsize 3\n", "found a pointer .* git lfs pull"),
     "no parquet": ("a.parquet", "text", "[Pp]arquet"),
 }  # fmt: skip
 

@@ -107,6 +107,13 @@ def test_shards_of_other_columns_types_or_classes_are_refused(tmp_path, first, s
         load_shards(tmp_path, first, second)
 
 
+def test_a_column_of_a_type_that_datasets_lacks_is_named(tmp_path):
+    kind = pa.map_(pa.string(), pa.int8())
+    table = pa.table({"text": ["a"], "scores": pa.array([[("b", 1)]], kind)})
+    with pytest.raises(ConfigError, match=r"0.parquet: the column 'scores' has the type map<.*without this column"):
+        load_shards(tmp_path, table)
+
+
 def writes_views():
     """Whether this pyarrow writes views into Parquet; 17 does not."""
     try:
