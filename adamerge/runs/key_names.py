@@ -29,8 +29,8 @@ def key_names() -> Iterator[str]:
 def _section(module: str, hint: ast.expr) -> list[str]:
     """List the fields of the first dataclass in a union that can be built."""
     for place, node in _classes(module, hint):
-        if "dataclass" in _words(node) and not _is_abstract(node):
-            return [*_fields(place, node)]
+        if (own := _fields(place, node)) and not _is_abstract(node):
+            return [*own]
     return []
 
 
@@ -48,8 +48,8 @@ def _classes(module: str, hint: ast.expr) -> Iterator[tuple[str, ast.ClassDef]]:
 
 
 def _fields(module: str, owner: ast.stmt | None) -> dict[str, ast.expr]:
-    """Return the hints of a dataclass's fields by name, those of its bases first; empty for what is no class."""
-    if not isinstance(owner, ast.ClassDef):
+    """Return the hints of a dataclass's fields by name, those of its bases first; empty for what is none."""
+    if not isinstance(owner, ast.ClassDef) or "dataclass" not in _words(owner):
         return {}
     inherited = [field for base in owner.bases for field in _fields(*_definition(module, ast.unparse(base))).items()]
     own = [
