@@ -1,7 +1,5 @@
-"""Names of keys that are read from the source are those of the classes, and are read without torch."""
+"""Names of keys that are read from the source are those of the classes."""
 
-import subprocess
-import sys
 from dataclasses import fields
 
 from adamerge.runs.config import MergeConfig
@@ -13,10 +11,3 @@ def test_the_source_has_the_keys_of_the_classes():
     inner = {name: section(alternatives(option.hint)) for name, option in options(MergeConfig).items()}
     sections = {name: [f"{name}.{own.name}" for own in fields(one)] if one else [] for name, one in inner.items()}
     assert [*key_names()] == [key for name in inner if name not in UNSAVED for key in (name, *sections[name])]
-
-
-def test_a_shell_starts_without_torch():
-    """Its first line runs `adamerge completion`."""
-    asked = "import sys; from adamerge import cli; cli.main(['completion', 'bash']); assert 'torch' not in sys.modules"
-    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
-    assert "--chunks.budget" in said
