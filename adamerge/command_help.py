@@ -114,9 +114,9 @@ def _add_options(parser: ArgumentParser, own: type, merges: bool) -> None:
 
 def _add_configuration(parser: ArgumentParser) -> None:
     from adamerge.runs.config import MergeConfig
+    from adamerge.runs.key_names import UNSAVED
     from adamerge.runs.layers import import_paths
     from adamerge.runs.presets import DEFAULT, PRESETS
-    from adamerge.runs.save_config import UNSAVED
 
     parser.description = f"{parser.description or ''}\n{MINIMAL}"
     parser.usage = "%(prog)s --config FILE [--key value ...]"

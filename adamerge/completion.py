@@ -1,7 +1,6 @@
 """Write completion of commands, options and methods for a shell."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Literal, get_args
 
 Shell = Literal["bash", "zsh", "fish"]
@@ -74,23 +73,10 @@ def script(shell: Shell, descriptions: Mapping[str, str], options: Mapping[str, 
 def _options(command: str, own: type, merges: Sequence[str]) -> list[str]:
     """List the options of a command, and the keys of a configuration where it takes one."""
     from adamerge.command_line import named_options
+    from adamerge.runs.key_names import key_names
 
-    names = [*named_options(own), "help"]
-    return [f"--{name}" for name in dict.fromkeys([*names, *(_keys() if command in merges else [])])]
-
-
-def _keys() -> list[str]:
-    """List the keys of a configuration, those of its sections with a dot."""
-    from adamerge.runs.config import MergeConfig
-    from adamerge.runs.save_config import UNSAVED
-    from adamerge.runs.type_hints import alternatives, options, section
-
-    found = ["config"]
-    for name, option in options(MergeConfig).items():
-        if name not in UNSAVED:
-            inner = section(alternatives(option.hint))
-            found += [name, *(f"{name}.{own.name}" for own in (fields(inner) if inner else ()))]
-    return found
+    keys = ["config", *key_names()] if command in merges else []
+    return [f"--{name}" for name in dict.fromkeys([*named_options(own), "help", *keys])]
 
 
 def _fish(

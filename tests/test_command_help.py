@@ -53,6 +53,7 @@ def test_no_command_prints_help(capsys):
 
 def test_help_wrong_words_and_init_import_no_heavy_library(tmp_path):
     commands = "fti", "methods", "--help", "init base expert", "compare run", "report", "completion csh", "evaluate"
+    commands += ("completion bash",)
     script = (
         "import sys, adamerge.cli as c\n"
         f"for words in {commands}:\n try: c.main(words.split())\n except SystemExit: pass\n"
@@ -69,4 +70,5 @@ def test_help_wrong_words_and_init_import_no_heavy_library(tmp_path):
     assert "expert" in (tmp_path / "merge.yaml").read_text()
     loaded = set(done.stdout.split())
     assert "adamerge.cli" in loaded
+    assert "--chunks.budget" in done.stdout
     assert not loaded & {"torch", "transformers", "pytorch_lightning", "datasets", "matplotlib", "scipy"}

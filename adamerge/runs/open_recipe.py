@@ -1,6 +1,7 @@
 """Open a run's recipe, with the coefficients that it names."""
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +44,15 @@ def open_recipe(file: Path, places: Sequence[Document] = (), *, allow_code: bool
         allow_code: Whether its configuration may name code.
 
     Raises:
-        ConfigError: There is no recipe, it is damaged, the coefficients are missing or others, or an option is no
-            place.
+        ConfigError: There is no recipe, it is damaged or of a newer version, the coefficients are missing or others, or
+            an option is no place.
     """
     file = RunDirectory(file).recipe if file.is_dir() else file
     what, way = "the recipe.json of a finished run", "Give the path of a recipe, or of a run directory."
     if not file.exists():
         raise ConfigError(f"{file}: expected {what}, but it is missing. {way}")
     content = read_recipe(file, what, way)
+    _check_version(content, file)
     text, expected = content["config"], content["coefficients"]["sha256"]
     coefficients = RunDirectory(file.parent).coefficients
     if not coefficients.is_file():
@@ -68,3 +70,28 @@ def open_recipe(file: Path, places: Sequence[Document] = (), *, allow_code: bool
     config = merge_layers(layers, lambda note: None, allow_code=allow_code, use="keep")
     settings = together([nested(layer) for layer in layers]).content
     return Recipe(file, content, config, load_coefficients(coefficients), settings)
+
+
+def _check_version(content: Mapping[str, Any], file: Path) -> None:
+    """Refuse what a newer version wrote: its keys may be unknown here, or mean something else.
+
+    Raises:
+        ConfigError: The recipe is of a newer version.
+    """
+    packages = content.get("packages")
+    made, own = str(packages.get("adamerge", "")) if isinstance(packages, Mapping) else "", version("adamerge")
+    if _numbers(made) > _numbers(own):
+        raise ConfigError(
+            f"{file}: expected the recipe of adamerge {own} or an earlier version, found one of {made}, whose settings "
+            f'may mean something else here. Install it: pip install "adamerge>={made}"'
+        )
+
+
+def _numbers(text: str) -> list[int]:
+    """Read the numbers of a version.
+
+    Example:
+        >>> _numbers("0.10.1") > _numbers("0.9")
+        True
+    """
+    return [int(part) for part in text.split(".") if part.isdecimal()]

@@ -11,14 +11,13 @@ from adamerge.learning.loggers import Logger
 from adamerge.runs.class_names import import_path
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.key_names import UNSAVED
 from adamerge.runs.paths import anchored
 from adamerge.runs.type_hints import options
 from adamerge.types import ConfigError
 
 EXPLAINED = "# Keys that the user wrote; with another method, all other keys get that method's values.\n"
 RECORDED = "# All settings as they were saved; a value above that differs from these counts as written by the user.\n"
-UNSAVED = ("written", "allow_code")
-"""Fields that are no settings: the record, and a permission that is given anew each time."""
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """Writes what is read as `SafeDumper`'s, in a fifth of the time."""

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Final
 
 import torch
 from torch.optim import LBFGS, SGD, Optimizer
@@ -13,6 +14,15 @@ from adamerge.learning.loggers import Logger, with_place
 from adamerge.runs.construct import INVALID, words_of
 from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
+
+PACKAGES: Final = {
+    "TensorBoardLogger": "tensorboard",
+    "WandbLogger": "wandb",
+    "MLFlowLogger": "mlflow",
+    "CometLogger": "comet-ml",
+    "NeptuneLogger": "neptune",
+}
+"""What is installed for each of Lightning's loggers; its own messages name bounds of versions, or no command."""
 
 
 def on_trial(cls: type) -> Callable[..., object]:
@@ -29,12 +39,17 @@ def _logger(cls: Callable[..., Logger], **options: object) -> Logger:
     """Build a logger; nothing is written before it logs.
 
     Raises:
-        ValueError: What it needs is not installed.
+        ConfigError: What it needs is not installed.
     """
     try:
         return with_place(cls, os.devnull, **options)
     except ImportError as error:
-        raise ValueError(f"{cls.__name__} cannot be used here: {reason_of(error)}") from error
+        package = PACKAGES.get(cls.__name__)
+        way = f"Install it: pip install {package}" if package else f"{cls.__name__} says: {reason_of(error)}"
+        raise ConfigError(
+            f"expected a logger whose package is installed, found {cls.__name__}. {way}; or name CSVLogger, which "
+            "needs none."
+        ) from error
 
 
 _TRIED_STEPS = 20

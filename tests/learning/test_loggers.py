@@ -72,14 +72,17 @@ def test_mistakes_are_said(family, main, logger, complaint):
     assert complaint in said + error
 
 
-@pytest.mark.parametrize("name", ["TensorBoardLogger", "WandbLogger", "MLFlowLogger"])
-def test_what_is_not_installed_is_refused_before_anything_is_learned(family, main, name):
+@pytest.mark.parametrize(
+    ("name", "package"), [("TensorBoardLogger", "tensorboard"), ("WandbLogger", "wandb"), ("MLFlowLogger", "mlflow")]
+)
+def test_what_is_not_installed_is_refused_before_anything_is_learned(family, main, name, package):
     """Or it is installed: then it is accepted, and nothing is written by `check`."""
     before = {path for path in Path().rglob("*") if path.is_file()}
     file = configured(name)
     code, said, error = main("check", file, "--run_dir", "run")
     if code:
-        assert f"{name} cannot be used here" in said + error
+        wanted = f": expected a logger whose package is installed, found {name}. Install it: pip install"
+        assert f"{wanted} {package};" in said + error
     assert {path for path in Path().rglob("*") if path.is_file()} <= before | {Path(file)}
 
 

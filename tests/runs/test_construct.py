@@ -50,6 +50,16 @@ def test_options_that_exclude_each_other_are_named_together():
     assert "found 1.0, beside fast: True; " in found.problem
 
 
+def test_what_is_refused_whatever_the_options_are_is_blamed_on_none():
+    class Away:
+        def __init__(self, rate: float = 1.0, decay: float = 0.0) -> None:
+            raise RuntimeError("no server")  # libraries raise anything, not ValueErrors alone
+
+    (found,) = refusals(Away, options(Away), Options({"rate": 2.0, "decay": 1.0}), "Away")
+    problem = "expected options that Away accepts, found others; Away says: no server. Correct them."
+    assert found == Refusal(None, problem)
+
+
 def test_an_option_without_a_usable_value_may_have_been_what_another_needs():
     class Needs:
         def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:

@@ -90,6 +90,17 @@ def test_a_damaged_recipe_is_refused(own, main, content):
     assert "run/recipe.json: expected the recipe.json of a finished run" in complaint
 
 
+def test_the_recipe_of_a_newer_version_is_refused(own, main):
+    recipe = json.loads((own / "run/recipe.json").read_text())
+    recipe["packages"]["adamerge"] = "0.10.0"
+    recipe["config"] += "a_key_of_tomorrow: 1\n"
+    (own / "run/recipe.json").write_text(json.dumps(recipe))
+    for command in (("replay", "run", "again"), ("reproduce", "run"), ("mergekit", "run", "m.yaml")):
+        code, _, complaint = main(*command)
+        assert code == cli.BAD_INPUT
+        assert "found one of 0.10.0, whose settings may mean something else here. Install it: pip install" in complaint
+
+
 def test_another_result_is_said_with_the_files_that_differ(own, main):
     recipe = json.loads((own / "run/recipe.json").read_text())
     recipe["packages"]["torch"] = "1.0"
