@@ -11,7 +11,6 @@ import yaml
 from support.families import CHATS, build, save_speaking_family
 
 from adamerge import cli
-from adamerge.calibration.probe import Model, settle
 from adamerge.calibration.pseudo_answers import answer
 from adamerge.cli import parse_file
 from adamerge.data.settings import PseudoAnswers
@@ -101,19 +100,6 @@ def test_answers_take_few_calls_and_one_look_for_what_a_pass_changes(families, m
     assert len(looked) == 2
     for task, rows in answer(model, data.calibration, config.data.pseudo_answers, size=32).items():
         assert all(torch.equal(rows.batch([i]).labels, one_by_one[task].batch([i]).labels) for i in range(len(rows)))
-
-
-def test_a_model_that_answers_and_cannot_generate_is_refused(families, monkeypatch):
-    """Such as a Llama whose sliding_window is a list: only passes with a cache read it."""
-    config = in_family(families["llama"], monkeypatch)
-    prompts = load_data(config, open_experts(config)).calibration["mood"]
-
-    def generate(inputs, how):
-        raise TypeError("not a number")
-
-    odd = Model("Odd", lambda inputs: inputs["input_ids"].float(), generate, list, reads_mask=False)
-    problem = settle(odd, prompts).problem
-    assert problem.startswith("Odd cannot generate an answer to a row alone (TypeError: not a number). Correct what")
 
 
 def test_a_second_run_reads_and_a_change_is_detected(family, monkeypatch):
