@@ -60,8 +60,8 @@ def read_config_file(folder: Path, *, trust_remote_code: bool) -> PretrainedConf
 def _spoilt(content: Mapping[str, object], error: Exception) -> list[str]:
     """List the keys without each of which transformers raises nothing; if there is none, something else."""
     try:
-        cls = CONFIG_MAPPING[content.get("model_type")]
-    except (KeyError, TypeError):  # unknown, or no text
+        cls = CONFIG_MAPPING[str(content.get("model_type"))]
+    except KeyError:  # unknown, or no text
         return ["model_type"]
     then, without = _refusal(cls, content), {key: _refusal(cls, content, key) for key in content}
     cured = [key for key, reason in without.items() if not reason]
