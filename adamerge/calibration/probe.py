@@ -271,14 +271,14 @@ def _settle_prompts(model: Model, rows: Prompts, limit: int | None) -> Verdict:
         ask = _ask_generation(model.generate, cast(int, rows.tokenizer.pad_token_id))
         padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
     except Exception as error:  # any class may raise anything
-        padding, note = Padding(share="none"), unknown(model.architecture, error)
-    else:
-        note = {
-            "any": "",
-            "equal": f"{model.architecture} generates other answers to padded prompts: prompts of one length are "
-            "answered together.",
-            "none": f"{model.architecture} generates other answers to prompts in a batch: each is answered alone.",
-        }[padding.share]
+        problem = f"{model.architecture} cannot generate an answer to a row alone ({reason_of(error)}). {ALONE}"
+        return Verdict(rows.under(Padding(share="none")), answers.notes, answers.problem or problem)
+    note = {
+        "any": "",
+        "equal": f"{model.architecture} generates other answers to padded prompts: prompts of one length are "
+        "answered together.",
+        "none": f"{model.architecture} generates other answers to prompts in a batch: each is answered alone.",
+    }[padding.share]
     found = cast(Prompts, rows.under(padding))
     found.answered_padding = answers.rows.padding
     return Verdict(found, (*([note] if note else []), *answers.notes), answers.problem)

@@ -119,7 +119,9 @@ def output_by_token(output: object, kind: ModelKind, task: str) -> bool:
     if not isinstance(logits, Tensor):
         if any(isinstance(getattr(output, key, None), Tensor) for key in OTHER_OUTPUTS):
             return False
-        raise ConfigError(f"{task}: {kind.architecture} returns no logits. {_USABLE}")
+        unnamed = "Its outputs have no names: remove return_dict and torchscript from config.json, if they are there. "
+        more = unnamed if isinstance(output, tuple) else ""
+        raise ConfigError(f"{task}: {kind.architecture} returns no logits. {more}{_USABLE}")
     shape = tuple(logits.shape)
     if len(shape) not in (2, 3) or (len(shape) == 3 and kind.main_input != "input_ids"):
         raise ConfigError(

@@ -1,17 +1,21 @@
 """Whether a run may begin in a directory, or go on there: the settings that it began with."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import flat, flat_settings
 from adamerge.runs.layers import nested
+from adamerge.runs.model_config import ModelConfig
 from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import settings
+from adamerge.runs.sources import other_place
 from adamerge.storage.exclusive import LOCK
 from adamerge.storage.file_names import at_home
 from adamerge.storage.own_files import own_file
@@ -62,18 +66,27 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
             "--ckpt_path."
         )
     now = flat_settings(resolved)
-    then = _as_begun(former, now, allow_code)
+    then, now = _named(_as_begun(former, now, allow_code)), _named(now)
     fixed = {"trainer.max_steps"} if _decays_until_max_steps(now) else set[str]()
     differing = [
         f"{key} (was {then.get(key)}, is {now.get(key)})"
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key) and (key in fixed or not may_differ(key))
+        if not other_place(key, then.get(key), now.get(key))  # the hashes of what is there decide
     ]
     if differing:
         raise ConfigError(
             f"{run_dir}: the configuration differs from the run to be resumed: {'; '.join(differing[:5])}. "
             "Resume with the same settings, or start a new run in another run_dir."
         )
+
+
+def _named(settings: dict[str, object]) -> dict[str, object]:
+    """Write the name of every task into flat settings, where it is that of the model's place."""
+    models = {key.rpartition(".")[0] for key in settings if re.fullmatch(r"models\.\d+\.task", key)}
+    own = {at: [cast(str | None, settings.get(f"{at}.{key}")) for key in ("model", "task", "adapter")] for at in models}
+    names = {at: ModelConfig(str(model), task, adapter=adapter).name for at, (model, task, adapter) in own.items()}
+    return {**settings, **{f"{at}.task": name for at, name in names.items()}}
 
 
 def _decays_until_max_steps(flat_settings: Mapping[str, object]) -> bool:

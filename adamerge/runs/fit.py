@@ -28,14 +28,16 @@ from adamerge.runs.check_place import check_place
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.exported_files import hash_export
 from adamerge.runs.finished import check_unfinished, drop_former, files_of_export, put_aside
+from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.harness import write_script
-from adamerge.runs.inputs import inputs, remember
+from adamerge.runs.inputs import check_inputs, inputs, remember
 from adamerge.runs.learn_merge import learn_merge, open_inputs, print_lines
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.recipe import key_of_run, recipe
 from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.run_facts import Clock, run_facts
+from adamerge.runs.sources import BY_OPTIONS, told_where
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.exclusive import LOCK
 from adamerge.storage.file_names import at_home
@@ -95,9 +97,11 @@ def fit(
             check_run_dir(run, resolved, resume, allow_code=config.allow_code)
         with use_run(run, "adamerge fit", console):
             check_run_dir(run, resolved, resume, allow_code=config.allow_code)
-            if resume:
-                check_unfinished(run, resolved, lambda line: print_lines(console, [line]))
-            return _fit(config, resolved, run, processes, console, resume=resume, links=links)
+            if not resume:
+                return _fit(config, resolved, run, processes, console, resume=False, links=links)
+            check_unfinished(run, resolved, lambda line: print_lines(console, [line]))
+            with told_where(flat_settings(resolved), run.config, BY_OPTIONS):
+                return _fit(config, resolved, run, processes, console, resume=True, links=links)
 
 
 def _take_part(config: MergeConfig, run: RunDirectory, processes: Processes, *, resume: bool) -> None:
@@ -129,8 +133,10 @@ def _fit(
 ) -> Finished | None:
     learning, clock = learning_of(config, progress_bar=console.is_terminal), Clock()
     opened = open_inputs(config, run, console)
-    write_text(run.config, resolved)
     made_from = inputs(config, opened.experts, opened.data)
+    if run.inputs.exists():  # before the places of others are written
+        check_inputs(made_from, run.inputs)
+    write_text(run.config, resolved)
     remember(made_from, run.inputs)
     clock.lap("open and check")
     keeper = keeper_for(console, accept_unkeyed=resume)

@@ -1,6 +1,7 @@
 """Open a run's recipe, with the coefficients that it names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,9 +68,10 @@ def open_recipe(file: Path, places: Sequence[Document] = (), *, allow_code: bool
     written = read_yaml(text, str(file))
     check_places(places, written.content, file)
     layers = [written, *places]
-    config = merge_layers(layers, lambda note: None, allow_code=allow_code, use="keep")
+    then, now = (merge_layers(own, lambda note: None, allow_code=allow_code, use="keep") for own in ([written], layers))
+    models = [replace(model, task=former.name) for model, former in zip(now.models, then.models, strict=True)]
     settings = together([nested(layer) for layer in layers]).content
-    return Recipe(file, content, config, load_coefficients(coefficients), settings)
+    return Recipe(file, content, replace(now, models=models), load_coefficients(coefficients), settings)
 
 
 def _check_version(content: Mapping[str, Any], file: Path) -> None:

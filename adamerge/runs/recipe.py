@@ -3,11 +3,13 @@
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import cast
 
 from adamerge.runs.begun_run import may_differ
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.run_directory import RunDirectory
+from adamerge.runs.sources import other_place
 from adamerge.storage.digest import digest_of_json, digest_of_path
 from adamerge.storage.kept import Key
 
@@ -42,9 +44,12 @@ def recipe(
 
 
 def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
-    """Compute the cache key of a run from its inputs and from all settings that a resumed run may not change."""
-    settings = {key: value for key, value in flat_settings(resolved).items() if not may_differ(key)}
-    experts, rows = {key: made_from[key] for key in ("base", "experts")}, [made_from["data"], made_from["processors"]]
+    """Compute the cache key of a run from its inputs, wherever they lie, and from all settings that must not differ."""
+    fixed = {key: value for key, value in flat_settings(resolved).items() if not may_differ(key)}
+    settings = {key: value for key, value in fixed.items() if not other_place(key, value, value)}
+    models = [made_from["base"], *cast(Mapping[str, object], made_from["experts"]).values()]
+    experts = [cast(Mapping[str, object], model)["sha256"] for model in models]
+    rows = [made_from["data"], made_from["processors"]]
     return {
         "experts": digest_of_json(experts),
         "rows": digest_of_json(rows),

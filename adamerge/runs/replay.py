@@ -26,7 +26,7 @@ from adamerge.runs.open_recipe import Recipe, open_recipe
 from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.settle_rows import settled
-from adamerge.runs.sources import told_where
+from adamerge.runs.sources import BY_OPTIONS, told_where
 from adamerge.storage.digest import digest_of_path
 from adamerge.storage.kept import Keeper
 from adamerge.storage.partial_paths import remove_leftovers_in
@@ -35,10 +35,6 @@ from adamerge.types import ConfigError
 
 SAME = 1e-5
 """Difference of coefficients that another machine's rounding may make."""
-
-
-_ELSEWHERE = "Give it, where it is now, by {options}."
-"""What to do with models and rows that are not where a recipe says."""
 
 
 def replay(
@@ -62,7 +58,7 @@ def replay(
     """
     recipe = open_recipe(file, places, allow_code=allow_code)
     check_free(out)
-    with told_where(recipe.settings, recipe.file, _ELSEWHERE):
+    with told_where(recipe.settings, recipe.file, BY_OPTIONS):
         _replay(recipe, out, console)
 
 
@@ -151,7 +147,7 @@ def reproduce(file: Path, console: Console, places: Sequence[Document] = (), *, 
         ConfigError: Models, rows or coefficients changed, or the coefficients that were learned are others.
     """
     recipe = open_recipe(file, places, allow_code=allow_code)
-    with told_where(recipe.settings, recipe.file, _ELSEWHERE):
+    with told_where(recipe.settings, recipe.file, BY_OPTIONS):
         found = _learned_again(recipe, console)
     _print(console, _compared(recipe, found))
 

@@ -1,13 +1,22 @@
-"""Places of models and rows that a finished run names: where they are written, and how others are given."""
+"""Places of models and rows that a run names: where they are written, and how others are given."""
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
+from adamerge.runs.flat_settings import flat
 from adamerge.runs.read_yaml import Document
 from adamerge.types import ConfigError, IncompatibleExpertsError
+
+PLACE = re.compile(
+    r"base_model|tokenizer|models\.\d+\.(model|adapter)|(models\.\d+\.(calibration|evaluation)|keep\.calibration)(\.path)?"
+)
+"""Dotted keys of the places of models and rows."""
+
+BY_OPTIONS = "Give it, where it is now, by {options}."
+"""What to do with models and rows that are not where a run or its recipe says."""
 
 
 def places_of(settings: Mapping[str, object]) -> dict[str, str]:
@@ -20,20 +29,23 @@ def places_of(settings: Mapping[str, object]) -> dict[str, str]:
         >>> places_of({"base_model": "base", "models": [{"model": "a", "calibration": {"path": "a.csv"}}]})
         {'base_model': 'base', 'models.0.model': 'a', 'models.0.calibration.path': 'a.csv'}
     """
-    models, keep = settings.get("models"), settings.get("keep")
-    found = dict(_texts(settings, ("base_model", "tokenizer"), ""))
-    for number, model in enumerate(models if isinstance(models, list) else []):
-        found |= _texts(model, ("model", "adapter", "calibration", "evaluation"), f"models.{number}.")
-    return found | dict(_texts(keep, ("calibration",), "keep."))
+    return {key: value for key, value in flat(settings).items() if PLACE.fullmatch(key) and isinstance(value, str)}
 
 
-def _texts(settings: object, keys: Sequence[str], place: str) -> Iterator[tuple[str, str]]:
-    for key in keys if isinstance(settings, Mapping) else ():
-        value, dotted = cast(Mapping[str, object], settings).get(key), f"{place}{key}"
-        if isinstance(value, Mapping):
-            value, dotted = cast(Mapping[str, object], value).get("path"), f"{dotted}.path"
-        if isinstance(value, str):
-            yield dotted, value
+def other_place(key: str, then: object, now: object) -> bool:
+    """Return whether a setting differs by a place alone, so that the content that is found there decides.
+
+    Args:
+        key: Dotted key.
+        then: Its value when the run began.
+        now: Its value now.
+
+    Example:
+        >>> other_place("base_model", "/old/base", "/new/base"), other_place("tokenizer", "union", "base")
+        (True, False)
+    """
+    words = key == "tokenizer" and not os.path.isabs(str(then))
+    return bool(PLACE.fullmatch(key)) and isinstance(then, str) and isinstance(now, str) and not words
 
 
 @contextmanager

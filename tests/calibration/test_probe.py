@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from adamerge.calibration.probe import Model, ladder, settle
 from adamerge.data.padding import Padding
 from adamerge.data.rows import Subset, TensorRows
-from adamerge.data.text_rows import TextRows
+from adamerge.data.text_rows import Prompts, TextRows
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,15 @@ def test_a_step_uses_its_rows_whatever_the_padding(rows):
         assert sorted(found) == [0, 1, 3]
     together = [batch.inputs["input_ids"] for batch in own.under(Padding(share="equal")).batches(8)]
     assert all(bool((ids != 2).all()) for ids in together)  # 2 is the padding
+
+
+def test_a_model_that_answers_and_cannot_generate_is_refused(rows):
+    """Such as a Llama whose sliding_window is a list: only passes with a cache read it."""
+
+    def generate(inputs, how):
+        raise TypeError("not a number")
+
+    prompts = Prompts([[0, 4, 5], [0, 4]], ["a", "b"], rows.tokenizer, start=None, completion_only=False)
+    odd = Model("Odd", lambda inputs: inputs["input_ids"].float()[..., None], generate, list, reads_mask=True)
+    problem = settle(odd, prompts).problem
+    assert problem.startswith("Odd cannot generate an answer to a row alone (TypeError: not a number). Correct what")

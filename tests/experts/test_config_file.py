@@ -39,6 +39,28 @@ def test_tokens_of_every_configuration_of_transformers_are_accepted(tmp_path):
         assert found.to_dict().items() >= settings.items()
 
 
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"hidden_size": 16, "num_attention_heads": 7}, "hidden_size, num_attention_heads"),
+        ({"layer_types": False}, "layer_types"),
+        ({"id2label": ""}, "id2label"),
+        ({"quantization_config": 3}, "quantization_config"),
+        ({"model_type": -1}, "model_type"),
+    ],
+)
+def test_the_keys_that_transformers_stumbles_over_are_named(tmp_path, settings, keys):
+    """Without each of them it reads the file, or raises something else."""
+    transformers.LlamaConfig().save_pretrained(tmp_path)
+    edit_json(tmp_path / "config.json", **settings)
+    with pytest.raises(ConfigError) as refused:
+        read_config_file(tmp_path, trust_remote_code=False)
+    named, said = str(refused.value).removeprefix(f"{tmp_path}/config.json: ").split(": expected the configuration")
+    assert sorted(named.split(", ")) == keys.split(", ")
+    assert type(refused.value.__cause__).__name__ in said
+
+
 def loaded_and_run(folder):
     """A model of transformers' own, on its own inputs."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)

@@ -9,6 +9,7 @@ from support.mixtures import MIXTURES, SMALL
 from adamerge.experts import model_kind
 from adamerge.experts.checkpoint import skeleton
 from adamerge.experts.model_kind import classes_by_token, kind_of, trial
+from adamerge.types import ConfigError
 
 
 @pytest.mark.parametrize("small", [0, model_kind.SMALL])
@@ -34,6 +35,15 @@ def test_positions_that_padding_takes_hold_no_token(architecture, family, most):
     module(torch.full((1, limit), 5))
     with pytest.raises((IndexError, RuntimeError)):
         module(torch.full((1, limit + 1), 5))
+
+
+def test_outputs_without_names_are_explained():
+    """`return_dict: ""` in config.json makes a class of transformers return a tuple."""
+    module = build("BertForSequenceClassification", "bert", 0, return_dict="")
+    with pytest.raises(
+        ConfigError, match=r"mood: Bert\w+ returns no logits\. .*remove return_dict and torchscript from"
+    ):
+        classes_by_token(module, kind_of(module), {"input_ids": torch.tensor([[3, 4]])}, "mood")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.families import listing
-from support.processes import Strike, run
 from transformers import BertForSequenceClassification
 
 from adamerge import cli
@@ -89,10 +88,21 @@ def test_rows_that_changed_are_measured_as_they_are_and_named_by_their_files(mov
     assert all(note in (moved / "run/report.md").read_text() for note in notes)
 
 
-def test_resuming_names_what_changed(family, main):
-    strike = Strike("adamerge.runs.learn_merge.build_model")
-    fit = ["fit", "--config", "merge.yaml", "--run_dir", "run"]
-    assert run(fit, family, family / "log.txt", strike) == -strike.number
+def nothing_learned(*given, **more):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def begun(family, main, monkeypatch):
+    """The family with a run that was interrupted before it learned."""
+    with monkeypatch.context() as patch:
+        patch.setattr("adamerge.runs.fit.learn_merge", nothing_learned)
+        assert main("fit", "--config", "merge.yaml", "--run_dir", "run")[0] == cli.INTERRUPTED
+    return family
+
+
+def test_resuming_names_what_changed(begun, main):
+    family = begun
     other_weights(family / "topic/model.safetensors")
     other_text(family / "base/tokenizer_config.json")
     code, _, complaint = main("fit", "--config", "run/config.yaml", "--ckpt_path", "last")
@@ -100,6 +110,28 @@ def test_resuming_names_what_changed(family, main):
     assert f"expert topic ({family}/topic): model.safetensors has other content" in complaint
     assert f"base ({family}/base): tokenizer_config.json has other content" in complaint
     assert "mood" not in complaint
+
+
+def test_a_run_whose_sources_moved_goes_on_with_their_places(begun, main, finished):
+    """Where the content is the same, to the same coefficients; other content leaves the run as it was."""
+    family = begun
+    (family / "else").mkdir()
+    for name in ("mood", "topic", "mood.jsonl"):
+        shutil.move(family / name, family / "else" / name)
+    (family / "else/mood").rename(family / "else/feelings")
+    again, before = ("fit", "--config", "run/config.yaml", "--ckpt_path", "last"), Path("run/config.yaml").read_text()
+    complaint = main(*again)[2]
+    assert "config.yaml: models.0.model, models.1.model: expected the place of what the run was made from" in complaint
+    assert "by --models.0.model PLACE --models.1.model PLACE." in complaint
+    places = ("--models.0.model", "else/feelings", "--models.1.model", "else/topic")
+    rows = ("--models.0.calibration", "else/mood.jsonl")
+    assert "models.0.task (was mood, is feelings)" in main(*again, *places, *rows)[2]
+    places += ("--models.0.task", "mood")
+    assert "rows of mood" in main(*again, *places, "--models.0.calibration", "topic.jsonl")[2]
+    assert Path("run/config.yaml").read_text() == before
+    assert main(*again, *places, *rows)[0] == 0
+    learned = [load_file(folder / "run/coefficients.safetensors")["coefficients"] for folder in (family, finished)]
+    assert torch.equal(*learned)
 
 
 def test_a_run_without_recipe_is_taken_as_it_is_and_said(in_finished, main):

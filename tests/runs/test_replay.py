@@ -38,11 +38,12 @@ def test_sources_that_moved_are_given_by_their_keys(own, main):
     (own / "elsewhere").mkdir()
     for name in ("base", "mood", "run"):
         shutil.move(own / name, own / "elsewhere" / name)
+    (own / "elsewhere/mood").rename(own / "elsewhere/feelings")  # the task keeps its name
     code, _, complaint = main("replay", "recipe.json", "again")
     assert code == cli.BAD_INPUT
     assert "recipe.json: base_model, models.0.model: expected the place of" in complaint
     assert "by --base_model PLACE --models.0.model PLACE." in complaint
-    places = ["--base_model", "elsewhere/base", "--models.0.model", "elsewhere/mood"]
+    places = ["--base_model", "elsewhere/base", "--models.0.model", "elsewhere/feelings"]
     code, said, complaint = main("replay", "recipe.json", "again", *places)
     assert (code, complaint) == (0, "")
     assert "identical: " in said
