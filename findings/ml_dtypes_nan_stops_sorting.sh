@@ -21,14 +21,6 @@ def numbers(array):
     return [None if value != value else value for value in array.astype("float64").tolist()]
 
 
-def kept_of(name, share=0.2, size=1000):
-    """Give the share of a thousand changes that lies above the threshold of their largest fifth, one change being NaN."""
-    changes = np.abs(np.random.default_rng(0).normal(size=size)).astype(getattr(ml_dtypes, name, name))
-    changes[size // 2] = np.nan
-    threshold = np.sort(changes)[int(size * (1 - share))]
-    return (changes > threshold).mean()
-
-
 print("ml_dtypes", version("ml_dtypes"), "numpy", np.__version__)
 found = {}
 for name in OWN + OTHERS:
@@ -48,6 +40,4 @@ assert all(row == [1, 2, 4, 5] for row in clean.values()), clean
 last = np.sort(np.array([5, 1, 4, 2, np.nan]).astype(ml_dtypes.bfloat16))
 print("bfloat16 with the NaN last:", numbers(last))
 assert numbers(last) == [1, 2, 4, 5, None], last
-shares = {name: kept_of(name) for name in ("float16", "bfloat16")}
-print("share of 1000 sizes above the one that stands at 80 % of their sorted array:", shares)
 PYTHON
