@@ -1,6 +1,7 @@
 """Labels of models that do not choose one class: numbers, several labels a row, and scores of pairs."""
 
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -11,6 +12,7 @@ from adamerge.data.questions import check_metric
 from adamerge.data.settings import Encoding, EvaluationSource
 from adamerge.data.tables import Table
 from adamerge.experts.model_kind import ModelKind
+from adamerge.types import Fact, placed
 
 METRICS: dict[Form, tuple[str, ...]] = {
     "classes": ("accuracy",),
@@ -29,6 +31,9 @@ DOES: dict[Form, str] = {
     "spans": "predicts a span of the text",
 }
 """What a model does, in messages."""
+
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""Texts that are numbers; Python's own reading takes 1_0 too."""
 
 
 def metric_of(table: Table, form: Form) -> str | None:
@@ -67,7 +72,9 @@ def labels_by_form(
     check_metric(table, kind, encoding, METRICS[form], DOES[form])
     if form == "numbers":
         return numbers(table, max(kind.num_classes, 1)), ()
-    return several_labels(table, kind, encoding, outputs), ()
+    labels, rule = several_labels(table, kind, encoding, outputs)
+    said = f"labels in {table.source.label!r} are read as {rule}."
+    return labels, (Fact(placed(f"{table.task}: {table.source.path}", said)),)
 
 
 def answers(table: Table) -> list[tuple[str, ...]]:
@@ -118,14 +125,16 @@ def _numbers(table: Table, row: int, value: object, count: int) -> list[float]:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value.strip()):
+        return None
     try:
         number = float(value)
-    except ValueError:
+    except OverflowError:  # an integer of more than 308 digits
         return None
     return number if math.isfinite(number) else None
 
 
-def several_labels(table: Table, kind: ModelKind, encoding: Encoding, outputs: int = 0) -> list[list[int]]:
+def several_labels(table: Table, kind: ModelKind, encoding: Encoding, outputs: int = 0) -> tuple[list[list[int]], str]:
     """Read which labels each row has: a list of names, of indices, or of a 0 or 1 for every label.
 
     Args:
@@ -135,23 +144,30 @@ def several_labels(table: Table, kind: ModelKind, encoding: Encoding, outputs: i
         outputs: Number of the model's logits; 0 if unknown.
 
     Returns:
-        For every row a 0 or 1 for every label.
+        For every row a 0 or 1 for every label; and how the column is read.
 
     Raises:
-        ConfigError: No reading fits all rows, or two fit and differ; names the row. Or as in `names_of`.
+        ConfigError: No reading fits all rows, or two fit and differ, or a name is that of several labels; names the
+            row. Or as in `names_of`.
     """
     names = names_of(table, kind, encoding, outputs)
     count = outputs or kind.num_classes or len(names)
     rows = [_list(table, row, value) for row, value in enumerate(table.values(table.source.label))]
     places = {name: index for index, name in names.items()}
-    known: list[list[list[int]] | None] = [
-        _each(rows, lambda one: places.get(one) if isinstance(one, str) else None, count),
-        _each(rows, lambda one: one if _whole(one) and 0 <= cast(int, one) < count else None, count),
-        [_as_integers(row) for row in rows] if all(_switches(row, count) for row in rows) else None,
-    ]
-    found = [one for one in known if one is not None]
-    if found and all(one == found[0] for one in found):
-        return found[0]
+    _check_names(table, rows, names)
+    known = {
+        "label names": _each(rows, lambda one: places.get(one) if isinstance(one, str) else None, count),
+        "indices of labels": _each(
+            rows, lambda one: one if _whole(one) and 0 <= cast(int, one) < count else None, count
+        ),
+        f"a 0 or 1 for each of {count} labels": [_as_integers(row) for row in rows]
+        if all(_switches(row, count) for row in rows)
+        else None,
+    }
+    found = {rule: one for rule, one in known.items() if one is not None}
+    first = next(iter(found.values()), None)
+    if first is not None and all(one == first for one in found.values()):
+        return first, next(iter(found))
     label, shown = table.source.label, ", ".join(names[index] for index in sorted(names)[:8])
     if found:
         raise table.error(
@@ -163,6 +179,22 @@ def several_labels(table: Table, kind: ModelKind, encoding: Encoding, outputs: i
         f"{table.place(odd)}: expected in the column {label!r} a list of labels ({shown}), of their indices, or of a 0 "
         f"or 1 for each of {count}, alike in all rows, found {reprlib.repr(rows[odd])}. Correct the rows."
     )
+
+
+def _check_names(table: Table, rows: Sequence[Sequence[object]], names: Mapping[int, str]) -> None:
+    """Refuse a name that several of the model's labels have.
+
+    Raises:
+        ConfigError: A row has one; names the row.
+    """
+    for row, own in enumerate(rows):
+        for one in own:
+            indices = [index for index, name in names.items() if name == one]
+            if len(indices) > 1:
+                raise table.error(
+                    f"{table.place(row)}: expected in the column {table.source.label!r} the name of one label, found "
+                    f"{reprlib.repr(one)}, which several labels of the model have ({indices}). Write indices of labels."
+                )
 
 
 def _readable(row: Sequence[object], places: dict[str, int], count: int) -> bool:

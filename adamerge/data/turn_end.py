@@ -41,14 +41,19 @@ class TurnEnd(NamedTuple):
     changed: bool = False
     lost: bool = False
 
-    @property
-    def end(self) -> AnswerEnd:
-        """What ends an answer: templates may leave out the end of the last message, or have one there alone."""
-        return self.last if self.inner in (None, AnswerEnd()) else self.inner
+    def end(self, stops: Sequence[int] = ()) -> AnswerEnd:
+        """Return what ends an answer: templates may leave out the end of the last message, or have one there alone.
+
+        Args:
+            stops: Tokens at which generation stops. If the end of the last message is one of them, an end of turns that
+                others follow is none of answers: the template of a model that reasons has it within them.
+        """
+        stopped = self.last.tokens and set(self.last.tokens) <= set(stops)
+        return self.last if stopped or self.inner in (None, AnswerEnd()) else self.inner
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, chat: _Chat) -> TurnEnd:
-    """Find what ends an assistant's turn: its first special token, or else its text.
+    """Find what ends an assistant's turn: its first special or added token, or else its text.
 
     Args:
         tokenizer: Has a chat template.
@@ -67,7 +72,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, chat: _Chat) -> TurnEnd:
         return TurnEnd(at_the_end, None, changed)
     between = _common_end(*cast(list[str], followed))
     starts = _starts(tokenizer, one)
-    if not any(index in special_tokens(tokenizer) for index in _ids(tokenizer, between)):
+    if not any(index in _marks(tokenizer) for index in _ids(tokenizer, between)):
         between = between.removesuffix(_common_end(between, _up_to_the_next(tokenizer, chat[:-1]) or ""))
     return TurnEnd(at_the_end, _end(tokenizer, between, starts), changed)
 
@@ -101,16 +106,23 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
+def _marks(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Return the tokens that may end a turn, by id: special ones, and others that were added, but for white space."""
+    added = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
+    added.pop(cast(int, tokenizer.unk_token_id), None)
+    return {**added, **special_tokens(tokenizer)}
+
+
 def _starts(tokenizer: PreTrainedTokenizerBase, rendered: str) -> list[int]:
     """List the special tokens with which a chat begins, which begin a text or a turn and end none."""
-    special, end = special_tokens(tokenizer), tokenizer.eos_token_id
+    special, end = _marks(tokenizer), tokenizer.eos_token_id
     leading = takewhile(lambda index: index in special, _ids(tokenizer, rendered))
     return [index for index in leading if index != end]
 
 
 def _end(tokenizer: PreTrainedTokenizerBase, text: str, starts: Sequence[int]) -> AnswerEnd:
     """Take the end of a turn from what follows its content, up to the beginning of the next one."""
-    special = special_tokens(tokenizer)
+    special = _marks(tokenizer)
     first = next((index for index in _ids(tokenizer, text) if index in special), None)
     if first is not None and first not in starts:
         return AnswerEnd((first,))

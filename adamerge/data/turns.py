@@ -29,7 +29,7 @@ def answer_end(
     """
     stops = generation_stops(expert)
     rendered = TurnEnd() if chat is None else turn_end(tokenizer, chat)
-    turn = rendered.end
+    turn = rendered.end(stops)
     own = cast(int | None, tokenizer.eos_token_id)
     found: dict[str, tuple[int, ...]] = {}
     if own is not None:
@@ -37,7 +37,7 @@ def answer_end(
     if chat is not None:
         found[f"the chat template ends a turn with {_words(tokenizer, turn)}"] = turn.tokens
     tokens = list(stops)
-    notes = [f"{table.task}: {words}." for words in (*_nowhere(expert, stops), *_odd(tokenizer, rendered))]
+    notes = [f"{table.task}: {words}." for words in (*_nowhere(expert, stops), *_odd(tokenizer, rendered, turn))]
     for what, ends in found.items():
         more = [end for end in ends if end not in stops]
         if more and stops:
@@ -77,11 +77,6 @@ _TOKENS = ("bos_token_id", "eos_token_id", "forced_bos_token_id")
 """Settings of generation that are used."""
 
 
-def end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, object]]) -> AnswerEnd:
-    """Find what ends an assistant's turn by the chat template; see `turn_end`."""
-    return turn_end(tokenizer, chat).end
-
-
 def until_the_end(tokenizer: PreTrainedTokenizerBase, tokens: list[int], end: AnswerEnd) -> list[int]:
     """Return the tokens of an answer up to and including what ends it; the rest is padding.
 
@@ -105,7 +100,7 @@ def _nowhere(expert: Expert, stops: Sequence[int]) -> Iterator[str]:
         yield f"generation stops at the token {tokens} (eos_token_id), which the model lacks, so no answer ends there"
 
 
-def _odd(tokenizer: PreTrainedTokenizerBase, found: TurnEnd) -> Iterator[str]:
+def _odd(tokenizer: PreTrainedTokenizerBase, found: TurnEnd, end: AnswerEnd) -> Iterator[str]:
     """Say where a chat template is not what rows would tell of it."""
     if found.lost:
         yield (
@@ -117,7 +112,7 @@ def _odd(tokenizer: PreTrainedTokenizerBase, found: TurnEnd) -> Iterator[str]:
     if found.inner is not None and found.inner != found.last:
         yield (
             f"the chat template ends the last turn with {_words(tokenizer, found.last)}, but one that another follows "
-            f"with {_words(tokenizer, found.inner)}: answers end at {_words(tokenizer, found.end)}"
+            f"with {_words(tokenizer, found.inner)}: answers end at {_words(tokenizer, end)}"
         )
 
 

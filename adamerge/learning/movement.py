@@ -79,8 +79,9 @@ class Movement(Callback):
             return "the learning rate is 0 at every step. Check optimizer and lr_scheduler."
         if isinstance(optimizer, LBFGS):
             tolerances = {key: optimizer.param_groups[0][key] for key in ("tolerance_grad", "tolerance_change")}
-            return f"the gradient or the decrease is within {_words(tolerances)}. Lower both, for example to 0."
-        return f"its steps are too short (lr at most {self.lr:.2g}). Raise the learning rate."
+            if any(tolerances.values()):
+                return f"the gradient or the decrease is within {_words(tolerances)}. Lower both, for example to 0."
+        return f"its steps are too short (lr at most {self.lr:.2g}). Raise the learning rate, or loss_weight of models."
 
     def _leaves_room(self) -> bool:
         """Return whether a step against the last gradient leaves the start."""

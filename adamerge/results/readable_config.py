@@ -1,6 +1,7 @@
 """What readers other than transformers 5 need in the configuration files of an export."""
 
 import json
+import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
@@ -174,11 +175,21 @@ def _flat(rope: Json, kind: str) -> Json | None:
     if scaling.get("rope_type") in _SINCE_5:
         return None
     bases = {names.get(key, key): rope[key] for key in (_THETA, _PARTIAL) if key in rope}
-    if kind in _THREE_KEYS and scaling.get("rope_type") == "longrope":
-        trained = {_TRAINED: rope[_TRAINED]} if _TRAINED in rope else {}
-        factors = {key: rope[key] for key in ("short_factor", "long_factor") if key in rope}
-        return {**bases, **trained, "rope_scaling": {"type": "longrope", **factors}}
+    if scaling.get("rope_type") == "longrope":  # transformers 4 takes the factor from what stands beside the scaling
+        bases |= {_TRAINED: rope[_TRAINED]} if _TRAINED in rope else {}
+        if kind in _THREE_KEYS:
+            factors = {key: rope[key] for key in ("short_factor", "long_factor") if key in rope}
+            return {**bases, "rope_scaling": {"type": "longrope", **factors}}
+        scaling = {**_attention(rope), **scaling}
     return bases if scaling in ({}, _PLAIN, _AXIAL) else {**bases, "rope_scaling": scaling}
+
+
+def _attention(rope: Json) -> Json:
+    """Return the factor of attention that follows from longrope's own factor; transformers 4 takes it from lengths."""
+    factor, trained = rope.get("factor"), rope.get(_TRAINED)
+    if rope.get("rope_type") != "longrope" or not (isinstance(factor, int | float) and isinstance(trained, int)):
+        return {}
+    return {"attention_factor": math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0}
 
 
 def _of_layers(full: Json, sliding: Json, kind: str) -> Json | None:
@@ -198,7 +209,8 @@ def _scaling(rope: Json) -> Json:
 def _as_read(settings: Json) -> list[object]:
     """Return the rotary settings of a configuration as transformers reads it."""
     config = built_config(settings)
-    return list(_ropes(config.to_dict())) if config is not None else [settings]
+    ropes = _ropes(config.to_dict()) if config is not None else [settings]
+    return [{**_attention(rope), **rope} if isinstance(rope, Mapping) else rope for rope in ropes]
 
 
 def _ropes(settings: Json) -> Iterator[object]:

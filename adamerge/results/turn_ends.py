@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from adamerge.data.processor_files import DEFAULT
-from adamerge.data.turn_end import AnswerEnd
-from adamerge.data.turns import end_of_turn
+from adamerge.data.turn_end import AnswerEnd, turn_end
 from adamerge.types import Fact
 
 
@@ -26,7 +25,7 @@ def turn_ends(
     Returns:
         The tokens, and notes for the user.
     """
-    ends = {name: _end(tokenizer, text) for name, text in templates.items()}
+    ends = {name: _end(tokenizer, text, stops) for name, text in templates.items()}
     notes: list[str] = []
     missing: dict[int, list[str]] = {}
     for name, end in ends.items():
@@ -85,10 +84,10 @@ def _elsewhere(
             yield name
 
 
-def _end(tokenizer: PreTrainedTokenizerBase, template: str) -> AnswerEnd | str:
+def _end(tokenizer: PreTrainedTokenizerBase, template: str, stops: Sequence[int]) -> AnswerEnd | str:
     """Return what ends a turn by a template, or why it renders no question and answer."""
     tokenizer.chat_template = template
-    end = end_of_turn(tokenizer, [{"role": "user", "content": "?"}])
+    end = turn_end(tokenizer, [{"role": "user", "content": "?"}]).end(stops)
     error = "" if end.tokens or end.text else _not_rendered(tokenizer)
     return error or end
 

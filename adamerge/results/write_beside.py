@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from adamerge.data.processor_files import DEFAULT, TEMPLATE, TEMPLATES, named_templates
 from adamerge.experts.checkpoint import Checkpoint
@@ -50,6 +51,8 @@ def write_beside(beside: Beside, folder: Path) -> None:
     """Write processors, templates, generation settings, heads, licence and the settings of modules."""
     for name, file in {**copied(beside.tokenizer), **beside.processor, **beside.heads, **beside.others}.items():
         _copy(file, folder / name)
+    for name in (*beside.tokenizer, *beside.processor):
+        _drop_absent_code(folder / name)
     _write_templates(beside.templates, folder)
     if beside.generation:
         write_text(folder / "generation_config.json", json.dumps(beside.generation, indent=2) + "\n")
@@ -60,6 +63,30 @@ def write_beside(beside: Beside, folder: Path) -> None:
             _copy(file, folder / name)
         for name, text in beside.modules.texts():
             write_text(folder / name, text)
+
+
+def _drop_absent_code(file: Path) -> None:
+    """Leave out of a tokenizer's or processor's settings what names code beside them that was not copied."""
+    settings = settings_of(file) if file.suffix == ".json" and file.name.endswith("_config.json") else {}
+    auto_map = settings.get("auto_map")
+    if not isinstance(auto_map, Mapping):
+        return
+    kept = {
+        name: places for name, places in auto_map.items() if all(_is_there(one, file.parent) for one in _flat(places))
+    }
+    if kept != auto_map:
+        rest = {key: value for key, value in settings.items() if key != "auto_map"}
+        write_text(file, json.dumps(rest | ({"auto_map": kept} if kept else {}), indent=2, ensure_ascii=False) + "\n")
+
+
+def _flat(places: object) -> list[str]:
+    """List the places of code of one class, or of a slow and a fast one, either of which may be null."""
+    found = places if isinstance(places, list) else [places]
+    return [str(one) for one in cast(list[object], found) if one is not None]
+
+
+def _is_there(place: str, folder: Path) -> bool:
+    return "--" in place or (folder / f"{place.partition('.')[0]}.py").is_file()
 
 
 def _write_templates(templates: Mapping[str, str], folder: Path) -> None:

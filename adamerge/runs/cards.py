@@ -109,20 +109,20 @@ def write_cards(facts: CardFacts, folder: Path) -> None:
         write_text(folder / place / CARD, card(facts, loadings, place or None, "merged"))
 
 
-def write_cards_of(recipe: Path, folder: Path, *, changed: bool = False) -> None:
+def write_cards_of(recipe: Path, folder: Path, *, rounded: str | None = None, changed: bool = False) -> None:
     """Write the cards of a further export of a run; a run of an earlier version, whose recipe has no facts, gets none.
 
     Args:
         recipe: recipe.json of the run.
         folder: The export.
+        rounded: What rounding removed of this export, in words, if much.
         changed: Whether it may be written otherwise than the export whose scores the run has.
     """
     found = cast(Mapping[str, Any], read_recipe(recipe)).get("card") if recipe.is_file() else None
     if found is None:
         return
-    facts = from_json(found)
-    notes = [OTHERWISE] if changed else []
-    write_cards(replace(facts, notes=[*facts.notes, *notes]), folder)
+    notes = filter(None, [rounded, OTHERWISE if changed else None])
+    write_cards(replace(from_json(found), notes=list(notes)), folder)
 
 
 def licence_warning(facts: CardFacts) -> str | None:

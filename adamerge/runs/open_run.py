@@ -76,7 +76,8 @@ def export_again(
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         adapter = adapter_of(config.export)
         done = export_as(adapter, model, learned.coefficients, out, shard_bytes=config.shard_bytes, links=links)
-        write_cards_of(place.recipe, out, changed=bool(out_dtype or rounding or adapter))
+        lost = done.surviving.warning(model.rounding.mode)
+        write_cards_of(place.recipe, out, rounded=lost, changed=bool(out_dtype or rounding or adapter))
         lines = [*export_notes(model.experts), *done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
             data = _rows(config, model)

@@ -164,9 +164,11 @@ LABELS = {
 @pytest.mark.parametrize("name", LABELS)
 def test_labels_are_read_as_the_model_predicts_them(tokenizer, name):
     options, labels, expected = LABELS[name]
-    rows = measured(tokenizer, BERT, {"text": TEXTS, "label": labels}, options).rows
-    assert rows.batch([0, 1, 2]).labels.tolist() == expected
-    assert rows.metric == ("f1" if options is SEVERAL else "mse")
+    found = measured(tokenizer, BERT, {"text": TEXTS, "label": labels}, options)
+    assert found.rows.batch([0, 1, 2]).labels.tolist() == expected
+    assert found.rows.metric == ("f1" if options is SEVERAL else "mse")
+    words = {"names": "label names", "indices": "indices of labels", "switches": "a 0 or 1 for each of 3 labels"}
+    assert name not in words or any(f"'label' are read as {words[name]}." in note for note in found.notes)
 
 
 WRONG = {
@@ -176,6 +178,14 @@ WRONG = {
         "row 2: expected in the column 'label' a list of labels",
     ),
     "no list": (SEVERAL, ["LABEL_0", "LABEL_1", "LABEL_2"], "row 1: expected a list of labels"),
+    "a name of several labels": (
+        {"problem_type": "multi_label_classification", "id2label": {0: "x", 1: "x", 2: "y"}},
+        [["y"], [], ["x"]],
+        r"row 3: expected .* the name of one label, found 'x', which several labels of the model have \(\[0, 1\]\)",
+    ),
+    "a number in Python's spelling": ({"num_labels": 1}, ["0.5", "1_0", "2"], "row 2: expected a number"),
+    "digits of another script": ({"num_labels": 1}, ["0.5", "١٢", "2"], "row 2: expected a number"),
+    "too many digits": ({"num_labels": 1}, ["0.5", "1" * 401, "2"], "row 2: expected a number"),
     "two readings": ({**SEVERAL, "num_labels": 2}, [[0, 1], [1, 0], [0, 1]], "indices of labels and as a 0 or 1"),
     "no number": ({"num_labels": 1}, ["0.5", "many", "2"], "row 2: expected a number"),
     "not finite": ({"num_labels": 1}, ["0.5", "nan", "2"], "row 2: expected a number"),

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from adamerge.data.records import Arrow, Listed
 from adamerge.data.settings import DataSource
 from adamerge.data.tables import Table
-from adamerge.data.turns import AnswerEnd, answer_end, end_of_turn, generation_config, until_the_end
+from adamerge.data.turn_end import turn_end
+from adamerge.data.turns import AnswerEnd, answer_end, generation_config, until_the_end
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.experts import Expert
 from adamerge.storage.weights import InMemory
@@ -40,7 +41,7 @@ def tokenizer(tmp_path):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_end_of_a_turn_is_read_from_the_rendered_template(tokenizer, name):
     tokenizer.chat_template, expected, generated, kept = TEMPLATES[name]
-    assert end_of_turn(tokenizer, CHAT) == expected
+    assert turn_end(tokenizer, CHAT).end() == expected
     tokens = tokenizer(generated, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(until_the_end(tokenizer, tokens, expected)) == kept
 
@@ -160,8 +161,21 @@ UNUSUAL = {
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_templates_are_read_where_another_turn_follows_and_noted(tokenizer, tmp_path, name):
     tokenizer.chat_template, expected, words = UNUSUAL[name]
-    assert end_of_turn(tokenizer, CHAT) == expected
+    assert turn_end(tokenizer, CHAT).end() == expected
     tokenizer.eos_token = "[PAD]"
     notes = answer_notes(tokenizer)
     assert notes[0].startswith(f"mood: {words}")
     assert expected == AnswerEnd() or not any("ends a turn with nothing" in note for note in notes)
+
+
+def test_an_end_within_answers_ends_none_where_generation_stops_after_the_last(tokenizer, tmp_path):
+    tokenizer.chat_template = UNUSUAL["another end after the last turn"][0]  # [PAD], and [SEP] between turns
+    assert found(tokenizer, tmp_path, [2, 7])[0].tokens[:2] == (2, 7)
+    assert turn_end(tokenizer, CHAT).end([2, 7]) == AnswerEnd((2,))
+    assert turn_end(tokenizer, CHAT).end([7]) == AnswerEnd((1,))
+
+
+def test_an_added_token_that_is_not_special_ends_a_turn_and_white_space_does_not(tokenizer):
+    tokenizer.add_tokens(["<|e|>", " \n"])
+    tokenizer.chat_template = START + " \n<|e|>" + STOP
+    assert turn_end(tokenizer, CHAT).end() == AnswerEnd((tokenizer.convert_tokens_to_ids("<|e|>"),))

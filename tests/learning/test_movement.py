@@ -50,6 +50,10 @@ def learned(learning, grouping=task_wise):
 
 STUCK = {
     "lbfgs": (settings(LBFGS, factor=1e-6), "within tolerance_grad 1e-07, tolerance_change 1e-09"),
+    "lbfgs without tolerances": (
+        settings(partial(LBFGS, tolerance_grad=0.0, tolerance_change=0.0), factor=1e-8),
+        "steps are too short",
+    ),
     "small rate": (settings(partial(Adam, lr=1e-12)), "steps are too short (lr at most 1e-12)"),
     "hardly": (settings(partial(Adam, lr=1e-6)), "by more than 3e-06 (3 steps"),
     "small gradient": (settings(partial(SGD, lr=1e-3), factor=1e-7), "steps are too short"),

@@ -61,6 +61,18 @@ def test_three_keys_are_what_phi_3_takes():
     assert (found["original_max_position_embeddings"], found["rope_theta"]) == (64, 1e4)
 
 
+def test_factors_of_longrope_do_not_depend_on_lengths():
+    factors = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 16, **factors}
+    settings = transformers.LlamaConfig(rope_parameters=rope, max_position_embeddings=64).to_dict()
+    found, notes = with_former_rope(settings)
+    assert notes == []
+    assert found["original_max_position_embeddings"] == 16  # transformers 4 takes 64, the longest, without it
+    config = transformers.LlamaConfig(rope_parameters=rope, max_position_embeddings=64)
+    _, attention = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["longrope"](config, "cpu", seq_len=4)
+    assert found["rope_scaling"]["attention_factor"] == pytest.approx(attention)  # transformers 4 would take 64/16
+
+
 @pytest.mark.parametrize(("name", "rope", "former"), FORMER, ids=[name for name, *_ in FORMER])
 def test_former_keys_say_what_rope_parameters_say(name, rope, former):
     settings = getattr(transformers, name)(rope_parameters=rope).to_dict()

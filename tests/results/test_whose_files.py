@@ -128,11 +128,16 @@ def test_code_is_copied_only_where_it_may_run(encoders):
     config["auto_map"] = {"AutoModel": "mine.Model", "AutoConfig": "else/where--mine.Config"}
     (encoders / "base/config.json").write_text(json.dumps(config))
     (encoders / "base/mine.py").write_text("raise SystemExit")
+    settings = json.loads((encoders / "base/tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": [None, "mine.Tokenizer"], "AutoProcessor": "else/where--mine.Processor"}
+    (encoders / "base/tokenizer_config.json").write_text(json.dumps(settings))
     done, notes = merged()
     assert not (done.folder / "mine.py").exists()
     assert "mine.py" in notes
     found = json.loads((done.folder / "config.json").read_text())
     assert found["auto_map"] == {"AutoConfig": "else/where--mine.Config"}
+    found = json.loads((done.folder / "tokenizer_config.json").read_text())
+    assert found == {**settings, "auto_map": {"AutoProcessor": "else/where--mine.Processor"}}
 
 
 def test_a_folder_of_templates_that_leads_elsewhere_is_not_followed(encoders):
