@@ -63,7 +63,13 @@ def test_three_keys_are_what_phi_3_takes():
 
 def test_factors_of_longrope_do_not_depend_on_lengths():
     factors = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 16, **factors}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 2.0,
+        "original_max_position_embeddings": 16,
+        **factors,
+    }
     settings = transformers.LlamaConfig(rope_parameters=rope, max_position_embeddings=64).to_dict()
     found, notes = with_former_rope(settings)
     assert notes == []

@@ -130,7 +130,8 @@ def test_code_is_copied_only_where_it_may_run(encoders):
     (encoders / "base/mine.py").write_text("raise SystemExit")
     settings = json.loads((encoders / "base/tokenizer_config.json").read_text())
     settings["auto_map"] = {"AutoTokenizer": [None, "mine.Tokenizer"], "AutoProcessor": "else/where--mine.Processor"}
-    (encoders / "base/tokenizer_config.json").write_text(json.dumps(settings))
+    for file in encoders.glob("*/tokenizer_config.json"):
+        file.write_text(json.dumps(settings))
     done, notes = merged()
     assert not (done.folder / "mine.py").exists()
     assert "mine.py" in notes
