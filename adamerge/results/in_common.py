@@ -14,6 +14,23 @@ def shared(base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Call
     return own[0] if own and all(own) and len({of(one) for one in own}) == 1 else base
 
 
+def tokenizer_of(
+    base: Mapping[str, Path], own: Sequence[Mapping[str, Path]], of: Callable[..., str]
+) -> Mapping[str, Path]:
+    """Return the tokenizer that all experts bring alike, else the base's.
+
+    The first expert's, if all know the same tokens, which are not the base's, and differ in settings (their greatest
+    length): templates that all experts bring are written in these tokens.
+    """
+    tokens = [_without_settings(one) for one in own]
+    same = all(tokens) and len({of(one) for one in tokens}) == 1 and of(tokens[0]) != of(_without_settings(base))
+    return shared(own[0] if same else base, own, of)
+
+
+def _without_settings(files: Mapping[str, Path]) -> dict[str, Path]:
+    return {name: file for name, file in files.items() if name != "tokenizer_config.json"}
+
+
 def common_files(own: Sequence[Mapping[str, Path]]) -> dict[str, Path]:
     """Return the files that all experts have alike."""
     first, *rest = own or [{}]

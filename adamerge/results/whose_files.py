@@ -10,7 +10,7 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.name_patterns import several
 from adamerge.experts.shared_settings import shared_settings
 from adamerge.results.beside import Beside, contents, left_behind, missing_code, modules_outside, read_beside, unread
-from adamerge.results.in_common import agreed, common_files, generation, is_alike, same, shared
+from adamerge.results.in_common import agreed, common_files, generation, is_alike, same, shared, tokenizer_of
 from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
 from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
 from adamerge.results.special_tokens import map_notes
@@ -118,7 +118,7 @@ def _generates_by(ids: Mapping[str, object], key: str) -> object:
 def _merged(base: Beside, own: Sequence[Beside]) -> Beside:
     """Take what all experts bring alike, else the base's."""
     return Beside(
-        shared(base.tokenizer, [one.tokenizer for one in own], contents),
+        tokenizer_of(base.tokenizer, [one.tokenizer for one in own], contents),
         shared(base.processor, [one.processor for one in own], contents),
         cast(Mapping[str, str], agreed(base.templates, [one.templates for one in own])),
         generation(base.generation, [one.generation for one in own]),

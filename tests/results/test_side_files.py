@@ -162,6 +162,21 @@ def test_what_all_bring_is_the_merges_and_what_some_bring_is_theirs(family, kind
     assert ("the merged checkpoint gets" in notes) is (whose != "base")
 
 
+@pytest.mark.parametrize(("theirs", "whose"), [("two", "mood"), ("one", "base")])
+def test_experts_that_know_the_same_tokens_bring_them_whatever_their_settings(family, theirs, whose):
+    folder, experts = family
+    tokenizer(folder / "base", "one")
+    for number, task in enumerate(TASKS):
+        tokenizer(folder / task, theirs)
+        (folder / task / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 64 + number}))
+        (folder / task / "chat_template.jinja").write_text("{{ messages }}<|e|>")
+    plan = plan_of(experts)
+    own = experts.checkpoint if whose == "base" else experts.tasks[whose].checkpoint
+    assert value(plan.root, "tokenizer") == value(read_beside(own), "tokenizer")
+    assert "chat template" in "\n".join(plan.notes)
+    assert [*plan.tasks] == [task for task in TASKS if task != whose]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_among_the_files_whose_changes_are_noticed(family, kind):
     folder, experts = family
