@@ -116,8 +116,8 @@ def refused(make: Callable[..., object], options: Options) -> Fault | None:
     except LookupError as error:
         return Fault(words_of(error), own=False)
     except Exception as error:  # other libraries raise anything; perhaps on INVALID
-        tried = any(value is INVALID for value in options.values.values())
-        return None if tried else Fault(words_of(error), own=False)
+        unsure = not options.complete and any(value is INVALID for value in options.values.values())
+        return None if unsure else Fault(words_of(error), own=False)
     return None
 
 
