@@ -1,7 +1,6 @@
 """Commands besides learning and exporting: a first configuration, methods, reports, replays, mergekit, inspection."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from adamerge.storage.file_names import at_home
@@ -175,7 +174,7 @@ def call(options: object, places: "Sequence[Document]", console: "Console") -> N
         case Init(models, mergekit, out):
             from adamerge.runs.init_config import init
 
-            init(models, mergekit, _path(out), console)
+            init(models, mergekit, at_home(out), console)
         case Methods():
             from adamerge.runs.methods import print_methods
 
@@ -183,19 +182,19 @@ def call(options: object, places: "Sequence[Document]", console: "Console") -> N
         case Report(runs, out):
             from adamerge.runs.report_runs import report_command
 
-            report_command([_path(run) for run in runs], _path(out) if out else None, console)
+            report_command([at_home(run) for run in runs], at_home(out) if out else None, console)
         case Compare(runs):
             from adamerge.runs.report_runs import compare_command
 
-            compare_command([_path(run) for run in runs], console)
+            compare_command([at_home(run) for run in runs], console)
         case Replay(recipe, out, allow_code):
             from adamerge.runs.replay import replay
 
-            replay(_path(recipe), _path(out), console, places, allow_code=allow_code)
+            replay(at_home(recipe), at_home(out), console, places, allow_code=allow_code)
         case Reproduce(recipe, allow_code):
             from adamerge.runs.replay import reproduce
 
-            reproduce(_path(recipe), console, places, allow_code=allow_code)
+            reproduce(at_home(recipe), console, places, allow_code=allow_code)
         case Inspect(expert, base, adapter, allow_pickle, allow_code):
             from adamerge.runs.inspect import inspect
 
@@ -203,10 +202,6 @@ def call(options: object, places: "Sequence[Document]", console: "Console") -> N
         case Mergekit(run, file, allow_code):
             from adamerge.runs.to_mergekit import write_mergekit
 
-            write_mergekit(_path(run), _path(file), console, allow_code=allow_code)
+            write_mergekit(at_home(run), at_home(file), console, allow_code=allow_code)
         case _:
             raise AssertionError(options)
-
-
-def _path(text: str) -> Path:
-    return at_home(text)

@@ -108,6 +108,23 @@ def label_indices(table: Table, names: Mapping[int, str], count: int) -> tuple[l
     return [indices[label] for label in drawn], _note(table, classes, texts, found, seen.rows)
 
 
+def by_spelling(names: Mapping[int, str], same: Callable[[str], str] = str) -> dict[str, list[int]]:
+    """List the classes of each name; several if they have the same one.
+
+    Args:
+        names: Names of the classes by index.
+        same: Gives what names are compared by.
+
+    Example:
+        >>> by_spelling({0: "Good", 1: "good", 2: "bad"}, str.lower)
+        {'good': [0, 1], 'bad': [2]}
+    """
+    known: dict[str, list[int]] = {}
+    for index, name in names.items():
+        known.setdefault(same(name), []).append(index)
+    return known
+
+
 class _Seen(NamedTuple):
     """The different labels of a column.
 
@@ -142,18 +159,11 @@ class _Classes:
     def by_name(self, texts: Sequence[str]) -> _Found | None:
         """Look up texts by name; None if one is the name of no class, or of several."""
         for same, rule in ((str, "class names"), (folded, "class names, without regard to case and spaces")):
-            known = self.by_spelling(same)
+            known = by_spelling(self.names, same)
             found = [known.get(same(text), []) for text in texts]
             if all(len(indices) == 1 for indices in found):
                 return _Found([indices[0] for indices in found], rule)
         return None
-
-    def by_spelling(self, same: Callable[[str], str]) -> dict[str, list[int]]:
-        """List the classes of each name; several if they have the same one."""
-        known: dict[str, list[int]] = {}
-        for index, name in self.names.items():
-            known.setdefault(same(name), []).append(index)
-        return known
 
     def by_index(self, labels: Sequence[int | str]) -> _Found | None:
         """Use labels as indices; None if one is no index."""
@@ -206,7 +216,7 @@ def _in_order(table: Table, classes: _Classes, seen: _Seen, own: Sequence[str] |
     """Use the order of a column's own classes, if none of them is one of the model's."""
     if not own:
         return None
-    known = classes.by_spelling(str)
+    known = by_spelling(classes.names, str)
     numbers = {name: index for index, name in enumerate(own)}
     labels, places = list(seen.places), list(seen.places.values())
     indices = [label if isinstance(label, int) else numbers[label] for label in labels]
@@ -226,7 +236,7 @@ def _in_order(table: Table, classes: _Classes, seen: _Seen, own: Sequence[str] |
 
 def _refuse(table: Table, classes: _Classes, places: Mapping[int | str, str]) -> NoReturn:
     """Raise an error about the first label that breaks the rule; `places` has the place of each label."""
-    known = classes.by_spelling(folded)
+    known = by_spelling(classes.names, folded)
     named = {label: known.get(folded(str(label)), []) for label in places}
     for label, found in named.items():
         if len(found) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from adamerge.batch import Form
-from adamerge.data.labels import labels_of, names_of
+from adamerge.data.labels import by_spelling, labels_of, names_of
 from adamerge.data.questions import check_metric
 from adamerge.data.settings import Encoding, EvaluationSource
 from adamerge.data.tables import Table
@@ -187,13 +187,14 @@ def _check_names(table: Table, rows: Sequence[Sequence[object]], names: Mapping[
     Raises:
         ConfigError: A row has one; names the row.
     """
+    several = {name: indices for name, indices in by_spelling(names).items() if len(indices) > 1}
     for row, own in enumerate(rows):
         for one in own:
-            indices = [index for index, name in names.items() if name == one]
-            if len(indices) > 1:
+            if isinstance(one, str) and one in several:
                 raise table.error(
                     f"{table.place(row)}: expected in the column {table.source.label!r} the name of one label, found "
-                    f"{reprlib.repr(one)}, which several labels of the model have ({indices}). Write indices of labels."
+                    f"{reprlib.repr(one)}, which several labels of the model have ({several[one]}). Write indices of "
+                    "labels."
                 )
 
 

@@ -71,8 +71,8 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, chat: _Chat) -> TurnEnd:
     if None in followed or followed[0] == followed[1]:
         return TurnEnd(at_the_end, None, changed)
     between = _common_end(*cast(list[str], followed))
-    starts = _starts(tokenizer, one)
-    if not any(index in _marks(tokenizer) for index in _ids(tokenizer, between)):
+    starts, marks = _starts(tokenizer, one), _marks(tokenizer)
+    if not any(index in marks for index in _ids(tokenizer, between)):
         between = between.removesuffix(_common_end(between, _up_to_the_next(tokenizer, chat[:-1]) or ""))
     return TurnEnd(at_the_end, _end(tokenizer, between, starts), changed)
 

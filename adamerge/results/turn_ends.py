@@ -37,9 +37,9 @@ def turn_ends(
                 "pass it to the reader as a stop string."
             )
         for token in end.tokens if isinstance(end, AnswerEnd) else ():
-            inside = [] if name == DEFAULT else list(_elsewhere(tokenizer, token, templates, ends))
             if token in stops:
                 continue
+            inside = [] if name == DEFAULT else list(_elsewhere(tokenizer, token, templates, ends))
             if inside:
                 notes.append(_not_named(tokenizer, name, token, inside))
             else:
