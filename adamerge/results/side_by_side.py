@@ -1,11 +1,11 @@
 """Several runs side by side: what differs in their settings, scores, coefficients and costs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from adamerge.experts.experts import KEEP
 from adamerge.results.evaluate import MEAN
-from adamerge.results.measures import score_text
+from adamerge.results.measures import Measure, common_unit, score_text
 from adamerge.results.sections import Cell, Grid, Section, number
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.verdict import verdict
@@ -24,43 +24,53 @@ def compared(runs: Sequence[SeenRun]) -> Section:
     return Section("Side by side", text, [*_scores(runs), *_settings(runs), *_coefficients(runs), *_costs(runs)])
 
 
-class _Measure(NamedTuple):
+class _Number(NamedTuple):
     """A number of each task of a run.
 
     Attributes:
-        title: What it is.
-        units: Its units.
+        title: What it is, with its unit.
         of: Takes it from a run.
         digits: Digits after the point; None for scores that are no percentages, which have more where they are small.
+        measures: Says what is measured on each task of a run, if that may differ.
     """
 
     title: str
-    units: Sequence[str]
     of: Callable[[SeenRun, str], float | None]
     digits: int | None = 1
+    measures: Callable[[SeenRun], Mapping[str, Measure]] | None = None
 
 
 def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
     tasks = [*dict.fromkeys(task for run in runs for task in run.tasks), MEAN]
     with_base = [*tasks[:-1], *([KEEP] if any(run.from_base for run in runs) else []), MEAN]
-    units = sorted({run.unit for run in runs})
+    unit = common_unit(own for run in runs if run.scores for own in run.measures.values())
     digits = 1 if all(run.percent(MEAN) for run in runs) else None
-    yield from _grid(runs, tasks, _Measure("Scores of the merges", units, _score, digits))
-    yield from _grid(runs, with_base, _Measure("Agreement with the experts, %", ["agreement"], _agreement))
+    yield from _grid(runs, tasks, _Number(f"Scores of the merges ({unit})", _score, digits, _measures))
+    yield from _grid(runs, with_base, _Number("Agreement with the experts, %", _agreement))
     if KEEP in with_base:
-        yield from _grid(runs, with_base, _Measure("Divergence from the experts", ["nats"], _divergence, 4))
+        yield from _grid(runs, with_base, _Number("Divergence from the experts, nats", _divergence, 4))
 
 
-def _grid(runs: Sequence[SeenRun], tasks: Sequence[str], measure: _Measure) -> Iterator[Grid]:
-    values = [[measure.of(run, task) for run in runs] for task in tasks]
+def _grid(runs: Sequence[SeenRun], tasks: Sequence[str], what: _Number) -> Iterator[Grid]:
+    values = [[what.of(run, task) for run in runs] for task in tasks]
     if all(own is None for row in values for own in row):
         return
+    names = _names(runs, tasks, what)
     rows = [
-        [Cell(task), *(_written(own, measure.digits) for own in (*row, *_differences(runs, task, row)))]
-        for task, row in zip(tasks, values, strict=True)
+        [Cell(name), *(_written(own, what.digits) for own in (*row, *_differences(runs, task, row, what)))]
+        for name, task, row in zip(names, tasks, values, strict=True)
     ]
     header = ["task", *(run.name for run in runs), *(f"{run.name} − {runs[0].name}" for run in runs[1:])]
-    yield Grid(f"{measure.title} ({'; '.join(measure.units)})", header, rows)
+    yield Grid(what.title, header, rows)
+
+
+def _names(runs: Sequence[SeenRun], tasks: Sequence[str], what: _Number) -> Iterator[str]:
+    """Name the tasks, with what is measured on them if that is not the same on all."""
+    each = [what.measures(run) if what.measures else {} for run in runs]
+    several = len({measure for own in each for measure in own.values()}) > 1
+    for task in tasks:
+        units = dict.fromkeys(own[task].unit for own in each if task in own)
+        yield f"{task} ({'; '.join(units)})" if several and units else task
 
 
 def _written(value: float | None, digits: int | None) -> Cell:
@@ -81,11 +91,25 @@ def _divergence(run: SeenRun, task: str) -> float | None:
     return run.divergence.get("learned", {}).get(task)
 
 
-def _differences(runs: Sequence[SeenRun], task: str, row: Sequence[float | None]) -> Iterator[float | None]:
-    """Take the first run's value from those of the others; means over other tasks are not compared."""
-    for run, own in zip(runs[1:], row[1:], strict=True):
-        alike = task != MEAN or set(run.tasks) == set(runs[0].tasks)
-        yield _minus(own, row[0]) if alike else None
+def _measures(run: SeenRun) -> Mapping[str, Measure]:
+    """Return what was measured on the tasks that have a score."""
+    return {task: one for task, one in run.measures.items() if _score(run, task) is not None}
+
+
+def _differences(
+    runs: Sequence[SeenRun], task: str, row: Sequence[float | None], what: _Number
+) -> Iterator[float | None]:
+    """Take the first run's value from those of the others; other metrics, and means over others, are not compared."""
+    first, *others = (_compared(run, task, what) for run in runs)
+    for own, value in zip(others, row[1:], strict=True):
+        yield _minus(value, row[0]) if own == first else None
+
+
+def _compared(run: SeenRun, task: str, what: _Number) -> Mapping[str, Measure | None]:
+    """Say what a number is of: of which tasks, and by which metric."""
+    known = what.measures(run) if what.measures else {}
+    tasks = [own for own in run.tasks if what.of(run, own) is not None] if task == MEAN else [task]
+    return {own: known.get(own) for own in tasks}
 
 
 def _percent(value: float | None) -> float | None:

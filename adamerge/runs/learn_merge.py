@@ -36,6 +36,7 @@ from adamerge.runs.opened import Opened
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
+from adamerge.runs.warm_start import without_other_centre
 from adamerge.storage.kept import Keeper, Key
 
 
@@ -108,7 +109,9 @@ def learn_merge(
             init = kept_closed_form(model, without_keep(calibration.learn), config.start, run.start, size, keeper)
             learning = replace(learning, init=init)
         else:
-            learning = replace(learning, init=start_of(config, model.grouping))
+            started, lines = without_other_centre(config, run.race)
+            print_lines(console, lines)
+            learning = replace(learning, init=start_of(started, model.grouping))
         learn = augmented(calibration.learn, config.data.augmentation, config.seed_everything)
         calibration = replace(calibration, learn=learn)
         needed = calibration if learning.steps else replace(calibration, learn={})

@@ -1,7 +1,9 @@
 """Start from the coefficients of an earlier run, by task and by the names of groups and parameters."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -11,6 +13,8 @@ from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
 from adamerge.merging.grouping import Grouping, tensor_wise
 from adamerge.runs.config import MergeConfig, Start
 from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.flat_settings import flat_settings
+from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.file_names import at_home
 from adamerge.types import Coefficients, ConfigError
 
@@ -59,7 +63,37 @@ def start_from(config: MergeConfig, grouping: Grouping) -> Coefficients:
     Raises:
         ConfigError: The run has no coefficients, or they are of another centre, or of no task or parameter of this one.
     """
-    return warm_start(_open(config), grouping, config.columns, float(config.start)).coefficients  # pyright: ignore
+    return warm_start(_open(config), grouping, config.columns, _usual(config)).coefficients
+
+
+def _usual(config: MergeConfig) -> list[float]:
+    """Return the usual start of every column: what is beside the experts starts at 0."""
+    beside = len(config.models_beside)
+    return [float(config.start)] * (len(config.columns) - beside) + [0.0] * beside  # pyright: ignore
+
+
+def without_other_centre(config: MergeConfig, race: Path) -> tuple[MergeConfig, list[str]]:
+    """Start as usual, and say so, where a race found another centre than that of the earlier run.
+
+    Args:
+        config: Configuration.
+        race: Table of this run's race, if there was one.
+    """
+    if not isinstance(config.init, EarlierRun) or config.centre_name != "auto":
+        return config, []
+    then, now = (_winner(file) for file in (RunDirectory(Path(config.init.path)).race, race))
+    if then == now:
+        return config, []
+    line = (
+        f"warning: init: the coefficients of {config.init.path} are not used, and all start as usual: they are over "
+        f"the centre {then or 'auto'}, and the race has found {now}"
+    )
+    return replace(config, init="published"), [line]
+
+
+def _winner(race: Path) -> str:
+    """Return the centre that a race found; empty without its table."""
+    return str(json.loads(race.read_text(encoding="utf-8")).get("winner", "")) if race.is_file() else ""
 
 
 def _open(config: MergeConfig) -> Table:
@@ -75,6 +109,12 @@ def _open(config: MergeConfig) -> Table:
             f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {found.centre}; "
             "they are factors of other task vectors. Set the same centre, or another init."
         )
+    then, now = _transform(run, found), type(config.task_vectors).__name__ if config.task_vectors else "none"
+    if then not in (None, now):
+        raise ConfigError(
+            f"init: {run}: expected coefficients of task vectors with the transform {now}, found them with {then}; "
+            "they are factors of other task vectors. Set the same task_vectors, or another init."
+        )
     if not set(found.experts) & set(config.columns):
         raise ConfigError(
             f"init: {run}: expected coefficients of {', '.join(config.columns)}, found those of "
@@ -83,27 +123,37 @@ def _open(config: MergeConfig) -> Table:
     return found
 
 
-def warm_start(earlier: Table, grouping: Grouping, columns: Sequence[str], default: float) -> Warm:
+def _transform(run: Path, found: Table) -> str | None:
+    """Return the class that transformed the task vectors of a run, or none; None if its configuration is not there."""
+    file = RunDirectory(run).config
+    if found.plain or not file.is_file():
+        return "none" if found.plain else None
+    given = flat_settings(file.read_text(encoding="utf-8"))
+    name = given.get("task_vectors", given.get("task_vectors.class_path")) or "none"
+    return str(name).rpartition(".")[2]
+
+
+def warm_start(earlier: Table, grouping: Grouping, columns: Sequence[str], usual: Sequence[float]) -> Warm:
     """Compute the start of every group and column.
 
     A group takes the coefficient of the group of its name; without one, the mean over its parameters' rows. Groups and
-    columns that the run does not know start at `default`.
+    columns that the run does not know start as usual.
 
     Args:
         earlier: Coefficients of the earlier run.
         grouping: Grouping of the parameters.
         columns: Names of the columns.
-        default: Start of what is new.
+        usual: Start of what is new, by column.
 
     Example:
         >>> then = Table(torch.tensor([[0.5], [0.25]]), tensor_wise(["a", "b"]), ("news",))
-        >>> warm_start(then, tensor_wise(["b", "c"]), ["news", "mail"], 0.125).coefficients
-        tensor([[0.2500, 0.1250],
-                [0.1250, 0.1250]])
+        >>> warm_start(then, tensor_wise(["b", "c"]), ["news", "mail"], [0.125, 0.0]).coefficients
+        tensor([[0.2500, 0.0000],
+                [0.1250, 0.0000]])
     """
     by_name = dict(zip(earlier.grouping.groups, earlier.coefficients, strict=True))
     by_parameter = {name: earlier.coefficients[rows].mean(0) for name, rows in earlier.grouping.rows.items()}
-    table = torch.full((len(grouping), len(columns)), default)
+    table = torch.tensor(usual).repeat(len(grouping), 1)
     known = [(k, earlier.experts.index(name)) for k, name in enumerate(columns) if name in earlier.experts]
     new: list[str] = []
     averaged: list[str] = []
@@ -127,12 +177,14 @@ def warm_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
         names: Parameters that are merged.
     """
     earlier = _open(config)
-    found = warm_start(earlier, tensor_wise(names), config.columns, 0.0)
+    usual = dict(zip(config.columns, _usual(config), strict=True))
+    found = warm_start(earlier, tensor_wise(names), config.columns, [*usual.values()])
     assert isinstance(config.init, EarlierRun)
     taken = len(names) - len(found.new_groups)
     notes = [f"note: {taken} of {len(names)} parameters start from {config.init.path}"]
     if found.new_columns:
-        notes.append(f"note: new, so they start at {config.start}: {', '.join(found.new_columns)}")
+        new = ", ".join(f"{name} at {usual[name]:g}" for name in found.new_columns)
+        notes.append(f"note: new, so they start as usual: {new}")
     if gone := [name for name in earlier.experts if name not in config.columns]:
         notes.append(f"note: not in this merge, so their coefficients are not used: {', '.join(gone)}")
     return notes

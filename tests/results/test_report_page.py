@@ -279,6 +279,22 @@ def test_means_over_other_tasks_are_not_compared():
         assert [row[-1].text for row in scores.rows if row[0].text == "mean"] == [wanted]
 
 
+def test_numbers_of_other_metrics_and_of_fewer_tasks_are_not_compared():
+    other, fewer = made("second"), made("third")
+    other.metrics["metrics"] = {"<b>news": "f1", "a|b": "accuracy"}
+    fewer.metrics["agreement"]["learned"]["a|b"] = None  # no held-out rows
+    scores, agreement, *_ = compared([made("first"), other, fewer]).grids
+    assert scores.title == "Scores of the merges (each task's own metric)"
+    named = "<b>news (accuracy, %, higher is better; F1, %, higher is better)"
+    assert [[row[0].text, row[-2].text, row[-1].text] for row in scores.rows] == [
+        [named, "–", "0.0"],
+        ["a|b (accuracy, %, higher is better)", "0.0", "0.0"],
+        ["mean", "–", "0.0"],
+    ]
+    assert agreement.title == "Agreement with the experts, %"
+    assert [[row[-2].text, row[-1].text] for row in agreement.rows] == [["0.0", "0.0"], ["0.0", "–"], ["0.0", "–"]]
+
+
 def test_tables_of_markdown_have_a_cell_per_column():
     text = report_on([made(), made("other")]).markdown
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):

@@ -1,6 +1,8 @@
 """A run starts from an earlier one by the names of tasks, groups and parameters."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from support.families import configuration, write
 from adamerge import cli
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.grouping import row_blocks, task_wise, tensor_wise
-from adamerge.runs.warm_start import warm_start
+from adamerge.runs.read_config import merge_config
+from adamerge.runs.warm_start import warm_start, without_other_centre
 
 SHAPES = {"a": (6, 2), "b": (4,), "c": (8, 3)}
 
@@ -19,7 +22,7 @@ SHAPES = {"a": (6, 2), "b": (4,), "c": (8, 3)}
 @given(st.permutations(list(SHAPES)), st.permutations(["x", "y", "z"]))
 def test_names_count_and_not_places(names, columns):
     then = Table(torch.rand(3, 3), tensor_wise([*SHAPES]), ("x", "y", "z"))
-    found = warm_start(then, tensor_wise(names), columns, 9.0)
+    found = warm_start(then, tensor_wise(names), columns, [9.0] * 3)
     for row, name in enumerate(names):
         for column, expert in enumerate(columns):
             expected = then.coefficients[[*SHAPES].index(name), ["x", "y", "z"].index(expert)]
@@ -30,34 +33,51 @@ def test_names_count_and_not_places(names, columns):
 def test_other_groups_take_the_mean_of_their_rows():
     grouping = row_blocks(SHAPES, 2)
     then = Table(torch.rand(len(grouping), 1), grouping, ("x",))
-    found = warm_start(then, tensor_wise(["a", "b", "new"]), ["x", "y"], 0.3)
+    found = warm_start(then, tensor_wise(["a", "b", "new"]), ["x", "y"], [0.3, 0.1])
     assert found.coefficients[0, 0] == pytest.approx(float(then.coefficients[grouping.rows["a"]].mean()))
     assert found.coefficients[1, 0] == then.coefficients[grouping.rows["b"][0], 0]
-    assert found.coefficients[2].tolist() == pytest.approx([0.3, 0.3])
+    assert found.coefficients[2].tolist() == pytest.approx([0.3, 0.1])
     assert (found.new_groups, found.averaged, found.new_columns) == (["new"], ["a"], ["y"])
-    again = warm_start(then, grouping, ["x"], 0.3)
+    again = warm_start(then, grouping, ["x"], [0.3])
     assert torch.equal(again.coefficients, then.coefficients)
-    whole = warm_start(Table(torch.tensor([[0.25]]), task_wise([*SHAPES]), ("x",)), tensor_wise([*SHAPES]), ["x"], 0.3)
+    whole = warm_start(
+        Table(torch.tensor([[0.25]]), task_wise([*SHAPES]), ("x",)), tensor_wise([*SHAPES]), ["x"], [0.3]
+    )
     assert whole.coefficients.tolist() == [[0.25]] * 3
 
 
 def test_a_run_from_an_earlier_one(in_finished, main):
     then = load_coefficients("run/coefficients.safetensors")
-    config = configuration(init="run")
+    config = configuration(init="run", beside=["Isotropic"])
     config["models"] = [config["models"][2], config["models"][0]]
     shutil.copytree("topic", "fresh")
     config["models"].append({"model": "fresh", "calibration": "topic.jsonl"})
     code, said, complaint = main("fit", write(config), "--run_dir", "next", "--method", "task_arithmetic", *still())
     assert (code, complaint) == (0, "")
     assert f"39 of 39 parameters start from {in_finished}/run" in said
-    assert "new, so they start at 0.3: fresh" in said
+    assert "new, so they start as usual: fresh at 0.3, Isotropic at 0" in said
     assert "not in this merge, so their coefficients are not used: topic" in said
     found = load_coefficients("next/coefficients.safetensors")
     assert torch.equal(found.coefficients[:, 0], then.coefficients[:, 2])
     assert torch.equal(found.coefficients[:, 1], then.coefficients[:, 0])
     assert found.coefficients[:, 2].tolist() == pytest.approx([0.3] * 39)
+    assert not found.coefficients[:, 3].any()  # what is beside the experts starts at 0
     shutil.rmtree("run")  # a finished run needs it no more
     assert main("export", "next", "elsewhere")[0] == 0
+
+
+def test_the_centre_that_another_race_found_is_said(tmp_path, monkeypatch):
+    """Coefficients over one finished merge are no start over another."""
+    monkeypatch.chdir(tmp_path)
+    model = {"model": "mood", "calibration": "mood.jsonl"}
+    config = merge_config({"base_model": "base", "models": [model], "init": "./run", "centre": "auto"})
+    for folder, winner in (("run", "Wudi × 0.7"), ("same", "Wudi × 0.7"), ("other", "Wudi × 1")):
+        Path(folder).mkdir()
+        Path(folder, "centre_race.json").write_text(json.dumps({"winner": winner}))
+    assert without_other_centre(config, Path("same/centre_race.json")) == (config, [])
+    found, (line,) = without_other_centre(config, Path("other/centre_race.json"))
+    assert (found.init, found.start) == ("published", 0.0)
+    assert "all start as usual: they are over the centre Wudi × 0.7, and the race has found Wudi × 1" in line
 
 
 def still():
@@ -73,12 +93,16 @@ def still():
             {"init": "run", "centre": "Isotropic"},
             "expected coefficients over the centre Isotropic, found them over base",
         ),
+        (
+            {"init": "run", "task_vectors": "Isotropic"},
+            "expected coefficients of task vectors with the transform Isotropic, found them with none",
+        ),
         ({"init": "run", "tasks": "abc"}, "expected coefficients of a, b, c, found those of mood, topic, speed"),
         ({"init": "run", "weight": 0.5}, "an earlier run sets the start that models.parameters.weight also sets"),
     ],
 )
 def test_what_cannot_be_started_from(in_finished, main, changes, words):
-    config = configuration(**{key: changes[key] for key in ("init", "centre") if key in changes})
+    config = configuration(**{key: changes[key] for key in ("init", "centre", "task_vectors") if key in changes})
     for model, task in zip(config["models"], changes.get("tasks", ""), strict=False):
         model["task"] = task
     if "weight" in changes:
