@@ -15,7 +15,7 @@ def export_as(
     coefficients: Coefficients,
     folder: Path,
     *,
-    shard_bytes: int | None = None,
+    shard_bytes: int | None,
     links: bool = True,
 ) -> Exported:
     """Write a merge; see `export` and `export_adapter`.
@@ -25,7 +25,7 @@ def export_as(
         model: The experts and their task vectors.
         coefficients: (G, K).
         folder: Output folder; must not exist.
-        shard_bytes: Maximum size of one file of a complete checkpoint, 50 GB by default; an adapter is one file.
+        shard_bytes: Maximum size of one file of a complete checkpoint; None takes 50 GB; an adapter is one file.
         links: Whether folders of tasks may share files by hard links.
     """
     if adapter is None:

@@ -70,7 +70,8 @@ def _replay(recipe: Recipe, out: Path, console: Console) -> None:
         model = _rebuilt(recipe, experts, RunDirectory(begun.files), console)
         if any(begun.files.iterdir()):
             begun.note("rebuilt", {})
-        done = export_as(adapter_of(recipe.config.export), model, recipe.learned.coefficients, out)
+        kind, shards = adapter_of(recipe.config.export), recipe.config.shard_bytes
+        done = export_as(kind, model, recipe.learned.coefficients, out, shard_bytes=shards)
     if "card" in recipe.content:
         write_cards(from_json(recipe.content["card"]), out)
     for line in done.notes:
