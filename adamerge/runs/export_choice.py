@@ -6,6 +6,7 @@ from dataclasses import replace
 from adamerge.calibration.agreement import HeldOut
 from adamerge.learning.course import Staged
 from adamerge.learning.keep_best import criterion
+from adamerge.merging.coefficients import Table
 from adamerge.results.finished_merges import Candidate
 from adamerge.results.guard import Guarded, guard
 from adamerge.runs.config import MergeConfig
@@ -41,3 +42,15 @@ def take(staged: Staged, guarded: Guarded) -> Staged:
         learned, coefficients=coefficients, plain=guarded.plain, certificate={}, converged=False, selections=[]
     )
     return Staged(model, taken, staged.stages)
+
+
+def as_exported(config: MergeConfig, learned: Table) -> MergeConfig:
+    """Return the settings of what a run exports: of plain task vectors over the base if the guard took such.
+
+    Args:
+        config: Configuration of the run.
+        learned: Coefficients that it saved.
+    """
+    if not learned.plain:
+        return config
+    return replace(config, centre=None, task_vectors=None, beside=[], grouping="task")

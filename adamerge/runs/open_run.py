@@ -27,6 +27,7 @@ from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import write_cards_of
 from adamerge.runs.components import COMPONENT
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import check_as_written
 from adamerge.runs.finished import files_of_export
 from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
@@ -255,8 +256,7 @@ def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper, console: Con
         _print(console, note)
     learned, experts = load_coefficients(run.coefficients), open_experts(config)
     check_inputs(hash_models(config, experts), _record(run))
-    if learned.plain:
-        config = replace(config, centre=None, task_vectors=None, grouping="task")
+    config = as_exported(config, learned)
     _check_table(learned, config, experts, run)
     model = build_model(config, experts, tuple(learned.grouping.rows), run, keeper=keeper)
     return model.regrouped(learned.grouping), learned

@@ -17,6 +17,7 @@ from adamerge.results.export import check_free
 from adamerge.results.export_as import export_as
 from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import from_json, write_cards
+from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import different_files
 from adamerge.runs.inputs import check_inputs, hash_models, inputs
 from adamerge.runs.learn_merge import learn_merge, open_inputs
@@ -59,7 +60,7 @@ def replay(
     recipe = open_recipe(file, places, allow_code=allow_code)
     check_free(out)
     with told_where(recipe.settings, recipe.file, BY_OPTIONS):
-        _replay(recipe, out, console)
+        _replay(recipe._replace(config=as_exported(recipe.config, recipe.learned)), out, console)
 
 
 def _replay(recipe: Recipe, out: Path, console: Console) -> None:

@@ -13,6 +13,7 @@ from adamerge.merging.rounding import rounding_of
 from adamerge.results.backbone import usual_dtype
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.export_choice import as_exported
 from adamerge.runs.open_recipe import open_recipe
 from adamerge.runs.paths import anchor
 from adamerge.storage.atomic_files import write_text
@@ -40,13 +41,14 @@ def write_mergekit(run: Path, file: Path, console: Console, *, allow_code: bool 
     if file.exists():
         raise ConfigError(f"{file}: exists already; choose another file for the configuration of mergekit.")
     recipe = open_recipe(run, allow_code=allow_code)
-    experts = open_experts(recipe.config)
-    if problems := list(_obstacles(recipe.config, recipe.learned, experts)):
+    config = as_exported(recipe.config, recipe.learned)
+    experts = open_experts(config)
+    if problems := list(_obstacles(config, recipe.learned, experts)):
         raise ConfigError(
             f"{run}: mergekit cannot give the same weights: {'; '.join(problems)}. Export the checkpoint instead: "
             f"adamerge export {run} FOLDER"
         )
-    content = mergekit_settings(recipe.config, recipe.learned, experts)
+    content = mergekit_settings(config, recipe.learned, experts)
     write_text(file, HEAD.format(file=file.name) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     for line in (f"{file}", f"run it with: mergekit-yaml {file} FOLDER"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
