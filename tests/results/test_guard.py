@@ -10,6 +10,10 @@ from support.families import configuration, write
 from support.networks import FAR, divergence_of, merge, merged, summed
 
 from adamerge import load_coefficients
+from adamerge.merging.coefficients import Table
+from adamerge.merging.grouping import task_wise
+from adamerge.runs.export_choice import as_exported
+from adamerge.runs.read_config import merge_config
 
 pytestmark = pytest.mark.all_scales
 SCALES = [round(0.1 * step, 1) for step in range(1, 11)]
@@ -77,13 +81,12 @@ def test_a_run_that_took_a_finished_merge_exports_and_measures_it_again(family, 
     config = configuration(method="expert_merging", centre="Isotropic", optimizer=FAR, lr_scheduler=None)
     config["models"] = config["models"][:2]
     config |= {"watch": {"monitor": "last", "guard": True}, "trainer": {"max_steps": 1, "accelerator": "cpu"}}
-    config |= {"beside": ["base", "Wudi"]}  # which a merge of plain task vectors has no columns for
     code, said, complaint = main("fit", "--config", write(config), "--run_dir", "run")
     assert code == 0, complaint
     assert "warning: guard: divergence on held-out rows: the learned merge " in said
     metrics, recipe = (json.loads(Path(f"run/{name}.json").read_text()) for name in ("metrics", "recipe"))
     assert metrics["guard"] == recipe["guard"]
-    assert load_coefficients("run/coefficients.safetensors").plain
+    assert metrics["guard"]["taken"] != "learned"
     assert metrics["divergence"]["learned"]["mean"] == pytest.approx(
         metrics["guard"]["divergence"][metrics["guard"]["taken"]]["mean"], rel=1e-4
     )
@@ -91,6 +94,14 @@ def test_a_run_that_took_a_finished_merge_exports_and_measures_it_again(family, 
     for file in Path("run/merged").glob("*.safetensors"):
         written, again = load_file(file), load_file(Path("again") / file.name)
         assert all(torch.equal(tensor, again[name]) for name, tensor in written.items())
-    assert main("replay", "run", "redone")[0] == 0
     assert main("evaluate", "run")[0] == 0
     assert json.loads(Path("run/metrics.json").read_text())["learned"] == pytest.approx(metrics["learned"])
+
+
+def test_a_saved_merge_of_plain_task_vectors_has_columns_for_experts_alone():
+    models = [{"model": task, "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
+    config = merge_config({"base_model": "base", "models": models, "centre": "Isotropic", "beside": ["base", "Wudi"]})
+    table = Table(torch.full((1, 2), 0.3), task_wise(["w"]), ("mood", "topic"), "base", plain=True)
+    found = as_exported(config, table)
+    assert (found.columns, found.centre_name) == (table.experts, table.centre)
+    assert as_exported(config, table._replace(plain=False)) is config
