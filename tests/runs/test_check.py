@@ -117,9 +117,9 @@ def weighted(weights, **changes):
 @pytest.mark.parametrize(
     ("weights", "changes", "word"),
     [
-        ([[{"filter": "query", "value": 0.3}, {"value": 0.5}], 1, 1], {"grouping": "block"}, "share a coefficient"),
-        ([1, -1, 0], {"method": "average"}, "expected weights with a sum other than 0"),
-        ([0.5, 1, 1], {"method": "ties"}, "mergekit's ties uses weights to elect signs"),
+        ([[{"filter": "query", "value": 0.3}, {"value": 0.5}], 1], {"grouping": "block"}, "share a coefficient"),
+        ([1, -1], {"method": "average"}, "expected weights with a sum other than 0"),
+        ([0.5, 1], {"method": "ties"}, "mergekit's ties uses weights to elect signs"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_problem(family, weights, changes, word):
@@ -131,8 +131,8 @@ def test_a_start_that_cannot_be_is_one_problem(family, weights, changes, word):
 @pytest.mark.parametrize(
     ("weights", "changes", "word"),
     [
-        ([1, 1, 2], {"method": "average"}, "weights are divided by their sum"),
-        ([[0, 1], 1, 1], {"grouping": "tensor"}, "a list of weights runs from the first layer to the last"),
+        ([1, 2], {"method": "average"}, "weights are divided by their sum"),
+        ([[0, 1], 1], {"grouping": "tensor"}, "a list of weights runs from the first layer to the last"),
     ],
 )
 def test_what_a_weight_means_is_noted(family, weights, changes, word):
