@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import metadata_load
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from support.families import save_text_family
 from transformers import AutoModelForSequenceClassification
 
 from adamerge import ConfigError, Expert, Merge, load_coefficients
@@ -26,9 +27,24 @@ QUICK = {"data": {"batch_size": 4}}
 STEPS = {"trainer": {"max_steps": 3}}
 
 
-@pytest.fixture
-def pool(family):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Adapters of three kinds over the base in `base`, and each of them merged by PEFT, in `dense/TASK`."""
+    folder = save_text_family(tmp_path_factory.mktemp("pool"), TASKS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        save_adapters()
+    return folder
+
+
+@pytest.fixture
+def pool(made, tmp_path, monkeypatch):
+    """A copy of all that, as the current directory."""
+    monkeypatch.chdir(shutil.copytree(made, tmp_path / "pool"))
+    return tmp_path / "pool"
+
+
+def save_adapters():
     for seed, task in enumerate(TASKS):
         labels = AutoModelForSequenceClassification.from_pretrained(task).num_labels
         torch.manual_seed(seed)
@@ -41,7 +57,6 @@ def pool(family):
         plain = AutoModelForSequenceClassification.from_pretrained("base", num_labels=labels)
         merged = PeftModel.from_pretrained(plain, f"adapters/{task}").merge_and_unload()
         merged.save_pretrained(f"dense/{task}")
-    return family
 
 
 def write_yaml(name, settings):
@@ -103,6 +118,7 @@ def test_a_coefficient_per_rank_component(pool, capfd):
         for place, task in (("adapters/mood", "mood"), ("adapters/topic_dense", "topic"), ("adapters/speed", "speed"))
     ]
     settings = {"base_model": "base", "models": models, "method": "adamerging", "grouping": "component"}
+    settings["watch"] = {"monitor": "last"}
     write_yaml("merge.yaml", {**settings, **QUICK, **STEPS})
     assert main(["fit", "--config", "merge.yaml", "--run_dir", "run"]) == 0
     out = capfd.readouterr().out

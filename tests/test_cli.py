@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.families import configuration, listing, save_rows, write
+from support.families import TASKS, configuration, listing, save_rows, write
 from support.mistakes import edit_tensors, pickle_weights, table
 
 from adamerge import cli
@@ -53,19 +53,19 @@ def steps_below_zero(folder, config):
 @mistake("closed_form computes the start that models.parameters.weight also sets")
 def two_ways_to_start(folder, config):
     config["init"] = "closed_form"
-    give_weights(config, 0.5, 1, 1)
+    give_weights(config, 0.5, 1)
 
 
 @mistake("mood: parameters.weight", "share a coefficient", "grouping: tensor")
 def two_starts_in_one_group(folder, config):
     config["grouping"] = "block"
-    give_weights(config, [{"filter": "query", "value": 0.3}, {"value": 0.5}], 1, 1)
+    give_weights(config, [{"filter": "query", "value": 0.3}, {"value": 0.5}], 1)
 
 
 @mistake("expected weights with a sum other than 0 per group, found sum 0")
 def weights_that_cannot_be_divided_by_their_sum(folder, config):
     config["method"] = "average"
-    give_weights(config, 1, -1, 0)
+    give_weights(config, 1, -1)
 
 
 @mistake("run: already exists")
@@ -109,11 +109,11 @@ def test_a_whole_run(finished):
         run.report.with_suffix(".md"),
     }
     assert {path for path in run.path.iterdir()} == parts
-    assert load_coefficients(run.coefficients).coefficients.shape == (39, 3)
+    assert load_coefficients(run.coefficients).coefficients.shape == (23, 2)
     metrics = json.loads(run.metrics.read_text())
-    assert metrics["learned"].keys() == {"mood", "topic", "speed", "mean"}
+    assert metrics["learned"].keys() == {*TASKS, "mean"}
     assert load_file(run.merged / "model.safetensors")
-    assert all((run.merged / task / "config.json").exists() for task in ("mood", "topic", "speed"))
+    assert all((run.merged / task / "config.json").exists() for task in TASKS)
 
 
 def test_check_of_what_is_right(family, main):
@@ -126,13 +126,12 @@ def test_check_of_what_is_right(family, main):
 
 def test_weights_of_models_are_where_a_run_starts(family, main):
     config = configuration(method="task_arithmetic", trainer={"max_steps": 0, "accelerator": "cpu"}, init=0.2)
-    config["models"][0]["parameters"] = {"weight": 0.4}
-    config["models"][2]["parameters"] = {"weight": 0.7}
+    config["models"][1]["parameters"] = {"weight": 0.4}
     code, _, complaint = main("fit", "--config", write(config), "--run_dir", "run")
     assert (code, complaint) == (0, "")
     found = load_coefficients(Path("run/coefficients.safetensors"))
-    assert found.experts == ("mood", "topic", "speed")
-    assert torch.equal(found.coefficients, torch.tensor([[0.4, 0.2, 0.7]]))
+    assert found.experts == TASKS
+    assert torch.equal(found.coefficients, torch.tensor([[0.2, 0.4]]))
     again = listing(family)
     assert main("check", "--config", "run/config.yaml", "--run_dir", "other")[0] == 0
     assert listing(family) == again
@@ -140,7 +139,7 @@ def test_weights_of_models_are_where_a_run_starts(family, main):
 
 def test_learning_goes_on_from_the_weights_of_models(family, main):
     config = configuration(watch={"every": 5, "monitor": "last"})
-    give_weights(config, 0.4, 0.2, 0.4)
+    give_weights(config, 0.4, 0.2)
     assert main("fit", "--config", write(config), "--run_dir", "run", "--trainer.max_steps", "1")[0] == 0
     looked = json.loads(Path("run/metrics.json").read_text())["history"][0]
     assert (looked["step"], looked["c_min"], looked["c_max"]) == pytest.approx((0, 0.2, 0.4))

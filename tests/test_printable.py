@@ -22,18 +22,18 @@ def test_a_run_prints_only_relevant_lines(finished):
     for noise in ("litlogger", "GPU", "TPU", "Warning", "warning", "weights_only", "Loading", "Trainer.fit", "it/s"):
         assert noise not in said
     looks = [line for line in said.splitlines() if line.startswith("step ")]
-    assert [line.split()[1] for line in looks] == ["0", "5", "10"]
+    assert [line.split()[1] for line in looks] == ["0", "3", "6"]
     for word in ("loss", "agreement", "s/step", "c_min", "c_max"):
         assert word in looks[1]
 
 
 def test_an_expert_from_another_base_is_warned_about(family, main):
     edit_tensors(
-        family / "speed/model.safetensors", lambda t: [tensor.copy_(torch.randn_like(tensor)) for tensor in t.values()]
+        family / "topic/model.safetensors", lambda t: [tensor.copy_(torch.randn_like(tensor)) for tensor in t.values()]
     )
     code, said, complaint = main("fit", "--config", "merge.yaml", "--run_dir", "run", "--trainer.max_steps", "1")
     assert (code, complaint) == (0, "")
-    assert "warning: speed (speed): ‖expert − base‖ is" in said
+    assert "warning: topic (topic): ‖expert − base‖ is" in said
     assert "mood (mood)" not in said
 
 
@@ -78,12 +78,12 @@ def test_a_terminal_shows_a_bar(family):
     os.close(theirs)
     os.close(ours)
     assert process.exitcode == 0, shown.decode()
-    bars = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.startswith("10/10 ")]
+    bars = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.startswith("6/6 ")]
     assert bars
     for word in ("loss=", "agreement=", "s/step=", "c_min=", "c_max="):
         assert word in bars[-1]
     assert max(map(len, bars)) <= 80
-    assert "step 5 " not in shown.decode()
+    assert "step 3 " not in shown.decode()
 
 
 def test_output_in_ascii_is_spelled(monkeypatch):

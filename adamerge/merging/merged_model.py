@@ -181,13 +181,16 @@ class UnmergedExpert:
     def __init__(self, expert: Expert, state: Parameters, check: Callable[[], None] = lambda: None) -> None:
         self._expert, self._check = expert, check
         self._state = {expert.prefix + name: value for name, value in state.items()}
-        self._generating = Generating(expert.module)
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor], layers: Layers = ()) -> Outputs:
         """Run the expert."""
         self._check()
         return call(self._expert, lambda given: self._expert.forward(self._state, (), given), inputs, layers)
+
+    @cached_property
+    def _generating(self) -> Generating:
+        return Generating(self._expert.module)  # looks through the whole module, and few experts generate
 
     @torch.no_grad()
     def generate(self, inputs: Mapping[str, Tensor], how: GenerationConfig) -> Tensor:

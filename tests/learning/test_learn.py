@@ -16,7 +16,7 @@ from adamerge.types import ConfigError
     [
         (
             {"optimizer": {"class_path": "Adam", "init_args": {"lr": 9e15}}, "feasible": "Unbounded"},
-            "step 5: not a finite number: loss, divergence, objective, c_min, c_max. Lower the optimiser's",
+            "step 3: not a finite number: loss, divergence, objective, c_min, c_max. Lower the optimiser's",
         ),
         (
             {"trainer": {"max_steps": 10, "max_time": "00:00:00:00", "accelerator": "cpu"}},

@@ -4,12 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
+from support.families import save_text_family
 from support.learned_together import METHODS, STRATEGIES, coefficients, fit_of, place_of
 from support.processes import run_together
 
 from adamerge.cli import BAD_INPUT
 
 TOGETHER = [(method, "fsdp2" if method == "expert_merging++" else "ddp") for method in METHODS]
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """Three tasks, which two processes cannot share evenly, of models with two layers."""
+    monkeypatch.chdir(save_text_family(tmp_path, ("mood", "topic", "speed"), layers=2))
+    return tmp_path
 
 
 @pytest.mark.long

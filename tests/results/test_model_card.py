@@ -6,6 +6,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.utils import validate_repo_id
+from support.families import TASKS
 
 from adamerge.experts.origin import hub_id_of, licence_in
 from adamerge.results.loading import Loading
@@ -101,7 +102,7 @@ def test_ids_of_local_folders_are_not_guessed(tmp_path):
 
 def test_an_export_has_a_card_in_every_folder_and_its_code_runs(in_finished):
     merged = in_finished / "run/merged"
-    folders = [merged, *(merged / task for task in ("mood", "topic", "speed"))]
+    folders = [merged, *(merged / task for task in TASKS)]
     for folder in folders:
         text = (folder / "README.md").read_text(encoding="utf-8")
         assert metadata_load(folder / "README.md")["library_name"] == "transformers"

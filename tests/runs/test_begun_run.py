@@ -122,7 +122,7 @@ def test_a_disk_that_fills_up_leaves_no_incomplete_file(family, main, monkeypatc
 def test_a_disk_that_is_really_full(family, main, monkeypatch):
     place = family / "small"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("only root can mount a small disk")
     try:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from rich.console import Console
-from support.families import configuration, listing, save_rows, write
+from support.families import configuration, listing, save_rows, third_expert, write
 from support.mistakes import edit_tensors
 
 from adamerge.runs.check import check
@@ -34,6 +34,7 @@ def spoil_expert_files(folder):
 
 def test_every_problem_of_every_expert_is_listed(family):
     config = configuration()
+    config["models"].append(third_expert(family))
     spoil_expert_files(family)
     config["models"][0]["calibration"] = "nowhere.jsonl"
     config["models"][2]["evaluation"] = "nowhere.jsonl"
@@ -100,7 +101,7 @@ def test_what_is_right_has_no_problem(family, deep):
     assert not problems
     assert lines[-1] == "no problem found"
     said = "\n".join(lines)
-    assert "coefficients: at most 39 groups × 3 experts = 117" in said
+    assert "coefficients: at most 23 groups × 2 experts = 46" in said
     assert ("‖expert − base‖ / ‖base‖" in said) is deep
     assert listing(family) == before
 
@@ -116,9 +117,9 @@ def weighted(weights, **changes):
 @pytest.mark.parametrize(
     ("weights", "changes", "word"),
     [
-        ([[{"filter": "query", "value": 0.3}, {"value": 0.5}], 1, 1], {"grouping": "block"}, "share a coefficient"),
-        ([1, -1, 0], {"method": "average"}, "expected weights with a sum other than 0"),
-        ([0.5, 1, 1], {"method": "ties"}, "mergekit's ties uses weights to elect signs"),
+        ([[{"filter": "query", "value": 0.3}, {"value": 0.5}], 1], {"grouping": "block"}, "share a coefficient"),
+        ([1, -1], {"method": "average"}, "expected weights with a sum other than 0"),
+        ([0.5, 1], {"method": "ties"}, "mergekit's ties uses weights to elect signs"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_problem(family, weights, changes, word):
@@ -130,8 +131,8 @@ def test_a_start_that_cannot_be_is_one_problem(family, weights, changes, word):
 @pytest.mark.parametrize(
     ("weights", "changes", "word"),
     [
-        ([1, 1, 2], {"method": "average"}, "weights are divided by their sum"),
-        ([[0, 1], 1, 1], {"grouping": "tensor"}, "a list of weights runs from the first layer to the last"),
+        ([1, 2], {"method": "average"}, "weights are divided by their sum"),
+        ([[0, 1], 1], {"grouping": "tensor"}, "a list of weights runs from the first layer to the last"),
     ],
 )
 def test_what_a_weight_means_is_noted(family, weights, changes, word):
@@ -144,7 +145,7 @@ WRONG = {
     "a value": ({"trainer": {"max_steps": -2}}, "trainer.max_steps"),
     "an unknown key": ({"objectiv": "Entropy"}, "objectiv"),
     "code of others": ({"optimizer": {"class_path": "os.system", "init_args": {"command": "touch ran"}}}, "os.system"),
-    "a key of an item": ({"models": [{"model": "mood", "wieght": 1}, {"model": "speed"}], "method": "ties"}, "wieght"),
+    "a key of an item": ({"models": [{"model": "mood", "wieght": 1}, {"model": "topic"}], "method": "ties"}, "wieght"),
 }  # fmt: skip
 
 
@@ -152,12 +153,12 @@ WRONG = {
 def test_wrong_settings_do_not_hide_what_is_wrong_with_experts(family, main, name):
     change, word = WRONG[name]
     config = {**configuration(), **change}
-    edit_tensors(family / "speed/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
+    edit_tensors(family / "topic/model.safetensors", lambda t: t.pop("bert.pooler.dense.bias"))
     code, listed, refused = main("check", "--config", write(config), "--run_dir", "run")
     problems = [line for line in listed.splitlines() if line.startswith("problem: ")]
     assert code == 2
     assert word in problems[0]
     assert refused == ""  # what is listed is not complained of once more
-    assert "speed: the file has no" in problems[1]
+    assert "topic: the file has no" in problems[1]
     assert listed.splitlines()[-1] == "2 problems found"
     assert not (family / "ran").exists()

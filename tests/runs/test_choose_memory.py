@@ -29,7 +29,7 @@ FEW = {"trainer": {"max_steps": 2, "accelerator": "cpu"}, "data": {"batch_size":
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
-    return save_text_family(tmp_path_factory.mktemp("family"), ("mood", "topic"))
+    return save_text_family(tmp_path_factory.mktemp("family"), layers=2)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
-from support.families import configuration, listing, save_rows, write
+from support.families import TASKS, configuration, listing, save_rows, write
 from support.processes import Strike, run
 
 from adamerge.calibration.regmean import RegMean
@@ -26,7 +26,7 @@ from adamerge.runs.load_rows import load_data
 from adamerge.runs.presets import PRESETS
 
 FREE = [m for m, preset in PRESETS.items() if preset.get("trainer.max_steps") == 0 and preset["centre"] is None]
-SCALES = {"average": 1 / 3, "task_arithmetic": 0.3, "dare": 0.3, "magnitude": 0.3, "consensus": 0.3, "pcb": 1.2}
+SCALES = {"average": 1 / 2, "task_arithmetic": 0.3, "dare": 0.3, "magnitude": 0.3, "consensus": 0.3, "pcb": 1.2}
 
 
 def without_rows(**changes):
@@ -69,7 +69,7 @@ def test_a_whole_job_without_calibration_rows(family, main):
     code, said, complaint = main("fit", "--config", file, "--run_dir", "run")
     assert (code, complaint) == (0, "")
     assert "task vectors: Doge, one tensor at a time; the largest stack, bert." in said
-    assert "26 of 39 parameters stay as they are: bert.embeddings.word_embeddings.weight, " in said
+    assert "16 of 23 parameters stay as they are: bert.embeddings.word_embeddings.weight, " in said
     assert "bert.encoder.layer.*.attention.self.query.bias" in said
     assert "step" not in said
     metrics = json.loads(Path("run/metrics.json").read_text())
@@ -77,7 +77,7 @@ def test_a_whole_job_without_calibration_rows(family, main):
     assert (metrics["agreement"], metrics["history"], metrics["best_step"]) == ({}, [], 0)
     assert json.loads(Path("run/recipe.json").read_text())["data"]["mood"].keys() == {"evaluation"}
     assert sorted(f.name for f in Path("run/task_vectors").glob("*.safetensors")) == [
-        f"{task}.safetensors" for task in ("mood", "speed", "topic")
+        f"{task}.safetensors" for task in TASKS
     ]
     first = load_file("run/merged/model.safetensors")
     assert main("export", "run", "again")[0] == 0
@@ -111,7 +111,7 @@ def test_agreement_is_reported_where_there_are_rows(family, main):
     assert main("fit", "--config", write(config), "--run_dir", "run")[0] == 0
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["agreement"]["learned"].keys() == {"topic", "mean"}
-    assert set(metrics["learned"]) == {"mood", "topic", "speed", "mean"}
+    assert set(metrics["learned"]) == {*TASKS, "mean"}
 
 
 def test_doge_with_adamerging(family, main):
@@ -119,7 +119,7 @@ def test_doge_with_adamerging(family, main):
     code, _, complaint = main("fit", "--config", write(config), "--run_dir", "run")
     assert (code, complaint) == (0, "")
     learned = load_coefficients(Path("run/coefficients.safetensors"))
-    assert learned.coefficients.shape == (39, 3)
+    assert learned.coefficients.shape == (23, 2)
     stored = load_file("run/task_vectors/mood.safetensors")
     moved = [bool(stored[name].any()) for name in learned.grouping.groups]
     assert ((learned.coefficients != 1).any(1) == torch.tensor(moved)).all()
@@ -149,7 +149,7 @@ def test_a_finished_merge_is_the_centre(family, main, transform):
         torch.testing.assert_close(merged[1][name], tensor, rtol=1e-4, atol=1e-6)
     learned = load_coefficients(Path("centred/coefficients.safetensors"))
     assert not learned.coefficients.any()
-    assert learned.experts == ("mood", "topic", "speed")
+    assert learned.experts == TASKS
     assert not Path("centred/information").exists()
     Path("centred/centre.safetensors").unlink()
     code, _, complaint = main("export", "centred", "again")
@@ -224,7 +224,7 @@ BAD = {
     "ratio: expected a share in (0, 1]": ("Pcb", {"ratio": 0.0}),
     "ridge: expected a number above 0": ("Wudi", {"ridge": 0.0}),
     "threshold: expected a number above 0": ("Consensus", {"threshold": 0.0}),
-    "agreement: expected at most the number of experts, 3": ("Consensus", {"agreement": 4}),
+    "agreement: expected at most the number of experts, 2": ("Consensus", {"agreement": 3}),
     "alpha: expected 0 or more": ("Lines", {"alpha": -1.0}),
     "rows: expected 1 or more": ("Fisher", {"rows": 0}),
     "there is no such key. Did you mean eta?": ("Doge", {"etta": 1.0}),
@@ -255,7 +255,7 @@ def test_options_out_of_range_are_refused_before_anything_is_written(family, mai
     ("changes", "words"),
     [
         ({"method": "adamerging"}, "mood: expected calibration rows (key calibration) of at least one task"),
-        ({"method": "fisher"}, "mood, topic, speed: expected calibration rows"),
+        ({"method": "fisher"}, "mood, topic: expected calibration rows"),
         (
             {"method": "doge", "trainer": {"max_steps": 5}},
             "optimizer: expected an optimiser, for example Adam, found null",
@@ -281,4 +281,4 @@ def test_a_start_is_projected_and_rows_are_not_read_in_vain(family, main):
     code, _, complaint = main("fit", "--config", write(config | {"feasible": feasible}), "--run_dir", "run")
     assert (code, complaint) == (0, "")
     found = load_coefficients(Path("run/coefficients.safetensors")).coefficients
-    torch.testing.assert_close(found, torch.full((1, 3), 0.2))
+    torch.testing.assert_close(found, torch.full((1, 2), 0.3))

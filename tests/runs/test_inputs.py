@@ -45,7 +45,7 @@ CHANGES = [
     ("topic/config.json", other_text, "expert topic (", "config.json has other content"),
     ("base/tokenizer.json", other_text, "base (", "tokenizer.json has other content"),
     ("base/tokenizer_config.json", Path.unlink, "base (", "tokenizer_config.json is gone"),
-    ("speed/preprocessor_config.json", Path.touch, "expert speed (", "preprocessor_config.json is new"),
+    ("topic/preprocessor_config.json", Path.touch, "expert topic (", "preprocessor_config.json is new"),
     ("run/coefficients.safetensors", other_weights, "run/coefficients.safetensors: expected the coefficients", ""),
 ]
 

@@ -81,10 +81,10 @@ def no_tokenizer(folder, config):
         file.unlink()
 
 
-@mistake("speed: expected calibration rows (key calibration) of every task")
+@mistake("topic: expected calibration rows (key calibration) of every task")
 def fisher_as_centre_without_rows(folder, config):
     config["centre"] = "Fisher"
-    del config["models"][2]["calibration"]
+    del config["models"][1]["calibration"]
 
 
 @pytest.mark.parametrize("name", MISTAKES)

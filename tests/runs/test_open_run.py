@@ -55,7 +55,7 @@ def test_a_run_is_used_from_another_directory(family, main, monkeypatch, tmp_pat
     assert recipe["experts"]["mood"]["source"] == str(family / "mood")
     again = yaml.safe_load(recipe["config"])
     assert again["models"][0]["calibration"]["path"] == str(family / "mood.jsonl")
-    assert again["models"][2]["evaluation"] == str(family / "speed_test.jsonl")
+    assert again["models"][1]["evaluation"] == str(family / "topic_test.jsonl")
     assert main("fit", "--config", write(again, "again.yaml"), "--run_dir", "again")[0] == 0
     first, second = (load_file(f"{place}/coefficients.safetensors") for place in (family / "run", "again"))
     assert torch.equal(first["coefficients"], second["coefficients"])

@@ -7,6 +7,7 @@ import pytest
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from rich.console import Console
+from support.families import TASKS
 
 from adamerge.runs.push import check_repository, push, repositories
 from adamerge.types import ConfigError
@@ -37,7 +38,7 @@ def test_a_fresh_model_loads_from_what_was_uploaded(finished, tmp_path):
     hub = Hub(tmp_path)
     push(finished / "run/merged", {"": "org/merge"}, private=True, console=Console(quiet=True), api=hub)
     assert hub.created == [("org/merge", True, True)]
-    for task in ("mood", "topic", "speed"):
+    for task in TASKS:
         place = tmp_path / "org/merge"
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             place, subfolder=task, output_loading_info=True
@@ -76,11 +77,11 @@ def test_names_of_repositories(name):
 
 
 def test_each_task_is_a_repository_of_its_own(finished, tmp_path):
-    hub, tasks = Hub(tmp_path), ["mood", "topic", "speed"]
-    names = repositories("org/merge", tasks, each=True)
+    hub = Hub(tmp_path)
+    names = repositories("org/merge", TASKS, each=True)
     push(finished / "run/merged", names, private=False, console=Console(quiet=True), api=hub)
-    assert [name for name, *_ in hub.created] == [f"org/merge-{task}" for task in tasks]
-    for task in tasks:
+    assert [name for name, *_ in hub.created] == [f"org/merge-{task}" for task in TASKS]
+    for task in TASKS:
         place = tmp_path / f"org/merge-{task}"
         _, info = transformers.AutoModelForSequenceClassification.from_pretrained(place, output_loading_info=True)
         assert not info["missing_keys"]

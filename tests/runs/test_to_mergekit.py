@@ -82,4 +82,4 @@ def test_what_mergekit_has_no_words_for_is_refused(speaking, main, changes, word
 def test_heads_are_refused(in_finished, main):
     code, _, complaint = main("mergekit", "run", "kit.yaml")
     assert code == cli.BAD_INPUT
-    assert "mood, topic, speed keep heads of their own" in complaint
+    assert "mood, topic keep heads of their own" in complaint

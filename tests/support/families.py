@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ VISION = {
 CLIP = {"text_config": TEXT, "vision_config": VISION, "projection_dim": 12}
 
 CONFIGS = {
-    "bert": lambda **more: BertConfig(**TEXT, **more),
+    "bert": lambda **more: BertConfig(**{**TEXT, **more}),
     "vit": lambda **more: ViTConfig(**VISION, **more),
     "clip": lambda **more: CLIPConfig(**CLIP, **more),
     "clip_vision": lambda **more: CLIPVisionConfig(**VISION, projection_dim=12, **more),
@@ -157,15 +158,23 @@ def save_rows(file: Path, rows: int, seed: int, labels: int | None = None) -> No
             out.write(json.dumps(row | ({} if labels is None else {"label": draw.randrange(labels)})) + "\n")
 
 
-def save_text_family(folder: Path, tasks: Sequence[str] = ("mood", "topic", "speed")) -> Path:
-    """A BERT base with a tokenizer, an expert a task near it with its own head, rows, and the YAML that merges them."""
-    base = build("BertModel", "bert", 0)
+TASKS = ("mood", "topic")
+"""Tasks of the text family."""
+
+
+def save_text_family(folder: Path, tasks: Sequence[str] = TASKS, layers: int = 1) -> Path:
+    """A BERT base with a tokenizer, an expert a task near it with its own head, rows, and the YAML that merges them.
+
+    Two tasks and one layer, as most tests make a whole run and need no more.
+    """
+    base = build("BertModel", "bert", 0, num_hidden_layers=layers)
     with torch.no_grad():
         for name, parameter in base.named_parameters():
             parameter.mul_(2).add_(float(name.endswith("LayerNorm.weight")))  # predictions shall depend on the words
     experts = {}
     for number, task in enumerate(tasks, 1):
-        expert = build("BertForSequenceClassification", "bert", number, num_labels=2 + number % 2)
+        more = {"num_labels": 2 + number % 2, "num_hidden_layers": layers}
+        expert = build("BertForSequenceClassification", "bert", number, **more)
         with torch.no_grad():
             for name, parameter in expert.bert.named_parameters():  # fine-tuning moves weights a little
                 parameter.mul_(0.8).add_(base.get_parameter(name))
@@ -181,11 +190,19 @@ def save_text_family(folder: Path, tasks: Sequence[str] = ("mood", "topic", "spe
         "method": "adamerging",
         "optimizer": {"class_path": "Adam", "init_args": {"lr": 0.02}},
         "data": {"batch_size": 4},
-        "watch": {"every": 5, "monitor": "agreement"},
-        "trainer": {"max_steps": 10, "accelerator": "cpu"},
+        "watch": {"every": 3, "monitor": "agreement"},
+        "trainer": {"max_steps": 6, "accelerator": "cpu"},
     }
     (folder / "merge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def third_expert(folder: Path) -> dict[str, str]:
+    """Add an expert `speed` to a text family, the first one under another name; returns its entry in models."""
+    shutil.copytree(folder / "mood", folder / "speed")
+    for rows in ("", "_test"):
+        shutil.copy(folder / f"mood{rows}.jsonl", folder / f"speed{rows}.jsonl")
+    return {"model": "speed", "calibration": "speed.jsonl", "evaluation": "speed_test.jsonl"}
 
 
 def configuration(**changes):
