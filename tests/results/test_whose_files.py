@@ -29,9 +29,9 @@ def opened():
     return open_experts(merge_config({"base_model": "base", "models": [{"model": task} for task in TASKS]}))
 
 
-def merged(**settings):
+def merged():
     """Export a merge whose coefficients are all 0.3; return what was written, and the notes."""
-    result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic", **settings).learn()
+    result = Merge("base", [Expert(task) for task in TASKS], method="task_arithmetic").learn()
     return result.export("out"), "\n".join(plan_of(result.model.experts).notes)
 
 
@@ -139,16 +139,6 @@ def test_code_is_copied_only_where_it_may_run(encoders):
     assert found["auto_map"] == {"AutoConfig": "else/where--mine.Config"}
     found = json.loads((done.folder / "tokenizer_config.json").read_text())
     assert found == {**settings, "auto_map": {"AutoProcessor": "else/where--mine.Processor"}}
-
-
-def test_code_that_may_run_is_named_where_it_is_there(encoders):
-    config = json.loads((encoders / "base/config.json").read_text())
-    places = {"AutoModelForCausalLM": "mine.Model", "AutoModelForMultipleChoice": "gone.Model"}
-    (encoders / "base/config.json").write_text(json.dumps({**config, "auto_map": places}))
-    (encoders / "base/mine.py").write_text("class Model:\n    pass\n")
-    done, _ = merged(trust_remote_code=True)
-    assert (done.folder / "mine.py").is_file()
-    assert json.loads((done.folder / "config.json").read_text())["auto_map"] == {"AutoModelForCausalLM": "mine.Model"}
 
 
 def test_a_folder_of_templates_that_leads_elsewhere_is_not_followed(encoders):
