@@ -31,6 +31,7 @@ from adamerge.experts.zero_shot import ZeroShot
 from adamerge.in_memory import IN_MEMORY, ROWS, InMemory, Model, by_task, open_all, with_processors
 from adamerge.learning.trainer import process_count
 from adamerge.result import Result
+from adamerge.results.unchanged import contents_of
 from adamerge.runs.build_model import check_start, check_task_vectors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.fit import Finished, fit
@@ -183,6 +184,7 @@ class Merge:
         opened, description, notes = self._open()
         print_lines(out, description)
         print_lines(out, notes) if console else _warn(note for note in notes if not isinstance(note, Fact))
+        contents = contents_of(opened.experts)
         folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
         removed = weakref.finalize(opened.experts, shutil.rmtree, folder, ignore_errors=True)
         try:
@@ -197,7 +199,7 @@ class Merge:
         print_lines(out, staged.learned.warnings) if console else _warn(staged.learned.warnings)
         if guarded and not console:  # a console has been told
             _warn(line for line in guarded.lines() if line.startswith("warning: "))
-        return Result(staged, held_out, opened, self.config)
+        return Result(staged, held_out, opened, self.config, contents)
 
     def fit(self, run_dir: str | Path, *, resume: bool = False, console: Console | None = None) -> Finished:
         """Do what `adamerge fit` does: learn, export, compare and report, all into a run directory.

@@ -20,9 +20,10 @@ from adamerge.results.adapter_agreement import agreement_lines
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.compare import Comparison, compare
 from adamerge.results.evaluate import Evaluation, Scores
-from adamerge.results.export import Exported
+from adamerge.results.export import Exported, check_free
 from adamerge.results.export_as import export_as
 from adamerge.results.merged_modules import export_modules, merged_module
+from adamerge.results.unchanged import check_contents
 from adamerge.runs.build_model import rounding_by
 from adamerge.runs.cards import card_facts, write_cards
 from adamerge.runs.config import MergeConfig
@@ -59,8 +60,11 @@ class Result:
         2.3
     """
 
-    def __init__(self, staged: Staged, held_out: HeldOut, opened: Opened, config: MergeConfig) -> None:
+    def __init__(
+        self, staged: Staged, held_out: HeldOut, opened: Opened, config: MergeConfig, contents: Mapping[Path, str]
+    ) -> None:
         self.model, self._learned, self._held_out = staged.model, staged.learned, held_out
+        self._contents = contents
         self._opened, self._config = opened, config
         self.coefficients: Coefficients = self._learned.coefficients
         self.groups: tuple[str, ...] = self.model.grouping.groups
@@ -113,10 +117,13 @@ class Result:
                 key max_shard_size, or 50 GB.
 
         Raises:
-            ConfigError: The folder exists; or an adapter cannot hold the merge.
+            ConfigError: The folder exists; the content of a model's files is not the one that was learned from; or an
+                adapter cannot hold the merge.
         """
         place = path_of(folder, "folder")
         experts = self.model.experts
+        check_free(place)
+        check_contents(experts, self._contents)
         on_disk = all(one.checkpoint for one in (experts, *experts.tasks.values()))
         config = chosen(self._config, adapter, max_rank, max_shard_size)
         kind, model = adapter_of(config.export), self.model

@@ -243,6 +243,23 @@ def test_export_refuses_what_exists(family):
         result.export("base")
 
 
+@pytest.mark.parametrize("name", ["mood/model.safetensors", "base/tokenizer.json", "topic/config.json"])
+def test_export_refuses_another_content_at_the_same_time_of_writing(family, name):
+    """As the command does: one byte in place, and the former time."""
+    result = Merge("base", ["mood", "topic"], method="average").learn()
+    file, times = Path(name), (Path(name).stat().st_atime_ns, Path(name).stat().st_mtime_ns)
+    with file.open("r+b") as opened:
+        opened.seek(-3, os.SEEK_END)
+        byte = opened.read(1)
+        opened.seek(-3, os.SEEK_END)
+        opened.write(bytes([byte[0] ^ 1]))
+    os.utime(file, ns=times)
+    who = "base" if name.startswith("base") else f"expert {file.parent}"
+    with pytest.raises(ConfigError, match=rf"{who} \({file}\): expected the content that was learned from"):
+        result.export("merged")
+    assert not Path("merged").exists()
+
+
 def test_there_must_be_something_to_measure(family):
     result = Merge("base", list(TASKS), method="average").learn()
     with pytest.raises(ConfigError, match="evaluation: expected labeled rows"):

@@ -6,6 +6,7 @@ from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
 from adamerge.data.language import Language
+from adamerge.data.media import held_by
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.number_columns import unread_columns
 from adamerge.data.number_labels import METRICS
@@ -108,7 +109,7 @@ def modalities_of(kind: ModelKind) -> list[Modality]:
         known = ", ".join(dict.fromkeys(modality.main_input for modality in MODALITIES))
         raise ConfigError(
             f"{kind.architecture}: expected a model whose main input is one of {known}, but its main input is "
-            f"{kind.main_input}, for which rows cannot be encoded. Leave out its calibration and evaluation, and use "
-            "a data-free method; classifiers also learn from rows of tensors (in Python)."
+            f"{kind.main_input}{held_by(kind.main_input)}, for which rows cannot be encoded. Leave out its calibration "
+            "and evaluation, and use a data-free method; classifiers also learn from rows of tensors (in Python)."
         )
     return found

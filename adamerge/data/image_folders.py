@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from adamerge.data.file_kinds import kind_of_file
 from adamerge.data.records import Listed, Records
 from adamerge.data.split_folders import InDoubt, split_of_images
 from adamerge.data.table_files import Unread, open_tables_of
@@ -22,10 +23,10 @@ def is_image(path: Path) -> bool:
     """Return whether a file's ending is the one of an image.
 
     Example:
-        >>> is_image(Path("a.JPEG")), is_image(Path("a.txt"))
-        (True, False)
+        >>> is_image(Path("a.JPEG")), is_image(Path("a.txt")), is_image(Path("a.mpg"))
+        (True, False, False)
     """
-    return path.suffix.lower() in ImageFolder.EXTENSIONS
+    return path.suffix.lower() in ImageFolder.EXTENSIONS and kind_of_file(path.name) == "image"
 
 
 def is_metadata(path: Path) -> bool:

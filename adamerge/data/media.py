@@ -1,12 +1,12 @@
 """Images, sound and video in the rows of language models: in parts of messages, and in columns of their own."""
 
-import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from torch import nn
 
+from adamerge.data.file_kinds import WORDS, kind_of_file
 from adamerge.data.tables import Table
 from adamerge.experts.model_kind import forward_arguments
 
@@ -35,6 +35,17 @@ class Medium(NamedTuple):
 def reads(module: nn.Module, kind: str) -> bool:
     """Return whether a module has an argument for images, audio or video."""
     return any(name in forward_arguments(module) for name in _INPUTS.get(kind, ()))
+
+
+def held_by(argument: str) -> str:
+    """Say in brackets what an argument of a forward pass holds; empty if it is not known.
+
+    Example:
+        >>> held_by("input_values"), held_by("bbox")
+        (' (sound)', '')
+    """
+    kind = next((kind for kind, names in _INPUTS.items() if argument in names), None)
+    return f" ({WORDS[kind]})" if kind else ""
 
 
 def media_columns(table: Table) -> dict[str, str]:
@@ -118,5 +129,4 @@ def _kind_of_files(table: Table, column: str) -> str | None:
     first = first[0] if isinstance(first, list) and first else first
     if not isinstance(first, str) or len(first) > 4096 or "\n" in first or first.rstrip().endswith("."):
         return None
-    kind = (mimetypes.guess_type(first)[0] or "").partition("/")[0]
-    return kind if kind in KINDS else None
+    return kind_of_file(first)

@@ -59,6 +59,8 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
         image = upper_bits(image)
     elif image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:  # Pillow has no direct way from these
         image = image.convert("LA" if image.mode == "La" else "RGBA")
+    elif image.mode == "LAB":
+        image = image.convert("RGB")
     return image.convert(mode)
 
 

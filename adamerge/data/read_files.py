@@ -11,6 +11,7 @@ import datasets
 from datasets.config import HF_DATASETS_CACHE
 
 from adamerge.data.arrow_files import check_saved_files
+from adamerge.data.file_kinds import refusal_of
 from adamerge.data.image_folders import is_image, open_images
 from adamerge.data.list_files import list_files, missing_shards, split_of_tables
 from adamerge.data.read_parquet import check_saved
@@ -60,6 +61,8 @@ def _open_file(path: Path, largest: int) -> Unread:
     if problem is not None:
         raise ValueError(problem)
     if not is_table(path):
+        if refused := refusal_of([path]):
+            raise ValueError(refused)
         raise ValueError(f"expected a file that ends in {endings()}, found {path.name}. Convert or rename it.")
     return open_tables([path], largest) if path.stat().st_size else _of_dataset(datasets.Dataset.from_dict({}))
 
@@ -81,6 +84,8 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
             f"expected state.json beside files that end in {_ROWS_OF_SAVED}, as datasets saves them, found none. Save "
             "the rows again with save_to_disk, or as Parquet."
         )
+    if not tables and (refused := refusal_of(files)):
+        raise ValueError(refused)
     if not tables:
         raise ValueError(
             "expected a folder of images, of tables or a saved datasets directory, found neither; name one, or a file "

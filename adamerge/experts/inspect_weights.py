@@ -156,8 +156,9 @@ def _of_cosines(experts: Experts, cosines: Mapping[tuple[str, str], float]) -> I
         yield (
             f"{sources}: their task vectors share a large part (cosine {cosine:.2f}, median over blocks); those of "
             "different tasks are nearly orthogonal. Either they were fine-tuned from another checkpoint than "
-            f"{_base_source(experts)} (another version, an instruction-tuned one), or one contains another. A merge "
-            "adds the common part once per expert: take that checkpoint as base_model."
+            f"{_base_source(experts)} (another version, an instruction-tuned one, another expert), or one contains "
+            "another, or their tasks are much alike. A merge adds the common part once per expert: if they come from "
+            "another checkpoint, take that one as base_model."
         )
 
 

@@ -77,10 +77,14 @@ def _without_modules(folder: Path) -> str:
     """Say what the transformer of a sentence encoder alone lacks, and how its modules come along."""
     if not (folder / "modules.json").exists():
         return ""
+    return f"; pooling and other modules of the sentence encoder are then not merged. {to_keep_modules(folder)}"
+
+
+def to_keep_modules(folder: Path) -> str:
+    """Say how the modules of a sentence encoder come along whose transformer is in a folder of its own."""
     return (
-        "; pooling and other modules of the sentence encoder are then not merged. To keep them, save it as "
-        f"sentence-transformers does today, the transformer beside modules.json, and give the new folder: "
-        f"SentenceTransformer({str(folder)!r}).save(…)"
+        "To keep them, save it as sentence-transformers does today, the transformer beside modules.json, and give the "
+        f"new folder: SentenceTransformer({str(folder)!r}).save(…)"
     )
 
 

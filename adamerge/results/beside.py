@@ -18,6 +18,7 @@ from adamerge.data.processor_files import (
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.file_patterns import HEADS, LICENCES, PROCESSOR, TOKENIZER
 from adamerge.experts.name_patterns import several
+from adamerge.experts.other_folders import to_keep_modules
 from adamerge.experts.token_ids import token_ids
 from adamerge.results.generation_settings import refused_generation
 from adamerge.results.sentence_modules import MODULES, SETTINGS, Modules, read_modules
@@ -152,7 +153,13 @@ def _is_json(file: Path) -> bool:
         return False
 
 
-def missing_code(checkpoint: Checkpoint) -> list[str]:
+def remarks_on(checkpoint: Checkpoint) -> list[str]:
+    """Say what of a checkpoint's folder, and of those above it, an export does not have, and why."""
+    kinds = (left_behind, unread, _missing_code, _modules_outside, _modules_above)
+    return [line for kind in kinds for line in kind(checkpoint)]
+
+
+def _missing_code(checkpoint: Checkpoint) -> list[str]:
     """Say which modules need code beside the weights that is not copied, because nobody allowed it to run."""
     own = None if checkpoint.trust_remote_code else read_beside(checkpoint).modules
     code = {str(module.entry.get("type")).partition(".")[0] for module in own.modules} if own else set[str]()
@@ -166,7 +173,7 @@ def missing_code(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def modules_outside(checkpoint: Checkpoint) -> list[str]:
+def _modules_outside(checkpoint: Checkpoint) -> list[str]:
     """Say which modules are left out because they are not in the folder of their checkpoint."""
     own = read_beside(checkpoint).modules
     if own is None or not own.outside:
@@ -175,6 +182,23 @@ def modules_outside(checkpoint: Checkpoint) -> list[str]:
         f"{checkpoint.source}: {MODULES}: expected folders inside this one, found {several(own.outside)}; these are "
         "left out, so sentence-transformers computes other embeddings of an export. Copy them into the folder."
     ]
+
+
+def _modules_above(checkpoint: Checkpoint) -> list[str]:
+    """Say that a checkpoint is the transformer of a sentence encoder whose modules are in a folder above its own."""
+    folder = checkpoint.own_folder.absolute()
+    for above in folder.parents[:2]:
+        found = read_modules(above)
+        paths = [module.path for module in found.modules] if found else []
+        own = [path for path in paths if path and folder.is_relative_to(above / path)]
+        if own:
+            others = [path for path in paths if path and path not in own]
+            return [
+                f"{checkpoint.source}: {above / MODULES} names it as a part of a sentence encoder. Its other modules "
+                f"({several(others) or 'none has a folder'}) are not merged and not copied; without modules "
+                f"sentence-transformers takes the mean of all tokens. {to_keep_modules(above)}."
+            ]
+    return []
 
 
 def names_beside(checkpoint: Checkpoint) -> set[str]:

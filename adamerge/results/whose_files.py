@@ -9,7 +9,7 @@ from adamerge.experts.compatibility import config_differences
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.name_patterns import several
 from adamerge.experts.shared_settings import shared_settings
-from adamerge.results.beside import Beside, contents, left_behind, missing_code, modules_outside, read_beside, unread
+from adamerge.results.beside import Beside, contents, read_beside, remarks_on
 from adamerge.results.in_common import agreed, common_files, generation, is_alike, same, shared, tokenizer_of
 from adamerge.results.module_weights import Blend, Source, likeness, sources, why_not_merged
 from adamerge.results.sentence_modules import Modules, as_safe, common_modules, without
@@ -82,12 +82,7 @@ def plan_of(experts: Experts) -> Plan:
     notes += [_head_note(task, beside) for task, beside in tasks.items() if beside.heads]
     notes += map_notes([root, *tasks.values()])
     every = (experts.checkpoint, *(one.checkpoint for one in experts.tasks.values()))
-    notes += [
-        line
-        for one in every
-        if one
-        for line in (*left_behind(one), *unread(one), *missing_code(one), *modules_outside(one))
-    ]
+    notes += [line for one in every if one for line in remarks_on(one)]
     return Plan(root, weights, tasks, tuple(dict.fromkeys(notes)), settings)
 
 

@@ -19,8 +19,10 @@ from adamerge.storage.regular_files import settings_of
 from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.types import Coefficients
 
-_NOT_WRITTEN = ("torch_dtype", "quantization_config", "transformers_weights")
-"""Keys of config.json: the old name of dtype, and what is true of other files than the merged ones."""
+_NOT_WRITTEN = ("quantization_config", "transformers_weights")
+"""Keys of config.json: what is true of other files than the merged ones."""
+
+_CONFIG = "config.json"
 
 
 def write_config(checkpoint: Checkpoint, changed: Mapping[str, object], folder: Path, dtype: str) -> None:
@@ -35,23 +37,34 @@ def write_config(checkpoint: Checkpoint, changed: Mapping[str, object], folder: 
     config = without_former_rope(with_settings(checkpoint.settings(), changed), changed)
     for key in _NOT_WRITTEN:
         config.pop(key, None)
-    if not checkpoint.trust_remote_code:  # code beside the weights is not copied then
-        config |= {"auto_map": _elsewhere(config["auto_map"])} if isinstance(config.get("auto_map"), dict) else {}
-        config = {key: value for key, value in config.items() if key != "auto_map" or value}
-    write_text(folder / "config.json", json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
+    text = json.dumps({**in_dtype(config, dtype), "dtype": dtype}, indent=2)
+    write_text(folder / _CONFIG, text + "\n")
 
 
-def _elsewhere(auto_map: object) -> dict[str, object]:
-    """Keep references to code in another repository."""
-    assert isinstance(auto_map, dict)
-    return {name: place for name, place in auto_map.items() if "--" in str(place)}
+def in_dtype(config: Mapping[str, object], dtype: str) -> dict[str, object]:
+    """Say in a configuration and all its parts, wherever they name a dtype, which one the files have.
+
+    transformers loads all parts in the one that the whole names, and saves it in each of them; a class that is built of
+    a part's configuration alone takes what this one names. The former name of the key, torch_dtype, is not kept.
+
+    Args:
+        config: Content of config.json.
+        dtype: Dtype of the files.
+
+    Example:
+        >>> in_dtype({"text_config": {"torch_dtype": "bfloat16"}, "vision_config": {}}, "float32")
+        {'text_config': {'dtype': 'float32'}, 'vision_config': {}}
+    """
+    kept = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    parts = {key: in_dtype(value, dtype) if isinstance(value, Mapping) else value for key, value in kept.items()}
+    return parts | ({} if len(kept) == len(config) else {"dtype": dtype})
 
 
 def write_beside(beside: Beside, folder: Path) -> None:
     """Write processors, templates, generation settings, heads, licence and the settings of modules."""
     for name, file in {**copied(beside.tokenizer), **beside.processor, **beside.heads, **beside.others}.items():
         _copy(file, folder / name)
-    for name in (*beside.tokenizer, *beside.processor):
+    for name in (_CONFIG, *beside.tokenizer, *beside.processor):
         _drop_absent_code(folder / name)
     _write_templates(beside.templates, folder)
     if beside.generation:
@@ -66,8 +79,8 @@ def write_beside(beside: Beside, folder: Path) -> None:
 
 
 def _drop_absent_code(file: Path) -> None:
-    """Leave out of a tokenizer's or processor's settings what names code beside them that was not copied."""
-    settings = settings_of(file) if file.suffix == ".json" and file.name.endswith("_config.json") else {}
+    """Leave out of the settings of a model, tokenizer or processor what names code beside them that was not copied."""
+    settings = settings_of(file) if file.name.endswith(_CONFIG) else {}
     auto_map = settings.get("auto_map")
     if not isinstance(auto_map, Mapping):
         return

@@ -124,7 +124,7 @@ def test_no_conversion_clips_numbers_of_unknown_scale(mode):
 
 @given(
     st.integers(0, 255),
-    st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "RGBa", "La", "PA", "CMYK", "YCbCr", "HSV"]),
+    st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "RGBa", "La", "PA", "CMYK", "YCbCr", "HSV", "LAB"]),
 )
 def test_every_mode_becomes_the_models_mode(value, mode):
     image = Image.new("RGB", (2, 1), (value, value, value))

@@ -125,6 +125,8 @@ REFUSED = {
     "gzip without its ending": ("a.jsonl", gzip.compress(ROWS.encode()), r"found compressed data \(.gz\) under"),
     "joined, another order": ("a.csv", "text,label\na,0\nlabel,text\n", r"row 2 \(line 3\) names the columns in an"),
     "another format": ("a.xlsx", b"PK", r"expected a file that ends in \.jsonl, .*found a\.xlsx"),
+    "sound": ("a.FLAC", b"fLaC", "found 1 file of sound, such as a.FLAC: sound .*data-free method.*in Python"),
+    "video": ("a.mp4", b"ftyp", "found 1 file of video, such as a.mp4"),
     "nothing": ("a.jsonl", "", "expected at least 1 row, found none"),
     "a header alone": ("a.csv", "text\n", "expected at least 1 row, found none"),
     "semicolons": ("a.csv", "text;label\na;1\n", "expected a column 'text'.*text;label.*The first line has semicolons"),
@@ -272,6 +274,22 @@ def test_missing_shards_are_said(tmp_path, names, words):
         write(tmp_path / name, ROWS)
     notes = load(tmp_path).notes
     assert any(words in note for note in notes) if words else not any("missing" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["yes/a.wav", "no/b.mp3", "notes.md"], r"found 2 files of sound, such as b\.mp3"),
+        (["a.mpg"], r"found 1 file of video, such as a\.mpg"),
+        (["a.ogg", "b.mkv"], "found 2 files of sound and video, such as a.ogg: sound and video cannot be encoded yet"),
+    ],
+)
+def test_folders_of_sound_and_video_are_refused_in_words(tmp_path, names, words):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["test-0.jsonl", "validation/rows.jsonl"])

@@ -133,6 +133,34 @@ def test_output_dtype(tmp_path):
     assert (exported.folder / "generation_config.json").exists()
 
 
+def test_parts_of_a_configuration_name_the_dtype_of_the_file(tmp_path):
+    """As transformers writes it where it saves a model in another dtype than it was loaded from."""
+    named = {"base": "dtype", "a": "dtype", "b": "torch_dtype"}
+    for seed, (name, key) in enumerate(named.items()):
+        build("CLIPForImageClassification", "clip", seed).bfloat16().save_pretrained(tmp_path / name)
+        file = tmp_path / name / "config.json"
+        settings = json.loads(file.read_text())
+        parts = {part: {**settings[part], key: "bfloat16"} for part in ("text_config", "vision_config")}
+        file.write_text(json.dumps({**settings, **parts}))
+    opened = {name: open_checkpoint(str(tmp_path / name)) for name in named}
+    experts = from_checkpoints(opened.pop("base"), opened)
+    vectors = task_vectors(experts, inspect_weights(experts).changed, resident=False)
+    model = MergedModel(experts, vectors, tensor_wise(tuple(vectors.shapes)))
+    merged = export(model, torch.full((len(model.grouping), 2), 0.3), tmp_path / "merged", dtype=torch.float32)
+    again = transformers.CLIPForImageClassification.from_pretrained(tmp_path / "b", dtype=torch.float32)
+    again.save_pretrained(tmp_path / "again")
+    expected, *found = (dtypes(folder) for folder in (tmp_path / "again", merged.folder, *merged.checkpoints.values()))
+    assert expected == {"": "float32", "text_config": "float32", "vision_config": "float32"}
+    assert found == [expected] * 3
+
+
+def dtypes(folder):
+    """What config.json says of the whole and of its parts, under any name of the key."""
+    settings = json.loads((folder / "config.json").read_text())
+    levels = {"": settings, **{key: value for key, value in settings.items() if isinstance(value, dict)}}
+    return {n: level[key] for n, level in levels.items() for key in ("dtype", "torch_dtype") if key in level}
+
+
 def test_one_merged_tensor_is_in_memory_at_a_time(tmp_path, monkeypatch):
     """Count the tensors of the merged backbone that are alive whenever another one is written."""
     alive, most, write = [], [], SafetensorsWriter.write

@@ -200,6 +200,20 @@ def test_a_module_elsewhere_is_left_out_aloud(encoders):
     assert "mood: modules.json: expected folders inside this one, found ../base/1_Pooling; these are left out" in notes
 
 
+def test_a_transformer_in_a_folder_of_its_own_leaves_its_modules_aloud(encoders):
+    for place in (encoders / "base", encoders / "mood"):
+        (place / "0_Transformer").mkdir()
+        for file in [file for file in place.iterdir() if file.is_file() and file.name != "modules.json"]:
+            file.rename(place / "0_Transformer" / file.name)
+        first, *rest = json.loads((place / "modules.json").read_text())
+        (place / "modules.json").write_text(json.dumps([{**first, "path": "0_Transformer"}, *rest]))
+    assert len(SentenceTransformer("mood", device="cpu")) == 4
+    config = {"base_model": "base/0_Transformer", "models": [{"model": "mood/0_Transformer"}, {"model": "topic"}]}
+    notes = [n for n in plan_of(open_experts(merge_config(config))).notes if "a part of a sentence encoder" in n]
+    assert [note.partition(":")[0] for note in notes] == ["base/0_Transformer", "mood/0_Transformer"]
+    assert "(1_Pooling, 2_Dense, 3_Normalize) are not merged and not copied" in notes[1]
+
+
 def test_one_folder_in_two_spellings_is_one(encoders):
     entries = json.loads(Path("mood/modules.json").read_text())
     entries[2]["path"] = "./2_Dense/"
