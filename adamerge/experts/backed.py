@@ -2,8 +2,9 @@
 
 import torch
 
-from adamerge.experts.checkpoint import Checkpoint, skeleton
+from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.config_file import LAYERS, numbers
+from adamerge.experts.skeleton import skeleton
 from adamerge.types import IncompatibleExpertsError
 
 _FEW_LAYERS = 128
