@@ -81,6 +81,12 @@ def loaded_and_run(folder):
     [
         ("mood", "use_cache", 3, "expected bool, got int (value: 3)"),
         ("mood", "num_attention_heads", 3, "16) is not a multiple of the number of attention heads (3)"),
+        (
+            "base",
+            "classifier_dropout",
+            7,
+            "classifier_dropout: expected the configuration of a BertForSequence",
+        ),
         ("base", "type_vocab_size", 7, "(2, 16) in the file but (7, 16)"),
         ("mood", "chunk_size_feed_forward", {}, "If chunk_size_feed_forward in mood/config.json is not that of tra"),
         ("mood", "hidden_act", "xyz", "mood/config.json: hidden_act: expected the configuration of a BertForSeq"),
