@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from adamerge.data.settings import DataSource
 from adamerge.data.table_files import Unread, endings, is_table, open_tables, open_tables_of
 from adamerge.experts.name_patterns import several
 from adamerge.storage.file_names import at_home
+from adamerge.storage.quiet_loggers import without_records
 from adamerge.storage.regular_files import is_folder, problem_of, reason_of
 
 _DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json"})
@@ -144,7 +144,7 @@ def _saved(path: Path, split: str) -> datasets.Dataset:
 
 def _from_hub(source: DataSource) -> datasets.Dataset:
     datasets.disable_progress_bars()
-    with _quiet("huggingface_hub"):  # our own error reports that the hub does not answer
+    with without_records("huggingface_hub", logging.NOTSET):  # our own error reports that the hub does not answer
         loaded = datasets.load_dataset(source.path, source.name, split=source.split)
     assert isinstance(loaded, datasets.Dataset)  # one split of a dataset that is not streamed
     return loaded
@@ -153,18 +153,6 @@ def _from_hub(source: DataSource) -> datasets.Dataset:
 def _of_dataset(data: datasets.Dataset) -> Unread:
     rows = Arrow(data)
     return Unread(len(data), rows.select, rows.placed)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silence a logger inside the block."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def first_line(error: BaseException) -> str:

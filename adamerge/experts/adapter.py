@@ -20,11 +20,12 @@ from adamerge.experts.adapter_numbers import check_numbers, without_effect
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.adapter_summary import contradictions, describe_adapter, other_class
 from adamerge.experts.adapter_switch import by_expert
-from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint, skeleton
+from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.experts.skeleton import skeleton
 from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, IncompatibleExpertsError
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from adamerge.experts.checkpoint import Checkpoint, skeleton
-from adamerge.experts.config_file import LAYERS, numbers
+from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.config_file import LAYERS, file_of, numbers
+from adamerge.experts.skeleton import built
 from adamerge.types import IncompatibleExpertsError
 
 _FEW_LAYERS = 128
@@ -29,7 +30,7 @@ def check_backed(checkpoint: Checkpoint) -> None:
     for key, number in sizes:
         if LAYERS.search(key) and number > max(len(headers), _FEW_LAYERS):
             raise IncompatibleExpertsError(
-                f"{checkpoint.folder / 'config.json'}: expected at most {len(headers)} layers, because the files "
+                f"{file_of(checkpoint.config)}: expected at most {len(headers)} layers, because the files "
                 f"beside it have {len(headers)} tensors, found {key}: {number}. Correct the file, or copy or download "
                 "it again."
             )
@@ -42,14 +43,12 @@ def _check_total(checkpoint: Checkpoint) -> None:
     stored = sum(shape.numel() for shape, _ in checkpoint.tensors.headers.values())
     try:
         with torch.device("meta"):
-            module = skeleton(
-                checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code
-            )
+            module = built(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
     except Exception:  # it cannot be built, which is said where it is
         return
-    built = sum(parameter.numel() for parameter in module.parameters())
-    if built > _TIMES * stored + _SMALL:
+    described = sum(parameter.numel() for parameter in module.parameters())
+    if described > _TIMES * stored + _SMALL:
         raise IncompatibleExpertsError(
-            f"{checkpoint.folder / 'config.json'}: describes a {checkpoint.architecture} of {built} numbers, but the "
-            f"files beside it hold {stored}. Correct the file, or copy or download it again."
+            f"{file_of(checkpoint.config)}: describes a {checkpoint.architecture} of {described} numbers, but "
+            f"the files beside it hold {stored}. Correct the file, or copy or download it again."
         )

@@ -1,24 +1,18 @@
 """One Hugging Face checkpoint: its configuration, its module without weights, its tensors."""
 
-import copy
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import torch
-import transformers
 from huggingface_hub import list_repo_files, snapshot_download
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.initialization import guard_torch_init_functions
+from transformers import PretrainedConfig
 
 from adamerge.experts.adapter_formats import is_adapter, path_problem
-from adamerge.experts.config_file import file_of, read_config_file
+from adamerge.experts.config_file import read_config_file
 from adamerge.experts.file_patterns import DOWNLOADED
 from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
@@ -28,7 +22,7 @@ from adamerge.experts.weight_files import files_within, open_weights, other_weig
 from adamerge.storage.digest import Stamp, stamp_of
 from adamerge.storage.file_names import at_home
 from adamerge.storage.hub_errors import HUB_ERRORS, in_a_line
-from adamerge.storage.regular_files import check_folder, is_folder, read_json, reading
+from adamerge.storage.regular_files import check_folder, is_folder, read_json
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError
 
@@ -147,74 +141,6 @@ def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remo
     if getattr(config, "quantization_config", None):
         notes += (without_quantization(source, config, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes, allow_pickle=allow_pickle)
-
-
-def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """Build the module of a checkpoint in eval mode: buffers are allocated, parameters are on the meta device.
-
-    Args:
-        config: The configuration of the checkpoint.
-        architecture: Name of the model class.
-        trust_remote_code: Whether Python code beside the weights may run.
-
-    Raises:
-        ConfigError: transformers has no class of this name, or cannot build it.
-    """
-    config = copy.deepcopy(config)
-    auto_map = getattr(config, "auto_map", None)
-    refused = f"expected the configuration of a {architecture}, but transformers cannot build one from it"
-    way = "Correct it, or copy or download it again."
-    with parameters_on_meta(), reading(f"{file_of(config)}: {refused}", way):
-        for auto, reference in (auto_map if isinstance(auto_map, dict) and trust_remote_code else {}).items():
-            if str(reference).endswith("." + architecture):
-                return _allocated(getattr(transformers, auto).from_config(config, trust_remote_code=True))
-        if architecture == "AutoModel":
-            return _allocated(transformers.AutoModel.from_config(config))
-        return _allocated(_class_of(architecture, file_of(config))._from_config(config, dtype=torch.float32))
-
-
-def _class_of(architecture: str, file: str) -> type[PreTrainedModel]:
-    """Find transformers' class of a model by its name, which stands in a file."""
-    cls = getattr(transformers, architecture, None)
-    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
-        raise ConfigError(
-            f"{file} names the architecture {architecture}, which transformers {transformers.__version__} does "
-            "not have. If its code is beside the weights, set trust_remote_code: true; otherwise update transformers."
-        )
-    return cls
-
-
-def _allocated(module: nn.Module) -> nn.Module:
-    """Put a module into eval mode, and allocate buffers that it made after its parameters, with `zeros_like`."""
-    for part in module.modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            if buffer.is_meta:
-                part.register_buffer(
-                    name, torch.zeros_like(buffer, device="cpu"), name not in part._non_persistent_buffers_set
-                )
-    return module.eval()
-
-
-@contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Build modules inside the block with parameters on the meta device and allocated buffers.
-
-    `torch.device("meta")` would also move buffers, and those that no checkpoint stores (rotary frequencies) be lost.
-    """
-    register = nn.Module.register_parameter
-
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # a parameter that is on meta already may be tied: keep it
-            parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-            parameter._is_hf_initialized = True  # pyright: ignore # no numbers are drawn that are not kept
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        with guard_torch_init_functions():
-            yield
-    finally:
-        nn.Module.register_parameter = register
 
 
 def locate(source: str, allow_pickle: bool, *, inside: bool = False) -> Path:

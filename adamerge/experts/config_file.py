@@ -1,13 +1,15 @@
 """config.json of a checkpoint, read by transformers after its counts are looked at."""
 
-import copy
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
+from adamerge.experts.spoilt_keys import spoilt_keys
 from adamerge.experts.token_ids import check_token_ids, token_ids
+from adamerge.storage.quiet_loggers import without_records
 from adamerge.storage.regular_files import read_json, reason_of
 from adamerge.types import ConfigError, quoted
 
@@ -19,9 +21,6 @@ _MOST_LAYERS = 10_000
 
 _MOST_LABELS = 10**6
 """Number of labels above which no configuration is built: transformers names each."""
-
-_NAMED = 3
-"""Keys of which one is wrong, at most; of more nothing is known."""
 
 
 def read_config_file(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
@@ -45,37 +44,17 @@ def read_config_file(folder: Path, *, trust_remote_code: bool) -> PretrainedConf
     check_token_ids(token_ids(content), str(file))
     _check_architectures(content.get("architectures"), file)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        config.to_json_string()
+        with without_records("transformers", logging.ERROR):  # the error below says it
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config.to_json_string()
     except Exception as error:  # transformers raises anything
-        keys = [] if trust_remote_code else _spoilt(content, error)
+        keys = [] if trust_remote_code else spoilt_keys(str(file), error)
         place = f"{file}: {', '.join(keys)}" if keys else str(file)
         raise ConfigError(
             f"{place}: expected the configuration of a transformers model, but transformers cannot read it "
             f"({reason_of(error)}). Correct the file, or copy or download it again."
         ) from error
     return config
-
-
-def _spoilt(content: Mapping[str, object], error: Exception) -> list[str]:
-    """List the keys without each of which transformers raises nothing; if there is none, something else."""
-    try:
-        cls = CONFIG_MAPPING[str(content.get("model_type"))]
-    except KeyError:  # unknown, or no text
-        return ["model_type"]
-    then, without = _refusal(cls, content), {key: _refusal(cls, content, key) for key in content}
-    cured = [key for key, reason in without.items() if not reason]
-    keys = cured or [key for key, reason in without.items() if reason != then]
-    return keys if then == reason_of(error) and len(keys) <= _NAMED else []
-
-
-def _refusal(cls: type[PretrainedConfig], content: Mapping[str, object], without: str = "") -> str:
-    """Return why a class cannot be built from settings; empty if it can."""
-    try:
-        cls.from_dict({key: value for key, value in copy.deepcopy(dict(content)).items() if key != without})
-    except Exception as error:  # transformers raises anything
-        return reason_of(error)
-    return ""
 
 
 def _check_architectures(named: object, file: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
+from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.compatibility import apart_problems, name_problems, quantised_problems
 from adamerge.experts.conversion import Converted
 from adamerge.experts.divide import divide
@@ -18,6 +18,7 @@ from adamerge.experts.heads import head_names
 from adamerge.experts.match_names import Match, match_tensors
 from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import HEADS, own_module
+from adamerge.experts.skeleton import parameters_on_meta, skeleton
 from adamerge.experts.state_shapes import in_shapes_of
 from adamerge.experts.tensors_alone import TensorsAlone, tensors_alone
 from adamerge.storage.weights import InMemory, Weights

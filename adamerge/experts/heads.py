@@ -5,7 +5,7 @@ import copy
 from torch import nn
 from transformers import PreTrainedModel
 
-from adamerge.experts.checkpoint import parameters_on_meta
+from adamerge.experts.skeleton import parameters_on_meta
 
 
 def head_names(module: nn.Module) -> frozenset[str]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from adamerge.experts.config_file import file_of
+from adamerge.experts.skeleton import built
+from adamerge.experts.spoilt_keys import spoilt_keys
 from adamerge.experts.stateless import Stateless
 from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
@@ -173,13 +175,8 @@ def masked_alike(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 def _main_input(module: nn.Module) -> str:
     """Name of the main input; a class that names another one, and takes token ids too (Perceiver), gets token ids."""
-    name = getattr(module, "main_input_name", None) or _first_argument(module)
+    name = getattr(module, "main_input_name", None) or next(iter(forward_arguments(module)), "input_ids")
     return "input_ids" if name == "inputs" and names_argument(module, "input_ids") else name
-
-
-def _first_argument(module: nn.Module) -> str:
-    """Name of the first argument of a plain module's forward pass."""
-    return next(iter(forward_arguments(module)), "input_ids")
 
 
 def _positions(config: object, module: nn.Module) -> int | None:
@@ -209,10 +206,11 @@ def try_out(module: nn.Module, kind: ModelKind, inputs: Mapping[str, Tensor], ta
     try:
         return trial(module, inputs)
     except Exception as error:
-        place = file_of(getattr(module, "config", None))
+        file = file_of(getattr(module, "config", None))
+        keys = spoilt_keys(file, error, lambda config: trial(built(config, kind.architecture), inputs))
         raise ConfigError(
-            f"{task}: {kind.architecture} cannot be run on {', '.join(inputs)} ({reason_of(error)}). If a value in "
-            f"{place} is not that of training, correct it. {_USABLE}"
+            f"{task}: {kind.architecture} cannot be run on {', '.join(inputs)} ({reason_of(error)}). If "
+            f"{', '.join(keys) or 'a value'} in {file} is not that of training, correct it. {_USABLE}"
         ) from error
 
 

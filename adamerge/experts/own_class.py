@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from adamerge.experts.backed import check_backed
-from adamerge.experts.checkpoint import Checkpoint, parameters_on_meta, skeleton
+from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.match_names import match
+from adamerge.experts.skeleton import parameters_on_meta, skeleton
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 HEADS: tuple[Mapping[Any, Any], ...] = (

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from adamerge.experts.checkpoint import skeleton
+from adamerge.experts.skeleton import skeleton
 from adamerge.storage.weights import Weights
 
 

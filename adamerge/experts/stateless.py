@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from adamerge.experts.known_writes import known_writes, remember_writes
 from adamerge.experts.module_contents import contents_of, unchanged
+from adamerge.experts.one_block import copies
 from adamerge.experts.opaque_states import version_of
 from adamerge.experts.random_numbers import same_other_numbers, same_random_numbers
 from adamerge.types import ConfigError, Parameters
@@ -91,13 +92,14 @@ class Stateless:
         configuration: before any of their tasks has a gradient.
         """
         own = {name: tensor for name, tensor in state.items() if name in self._parameters}
-        kept = {name: (version_of(tensor), tensor.detach().clone()) for name, tensor in own.items()}
+        versions = {name: version_of(tensor) for name, tensor in own.items()}
+        kept = copies(own, {name: tensor.dtype for name, tensor in own.items()}, _device(own))
         written: set[str] = set()
         try:
             output = self._pass(state, args, inputs)
         finally:
-            for name, (version, copy) in kept.items():
-                if version_of(own[name]) != version or not _equal(own[name], copy):
+            for name, copy in kept.items():
+                if version_of(own[name]) != versions[name] or not _equal(own[name], copy):
                     written.add(name)
                     with torch.no_grad():
                         own[name].copy_(copy)

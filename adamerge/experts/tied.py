@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from adamerge.experts.checkpoint import parameters_on_meta
+from adamerge.experts.skeleton import parameters_on_meta
 
 
 def tied_names(module: nn.Module) -> list[tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Which execution fits into memory: how much each of them needs, against what there is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from adamerge.experts.experts import Expert, Experts
+from adamerge.experts.tied import tied_names
 from adamerge.merging.blocks import find_blocks, frames
 from adamerge.merging.mapped_task_vectors import SCRATCH
 from adamerge.merging.memory import SLACK
@@ -216,7 +217,7 @@ def _needs(
         for name in expert.whole_head
     )
     largest = max((shape.numel() for shape in shapes.values()), default=0) * dtype.itemsize
-    gradients = merged + largest if passes == "backward" else 0  # a pass has one of its own before it is added
+    gradients = merged + _most_of_one(experts, shapes, dtype) if passes == "backward" else 0
     whole = largest if passes == "none" else merged + gradients + kept + heads
     activations = None if saved is None else saved.whole
     holes = round(HOLES * ((merged if gradients else 0) + (activations or 0))) if around.heap else 0
@@ -226,6 +227,23 @@ def _needs(
         most = max(_largest(expert, memory, dtype, passes) for expert in experts.models.values())
         streamed, slack = None if saved is None else saved.streamed, SLACK if around.heap else 0
         yield Need("streamed", scratch, largest if passes == "none" else most, streamed, around, slack, passes)
+
+
+def _most_of_one(experts: Experts, shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> int:
+    """Count the bytes of a pass's own gradient of one parameter, before it is added to that of the passes before.
+
+    Where a pass uses the parameter twice, there are both gradients and their sum.
+    """
+    tied = {
+        name.removeprefix(expert.prefix)
+        for expert in experts.models.values()
+        for names in tied_names(expert.module)
+        if len(names) > 1
+        for name in names
+    }
+    return (
+        max((shape.numel() * (3 if name in tied else 1) for name, shape in shapes.items()), default=0) * dtype.itemsize
+    )
 
 
 def _converted(experts: Experts, name: str, dtype: torch.dtype) -> int:

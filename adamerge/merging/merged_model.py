@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from adamerge.batch import Outputs
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.low_rank import Adapted
+from adamerge.experts.one_block import copies
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.forward_pass import Layers, call
 from adamerge.merging.generating import Generating
@@ -160,13 +161,20 @@ class MergedModel:
 
     def expert(self, task: str) -> "UnmergedExpert":
         """Place a task's unmerged expert on the device, for as long as the result lives."""
-        state = {name: self.own(value) for name, value in self.experts.state_of(task).items()}
+        found, device = self.experts.state_of(task), self.vectors.device
+        dtypes = {name: self._dtype_of(tensor) for name, tensor in found.items()}
+        other = {
+            name: tensor for name, tensor in found.items() if (tensor.device, tensor.dtype) != (device, dtypes[name])
+        }
+        state = {**found, **copies(other, dtypes, device)}
         return UnmergedExpert(self.experts.models[task], state, self.check_files)
 
     def own(self, tensor: Tensor) -> Tensor:
         """Convert a checkpoint's tensor to the device and dtype of the computation; integers keep their dtype."""
-        dtype = self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(self.vectors.device, dtype)
+        return tensor.to(self.vectors.device, self._dtype_of(tensor))
+
+    def _dtype_of(self, tensor: Tensor) -> torch.dtype:
+        return self.vectors.dtype if tensor.is_floating_point() else tensor.dtype
 
 
 class UnmergedExpert:

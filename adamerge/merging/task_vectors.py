@@ -11,7 +11,7 @@ through pinned memory to a GPU (pinned_task_vectors.py).
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from adamerge.experts.one_block import block_of
 from adamerge.merging.device import full_precision
 from adamerge.merging.exact import Exact
 from adamerge.merging.grouping import Grouping
@@ -170,11 +171,8 @@ class TaskVectors(ABC):
 
     def _new_matrices(self, bundles: Sequence[Bundle]) -> dict[Bundle, Tensor]:
         """Allocate a matrix per bundle; one block is taken and given back whole, a few hundred would leave holes."""
-        sizes = [len(bundle) * self.shapes[bundle[0]].numel() for bundle in bundles]
-        starts = [0, *accumulate(_aligned(size) for size in sizes)]
-        block = torch.empty(starts[-1], dtype=self.dtype, device=self.device)
-        where = zip(bundles, starts, sizes, strict=False)
-        return {bundle: block[start : start + size].view(self._shape(bundle)) for bundle, start, size in where}
+        shapes = [self._shape(bundle) for bundle in bundles]
+        return dict(zip(bundles, block_of(shapes, self.dtype, self.device), strict=True))
 
     def _combine_into(self, merged: Tensor, weights: Tensor, tiles: Iterable[Tile]) -> None:
         """Add weighted task vectors to a matrix (P·R, M), given the weights of its parameters or of their rows."""
@@ -281,8 +279,3 @@ def bundled(keys: Mapping[str, Hashable]) -> tuple[Bundle, ...]:
     for name, key in keys.items():
         found[key] = (*found.get(key, ()), name)
     return tuple(found.values())
-
-
-def _aligned(numbers: int) -> int:
-    """Make room for that many numbers such that the next ones begin at a cache line."""
-    return -(-numbers // 16) * 16

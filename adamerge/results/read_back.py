@@ -6,12 +6,13 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
-from adamerge.experts.checkpoint import open_checkpoint, skeleton
+from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.experts import Expert
 from adamerge.experts.made_by_class import reported
 from adamerge.experts.match_names import match
 from adamerge.experts.own_class import of_base
+from adamerge.experts.skeleton import skeleton
 from adamerge.experts.tied import tied_names, untie
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.backbone import as_on_disk

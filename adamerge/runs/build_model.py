@@ -14,6 +14,7 @@ from adamerge.experts.adapter import open_expert
 from adamerge.experts.checkpoint import Checkpoint, open_checkpoint
 from adamerge.experts.experts import KEEP, Experts
 from adamerge.experts.from_checkpoints import from_checkpoints
+from adamerge.experts.skeleton import skeleton
 from adamerge.experts.teacher import with_teacher
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import Grouping, block_wise, component_wise, task_wise, tensor_wise
@@ -78,12 +79,20 @@ def open_experts(config: MergeConfig) -> Experts:
     if base and opened:
         try:
             experts = from_checkpoints(base, opened, config.parameters, zero_shot)
+            _check_base(base, experts)
         except (ConfigError, IncompatibleExpertsError) as error:
             problems += error.problems
         else:
             if not problems:
                 return with_teacher(experts) if config.keep else experts
     raise IncompatibleExpertsError(*problems)
+
+
+def _check_base(base: Checkpoint, experts: Experts) -> None:
+    """Check that a task's class can be built from the base's settings, as export opens what all tasks share."""
+    task = next(iter(experts.tasks.values()))
+    if task.checkpoint is not None and type(task.own_module).__name__ != base.architecture:
+        skeleton(base.config, type(task.own_module).__name__, trust_remote_code=task.checkpoint.trust_remote_code)
 
 
 def _one_tokenizer(

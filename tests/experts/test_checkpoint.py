@@ -14,9 +14,10 @@ from torch import nn
 from transformers.initialization import TORCH_INIT_FUNCTIONS
 
 from adamerge.experts import checkpoint
-from adamerge.experts.checkpoint import open_checkpoint, parameters_on_meta, skeleton
+from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.match_names import match, tied_names
 from adamerge.experts.model_kind import classes_by_token, kind_of
+from adamerge.experts.skeleton import parameters_on_meta, skeleton
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.read_config import merge_config
 from adamerge.types import ConfigError

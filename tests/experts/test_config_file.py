@@ -61,6 +61,15 @@ def test_the_keys_that_transformers_stumbles_over_are_named(tmp_path, settings, 
     assert type(refused.value.__cause__).__name__ in said
 
 
+def test_what_transformers_logs_of_a_key_is_not_shown_for_every_trial(tmp_path, capfd):
+    """It writes the configuration out whenever it refuses a key, and the key is found by trying."""
+    transformers.ViTConfig().save_pretrained(tmp_path)
+    edit_json(tmp_path / "config.json", sub_configs=["a"])
+    with pytest.raises(ConfigError, match=r"config\.json: sub_configs: expected"):
+        read_config_file(tmp_path, trust_remote_code=False)
+    assert not "".join(capfd.readouterr())
+
+
 def loaded_and_run(folder):
     """A model of transformers' own, on its own inputs."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
@@ -72,9 +81,15 @@ def loaded_and_run(folder):
     [
         ("mood", "use_cache", 3, "expected bool, got int (value: 3)"),
         ("mood", "num_attention_heads", 3, "16) is not a multiple of the number of attention heads (3)"),
-        ("mood", "hidden_act", "abc", "expected the configuration of a BertForSequenceClassification"),
+        (
+            "base",
+            "classifier_dropout",
+            7,
+            "classifier_dropout: expected the configuration of a BertForSequence",
+        ),
         ("base", "type_vocab_size", 7, "(2, 16) in the file but (7, 16)"),
-        ("mood", "chunk_size_feed_forward", {}, "BertForSequenceClassification cannot be run on input_ids"),
+        ("mood", "chunk_size_feed_forward", {}, "If chunk_size_feed_forward in mood/config.json is not that of tra"),
+        ("mood", "hidden_act", "xyz", "mood/config.json: hidden_act: expected the configuration of a BertForSeq"),
     ],
 )
 def test_the_file_and_what_is_wrong_in_it_are_named(family, folder, key, value, words):

@@ -7,9 +7,10 @@ from safetensors.torch import load_file, save_file
 from support.families import build
 from support.renamed import OTHERS, PARTS, model_of
 
-from adamerge.experts.checkpoint import open_checkpoint, skeleton
+from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.conversion import Converted, written
 from adamerge.experts.match_names import match, match_tensors
+from adamerge.experts.skeleton import skeleton
 from adamerge.storage.weights import InMemory
 from adamerge.types import IncompatibleExpertsError
 

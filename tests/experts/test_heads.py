@@ -3,10 +3,11 @@
 import pytest
 from support.families import build, save_family
 
-from adamerge.experts.checkpoint import open_checkpoint, skeleton
+from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.heads import head_names
 from adamerge.experts.name_patterns import Split
+from adamerge.experts.skeleton import skeleton
 from adamerge.types import IncompatibleExpertsError
 
 HEADS = {

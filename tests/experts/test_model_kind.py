@@ -7,8 +7,8 @@ from support.families import build
 from support.mixtures import MIXTURES, SMALL
 
 from adamerge.experts import model_kind
-from adamerge.experts.checkpoint import skeleton
 from adamerge.experts.model_kind import classes_by_token, kind_of, trial
+from adamerge.experts.skeleton import skeleton
 from adamerge.types import ConfigError
 
 

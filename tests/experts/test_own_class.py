@@ -5,9 +5,10 @@ import json
 import pytest
 from support.families import build
 
-from adamerge.experts.checkpoint import open_checkpoint, skeleton
+from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.own_class import dispensable, own_module
+from adamerge.experts.skeleton import skeleton
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 from support.adapters import experts_of
 from torch import nn
 
-from adamerge.experts.checkpoint import skeleton
 from adamerge.experts.read_elsewhere import reads_of
+from adamerge.experts.skeleton import skeleton
 
 MEMBERS = {one.architecture: one for one in (*OTHERS, *TABLE)}
 MEMBERS["DebertaV2ForMaskedLM"] = Family(

@@ -138,9 +138,16 @@ def held():
     )
 
 
-def test_memory_descriptors_and_mappings_stay_flat(place, main, monkeypatch, request):
-    """3,000 steps where everything was asked for, else some; the first third is not judged."""
-    steps, seen, step = 3000 if request.config.getoption("--full") else 18, [], MergeModule.training_step
+def pytest_generate_tests(metafunc):
+    """Both executions of long runs where everything was asked for, else one."""
+    if "memory" in metafunc.fixturenames:
+        full = metafunc.config.getoption("--full")
+        metafunc.parametrize(("memory", "steps"), [("mapped", 3000), ("streamed", 3000)] if full else [("mapped", 18)])
+
+
+def test_memory_descriptors_and_mappings_stay_flat(place, main, monkeypatch, memory, steps):
+    """The first third is not judged."""
+    seen, step = [], MergeModule.training_step
 
     def watched(module, *given):
         if module.global_step % (steps // 9) == 0:
@@ -148,11 +155,11 @@ def test_memory_descriptors_and_mappings_stay_flat(place, main, monkeypatch, req
         return step(module, *given)
 
     monkeypatch.setattr(MergeModule, "training_step", watched)
-    settings = ("--memory", "mapped", "--trainer.max_steps", steps, "--watch.every", steps // 3)
+    settings = ("--memory", memory, "--trainer.max_steps", steps, "--watch.every", steps // 3)
     assert main("fit", "--config", "merge.yaml", *settings)[0] == 0
     assert len(seen) >= 9
-    memory, files, mappings = (max(values) - values[0] for values in zip(*seen[3:], strict=True))
-    assert memory < 2**24
+    resident, files, mappings = (max(values) - values[0] for values in zip(*seen[3:], strict=True))
+    assert resident < 2**24
     assert files == 0
     assert mappings <= 6
 

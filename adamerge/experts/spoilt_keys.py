@@ -1,0 +1,62 @@
+"""Keys of a config.json over which transformers stumbles, found by leaving out one after the other."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+from adamerge.storage.quiet_loggers import without_records
+from adamerge.storage.regular_files import read_json, reason_of
+
+_NAMED = 3
+"""Keys of which one is wrong, at most; of more nothing is known."""
+
+
+def spoilt_keys(
+    file: str, error: Exception, attempt: Callable[[PretrainedConfig], object] = lambda config: None
+) -> list[str]:
+    """List the keys without each of which transformers raises nothing; if there is none, something else.
+
+    Args:
+        file: Path of a config.json.
+        error: What transformers raised.
+        attempt: What was done with the configuration; by default, it was read.
+    """
+    content = read_json(Path(file)) if Path(file).is_file() else None
+    if not isinstance(content, Mapping):
+        return []
+    try:
+        cls = CONFIG_MAPPING[str(content.get("model_type"))]
+    except KeyError:  # unknown, or no text
+        return ["model_type"]
+    with without_records("transformers", logging.NOTSET):  # the configuration is written out whenever a key is refused
+        tried: dict[str, str] = {}
+        then = _refusal(cls, content, attempt, tried)
+        without = {key: _refusal(cls, content, attempt, tried, key) for key in content}
+    cured = [key for key, reason in without.items() if not reason]
+    keys = cured or [key for key, reason in without.items() if reason != then]
+    return keys if then == reason_of(error) and len(keys) <= _NAMED else []
+
+
+def _refusal(
+    cls: type[PretrainedConfig],
+    content: Mapping[str, object],
+    attempt: Callable[[PretrainedConfig], object],
+    tried: dict[str, str],
+    without: str = "",
+) -> str:
+    """Return why something cannot be done with settings; empty if it can. What is the same as before is not tried."""
+    try:
+        config = cls.from_dict({key: value for key, value in copy.deepcopy(dict(content)).items() if key != without})
+        same = config.to_json_string()
+    except Exception as error:  # transformers raises anything
+        return reason_of(error)
+    if same not in tried:
+        try:
+            attempt(config)
+            tried[same] = ""
+        except Exception as error:  # and here
+            tried[same] = reason_of(error)
+    return tried[same]
