@@ -1,12 +1,12 @@
 """Silence for loggers of other libraries, whose words are said in an error of our own."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def without_records(name: str, least: int) -> Iterator[None]:
+def without_records(name: str, least: int) -> Generator[None]:
     """Drop what a logger and those below it hand to its own handlers inside the block.
 
     Args:
