@@ -296,6 +296,5 @@ def test_problems_of_all_experts_are_in_one_answer(family):
     with pytest.raises(IncompatibleExpertsError) as refused:
         open_experts(merge_config(config))
     lines = str(refused.value).splitlines()
-    assert len(lines) == 3
     starts = ("mood/model.safe", "topic/config.json names", "speed: the file has no tensor")
     assert all(line.startswith(start) for start, line in zip(starts, lines, strict=True)), lines

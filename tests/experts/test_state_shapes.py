@@ -25,7 +25,7 @@ def net(seed, layer, size):
     return nn.ModuleDict({"body": nn.Linear(4, 4), "head": LAYERS[layer](size)})
 
 
-@pytest.mark.filterwarnings("ignore:.*another base")
+@pytest.mark.filterwarnings("ignore:.*another (base|checkpoint)")
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_plain_module_takes_the_shapes_of_each_state_dict(tmp_path, layer):
     states = {
@@ -45,7 +45,7 @@ def test_a_plain_module_takes_the_shapes_of_each_state_dict(tmp_path, layer):
         assert module["head"](torch.ones(2, 4)).shape == (2, module["head"].out_features) == (2, 5)
 
 
-@pytest.mark.filterwarnings("ignore:.*another base")
+@pytest.mark.filterwarnings("ignore:.*another (base|checkpoint)")
 def test_a_classifier_of_transformers_gets_as_many_labels(tmp_path):
     base = build("BertForSequenceClassification", "bert", 0, num_labels=2)
     experts = [

@@ -22,7 +22,7 @@ def alone(*names, rows=None):
 
 
 @pytest.mark.parametrize("method", ["average", "ties", "wudi"])
-@pytest.mark.filterwarnings("ignore:.*(another base|BatchNorm)")
+@pytest.mark.filterwarnings("ignore:.*(another (base|checkpoint)|BatchNorm)")
 def test_state_dicts_alone_are_merged_as_modules_are(method, tmp_path):
     base, experts = normalised(0), alone()
     result = Merge(base, experts, method=method).learn()
@@ -37,7 +37,7 @@ def test_state_dicts_alone_are_merged_as_modules_are(method, tmp_path):
         result.module("one")(torch.ones(1, 4))
 
 
-@pytest.mark.filterwarnings("ignore:.*(another base|BatchNorm)")
+@pytest.mark.filterwarnings("ignore:.*(another (base|checkpoint)|BatchNorm)")
 def test_each_state_dict_keeps_a_head_of_its_own_shape(tmp_path):
     wide = {**normalised(2), "2.weight": torch.ones(5, 3), "2.bias": torch.ones(5)}
     experts = {"one": normalised(1), "wide": {f"module.{name}": tensor for name, tensor in wide.items()}}
@@ -69,7 +69,7 @@ def test_what_state_dicts_alone_cannot_do_is_refused(what):
         Merge(normalised(0), experts, **settings).learn()
 
 
-@pytest.mark.filterwarnings("ignore:.*another base")
+@pytest.mark.filterwarnings("ignore:.*another (base|checkpoint)")
 def test_what_only_the_base_of_state_dicts_has_is_said():
     with pytest.warns(UserWarning, match=r"base: 0\.bias, 1\.weight, 1\.bias and 5 more are in no expert"):
         found = Merge(normalised(0), alone("0.weight"), method="average").learn().module("one").state_dict()

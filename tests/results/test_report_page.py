@@ -285,9 +285,8 @@ def test_numbers_of_other_metrics_and_of_fewer_tasks_are_not_compared():
     fewer.metrics["agreement"]["learned"]["a|b"] = None  # no held-out rows
     scores, agreement, *_ = compared([made("first"), other, fewer]).grids
     assert scores.title == "Scores of the merges (each task's own metric)"
-    named = "<b>news (accuracy, %, higher is better; F1, %, higher is better)"
     assert [[row[0].text, row[-2].text, row[-1].text] for row in scores.rows] == [
-        [named, "–", "0.0"],
+        ["<b>news (accuracy, %, higher is better; F1, %, higher is better)", "–", "0.0"],
         ["a|b (accuracy, %, higher is better)", "0.0", "0.0"],
         ["mean", "–", "0.0"],
     ]
