@@ -43,7 +43,7 @@ class Chunks:
     allocation: Literal["importance", "uniform", "random"] = "importance"
     importance: Literal["gradient", "rms", "norm", "energy"] = "gradient"
     most: int = 64
-    first_steps: int = 5
+    first_steps: int = 20
     growth: float = 4.0
     least: float = 0.05
 

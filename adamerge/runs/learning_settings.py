@@ -62,8 +62,8 @@ def _steps_without_chunks(chunks: Chunks, every: int) -> int:
     """Return the largest trainer.max_steps that leaves no room for a second stage.
 
     Example:
-        >>> _steps_without_chunks(Chunks(8), 10), _steps_without_chunks(Chunks("auto"), 15)
-        (5, 29)
+        >>> _steps_without_chunks(Chunks(8, first_steps=20), 10), _steps_without_chunks(Chunks("auto"), 15)
+        (20, 49)
     """
     if not chunks.grows:
         return chunks.first_steps

@@ -44,7 +44,7 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     "expert_merging++": EXPERT_MERGING
     | {
         "centre": "Isotropic",  # our addition; centre: null is the published method
-        "chunks": {"budget": 8, "first_steps": 20},
+        "chunks": {"budget": 8},
         "watch.guard": True,  # ours too
         "trainer.max_steps": 60,
     },
@@ -55,7 +55,6 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
         "data.augmentation": {},
         "objective": {"class_path": "LogitAlignment", "init_args": {"temperature": "auto"}},
         "chunks": {"budget": 8},
-        "optimizer": {"class_path": "Adam", "init_args": {"lr": 6e-2, "betas": [0.9, 0.95]}},
         "watch.guard": True,
         "watch.average": 0.9,
         "lr_scheduler": "StableDecay",

@@ -170,7 +170,7 @@ def test_a_budget_that_cannot_grow_is_said(rows, budget, said):
     assert all("8 instead of auto" in note for note in found)
 
 
-@pytest.mark.parametrize(("steps", "said"), [(19, 1), (20, 0)])
+@pytest.mark.parametrize(("steps", "said"), [(39, 1), (40, 0)])
 def test_too_few_steps_for_a_second_stage_that_grows_are_said(steps, said):
     found = notes(0.3, method="auto", chunks={"budget": "auto"}, trainer={"max_steps": steps})
     assert len([note for note in found if "no chunk gets its own coefficient" in note]) == said

@@ -65,7 +65,7 @@ def test_objects_of_python_are_what_yaml_makes_of_words(text, written):
 def test_a_preset_keeps_the_options_of_the_class_that_is_named_again():
     config = of_yaml("method: frank_wolfe\nfeasible: {class_path: Simplex, init_args: {radius: 2}}")
     assert config.feasible == Simplex(2.0, includes_base=True)
-    assert of_yaml("optimizer: Adam").optimizer.keywords == {"lr": 0.06, "betas": (0.9, 0.95)}
+    assert of_yaml("optimizer: Adam").optimizer.keywords == {"lr": 0.03}
     assert "lr" not in of_yaml("optimizer: SGD").optimizer.keywords
 
 
