@@ -4,13 +4,17 @@
 reads the module's own parameters instead: the loss is right, and its gradient is not.
 """
 
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from torch import OutOfMemoryError, Tensor, autograd, nn
+from torch import OutOfMemoryError, Tensor, autograd, is_grad_enabled, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from adamerge.types import ConfigError
+
+_CUT = "None of the inputs have requires_grad=True"
+"""What torch warns of where nothing runs again, and the parameters get no gradient at all."""
 
 
 def backward(
@@ -53,12 +57,27 @@ def without_checkpointing(module: nn.Module) -> Generator[None]:
     """Switch off gradient checkpointing inside the block where a flag of transformers (gradient_checkpointing) does it.
 
     Most classes ignore the flag in eval mode; some, whose code comes with a checkpoint, do not.
+
+    Raises:
+        ConfigError: A module checkpoints what reads the inputs alone in torch's reentrant way, which gives it no
+            gradient.
     """
     flagged = [part for part in module.modules() if part.__dict__.get("gradient_checkpointing") is True]
     for part in flagged:
         part.__dict__["gradient_checkpointing"] = False
     try:
-        yield
+        with warnings.catch_warnings():
+            if is_grad_enabled():
+                warnings.filterwarnings("error", _CUT)
+            yield
+    except UserWarning as error:
+        if not str(error).startswith(_CUT):
+            raise
+        raise ConfigError(
+            f"{type(module).__name__}: expected a gradient for every layer, but gradient checkpointing "
+            "(use_reentrant=True) gives none to what reads the inputs alone. Switch it off in the module, or use a "
+            "data-free method."
+        ) from error
     finally:
         for part in flagged:
             part.__dict__["gradient_checkpointing"] = True

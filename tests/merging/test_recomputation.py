@@ -88,6 +88,16 @@ def test_a_module_that_recomputes_is_refused(way, reentrant):
         learned(lambda block, x: WAYS[way](block, x, reentrant))
 
 
+def test_a_layer_that_gets_no_gradient_is_refused():
+    class First(Net):
+        def forward(self, x):
+            return self.last(self.block(checkpoint(self.first, x, use_reentrant=True)))
+
+    experts = [Expert(First(seed, near=Net(0)), task=f"t{seed}", calibration=INPUTS) for seed in (1, 2)]
+    with pytest.raises(ConfigError, match=r"First: expected a gradient for every layer.*data-free method"):
+        Merge(First(0), experts, **QUICK).learn()
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_what_has_no_parameters_may_recompute(reentrant):
     def way(block, x):
