@@ -33,8 +33,8 @@ Ask: TypeAlias = Callable[[Rows, Sequence[int]], list[Tensor]]
 _TRIED = 16
 """Pairs of rows of one length among which two different rows are sought."""
 
-_MIXED = 4
-"""Rows of unequal length that are asked together: one alone may hide what the others show."""
+_MIXED = 2
+"""Rows of unequal length that are asked together; more would be more than data.micro_batch allows."""
 
 _TOKENS = 3
 """Generated tokens that are compared."""
