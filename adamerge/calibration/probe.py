@@ -1,8 +1,7 @@
 """Ask a model whether a row's answer depends on the rows beside it, and choose batches in which it does not.
 
 A model that reads padding, counts positions from the wrong side or shares something between rows answers a row
-otherwise in a batch than alone. The answers of rows from short to long, together in both orders and one by one, show
-it.
+otherwise in a batch than alone. The answers of a short and a long row, together in both orders and one by one, show it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,9 +31,6 @@ Ask: TypeAlias = Callable[[Rows, Sequence[int]], list[Tensor]]
 
 _TRIED = 16
 """Pairs of rows of one length among which two different rows are sought."""
-
-_MIXED = 2
-"""Rows of unequal length that are asked together; more would be more than data.micro_batch allows."""
 
 _TOKENS = 3
 """Generated tokens that are compared."""
@@ -178,28 +174,27 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) 
     alone: dict[int | None, dict[int, Tensor]] = {}
     problem: Exception | None = None
     for padding in paddings:
-        own, groups = rows.under(padding), _groups(rows, padding)
+        own, pairs = rows.under(padding), _pairs(rows, padding)
         try:
             if padding.length not in alone:
-                alone[padding.length] = {i: ask(own, [i])[0] for i in dict.fromkeys(chain(*_groups(rows, Padding())))}
+                alone[padding.length] = {i: ask(own, [i])[0] for i in dict.fromkeys(chain(*_pairs(rows, Padding())))}
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # any class may raise anything
             problem = problem or error
             continue
-        if all(_as_alone(ask, own, group, alone[padding.length], tolerance) for group in groups):
+        if all(_as_alone(ask, own, pair, alone[padding.length], tolerance) for pair in pairs):
             return padding
     raise problem or ValueError("no padding was tried")
 
 
-def _groups(rows: Rows, padding: Padding) -> list[tuple[int, ...]]:
-    """List rows that share a forward pass: from the shortest to the longest, a row twice, two of one length."""
+def _pairs(rows: Rows, padding: Padding) -> list[tuple[int, int]]:
+    """List pairs of rows that share a forward pass: the shortest and the longest, a row twice, two of one length."""
     if padding.share == "none":
         return []
     order = rows.by_length(range(len(rows)))
     short, long = order[-1], order[0]
-    some = dict.fromkeys(order[place * (len(order) - 1) // (_MIXED - 1)] for place in range(_MIXED))
-    mixed = [tuple(reversed(some)), tuple(some)] if padding.share == "any" and len(some) > 1 else []
+    mixed = [(short, long), (long, short)] if padding.share == "any" else []
     equal = islice(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), _TRIED)
     twins = next((pair for pair in equal if _differ(rows, *pair)), (long, long))
     return list(dict.fromkeys([*mixed, (long, long), (short, short), twins]))
@@ -211,15 +206,15 @@ def _differ(rows: Rows, one: int, two: int) -> bool:
     return any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-def _as_alone(ask: Ask, rows: Rows, group: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:
+def _as_alone(ask: Ask, rows: Rows, pair: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:
     try:
-        together = ask(rows, list(group))
+        together = ask(rows, list(pair))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # some classes refuse batches
         return False
     size = max(finite(answer).abs().max().item() for answer in alone.values())
-    answers = zip(together, (alone[i] for i in group), strict=True)
+    answers = zip(together, (alone[i] for i in pair), strict=True)
     return all(one.shape == two.shape and _close(one, two, tolerance * size) for one, two in answers)
 
 

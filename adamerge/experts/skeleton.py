@@ -34,9 +34,10 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
         raise
     except Exception as error:  # transformers raises anything
         keys = spoilt_keys(file, error, lambda one: built(one, architecture)) if not trust_remote_code else []
+        place = f"{file}: {', '.join(keys)}" if keys else file
         raise ConfigError(
-            f"{': '.join([file, *filter(None, [', '.join(keys)])])}: expected the configuration of a {architecture}, "
-            f"but transformers cannot build one from it ({reason_of(error)}). Correct it, or copy or download it again."
+            f"{place}: expected the configuration of a {architecture}, but transformers cannot build one from it "
+            f"({reason_of(error)}). Correct it, or copy or download it again."
         ) from error
 
 
