@@ -1,7 +1,7 @@
 """Ask a model whether a row's answer depends on the rows beside it, and choose batches in which it does not.
 
 A model that reads padding, counts positions from the wrong side or shares something between rows answers a row
-otherwise in a batch than alone. The answers of a short and a long row, together in both orders and one by one, show it.
+otherwise in a batch than alone. The answers of short and long rows, together in both orders and one by one, show it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +31,9 @@ Ask: TypeAlias = Callable[[Rows, Sequence[int]], list[Tensor]]
 
 _TRIED = 16
 """Pairs of rows of one length among which two different rows are sought."""
+
+_OTHERS = 4
+"""Rows between the shortest and the longest that are asked too: what a model reads may not show in every row."""
 
 _TOKENS = 3
 """Generated tokens that are compared."""
@@ -189,15 +192,21 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) 
 
 
 def _pairs(rows: Rows, padding: Padding) -> list[tuple[int, int]]:
-    """List pairs of rows that share a forward pass: the shortest and the longest, a row twice, two of one length."""
+    """List pairs of rows that share a forward pass: short ones beside the longest, two of one length, a row twice."""
     if padding.share == "none":
         return []
     order = rows.by_length(range(len(rows)))
     short, long = order[-1], order[0]
-    mixed = [(short, long), (long, short)] if padding.share == "any" else []
+    mixed = [(short, long), (long, short), *((row, long) for row in _between(rows, order))]
     equal = islice(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), _TRIED)
     twins = next((pair for pair in equal if _differ(rows, *pair)), (long, long))
-    return list(dict.fromkeys([*mixed, (long, long), (short, short), twins]))
+    return list(dict.fromkeys([*(mixed if padding.share == "any" else []), twins, (short, short)]))
+
+
+def _between(rows: Rows, order: Sequence[int]) -> list[int]:
+    """Return rows spread over the order by length that a batch with the longest one pads."""
+    shorter = [row for row in order[1:-1] if rows.length(row) != rows.length(order[0])]
+    return shorter[:: -(-len(shorter) // _OTHERS)] if shorter else []
 
 
 def _differ(rows: Rows, one: int, two: int) -> bool:

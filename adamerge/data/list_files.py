@@ -39,11 +39,11 @@ def list_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
         folder: Any folder; its name may contain any character.
 
     Returns:
-        The files, and a note if some are passed over.
+        The files, a note if some are passed over, and one if some are links to others among them.
     """
     passed: list[Path] = []
     files = sorted(_walk(folder, set(), passed), key=lambda file: file.relative_to(folder).as_posix())
-    return files, _passed_over(folder, sorted(passed))
+    return files, (*_passed_over(folder, sorted(passed)), *_linked(folder, files))
 
 
 def is_left_by_a_tool(name: str) -> bool:
@@ -86,6 +86,25 @@ def _passed_over(folder: Path, passed: Sequence[Path]) -> tuple[str, ...]:
         else f"{count} files that are hidden or left by tools are"
     )
     return (f"{words} passed over, such as {first}. Rename what should be read.",)
+
+
+def _linked(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """Say how many files are, by hard or symbolic links, further names of others among them."""
+    first: dict[tuple[int, int], Path] = {}
+    linked: list[tuple[Path, Path]] = []
+    for file in files:
+        status = file.stat()
+        one = first.setdefault((status.st_dev, status.st_ino), file)
+        if one is not file:
+            linked.append((file, one))
+    if not linked:
+        return ()
+    link, file = (path.relative_to(folder).as_posix() for path in linked[0])
+    words = "1 file is a further name" if len(linked) == 1 else f"{len(linked)} files are further names"
+    return (
+        f"{words} (a link) of what is read already, such as {link} of {file}: its rows count again. Remove what is not "
+        "meant.",
+    )
 
 
 def _count(path: Path) -> int:

@@ -44,6 +44,14 @@ KINDS = {
         Padding(share="equal"),
         "rows of one length share",
     ),
+    "reads padding in one row of five": (
+        lambda x: (
+            total(x) + ((1 - x["attention_mask"]) * (x["input_ids"] == 6).any(1, keepdim=True)).sum(1, keepdim=True)
+        ),
+        True,
+        Padding(share="equal"),
+        "rows of one length share",
+    ),
     "reads other rows": (
         lambda x: total(x) - total(x).mean(),
         True,

@@ -155,6 +155,18 @@ def test_what_tools_leave_is_passed_over_and_counted(tmp_path, left, first):
     assert f"passed over, such as {first}." in note
 
 
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_rows_of_links_count_again_and_this_is_said(tmp_path, link):
+    draw(tmp_path, "cat/0.png", "dog/0.png")
+    getattr(tmp_path / "cat/1.png", link)(tmp_path / "cat/0.png")
+    table = load(tmp_path)
+    assert len(table) == 3
+    assert table.notes == (
+        "1 file is a further name (a link) of what is read already, such as cat/1.png of cat/0.png: its rows count "
+        "again. Remove what is not meant.",
+    )
+
+
 def tree(folder, *classes):
     return [f"{folder}/{name}/0.png" if folder else f"{name}/0.png" for name in classes]
 

@@ -48,6 +48,7 @@ PERCEIVER = {
     "d_model": 16, "d_latents": 16, "num_latents": 4, "num_blocks": 1, "num_self_attends_per_block": 1,
     "num_self_attention_heads": 2, "num_cross_attention_heads": 2, "vocab_size": 40, "max_position_embeddings": 64,
 }  # fmt: skip
+MOBILE_BERT = {"embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16}
 CANINE = {"num_hash_buckets": 64, "local_attention_chunk": 8}
 RWKV = {"num_hidden_layers": 3, "rescale_every": 1}  # the second and third block are rescaled, as from the seventh
 LAYOUT = {"coordinate_size": 2, "shape_size": 4, "visual_embed": False}
@@ -129,6 +130,7 @@ TABLE = [
     *texts("Nystromformer", "Yoso", batches="equal"),
     *texts("ConvBert", batches="equal", **CONV_BERT),
     *texts("Canine", batches="equal", **CANINE),
+    *texts("MobileBert", batches="equal", **MOBILE_BERT),
     *texts("BigBird", batches="equal", state=CHANGES, **BIG_BIRD),
     *texts("Reformer", batches="equal", state=RANDOM, **REFORMER),
     *texts("Bert", "DebertaV2", head="ForTokenClassification"),
