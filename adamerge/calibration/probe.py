@@ -2,11 +2,12 @@
 
 A model that reads padding, counts positions from the wrong side or shares something between rows answers a row
 otherwise in a batch than alone. The answers of short and long rows, together in both orders and one by one, show it.
+Some models need more than two neighbours, such as mixtures of experts with a capacity.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from adamerge.batch import Batch, unpadded
+from adamerge.calibration.probe_groups import TOGETHER, crowd_of, groups_of, room
 from adamerge.calibration.probe_words import AGAIN, ALONE, FINITE, notes, unknown
 from adamerge.data.padding import Padding
 from adamerge.data.rows import Rows
@@ -28,12 +30,6 @@ Generate: TypeAlias = Callable[[Mapping[str, Tensor], GenerationConfig], object]
 
 Ask: TypeAlias = Callable[[Rows, Sequence[int]], list[Tensor]]
 """Returns a model's answer to each of some rows in one batch."""
-
-_TRIED = 16
-"""Pairs of rows of one length among which two different rows are sought."""
-
-_OTHERS = 4
-"""Rows between the shortest and the longest that are asked too: what a model reads may not show in every row."""
 
 _TOKENS = 3
 """Generated tokens that are compared."""
@@ -76,24 +72,25 @@ class Verdict(NamedTuple):
     problem: str = ""
 
 
-def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
+def settle(model: Model, rows: Rows, limit: int | None = None, size: int = TOGETHER) -> Verdict:
     """Choose a padding for rows with which a model answers every row as alone.
 
     Args:
         model: The model.
         rows: Its rows.
         limit: Length to which rows may be padded if the model reads padding; None without a limit.
+        size: Maximum number of rows per forward pass.
 
     Returns:
         The rows under this padding, and what a user should know.
     """
     if isinstance(rows, Prompts):
-        return _settle_prompts(model, rows, limit)
+        return _settle_prompts(model, rows, limit, size)
     broken: dict[Padding, int] = {}
     first: dict[int | None, tuple[int, Tensor]] = {}
     try:
         ask = _watched(_ask_forward(model.logits), broken, first)
-        padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
+        padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance, size)
         other = _otherwise(ask, rows.under(padding), *first[padding.length], model.tolerance)
     except Exception as error:  # any class may raise anything
         return Verdict(
@@ -110,7 +107,9 @@ def settle(model: Model, rows: Rows, limit: int | None = None) -> Verdict:
             f"{model.architecture} answers row {first[padding.length][0] + 1} otherwise when it is asked again. {AGAIN}"
         )
     unusual = Padding() if padding == rows.padding else padding  # what rows need is said with them
-    found = notes(model.architecture, unusual, list(model.changed()), random=model.random())
+    found = notes(
+        model.architecture, unusual, list(model.changed()), reads_mask=model.reads_mask, random=model.random()
+    )
     return Verdict(rows.under(padding), tuple(found), problem)
 
 
@@ -153,7 +152,7 @@ def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
     return [Padding(), Padding("left"), *first, Padding(share="equal"), Padding(share="none"), *last]
 
 
-def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) -> Padding:
+def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float, size: int = TOGETHER) -> Padding:
     """Return the first padding under which rows that share a forward pass are answered as alone.
 
     Args:
@@ -161,6 +160,7 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) 
         rows: The rows.
         paddings: The paddings to try.
         tolerance: Largest difference that rounding explains, relative to the largest logit.
+        size: Maximum number of rows per forward pass.
 
     Raises:
         Exception: What the model raises on a single row, under every padding.
@@ -176,54 +176,36 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float) 
     """
     alone: dict[int | None, dict[int, Tensor]] = {}
     problem: Exception | None = None
+    long = rows.by_length(range(len(rows)))[0]
     for padding in paddings:
-        own, pairs = rows.under(padding), _pairs(rows, padding)
+        own, known = rows.under(padding), alone.setdefault(padding.length, {})
         try:
-            if padding.length not in alone:
-                alone[padding.length] = {i: ask(own, [i])[0] for i in dict.fromkeys(chain(*_pairs(rows, Padding())))}
+            known[long] = known[long] if long in known else ask(own, [long])[0]
+            most = min(size, room(known[long], rows.length(long)))
+            groups = groups_of(rows, padding, most)
+            asked = dict.fromkeys(chain(*groups_of(rows, Padding(), most), *groups))
+            known |= {row: ask(own, [row])[0] for row in asked if row not in known}
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # any class may raise anything
             problem = problem or error
             continue
-        if all(_as_alone(ask, own, pair, alone[padding.length], tolerance) for pair in pairs):
+        crowd = [whole] if len(whole := crowd_of(rows, padding, most)) > 2 else []
+        if all(_as_alone(ask, own, group, known, tolerance) for group in (*groups, *crowd)):
             return padding
     raise problem or ValueError("no padding was tried")
 
 
-def _pairs(rows: Rows, padding: Padding) -> list[tuple[int, int]]:
-    """List pairs of rows that share a forward pass: short ones beside the longest, two of one length, a row twice."""
-    if padding.share == "none":
-        return []
-    order = rows.by_length(range(len(rows)))
-    short, long = order[-1], order[0]
-    mixed = [(short, long), (long, short), *((row, long) for row in _between(rows, order))]
-    equal = islice(((a, b) for a, b in pairwise(order) if rows.length(a) == rows.length(b)), _TRIED)
-    twins = next((pair for pair in equal if _differ(rows, *pair)), (long, long))
-    return list(dict.fromkeys([*(mixed if padding.share == "any" else []), twins, (short, short)]))
-
-
-def _between(rows: Rows, order: Sequence[int]) -> list[int]:
-    """Return rows spread over the order by length that a batch with the longest one pads."""
-    shorter = [row for row in order[1:-1] if rows.length(row) != rows.length(order[0])]
-    return shorter[:: -(-len(shorter) // _OTHERS)] if shorter else []
-
-
-def _differ(rows: Rows, one: int, two: int) -> bool:
-    """Return whether two rows of one length have different inputs."""
-    first, second = rows.batch([one]).inputs, rows.batch([two]).inputs
-    return any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
-def _as_alone(ask: Ask, rows: Rows, pair: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:
+def _as_alone(ask: Ask, rows: Rows, group: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:
+    """Return whether those rows of a group whose answers alone are known are answered alike in it."""
     try:
-        together = ask(rows, list(pair))
+        together = ask(rows, list(group))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # some classes refuse batches
         return False
     size = max(finite(answer).abs().max().item() for answer in alone.values())
-    answers = zip(together, (alone[i] for i in pair), strict=True)
+    answers = ((one, alone[row]) for one, row in zip(together, group, strict=True) if row in alone)
     return all(one.shape == two.shape and _close(one, two, tolerance * size) for one, two in answers)
 
 
@@ -273,12 +255,12 @@ def _ask_generation(generate: Generate, filler: int | None) -> Ask:
     return ask
 
 
-def _settle_prompts(model: Model, rows: Prompts, limit: int | None) -> Verdict:
+def _settle_prompts(model: Model, rows: Prompts, limit: int | None, size: int) -> Verdict:
     """Choose a padding for prompts, which are generated from, and for the rows that answers will make of them."""
-    answers = settle(model, rows.answered([[0]] * len(rows)), limit)
+    answers = settle(model, rows.answered([[0]] * len(rows)), limit, size)
     try:
         ask = _ask_generation(model.generate, cast(int, rows.tokenizer.pad_token_id))
-        padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance)
+        padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance, size)
     except Exception as error:  # any class may raise anything
         problem = f"{model.architecture} cannot generate an answer to a row alone ({reason_of(error)}). {ALONE}"
         return Verdict(rows.under(Padding(share="none")), answers.notes, answers.problem or problem)

@@ -22,12 +22,13 @@ AGAIN = (
 )
 
 
-def notes(name: str, padding: Padding, changed: Sequence[str], *, random: bool) -> Iterator[str]:
+def notes(name: str, padding: Padding, changed: Sequence[str], *, reads_mask: bool, random: bool) -> Iterator[str]:
     """Describe everything that is not as a user would expect."""
     if padding.length is not None:
+        why = "cannot be run on short rows" if reads_mask else "takes no attention mask, so padding counts"
         yield (
-            f"{name} takes no attention mask, so padding counts: every row is padded to {padding.length} tokens, alone "
-            "or not. Set data.max_length to the length that the experts were trained with."
+            f"{name} {why}: every row is padded to {padding.length} tokens, alone or not. Set data.max_length to the "
+            "length that the experts were trained with."
         )
     elif padding.share == "equal":
         yield f"{name} answers a padded row otherwise: rows of one length share a forward pass, without padding."

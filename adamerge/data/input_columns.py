@@ -12,6 +12,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from adamerge.data.padding import Padding
 from adamerge.data.tables import Table
+from adamerge.data.words import in_words
 from adamerge.experts.model_kind import forward_arguments, takes
 
 _OURS = frozenset({"input_ids", "attention_mask", "inputs_embeds", "labels", "return_dict", "use_cache"})
@@ -139,7 +140,7 @@ def check_words(table: Table, names: Sequence[str], tokenizer: PreTrainedTokeniz
         )
 
 
-def with_boxes(table: Table, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> BatchEncoding:
+def with_boxes(table: Table, tokenizer: PreTrainedTokenizerBase, limit: int) -> BatchEncoding:
     """Tokenise words and their boxes with a tokenizer that takes them, such as LayoutLMv3's.
 
     Raises:
@@ -150,7 +151,7 @@ def with_boxes(table: Table, texts: Sequence[str], tokenizer: PreTrainedTokenize
             f"{type(tokenizer).__name__} takes one text per row and a column {BOXES!r} of one box per word, but "
             f"{'the rows are pairs' if table.source.text_pair else 'there is no such column'}. Add the column."
         )
-    words, boxes = [text.split() for text in texts], cast(list[list[list[int]]], table.values(BOXES))
+    words, boxes = in_words(table.values(table.source.text)), cast(list[list[list[int]]], table.values(BOXES))
     for row, (own, beside) in enumerate(zip(words, boxes, strict=True)):
         if not isinstance(beside, list) or len(own) != len(beside):
             raise table.error(
@@ -191,7 +192,7 @@ def read_input(
     Args:
         table: The rows.
         name: Name of the column.
-        texts: The rows' texts, whose words are separated by white space.
+        texts: The rows' texts; words are those of the rows' lists, or separated by white space.
         encoded: The tokenised texts, with `offset_mapping` and `special_tokens_mask`.
         tokenizer: The tokenizer.
 
@@ -203,19 +204,21 @@ def read_input(
     """
     values = [_tensor(table, name, row, value) for row, value in enumerate(table.values(name))]
     ids = cast(list[list[int]], encoded["input_ids"])
-    words = [len(text.split()) for text in texts]
+    words = in_words(table.values(table.source.text))
+    counts = [len(own) for own in words]
     lengths = [len(value) if value.ndim else -1 for value in values]
-    if lengths == words:
-        tokens = [_spread(*row, tokenizer, name) for row in _rows(values, texts, encoded)]
+    if lengths == counts:
+        ends = [list(_word_ends(*row)) for row in zip(texts, words, strict=True)]
+        tokens = [_spread(*row, tokenizer, name) for row in _rows(values, ends, encoded)]
         return InputColumn(tokens, per_token=True), "one value per word"
     if lengths == [len(row) for row in ids]:
         return InputColumn(values, per_token=True), "one value per token"
     if len({value.shape for value in values}) == 1:
         return InputColumn(values, per_token=False), f"values of shape {tuple(values[0].shape)} per row"
-    row = next(i for i, length in enumerate(lengths) if length != words[i])
+    row = next(i for i, length in enumerate(lengths) if length != counts[i])
     raise table.error(
         f"{table.place(row)}: the column {name!r} is an input of the model, so expected a list of one value per word "
-        f"({words[row]}) or per token ({len(ids[row])}) in every row, or values of one shape in all rows, found "
+        f"({counts[row]}) or per token ({len(ids[row])}) in every row, or values of one shape in all rows, found "
         f"{'a number' if lengths[row] < 0 else f'{lengths[row]} values'}. Correct the row, or rename the column if it "
         "is not meant for the model."
     )
@@ -240,18 +243,18 @@ def _tensor(table: Table, name: str, row: int, value: object) -> Tensor:
 
 
 def _rows(
-    values: Sequence[Tensor], texts: Sequence[str], encoded: BatchEncoding
-) -> Iterator[tuple[Tensor, str, list[int], list[tuple[int, int]], list[int]]]:
+    values: Sequence[Tensor], ends: Sequence[list[int]], encoded: BatchEncoding
+) -> Iterator[tuple[Tensor, list[int], list[int], list[tuple[int, int]], list[int]]]:
     columns = (encoded[key] for key in ("input_ids", "offset_mapping", "special_tokens_mask"))
     return cast(
-        Iterator[tuple[Tensor, str, list[int], list[tuple[int, int]], list[int]]],
-        zip(values, texts, *columns, strict=True),
+        Iterator[tuple[Tensor, list[int], list[int], list[tuple[int, int]], list[int]]],
+        zip(values, ends, *columns, strict=True),
     )
 
 
 def _spread(
     values: Tensor,
-    text: str,
+    ends: Sequence[int],
     ids: Sequence[int],
     offsets: Sequence[tuple[int, int]],
     special: Sequence[int],
@@ -259,7 +262,6 @@ def _spread(
     name: str,
 ) -> Tensor:
     """Give every token the value of its word."""
-    ends = list(_word_ends(text))
     spread = values.new_zeros(len(ids), *values.shape[1:])
     for place, (token, (start, end), added) in enumerate(zip(ids, offsets, special, strict=True)):
         if added:
@@ -269,15 +271,15 @@ def _spread(
     return spread
 
 
-def _word_ends(text: str) -> Iterator[int]:
+def _word_ends(text: str, words: Sequence[str]) -> Iterator[int]:
     """Yield where each word of a text ends.
 
     Example:
-        >>> list(_word_ends("two words"))
-        [3, 9]
+        >>> list(_word_ends("two words", ["two", "words"])), list(_word_ends("New York  x", ["New York", "", "x"]))
+        ([3, 9], [8, 8, 11])
     """
     place = 0
-    for word in text.split():
+    for word in words:
         place = text.index(word, place) + len(word)
         yield place
 

@@ -117,7 +117,7 @@ def _tokenized(
     texts, pair = table.texts(source.text), table.texts(source.text_pair) if source.text_pair else None
     inputs: dict[str, InputColumn] = {}
     if needs_boxes(tokenizer):
-        encoded = with_boxes(table, texts, tokenizer, limit)
+        encoded = with_boxes(table, tokenizer, limit)
         names = [name for name in names if name != BOXES]
         tokens = Tokens(cast(list[list[int]], encoded["input_ids"]), None, [], ())
         inputs = tokenized_inputs(encoded, tokenizer, module, also=[BOXES])

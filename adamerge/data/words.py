@@ -40,6 +40,16 @@ def joined(values: Sequence[object]) -> list[object] | None:
     return [" ".join(cast(list[str], value)) for value in values]
 
 
+def in_words(values: Sequence[object]) -> list[list[str]]:
+    """Return the words of each value: a list of words as it is, a text by white space.
+
+    Example:
+        >>> in_words([["New York", ""], "good film"])
+        [['New York', ''], ['good', 'film']]
+    """
+    return [cast(list[str], value) if are_words(value) else str(value).split() for value in values]
+
+
 def columns_meant(data: Records) -> str:
     """Say which columns were probably meant: the first ones whose first value is a text or words, or a chat."""
     first = [(name, data.value(name, row)) for name in data.columns for row in range(min(len(data), 1))]

@@ -119,7 +119,7 @@ def _rows(config: MergeConfig, experts: Experts, names: Sequence[str] | None) ->
         return Data({}, {}, {}, {}, ()), list(error.problems)
     try:
         if names is None:
-            data = settle_rows(data, experts, config.data.max_length)
+            data = settle_rows(data, experts, config.data)
         else:
             data = settled(config, experts, names, data)
     except ConfigError as error:

@@ -189,7 +189,7 @@ def chosen(
 
 
 def _rows(config: MergeConfig, model: MergedModel) -> Data:
-    return settle_rows(load_data(config, model.experts), model.experts, config.data.max_length, model)
+    return settle_rows(load_data(config, model.experts), model.experts, config.data, model)
 
 
 def _held_out(config: MergeConfig, model: MergedModel, run: RunDirectory, keeper: Keeper, data: Data) -> HeldOut:

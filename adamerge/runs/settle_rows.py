@@ -10,6 +10,7 @@ from torch import Tensor
 from adamerge.batch import Batch
 from adamerge.calibration.probe import Model, Verdict, settle
 from adamerge.data.rows import Rows, move
+from adamerge.data.settings import Batching
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokenize import token_limit
 from adamerge.experts.experts import Expert, Experts
@@ -36,13 +37,13 @@ ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Largest difference of two answers that rounding explains, relative to the largest logit; 0.05 in half precision."""
 
 
-def settle_rows(data: Data, experts: Experts, max_length: int | None, model: MergedModel | None = None) -> Data:
+def settle_rows(data: Data, experts: Experts, how: Batching, model: MergedModel | None = None) -> Data:
     """Put every task's rows under a padding with which its model answers each row as alone.
 
     Args:
         data: The rows.
         experts: Base and experts.
-        max_length: Maximum number of tokens per row that the user set.
+        how: Maximum number of tokens per row, and of rows per forward pass.
         model: Runs the experts with their own weights. None asks randomly initialised copies of them; no weights are
             read.
 
@@ -57,7 +58,7 @@ def settle_rows(data: Data, experts: Experts, max_length: int | None, model: Mer
     found: dict[str, dict[str, Rows]] = {"calibration": {}, "evaluation": {}}
     for purpose, tasks in (("calibration", data.calibration), ("evaluation", data.evaluation)):
         for task, rows in tasks.items():
-            verdict = _verdict(experts.models[task], rows, max_length, model)
+            verdict = _verdict(experts.models[task], rows, how, model)
             found[purpose][task] = verdict.rows
             notes |= dict.fromkeys(f"{task}: {note}" for note in verdict.notes)
             problems |= {f"{task}: {verdict.problem}": None} if verdict.problem else {}
@@ -70,7 +71,7 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
     """Put rows under a padding that the experts, with their own weights, answer as rows alone.
 
     Args:
-        config: Device, dtype and maximum length of a row.
+        config: Device, dtype, maximum length of a row, and rows per forward pass.
         experts: Base and experts.
         names: Parameters to merge.
         data: The rows.
@@ -83,21 +84,21 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
     vectors = plain_vectors(config, experts, names)
     blocks = execution_ahead(config, experts, names, data.calibration, vectors.device).blocks
     model = over_one_group(experts, vectors, blocks)
-    return settle_rows(data, experts, config.data.max_length, model)
+    return settle_rows(data, experts, config.data, model)
 
 
-def _verdict(expert: Expert, rows: Rows, max_length: int | None, model: MergedModel | None) -> Verdict:
-    limit = _limit(expert, rows, max_length)
+def _verdict(expert: Expert, rows: Rows, how: Batching, model: MergedModel | None) -> Verdict:
+    limit, size = _limit(expert, rows, how.max_length), how.micro_batch
     if model is not None:
-        return settle(asked(model, expert), rows, limit)
+        return settle(asked(model, expert), rows, limit, size)
     question = asked_of_copy(expert, rows)
     if isinstance(question, str):
         return Verdict(rows, (question,))
-    verdict = settle(question, rows, limit)
+    verdict = settle(question, rows, limit, size)
     if not verdict.problem:
         return verdict
     again = asked_of_copy(expert, rows, seed=1, whole=True)  # chance may have drawn numbers that overflow
-    return verdict if isinstance(again, str) else settle(again, rows, limit)
+    return verdict if isinstance(again, str) else settle(again, rows, limit, size)
 
 
 def asked(model: MergedModel, expert: Expert) -> Model:

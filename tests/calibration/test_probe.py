@@ -25,6 +25,12 @@ def refuses_batches(x):
     return x["input_ids"].sum(1, keepdim=True)
 
 
+def refuses_short_rows(x):
+    if x["input_ids"].shape[1] < 8:
+        raise ValueError("at least 8 tokens")
+    return total(x)
+
+
 def total(x):
     return (x["input_ids"] * x["attention_mask"]).sum(1, keepdim=True).float()
 
@@ -58,6 +64,7 @@ KINDS = {
         Padding(share="none"),
         "a forward pass of its own",
     ),
+    "reads short rows not": (refuses_short_rows, True, Padding(length=16), "cannot be run on short rows: every row is"),
     "refuses batches": (refuses_batches, True, Padding(share="none"), "a forward pass of its own"),
 }
 
@@ -105,6 +112,17 @@ def test_rows_that_are_not_padded_share_a_pass_or_none():
     assert ladder(rows, reads_mask=True, limit=None) == [Padding(), Padding(share="none")]
     model = Model("Odd", lambda x: x["x"] - x["x"].mean(), lambda inputs, how: None, lambda: [])
     assert settle(model, rows).rows.padding.share == "none"
+
+
+@pytest.mark.parametrize(("lengths", "padding"), [((9, 4, 5, 6), "equal"), ((4, 4, 4, 9), "none"), ((4, 4), "any")])
+def test_what_shows_beside_two_other_rows_alone_counts_where_so_many_share_a_pass(lengths, padding, rows):
+    def crowded(x):
+        return total(x) + (len(x["input_ids"]) > 2) * 0.1
+
+    model = Model("Odd", crowded, lambda inputs, how: None, lambda: [])
+    own = TextRows([[0, *range(4, 2 + n), 1] for n in lengths], rows.tokenizer, per_token=False)
+    assert settle(model, own, 16).rows.padding.share == padding
+    assert settle(model, own, 16, size=2).rows.padding == Padding()
 
 
 def test_a_step_uses_its_rows_whatever_the_padding(rows):

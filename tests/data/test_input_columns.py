@@ -47,6 +47,20 @@ def test_every_piece_of_a_word_gets_its_box(expert, tokenizer):
     assert "'bbox' is an input of LayoutLMForSequenceClassification: one value per word" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "boxes"),
+    [
+        (["good new", "", "film"], [10, 10, 30]),
+        (["good\u00a0new", " ", "film"], [10, 10, 30]),
+        (["good new film"], [10] * 3),
+    ],
+)
+def test_words_of_a_list_may_hold_spaces(words, boxes, expert, tokenizer):
+    rows = [{"text": words, "bbox": [box(10 * n) for n in range(1, len(words) + 1)]}]
+    found = encoded(rows, expert, tokenizer).rows.batch([0]).inputs["bbox"]
+    assert found.tolist() == [[[0] * 4, *map(box, boxes), [1000] * 4]]
+
+
 def test_truncated_rows_lose_the_boxes_of_what_is_cut(expert, tokenizer):
     rows = as_table([{"text": "good new film", "bbox": [box(1), box(2), box(3)]}], "a")
     found = encode(rows, expert, tokenizer, Encoding(max_length=4)).rows

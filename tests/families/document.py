@@ -36,8 +36,8 @@ Some classes answer a row otherwise beside other rows than alone: they read padd
 the padding, or mix the rows of a batch. Others change themselves in a forward pass, so that the next batch meets
 another model. No list of such classes is kept: `adamerge check` asks a randomly initialised copy of each model, and
 `adamerge fit` each expert with its own weights: the shortest and the longest row, together in both orders and one by
-one, and up to four rows between, each beside the longest. Rows that a forward pass would mix do not share one. What is
-unusual is printed. Every pass starts from the model as it was loaded.
+one, with up to four rows between them, and in a pass of eight rows (`data.micro_batch` allowing). Rows that a forward
+pass would mix do not share one. What is unusual is printed. Every pass starts from the model as it was loaded.
 
 A class that cannot be asked gets one row at a time, and a sentence that says so. Generated answers
 (`data.pseudo_answers`) are asked for in the same way.

@@ -75,7 +75,7 @@ def evaluation(**source):
     config = parse_file(Path("measured.yaml"))
     experts = open_experts(config)
     model = build_model(config, experts, experts.shared, Path("none"))
-    data = settle_rows(load_data(config, experts, calibrate=False), experts, None)
+    data = settle_rows(load_data(config, experts, calibrate=False), experts, config.data)
     return Evaluation(model, data.evaluation, 5), data.notes
 
 
