@@ -12,6 +12,9 @@ from adamerge.results.verdict import verdict
 
 _PLACES = ("run_dir",)
 """Settings that always differ and say nothing."""
+_ABSENT = "–"
+_NO_VALUE = {_ABSENT, "null", "[]"}
+"""What settings are that say nothing: the key that has a value, for example of a class, is in a row of its own."""
 
 
 def compared(runs: Sequence[SeenRun]) -> Section:
@@ -123,13 +126,17 @@ def _minus(one: float | None, other: float | None) -> float | None:
 def _settings(runs: Sequence[SeenRun]) -> Iterator[Grid]:
     keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in _PLACES))
     found = {key: [_shown(run, key) for run in runs] for key in keys}
-    rows = [[Cell(key), *map(Cell, own)] for key, own in found.items() if len(set(own)) > 1]
+    rows = [
+        [Cell(key), *map(Cell, own)]
+        for key, own in found.items()
+        if len(set(own)) > 1 and not _NO_VALUE.issuperset(own)
+    ]
     if rows:
         yield Grid("Settings that differ", ["key", *(run.name for run in runs)], rows)
 
 
 def _shown(run: SeenRun, key: str) -> str:
-    return "–" if key not in run.settings else "null" if run.settings[key] is None else str(run.settings[key])
+    return _ABSENT if key not in run.settings else "null" if run.settings[key] is None else str(run.settings[key])
 
 
 def _coefficients(runs: Sequence[SeenRun]) -> Iterator[Grid]:
