@@ -206,13 +206,15 @@ def test_agreement_is_of_rows_or_of_their_tokens():
         assert words in sections(run)[0].grids[0].note
 
 
-def test_the_curve_by_which_the_best_iterate_was_chosen_is_drawn():
+def test_the_curve_by_which_the_best_iterate_was_chosen_is_drawn_and_no_axis_passes_all_rows():
     own = made(**{"watch.monitor": "divergence"})
-    history = [{**entry, "divergence": 0.5 - entry["step"] / 100} for entry in own.history]
+    history = [{**entry, "agreement": 1.0, "divergence": 0.5 - entry["step"] / 100} for entry in own.history]
     for run, drawn in ((own, False), (replace(own, metrics={**own.metrics, "history": history}), True)):
         svg = next(picture.svg for picture in pictures(run) if picture.title == "Learning")
         assert ("divergence, held out, mean over tasks" in svg) == drawn
         assert "best iterate, by divergence" in svg
+    ticks = re.findall(r"<text[^>]*>([\d.]+)<", svg)
+    assert max(map(float, ticks)) == 100  # agreement has no other
 
 
 def test_heads_of_one_name_are_listed_once_and_zero_has_no_sign():
