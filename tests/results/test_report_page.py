@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from adamerge.merging.coefficients import Table
@@ -206,7 +207,8 @@ def test_agreement_is_of_rows_or_of_their_tokens():
         assert words in sections(run)[0].grids[0].note
 
 
-def test_the_curve_by_which_the_best_iterate_was_chosen_is_drawn_and_no_axis_passes_all_rows():
+def test_the_curve_by_which_the_best_iterate_was_chosen_is_drawn_and_no_axis_passes_all_rows(monkeypatch):
+    monkeypatch.setitem(rcParams, "ytick.labelleft", True)
     own = made(**{"watch.monitor": "divergence"})
     history = [{**entry, "agreement": 1.0, "divergence": 0.5 - entry["step"] / 100} for entry in own.history]
     for run, drawn in ((own, False), (replace(own, metrics={**own.metrics, "history": history}), True)):
