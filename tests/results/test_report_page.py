@@ -279,9 +279,17 @@ def test_runs_side_by_side():
 
 
 def test_means_over_other_tasks_are_not_compared():
-    for experts, wanted in ((2, "0.0"), (3, "–")):
+    for experts, mean, heads in ((2, "0.0", ["second − first"]), (3, "81.0", [])):
         scores = compared([made("first"), made("second", experts=experts)]).grids[0]
-        assert [row[-1].text for row in scores.rows if row[0].text == "mean"] == [wanted]
+        assert [row[-1].text for row in scores.rows if row[0].text == "mean"] == [mean]
+        assert scores.header[3:] == heads
+
+
+def test_tasks_without_a_number_have_no_row():
+    without = made("second", experts=3, scores=False)
+    scores, agreement, *_ = compared([made("first"), without]).grids
+    assert [row[0].text for row in scores.rows] == ["<b>news", "a|b", "mean"]
+    assert len(agreement.rows) == 6
 
 
 def test_numbers_of_other_metrics_and_of_fewer_tasks_are_not_compared():
