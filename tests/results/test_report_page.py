@@ -267,11 +267,13 @@ def test_a_run_without_learning_has_no_empty_picture():
 
 
 def test_runs_side_by_side():
-    found = report_on([made("first", init=0.3, chunks=None), made("second", init=0.5, shift=0.25, beside=None)])
+    first = made("first", init=0.3, chunks=None, base_model="/models/a")
+    found = report_on([first, made("second", init=0.5, shift=0.25, beside=None)])
     assert "| init | 0.3 | 0.5 |" in found.markdown
     assert not any(f"| {same} |" in found.markdown for same in ("seed", "chunks", "beside"))
     assert "| second | 0.2500 | 0.2500 |" in found.markdown
     assert "second − first" in found.markdown
+    assert '<td class="words">/models/a</td>' in found.html  # wraps; numbers do not
     assert not Page(found.html).open
     grids = compared([made("first"), made("second", groups=30)]).grids
     (apart,) = (grid for grid in grids if grid.title == "Coefficients against first")
