@@ -143,11 +143,10 @@ def call(options: object, layers: "Sequence[Document]", console: "Console") -> b
 
 def _evaluate(run: Path, tasks: str | None, allow_code: bool, console: "Console") -> None:
     from adamerge.runs.harness import run_harness
+    from adamerge.runs.open_recipe import config_of
     from adamerge.runs.open_run import evaluate_again
-    from adamerge.runs.read_config import read_config
-    from adamerge.runs.run_directory import RunDirectory
 
-    config = read_config(RunDirectory(run).config, allow_code=allow_code)
+    config = config_of(run, allow_code=allow_code)
     if tasks is None:
         evaluate_again(config, run, console)
     else:
@@ -155,14 +154,13 @@ def _evaluate(run: Path, tasks: str | None, allow_code: bool, console: "Console"
 
 
 def _export(options: Export, console: "Console") -> None:
+    from adamerge.runs.open_recipe import config_of
     from adamerge.runs.open_run import chosen, export_again
     from adamerge.runs.push import push, repositories
-    from adamerge.runs.read_config import read_config
-    from adamerge.runs.run_directory import RunDirectory
     from adamerge.types import ConfigError
 
     run, out = at_home(options.run), at_home(options.out)
-    former = read_config(RunDirectory(run).config, allow_code=options.allow_code)
+    former = config_of(run, allow_code=options.allow_code)
     config = chosen(former, options.adapter, options.max_rank, options.max_shard_size)
     if options.push_to_hub is None and (options.private or options.each_task):
         raise ConfigError("--private and --each_task are for an upload; add --push_to_hub ORG/NAME.")

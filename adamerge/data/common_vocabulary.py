@@ -7,9 +7,12 @@ from typing import cast
 
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
+from adamerge.data.processor_files import files_of, is_damaged
+from adamerge.experts.file_patterns import TOKENIZER
 from adamerge.experts.name_patterns import several
 from adamerge.experts.vocabulary_rows import ABSENT
-from adamerge.storage.regular_files import reading
+from adamerge.storage.regular_files import reason_of
+from adamerge.types import ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,14 @@ def read_vocabulary(source: str, folder: Path, size: int, *, trusted: bool = Fal
 
 
 def _loaded(source: str, folder: Path, *, trusted: bool) -> PreTrainedTokenizerBase:
-    with reading(f"{source}: expected a tokenizer, but transformers cannot load it", "Copy its files again."):
+    try:
         return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted))
+    except Exception as error:  # tokenizers raises plain exceptions on damaged files
+        damaged = [name for name, file in files_of(folder, TOKENIZER).items() if is_damaged(file)]
+        raise ConfigError(
+            f"{source}: expected a tokenizer{' in ' * bool(damaged)}{', '.join(damaged)}, but transformers cannot load "
+            f"it ({reason_of(error)}). Copy its files again."
+        ) from error
 
 
 def problems_between(one: Vocabulary, base: Vocabulary) -> list[str]:

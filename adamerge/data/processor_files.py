@@ -11,7 +11,8 @@ import transformers
 
 from adamerge.experts.file_patterns import KEYS, PROCESSOR, TOKENIZER, VOCABULARY
 from adamerge.storage.links import inside
-from adamerge.storage.regular_files import LARGEST_JSON, read_whole, reading, settings_of
+from adamerge.storage.regular_files import LARGEST_JSON, read_json, read_whole, reading, settings_of
+from adamerge.types import ConfigError
 
 TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 """File of a chat template, folder of further ones by name, and the name of the first."""
@@ -54,6 +55,14 @@ def has_tokenizer(folder: Path) -> bool:
         return True
     found = getattr(transformers, str(settings_of(folder / "tokenizer_config.json").get("tokenizer_class")), None)
     return found is not None and not getattr(found, "vocab_files_names", True)
+
+
+def is_damaged(file: Path) -> bool:
+    """Return whether a file that should hold keys and values as JSON does not."""
+    try:
+        return file.suffix == ".json" and file.exists() and not isinstance(read_json(file), dict)
+    except (ConfigError, RecursionError):
+        return True
 
 
 def is_of_processor(name: str) -> bool:

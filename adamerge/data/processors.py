@@ -12,12 +12,11 @@ from adamerge.data.load_both import load_both
 from adamerge.data.media import reads
 from adamerge.data.modality import AnyProcessor, Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
-from adamerge.data.processor_files import template_of
+from adamerge.data.processor_files import is_damaged, template_of
 from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import KEEP, Expert, Experts
 from adamerge.experts.name_patterns import several
-from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, Fact
 
 
@@ -149,7 +148,7 @@ def saved_processor(folder: Path | None, checkpoint: Checkpoint | None, modality
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         of = f" of {checkpoint.architecture}" if checkpoint else ""
         found = [*dict.fromkeys([*found, *(name for name in _BESIDE if (folder / name).exists())])]
-        found = [name for name in found if _damaged(folder / name)] or found
+        found = [name for name in found if is_damaged(folder / name)] or found
         raise ConfigError(
             f"{checkpoint.source if checkpoint else folder}: expected the {modality.loads}{of} in {', '.join(found)}, "
             f"but transformers cannot load it ({reason}). Copy its files again from the fine-tuned model."
@@ -162,14 +161,6 @@ def saved_processor(folder: Path | None, checkpoint: Checkpoint | None, modality
 
 _BESIDE = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json", "processor_config.json")
 """Files that a processor may read besides those that it is found by."""
-
-
-def _damaged(file: Path) -> bool:
-    """Return whether a file that should hold keys and values as JSON does not."""
-    try:
-        return file.suffix == ".json" and file.exists() and not isinstance(read_json(file), dict)
-    except (ConfigError, RecursionError):
-        return True
 
 
 def _completed(

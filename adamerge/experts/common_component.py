@@ -44,6 +44,16 @@ def depth_of(name: str) -> str:
     return ".".join(parts[: number + 1])
 
 
+def _in_order(depth: str) -> list[tuple[bool, int, str]]:
+    """Return what sorts depths by their names, and blocks of one name by their number.
+
+    Example:
+        >>> sorted(["layer.10", "layer.2", "embeddings"], key=_in_order)
+        ['embeddings', 'layer.2', 'layer.10']
+    """
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in depth.split(".")]
+
+
 class Products:
     """Sums of inner products of task vectors by depth.
 
@@ -63,8 +73,8 @@ class Products:
 
     @property
     def by_depth(self) -> Mapping[str, Tensor]:
-        """The inner products (K, K), fp64, by depth."""
-        return self._grams
+        """The inner products (K, K), fp64, by depth; blocks by their number, as files list 10 before 2."""
+        return {depth: self._grams[depth] for depth in sorted(self._grams, key=_in_order)}
 
     def cosines(self) -> dict[tuple[str, str], float]:
         """Return the cosine of each pair of experts, median over the depths at which both differ from the base."""

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -58,19 +59,20 @@ class Picture(NamedTuple):
 
 
 class _Curve(NamedTuple):
-    """What is drawn over the steps: key in the history, name, words of its axis, factor."""
+    """What is drawn over the steps: key in the history, name, words of its axis, factor, limits of the axis."""
 
     key: str
     label: str
     axis: str
     factor: float = 1
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 _CURVES = (
     _Curve("loss", "loss of the step, sum over tasks", "loss"),
     _Curve("objective", "objective, held out, mean over tasks", "objective"),
     _Curve("divergence", "divergence, held out, mean over tasks", "divergence, nats"),
-    _Curve("agreement", "agreement with the experts, held out", "agreement, %", factor=100),
+    _Curve("agreement", "agreement with the experts, held out", "agreement, %", 100, (-1, 101)),
 )
 
 
@@ -92,7 +94,8 @@ def _curves(run: SeenRun) -> Picture | None:
     rows: list[Axes] = list(figure.subplots(count, 1, sharex=True))
     for axes, curve in zip(rows, drawn, strict=False):
         _line(axes, history, curve)
-        axes.set_ylabel(curve.axis)
+        low, high = axes.get_ylim()
+        axes.set(ylabel=curve.axis, ylim=(max(low, curve.limits[0]), min(high, curve.limits[1])))
     steps = [entry["step"] for entry in history]
     low, high = ([entry[key] for entry in history] for key in ("c_min", "c_max"))
     rows[-1].fill_between(steps, low, high, color="0.8", label="smallest to largest coefficient")

@@ -12,6 +12,9 @@ from adamerge.results.verdict import verdict
 
 _PLACES = ("run_dir",)
 """Settings that always differ and say nothing."""
+_ABSENT = "–"
+_NO_VALUE = {_ABSENT, "null", "[]"}
+"""What settings are that say nothing: the key that has a value, for example of a class, is in a row of its own."""
 
 
 def compared(runs: Sequence[SeenRun]) -> Section:
@@ -52,15 +55,18 @@ def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
 
 
 def _grid(runs: Sequence[SeenRun], tasks: Sequence[str], what: _Number) -> Iterator[Grid]:
-    values = [[what.of(run, task) for run in runs] for task in tasks]
-    if all(own is None for row in values for own in row):
+    """Write a row per task that a run has a number of, and a column of differences per run that has one."""
+    found = {task: [what.of(run, task) for run in runs] for task in tasks}
+    values = {task: row for task, row in found.items() if any(own is not None for own in row)}
+    if not values:
         return
-    names = _names(runs, tasks, what)
+    apart = {task: list(_differences(runs, task, row, what)) for task, row in values.items()}
+    shown = [k for k in range(len(runs) - 1) if any(row[k] is not None for row in apart.values())]
     rows = [
-        [Cell(name), *(_written(own, what.digits) for own in (*row, *_differences(runs, task, row, what)))]
-        for name, task, row in zip(names, tasks, values, strict=True)
+        [Cell(name), *(_written(own, what.digits) for own in (*values[task], *(apart[task][k] for k in shown)))]
+        for task, name in zip(values, _names(runs, list(values), what), strict=True)
     ]
-    header = ["task", *(run.name for run in runs), *(f"{run.name} − {runs[0].name}" for run in runs[1:])]
+    header = ["task", *(run.name for run in runs), *(f"{runs[k + 1].name} − {runs[0].name}" for k in shown)]
     yield Grid(what.title, header, rows)
 
 
@@ -123,13 +129,17 @@ def _minus(one: float | None, other: float | None) -> float | None:
 def _settings(runs: Sequence[SeenRun]) -> Iterator[Grid]:
     keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in _PLACES))
     found = {key: [_shown(run, key) for run in runs] for key in keys}
-    rows = [[Cell(key), *map(Cell, own)] for key, own in found.items() if len(set(own)) > 1]
+    rows = [
+        [Cell(key), *map(Cell, own)]
+        for key, own in found.items()
+        if len(set(own)) > 1 and not _NO_VALUE.issuperset(own)
+    ]
     if rows:
         yield Grid("Settings that differ", ["key", *(run.name for run in runs)], rows)
 
 
 def _shown(run: SeenRun, key: str) -> str:
-    return "–" if key not in run.settings else "null" if run.settings[key] is None else str(run.settings[key])
+    return _ABSENT if key not in run.settings else "null" if run.settings[key] is None else str(run.settings[key])
 
 
 def _coefficients(runs: Sequence[SeenRun]) -> Iterator[Grid]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias, TypedDict, cast
 
@@ -185,10 +186,37 @@ def read_recipe(file: Path, what: str = "the recipe of a finished run", way: str
         way: What the user can do, in errors.
 
     Raises:
-        ConfigError: It is missing or cannot be read.
+        ConfigError: It is missing, cannot be read, or is of a newer version.
         DamagedFileError: It is damaged.
     """
-    return cast(Recipe, own_json(file, what, way, _RECIPE))
+    content = own_json(file, what, way, _RECIPE)
+    _check_version(content, file)
+    return cast(Recipe, content)
+
+
+def _check_version(content: Mapping[str, object], file: Path) -> None:
+    """Refuse what a newer version wrote: its keys may be unknown here, or mean something else.
+
+    Raises:
+        ConfigError: The recipe is of a newer version.
+    """
+    packages = content.get("packages")
+    made, own = str(packages.get("adamerge", "")) if isinstance(packages, Mapping) else "", version("adamerge")
+    if _numbers(made) > _numbers(own):
+        raise ConfigError(
+            f"{file}: expected the recipe of adamerge {own} or an earlier version, found one of {made}, whose settings "
+            f'may mean something else here. Install it: pip install "adamerge>={made}"'
+        )
+
+
+def _numbers(text: str) -> list[int]:
+    """Read the numbers of a version.
+
+    Example:
+        >>> _numbers("0.10.1") > _numbers("0.9")
+        True
+    """
+    return [int(part) for part in text.split(".") if part.isdecimal()]
 
 
 def _changes(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:

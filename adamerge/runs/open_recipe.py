@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import read_recipe
 from adamerge.runs.layers import nested, together
-from adamerge.runs.read_config import merge_layers
+from adamerge.runs.read_config import merge_layers, read_config
 from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.sources import check_places
@@ -53,7 +52,6 @@ def open_recipe(file: Path, places: Sequence[Document] = (), *, allow_code: bool
     if not file.exists():
         raise ConfigError(f"{file}: expected {what}, but it is missing. {way}")
     content = read_recipe(file, what, way)
-    _check_version(content, file)
     text, expected = content["config"], content["coefficients"]["sha256"]
     coefficients = RunDirectory(file.parent).coefficients
     if not coefficients.is_file():
@@ -74,26 +72,17 @@ def open_recipe(file: Path, places: Sequence[Document] = (), *, allow_code: bool
     return Recipe(file, content, replace(now, models=models), load_coefficients(coefficients), settings)
 
 
-def _check_version(content: Mapping[str, Any], file: Path) -> None:
-    """Refuse what a newer version wrote: its keys may be unknown here, or mean something else.
+def config_of(run: Path, *, allow_code: bool = False) -> MergeConfig:
+    """Read the configuration of a finished run, to export or measure it again.
+
+    Args:
+        run: Run directory.
+        allow_code: Whether the configuration may name code.
 
     Raises:
-        ConfigError: The recipe is of a newer version.
+        ConfigError: There is none, it is damaged, or a newer version wrote it.
     """
-    packages = content.get("packages")
-    made, own = str(packages.get("adamerge", "")) if isinstance(packages, Mapping) else "", version("adamerge")
-    if _numbers(made) > _numbers(own):
-        raise ConfigError(
-            f"{file}: expected the recipe of adamerge {own} or an earlier version, found one of {made}, whose settings "
-            f'may mean something else here. Install it: pip install "adamerge>={made}"'
-        )
-
-
-def _numbers(text: str) -> list[int]:
-    """Read the numbers of a version.
-
-    Example:
-        >>> _numbers("0.10.1") > _numbers("0.9")
-        True
-    """
-    return [int(part) for part in text.split(".") if part.isdecimal()]
+    place = RunDirectory(run)
+    if place.recipe.is_file():
+        read_recipe(place.recipe)
+    return read_config(place.config, allow_code=allow_code)

@@ -5,14 +5,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from adamerge.merging.coefficients import load_coefficients
+from adamerge.results.narrow_tables import print_grid
 from adamerge.results.report_page import report_on
-from adamerge.results.sections import Grid
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_by_side import compared
 from adamerge.runs.flat_settings import flat_settings
@@ -118,20 +115,11 @@ def compare_command(runs: Sequence[Path], console: Console) -> None:
     for line in section.text:
         _print(console, line)
     for grid in section.grids:
-        console.print(_as_table(grid))
+        print_grid(grid, console)
 
 
 def _read_all(runs: Sequence[Path]) -> list[SeenRun]:
     return [read_run(run, name) for run, name in zip(runs, short_names(runs), strict=True)]
-
-
-def _as_table(grid: Grid) -> Table:
-    table = Table(title=Text(grid.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    for index, name in enumerate(grid.header):
-        table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*(Text(cell.text) for cell in row))
-    return table
 
 
 def _print(console: Console, line: str) -> None:

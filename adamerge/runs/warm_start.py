@@ -14,6 +14,7 @@ from adamerge.merging.grouping import Grouping, tensor_wise
 from adamerge.runs.config import MergeConfig, Start
 from adamerge.runs.earlier_run import EarlierRun
 from adamerge.runs.flat_settings import flat_settings
+from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.file_names import at_home
 from adamerge.types import Coefficients, ConfigError
@@ -103,6 +104,8 @@ def _open(config: MergeConfig) -> Table:
         raise ConfigError(
             f"init: {run}: expected the directory of a finished run, but it has no {COEFFICIENTS}. Correct the path."
         )
+    if (recipe := RunDirectory(run).recipe).is_file():
+        read_recipe(recipe)
     found = load_coefficients(run / COEFFICIENTS)
     if found.centre not in (None, config.centre_name):
         raise ConfigError(

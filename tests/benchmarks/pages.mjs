@@ -9,7 +9,7 @@ const require = createRequire(process.cwd() + '/');
 const { chromium } = require('playwright-core');
 const axe = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 const [out, ...pages] = process.argv.slice(2);
-const HIGH = 1000, MOST = Number(process.env.PIECES ?? 8);
+const HIGH = 1000, PATIENCE = 600_000, MOST = Number(process.env.PIECES ?? 8);
 
 // What lies outside its place: the page beside the window, and parts of the regions that scroll.
 const measure = () => {
@@ -44,6 +44,7 @@ const faults = async () => (await axe.run()).violations.map(v => [v.impact, v.id
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox', '--headless=shell', '--disable-gpu'] });
 for (const file of pages) for (const width of [1280, 480]) {
   const page = await browser.newPage({ viewport: { width, height: HIGH } });
+  page.setDefaultTimeout(PATIENCE);
   const seen = { file, width, errors: [], requests: [] };
   page.on('pageerror', error => seen.errors.push(String(error)));
   page.on('request', r => { if (!/^(file|data):/.test(r.url())) seen.requests.push(r.url()); });

@@ -115,6 +115,14 @@ def test_cosines_equal_those_of_the_whole_vectors(seed, count, pieces):
         assert cosine == pytest.approx(expected.item(), abs=1e-9)
 
 
+def test_blocks_have_the_order_of_their_numbers():
+    """Files list block 10 before block 2, and pictures by depth would, too."""
+    products = Products(["a", "b"])
+    for name in ("embeddings.weight", *(f"layers.{k}.weight" for k in (0, 1, 10, 11, 2))):
+        products.add(name, torch.ones(2, 1))
+    assert list(products.by_depth) == ["embeddings", *(f"layers.{k}" for k in (0, 1, 2, 10, 11))]
+
+
 def test_the_median_over_depths_counts():
     products = Products(["a", "b"])
     one, two = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])

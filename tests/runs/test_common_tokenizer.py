@@ -175,6 +175,10 @@ def test_other_vocabularies_are_refused_in_words(pool):
     Path("mood/tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(IncompatibleExpertsError, match=r"2 tokens that only one .* for example bad, good"):
         open_experts(parse_file(Path(configured(tokenizer="union"))))
+    for file in sorted(Path("base").glob("tokenizer*.json")):
+        file.write_text("{")
+        with pytest.raises(ConfigError, match=rf"base: expected a tokenizer in .*{file.name}, but transformers cannot"):
+            open_experts(parse_file(Path(configured(tokenizer="union"))))
     for file in Path("base").glob("tokenizer*"):
         file.unlink()
     with pytest.raises(ConfigError, match="base: tokenizer: expected a tokenizer beside the weights, found none"):

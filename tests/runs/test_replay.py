@@ -96,7 +96,9 @@ def test_the_recipe_of_a_newer_version_is_refused(own, main):
     recipe["packages"]["adamerge"] = "0.10.0"
     recipe["config"] += "a_key_of_tomorrow: 1\n"
     (own / "run/recipe.json").write_text(json.dumps(recipe))
-    for command in (("replay", "run", "again"), ("reproduce", "run"), ("mergekit", "run", "m.yaml")):
+    go_on = ("fit", "--config", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "9")
+    again = (("replay", "run", "again"), ("export", "run", "again"), ("evaluate", "run"), ("mergekit", "run", "m.yaml"))
+    for command in (*again, ("reproduce", "run"), ("fit", "merge.yaml", "--init", "run", "--run_dir", "next"), go_on):
         code, _, complaint = main(*command)
         assert code == cli.BAD_INPUT
         assert "found one of 0.10.0, whose settings may mean something else here. Install it: pip install" in complaint
