@@ -141,7 +141,7 @@ def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> obj
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and float in kinds:
         return float(value)
-    if str not in kinds:
+    if str not in kinds or value is None:
         return INVALID
     text = str(value) if isinstance(value, str | Path) else spelling
     return INVALID if text is None else text
