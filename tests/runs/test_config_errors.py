@@ -45,6 +45,7 @@ MISTAKES = [
     ("feasible: Simplexx", "feasible: expected Unbounded, Box, Simplex, found 'Simplexx'. Did you mean Simplex?"),
     ("feasible: {class_path: Simplex, init_args: {radius: 0}}", "above 0, found 0.0"),
     ("run_dir: null", "run_dir: expected a text, found None"),
+    (f"watch: {{average: {'9' * 400}}}", "watch.average: expected a"),
     ("run_dir:", "run_dir: expected a text, found None"),
     ("feasible: null", "feasible: expected Unbounded, Box, Simplex, found None"),
     (
