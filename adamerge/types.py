@@ -97,7 +97,7 @@ class _ShortError(ValueError):
     problems: tuple[str, ...]
 
     def __init__(self, *problems: str) -> None:
-        self.problems = tuple(map(shortened, problems))
+        self.problems = tuple(dict.fromkeys(map(shortened, problems)))
         super().__init__("\n".join(self.problems))
 
 

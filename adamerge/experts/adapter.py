@@ -20,6 +20,7 @@ from adamerge.experts.adapter_numbers import check_numbers, without_effect
 from adamerge.experts.adapter_reader import AdapterReader
 from adamerge.experts.adapter_summary import contradictions, describe_adapter, other_class
 from adamerge.experts.adapter_switch import by_expert
+from adamerge.experts.backed import check_backed
 from adamerge.experts.checkpoint import Checkpoint, has_adapter, locate, open_checkpoint, read_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
@@ -126,6 +127,7 @@ def open_adapter(
     keys = group_keys(source, tensors.headers)
     check_numbers(source, tensors, keys)
     kind = trained_as(config, base)
+    check_backed(base)
     whole = {name: tensors.shape(key) for name, (key, *_) in keys.whole.items()}
     module, settings = _module_of(kind.architecture, base, whole)
     warnings = list(base_notes(config, base, module))

@@ -35,11 +35,12 @@ def check_backed(checkpoint: Checkpoint) -> None:
                 "it again."
             )
     largest = max((size for shape, _ in headers.values() for size in shape), default=0)
-    if max((number for _, number in sizes), default=0) > max(largest, _SMALL):
-        _check_total(checkpoint)
+    large = dict.fromkeys(key for key, number in sizes if number > max(largest, _SMALL))
+    if large:
+        _check_total(checkpoint, ", ".join(large))
 
 
-def _check_total(checkpoint: Checkpoint) -> None:
+def _check_total(checkpoint: Checkpoint, large: str) -> None:
     stored = sum(shape.numel() for shape, _ in checkpoint.tensors.headers.values())
     try:
         with torch.device("meta"):
@@ -49,6 +50,6 @@ def _check_total(checkpoint: Checkpoint) -> None:
     described = sum(parameter.numel() for parameter in module.parameters())
     if described > _TIMES * stored + _SMALL:
         raise IncompatibleExpertsError(
-            f"{file_of(checkpoint.config)}: describes a {checkpoint.architecture} of {described} numbers, but "
+            f"{file_of(checkpoint.config)}: {large}: describes a {checkpoint.architecture} of {described} numbers, but "
             f"the files beside it hold {stored}. Correct the file, or copy or download it again."
         )

@@ -8,7 +8,9 @@ from typing import cast
 from torch import nn
 
 from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.config_file import file_of
 from adamerge.experts.conversion import Converted
+from adamerge.experts.fitting_size import fitting_size
 from adamerge.experts.match_names import Match
 from adamerge.experts.name_patterns import several
 from adamerge.experts.quantisation import quantised
@@ -161,12 +163,20 @@ def shape_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> l
         module: The module.
         found: How the names of its tensors match the module's.
     """
-    tensors, file = Converted(checkpoint.tensors, found.names), checkpoint.folder / "config.json"
-    shapes = {name: (tensors.shape(name), p.shape) for name, p in module.named_parameters() if name in found.names}
+    tensors, file = Converted(checkpoint.tensors, found.names), file_of(checkpoint.config)
+    described = {name: parameter.shape for name, parameter in module.named_parameters() if name in found.names}
+    stored = {name: tensors.shape(name) for name in described}
+    wrong = [name for name, shape in described.items() if stored[name] != shape]
+    if not wrong:
+        return []
+    way = "" if checkpoint.trust_remote_code else fitting_size(checkpoint.config, module, stored)
+    shown = wrong if len(wrong) <= _ONE_BY_ONE and not way else wrong[:1]
+    more = f" (and {len(wrong) - 1} more do not fit)" if len(wrong) > len(shown) else ""
+    advice = f"{way}: correct it" if way else "correct its sizes, or copy or download the files again"
     return [
-        f"{checkpoint.source}: {name} has the shape {tuple(stored)} in the file but {tuple(shape)} by {file}."
-        for name, (stored, shape) in shapes.items()
-        if stored != shape
+        f"{checkpoint.source}: {name} has the shape {tuple(stored[name])} in the file but {tuple(described[name])} by "
+        f"{file}{more}; {advice}."
+        for name in shown
     ]
 
 

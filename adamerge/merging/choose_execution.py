@@ -128,12 +128,14 @@ class Choice(NamedTuple):
         blocks: Paths of blocks for the merged model; None merges all at once.
         lines: What to tell the user.
         others: What the other executions take, one line each.
+        problem: Why it does not fit into what is free; empty if it does, or if the user has set a limit.
     """
 
     need: Need
     blocks: tuple[str, ...] | None
     lines: tuple[str, ...]
     others: tuple[str, ...]
+    problem: str = ""
 
 
 def choose(
@@ -185,7 +187,20 @@ def choose(
     limit = f"the limit is {_mb(room)}" if memory.limit is not None else f"{_mb(free)} are free"
     lines = [f"memory: {needs[mode]}; {limit}", *([why] if why else [])]
     others = tuple(f"memory: otherwise {need}" for need in needs.values() if need.mode != mode)
-    return Choice(needs[mode], tuple(memory.blocks) if mode == "streamed" else None, tuple(lines), others)
+    problem = "" if memory.limit is not None or needs[mode].total <= room else _problem(needs, mode, free, around)
+    return Choice(needs[mode], tuple(memory.blocks) if mode == "streamed" else None, tuple(lines), others, problem)
+
+
+def _problem(needs: Mapping[str, Need], mode: str, free: int, around: Around) -> str:
+    """Say what is lacking, and what can be done."""
+    smallest = min(needs.values(), key=lambda need: need.total)
+    smaller = f" ({_mb(smallest.total)} with memory: {smallest.mode})" if smallest.mode != mode else ""
+    return (
+        f"memory: expected at least {_mb(needs[mode].total)}{smaller}, found {_mb(around.process)} of this process and "
+        f"{_mb(free)} that the device and the control groups of this process (a container's limit) leave. Free memory, "
+        "raise the container's limit, lower data.batch_size, data.micro_batch or data.max_length, or set memory.limit "
+        "to what the process may take, if more will be free."
+    )
 
 
 def _fitting(needs: dict[str, Need], room: int) -> Literal["resident", "mapped", "streamed"]:

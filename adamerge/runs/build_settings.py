@@ -140,8 +140,8 @@ def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> obj
     if isinstance(value, int) and not isinstance(value, bool) and int in kinds:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and float in kinds:
-        return float(value)
-    if str not in kinds:
+        return INVALID if isinstance(value, int) and value.bit_length() > 1023 else float(value)
+    if str not in kinds or value is None:
         return INVALID
     text = str(value) if isinstance(value, str | Path) else spelling
     return INVALID if text is None else text

@@ -135,7 +135,7 @@ def _memory(
         choice = execution_ahead(config, experts, names, rows, _device(config))
     except ConfigError as error:
         return [], list(error.problems)
-    return [*choice.lines, *choice.others], []
+    return [*choice.lines, *choice.others], [choice.problem] if choice.problem else []
 
 
 def _estimates(config: MergeConfig, experts: Experts) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,8 +28,16 @@ from adamerge.types import ConfigError
 _KNOWN: WeakKeyDictionary[nn.Module, dict[object, Saved | None]] = WeakKeyDictionary()
 """Bytes of activations by module and form of the batch: the execution is chosen before rows are divided, and after."""
 
-_AT_FIRST: WeakKeyDictionary[Experts, int] = WeakKeyDictionary()
-"""Bytes of the process when an execution was first chosen for these experts, so that all choices say the same."""
+
+class _Found(NamedTuple):
+    """Bytes of the process, and free ones."""
+
+    process: int
+    free: int
+
+
+_AT_FIRST: WeakKeyDictionary[Experts, _Found] = WeakKeyDictionary()
+"""What was found when an execution was first chosen for these experts, so that all choices are the same."""
 
 
 def execution_for(
@@ -47,7 +56,7 @@ def execution_for(
         ConfigError: The limit is too low, there is no such block, or what is configured cannot be streamed.
     """
     memory, dtype = config.memory_settings, config.work_dtype
-    count, room = len(config.columns), free_bytes(device)
+    count, room = len(config.columns), _at_first(experts, device).free
     if device.type == "cpu":
         room //= config.trainer.devices  # each process takes its part
     saved = _saved(config, experts, rows, memory, dtype) if config.trainer.max_steps else Saved(0, 0)
@@ -64,7 +73,7 @@ def execution_for(
         choice = choose(replace(memory, mode="mapped"), experts, names, count, dtype, room, saved, around, passes)
     if config.trainer.strategy == "fsdp2":
         line = _divided(config, experts, names, dtype, saved, around)
-        choice = choice._replace(lines=(*choice.lines, line))
+        choice = choice._replace(lines=(*choice.lines, line), problem="")  # only the first one needs more
     return choice
 
 
@@ -114,14 +123,19 @@ def _divided(
 
 
 def _around(config: MergeConfig, experts: Experts, names: Sequence[str], device: torch.device) -> Around:
-    """Measure what the process holds, and estimate what its transforms will take."""
-    if experts not in _AT_FIRST:
-        give_back(0)
-        _AT_FIRST[experts] = anonymous_memory()
+    """Say what the process held at first, and estimate what its transforms will take."""
     heap = device.type == "cpu"
     works = transforms_bytes(config, experts, names)
     most = max((size for size in works if size is not None), default=0)
-    return Around(_AT_FIRST[experts] if heap else 0, most, heap, untried=None in works)
+    return Around(_at_first(experts, device).process if heap else 0, most, heap, untried=None in works)
+
+
+def _at_first(experts: Experts, device: torch.device) -> _Found:
+    """Measure what the process holds and what is free, once."""
+    if experts not in _AT_FIRST:
+        give_back(0)
+        _AT_FIRST[experts] = _Found(anonymous_memory(), free_bytes(device))
+    return _AT_FIRST[experts]
 
 
 def gathered_in(config: MergeConfig) -> torch.dtype | None:

@@ -37,8 +37,8 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
     free, needed = shutil.disk_usage(place).free, max(0, 1.2 * size - _bytes_there(run))
     if free < needed:
         raise ConfigError(
-            f"{run.path}: the disk is full: expected {needed / 1e6:.0f} MB of free space at {place}, found "
-            f"{free / 1e6:.0f} MB. Delete files, or choose a run_dir on another disk."
+            f"{run.path}: the disk is full: expected {_mb(needed)} of free space at {place}, found {_mb(free)}. Delete "
+            "files, or choose a run_dir on another disk."
         )
 
 
@@ -48,3 +48,7 @@ def _bytes_there(run: RunDirectory) -> int:
     places = [run.centre, run.contestants, run.beside, run.task_vectors, run.information, *begun]
     files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
     return sum({(stat := file.stat()).st_ino: stat.st_size for file in files}.values())
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.{0 if size >= 1e7 else 3}f} MB"

@@ -18,6 +18,7 @@ from adamerge.experts.model_kind import forward_inputs, names_argument
 from adamerge.experts.predicted import predicted
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
 from adamerge.experts.stateless import Stateless
+from adamerge.merging.device import device_of
 from adamerge.merging.execution import expert_of
 from adamerge.merging.generating import Generating
 from adamerge.merging.merged_model import MergedModel
@@ -78,12 +79,16 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
 
     Returns:
         The rows, with notes.
+
+    Raises:
+        ConfigError: As `settle_rows`, or a run takes more memory than is free, and the user has set no limit.
     """
+    choice = execution_ahead(config, experts, names, data.calibration, device_of(config.trainer.accelerator))
+    if choice.problem:
+        raise ConfigError(choice.problem)
     if not data.calibration and not data.evaluation:
         return data
-    vectors = plain_vectors(config, experts, names)
-    blocks = execution_ahead(config, experts, names, data.calibration, vectors.device).blocks
-    model = over_one_group(experts, vectors, blocks)
+    model = over_one_group(experts, plain_vectors(config, experts, names), choice.blocks)
     return settle_rows(data, experts, config.data, model)
 
 

@@ -36,14 +36,14 @@ class _Open:
 
 
 def check_size(events: Iterable[yaml.Event], name: str) -> None:
-    """Refuse too many values, too many levels and endless aliases, before anything is built of them.
+    """Refuse a second document, too many values or levels and endless aliases, before anything is built of them.
 
     Raises:
         ConfigError: Names the line.
     """
     around = [_Open(None)]
     known: dict[str | None, tuple[int, int]] = {}
-    total = 0
+    total = documents = 0
     for event in events:
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             around.append(_Open(event.anchor))
@@ -64,6 +64,12 @@ def check_size(events: Iterable[yaml.Event], name: str) -> None:
             around[-1].size += closed.size
             known |= {closed.anchor: (closed.size, closed.height)} if closed.anchor else {}
         else:
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            if documents > 1:
+                raise ConfigError(
+                    f"{name}:{line(event)}: expected one document, found another one. Remove the line with --- if both "
+                    "belong together, or keep each in a file of its own."
+                )
             continue
         total += size
         around[-1].size += size if not isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent) else 0

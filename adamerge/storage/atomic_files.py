@@ -27,7 +27,7 @@ def whole_file(path: Path) -> Generator[BufferedWriter]:
         .partial
         ['a.txt']
     """
-    with _named(path):
+    with named_in_errors(path):
         remove_leftovers_of(path)
         part, handle = new_partial_file(path)
         try:
@@ -47,15 +47,19 @@ def file_in_place(path: Path) -> Generator[BufferedWriter]:
 
     For files in a folder that is itself complete or absent.
     """
-    with _named(path):
+    with named_in_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         with os.fdopen(handle, "wb") as file:  # of a descriptor, "w" cuts nothing off
             yield file
 
 
 @contextmanager
-def _named(path: Path) -> Generator[None]:
-    """Name the file in errors of a full disk, which do not."""
+def named_in_errors(path: Path) -> Generator[None]:
+    """Name the file in errors of a full disk, which do not.
+
+    Args:
+        path: The file that is written.
+    """
     try:
         yield
     except OSError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from adamerge.storage.atomic_files import appear
+from adamerge.storage.atomic_files import appear, named_in_errors
 from adamerge.storage.kept import Key
 from adamerge.storage.partial_paths import JOURNAL, new_partial_folder, remove, take_leftover_of
 
@@ -118,7 +118,7 @@ def _begin(path: Path, key: Key) -> tuple[Begun, int]:
 
 def _append(journal: Path, name: str, found: Note) -> None:
     text = json.dumps([name, found]).encode()
-    with journal.open("ab") as file:
+    with named_in_errors(journal), journal.open("ab") as file:
         file.write(b"\n%08x %b" % (zlib.crc32(text), text))
 
 

@@ -57,7 +57,12 @@ def configure(folder: Path, run: str, options: argparse.Namespace) -> None:
         "method": "expert_merging",
         "memory": mode,
         "out_dtype": "bfloat16",
-        "data": {"batch_size": options.rows, "held_out": 0.5, "micro_batch": options.rows, "positions": "all"},
+        "data": {
+            "batch_size": options.rows,
+            "held_out": options.held_out,
+            "micro_batch": options.rows,
+            "positions": "all",
+        },
         "watch": {"every": options.steps},
         "trainer": {"max_steps": options.steps, "accelerator": "cpu"},
         **({"centre": more[0]} if more and more != ["adapters"] else {}),
@@ -72,6 +77,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--rows", type=int, default=4, help="Rows of a task in a step.")
+    parser.add_argument("--held-out", type=float, default=0.5, help="Share of rows; without, no merge is measured.")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--limit", default="20GB", help="memory.limit")
     parser.add_argument("--max-shard-size", default="50GB")

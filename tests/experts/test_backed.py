@@ -4,10 +4,13 @@ import json
 import shutil
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from sentence_transformers import SentenceTransformer
-from support.families import configuration
+from support.families import build, configuration
 from support.mistakes import edit_json, edit_tensors
+from support.stand_ins import nothing
 
+from adamerge.experts.adapter import open_adapter
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.own_class import own_module
 from adamerge.runs.build_model import open_experts
@@ -21,7 +24,7 @@ from adamerge.types import ConfigError, IncompatibleExpertsError
         ({"num_hidden_layers": 129}, "tensors, found num_hidden_layers: 129"),
         ({"num_hidden_layers": 10_001}, "num_hidden_layers: expected at most 10000, found 10001"),
         ({"num_labels": 10**6 + 1}, "num_labels: expected at most 1000000"),
-        ({"max_position_embeddings": 2**16 + 1, "vocab_size": 2**16 + 1}, "describes a BertForSequenceCl"),
+        ({"max_position_embeddings": 2**16 + 1, "vocab_size": 2**16 + 1}, "vocab_size, max_position_embeddings: desc"),
         ({"hidden_act": "nothing"}, "transformers cannot build one from it"),
         ({"architectures": [3]}, "architecture"),
         ({"architectures": ["BertTokenizer"]}, "does not have"),
@@ -34,6 +37,16 @@ def test_a_configuration_that_cannot_be_built_names_its_file(family, changes, wo
     with pytest.raises((ConfigError, IncompatibleExpertsError), match=r"mood/config\.json|config\.json") as refused:
         own_module(open_checkpoint("mood"))
     assert words in str(refused.value)
+
+
+def test_a_base_of_adapters_is_refused_before_it_is_built(tmp_path, monkeypatch):
+    base = build("LlamaForCausalLM", "llama", 0)
+    base.save_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    edit_json(tmp_path / "base/config.json", num_key_value_heads=2**16 + 1)
+    monkeypatch.setattr("adamerge.experts.adapter.skeleton", nothing)
+    with pytest.raises(IncompatibleExpertsError, match=r"base/config\.json: num_key_value_heads: describes a Llama"):
+        open_adapter("adapter", tmp_path / "adapter", open_checkpoint(str(tmp_path / "base")))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,20 @@ def test_check_prints_what_each_of_several_processes_takes():
     assert "memory: to learn, each of 2 processes takes fsdp2" in out.getvalue()
 
 
+def test_more_than_is_free_is_refused_by_check_and_fit(tmp_path, monkeypatch):
+    """A control group of 700 MB killed what `check` had found no problem in."""
+    monkeypatch.setattr("adamerge.runs.choose_memory.free_bytes", lambda device: 10**5)
+    run = str(tmp_path / "run")
+    (problem,), _ = printed(check, run_dir=run)
+    assert re.match(
+        r"memory: expected at least \d+ MB.*, found \d+ MB of this process and 0 MB that the device", problem
+    )
+    with pytest.raises(ConfigError, match=r"memory: expected at least .* or set memory\.limit"):
+        printed(fit, run_dir=run)
+    assert not (tmp_path / "run").exists()
+    assert not printed(check, run_dir=run, memory={"limit": "20GB"})[0]  # the user knows better
+
+
 def test_a_limit_below_what_is_needed_is_one_problem():
     problems, _ = printed(check, memory={"limit": "100kB"})
     (problem,) = problems

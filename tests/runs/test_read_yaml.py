@@ -82,6 +82,7 @@ def test_a_long_value_is_cut_in_the_answer():
     [
         (b"base_model: [1,\nmodels: 2", "bad.yaml: this is not YAML in UTF-8"),
         (b"base_model: b\xe4se", "bad.yaml: this is not YAML in UTF-8"),
+        (b"---\ninit: 0\n---\ninit: 1", "bad.yaml:3: expected one document, found another one. Remove the line"),
         (b"a: &a [*a]", "bad.yaml:1: the alias *a "),
         (b"- 1\n- 2", "bad.yaml: expected keys and values"),
         (b"", "bad.yaml: expected keys and values"),

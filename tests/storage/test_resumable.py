@@ -2,8 +2,8 @@
 
 import pytest
 
-from adamerge.storage.partial_paths import remove_leftovers_in
-from adamerge.storage.resumable import begun_folder, resumable_folder
+from adamerge.storage.partial_paths import JOURNAL, remove_leftovers_in
+from adamerge.storage.resumable import Begun, begun_folder, resumable_folder
 
 
 def leave(path, key, *notes, error=KeyboardInterrupt):
@@ -52,3 +52,10 @@ def test_only_whole_lines_count(tmp_path):
         (place / "journal").write_bytes(whole[:end])
         assert leave(tmp_path / "out", {"sources": "1"}, "d") == (place, ["a", "b"])
         assert leave(tmp_path / "out", {"sources": "1"}) == (place, ["a", "b", "d"])
+
+
+def test_a_full_disk_is_named_by_the_journal(tmp_path):
+    (tmp_path / JOURNAL).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as full:
+        Begun(tmp_path).note("a", {})
+    assert full.value.filename == str(tmp_path / JOURNAL)
