@@ -40,7 +40,7 @@ class Classified(Scorer):
 
     @override
     def update(self, outputs: Outputs, batch: Batch) -> None:
-        logits = outputs.logits
+        logits = outputs.logits.float()  # torchmetrics takes the softmax in the dtype that they have
         self._metric = self._metric or _metric(logits).to(logits.device)
         self._metric.update(logits, batch.labels)
 
