@@ -29,6 +29,9 @@ _COMPRESSIONS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\
 _MARK = "\ufeff"
 """A byte order mark, as a character."""
 
+_TURNED = "\ufffe"
+"""The same read in the other byte order; no text in UTF-16 or UTF-32 holds it."""
+
 _BOMS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -62,12 +65,18 @@ def lines(path: Path, seen: Counter[str] | None = None) -> Iterator[str]:
     """
     number = 0
     try:
-        with _open(path) as binary, io.TextIOWrapper(binary, encoding=_encoding(path), newline="") as file:
+        encoding = _encoding(path)
+        with _open(path) as binary, io.TextIOWrapper(binary, encoding=encoding, newline="") as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise ValueError(
                         f"line {number}: expected text, found a null byte. Save the file as text in UTF-8 (UTF-16 "
                         "needs a byte order mark)."
+                    )
+                if _TURNED in line and encoding in _BOMS.values():
+                    raise ValueError(
+                        f"line {number}: expected one byte order, found the mark of the other one: files in two "
+                        "encodings were joined. Save each in UTF-8 before joining them."
                     )
                 if seen is not None:
                     seen["joined"] += line.startswith(_MARK)

@@ -108,6 +108,11 @@ REFUSED = {
     "UTF-8": ("a.jsonl", ROWS.encode() + b'"sch\xf6n"\n', "line 3: .* UTF-8, found the byte 0xf6 at position 5"),
     "UTF-8, csv": ("a.csv", "text\ngood\ncafé\n".encode("cp1252"), "line 3: .* UTF-8, found the byte 0xe9"),
     "UTF-16 without a mark": ("a.csv", "text\ngood\n".encode("utf-16-le"), "line 1: expected text, found a null byte"),
+    "UTF-16 in two byte orders": (
+        "a.txt",
+        b"\xff\xfe" + "a\n".encode("utf-16-le") + b"\xfe\xff" + "b\n".encode("utf-16-be"),
+        "line 2: expected one byte order, found the mark of the other one",
+    ),
     "null byte": ("a.txt", "good\nba\0d\n", "line 2: expected text, found a null byte"),
     "UTF-16, cut": ("a.txt", "good\n".encode("utf-16")[:-1], "expected text in utf-16"),
     "too many fields": ("a.csv", "text,label\na,0\nb,c,1\n", r"row 2 \(line 3\) has 3 fields, .* names 2 columns"),
