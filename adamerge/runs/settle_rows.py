@@ -28,7 +28,7 @@ from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
 from adamerge.types import ConfigError
 
-_FULL_DEPTH = 5e10
+_FULL_DEPTH = 5e9
 """Numbers of a model times tokens of its longest row up to which a copy keeps all blocks."""
 
 _UNLIMITED = 10**6
