@@ -69,7 +69,8 @@ def test_joined_files_are_refused_by_name(whole, tmp_path, rows, compressed):
         pq.write_table(table, file, use_dictionary=False, compression=compressed, write_page_index=True)
     joined = tmp_path / "joined.parquet"
     joined.write_bytes(first.read_bytes() + last.read_bytes())
-    assert rows == 0 or pq.read_table(joined)["text"][0].as_py() == "a0000"  # the first file's rows, by the last's end
+    if rows and int(pa.__version__.split(".")[0]) > 17:  # which reads the first file's rows, by the last one's end
+        assert pq.read_table(joined)["text"][0].as_py() == "a0000"
     with pytest.raises(ConfigError, match=r"joined\.parquet: expected one Parquet file, .*Save the files apart"):
         load_table(DataSource(str(joined)), "mood", 0)
     if rows:

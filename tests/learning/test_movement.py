@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from support.digits import MANNERS, digits_family
 from support.families import configuration, write
+from support.releases import needs_late_experts
 from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -68,7 +69,10 @@ STUCK = {
 }
 
 
-@pytest.mark.parametrize("case", STUCK)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[needs_late_experts] if case in ("corner", "projected") else []) for case in STUCK],
+)
 def test_an_optimiser_that_moved_nothing_is_said(case):
     learning, reason = STUCK[case]
     found = learned(learning)

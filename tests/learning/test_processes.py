@@ -7,10 +7,11 @@ import pytest
 from support.families import save_text_family
 from support.learned_together import METHODS, STRATEGIES, coefficients, fit_of, place_of
 from support.processes import run_together
+from support.releases import HAS_FSDP2, needs_fsdp2
 
 from adamerge.cli import BAD_INPUT
 
-TOGETHER = [(method, "fsdp2" if method == "expert_merging++" else "ddp") for method in METHODS]
+TOGETHER = [(method, "fsdp2" if HAS_FSDP2 and method == "expert_merging++" else "ddp") for method in METHODS]
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_two_processes_learn_what_one_learns(family, main):
         assert gap < 1e-5, (method, strategy)
 
 
-@pytest.mark.parametrize(("strategy", "call"), [("ddp", 4), ("fsdp2", 12)])
+@pytest.mark.parametrize(("strategy", "call"), [("ddp", 4), pytest.param("fsdp2", 12, marks=needs_fsdp2)])
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_alone(family, main, strategy, call):
     command, strike = fit_of("adamerging", 2, strategy), STRATEGIES[strategy]._replace(call=call)
     assert run_together([command], family, strikes={1: strike}) == [BAD_INPUT, -strike.number]

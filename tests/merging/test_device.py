@@ -66,7 +66,9 @@ def test_coefficients_elsewhere_are_refused(device, wanted):
 
 def test_full_precision_is_without_tf32_and_leaves_the_setting_as_it_was():
     matmul = torch.backends.cuda.matmul
-    key, fast, exact = ("fp32_precision", "tf32", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", 1, 0)
+    key, fast, exact = (
+        ("fp32_precision", "tf32", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True, False)
+    )
     former = getattr(matmul, key)
     try:
         setattr(matmul, key, fast)

@@ -1,7 +1,10 @@
 """A model that two processes share against the same model in memory; what part of the task vectors one reads."""
 
 import pytest
+from support.releases import needs_fsdp2
 from support.sharded import CHOOSY, CLASSES, compared
+
+pytestmark = needs_fsdp2
 
 
 @pytest.fixture(scope="module")

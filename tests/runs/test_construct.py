@@ -1,6 +1,7 @@
 """The options to blame are found by trying, whatever a class says."""
 
 import pytest
+from support.releases import needs_late_hints
 from torch.optim import SGD, Adam, RMSprop, SparseAdam
 from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LambdaLR, MultiStepLR, PolynomialLR, StepLR
 
@@ -101,6 +102,7 @@ def test_what_an_optimiser_or_scheduler_refuses_only_in_a_step_is_refused(cls, v
     assert all(f"; {cls.__name__} says: " in refusal.problem for refusal in found)
 
 
+@needs_late_hints
 @pytest.mark.parametrize("cls", [MultiStepLR, LambdaLR])
 def test_hints_that_torch_imports_for_type_checkers_alone_are_read(cls):
     assert {option.hint for option in options(cls, called_later=True).values()}.isdisjoint({object})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.releases import LATE, readable
 
 from adamerge.merging.coefficients import load_coefficients
 
@@ -20,7 +21,7 @@ def former(tmp_path):
     folder = shutil.copytree(FORMER, tmp_path / "former")
     for file in folder.rglob("*"):
         if file.suffix in (".yaml", ".json"):
-            file.write_text(file.read_text().replace("{root}", str(folder)))
+            file.write_text(readable(file.read_text().replace("{root}", str(folder))))
     return folder
 
 
@@ -63,4 +64,6 @@ def test_an_interrupted_former_run_goes_on_where_it_stopped(former, main):
     expected = load_coefficients(run / "expected_coefficients.safetensors").coefficients
     apart = (coefficients(run) - expected).abs()
     assert (apart <= 1e-5 + 1e-4 * expected.abs()).float().mean() > 0.98
-    assert apart.max() < 1e-3  # where a gradient is near zero, Adam's steps are the processor's rounding
+    assert apart.max() < (
+        1e-3 if LATE else 1e-2
+    )  # where a gradient is near zero, Adam's steps are the processor's rounding

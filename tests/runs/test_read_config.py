@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.releases import readable
 from torch.optim import SGD, Adam
 
 from adamerge.calibration.esm import Esm
@@ -162,7 +163,7 @@ def test_an_optimiser_that_yaml_cannot_name_is_refused_before_a_run():
 def old_runs(tmp_path):
     place = shutil.copytree(RUNS, tmp_path / "runs")
     for file in place.glob("*/config.yaml"):
-        file.write_text(file.read_text().replace("{root}", str(place)))
+        file.write_text(readable(file.read_text().replace("{root}", str(place))))
     return place
 
 
