@@ -31,6 +31,9 @@ Generate: TypeAlias = Callable[[Mapping[str, Tensor], GenerationConfig], object]
 Ask: TypeAlias = Callable[[Rows, Sequence[int]], list[Tensor]]
 """Returns a model's answer to each of some rows in one batch."""
 
+_SUPPRESSED = -1e3
+"""A logit that is not above it is of a class that is never to be predicted, where other logits are above."""
+
 _TOKENS = 3
 """Generated tokens that are compared."""
 
@@ -130,8 +133,7 @@ def _watched(ask: Ask, broken: dict[Padding, int], first: dict[int | None, tuple
 def _otherwise(ask: Ask, rows: Rows, row: int, before: Tensor, tolerance: float) -> bool:
     """Ask for a row again, after others; returns whether the answer is another one."""
     again = ask(rows, [row])[0]
-    size = finite(before).abs().max().item()
-    return again.shape != before.shape or not _close(again, before, tolerance * size)
+    return again.shape != before.shape or not _close(again, before, tolerance * _size([before]))
 
 
 def ladder(rows: Rows, reads_mask: bool, limit: int | None) -> list[Padding]:
@@ -204,7 +206,7 @@ def _as_alone(ask: Ask, rows: Rows, group: Sequence[int], alone: Mapping[int, Te
         raise
     except Exception:  # some classes refuse batches
         return False
-    size = max(finite(answer).abs().max().item() for answer in alone.values())
+    size = _size(alone.values())
     answers = ((one, alone[row]) for one, row in zip(together, group, strict=True) if row in alone)
     return all(one.shape == two.shape and _close(one, two, tolerance * size) for one, two in answers)
 
@@ -212,6 +214,13 @@ def _as_alone(ask: Ask, rows: Rows, group: Sequence[int], alone: Mapping[int, Te
 def finite(answer: Tensor) -> Tensor:
     """Replace infinite logits, of suppressed tokens, and those that are no number by 0."""
     return answer.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _size(answers: Iterable[Tensor]) -> float:
+    """Return the largest absolute logit of those that are not suppressed."""
+    values = torch.cat([finite(answer).flatten() for answer in answers])
+    shown = values[values > _SUPPRESSED]
+    return (shown if len(shown) else values).abs().max().item()
 
 
 def _close(one: Tensor, two: Tensor, tolerance: float) -> bool:

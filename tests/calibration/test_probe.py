@@ -65,6 +65,12 @@ KINDS = {
         "a forward pass of its own",
     ),
     "reads short rows not": (refuses_short_rows, True, Padding(length=16), "cannot be run on short rows: every row is"),
+    "reads other rows, and suppresses a class": (
+        lambda x: torch.cat([total(x) - total(x).mean(), torch.full_like(total(x), -1e9)], 1),
+        True,
+        Padding(share="none"),
+        "a forward pass of its own",
+    ),
     "refuses batches": (refuses_batches, True, Padding(share="none"), "a forward pass of its own"),
 }
 
