@@ -179,14 +179,14 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float, 
     alone: dict[int | None, dict[int, Tensor]] = {}
     problem: Exception | None = None
     long = rows.by_length(range(len(rows)))[0]
+    sample = dict.fromkeys([long, *chain(*groups_of(rows, Padding(), TOGETHER))])
     for padding in paddings:
         own, known = rows.under(padding), alone.setdefault(padding.length, {})
         try:
-            known[long] = known[long] if long in known else ask(own, [long])[0]
+            _ask_alone(ask, own, sample, known)
             most = min(size, room(known[long], rows.length(long)))
             groups = groups_of(rows, padding, most)
-            asked = dict.fromkeys(chain(*groups_of(rows, Padding(), most), *groups))
-            known |= {row: ask(own, [row])[0] for row in asked if row not in known}
+            _ask_alone(ask, own, chain(*groups), known)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # any class may raise anything
@@ -196,6 +196,12 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float, 
         if all(_as_alone(ask, own, group, known, tolerance) for group in (*groups, *crowd)):
             return padding
     raise problem or ValueError("no padding was tried")
+
+
+def _ask_alone(ask: Ask, rows: Rows, which: Iterable[int], known: dict[int, Tensor]) -> None:
+    for row in which:
+        if row not in known:
+            known[row] = ask(rows, [row])[0]
 
 
 def _as_alone(ask: Ask, rows: Rows, group: Sequence[int], alone: Mapping[int, Tensor], tolerance: float) -> bool:

@@ -92,6 +92,11 @@ def test_the_first_padding_under_which_rows_are_answered_as_alone(kind, rows):
     assert sorted(seen) == list(range(len(rows)))
 
 
+def test_where_no_rows_share_a_pass_short_and_long_ones_are_asked_still(rows):
+    model = Model("Odd", refuses_short_rows, lambda inputs, how: None, lambda: [])
+    assert settle(model, rows, 16, size=1).rows.padding == Padding(length=16)
+
+
 def test_a_class_that_cannot_be_asked_gets_one_row_at_a_time_and_a_sentence(rows):
     def broken(inputs):
         raise RuntimeError("wants something else\nof more lines")

@@ -48,7 +48,10 @@ MISTAKES = [
     (f"watch: {{average: {'9' * 400}}}", "watch.average: expected a"),
     ("run_dir:", "run_dir: expected a text, found None"),
     ("feasible: null", "feasible: expected Unbounded, Box, Simplex, found None"),
-    ("grouping: tensr", "'tensor' or 'component', found 'tensr'. Did you mean tensor?"),
+    (
+        "grouping: tensr",
+        "grouping: expected 'task', 'block', 'tensor' or 'component', found 'tensr'. Did you mean tensor?",
+    ),
     ("method: adamergin", "Did you mean adamerging?"),
     ("data: {batch_size: many}", "data.batch_size: expected a whole number or null, found 'many'"),
     ("data: {batch_size: true}", "data.batch_size: expected a whole number or null, found True"),
@@ -104,10 +107,7 @@ MANY = [  # a section, and what must be said of it, one line each
     (
         "data: {rows: 0, held_out: 2, batch_size: many, micro_batch: 0, bogus: 1}",
         [
-            "data.rows: expected",
-            "data.held_out: expected",
-            "data.batch_size: expected",
-            "data.micro_batch: expected",
+            *(f"data.{key}: expected" for key in ("rows", "held_out", "batch_size", "micro_batch")),
             "data.bogus: there is no such key",
         ],
     ),
