@@ -22,7 +22,7 @@ import hypothesis
 import pytest
 from support.processes import run
 from support.shared import PLACE, made_once
-from support.stand_ins import FEW, OF_RUNS, nothing
+from support.stand_ins import FEW, OF_RUNS, UNASKED, nothing
 
 # The same examples always.
 hypothesis.settings.register_profile("same", max_examples=50, derandomize=True, deadline=None, database=None)
@@ -127,10 +127,11 @@ def in_finished(finished, tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _stand_ins(request, monkeypatch):
-    """Only tests that are marked draw the pictures and write the report of each run, or tune over all scales."""
+    """Only tests that are marked draw the pictures and write the report of each run, tune over all scales, or probe."""
     monkeypatch.setattr("os.fsync", nothing)  # no test waits for a disk
-    if request.node.get_closest_marker("all_scales") is None:
-        monkeypatch.setattr(*FEW)
+    for marker, stand_in in {"all_scales": FEW, "probes": UNASKED}.items():
+        if request.node.get_closest_marker(marker) is None:
+            monkeypatch.setattr(*stand_in)
     if "adamerge.runs.fit" in sys.modules and request.node.get_closest_marker("reports") is None:
         for name, stand_in in OF_RUNS.items():
             monkeypatch.setattr(f"adamerge.runs.fit.{name}", stand_in)

@@ -46,15 +46,17 @@ def blocks(name):
 
 @pytest.fixture
 def workspace(demo_folder, tmp_path, monkeypatch):
-    """The current directory of a reader who ran the demo and wrote a merge.yaml of few rows; presets learn briefly."""
-    monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 22)  # two of them in chunks
+    """The current directory of a reader who ran the demo and wrote a merge.yaml; few rows and steps of all."""
+    for key, value in {"trainer.max_steps": 4, "chunks": {"budget": 8, "first_steps": 2}}.items():
+        monkeypatch.setitem(PRESETS[DEFAULT], key, value)
     shutil.copytree(demo_folder, tmp_path / "demo")
     shutil.copytree(demo_folder / "data/upright/calibration", tmp_path / "general")
     settings = yaml.safe_load((demo_folder / "demo.yaml").read_text())
     parts = ("calibration", "evaluation")
     models = [model | {part: {"path": model[part], "rows": 16} for part in parts} for model in settings["models"]]
-    short = settings | {"models": models, "trainer": {"max_steps": 2}, "run_dir": "runs/mine"}
-    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(short))
+    short = settings | {"models": models}
+    (tmp_path / "demo/demo.yaml").write_text(yaml.safe_dump(short))
+    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(short | {"trainer": {"max_steps": 2}, "run_dir": "runs/mine"}))
     theirs = [{"model": model["model"], "parameters": {"weight": 0.4}} for model in settings["models"]]
     theirs = {"merge_method": "task_arithmetic", "base_model": settings["base_model"], "models": theirs}
     (tmp_path / "mergekit.yaml").write_text(yaml.safe_dump(theirs | {"dtype": "float32"}))

@@ -47,7 +47,8 @@ def same(table: Table, result):
 
 
 def test_example_learns_what_the_command_learns(demo_folder, main, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS[DEFAULT], "trainer.max_steps", 22)  # two of them in chunks
+    for key, value in {"trainer.max_steps": 5, "chunks": {"budget": 8, "first_steps": 3}}.items():
+        monkeypatch.setitem(PRESETS[DEFAULT], key, value)
     (tmp_path / "demo").symlink_to(demo_folder)
     monkeypatch.chdir(tmp_path)
     names = {}

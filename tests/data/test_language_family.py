@@ -14,9 +14,9 @@ from adamerge.runs.build_model import open_experts
 from adamerge.runs.load_rows import load_data
 
 SMALL = Training(
-    words=512, width=48, layers=2, base_steps=200, expert_steps=150, batch=9, length=48, characters=300_000, rows=96
+    words=384, width=48, layers=1, base_steps=150, expert_steps=150, batch=9, length=40, characters=150_000, rows=64
 )
-RECIPE = Recipe(rows=96, steps=25, rate=8e-2, blocks=48, batch=24)
+RECIPE = Recipe(rows=64, steps=20, rate=1e-1, blocks=48, batch=20)
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,7 @@ def test_a_model_that_cannot_be_run_is_a_problem():
     assert problem.startswith("Odd cannot be run on a row alone (IndexError: index out of range in self). Correct what")
 
 
+@pytest.mark.probes
 @pytest.mark.parametrize("command", ["check", "fit"])
 def test_a_configuration_that_overflows_is_refused_by_both(family, main, command):
     file = family / "mood/config.json"

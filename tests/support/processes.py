@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from support.stand_ins import FEW, OF_RUNS, nothing
+from support.stand_ins import FEW, OF_RUNS, UNASKED, nothing
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["support.loaded_ahead"])
@@ -107,8 +107,9 @@ def _command(arguments, folder, output, strike):
 
     for name, stand_in in OF_RUNS.items():
         setattr(fit, name, stand_in)
-    path, _, name = FEW[0].rpartition(".")
-    setattr(pkgutil.resolve_name(path), name, FEW[1])
+    for path, stand_in in (FEW, UNASKED):
+        module, _, name = path.rpartition(".")
+        setattr(pkgutil.resolve_name(module), name, stand_in)
     sys.exit(main(arguments))
 
 
