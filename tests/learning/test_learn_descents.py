@@ -54,7 +54,9 @@ def test_every_evaluation_of_a_step_uses_the_same_rows(monkeypatch):
     assert sum(len(calls) for (_, task), calls in seen.items() if task == 0) == found.certificate["evaluations"] > 6
 
 
-@pytest.mark.parametrize("optimizer", [FrankWolfe(), SoftFrankWolfe(2, inner_steps=4), ProjectedGradient(), LBFGSB()], ids=str)
+@pytest.mark.parametrize(
+    "optimizer", [FrankWolfe(), SoftFrankWolfe(2, inner_steps=4), ProjectedGradient(), LBFGSB()], ids=str
+)
 def test_learning_stops_when_the_optimiser_has_converged(optimizer, tmp_path):
     _, own = digits_family()
     feasible = Unbounded() if isinstance(optimizer, LBFGSB) else Simplex()
