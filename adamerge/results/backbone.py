@@ -50,13 +50,16 @@ def _merged(model: MergedModel, coefficients: Coefficients, surviving: Surviving
     groups, rounded_to = model.grouping.rows[name], model.rounding.in_turn(name)
     shape = model.vectors.shapes[name]
     written = torch.empty(shape, dtype=model.rounding.dtypes.get(name, torch.float64))
-    for part in model.vectors.exactly(name, coefficients, groups):
+    counts, apart, measured = surviving is not None and surviving.counts(name), len(groups) > 1, 0
+    for number, part in enumerate(model.vectors.exactly(name, coefficients, groups)):
         rounded = rounded_to(part.merged)
         check_fits(name, part.merged, rounded)
         as_matrix(written)[part.rows, part.columns] = rounded
-        if surviving and surviving.counts(name):
-            apart = len(groups) > 1
+        if surviving and counts and number % surviving.every(name) == 0:
             surviving.add(name, part.products(rounded, apart), groups[part.rows] if apart else groups)
+            measured += rounded.numel()
+    if surviving and 0 < measured < written.numel():
+        surviving.scale(name, written.numel() / measured)
     return written
 
 

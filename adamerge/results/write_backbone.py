@@ -4,6 +4,7 @@ import platform
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from typing import cast
@@ -19,6 +20,7 @@ from adamerge.results.surviving import SurvivingShare
 from adamerge.storage.atomic_files import file_in_place
 from adamerge.storage.digest import Checksum, bytes_of, checksum_of, digest_of, digest_of_json, identity_of
 from adamerge.storage.kept import Key
+from adamerge.storage.one_behind import one_behind
 from adamerge.storage.resumable import Begun
 from adamerge.storage.weights import Header, headers_of
 from adamerge.storage.write_safetensors import SafetensorsWriter, write_safetensors
@@ -112,7 +114,7 @@ def key_of(model: MergedModel, coefficients: Coefficients, layout: Layout) -> Ke
 def write_backbone(
     model: MergedModel, coefficients: Coefficients, layout: Layout, begun: Begun, surviving: SurvivingShare
 ) -> Backbone:
-    """Write the merged checkpoint's weights, one merged tensor in memory at a time.
+    """Write the merged checkpoint's weights; in memory are one tensor that is merged and one that is written.
 
     Args:
         model: Experts and task vectors.
@@ -129,8 +131,10 @@ def write_backbone(
             left = [unit for unit in units if not done.keep(unit, headers, writer)]
             names = [name for unit in left for name in unit.names]
             parameters = exact_parameters(model, coefficients, surviving, names)
-            for unit in left:
-                _write_unit(unit, parameters, writer, done)
+            with one_behind() as behind:
+                for unit in left:
+                    merged = dict(islice(parameters, len(unit.names)))
+                    behind(partial(_write_unit, unit, merged, writer, done))
             for name, tensor in joined.items():
                 writer.write(name, tensor)
     files = dict(layout.files)
@@ -143,11 +147,8 @@ def write_backbone(
     return Backbone(layout.files, not joined, layout.most, done.checksums, notes)
 
 
-def _write_unit(
-    unit: Written, parameters: Iterator[tuple[str, Tensor]], writer: SafetensorsWriter, done: "_Done"
-) -> None:
-    """Merge what is written together, write it, and then note that it is finished."""
-    merged = dict(islice(parameters, len(unit.names)))
+def _write_unit(unit: Written, merged: Mapping[str, Tensor], writer: SafetensorsWriter, done: "_Done") -> None:
+    """Write what is written together, and then note that it is finished."""
     checksums = {name: checksum_of(tensor) for name, tensor in merged.items()}
     tensors = unit.apply(merged)
     for name, tensor in tensors.items():

@@ -1,5 +1,7 @@
 """The surviving share against its definition, and what rounding does to merges of 16-bit experts."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from adamerge.merging.execution import execution_of
 from adamerge.merging.grouping import row_blocks, tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.rounding import Rounding, rounding_of
+from adamerge.results import surviving
 from adamerge.results.backbone import exact_parameters
 from adamerge.results.surviving import Surviving, SurvivingShare
 
@@ -36,10 +39,10 @@ def moved(module, seed, steps):
     return expert
 
 
-def model_of(base, experts, mode="nearest", dtype=None):
+def model_of(base, experts, mode="nearest", dtype=None, grouping=tensor_wise):
     found = from_modules(base, experts)
     vectors = task_vectors(found, found.shared, resident=False)
-    return MergedModel(found, vectors, tensor_wise(found.shared), rounding_of(found, dtype, mode))
+    return MergedModel(found, vectors, grouping(vectors.shapes), rounding_of(found, dtype, mode))
 
 
 def survived(model, coefficients):
@@ -88,6 +91,21 @@ def test_shares_are_those_of_the_definition():
     assert found.share == pytest.approx((above.sum() / below.sum()).item(), rel=1e-4)
     assert found.by_expert()["b"] == pytest.approx((above[:, 1].sum() / below[:, 1].sum()).item(), rel=1e-4)
     assert found.by_group()["1.bias"] is None
+
+
+@pytest.mark.parametrize("grouping", [tensor_wise, partial(row_blocks, blocks=4)])
+def test_large_parameters_with_one_coefficient_are_measured_on_a_part_that_counts_for_all(grouping, monkeypatch):
+    base = layers(0)
+    experts = {"a": moved(base, 1, torch.tensor([0, 1, 2])), "b": moved(base, 2, torch.tensor([1, 3, 4]))}
+    model = model_of(base, experts, grouping=grouping)
+    coefficients = torch.full((len(model.grouping), 2), 0.45)
+    whole, _ = survived(model, coefficients)
+    monkeypatch.setattr(surviving, "MEASURED", SIZE**2 // 8)
+    monkeypatch.setattr(exact, "_ROOM", 5 * SIZE)  # a row at once
+    part, _ = survived(model, coefficients)
+    assert torch.equal(part.merged[0], whole.merged[0]) == (grouping is not tensor_wise)
+    torch.testing.assert_close(part.merged, whole.merged, rtol=0.1, atol=1e-12)
+    assert part.by_expert() == pytest.approx(whole.by_expert(), rel=0.02)
 
 
 @pytest.mark.parametrize(("coefficient", "low", "high"), [(0.3, 0.0, 0.15), (0.45, 0.0, 0.2), (0.55, 0.8, 1.0)])
