@@ -194,9 +194,12 @@ def _race(run: SeenRun) -> Iterator[Grid]:
 
 def _words(run: SeenRun) -> str:
     table = run.table.coefficients
+    unused = [name for name, used in zip(run.table.experts, table.any(0).tolist(), strict=True) if not used]
     return (
         f"{len(run.table.grouping)} groups × {len(run.table.experts)} columns; from {float(table.min()):.3g} to "
         f"{float(table.max()):.3g}, mean {float(table.mean()):.3g}. 0 leaves the centre ({run.centre}) as it is."
+        + f" 0 in every group, so no part of the merge: {', '.join(unused)}."
+        * bool(unused)
     )
 
 
@@ -288,9 +291,7 @@ def _costs(run: SeenRun) -> Iterator[Grid]:
         rows += [[Cell(f"peak memory of {k}, MB"), number(v / 1e6, 0)] for k, v in facts["peak_memory_bytes"].items()]
         rows.append([Cell("weights read (each at least once), MB"), number(facts["input_bytes"] / 1e6, 1)])
         if "disk_bytes" in facts:
-            rows.append(
-                [Cell("read from the disk, where it was not in memory, MB"), number(facts["disk_bytes"] / 1e6, 1)]
-            )
+            rows.append([Cell("read from the disk, not from memory, MB"), number(facts["disk_bytes"] / 1e6, 1)])
         rows.append([Cell("device"), Cell(facts["device"])])
         yield Grid("Time and memory", ["what", "value"], rows, "Of the last session, where a run was resumed.")
     if packages := run.recipe.get("packages"):

@@ -253,10 +253,13 @@ def test_the_race_names_the_centre():
     run = replace(own, table=table, race={"winner": "average", "rounds": rounds})
     assert run.centre == "auto: average"
     found = {section.title: section for section in sections(run)}
-    assert "0 leaves the centre (auto: average) as it is" in found["Coefficients"].text[0]
+    assert found["Coefficients"].text[0].endswith("0 leaves the centre (auto: average) as it is.")
     (grid,) = found["Learning"].grids
     assert [[cell.text for cell in row] for row in grid.rows] == [["average", "0.500", "0.300"], ["Ties", "0.400", "–"]]
     assert own.centre == "Isotropic"
+    own.table.coefficients[:, 1] = 0.0
+    (words,) = {part.title: part.text for part in sections(own)}["Coefficients"]
+    assert words.endswith(" 0 in every group, so no part of the merge: a|b.")
 
 
 def test_a_run_without_learning_has_no_empty_picture():
