@@ -97,10 +97,10 @@ def number(value: float | None, digits: int = 3, factor: float = 1) -> Cell:
     """Write a number; a dash if there is none.
 
     Example:
-        >>> number(0.5, 1, 100), number(None)
-        (Cell(text='50.0', value=50.0, under=''), Cell(text='–', value=None, under=''))
+        >>> number(0.5, 1, 100).text, number(-1e-9).text, number(None).text
+        ('50.0', '0.000', '–')
     """
-    return Cell("–") if value is None else Cell(f"{factor * value:.{digits}f}", factor * value)
+    return Cell("–") if value is None else Cell(f"{factor * value:z.{digits}f}", factor * value)
 
 
 def _results(run: SeenRun) -> Iterator[Grid]:
