@@ -181,7 +181,10 @@ def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "adamerge", "fti"], capture_output=True, text=True, check=False)
     assert done.returncode == cli.BAD_INPUT
     known = ", ".join(map(repr, cli.COMMANDS))
-    assert done.stderr == f"error: there is no command fti; expected one of {known}. Did you mean fit?\n"
+    assert (
+        done.stderr
+        == f"error: there is no command fti; expected one of {known}; adamerge --help explains them. Did you mean fit?\n"
+    )
 
 
 def test_check_lists_every_problem(family, main):
