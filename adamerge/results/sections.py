@@ -261,7 +261,8 @@ def _merged(run: SeenRun) -> list[str]:
             f"{sizes['bytes_on_disk'] / 1e6:.1f} MB."
         )
     grown = facts.get("groups_of_stages", [])
-    lines += [f"Groups of coefficients, by stage: {', '.join(map(str, grown))}."] if grown else []
+    last = f"; {len(run.table.grouping)} after the last, without steps" * (grown[-1:] != [len(run.table.grouping)])
+    lines += [f"Groups of coefficients, by stage: {', '.join(map(str, grown))}{last}."] if grown else []
     heads = {", ".join(names): "" for names in facts.get("heads", {}).values() if names}
     heads = {own: ", ".join(task for task, names in facts["heads"].items() if ", ".join(names) == own) for own in heads}
     lines += [f"Each expert's own: {'; '.join(f'{own} ({tasks})' for own, tasks in heads.items())}."] if heads else []

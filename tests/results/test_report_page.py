@@ -262,6 +262,14 @@ def test_the_race_names_the_centre():
     assert words.endswith(" 0 in every group, so no part of the merge: a|b.")
 
 
+def test_groups_that_a_last_division_made_without_steps_are_said():
+    own = made(history=False)
+    for stages, words in (([5], "5; 20 after the last, without steps."), ([5, 20], "5, 20.")):
+        own.facts["groups_of_stages"] = stages
+        (lines,) = [part.text for part in sections(own) if part.title == "Models and rows"]
+        assert f"Groups of coefficients, by stage: {words}" in lines
+
+
 def test_a_run_without_learning_has_no_empty_picture():
     drawn = [picture.title for picture in pictures(made(history=False))]
     assert "Learning" not in drawn
