@@ -100,7 +100,8 @@ def unknown_command(word: str) -> str | None:
     from adamerge.runs.similar_words import nearest
 
     known = [*COMMANDS]
-    return f"there is no command {word}; expected one of {', '.join(map(repr, known))}.{nearest(word, known)}"
+    words = f"there is no command {word}; expected one of {', '.join(map(repr, known))}; adamerge --help explains them."
+    return words + nearest(word, known)
 
 
 def parse_file(path: Path, *, allow_code: bool = False) -> "MergeConfig":

@@ -41,7 +41,7 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
     several = [name for name in alone if get_origin(known[name].hint) is list]
     words = [_configuration(word) if merges else word for word in _words(arguments, flags)]
-    words = list(_named(words, alone, several))
+    words = [_with_value(word, known, merges) for word in _named(words, alone, several)]
     mine = [word for word in words if not merges or word.option in known or not word.option]
     findings, given = Findings(), dict[str, object]()
     for word in words:
@@ -98,6 +98,18 @@ def _configuration(word: Word) -> Word:
     """Read a file of YAML without an option as the configuration: `adamerge fit merge.yaml`."""
     is_file = not word.option and (word.value or "").endswith((".yaml", ".yml"))
     return word._replace(option="config") if is_file else word
+
+
+def _with_value(word: Word, known: Mapping[str, Option], merges: bool) -> Word:
+    """Give an option without a value one, if there is no such option: that is what is to be said then."""
+    if word.value is not None or word.option in known:
+        return word
+    if merges:
+        from adamerge.runs.config import MergeConfig
+
+        if word.option.partition(".")[0] in {"config", *options(MergeConfig)}:
+            return word
+    return word._replace(value="null")
 
 
 def _named(words: Sequence[Word], alone: Sequence[str], several: Sequence[str]) -> Iterator[Word]:

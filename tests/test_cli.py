@@ -180,8 +180,8 @@ def test_the_version(capsys):
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "adamerge", "fti"], capture_output=True, text=True, check=False)
     assert done.returncode == cli.BAD_INPUT
-    known = ", ".join(map(repr, cli.COMMANDS))
-    assert done.stderr == f"error: there is no command fti; expected one of {known}. Did you mean fit?\n"
+    known = f"{', '.join(map(repr, cli.COMMANDS))}; adamerge --help explains them."
+    assert done.stderr == f"error: there is no command fti; expected one of {known} Did you mean fit?\n"
 
 
 def test_check_lists_every_problem(family, main):

@@ -12,9 +12,14 @@ from adamerge import cli
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fti"], f"there is no command fti; expected one of {', '.join(map(repr, cli.COMMANDS))}. Did you mean fit?"),
+        (["fti"], f"there is no command fti; expected one of {', '.join(map(repr, cli.COMMANDS))}; adamerge --help"),
+        (["fti"], "explains them. Did you mean fit?"),
         (["fit"], "missing: base_model, models"),
         (["fit", "--config"], "--config: expected a value after it, found none."),
+        (["fit", "merge.yaml", "--trainer.max_steps"], "--trainer.max_steps: expected a value after it, found none."),
+        (["fit", "merge.yaml", "--resume"], "--resume: there is no such key. Write --ckpt_path last after fit."),
+        (["fit", "merge.yaml", "--steps", "5"], "--steps: there is no such key. Write trainer: {max_steps: 60}."),
+        (["export", "run", "out", "--shard_size"], "--shard_size: there is no such key. Did you mean max_shard_size?"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["fit", "--config", "."], ".: expected a file, found a folder"),
         (["fit", "nowhere.yaml"], "nowhere.yaml: there is no such file"),

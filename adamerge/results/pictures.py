@@ -101,6 +101,7 @@ def _curves(run: SeenRun) -> Picture | None:
     rows[-1].fill_between(steps, low, high, color="0.8", label="smallest to largest coefficient")
     rows[-1].plot(steps, low, "k-", steps, high, "k-", linewidth=0.8)
     rows[-1].set(xlabel="step", ylabel="coefficients")
+    rows[-1].locator_params(axis="x", integer=True)
     for axes in rows:
         _marks(axes, run)
     _legend(figure, rows)

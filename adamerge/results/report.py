@@ -70,6 +70,7 @@ def curve(history: Sequence[Mapping[str, float]], best_step: int, path: Path, mo
     right.plot(steps, [100 * entry["agreement"] for entry in seen], color="tab:blue", marker=".", label="agreement")
     left.axvline(best_step, color="tab:red", linestyle=":", label=f"best iterate, step {best_step}{chosen}")
     left.set(xlabel="step", ylabel=f"{key} on held-out rows{', nats' if key == 'divergence' else ''}")
+    left.locator_params(axis="x", integer=True)
     right.set_ylabel("agreement on held-out rows, %")
     figure.legend(handles=[*left.get_lines(), *right.get_lines()], frameon=False, loc="outside upper center", ncols=3)
     _save(figure, path)

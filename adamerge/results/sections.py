@@ -97,10 +97,10 @@ def number(value: float | None, digits: int = 3, factor: float = 1) -> Cell:
     """Write a number; a dash if there is none.
 
     Example:
-        >>> number(0.5, 1, 100), number(None)
-        (Cell(text='50.0', value=50.0, under=''), Cell(text='–', value=None, under=''))
+        >>> number(0.5, 1, 100).text, number(-1e-9).text, number(None).text
+        ('50.0', '0.000', '–')
     """
-    return Cell("–") if value is None else Cell(f"{factor * value:.{digits}f}", factor * value)
+    return Cell("–") if value is None else Cell(f"{factor * value:z.{digits}f}", factor * value)
 
 
 def _results(run: SeenRun) -> Iterator[Grid]:
@@ -194,9 +194,12 @@ def _race(run: SeenRun) -> Iterator[Grid]:
 
 def _words(run: SeenRun) -> str:
     table = run.table.coefficients
+    unused = [name for name, used in zip(run.table.experts, table.any(0).tolist(), strict=True) if not used]
     return (
         f"{len(run.table.grouping)} groups × {len(run.table.experts)} columns; from {float(table.min()):.3g} to "
         f"{float(table.max()):.3g}, mean {float(table.mean()):.3g}. 0 leaves the centre ({run.centre}) as it is."
+        + f" 0 in every group, so no part of the merge: {', '.join(unused)}."
+        * bool(unused)
     )
 
 
@@ -258,7 +261,8 @@ def _merged(run: SeenRun) -> list[str]:
             f"{sizes['bytes_on_disk'] / 1e6:.1f} MB."
         )
     grown = facts.get("groups_of_stages", [])
-    lines += [f"Groups of coefficients, by stage: {', '.join(map(str, grown))}."] if grown else []
+    last = f"; {len(run.table.grouping)} after the last, without steps" * (grown[-1:] != [len(run.table.grouping)])
+    lines += [f"Groups of coefficients, by stage: {', '.join(map(str, grown))}{last}."] if grown else []
     heads = {", ".join(names): "" for names in facts.get("heads", {}).values() if names}
     heads = {own: ", ".join(task for task, names in facts["heads"].items() if ", ".join(names) == own) for own in heads}
     lines += [f"Each expert's own: {'; '.join(f'{own} ({tasks})' for own, tasks in heads.items())}."] if heads else []
@@ -288,9 +292,7 @@ def _costs(run: SeenRun) -> Iterator[Grid]:
         rows += [[Cell(f"peak memory of {k}, MB"), number(v / 1e6, 0)] for k, v in facts["peak_memory_bytes"].items()]
         rows.append([Cell("weights read (each at least once), MB"), number(facts["input_bytes"] / 1e6, 1)])
         if "disk_bytes" in facts:
-            rows.append(
-                [Cell("read from the disk, where it was not in memory, MB"), number(facts["disk_bytes"] / 1e6, 1)]
-            )
+            rows.append([Cell("read from the disk, not from memory, MB"), number(facts["disk_bytes"] / 1e6, 1)])
         rows.append([Cell("device"), Cell(facts["device"])])
         yield Grid("Time and memory", ["what", "value"], rows, "Of the last session, where a run was resumed.")
     if packages := run.recipe.get("packages"):

@@ -229,7 +229,7 @@ def build_model(
     of_experts = without_keep(rows)
     merges = FinishedMerges(config, experts, names, run, of_experts, console, keeper)
     centre = centre_of(merges, watch)
-    vectors = plain_vectors(config, experts, names, centre, weights_beside(merges))
+    vectors = plain_vectors(config, experts, names, centre, weights_beside(merges, centre))
     if config.task_vectors is not None:
         with fisher_inputs(config.task_vectors, experts, vectors, run, of_experts, console, keeper) as fisher:
             transform = by_matrix(config.task_vectors, experts.layouts)

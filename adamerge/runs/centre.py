@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TypedDict
 
+import torch
 from rich.console import Console
 
 from adamerge.calibration.cache_keys import digest_of_rows
@@ -63,13 +64,21 @@ def centre_of(merges: "FinishedMerges", watch: Mapping[str, Rows] | None = None)
     ).weights()
 
 
-def weights_beside(merges: "FinishedMerges") -> dict[str, Weights]:
-    """Compute or read the models that get a coefficient beside the experts, by the names of their columns."""
+def weights_beside(merges: "FinishedMerges", centre: Weights) -> dict[str, Weights]:
+    """Compute or read the models that get a coefficient beside the experts, by the names of their columns.
+
+    Which of them is the centre itself, whose task vector is zero, is printed.
+    """
     config, files = merges.config, merges.files_beside
-    return {
+    found = {
         name: merges.experts.base if model == "base" else merges(model, files[name])
         for name, model in config.models_beside.items()
     }
+    for name, weights in found.items():
+        if all(torch.equal(weights[one], centre[one]) for one in merges.names):
+            line = f"note: beside: {name} is the centre itself, so its coefficients change nothing"
+            merges.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
+from adamerge.runs.mergekit_values import Named, filters, listed, mapping, named, number, text_of
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.types import ConfigError
 
@@ -15,29 +15,15 @@ _METHODS = {"linear": "average", "task_arithmetic": "task_arithmetic"}
 _SAME_NAME = {"ties": "ties", "dare_linear": "dare", "dare_ties": "dare", "breadcrumbs": "magnitude"}
 """mergekit's methods with a preset of the same idea, whose numbers differ."""
 
+_OF_TWO = {"slerp", "nearswap", "arcee_fusion"}
+"""mergekit's methods whose base_model is one of the two models that they join, and not what these were trained from."""
+
 _CARRIED = {"merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype"}
 _TOKENIZER = ("tokenizer", "tokenizer_source")
 _OF_ENTRY = {"model", "parameters"}
 _OF_SLICE = {"sources", "parameters"}
 _OF_MODEL = {"model", "lora", "path", "revision"}
 _OF_KEYS = {"layer_range": "; here all layers are merged"}
-
-
-class Named(NamedTuple):
-    """A model of a configuration of mergekit.
-
-    Attributes:
-        model: Directory or hub id.
-        adapter: Directory or hub id of an adapter of it; None without one.
-    """
-
-    model: str
-    adapter: str | None = None
-
-    @property
-    def word(self) -> str:
-        """The model as mergekit writes it."""
-        return "+".join(filter(None, self))
 
 
 @dataclass(frozen=True)
@@ -69,30 +55,32 @@ def read_mergekit(file: Path, given: str | None = None) -> Beginning:
         given: The base where the configuration names none.
 
     Raises:
-        ConfigError: It is no mergekit configuration, its base is an adapter, or it stacks layers, which a merge of
-            equal shapes cannot.
+        ConfigError: It is no mergekit configuration, its base is an adapter or an expert, or it stacks layers, which a
+            merge of equal shapes cannot.
     """
     content = read_yaml_file(file).content
     method = content.get("merge_method")
     if not isinstance(method, str):
         raise ConfigError(f"{file}: expected a configuration of mergekit, but it has no merge_method.")
-    own = _base(content, file, given)
+    own = None if method in _OF_TWO else _base(content, file, given)
     base = own or given
-    shared = _mapping(content.get("parameters"))
+    shared = mapping(content.get("parameters"))
     found, dropped = _models(_entries(content, file), shared, file)
+    if method in _OF_TWO:
+        found = {**_first_of_two(method, content, file, given), **found}
     weights = {_over(name, base): weight for name, weight in found.items()}
     models = {name: weight for name, weight in weights.items() if name != Named(base or "")}
     averaged = base if own or len(models) < len(weights) else None
     preset = _METHODS.get(method)
     share, notes = _base_weight(method, averaged, weights, shared)
     if share:
-        preset, whole = "task_arithmetic", share + sum(map(_number, models.values()))
-        models = {name: _number(weight) / whole for name, weight in models.items()}
+        preset, whole = "task_arithmetic", share + sum(map(number, models.values()))
+        models = {name: number(weight) / whole for name, weight in models.items()}
     return Beginning(
         own,
         {name: weight if preset else None for name, weight in models.items()},
         preset or _SAME_NAME.get(method),
-        _text(content.get("out_dtype") or content.get("dtype")),
+        text_of(content.get("out_dtype") or content.get("dtype")),
         _tokenizer(content),
         (
             *_of_method(method, models),
@@ -111,7 +99,7 @@ def _base(content: Mapping[str, object], file: Path, given: str | None) -> str |
     Raises:
         ConfigError: It is an adapter over a model, and no other base is given.
     """
-    found = _named(content.get("base_model"))
+    found = named(content.get("base_model"))
     if found and found.adapter and not given:
         raise ConfigError(
             f"{file}: base_model: expected a complete checkpoint, found the adapter {found.adapter} over "
@@ -121,6 +109,22 @@ def _base(content: Mapping[str, object], file: Path, given: str | None) -> str |
     return found.model if found and not found.adapter else None
 
 
+def _first_of_two(method: str, content: Mapping[str, object], file: Path, given: str | None) -> dict[Named, object]:
+    """Return the model that a method of two models has under base_model, which is an expert here.
+
+    Raises:
+        ConfigError: No base is given.
+    """
+    found = named(content.get("base_model"))
+    if not given:
+        raise ConfigError(
+            f"{file}: base_model: expected the model that the others were fine-tuned from, found one of the two that "
+            f"{method} joins ({found.word if found else None}). Name their base: adamerge init BASE --from_mergekit "
+            f"{file}"
+        )
+    return {found: None} if found else {}
+
+
 def _models(
     entries: Sequence[Mapping[str, object]], shared: Mapping[str, object], file: Path
 ) -> tuple[dict[Named, object], list[str]]:
@@ -128,7 +132,7 @@ def _models(
     models: dict[Named, object] = {}
     dropped: list[str] = []
     for entry in entries:
-        name, own = _named(entry.get("model")), _mapping(entry.get("parameters"))
+        name, own = named(entry.get("model")), mapping(entry.get("parameters"))
         if name is None:
             raise ConfigError(f"{file}: expected a model in each entry, found {dict(entry) or 'none'}. Correct it.")
         word = name.word
@@ -137,9 +141,7 @@ def _models(
         models[name] = _first(own.get("weight"), shared.get("weight"))
         dropped += [f"{word}: {key}: {own[key]}" for key in own if key != "weight"]
         dropped += [f"{word}: {key}: {entry[key]}{_OF_KEYS.get(key, '')}" for key in entry if key not in _OF_ENTRY]
-        dropped += [
-            f"{word}: {key}: {value}" for key, value in _mapping(entry["model"]).items() if key not in _OF_MODEL
-        ]
+        dropped += [f"{word}: {key}: {value}" for key, value in mapping(entry["model"]).items() if key not in _OF_MODEL]
     return models, dropped
 
 
@@ -162,15 +164,15 @@ def _base_weight(
         return 0.0, []
     numbers = [weight, *(own for name, own in models.items() if name != Named(base))]
     plain = all(isinstance(one, int | float) for one in numbers) and shared.get("normalize", True) is True
-    if plain and sum(map(_number, numbers)):
-        return _number(weight), []
+    if plain and sum(map(number, numbers)):
+        return number(weight), []
     return 0.0, [f"{base}: weight: {weight}: linear averages the base in, and here the average is of the experts alone"]
 
 
 def _of_lists(models: Mapping[Named, object]) -> Iterator[str]:
     """Say which weights give parameters after the last layer another number than in mergekit."""
     for name, weight in models.items():
-        levels = [weight] if not _filters(weight) else [one.get("value") for one in _filters(weight)]
+        levels = [weight] if not filters(weight) else [one.get("value") for one in filters(weight)]
         if any(isinstance(level, list) and level[0] != level[-1] for level in levels):
             yield (
                 f"{name.word}: weight: what is after the last layer, final norm and lm_head, gets the last number of a "
@@ -182,28 +184,18 @@ def _first(*levels: object) -> object:
     """Join weights of which each counts where those before it have no matching filter; None without one."""
     found: list[object] = []
     for level in levels:
-        filters = _filters(level)
-        if level is not None and not filters:
+        own = filters(level)
+        if level is not None and not own:
             return [*found, {"value": level}] if found else level
-        found += filters
+        found += own
     return found or None
-
-
-def _filters(weight: object) -> list[Mapping[str, object]]:
-    """Return a weight as mappings of filter and value; empty where it is a number or a list of numbers."""
-    each = weight if isinstance(weight, list) else [weight]
-    return [one for one in each if isinstance(one, Mapping)]
-
-
-def _number(weight: object) -> float:
-    return float(weight) if isinstance(weight, int | float) else 0.0
 
 
 def _tokenizer(content: Mapping[str, object]) -> str | None:
     """Return the tokenizer that a configuration names, in words of ours; None for the base's."""
     found = content.get("tokenizer_source")
-    found = _mapping(content.get("tokenizer")).get("source") if found is None else found
-    name = _named(found)
+    found = mapping(content.get("tokenizer")).get("source") if found is None else found
+    name = named(found)
     return None if name is None or name.model == "base" else name.model.removeprefix("model:")
 
 
@@ -211,25 +203,25 @@ def _entries(content: Mapping[str, object], file: Path) -> list[Mapping[str, obj
     """Return the models; those of slices if there is one slice, which then is the whole model."""
     slices = content.get("slices")
     if isinstance(slices, list) and slices:
-        sources = [_mapping(one).get("sources") for one in slices]
+        sources = [mapping(one).get("sources") for one in slices]
         first = sources[0]
-        parameters = _mapping(_mapping(slices[0]).get("parameters"))
+        parameters = mapping(mapping(slices[0]).get("parameters"))
         if len(slices) > 1 or not isinstance(first, list):
             raise ConfigError(
                 f"{file}: expected models, found {len(slices)} slices, which stack layers of several models; here "
                 "base and experts have the same layers. Write a configuration with models."
             )
-        return [_within(_mapping(one), parameters) for one in first]
+        return [_within(mapping(one), parameters) for one in first]
     models = content.get("models")
     if not isinstance(models, list):
         found = "modules" if "modules" in content else type(models).__name__
         raise ConfigError(f"{file}: expected a list under models, found {found}. Write a configuration with models.")
-    return [_mapping(one) for one in models]
+    return [mapping(one) for one in models]
 
 
 def _within(source: Mapping[str, object], parameters: Mapping[str, object]) -> Mapping[str, object]:
     """Give a source the parameters of its slice."""
-    own = _mapping(source.get("parameters"))
+    own = mapping(source.get("parameters"))
     weight = _first(own.get("weight"), parameters.get("weight"))
     return {**source, "parameters": {**parameters, **own, **({} if weight is None else {"weight": weight})}}
 
@@ -259,37 +251,9 @@ def _of_rest(content: Mapping[str, object]) -> Iterator[str]:
         if key in _CARRIED or key in _TOKENIZER:
             continue
         yield f"{key}: {value}"
-    for one in _list(content.get("slices")):
-        yield from (f"slices: {key}: {value}" for key, value in _mapping(one).items() if key not in _OF_SLICE)
-    yield from (f"tokenizer: {k}: {v}" for k, v in _mapping(content.get("tokenizer")).items() if k != "source")
-    if _text(content.get("dtype")) not in (None, "float32") and not content.get("out_dtype"):
-        yield f"dtype: {content['dtype']}: merges are computed in more bits, and rounded to it once (out_dtype)"
-
-
-def _named(value: object) -> Named | None:
-    """Name a model, which mergekit allows as model+adapter or as {model: {path: …, revision: …}, lora: {path: …}}."""
-    if isinstance(value, Mapping):
-        path, adapter = _place(value.get("model", value)), _place(value.get("lora"))
-    else:
-        path, _, adapter = (_text(value) or "").partition("+")
-    return Named(path, adapter or None) if path else None
-
-
-def _place(value: object) -> str | None:
-    """Write a path with its revision, which mergekit allows as a text or as keys."""
-    if not isinstance(value, Mapping):
-        return _text(value)
-    path, revision = _text(value.get("path")), _text(value.get("revision"))
-    return f"{path}@{revision}" if path and revision else path
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    for one in listed(content.get("slices")):
+        yield from (f"slices: {key}: {value}" for key, value in mapping(one).items() if key not in _OF_SLICE)
+    yield from (f"tokenizer: {k}: {v}" for k, v in mapping(content.get("tokenizer")).items() if k != "source")
+    if text_of(content.get("dtype")) not in (None, "float32"):
+        out = content.get("out_dtype") or "it"
+        yield f"dtype: {content['dtype']}: merges are computed in more bits, and rounded to {out} once (out_dtype)"

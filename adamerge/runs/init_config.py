@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from adamerge.runs.from_mergekit import Beginning, Named, read_mergekit
+from adamerge.runs.from_mergekit import Beginning, read_mergekit
+from adamerge.runs.mergekit_values import Named
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
@@ -39,14 +40,19 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
         console: Prints what to do next, and what does not carry over.
 
     Raises:
-        ConfigError: There is no base, no expert, or the file exists.
+        ConfigError: There is no base, no expert, experts besides those of mergekit, or the file exists.
     """
     if file.exists():
         raise ConfigError(f"{file}: exists already; choose another file with --out.")
+    if mergekit and models[1:]:
+        raise ConfigError(
+            f"init: expected the base alone beside --from_mergekit, whose file names the experts, found "
+            f"{', '.join(models[1:])} too. Add them to {file} afterwards."
+        )
     given = models[0] if models else None
     found = read_mergekit(at_home(mergekit), given) if mergekit else Beginning(None, {})
     base = given or found.base_model
-    experts = dict.fromkeys(map(Named, models[1:])) if models[1:] else dict(found.models)
+    experts = dict(found.models) if mergekit else dict.fromkeys(map(Named, models[1:]))
     if base is None or not experts:
         missing = "a base" if base is None else "at least one expert"
         raise ConfigError(

@@ -33,6 +33,7 @@ _INPUTS: dict[str, Form] = {
     "data": {EVERY: {EVERY: str}},
     "processors": {EVERY: str},
     "processor_files": {"base": {EVERY: str}, "experts": {EVERY: {EVERY: str}}},
+    "packages": {EVERY: str},
 }
 _RECIPE: Form = {"config": str, "coefficients": {"sha256": str}, EVERY: object}
 
@@ -53,12 +54,13 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
         data: Rows with their fingerprints.
 
     Returns:
-        Sources and SHA-256 of base, experts and rows, as JSON values.
+        Sources and SHA-256 of base, experts and rows, and the version that read them, as JSON values.
     """
     return {
         **hash_models(config, experts),
         "data": dict(data.fingerprints),
         "processors": dict(data.processors),
+        "packages": {"adamerge": version("adamerge")},
     }
 
 
@@ -110,19 +112,19 @@ def hash_processor(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def remember(made_from: Mapping[str, object], file: Path) -> None:
-    """Write the inputs of a new run to a file; for a resumed run, check that they are the same.
+    """Write the inputs of a new run to a file; for a resumed run, check that they are the same, and say who goes on.
 
     Args:
         made_from: Result of `inputs`.
         file: File of the inputs.
 
     Raises:
-        ConfigError: A checkpoint or rows changed since the run began; names which.
+        ConfigError: A checkpoint or rows changed since the run began; names which. Or a newer version went on with it.
     """
-    if not file.exists():
-        write_text(file, json.dumps(made_from, indent=2, allow_nan=False) + "\n")
-        return
-    check_inputs(made_from, file)
+    if file.exists():
+        check_inputs(made_from, file)
+        made_from = {**_read(file), "packages": made_from.get("packages", {})}
+    write_text(file, json.dumps(made_from, indent=2, allow_nan=False) + "\n")
 
 
 def check_inputs(now: Mapping[str, object], file: Path) -> None:
@@ -133,7 +135,7 @@ def check_inputs(now: Mapping[str, object], file: Path) -> None:
         file: File of the inputs.
 
     Raises:
-        ConfigError: Names every file, and the rows of every task, that changed.
+        ConfigError: Names every file, and the rows of every task, that changed; or a newer version wrote the file.
     """
     changed = list(_changes(_read(file), now))
     if changed:
@@ -174,6 +176,7 @@ def _read(file: Path) -> Mapping[str, object]:
     content = own_json(file, what, _WAY, {EVERY: object})
     with own_file(file, what, _WAY):
         check_form(content, {key: form for key, form in _INPUTS.items() if key in content})
+    _check_version(content, file)
     return content
 
 
@@ -198,14 +201,14 @@ def _check_version(content: Mapping[str, object], file: Path) -> None:
     """Refuse what a newer version wrote: its keys may be unknown here, or mean something else.
 
     Raises:
-        ConfigError: The recipe is of a newer version.
+        ConfigError: The file is of a newer version.
     """
     packages = content.get("packages")
     made, own = str(packages.get("adamerge", "")) if isinstance(packages, Mapping) else "", version("adamerge")
     if _numbers(made) > _numbers(own):
         raise ConfigError(
-            f"{file}: expected the recipe of adamerge {own} or an earlier version, found one of {made}, whose settings "
-            f'may mean something else here. Install it: pip install "adamerge>={made}"'
+            f"{file}: expected a run of adamerge {own} or an earlier version, found one of {made}, whose settings may "
+            f'mean something else here. Install it: pip install "adamerge>={made}"'
         )
 
 

@@ -253,10 +253,21 @@ def test_the_race_names_the_centre():
     run = replace(own, table=table, race={"winner": "average", "rounds": rounds})
     assert run.centre == "auto: average"
     found = {section.title: section for section in sections(run)}
-    assert "0 leaves the centre (auto: average) as it is" in found["Coefficients"].text[0]
+    assert found["Coefficients"].text[0].endswith("0 leaves the centre (auto: average) as it is.")
     (grid,) = found["Learning"].grids
     assert [[cell.text for cell in row] for row in grid.rows] == [["average", "0.500", "0.300"], ["Ties", "0.400", "–"]]
     assert own.centre == "Isotropic"
+    own.table.coefficients[:, 1] = 0.0
+    (words,) = {part.title: part.text for part in sections(own)}["Coefficients"]
+    assert words.endswith(" 0 in every group, so no part of the merge: a|b.")
+
+
+def test_groups_that_a_last_division_made_without_steps_are_said():
+    own = made(history=False)
+    for stages, words in (([5], "5; 20 after the last, without steps."), ([5, 20], "5, 20.")):
+        own.facts["groups_of_stages"] = stages
+        (lines,) = [part.text for part in sections(own) if part.title == "Models and rows"]
+        assert f"Groups of coefficients, by stage: {words}" in lines
 
 
 def test_a_run_without_learning_has_no_empty_picture():

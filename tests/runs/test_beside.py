@@ -46,12 +46,17 @@ def test_the_merge_is_the_sum_over_experts_and_what_is_beside_them():
 
 
 def test_a_run_stores_the_merges_and_its_export_reads_them(family, main):
-    config = configuration(method="expert_merging", centre="Wudi", beside=["RegMean", "base"], watch={"every": 3})
+    config = configuration(method="expert_merging", centre="Wudi", beside=["RegMean", "base", "Wudi"])
     config["models"] = [{"model": task, "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
     config |= {**LEARNS, "trainer": {"max_steps": 3, "accelerator": "cpu"}}
-    assert main("fit", "--config", write(config), "--run_dir", "run")[0] == 0
-    assert load_coefficients(Path("run/coefficients.safetensors")).experts == ("mood", "topic", "RegMean", "base")
-    assert [file.name for file in Path("run/beside").glob("*.safetensors")] == ["0_RegMean.safetensors"]
+    config["watch"] = {"every": 3}
+    code, told, _ = main("fit", "--config", write(config), "--run_dir", "run")
+    assert code == 0
+    found = load_coefficients(Path("run/coefficients.safetensors"))
+    assert found.experts == ("mood", "topic", "RegMean", "base", "Wudi")
+    assert [name for name, used in zip(found.experts, found.coefficients.any(0), strict=True) if not used] == ["Wudi"]
+    assert "note: beside: Wudi is the centre itself, so its coefficients change nothing" in told
+    assert {file.name for file in Path("run/beside").iterdir()} >= {"0_RegMean.safetensors", "2_Wudi.safetensors"}
     before = Path("run/beside/0_RegMean.safetensors").stat().st_mtime_ns
     code, _, complaint = main("export", "run", "again")
     assert code == 0, complaint

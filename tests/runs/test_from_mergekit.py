@@ -8,7 +8,8 @@ import yaml
 from support.families import build, near, save_family, save_tokenizer
 
 from adamerge import cli
-from adamerge.runs.from_mergekit import Named, read_mergekit
+from adamerge.runs.from_mergekit import read_mergekit
+from adamerge.runs.mergekit_values import Named
 
 LIST = "gets the last number of a list; in mergekit the first"
 CASES = {
@@ -101,13 +102,34 @@ def test_an_adapter_is_no_base(tmp_path, monkeypatch, main):
     assert (found.base_model, dict(found.models)) == (None, {Named("b", "other"): None})
 
 
+@pytest.mark.parametrize("method", ["slerp", "nearswap", "arcee_fusion"])
+def test_what_joins_two_models_has_no_base_of_them(tmp_path, monkeypatch, main, method):
+    monkeypatch.chdir(tmp_path)
+    text = f"{{merge_method: {method}, base_model: x, models: [{{model: x}}, {{model: y}}], parameters: {{t: 0.5}}}}"
+    (tmp_path / "kit.yaml").write_text(text, encoding="utf-8")
+    code, _, complaint = main("init", "--from_mergekit", "kit.yaml", "--out", "new.yaml")
+    assert code == cli.BAD_INPUT
+    assert f"found one of the two that {method} joins (x). Name their base: adamerge init BASE" in complaint
+    code, _, complaint = main("init", "base", "z", "--from_mergekit", "kit.yaml", "--out", "new.yaml")
+    assert code == cli.BAD_INPUT
+    assert "expected the base alone beside --from_mergekit, whose file names the experts, found z" in complaint
+    code, said, _ = main("init", "base", "--from_mergekit", "kit.yaml", "--out", "new.yaml")
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text(encoding="utf-8"))
+    assert (code, written["base_model"], [one["model"] for one in written["models"]]) == (0, "base", ["x", "y"])
+    assert f"merge_method: {method}: there is no preset of this name" in said
+    assert "parameters: t: 0.5" in said
+
+
 def test_keys_of_models_and_slices_that_do_not_carry_over_are_said(tmp_path):
     file = tmp_path / "kit.yaml"
     file.write_text(
         "{merge_method: task_arithmetic, base_model: b, slices: [{residual_weight: 0.5, sources: "
-        "[{model: {model: {path: x, revision: v1}, lora: {path: o/l, revision: v2}, override_architecture: A}}]}]}",
+        "[{model: {model: {path: x, revision: v1}, lora: {path: o/l, revision: v2}, override_architecture: A}}]}],"
+        " dtype: float16, out_dtype: float32}",
         encoding="utf-8",
     )
     found = read_mergekit(file)
     assert dict(found.models) == {Named("x@v1", "o/l@v2"): None}
-    assert found.dropped == ("x@v1+o/l@v2: override_architecture: A", "slices: residual_weight: 0.5")
+    *dropped, rounded = found.dropped
+    assert dropped == ["x@v1+o/l@v2: override_architecture: A", "slices: residual_weight: 0.5"]
+    assert rounded == "dtype: float16: merges are computed in more bits, and rounded to float32 once (out_dtype)"

@@ -75,11 +75,11 @@ def test_linear_of_mergekit_keeps_models_and_weights(family, main):
             ["merge_method: ties", "x: density: 0.5"],
         ),
         (
-            "{merge_method: slerp, base_model: b, parameters: {t: 0.5},"
+            "{merge_method: nuslerp, base_model: b, parameters: {t: 0.5},"
             " slices: [{sources: [{model: b, layer_range: [0, 4]}, {model: x, layer_range: [0, 4]}]}]}",
             None,
             {"x": None},
-            ["merge_method: slerp", "parameters: t: 0.5", "b: layer_range: [0, 4]; here all", "x: layer_range"],
+            ["merge_method: nuslerp", "parameters: t: 0.5", "b: layer_range: [0, 4]; here all", "x: layer_range"],
         ),
         (
             "{merge_method: linear, base_model: b, parameters: {normalize: false}, chat_template: chatml,"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from adamerge import cli
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.results.unchanged import check_unchanged
-from adamerge.runs.inputs import check_inputs, hash_files, hash_processor
+from adamerge.runs.inputs import check_inputs, hash_files, hash_processor, remember
 from adamerge.storage.exclusive import used_alone
 from adamerge.types import ConfigError
 
@@ -99,6 +100,21 @@ def begun(family, main, monkeypatch):
         patch.setattr("adamerge.runs.fit.learn_merge", nothing_learned)
         assert main("fit", "--config", "merge.yaml", "--run_dir", "run")[0] == cli.INTERRUPTED
     return family
+
+
+def test_a_run_that_a_newer_version_began_does_not_go_on(begun, main):
+    file, config = Path("run/inputs.json"), Path("run/config.yaml").read_text()
+    content = json.loads(file.read_text())
+    assert content["packages"] == {"adamerge": version("adamerge")}
+    file.write_text(json.dumps({**content, "packages": {"adamerge": "0.10.0"}}))
+    code, _, complaint = main("fit", "--config", "run/config.yaml", "--ckpt_path", "last")
+    assert code == cli.BAD_INPUT
+    assert "run/inputs.json: expected a run of adamerge" in complaint
+    assert "found one of 0.10.0" in complaint
+    assert Path("run/config.yaml").read_text() == config
+    file.write_text(json.dumps({**content, "packages": {"adamerge": "0.0.9"}}))
+    remember(content, file)
+    assert json.loads(file.read_text()) == content  # whoever goes on is on record
 
 
 def test_resuming_names_what_changed(begun, main):

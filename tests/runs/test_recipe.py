@@ -18,6 +18,7 @@ NOTE = {
     "base": {"source": "zoo/base", "sha256": {"model.safetensors": "1"}},
     "experts": {"a": {"source": "zoo/a", "sha256": {"model.safetensors": "2"}}, "b": {"source": "zoo/b", "sha256": {}}},
     "data": {"a": {"calibration": "3"}, "b": {"calibration": "4"}},
+    "packages": {"adamerge": "0.1.0"},
 }
 
 
