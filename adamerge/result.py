@@ -155,9 +155,10 @@ class Result:
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""
-        plain, place = self._learned.plain, path_of(file, "file")
-        centre = "base" if plain else self._config.centre_name
-        save_coefficients(place, self.coefficients, self.model.grouping, self.experts, centre=centre, plain=plain)
+        own, place = self._learned, path_of(file, "file")
+        save_coefficients(
+            place, self.coefficients, self.model.grouping, self.experts, centre=own.centre, plain=own.plain
+        )
 
     def agreement(self) -> dict[str, float]:
         """Measure the share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""

@@ -28,6 +28,7 @@ class Learned:
         guard: What the guard found, as JSON; None if nothing was compared.
         plain: Whether the coefficients are of untransformed task vectors over the base, because the guard took a
             finished merge that is none of what was learned on.
+        centre: Name of what the task vectors are added to; empty where nobody named it.
         seconds: Time of learning.
     """
 
@@ -42,6 +43,7 @@ class Learned:
     warnings: tuple[str, ...] = ()
     guard: Mapping[str, object] | None = None
     plain: bool = False
+    centre: str = ""
     seconds: float = 0.0
 
     def as_json(self, groups: Sequence[str], experts: Sequence[str]) -> dict[str, object]:

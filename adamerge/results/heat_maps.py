@@ -108,7 +108,7 @@ def draw(figure: Figure, axes: Axes, shown: HeatMap, columns: Sequence[str], cen
     """
     values = shown.values
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    high = high if high > low else low + 1e-6
+    high = high if high > low else low + 1  # all are zero
     image = axes.imshow(values.numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     names = [short(name, 24) for name in columns]
     axes.set_xticks(range(len(columns)), names, rotation=45, ha="right", rotation_mode="anchor")

@@ -42,9 +42,9 @@ class SeenRun:
 
     @property
     def centre(self) -> str:
-        """Name of the centre; of one that a race found, the winner."""
+        """Name of the centre; of one that a race found, with the winner."""
         name, winner = self.table.centre or "base", self.race.get("winner")
-        return f"{name}: {winner}" if winner and name == "auto" else name
+        return f"{name}: {winner}" if winner and name.lower() == "auto" else name  # of runs that did not write it
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -81,7 +81,7 @@ def _how(config: MergeConfig, learned: Learned, rows: Mapping[str, int]) -> Iter
     groups, experts = learned.coefficients.shape
     transform = type(config.task_vectors).__name__ if config.task_vectors else "expert − centre, unchanged"
     yield "merged = centre + Σₖ cₖ · τₖ, with the coefficients c per group of parameters"
-    yield f"method `{config.method}`; centre: {config.centre_name}; task vectors τ: {transform}"
+    yield f"method `{config.method}`; centre: {learned.centre}; task vectors τ: {transform}"
     yield f"{groups} groups × {experts} columns = {groups * experts} coefficients"
     if not learned.moved and not config.trainer.max_steps:
         yield "no learning: the start coefficients are the result"

@@ -193,10 +193,10 @@ class MergeConfig:
 
     @property
     def centre_name(self) -> str:
-        """Name of the centre: base, RegMean or the name of a transform."""
+        """Name of the centre: base, auto for one that a race finds, or the name of its class."""
         if self.centre is None:
             return "base"
-        return "auto" if self.centre == "auto" else type(self.chosen_centre).__name__
+        return "auto" if isinstance(self.chosen_centre, Auto) else type(self.chosen_centre).__name__
 
     @property
     def work_dtype(self) -> torch.dtype:

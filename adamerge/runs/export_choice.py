@@ -38,9 +38,9 @@ def take(staged: Staged, guarded: Guarded) -> Staged:
     if guarded.taken == "learned":
         return replace(staged, learned=learned)
     model, coefficients = guarded.best
-    taken = replace(
-        learned, coefficients=coefficients, plain=guarded.plain, certificate={}, converged=False, selections=[]
-    )
+    centre = "base" if guarded.plain else learned.centre
+    taken = replace(learned, coefficients=coefficients, plain=guarded.plain, centre=centre)
+    taken = replace(taken, certificate={}, converged=False, selections=[])
     return Staged(model, taken, staged.stages)
 
 

@@ -187,9 +187,9 @@ def _fit(
 
 
 def _write_learned(run: RunDirectory, model: MergedModel, learned: Learned, config: MergeConfig) -> None:
-    centre = "base" if learned.plain else config.centre_name
+    centre, plain = learned.centre, learned.plain
     groups, names = model.grouping.groups, model.vectors.experts
-    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names, centre=centre, plain=learned.plain)
+    save_coefficients(run.coefficients, learned.coefficients, model.grouping, names, centre=centre, plain=plain)
     heat_map(learned.coefficients, groups, names, run.heat_map, centre=centre)
     curve(learned.history, learned.best_step, run.curve, config.watch.monitor)
 

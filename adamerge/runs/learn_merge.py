@@ -36,7 +36,7 @@ from adamerge.runs.opened import Opened
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_of
-from adamerge.runs.warm_start import without_other_centre
+from adamerge.runs.warm_start import named_centre, without_other_centre
 from adamerge.storage.kept import Keeper, Key
 
 
@@ -139,7 +139,8 @@ def learn_merge(
         )
         if processes is not None:
             processes.leave()
-        staged = replace(staged, model=staged.model.executed_by(None))
+        learned = replace(staged.learned, centre=named_centre(config, run.race))
+        staged = replace(staged, learned=learned, model=staged.model.executed_by(None))
         helps = processes is not None and not processes.first
         if helps or not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:
             return staged, held_out, None

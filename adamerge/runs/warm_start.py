@@ -92,6 +92,16 @@ def without_other_centre(config: MergeConfig, race: Path) -> tuple[MergeConfig, 
     return replace(config, init="published"), [line]
 
 
+def named_centre(config: MergeConfig, race: Path) -> str:
+    """Return the name of the centre; of one that a race found, with the winner: auto: Isotropic × 0.7.
+
+    Args:
+        config: Configuration.
+        race: Table of the run's race, if there was one.
+    """
+    return ": ".join(filter(None, [config.centre_name, _winner(race) if config.centre_name == "auto" else ""]))
+
+
 def _winner(race: Path) -> str:
     """Return the centre that a race found; empty without its table."""
     return str(json.loads(race.read_text(encoding="utf-8")).get("winner", "")) if race.is_file() else ""
@@ -107,7 +117,7 @@ def _open(config: MergeConfig) -> Table:
     if (recipe := RunDirectory(run).recipe).is_file():
         read_recipe(recipe)
     found = load_coefficients(run / COEFFICIENTS)
-    if found.centre not in (None, config.centre_name):
+    if found.centre is not None and found.centre.partition(":")[0] != config.centre_name:
         raise ConfigError(
             f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {found.centre}; "
             "they are factors of other task vectors. Set the same centre, or another init."

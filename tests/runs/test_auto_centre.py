@@ -13,6 +13,7 @@ from support.networks import divergence_of, merge, summed
 from adamerge import ConfigError
 from adamerge.calibration.race import Auto, CentreChoice
 from adamerge.data.rows import Rows
+from adamerge.merging.coefficients import load_coefficients
 from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.save_config import resolved
 from adamerge.transforms import Wudi
@@ -58,6 +59,8 @@ def test_a_run_keeps_the_table_and_its_export_reads_the_winner(family, main):
     assert len(set(first.values())) == 7
     assert table["winner"] == min(last, key=last.get)
     assert f"centre: {table['winner']}, which diverges least" in said
+    assert load_coefficients(Path("run/coefficients.safetensors")).centre == f"auto: {table['winner']}"
+    assert f"centre: auto: {table['winner']};" in Path("run/merged/README.md").read_text()
     assert "race of centres" in said
     assert "note: centre: merges race at 1 times their published scale alone" in said  # learning takes one step
     assert not Path("run/centres").exists()
