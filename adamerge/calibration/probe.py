@@ -202,7 +202,7 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float, 
 
 
 def _longest(rows: Rows) -> list[int]:
-    return rows.by_length(range(len(rows)))[:1]
+    return list(rows.by_length(range(len(rows)))[:1])
 
 
 def _ask_alone(ask: Ask, rows: Rows, which: Iterable[int], known: dict[int, Tensor]) -> None:
