@@ -50,6 +50,7 @@ class Model:
         random: Whether its passes so far drew random numbers.
         reads_mask: Whether its forward pass has an argument for the attention mask.
         tolerance: Largest difference of two answers that rounding explains, relative to the largest logit.
+        blame: Says what in the model's files an error comes of; nothing if that is unknown.
     """
 
     architecture: str
@@ -59,6 +60,7 @@ class Model:
     random: Callable[[], bool] = lambda: False
     reads_mask: bool = True
     tolerance: float = 1e-4
+    blame: Callable[[Rows, Exception, Callable[["Model"], object]], str] = lambda rows, error, again: ""
 
 
 class Verdict(NamedTuple):
@@ -96,10 +98,11 @@ def settle(model: Model, rows: Rows, limit: int | None = None, size: int = TOGET
         padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance, size)
         other = _otherwise(ask, rows.under(padding), *first[padding.length], model.tolerance)
     except Exception as error:  # any class may raise anything
+        blame = model.blame(rows, error, lambda other: _ask_forward(other.logits)(rows, _longest(rows)))
         return Verdict(
             rows.under(Padding(share="none")),
             (unknown(model.architecture, error),),
-            f"{model.architecture} cannot be run on a row alone ({reason_of(error)}). {ALONE}",
+            f"{model.architecture} cannot be run on a row alone ({reason_of(error)}). {blame}{ALONE}",
         )
     problem = ""
     if padding.length in {own.length for own in broken}:
@@ -178,7 +181,7 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float, 
     """
     alone: dict[int | None, dict[int, Tensor]] = {}
     problem: Exception | None = None
-    long = rows.by_length(range(len(rows)))[0]
+    (long,) = _longest(rows)
     sample = dict.fromkeys([long, *chain(*groups_of(rows, Padding(), TOGETHER))])
     for padding in paddings:
         own, known = rows.under(padding), alone.setdefault(padding.length, {})
@@ -196,6 +199,10 @@ def choose(ask: Ask, rows: Rows, paddings: Iterable[Padding], tolerance: float, 
         if all(_as_alone(ask, own, group, known, tolerance) for group in (*groups, *crowd)):
             return padding
     raise problem or ValueError("no padding was tried")
+
+
+def _longest(rows: Rows) -> list[int]:
+    return list(rows.by_length(range(len(rows)))[:1])
 
 
 def _ask_alone(ask: Ask, rows: Rows, which: Iterable[int], known: dict[int, Tensor]) -> None:
@@ -273,11 +280,13 @@ def _ask_generation(generate: Generate, filler: int | None) -> Ask:
 def _settle_prompts(model: Model, rows: Prompts, limit: int | None, size: int) -> Verdict:
     """Choose a padding for prompts, which are generated from, and for the rows that answers will make of them."""
     answers = settle(model, rows.answered([[0]] * len(rows)), limit, size)
+    filler = cast(int, rows.tokenizer.pad_token_id)
     try:
-        ask = _ask_generation(model.generate, cast(int, rows.tokenizer.pad_token_id))
+        ask = _ask_generation(model.generate, filler)
         padding = choose(ask, rows, ladder(rows, model.reads_mask, limit), model.tolerance, size)
     except Exception as error:  # any class may raise anything
-        problem = f"{model.architecture} cannot generate an answer to a row alone ({reason_of(error)}). {ALONE}"
+        blame = model.blame(rows, error, lambda other: _ask_generation(other.generate, filler)(rows, _longest(rows)))
+        problem = f"{model.architecture} cannot generate an answer to a row alone ({reason_of(error)}). {blame}{ALONE}"
         return Verdict(rows.under(Padding(share="none")), answers.notes, answers.problem or problem)
     note = {
         "any": "",

@@ -15,6 +15,7 @@ from adamerge.experts.checkpoint import Checkpoint, read_checkpoint
 from adamerge.experts.conversion import Converted
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.experts.quantisation import quantisation_keys
 from adamerge.storage.file_names import at_home
 from adamerge.storage.regular_files import is_folder, settings_of
 from adamerge.storage.weights import Weights
@@ -121,8 +122,7 @@ def check_not_contained(source: str, weights: Adapted, base: Checkpoint, module:
 
 
 def _says_quantised(named: Path) -> bool:
-    settings = settings_of(named / "config.json")
-    return bool(settings.get("quantization_config") or settings.get("quantization"))
+    return any(quantisation_keys(settings_of(named / "config.json")))
 
 
 def _difference(named: Path, base: Checkpoint, module: nn.Module) -> str | None:

@@ -17,12 +17,12 @@ from adamerge.experts.file_patterns import DOWNLOADED
 from adamerge.experts.implementations import drop_foreign, without_foreign
 from adamerge.experts.name_patterns import several
 from adamerge.experts.other_folders import way_on
-from adamerge.experts.quantisation import without_quantization
+from adamerge.experts.quantisation import quantisation_keys, without_quantization
 from adamerge.experts.weight_files import files_within, open_weights, other_weights
 from adamerge.storage.digest import Stamp, stamp_of
 from adamerge.storage.file_names import at_home
 from adamerge.storage.hub_errors import HUB_ERRORS, in_a_line
-from adamerge.storage.regular_files import check_folder, is_folder, read_json
+from adamerge.storage.regular_files import check_folder, is_folder, read_json, settings_of
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError
 
@@ -137,9 +137,11 @@ def read_checkpoint(source: str, folder: Path, *, allow_pickle: bool, trust_remo
         )
     config = read_config_file(folder, trust_remote_code=trust_remote_code)
     tensors, notes = _tensors(source, folder, allow_pickle, getattr(config, "transformers_weights", None))
-    notes += drop_foreign(source, config, read_json(folder / "config.json"), trusted=trust_remote_code)
-    if getattr(config, "quantization_config", None):
-        notes += (without_quantization(source, config, tensors),)
+    settings = settings_of(folder / "config.json")
+    notes += drop_foreign(source, config, settings, trusted=trust_remote_code)
+    keys = list(quantisation_keys(settings))
+    if keys:
+        notes += (without_quantization(source, config, keys, tensors),)
     return Checkpoint(source, folder, config, tensors, trust_remote_code, notes, allow_pickle=allow_pickle)
 
 

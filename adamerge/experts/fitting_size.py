@@ -31,7 +31,7 @@ def fitting_size(config: PretrainedConfig, module: nn.Module, stored: Mapping[st
     described = {name: parameter.shape for name, parameter in module.named_parameters() if name in stored}
     for key, size, other in islice(_others(config, described, stored), _TRIED):
         try:
-            tried = built(_with(config, key, other), type(module).__name__)
+            tried = built(with_value(config, key, other), type(module).__name__)
         except Exception:  # transformers raises anything on sizes that do not belong together
             continue
         shapes = {name: parameter.shape for name, parameter in tried.named_parameters()}
@@ -62,11 +62,11 @@ def _others(
     yield from sorted(found, key=lambda one: found[one])
 
 
-def _with(config: PretrainedConfig, key: str, size: int) -> PretrainedConfig:
-    """Copy a configuration and set a size by its dotted key."""
+def with_value(config: PretrainedConfig, key: str, value: object) -> PretrainedConfig:
+    """Copy a configuration and set a value by its dotted key."""
     whole = at = copy.deepcopy(config)
     *path, last = key.split(".")
     for part in path:
         at = getattr(at, part)
-    setattr(at, last, size)
+    setattr(at, last, value)
     return whole

@@ -24,7 +24,7 @@ from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import Match, fill_tied, match
 from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import of_base, own_module
-from adamerge.experts.shared_settings import shared_settings
+from adamerge.experts.shared_settings import own_sizes, shared_settings
 from adamerge.experts.tied import possible_ties, says_tied, tied_names, untie
 from adamerge.experts.zero_shot import ZeroShot, ZeroShotClassifier, text_head
 from adamerge.storage.weights import Joined, Weights
@@ -253,7 +253,8 @@ def _lacking_note(base: Checkpoint, own: nn.Module, found: Match) -> Iterator[st
 def _config_warnings(base: Checkpoint, tasks: Mapping[str, Expert]) -> Iterator[str]:
     shared = shared_settings(base, tasks)
     for name, expert in tasks.items():
-        differences = config_differences(base, expert.checkpoint, shared) if expert.checkpoint else []
+        own = expert.checkpoint
+        differences = config_differences(base, own, {*shared, *own_sizes(base, own)}) if own else []
         if differences:
             yield (
                 f"{name} ({expert.source}): {'; '.join(differences)}. The same weights then compute something else, so "

@@ -1,7 +1,7 @@
 """Experts that are a base plus a change per tensor: LoRA factors or whole tensors, dense only when they are read."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -195,6 +195,21 @@ class Adapted(Weights):
             return change.dense(base.to(dtype))
         assert change.low_rank is not None
         return change.low_rank().dense(base.shape, dtype).add_(base.to(dtype))
+
+    @override
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        count = self.shape(name).numel()
+        width = count // self.shape(name)[0] if self.shape(name) else count
+        if name in self._own or self._changes.get(name, Change()).low_rank is None or width > size:
+            return super().pieces(name, size)
+
+        def piece(start: int, stop: int) -> Tensor:
+            rows = slice(start // width, -(-stop // width))
+            return self.some_rows({name: rows})[name].reshape(-1)[
+                start - rows.start * width : stop - rows.start * width
+            ]
+
+        return (piece(start, min(start + size, count)) for start in range(0, count, size))
 
     @override
     def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:

@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.compatibility import different, settings_of_both
 from adamerge.experts.config_file import LAYERS
 from adamerge.experts.experts import Expert
+from adamerge.experts.fitting_size import with_value
+from adamerge.experts.own_class import of_base
+from adamerge.experts.skeleton import built
 
 
 def shared_settings(base: Checkpoint | None, tasks: Mapping[str, Expert]) -> dict[str, object]:
@@ -36,15 +40,45 @@ def shared_settings(base: Checkpoint | None, tasks: Mapping[str, Expert]) -> dic
 
 def _changed(base: Checkpoint, expert: Checkpoint) -> dict[str, object]:
     there, here = settings_of_both(base, expert)
-    keys = [key for key in different(there, here) if not LAYERS.search(key.rpartition(".")[2])]
-    return {key: here[key] for key in keys if not _is_size(base, expert, there[key], here[key])}
+    sizes = own_sizes(base, expert)
+    return {
+        key: here[key]
+        for key in different(there, here)
+        if not LAYERS.search(key.rpartition(".")[2]) and key not in sizes
+    }
 
 
-def _is_size(base: Checkpoint, expert: Checkpoint, there: object, here: object) -> bool:
-    """Return whether two numbers are sizes of one tensor that has another shape in an expert's file."""
+def own_sizes(base: Checkpoint, expert: Checkpoint) -> set[str]:
+    """Return the settings that differ as tensors do, which an expert can only keep in its own shape.
+
+    Args:
+        base: The base.
+        expert: The expert.
+    """
+    if _same_shapes(base, expert):
+        return set()
+    (there, here), module = settings_of_both(base, expert), of_base(base)
+    return {key for key in different(there, here) if _is_size(base, module, key, here[key])}
+
+
+def _is_size(base: Checkpoint, module: nn.Module, key: str, value: object) -> bool:
+    """Return whether tensors of the base would no longer fit its class, if a setting had an expert's value."""
+    try:
+        other = built(
+            with_value(base.config, key, value), type(module).__name__, trust_remote_code=base.trust_remote_code
+        )
+    except Exception:  # transformers raises anything on sizes that do not belong together
+        return True
+    return _shapes_of(other) != _shapes_of(module)
+
+
+def _shapes_of(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+
+
+def _same_shapes(base: Checkpoint, expert: Checkpoint) -> bool:
     theirs, own = _shapes(base), _shapes(expert)
-    pairs = ((theirs[name], shape) for name, shape in own.items() if name in theirs)
-    return any(a != b and there in a and here in b for a, b in pairs)
+    return all(theirs.get(name, shape) == shape for name, shape in own.items())
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:

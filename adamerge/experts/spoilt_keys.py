@@ -14,23 +14,21 @@ _NAMED = 3
 """Keys of which one is wrong, at most; of more nothing is known."""
 
 
-def spoilt_keys(
-    file: str, error: Exception, attempt: Callable[[PretrainedConfig], object] = lambda config: None
-) -> list[str]:
+def spoilt_keys(file: str, error: Exception, attempt: Callable[[PretrainedConfig], object] | None = None) -> list[str]:
     """List the keys without each of which transformers raises nothing; if there is none, something else.
 
     Args:
         file: Path of a config.json.
         error: What transformers raised.
-        attempt: What was done with the configuration; by default, it was read.
+        attempt: What was done with the configuration; without it, it was read.
     """
     content = read_json(Path(file)) if Path(file).is_file() else None
     if not isinstance(content, Mapping):
         return []
     try:
         cls = CONFIG_MAPPING[str(content.get("model_type"))]
-    except KeyError:  # unknown, or no text
-        return ["model_type"]
+    except KeyError:  # unknown, or no text; what was read nevertheless has code of its own
+        return [] if attempt else ["model_type"]
     with without_records("transformers", logging.NOTSET):  # the configuration is written out whenever a key is refused
         tried: dict[str, str] = {}
         then = _refusal(cls, content, attempt, tried)
@@ -43,7 +41,7 @@ def spoilt_keys(
 def _refusal(
     cls: type[PretrainedConfig],
     content: Mapping[str, object],
-    attempt: Callable[[PretrainedConfig], object],
+    attempt: Callable[[PretrainedConfig], object] | None,
     tried: dict[str, str],
     without: str = "",
 ) -> str:
@@ -53,10 +51,10 @@ def _refusal(
         same = config.to_json_string()
     except Exception as error:  # transformers raises anything
         return reason_of(error)
-    if same not in tried:
+    if attempt and same not in tried:
         try:
             attempt(config)
             tried[same] = ""
         except Exception as error:  # and here
             tried[same] = reason_of(error)
-    return tried[same]
+    return tried.get(same, "")

@@ -84,7 +84,8 @@ class Factored(TaskVectors):
 
     @override
     def part(self, rows: Mapping[str, slice]) -> "Factored":
-        every = {id(one): _some_rows(one, rows) for one in (*self._weights, self._centre, self._base)}
+        sources = (*self._weights, self._centre, self._base)
+        every = {id(w): w.some_rows(rows) if isinstance(w, Adapted) else SomeRows(w, rows) for w in sources}
         experts = {name: every[id(one)] for name, one in zip(self.experts, self._weights, strict=True)}
         centre, base = every[id(self._centre)], every[id(self._base)]
         return Factored(experts, list(rows), centre, base, self.dtype, self.device, self.per)
@@ -131,6 +132,10 @@ class Factored(TaskVectors):
     @override
     def tiles(self, bundles: Iterable[Bundle]) -> Iterator[Tile]:
         return (Tile((name,), *window) for (name,) in bundles for window in self._windows(name))
+
+    @override
+    def divides(self, name: str) -> bool:
+        return self.per == "row" and not self._terms(name).computed
 
     @override
     @torch.no_grad()
@@ -292,7 +297,3 @@ class Factored(TaskVectors):
 
     def _own(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
-
-
-def _some_rows(weights: Weights, rows: Mapping[str, slice]) -> Weights:
-    return weights.some_rows(rows) if isinstance(weights, Adapted) else SomeRows(weights, rows)

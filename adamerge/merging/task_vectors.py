@@ -30,6 +30,9 @@ from adamerge.types import Coefficients, Parameters
 Bundle: TypeAlias = tuple[str, ...]
 """Parameters of one shape, one below the other as a matrix (P·R, M)."""
 
+AT_ONCE = 2**21
+"""Numbers of a parameter that are merged at once for what is written: 16 MiB in fp64, and several copies."""
+
 
 class Tile(NamedTuple):
     """Task vectors of all experts over some rows and columns of a bundle."""
@@ -103,12 +106,24 @@ class TaskVectors(ABC):
 
         Where it is computed at once, the only part has all rows, and products of components where groups are these.
         """
+        shape = self.shapes[name]
+        if shape.numel() > AT_ONCE and shape[0] > 1 and self.divides(name):
+            step = max(1, AT_ONCE * shape[0] // shape.numel())
+            for rows in (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)):
+                own = groups[rows] if len(groups) > 1 else groups
+                yield next(self.part({name: rows}).exactly(name, coefficients, own))._replace(rows=rows)
+            return
         merged = as_matrix(self.combine_exactly(name, coefficients, groups))
 
         def products(written: Tensor, by_row: bool) -> Tensor:
             return self.products_exactly(name, [written, merged], by_row)
 
         yield Exact(slice(None), slice(None), merged, products)
+
+    def divides(self, name: str) -> bool:
+        """Return whether some rows of a parameter are merged exactly by themselves, at no more work."""
+        del name
+        return False
 
     @torch.no_grad()
     def products_exactly(self, name: str, values: Sequence[Tensor], by_row: bool) -> Tensor:

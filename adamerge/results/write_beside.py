@@ -8,6 +8,7 @@ from typing import cast
 
 from adamerge.data.processor_files import DEFAULT, TEMPLATE, TEMPLATES, named_templates
 from adamerge.experts.checkpoint import Checkpoint
+from adamerge.experts.quantisation import of_merged
 from adamerge.experts.token_ids import with_settings
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.beside import Beside
@@ -18,9 +19,6 @@ from adamerge.storage.atomic_files import write_text
 from adamerge.storage.regular_files import settings_of
 from adamerge.storage.write_safetensors import write_safetensors
 from adamerge.types import Coefficients
-
-_NOT_WRITTEN = ("quantization_config", "transformers_weights")
-"""Keys of config.json: what is true of other files than the merged ones."""
 
 _CONFIG = "config.json"
 
@@ -34,9 +32,8 @@ def write_config(checkpoint: Checkpoint, changed: Mapping[str, object], folder: 
         folder: Where to.
         dtype: Dtype of most numbers.
     """
-    config = without_former_rope(with_settings(checkpoint.settings(), changed), changed)
-    for key in _NOT_WRITTEN:
-        config.pop(key, None)
+    config = of_merged(without_former_rope(with_settings(checkpoint.settings(), changed), changed))
+    config.pop("transformers_weights", None)  # names other files than the merged ones
     text = json.dumps({**in_dtype(config, dtype), "dtype": dtype}, indent=2)
     write_text(folder / _CONFIG, text + "\n")
 

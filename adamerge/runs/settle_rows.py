@@ -1,11 +1,12 @@
 """Ask every task's model how its rows must be batched: the experts with their weights, or random copies of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from adamerge.batch import Batch
 from adamerge.calibration.probe import Model, Verdict, settle
@@ -13,10 +14,13 @@ from adamerge.data.rows import Rows, move
 from adamerge.data.settings import Batching
 from adamerge.data.text_rows import Prompts, TextRows
 from adamerge.data.tokenize import token_limit
+from adamerge.experts.config_file import file_of
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.model_kind import forward_inputs, names_argument
 from adamerge.experts.predicted import predicted
 from adamerge.experts.random_copy import LARGEST, count, random_state, shortened, small
+from adamerge.experts.skeleton import built
+from adamerge.experts.spoilt_keys import spoilt_keys
 from adamerge.experts.stateless import Stateless
 from adamerge.merging.device import device_of
 from adamerge.merging.execution import expert_of
@@ -121,6 +125,7 @@ def asked(model: MergedModel, expert: Expert) -> Model:
         lambda: placed.random,
         names_argument(expert.module, "attention_mask"),
         ROUNDING.get(dtype, 5e-2),
+        partial(_blame, expert),
     )
 
 
@@ -152,7 +157,21 @@ def asked_of_copy(expert: Expert, rows: Rows, *, seed: int = 0, whole: bool = Fa
         lambda: sorted(run.changed),
         lambda: run.random,
         names_argument(module, "attention_mask"),
+        blame=partial(_blame, expert),
     )
+
+
+def _blame(expert: Expert, rows: Rows, error: Exception, again: Callable[[Model], object]) -> str:
+    """Name the keys of config.json without which a randomly initialised copy can be asked."""
+
+    def attempt(config: PretrainedConfig) -> None:
+        question = asked_of_copy(replace(expert, module=built(config, expert.kind.architecture)), rows)
+        if not isinstance(question, str):
+            again(question)
+
+    file = file_of(getattr(expert.module, "config", None))
+    keys = spoilt_keys(file, error, attempt)
+    return f"If {', '.join(keys)} in {file} is not that of training, correct it. " if keys else ""
 
 
 def _runs(expert: Expert, module: torch.nn.Module, rows: Rows) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from support.families import build, save_family
 
@@ -10,8 +11,9 @@ from adamerge.calibration.cache_keys import digest_of_experts
 from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.inspect_weights import inspect_weights
+from adamerge.experts.low_rank import Adapted, Change, LowRank
 from adamerge.runs.inputs import hash_files
-from adamerge.storage.weights import MappedFiles
+from adamerge.storage.weights import InMemory, MappedFiles
 
 
 @pytest.fixture
@@ -65,3 +67,13 @@ def test_experts_with_other_weights_or_configuration_have_another_digest(opened)
     tensors["classifier.bias"][0] += 1
     save_file(tensors, file, {"format": "pt"})
     assert digest() not in (before, other)
+
+
+def test_pieces_of_an_adapter_are_computed_from_a_few_rows():
+    """All adapters of a pool are inspected side by side: as dense matrices they took as much as so many experts."""
+    base, left, right = torch.randn(9, 6), torch.randn(9, 2), torch.randn(2, 6)
+    adapter = Adapted(InMemory({"w": base}), {"w": Change(low_rank=lambda: LowRank(left, right, 0.5))}, {})
+    pieces = list(adapter.pieces("w", 10))
+    assert [len(piece) for piece in pieces] == [10, 10, 10, 10, 10, 4]
+    assert max(piece.untyped_storage().nbytes() for piece in pieces) <= 3 * 6 * 4
+    torch.testing.assert_close(torch.cat(pieces).view(9, 6), base + 0.5 * left @ right)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from support.families import build, save_family, save_speaking_family
+from support.families import VISION, build, save_family, save_speaking_family
 
 from adamerge import Expert, Merge
 from adamerge.results.readable_config import with_former_rope, without_former_rope
@@ -101,3 +101,25 @@ def test_the_size_of_a_table_that_experts_keep_stays_the_bases(tmp_path, monkeyp
     models = [{"model": task} for task in TASKS]
     kept = {"base_model": "base", "models": models, "parameters": {"head": ["*position_embeddings*", "classifier*"]}}
     assert plan_of(open_experts(merge_config(kept))).settings == {}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_experts_of_another_resolution_keep_their_positions(tmp_path, monkeypatch):
+    """The number of positions is computed of image_size, which is the size of no tensor."""
+    monkeypatch.chdir(tmp_path)
+    size = {"image_size": 24, "num_labels": 3}
+    save_family(
+        tmp_path,
+        build("ViTModel", "vit", 0),
+        {task: transformers.ViTForImageClassification(transformers.ViTConfig(**VISION | size)) for task in TASKS},
+    )
+    parameters = {"head": ["*position_embeddings*", "classifier*"]}
+    result = Merge("base", [Expert(task) for task in TASKS], method="average", parameters=parameters).learn()
+    places = result.export("out").checkpoints
+    images = torch.randn(2, 3, 24, 24)
+    for task in TASKS:
+        model = transformers.ViTForImageClassification.from_pretrained(places[task]).eval()
+        with torch.no_grad():
+            assert torch.allclose(model(images).logits, result.module(task).eval()(images).logits, atol=1e-5)
+    assert transformers.ViTModel.from_pretrained("out").config.image_size == 16
+    assert "image_size" not in str(result.model.experts.warnings)

@@ -11,6 +11,7 @@ from support.families import build
 from support.mistakes import edit_json, edit_tensors, table
 
 from adamerge.experts.checkpoint import open_checkpoint
+from adamerge.results.write_beside import write_config
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 WEIGHT = "encoder.layer.0.attention.self.query.weight"
@@ -203,12 +204,15 @@ def test_an_adapter_beside_a_configuration_is_refused(folder, weights):
         open_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
-def test_a_quantisation_of_which_the_files_know_nothing_is_ignored_and_said(folder, method):
-    edit_json(folder / "config.json", quantization_config={"quant_method": method, "load_in_4bit": True})
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config", "quantization"])
+def test_a_quantisation_of_which_the_files_know_nothing_is_ignored_and_said(folder, tmp_path, key):
+    """vLLM and SGLang read compression_config where there is no quantization_config, and MLX quantization."""
+    edit_json(folder / "config.json", **{key: {"quant_method": "fp8", "load_in_4bit": True}})
     opened = open_checkpoint(str(folder))
-    assert "quantization_config, but all tensors are floating-point numbers; it is ignored" in opened.notes[0]
-    assert not hasattr(opened.config, "quantization_config")
+    assert f"{key}, but all tensors are floating-point numbers; it is ignored" in opened.notes[0]
+    assert not hasattr(opened.config, key)
+    write_config(opened, {}, tmp_path, "float32")
+    assert key not in json.loads((tmp_path / "config.json").read_text())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float8_e4m3fn])

@@ -7,6 +7,7 @@ from torch import Tensor
 from adamerge.experts.low_rank import Adapted, Change, LowRank
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.grouping import component_wise, task_wise, tensor_wise
+from adamerge.merging.task_vectors import AT_ONCE
 from adamerge.storage.weights import InMemory, Weights
 
 RANKS = {"wide": 4, "narrow": 2}
@@ -62,6 +63,24 @@ def test_components_combine_and_project_as_autograd_does(pool):
         exact = vectors.combine_exactly(name, coefficients, grouping.rows[name])
         torch.testing.assert_close(exact, value.detach())
     torch.testing.assert_close(vectors.inner(gradients, grouping), coefficients.grad)
+
+
+def test_a_large_matrix_is_written_some_rows_at_a_time():
+    torch.manual_seed(0)
+    base, left, right = torch.randn(2200, 1000), torch.randn(2200, 1), torch.randn(1, 1000)
+    own, full = InMemory({"w": base}), InMemory({"w": base + torch.randn_like(base)})
+    adapter = Adapted(own, {"w": Change(low_rank=lambda: LowRank(left, right, 0.5))}, {})
+    vectors = Factored({"low": adapter, "full": full}, ["w"], own, own)
+    coefficients, groups = drawn(2, 2), torch.arange(2200) % 2  # a group of the even rows, and one of the odd ones
+    changes = torch.stack([0.5 * left.double() @ right.double(), full["w"].double() - base])
+    weights = coefficients[groups].T.unsqueeze(2)
+    expected = base + (weights * changes).sum(0)
+    products = torch.zeros(2)
+    for part in vectors.exactly("w", coefficients, groups):
+        assert part.merged.numel() <= AT_ONCE < base.numel()
+        torch.testing.assert_close(part.merged, expected[part.rows])
+        products = products + part.products(part.merged, False)[1, 0]
+    torch.testing.assert_close(products, ((expected - base) * changes).sum((1, 2)), rtol=1e-5, atol=0)
 
 
 def test_equal_coefficients_of_all_components_are_those_of_the_tensor(pool):
