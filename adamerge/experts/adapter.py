@@ -26,6 +26,7 @@ from adamerge.experts.conversion import Converted
 from adamerge.experts.heads import head_names
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
+from adamerge.experts.name_wrappers import adapter_without_wrappers
 from adamerge.experts.skeleton import skeleton
 from adamerge.storage.regular_files import read_json
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -123,7 +124,9 @@ def open_adapter(
         IncompatibleExpertsError: A tensor without a place in the model, a wrong shape, or another base.
     """
     config = read_adapter_config(source, folder)
-    tensors = adapter_tensors(source, folder, allow_pickle)
+    tensors, renamed = adapter_without_wrappers(
+        source, adapter_tensors(source, folder, allow_pickle), base.tensors.headers
+    )
     keys = group_keys(source, tensors.headers)
     check_numbers(source, tensors, keys)
     kind = trained_as(config, base)
@@ -141,6 +144,7 @@ def open_adapter(
     if pool is not None:
         check_not_contained(source, weights, pool, module)
     said = (
+        *renamed,
         *contradictions(reader),
         *without_effect(source, tensors, keys),
         *(

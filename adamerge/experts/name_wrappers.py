@@ -1,12 +1,13 @@
 """Names of tensors without what wrappers of a module added to them: a prefix, or words within."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from torch import nn
 
 from adamerge.experts.conversion import Places, places
+from adamerge.storage.weights import Renamed, Weights
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
 """Words that torch.compile, FSDP, activation checkpointing and data parallelism put before what they wrap."""
@@ -54,10 +55,35 @@ def _usual_prefix(module: nn.Module, names: Shorter, found: Places) -> tuple[Sho
 
 def _words(module: nn.Module, names: Shorter, found: Places) -> tuple[Shorter, str]:
     """Remove words of wrappers wherever they are, unless the module has them itself."""
-    own = {word for name in module.state_dict() for word in name.split(".")}
-    words = {word for name in names for word in name.split(".") if word in WRAPPERS} - own
-    shorter = {".".join(word for word in name.split(".") if word not in words): disk for name, disk in names.items()}
-    return shorter, f"names hold {', '.join(sorted(words))}, which a wrapper added; it is removed."
+    words = _words_in(names).intersection(WRAPPERS) - _words_in(module.state_dict())
+    return _without(words, names), f"names hold {', '.join(sorted(words))}, which a wrapper added; it is removed."
+
+
+def adapter_without_wrappers(source: str, tensors: Weights, base: Iterable[str]) -> tuple[Weights, tuple[str, ...]]:
+    """Remove words of wrappers from the names of an adapter's tensors, unless the base has such words itself.
+
+    Args:
+        source: Name of the adapter in messages.
+        tensors: Its tensors.
+        base: Names of the base's tensors.
+
+    Returns:
+        The tensors, and what was removed, in words.
+    """
+    words = _words_in(tensors.headers).intersection(WRAPPERS) - _words_in(base)
+    shorter = _without(words, {name: name for name in tensors.headers})
+    if not words or len(shorter) < len(tensors.headers):  # two tensors would have one name
+        return tensors, ()
+    note = f"{source}: names of its tensors hold {', '.join(sorted(words))}, which a wrapper added; it is removed."
+    return Renamed(tensors, shorter), (note,)
+
+
+def _words_in(names: Iterable[str]) -> set[str]:
+    return {word for name in names for word in name.split(".")}
+
+
+def _without(words: Collection[str], names: Shorter) -> Shorter:
+    return {".".join(word for word in name.split(".") if word not in words): disk for name, disk in names.items()}
 
 
 def _removable(module: nn.Module, names: Iterable[str], found: Places, least: int) -> str:

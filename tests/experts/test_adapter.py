@@ -228,3 +228,24 @@ def test_an_adapter_of_a_folder_with_weights_is_read_alone(tmp_path):
     assert all(torch.equal(found.tensors[name], alone.tensors[name]) for name in alone.tensors.headers)
     assert any("complete weights beside the adapter are not read" in note for note in found.notes)
     assert not any("beside the adapter" in note for note in alone.notes)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        {"base_model.model.": "base_model.model._orig_mod."},  # torch.compile before PEFT
+        {"base_model.": "_orig_mod.base_model."},  # and after it
+        {"base_model.": "module.base_model.", "layers.1.": "layers.1._checkpoint_wrapped_module."},
+    ],
+)
+def test_words_of_wrappers_in_names_of_adapters_are_removed_and_said(wrapped, tmp_path):
+    base, folder, _ = saved(tmp_path, LLAMA, KINDS["all linear"][1], 1)
+    expected = experts_of(base, a=folder).weights["a"]
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for part, word in wrapped.items():
+        tensors = {key.replace(part, word, 1): value for key, value in tensors.items()}
+    other = shutil.copytree(folder, tmp_path / "wrapped")
+    save_file(tensors, other / "adapter_model.safetensors")
+    found = experts_of(base, a=other)
+    assert all(torch.equal(found.weights["a"][name], expected[name]) for name in found.shared)
+    assert any("which a wrapper added; it is removed." in note for note in found.notes)
