@@ -13,6 +13,7 @@ from adamerge.experts.conversion import Converted
 from adamerge.experts.fitting_size import fitting_size
 from adamerge.experts.match_names import Match
 from adamerge.experts.name_patterns import several
+from adamerge.experts.other_folders import sharded_way
 from adamerge.experts.quantisation import quantised
 from adamerge.experts.tied import tied_names
 from adamerge.storage.weights import Weights
@@ -152,6 +153,8 @@ def match_problems(checkpoint: Checkpoint, module: nn.Module, found: Match) -> l
             "checkpoint with zero_to_fp32.py, or save with stage3_gather_16bit_weights_on_model_save: true."
         )
         return problems
+    if found.missing and (way := sharded_way(checkpoint.folder)):
+        problems.append(f"{source}: its folder has more than the file.{way}")
     return problems + shape_problems(checkpoint, module, found)
 
 

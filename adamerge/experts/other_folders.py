@@ -14,20 +14,8 @@ def way_on(folder: Path) -> str:
     Args:
         folder: A folder without config.json, or without weights that can be read.
     """
-    states = _deepspeed(folder)
-    if states is not None:
-        own = states / "zero_to_fp32.py"
-        script = str(own) if own.exists() else "-m deepspeed.utils.zero_to_fp32"
-        return (
-            f" It is a checkpoint of DeepSpeed; convert it: python {script} {states} {folder} --safe_serialization."
-            f"{_without_config(folder)}"
-        )
-    sharded = next((file.parent for pattern in _SHARDS for file in folder.glob(pattern)), None)
-    if sharded is not None:
-        return (
-            f" It is a sharded checkpoint of FSDP; convert it: accelerate merge-weights {sharded} {folder}."
-            f"{_without_config(folder)}"
-        )
+    if to_convert := sharded_way(folder):
+        return to_convert
     if any(any(folder.glob(pattern)) for pattern in _MEGATRON):
         return " It is a checkpoint of Megatron; convert it to the format of Hugging Face with its own tools."
     inside = models_in(folder)
@@ -47,6 +35,25 @@ def way_on(folder: Path) -> str:
         return (
             f" It has {several(pickled)}, pickled; {more}. If it is a LoRA of Kohya's scripts, it adapts an image "
             "generator, and only models of transformers are merged; if it is one of PEFT, copy adapter_config.json too."
+        )
+    return ""
+
+
+def sharded_way(folder: Path) -> str:
+    """Say how to convert the checkpoint of DeepSpeed or FSDP in a folder; empty if there is none."""
+    states = _deepspeed(folder)
+    if states is not None:
+        own = states / "zero_to_fp32.py"
+        script = str(own) if own.exists() else "-m deepspeed.utils.zero_to_fp32"
+        return (
+            f" It is a checkpoint of DeepSpeed; convert it: python {script} {states} {folder} --safe_serialization."
+            f"{_without_config(folder)}"
+        )
+    sharded = next((file.parent for pattern in _SHARDS for file in folder.glob(pattern)), None)
+    if sharded is not None:
+        return (
+            f" It is a sharded checkpoint of FSDP; convert it: accelerate merge-weights {sharded} {folder}."
+            f"{_without_config(folder)}"
         )
     return ""
 

@@ -120,3 +120,12 @@ def test_tensors_that_deepspeed_left_empty_are_one_line(family):
         open_experts(merge_config(configuration()))
     assert len(str(refused.value).splitlines()) == 1
     assert "zero_to_fp32.py" in str(refused.value)
+
+
+@pytest.mark.parametrize("states", ["zero_to_fp32.py", "pytorch_model_fsdp_0/__0_0.distcp"])
+def test_what_a_sharded_checkpoint_left_of_a_file_is_refused_with_the_command_that_converts_it(family, states):
+    edit_tensors(family / "mood/model.safetensors", lambda tensors: [tensors.pop(name) for name in [*tensors][1:]])
+    (family / "mood" / states).parent.mkdir(exist_ok=True)
+    (family / "mood" / states).touch()
+    with pytest.raises(IncompatibleExpertsError, match=r"convert it: (python .*zero_to_fp32|accelerate merge-weights)"):
+        open_experts(merge_config(configuration()))
