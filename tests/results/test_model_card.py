@@ -130,3 +130,11 @@ def test_an_export_from_python_has_cards(family):
     for folder in ("merged", "merged/mood", "merged/topic"):
         assert metadata_load(f"{folder}/README.md")["tags"] == ["merge", "adamerge", "task_arithmetic"]
         assert "Not measured when this was exported." in (family / folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("folders", "task", "said"), [({"", "news"}, None, True), ({"", "news"}, "news", True), ({""}, None, False)]
+)
+def test_that_folders_share_files_is_said_where_there_are_several(folders, task, said):
+    text = card(facts([MIT] * 3), dict.fromkeys(folders, LOADING), task, "merged")
+    assert ("--no_links" in text) is said
