@@ -116,10 +116,10 @@ def _results(run: SeenRun) -> Iterator[Grid]:
         rows = [[Cell(task), *(_agrees(run, key, task) for key in agreement)] for task in teachers]
         note = f"Share of the {run.held_out} on which a merge predicts what the task's expert predicts.{kept}"
         yield Grid("Agreement with the experts, %", ["task", *map(_head, agreement)], rows, note)
-        if run.from_base:
-            rows = [[Cell(task), *(number(run.divergence[key].get(task), 4) for key in agreement)] for task in teachers]
+        if divergence := {key: run.divergence[key] for key in agreement if key in run.divergence}:
+            rows = [[Cell(task), *(number(own.get(task), 4) for own in divergence.values())] for task in teachers]
             note = f"Mean KL(expert ‖ merge) on held-out unlabeled rows, lower is better.{kept}"
-            yield Grid("Divergence from the experts, nats", ["task", *map(_head, agreement)], rows, note)
+            yield Grid("Divergence from the experts, nats", ["task", *map(_head, divergence)], rows, note)
 
 
 def _learned_first(candidates: Iterable[str]) -> list[str]:

@@ -36,7 +36,7 @@ _SCRIPT = """\
 # "exact_match,strict-match" or "word_perplexity,none" (name of the metric, filter), each with METRIC_stderr,FILTER.
 set -e
 cd "$(dirname "$0")"
-tasks="$1"
+tasks="${1:?expected tasks of lm-eval: sh lm_eval.sh TASK[,TASK ...]}"
 shift
 """
 

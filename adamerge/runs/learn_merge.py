@@ -62,8 +62,8 @@ def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console)
 
 
 def device_line(config: MergeConfig) -> str:
-    """Say where a configuration computes."""
-    return f"device: {describe_device(device_of(config.trainer.accelerator))}"
+    """Say where a configuration computes, and in which precision."""
+    return f"device: {describe_device(device_of(config.trainer.accelerator))}; precision: {config.trainer.precision}"
 
 
 def learn_merge(

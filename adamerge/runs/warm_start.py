@@ -195,6 +195,10 @@ def warm_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
     assert isinstance(config.init, EarlierRun)
     taken = len(names) - len(found.new_groups)
     notes = [f"note: {taken} of {len(names)} parameters start from {config.init.path}"]
+    if found.averaged:
+        notes.append(
+            f"note: {len(found.averaged)} of them were in chunks of rows there, and start from the mean over their chunks"
+        )
     if found.new_columns:
         new = ", ".join(f"{name} at {usual[name]:g}" for name in found.new_columns)
         notes.append(f"note: new, so they start as usual: {new}")
