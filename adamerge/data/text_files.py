@@ -116,7 +116,7 @@ def _sizes(file: Path) -> Iterator[int]:
         with file.open("rb") if file.suffix.lower() in _STREAMS else _open(file) as content:
             yield from map(len, _pieces(content, file))
     except (EOFError, OSError, zlib.error, lzma.LZMAError):
-        return  # damaged, which is said where its lines are read
+        return  # damaged; the reader of its lines reports it
 
 
 def _pieces(content: BinaryIO, file: Path) -> Iterator[bytes]:

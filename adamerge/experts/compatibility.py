@@ -60,7 +60,7 @@ def config_problems(base: Checkpoint, expert: Checkpoint, *, own_embeddings: boo
         names = [n for n, header in expert.tensors.headers.items() if header.shape[:1] == (here,)]
         patterns = ", ".join(f'"*{name.rpartition(".")[0].rpartition(".")[2]}*"' for name in names)
         problems.append(
-            f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base {base.source} "
+            f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base ({base.source}) "
             f"(config.json). Use an expert with the base's; or, if the tokenizers differ by added tokens, set "
             f"tokenizer: union; or keep each expert's own: parameters: {{head: [{patterns}]}}."
         )
