@@ -83,6 +83,7 @@ def test_a_state_dict_that_fits_two_classes_is_refused(architecture):
 @pytest.mark.parametrize("architecture", ["BertForSequenceClassification", "BertForTokenClassification"])
 def test_a_state_dict_that_fits_one_class_has_that_class(architecture, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [caplog.handler])
+    caplog.set_level("WARNING", "transformers")
     base, expert = build("BertModel", "bert", 0), build(architecture, "bert", 1, num_labels=3)
     assert type(from_modules(base, {"a": expert.state_dict()}).tasks["a"].module).__name__ == architecture
     assert not caplog.messages  # BertLMHeadModel, which is tried too, advises its users to set is_decoder
