@@ -53,7 +53,7 @@ def config_problems(base: Checkpoint, expert: Checkpoint, *, own_embeddings: boo
     """
     source, problems = expert.source, list[str]()
     if expert.config.model_type != base.config.model_type:
-        kinds = f"{expert.config.model_type}, but the base {base.source} is a {base.config.model_type}"
+        kinds = f"{expert.config.model_type}, but the base ({base.source}) is a {base.config.model_type}"
         return [f"{source}: the expert is a {kinds}. Use an expert that was fine-tuned from this base."]
     here, there = (getattr(c.config.get_text_config(), "vocab_size", None) for c in (expert, base))
     if here != there and not own_embeddings:
