@@ -101,7 +101,7 @@ def _configuration(word: Word) -> Word:
 
 
 def _with_value(word: Word, known: Mapping[str, Option], merges: bool) -> Word:
-    """Give an option without a value one, if there is no such option: that is what is to be said then."""
+    """Give an option without a value one, if there is no such option, so that the error names the unknown option."""
     if word.value is not None or word.option in known:
         return word
     if merges:

@@ -1,6 +1,6 @@
 """Quiet libraries, one thread, and no hub."""
 
-# ruff: noqa: E402 - libraries are imported when all of that is said
+# ruff: noqa: E402 - libraries are imported when all of that is set
 
 import gc
 import os
@@ -144,7 +144,7 @@ def main(capsys):
     from adamerge import cli
 
     def call(*arguments):
-        capsys.readouterr()  # what making the family said
+        capsys.readouterr()  # output of making the family
         code = cli.main([str(argument) for argument in arguments])
         said = capsys.readouterr()
         assert "Traceback" not in said.err

@@ -179,7 +179,7 @@ def _full(request):
 
 
 def _answer(config):
-    """What is said against a configuration before anything is read; empty if nothing is."""
+    """Return the error that refuses a configuration before anything is read; empty if there is none."""
     try:
         with warnings.catch_warnings(action="ignore"):
             merge_config(config, lambda note: None)

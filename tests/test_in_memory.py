@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from pathlib import Path
 
 import datasets
 import pytest
@@ -225,15 +226,15 @@ def test_texts_are_encoded_with_the_tokenizer_in_the_folder_that_a_module_was_lo
     torch.testing.assert_close(found.coefficients, expected)
 
 
-def test_a_module_of_another_machine_is_refused_with_its_name(loaded):
+@pytest.mark.parametrize(("place", "problem"), [("someone/model", "is no folder"), ("empty", "has neither of them")])
+def test_a_module_without_a_processor_is_refused_with_the_place_that_it_is_from(loaded, place, problem):
+    Path("empty").mkdir()
     for model in loaded.values():
-        model.config._name_or_path = "someone/model"
+        model.config._name_or_path = place
     experts = [Expert(model, task, calibration=texts(task)) for task, model in loaded.items()]
     base = AutoModel.from_pretrained("base")
     base.config._name_or_path = ""
-    with pytest.raises(
-        ConfigError, match=r"someone/model, which the expert was loaded from, is no folder.*Pass processor="
-    ):
+    with pytest.raises(ConfigError, match=rf"{place}, which the expert was loaded from, {problem}.*Pass processor="):
         Merge(base, experts, **QUICK).learn()
 
 

@@ -209,7 +209,7 @@ def test_what_learn_needs_on_disk_goes_with_its_result(family, tmp_path, monkeyp
     assert set(tmp_path.iterdir()) == before
 
 
-# What is said
+# Messages
 
 
 QUIET = """

@@ -132,7 +132,7 @@ class FeatCal(CalibratedMerge):
 
 
 class Features(NamedTuple):
-    """Moments of a layer's inputs x in the merge, and of what they shall be, t.
+    """Moments of a layer's inputs x in the merge, and of what they should be, t.
 
     Attributes:
         positions: their number, a scalar.

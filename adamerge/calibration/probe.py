@@ -112,7 +112,7 @@ def settle(model: Model, rows: Rows, limit: int | None = None, size: int = TOGET
         problem = (
             f"{model.architecture} answers row {first[padding.length][0] + 1} otherwise when it is asked again. {AGAIN}"
         )
-    unusual = Padding() if padding == rows.padding else padding  # what rows need is said with them
+    unusual = Padding() if padding == rows.padding else padding  # the notes on rows report what they need
     found = notes(
         model.architecture, unusual, list(model.changed()), reads_mask=model.reads_mask, random=model.random()
     )

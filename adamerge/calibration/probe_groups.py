@@ -27,7 +27,7 @@ _LARGEST = 2**26
 
 
 def room(answer: Tensor, length: tuple[int, ...]) -> int:
-    """Return how many rows of a length have logits that are few enough to be held at once; two always do.
+    """Return how many rows of this length fit in memory at once, at least two.
 
     Args:
         answer: The logits of such a row: one per class, or those of its positions that count.
@@ -70,7 +70,9 @@ def groups_of(rows: Rows, padding: Padding, size: int) -> list[tuple[int, ...]]:
 
 
 def crowd_of(rows: Rows, padding: Padding, size: int) -> tuple[int, ...]:
-    """Return rows for a full forward pass, the last of which is in the groups too: what is too much falls on it.
+    """Return rows for a full forward pass.
+
+    The last of them is in the groups too: a capacity limit drops this row first.
 
     Args:
         rows: The rows.

@@ -1,4 +1,4 @@
-"""What is said of a model that answers rows otherwise than a user would expect."""
+"""Messages about models whose answers depend on the other rows of a batch."""
 
 from collections.abc import Iterator, Sequence
 

@@ -38,8 +38,8 @@ class Auto(CentreChoice):
         merges: The other merges, cheap ones by default; the others only if named.
         scales: Factors of each merge's published scale, at each of which it takes part.
         rows: Rows per task of the first round.
-        share: Share of the time of learning that the race may take. Where all scales would take more, the one nearest
-            to 1 takes part alone, and it is said.
+        share: Share of the time of learning that the race may take. Where all scales would take more,
+            only the scale nearest to 1 takes part; a note reports it.
     """
 
     merges: list[CalibratedMerge | Transform] = field(default_factory=_cheap)

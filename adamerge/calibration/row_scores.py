@@ -76,9 +76,9 @@ def predictions(logits: Tensor, positions: Tensor | None, form: Form = "classes"
 def alike(found: Tensor, expected: Tensor, form: Form, every: Tensor | None = None) -> Tensor:
     """Compare predictions with the expert's, 0 to 1 each, (P,).
 
-    Classes and spans are alike if they are equal, the labels of a row if all are. Numbers are alike in the share of the
-    expert's predictions that they are ordered with as the expert's own number is: Σⱼ [sign(y − y*ⱼ) = sign(y* − y*ⱼ)] /
-    Σⱼ 1, over the j with y*ⱼ ≠ y*. A vector is alike if of all the expert's vectors its own one is the nearest.
+    Classes and spans are alike if they are equal, the labels of a row if all are. The score of a number is the share of
+    the expert's predictions that it ranks against as the expert's own number does: Σⱼ [sign(y − y*ⱼ) = sign(y* − y*ⱼ)]
+    / Σⱼ 1, over the j with y*ⱼ ≠ y*. A vector is alike if of all the expert's vectors its own one is the nearest.
 
     Args:
         found: The merged model's, (P,) or (P, D).

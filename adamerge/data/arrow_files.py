@@ -104,7 +104,7 @@ def _keys(file: Path, key: str = "") -> Sequence[object]:
 
 def _check_stream(file: Path) -> None:
     if not file.exists():
-        return  # said by `datasets`
+        return  # `datasets` reports it
     problem = problem_of(file)
     if problem is not None:
         raise ValueError(f"{file.name}: {problem}")

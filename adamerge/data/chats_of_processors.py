@@ -28,7 +28,7 @@ def unlike_processor(table: Table, column: str, processor: object) -> tuple[str,
         own = cast(list[int], tokenizer.apply_chat_template(cast(Any, chat), tokenize=True, return_dict=False))
         found = processor.apply_chat_template(_in_parts(cast(Any, chat)), tokenize=True, return_dict=True)
         theirs = cast(list[int], cast(Mapping[str, Any], found)["input_ids"][0])
-    except Exception:  # templates are programs of others; what they refuse is said with the rows
+    except Exception:  # templates are programs of others; the encoder of the rows reports what they refuse
         return ()
     if own == theirs:
         return ()

@@ -15,7 +15,7 @@ _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 """Modes with transparency."""
 
 _LOOKED_AT, _SMALL_PART = 8, 1 / 15
-"""Number of images whose numbers are looked at, and the part of their scale below which it is said."""
+"""Number of images whose numbers are looked at, and the part of their scale below which a warning is given."""
 
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
 """EXIF tag of the orientation, of which 1 is upright, and its values for an image that lies on its side."""

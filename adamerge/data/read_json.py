@@ -46,7 +46,7 @@ def _holds_columns(path: Path) -> bool:
         return False
     try:
         value = json.loads(first)
-    except (ValueError, RecursionError):  # said where the row is parsed
+    except (ValueError, RecursionError):  # the parser of the row reports it
         return False
     columns = list(value.values()) if isinstance(value, dict) else []
     return bool(columns) and all(isinstance(column, list | dict) and len(column) > 1 for column in columns)

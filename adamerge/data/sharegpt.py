@@ -6,7 +6,7 @@ from typing import cast
 ROLES = {"human": "user", "user": "user", "prompter": "user", "system": "system"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard"), "assistant"
 )
-"""Role of a message by its speaker, in small letters."""
+"""Role of a message by its speaker, in lower case."""
 
 
 def is_sharegpt(messages: Sequence[object]) -> bool:

@@ -38,7 +38,7 @@ class InDoubt(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Say what was found, and the way on."""
+        """Describe what was found, and what to do."""
         beside = f" beside others ({self.other})" if self.other else ""
         return (
             f"expected images of one split, found folders named after splits, {', '.join(self.folders[:8])}{beside}. "

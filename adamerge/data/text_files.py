@@ -21,7 +21,7 @@ _STREAMS: dict[str, Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]] =
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
 }
-"""Decompressors of one stream, for files whose readers end without a word at a later stream that begins damaged."""
+"""Decompressors of one stream, for files whose readers stop without an error at a later stream that begins damaged."""
 
 _COMPRESSIONS = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\3\4": ".zip"}
 """First bytes of compressed files."""
@@ -116,7 +116,7 @@ def _sizes(file: Path) -> Iterator[int]:
         with file.open("rb") if file.suffix.lower() in _STREAMS else _open(file) as content:
             yield from map(len, _pieces(content, file))
     except (EOFError, OSError, zlib.error, lzma.LZMAError):
-        return  # damaged, which is said where its lines are read
+        return  # damaged; the reader of its lines reports it
 
 
 def _pieces(content: BinaryIO, file: Path) -> Iterator[bytes]:

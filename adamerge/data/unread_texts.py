@@ -1,4 +1,4 @@
-"""Columns of texts that no key names, such as the second text of a pair, which would be left out without a word."""
+"""Columns of texts that no key names, such as the second text of a pair, which would be dropped silently."""
 
 from collections.abc import Mapping
 

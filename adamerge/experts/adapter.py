@@ -94,7 +94,7 @@ def _beside(source: str, folder: Path, base: Checkpoint, *, allow_pickle: bool, 
         found = open_adapter(source, folder, beneath, pool=base, allow_pickle=allow_pickle)
     except IncompatibleExpertsError as error:
         raise IncompatibleExpertsError(
-            f"{error} If the weights beside {CONFIG} contain the adapter already, or shall be merged without it, "
+            f"{error} If the weights beside {CONFIG} contain the adapter already, or should be merged without it, "
             f"remove {CONFIG} and its tensors."
         ) from error
     note = (
@@ -161,7 +161,7 @@ def open_adapter(
 def _read(
     reader: AdapterReader, kind: TrainedAs, missing: Sequence[str], settings: object, *, over_base: bool
 ) -> Adapted:
-    """Read the changes; if they do not fit, a class of another kind than the base's is the first that is said."""
+    """Read the changes; if they do not fit, a class of another kind than the base's is reported first."""
     try:
         return reader.read(missing, settings, over_base=over_base)
     except IncompatibleExpertsError as error:

@@ -95,8 +95,8 @@ def contradictions(reader: AdapterReader) -> Iterator[str]:
     if bad:
         yield (
             f"{source}: patterns of alpha_pattern contradict each other for {', '.join(bad[:3])}. The "
-            "first in the file is taken, as PEFT does on loading; in training another may have been first, because "
-            "PEFT sorts them when it saves. Write one pattern per module."
+            "first in the file is taken, as PEFT does on loading; in training PEFT may have used another, because it "
+            "sorts patterns when it saves. Write one pattern per module."
         )
     if reader.other_ranks:
         module, (said, rank) = next(iter(reader.other_ranks.items()))

@@ -45,7 +45,7 @@ def _check_total(checkpoint: Checkpoint, large: str) -> None:
     try:
         with torch.device("meta"):
             module = built(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
-    except Exception:  # it cannot be built, which is said where it is
+    except Exception:  # it cannot be built; whoever builds it reports why
         return
     described = sum(parameter.numel() for parameter in module.parameters())
     if described > _TIMES * stored + _SMALL:

@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders of what lies beside the weights, the first one first: an adapter's go before the model's below it."""
+        """Folders of the files that accompany the weights: an adapter's go before those of the model below it."""
         below = self.beneath.folders if self.beneath else ()
         return tuple(dict.fromkeys([*filter(None, (self.given, self.adapter)), self.folder, *below]))
 
@@ -194,7 +194,7 @@ def _check_adapter(source: str, folder: Path) -> None:
     if has_adapter(folder):
         raise ConfigError(
             f"{source}: expected one checkpoint as base, but an adapter (adapter_config.json) is beside config.json. "
-            "transformers would add the adapter to the weights. If they contain it already, or the base shall be "
+            "transformers would add the adapter to the weights. If they contain it already, or the base should be "
             "without it, remove adapter_config.json and adapter_model.safetensors; otherwise merge it first (peft: "
             "AutoPeftModel.from_pretrained(…).merge_and_unload().save_pretrained(…), into a new folder)."
         )

@@ -54,14 +54,14 @@ def config_problems(base: Checkpoint, expert: Checkpoint, *, own_embeddings: boo
     """
     source, problems = expert.source, list[str]()
     if expert.config.model_type != base.config.model_type:
-        kinds = f"{expert.config.model_type}, but the base {base.source} is a {base.config.model_type}"
+        kinds = f"{expert.config.model_type}, but the base ({base.source}) is a {base.config.model_type}"
         return [f"{source}: the expert is a {kinds}. Use an expert that was fine-tuned from this base."]
     here, there = (getattr(c.config.get_text_config(), "vocab_size", None) for c in (expert, base))
     if here != there and not own_embeddings:
         names = [n for n, header in expert.tensors.headers.items() if header.shape[:1] == (here,)]
         patterns = ", ".join(f'"*{name.rpartition(".")[0].rpartition(".")[2]}*"' for name in names)
         problems.append(
-            f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base {base.source} "
+            f"{source}: vocabularies differ: vocab_size is {here} here and {there} in the base ({base.source}) "
             f"(config.json). Use an expert with the base's; or, if the tokenizers differ by added tokens, set "
             f"tokenizer: union; or keep each expert's own: parameters: {{head: [{patterns}]}}."
         )

@@ -152,8 +152,8 @@ def _shape_problems(name: str, experts: Experts, source: str) -> list[str]:
     expected = tuple(experts.base.shape(name))
     return [
         f"{expert.source}: {name} has the shape "
-        f"{tuple(expert.weights.shape(name))}, but {expected} in the base {source}. To keep each expert's own, add it "
-        "to parameters.head."
+        f"{tuple(expert.weights.shape(name))}, but {expected} in the base ({source}). To keep each expert's own, add "
+        "it to parameters.head."
         for expert in experts.tasks.values()
         if tuple(expert.weights.shape(name)) != expected
     ]

@@ -1,6 +1,7 @@
 """Base and experts in memory (modules, state dicts, checkpoints) under one set of names."""
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias, TypeVar, cast
@@ -20,7 +21,8 @@ from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import HEADS, own_module
 from adamerge.experts.skeleton import parameters_on_meta, skeleton
 from adamerge.experts.state_shapes import in_shapes_of
-from adamerge.experts.tensors_alone import TensorsAlone, tensors_alone
+from adamerge.experts.tensors_alone import TensorsAlone, check_prefix, tensors_alone
+from adamerge.storage.quiet_loggers import without_records
 from adamerge.storage.weights import InMemory, Weights
 from adamerge.types import Fact, IncompatibleExpertsError
 
@@ -183,14 +185,17 @@ def _class_of_state(name: str, weights: Weights, classes: list[nn.Module]) -> tu
     """Find the class of a state dict: the base's if it fits exactly, else the only one that does.
 
     Raises:
-        IncompatibleExpertsError: Several classes fit exactly, a classifier of rows and one of tokens for example.
+        IncompatibleExpertsError: Several classes fit exactly, a classifier of rows and one of tokens for example; or
+            of state dicts alone only one has a prefix.
     """
     base, *others = classes
     found = match_tensors(name, weights, base)
     if isinstance(base, TensorsAlone):
-        fits = not (found.missing or found.unexpected)
-        module = tensors_alone(name, Converted(weights, found.names) if fits else weights)
-        return module, found if fits else match_tensors(name, weights, module)
+        if not (found.missing or found.unexpected):
+            return tensors_alone(name, Converted(weights, found.names)), found
+        check_prefix(name, weights.headers, base.state_dict())
+        module = tensors_alone(name, weights)
+        return module, match_tensors(name, weights, module)
     if not (found.missing or found.unexpected):
         return emptied(base), found
     fitting: dict[str, tuple[nn.Module, Match]] = {}
@@ -216,7 +221,8 @@ def _classifiers(name: str, weights: Weights, base: nn.Module) -> Iterator[nn.Mo
     config.num_labels = min(sizes)
     for mapping in HEADS:
         if architecture := mapping.get(config.model_type):
-            module = skeleton(config, architecture)
+            with without_records("transformers", logging.WARNING):  # its advice is for users of the class
+                module = skeleton(config, architecture)
             shapes = {n: p.shape for n, p in module.named_parameters()}
             own = Converted(weights, match_tensors(name, weights, module).names)
             if all(own.shape(n) == shape for n, shape in shapes.items() if n in own):

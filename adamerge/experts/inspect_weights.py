@@ -140,7 +140,7 @@ def _of_sizes(experts: Experts, update: Mapping[str, float]) -> Iterator[str]:
         if size == 0:
             yield f"{source}: all shared parameters equal the base's; its task vector is 0, and only its head its own."
         elif ratio < NEAR:
-            yield f"{source}: ‖expert − base‖ is {ratio:.1g} times that of the others; it is almost the base {base}."
+            yield f"{source}: ‖expert − base‖ is {ratio:.1g} times that of the others; it is almost the base ({base})."
         elif size > OUT_OF_PROPORTION or ratio > FAR:
             than = f", and {ratio:.1f} times the median of the other experts" if ratio > FAR else ""
             yield (

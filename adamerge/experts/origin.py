@@ -90,8 +90,7 @@ def hub_id_of(source: str, folder: Path) -> str | None:
 def licence_in(card: Mapping[str, object]) -> dict[str, str]:
     """Read the licence that the metadata of a model card states; empty if it states none.
 
-    The hub takes ids of licences in small letters, one of them; what is none is another licence with a name, in small
-    letters too. A value that is no text names none.
+    The hub accepts one lower-case licence id; others become `other` with a name. A value that is no text names none.
 
     Example:
         >>> licence_in({"license": "MIT", "tags": ["merge"]}), licence_in({"license": ["mit"]})

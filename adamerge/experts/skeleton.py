@@ -61,7 +61,7 @@ def built(config: PretrainedConfig, architecture: str, *, trust_remote_code: boo
 
 
 def _class_of(architecture: str, file: str) -> type[PreTrainedModel]:
-    """Find transformers' class of a model by its name, which stands in a file."""
+    """Find transformers' class of a model by the name that a file gives."""
     cls = getattr(transformers, architecture, None)
     if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Keys of a config.json over which transformers stumbles, found by leaving out one after the other."""
+"""Keys of a config.json that transformers cannot read, found by leaving out one after the other."""
 
 import copy
 import logging

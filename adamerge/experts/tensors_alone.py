@@ -1,5 +1,6 @@
 """A stand-in for the module of models of which only state dicts are known."""
 
+from collections.abc import Collection
 from typing import NoReturn
 
 import torch
@@ -55,6 +56,44 @@ def tensors_alone(name: str, weights: Weights) -> TensorsAlone:
                 "module, or rename the tensor."
             ) from error
     return whole.eval()
+
+
+def check_prefix(name: str, own: Collection[str], base: Collection[str]) -> None:
+    """Refuse state dicts of which only one has a prefix, as a classifier's over those of its bare backbone.
+
+    Args:
+        name: The task in errors.
+        own: Names of the expert's tensors.
+        base: Names of the base's tensors.
+
+    Raises:
+        IncompatibleExpertsError: Names the prefix and what to write.
+
+    Example:
+        >>> check_prefix("news", ["bert.layer.weight", "head.weight"], ["layer.weight"])
+        Traceback (most recent call last):
+        adamerge.types.IncompatibleExpertsError: news: expected names of tensors as in the base, but ...
+    """
+    if not set(own).isdisjoint(base):
+        return
+    for whose, other, prefix in (("expert", "base", _prefix(own, base)), ("base", "expert", _prefix(base, own))):
+        if prefix:
+            raise IncompatibleExpertsError(
+                f"{name}: expected names of tensors as in the base, but only the {whose}'s have the prefix {prefix!r}. "
+                "Give the base or one expert as an nn.Module or a path, whose class relates the names, or put the "
+                f"prefix before the {other}'s names: {{{prefix!r} + name: tensor for name, tensor in {other}.items()}}."
+            )
+
+
+def _prefix(names: Collection[str], others: Collection[str]) -> str:
+    """Return what the first name that ends with one of the others has before it; empty if no name does."""
+    for name in names:
+        rest = name
+        while "." in rest:
+            rest = rest.partition(".")[2]
+            if rest in others:
+                return name.removesuffix(rest)
+    return ""
 
 
 def _add(part: nn.Module, word: str, path: str, weights: Weights) -> None:

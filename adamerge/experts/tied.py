@@ -62,7 +62,7 @@ def untie(module: nn.Module, names: Iterable[str]) -> None:
 
     Args:
         module: The module; its parameters are on the meta device.
-        names: Names that shall not share another's tensor; those that are not tied stay as they are.
+        names: Names that must not share another's tensor; those that are not tied stay as they are.
 
     Example:
         >>> a, b = nn.Linear(2, 2, bias=False, device="meta"), nn.Linear(2, 2, bias=False, device="meta")

@@ -42,7 +42,7 @@ class Movement(Callback):
         known = self._start.numel() > 0
         if trainer.global_step == 0 or not known:
             self._start = pl_module.get_parameter("coefficients").detach().cpu().clone()
-        if trainer.global_step and not known:  # resumed from 0.1.0, which did not record the start: nothing can be said
+        if trainer.global_step and not known:  # resumed from 0.1.0, which did not record the start: movement is unknown
             self._recorded = False
 
     @override

@@ -244,7 +244,7 @@ def task_vectors(
 
 
 def hold(mapped: TaskVectors, resident: bool | None, room: int | None) -> TaskVectors:
-    """Make mapped task vectors resident if asked for, or if None is said and they take less than half of `room`.
+    """Make mapped task vectors resident if asked for, or if `resident` is None and they take less than half of `room`.
 
     Those that stay in their files are read ahead of use where the device is a GPU. Factors of adapters stay factors.
     """

@@ -124,7 +124,7 @@ def coefficients_of(optimizer: Optimizer) -> Coefficients:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if len(parameters) != 1 or parameters[0].ndim != 2:
         shapes = [tuple(parameter.shape) for parameter in parameters]
-        raise ConfigError(f"Expected one parameter of coefficients, of shape (G, K), found shapes {shapes}.")
+        raise ConfigError(f"expected one parameter of coefficients, of shape (G, K), found shapes {shapes}.")
     return cast("Tensor", parameters[0])
 
 

@@ -217,11 +217,11 @@ class Box(FeasibleSet):
         check_types(self)
         if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
             raise ConfigError(
-                f"Expected finite bounds of a box, found lower={self.lower} and upper={self.upper}. "
+                f"expected finite bounds of a box, found lower={self.lower} and upper={self.upper}. "
                 "For no bounds, choose the unbounded set."
             )
         if self.lower >= self.upper:
-            raise ConfigError(f"Expected lower < upper of a box, found lower={self.lower} and upper={self.upper}.")
+            raise ConfigError(f"expected lower < upper of a box, found lower={self.lower} and upper={self.upper}.")
 
     @override
     def project(self, coefficients: Coefficients) -> Coefficients:
@@ -267,7 +267,7 @@ class Simplex(FeasibleSet):
         """Refuse a radius that is not a finite number above 0."""
         check_types(self)
         if not (math.isfinite(self.radius) and self.radius > 0):
-            raise ConfigError(f"Expected the radius of a simplex to be a finite number above 0, found {self.radius}.")
+            raise ConfigError(f"expected the radius of a simplex to be a finite number above 0, found {self.radius}.")
 
     @override
     def project(self, coefficients: Coefficients) -> Coefficients:

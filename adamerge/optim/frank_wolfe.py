@@ -125,7 +125,7 @@ class FrankWolfeOptions(Descent, ABC):
         """Check the options."""
         check_types(self)
         if not 0 <= self.tolerance < math.inf:
-            raise ConfigError(f"Expected the gap's tolerance to be finite and at least 0, found {self.tolerance}.")
+            raise ConfigError(f"expected the gap's tolerance to be finite and at least 0, found {self.tolerance}.")
 
     @property
     @override

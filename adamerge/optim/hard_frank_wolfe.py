@@ -83,20 +83,20 @@ class FrankWolfe(FrankWolfeOptions):
         super().__post_init__()
         if self.variant != "plain" and self.step_rule in _FIXED:
             raise ConfigError(
-                f"The variant {self.variant!r} needs a step rule that looks at the loss, since its steps have no size "
+                f"the variant {self.variant!r} needs a step rule that looks at the loss, since its steps have no size "
                 f"known beforehand. Choose one of {_SEARCHING}, or the plain variant with {self.step_rule!r}."
             )
         if self.variant != "plain" and self.selection == "cosine":
             raise ConfigError(
-                f"Selection by cosine is the published code's, which knows plain steps alone; the variant "
+                f"selection by cosine is the published code's, which knows plain steps alone; the variant "
                 f"{self.variant!r} compares linear scores. Choose variant: plain, or selection: linear."
             )
         if not 0 < self.size <= 1:
-            raise ConfigError(f"Expected the constant step size to be in (0, 1], found {self.size}.")
+            raise ConfigError(f"expected the constant step size to be in (0, 1], found {self.size}.")
         if self.curvature is not None and not (self.curvature > 0 and math.isfinite(self.curvature)):
-            raise ConfigError(f"Expected the curvature to be a finite number above 0, found {self.curvature}.")
+            raise ConfigError(f"expected the curvature to be a finite number above 0, found {self.curvature}.")
         if self.curvature is not None and self.step_rule != "short_step":
-            raise ConfigError(f"The curvature is for the short step only, not for {self.step_rule!r}; leave it out.")
+            raise ConfigError(f"the curvature is for the short step only, not for {self.step_rule!r}; leave it out.")
 
     @property
     @override

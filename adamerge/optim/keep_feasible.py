@@ -39,7 +39,7 @@ def keep_feasible(optimizer: Optimizer, feasible: FeasibleSet) -> RemovableHandl
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.ndim != 2:
-                raise ConfigError(f"Expected coefficients of shape (G, K), found shape {tuple(parameter.shape)}.")
+                raise ConfigError(f"expected coefficients of shape (G, K), found shape {tuple(parameter.shape)}.")
             feasible.check_experts(parameter.shape[1])
 
     def project(optimizer: Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:

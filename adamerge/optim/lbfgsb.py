@@ -89,7 +89,7 @@ class LBFGSB(Descent):
         tolerances = [given for given in (self.loss_tolerance, self.gradient_tolerance) if given is not None]
         if not (self.history >= 1 and all(0 <= tolerance < math.inf for tolerance in tolerances)):
             raise ConfigError(
-                f"Expected history ≥ 1 and finite tolerances ≥ 0 of L-BFGS-B, found {self.history}, "
+                f"expected history ≥ 1 and finite tolerances ≥ 0 of L-BFGS-B, found {self.history}, "
                 f"{self.loss_tolerance} and {self.gradient_tolerance}."
             )
 

@@ -79,11 +79,11 @@ class ProjectedGradient(Descent):
         """Check the options."""
         check_types(self)
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ConfigError(f"Expected lr of projected gradient descent to be above 0, found {self.lr}.")
+            raise ConfigError(f"expected lr of projected gradient descent to be above 0, found {self.lr}.")
         shares = 0 < self.shrink < 1 and 0 < self.sufficient < 1
         if not (shares and 1 <= self.grow < math.inf and 0 <= self.tolerance < math.inf):
             raise ConfigError(
-                f"Expected finite grow ≥ 1 and tolerance ≥ 0, 0 < shrink < 1 and 0 < sufficient < 1, found "
+                f"expected finite grow ≥ 1 and tolerance ≥ 0, 0 < shrink < 1 and 0 < sufficient < 1, found "
                 f"{self.grow}, {self.tolerance}, {self.shrink} and {self.sufficient}."
             )
 

@@ -62,7 +62,7 @@ class SoftFrankWolfe(FrankWolfeOptions):
         """Refuse numbers out of their range."""
         super().__post_init__()
         if self.top_k < 1 or self.inner_steps < 1:
-            raise ConfigError(f"Expected top_k ≥ 1 and inner_steps ≥ 1, found {self.top_k} and {self.inner_steps}.")
+            raise ConfigError(f"expected top_k ≥ 1 and inner_steps ≥ 1, found {self.top_k} and {self.inner_steps}.")
 
     @property
     @override

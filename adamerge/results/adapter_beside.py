@@ -1,4 +1,4 @@
-"""What lies beside an exported adapter: tokenizer, templates, settings and modules that are not those of the base."""
+"""Files that accompany an exported adapter: tokenizer, templates, settings and modules unlike the base's."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What lies beside the weights of a checkpoint and belongs to it; all other files stay where they are."""
+"""Find the files that accompany the weights of a checkpoint; all other files stay where they are."""
 
 import json
 import re
@@ -55,7 +55,7 @@ _ORIGIN = {
 
 @dataclass(frozen=True)
 class Beside:
-    """What lies beside the weights of a checkpoint.
+    """Files and settings that accompany the weights of a checkpoint.
 
     Attributes:
         tokenizer: Files of the tokenizer by name, without chat templates.
@@ -84,9 +84,9 @@ class Beside:
 
 
 def read_beside(checkpoint: Checkpoint) -> Beside:
-    """Read what lies beside the weights of a checkpoint; of large files only the names.
+    """Read the files that accompany the weights of a checkpoint; of large ones only the names.
 
-    An adapter over a model of its own brings what lies beside it, and for the rest what lies beside that model.
+    An adapter over a model of its own brings the files beside it, and for the rest those beside that model.
     """
     trusted, unpickle = checkpoint.trust_remote_code, checkpoint.allow_pickle
     first, *rest = [_read(folder, trusted=trusted, unpickle=unpickle) for folder in checkpoint.folders]

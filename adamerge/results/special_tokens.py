@@ -60,7 +60,7 @@ def map_notes(exported: Iterable[Beside]) -> list[str]:
     """Say where a map is left out of an export, and where it is needed.
 
     Args:
-        exported: What lies beside the weights of all exported checkpoints.
+        exported: Files that accompany the weights of all exported checkpoints.
     """
     brought = [own.tokenizer for own in exported if MAP in own.tokenizer]
     needed = sorted({str(files[MAP].parent) for files in brought if not is_redundant(files)})

@@ -28,7 +28,7 @@ _NAMES = {
     "heads": "head beside the encoder",
     "code": "code",
 }
-"""What lies beside weights, as notes call it."""
+"""Kinds of files that accompany weights, as notes call them."""
 
 _UNLIKE = 0.5
 """Cosine of two experts' modules below which they were initialised apart, so that their mean means little."""
@@ -36,7 +36,7 @@ _UNLIKE = 0.5
 
 @dataclass(frozen=True)
 class Plan:
-    """What lies beside the weights of an exported checkpoint.
+    """Files that accompany the weights of an exported checkpoint.
 
     Attributes:
         root: Of the merged checkpoint itself.
@@ -54,7 +54,7 @@ class Plan:
 
 
 def plan_of(experts: Experts) -> Plan:
-    """Decide what lies beside the weights of an exported checkpoint.
+    """Decide which files accompany the weights of an exported checkpoint.
 
     What all experts bring alike is the merged checkpoint's, else it is the base's; what only some bring is theirs
     alone. A task gets a folder of its own if it has a head, or if anything beside its weights differs from the merged

@@ -1,4 +1,4 @@
-"""Write what lies beside the weights of an exported checkpoint: settings, and copies of contents without modes."""
+"""Write the files that accompany exported weights: settings, and file contents, without permissions."""
 
 import json
 import shutil

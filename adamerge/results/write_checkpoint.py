@@ -1,4 +1,4 @@
-"""Folders of a merged checkpoint: what the base alone has, heads, and what lies beside them."""
+"""Folders of a merged checkpoint: what the base alone has, heads, and the files that accompany them."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def write_task(
     *,
     links: bool = True,
 ) -> None:
-    """Make the folder that loads as one task's model: the backbone, the head, and what lies beside them."""
+    """Make the folder that loads as one task's model: the backbone, the head, and the files that accompany them."""
     folder, beside = root / expert.name, plan.tasks[expert.name]
     folder.mkdir()
     head = _on_disk(expert.own_module, {name: expert.weights[name] for name in expert.whole_head})

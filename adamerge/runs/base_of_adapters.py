@@ -44,5 +44,5 @@ def _base_of(model: object) -> str | None:
         return None
     try:
         return read_adapter_config(str(source), folder).base_model
-    except ConfigError:  # which is said where the adapter is opened
+    except ConfigError:  # whoever opens the adapter reports it
         return None

@@ -142,8 +142,9 @@ def _responsible(
 ) -> Sequence[str]:
     """Find the options to blame, each of which was tried at its default.
 
-    Those whose default cures all; with several faults, one that is refused alone just as with the others, else those
-    whose default changes what the class says. A required option has no default, so it is tried last.
+    Name the options without which the class accepts the rest. With several faults, name one that is refused alone just
+    as with the others, else those whose default changes what the class says. A required option has no default, so it
+    is tried last.
     """
     written = [name for name, value in options.values.items() if value is not INVALID]
     for names in ([n for n in written if not known[n].required], [n for n in written if known[n].required]):

@@ -1,4 +1,4 @@
-"""A finished run is left alone, and a former export is never lost with what a user put there."""
+"""Protect finished runs: do not relearn; keep files that the user added to an export."""
 
 import filecmp
 import math
@@ -28,7 +28,7 @@ class RunFinishedError(ConfigError):
 
 
 def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], object]) -> None:
-    """Leave a finished run alone, unless it shall go on for more steps, or its recipe is damaged and is written again.
+    """Leave a finished run alone, unless more steps are asked for, or its recipe is damaged and is written again.
 
     Steps that were learned are not taken back: fewer of them are another run, and the recipe would name settings that
     nobody learned with.

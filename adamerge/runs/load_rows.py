@@ -12,7 +12,7 @@ from adamerge.data.processors import Own, Processors
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
-from adamerge.experts.experts import KEEP, Expert, Experts, name_of
+from adamerge.experts.experts import KEEP, Expert, Experts, loaded_from, name_of
 from adamerge.experts.predicted import form_of
 from adamerge.merging.forward_pass import try_layers
 from adamerge.results.whose_files import from_disk, plan_of
@@ -185,9 +185,10 @@ def _encoded(
 
 
 def _loaded_from(expert: Expert) -> str:
-    """Name the hub id that an expert's module was loaded from, whose processor the user can load."""
+    """Name the folder or hub id that an expert's module was loaded from, whose processor the user can load."""
     name = name_of(expert.own_module)
-    return f", and {name}, which the expert was loaded from, is no folder here" if name else ""
+    problem = "is no folder here" if loaded_from(expert.own_module) is None else "has neither of them"
+    return f", and {name}, which the expert was loaded from, {problem}" if name else ""
 
 
 def _encoding(model: ModelConfig, config: MergeConfig, labeled: bool) -> Encoding:

@@ -16,7 +16,7 @@ from adamerge.types import Fact
 
 
 def notes_of(config: MergeConfig, experts: Experts, names: Sequence[str], data: Data) -> list[str]:
-    """List everything that is said of rows, settings and transforms before anything is computed.
+    """List all notes on rows, settings and transforms that are given before anything is computed.
 
     Args:
         config: Configuration.

@@ -43,7 +43,7 @@ from adamerge.storage.own_files import EVERY, own_json
 from adamerge.types import ConfigError
 
 _AGAIN = "measured_again"
-"""Key of metrics.json with what is said of a later measurement that is not of the run's own files."""
+"""Key of metrics.json with the note on a later measurement that is not of the run's own files."""
 
 
 def export_again(

@@ -73,7 +73,7 @@ def read_yaml(text: str | bytes, name: str) -> Document:
         name: Name of the file in messages.
 
     Raises:
-        ConfigError: The text is not YAML, or its top level has no keys.
+        ConfigError: The text is not YAML in UTF-8, or its top level has no keys.
 
     Example:
         >>> read_yaml("data: {rows: 1e2}", "merge.yaml").places["data", "rows"]
@@ -85,7 +85,7 @@ def read_yaml(text: str | bytes, name: str) -> Document:
         content = _value(node)
         places = dict(_places(node, (), name))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: this is not YAML in UTF-8: {_in_one_line(error)}.") from error
+        raise ConfigError(_refused(name, error)) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{name}: expected keys and values, such as base_model: …; see adamerge fit --help.")
     return Document({str(key): value for key, value in content.items()}, places, name, repeated)
@@ -109,15 +109,18 @@ def read_value(text: str, option: str) -> tuple[object, Place]:
     try:
         return _value(_node(text, option)), Place(option, text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{option}: this is not a value in YAML: {quoted(text)}") from error
+        raise ConfigError(f"{option}: invalid YAML: {quoted(text)}") from error
 
 
-def _in_one_line(error: Exception) -> str:
-    """Describe what is wrong with YAML, and where."""
+def _refused(name: str, error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """Describe in one line what is wrong with YAML, and where."""
+    if isinstance(error, UnicodeDecodeError):
+        last = error.object.count(b"\n", 0, error.start) + 1
+        return f"{name}:{last}: expected text in UTF-8: {error.reason}. Save the file as UTF-8."
     mark = getattr(error, "problem_mark", None)
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+    place, column = (f"{name}:{mark.line + 1}", f" (column {mark.column + 1})") if mark is not None else (name, "")
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    return f"{problem}{where}"
+    return f"{place}: invalid YAML: {problem}{column}."
 
 
 def _node(text: str | bytes, name: str) -> yaml.Node | None:

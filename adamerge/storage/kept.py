@@ -138,7 +138,7 @@ class Keeper:
 
 
 SILENT = Keeper()
-"""Computes again without a word what does not match."""
+"""Computes again, without a message, what does not match."""
 
 
 def key_file(path: Path) -> Path:

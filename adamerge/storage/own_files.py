@@ -1,4 +1,4 @@
-"""Files that a run wrote, read back: whatever is wrong with one is said by its name, with the way on."""
+"""Read a run's own files back; errors name the file and how to go on."""
 
 import json
 from collections.abc import Generator, Mapping

@@ -1,4 +1,4 @@
-"""Silence for loggers of other libraries, whose words are said in an error of our own."""
+"""Silence for loggers of other libraries, whose messages our own errors repeat or replace."""
 
 import logging
 from collections.abc import Generator

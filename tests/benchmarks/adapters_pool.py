@@ -5,7 +5,7 @@
 A random language model of 34 million parameters, and adapters of rank 16 of all its linear layers (5 MB each). Five of
 them have rows, whatever the size of the pool. Every pool is opened, and a few steps of entropy are taken, in a process
 of its own, whose anonymous memory (RssAnon) is sampled from outside: factors are mapped from their files, so the peak
-with 32 adapters shall be at most 1.1 times that with five. Printed beside it: what the adapters take on disk, which is
+with 32 adapters must be at most 1.1 times that with five. Printed beside it: what the adapters take on disk, which is
 what a program that holds them would add; the time of a step; and the same by component.
 """
 

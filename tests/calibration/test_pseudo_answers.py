@@ -213,13 +213,13 @@ def a_layer_out_of_range(config):
 def states_of_another_size(config):
     other = transformers.LlamaConfig.from_pretrained("mood", hidden_size=8, num_attention_heads=2)
     transformers.LlamaForCausalLM(other).save_pretrained("mood")
-    return "model.embed_tokens.weight has the shape (40, 8), but (40, 16) in the base base"
+    return "model.embed_tokens.weight has the shape (40, 8), but (40, 16) in the base (base)"
 
 
 def another_vocabulary(config):
     other = transformers.LlamaConfig.from_pretrained("mood", vocab_size=44)
     transformers.LlamaForCausalLM(other).save_pretrained("mood")
-    return "vocabularies differ: vocab_size is 44 here and 40 in the base base"
+    return "vocabularies differ: vocab_size is 44 here and 40 in the base (base)"
 
 
 def words_of_other_numbers(config):

@@ -21,7 +21,7 @@ TRAINER = {"max_steps": 1, "accelerator": "cpu"}
 
 
 def fit(folder, models, monkeypatch, capsys, base="base"):
-    """Runs a short fit; returns the exit code and all that was said."""
+    """Runs a short fit; returns the exit code and all output."""
     monkeypatch.chdir(folder)
     shutil.rmtree("run", ignore_errors=True)
     config = {"base_model": base, "models": models, "trainer": TRAINER, "data": {"batch_size": 4}, "run_dir": "run"}

@@ -1,4 +1,4 @@
-"""What chats hold and a template does not print is said, and contents in parts are read as texts."""
+"""What chats hold and a template does not print is reported, and contents in parts are read as texts."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Columns of texts that nobody named are said; identifiers, classes and what keys name are not."""
+"""Columns of texts that nobody named are reported; identifiers, classes and what keys name are not."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Factors in combine, inner and export; what is said of adapters; adapters over complete checkpoints."""
+"""Factors in combine, inner and export; notes on adapters; adapters over complete checkpoints."""
 
 import shutil
 

@@ -1,5 +1,7 @@
 """Bases and experts in memory: modules, state dicts and checkpoints, a bare backbone as base included."""
 
+import logging
+
 import peft
 import pytest
 import torch
@@ -79,9 +81,12 @@ def test_a_state_dict_that_fits_two_classes_is_refused(architecture):
 
 
 @pytest.mark.parametrize("architecture", ["BertForSequenceClassification", "BertForTokenClassification"])
-def test_a_state_dict_that_fits_one_class_has_that_class(architecture):
+def test_a_state_dict_that_fits_one_class_has_that_class(architecture, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [caplog.handler])
+    caplog.set_level("WARNING", "transformers")
     base, expert = build("BertModel", "bert", 0), build(architecture, "bert", 1, num_labels=3)
     assert type(from_modules(base, {"a": expert.state_dict()}).tasks["a"].module).__name__ == architecture
+    assert not caplog.messages  # BertLMHeadModel, which is tried too, advises its users to set is_decoder
 
 
 def test_the_class_of_a_state_dict_is_said():

@@ -65,7 +65,7 @@ def empty_weights(folder, config):
     (folder / "topic/model.safetensors").write_bytes(b"")
 
 
-@of_headers("the expert is a llama, but the base base is a bert")
+@of_headers("the expert is a llama, but the base (base) is a bert")
 def another_architecture(folder, config):
     shutil.rmtree(folder / "mood")
     build("LlamaForSequenceClassification", "llama", 1).save_pretrained(folder / "mood")
@@ -103,7 +103,7 @@ def tensor_too_many(folder, config):
     edit_tensors(folder / "mood/model.safetensors", lambda t: t.update({"adapter.weight": torch.zeros(2)}))
 
 
-@of_headers("vocabularies differ: vocab_size is 44 here and 40 in the base base")
+@of_headers("vocabularies differ: vocab_size is 44 here and 40 in the base (base)")
 def another_vocabulary(folder, config):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "mood")
     model.resize_token_embeddings(44)

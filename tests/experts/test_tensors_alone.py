@@ -58,6 +58,14 @@ ALONE = {
     "a name that no module can have": (
         {"one": {"0.weight": torch.ones(3, 4), "0": torch.ones(1)}}, {"method": "average"}, "one: expected names of",
     ),
+    "a backbone's prefix in the experts": (
+        {"one": {f"bert.{n}": t for n, t in normalised(1).items()} | {"head.bias": torch.ones(2)}},
+        {"method": "average"}, r"only the expert's have the prefix 'bert\.'\. .*\{'bert\.' \+ name: .* in base\.items",
+    ),
+    "a prefix in the base": (
+        {"one": {n[2:]: t for n, t in normalised(1).items() if n[0] == "0"}}, {"method": "average"},
+        r"only the base's have the prefix '0\.'\. .* in expert\.items",
+    ),
     "no name of the base's": ({"one": {"a": torch.ones(1)}}, {"method": "average"}, "experts share, found none"),
 }  # fmt: skip
 

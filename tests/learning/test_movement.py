@@ -1,4 +1,4 @@
-"""An optimiser that has not moved the coefficients is said, with the reason; one that has moved them is not."""
+"""An optimiser that has not moved the coefficients is reported, with the reason; one that has moved them is not."""
 
 import io
 import json

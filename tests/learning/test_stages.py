@@ -1,4 +1,4 @@
-"""The stored first stage: what is damaged in it is said, and made again to the same coefficients."""
+"""The stored first stage: what is damaged in it is reported, and made again to the same coefficients."""
 
 from functools import partial
 

@@ -222,7 +222,7 @@ def _found(out: Path, said: str) -> np.ndarray | str:
 
 
 def difference(found: np.ndarray | str, expected: np.ndarray | str) -> str:
-    """The largest difference, or what was said."""
+    """The largest difference, or the message."""
     if isinstance(found, str) or isinstance(expected, str):
         return found if isinstance(found, str) else "the export alone is read"
     if found.shape != expected.shape:

@@ -1,4 +1,4 @@
-"""What lies beside adapters: which export gets it, dense or as an adapter, and what is checked when it changes."""
+"""Files beside adapters: which export gets them, dense or as an adapter, and what is checked when they change."""
 
 import json
 import shutil
@@ -108,7 +108,7 @@ def test_what_all_adapters_bring_is_the_exports(pool, adapter):
 
 
 def test_generation_settings_beside_an_adapter_are_not_read(pool):
-    """Why it is said; once transformers or PEFT read them, the note goes."""
+    """The reason for the note; once transformers or PEFT read them, the note goes."""
     GenerationConfig(temperature=0.5, do_sample=True).save_pretrained("adapters/mood")
     for auto in (AutoModelForCausalLM, AutoPeftModelForCausalLM):
         assert auto.from_pretrained("adapters/mood").generation_config.temperature != 0.5

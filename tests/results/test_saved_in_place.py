@@ -75,7 +75,7 @@ def test_what_is_saved_in_place_in_other_files_is_read_or_refused_never_the_form
 
 
 def test_a_map_of_special_tokens_stays_when_a_tokenizer_is_saved_over_it(folder):
-    """Why it is said; once transformers rewrites or ignores the map, the sentence goes."""
+    """The reason for the note; once transformers rewrites or ignores the map, the note goes."""
     (folder / "base/special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
     tokenizer = transformers.AutoTokenizer.from_pretrained("base")
     tokenizer.pad_token = "[UNK]"

@@ -1,4 +1,4 @@
-"""Modules of sentence-transformers of other versions, formats and shapes: merged where they are the same, else said."""
+"""Modules of sentence-transformers of other versions, formats and shapes: merged where equal, else reported."""
 
 import json
 import shutil

@@ -80,7 +80,7 @@ KINDS = {
     "head beside": ("heads", text("model_head.pkl"), "head beside the encoder"),
     "code": ("code", text("modeling_mine.py"), "code"),
 }
-"""Attribute of what lies beside weights, how a folder gets it, and what notes call it."""
+"""Attribute of files that accompany weights, how a folder gets it, and what notes call it."""
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ MISTAKES = [
     ("objective: {class_path: HiddenAlignment, init_args: {chosen: []}}", "expected auto or at least one layer"),
     ("objective: {class_path: Entropy, init_args: {temperature: 0}}", "temperature: expected a finite number above 0"),
     ("task_vectors: {class_path: Lines, init_args: {beta: .inf}}", "beta: expected 0 or more, found inf"),
-    ("optimizer: {class_path: ProjectedGradient, init_args: {grow: .inf}}", "Expected finite grow ≥ 1"),
+    ("optimizer: {class_path: ProjectedGradient, init_args: {grow: .inf}}", "expected finite grow ≥ 1"),
     ("optimizer: {class_path: FrankWolfe, init_args: {varient: away}}", "FrankWolfe: there is no such key. Did you"),
     ("optimizer: FrankWolf", "Did you mean FrankWolfe?"),
     ("optimizer: {class_path: Adamm}", "there is no class Adamm;"),
@@ -103,7 +103,7 @@ def test_wrong_key_type_and_value_are_all_reported():
     assert "seed_everything: expected a whole number, found 'today'" in said[2]
 
 
-MANY = [  # a section, and what must be said of it, one line each
+MANY = [  # a section, and the expected errors, one per line
     (
         "data: {rows: 0, held_out: 2, batch_size: many, micro_batch: 0, bogus: 1}",
         [
@@ -150,15 +150,15 @@ MANY = [  # a section, and what must be said of it, one line each
     ("watch: {every: 0, patience: 0}", ["watch.every: expected", "watch.patience: expected"]),
     (
         "feasible: {class_path: Simplex, init_args: {radius: 0, includes_base: maybe}}",
-        ["feasible.init_args.radius: Expected the radius", "feasible.init_args.includes_base: expected true or false"],
+        ["feasible.init_args.radius: expected the radius", "feasible.init_args.includes_base: expected true or false"],
     ),
     (
         "optimizer: {class_path: SoftFrankWolfe, init_args: {top_k: 0, per: bogus, tolerance: -1}}",
-        ["init_args.top_k: Expected", "init_args.per: expected", "init_args.tolerance: Expected"],
+        ["init_args.top_k: expected", "init_args.per: expected", "init_args.tolerance: expected"],
     ),
     (
         "optimizer: {class_path: FrankWolfe, init_args: {selection: cosine, variant: bogus, tolerance: -1}}",
-        ["init_args.variant: expected", "init_args.tolerance: Expected"],
+        ["init_args.variant: expected", "init_args.tolerance: expected"],
     ),
     (
         "data: {rows: 0}\ndata: {held_out: 2}",

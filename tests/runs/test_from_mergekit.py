@@ -1,4 +1,4 @@
-"""A configuration that begins with one of mergekit gives mergekit's weights; what does not is said."""
+"""A configuration that begins with one of mergekit gives mergekit's weights; what does not is reported."""
 
 import peft
 import pytest

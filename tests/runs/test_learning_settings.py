@@ -1,4 +1,4 @@
-"""What is valid but perhaps not intended is said, in check, in fit and in Python."""
+"""What is valid but perhaps not intended is reported, in check, in fit and in Python."""
 
 import warnings
 
@@ -158,7 +158,7 @@ def test_choices_that_do_not_go_together(changes, words):
 
 def test_cosine_selection_needs_plain_steps():
     options = {"class_path": "FrankWolfe", "init_args": {"selection": "cosine"}}
-    with pytest.raises(ConfigError, match="Selection by cosine is the published code's"):
+    with pytest.raises(ConfigError, match="selection by cosine is the published code's"):
         merge_config({"base_model": "base", "models": [{"model": "a"}], "optimizer": options})
 
 

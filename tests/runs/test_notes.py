@@ -54,7 +54,7 @@ def noted(lines):
 
 
 def assert_same(config):
-    """Both say the same notes of a configuration, in the same order; returns all that `check` said."""
+    """Both print the same notes on a configuration, in the same order; returns all output of `check`."""
     config = merge_config(config, lambda note: None)
     problems, checked = told(check, config)
     assert not problems

@@ -35,7 +35,7 @@ def test_aliases_that_multiply_are_refused():
     assert complaint("\n".join(lines)).startswith("merge.yaml:12: expected at most 10000 keys and values")
 
 
-LIMITS = [  # a document just within a limit, one just beyond, and what is said of it
+LIMITS = [  # a document just within a limit, one just beyond, and the error for it
     (lambda n: "b: [" + "1, " * n + "]", MOST - LENGTH - 2, "10000 keys and values"),
     (lambda n: "b: " + "[" * n + "]" * n, DEEPEST - 1, "64 levels"),
     (lambda n: "b: " + "{a: " * n + "1" + "}" * n, DEEPEST - 1, "64 levels"),
@@ -80,8 +80,8 @@ def test_a_long_value_is_cut_in_the_answer():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"base_model: [1,\nmodels: 2", "bad.yaml: this is not YAML in UTF-8"),
-        (b"base_model: b\xe4se", "bad.yaml: this is not YAML in UTF-8"),
+        (b"base_model: [1,\nmodels: 2", "bad.yaml:2: invalid YAML: "),
+        (b"init: 0\nbase_model: b\xe4se", "bad.yaml:2: expected text in UTF-8: "),
         (b"---\ninit: 0\n---\ninit: 1", "bad.yaml:3: expected one document, found another one. Remove the line"),
         (b"a: &a [*a]", "bad.yaml:1: the alias *a "),
         (b"- 1\n- 2", "bad.yaml: expected keys and values"),

@@ -32,7 +32,7 @@ MLX = {
     "mlx-lm, DoRA of Conv1D": (GPT2, "c_attn|c_proj", {"dora": True, "backbone": "model"}),
     "mlx-lm, embeddings of positions": (GPT2, "wpe", {"backbone": "model"}),
 }
-"""Family, targets, and what else is said of them: magnitudes, and mlx-lm's name of the backbone."""
+"""Family, targets, and further options: magnitudes, and mlx-lm's name of the backbone."""
 
 MIXTURES = {
     "mlx-lm, experts of Mixtral": (

@@ -1,4 +1,4 @@
-"""What is said of a configuration written as text."""
+"""Errors and notes on a configuration written as text."""
 
 import pytest
 

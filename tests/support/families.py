@@ -170,7 +170,7 @@ def save_text_family(folder: Path, tasks: Sequence[str] = TASKS, layers: int = 1
     base = build("BertModel", "bert", 0, num_hidden_layers=layers)
     with torch.no_grad():
         for name, parameter in base.named_parameters():
-            parameter.mul_(2).add_(float(name.endswith("LayerNorm.weight")))  # predictions shall depend on the words
+            parameter.mul_(2).add_(float(name.endswith("LayerNorm.weight")))  # predictions must depend on the words
     experts = {}
     for number, task in enumerate(tasks, 1):
         more = {"num_labels": 2 + number % 2, "num_hidden_layers": layers}
@@ -239,7 +239,7 @@ CHATS = (
     "{% if loop.first and m['role'] == 'assistant' %}{{ raise_exception('ask first') }}{% endif %}"
     "{{ m['role'][:1] }} is {{ m['content'] }} [SEP] {% endfor %}{% if add_generation_prompt %}a is {% endif %}"
 )
-"""A chat template: who speaks, what is said, and an end."""
+"""A chat template: the role, the content, and an end."""
 
 
 def near(architecture: str, family: str, base: PreTrainedModel, seed: int, **more) -> PreTrainedModel:
