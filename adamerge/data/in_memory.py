@@ -20,7 +20,7 @@ from adamerge.data.text_rows import next_tokens
 from adamerge.data.token_rows import token_rows
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import classes_by_token
-from adamerge.types import ConfigError, quoted
+from adamerge.types import ConfigError
 
 RowsLike: TypeAlias = (
     str
@@ -262,6 +262,6 @@ def _tensor(value: object, expert: Expert, convert: Callable[[object], Tensor] =
         return as_numbers(value) if isinstance(value, np.ndarray) else convert(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{expert.name}: expected rows of tensors, found {quoted(value)} ({type(value).__name__}) in one. Give "
+            f"{expert.name}: expected rows of tensors, found {value!r:.80} ({type(value).__name__}) in one. Give "
             "texts and images as a list of them, or as a list of dicts, one per row."
         ) from error
