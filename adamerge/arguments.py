@@ -3,15 +3,20 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from difflib import get_close_matches
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from adamerge.runs.similar_words import nearest
 from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
+
+Made = TypeVar("Made")
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 
@@ -22,6 +27,27 @@ def found(value: object) -> str:
         return f"the class {value.__name__}"
     shown = repr(value)
     return f"{shown} ({type(value).__name__})" if len(shown) <= 60 else f"a {type(value).__name__}"
+
+
+def with_known_keywords(cls: type[Made]) -> type[Made]:
+    """Let a class refuse keywords that it lacks in the words of all errors, with the nearest one; decorates it.
+
+    Example:
+        >>> with_known_keywords(type("Point", (), {"__init__": lambda self, left=0: None}))(lfet=1)
+        Traceback (most recent call last):
+        adamerge.types.ConfigError: Point: lfet: there is no such keyword. Did you mean left?
+    """
+    construct, known = cls.__init__, [*signature(cls).parameters]
+
+    @wraps(construct)
+    def checked(self: Made, *given: object, **named: object) -> None:
+        if wrong := [name for name in named if name not in known]:
+            lines = (f"{cls.__name__}: {name}: there is no such keyword.{nearest(name, known)}" for name in wrong)
+            raise ConfigError(*lines)
+        construct(self, *given, **named)
+
+    cls.__init__ = checked
+    return cls
 
 
 def is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:

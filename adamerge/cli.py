@@ -164,7 +164,9 @@ def _run(arguments: list[str]) -> int:
         return _call(OPTIONS[command](), [], Console())
     from adamerge.command_line import read_arguments
 
-    options, layers = read_arguments(OPTIONS[command], rest, merges=takes_keys(command))
+    options, layers = read_arguments(
+        OPTIONS[command], rest, merges=takes_keys(command), whole=command in merge_commands.MERGES
+    )
     return _call(options, layers, Console())
 
 

@@ -1,13 +1,16 @@
 """Read the words after a command: the command's own options and, for a merge, layers of the configuration."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, cast, get_origin
 
 from adamerge.runs.build_settings import make
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.read_yaml import Document, Place, read_value, read_yaml_file
+from adamerge.runs.similar_words import most_similar
 from adamerge.runs.type_hints import Option, alternatives, options
 from adamerge.storage.file_names import at_home
+from adamerge.types import ConfigError
 
 
 class Word(NamedTuple):
@@ -22,13 +25,16 @@ class Word(NamedTuple):
     value: str | None
 
 
-def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tuple[object, list[Document]]:
+def read_arguments(
+    own: type, arguments: Sequence[str], *, merges: bool, whole: bool = False
+) -> tuple[object, list[Document]]:
     """Read a command's own options; for a merge also the configuration, from its files and all other options.
 
     Args:
         own: Dataclass of the command's own options; options without a default are positional.
         arguments: Words after the command.
         merges: Whether other options are keys of a configuration.
+        whole: Whether these keys are a whole configuration, whose mistakes are listed with those of the options.
 
     Returns:
         The command's options, and the layers of the configuration: its files, and the options that override them.
@@ -38,11 +44,14 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
     """
     known = options(own)
     alone = _alone(own, known)
+    meant = partial(_meant, known=known, merges=merges)
     flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
     several = [name for name in alone if get_origin(known[name].hint) is list]
-    words = [_configuration(word) if merges else word for word in _words(arguments, flags)]
+    words = [
+        _configuration(word) if merges else word for word in _words(arguments, lambda option: meant(option) in flags)
+    ]
     words = [_with_value(word, known, merges) for word in _named(words, alone, several)]
-    mine = [word for word in words if not merges or word.option in known or not word.option]
+    mine = [word for word in words if not merges or not word.option or meant(word.option)]
     findings, given = Findings(), dict[str, object]()
     for word in words:
         if word.value is None:
@@ -57,9 +66,31 @@ def read_arguments(own: type, arguments: Sequence[str], *, merges: bool) -> tupl
             given[word.option] = word.value if word.option in alone else read_value(word.value, f"--{word.option}")[0]
     findings.places = {(name,): Place(f"--{name}", str(value)) for name, value in given.items() if name not in alone}
     made = make(own, given, (), findings)
-    findings.raise_mistakes()
-    layers = sorted([word for word in words if word not in mine], key=lambda word: word.option != "config")
-    return made, [_layer(word.option, word.value or "") for word in layers]
+    layers, unread = list[Document](), list[str]()
+    for word in sorted([word for word in words if word not in mine], key=lambda word: word.option != "config"):
+        unread += _problems(partial(_add_layer, layers, word)) if word.value else ()
+    problems = [*_problems(findings.raise_mistakes), *unread]
+    if problems and whole and not unread:
+        problems += _problems(partial(_judge, layers, allow_code=given.get("allow_code") is True))
+    if problems:
+        raise ConfigError(*problems)
+    return made, layers
+
+
+def _problems(check: Callable[[], object]) -> tuple[str, ...]:
+    """Return what a function refuses."""
+    try:
+        check()
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _judge(layers: Sequence[Document], *, allow_code: bool) -> None:
+    """Refuse the mistakes of a configuration; what it would be noted for is said where it is used."""
+    from adamerge.runs.read_config import merge_layers
+
+    merge_layers(layers, lambda note: None, allow_code=allow_code)
 
 
 def named_options(own: type) -> list[str]:
@@ -80,14 +111,14 @@ def _empty(option: str, alone: Sequence[str]) -> str:
     return f"--{option}: expected a value, found an empty one. Write one (null for none), or leave the option out."
 
 
-def _words(arguments: Sequence[str], flags: Sequence[str]) -> Iterator[Word]:
+def _words(arguments: Sequence[str], is_flag: Callable[[str], bool]) -> Iterator[Word]:
     left = list(arguments)
     while left:
         word = left.pop(0)
         option, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
             yield Word("", word)
-        elif equals or option in flags:
+        elif equals or is_flag(option):
             told = bool(left) and left[0] in ("true", "false")
             yield Word(option, value if equals else left.pop(0) if told else "true")
         else:
@@ -104,12 +135,23 @@ def _with_value(word: Word, known: Mapping[str, Option], merges: bool) -> Word:
     """Give an option without a value one, if there is no such option, so that the error names the unknown option."""
     if word.value is not None or word.option in known:
         return word
-    if merges:
-        from adamerge.runs.config import MergeConfig
+    return word if merges and word.option.partition(".")[0] in _keys() else word._replace(value="null")
 
-        if word.option.partition(".")[0] in {"config", *options(MergeConfig)}:
-            return word
-    return word._replace(value="null")
+
+def _meant(option: str, known: Mapping[str, Option], merges: bool) -> str | None:
+    """Return the command's own option that is meant, perhaps in a wrong spelling; None if a key is nearer."""
+    if option in known:
+        return option
+    keys = _keys() if merges else []
+    near = None if option.partition(".")[0] in keys else most_similar(option, [*known, *keys])
+    return near if near in known else None
+
+
+def _keys() -> list[str]:
+    """List the keys of a configuration, and the option that names its file."""
+    from adamerge.runs.config import MergeConfig
+
+    return ["config", *options(MergeConfig)]
 
 
 def _named(words: Sequence[Word], alone: Sequence[str], several: Sequence[str]) -> Iterator[Word]:
@@ -120,8 +162,10 @@ def _named(words: Sequence[Word], alone: Sequence[str], several: Sequence[str]) 
         yield word if word.option else word._replace(option=name)
 
 
-def _layer(option: str, value: str) -> Document:
+def _add_layer(layers: list[Document], word: Word) -> None:
+    option, value = word.option, word.value or ""
     if option == "config":
-        return read_yaml_file(at_home(value))
+        layers.append(read_yaml_file(at_home(value)))
+        return
     content, place = read_value(value, f"--{option}")
-    return Document({option: content}, {(option,): place})
+    layers.append(Document({option: content}, {(option,): place}))

@@ -22,6 +22,7 @@ from adamerge.arguments import (
     holds_keys,
     is_path,
     path_of,
+    with_known_keywords,
 )
 from adamerge.data.in_memory import RowsLike
 from adamerge.data.modality import AnyProcessor
@@ -48,6 +49,7 @@ from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError, Fact
 
 
+@with_known_keywords
 @dataclass(frozen=True, eq=False)
 class Expert:
     """One expert: its weights, its rows, and the name of its task.
@@ -216,14 +218,13 @@ class Merge:
         """
         check_console(console)
         self._check_alone()
-        place = path_of(run_dir, "run_dir")
         words = [*self._memory.words, *(["processor"] if self._processor is not None else [])]
         if words:
             raise ConfigError(
                 f"{', '.join(words)}: a run directory can be resumed and exported again, so expected paths or hub ids, "
                 "found objects in memory. Save them first (a processor beside its expert), or use learn()."
             )
-        config = replace(self.config, run_dir=str(place))
+        config = replace(self.config, run_dir=str(path_of(run_dir, "run_dir")))
         done = fit(config, resolved(config), resume=resume, console=console)
         if done is None:
             raise KeyboardInterrupt
@@ -255,8 +256,7 @@ class Merge:
             *unsaved,
         ]
         description = [line for line in describe(experts) if not line.startswith(("warning: ", "note: "))]
-        description.append(device_line(config))
-        return Opened(experts, inspection.changed, data), description, notes
+        return Opened(experts, inspection.changed, data), [*description, device_line(config)], notes
 
     def _written(self, expert: Expert | Mapping[str, object]) -> dict[str, object]:
         """Return an expert's keys as a configuration holds them; what has no path is put aside."""

@@ -58,15 +58,15 @@ LONGEST = 1000
 
 
 def quoted(value: object, most: int = 80) -> str:
-    """Quote a value in a message, cut to a few characters.
+    """Quote a value in a message as files have it (null, true), cut to a few characters.
 
     Example:
-        >>> quoted("abc"), quoted("x" * 100, 8)
-        ("'abc'", "'xxxxxxxx'… (100 characters)")
+        >>> quoted("abc"), quoted("x" * 100, 8), quoted(None)
+        ("'abc'", "'xxxxxxxx'… (100 characters)", 'null')
     """
     if isinstance(value, str):
         return repr(value) if len(value) <= most else f"{value[:most]!r}… ({len(value)} characters)"
-    shown = repr(value)
+    shown = str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
     return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown)} characters)"
 
 

@@ -103,6 +103,15 @@ def test_two_models_of_one_name_are_refused():
         Merge(LINE, [Expert(nn.Linear(1, 1), task="a"), Expert(nn.Linear(1, 1), task="a")], method="average").learn()
 
 
+def test_every_wrong_keyword_of_an_expert_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError) as error:
+        Expert("one", calibraton="one.jsonl", los_weight=1)
+    assert error.value.problems == (
+        "Expert: calibraton: there is no such keyword. Did you mean calibration?",
+        "Expert: los_weight: there is no such keyword. Did you mean loss_weight?",
+    )
+
+
 @pytest.mark.parametrize("task", ["", 3, ["a"], b"a"])
 def test_what_is_no_name_is_refused(task):
     with pytest.raises(ConfigError, match="Expert: expected the name of a task"):

@@ -18,6 +18,13 @@ from adamerge import cli
         (["fit", "--config"], "--config: expected a value after it, found none."),
         (["fit", "merge.yaml", "--trainer.max_steps"], "--trainer.max_steps: expected a value after it, found none."),
         (["fit", "merge.yaml", "--resume"], "--resume: there is no such key. Write --ckpt_path last after fit."),
+        (["fit", "merge.yaml", "--ckpt_pth", "last"], "--ckpt_pth: there is no such key. Did you mean ckpt_path?"),
+        (["fit", "--print_confg", "merge.yaml"], "--print_confg: there is no such key. Did you mean print_config?"),
+        (["fit", "merge.yaml", "--allow_cod"], "--allow_cod: there is no such key. Did you mean allow_code?"),
+        (["fit", "merge.yaml", "--strict"], "--strict: there is no such key."),
+        (["check", "merge.yaml", "--depe"], "--depe: there is no such key. Did you mean deep?"),
+        (["export", "run", "out", "--privte"], "--privte: there is no such key. Did you mean private?"),
+        (["methods", "--jsn"], "error: --jsn: there is no such key."),
         (["fit", "merge.yaml", "--steps", "5"], "--steps: there is no such key. Write trainer: {max_steps: 60}."),
         (["export", "run", "out", "--shard_size"], "--shard_size: there is no such key. Did you mean max_shard_size?"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
@@ -68,6 +75,28 @@ def test_mistakes_on_the_command_line(family, main, arguments, words):
     code, _, complaint = main(*arguments)
     assert code == cli.BAD_INPUT
     assert words in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        (
+            ["merge.yaml", "--data.rows=", "--metod", "x", "--no_such"],
+            ["--data.rows: expected", "--metod: there is no such key. Did you mean method?", "--no_such: there is no"],
+        ),
+        (["nope.yaml", "--config", "nope2.yaml"], ["nope.yaml: there is no", "nope2.yaml: there is no"]),
+        (["merge.yaml", "--init", "[", "--ckpt_pth=last"], ["--ckpt_pth: there is no", "--init: this is not a value"]),
+        (
+            ["--print_confg", "merge.yaml", "--ckpt_path", "first", "--gruping", "task"],
+            ["--ckpt_path: expected", "--gruping: there is no", "--print_confg: there is no"],
+        ),
+    ],
+)
+def test_every_mistake_is_reported_at_once(family, main, arguments, begins):
+    code, _, complaint = main("fit", *arguments)
+    said = sorted(complaint.removeprefix("error: ").splitlines())
+    assert code == cli.BAD_INPUT
+    assert [line[: len(begin)] for begin, line in zip(begins, said, strict=True)] == begins
 
 
 def printed(capsys, *arguments):

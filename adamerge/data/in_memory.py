@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from adamerge.data.number_columns import as_numbers, number_columns, split_columns
 from adamerge.data.records import Arrow, Listed, Records
@@ -20,7 +20,7 @@ from adamerge.data.text_rows import next_tokens
 from adamerge.data.token_rows import token_rows
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import classes_by_token
-from adamerge.types import ConfigError, quoted
+from adamerge.types import ConfigError
 
 RowsLike: TypeAlias = (
     str
@@ -41,6 +41,9 @@ Several: TypeAlias = Tensor | Sequence[Tensor]
 
 IN_MEMORY = DataSource("rows in memory")
 """The default column names, for rows that are not from a file."""
+
+_OF_DATASETS = (datasets.Dataset, datasets.IterableDataset, IterableDataset)
+"""Classes of datasets; the rows of all but the first come one by one."""
 
 _EXPECTED = (
     "a path, a list of texts, of dicts or of images, a dict of columns, a datasets.Dataset, or tensors (a tensor, a "
@@ -162,7 +165,24 @@ def _whole_rows(columns: Mapping[str, Tensor], labels: Tensor | None, expert: Ex
     return TensorRows(columns, labels, positions)
 
 
+def _refuse_streams(source: object, task: str) -> None:
+    """Refuse several datasets by split, and rows whose number nobody knows, with what to give of them."""
+    if isinstance(source, Mapping) and any(isinstance(split, _OF_DATASETS) for split in source.values()):
+        names = ", ".join(map(repr, source))
+        raise ConfigError(
+            f"{task}: expected rows, found a {type(source).__name__} of several datasets ({names}). Give one of them: "
+            f"data[{next(iter(source))!r}]."
+        )
+    if isinstance(source, _OF_DATASETS[1:]):
+        take = "data.take(1000)" if isinstance(source, datasets.IterableDataset) else "itertools.islice(data, 1000)"
+        raise ConfigError(
+            f"{task}: expected rows with a length, found {type(source).__name__}, whose rows come one by one. Take as "
+            f"many as are needed: list({take})."
+        )
+
+
 def _records(source: object, task: str) -> Records:
+    _refuse_streams(source, task)
     if isinstance(source, datasets.Dataset):
         return Arrow(source)
     if isinstance(source, np.ndarray):
@@ -211,6 +231,7 @@ def _columns(source: object, expert: Expert) -> dict[str, Several]:
         return {**_named((source,) if isinstance(source, Tensor) else source.tensors, expert)}
     if isinstance(source, Mapping):
         return {str(name): _tensor(column, expert) for name, column in source.items()}
+    _refuse_streams(source, expert.name)
     if isinstance(source, Dataset) and not hasattr(source, "__len__"):
         raise ConfigError(
             f"{expert.name}: expected a PyTorch Dataset with a length, but {type(source).__name__} has no __len__. Add "
@@ -262,6 +283,6 @@ def _tensor(value: object, expert: Expert, convert: Callable[[object], Tensor] =
         return as_numbers(value) if isinstance(value, np.ndarray) else convert(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{expert.name}: expected rows of tensors, found {quoted(value)} ({type(value).__name__}) in one. Give "
+            f"{expert.name}: expected rows of tensors, found {value!r:.80} ({type(value).__name__}) in one. Give "
             "texts and images as a list of them, or as a list of dicts, one per row."
         ) from error

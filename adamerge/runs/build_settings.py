@@ -1,16 +1,16 @@
 """Build settings from written values by the types of the configuration; collects every mistake, raises none."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import get_args, get_origin
 
 from adamerge.runs.class_names import find_class, import_class, is_foreign, known_classes, moved_to
 from adamerge.runs.config_errors import Findings
 from adamerge.runs.construct import INVALID, refusals, usable
-from adamerge.runs.elsewhere import belongs_elsewhere, elsewhere
 from adamerge.runs.read_yaml import Key
 from adamerge.runs.similar_words import nearest
 from adamerge.runs.type_hints import (
@@ -25,6 +25,7 @@ from adamerge.runs.type_hints import (
     section,
     words,
 )
+from adamerge.runs.unknown_keys import misspelt, refuse_key
 from adamerge.types import quoted
 
 MOST = 2**53
@@ -81,9 +82,9 @@ def make(
         The object or partial, or INVALID after a mistake.
     """
     known = options(cls, called_later=called_later)
-    for name in [name for name in written if name not in known]:
-        _refuse_key(cls, str(name), known, (*key, str(name)), findings)
     missing = [name for name, option in known.items() if option.required and name not in written]
+    for name in [name for name in written if name not in known]:
+        refuse_key(cls, str(name), known, missing, (*key, str(name)), findings)
     if missing:
         findings.refuse(key, f"missing: {', '.join(missing)}")
     built = {
@@ -137,10 +138,10 @@ def _scalar(kinds: Sequence[object], value: object, spelling: str | None) -> obj
         return value
     if isinstance(value, bool) and bool in kinds:
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and int in kinds:
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and float in kinds:
-        return INVALID if isinstance(value, int) and value.bit_length() > 1023 else float(value)
+    if isinstance(value, Integral) and not isinstance(value, bool) and int in kinds:
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, bool) and float in kinds:
+        return INVALID if isinstance(value, Integral) and int(value).bit_length() > 1023 else float(value)
     if str not in kinds or value is None:
         return INVALID
     text = str(value) if isinstance(value, str | Path) else spelling
@@ -186,9 +187,9 @@ def _list_of(kind: object, value: Sequence[object], key: Key, findings: Findings
 
 
 def _from_mapping(kinds: Sequence[object], value: Mapping[str, object], key: Key, findings: Findings) -> object:
-    named = value.get("class_path")
     plain = section(kinds)
-    if named is not None or "init_args" in value:
+    value = _corrected(kinds, value, key, findings)
+    if value.get("class_path") is not None or "init_args" in value:
         return _named(kinds, value, key, findings)
     if plain is not None:
         return make(plain, value, key, findings)
@@ -200,15 +201,26 @@ def _from_mapping(kinds: Sequence[object], value: Mapping[str, object], key: Key
     return INVALID
 
 
+def _corrected(
+    kinds: Sequence[object], value: Mapping[str, object], key: Key, findings: Findings
+) -> Mapping[str, object]:
+    """Refuse keys that were meant as `class_path` or `init_args`, and read them as these."""
+    meant = misspelt(kinds, value)
+    for name, word in meant.items():
+        findings.refuse((*key, name), f"there is no such key. Did you mean {word}?")
+    right = {name: inner for name, inner in value.items() if name not in meant}
+    return {**right, **{word: value[name] for name, word in meant.items()}}
+
+
 def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findings: Findings) -> object:
     """Build an object from `class_path` and `init_args`."""
-    for name in [name for name in value if name not in ("class_path", "init_args")]:
-        findings.refuse((*key, name), f"expected under init_args, beside class_path; move {name} there.")
     named, given = value.get("class_path"), value.get("init_args") or {}
+    cls = None if named is None else _class(kinds, named, findings)
+    for name in [name for name in value if name not in ("class_path", "init_args")]:
+        _refuse_beside(cls, name, (*key, name), findings)
     if named is None:
         findings.refuse(key, f"expected a class for these options, found none; name it, for example {_example(kinds)}.")
         return INVALID
-    cls = _class(kinds, named, findings)
     if cls is None:
         _refuse_class(kinds, named, (*key, "class_path"), findings)
         return INVALID
@@ -216,6 +228,15 @@ def _named(kinds: Sequence[object], value: Mapping[str, object], key: Key, findi
         findings.refuse((*key, "init_args"), f"expected keys and values, found {quoted(given)}.")
         return INVALID
     return _of_class(cls, named, given, kinds, key, findings)
+
+
+def _refuse_beside(cls: type | None, name: str, key: Key, findings: Findings) -> None:
+    """Refuse a key beside `class_path`: it belongs under `init_args` if the class has it."""
+    known = options(cls) if cls else {}
+    if cls is None or name in known:
+        findings.refuse(key, f"expected under init_args, beside class_path; move {name} there.")
+    else:
+        refuse_key(cls, name, known, (), key, findings, of=cls.__name__)
 
 
 def _class(kinds: Sequence[object], named: object, findings: Findings) -> type | None:
@@ -273,27 +294,6 @@ def _refuse_class(kinds: Sequence[object], named: object, key: Key, findings: Fi
         f"expected {in_words(kinds)}, found {name}, which is outside torch, Lightning and adamerge: to import it would "
         f"run code. If you trust that code, allow it by --allow_code (in Python: allow_code=True).{near}",
     )
-
-
-def _refuse_key(cls: type, name: str, known: Iterable[str], key: Key, findings: Findings) -> None:
-    near = _replaced(cls, name) or ("" if belongs_elsewhere(cls, name) else nearest(name, [*known]))
-    near = near or elsewhere(cls, name) or _in_the_whole(findings.whole, name)
-    chosen = f"{cls.__name__}: " if key[-2:-1] == ("init_args",) else ""
-    findings.refuse(key, f"{chosen}there is no such key.{near}")
-
-
-def _replaced(cls: type, name: str) -> str:
-    words: Mapping[str, str] = getattr(cls, "REPLACED", {})
-    return f" {words[name]}" if name in words else ""
-
-
-def _in_the_whole(cls: type | None, name: str) -> str:
-    """Say where in the configuration a key belongs that its section, and what is in that, lacks."""
-    if cls is None:
-        return ""
-    if name in options(cls):
-        return f" {name} belongs at the top level, beside models."
-    return _replaced(cls, name) or elsewhere(cls, name)
 
 
 def _shown(value: object) -> str:

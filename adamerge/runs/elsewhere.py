@@ -5,7 +5,7 @@ from functools import cache
 from typing import NamedTuple, get_args, get_origin
 
 from adamerge.runs.class_names import known_classes
-from adamerge.runs.similar_words import most_similar
+from adamerge.runs.similar_words import same_but_for_typing
 from adamerge.runs.type_hints import LISTS, alternatives, called_for, nameable, options, section
 
 
@@ -38,7 +38,7 @@ def elsewhere(cls: type, name: str) -> str:
         ' Did you mean batch_size under data?'
     """
     names = list(dict.fromkeys(home.name for home in _homes(cls)))
-    best = name if name in names else _initials(name, names) or most_similar(name, names)
+    best = name if name in names else _initials(name, names) or same_but_for_typing(name, names)
     found = [home for home in _homes(cls) if home.name == best]
     return f" Did you mean {best} {', or '.join(_places(found))}?" if found else ""
 

@@ -11,6 +11,7 @@ from adamerge.runs.config_errors import dotted
 from adamerge.runs.presets import COMMON
 from adamerge.runs.read_yaml import Document, Key, Place
 from adamerge.runs.type_hints import alternatives, is_choice, nameable, section, words
+from adamerge.runs.unknown_keys import CHOICE, misspelt
 
 DECIDED: Final = frozenset(key.partition(".")[0] for key in COMMON)
 """Top-level keys that a preset sets, or under which it sets a key."""
@@ -159,9 +160,14 @@ def _in_full(key: str, value: object) -> object:
         return {"class_path": value}
     if isinstance(value, type) and nameable(kinds):
         return {"class_path": value}
-    if isinstance(value, Mapping) and is_choice(kinds) and not value.keys() & {"class_path", "init_args"}:
+    if isinstance(value, Mapping) and is_choice(kinds) and not _chooses(kinds, value):
         return {"init_args": dict(value)} if value else value
     return value
+
+
+def _chooses(kinds: Sequence[object], value: Mapping[str, object]) -> bool:
+    """Return whether a class is named, or options are under `init_args`; perhaps in a wrong spelling."""
+    return bool(value.keys() & {*CHOICE} or misspelt(kinds, value))
 
 
 def _names_class(kinds: Sequence[object], value: str) -> bool:
@@ -185,9 +191,12 @@ def _over(key: str, lower: object, upper: object, preset: bool) -> object:
         lower = {"class_path": own.__name__ if own else upper["class_path"], "init_args": lower}
     if "class_path" not in lower:
         return overlay(lower, upper)
+    meant = misspelt(kinds_of(key), upper).values()
+    if "class_path" in meant:
+        return upper
     if "class_path" in upper:
         return overlay(lower, upper) if _same_class(key, lower, upper) else upper
-    if "init_args" in upper:
+    if "init_args" in upper or meant:
         return overlay(lower, upper)
     return upper if preset else overlay(lower, {"init_args": upper})
 

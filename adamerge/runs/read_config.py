@@ -178,12 +178,15 @@ def _findings(layers: Sequence[Document], allow_code: bool) -> Findings:
 def _method(layers: Sequence[Layer], findings: Findings) -> str:
     """Return the last method that is named; the default if none is named, or if it is unknown."""
     contents = [layer.document.content for layer in layers]
-    named = [str(content["method"]) for content in contents if content.get("method") is not None]
-    method = named[-1] if named else DEFAULT
+    null = ("method",) in findings.places  # where it is written; in Python None chooses nothing
+    named = [
+        content["method"] for content in contents if "method" in content and (null or content["method"] is not None)
+    ]
+    method = str(named[-1]) if named else DEFAULT
     if method in PRESETS:
         return method
     near = nearest(method, [*PRESETS])
-    findings.refuse(("method",), f"expected one of {', '.join(PRESETS)}, found {method!r}.{near}")
+    findings.refuse(("method",), f"expected one of {', '.join(PRESETS)}, found {quoted(named[-1])}.{near}")
     return DEFAULT
 
 

@@ -27,6 +27,28 @@ def most_similar(word: str, known: Collection[str]) -> str | None:
     return min(near, key=lambda other: _typing_errors(word, other), default=None)
 
 
+def same_but_for_typing(word: str, known: Collection[str]) -> str | None:
+    """Return the known word that a word is but for a typing error per four letters; None if there is none.
+
+    Example:
+        >>> same_but_for_typing("batchsize", ["batch_size"]), same_but_for_typing("mid", ["id"])
+        ('batch_size', None)
+    """
+    near = most_similar(word, known)
+    return near if near and 4 * _typing_errors(word, near) <= len(word) else None
+
+
+def beginning_with(word: str, known: Collection[str]) -> str | None:
+    """Return the only known word of several parts or more letters that begins with a word; None if there is none.
+
+    Example:
+        >>> beginning_with("temp", ["temperature", "tail"]), beginning_with("t", ["temperature", "tail"])
+        ('temperature', None)
+    """
+    longer = [other for other in known if other.startswith(word)]
+    return longer[0] if len(longer) == 1 else None
+
+
 def _typing_errors(word: str, other: str) -> int:
     """Count the letters to insert, remove, replace or swap with the next one (optimal string alignment)."""
     former, last = list[int](), list(range(len(other) + 1))

@@ -79,6 +79,9 @@ def weight_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
     """
     notes = warm_notes(config, names) if isinstance(config.init, EarlierRun) else []
     notes += [note for model in config.models for note in _idle_filters(model.name, model.parameters.weight, names)]
+    notes += [
+        note for model in config.models for note in _unmatched(model.name, model.parameters.weight, config, names)
+    ]
     if any(_has_gradient(model.parameters.weight) for model in config.models):
         notes.append(
             "note: a list of weights runs from the first layer to the last; parameters after the last layer (final "
@@ -97,6 +100,19 @@ def _idle_filters(task: str, weight: Weight, names: Sequence[str]) -> list[str]:
         f"note: models: {task}: parameters.weight: {_reason(own, names)}; its value, {own.value}, is not used"
         for i, own in enumerate(filters)
         if i not in first
+    ]
+
+
+def _unmatched(task: str, weight: Weight, config: MergeConfig, names: Sequence[str]) -> list[str]:
+    """Say where parameters start that no filter matches."""
+    filters = _filters(weight)
+    left = [name for name in names if not any(own.matches(name) for own in filters)] if filters else []
+    if not left or isinstance(config.start, ClosedForm):
+        return []
+    start = f"init: {config.init}" if config.init == config.start else f"init: {config.init}, which is {config.start:g}"
+    return [
+        f"note: models: {task}: parameters.weight: {len(left)} of {len(names)} parameters, such as {left[0]}, match no "
+        f"filter; they start from {start}. An entry without filter sets another start"
     ]
 
 

@@ -86,7 +86,7 @@ def _move(cls: Callable[..., Optimizer], **options: object) -> Iterator[None]:
         ValueError: The step leads to no finite number.
     """
     if options.get("capturable") is True:
-        raise ConfigError("capturable: expected false, found True: no step is recorded in a CUDA graph here.")
+        raise ConfigError("capturable: expected false, found true: no step is recorded in a CUDA graph here.")
     coefficients = torch.nn.Parameter(torch.zeros(2, 2))
     coefficients.grad = torch.ones(2, 2)
     optimizer = cls([coefficients], **options)

@@ -214,6 +214,26 @@ def test_encoded_rows_that_do_not_fit_together_are_refused(source, model, words)
         tensor_rows(source, model)
 
 
+SPLIT = datasets.Dataset.from_dict({"text": ["good", "bad"]})
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (datasets.DatasetDict(train=SPLIT, test=SPLIT), r"found a DatasetDict .*'train', 'test'\). .* data\['train'\]"),
+        ({"test": SPLIT}, r"found a dict .*'test'\). Give one of them: data\['test'\]"),
+        (SPLIT.to_iterable_dataset(), r"found IterableDataset.*: list\(data\.take\(1000\)\)"),
+        (SPLIT.to_iterable_dataset().with_format("torch"), r"list\(data\.take\(1000\)\)"),
+    ],
+)
+def test_splits_and_streams_are_refused_with_what_to_give(source, words):
+    model = expert("BertForSequenceClassification", "bert")
+    with pytest.raises(ConfigError, match=words):
+        tensor_rows(source, model) if holds_tensors(source, "input_ids") else as_table(source, "mood")
+    given = next(iter(source.values())) if isinstance(source, dict) else list(source.take(1000))
+    assert as_table(given, "mood").texts("text") == ["good", "bad"]
+
+
 class Items(Dataset):
     """A PyTorch dataset of the given items."""
 

@@ -148,8 +148,8 @@ def test_damaged_files_are_refused_by_row_and_line(tmp_path, name):
     [
         (7, "found 7. Write numbers in quotation marks"),
         (1.5, "found 1.5"),
-        (True, "found True"),
-        (None, "found None. Correct or remove"),
+        (True, "found true"),
+        (None, "found null. Correct or remove"),
         (["a", "b"], r"found \['a', 'b'\]. Join lists of words"),
         ({"0": "a"}, r"found \{.*Write one object per row"),
     ],

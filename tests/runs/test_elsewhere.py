@@ -39,6 +39,27 @@ def test_a_key_is_sent_to_where_it_belongs(key, words):
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("base: b", "Did you mean base_model?"),
+        ("objective: {class_path: Entropy, init_args: {temp: 1}}", "Did you mean temperature?"),
+        ("trainer: {steps: 4}", "Did you mean max_steps?"),
+        ("data: {steps: 4}", "Write trainer: {max_steps: 60}."),
+        ("feasible: {class_path: Box, init_args: {mid: 1}}", ""),
+        ("slises: []", ""),
+        ("int8_mask: true", "Remove it: it saves memory in mergekit alone"),
+        ("slices: []", "Write models: a list of {model: …}; base and experts have the same layers here."),
+        ("normalize: true", "Remove it: method: average divides weights by their sum, other methods do not."),
+        ("parameters: {normalize: true}", "Remove it: method: average divides weights by their sum"),
+    ],
+)
+def test_a_near_key_is_preferred_to_a_distant_one_and_none_to_a_wrong_one(text, words):
+    first = complaint(f"models: [{{model: mood}}]\n{text}").splitlines()[0]
+    assert f"there is no such key.{words and f' {words}'}" in first
+    assert words or first.endswith("there is no such key.")
+
+
+@pytest.mark.parametrize(
     ("section", "key", "words"),
     [
         ("trainer", "lr", "Did you mean lr of "),

@@ -49,7 +49,7 @@ def broken_row(folder, config):
     (folder / "mood.jsonl").write_text("\n".join([*lines[:2], '{"text": "the', *lines[2:]]))
 
 
-@mistake("mood: mood.jsonl: row 2 (line 2): expected a text in the column 'text', found None")
+@mistake("mood: mood.jsonl: row 2 (line 2): expected a text in the column 'text', found null")
 def row_without_text(folder, config):
     lines = (folder / "mood.jsonl").read_text().splitlines()
     (folder / "mood.jsonl").write_text("\n".join([lines[0], '{"text": null}', *lines[1:]]))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -176,3 +177,10 @@ def test_a_run_of_version_0_1_0_goes_on_with_its_own_configuration(old_runs, nam
     assert "loss_weight" in notes[0]
     with pytest.raises(ConfigError, match="seed_everything"):
         check_run_dir(RunDirectory(old_runs / name), resolved(replace(config, seed_everything=7)), resume=True)
+
+
+def test_numbers_of_numpy_are_numbers():
+    settings = {"seed_everything": np.int64(3), "init": np.float32(0.5), "trainer.max_steps": np.int32(2)}
+    config = merge_config({"base_model": "base", "models": [{"model": "a"}], **settings})
+    found = (config.seed_everything, config.init, config.trainer.max_steps)
+    assert [(type(one), one) for one in found] == [(int, 3), (float, 0.5), (int, 2)]

@@ -80,6 +80,22 @@ def test_a_gradient_comes_with_a_note_on_what_follows_the_layers():
 
 
 @pytest.mark.parametrize(
+    ("changes", "start"), [({}, "init: published, which is 0.3."), ({"init": 0.2}, "init: 0.2."), (None, "")]
+)
+def test_where_parameters_start_that_no_filter_matches_is_said(changes, start):
+    weight = [{"filter": "mlp", "value": 0.4}, *([] if changes is not None else [{"value": 0.1}])]
+    config = config_with([weight, 1], **(changes or {}))
+    notes = weight_notes(config, NAMES)
+    assert len(notes) == bool(start)
+    column = start_of(config, tensor_wise(NAMES))[:, 0]
+    others = [i for i, name in enumerate(NAMES) if "mlp" not in name]
+    for note in notes:
+        assert f"{len(others)} of {len(NAMES)} parameters, such as {NAMES[others[0]]}, match no filter" in note
+        assert f"start from {start}" in note
+        assert float(start.removesuffix(".").split()[-1]) == pytest.approx(column[others].unique().item())
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"method": "ties"}, "mergekit's ties uses weights to elect signs"),
