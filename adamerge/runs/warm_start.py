@@ -197,7 +197,7 @@ def warm_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
     notes = [f"note: {taken} of {len(names)} parameters start from {config.init.path}"]
     if found.averaged:
         notes.append(
-            f"note: {len(found.averaged)} of them were in chunks of rows there: each starts from the mean over its chunks"
+            f"note: {len(found.averaged)} of them were in chunks of rows there, and each starts from their mean"
         )
     if found.new_columns:
         new = ", ".join(f"{name} at {usual[name]:g}" for name in found.new_columns)
