@@ -158,7 +158,9 @@ class KeepBest(Callback):
             self._best_rank, self.best_step, self.best = found, trainer.global_step, coefficients.cpu().clone()
             self.certificate, self.selections = certificate, _selections(trainer)
         if trainer.global_step or not self._former_steps:  # a later stage starts where the former was told to be
-            self._tell("  ".join(f"{key} {value:.4g}" for key, value in shown.items()))
+            left = (trainer.max_steps - trainer.global_step) * shown.get("s/step", 0.0)
+            more = [f"at most {left:.3g} s left of these steps"] if left > 0 else []
+            self._tell("  ".join([*(f"{key} {value:.4g}" for key, value in shown.items()), *more]))
 
     def _rank(self, step: int, seen: dict[str, float]) -> list[float]:
         """Return a list that compares as greater for a better iterate."""

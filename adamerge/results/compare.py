@@ -12,7 +12,8 @@ from adamerge.calibration.row_scores import RowScores
 from adamerge.data.rows import Rows
 from adamerge.merging.merged_model import MergedModel
 from adamerge.results.candidates import CANDIDATES
-from adamerge.results.evaluate import MEAN, Evaluation, Scores, relative
+from adamerge.results.evaluate import MEAN, Evaluation, Scores, batches_of, relative
+from adamerge.results.evaluation_progress import counting
 from adamerge.results.finished_merges import Candidate, Criterion, by_task, finished_merges, plain_model
 from adamerge.results.guard import Guarded
 from adamerge.results.measures import OWN, Measure, common_unit, one_metric
@@ -135,11 +136,13 @@ def compare(
     scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, MEAN]) for key in CANDIDATES}
     measures, notes = dict[str, Measure](), tuple[str, ...]()
     if rows:
-        with console.status("evaluating"):
-            own = Evaluation(plain, rows, held_out.size)
+        each = {task: batches_of(one, held_out.size) for task, one in rows.items()}
+        of_base = sum(count for task, count in each.items() if model.experts.head_of_base[task])
+        with counting(console, of_base + (1 + len(candidates)) * sum(each.values())) as tick:
+            own = Evaluation(plain, rows, held_out.size, tick)
             scores |= {"base": own.base(), "expert": own.experts()}
             for key, (candidate, coefficients) in candidates.items():
-                scores[key] = Evaluation(candidate, rows, held_out.size).merged(coefficients)
+                scores[key] = Evaluation(candidate, rows, held_out.size, tick).merged(coefficients)
         measures, notes = own.measures, own.notes
         for note in notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)

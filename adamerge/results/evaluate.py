@@ -1,6 +1,6 @@
 """Metrics per task and their ratio to each expert's own (torchmetrics)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, cast
 
 from transformers import GenerationConfig
@@ -45,14 +45,21 @@ class Evaluation:
         model: All tasks' models.
         rows: Labeled rows by task.
         size: Rows per batch.
+        tick: Called with the number of batches that were evaluated since the call before.
 
     Attributes:
         measures: What is measured, by task.
         notes: What the user should know of the experts' answers, once `experts` has run.
     """
 
-    def __init__(self, model: MergedModel, rows: Mapping[str, Rows], size: int = 64) -> None:
-        self._model, self._rows, self._size = model, rows, size
+    def __init__(
+        self,
+        model: MergedModel,
+        rows: Mapping[str, Rows],
+        size: int = 64,
+        tick: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        self._model, self._rows, self._size, self._tick = model, rows, size, tick
         self.measures = {task: measure_of(model.experts.tasks[task].kind, own) for task, own in rows.items()}
         self.notes: tuple[str, ...] = ()
 
@@ -83,7 +90,7 @@ class Evaluation:
         scores: Scores = dict.fromkeys([*self._rows, MEAN])
         if fitting:
             zero = uniform(self._model, 0.0)
-            scores |= Evaluation(self._model, fitting, self._size).merged(zero, own_head=False)
+            scores |= Evaluation(self._model, fitting, self._size, self._tick).merged(zero, own_head=False)
         return scores if len(fitting) == len(self._rows) else {**scores, MEAN: None}
 
     @property
@@ -100,6 +107,7 @@ class Evaluation:
         questions, expert = generated(self._rows)[task], self._model.experts.tasks[task]
         how = generation_of(expert, questions, PseudoAnswers(max_new_tokens=questions.source.max_new_tokens))
         tokens = answers_by(generate, self._model, questions, how, self._size)
+        self._tick(batches_of(questions, self._size))
         return [said_of(questions, own, how) for own in tokens]
 
     def _unended(self, task: str, answers: Sequence[Said]) -> Iterator[str]:
@@ -119,11 +127,17 @@ class Evaluation:
                     "evaluation."
                 )
             scorers[task].update(outputs, batch)
+            self._tick(1)
         found = {task: scorer.value() for task, scorer in scorers.items()}
         for task, own in said.items():
             found[task] = score_of_texts(generated(self._rows)[task], [answer.text for answer in own])
         values = {task: found[task] * (100 if self.measures[task].percent else 1) for task in self._rows}
         return {**values, MEAN: mean(values) if comparable(self.measures.values()) else None}
+
+
+def batches_of(rows: Rows, size: int) -> int:
+    """Count the batches of some rows that an evaluation counts."""
+    return sum(1 for _ in rows.divided(size))
 
 
 def said_of(questions: Questions, tokens: Sequence[int], how: GenerationConfig) -> Said:

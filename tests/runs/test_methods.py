@@ -1,5 +1,8 @@
 """The table of methods has every preset, and what it says of them is so."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from adamerge.runs.methods import ABOUT, learns, needs
@@ -23,3 +26,12 @@ def test_the_command(main):
     assert (code, complaint) == (0, "")
     first = [line.split()[0] for line in said.splitlines() if line[:1].strip()]
     assert set(PRESETS) <= set(first)  # each name in one piece
+
+
+@pytest.mark.parametrize("method", [method for method, about in ABOUT.items() if about.accuracy])
+def test_accuracies_are_those_of_the_measurements(method):
+    measured = (Path(__file__).parents[2] / "docs/measured.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        rf"^\| `?{re.escape(method)}`? \|(?: unlabeled \| | none \| | )(\d+\.\d+) \|", measured, re.MULTILINE
+    )
+    assert ABOUT[method].accuracy in map(float, rows)

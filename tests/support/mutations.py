@@ -16,7 +16,8 @@ from adamerge.types import LONGEST, ConfigError, IncompatibleExpertsError
 OF_BYTES = ("cut", "flip", "empty", "insert", "folder", "gone", "zeros")
 OF_DOCUMENTS = ("replace", "remove", "add", "replace", "remove")
 NUMBERS = [2**64, -(2**63), float("nan"), float("inf"), -1.0, 1e308]
-ADVICE = re.compile(r"\b(restore|delete|correct|copy|use|set|move|remove|resume|write|save|new run)\b", re.IGNORECASE)
+_WAYS = ["restore", "delete", "correct", "copy", "use", "set", "move", "remove", "resume", "write", "save", "new run"]
+ADVICE = re.compile(rf"\b({'|'.join([*_WAYS, 'install'])})\b", re.IGNORECASE)
 """Words that say what to do."""
 
 Change = tuple[str, int, int, int]
