@@ -85,7 +85,7 @@ def test_mistakes_on_the_command_line(family, main, arguments, words):
             ["--data.rows: expected", "--metod: there is no such key. Did you mean method?", "--no_such: there is no"],
         ),
         (["nope.yaml", "--config", "nope2.yaml"], ["nope.yaml: there is no", "nope2.yaml: there is no"]),
-        (["merge.yaml", "--init", "[", "--ckpt_pth=last"], ["--ckpt_pth: there is no", "--init: this is not a value"]),
+        (["merge.yaml", "--init", "[", "--ckpt_pth=last"], ["--ckpt_pth: there is no", "--init: invalid YAML: '['"]),
         (
             ["--print_confg", "merge.yaml", "--ckpt_path", "first", "--gruping", "task"],
             ["--ckpt_path: expected", "--gruping: there is no", "--print_confg: there is no"],

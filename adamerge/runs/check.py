@@ -12,7 +12,7 @@ from adamerge.experts.experts import Experts
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.merging.chunks import most_groups
-from adamerge.merging.device import describe_device, device_of
+from adamerge.merging.device import device_of
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.turn_notes import turn_notes
 from adamerge.runs.begun_run import check_run_dir
@@ -23,6 +23,7 @@ from adamerge.runs.clashes import problems_of
 from adamerge.runs.components import COMPONENT, components, ranks
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
+from adamerge.runs.learn_merge import device_line
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import Data, check_objective, load_data
 from adamerge.runs.model_config import source_of
@@ -147,7 +148,7 @@ def _estimates(config: MergeConfig, experts: Experts) -> list[str]:
         shapes = {name: experts.base.shape(name) for name in experts.shared}
         groups = most_groups(shapes, config.chunks, grouping)
     return [
-        f"device: {describe_device(_device(config))}",
+        device_line(config, _device(config)),
         f"coefficients: at most {groups} groups × {count} experts = {groups * count}",
     ]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
@@ -61,9 +62,10 @@ def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console)
     return Opened(experts, inspection.changed, data, inspection.products, tuple(lines))
 
 
-def device_line(config: MergeConfig) -> str:
-    """Say where a configuration computes, and in which precision."""
-    return f"device: {describe_device(device_of(config.trainer.accelerator))}; precision: {config.trainer.precision}"
+def device_line(config: MergeConfig, device: torch.device | None = None) -> str:
+    """Say where a configuration computes, by default on the device that it names, and in which precision."""
+    own = device or device_of(config.trainer.accelerator)
+    return f"device: {describe_device(own)}; precision: {config.trainer.precision}"
 
 
 def learn_merge(

@@ -85,7 +85,7 @@ def check_form(value: object, form: Form, key: str = "") -> None:
     Example:
         >>> check_form({"news": {"sha256": None}}, {EVERY: {"sha256": str}})
         Traceback (most recent call last):
-        ValueError: news.sha256: expected str, found None
+        ValueError: news.sha256: expected str, found null
     """
     if isinstance(form, type):
         if not isinstance(value, form):

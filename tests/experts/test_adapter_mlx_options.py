@@ -16,7 +16,7 @@ WRITTEN = {
     "0.19 to 0.21": ({"num_layers": 16, "fine_tune_type": "lora", "lora_parameters": DEFAULT}, 10.0),
     "0.32": ({"num_layers": 16, "fine_tune_type": "lora", "lora_parameters": {"rank": 8, "scale": 20.0}}, 20.0),
     "by hand": ({"lora_parameters": {"scale": 1}}, 1.0),
-    "no rank": ({"lora_layers": 1, "lora_parameters": {"scale": 1, "alpha": 2}}, "alpha and rank .* found 2 and None"),
+    "no rank": ({"lora_layers": 1, "lora_parameters": {"scale": 1, "alpha": 2}}, "alpha and rank .* found 2 and null"),
 }
 """Options as the command lines of these releases save them, by their defaults, and the factor in their LoRALinear."""
 

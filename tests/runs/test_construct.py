@@ -48,7 +48,7 @@ def test_options_are_blamed_by_trial(values, names):
 
 def test_options_that_exclude_each_other_are_named_together():
     (found,) = refusals(Wordless, options(Wordless), Options({"size": 1.0, "decay": 1.0, "fast": True}), "Wordless")
-    assert "found 1.0, beside fast: True; " in found.problem
+    assert "found 1.0, beside fast: true; " in found.problem
 
 
 def test_what_is_refused_whatever_the_options_are_is_blamed_on_none():
