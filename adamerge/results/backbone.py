@@ -50,12 +50,13 @@ def _merged(model: MergedModel, coefficients: Coefficients, surviving: Surviving
     groups, rounded_to = model.grouping.rows[name], model.rounding.in_turn(name)
     shape = model.vectors.shapes[name]
     written = torch.empty(shape, dtype=model.rounding.dtypes.get(name, torch.float64))
-    counts, apart, measured = surviving is not None and surviving.counts(name), len(groups) > 1, 0
+    apart, measured = len(groups) > 1, 0
+    every = surviving.every(name) if surviving and surviving.counts(name) else 0
     for number, part in enumerate(model.vectors.exactly(name, coefficients, groups)):
         rounded = rounded_to(part.merged)
         check_fits(name, part.merged, rounded)
         as_matrix(written)[part.rows, part.columns] = rounded
-        if surviving and counts and number % surviving.every(name) == 0:
+        if surviving and every and number % every == 0:
             surviving.add(name, part.products(rounded, apart), groups[part.rows] if apart else groups)
             measured += rounded.numel()
     if surviving and 0 < measured < written.numel():

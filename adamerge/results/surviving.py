@@ -124,7 +124,7 @@ class SurvivingShare:
     """Measure the surviving share while parameters are written, one at a time.
 
     A parameter that has one coefficient per expert and more than four million numbers is measured on two million of
-    them at least, spread over it: that takes a third of the time, and the share is the same within about a hundredth.
+    them at least, spread over it; `scale` lets these count for all.
 
     Args:
         model: Task vectors, their centre and grouping.

@@ -39,7 +39,7 @@ def same_but_for_typing(word: str, known: Collection[str]) -> str | None:
 
 
 def beginning_with(word: str, known: Collection[str]) -> str | None:
-    """Return the only known word of several parts or more letters that begins with a word; None if there is none.
+    """Return the only known word that begins with a word; None if none does, or several do.
 
     Example:
         >>> beginning_with("temp", ["temperature", "tail"]), beginning_with("t", ["temperature", "tail"])

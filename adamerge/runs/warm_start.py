@@ -117,7 +117,8 @@ def _open(config: MergeConfig) -> Table:
     if (recipe := RunDirectory(run).recipe).is_file():
         read_recipe(recipe)
     found = load_coefficients(run / COEFFICIENTS)
-    if found.centre is not None and found.centre.partition(":")[0] != config.centre_name:
+    of = (found.centre or config.centre_name).partition(":")[0]
+    if of.lower() != config.centre_name.lower():  # earlier runs wrote Auto where the race had options
         raise ConfigError(
             f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {found.centre}; "
             "they are factors of other task vectors. Set the same centre, or another init."

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from support.families import configuration, write
 
 from adamerge import cli
-from adamerge.merging.coefficients import Table, load_coefficients
+from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients, save_coefficients
 from adamerge.merging.grouping import row_blocks, task_wise, tensor_wise
 from adamerge.runs.read_config import merge_config
-from adamerge.runs.warm_start import warm_start, without_other_centre
+from adamerge.runs.warm_start import start_from, warm_start, without_other_centre
 
 SHAPES = {"a": (6, 2), "b": (4,), "c": (8, 3)}
 
@@ -62,6 +62,21 @@ def test_a_run_from_an_earlier_one(in_finished, main):
     assert not found.coefficients[:, 2].any()  # what is beside the experts starts at 0
     shutil.rmtree("run")  # a finished run needs it no more
     assert main("export", "next", "elsewhere")[0] == 0
+
+
+@pytest.mark.parametrize("written", ["auto: Wudi × 0.7", "auto", "Auto", None])
+def test_coefficients_over_the_centre_of_a_race_are_a_start_however_it_was_written(written, tmp_path):
+    save_coefficients(tmp_path / COEFFICIENTS, torch.tensor([[0.7]]), tensor_wise(["a"]), ["x"], centre=written)
+    config = merge_config(
+        {
+            "base_model": "base",
+            "models": [{"model": "x", "calibration": "x.jsonl"}],
+            "init": tmp_path,
+            "centre": "auto",
+            "beside": [],
+        }
+    )
+    assert start_from(config, tensor_wise(["a"])).tolist() == [[pytest.approx(0.7)]]
 
 
 def test_the_centre_that_another_race_found_is_said(tmp_path, monkeypatch):
