@@ -1,6 +1,8 @@
 """Several runs side by side: what differs in their settings, scores, coefficients and costs."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from adamerge.experts.experts import KEEP
@@ -8,10 +10,12 @@ from adamerge.results.evaluate import MEAN
 from adamerge.results.measures import Measure, common_unit, score_text
 from adamerge.results.sections import Cell, Grid, Section, number
 from adamerge.results.seen_run import SeenRun
+from adamerge.results.side_coefficients import coefficients
 from adamerge.results.verdict import verdict
 
 _PLACES = ("run_dir",)
 """Settings that always differ and say nothing."""
+_MODEL = re.compile(r"^models\.(\d+)\.")
 _ABSENT = "–"
 _NO_VALUE = {_ABSENT, "null", "[]"}
 """What settings are that say nothing: the key that has a value, for example of a class, is in a row of its own."""
@@ -24,7 +28,16 @@ def compared(runs: Sequence[SeenRun]) -> Section:
         runs: At least two; the first is what the others are compared with.
     """
     text = [f"{run.name}: {verdict(run)}" for run in runs]
-    return Section("Side by side", text, [*_scores(runs), *_settings(runs), *_coefficients(runs), *_costs(runs)])
+    grids = [*_scores(runs), *_settings(runs), *coefficients(runs), *_costs(runs)]
+    return Section("Side by side", [*text, *_lacking(runs)], grids)
+
+
+def _lacking(runs: Sequence[SeenRun]) -> Iterator[str]:
+    """Name the tasks of the other runs that a run does not have."""
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    for run in runs:
+        if lacking := [task for task in tasks if task not in run.tasks]:
+            yield f"Tasks that {run.name} does not have: {', '.join(lacking)}."
 
 
 class _Number(NamedTuple):
@@ -66,8 +79,29 @@ def _grid(runs: Sequence[SeenRun], tasks: Sequence[str], what: _Number) -> Itera
         [Cell(name), *(_written(own, what.digits) for own in (*values[task], *(apart[task][k] for k in shown)))]
         for task, name in zip(values, _names(runs, list(values), what), strict=True)
     ]
+    rows += _mean_of_shared(runs, values, what, shown)
     header = ["task", *(run.name for run in runs), *(f"{runs[k + 1].name} − {runs[0].name}" for k in shown)]
     yield Grid(what.title, header, rows)
+
+
+def _mean_of_shared(
+    runs: Sequence[SeenRun], values: Mapping[str, Sequence[float | None]], what: _Number, shown: Sequence[int]
+) -> Iterator[list[Cell]]:
+    """Write a row with each run's mean over the tasks that all have, measured alike, where some lack a task."""
+    tasks = [task for task in values if task not in (KEEP, MEAN)]
+    shared = {task: [own for own in values[task] if own is not None] for task in tasks if _alike(runs, task, what)}
+    full = {task: row for task, row in shared.items() if len(row) == len(runs)}
+    if full and len(full) < len(tasks):
+        means = [fmean(column) for column in zip(*full.values(), strict=True)]
+        apart = (means[k + 1] - means[0] for k in shown)
+        name = f"mean of shared tasks ({', '.join(full)})"
+        yield [Cell(name), *(_written(own, what.digits) for own in (*means, *apart))]
+
+
+def _alike(runs: Sequence[SeenRun], task: str, what: _Number) -> bool:
+    """Return whether a task's number is of the same metric in all runs."""
+    first, *others = (_compared(run, task, what) for run in runs)
+    return all(own == first for own in others)
 
 
 def _names(runs: Sequence[SeenRun], tasks: Sequence[str], what: _Number) -> Iterator[str]:
@@ -127,8 +161,9 @@ def _minus(one: float | None, other: float | None) -> float | None:
 
 
 def _settings(runs: Sequence[SeenRun]) -> Iterator[Grid]:
-    keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in _PLACES))
-    found = {key: [_shown(run, key) for run in runs] for key in keys}
+    each = [_by_task(run) for run in runs]
+    keys = list(dict.fromkeys(key for own in each for key in own if key not in _PLACES))
+    found = {key: [_shown(own, key) for own in each] for key in keys}
     rows = [
         [Cell(key), *map(Cell, own)]
         for key, own in found.items()
@@ -138,22 +173,19 @@ def _settings(runs: Sequence[SeenRun]) -> Iterator[Grid]:
         yield Grid("Settings that differ", ["key", *(run.name for run in runs)], rows)
 
 
-def _shown(run: SeenRun, key: str) -> str:
-    return _ABSENT if key not in run.settings else "null" if run.settings[key] is None else str(run.settings[key])
+def _by_task(run: SeenRun) -> dict[str, object]:
+    """Return a run's settings with a model's task instead of its number, which may be another model's elsewhere."""
+
+    def named(number: re.Match[str]) -> str:
+        k = int(number[1])
+        given = run.settings.get(f"models.{k}.task") or (run.tasks[k] if k < len(run.tasks) else k)
+        return f"models.{given}."
+
+    return {_MODEL.sub(named, key): value for key, value in run.settings.items()}
 
 
-def _coefficients(runs: Sequence[SeenRun]) -> Iterator[Grid]:
-    first, rows = runs[0], list[list[Cell]]()
-    for run in runs[1:]:
-        same = run.table.grouping.groups == first.table.grouping.groups and run.table.experts == first.table.experts
-        if same and run.table.centre == first.table.centre:
-            apart = (run.table.coefficients - first.table.coefficients).abs()
-            where = first.table.grouping.groups[int(apart.amax(1).argmax())]
-            rows.append([Cell(run.name), number(float(apart.mean()), 4), number(float(apart.max()), 4), Cell(where)])
-        else:
-            rows.append([Cell(run.name), Cell("–"), Cell("–"), Cell("other groups, experts or centre")])
-    header = ["run", "mean |difference|", "largest |difference|", "in group"]
-    yield Grid(f"Coefficients against {first.name}", header, rows)
+def _shown(settings: Mapping[str, object], key: str) -> str:
+    return _ABSENT if key not in settings else "null" if settings[key] is None else str(settings[key])
 
 
 def _costs(runs: Sequence[SeenRun]) -> Iterator[Grid]:

@@ -1,7 +1,13 @@
 """Several runs side by side: scores, agreement, settings and coefficients that differ."""
 
+from dataclasses import replace
+
+import pytest
+import torch
 from results.test_report_page import Page, made
 
+from adamerge.merging.coefficients import Table
+from adamerge.merging.grouping import Grouping
 from adamerge.results.report_page import report_on
 from adamerge.results.side_by_side import compared
 
@@ -15,9 +21,60 @@ def test_runs_side_by_side():
     assert "second − first" in found.markdown
     assert '<td class="words">/models/a</td>' in found.html  # wraps; numbers do not
     assert not Page(found.html).open
-    grids = compared([made("first"), made("second", groups=30)]).grids
-    (apart,) = (grid for grid in grids if grid.title == "Coefficients against first")
-    assert [cell.text for cell in apart.rows[0]] == ["second", "–", "–", "other groups, experts or centre"]
+
+
+def cells(grid):
+    return [[cell.text for cell in row] for row in grid.rows]
+
+
+def test_runs_of_other_experts_show_what_they_share():
+    first = with_table(made("first", **{"models.0.model": "/m/news", "models.1.model": "/m/mail"}), "news mail", 2)
+    other = with_table(made("other", **{"models.0.model": "/m/mail", "models.1.model": "/m/spam"}), "mail spam", 4)
+    first.metrics["learned"], other.metrics["learned"] = {"news": 80, "mail": 70}, {"mail": 75, "spam": 60}
+    found = compared([first, other])
+    assert found.text[2:] == ["Tasks that first does not have: spam.", "Tasks that other does not have: news."]
+    grids = {grid.title: cells(grid) for grid in found.grids}
+    assert grids["Scores of the merges (accuracy, %, higher is better)"] == [
+        ["news", "80.0", "–", "–"],
+        ["mail", "70.0", "75.0", "5.0"],
+        ["spam", "–", "60.0", "–"],
+        ["mean of shared tasks (mail)", "70.0", "75.0", "5.0"],
+    ]
+    assert grids["Settings that differ"] == [
+        ["models.news.model", "/m/news", "–"],
+        ["models.spam.model", "–", "/m/spam"],
+    ]
+    then, now = first.table.coefficients, other.table.coefficients
+    apart = (now[:, 0].view(2, 2).mean(1) - then[:, 1]).abs()  # the first's groups are parameters, the other's halves
+    ((_, mean, most, where, what),) = grids["Coefficients against first"]
+    assert (mean, most) == (f"{apart.mean():.4f}", f"{apart.max():.4f}")
+    assert (where, what) == (f"p{apart.argmax()}: mail", "2 parameters (means over their groups) of mail")
+    means = [f"{own:.4f}" for own in (*then.mean(0), *now.mean(0))]
+    assert grids["Mean coefficients"] == [["news", means[0], "–"], ["mail", *means[1:3]], ["spam", "–", means[3]]]
+
+
+def with_table(run, names, groups):
+    """A run over two parameters whose groups are these, or equal parts of these."""
+    own = torch.rand(groups, 2, generator=torch.Generator().manual_seed(groups))
+    rows = {f"p{k}": torch.arange(groups).view(2, -1)[k] for k in range(2)}
+    table = Table(own, Grouping(tuple(f"g{groups}.{k}" for k in range(groups)), rows), tuple(names.split()), "base")
+    return replace(run, table=table)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (made("second", groups=30), "nothing: no parameter in common"),
+        (made("second", experts=3), "nothing: no expert in common"),
+        (
+            made("second", task_vectors="Ties"),
+            "nothing: factors of other task vectors (over Isotropic; Ties over Isotropic)",
+        ),
+    ],
+)
+def test_coefficients_that_nothing_compares(second, said):
+    (apart,) = (own for own in compared([made("first"), second]).grids if own.title == "Coefficients against first")
+    assert cells(apart) == [["second", "–", "–", "–", said]]
 
 
 def test_means_over_other_tasks_are_not_compared():
@@ -44,6 +101,12 @@ def test_numbers_of_other_metrics_and_of_fewer_tasks_are_not_compared():
         ["<b>news (accuracy, %, higher is better; F1, %, higher is better)", "–", "0.0"],
         ["a|b (accuracy, %, higher is better)", "0.0", "0.0"],
         ["mean", "–", "0.0"],
+        ["mean of shared tasks (a|b)", "0.0", "0.0"],
     ]
     assert agreement.title == "Agreement with the experts, %"
-    assert [[row[-2].text, row[-1].text] for row in agreement.rows] == [["0.0", "0.0"], ["0.0", "–"], ["0.0", "–"]]
+    assert [[row[-2].text, row[-1].text] for row in agreement.rows] == [
+        ["0.0", "0.0"],
+        ["0.0", "–"],
+        ["0.0", "–"],
+        ["0.0", "0.0"],
+    ]
