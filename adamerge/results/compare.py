@@ -133,7 +133,7 @@ def compare(
         known = {key: own for key, own in guarded.scores.items() if key != "learned"} if guarded else {}
         judged = {key: known.get(key) or held_out.judge(*candidate) for key, candidate in candidates.items()}
         judged |= known
-    scores: dict[str, Scores] = {key: dict.fromkeys([*model.tasks, MEAN]) for key in CANDIDATES}
+    scores: dict[str, Scores] = {key: dict.fromkeys([*(rows or model.tasks), MEAN]) for key in CANDIDATES}
     measures, notes = dict[str, Measure](), tuple[str, ...]()
     if rows:
         each = {task: batches_of(one, held_out.size) for task, one in rows.items()}

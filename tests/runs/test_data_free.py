@@ -21,6 +21,7 @@ from adamerge.learning.learn import Calibration, learn
 from adamerge.learning.settings import Learning
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.merging.merged_model import task_vectors
+from adamerge.results.candidates import CANDIDATES
 from adamerge.runs.build_model import build_model, open_experts
 from adamerge.runs.load_rows import load_data
 from adamerge.runs.presets import PRESETS
@@ -277,8 +278,11 @@ def test_what_cannot_be_without_rows(family, main, changes, words):
 def test_a_start_is_projected_and_rows_are_not_read_in_vain(family, main):
     save_rows(Path("mood.jsonl"), 0, 0)  # would be refused if it were read
     config = without_rows(method="task_arithmetic")
+    del config["models"][1]["evaluation"]
     feasible = {"class_path": "Simplex", "init_args": {"radius": 0.6}}
     code, _, complaint = main("fit", "--config", write(config | {"feasible": feasible}), "--run_dir", "run")
     assert (code, complaint) == (0, "")
     found = load_coefficients(Path("run/coefficients.safetensors")).coefficients
     torch.testing.assert_close(found, torch.full((1, 2), 0.3))
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert all(metrics[key].keys() == {"mood", "mean"} for key in CANDIDATES)
