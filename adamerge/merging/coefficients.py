@@ -36,6 +36,14 @@ class Table(NamedTuple):
     centre: str | None = None
     plain: bool = False
 
+    def by_group(self) -> dict[str, Coefficients]:
+        """Return every group's coefficients, (K,)."""
+        return dict(zip(self.grouping.groups, self.coefficients, strict=True))
+
+    def by_parameter(self) -> dict[str, Coefficients]:
+        """Return every parameter's mean over its rows' coefficients, (K,)."""
+        return {name: self.coefficients[rows].mean(0) for name, rows in self.grouping.rows.items()}
+
 
 def save_coefficients(
     path: Path,

@@ -37,8 +37,9 @@ class SeenRun:
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks."""
-        return [task for task in self.metrics.get("learned", {}) if task != MEAN]
+        """Names of the tasks in the order of the models, those without evaluation rows among them."""
+        known = self.facts.get("heads") or self.metrics.get("learned", {})  # runs of earlier versions note no heads
+        return [task for task in known if task != MEAN]
 
     @property
     def centre(self) -> str:
@@ -125,6 +126,20 @@ class SeenRun:
     def agreement_interval(self, candidate: str, task: str) -> tuple[float, float] | None:
         """Return the bootstrap interval of an agreement; None where it is unknown."""
         return _interval(self.agreement[candidate], task, self.facts.get("held_out_predictions", {}))
+
+
+def transform_in(settings: Mapping[str, object]) -> str:
+    """Name the class that transforms task vectors in a run's configuration; empty without one.
+
+    Args:
+        settings: As dotted keys.
+
+    Example:
+        >>> transform_in({"task_vectors.class_path": "adamerge.transforms.Ties"}), transform_in({"task_vectors": None})
+        ('Ties', '')
+    """
+    name = settings.get("task_vectors", settings.get("task_vectors.class_path"))
+    return str(name or "").rpartition(".")[2]
 
 
 def _interval(shares: Mapping[str, float], task: str, counts: Mapping[str, int]) -> tuple[float, float] | None:

@@ -1,12 +1,11 @@
 """Coefficients of several runs side by side: of what all have, and what one alone has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from adamerge.merging.coefficients import Table
 from adamerge.results.sections import Cell, Grid, number
-from adamerge.results.seen_run import SeenRun
+from adamerge.results.seen_run import SeenRun, transform_in
 from adamerge.types import Coefficients
 
 
@@ -29,47 +28,44 @@ def coefficients(runs: Sequence[SeenRun]) -> Iterator[Grid]:
 
 def _differences(first: SeenRun, run: SeenRun) -> list[Cell]:
     """Write the differences of what two runs have in common, and what that is."""
-    columns = [name for name in first.table.experts if name in run.table.experts]
-    what, then, now = _rows(first.table, run.table)
+    same = first.table.grouping.groups == run.table.grouping.groups
+    then, now = (own.table.by_group() if same else own.table.by_parameter() for own in (first, run))
     names = [name for name in then if name in now]
-    if _factors(first) != _factors(run) or not columns or not names:
-        return [*[Cell("–")] * 3, Cell(_reason(first, run, columns))]
-    one, other = (_part(table, own, names, columns) for table, own in ((first.table, then), (run.table, now)))
+    columns = [name for name in first.table.experts if name in run.table.experts]
+    if reason := _reason(first, run, names, columns):
+        return [*[Cell("–")] * 3, Cell(f"nothing: {reason}")]
+    one, other = (_part(own, names, at) for own, at in ((then, _places(first, columns)), (now, _places(run, columns))))
     apart = (other - one).abs()
     where, column = divmod(int(apart.argmax()), len(columns))
+    what = f"{len(names)} {'groups' if same else 'parameters (means over their groups)'}"
     every = len(columns) == len(first.table.experts) == len(run.table.experts) and len(names) == len(then) == len(now)
-    compared = f"all {len(names)} {what}" if every else f"{len(names)} {what} of {', '.join(columns)}"
+    compared = f"all {what}" if every else f"{what} of {', '.join(columns)}"
     place = Cell(f"{names[where]}: {columns[column]}")
     return [number(float(apart.mean()), 4), number(float(apart.max()), 4), place, Cell(compared)]
 
 
-def _reason(first: SeenRun, run: SeenRun, columns: Sequence[str]) -> str:
-    if _factors(first) != _factors(run):
-        return f"nothing: factors of other task vectors ({_factors(first)}; {_factors(run)})"
-    return "nothing: no parameter in common" if columns else "nothing: no expert in common"
+def _reason(first: SeenRun, run: SeenRun, names: Sequence[str], columns: Sequence[str]) -> str:
+    """Say why nothing can be compared; empty if something can."""
+    then, now = _factors(first), _factors(run)
+    if then != now:
+        return f"factors of other task vectors ({then}; {now})"
+    if not columns:
+        return "no expert in common"
+    return "" if names else "no parameter in common"
 
 
 def _factors(run: SeenRun) -> str:
     """Say what a run's coefficients are factors of: the transform of its task vectors, and their centre."""
-    given = run.settings.get("task_vectors", run.settings.get("task_vectors.class_path"))
-    name = str(given or "").rpartition(".")[2]
+    name = transform_in(run.settings)
     return f"{name} over {run.centre}" if name and not run.table.plain else f"over {run.centre}"
 
 
-def _rows(one: Table, other: Table) -> tuple[str, dict[str, Coefficients], dict[str, Coefficients]]:
-    """Return the rows of two tables by name: of groups if these are the same, otherwise means of parameters."""
-    if one.grouping.groups == other.grouping.groups:
-        then, now = (dict(zip(own.grouping.groups, own.coefficients, strict=True)) for own in (one, other))
-        return "groups", then, now
-    then, now = (
-        {name: own.coefficients[rows].mean(0) for name, rows in own.grouping.rows.items()} for own in (one, other)
-    )
-    return "parameters (means over their groups)", then, now
+def _places(run: SeenRun, columns: Sequence[str]) -> list[int]:
+    return [run.table.experts.index(name) for name in columns]
 
 
-def _part(table: Table, rows: dict[str, Coefficients], names: Sequence[str], columns: Sequence[str]) -> Coefficients:
-    taken = [table.experts.index(name) for name in columns]
-    return torch.stack([rows[name] for name in names])[:, taken]
+def _part(rows: Mapping[str, Coefficients], names: Sequence[str], columns: Sequence[int]) -> Coefficients:
+    return torch.stack([rows[name] for name in names])[:, columns]
 
 
 def _means(runs: Sequence[SeenRun]) -> Iterator[Grid]:

@@ -11,6 +11,7 @@ import torch
 
 from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
 from adamerge.merging.grouping import Grouping, tensor_wise
+from adamerge.results.seen_run import transform_in
 from adamerge.runs.config import MergeConfig, Start
 from adamerge.runs.earlier_run import EarlierRun
 from adamerge.runs.flat_settings import flat_settings
@@ -142,9 +143,7 @@ def _transform(run: Path, found: Table) -> str | None:
     file = RunDirectory(run).config
     if found.plain or not file.is_file():
         return "none" if found.plain else None
-    given = flat_settings(file.read_text(encoding="utf-8"))
-    name = given.get("task_vectors", given.get("task_vectors.class_path")) or "none"
-    return str(name).rpartition(".")[2]
+    return transform_in(flat_settings(file.read_text(encoding="utf-8"))) or "none"
 
 
 def warm_start(earlier: Table, grouping: Grouping, columns: Sequence[str], usual: Sequence[float]) -> Warm:
@@ -165,8 +164,7 @@ def warm_start(earlier: Table, grouping: Grouping, columns: Sequence[str], usual
         tensor([[0.2500, 0.0000],
                 [0.1250, 0.0000]])
     """
-    by_name = dict(zip(earlier.grouping.groups, earlier.coefficients, strict=True))
-    by_parameter = {name: earlier.coefficients[rows].mean(0) for name, rows in earlier.grouping.rows.items()}
+    by_name, by_parameter = earlier.by_group(), earlier.by_parameter()
     table = torch.tensor(usual).repeat(len(grouping), 1)
     known = [(k, earlier.experts.index(name)) for k, name in enumerate(columns) if name in earlier.experts]
     new: list[str] = []

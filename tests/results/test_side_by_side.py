@@ -53,6 +53,20 @@ def test_runs_of_other_experts_show_what_they_share():
     assert grids["Mean coefficients"] == [["news", means[0], "–"], ["mail", *means[1:3]], ["spam", "–", means[3]]]
 
 
+def test_settings_and_agreement_of_tasks_without_evaluation_rows_stand_by_their_own_names():
+    first = made("first", **{"models.0.model": "/m/news", "models.1.model": "/m/mail"})
+    other = made("other", **{"models.0.model": "/m/news", "models.1.model": "/m/post"})
+    for run in (first, other):
+        run.metrics["learned"] = {"mail": 70.0, "mean": 70.0}  # news comes first, and has no evaluation rows
+        run.metrics["agreement"] = {"learned": {"news": 0.9, "mail": 0.8, "mean": 0.85}}
+        run.metrics["run"]["heads"] = {"news": [], "mail": []}
+    found = compared([first, other])
+    assert not [line for line in found.text if "does not have" in line]
+    grids = {grid.title: cells(grid) for grid in found.grids}
+    assert grids["Settings that differ"] == [["models.mail.model", "/m/mail", "/m/post"]]
+    assert grids["Agreement with the experts, %"][0] == ["news", "90.0", "90.0", "0.0"]
+
+
 def with_table(run, names, groups):
     """A run over two parameters whose groups are these, or equal parts of these."""
     own = torch.rand(groups, 2, generator=torch.Generator().manual_seed(groups))
