@@ -54,7 +54,7 @@ def columns_meant(data: Records) -> str:
     """Say which columns were probably meant: the first ones whose first value is a text or words, or a chat."""
     first = [(name, data.value(name, row)) for name in data.columns for row in range(min(len(data), 1))]
     texts = [f" If {n!r} holds the texts, write text: {n}." for n, value in first if _is_text(value)]
-    chats = [f" If {n!r} holds chats, write messages: {n}." for n, value in first if _is_chat(value)]
+    chats = [f" If {n!r} holds chats, write messages: {n}." for n, value in first if is_chat(value)]
     return "".join([*texts[:1], *chats[:1]])
 
 
@@ -76,7 +76,7 @@ def separator_hint(columns: Sequence[str]) -> str:
     return f" The first line has {found}: separate fields by commas in .csv, by tabs in .tsv." if found else ""
 
 
-def _is_chat(value: object) -> bool:
+def is_chat(value: object) -> bool:
     """Return whether a value is a list of messages, which are mappings with a text."""
     turns = cast(list[object], value) if isinstance(value, list) else []
     return bool(turns) and all(isinstance(turn, dict) and any(map(_is_text, turn.values())) for turn in turns)
