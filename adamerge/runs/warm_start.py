@@ -1,7 +1,6 @@
 """Start from the coefficients of an earlier run, by task and by the names of groups and parameters."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
 from adamerge.merging.grouping import Grouping, tensor_wise
 from adamerge.results.seen_run import transform_in
 from adamerge.runs.config import MergeConfig, Start
-from adamerge.runs.earlier_run import EarlierRun
+from adamerge.runs.earlier_run import EarlierRun, is_place
 from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_directory import RunDirectory
@@ -48,11 +47,9 @@ def with_earlier_run(content: Mapping[str, object]) -> dict[str, object]:
         ({'init': 'average'}, {'init': EarlierRun(path='/runs/first')})
     """
     init = content.get("init")
-    if not isinstance(init, str | Path) or init in get_args(Start):
+    if not isinstance(init, str | Path) or init in get_args(Start) or not is_place(init):
         return dict(content)
-    path = at_home(init)
-    is_path = isinstance(init, Path) or "/" in init or os.path.isdir(path)  # which takes texts that are too long
-    return {**content, "init": EarlierRun(str(path.absolute()))} if is_path else dict(content)
+    return {**content, "init": EarlierRun(str(at_home(init).absolute()))}
 
 
 def start_from(config: MergeConfig, grouping: Grouping) -> Coefficients:

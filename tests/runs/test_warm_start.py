@@ -61,7 +61,38 @@ def test_a_run_from_an_earlier_one(in_finished, main):
     assert found.coefficients[:, 1].tolist() == pytest.approx([0.3] * 23)
     assert not found.coefficients[:, 2].any()  # what is beside the experts starts at 0
     shutil.rmtree("run")  # a finished run needs it no more
-    assert main("export", "next", "elsewhere")[0] == 0
+    for command in ("export", "replay"):
+        assert main(command, "next", f"by_{command}")[0] == 0
+
+
+def test_what_a_run_started_from_is_on_record_and_may_lie_elsewhere(in_finished, main, monkeypatch):
+    """Learning goes on, and is redone, from the same coefficients alone."""
+
+    def interrupted(*given, **more):
+        raise KeyboardInterrupt
+
+    file = write(configuration(init="run", trainer={"max_steps": 0, "accelerator": "cpu"}))
+    with monkeypatch.context() as patch:
+        patch.setattr("adamerge.runs.fit.learn_merge", interrupted)
+        main("fit", file, "--run_dir", "next")
+    shutil.copytree("run", "changed")
+    table = load_coefficients("changed/coefficients.safetensors")
+    save_coefficients(Path("changed", COEFFICIENTS), table.coefficients + 1, table.grouping, table.experts)
+    resume = ("fit", "--config", "next/config.yaml", "--ckpt_path", "last")
+    for again, place, moved in ((resume, "run", "second"), (("reproduce", "next"), "second", "third")):
+        shutil.move(place, moved)
+        complaint = main(*again)[2]
+        assert "init: expected the place of what the run was made from" in complaint
+        assert "by --init PLACE." in complaint
+        complaint = main(*again, "--init", "changed")[2]
+        assert f"init ({in_finished}/changed): coefficients.safetensors has other content" in complaint
+        assert main(*again, "--init", "average")[0] == cli.BAD_INPUT
+        code, _, complaint = main(*again, "--init", moved)
+        assert (code, complaint) == (0, "")
+    recipe = json.loads(Path("next/recipe.json").read_text())
+    assert recipe.pop("start")["source"] == f"{in_finished}/second"
+    Path("next/recipe.json").write_text(json.dumps(recipe))  # as of a version that hashed no start
+    assert main("reproduce", "next", "--init", "third")[0] == 0
 
 
 @pytest.mark.parametrize("written", ["auto: Wudi × 0.7", "auto", "Auto", None])
