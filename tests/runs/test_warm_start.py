@@ -60,6 +60,9 @@ def test_a_run_from_an_earlier_one(in_finished, main):
     assert torch.equal(found.coefficients[:, 0], then.coefficients[:, 1])
     assert found.coefficients[:, 1].tolist() == pytest.approx([0.3] * 23)
     assert not found.coefficients[:, 2].any()  # what is beside the experts starts at 0
+    card = Path("next/merged/README.md").read_text()
+    assert "start of the coefficients: the coefficients of an earlier run (run); what is new starts at 0.3" in card
+    assert "calibration rows:" not in card  # nothing is learned from them
     shutil.rmtree("run")  # a finished run needs it no more
     for command in ("export", "replay"):
         assert main(command, "next", f"by_{command}")[0] == 0
