@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.digest import digest_of_path
@@ -16,6 +17,8 @@ class EarlierRun:
     Attributes:
         path: Its run directory.
     """
+
+    IN_WORDS: ClassVar[str] = "the directory of an earlier run"
 
     path: str
 

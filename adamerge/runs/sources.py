@@ -96,12 +96,15 @@ def check_places(layers: Sequence[Document], settings: Mapping[str, object], fil
         ConfigError: An option is another key, or a file.
     """
     known = places_of(settings)
-    wrong = [
-        key
+    wrong = [key for layer in layers for key in layer.content if layer.file or key not in known]
+    words = [
+        f"--{key}: expected the place of what {file} names, found {value!r}, which is no folder."
         for layer in layers
         for key, value in layer.content.items()
-        if layer.file or key not in known or (key in _MAY_BE_WORDS and not is_place(value))
+        if key in known and key in _MAY_BE_WORDS and not is_place(value)
     ]
+    if words and not wrong:
+        raise ConfigError(*words)
     if wrong:
         raise ConfigError(
             f"{', '.join(f'--{key}' for key in dict.fromkeys(wrong))}: expected places of models and rows that {file} "
