@@ -46,15 +46,16 @@ def colours(read):
 if __name__ == "__main__":
     print("mosaicml-streaming", version("mosaicml-streaming"), "litdata", version("litdata"), "Pillow", version("pillow"))
     found = {}
-    for mode in ("RGB", "P"):
+    litdata.optimize(fn=row, inputs=["RGB", "P"], output_dir="lit", chunk_bytes="1MB", num_workers=1)
+    written = litdata.StreamingDataset("lit")
+    for index, mode in enumerate(("RGB", "P")):
         assert colours(picture(mode)) == COLOURS
         for encoding in ("png", "pil"):
             with MDSWriter(out=f"{encoding}{mode}", columns={"image": encoding}) as writer:
                 writer.write({"image": picture(mode)})
             read = StreamingDataset(local=f"{encoding}{mode}", batch_size=1, shuffle=False)[0]["image"]
             found["streaming", encoding, mode] = colours(read)
-        litdata.optimize(fn=row, inputs=[mode], output_dir=f"lit{mode}", chunk_bytes="1MB", num_workers=1)
-        found["litdata", "pil", mode] = colours(litdata.StreamingDataset(f"lit{mode}")[0]["image"])
+        found["litdata", "pil", mode] = colours(written[index]["image"])
     for (package, encoding, mode), answer in found.items():
         print(f"{package}, {encoding}, mode {mode}: {answer}")
     for (_, encoding, mode), answer in found.items():
