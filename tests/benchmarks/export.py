@@ -4,8 +4,9 @@
     python tests/benchmarks/export.py --layers 2 --width 256 --vocabulary 20000
 
 Task arithmetic, 0.3 an expert, from bf16 files to a bf16 file. Every run is a process of its own, the two in turn, and
-finds its files in the page cache, where they are read before it; the first pair does not count. Anonymous memory (RssAnon) is sampled from outside. mergekit
-compares nothing with what it wrote; adamerge reads its export back as transformers does, and compares every bit.
+finds its files in the page cache, where they are read before it; the first pair does not count. Anonymous memory
+(RssAnon) is sampled from outside. mergekit compares nothing with what it wrote; adamerge reads its export back as
+transformers does, and compares every bit.
 """
 
 import argparse
