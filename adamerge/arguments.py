@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from adamerge.runs.model_config import ModelConfig
 from adamerge.runs.similar_words import nearest
 from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
@@ -30,7 +31,9 @@ def found(value: object) -> str:
 
 
 def with_known_keywords(cls: type[Made]) -> type[Made]:
-    """Let a class refuse keywords that it lacks in the words of all errors, with the nearest one; decorates it.
+    """Let a class refuse keywords that it lacks in the words of all errors; decorates it.
+
+    The error tells what replaces a keyword that a model in YAML has no longer, or else names the nearest one.
 
     Example:
         >>> with_known_keywords(type("Point", (), {"__init__": lambda self, left=0: None}))(lfet=1)
@@ -42,8 +45,10 @@ def with_known_keywords(cls: type[Made]) -> type[Made]:
     @wraps(construct)
     def checked(self: Made, *given: object, **named: object) -> None:
         if wrong := [name for name in named if name not in known]:
-            lines = (f"{cls.__name__}: {name}: there is no such keyword.{nearest(name, known)}" for name in wrong)
-            raise ConfigError(*lines)
+            replaced = ModelConfig.REPLACED
+            ways = (f" {replaced[name]}" if name in replaced else nearest(name, known) for name in wrong)
+            lines = (f"{cls.__name__}: {name}: there is no such keyword." for name in wrong)
+            raise ConfigError(*map("".join, zip(lines, ways, strict=True)))
         construct(self, *given, **named)
 
     cls.__init__ = checked

@@ -105,10 +105,12 @@ def test_two_models_of_one_name_are_refused():
 
 def test_every_wrong_keyword_of_an_expert_is_refused_with_the_nearest():
     with pytest.raises(ConfigError) as error:
-        Expert("one", calibraton="one.jsonl", los_weight=1)
+        Expert("one", calibraton="one.jsonl", los_weight=1, weight=1)
     assert error.value.problems == (
         "Expert: calibraton: there is no such keyword. Did you mean calibration?",
         "Expert: los_weight: there is no such keyword. Did you mean loss_weight?",
+        "Expert: weight: there is no such keyword. Write loss_weight for the factor of its objective, or parameters: "
+        "{weight: …} for the coefficient at the start.",
     )
 
 

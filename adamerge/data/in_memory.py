@@ -166,7 +166,7 @@ def _whole_rows(columns: Mapping[str, Tensor], labels: Tensor | None, expert: Ex
 
 
 def _refuse_streams(source: object, task: str) -> None:
-    """Refuse several datasets by split, and rows whose number nobody knows, with what to give of them."""
+    """Refuse several datasets by split, and rows whose number is unknown, with what to give of them."""
     if isinstance(source, Mapping) and any(isinstance(split, _OF_DATASETS) for split in source.values()):
         names = ", ".join(map(repr, source))
         raise ConfigError(

@@ -1,6 +1,6 @@
 """The modules of all tasks with one backbone: a part that several of them have is one object in all of them.
 
-So one forward pass of any task runs through the same blocks, and what belongs to a block exists once, not once a task.
+So one forward pass of any task runs through the same blocks, and what belongs to a block exists once, not per task.
 """
 
 # pyright: standard

@@ -39,7 +39,7 @@ class InMemoryExecution(Execution):
         cosines: ExpertCosines | None = None,
     ) -> Step:
         merged = _merge(self._model, coefficients)
-        # Detached, because autocast casts a view again wherever it is used, and any other leaf once a step.
+        # Detached, because autocast casts a view again wherever it is used, and any other leaf once per step.
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in merged.items()}
         losses = {task: coefficients.new_zeros(()) for task in work}
         for task, own in work.items():

@@ -1,6 +1,6 @@
 """Losses of the passes of a streamed step; of a large vocabulary, the head with its loss for some positions at a time.
 
-The logits of all positions then never exist at once, nor does their gradient: V numbers a position, several times.
+The logits of all positions then never exist at once, nor does their gradient: V numbers per position, several times.
 """
 
 # pyright: standard

@@ -29,7 +29,7 @@ class Sum(Objective):
         """Check the options."""
         check_types(self)
         if not self.terms or (self.weights is not None and len(self.weights) != len(self.terms)):
-            raise ConfigError("objective: a Sum needs at least one term, and one weight a term if weights are given.")
+            raise ConfigError("objective: a Sum needs at least one term, and one weight per term if weights are given.")
         if not all(math.isfinite(weight) for weight in self.weights or []):
             raise ConfigError(f"objective.weights: expected finite numbers, found {self.weights}.")
 

@@ -34,8 +34,8 @@ class FrankWolfe(FrankWolfeOptions):
 
     Args:
         step_rule: How far to go.
-            "armijo": to where the interpolated slope vanishes, with a sufficient decrease; 2 to 3 evaluations a step.
-            "short_step": to the minimum of a quadratic upper bound, of given curvature (1 evaluation a step), or of
+            "armijo": to where the interpolated slope vanishes, with a sufficient decrease; 2 to 3 evaluations per step.
+            "short_step": to the minimum of a quadratic upper bound, of given curvature (1 evaluation per step), or of
             the curvature that backtracking finds (2 evaluations, mostly).
             "classic": 2 / (t + 2) at step t = 0, 1, …, for stochastic rows; 1 evaluation.
             "constant": `size`; 1 evaluation. The optimiser's `lr`, so a scheduler may change it.
@@ -83,12 +83,12 @@ class FrankWolfe(FrankWolfeOptions):
         super().__post_init__()
         if self.variant != "plain" and self.step_rule in _FIXED:
             raise ConfigError(
-                f"the variant {self.variant!r} needs a step rule that looks at the loss, since its steps have no size "
+                f"the variant {self.variant!r} needs a step rule that evaluates the loss, since its steps have no size "
                 f"known beforehand. Choose one of {_SEARCHING}, or the plain variant with {self.step_rule!r}."
             )
         if self.variant != "plain" and self.selection == "cosine":
             raise ConfigError(
-                f"selection by cosine is the published code's, which knows plain steps alone; the variant "
+                f"selection by cosine is the published code's, which has plain steps only; the variant "
                 f"{self.variant!r} compares linear scores. Choose variant: plain, or selection: linear."
             )
         if not 0 < self.size <= 1:

@@ -1,4 +1,4 @@
-"""Soft Frank-Wolfe: the best k vertices a step, with weights optimised over them and all that have weight."""
+"""Soft Frank-Wolfe: the best k vertices per step, with weights optimised over them and all that have weight."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from adamerge.types import Coefficients, ConfigError
 @final
 @dataclass(frozen=True)
 class SoftFrankWolfe(FrankWolfeOptions):
-    """Soft Frank-Wolfe: the best k vertices a step, with weights optimised over them and all that have weight.
+    """Soft Frank-Wolfe: the best k vertices per step, with weights optimised over them and all that have weight.
 
     Fully corrective: the weights of the proposed and the active vertices are moved by projected gradient steps.
 

@@ -70,7 +70,7 @@ class MergeConfig:
         task_vectors: Transform of the task vectors (for example Ties); null uses expert − centre unchanged.
         memory: Where task vectors are, and how much of the merged model exists at once: resident (task vectors in
             memory, fast), mapped (read from their files; memory does not grow with the number of experts), streamed
-            (mapped, and the model is merged and run one block at a time, twice a step), or auto (the first of these
+            (mapped, and the model is merged and run one block at a time, twice per step), or auto (the first of these
             that fits). As a mapping: mode, limit (such as 8GB; the free memory by default) and blocks (paths of the
             blocks of a plain module).
         centre: Model that is subtracted from the experts to get task vectors, and to which the weighted task vectors

@@ -14,6 +14,7 @@ from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import remove_whole
 from adamerge.storage.digest import digest_of_path
+from adamerge.storage.kept import is_intact
 from adamerge.storage.own_files import EVERY, DamagedFileError, own_file, own_json
 from adamerge.types import ConfigError
 
@@ -28,7 +29,7 @@ class RunFinishedError(ConfigError):
 
 
 def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], object]) -> None:
-    """Leave a finished run alone, unless more steps are asked for, or its recipe is damaged and is written again.
+    """Leave a finished run alone, unless more steps are asked for, or something in it is damaged and is made anew.
 
     Steps that were learned are not taken back: fewer of them are another run, and the recipe would name settings that
     nobody learned with.
@@ -36,7 +37,7 @@ def check_unfinished(run: RunDirectory, resolved: str, tell: Callable[[str], obj
     Args:
         run: Run directory, with the same settings.
         resolved: Configuration as YAML.
-        tell: Called with a line of text if the recipe is damaged.
+        tell: Called with a line of text if its recipe is damaged, or what its merge is made from.
 
     Raises:
         RunFinishedError: The run is finished.
@@ -60,6 +61,9 @@ def _check_finished(run: RunDirectory, now: Settings, tell: Callable[[str], obje
             then = flat_settings(recipe["config"])
     except DamagedFileError as error:
         tell(f"note: {error} The run goes on, and writes it again.")
+        return
+    if damaged := [path for path in run.merged_from if not is_intact(path)]:
+        tell(f"note: {damaged[0]}: expected what the run made, but it is damaged. The run goes on, and makes it anew.")
         return
     longer = f"a larger --{_STEPS} than {then.get(_STEPS)}"
     if all(now.get(key) == then.get(key) for key in (_STEPS, _TIME)):

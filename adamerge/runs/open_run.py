@@ -229,7 +229,7 @@ def _notes(run: RunDirectory) -> Iterator[str]:
     if not run.merged.exists():
         yield f"note: there is no {run.merged}, so the merge was measured in memory, rounded as it would be written."
     elif not files_of_export(run):
-        yield f"note: {run.recipe.name} has no hashes of {run.merged}: nobody knows whether it is as the run wrote it."
+        yield f"note: {run.recipe.name} has no hashes of {run.merged}: whether it is as the run wrote it is unknown."
 
 
 def _record(run: RunDirectory) -> Path:

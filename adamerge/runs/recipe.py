@@ -47,6 +47,7 @@ def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
     """Compute the cache key of a run from its inputs, wherever they lie, and from all settings that must not differ."""
     fixed = {key: value for key, value in flat_settings(resolved).items() if not may_differ(key)}
     settings = {key: value for key, value in fixed.items() if not other_place(key, value, value)}
+    settings = {key: _number(value) for key, value in settings.items()}
     settings |= {"init": start["sha256"]} if isinstance(start := made_from.get("start"), Mapping) else {}
     models = [made_from["base"], *cast(Mapping[str, object], made_from["experts"]).values()]
     experts = [cast(Mapping[str, object], model)["sha256"] for model in models]
@@ -56,3 +57,13 @@ def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
         "rows": digest_of_json(rows),
         "settings": digest_of_json(settings),
     }
+
+
+def _number(value: object) -> object:
+    """Write equal numbers alike: a class's own default of 0 is read again as 0.0.
+
+    Example:
+        >>> _number(0.0), _number(0.5), _number("0.0")
+        (0, 0.5, '0.0')
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value

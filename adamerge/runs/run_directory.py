@@ -74,6 +74,11 @@ class RunDirectory:
         return self.path / "task_vectors"
 
     @property
+    def merged_from(self) -> list[Path]:
+        """What of the run its merge is made from, besides models and coefficients."""
+        return [self.centre, self.task_vectors, *sorted(self.beside.glob("*.safetensors"))]
+
+    @property
     def start(self) -> Path:
         """Start coefficients, if they are computed in closed form."""
         return self.path / "start.safetensors"

@@ -83,7 +83,10 @@ class Keeper:
                 "see the same files, and one run_dir."
             )
         if make is None:
-            raise ConfigError(f"{path}: expected what the run made of its rows, but it {problem}; run it once more.")
+            raise ConfigError(
+                f"{path}: expected what the run made of its rows, but it {problem}. Resume the run, which "
+                "makes it anew: adamerge fit --config RUN/config.yaml --ckpt_path last"
+            )
         self._remove(path, problem)
         self.store(path, key, make)
         return read(path)
@@ -149,6 +152,12 @@ def key_file(path: Path) -> Path:
         ('centre.key.json', 'first_stage.key.json')
     """
     return path.with_suffix(".key.json")
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a stored result has the content that its key file tells, or no key file, as in version 0.1.0."""
+    note = _note(path)
+    return note.sha256 is None or (path.exists() and note.sha256 == digest_of_path(path))
 
 
 def _make_folder(folder: Path) -> None:

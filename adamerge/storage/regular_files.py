@@ -84,7 +84,7 @@ def is_folder(path: Path) -> bool:
     r"""Return whether a path is a folder, whatever characters it has.
 
     Raises:
-        ConfigError: A folder above it may not be entered, so that nobody knows.
+        ConfigError: A folder above it may not be entered, so that it is unknown.
 
     Example:
         >>> is_folder(Path("/")), is_folder(Path("a\0b"))

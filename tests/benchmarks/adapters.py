@@ -4,7 +4,7 @@
     python tests/benchmarks/adapters.py llm                     # about five minutes on two cores
     python tests/benchmarks/adapters.py llm --repeats 3 --variants plain adapters
 
-SmolLM2-135M and its five adapters (r 8 to 32), fp32, 5 tasks × 4 rows, 1,120 tokens a step, tensor-wise coefficients,
+SmolLM2-135M and its five adapters (r 8 to 32), fp32, 5 tasks × 4 rows, 1,120 tokens per step, tensor-wise coefficients,
 KL divergence from each expert's own predictions. Four variants, each a process of its own that holds what it needs:
 
     plain      forward and backward pass of the base, fp32 weights in memory, gradients for all of them, task by task

@@ -92,7 +92,7 @@ def main() -> None:
         folder = Path(place)
         make(folder, max(options.adapters), options.rank)
         size = (folder / "0/adapter_model.safetensors").stat().st_size / 2**20
-        print("grouping   adapters   on disk, MB   peak RssAnon, MB   × the first   seconds a step")
+        print("grouping   adapters   on disk, MB   peak RssAnon, MB   × the first   seconds per step")
         for kind in ("tensor", "component"):
             first = None
             for count in options.adapters:

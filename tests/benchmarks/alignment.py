@@ -58,7 +58,7 @@ class Seed:
         seed: Of all that is drawn.
         folder: Where it keeps what its runs share.
         steps: Of every stage, for a quick look; None leaves them as they are.
-        spare: Calibration rows a task that no run learns from.
+        spare: Calibration rows per task that no run learns from.
     """
 
     def __init__(self, seed: int, folder: Path, steps: int | None, spare: int = 0) -> None:
@@ -89,7 +89,7 @@ class Seed:
 
         Args:
             config: The recipe.
-            few: Learn from so many rows a task, and hold out none.
+            few: Learn from so many rows per task, and hold out none.
             shared: Where centre and first stage are, or will be; those of another recipe must not be there.
         """
         calibration, held_out, targets = self.calibration, self.held_out, self.folder / "targets"
@@ -155,8 +155,8 @@ RUNS: dict[str, Callable[[Seed], Found]] = {
     "++ 16 ×, uniform": lambda s: s.chunked("uniform", 16),
     "++ 16 ×, random": lambda s: s.chunked("random", 16),
     "++ 8 ×, importance, over the base": lambda s: s.chunked("importance", 8, centre=None),
-    "8 rows a task, tensor-wise": lambda s: s.learned(s.config("tensor-wise"), few=8),
-    "8 rows a task, expert_merging++": lambda s: s.learned(s.config("default"), few=8),
+    "8 rows per task, tensor-wise": lambda s: s.learned(s.config("tensor-wise"), few=8),
+    "8 rows per task, expert_merging++": lambda s: s.learned(s.config("default"), few=8),
 }
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--steps", type=int, help="of every stage, for a quick look")
-    parser.add_argument("--evaluation", type=int, help="evaluation rows a task, for a quick look")
+    parser.add_argument("--evaluation", type=int, help="evaluation rows per task, for a quick look")
     parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

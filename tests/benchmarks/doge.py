@@ -64,7 +64,7 @@ def certify(plain: MergedModel, doge: Doge) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/zoo_adamerging.yaml"), help="Base and experts.")
-    parser.add_argument("--rows", type=int, default=150, help="Train-file rows a task.")
+    parser.add_argument("--rows", type=int, default=150, help="Train-file rows per task.")
     parser.add_argument("--eta", type=float, nargs="+", default=[0.03, 0.05, 0.07, 0.1])
     parser.add_argument("--density", type=float, nargs="+", default=[0.1, 0.3, 0.5])
     parser.add_argument("--order", nargs="+", default=["before", "after", "none"])

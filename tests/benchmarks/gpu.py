@@ -222,7 +222,7 @@ def main() -> None:
             "mapped": numbers * getattr(torch, options.files).itemsize * options.experts / speed["bus"],
             "streamed": numbers * getattr(torch, options.files).itemsize * (options.experts + 1) / speed["bus"],
         }
-        print(f"{numbers / 1e6:.0f} M numbers, K = {options.experts}, {options.rows} rows a task, {options.precision}")
+        print(f"{numbers / 1e6:.0f} M numbers, K = {options.experts}, {options.rows} rows each, {options.precision}")
         print_times(times, peaks, floors)
         for name, model in models.items():
             own = ", ".join(f"{part} {value * 1e3:.2f} ms" for part, value in parts(model, coefficients).items())

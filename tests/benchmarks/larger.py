@@ -4,7 +4,7 @@
     python tests/benchmarks/larger.py --layers 2 --width 64 --vocabulary 2000 --experts 2
 
 Base and experts with random weights are written in bf16. Two runs of three steps learn with 4 rows of each task, one
-coefficient a tensor and then chunks; `export` writes the merge of the second run again. Every command is a process of
+coefficient per tensor and then chunks; `export` writes the merge of the second run again. Every command is a process of
 its own: anonymous memory (RssAnon) and bytes from the disk (/proc/PID/io) are sampled while it runs.
 """
 

@@ -4,7 +4,7 @@
     python tests/benchmarks/lbfgsb.py                 # about 20 minutes on two cores
     python tests/benchmarks/lbfgsb.py --steps 50      # a shorter Adam to compare with
 
-Entropy, tensor-wise, coefficients in a box, 16 rows a task, every row at every evaluation; both start at task
+Entropy, tensor-wise, coefficients in a box, 16 rows per task, every row at every evaluation; both start at task
 arithmetic 0.3. Adam takes its steps at a learning rate of 1e-3 and is projected onto the box. L-BFGS-B goes on until it
 is done, or has spent a fifth as many evaluations. Both in one process, in plain PyTorch loops over one closure.
 """

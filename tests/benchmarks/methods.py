@@ -148,7 +148,7 @@ def table(rows: Mapping[str, Mapping[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="Rows to run, with commas between; all by default.")
-    parser.add_argument("--rows", type=int, help="Test rows a task; all by default.")
+    parser.add_argument("--rows", type=int, help="Test rows per task; all by default.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="32-true", help="Of learning.")
     parser.add_argument("--configs", type=Path, default=Path("configs"))

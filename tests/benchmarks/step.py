@@ -116,7 +116,7 @@ def time_steps(folder: Path, count: int, rows: int, pairs: int) -> None:
     }
     expected, found = naive.step(coefficients, pixels), our_step(mapped, coefficients, pixels)
     error = ((found - expected).norm() / expected.norm()).item()
-    print(f"K = {count}, {rows} rows a task; relative difference of the gradients: {error:.1e}")
+    print(f"K = {count}, {rows} rows per task; relative difference of the gradients: {error:.1e}")
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(pairs):
         for name, step in steps.items():

@@ -72,7 +72,7 @@ VARIANTS: dict[str, Callable[[MergeConfig], MergeConfig]] = {
     "logits and hidden states": lambda c: objective(c, Sum([LogitAlignment(), HiddenAlignment()])),
     "entropy, in the box": lambda c: replace(objective(rate(c, 1e-2), Entropy()), feasible=Box()),
 }
-FEW = {f"{few} rows a task": few for few in (8, 64)}
+FEW = {f"{few} rows per task": few for few in (8, 64)}
 
 
 def measured(seed: Seed, found: Found) -> dict[str, float]:

@@ -5,10 +5,10 @@
     python tests/benchmarks/time_to_quality.py --steps 50    # a shorter AdaMerging, to see that it works
 
 Both in one process with our own code. Ours is the first, tensor-wise stage of what a configuration without a method
-gets: Iso-C centre, targets, agreement, logit alignment. AdaMerging: entropy, tensor-wise, Adam 1e-3 in the box [0, 1],
-16 rows a task, 500 steps, nothing watched. A look every few steps notes the coefficients and the time until then; they
-are measured on the test files afterwards, and the time that this takes does not count. The closed-form start alone is
-timed and measured too.
+gets: Iso-C centre, targets, agreement, logit alignment. AdaMerging: entropy, tensor-wise, Adam 1e-3 in the box [0,
+1], 16 rows per task, 500 steps, nothing watched. A look every few steps notes the coefficients and the time until
+then; they are measured on the test files afterwards, and the time that this takes does not count. The closed-form
+start alone is timed and measured too.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--goal", type=float, default=87.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="32-true", help="of both")
-    parser.add_argument("--evaluation", type=int, default=10**9, help="evaluation rows a task, for a quick look")
+    parser.add_argument("--evaluation", type=int, default=10**9, help="evaluation rows per task, for a quick look")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         seed = Seed(options.seed, Path(folder), None)

@@ -91,7 +91,7 @@ def test_every_damage_is_refused_by_name(tmp_path, layout):
 
 
 def test_factors_of_a_head_that_the_base_lacks(tmp_path):
-    """PEFT saves the factors alone, so nobody knows what they were added to."""
+    """PEFT saves the factors alone, so what they were added to is unknown."""
     base, adapter, _ = saved(tmp_path, BERT, {"target_modules": ["query", "classifier"]})
     file = base / "model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if not k.startswith("classifier")}, file, {"format": "pt"})

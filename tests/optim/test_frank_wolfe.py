@@ -218,12 +218,12 @@ def test_resumes_bit_identically(steps, dtype):
         (lambda: FrankWolfe().build([nn.Parameter(torch.full((1, 2), 0.6))], Simplex()), "start outside"),
         (lambda: FrankWolfe().build([nn.Parameter(torch.ones(2))], Simplex()), r"shape \(G, K\)"),
         (lambda: FrankWolfe(tolerance=-1.0), "tolerance"),
-        (lambda: FrankWolfe("classic", "pairwise"), "looks at the loss"),
+        (lambda: FrankWolfe("classic", "pairwise"), "evaluates the loss"),
         (lambda: FrankWolfe("armijo", curvature=1.0), "short step only"),
         (lambda: FrankWolfe("short_step", curvature=0.0), "above 0"),
         (lambda: FrankWolfe("constant", "plain", size=0.0), "step size"),
         (lambda: FrankWolfe("armijo", "plain", selection="sine"), "selection"),  # pyright: ignore
-        (lambda: FrankWolfe(selection="cosine"), "plain steps alone"),
+        (lambda: FrankWolfe(selection="cosine"), "plain steps only"),
         (lambda: SoftFrankWolfe(per="tensor"), "per: expected group or model"),  # pyright: ignore
         (lambda: FrankWolfe("newton"), "step_rule"),  # pyright: ignore
         (lambda: FrankWolfe(variant="toward"), "variant"),  # pyright: ignore

@@ -9,6 +9,7 @@ import torch
 from adamerge.runs.exported_files import check_as_written, hash_export
 from adamerge.runs.finished import RunFinishedError, check_unfinished
 from adamerge.runs.run_directory import RunDirectory
+from adamerge.storage.kept import SILENT
 from adamerge.types import ConfigError
 
 
@@ -59,6 +60,25 @@ def test_a_run_that_ran_out_of_time_goes_on_with_more_of_it(tmp_path):
     check_unfinished(run, settings(10), print)
     with pytest.raises(RunFinishedError):
         check_unfinished(run, settings(10, "00:00:01:00"), print)
+
+
+@pytest.mark.parametrize("what", ["centre", "task_vectors", "beside"])
+def test_a_finished_run_makes_anew_what_is_damaged(tmp_path, what):
+    run, said = saved(tmp_path, recipe=settings(10), done=10), []
+    place = {"centre": run.centre, "task_vectors": run.task_vectors, "beside": run.beside / "a.safetensors"}[what]
+    file = place / "one.safetensors" if what == "task_vectors" else place
+
+    def make(path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"whole")
+
+    SILENT.store(place, {"settings": "these"}, make)
+    with pytest.raises(RunFinishedError):
+        check_unfinished(run, settings(10), said.append)
+    file.write_bytes(b"other")
+    check_unfinished(run, settings(10), said.append)
+    (line,) = said
+    assert line.startswith(f"note: {place}: expected what the run made, but it is damaged")
 
 
 @pytest.mark.parametrize(("done", "stages"), [(6, ()), (0, (("first", 4), ("second", 2)))])

@@ -147,9 +147,9 @@ def test_what_the_reader_does_not_know_is_not_compared(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda path: shutil.rmtree(path), "but it is gone; run it once more"),
-        (lambda path: (path / "one").write_text("x"), "but it is damaged; run it once more"),
-        (lambda path: None, "but it is made of other experts; run it once more"),
+        (lambda path: shutil.rmtree(path), "but it is gone. Resume the run, which makes it anew"),
+        (lambda path: (path / "one").write_text("x"), "but it is damaged. Resume the run, which makes it anew"),
+        (lambda path: None, "but it is made of other experts. Resume the run, which makes it anew"),
     ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path, spoil, words):
