@@ -189,7 +189,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Completion(shell):
             from adamerge.completion import script
 
-            print(script(shell, COMMANDS, OPTIONS, merge_commands.MERGES), end="")
+            print(script(shell, COMMANDS, OPTIONS, merge_commands.MERGES, more_commands.PLACES), end="")
             return 0
         case _ if type(options) in more_commands.OPTIONS.values():
             more_commands.call(options, layers, console)

@@ -35,10 +35,12 @@ _adamerge() {{
     compadd -- {commands}
     return
   fi
-  case $words[CURRENT-1] in
+  local before=$words[CURRENT-1]
+  if [[ $PREFIX == --*=* ]]; then before=${{PREFIX%%=*}}; compset -P '*='; fi
+  case $before in
 {values}
   esac
-  case $words[CURRENT],$words[2] in
+  case $PREFIX,$words[2] in
 {options}
     *) _files ;;
   esac
@@ -47,7 +49,13 @@ compdef _adamerge adamerge
 """
 
 
-def script(shell: Shell, descriptions: Mapping[str, str], options: Mapping[str, type], merges: Sequence[str]) -> str:
+def script(
+    shell: Shell,
+    descriptions: Mapping[str, str],
+    options: Mapping[str, type],
+    merges: Sequence[str],
+    repeats: Sequence[str],
+) -> str:
     """Write what a shell must evaluate to complete commands, options, methods and, everywhere else, files.
 
     Args:
@@ -55,10 +63,11 @@ def script(shell: Shell, descriptions: Mapping[str, str], options: Mapping[str, 
         descriptions: Description per command.
         options: Dataclass of own options per command.
         merges: Commands that take a configuration, whose keys are options.
+        repeats: Commands that take the keys of places alone.
     """
     from adamerge.runs.presets import PRESETS
 
-    named = {command: _options(command, options[command], merges) for command in descriptions}
+    named = {command: _options(command, options[command], merges, repeats) for command in descriptions}
     values = {"--method": [*PRESETS], "completion": [*get_args(Shell)]}
     if shell == "fish":
         return "\n".join(_fish(descriptions, named, values)) + "\n"
@@ -70,12 +79,12 @@ def script(shell: Shell, descriptions: Mapping[str, str], options: Mapping[str, 
     )
 
 
-def _options(command: str, own: type, merges: Sequence[str]) -> list[str]:
-    """List the options of a command, and the keys of a configuration where it takes one."""
+def _options(command: str, own: type, merges: Sequence[str], repeats: Sequence[str]) -> list[str]:
+    """List the options of a command, and the keys of a configuration, or of its places, where it takes them."""
     from adamerge.command_line import named_options
-    from adamerge.runs.key_names import key_names
+    from adamerge.runs.key_names import key_names, place_names
 
-    keys = ["config", *key_names()] if command in merges else []
+    keys = ["config", *key_names()] if command in merges else [*place_names()] if command in repeats else []
     return [f"--{name}" for name in dict.fromkeys([*named_options(own), "help", *keys])]
 
 
@@ -87,7 +96,7 @@ def _fish(
         quoted = about.replace("\\", "\\\\").replace("'", "\\'")
         yield f"complete -c adamerge -n __fish_use_subcommand -f -a {command} -d '{quoted}'"
     for command, own in named.items():
-        seen = f"-n '__fish_seen_subcommand_from {command}'"
+        seen = f"-n 'string match -q -- {command} (commandline -opc)[2]'"  # and not another word, as a run's name
         for option in own:
             given = f" -x -a '{' '.join(values[option])}'" if option in values else ""
             yield f"complete -c adamerge {seen} -l {option.removeprefix('--')}{given}"

@@ -30,6 +30,7 @@ from adamerge.runs.cards import card_facts, write_cards
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.open_run import chosen
 from adamerge.runs.opened import Opened
+from adamerge.runs.run_facts import rows_of
 from adamerge.types import Coefficients, ConfigError, Fact
 
 
@@ -150,7 +151,7 @@ class Result:
 
     def _write_cards(self, folder: Path, surviving: Surviving) -> None:
         """Write README.md into the folders of an export; `compare` measures, an export does not."""
-        rows = {task: len(own) for task, own in self._opened.data.calibration.items()}
+        rows = rows_of(self._opened.data.calibration, {}, self._held_out)
         facts = card_facts(self._config, self.model.experts, self._learned, None, surviving, rows)
         write_cards(facts, folder)
 

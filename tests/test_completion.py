@@ -8,8 +8,12 @@ import pytest
 from adamerge import cli
 from adamerge.completion import script
 from adamerge.merge_commands import MERGES
+from adamerge.more_commands import PLACES
+from adamerge.runs.key_names import place_names
 from adamerge.runs.presets import PRESETS
+from adamerge.runs.sources import PLACE
 
+PLACES_OF_A_MODEL = ("model", "adapter", "calibration", "evaluation")
 WORDS = [
     (["ev"], {"evaluate"}),
     ([""], {*cli.COMMANDS}),
@@ -21,6 +25,10 @@ WORDS = [
     (["fit", "--method", "="], {*PRESETS}),
     (["export", "run", "out", "--push"], {"--push_to_hub"}),
     (["init", "--from"], {"--from_mergekit"}),
+    (["replay", "run/recipe.json", "out", "--ba"], {"--base_model"}),
+    (["replay", "run/recipe.json", "out", "--al"], {"--allow_code"}),
+    (["reproduce", "run", "--models.3."], {f"--models.3.{key}" for key in PLACES_OF_A_MODEL}),
+    (["reproduce", "run", "--meth"], set()),
     (["completion", ""], {"bash", "zsh", "fish"}),
     (["fit", "mer"], set()),  # a file
     (["methods", "--method"], set()),
@@ -30,7 +38,7 @@ ASK = 'ask() { COMP_WORDS=(adamerge "$@"); COMP_CWORD=$#; _adamerge; echo "${COM
 
 @pytest.fixture(scope="module")
 def scripts():
-    return {shell: script(shell, cli.COMMANDS, cli.OPTIONS, MERGES) for shell in ("bash", "zsh", "fish")}
+    return {shell: script(shell, cli.COMMANDS, cli.OPTIONS, MERGES, PLACES) for shell in ("bash", "zsh", "fish")}
 
 
 def test_bash_completes(scripts):
@@ -60,3 +68,7 @@ def test_the_command(main):
     code, said, complaint = main("completion", "bash")
     assert (code, complaint) == (0, "")
     assert said.endswith("complete -o default -F _adamerge adamerge\n")
+
+
+def test_all_that_is_completed_of_a_repeated_run_is_a_place():
+    assert all(map(PLACE.fullmatch, place_names()))

@@ -41,7 +41,8 @@ def test_several_runs_side_by_side(in_finished, main):
     ("words", "complaint"),
     [
         (["compare", "run"], "runs: expected two or more run directories, found 1"),
-        (["report", "nowhere"], "nowhere: expected the directory of a finished run, but it has no"),
+        (["compare", "run", "./run"], "runs: expected different runs, found one run twice (run)"),
+        (["report", "nowhere"], "a finished run, but it has no coefficients.safetensors. Correct the path.\n"),
         (["report"], "missing: runs"),
         (["replay", "run"], "missing: out"),
         (["methods", "run"], "there is no option run"),

@@ -107,6 +107,8 @@ class KeepBest(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._evaluate(trainer, pl_module, {})
+            if not self._former_steps:  # a later stage starts where the former was logged
+                self._log(trainer, self.history[-1])
         trainer.should_stop = trainer.should_stop or self._stale() or self.done(trainer)
         self._clock = time.perf_counter()
 
@@ -116,21 +118,28 @@ class KeepBest(Callback):
     ) -> None:
         done = self.done(trainer)
         self._follow(pl_module, trainer.global_step)
+        extent = _extent(self._mean)
+        pl_module.log_dict(extent, prog_bar=True, logger=False)
+        loss = {"loss": float(trainer.callback_metrics["loss"])}
         if trainer.global_step % self._watching.every and trainer.global_step != trainer.max_steps and not done:
+            self._log(trainer, {**loss, **extent})
             return
         steps = trainer.global_step - self.history[-1]["step"]
         seconds = (time.perf_counter() - self._clock) / max(1, steps)
-        self._evaluate(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"]), "s/step": seconds})
+        self._evaluate(trainer, pl_module, {**loss, "s/step": seconds})
+        self._log(trainer, self.history[-1])
         wanted = ("divergence", "agreement", "gap", "s/step")
         shown = {key: value for key, value in self.history[-1].items() if key in wanted}
-        pl_module.log_dict(shown, prog_bar=True)
+        pl_module.log_dict(shown, prog_bar=True, logger=False)
         trainer.should_stop = trainer.should_stop or self._stale() or done
         self._clock = time.perf_counter()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.history and trainer.global_step > self.history[-1]["step"]:  # stopped by max_time
-            self._evaluate(trainer, pl_module, {"loss": float(trainer.callback_metrics["loss"])})
+            known = {"loss": float(trainer.callback_metrics["loss"]), **_extent(self._mean)}  # and logged
+            self._evaluate(trainer, pl_module, {"loss": known["loss"]})
+            self._log(trainer, {key: value for key, value in self.history[-1].items() if key not in known})
 
     def done(self, trainer: Trainer) -> bool:
         """Return whether the optimiser has converged, so that further steps on the same rows would change nothing."""
@@ -148,9 +157,8 @@ class KeepBest(Callback):
             self._follow(pl_module, 0)
         coefficients = self._mean
         seen = dict(self._measure(coefficients)) if self._measure else {}
-        extent = {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
         certificate = _certificate(trainer)
-        self.history.append({"step": trainer.global_step, **learned, **certificate, **seen, **extent})
+        self.history.append({"step": trainer.global_step, **learned, **certificate, **seen, **_extent(coefficients)})
         shown = {**self.history[-1], "step": trainer.global_step + self._former_steps}
         _check_finite(shown)
         found = self._rank(trainer.global_step, seen)
@@ -161,6 +169,13 @@ class KeepBest(Callback):
             left = (trainer.max_steps - trainer.global_step) * shown.get("s/step", 0.0)
             more = [f"at most {left:.3g} s left of these steps"] if left > 0 else []
             self._tell("  ".join([*(f"{key} {value:.4g}" for key, value in shown.items()), *more]))
+
+    def _log(self, trainer: Trainer, measured: Mapping[str, float]) -> None:
+        """Write what was measured at this step alone: Lightning would repeat what was measured at former ones."""
+        values = {key: value for key, value in measured.items() if key != "step"}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step + self._former_steps)
+            logger.save()
 
     def _rank(self, step: int, seen: dict[str, float]) -> list[float]:
         """Return a list that compares as greater for a better iterate."""
@@ -215,6 +230,11 @@ def rank(seen: Mapping[str, float], monitor: Monitor) -> list[float]:
         exact = seen["divergence"]
         return [-float(f"{exact:.3g}"), agreement, -exact, low]
     return [low] if monitor == "objective" else [agreement, low]
+
+
+def _extent(coefficients: Coefficients) -> dict[str, float]:
+    """Return the least and the largest coefficient."""
+    return {"c_min": coefficients.min().item(), "c_max": coefficients.max().item()}
 
 
 def _certificate(trainer: Trainer) -> dict[str, float]:

@@ -29,6 +29,7 @@ class Learned:
         plain: Whether the coefficients are of untransformed task vectors over the base, because the guard took a
             finished merge that is none of what was learned on.
         centre: Name of what the task vectors are added to; empty where nobody named it.
+        start: Where the coefficients start, in words; empty where nobody said it.
         seconds: Time of learning.
     """
 
@@ -44,6 +45,7 @@ class Learned:
     guard: Mapping[str, object] | None = None
     plain: bool = False
     centre: str = ""
+    start: str = ""
     seconds: float = 0.0
 
     def as_json(self, groups: Sequence[str], experts: Sequence[str]) -> dict[str, object]:

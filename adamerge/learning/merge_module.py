@@ -110,7 +110,7 @@ class MergeModule(LightningModule):
         total = surrogate(loss, self.coefficients, gradient)
         if self._regulariser is not None:
             total = total + self._regulariser(self.coefficients, self._start.to(self.coefficients))
-        self._log(total.detach())
+        self.log("loss", total.detach(), prog_bar=True, logger=False)  # `KeepBest` logs whole steps
         return total
 
     @override
@@ -186,10 +186,6 @@ class MergeModule(LightningModule):
 
     def _goal(self, task: str, outputs: Outputs, batch: Batch) -> Outputs | None:
         return self._targets[task](batch, outputs) if task in self._targets else None
-
-    def _log(self, loss: Tensor) -> None:
-        low, high = self.coefficients.detach().aminmax()
-        self.log_dict({"loss": loss, "c_min": low, "c_max": high}, prog_bar=True)
 
 
 def _of_all_processes(loss: Tensor, gradient: Coefficients) -> tuple[Tensor, Coefficients]:

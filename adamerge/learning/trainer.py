@@ -79,8 +79,6 @@ def build_trainer(options: Mapping[str, object], callbacks: list[Callback]) -> T
     if process_count(options) == 1:
         plugins, strategy = [*plugins, OneProcess()], "auto"
     theirs = {"callbacks": callbacks, "plugins": plugins, "strategy": strategy, "use_distributed_sampler": False}
-    if options.get("logger"):
-        ours["log_every_n_steps"] = 1  # there are few steps
     given = {**_DEFAULTS, **ours, **options, **theirs}
     return Trainer(**given)  # pyright: ignore[reportArgumentType]
 

@@ -30,6 +30,7 @@ STYLE: Any = {
     "text.parse_math": False,  # a task may be called $x$
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "figure.constrained_layout.w_pad": 0.12,  # a browser's letters may be wider than those that were measured here
 }
 _MOST_LABELS = 80
 _LIGHT = 0.46

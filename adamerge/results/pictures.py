@@ -257,4 +257,5 @@ def _cosines_by_depth(by_depth: Tensor, depths: Sequence[str]) -> Picture:
 def _picture(figure: Figure, title: str, text: str) -> Picture:
     file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
-    return Picture(title, text, file.getvalue(), int(_LEAST * figure.get_figwidth()))
+    svg = file.getvalue().replace("<svg ", '<svg text-rendering="geometricPrecision" ', 1)  # no width is rounded up
+    return Picture(title, text, svg, int(_LEAST * figure.get_figwidth()))

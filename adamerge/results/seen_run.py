@@ -9,6 +9,7 @@ from adamerge.experts.experts import KEEP
 from adamerge.merging.coefficients import Table
 from adamerge.results.candidates import CANDIDATES
 from adamerge.results.evaluate import MEAN, Scores
+from adamerge.results.factors import Factors, factors_in
 from adamerge.results.interval import interval, interval_of_mean
 from adamerge.results.measures import MEASURES, Measure, common_unit
 
@@ -46,6 +47,11 @@ class SeenRun:
         """Name of the centre; of one that a race found, with the winner."""
         name, winner = self.table.centre or "base", self.race.get("winner")
         return f"{name}: {winner}" if winner and name.lower() == "auto" else name  # of runs that did not write it
+
+    @property
+    def factors(self) -> Factors:
+        """What its coefficients are factors of."""
+        return factors_in(self.settings, self.centre, plain=self.table.plain)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -126,20 +132,6 @@ class SeenRun:
     def agreement_interval(self, candidate: str, task: str) -> tuple[float, float] | None:
         """Return the bootstrap interval of an agreement; None where it is unknown."""
         return _interval(self.agreement[candidate], task, self.facts.get("held_out_predictions", {}))
-
-
-def transform_in(settings: Mapping[str, object]) -> str:
-    """Name the class that transforms task vectors in a run's configuration; empty without one.
-
-    Args:
-        settings: As dotted keys.
-
-    Example:
-        >>> transform_in({"task_vectors.class_path": "adamerge.transforms.Ties"}), transform_in({"task_vectors": None})
-        ('Ties', '')
-    """
-    name = settings.get("task_vectors", settings.get("task_vectors.class_path"))
-    return str(name or "").rpartition(".")[2]
 
 
 def _interval(shares: Mapping[str, float], task: str, counts: Mapping[str, int]) -> tuple[float, float] | None:

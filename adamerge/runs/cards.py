@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from adamerge.experts.checkpoint import Checkpoint
-from adamerge.experts.experts import Experts
+from adamerge.experts.experts import KEEP, Experts
 from adamerge.experts.origin import Origin, origin_of
 from adamerge.learning.learned import Learned
 from adamerge.merging.rounding import RoundingMode
+from adamerge.results.candidates import IN_WORDS
 from adamerge.results.compare import Comparison, finite
 from adamerge.results.export import Cards
 from adamerge.results.kept_base import from_base
@@ -20,6 +21,7 @@ from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_o
 from adamerge.results.surviving import Surviving
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import read_recipe
+from adamerge.runs.run_facts import HELD_OUT
 from adamerge.storage.atomic_files import write_text
 
 OTHERWISE = (
@@ -34,7 +36,7 @@ def card_facts(
     learned: Learned,
     comparison: Comparison | None,
     surviving: Surviving,
-    rows: Mapping[str, int],
+    rows: Mapping[str, Mapping[str, int]],
 ) -> CardFacts:
     """Collect what a card says of a merge.
 
@@ -44,7 +46,7 @@ def card_facts(
         learned: Coefficients, and how they were learned.
         comparison: Scores and agreement; None if nothing was measured.
         surviving: Share of what was merged in that rounding left.
-        rows: Number of calibration rows per task.
+        rows: Number of rows per task by use, as `rows_of` counts them.
     """
     checkpoints = {"base": experts.checkpoint, **{name: one.checkpoint for name, one in experts.tasks.items()}}
     measured = comparison is not None and comparison.measured
@@ -78,24 +80,49 @@ def _source(name: str, checkpoint: Checkpoint | None) -> Source:
     return Source(name, checkpoint.source if checkpoint else name, origin.hub_id, origin.ancestors, origin.licence)
 
 
-def _how(config: MergeConfig, learned: Learned, rows: Mapping[str, int]) -> Iterator[str]:
+def _how(config: MergeConfig, learned: Learned, rows: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     """Describe method, what is merged into what, and how coefficients were found."""
     groups, experts = learned.coefficients.shape
-    transform = type(config.task_vectors).__name__ if config.task_vectors else "expert − centre, unchanged"
+    plain = learned.plain or config.task_vectors is None
+    transform = "expert − centre, unchanged" if plain else type(config.task_vectors).__name__
     yield "merged = centre + Σₖ cₖ · τₖ, with the coefficients c per group of parameters"
     yield f"method `{config.method}`; centre: {learned.centre}; task vectors τ: {transform}"
     yield f"{groups} groups × {experts} columns = {groups * experts} coefficients"
+    yield f"start of the coefficients: {learned.start}"
     if not learned.moved and not config.trainer.max_steps:
         yield "no learning: the start coefficients are the result"
-        return
+    else:
+        yield _learning(config, learned)
+    if taken := _taken(learned):
+        yield f"exported instead of what was learned: {taken}, which is better on held-out rows"
+    yield from _rows(config, rows)
+
+
+def _taken(learned: Learned) -> str:
+    """Name the finished merge that the guard took; empty where it took none."""
+    taken = str((learned.guard or {}).get("taken", "learned"))
+    return "" if taken == "learned" else IN_WORDS[taken]
+
+
+def _learning(config: MergeConfig, learned: Learned) -> str:
     optimizer = getattr(config.optimizer, "func", config.optimizer)
     name = getattr(optimizer, "__name__", type(optimizer).__name__)
-    yield (
-        f"learned by {name} on the objective {type(config.objective).__name__} of unlabeled rows; at most "
+    return (
+        f"learned by {name} on the objective {type(config.objective).__name__} of calibration rows; at most "
         f"{config.trainer.max_steps} steps, the best iterate is that of step {learned.best_step}"
     )
-    if rows:
-        yield "calibration rows: " + ", ".join(f"{task} {count}" for task, count in rows.items())
+
+
+def _rows(config: MergeConfig, rows: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Count the calibration rows that were used, and apart from them those that were held out."""
+    measured = KEEP if config.keep and not config.keep.weight else None
+    held_out = {task: own[HELD_OUT] for task, own in rows.items()}
+    used = {task: own["calibration"] - held_out[task] for task, own in rows.items() if task != measured}
+    used = used if config.needs_rows else {}
+    whats = {"calibration rows": used, "rows held out of calibration, to choose by and to measure agreement": held_out}
+    for what, counts in whats.items():
+        if any(counts.values()):
+            yield f"{what}: " + ", ".join(f"{task} {count}" for task, count in counts.items() if count)
 
 
 def write_cards(facts: CardFacts, folder: Path) -> None:

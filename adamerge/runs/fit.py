@@ -36,7 +36,7 @@ from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.recipe import key_of_run, recipe
 from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
-from adamerge.runs.run_facts import Clock, run_facts
+from adamerge.runs.run_facts import Clock, rows_of, run_facts
 from adamerge.runs.sources import BY_OPTIONS, told_where
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.exclusive import LOCK
@@ -174,7 +174,7 @@ def _fit(
     report(run, comparison, learned, model, exported, facts, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
     made |= {"guard": dict(learned.guard)} if learned.guard else {}
-    counts = {task: len(own) for task, own in opened.data.calibration.items()}
+    counts = rows_of(opened.data.calibration, rows, held_out)
     card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
     write_cards(card, exported.folder)
     write_script(config, run, opened.experts)

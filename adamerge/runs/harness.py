@@ -31,13 +31,20 @@ _SCRIPT = """\
 #!/bin/sh
 # Measures base, experts and merge of this run by lm-eval (pip install "lm-eval[hf]"):
 #     sh lm_eval.sh TASK[,TASK ...] [more options of lm_eval, such as --limit 100]
+#     sh lm_eval.sh --keys TASK[,TASK ...] names the metrics of tasks, as results have them, and measures nothing
 # `adamerge evaluate RUN --lm_eval TASK[,TASK ...]` does the same, and adds the results to metrics.json and the report.
-# Results: lm_eval/MODEL/**/results_*.json; its key results.TASK has the metrics, such as "acc,none", "acc_norm,none",
-# "exact_match,strict-match" or "word_perplexity,none" (name of the metric, filter), each with METRIC_stderr,FILTER.
+# Results: lm_eval/MODEL/**/results_*.json; its key results.TASK has the metrics, such as "acc,none" or
+# "exact_match,strict-match" (name of the metric, filter), each with METRIC_stderr,FILTER.
 set -e
 cd "$(dirname "$0")"
 tasks="${1:?expected tasks of lm-eval: sh lm_eval.sh TASK[,TASK ...]}"
 shift
+if [ "$tasks" = --keys ]; then
+  program=$(head -n 1 "$(command -v lm_eval)")
+  ${program#"#!"} - "$1" <<'END'
+%sEND
+  exit
+fi
 """
 
 
@@ -86,12 +93,31 @@ def write_script(config: MergeConfig, run: RunDirectory, experts: Experts) -> No
     """Write a script with the commands of lm-eval into the run directory of language models that generate."""
     if any(expert.kind.predicts != "next token" for expert in experts.tasks.values()):
         return
-    lines = [_SCRIPT]
+    lines = [_SCRIPT % _names_keys()]
     for name, own in arguments_of(config, run.path.absolute()).items():
         here = own.replace(f"{run.path.absolute()}/", "")  # of a directory that may be moved
         words = _words("lm_eval", here, f"{RESULTS}/{name}")
         lines.append(f'{shlex.join(words)} --tasks "$tasks" "$@"\n')
     write_text(run.harness, "".join(lines))
+
+
+def _names_keys() -> str:
+    """Return a program for lm-eval's Python that names the metrics of tasks."""
+    return Path(__file__).with_name("harness_keys.py").read_text(encoding="utf-8")
+
+
+def _keys_in(program: Sequence[str], tasks: str) -> list[str]:
+    """Ask lm-eval for the metrics of tasks, a line per task; without its Python they are seen afterwards."""
+    if program[0] == sys.executable:
+        python = [sys.executable]
+    else:
+        with open(program[0], encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+        python = first.removeprefix("#!").split() if first.startswith("#!") else []
+    if not python or "python" not in python[-1]:
+        return []
+    done = subprocess.run([*python, "-c", _names_keys(), tasks], check=False, capture_output=True, text=True)
+    return [f"lm-eval: {line}" for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 
 def _words(program: str, arguments: str, out: str) -> list[str]:
@@ -122,6 +148,8 @@ def run_harness(config: MergeConfig, folder: Path, tasks: str, console: Console)
     program = program_of()
     found: dict[str, dict[str, dict[str, float]]] = {}
     with use_run(run, "adamerge evaluate", console):
+        for line in _keys_in(program, ",".join(names)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for name, own in arguments_of(config, folder.absolute()).items():
             console.print(f"lm-eval: {name}", markup=False, highlight=False, soft_wrap=True)
             found[name], complaints = _measured([*program], own, folder / RESULTS / name, ",".join(names))

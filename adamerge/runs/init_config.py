@@ -40,7 +40,7 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
         console: Prints what to do next, and what does not carry over.
 
     Raises:
-        ConfigError: There is no base, no expert, experts besides those of mergekit, or the file exists.
+        ConfigError: There is no base, no expert, one twice, experts besides those of mergekit, or the file exists.
     """
     if file.exists():
         raise ConfigError(f"{file}: exists already; choose another file with --out.")
@@ -49,6 +49,8 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
             f"init: expected the base alone beside --from_mergekit, whose file names the experts, found "
             f"{', '.join(models[1:])} too. Add them to {file} afterwards."
         )
+    if twice := dict.fromkeys(model for model in models if models.count(model) > 1):
+        raise ConfigError(f"init: expected different models, found one twice: {', '.join(twice)}.")
     given = models[0] if models else None
     found = read_mergekit(at_home(mergekit), given) if mergekit else Beginning(None, {})
     base = given or found.base_model
@@ -62,6 +64,9 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
     write_text(file, "".join(_lines(base, experts, found, file)))
     for line in (f"{file}", f"next: adamerge check {file}"):
         _print(console, line)
+    places = dict.fromkeys(place for one in (Named(base), *experts) for place in (one.model, one.adapter) if place)
+    if ids := [place for place in places if not at_home(place).exists()]:
+        _print(console, f"note: there is no such folder, so these are ids on the hub: {', '.join(ids)}")
     for line in found.dropped:
         _print(console, f"note: not carried over from {mergekit}: {line}")
 

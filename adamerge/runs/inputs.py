@@ -10,6 +10,7 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Experts
 from adamerge.results.beside import files_beside
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.earlier_run import EarlierRun
 from adamerge.runs.load_rows import Data
 from adamerge.runs.paths import anchor
 from adamerge.runs.run_directory import RunDirectory
@@ -33,6 +34,7 @@ _INPUTS: dict[str, Form] = {
     "data": {EVERY: {EVERY: str}},
     "processors": {EVERY: str},
     "processor_files": {"base": {EVERY: str}, "experts": {EVERY: {EVERY: str}}},
+    "start": _MODEL,
     "packages": {EVERY: str},
 }
 _RECIPE: Form = {"config": str, "coefficients": {"sha256": str}, EVERY: object}
@@ -46,7 +48,9 @@ class Recipe(TypedDict):
 
 
 def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, object]:
-    """Hash the inputs of a run: models and rows. Files that were read completely before are not read again.
+    """Hash the inputs of a run: models, rows, and the earlier run whose coefficients are the start.
+
+    Files that were read completely before are not read again.
 
     Args:
         config: Configuration.
@@ -54,14 +58,20 @@ def inputs(config: MergeConfig, experts: Experts, data: Data) -> dict[str, objec
         data: Rows with their fingerprints.
 
     Returns:
-        Sources and SHA-256 of base, experts and rows, and the version that read them, as JSON values.
+        Sources and SHA-256 of base, experts, rows and start, and the version that read them, as JSON values.
     """
+    start = {"start": config.init.hashed()} if isinstance(config.init, EarlierRun) else {}
     return {
         **hash_models(config, experts),
-        "data": dict(data.fingerprints),
-        "processors": dict(data.processors),
+        **hash_rows(data),
+        **start,
         "packages": {"adamerge": version("adamerge")},
     }
+
+
+def hash_rows(data: Data) -> dict[str, object]:
+    """Hash the rows, and the tokenizers and processors that read them."""
+    return {"data": dict(data.fingerprints), "processors": dict(data.processors)}
 
 
 def hash_models(config: MergeConfig, experts: Experts) -> dict[str, object]:
@@ -131,7 +141,7 @@ def check_inputs(now: Mapping[str, object], file: Path) -> None:
     """Check that the inputs of a run are those that it began with, as far as both are known.
 
     Args:
-        now: Result of `inputs` or `hash_models`.
+        now: Result of `inputs`, `hash_models` or `hash_rows`.
         file: File of the inputs.
 
     Raises:
@@ -224,7 +234,9 @@ def _numbers(text: str) -> list[int]:
 
 def _changes(then: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
     """List what changed; what one of the two does not know (version 0.1.0 hashed less) is not compared."""
-    yield from _of_model("base", then, now, ("base",))
+    for key, label in (("base", "base"), ("start", "init")):
+        if key in then and key in now:
+            yield from _of_model(label, then, now, (key,))
     for task in cast(Mapping[str, object], now.get("experts", {})):
         yield from _of_model(f"expert {task}", then, now, ("experts", task))
     for kind, words in (("data", "rows"), ("processors", "tokenizer or processor")):

@@ -26,6 +26,20 @@ def key_names() -> Iterator[str]:
             yield from (f"{name}.{own}" for own in _section(module, hint))
 
 
+def place_names(models: int = 10) -> Iterator[str]:
+    """List the keys of the places of models and rows, which may be others when a run is repeated.
+
+    Args:
+        models: Number of models whose keys are listed.
+
+    Example:
+        >>> [*place_names(1)][3:6]
+        ['keep.calibration', 'models.0.model', 'models.0.adapter']
+    """
+    yield from ("base_model", "tokenizer", "init", "keep.calibration")
+    yield from (f"models.{k}.{key}" for k in range(models) for key in ("model", "adapter", "calibration", "evaluation"))
+
+
 def _section(module: str, hint: ast.expr) -> list[str]:
     """List the fields of the first dataclass in a union that can be built."""
     for place, node in _classes(module, hint):

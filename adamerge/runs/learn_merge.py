@@ -36,7 +36,7 @@ from adamerge.runs.notes import notes_of
 from adamerge.runs.opened import Opened
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settled
-from adamerge.runs.start import start_of
+from adamerge.runs.start import start_in_words, start_of
 from adamerge.runs.warm_start import named_centre, without_other_centre
 from adamerge.storage.kept import Keeper, Key
 
@@ -107,11 +107,11 @@ def learn_merge(
             calibration = replace(calibration, learn=without_keep(calibration.learn))
         model = build_model(config, experts, changed, run, calibration.learn, console, keeper, calibration.watch)
         size = config.data.micro_batch
+        started, lines = without_other_centre(config, run.race)
         if isinstance(config.start, ClosedForm):
             init = kept_closed_form(model, without_keep(calibration.learn), config.start, run.start, size, keeper)
             learning = replace(learning, init=init)
         else:
-            started, lines = without_other_centre(config, run.race)
             print_lines(console, lines)
             learning = replace(learning, init=start_of(started, model.grouping))
         learn = augmented(calibration.learn, config.data.augmentation, config.seed_everything)
@@ -141,7 +141,7 @@ def learn_merge(
         )
         if processes is not None:
             processes.leave()
-        learned = replace(staged.learned, centre=named_centre(config, run.race))
+        learned = replace(staged.learned, centre=named_centre(config, run.race), start=start_in_words(started))
         staged = replace(staged, learned=learned, model=staged.model.executed_by(None))
         helps = processes is not None and not processes.first
         if helps or not (learning.steps and config.watch.guard and held_out) or staged.learned.interrupted:

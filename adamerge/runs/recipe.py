@@ -47,6 +47,7 @@ def key_of_run(made_from: Mapping[str, object], resolved: str) -> Key:
     """Compute the cache key of a run from its inputs, wherever they lie, and from all settings that must not differ."""
     fixed = {key: value for key, value in flat_settings(resolved).items() if not may_differ(key)}
     settings = {key: value for key, value in fixed.items() if not other_place(key, value, value)}
+    settings |= {"init": start["sha256"]} if isinstance(start := made_from.get("start"), Mapping) else {}
     models = [made_from["base"], *cast(Mapping[str, object], made_from["experts"]).values()]
     experts = [cast(Mapping[str, object], model)["sha256"] for model in models]
     rows = [made_from["data"], made_from["processors"]]

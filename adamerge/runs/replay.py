@@ -18,7 +18,7 @@ from adamerge.runs.build_model import answers_to, build_model, open_experts
 from adamerge.runs.cards import from_json, write_cards
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import different_files
-from adamerge.runs.inputs import check_inputs, hash_models, inputs
+from adamerge.runs.inputs import check_inputs, hash_models, hash_rows, inputs
 from adamerge.runs.learn_merge import learn_merge, open_inputs
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import load_data
@@ -97,7 +97,7 @@ def _rows(recipe: Recipe, experts: Experts, names: tuple[str, ...], run: RunDire
     if not by_rows and not any(transform.fisher for transform in config.transforms.values()):
         return Calibration({}, {})
     data = settled(config, experts, names, load_data(config, experts))
-    check_inputs(inputs(config, experts, data), recipe.file)
+    check_inputs(hash_rows(data), recipe.file)
     rows = answers_to(config, experts, names, data.calibration, run.answers, keeper)
     return divide(rows, config.data, config.seed_everything)
 

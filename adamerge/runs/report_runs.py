@@ -32,9 +32,10 @@ def read_run(folder: Path, name: str | None = None) -> SeenRun:
     run = RunDirectory(folder)
     for file in (run.coefficients, run.metrics, run.recipe, run.config):
         if not file.is_file():
+            finish = f", or finish the run: adamerge fit --config {run.config} --ckpt_path last"
             raise ConfigError(
-                f"{folder}: expected the directory of a finished run, but it has no {file.name}. Correct the path, or "
-                f"finish the run: adamerge fit --config {run.config} --ckpt_path last"
+                f"{folder}: expected the directory of a finished run, but it has no {file.name}. Correct the path"
+                f"{finish if run.config.is_file() else '.'}"
             )
     recipe = _read(run.recipe)
     settings = flat_settings(str(recipe.get("config", "")))
@@ -119,6 +120,14 @@ def compare_command(runs: Sequence[Path], console: Console) -> None:
 
 
 def _read_all(runs: Sequence[Path]) -> list[SeenRun]:
+    """Read runs that differ.
+
+    Raises:
+        ConfigError: One is named twice, or is not finished.
+    """
+    places = [run.resolve() for run in runs]
+    if twice := dict.fromkeys(str(run) for run, place in zip(runs, places, strict=True) if places.count(place) > 1):
+        raise ConfigError(f"runs: expected different runs, found one run twice ({', '.join(twice)}).")
     return [read_run(run, name) for run, name in zip(runs, short_names(runs), strict=True)]
 
 

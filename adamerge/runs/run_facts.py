@@ -15,6 +15,9 @@ from adamerge.merging.memory import read_from_disk
 from adamerge.results.measures import MEASURES
 from adamerge.runs.opened import Opened
 
+HELD_OUT = "held out of them"
+"""Key of the calibration rows that are not learned from."""
+
 
 class Clock:
     """Seconds per phase of a run.
@@ -77,7 +80,7 @@ def rows_of(
     return {
         task: {
             "calibration": len(calibration.get(task, ())),
-            "held out of them": len(held_out.rows.get(task, ())),
+            HELD_OUT: len(held_out.rows.get(task, ())),
             "evaluation": count_questions(evaluation[task]) if task in evaluation else 0,
         }
         for task in dict.fromkeys([*calibration, *evaluation])

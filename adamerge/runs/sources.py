@@ -6,14 +6,18 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from adamerge.runs.earlier_run import is_place
 from adamerge.runs.flat_settings import flat
 from adamerge.runs.read_yaml import Document
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
 PLACE = re.compile(
-    r"base_model|tokenizer|models\.\d+\.(model|adapter)|(models\.\d+\.(calibration|evaluation)|keep\.calibration)(\.path)?"
+    r"base_model|tokenizer|init|models\.\d+\.(model|adapter)|(models\.\d+\.(calibration|evaluation)|keep\.calibration)(\.path)?"
 )
-"""Dotted keys of the places of models and rows."""
+"""Dotted keys of the places of models, rows, and the run that is the start."""
+
+_MAY_BE_WORDS = ("tokenizer", "init")
+"""Those that may be a word instead of a place; a place that a run names is absolute."""
 
 BY_OPTIONS = "Give it, where it is now, by {options}."
 """What to do with models and rows that are not where a run or its recipe says."""
@@ -29,7 +33,7 @@ def places_of(settings: Mapping[str, object]) -> dict[str, str]:
         >>> places_of({"base_model": "base", "models": [{"model": "a", "calibration": {"path": "a.csv"}}]})
         {'base_model': 'base', 'models.0.model': 'a', 'models.0.calibration.path': 'a.csv'}
     """
-    return {key: value for key, value in flat(settings).items() if PLACE.fullmatch(key) and isinstance(value, str)}
+    return {key: value for key, value in flat(settings).items() if isinstance(value, str) and _is_place(key, value)}
 
 
 def other_place(key: str, then: object, now: object) -> bool:
@@ -44,8 +48,11 @@ def other_place(key: str, then: object, now: object) -> bool:
         >>> other_place("base_model", "/old/base", "/new/base"), other_place("tokenizer", "union", "base")
         (True, False)
     """
-    words = key == "tokenizer" and not os.path.isabs(str(then))
-    return bool(PLACE.fullmatch(key)) and isinstance(then, str) and isinstance(now, str) and not words
+    return isinstance(then, str) and isinstance(now, str) and _is_place(key, then) and _is_place(key, now)
+
+
+def _is_place(key: str, value: str) -> bool:
+    return bool(PLACE.fullmatch(key)) and (key not in _MAY_BE_WORDS or os.path.isabs(value))
 
 
 @contextmanager
@@ -90,6 +97,14 @@ def check_places(layers: Sequence[Document], settings: Mapping[str, object], fil
     """
     known = places_of(settings)
     wrong = [key for layer in layers for key in layer.content if layer.file or key not in known]
+    words = [
+        f"--{key}: expected the place of what {file} names, found {value!r}, which is no folder."
+        for layer in layers
+        for key, value in layer.content.items()
+        if key in known and key in _MAY_BE_WORDS and not is_place(value)
+    ]
+    if words and not wrong:
+        raise ConfigError(*words)
     if wrong:
         raise ConfigError(
             f"{', '.join(f'--{key}' for key in dict.fromkeys(wrong))}: expected places of models and rows that {file} "

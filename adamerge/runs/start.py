@@ -1,6 +1,7 @@
 """Start coefficients (G, K) from mergekit's key `parameters: {weight: …}` of each model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -43,6 +44,16 @@ def start_of(config: MergeConfig, grouping: Grouping) -> float | ClosedForm | Co
     table = torch.tensor(columns).T.contiguous()  # (G, K)
     table = _normalised(table) if config.init == "average" else table
     return torch.cat([table, table.new_zeros(len(table), len(config.models_beside))], 1)
+
+
+def start_in_words(config: MergeConfig) -> str:
+    """Say where the coefficients start, without paths, which tell of a machine and not of a merge."""
+    if any(model.parameters.weight is not None for model in config.models):
+        return "the models' own weights"
+    if isinstance(config.init, EarlierRun):
+        run = Path(config.init.path).name
+        return f"the coefficients of an earlier run ({run}); what is new starts at {config.start:g}"
+    return "least squares per layer" if isinstance(config.start, ClosedForm) else f"{config.start:g}"
 
 
 def check_weights(config: MergeConfig) -> None:

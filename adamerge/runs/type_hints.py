@@ -137,6 +137,8 @@ def in_words(kinds: Sequence[object]) -> str:
 def _name(family: type, most: int = 12) -> str:
     """Describe a class: list its subclasses if they are few, else name two of them."""
     if is_dataclass(family) and not inspect.isabstract(family):
+        if said := getattr(family, "IN_WORDS", None):
+            return str(said)
         return f"keys of {family.__name__} ({', '.join(options(family))})"
     known = [name for name in known_classes(family) if not name.startswith("_")]
     return ", ".join(known) if len(known) <= most else f"the name of a class such as {' or '.join(known[:2])}"

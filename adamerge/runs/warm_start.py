@@ -1,22 +1,22 @@
 """Start from the coefficients of an earlier run, by task and by the names of groups and parameters."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 
 from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
 from adamerge.merging.grouping import Grouping, tensor_wise
-from adamerge.results.seen_run import transform_in
+from adamerge.results.factors import Factors, apart, factors_in
 from adamerge.runs.config import MergeConfig, Start
-from adamerge.runs.earlier_run import EarlierRun
-from adamerge.runs.flat_settings import flat_settings
+from adamerge.runs.earlier_run import EarlierRun, is_place
+from adamerge.runs.flat_settings import flat, flat_settings
 from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_directory import RunDirectory
+from adamerge.runs.save_config import settings
 from adamerge.storage.file_names import at_home
 from adamerge.types import Coefficients, ConfigError
 
@@ -48,11 +48,9 @@ def with_earlier_run(content: Mapping[str, object]) -> dict[str, object]:
         ({'init': 'average'}, {'init': EarlierRun(path='/runs/first')})
     """
     init = content.get("init")
-    if not isinstance(init, str | Path) or init in get_args(Start):
+    if not isinstance(init, str | Path) or init in get_args(Start) or not is_place(init):
         return dict(content)
-    path = at_home(init)
-    is_path = isinstance(init, Path) or "/" in init or os.path.isdir(path)  # which takes texts that are too long
-    return {**content, "init": EarlierRun(str(path.absolute()))} if is_path else dict(content)
+    return {**content, "init": EarlierRun(str(at_home(init).absolute()))}
 
 
 def start_from(config: MergeConfig, grouping: Grouping) -> Coefficients:
@@ -65,7 +63,7 @@ def start_from(config: MergeConfig, grouping: Grouping) -> Coefficients:
     Raises:
         ConfigError: The run has no coefficients, or they are of another centre, or of no task or parameter of this one.
     """
-    return warm_start(_open(config), grouping, config.columns, _usual(config)).coefficients
+    return warm_start(_open(config)[0], grouping, config.columns, _usual(config)).coefficients
 
 
 def _usual(config: MergeConfig) -> list[float]:
@@ -83,9 +81,13 @@ def without_other_centre(config: MergeConfig, race: Path) -> tuple[MergeConfig, 
     """
     if not isinstance(config.init, EarlierRun) or config.centre_name != "auto":
         return config, []
-    then, now = (_winner(file) for file in (RunDirectory(Path(config.init.path)).race, race))
-    if then == now:
+    run = RunDirectory(Path(config.init.path))
+    then, now = (_winner(file) for file in (run.race, race))
+    former = _factors_in(run, f"auto: {then}", plain=False)
+    options = apart(former.centre, _factors(config, f"auto: {now}").centre) if former and then == now else None
+    if then == now and not options:
         return config, []
+    then, now = (word.removeprefix("auto: ") for word in options or (then, now))
     line = (
         f"warning: init: the coefficients of {config.init.path} are not used, and all start as usual: they are over "
         f"the centre {then or 'auto'}, and the race has found {now}"
@@ -108,7 +110,8 @@ def _winner(race: Path) -> str:
     return str(json.loads(race.read_text(encoding="utf-8")).get("winner", "")) if race.is_file() else ""
 
 
-def _open(config: MergeConfig) -> Table:
+def _open(config: MergeConfig) -> tuple[Table, list[str]]:
+    """Open the earlier run's coefficients, without the columns of merges that are others here; name these."""
     assert isinstance(config.init, EarlierRun)
     run = Path(config.init.path)
     if not (run / COEFFICIENTS).is_file():
@@ -124,26 +127,43 @@ def _open(config: MergeConfig) -> Table:
             f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {found.centre}; "
             "they are factors of other task vectors. Set the same centre, or another init."
         )
-    then, now = _transform(run, found), type(config.task_vectors).__name__ if config.task_vectors else "none"
-    if then not in (None, now):
+    then, now = _factors_in(RunDirectory(run), found.centre or of, plain=found.plain), _factors(config, of)
+    if then and (transforms := apart(now.transform, then.transform)):
         raise ConfigError(
-            f"init: {run}: expected coefficients of task vectors with the transform {now}, found them with {then}; "
-            "they are factors of other task vectors. Set the same task_vectors, or another init."
+            f"init: {run}: expected coefficients of task vectors with the transform {transforms[0]}, found them with "
+            f"{transforms[1]}; they are factors of other task vectors. Set the same task_vectors, or another init."
         )
+    if then and config.centre_name != "auto" and (centres := apart(now.centre, then.centre._replace(name=of))):
+        raise ConfigError(
+            f"init: {run}: expected coefficients over the centre {centres[0]}, found them over {centres[1]}; they are "
+            "factors of other task vectors. Set the same centre, or another init."
+        )
+    others = _other_merges(then, now, found.experts) if then else {}
+    kept = [k for k, name in enumerate(found.experts) if name not in others]
+    found = found._replace(experts=tuple(found.experts[k] for k in kept), coefficients=found.coefficients[:, kept])
     if not set(found.experts) & set(config.columns):
         raise ConfigError(
             f"init: {run}: expected coefficients of {', '.join(config.columns)}, found those of "
             f"{', '.join(found.experts)}. Correct the path, or set task: of the models to the names of that run."
         )
-    return found
+    return found, [f"{name} ({' there, '.join(words)} here)" for name, words in others.items()]
 
 
-def _transform(run: Path, found: Table) -> str | None:
-    """Return the class that transformed the task vectors of a run, or none; None if its configuration is not there."""
-    file = RunDirectory(run).config
-    if found.plain or not file.is_file():
-        return "none" if found.plain else None
-    return transform_in(flat_settings(file.read_text(encoding="utf-8"))) or "none"
+def _other_merges(then: Factors, now: Factors, columns: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Say how merges beside the experts differ that have the same column in both."""
+    both = [name for name in columns if name in then.beside and name in now.beside]
+    return {name: words for name in both if (words := apart(then.beside[name], now.beside[name]))}
+
+
+def _factors_in(run: RunDirectory, centre: str, *, plain: bool) -> Factors | None:
+    """Return what the coefficients of a run are factors of; None if its configuration is not there."""
+    if not plain and not run.config.is_file():
+        return None
+    return factors_in({} if plain else flat_settings(run.config.read_text(encoding="utf-8")), centre, plain=plain)
+
+
+def _factors(config: MergeConfig, centre: str) -> Factors:
+    return factors_in(cast(Mapping[str, object], flat(settings(config))), centre, plain=False)
 
 
 def warm_start(earlier: Table, grouping: Grouping, columns: Sequence[str], usual: Sequence[float]) -> Warm:
@@ -188,7 +208,7 @@ def warm_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
         config: Configuration whose init is an earlier run.
         names: Parameters that are merged.
     """
-    earlier = _open(config)
+    earlier, others = _open(config)
     usual = dict(zip(config.columns, _usual(config), strict=True))
     found = warm_start(earlier, tensor_wise(names), config.columns, [*usual.values()])
     assert isinstance(config.init, EarlierRun)
@@ -198,6 +218,8 @@ def warm_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
         notes.append(
             f"note: {len(found.averaged)} of them were in chunks of rows there, and each starts from their mean"
         )
+    if others:
+        notes.append(f"note: merges with other options, so their coefficients are not used: {', '.join(others)}")
     if found.new_columns:
         new = ", ".join(f"{name} at {usual[name]:g}" for name in found.new_columns)
         notes.append(f"note: new, so they start as usual: {new}")

@@ -1,6 +1,7 @@
 """Lightning's loggers by configuration: what is learned is logged step by step, in the run's folder or another."""
 
 import csv
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,12 +24,28 @@ def logged(folder):
         return list(csv.DictReader(rows))
 
 
-def test_csv_has_a_loss_for_every_step_and_what_was_watched(family, main):
+def test_csv_has_a_row_for_every_step_with_what_was_measured_there(family, main):
+    """As metrics.json has it, where held-out rows were evaluated: at the start, every three steps and at the end."""
     code, _, complaint = main("fit", configured("CSVLogger"), "--run_dir", "run")
     assert (code, complaint) == (0, "")
-    rows = logged(family / "run" / "logs")
-    assert [int(row["step"]) for row in rows if row["loss"]] == [0, 1, 2, 3]
-    assert [row for row in rows if row["agreement"]]
+    rows = {int(row["step"]): row for row in logged(family / "run" / "logs")}
+    assert [*rows] == [0, 1, 2, 3, 4]
+    assert [step for step, row in rows.items() if row["loss"]] == [1, 2, 3, 4]
+    assert [step for step, row in rows.items() if row["agreement"]] == [0, 3, 4]
+    history = json.loads(Path("run/metrics.json").read_text())["history"]
+    for seen in history:
+        for key, value in seen.items():
+            assert float(rows[seen["step"]][key]) == pytest.approx(value)
+    assert len({row["c_max"] for row in rows.values()}) == len(rows)  # of the iterate, which each step moves
+
+
+def test_steps_of_later_stages_are_counted_on_and_logged_once(family, main):
+    changes = {"method": "expert_merging++", "chunks": {"first_steps": 2, "budget": 2}}
+    file = write(configuration(**changes, trainer={**SHORT, "logger": "CSVLogger"}))
+    code, _, complaint = main("fit", file, "--run_dir", "run")
+    assert (code, complaint) == (0, "")
+    assert Path("run/first_stage").is_dir()
+    assert [int(row["step"]) for row in logged(family / "run" / "logs")] == [0, 1, 2, 3, 4]
     former = (family / "run" / "config.yaml").read_text()
     assert "class_path: pytorch_lightning.loggers.CSVLogger" in former
 

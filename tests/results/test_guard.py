@@ -12,6 +12,7 @@ from support.networks import FAR, divergence_of, merge, merged, summed
 from adamerge import load_coefficients
 from adamerge.merging.coefficients import Table
 from adamerge.merging.grouping import task_wise
+from adamerge.results.candidates import IN_WORDS
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.read_config import merge_config
 
@@ -90,6 +91,8 @@ def test_a_run_that_took_a_finished_merge_exports_and_measures_it_again(family, 
     assert metrics["divergence"]["learned"]["mean"] == pytest.approx(
         metrics["guard"]["divergence"][metrics["guard"]["taken"]]["mean"], rel=1e-4
     )
+    card = Path("run/merged/README.md").read_text()
+    assert f"exported instead of what was learned: {IN_WORDS[metrics['guard']['taken']]}, which is better" in card
     assert main("export", "run", "again")[0] == 0
     for file in Path("run/merged").glob("*.safetensors"):
         written, again = load_file(file), load_file(Path("again") / file.name)

@@ -112,6 +112,13 @@ def test_an_export_has_a_card_in_every_folder_and_its_code_runs(in_finished):
             assert found["processor"]("good")["input_ids"]
 
 
+def test_the_card_tells_rows_that_were_learned_from_and_those_held_out(in_finished):
+    text = (in_finished / "run/merged/README.md").read_text(encoding="utf-8")
+    assert "\n- calibration rows: mood 24, topic 24\n" in text  # of 32
+    assert "\n- rows held out of calibration, to choose by and to measure agreement: mood 8, topic 8\n" in text
+    assert "\n- start of the coefficients: 0.3\n" in text
+
+
 def test_what_local_folders_say_they_were_made_from(in_finished):
     from adamerge.experts.checkpoint import open_checkpoint
     from adamerge.experts.origin import origin_of

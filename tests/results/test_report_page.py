@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib import rcParams
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
 
 from adamerge.merging.coefficients import Table
 from adamerge.merging.grouping import Grouping
-from adamerge.results.heat_maps import HeatMap, draw
+from adamerge.results.heat_maps import STYLE, HeatMap, draw, size_of
 from adamerge.results.pictures import pictures
 from adamerge.results.report_page import report_on
 from adamerge.results.sections import sections
@@ -142,6 +142,20 @@ def test_pictures_stay_readable_and_the_page_small(groups, experts):
         assert max(float(root.get(side).removesuffix("pt")) for side in ("width", "height")) < 1500
     assert len(page) < 3_000_000
     assert page.count("<td") >= groups * experts
+
+
+def test_names_have_room_for_wider_letters_of_a_browser():
+    """It rounds their width up, unless it is told not to, or has another font; the page cuts what is outside."""
+    rows = ["a.long.name.of.a.module.weight (64)", "b"]
+    shown = HeatMap("Coefficients", "module", torch.rand(2, 3), rows)
+    with rc_context({**STYLE, "ytick.labelleft": True}):
+        figure = Figure(figsize=size_of(2, 3), layout="constrained")
+        axes = figure.add_subplot()
+        draw(figure, axes, shown, ["a", "b", "c"], "base")
+        figure.draw_without_rendering()
+        place = axes.get_yticklabels()[0].get_window_extent()
+    assert place.x0 > 0.04 * place.width
+    assert all("geometricPrecision" in picture.svg for picture in pictures(made()))
 
 
 def test_the_heat_map_names_zero_and_the_centre():

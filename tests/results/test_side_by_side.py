@@ -91,6 +91,63 @@ def test_coefficients_that_nothing_compares(second, said):
     assert cells(apart) == [["second", "–", "–", "–", said]]
 
 
+TIES = {"task_vectors.class_path": "adamerge.transforms.Ties"}
+REGMEAN = {"centre.class_path": "adamerge.calibration.regmean.RegMean"}
+AUTO = {"centre.class_path": "adamerge.calibration.race.Auto", "centre.init_args.merges.0.class_path": "x.Wudi"}
+
+
+def over(name, centre, settings):
+    run = made(name, **settings)
+    return replace(run, table=run.table._replace(centre=centre))
+
+
+@pytest.mark.parametrize(
+    ("centre", "then", "now", "said"),
+    [
+        ("base", TIES, {**TIES, "task_vectors.init_args.density": 0.2}, ""),  # its default
+        (
+            "base",
+            {**TIES, "task_vectors.init_args.density": 0.1},
+            TIES,
+            "Ties with density 0.1 over base; Ties with density 0.2 over base",
+        ),
+        (
+            "RegMean",
+            {"centre": "regmean"},
+            {**REGMEAN, "centre.init_args.scale": 0.5},
+            "over RegMean with scale 0.95; over RegMean with scale 0.5",
+        ),
+        ("RegMean", {"centre": "regmean"}, {**REGMEAN, "centre.init_args.scale": 0.95}, ""),
+        ("auto: Wudi × 1", {"centre": "auto"}, AUTO, ""),
+        (
+            "auto: Wudi × 1",
+            AUTO,
+            {**AUTO, "centre.init_args.merges.0.init_args.ridge": 1},
+            "over auto: Wudi × 1 with ridge 0.1; over auto: Wudi × 1 with ridge 1",
+        ),
+    ],
+)
+def test_coefficients_with_other_options_of_transform_or_centre_are_not_compared(centre, then, now, said):
+    (apart,) = (
+        own
+        for own in compared([over("first", centre, then), over("second", centre, now)]).grids
+        if own.title == "Coefficients against first"
+    )
+    said = f"nothing: factors of other task vectors ({said})" if said else "all 20 groups"
+    assert apart.rows[0][-1].text == said
+
+
+def test_columns_of_merges_beside_that_have_other_options_are_not_compared():
+    def run(name, power):
+        beside = {"beside.0": "base", "beside.1.class_path": "x.Esm", "beside.1.init_args.power": power}
+        own = with_table(made(name, **beside), "news Esm", 2)
+        return replace(own, table=own.table._replace(coefficients=own.table.coefficients + power))
+
+    apart = next(own for own in compared([run("first", 1), run("second", 2)]).grids if "against" in own.title)
+    said = "2 groups of news; not of other merges: Esm (Esm with power 1; Esm with power 2)"
+    assert cells(apart) == [["second", "1.0000", "1.0000", "g2.0: news", said]]
+
+
 def test_means_over_other_tasks_are_not_compared():
     for experts, mean, heads in ((2, "0.0", ["second − first"]), (3, "81.0", [])):
         scores = compared([made("first"), made("second", experts=experts)]).grids[0]

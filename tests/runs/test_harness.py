@@ -15,6 +15,7 @@ from support.families import save_speaking_family
 from adamerge import cli
 from adamerge.cli import parse_file
 from adamerge.runs.harness import arguments_of
+from adamerge.runs.harness_keys import LATER, UNKNOWN
 
 STAND_IN = f"""#!{sys.executable}
 import json, pathlib, sys
@@ -101,6 +102,55 @@ def test_the_script_runs_the_same_commands(place):
         assert (given["--tasks"], given["--limit"]) == ("arc_easy", "2")
         named = arguments_of(parse_file(Path("run/config.yaml")), Path("run"))[name]
         assert given["--model_args"] == named.replace("run/merged", "merged")
+
+
+LM_EVAL = {
+    "api/registry.py": 'DEFAULT_METRIC_REGISTRY = {"multiple_choice": ["acc", "acc_norm"]}',
+    "tasks.py": """
+from types import SimpleNamespace as Entry
+
+def made(kind, tags=(), **cfg):
+    return Entry(kind=Entry(name=kind), cfg=cfg, tags=set(tags))
+
+filters = [{"name": "strict"}, {"name": "loose"}]
+class TaskManager:
+    task_index = {
+        "arc": made("TASK", output_type="multiple_choice"),
+        "sums": made("TASK", output_type="generate_until", metric_list=[{"metric": "match"}], filter_list=filters),
+        "code": made("TASK", metric_list=[{"metric": "/place/utils.passed"}]),
+        "own": made("PY_TASK"),
+        "both": made("GROUP", task=["arc", {"task": "sums", "num_fewshot": 5}],
+            aggregate_metric_list=[{"metric": "f1"}]),
+        "tagged": made("TAG", tags=["arc", "code"]),
+    }
+""",
+}
+"""What is asked of the package lm_eval."""
+
+KEYS = {
+    "arc": "acc,none  acc_norm,none",
+    "sums": "match,strict  match,loose",
+    "code": LATER,
+    "own": LATER,
+    "both": "f1,none  acc,none  acc_norm,none  match,strict  match,loose",
+    "tagged": f"acc,none  acc_norm,none  {LATER}",
+    "*o*": f"{LATER}  f1,none  acc,none  acc_norm,none  match,strict  match,loose",
+    "pi": UNKNOWN,
+    "own/pi.yaml": LATER,
+}
+
+
+def test_the_keys_of_metrics_are_told_before_anything_is_measured(place, main, tmp_path, monkeypatch):
+    for name, text in LM_EVAL.items():
+        (tmp_path / "package/lm_eval" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "package/lm_eval" / name).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "package"))
+    said = subprocess.check_output(["sh", "run/lm_eval.sh", "--keys", ",".join(KEYS)], text=True)
+    assert dict(line.split(": ", 1) for line in said.splitlines()) == KEYS
+    assert not Path("run/lm_eval").exists()
+    code, said, _ = main("evaluate", "run", "--lm_eval", "sums")
+    assert code == 0
+    assert said.splitlines()[0] == f"lm-eval: sums: {KEYS['sums']}"
 
 
 def test_without_lm_eval_and_with_a_failure_it_is_said_and_nothing_changes(place, main, monkeypatch, tmp_path):

@@ -24,6 +24,14 @@ def test_a_configuration_from_a_base_and_experts(family, main):
     assert "merge.yaml: exists already" in complaint
 
 
+def test_what_is_no_folder_is_told_and_what_is_named_twice_refused(family, main):
+    code, said, _ = main("init", "base", "mood", "org/topic", "--out", "new.yaml")
+    assert code == 0
+    assert said.splitlines()[-1] == "note: there is no such folder, so these are ids on the hub: org/topic"
+    code, _, complaint = main("init", "base", "mood", "mood", "--out", "other.yaml")
+    assert (code, complaint) == (cli.BAD_INPUT, "error: init: expected different models, found one twice: mood.\n")
+
+
 @pytest.mark.parametrize("words", [[], ["base"]])
 def test_what_is_missing_is_named(family, main, words):
     code, _, complaint = main("init", *words, "--out", "new.yaml")

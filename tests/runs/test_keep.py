@@ -128,7 +128,7 @@ def test_a_run_shows_how_far_it_is_from_the_base_everywhere(with_keep, main):
         text = Path(file).read_text()
         assert f"{far[KEEP]:.4g} nats" in text, file
         assert KEEP in text
-    assert "keep 20" in Path("run/merged/README.md").read_text()
+    assert "mood 8, topic 8, keep 5" in Path("run/merged/README.md").read_text()
     assert f"{far[KEEP]:.4f}" in Path("run/report.md").read_text()
     saved = read_config(Path("run/config.yaml"), lambda note: None)
     assert saved.keep.calibration == str(with_keep / "general.jsonl")

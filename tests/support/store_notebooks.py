@@ -19,6 +19,8 @@ VARIES = {
     r"[^\s'\"]*/(?=(models|data|adapters|base|up|down|back)/)": "",  # the temporary folder
     r"; \d+ MB are free": "",
     r"(?<=s/step )[\d.e-]+": "…",
+    r"(?<=at most )[\d.e+-]+(?= s left)": "…",
+    r"(?<=step took )[\d.e-]+(?= s )": "…",
     r"(?<=, )\d+ s\b": "… s",
 }
 """Patterns of what differs, with what is stored in their place."""
@@ -34,7 +36,7 @@ def stable(text: str) -> str:
 def small(picture: str) -> str:
     """A picture in 32 colours, as base64."""
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
-    image.thumbnail((900, 900))
+    image.thumbnail((900, 1600))  # names of rows stay legible
     out = io.BytesIO()
     image.quantize(32, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
