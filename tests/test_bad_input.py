@@ -11,21 +11,8 @@ import zlib
 
 import pytest
 import yaml
-from support.bad_input import (
-    DAMAGES,
-    DOCUMENTS,
-    FOLDERS,
-    KEYS,
-    NAMES,
-    OTHERS,
-    ROWS,
-    TABLES,
-    TEXT,
-    VALUES,
-    edit_leaf,
-    leaves,
-    put,
-)
+from support import bad_input
+from support.bad_input import DAMAGES, KEYS, OTHERS, ROWS, TABLES, TEXT, VALUES, edit_leaf, leaves, put
 from support.families import save_text_family, save_tokenizer
 
 from adamerge import cli
@@ -45,9 +32,10 @@ SETTINGS = {
 LINES = 8
 """Of an answer at most."""
 
-NAMED = ("config.json", "tokenizer.json", "model.safetensors")
-OF_MODELS = [f"{place}/{name}" for place in ("mood", "base") for name in NAMED]
-FILES = ["merge.yaml", "mood.jsonl", *OF_MODELS, "mood/tokenizer_config.json"]
+OF_MODELS = ("config.json", "tokenizer.json", "model.safetensors")
+FILES = ["merge.yaml", "mood.jsonl", "mood/tokenizer_config.json"]
+FILES += [f"{place}/{name}" for place in ("mood", "base") for name in OF_MODELS]
+OF_TOKENIZERS = "chat_template model_input_names added_tokens_decoder extra_special_tokens padding_side".split()
 BESIDE = ["chat_template.jinja", "generation_config.json", "special_tokens_map.json", "vocab.txt", "x.model", "x.py"]
 
 
@@ -185,8 +173,8 @@ def _answer(config):
 def test_check_and_fit_agree_on_damaged_files(judge, request):
     table = [(file, damage) for file in FILES for damage in DAMAGES]
     assert len(table) > 180
-    refused = [judge(f"{file} {damage}", lambda folder, f=file, d=damage: DAMAGES[d](folder / f)) for file, damage in
-               sampled(table, 20, request)]  # fmt: skip
+    some = sampled(table, 20, request)
+    refused = [judge(f"{file} {how}", lambda folder, f=file, d=how: DAMAGES[d](folder / f)) for file, how in some]
     assert refused.count(cli.BAD_INPUT) > len(refused) / 2
 
 
@@ -207,6 +195,7 @@ def test_check_and_fit_agree_on_values_in_files_of_others(judge, request, pair):
         for key in leaves(json.loads((pair / file).read_text()))
         for value in OTHERS
     ]
+    table += [("mood/tokenizer_config.json", (key,), value) for key in OF_TOKENIZERS for value in OTHERS]
     for file, key, value in sampled(table, 200, request):
         judge(f"{file} {key} {str(value)[:20]}", lambda folder, f=file, k=key, v=value: edit_leaf(folder / f, k, v))
 
@@ -225,33 +214,34 @@ def test_check_and_fit_agree_on_tables(judge, request):
         (folder / name).write_text(TABLES[name])
         configured(lambda config: put(config, "models.0.calibration", name))(folder)
 
-    for name in sampled(list(TABLES), 8, request):
+    for name in sampled([*TABLES], 8, request):
         judge(name, lambda folder, name=name: instead(folder, name))
 
 
 def test_check_and_fit_agree_on_documents(judge, request):
     def changed(folder, name):
-        found = DOCUMENTS[name]((folder / "merge.yaml").read_text())
-        (folder / "merge.yaml").write_bytes(found if isinstance(found, bytes) else found.encode())
+        file = folder / "merge.yaml"
+        found = bad_input.DOCUMENTS[name](file.read_text())
+        file.write_bytes(found if isinstance(found, bytes) else found.encode())
 
-    for name in sampled(list(DOCUMENTS), 10, request):
+    for name in sampled([*bad_input.DOCUMENTS], 10, request):
         judge(name, lambda folder, name=name: changed(folder, name))
 
 
 def test_check_and_fit_agree_on_folders(judge, request):
     def instead(folder, name):
         (folder / "rows").mkdir()
-        for file, content in FOLDERS[name].items():
+        for file, content in bad_input.FOLDERS[name].items():
             (folder / "rows" / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / "rows" / file).write_bytes(content)
         configured(lambda config: put(config, "models.0.calibration", "rows"))(folder)
 
-    for name in sampled(list(FOLDERS), 9, request):
+    for name in sampled([*bad_input.FOLDERS], 9, request):
         judge(name, lambda folder, name=name: instead(folder, name))
 
 
 def test_check_and_fit_agree_on_names_of_tasks(judge, request):
-    for name in sampled(NAMES, 6, request):
+    for name in sampled(bad_input.NAMES, 6, request):
         judge(repr(name), configured(lambda config, name=name: put(config, "models.0.task", name)))
 
 

@@ -121,9 +121,9 @@ def test_training_is_deterministic(tmp_path, monkeypatch):
 
 
 def test_configuration_in_configs_is_the_one_the_demo_writes(demo_folder):
-    text = (Path(__file__).parent.parent / "configs" / "demo.yaml").read_text()
+    text = (Path(__file__).parent.parent / "configs" / "demo.yaml").read_text(encoding="utf-8")
     assert text == demo.CONFIG
-    written = yaml.safe_load((demo_folder / "demo.yaml").read_text())
+    written = yaml.safe_load((demo_folder / "demo.yaml").read_text(encoding="utf-8"))
     assert written == yaml.safe_load(text.replace("demo/", f"{demo_folder}/"))
     assert [Path(model["model"]).name for model in written["models"]] == list(demo.TASKS)
 

@@ -51,7 +51,7 @@ def workspace(demo_folder, tmp_path, monkeypatch):
         monkeypatch.setitem(PRESETS[DEFAULT], key, value)
     shutil.copytree(demo_folder, tmp_path / "demo")
     shutil.copytree(demo_folder / "data/upright/calibration", tmp_path / "general")
-    settings = yaml.safe_load((demo_folder / "demo.yaml").read_text())
+    settings = yaml.safe_load((demo_folder / "demo.yaml").read_text(encoding="utf-8"))
     parts = ("calibration", "evaluation")
     models = [model | {part: {"path": model[part], "rows": 16} for part in parts} for model in settings["models"]]
     short = settings | {"models": models}
@@ -143,8 +143,8 @@ def test_commands_that_are_only_read_are_judged(words, tmp_path, monkeypatch):
 
 def assert_installs(wanted, place):
     """What pip is told to install is what CI installs."""
-    pins = (ROOT / ".ci/constraints.txt").read_text().split()
-    extras = (ROOT / "pyproject.toml").read_text()
+    pins = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8").split()
+    extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for word in wanted:
         if word.startswith("torch=="):
             assert word in pins, f"{place}: {word}"

@@ -15,6 +15,7 @@ from adamerge.calibration.cache_keys import digest_of_experts, kept_of_rows, key
 from adamerge.data.rows import Rows, first_rows
 from adamerge.merging.merged_model import MergedModel
 from adamerge.storage.kept import SILENT, Keeper, key_file
+from adamerge.storage.signals import unhurried
 from adamerge.storage.weights import Header, MappedFiles, Weights
 from adamerge.storage.write_safetensors import SafetensorsWriter
 from adamerge.transforms import Transform
@@ -139,8 +140,9 @@ def _started(settings: CalibratedMerge, start: Start | None, file: Path) -> Gene
     try:
         yield start(place)
     finally:
-        place.unlink(missing_ok=True)
-        key_file(place).unlink(missing_ok=True)
+        with unhurried():
+            place.unlink(missing_ok=True)
+            key_file(place).unlink(missing_ok=True)
 
 
 def check_rows(rows: int) -> None:

@@ -8,6 +8,7 @@ from adamerge.data.contents import tensor_contents
 from adamerge.data.images import Images
 from adamerge.data.in_memory import RowsLike, tensor_rows
 from adamerge.data.language import Language
+from adamerge.data.language_rows import awaits_answers
 from adamerge.data.media import held_by
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.number_columns import unread_columns
@@ -72,6 +73,8 @@ def _told(
     """Return the columns that are read besides the used ones, or that other notes speak of."""
     source = table.source
     told = {source.image} if kind.language_model else set[str]()
+    if awaits_answers(encoding) and source.completion:
+        told.add(source.completion)
     if "messages" in columns:
         told |= {*argument_columns(table, getattr(processor, "chat_template", None))}
     if isinstance(source, EvaluationSource) and encoding.labeled:

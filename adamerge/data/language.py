@@ -21,6 +21,7 @@ from adamerge.data.tokens import added_end, cut_note, tokens_of, without_end
 from adamerge.data.turns import answer_end
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
+from adamerge.types import Fact
 
 
 class Language(Modality):
@@ -86,12 +87,20 @@ def _prompts(
     notes = (*said, *about)
     if source is None:
         rows, dropped = prompt_rows(table, expert, tokenizer, encoding, open_ids, texts, room, end)
-        return rows, (*notes, *dropped)
+        return rows, (*notes, *dropped, *_replaced(table))
     right = right_texts(table, expert.kind)
     asked = questions_of(table, source, right)
     rows, dropped = prompt_rows(table, expert, tokenizer, encoding, open_ids, asked, room, end)
     lengths = [len(ids) for ids in tokens_of(table, tokenizer, limit, right, add_special_tokens=False).ids]
     return Questions(rows, source), (*notes, *dropped, *question_notes(table, source, asked, lengths))
+
+
+def _replaced(table: Table) -> tuple[Fact, ...]:
+    """Say that completions are not read where answers are generated."""
+    if table.source.completion is None:
+        return ()
+    place = f"{table.task}: {table.source.path}"
+    return (Fact(f"{place}: {table.source.completion!r} is not read: answers are generated (data.pseudo_answers)."),)
 
 
 def _open(

@@ -12,7 +12,7 @@ import transformers
 from adamerge.experts.file_patterns import KEYS, PROCESSOR, TOKENIZER, VOCABULARY
 from adamerge.storage.links import inside
 from adamerge.storage.regular_files import LARGEST_JSON, read_json, read_whole, reading, settings_of
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, quoted
 
 TEMPLATE, TEMPLATES, DEFAULT = "chat_template.jinja", "additional_chat_templates", "default"
 """File of a chat template, folder of further ones by name, and the name of the first."""
@@ -91,6 +91,11 @@ def templates_of(folder: Path | None) -> dict[str, str]:
     first, more = files_of(folder, (TEMPLATE,)), further_templates(folder)
     files = {**({DEFAULT: first[TEMPLATE]} if first else {}), **{file.stem: file for file in more.values()}}
     in_settings = settings_of(folder / "tokenizer_config.json").get("chat_template")
+    if not (in_settings is None or are_templates(in_settings)):
+        raise ConfigError(
+            f"{folder / 'tokenizer_config.json'}: chat_template: expected a text, or a list of templates with name and "
+            f"template, found {quoted(in_settings)}. Copy the file again from the fine-tuned model."
+        )
     found = {name: _template_in(file) for name, file in files.items()} or named_templates(in_settings)
     former = _former_template(folder)
     return {**found, **former} if files_of(folder, PROCESSOR) else {**former, **found}
@@ -126,6 +131,20 @@ def named_templates(value: object) -> dict[str, str]:
         pairs = cast(list[Mapping[str, str]], value)
         return {pair["name"]: pair["template"] for pair in pairs}
     return dict(cast(Mapping[str, str], value)) if isinstance(value, dict) else {}
+
+
+def are_templates(value: object) -> bool:
+    """Return whether a value in tokenizer_config.json is a chat template, or several by name.
+
+    Example:
+        >>> are_templates("a"), are_templates([{"name": "tool", "template": "b"}]), are_templates([{"name": "tool"}])
+        (True, True, False)
+    """
+    if isinstance(value, list):
+        pairs = [(one.get("name"), one.get("template")) if isinstance(one, dict) else (None,) for one in value]
+        return all(isinstance(part, str) for pair in pairs for part in pair)
+    parts = [*value, *value.values()] if isinstance(value, dict) else [value]
+    return all(isinstance(part, str) for part in parts)
 
 
 def template_of(folder: Path | None) -> str | None:

@@ -13,7 +13,7 @@ from adamerge.data.media import reads
 from adamerge.data.modality import AnyProcessor, Modality, Processor
 from adamerge.data.processor_differences import differences, key_notes
 from adamerge.data.processor_files import is_damaged, template_of
-from adamerge.data.tokenize import check_limit, check_vocabulary, has_vocabulary, lend_padding
+from adamerge.data.tokenize import check_limit, check_names, check_vocabulary, has_vocabulary, lend_padding
 from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import KEEP, Expert, Experts
 from adamerge.experts.name_patterns import several
@@ -155,7 +155,9 @@ def saved_processor(folder: Path | None, checkpoint: Checkpoint | None, modality
         ) from error
     if not has_vocabulary(folder, processor):
         return None
-    check_limit(checkpoint.source if checkpoint else str(folder), processor)
+    source = checkpoint.source if checkpoint else str(folder)
+    check_limit(source, processor)
+    check_names(source, processor)
     return processor
 
 

@@ -78,6 +78,31 @@ def check_limit(source: str, processor: Processor) -> None:
         processor.model_max_length = _UNLIMITED
 
 
+def check_names(source: str, processor: Processor) -> None:
+    """Check the names of a tokenizer's inputs, and that it can tell the index of each of its special tokens.
+
+    Raises:
+        ConfigError: Names are no texts, or a special token is none of its tokens, of which it asks itself without end.
+    """
+    if isinstance(processor, ImageProcessingMixin):
+        return
+    names: object = processor.model_input_names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"{source}: expected a list of texts as model_input_names in tokenizer_config.json, found {quoted(names)}. "
+            "Correct or remove it."
+        )
+    for name in processor.SPECIAL_TOKENS_ATTRIBUTES:
+        try:
+            getattr(processor, f"{name}_id", None)
+        except (RecursionError, TypeError, ValueError, KeyError) as error:
+            found = quoted(str(processor.special_tokens_map.get(name)))
+            raise ConfigError(
+                f"{source}: expected one of the tokenizer's tokens as {name} in tokenizer_config.json, found {found}. "
+                "Correct it, or copy its files again from the fine-tuned model."
+            ) from error
+
+
 def token_limit(kind: ModelKind, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int:
     """Compute the maximum number of tokens per row: the minimum of the limits of user, tokenizer and positions."""
     own = tokenizer.model_max_length if tokenizer.model_max_length >= 1 else _UNLIMITED

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from adamerge.data.processor_differences import digest_of_processor
 from adamerge.results.beside import Beside, contents
+from adamerge.storage.atomic_files import temporary_folder
 from adamerge.storage.regular_files import settings_of
 from adamerge.types import Fact
 
@@ -46,9 +46,9 @@ def is_redundant(files: Mapping[str, Path]) -> bool:
 
 def _digest(files: Mapping[str, Path]) -> str | None:
     """Load a tokenizer of files that lie in several folders, and hash all that it does to texts and tokens."""
-    with TemporaryDirectory(prefix="adamerge_tokenizer_") as folder:
+    with temporary_folder() as folder:
         for name, file in files.items():
-            os.symlink(file.absolute(), Path(folder, name)) if file.is_file() else None
+            os.symlink(file.absolute(), folder / name) if file.is_file() else None
         try:
             found = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except Exception:  # of code that is not trusted, or damaged: whoever reads the tokenizer says so

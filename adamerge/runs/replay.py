@@ -1,6 +1,5 @@
 """Redo a merge from its recipe: the export from coefficients and sources alone, or the learning as well."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +27,7 @@ from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.sources import BY_OPTIONS, told_where
+from adamerge.storage.atomic_files import temporary_folder
 from adamerge.storage.digest import digest_of_path
 from adamerge.storage.kept import Keeper
 from adamerge.storage.partial_paths import remove_leftovers_in
@@ -158,8 +158,8 @@ def reproduce(file: Path, console: Console, places: Sequence[Document] = (), *, 
 def _learned_again(recipe: Recipe, console: Console) -> Table:
     config = recipe.config
     check_inputs(hash_models(config, open_experts(config)), recipe.file)
-    with tempfile.TemporaryDirectory(prefix="adamerge-") as folder:
-        run, learning = RunDirectory(Path(folder)), learning_of(config, progress_bar=console.is_terminal)
+    with temporary_folder() as folder:
+        run, learning = RunDirectory(folder), learning_of(config, progress_bar=console.is_terminal)
         opened = open_inputs(config, run, console)
         check_inputs(inputs(config, opened.experts, opened.data), recipe.file)
         staged, _, _ = learn_merge(config, opened, learning, run, {}, keeper_for(console), console, resume=False)

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
 
-from adamerge.storage.partial_paths import partial_file, partial_folder, remove_leftovers_of
+from adamerge.storage.partial_paths import partial_file, partial_folder, remove, remove_leftovers_of
+from adamerge.storage.signals import unhurried
 from adamerge.types import ConfigError
 
 
@@ -74,6 +76,20 @@ def whole_folder(path: Path) -> Generator[Path]:
     with partial_folder(path) as (part, _):
         yield part
         appear(part, path)
+
+
+@contextmanager
+def temporary_folder() -> Generator[Path]:
+    """Make a folder where the system has temporary files; at the end it is removed, and signals wait for that."""
+    folder: Path | None = None
+    try:
+        with unhurried():
+            folder = Path(tempfile.mkdtemp(prefix="adamerge-"))
+        yield folder
+    finally:
+        with unhurried():
+            if folder is not None:
+                remove(folder)
 
 
 def appear(folder: Path, path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import transformers
 from huggingface_hub.utils import filter_repo_objects
 from support.families import CHATS, save_tokenizer
+from support.mistakes import edit_json
 from transformers import AutoTokenizer
 
 from adamerge.data.processor_files import TEMPLATES, files_of, has_tokenizer, template_of, templates_of
@@ -133,3 +134,19 @@ def test_of_several_files_the_damaged_one_is_named(tmp_path, name, content):
     (place / name).write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"two: expected the tokenizer in {name}, but .* Copy its files again"):
         saved_processor(place, None, Text())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("chat_template", [{"name": "tool"}], "chat_template: expected a text, or a list of templates"),
+        ("chat_template", {"default": 3}, "chat_template: expected a text, or a list of templates"),
+        ("model_input_names", [["input_ids"]], "expected a list of texts as model_input_names"),
+        ("unk_token", "", "expected one of the tokenizer's tokens as unk_token in tokenizer_config.json, found ''"),
+    ],
+)
+def test_settings_that_transformers_takes_and_fails_by_later_are_refused_by_key(tmp_path, key, value, words):
+    save_tokenizer(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", **{key: value})
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        _ = templates_of(tmp_path), saved_processor(tmp_path, None, Text())

@@ -83,7 +83,7 @@ LANGUAGE = {
         "the key text_pair names the column 'b', but of these rows LlamaForCausalLM reads 'text' alone."
     ]),
     "an answer": ({"text": "a film", "b": "bad"}, {"completion": "b"}, ASKED, [
-        "the key completion names the column 'b', but of these rows LlamaForCausalLM reads 'text' alone."
+        "'b' is not read: answers are generated (data.pseudo_answers)."
     ]),
     "a completion": ({"text": "a film", "b": "bad"}, {"completion": "b"}, {}, []),
     "what templates get": (

@@ -64,7 +64,7 @@ def test_llama_cpps_converter_takes_an_export(tmp_path, monkeypatch):
 
 
 def test_the_page_names_files_that_exports_have():
-    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w*/]+\.(?:json|jinja|safetensors))`", page))
     assert {"config.json", "tokenizer.json", "chat_template.jinja", "modules.json", "1_Pooling/config.json"} <= named
 
@@ -72,7 +72,7 @@ def test_the_page_names_files_that_exports_have():
 def test_the_recipe_of_quantising_runs(tmp_path, monkeypatch):
     """Where torchao is installed: the page's own lines, on a small model whose answers stay nearly the same."""
     pytest.importorskip("torchao")
-    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```text\n(import torch\n.*?)```", page, flags=re.DOTALL)
     save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama", ("mood",))
     (tmp_path / "RUN").mkdir()

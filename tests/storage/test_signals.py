@@ -3,10 +3,11 @@
 import os
 import shutil
 import signal
+import tempfile
 
 import pytest
 
-from adamerge.storage.atomic_files import whole_file, whole_folder
+from adamerge.storage.atomic_files import temporary_folder, whole_file, whole_folder
 from adamerge.storage.exclusive import used_alone
 from adamerge.storage.kept import SILENT
 from adamerge.storage.resumable import resumable_folder
@@ -93,7 +94,14 @@ def keep(path):
     SILENT(path / "kept", {"key": "a"}, write_folder, lambda file: file.name)
 
 
-WRITERS = (write_file, write_folder, write_resumable, use_alone, keep)
+def use_for_a_while(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(path.parent))
+        with temporary_folder() as folder:
+            (folder / "file.partial").write_text("words")
+
+
+WRITERS = (write_file, write_folder, write_resumable, use_alone, keep, use_for_a_while)
 CALLS = ("os.open", "os.mkdir", "os.rename", "os.replace", "os.unlink", "os.rmdir", "os.close", "os.fsync",
          "shutil.rmtree")  # fmt: skip
 
