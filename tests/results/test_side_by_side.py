@@ -118,6 +118,7 @@ def over(name, centre, settings):
             "over RegMean with scale 0.95; over RegMean with scale 0.5",
         ),
         ("RegMean", {"centre": "regmean"}, {**REGMEAN, "centre.init_args.scale": 0.95}, ""),
+        (None, {"centre": "regmean"}, {}, "over RegMean; over base"),  # of a version that did not name it
         ("auto: Wudi × 1", {"centre": "auto"}, AUTO, ""),
         (
             "auto: Wudi × 1",
