@@ -24,8 +24,8 @@ def keys_of(name: str, index: Mapping[str, Any], defaults: Mapping[str, list[str
 
 
 def _keys(name: str, index: Mapping[str, Any], defaults: Mapping[str, list[str]]) -> Iterator[str]:
-    entry = index.get(name)
-    kind, cfg = (entry.kind.name, entry.cfg or {}) if entry is not None else ("", {})
+    entry: Any = index.get(name)
+    kind, cfg = (entry.kind.name, entry.cfg or {}) if entry else ("", {})
     if kind == "TASK":
         filters = [one["name"] for one in cfg.get("filter_list") or [{"name": "none"}]]
         named = [one["metric"] for one in cfg.get("metric_list") or []] or defaults.get(cfg.get("output_type", ""), [])
