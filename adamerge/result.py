@@ -23,6 +23,7 @@ from adamerge.results.evaluate import Evaluation, Scores
 from adamerge.results.export import Exported, check_free
 from adamerge.results.export_as import export_as
 from adamerge.results.merged_modules import export_modules, merged_module
+from adamerge.results.surviving import Surviving
 from adamerge.results.unchanged import check_contents
 from adamerge.runs.build_model import rounding_by
 from adamerge.runs.cards import card_facts, write_cards
@@ -132,8 +133,8 @@ class Result:
             model = model.rounded_by(rounding_by(config, experts))
         model = model.written_in(dtype_of(dtype), rounding)
         if on_disk or kind:
-            exported = export_as(kind, model, self.coefficients, place, shard_bytes=config.shard_bytes)
-            self._write_cards(exported)
+            size = config.shard_bytes
+            exported = export_as(kind, model, self.coefficients, place, shard_bytes=size, cards=self._write_cards)
         elif config.shard_bytes is not None:
             raise ConfigError("max_shard_size: expected a merge of checkpoints, found modules in memory. Remove it.")
         else:
@@ -148,11 +149,11 @@ class Result:
             warnings.warn(line.removeprefix("note: ").removeprefix("warning: "), stacklevel=2)
         return exported
 
-    def _write_cards(self, exported: Exported) -> None:
+    def _write_cards(self, folder: Path, surviving: Surviving) -> None:
         """Write README.md into the folders of an export; `compare` measures, an export does not."""
         rows = rows_of(self._opened.data.calibration, {}, self._held_out)
-        facts = card_facts(self._config, self.model.experts, self._learned, None, exported.surviving, rows)
-        write_cards(facts, exported.folder)
+        facts = card_facts(self._config, self.model.experts, self._learned, None, surviving, rows)
+        write_cards(facts, folder)
 
     def save_coefficients(self, file: str | Path) -> None:
         """Write coefficients, groups and experts as a safetensors file, which `load_coefficients` reads."""

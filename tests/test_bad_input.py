@@ -13,6 +13,8 @@ import pytest
 import yaml
 from support.bad_input import (
     DAMAGES,
+    DOCUMENTS,
+    FOLDERS,
     KEYS,
     NAMES,
     OTHERS,
@@ -43,16 +45,9 @@ SETTINGS = {
 LINES = 8
 """Of an answer at most."""
 
-FILES = [
-    "merge.yaml",
-    "mood.jsonl",
-    *(
-        f"{place}/{name}"
-        for place in ("mood", "base")
-        for name in ("config.json", "tokenizer.json", "model.safetensors")
-    ),
-    "mood/tokenizer_config.json",
-]
+NAMED = ("config.json", "tokenizer.json", "model.safetensors")
+OF_MODELS = [f"{place}/{name}" for place in ("mood", "base") for name in NAMED]
+FILES = ["merge.yaml", "mood.jsonl", *OF_MODELS, "mood/tokenizer_config.json"]
 BESIDE = ["chat_template.jinja", "generation_config.json", "special_tokens_map.json", "vocab.txt", "x.model", "x.py"]
 
 
@@ -95,9 +90,8 @@ def judge(pair, tmp_path, monkeypatch, request, main):
             code, said, complaint = main(command, "--config", "merge.yaml")
         except Reached:
             return 0, ""
-        return code, "\n".join(
-            line for line in (said + complaint).splitlines() if line.startswith(("problem:", "error:"))
-        )
+        lines = (said + complaint).splitlines()
+        return code, "\n".join(line for line in lines if line.startswith(("problem:", "error:")))
 
     def judged(name, spoil):
         folder = tmp_path / f"{zlib.crc32(name.encode())}"
@@ -232,6 +226,27 @@ def test_check_and_fit_agree_on_tables(judge, request):
         configured(lambda config: put(config, "models.0.calibration", name))(folder)
 
     for name in sampled(list(TABLES), 8, request):
+        judge(name, lambda folder, name=name: instead(folder, name))
+
+
+def test_check_and_fit_agree_on_documents(judge, request):
+    def changed(folder, name):
+        found = DOCUMENTS[name]((folder / "merge.yaml").read_text())
+        (folder / "merge.yaml").write_bytes(found if isinstance(found, bytes) else found.encode())
+
+    for name in sampled(list(DOCUMENTS), 10, request):
+        judge(name, lambda folder, name=name: changed(folder, name))
+
+
+def test_check_and_fit_agree_on_folders(judge, request):
+    def instead(folder, name):
+        (folder / "rows").mkdir()
+        for file, content in FOLDERS[name].items():
+            (folder / "rows" / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "rows" / file).write_bytes(content)
+        configured(lambda config: put(config, "models.0.calibration", "rows"))(folder)
+
+    for name in sampled(list(FOLDERS), 9, request):
         judge(name, lambda folder, name=name: instead(folder, name))
 
 

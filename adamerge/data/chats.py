@@ -13,10 +13,11 @@ from adamerge.data.contents import contents
 from adamerge.data.input_columns import input_names
 from adamerge.data.language_rows import Example, awaits_answers, check_measured, example_rows
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.odd_turns import odd_turns
 from adamerge.data.questions import measured_as
 from adamerge.data.rendered import Message, question, render, render_last_turn
 from adamerge.data.settings import Encoding
-from adamerge.data.sharegpt import as_messages, is_sharegpt, unknown_speaker
+from adamerge.data.sharegpt import as_messages, form_notes, unknown_speaker
 from adamerge.data.tables import Table
 from adamerge.data.text_inputs import refuse_columns
 from adamerge.data.tokenize import TOKENIZER_FILES, check_padding, token_limit
@@ -24,7 +25,7 @@ from adamerge.data.tokens import cut_note, special_tokens, spelling_note
 from adamerge.data.unprinted import joined_parts, unprinted_notes
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind
-from adamerge.types import Fact, quoted
+from adamerge.types import quoted
 
 MESSAGES = "messages"
 """Column of chat messages if the table has no column of texts and the configuration names none."""
@@ -74,8 +75,12 @@ class Chat(Modality):
             examples, said = _examples(table, tokenizer, chats, encoding, limit)
             rows, notes = example_rows(table, expert, tokenizer, encoding, examples, limit)
             said += notes
-        said += (*unprinted_notes(table, tokenizer, written, chats), *_spelling_note(table, tokenizer, chats))
-        return Encoded(rows, found, (*_form_note(table), *said))
+        said += (
+            *odd_turns(table, written, encoding, answered=awaits_answers(encoding)),
+            *unprinted_notes(table, tokenizer, written, chats),
+            *_spelling_note(table, tokenizer, chats),
+        )
+        return Encoded(rows, found, (*form_notes(table, chat_column(table)), *said))
 
 
 def chat_column(table: Table) -> str:
@@ -163,21 +168,6 @@ def _check_continues(table: Table, kind: ModelKind) -> None:
 
 def _without_empty(message: Message) -> Message:
     return {key: value for key, value in message.items() if value is not None}
-
-
-def _form_note(table: Table) -> tuple[str, ...]:
-    """Note how many chats are in ShareGPT's form."""
-    chats = table.values(cast(str, table.source.messages))
-    count = sum(isinstance(chat, list) and is_sharegpt(cast(list[object], chat)) for chat in chats)
-    if not count:
-        return ()
-    place = f"{table.task}: {table.source.path}"
-    return (
-        Fact(
-            f"{place}: {count} of {len(chats)} chats are in ShareGPT's form (from, value); human is read as user, gpt "
-            "as assistant."
-        ),
-    )
 
 
 def _problem(message: object) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from adamerge.data.sharegpt import as_messages
 from adamerge.data.tables import Table
 from adamerge.types import WARNING, quoted
 
@@ -23,7 +24,7 @@ def unlike_processor(table: Table, column: str, processor: object) -> tuple[str,
     if not isinstance(processor, ProcessorMixin) or not processor.chat_template or not len(table):
         return ()
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    chat = table.values(column)[0]
+    chat = as_messages(cast(list[object], table.values(column)[0]))
     try:
         own = cast(list[int], tokenizer.apply_chat_template(cast(Any, chat), tokenize=True, return_dict=False))
         found = processor.apply_chat_template(_in_parts(cast(Any, chat)), tokenize=True, return_dict=True)

@@ -1,5 +1,7 @@
 """Tables → encoded rows; the model and the columns select the modality."""
 
+from collections.abc import Mapping
+
 from adamerge.data.chats import Chat, chat_column
 from adamerge.data.chats_of_processors import unlike_processor
 from adamerge.data.contents import tensor_contents
@@ -11,9 +13,11 @@ from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.number_columns import unread_columns
 from adamerge.data.number_labels import METRICS
 from adamerge.data.pictured import Pictured, is_pictured
-from adamerge.data.settings import Encoding
+from adamerge.data.questions import NORMALISE
+from adamerge.data.settings import Encoding, EvaluationSource
 from adamerge.data.tables import Table
 from adamerge.data.text import Text
+from adamerge.data.unprinted import argument_columns
 from adamerge.data.unread_images import check_images
 from adamerge.data.unread_texts import unread_texts
 from adamerge.experts.experts import Expert
@@ -56,10 +60,23 @@ def encode(table: Table, expert: Expert, processor: AnyProcessor, encoding: Enco
     notes = () if isinstance(modality, Images | Pictured) else check_images(table, expert, chat_column(table))
     used = processor if isinstance(modality, Pictured) else modality.part(processor)
     found = modality.encode(table, expert, used, encoding)
-    notes += unread_texts(table, columns)
+    notes += unread_texts(table, columns, expert.kind, _told(table, expert.kind, columns, used, encoding))
     if isinstance(modality, Chat):
         notes += unlike_processor(table, columns["messages"], processor)
     return found._replace(notes=(*table.reading_notes(columns), *notes, *found.notes))
+
+
+def _told(
+    table: Table, kind: ModelKind, columns: Mapping[str, str], processor: AnyProcessor, encoding: Encoding
+) -> set[str]:
+    """Return the columns that are read besides the used ones, or that other notes speak of."""
+    source = table.source
+    told = {source.image} if kind.language_model else set[str]()
+    if "messages" in columns:
+        told |= {*argument_columns(table, getattr(processor, "chat_template", None))}
+    if isinstance(source, EvaluationSource) and encoding.labeled:
+        told |= {NORMALISE, *([source.choices] if isinstance(source.choices, str) else [])}
+    return told if encoding.labeled else {*told, source.label}
 
 
 def encode_tensors(source: RowsLike, expert: Expert, *, labeled: bool) -> Encoded:

@@ -128,7 +128,7 @@ def split_of_tables(folder: Path, files: Sequence[Path], split: str) -> tuple[li
     names = {file: split_in(file.relative_to(folder)) for file in files}
     found = sorted({name for name in names.values() if name is not None})
     if not found:
-        return list(files), ()
+        return list(files), no_split(split)
     if set(names.values()) == {found[0]}:
         return list(files), only(found[0], split, "files")
     if None in names.values():
@@ -179,6 +179,15 @@ def only(found: str, split: str, what: str) -> tuple[str, ...]:
     if found == SPLITS.get(split.lower()):
         return ()
     return (f"all {what} are named after the split {found}, which is read (key split: {split}).",)
+
+
+def no_split(split: str) -> tuple[str, ...]:
+    """Say that all rows are read where a split was asked for, because nothing is named after one.
+
+    Args:
+        split: Name of the split that was asked for; the default says nothing.
+    """
+    return () if split == "train" else (f"nothing is named after a split, so all is read (key split: {split}).",)
 
 
 def split_in(path: Path) -> str | None:

@@ -15,6 +15,7 @@ from adamerge.data.chats import chat_column
 from adamerge.data.contents import Contents, hash_of
 from adamerge.data.media import media_columns, media_in_chats, media_in_columns, reads
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
+from adamerge.data.odd_turns import odd_turns
 from adamerge.data.pictured_chats import images_of, pictured_chats
 from adamerge.data.pixels import Stored, check_scale, converted, storage_notes, stored_as
 from adamerge.data.questions import check_metric
@@ -22,9 +23,11 @@ from adamerge.data.rendered import rejection
 from adamerge.data.rows import Padded, Rows
 from adamerge.data.sample_scale import decode
 from adamerge.data.settings import Encoding
+from adamerge.data.sharegpt import form_notes
 from adamerge.data.tables import Table
 from adamerge.data.text_rows import next_tokens, predicting
 from adamerge.data.tokenize import TOKENIZER_FILES, token_limit
+from adamerge.data.unprinted import unprinted_notes
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token, takes
 from adamerge.types import Fact, quoted
@@ -90,7 +93,13 @@ class Pictured(Modality):
             raise table.error(
                 f"no row has an answer within {limit} tokens, images included. Raise data.max_length or use other rows."
             )
-        notes = (*_notes(table, chats, len(chats) - len(kept), limit), *about)
+        notes = (
+            *_notes(table, chats, len(chats) - len(kept), limit),
+            *about,
+            *(form_notes(table, column) if (column := self.columns(table, encoding).get("messages")) else ()),
+            *odd_turns(table, chats, encoding, answered=False),
+            *unprinted_notes(table, whole, chats, chats),
+        )
         rows = rows.only(kept)
         classes_by_token(expert.module, expert.kind, rows.batch([0]).inputs, table.task)
         return Encoded(rows, found, notes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from adamerge.data.record import Record, Row
 from adamerge.data.text_files import format_ending, lines
 from adamerge.data.tsv_quotes import TAB, quotes_fields
+from adamerge.types import quoted
 
 _SPACED = re.compile(r'\s+".*"\s*$', re.DOTALL)
 """A field whose quotation marks do not enclose it, because a space stands before the first."""
@@ -95,9 +96,9 @@ def _under_header(
 
 
 def _checked(header: list[str]) -> list[str]:
-    twice = [name for name in header if name and header.count(name) > 1]
-    if twice:
-        raise ValueError(f"two columns have the name {twice[0]!r}. Rename one of them in the first line.")
+    twice = next((name for name, count in Counter(header).items() if name and count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two columns have the name {quoted(twice)}. Rename one of them in the first line.")
     return header
 
 

@@ -12,7 +12,7 @@ from datasets.config import HF_DATASETS_CACHE
 from adamerge.data.arrow_files import check_saved_files
 from adamerge.data.file_kinds import refusal_of
 from adamerge.data.image_folders import is_image, open_images
-from adamerge.data.list_files import list_files, missing_shards, split_of_tables
+from adamerge.data.list_files import list_files, missing_shards, no_split, split_of_tables
 from adamerge.data.read_parquet import check_saved
 from adamerge.data.records import Arrow
 from adamerge.data.settings import DataSource
@@ -47,11 +47,18 @@ def open_rows(source: DataSource) -> Unread:
     """
     path = at_home(source.path)
     if is_folder(path):
-        return _open_folder(path, source)
+        found = _open_folder(path, source)
+        return replace(found, notes=(*found.notes, *_no_name(source.name)))
     if os.path.lexists(path) or is_table(path):
-        return _open_file(path, source.max_bytes)
+        found, notes = _open_file(path, source.max_bytes), no_split(source.split)
+        return replace(found, notes=(*found.notes, *notes, *_no_name(source.name)))
     kept = f"the rows come from the hub and stay in the cache of datasets ({HF_DATASETS_CACHE})."
     return replace(_of_dataset(_from_hub(source)), notes=(kept,))
+
+
+def _no_name(name: str | None) -> tuple[str, ...]:
+    """Say that a configuration of a hub data set was named, which files and folders here do not have."""
+    return () if name is None else (f"there are no configurations here, so all is read (key name: {name}).",)
 
 
 def _open_file(path: Path, largest: int) -> Unread:
@@ -74,7 +81,8 @@ def _open_folder(folder: Path, source: DataSource) -> Unread:
     files, passed = list_files(folder)  # refuses pipes, which `datasets` would wait for
     if _is_saved(folder):
         saved = _saved(folder, split)
-        return replace(_of_dataset(saved), notes=(*check_saved(saved), *_not_listed(saved, files)))
+        one = () if (folder / "dataset_dict.json").exists() else no_split(split)
+        return replace(_of_dataset(saved), notes=(*check_saved(saved), *one, *_not_listed(saved, files)))
     if any(is_image(file) for file in files):
         found = open_images(folder, files, split, source.max_bytes)
         return replace(found, notes=(*passed, *found.notes))

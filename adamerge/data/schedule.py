@@ -16,7 +16,8 @@ class Schedule:
 
     Attributes:
         seed: Random seed of the orders.
-        size: Rows per task per step; None uses all rows at every step, in their original order.
+        size: Rows per task per step; None, or as many as a task has, uses all rows at every step, in their original
+            order.
     """
 
     seed: int
@@ -37,8 +38,10 @@ class Schedule:
             >>> schedule = Schedule(seed=0, size=2)
             >>> sorted(schedule.rows(0, 0, 4) + schedule.rows(1, 0, 4))
             [0, 1, 2, 3]
+            >>> Schedule(seed=0, size=10**12).rows(7, 0, 3)
+            [0, 1, 2]
         """
-        if self.size is None:
+        if self.size is None or self.size >= count:
             return list(range(count))
         places = range(step * self.size, (step + 1) * self.size)
         orders = {epoch: self._order(epoch, task, count) for epoch in {place // count for place in places}}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from adamerge.data.list_files import SPLITS, chosen_of, only, split_in
+from adamerge.data.list_files import SPLITS, chosen_of, no_split, only, split_in
 from adamerge.data.words import folded
 
 
@@ -69,7 +69,7 @@ def split_of_images(
     names = {file: SPLITS.get(top.lower()) for file, top in tops.items()}
     found = sorted({name for name in names.values() if name is not None})
     if None in names.values() or not found:
-        return list(files), (), _in_doubt([file.relative_to(folder) for file in files])
+        return list(files), no_split(split), _in_doubt([file.relative_to(folder) for file in files])
     if len(found) == 1:
         return list(files), only(found[0], split, "sub-folders"), None
     return *chosen_of(names, found, split, "sub-folders"), None

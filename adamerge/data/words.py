@@ -1,11 +1,15 @@
 """Names without regard to case and spaces, lists of words as texts, and what was meant by values that are no texts."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from adamerge.data.records import Records
 from adamerge.storage.file_names import at_home
+
+_NO_TEXTS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+"""Words that YAML reads as something else."""
 
 
 def folded(name: str) -> str:
@@ -53,9 +57,20 @@ def in_words(values: Sequence[object]) -> list[list[str]]:
 def columns_meant(data: Records) -> str:
     """Say which columns were probably meant: the first ones whose first value is a text or words, or a chat."""
     first = [(name, data.value(name, row)) for name in data.columns for row in range(min(len(data), 1))]
-    texts = [f" If {n!r} holds the texts, write text: {n}." for n, value in first if _is_text(value)]
-    chats = [f" If {n!r} holds chats, write messages: {n}." for n, value in first if _is_chat(value)]
+    texts = [f" If {n!r} holds the texts, write text: {in_yaml(n)}." for n, value in first if _is_text(value)]
+    chats = [f" If {n!r} holds chats, write messages: {in_yaml(n)}." for n, value in first if is_chat(value)]
     return "".join([*texts[:1], *chats[:1]])
+
+
+def in_yaml(name: str) -> str:
+    """Write a name as a value of a configuration.
+
+    Example:
+        >>> in_yaml("text"), in_yaml(" text"), in_yaml("1")
+        ('text', '" text"', '"1"')
+    """
+    plain = name[:1].isalpha() and all(one.isalnum() or one in "_-" for one in name)
+    return name if plain and name.lower() not in _NO_TEXTS else json.dumps(name, ensure_ascii=False)
 
 
 def advice(value: object, column: str) -> str:
@@ -76,7 +91,7 @@ def separator_hint(columns: Sequence[str]) -> str:
     return f" The first line has {found}: separate fields by commas in .csv, by tabs in .tsv." if found else ""
 
 
-def _is_chat(value: object) -> bool:
+def is_chat(value: object) -> bool:
     """Return whether a value is a list of messages, which are mappings with a text."""
     turns = cast(list[object], value) if isinstance(value, list) else []
     return bool(turns) and all(isinstance(turn, dict) and any(map(_is_text, turn.values())) for turn in turns)

@@ -45,11 +45,12 @@ def divide(experts: Experts, split: Split, source: str) -> Experts:
     problems += quantised_problems(source, experts.base, [name for name in everywhere if name in experts.base])
     for expert in experts.tasks.values():
         alone = [n for n in _parameters(expert) if n not in everywhere and n not in heads[expert.name]]
-        problems += [
-            f"{expert.name}: expected every expert to have the parameter {n}, but some lack it; add it to "
-            "parameters.head."
-            for n in alone
-        ]
+        if alone:
+            what, them = ("parameters", "them") if len(alone) > 1 else ("parameter", "it")
+            problems.append(
+                f"{expert.name}: expected every expert to have the {what} {several(alone)}, but some lack {them}; add "
+                f"{them} to parameters.head, or take experts of one class."
+            )
     if not shared and not problems:
         problems.append(
             f"{source}: expected parameters that base and experts share, found none. Check that the experts were "

@@ -56,6 +56,11 @@ class Expert:
         return Stateless(self.module)
 
     @property
+    def draws_elsewhere(self) -> bool:
+        """Whether a pass has drawn random numbers from Python or numpy; asks for no `forward` that ran nothing yet."""
+        return "forward" in vars(self) and self.forward.elsewhere
+
+    @property
     def whole_head(self) -> tuple[str, ...]:
         """Parameters and buffers of the head."""
         return (*self.head, *self.head_buffers)

@@ -14,6 +14,7 @@ from adamerge.merging.exact import Exact, Term, joined, merge_exactly, windows
 from adamerge.merging.matrices import as_matrix, matrix_shape
 from adamerge.merging.task_vectors import Bundle, TaskVectors, Tile
 from adamerge.storage.digest import FileDigest, FileIdentity, digest_of_json
+from adamerge.storage.read_ahead import read_ahead
 from adamerge.storage.some_rows import SomeRows
 from adamerge.storage.weights import Weights
 from adamerge.types import Coefficients
@@ -54,6 +55,7 @@ class Mapped(TaskVectors):
         self._weights = tuple(experts.values())
         self._centre = centre
         self._base = base
+        self._sources = (*self._weights, centre, *([] if base is None else [base]))
         self.subtracts_centre = base is centre
         # One for all parameters: a new one for each would leave holes in the heap between the merged ones.
         self._scratch = torch.empty(max(SCRATCH, len(experts)), dtype=dtype, device=device)
@@ -66,13 +68,16 @@ class Mapped(TaskVectors):
     @property
     @override
     def files(self) -> Mapping[Path, FileDigest]:
-        every = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
-        return {path: file for weights in every for path, file in weights.files.items()}
+        return {path: file for weights in self._sources for path, file in weights.files.items()}
+
+    @override
+    def read_ahead(self, names: Sequence[str], most: int) -> None:
+        read_ahead(self._sources, names, most)
 
     @override
     def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
-        sources = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
-        return digest_of_json([self.experts, list(self.shapes), str(self.dtype), [one.digest(file) for one in sources]])
+        sources = [one.digest(file) for one in self._sources]
+        return digest_of_json([self.experts, list(self.shapes), str(self.dtype), sources])
 
     @override
     def combine_exactly(self, name: str, coefficients: Coefficients, groups: Tensor) -> Tensor:
@@ -116,8 +121,7 @@ class Mapped(TaskVectors):
 
     def dtypes(self, name: str) -> tuple[torch.dtype, ...]:
         """Return the dtypes of a parameter in all files."""
-        every = (*self._weights, self._centre, *([] if self._base is None else [self._base]))
-        return tuple(weights.headers[name].dtype for weights in every)
+        return tuple(weights.headers[name].dtype for weights in self._sources)
 
     def _tiles(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
         return differences(self.sources(name), self.base(name), self._scratch)

@@ -61,7 +61,7 @@ class TaskBlocks:
         blocks = find_blocks(module, [expert.prefix + path for path in given])
         if not blocks:
             raise refusal(module, "has no list of like modules")
-        if expert.forward.elsewhere:
+        if expert.draws_elsewhere:
             raise refusal(module, "draws random numbers from Python or numpy")
         self._around = frames(blocks)
         self._names = merge_names(expert, known)

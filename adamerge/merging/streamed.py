@@ -10,6 +10,7 @@ end, runs once: its backward pass follows at once. In between, only the tensors 
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from adamerge.merging.expert_cosines import ExpertCosines
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.frame import ReadOutsideError
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.read_ahead import NextBlock, ReadAhead
 from adamerge.merging.rounds import Held, Pass, Source, closing, held, next_round
 from adamerge.merging.step_losses import StepLosses
 from adamerge.merging.streamed_outputs import StreamedMerged, held_for, note_read_outside, source_of, start
@@ -40,6 +42,7 @@ class StreamedExecution(Execution):
         self._blocks = model.task_blocks
         self._last: set[str] = set()  # blocks after which passes end
         self._heads: dict[str, str | None] = {}
+        self._next = NextBlock(ReadAhead(model.vectors))
 
     @override
     def losses_and_gradient(
@@ -52,8 +55,9 @@ class StreamedExecution(Execution):
         every = [(task, one) for task, own in work.items() for one in own]
         source = source_of(self._model, coefficients)
         while True:
+            ahead = replace(source, merge=self._next.step(source.merge))
             try:
-                losses, sums = self._step(source, every, layers, cosines)
+                losses, sums = self._step(ahead, every, layers, cosines)
             except ReadOutsideError as error:
                 note_read_outside(self._blocks.values(), error)
                 continue

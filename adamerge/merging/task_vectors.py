@@ -79,6 +79,10 @@ class TaskVectors(ABC):
         """Files that task vectors and centre are read from."""
         return {}
 
+    def read_ahead(self, names: Sequence[str], most: int) -> None:
+        """Ask for what parameters are read from, at most so many bytes of files; by default they are in none."""
+        del names, most
+
     @abstractmethod
     def digest(self, file: FileIdentity = FileDigest.hexdigest) -> str:
         """Hash of what the task vectors and their centre are read from, for the keys of kept results.

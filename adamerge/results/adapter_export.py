@@ -18,7 +18,7 @@ from adamerge.results.adapter_layout import PREFIX, Slot, adapter_options, neste
 from adamerge.results.adapter_notes import notes_of
 from adamerge.results.adapter_read_back import compare_with_adapter, peft_version
 from adamerge.results.backbone import as_on_disk
-from adamerge.results.export import Exported, check_free
+from adamerge.results.export import Cards, Exported, check_free
 from adamerge.results.surviving import SurvivingShare
 from adamerge.results.unchanged import check_unchanged
 from adamerge.results.write_checkpoint import checkpoints
@@ -33,7 +33,12 @@ SHOWN = 10
 
 
 def export_adapter(
-    model: MergedModel, coefficients: Coefficients, folder: Path, *, max_rank: int | None = None
+    model: MergedModel,
+    coefficients: Coefficients,
+    folder: Path,
+    *,
+    max_rank: int | None = None,
+    cards: Cards | None = None,
 ) -> Exported:
     """Write what a merge changes as factors over the base, load the adapter and compare it with the merge.
 
@@ -47,6 +52,7 @@ def export_adapter(
         coefficients: (G, K).
         folder: Output folder; must not exist.
         max_rank: Largest rank; smaller singular values are cut off, and the error is measured. None keeps all.
+        cards: Writes model cards into the folder before it appears.
 
     Returns:
         The written files, and what there is to say of them.
@@ -79,6 +85,8 @@ def export_adapter(
         check_unchanged(model.experts)
         weights = sum((place / FILE).stat().st_size for place in dict.fromkeys(places.values()))
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+        if cards:
+            cards(part, share.found())
     exported = Exported(folder, checkpoints(model.experts, folder), size, share.found())
     notes = notes_of(
         found, rank, max_rank, model.rounding, weights, peft_version(), dense.found(), list(slots.values())

@@ -10,6 +10,7 @@ from adamerge.experts.experts import Experts
 from adamerge.merging.matrices import as_matrix
 from adamerge.merging.memory import give_back
 from adamerge.merging.merged_model import MergedModel
+from adamerge.merging.read_ahead import ReadAhead
 from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
 from adamerge.results.surviving import SurvivingShare
 from adamerge.types import Coefficients
@@ -34,7 +35,9 @@ def exact_parameters(
     Raises:
         ConfigError: A number is too large for the dtype on disk.
     """
-    for name in model.experts.backbone if names is None else names:
+    order, ahead = list(model.experts.backbone if names is None else names), ReadAhead(model.vectors)
+    for number, name in enumerate(order, 1):
+        ahead.ask([following for following in order[number : number + 1] if following in model.vectors.shapes])
         if name in model.vectors.shapes:
             yield name, _merged(model, coefficients, surviving, name)
             give_back()  # the C library would keep as much as was written

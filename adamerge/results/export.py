@@ -1,9 +1,10 @@
 """Export of the merged checkpoint: ordinary Hugging Face files, complete or absent."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -23,6 +24,10 @@ from adamerge.types import Coefficients, ConfigError
 
 SHARD_BYTES = 50 * 10**9
 """Maximum size of one file, as in transformers: what is saved in place then has the same files, and none is left."""
+
+
+Cards: TypeAlias = Callable[[Path, Surviving], None]
+"""Writes model cards into an exported folder, which say what of the merge survived rounding."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def export(
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
     links: bool = True,
+    cards: Cards | None = None,
 ) -> Exported:
     """Merge in fp64, one parameter at a time, write the checkpoint, read it back and compare.
 
@@ -76,6 +82,7 @@ def export(
         shard_bytes: Maximum size of one file.
         links: Whether folders of tasks may share files by hard links; then a file that is edited in place changes in
             all of them.
+        cards: Writes model cards into the folder before it appears.
 
     Returns:
         The written files.
@@ -107,7 +114,10 @@ def export(
         compare_with_files(model, backbone.checksums, part)
         check_unchanged(model.experts)
         size = sum({f.stat().st_ino: f.stat().st_size for f in part.rglob("*") if f.is_file()}.values())
-    return Exported(folder, checkpoints(model.experts, folder), size, replace(surviving.found(), modules=left), notes)
+        survived = replace(surviving.found(), modules=left)
+        if cards:
+            cards(part, survived)
+    return Exported(folder, checkpoints(model.experts, folder), size, survived, notes)
 
 
 def _make_readable(experts: Experts, folder: Path) -> tuple[str, ...]:

@@ -11,8 +11,10 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import KEEP, Experts
 from adamerge.experts.origin import Origin, origin_of
 from adamerge.learning.learned import Learned
+from adamerge.merging.rounding import RoundingMode
 from adamerge.results.candidates import IN_WORDS
 from adamerge.results.compare import Comparison, finite
+from adamerge.results.export import Cards
 from adamerge.results.kept_base import from_base
 from adamerge.results.loading import loading_of
 from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_of
@@ -136,20 +138,23 @@ def write_cards(facts: CardFacts, folder: Path) -> None:
         write_text(folder / place / CARD, card(facts, loadings, place or None, "merged"))
 
 
-def write_cards_of(recipe: Path, folder: Path, *, rounded: str | None = None, changed: bool = False) -> None:
-    """Write the cards of a further export of a run; a run of an earlier version, whose recipe has no facts, gets none.
+def cards_of(recipe: Path, rounding: RoundingMode, *, changed: bool = False) -> Cards | None:
+    """Return what writes the cards of a further export of a run; a run of an earlier version has no facts for it.
 
     Args:
         recipe: recipe.json of the run.
-        folder: The export.
-        rounded: What rounding removed of this export, in words, if much.
+        rounding: How the numbers of this export are rounded; what that removes is said, if it is much.
         changed: Whether it may be written otherwise than the export whose scores the run has.
     """
     found = cast(Mapping[str, Any], read_recipe(recipe)).get("card") if recipe.is_file() else None
     if found is None:
-        return
-    notes = filter(None, [rounded, OTHERWISE if changed else None])
-    write_cards(replace(from_json(found), notes=list(notes)), folder)
+        return None
+
+    def write(folder: Path, surviving: Surviving) -> None:
+        notes = filter(None, [surviving.warning(rounding), OTHERWISE if changed else None])
+        write_cards(replace(from_json(found), notes=list(notes)), folder)
+
+    return write
 
 
 def licence_warning(facts: CardFacts) -> str | None:

@@ -24,8 +24,11 @@ def keys_of(name: str, index: Mapping[str, Any], defaults: Mapping[str, list[str
 
 
 def _keys(name: str, index: Mapping[str, Any], defaults: Mapping[str, list[str]]) -> Iterator[str]:
-    entry: Any = index.get(name)
-    kind, cfg = (entry.kind.name, entry.cfg or {}) if entry else ("", {})
+    entry = index.get(name)
+    if entry is None:
+        yield from [LATER] if "/" in name else []  # a file
+        return
+    kind, cfg = entry.kind.name, entry.cfg or {}
     if kind == "TASK":
         filters = [one["name"] for one in cfg.get("filter_list") or [{"name": "none"}]]
         named = [one["metric"] for one in cfg.get("metric_list") or []] or defaults.get(cfg.get("output_type", ""), [])
@@ -35,7 +38,7 @@ def _keys(name: str, index: Mapping[str, Any], defaults: Mapping[str, list[str]]
         members = cfg.get("task") or [] if kind == "GROUP" else sorted(entry.tags)
         for one in [members] if isinstance(members, str) else members:
             yield from _keys(one if isinstance(one, str) else str(one.get("task")), index, defaults)
-    elif kind or "/" in name:  # or a file
+    else:
         yield LATER
 
 

@@ -1,5 +1,6 @@
 """Options of learning from a configuration; raises what cannot be used, notes what is unusual."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -8,6 +9,7 @@ import torch
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.data.rows import Rows
 from adamerge.data.schedule import held_out_notes, split_held_out
+from adamerge.experts.name_patterns import several
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.merging.chunks import Chunks
 from adamerge.merging.device import device_of
@@ -46,6 +48,7 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
         names: Parameters that are merged.
     """
     notes = [*weight_notes(config, names), *_beside_notes(config), *_mean_notes(config), *_outside(config, names)]
+    notes += _machine_notes(config)
     steps = config.trainer.max_steps
     if config.chunks is not None and 0 < steps <= (
         shortest := _steps_without_chunks(config.chunks, config.watch.every)
@@ -56,6 +59,21 @@ def learning_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
             f"{shortest}"
         )
     return notes
+
+
+_FIRST = ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID")
+"""Variables by which torchrun and clusters say where the first machine is."""
+
+
+def _machine_notes(config: MergeConfig) -> list[str]:
+    """Say that nothing names the first of several machines, so that they would wait for each other for long."""
+    if config.trainer.num_nodes == 1 or not config.trainer.max_steps or any(name in os.environ for name in _FIRST):
+        return []
+    return [
+        f"warning: trainer.num_nodes: {config.trainer.num_nodes}: nothing here says where the first machine is, so fit "
+        "waits for the others, for a day at most; start it by torchrun or srun on every machine, or set MASTER_ADDR "
+        "and NODE_RANK"
+    ]
 
 
 def _steps_without_chunks(chunks: Chunks, every: int) -> int:
@@ -91,11 +109,22 @@ def _mean_notes(config: MergeConfig) -> list[str]:
 
 
 def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
-    """Say how many rows are held out, where that is not the share that is configured, or where they are few."""
+    """Say how many rows are held out and taken per step, where that is not as configured, or where they are few."""
     counts = {task: len(own) for task, own in rows.items()}
     watched = config.trainer.max_steps and config.watch.monitor != "last"
     notes = held_out_notes(counts, config.data.held_out, config.data.least_held_out) if watched else []
-    return [*notes, *_growth_notes(config, rows)]
+    return [*notes, *_batch_notes(config, counts), *_growth_notes(config, rows)]
+
+
+def _batch_notes(config: MergeConfig, counts: Mapping[str, int]) -> list[Fact]:
+    """Say of which tasks a step takes all rows, because they are fewer than a batch."""
+    size, share, seed = config.data.batch_size, config.data.held_out, config.seed_everything
+    if size is None or not config.trainer.max_steps:
+        return []
+    own = {task: len(split_held_out(n, share, seed, config.data.least_held_out)[0]) for task, n in counts.items()}
+    few = [f"{count} of {task}" for task, count in own.items() if count < size]
+    rows = several(few, 6)
+    return [Fact(f"note: data.batch_size: {size}: a step takes all rows to learn from, {rows}")] if few else []
 
 
 def _growth_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:

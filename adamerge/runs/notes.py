@@ -1,5 +1,6 @@
 """What a user should know of a run before it begins; `check`, `fit` and Python say the same."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from adamerge.data.rows import Rows
@@ -14,6 +15,9 @@ from adamerge.runs.load_rows import Data
 from adamerge.transforms.stored import largest_stack
 from adamerge.types import Fact
 
+_VARIABLE = re.compile(r"\$(\w|\{)")
+"""Where a shell would replace a variable."""
+
 
 def notes_of(config: MergeConfig, experts: Experts, names: Sequence[str], data: Data) -> list[str]:
     """List all notes on rows, settings and transforms that are given before anything is computed.
@@ -26,6 +30,7 @@ def notes_of(config: MergeConfig, experts: Experts, names: Sequence[str], data: 
     """
     return [
         *data.notes,
+        *_place_notes(config),
         *learning_notes(config, names),
         *row_notes(config, data.calibration),
         *augmentation_notes(config, data.calibration),
@@ -33,6 +38,16 @@ def notes_of(config: MergeConfig, experts: Experts, names: Sequence[str], data: 
         *transform_notes(config, experts, names),
         *race_notes(config, experts, names, data.calibration),
         *_generation_notes(config, experts, names, data.calibration),
+    ]
+
+
+def _place_notes(config: MergeConfig) -> list[str]:
+    """Say that a variable of the shell in run_dir is none in a configuration."""
+    if not _VARIABLE.search(config.run_dir):
+        return []
+    return [
+        f"warning: run_dir: {config.run_dir}: variables are not replaced in a configuration, so a folder of this very "
+        "name is made; write the path out, or give --run_dir on the command line"
     ]
 
 

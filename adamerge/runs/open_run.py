@@ -24,7 +24,7 @@ from adamerge.results.export_as import export_as
 from adamerge.results.report import comparison_table
 from adamerge.runs.begun_run import check_unedited
 from adamerge.runs.build_model import answers_to, build_model, open_experts
-from adamerge.runs.cards import write_cards_of
+from adamerge.runs.cards import cards_of
 from adamerge.runs.components import COMPONENT
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.export_choice import as_exported
@@ -40,6 +40,7 @@ from adamerge.runs.sources import told_where
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 from adamerge.storage.own_files import EVERY, own_json
+from adamerge.storage.signals import told_when_written
 from adamerge.types import ConfigError
 
 _AGAIN = "measured_again"
@@ -72,13 +73,13 @@ def export_again(
             tokenizers, processors or coefficients are not those of the run.
     """
     place, keeper = _finished(RunDirectory(run)), keeper_for(console, accept_unkeyed=True)
-    with use_run(place, "adamerge export", console), _told_where(place):
+    with told_when_written(out), use_run(place, "adamerge export", console), _told_where(place):
         model, learned = _reopen(config, place, keeper, console)
         model = model.written_in(getattr(torch, out_dtype) if out_dtype else None, rounding)
         adapter = adapter_of(config.export)
-        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=config.shard_bytes, links=links)
-        lost = done.surviving.warning(model.rounding.mode)
-        write_cards_of(place.recipe, out, rounded=lost, changed=bool(out_dtype or rounding or adapter))
+        cards = cards_of(place.recipe, model.rounding.mode, changed=bool(out_dtype or rounding or adapter))
+        size = config.shard_bytes
+        done = export_as(adapter, model, learned.coefficients, out, shard_bytes=size, links=links, cards=cards)
         lines = [*export_notes(model.experts), *done.notes, *done.surviving.lines(model.rounding.mode)]
         if adapter and done.truncation:
             data = _rows(config, model)

@@ -32,6 +32,7 @@ from adamerge.storage.digest import digest_of_path
 from adamerge.storage.kept import Keeper
 from adamerge.storage.partial_paths import remove_leftovers_in
 from adamerge.storage.resumable import begun_folder
+from adamerge.storage.signals import told_when_written
 from adamerge.types import ConfigError
 
 SAME = 1e-5
@@ -59,7 +60,7 @@ def replay(
     """
     recipe = open_recipe(file, places, allow_code=allow_code)
     check_free(out)
-    with told_where(recipe.settings, recipe.file, BY_OPTIONS):
+    with told_where(recipe.settings, recipe.file, BY_OPTIONS), told_when_written(out):
         _replay(recipe._replace(config=as_exported(recipe.config, recipe.learned)), out, console)
 
 
@@ -72,9 +73,9 @@ def _replay(recipe: Recipe, out: Path, console: Console) -> None:
         if any(begun.files.iterdir()):
             begun.note("rebuilt", {})
         kind, shards = adapter_of(recipe.config.export), recipe.config.shard_bytes
-        done = export_as(kind, model, recipe.learned.coefficients, out, shard_bytes=shards)
-    if "card" in recipe.content:
-        write_cards(from_json(recipe.content["card"]), out)
+        card = recipe.content.get("card")
+        cards = None if card is None else lambda folder, _: write_cards(from_json(card), folder)
+        done = export_as(kind, model, recipe.learned.coefficients, out, shard_bytes=shards, cards=cards)
     for line in done.notes:
         _print(console, line)
     for task, place in done.checkpoints.items():

@@ -56,8 +56,11 @@ class TrainerConfig:
         for key in ("devices", "num_nodes"):
             if isinstance(getattr(self, key), int) and getattr(self, key) < 1:
                 raise ConfigError(f"{key}: expected at least 1, found {getattr(self, key)}.")
-        if self.max_time is not None and not DURATION.fullmatch(self.max_time):
-            raise ConfigError(f"max_time: expected DD:HH:MM:SS, such as 00:01:30:00, found {self.max_time!r}.")
+        if self.max_time is not None and not (DURATION.fullmatch(self.max_time) and self.max_time.strip("0:")):
+            raise ConfigError(
+                f"max_time: expected DD:HH:MM:SS above 0, such as 00:01:30:00, found {self.max_time!r}. Correct it, or "
+                "leave it out; max_steps: 0 learns nothing."
+            )
         if self.gradient_clip_val is not None and not 0 <= self.gradient_clip_val < math.inf:
             raise ConfigError(
                 f"gradient_clip_val: expected a finite number of at least 0, or null, found {self.gradient_clip_val}."

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
 
-from adamerge.storage.partial_paths import new_partial_file, new_partial_folder, remove, remove_leftovers_of
+from adamerge.storage.partial_paths import partial_file, partial_folder, remove_leftovers_of
 from adamerge.types import ConfigError
 
 
@@ -29,16 +29,12 @@ def whole_file(path: Path) -> Generator[BufferedWriter]:
     """
     with named_in_errors(path):
         remove_leftovers_of(path)
-        part, handle = new_partial_file(path)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                part.replace(path)
-                _sync(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
+        with partial_file(path) as (part, handle), os.fdopen(handle, "wb", closefd=False) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+            _sync(path.parent)
 
 
 @contextmanager
@@ -75,13 +71,9 @@ def whole_folder(path: Path) -> Generator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers_of(path)
-    part, handle = new_partial_folder(path)
-    try:
+    with partial_folder(path) as (part, _):
         yield part
         appear(part, path)
-    finally:
-        remove(part)
-        os.close(handle)
 
 
 def appear(folder: Path, path: Path) -> None:
@@ -104,12 +96,8 @@ def appear(folder: Path, path: Path) -> None:
 def remove_whole(path: Path) -> None:
     """Remove a folder that others never see incomplete: it is renamed first."""
     remove_leftovers_of(path)
-    part, handle = new_partial_folder(path)
-    try:
+    with partial_folder(path) as (part, _):
         path.rename(part / "removed")
-    finally:
-        remove(part)
-        os.close(handle)
 
 
 def _sync(path: Path) -> None:

@@ -4,12 +4,13 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from adamerge.storage.partial_paths import is_at, lock
+from adamerge.storage.signals import unhurried
 from adamerge.types import ConfigError
 
 LOCK = ".lock"
@@ -39,20 +40,27 @@ def used_alone(folder: Path, what: str, tell: Callable[[str], None] = lambda lin
     """
     if folder.is_file():
         raise ConfigError(f"{folder}: already exists, and is a file; expected a folder, or a path that is free.")
-    made = _make(folder)
+    made: list[Path] = []
+    handle: int | None = None
     try:
-        handle = _acquire(folder, what, tell)
-        try:
-            yield
-        finally:
-            if handle is not None:
-                with suppress(OSError):  # a folder that became unwritable, or was removed
-                    (folder / LOCK).unlink()
-                os.close(handle)
+        with unhurried():
+            made = _make(folder)
+            handle = _acquire(folder, what, tell)
+        yield
     finally:
-        for own in made:
-            with suppress(OSError):  # not empty
-                own.rmdir()
+        with unhurried():
+            _leave(folder, handle, made)
+
+
+def _leave(folder: Path, handle: int | None, made: Sequence[Path]) -> None:
+    """Remove the lock file, and the folder and its parents as far as they were made here and are empty."""
+    if handle is not None:
+        with suppress(OSError):  # a folder that became unwritable, or was removed
+            (folder / LOCK).unlink()
+        os.close(handle)
+    for own in made:
+        with suppress(OSError):  # not empty
+            own.rmdir()
 
 
 def _make(folder: Path) -> list[Path]:

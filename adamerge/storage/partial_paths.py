@@ -6,8 +6,11 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+from adamerge.storage.signals import unhurried
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.partial", re.DOTALL)
 _PARTIAL_0_1_0 = re.compile(r"\..+\.partial", re.DOTALL)
@@ -18,22 +21,46 @@ JOURNAL = "journal"
 """File in a partial folder that says what was finished in it: another process may go on from there (resumable.py)."""
 
 
-def new_partial_file(path: Path) -> tuple[Path, int]:
-    """Create the partial file of a path; returns its path and its descriptor, which holds its lock until it is closed.
+@contextmanager
+def partial_file(path: Path) -> Generator[tuple[Path, int]]:
+    """Create the partial file of a path; yields its path and its descriptor, which holds its lock.
 
-    The name is random and the file is new, so nothing that lies there already is written to or followed.
+    The name is random and the file is new, so nothing that lies there already is written to or followed. What is still
+    there at the end is removed, and signals wait for that.
     """
-    return _new(path, lambda part: os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    with _removed(path, lambda part: os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)) as made:
+        yield made
+
+
+@contextmanager
+def partial_folder(path: Path) -> Generator[tuple[Path, int]]:
+    """Create the partial folder of a path, as `partial_file` does a file."""
+    with _removed(path, _make_folder) as made:
+        yield made
 
 
 def new_partial_folder(path: Path) -> tuple[Path, int]:
     """Create the partial folder of a path; returns its path and a descriptor, which holds its lock until closed."""
+    return _new(path, _make_folder)
 
-    def make(part: Path) -> int:
-        part.mkdir()
-        return os.open(part, os.O_RDONLY | os.O_CLOEXEC)
 
-    return _new(path, make)
+def _make_folder(part: Path) -> int:
+    part.mkdir()
+    return os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextmanager
+def _removed(path: Path, make: Callable[[Path], int]) -> Generator[tuple[Path, int]]:
+    made: tuple[Path, int] | None = None
+    try:
+        with unhurried():
+            made = _new(path, make)
+        yield made
+    finally:
+        with unhurried():
+            if made is not None:
+                remove(made[0])
+                os.close(made[1])
 
 
 def _new(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:

@@ -12,6 +12,7 @@ from typing import TypeAlias, cast
 from adamerge.storage.atomic_files import appear, named_in_errors
 from adamerge.storage.kept import Key
 from adamerge.storage.partial_paths import JOURNAL, new_partial_folder, remove, take_leftover_of
+from adamerge.storage.signals import unhurried
 
 _KEY = ""
 """Name of the note that holds the key."""
@@ -83,22 +84,27 @@ def begun_folder(path: Path, key: Key) -> Generator[Begun]:
         key: Hashes of everything that decides what is written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    begun, handle = _begin(path, key)
+    opened: tuple[Begun, int] | None = None
     stays = False
     try:
+        with unhurried():
+            opened = _begin(path, key)
+        begun = opened[0]
         begun.files.mkdir(exist_ok=True)
         if not (begun.place / JOURNAL).exists():
             _append(begun.place / JOURNAL, _KEY, key)
         yield begun
     except (KeyboardInterrupt, OSError) as error:
-        stays = bool(begun.finished) and not os.path.lexists(path)
-        if stays:
-            error.add_note(f"What was written is in {begun.place}: the same export goes on from there.")
+        stays = opened is not None and bool(opened[0].finished) and not os.path.lexists(path)
+        if opened and stays:
+            error.add_note(f"What was written is in {opened[0].place}: the same export goes on from there.")
         raise
     finally:
-        if not stays:
-            remove(begun.place)
-        os.close(handle)
+        with unhurried():
+            if opened and not stays:
+                remove(opened[0].place)
+            if opened:
+                os.close(opened[1])
 
 
 def _begin(path: Path, key: Key) -> tuple[Begun, int]:

@@ -3,9 +3,10 @@
     python tests/benchmarks/export.py --folder FOLDER    # Qwen2.5-1.5B's shapes, 4 of the experts that larger.py wrote
     python tests/benchmarks/export.py --layers 2 --width 256 --vocabulary 20000
 
-Task arithmetic, 0.3 an expert, from bf16 files to a bf16 file. Every run is a process of its own, the two in turn; the
-first pair warms the page cache up and does not count. Anonymous memory (RssAnon) is sampled from outside. mergekit
-compares nothing with what it wrote; adamerge reads its export back as transformers does, and compares every bit.
+Task arithmetic, 0.3 an expert, from bf16 files to a bf16 file. Every run is a process of its own, the two in turn, and
+finds its files in the page cache, where they are read before it; the first pair does not count. Anonymous memory
+(RssAnon) is sampled from outside. mergekit compares nothing with what it wrote; adamerge reads its export back as
+transformers does, and compares every bit.
 """
 
 import argparse
@@ -88,9 +89,19 @@ def _timed(function: Callable[..., None], spent: list[float]) -> Callable[..., N
     return timed
 
 
+def read(folders: list[Path]) -> None:
+    """Read all weights once, so that they lie in the page cache."""
+    piece = bytearray(2**24)
+    for file in (file for folder in folders for file in folder.glob("*.safetensors")):
+        with file.open("rb", buffering=0) as own:
+            while own.readinto(piece):
+                pass
+
+
 def take(run: Callable[..., None], folder: Path, options: argparse.Namespace) -> Taken:
     """Run one of them in a process of its own, and watch it."""
     shutil.rmtree(folder / "out", ignore_errors=True)
+    read([folder / "base", *(folder / f"e{k}" for k in range(options.experts))])
     times = folder / "times.json"
     process = multiprocessing.get_context("spawn").Process(
         target=run, args=(folder, options.experts, options.threads, times)

@@ -1,6 +1,7 @@
-"""Chats in ShareGPT's form are read as the same chats with roles."""
+"""Chats in ShareGPT's form, and with other names of roles, are read as the same chats with usual roles."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.families import CHATS, build, save_tokenizer
@@ -25,8 +26,9 @@ def read(tmp_path_factory):
     tokenizer.chat_template = CHATS
     expert = Expert("mood", build("LlamaForCausalLM", "llama", 0), InMemory({}), ())
 
-    def call(columns, **source):
-        return encode(Table(Listed(columns), DataSource("rows", **source), "mood"), expert, tokenizer, Encoding())
+    def call(columns, answer=None, **source):
+        table = Table(Listed(columns), DataSource("rows", **source), "mood")
+        return encode(table, expert, tokenizer, Encoding(answer_tokens=answer))
 
     return call
 
@@ -73,6 +75,27 @@ def test_an_unknown_speaker_is_refused_by_row(read):
 def test_texts_are_preferred_to_conversations(read):
     found = read({"text": ["good film"], "conversations": [share(*SAID[0])]})
     assert found.rows.batch([0]).inputs["input_ids"].shape == (1, 4)
+
+
+OTHER = [("Human", "gpt"), ("USER", "Assistant"), (" user ", "bot"), ("prompter", "AI"), ("user", "model")]
+
+
+@pytest.mark.parametrize("words", OTHER)
+def test_other_names_of_roles_are_those_of_speakers_and_counted(read, words):
+    named = [[{"role": word, "content": text} for word, text in zip(words, ("loud", "good"), strict=True)]]
+    usual = [roles(("human", "calm"), ("gpt", "bad"))]
+    found, expected = read({"messages": named + usual}), read({"messages": [roles(("human", "loud"), ("gpt", "good"))]})
+    assert torch.equal(found.rows.batch([0]).inputs["input_ids"], expected.rows.batch([0]).inputs["input_ids"])
+    said = ", ".join(f"{w!r} is read as {r}" for w, r in zip(words, ("user", "assistant"), strict=True) if w != r)
+    assert f"mood: rows: 1 of 2 chats name roles by other words: {said}." in found.notes
+    assert read({"messages": named}, answer=4).rows.shown == [roles(("human", "loud"))]  # without the old answer
+
+
+def test_forms_are_read_message_by_message_as_datasets_fills_keys(read):
+    mixed = [{"from": "human", "value": "loud", "role": None, "content": None}, *roles(("gpt", "good"))]
+    assert as_messages(mixed) == roles(("human", "loud"), ("gpt", "good"))
+    with pytest.raises(ConfigError, match=r"message 1 of 'messages' has no role"):
+        read({"messages": [[{"from": "human", "value": "loud", "content": "calm"}]]})
 
 
 @settings(max_examples=20)

@@ -3,9 +3,11 @@
 import gzip
 import json
 import shutil
+import time
 
 import datasets
 import pytest
+from PIL import Image
 from support.mistakes import edit_json
 
 from adamerge.data.settings import DataSource
@@ -167,3 +169,32 @@ def test_classes_that_a_saved_dataset_names_otherwise_than_its_files_are_said(tm
     table = load(tmp_path)
     assert table.class_names("label") == ["x", "y"]
     assert "the classes of 'label' are those of dataset_info.json (x, y)" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"split": "test"}, "nothing is named after a split, so all is read (key split: test)."),
+        ({"name": "large"}, "there are no configurations here, so all is read (key name: large)."),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("place", ["rows.jsonl", "folder", "saved", "pictures"])
+def test_keys_of_hub_data_sets_that_choose_nothing_are_said(tmp_path, place, source, said):
+    rows = datasets.Dataset.from_dict({"text": ["good", "bad"]})
+    rows.to_json(tmp_path / "rows.jsonl")
+    (tmp_path / "folder").mkdir()
+    shutil.copy(tmp_path / "rows.jsonl", tmp_path / "folder/a.jsonl")
+    rows.save_to_disk(tmp_path / "saved")
+    (tmp_path / "pictures/a").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures/a/0.png")
+    table = load_table(DataSource(str(tmp_path / place), **source), "mood", 0)
+    assert [note for note in table.notes if "so all is read" in note] == ([said] if said else [])
+
+
+def test_a_table_of_very_many_columns_is_read_in_time(tmp_path):
+    names = ["text", *(f"c{number}" for number in range(20_000))]  # compared one by one, a minute
+    (tmp_path / "wide.csv").write_text("".join(f"{','.join(row)}\n" for row in (names, ["a"] * len(names))))
+    begun = time.process_time()
+    assert len(load(tmp_path / "wide.csv").columns) == len(names)
+    assert time.process_time() - begun < 4

@@ -65,6 +65,11 @@ def test_parts_are_left_to_a_template_that_reads_them(tmp_path, tokenizer):
         (PLAIN, {"reasoning_content": "slow"}, "2 of 3 chats have the key 'reasoning_content' in a message, which"),
         (PLAIN, {"tool_calls": [{"name": "f"}]}, "2 of 3 chats have the key 'tool_calls' in a message, which"),
         (TWO_ROLES, {"role": "tool"}, "2 of 3 chats have a message of 'tool' that the chat template does not print"),
+        (
+            PLAIN,
+            {"role": "critic"},
+            "2 of 3 chats have the role 'critic', which the chat template does not name: it is printed as it is",
+        ),
         (CUT, {}, "2 of 3 chats have a message of 'assistant' that the chat template does not print"),
     ],
 )
@@ -73,6 +78,12 @@ def test_what_is_not_printed_is_counted(tmp_path, tokenizer, template, message, 
     _, notes = read(tmp_path, tokenizer, template, [ASKED], chat, chat)
     assert notes[-1].startswith(said)
     assert notes[-1].endswith("; first: row 2 (line 2).")
+
+
+@pytest.mark.parametrize("role", ["critic", "tool"])
+def test_roles_that_are_usual_or_that_the_template_names_are_not_said(tmp_path, tokenizer, role):
+    template = PLAIN + "{% if messages[0].role == 'critic' %}so{% endif %}"
+    assert not read(tmp_path, tokenizer, template, [ASKED, {"role": role, "content": "bad"}])[1]
 
 
 def test_columns_that_other_programs_give_to_the_template_are_named(tmp_path, tokenizer):

@@ -36,6 +36,17 @@ def together(folder, split=None):
     return from_checkpoints(opened.pop("base"), opened, split)
 
 
+def test_experts_of_another_class_than_each_other_are_refused_in_one_line_each(tmp_path):
+    save(tmp_path, "BertModel", "BertForSequenceClassification", "bert")
+    base, other = (open_checkpoint(str(tmp_path / name)) for name in ("base", "a"))
+    with pytest.raises(IncompatibleExpertsError) as refused:
+        from_checkpoints(base, {"same": base, "a": other})
+    first, second = str(refused.value).splitlines()
+    assert first.startswith("same: expected every expert to have the parameters embeddings.word_embeddings.weight, ")
+    assert second.startswith("a: expected every expert to have the parameters bert.embeddings.word_embeddings.weight, ")
+    assert "more, but some lack them; add them to parameters.head, or take experts of one class." in second
+
+
 # --- tied weights ----------------------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,9 @@ def test_an_interrupted_former_run_goes_on_where_it_stopped(former, main):
     run = former / "interrupted"
     code, _, complaint = main("fit", "--config", run / "config.yaml", "--ckpt_path", "last")
     assert code == 0, complaint
-    expected = load_coefficients(run / "expected_coefficients.safetensors").coefficients
-    apart = (coefficients(run) - expected).abs()
-    assert (apart <= 1e-5 + 1e-4 * expected.abs()).float().mean() > 0.98
-    assert apart.max() < 1e-3  # where a gradient is near zero, Adam's steps are the processor's rounding
+    expected = load_coefficients(run / "expected_coefficients.safetensors").by_group()
+    found = load_coefficients(run / "coefficients.safetensors").by_group()
+    assert found.keys() == expected.keys()
+    for name in expected:
+        if not name.endswith("attention.self.key.bias"):  # softmax cancels it: its gradient is the processor's rounding
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)

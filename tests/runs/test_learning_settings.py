@@ -175,3 +175,12 @@ def test_a_budget_that_cannot_grow_is_said(rows, budget, said):
 def test_too_few_steps_for_a_second_stage_that_grows_are_said(steps, said):
     found = notes(0.3, method="auto", chunks={"budget": "auto"}, trainer={"max_steps": steps})
     assert len([note for note in found if "no chunk gets its own coefficient" in note]) == said
+
+
+def test_machines_that_nothing_names_are_said(monkeypatch):
+    for name in ("MASTER_ADDR", "SLURM_JOB_ID", "LSB_JOBID"):
+        monkeypatch.delenv(name, raising=False)
+    several = {"trainer": {"num_nodes": 2, "max_steps": 1, "accelerator": "cpu"}, "optimizer": "Adam"}
+    assert sum("waits for the others" in note for note in notes(0.5, 0.5, **several)) == 1
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    assert not any("waits for the others" in note for note in notes(0.5, 0.5, **several))

@@ -36,6 +36,8 @@ SETTINGS = {
     "Fisher": ({"method": "fisher"}, "task vectors: Fisher, one tensor at a time"),
     "RegMean": ({"centre": "regmean"}, "held out: 8 of 32 rows"),
     "a refitted merge": ({"centre": {"class_path": "FeatCal", "init_args": {"after": "DcMerge"}}}, "centre: DcMerge, "),
+    "a variable": ({"run_dir": "$HOME/run"}, "so a folder of this very name is made"),
+    "fewer rows": ({"data": {"batch_size": 25}}, "batch_size: 25: a step takes all rows to learn from, 24 of mood, 24"),
     "a start outside": ({"init": 3.0, "feasible": "Simplex"}, "is outside Simplex"),
 }  # fmt: skip
 

@@ -1,10 +1,13 @@
 """Bad input in kind: values of a configuration, and files that are something else than they should be."""
 
+import gzip
 import json
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import yaml
 
 KEYS = """
 base_model models method dtype out_dtype rounding parameters task_vectors memory centre grouping chunks init
@@ -130,3 +133,49 @@ NAMES = [
     "\0", "\ud800", " a", "-x", ".hidden", "$x$", "$\\frac$", "é", "a:b", "~", "%s", "{x}", "model-base.safetensors",
 ]  # fmt: skip
 """Names of tasks; some can be folders beside the merged files."""
+
+DOCUMENTS: dict[str, Callable[[str], str | bytes]] = {
+    "two documents": lambda text: text + "---\nrun_dir: b\n", "directive": lambda text: "%YAML 1.2\n---\n" + text,
+    "end mark": lambda text: text + "...\n", "JSON": lambda text: json.dumps(yaml.safe_load(text)),
+    "carriage returns": lambda text: text.replace("\n", "\r").encode(), "mark": lambda text: "\ufeff" + text,
+    "UTF-16": lambda text: text.encode("utf-16"), "Latin-1": lambda text: (text + "# é\n").encode("latin-1"),
+    "tabs": lambda text: text.replace("  max_steps", "\tmax_steps"), "null byte": lambda text: text + "# \0\n",
+    "comment": lambda text: "# nothing\n", "own alias": lambda text: text + "a: &a [*a]\n",
+    "no anchor": lambda text: text.replace("run_dir: run", "run_dir: *no"),
+    "tag": lambda text: text + "a: !!python/none\n",
+    "bytes": lambda text: text.replace("run_dir: run", "run_dir: !!binary cnVu"),
+    "set": lambda text: text.replace("run_dir: run", "run_dir: !!set {run}"),
+    "day": lambda text: text.replace("run_dir: run", "run_dir: 2024-01-01"),
+    "minutes": lambda text: text.replace("max_steps: 1", "max_steps: 1:30"),
+    "octal": lambda text: text.replace("batch_size: 4", "batch_size: 010"),
+    "braces": lambda text: text.replace("run_dir: run", "run_dir: {{ run }}"),
+    "variable": lambda text: text.replace("run_dir: run", "run_dir: ${HOME}/run"),
+    "hard space": lambda text: text.replace("run_dir:", "run_dir\xa0:"),
+    "list as key": lambda text: text + "? [a]\n: 1\n",
+    "on": lambda text: text + "on: 1\n", "merge": lambda text: text.replace("data:", "data:\n  <<: {held_out: 0}"),
+    "names alone": lambda text: text[: text.index("models:")] + "models: [mood, topic]\n",
+    "a mapping": lambda text: text[: text.index("models:")] + "models: {mood: {model: mood}}\n",
+    "no time": lambda text: text + "  max_time: 00:00:00:00\n", "no machine": lambda text: text + "  num_nodes: 0\n",
+    "huge batch": lambda text: text.replace("batch_size: 4", "batch_size: 1000000000"),
+}  # fmt: skip
+"""Changes of a configuration's text."""
+
+LINE = TEXT.encode()
+FOLDERS: dict[str, dict[str, bytes]] = {
+    "empty": {}, "hidden": {".a.jsonl": LINE}, "two formats": {"a.jsonl": LINE, "b.csv": b"text\na\n"},
+    "other columns": {"a.jsonl": LINE, "b.jsonl": b'{"txt": "a"}\n'}, "deep": {"a/b/c.jsonl": LINE},
+    "splits": {"test.jsonl": LINE, "validation.jsonl": LINE}, "one split": {"test.jsonl": LINE},
+    "no state": {"a.arrow": b""}, "a state": {"state.json": b"{}", "dataset_info.json": b"{}", "a.arrow": b""},
+    "splits of nothing": {"dataset_dict.json": b'{"splits": ["train"]}'},
+    "no splits": {"dataset_dict.json": b'{"splits": 3}'}, "script": {"d.py": b"print(1)", "a.jsonl": LINE},
+    "a new line": {"a\nb.jsonl": LINE}, "picture": {"a.png": b"x"}, "zip": {"a.jsonl": b"PK\x03\x04"},
+    "gzip twice": {"a.jsonl.gz": gzip.compress(gzip.compress(LINE))},
+    "gzip joined": {"a.jsonl.gz": gzip.compress(LINE) * 2},
+    "gzip cut": {"a.jsonl.gz": gzip.compress(LINE)[:-9]}, "gzip and more": {"a.jsonl.gz": gzip.compress(LINE) + b"ab"},
+    "pointer": {"a.jsonl": b"version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 3\n"},
+    "columns": {"a.json": b'{"text": ["a"]}'}, "page": {"a.json": b"<html>"},
+    "comma": {"a.jsonl": LINE.strip() + b",\n"},
+    "Python": {"a.jsonl": b"{'text': 'a'}\n"}, "other case": {"a.jsonl": b'{"Text": "a"}\n'},
+    "UTF-16 without mark": {"a.jsonl": TEXT.encode("utf-16-le")}, "sep": {"a.csv": b"sep=,\ntext\na\n"},
+}  # fmt: skip
+"""Files of folders of rows."""

@@ -14,7 +14,6 @@ needs_fsdp2 = pytest.mark.skipif(not HAS_FSDP2, reason="this PyTorch does not re
 _LATE = hasattr(lr_scheduler, "TYPE_CHECKING")
 needs_late_hints = pytest.mark.skipif(not _LATE, reason="this PyTorch imports all hints of its schedulers")
 needs_late_rounding = pytest.mark.skipif(not _LATE, reason="this PyTorch rounds otherwise than that of the former runs")
-needs_late_experts = pytest.mark.skipif(not _LATE, reason="this PyTorch trains experts that pull coefficients down")
 
 _LATER = [name for name in ("decoupled_weight_decay",) if name not in inspect.signature(Adam).parameters]
 
