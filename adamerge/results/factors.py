@@ -51,12 +51,13 @@ class Factors(NamedTuple):
     beside: Mapping[str, Made]
 
 
-def factors_in(settings: Mapping[str, object], centre: str, *, plain: bool) -> Factors:
+def factors_in(settings: Mapping[str, object], centre: str | None, *, plain: bool) -> Factors:
     """Read from a configuration what its coefficients are factors of.
 
     Args:
         settings: Configuration as dotted keys.
-        centre: Name of the centre, with the winner of a race: auto: Wudi × 0.7.
+        centre: Name of the centre, with the winner of a race: auto: Wudi × 0.7; None for that of the configuration,
+            where the coefficients, of a former version, do not name it.
         plain: Whether they are factors of untransformed task vectors over the base, whatever the configuration says.
 
     Example:
@@ -64,6 +65,9 @@ def factors_in(settings: Mapping[str, object], centre: str, *, plain: bool) -> F
         >>> found.transform.name, found.centre.name, found.centre.option("scale")
         ('Ties', 'RegMean', 0.95)
     """
+    if centre is None:
+        made = made_by(settings, "centre")
+        centre = "base" if made is None else made.name
     if plain:
         return Factors(None, _base(centre), {})
     return Factors(made_by(settings, "task_vectors"), _centre(settings, centre), dict(_beside(settings)))

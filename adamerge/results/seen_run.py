@@ -45,7 +45,8 @@ class SeenRun:
     @property
     def centre(self) -> str:
         """Name of the centre; of one that a race found, with the winner."""
-        name, winner = self.table.centre or "base", self.race.get("winner")
+        name = factors_in(self.settings, self.table.centre, plain=self.table.plain).centre.name
+        winner = self.race.get("winner")
         return f"{name}: {winner}" if winner and name.lower() == "auto" else name  # of runs that did not write it
 
     @property

@@ -63,8 +63,7 @@ def _scores(runs: Sequence[SeenRun]) -> Iterator[Grid]:
     digits = 1 if all(run.percent(MEAN) for run in runs) else None
     yield from _grid(runs, tasks, _Number(f"Scores of the merges ({unit})", _score, digits, _measures))
     yield from _grid(runs, with_base, _Number("Agreement with the experts, %", _agreement))
-    if KEEP in with_base:
-        yield from _grid(runs, with_base, _Number("Divergence from the experts, nats", _divergence, 4))
+    yield from _grid(runs, with_base, _Number("Divergence from the experts, nats", _divergence, 4))
 
 
 def _grid(runs: Sequence[SeenRun], tasks: Sequence[str], what: _Number) -> Iterator[Grid]:

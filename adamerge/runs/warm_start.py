@@ -9,7 +9,7 @@ from typing import NamedTuple, cast, get_args
 import torch
 
 from adamerge.merging.coefficients import COEFFICIENTS, Table, load_coefficients
-from adamerge.merging.grouping import Grouping, tensor_wise
+from adamerge.merging.grouping import Grouping, block_wise, task_wise, tensor_wise
 from adamerge.results.factors import Factors, apart, factors_in
 from adamerge.runs.config import MergeConfig, Start
 from adamerge.runs.earlier_run import EarlierRun, is_place
@@ -19,6 +19,9 @@ from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import settings
 from adamerge.storage.file_names import at_home
 from adamerge.types import Coefficients, ConfigError
+
+_COARSE = {"task": task_wise, "block": block_wise}
+"""Groups of several tensors."""
 
 
 class Warm(NamedTuple):
@@ -121,13 +124,14 @@ def _open(config: MergeConfig) -> tuple[Table, list[str]]:
     if (recipe := RunDirectory(run).recipe).is_file():
         read_recipe(recipe)
     found = load_coefficients(run / COEFFICIENTS)
-    of = (found.centre or config.centre_name).partition(":")[0]
+    then = _factors_in(RunDirectory(run), found.centre, plain=found.plain)
+    of = (then.centre.name if then else found.centre or config.centre_name).partition(":")[0]
     if of.lower() != config.centre_name.lower():  # earlier runs wrote Auto where the race had options
         raise ConfigError(
-            f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {found.centre}; "
+            f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {of}; "
             "they are factors of other task vectors. Set the same centre, or another init."
         )
-    then, now = _factors_in(RunDirectory(run), found.centre or of, plain=found.plain), _factors(config, of)
+    now = _factors(config, of)
     if then and (transforms := apart(now.transform, then.transform)):
         raise ConfigError(
             f"init: {run}: expected coefficients of task vectors with the transform {transforms[0]}, found them with "
@@ -155,7 +159,7 @@ def _other_merges(then: Factors, now: Factors, columns: Sequence[str]) -> dict[s
     return {name: words for name in both if (words := apart(then.beside[name], now.beside[name]))}
 
 
-def _factors_in(run: RunDirectory, centre: str, *, plain: bool) -> Factors | None:
+def _factors_in(run: RunDirectory, centre: str | None, *, plain: bool) -> Factors | None:
     """Return what the coefficients of a run are factors of; None if its configuration is not there."""
     if not plain and not run.config.is_file():
         return None
@@ -195,7 +199,8 @@ def warm_start(earlier: Table, grouping: Grouping, columns: Sequence[str], usual
         if found is None:
             new.append(group)
             continue
-        averaged += [group] if group not in by_name else []
+        several = {int(own) for name in names for own in earlier.grouping.rows.get(name, ())}
+        averaged += [group] if group not in by_name and len(several) > 1 else []
         for here, there in known:
             table[row, here] = found[there]
     return Warm(table, new, averaged, [name for name in columns if name not in earlier.experts])
@@ -210,14 +215,13 @@ def warm_notes(config: MergeConfig, names: Sequence[str]) -> list[str]:
     """
     earlier, others = _open(config)
     usual = dict(zip(config.columns, _usual(config), strict=True))
-    found = warm_start(earlier, tensor_wise(names), config.columns, [*usual.values()])
+    grouping = _COARSE.get(config.grouping, tensor_wise)(names)
+    found = warm_start(earlier, grouping, config.columns, [*usual.values()])
     assert isinstance(config.init, EarlierRun)
-    taken = len(names) - len(found.new_groups)
-    notes = [f"note: {taken} of {len(names)} parameters start from {config.init.path}"]
+    taken, what = len(grouping) - len(found.new_groups), "groups" if config.grouping in _COARSE else "parameters"
+    notes = [f"note: {taken} of {len(grouping)} {what} start from {config.init.path}"]
     if found.averaged:
-        notes.append(
-            f"note: {len(found.averaged)} of them were in chunks of rows there, and each starts from their mean"
-        )
+        notes.append(f"note: {len(found.averaged)} of them had several coefficients there, and start from their mean")
     if others:
         notes.append(f"note: merges with other options, so their coefficients are not used: {', '.join(others)}")
     if found.new_columns:

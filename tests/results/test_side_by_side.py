@@ -19,7 +19,7 @@ def test_runs_side_by_side():
     assert not any(f"| {same} |" in found.markdown for same in ("seed", "chunks", "beside"))
     assert "| second | 0.2500 | 0.2500 |" in found.markdown
     assert "second − first" in found.markdown
-    assert '<td class="words">/models/a</td>' in found.html  # wraps; numbers do not
+    assert '<td class="words">/<wbr>models/<wbr>a</td>' in found.html  # wraps; numbers do not
     assert not Page(found.html).open
 
 
@@ -59,12 +59,14 @@ def test_settings_and_agreement_of_tasks_without_evaluation_rows_stand_by_their_
     for run in (first, other):
         run.metrics["learned"] = {"mail": 70.0, "mean": 70.0}  # news comes first, and has no evaluation rows
         run.metrics["agreement"] = {"learned": {"news": 0.9, "mail": 0.8, "mean": 0.85}}
+        run.metrics["divergence"] = {"learned": {"news": 0.5, "mail": None, "mean": 0.5}}
         run.metrics["run"]["heads"] = {"news": [], "mail": []}
     found = compared([first, other])
     assert not [line for line in found.text if "does not have" in line]
     grids = {grid.title: cells(grid) for grid in found.grids}
     assert grids["Settings that differ"] == [["models.mail.model", "/m/mail", "/m/post"]]
     assert grids["Agreement with the experts, %"][0] == ["news", "90.0", "90.0", "0.0"]
+    assert grids["Divergence from the experts, nats"][0] == ["news", "0.5000", "0.5000", "0.0000"]
 
 
 def with_table(run, names, groups):
@@ -118,6 +120,7 @@ def over(name, centre, settings):
             "over RegMean with scale 0.95; over RegMean with scale 0.5",
         ),
         ("RegMean", {"centre": "regmean"}, {**REGMEAN, "centre.init_args.scale": 0.95}, ""),
+        (None, {"centre": "regmean"}, {}, "over RegMean; over base"),  # of a version that did not name it
         ("auto: Wudi × 1", {"centre": "auto"}, AUTO, ""),
         (
             "auto: Wudi × 1",

@@ -147,11 +147,11 @@ TABLE = (torch.tensor([[0.7, 0.5]]), tensor_wise(["a"]), ["x", "Esm"])
             {"centre": {"class_path": "RegMean", "init_args": {"rows": 8}}},
             "over the centre RegMean with rows 8, found them over RegMean with rows 256",
         ),
+        ({"centre": "regmean"}, {}, "over the centre base, found them over RegMean"),
     ],
 )
 def test_a_start_is_of_the_same_options_of_transform_and_centre(then, now, said, tmp_path):
-    centre = "RegMean" if "centre" in then else "base"
-    save_coefficients(tmp_path / COEFFICIENTS, *TABLE, centre=centre)
+    save_coefficients(tmp_path / COEFFICIENTS, *TABLE)  # as a version that did not name the centre
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(then))
     config = merge_config({**ONE, "method": "task_arithmetic", "init": tmp_path, "beside": [], **now})
     if said:
@@ -170,6 +170,24 @@ def test_a_merge_beside_with_other_options_starts_as_usual_and_is_named(tmp_path
         assert start_from(config, tensor_wise(["a"])).tolist() == [pytest.approx([0.7, start])]
     (_, note, _) = warm_notes(config, ["a"])
     assert note.endswith("are not used: Esm (Esm with power 2.0 there, Esm with power 1.0 here)")
+
+
+@pytest.mark.parametrize(
+    ("then", "grouping", "notes"),
+    [
+        (task_wise, "tensor", ["3 of 3 parameters start from"]),
+        (tensor_wise, "tensor", ["3 of 3 parameters start from"]),
+        (tensor_wise, "task", ["1 of 1 groups start from", "1 of them had several coefficients there"]),
+        (lambda names: row_blocks(SHAPES, 2), "tensor", ["3 of 3 parameters start", "2 of them had several"]),
+    ],
+)
+def test_it_is_said_what_starts_from_a_mean(then, grouping, notes, tmp_path):
+    groups = then([*SHAPES])
+    save_coefficients(tmp_path / COEFFICIENTS, torch.rand(len(groups), 1), groups, ["x"], centre="base")
+    config = merge_config({**ONE, "method": "task_arithmetic", "grouping": grouping, "init": tmp_path, "beside": []})
+    found = warm_notes(config, [*SHAPES])
+    assert len(found) == len(notes)
+    assert all(said in line for said, line in zip(notes, found, strict=True))
 
 
 def still():
