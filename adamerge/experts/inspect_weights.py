@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from adamerge.experts.common_component import FAR, NEAR, Products, alike, ratios
+from adamerge.experts.common_component import FAR, NEAR, Products, alike, depth_of, ratios
 from adamerge.experts.experts import Experts
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
@@ -96,7 +96,9 @@ def inspect_weights(experts: Experts) -> Inspection:
     with_coefficient, without = (tuple(n for n in experts.shared if (n in changed) is of) for of in (True, False))
     cosines = products.cosines()
     warnings = (*_of_sizes(experts, update), *_of_cosines(experts, cosines), *_of_statistics(experts))
-    return Inspection(with_coefficient, without, update, cosines, warnings, products.by_depth)
+    depths = dict.fromkeys(map(depth_of, experts.shared))  # in the module's order: the head last
+    by_depth = {depth: products.by_depth[depth] for depth in depths if depth in products.by_depth}
+    return Inspection(with_coefficient, without, update, cosines, warnings, by_depth)
 
 
 def _in_order_of_files(experts: Experts, own: Mapping[str, _Sums]) -> Iterator[str]:

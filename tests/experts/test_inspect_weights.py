@@ -77,3 +77,11 @@ def test_pieces_of_an_adapter_are_computed_from_a_few_rows():
     assert [len(piece) for piece in pieces] == [10, 10, 10, 10, 10, 4]
     assert max(piece.untyped_storage().nbytes() for piece in pieces) <= 3 * 6 * 4
     torch.testing.assert_close(torch.cat(pieces).view(9, 6), base + 0.5 * left @ right)
+
+
+def test_depths_are_in_the_modules_order(tmp_path):
+    models = [build("LlamaForCausalLM", "llama", seed) for seed in range(3)]
+    paths = save_family(tmp_path, models[0], dict(zip("ab", models[1:], strict=True)))
+    opened = {name: open_checkpoint(path) for name, path in paths.items()}
+    experts = from_checkpoints(opened.pop(""), opened)
+    assert [*inspect_weights(experts).products] == ["model", "model.layers.0", "model.layers.1", "lm_head"]
