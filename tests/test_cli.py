@@ -1,6 +1,7 @@
 """The command end to end: what a run writes, and that a mistake of any kind is answered before anything is written."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -189,3 +190,9 @@ def test_check_lists_every_problem(family, main):
     (family / "many.yaml").write_text("\n".join(f"{key}: 1" for key in many))
     assert len(main("check", "--config", "many.yaml")[2].splitlines()) >= len(many)
     assert len(main("fit", "--config", "many.yaml")[2].splitlines()) == cli.SCREEN
+
+
+def test_commands_draw_into_files_whatever_the_environment_says(main, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "nope")
+    assert main("methods")[0] == 0
+    assert os.environ["MPLBACKEND"] == "agg"
