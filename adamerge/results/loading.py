@@ -1,10 +1,12 @@
-"""How an exported folder is loaded: its transformers classes, and the task that the hub files it under."""
+"""How an exported folder is loaded: its library and classes, and the task that the hub files it under."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from transformers.models.auto import modeling_auto
 
+from adamerge.results.sentence_modules import ABOUT, MODULES
 from adamerge.storage.regular_files import settings_of
 
 _PIPELINES = {
@@ -20,6 +22,14 @@ _PIPELINES = {
 
 INDEX = "model.safetensors.index.json"
 """File that says which of several files holds which tensor."""
+
+_WITH_MODULES = {
+    "SentenceTransformer": "sentence-similarity",
+    "CrossEncoder": "text-ranking",
+    "SparseEncoder": "feature-extraction",
+    "MultiVectorEncoder": "feature-extraction",
+}
+"""The hub's name of the task of each class of sentence-transformers, which reads a folder with modules.json."""
 
 _PROCESSORS = {
     "processor_config.json": "AutoProcessor",
@@ -37,7 +47,7 @@ class Loading:
         model: Name of the model class in `package`.
         processor: Name of the tokenizer or processor class in transformers; None if the folder has none.
         pipeline: The hub's name of the task; None if it has none.
-        package: transformers, or peft for an adapter.
+        package: transformers, peft for an adapter, or sentence_transformers for a folder with modules.
         several: Whether the weights are several files with an index.
     """
 
@@ -47,13 +57,33 @@ class Loading:
     package: str = "transformers"
     several: bool = False
 
+    @property
+    def library(self) -> str:
+        """The hub's name of the package."""
+        return self.package.replace("_", "-")
+
+    @property
+    def packages(self) -> set[str]:
+        """Packages that the code which loads it imports."""
+        return {self.package, *(["transformers"] if self.processor else [])}
+
+    @property
+    def with_modules(self) -> bool:
+        """Whether sentence-transformers loads it, which takes no subfolder and brings the tokenizer itself."""
+        return self.package == "sentence_transformers"
+
 
 def loading_of(folder: Path) -> Loading:
     """Find the classes that load a folder, from its files.
 
+    Pooling, dense layers and normalisation are modules that transformers does not read, nor peft, so modules.json decides.
+
     Args:
         folder: Folder with config.json or adapter_config.json.
     """
+    several = (folder / INDEX).is_file()
+    if (folder / MODULES).is_file():
+        return replace(_with_modules(folder), several=several)
     processor = next((cls for file, cls in _PROCESSORS.items() if (folder / file).is_file()), None)
     if (folder / "adapter_config.json").is_file():
         settings = settings_of(folder / "adapter_config.json")
@@ -63,8 +93,17 @@ def loading_of(folder: Path) -> Loading:
     architectures = settings.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else "AutoModel"
     auto = auto_class(str(settings.get("model_type")), name)
-    several = (folder / INDEX).is_file()
     return Loading(auto or name, processor, _PIPELINES.get(auto or ""), several=several)
+
+
+def _with_modules(folder: Path) -> Loading:
+    """Find the class of sentence-transformers that loads a folder; those that name none are sentence encoders."""
+    named = str(settings_of(folder / ABOUT).get("model_type"))
+    model = named if named in _WITH_MODULES else "SentenceTransformer"
+    labels = settings_of(folder / "config.json").get("id2label")
+    ranks = model != "CrossEncoder" or (isinstance(labels, dict) and len(cast(dict[str, str], labels)) == 1)
+    pipeline = _WITH_MODULES[model] if ranks else _PIPELINES["AutoModelForSequenceClassification"]
+    return Loading(model, None, pipeline, "sentence_transformers")
 
 
 def auto_class(model_type: str, architecture: str) -> str | None:

@@ -137,7 +137,7 @@ def metadata(facts: CardFacts, loading: Loading, task: str | None, name: str) ->
     ids = list(dict.fromkeys(named))
     licence = licence_of(facts.sources)[0]
     return ModelCardData(
-        library_name=loading.package,
+        library_name=loading.library,
         pipeline_tag=loading.pipeline,
         tags=["merge", "adamerge", facts.method],
         model_name=name,
@@ -178,6 +178,7 @@ def card(facts: CardFacts, loadings: Mapping[str, Loading], task: str | None, na
     """
     own = loadings[task or ""]
     data = metadata(facts, own, task, f"{name}-{task}" if task else name)
+    used = {key: how for key, how in loadings.items() if key or set(facts.tasks) - loadings.keys()}
     shown = {key: scores for key, scores in facts.scores.items() if any(v is not None for v in scores.values())}
     return (
         templates(escaped=False)
@@ -187,7 +188,8 @@ def card(facts: CardFacts, loadings: Mapping[str, Loading], task: str | None, na
             metadata=data.to_yaml().strip(),
             name=name,
             task=task,
-            loadings={key: how for key, how in loadings.items() if key or set(facts.tasks) - loadings.keys()},
+            loadings=used,
+            packages=sorted({name for how in used.values() for name in how.packages}),
             own=own,
             shown=shown,
             names={key: " ".join(label.split()) for key, label in HEADERS.items()},

@@ -18,9 +18,11 @@ from adamerge.types import ConfigError
 
 MODULES = "modules.json"
 _TYPES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+ABOUT = "config_sentence_transformers.json"
+"""File that says which class of sentence-transformers saved the folder."""
 SETTINGS = (
     MODULES,
-    "config_sentence_transformers.json",
+    ABOUT,
     "router_config.json",
     *(f"sentence_{name}_config.json" for name in _TYPES),
 )
