@@ -76,7 +76,7 @@ class Loading:
 def loading_of(folder: Path) -> Loading:
     """Find the classes that load a folder, from its files.
 
-    Pooling, dense layers and normalisation are modules that transformers does not read, nor peft, so modules.json decides.
+    Neither transformers nor peft reads modules (pooling, dense layers, normalisation), so modules.json decides first.
 
     Args:
         folder: Folder with config.json or adapter_config.json.

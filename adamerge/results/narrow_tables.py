@@ -8,7 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from adamerge.results.sections import Grid
+from adamerge.results.grids import Grid
 
 _UNLIMITED = 10**6
 

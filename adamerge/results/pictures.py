@@ -68,12 +68,13 @@ class _Curve(NamedTuple):
     limits: tuple[float, float] = (-math.inf, math.inf)
 
 
-_CURVES = (
+CURVES = (
     _Curve("loss", "loss of the step, sum over tasks", "loss"),
     _Curve("objective", "objective, held out, mean over tasks", "objective"),
     _Curve("divergence", "divergence, held out, mean over tasks", "divergence, nats"),
     _Curve("agreement", "agreement with the experts, held out", "agreement, %", 100, (-1, 101)),
 )
+"""What is drawn of the history, in this order."""
 
 
 def pictures(run: SeenRun) -> list[Picture]:
@@ -88,7 +89,7 @@ def _curves(run: SeenRun) -> Picture | None:
     history = run.history
     if len(history) < 2:
         return None
-    drawn = [curve for curve in _CURVES if any(curve.key in entry for entry in history)]
+    drawn = [curve for curve in CURVES if any(curve.key in entry for entry in history)]
     count = len(drawn) + 1
     figure = Figure(figsize=(WIDTH, 1.3 * count + 1.2), layout="constrained")
     rows: list[Axes] = list(figure.subplots(count, 1, sharex=True))
@@ -127,7 +128,7 @@ def _line(axes: Axes, history: Sequence[Mapping[str, float]], curve: _Curve) -> 
 def _marks(axes: Axes, run: SeenRun) -> None:
     """Mark the best iterate and the borders of stages."""
     chosen = run.settings.get("watch.monitor")
-    by = f", by {chosen}" if chosen in {curve.key for curve in _CURVES} else ""
+    by = f", by {chosen}" if chosen in {curve.key for curve in CURVES} else ""
     axes.axvline(run.metrics.get("best_step", 0), color="0.3", linestyle=":", label=f"best iterate{by}")
     borders: list[float] = run.facts.get("stages", [])
     for step in borders:
@@ -212,13 +213,28 @@ def _task_vectors(found: Mapping[str, Any] | None) -> Iterable[Picture]:
     axes.set_ylabel("norm of expert − base")
     yield _picture(figure, "Task vectors by depth", f"Norms of {len(tasks)} task vectors in {len(depths)} blocks.")
     if len(tasks) > 1:
-        yield _cosines(_unit(grams.sum(0, keepdim=True))[0], tasks)
-        yield _cosines_by_depth(_unit(grams), depths)
+        yield _cosines(cosines_of(grams.sum(0, keepdim=True))[0], tasks)
+        yield _cosines_by_depth(cosines_of(grams), depths)
 
 
-def _unit(grams: Tensor) -> Tensor:
+def cosines_of(grams: Tensor) -> Tensor:
+    """Divide inner products by the norms of both vectors; 0 where a vector is zero.
+
+    Args:
+        grams: Inner products of all pairs, (A, K, K).
+    """
     norms = grams.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
     return (grams / (norms[:, :, None] * norms[:, None, :])).nan_to_num(0.0, 0.0, 0.0)
+
+
+def pairs_of(by_depth: Tensor) -> Tensor:
+    """Return the entries of all pairs of two, (A, pairs).
+
+    Args:
+        by_depth: A number of every pair, (A, K, K).
+    """
+    upper = torch.triu_indices(by_depth.shape[1], by_depth.shape[1], 1)
+    return by_depth[:, upper[0], upper[1]]
 
 
 def _cosines(whole: Tensor, tasks: Sequence[str]) -> Picture:
@@ -240,8 +256,7 @@ def _cosines(whole: Tensor, tasks: Sequence[str]) -> Picture:
 
 def _cosines_by_depth(by_depth: Tensor, depths: Sequence[str]) -> Picture:
     """Draw mean and range of the cosines of all pairs in every block."""
-    upper = torch.triu_indices(by_depth.shape[1], by_depth.shape[1], 1)
-    pairs = by_depth[:, upper[0], upper[1]].numpy()  # (A, pairs)
+    pairs = pairs_of(by_depth).numpy()
     figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.fill_between(range(len(pairs)), pairs.min(1), pairs.max(1), color="0.8", label="range over pairs")

@@ -2,58 +2,19 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from adamerge.experts.experts import KEEP
-from adamerge.results.aggregate import Aggregate, depth_of_group, kind_of_module
+from adamerge.results.behind_pictures import coefficients, cosines, learning, norms
 from adamerge.results.candidates import HEADERS
 from adamerge.results.evaluate import MEAN
+from adamerge.results.grids import Cell, Grid, number
 from adamerge.results.measures import interval_text, score_text
 from adamerge.results.pictures import Picture, all_groups, pictures
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.verdict import verdict
 
-_MOST_CELLS = 60_000
-"""Coefficients up to which a page lists every one."""
 _VECTORS = ("Task vectors by depth", "Cosines of task vectors", "Cosines by depth")
-
-
-class Cell(NamedTuple):
-    """A cell of a table.
-
-    Attributes:
-        text: What is shown.
-        value: What it is sorted by; None sorts by the text.
-        under: What stands below it in a page, and after it elsewhere.
-    """
-
-    text: str
-    value: float | None = None
-    under: str = ""
-
-    @property
-    def line(self) -> str:
-        """All of it on one line."""
-        return f"{self.text} {self.under}".rstrip()
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table.
-
-    Attributes:
-        title: What it shows.
-        header: Names of the columns.
-        rows: Cells by row; the first names the row.
-        note: What to know of it.
-        folded: Whether it is shown on demand alone; Markdown leaves it out.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    note: str = ""
-    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,27 +41,17 @@ class Section:
 def sections(run: SeenRun) -> list[Section]:
     """List the sections of a report on one run; what it has no numbers for is left out."""
     drawn = {picture.title: picture for picture in pictures(run)}
-    learning = [drawn.pop(title) for title in ("Learning",) if title in drawn]
+    curves = [drawn.pop(title) for title in ("Learning",) if title in drawn]
     vectors = [drawn.pop(title) for title in _VECTORS if title in drawn]
     found = [
         Section("Result", [verdict(run), *run.metrics.get("warnings", [])], [*_results(run), *_harness(run)]),
-        Section("Learning", _how(run), [*_race(run)], learning),
-        Section("Coefficients", [_words(run)], [*_coefficients(run)], [*drawn.values()], (), _every(run)),
-        Section("Task vectors", _of_vectors(run), [*_norms(run)], vectors),
+        Section("Learning", _how(run), [*_race(run), *learning(run)], curves),
+        Section("Coefficients", [_words(run)], [*coefficients(run)], [*drawn.values()], (), _every(run)),
+        Section("Task vectors", _of_vectors(run), [*norms(run), *cosines(run)], vectors),
         Section("Models and rows", _merged(run), [*_rows(run)], folded=run.facts.get("lines", [])),
         Section("Time, memory, versions", [], [*_costs(run)]),
     ]
     return [own for own in found if any((own.text, own.grids, own.pictures, own.folded))]
-
-
-def number(value: float | None, digits: int = 3, factor: float = 1) -> Cell:
-    """Write a number; a dash if there is none.
-
-    Example:
-        >>> number(0.5, 1, 100).text, number(-1e-9).text, number(None).text
-        ('50.0', '0.000', '–')
-    """
-    return Cell("–") if value is None else Cell(f"{factor * value:z.{digits}f}", factor * value)
 
 
 def _results(run: SeenRun) -> Iterator[Grid]:
@@ -203,31 +154,6 @@ def _words(run: SeenRun) -> str:
     )
 
 
-def _coefficients(run: SeenRun) -> Iterator[Grid]:
-    table, groups, experts = run.table.coefficients, run.table.grouping.groups, run.table.experts
-    for title, label in (("by block", depth_of_group), ("by kind of module", kind_of_module)):
-        parts = Aggregate(table, groups, label)
-        if not 1 < len(parts) < len(groups):
-            continue
-        rows = [
-            [Cell(name), number(count, 0), *(number(value) for value in mean), number(low), number(high)]
-            for name, count, mean, low, high in zip(
-                parts.labels,
-                parts.counts,
-                parts.mean.tolist(),
-                parts.low.amin(1).tolist(),
-                parts.high.amax(1).tolist(),
-                strict=True,
-            )
-        ]
-        yield Grid(
-            f"Mean coefficient {title}", [title[3:], "groups", *experts, "smallest", "largest"], rows, folded=True
-        )
-    if table.numel() <= _MOST_CELLS:
-        rows = [[Cell(name), *(number(own) for own in row)] for name, row in zip(groups, table.tolist(), strict=True)]
-        yield Grid("Every coefficient", ["group", *experts], rows, folded=True)
-
-
 def _every(run: SeenRun) -> list[Picture]:
     found = all_groups(run)
     return [found] if found else []
@@ -240,16 +166,6 @@ def _of_vectors(run: SeenRun) -> list[str]:
         "Norms and cosines are of expert − base, before any transform. Task vectors of different tasks are mostly "
         "nearly orthogonal; cosines near 1 mean another base, or an expert that contains another."
     ]
-
-
-def _norms(run: SeenRun) -> Iterator[Grid]:
-    found = run.facts.get("task_vectors", {})
-    if found.get("depths"):
-        rows = [
-            [Cell(depth), *(number(gram[k][k] ** 0.5) for k in range(len(found["tasks"])))]
-            for depth, gram in zip(found["depths"], found["grams"], strict=True)
-        ]
-        yield Grid("‖expert − base‖ by block", ["block", *found["tasks"]], rows, folded=True)
 
 
 def _merged(run: SeenRun) -> list[str]:

@@ -107,10 +107,12 @@ class SeenRun:
 
     @property
     def held_out(self) -> str:
-        """What agreement is a share of: rows, or where these have several predictions each, such as tokens, those."""
+        """What agreement is a share of: rows, or, where these have several predictions each, the predictions."""
         counts = self.facts.get("held_out_predictions")
-        several = counts is not None and any(task not in counts for task in self.tasks)
-        return "predictions (tokens) on held-out unlabeled rows" if several else "held-out unlabeled rows"
+        several = [task for task in self.tasks if counts is not None and task not in counts]
+        speak: list[str] = self.facts.get("language_models", [])  # runs of earlier versions do not note them
+        tokens = " (tokens)" if several and all(task in speak for task in several) else ""
+        return f"predictions{tokens} on held-out unlabeled rows" if several else "held-out unlabeled rows"
 
     @property
     def divergence(self) -> dict[str, dict[str, float | None]]:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from adamerge.experts.experts import KEEP
 from adamerge.results.evaluate import MEAN
+from adamerge.results.grids import Cell, Grid, number
 from adamerge.results.measures import Measure, common_unit, score_text
-from adamerge.results.sections import Cell, Grid, Section, number
+from adamerge.results.sections import Section
 from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_coefficients import coefficients
 from adamerge.results.verdict import verdict

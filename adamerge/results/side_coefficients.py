@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from adamerge.results.factors import Factors, apart
-from adamerge.results.sections import Cell, Grid, number
+from adamerge.results.grids import Cell, Grid, number
 from adamerge.results.seen_run import SeenRun
 from adamerge.types import Coefficients
 

@@ -56,11 +56,8 @@ def run_facts(opened: Opened, staged: Staged, held_out: HeldOut, clock: Clock) -
         "groups_of_stages": [stage.groups for stage in staged.stages],
         "rows": rows_of(data.calibration, data.evaluation, held_out),
         "predictions": {task: count_questions(own) for task, own in data.evaluation.items() if _one_per_row(own)},
-        "held_out_predictions": {
-            task: sum(batch.numel() for batch in own)
-            for task, own in held_out.predicted.items()
-            if sum(batch.numel() for batch in own) == len(held_out.rows[task])
-        },
+        "held_out_predictions": one_of_each_row(held_out),
+        "language_models": [task for task, one in opened.experts.tasks.items() if one.kind.language_model],
         "kept": list(opened.experts.kept),
         "heads": {task: list(expert.head) for task, expert in opened.experts.tasks.items()},
         "left_out": list(opened.experts.left_out),
@@ -71,6 +68,12 @@ def run_facts(opened: Opened, staged: Staged, held_out: HeldOut, clock: Clock) -
             "grams": [gram.tolist() for gram in opened.products.values()],
         },
     }
+
+
+def one_of_each_row(held_out: HeldOut) -> dict[str, int]:
+    """Count the held-out predictions of the tasks that have one per row, be it a class, all labels or a vector."""
+    counts = {task: sum(len(batch) for batch in own) for task, own in held_out.predicted.items()}
+    return {task: count for task, count in counts.items() if count == len(held_out.rows[task])}
 
 
 def rows_of(

@@ -1,4 +1,4 @@
-"""The code in a model card, run as it is written, gives the model of its folder, by the library that reads all of it."""
+"""The code in a model card, run as it is written, gives the model of its folder, with all of its modules."""
 
 import re
 import shutil

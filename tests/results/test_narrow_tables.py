@@ -3,8 +3,8 @@
 import pytest
 from rich.console import Console
 
+from adamerge.results.grids import Cell, Grid
 from adamerge.results.narrow_tables import print_grid
-from adamerge.results.sections import Cell, Grid
 
 RUNS = [f"run_of_kind_{k}" for k in range(5)]
 

@@ -20,7 +20,6 @@ from adamerge.results.pictures import pictures
 from adamerge.results.report_page import report_on
 from adamerge.results.sections import sections
 from adamerge.results.seen_run import SeenRun
-from adamerge.results.verdict import verdict
 
 KINDS = ("attn.q.weight", "attn.o.weight", "mlp.up.weight", "mlp.down.weight", "norm.weight")
 
@@ -186,41 +185,6 @@ def test_numbers_in_cells_have_contrast():
     assert len(axes.texts) == 200
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({}, "has a mean accuracy of 80.5 %, 95.0 % of what the experts reach"),
-        ({}, "that is 2.0 points above the average (within the bootstrap interval)."),
-        (
-            {"task_arithmetic": 1.0},
-            "1.0 points above task arithmetic at 0.3 (within the bootstrap interval), the best ",
-        ),
-        ({"task_arithmetic": 0.0}, "; that is as much as task arithmetic at 0.3 has, the best merge without learning"),
-        ({"scores": False}, "On 90.0 % of the held-out unlabeled rows"),
-        ({"scores": False}, "No labeled rows were given"),
-        ({"scores": False, "agreement": False}, "Nothing was measured"),
-    ],
-)
-def test_the_verdict(options, words):
-    less = (options := dict(options)).pop("task_arithmetic", None)
-    run = made(**options)
-    if less is not None:
-        own = {task: value - less for task, value in run.metrics["learned"].items()}
-        run = replace(run, metrics={**run.metrics, "task_arithmetic": own})
-    assert words in verdict(run)
-
-
-def test_agreement_is_of_rows_or_of_their_tokens():
-    own = made(scores=False, history=False)
-    for counts, words in (
-        ({"<b>news": 9, "a|b": 9}, "the held-out unlabeled rows"),
-        ({"a|b": 9}, "(tokens) on held-out"),
-    ):
-        run = replace(own, metrics={**own.metrics, "run": {**own.facts, "held_out_predictions": counts}})
-        assert words in verdict(run)
-        assert words in sections(run)[0].grids[0].note
-
-
 def test_the_curve_by_which_the_best_iterate_was_chosen_is_drawn_and_no_axis_passes_all_rows(monkeypatch):
     monkeypatch.setitem(rcParams, "ytick.labelleft", True)
     own = made(**{"watch.monitor": "divergence"})
@@ -243,21 +207,6 @@ def test_heads_of_one_name_are_listed_once_and_zero_has_no_sign():
     svg = next(iter(pictures(replace(own, table=small)))).svg
     assert "0.00" in svg
     assert "-0.00<" not in svg
-
-
-def test_the_centre_is_a_merge_without_learning():
-    own = made(scores=False, history=False)
-    run = replace(own, metrics={**own.metrics, "agreement": own.agreement | {"centre": own.agreement["learned"]}})
-    assert "the centre (Isotropic), the best merge without learning, agrees on 90.0 %" in verdict(run)
-    own = made()
-    run = replace(own, metrics={**own.metrics, "agreement": own.agreement | {"centre": own.agreement["learned"]}})
-    assert verdict(run).endswith("; the centre (Isotropic) was measured on held-out rows alone.")
-    assert "the centre" not in verdict(own)
-
-
-def test_intervals_are_in_the_table():
-    found = report_on([made()]).markdown
-    assert re.search(r"\| a&#124;b \| 81\.0 \(95\) \[7\d\.\d, 8\d\.\d\] \| 86\.0 \[7\d\.\d, 9\d\.\d\]", found)
 
 
 def test_the_race_names_the_centre():
@@ -288,9 +237,3 @@ def test_a_run_without_learning_has_no_empty_picture():
     drawn = [picture.title for picture in pictures(made(history=False))]
     assert "Learning" not in drawn
     assert Page(report_on([made(history=False, scores=False, agreement=False)]).html).images
-
-
-def test_tables_of_markdown_have_a_cell_per_column():
-    text = report_on([made(), made("other")]).markdown
-    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
-        assert len({line.count("|") for line in block.splitlines()}) == 1, block
