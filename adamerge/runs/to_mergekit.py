@@ -17,6 +17,7 @@ from adamerge.runs.export_choice import as_exported
 from adamerge.runs.open_recipe import open_recipe
 from adamerge.runs.paths import anchor
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
 
 HEAD = """\
@@ -89,19 +90,33 @@ def mergekit_settings(config: MergeConfig, learned: Table, experts: Experts) -> 
     columns = dict(zip(learned.experts, range(len(learned.experts)), strict=True))
     models = [
         {
-            "model": anchor(model.model),
+            "model": reference(anchor(model.model)),
             "parameters": {"weight": weights({name: table[row][columns[model.name]] for name, row in rows.items()})},
         }
         for model in config.models
     ]
     return {
         "merge_method": "task_arithmetic",
-        "base_model": anchor(config.base_model),
+        "base_model": reference(anchor(config.base_model)),
         "models": models,
         "parameters": {"normalize": False, "lambda": 1.0},
         "dtype": "float32",
         "out_dtype": str(usual_dtype(experts, rounding_of(experts, dtype).dtypes)).removeprefix("torch."),
     }
+
+
+def reference(place: str) -> object:
+    """Write a model as mergekit reads it: of a word, `+` begins an adapter and `@` a revision, also in a path.
+
+    Args:
+        place: A path, or a hub id (`id` or `id@revision`).
+
+    Example:
+        >>> reference("org/base@v1"), reference("/experts/a")
+        ('org/base@v1', '/experts/a')
+    """
+    plain = not at_home(place).exists() or {"+", "@"}.isdisjoint(place)
+    return place if plain else {"model": {"path": place}}
 
 
 def weights(by_tensor: Mapping[str, float]) -> list[dict[str, object]]:
