@@ -14,7 +14,7 @@ from adamerge.runs.to_mergekit import reference, weights
 
 @pytest.fixture
 def speaking(tmp_path, monkeypatch):
-    """A folder, in whose name mergekit would read an adapter and a revision, with a tiny language model and two experts."""
+    """A tiny language model and two experts in a folder whose name mergekit would read as with adapter and revision."""
     folder = save_speaking_family(tmp_path / "c++ @home", "LlamaForCausalLM", "llama")
     monkeypatch.chdir(folder)
     return folder
