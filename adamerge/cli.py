@@ -186,7 +186,7 @@ def _call(options: object, layers: "Sequence[Document]", console: "Console") -> 
         case Demo(folder):
             from adamerge.demo import demo
 
-            return main(["fit", *demo(at_home(folder), console)])
+            return demo(at_home(folder), lambda words: main(["fit", *words]), console)
         case Completion(shell):
             from adamerge.completion import script
 

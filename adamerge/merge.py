@@ -45,6 +45,7 @@ from adamerge.runs.read_config import merge_config
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.runs.settle_rows import settled
+from adamerge.storage.file_names import last_part
 from adamerge.storage.kept import Keeper
 from adamerge.types import ConfigError, Fact
 
@@ -102,14 +103,13 @@ class Expert:
                 f"Expert: a {type(self.model).__name__} in memory has no name of its own; expected a task, found none. "
                 "Write Expert(model, task='news'), or Merge(base, {'news': model})."
             )
-        return self.task or Path(str(self.adapter or self.model).partition("@")[0]).name
+        return self.task or last_part(str(self.adapter or self.model))
 
     @property
     def written(self) -> dict[str, object]:
         """Keys of the YAML that differ from their defaults."""
-        values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        defaults = {field.name: field.default for field in fields(self)}
-        return {key: value for key, value in values.items() if value is not defaults[key]}
+        values = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+        return {key: value for key, value, default in values if value is not default}
 
 
 _KEYS = tuple(field.name for field in fields(Expert))

@@ -1,6 +1,7 @@
 """`adamerge demo`, once, through the command: what it leaves is what issue and README promise."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_second_fit_into_the_same_run_is_refused(demo_folder, capsys):
     assert "already exists" in capsys.readouterr().err
 
 
-def test_finished_models_are_used_again_and_incomplete_ones_are_not(tmp_path, monkeypatch):
+def test_finished_models_are_used_again_and_incomplete_ones_are_not(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "TRAINING", demo.Training(width=8, base_steps=2, expert_steps=2, many=64))
     monkeypatch.setattr(demo, "train", _break)
     with pytest.raises(RuntimeError, match="broken"):
@@ -106,8 +107,24 @@ def test_finished_models_are_used_again_and_incomplete_ones_are_not(tmp_path, mo
     assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["data"]
     monkeypatch.undo()
     (tmp_path / "demo" / "models").mkdir()
-    assert demo.demo(tmp_path / "demo", Console(quiet=True)) == ["--config", str(tmp_path / "demo" / "demo.yaml")]
+    given = []
+    assert demo.demo(tmp_path / "demo", lambda words: given.extend(words) or 0, Console()) == 0
+    assert given == ["--config", str(tmp_path / "demo" / "demo.yaml")]
     assert not list((tmp_path / "demo" / "models").iterdir())
+    assert "are in " in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("code", [0, cli.INTERRUPTED])
+def test_it_says_what_will_happen_and_ends_with_the_report(tmp_path, monkeypatch, capsys, code):
+    folder, done = tmp_path / "demo", []
+    monkeypatch.setattr(demo, "prepare", lambda folder, console: done.append(capsys.readouterr().out) or folder)
+    assert demo.demo(folder, lambda words: done.append(words) or code, Console()) == code
+    before, words = done
+    assert words == ["--config", str(folder)]
+    assert re.search(rf"4 experts .*{', '.join(demo.TASKS)}.* are trained", before)
+    assert re.search(r"(?s)256 unlabeled digits.*641 other digits.*about a minute", before)
+    assert f"written to {folder}, the result to {folder}/run." in before
+    assert capsys.readouterr().out.splitlines() == ([f"report: {folder}/run/report.html"] if code == 0 else [])
 
 
 def test_training_is_deterministic(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from adamerge.experts.conversion import Converted
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.match_names import match
 from adamerge.experts.quantisation import quantisation_keys
-from adamerge.storage.file_names import at_home
+from adamerge.storage.file_names import at_home, last_part
 from adamerge.storage.regular_files import is_folder, settings_of
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
@@ -168,4 +168,4 @@ def _sample(tensor: Tensor) -> Tensor:
 
 
 def _name(source: str) -> str:
-    return Path(source.partition("@")[0]).name.lower()
+    return last_part(source).lower()

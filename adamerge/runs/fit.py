@@ -38,6 +38,7 @@ from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.run_facts import Clock, rows_of, run_facts
 from adamerge.runs.sources import BY_OPTIONS, told_where
+from adamerge.runs.unchanged_sources import told_what_changed
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.exclusive import LOCK
 from adamerge.storage.file_names import at_home
@@ -132,7 +133,8 @@ def _fit(
     links: bool,
 ) -> Finished | None:
     learning, clock = learning_of(config, progress_bar=console.is_terminal), Clock()
-    opened = open_inputs(config, run, console)
+    with told_what_changed(config, run.inputs):
+        opened = open_inputs(config, run, console)
     made_from = inputs(config, opened.experts, opened.data)
     if run.inputs.exists():  # before the places of others are written
         check_inputs(made_from, run.inputs)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,9 @@ from adamerge.types import ConfigError, quoted
 RESULTS = "lm_eval"
 """Key of metrics.json, and folder of the run directory, with lm-eval's results."""
 
+_PLAIN = re.compile(r"(?!(true|false|none|nan|inf|infinity)$)[a-z/][^,'\"(){}\[\]]*", re.IGNORECASE | re.ASCII)
+"""What lm-eval reads as the same text in key=value,key=value: no other punctuation, no number, no word of Python."""
+
 _SCRIPT = """\
 #!/bin/sh
 # Measures base, experts and merge of this run by lm-eval (pip install "lm-eval[hf]"):
@@ -48,13 +52,22 @@ fi
 """
 
 
-def arguments_of(config: MergeConfig, run: Path) -> dict[str, str]:
+def arguments_of(config: MergeConfig, run: Path, start: str = "") -> dict[str, str]:
     """Return lm-eval's --model_args for each model: base, the experts by task, and the merge.
 
     Args:
         config: Configuration of the run.
         run: Run directory, for the merge.
+        start: Start of paths that is left out: of what is read in a folder that may be moved.
     """
+    trust = {"trust_remote_code": True} if config.trust_remote_code else {}
+    return {
+        name: _written({key: value.removeprefix(start) for key, value in own.items()} | trust)
+        for name, own in _models_of(config, run).items()
+    }
+
+
+def _models_of(config: MergeConfig, run: Path) -> dict[str, dict[str, str]]:
     base = anchor(config.base_model)
     found = {"base": _pretrained(base)}
     for model in config.models:
@@ -68,20 +81,33 @@ def arguments_of(config: MergeConfig, run: Path) -> dict[str, str]:
     found["merge"] = _pretrained(base, str(merged)) if _is_adapter(str(merged)) else _pretrained(str(merged))
     apart = [model.name for model in config.models if (merged / model.name / "config.json").is_file()]
     found |= {f"merge of {task}": _pretrained(str(merged / task)) for task in apart}
-    trust = ",trust_remote_code=True" if config.trust_remote_code else ""
-    return {name: own + trust for name, own in found.items()}
+    return found
 
 
-def _pretrained(place: str, adapter: str = "", tokenizer: str = "") -> str:
-    """Write a model as lm-eval's arguments; `id@revision` has a key of its own there, of the model alone.
+def _pretrained(place: str, adapter: str = "", tokenizer: str = "") -> dict[str, str]:
+    """Name a model by lm-eval's keys; `id@revision` has a key of its own there, of the model alone.
 
     Example:
         >>> _pretrained("org/base@v1", "mine")
-        'pretrained=org/base,revision=v1,peft=mine'
+        {'pretrained': 'org/base', 'revision': 'v1', 'peft': 'mine'}
     """
     name, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
     parts = {"pretrained": name, "revision": revision, "peft": adapter, "tokenizer": tokenizer}
-    return ",".join(f"{key}={value}" for key, value in parts.items() if value)
+    return {key: value for key, value in parts.items() if value}
+
+
+def _written(values: Mapping[str, str | bool]) -> str:
+    """Write keys and values as lm-eval reads them; as JSON where it would divide a value, or take it for a number.
+
+    Example:
+        >>> _written({"pretrained": "org/base", "peft": "mine"})
+        'pretrained=org/base,peft=mine'
+        >>> _written({"pretrained": "/experts/one, two"}), _written({"pretrained": "org/base", "revision": "1e5"})
+        ('{"pretrained": "/experts/one, two"}', '{"pretrained": "org/base", "revision": "1e5"}')
+    """
+    if all(isinstance(value, bool) or _PLAIN.fullmatch(value) for value in values.values()):
+        return ",".join(f"{key}={value}" for key, value in values.items())
+    return json.dumps(values, ensure_ascii=False)
 
 
 def _is_adapter(place: str) -> bool:
@@ -94,9 +120,9 @@ def write_script(config: MergeConfig, run: RunDirectory, experts: Experts) -> No
     if any(expert.kind.predicts != "next token" for expert in experts.tasks.values()):
         return
     lines = [_SCRIPT % _names_keys()]
-    for name, own in arguments_of(config, run.path.absolute()).items():
-        here = own.replace(f"{run.path.absolute()}/", "")  # of a directory that may be moved
-        words = _words("lm_eval", here, f"{RESULTS}/{name}")
+    place = run.path.absolute()
+    for name, own in arguments_of(config, place, f"{place}/").items():
+        words = _words("lm_eval", own, f"{RESULTS}/{name}")
         lines.append(f'{shlex.join(words)} --tasks "$tasks" "$@"\n')
     write_text(run.harness, "".join(lines))
 

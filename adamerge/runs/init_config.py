@@ -10,7 +10,7 @@ from rich.console import Console
 from adamerge.runs.from_mergekit import Beginning, read_mergekit
 from adamerge.runs.mergekit_values import Named
 from adamerge.storage.atomic_files import write_text
-from adamerge.storage.file_names import at_home
+from adamerge.storage.file_names import at_home, last_part
 from adamerge.types import ConfigError
 
 HEAD = """\
@@ -81,7 +81,7 @@ def _lines(base: str, experts: Mapping[Named, object], found: Beginning, file: P
         yield f"    adapter: {_scalar(expert.adapter)}\n" if expert.adapter else ""
         if weight is not None:
             yield f"    parameters: {{weight: {json.dumps(weight)}}}\n"
-        yield ROWS.replace("NAME", Path(expert.adapter or expert.model).name) if number == 0 else ""
+        yield ROWS.replace("NAME", last_part(expert.adapter or expert.model)) if number == 0 else ""
     yield LATER
     yield f"method: {found.method or ('wudi' if len(experts) > 1 else 'task_arithmetic')}\n"
     yield "grouping: tensor\n" if any(isinstance(weight, list) for weight in experts.values()) else ""

@@ -133,7 +133,7 @@ def remember(made_from: Mapping[str, object], file: Path) -> None:
     """
     if file.exists():
         check_inputs(made_from, file)
-        made_from = {**_read(file), "packages": made_from.get("packages", {})}
+        made_from = {**read_inputs(file), "packages": made_from.get("packages", {})}
     write_text(file, json.dumps(made_from, indent=2, allow_nan=False) + "\n")
 
 
@@ -147,7 +147,7 @@ def check_inputs(now: Mapping[str, object], file: Path) -> None:
     Raises:
         ConfigError: Names every file, and the rows of every task, that changed; or a newer version wrote the file.
     """
-    changed = list(_changes(_read(file), now))
+    changed = list(_changes(read_inputs(file), now))
     if changed:
         raise ConfigError(
             f"{file.parent}: expected what this run was made from, but it changed since: {'; '.join(changed)}. Restore "
@@ -175,13 +175,18 @@ def check_coefficients(run: RunDirectory) -> str | None:
 
 def changed_rows(file: Path, data: Data) -> list[tuple[str, str]]:
     """List task and purpose (calibration, evaluation) of the rows that are not those of the run."""
-    then = cast(Mapping[str, Hashes], _read(file).get("data", {}))
+    then = cast(Mapping[str, Hashes], read_inputs(file).get("data", {}))
     found = [(task, purpose, digest) for task, own in data.fingerprints.items() for purpose, digest in own.items()]
     return [(task, purpose) for task, purpose, digest in found if then.get(task, {}).get(purpose) != digest]
 
 
-def _read(file: Path) -> Mapping[str, object]:
-    """Read the inputs of a run; what version 0.1.0 did not write is absent."""
+def read_inputs(file: Path) -> Mapping[str, object]:
+    """Read the inputs of a run; what version 0.1.0 did not write is absent.
+
+    Raises:
+        ConfigError: The file is of a newer version.
+        DamagedFileError: It is damaged.
+    """
     what = "what the run was made from"
     content = own_json(file, what, _WAY, {EVERY: object})
     with own_file(file, what, _WAY):

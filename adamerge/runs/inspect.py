@@ -1,7 +1,6 @@
 """Show what an adapter or a fine-tuned checkpoint changes, and how far it moves each block."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from rich.console import Console
 
@@ -14,6 +13,7 @@ from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.low_rank import Adapted
 from adamerge.experts.summary import describe
 from adamerge.merging.grouping import block_wise
+from adamerge.storage.file_names import last_part
 from adamerge.storage.weights import Weights
 from adamerge.types import ConfigError, IncompatibleExpertsError
 
@@ -49,7 +49,7 @@ def inspect(
     """
     may = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     below = _base(place, base or (place if adapter else None), **may)
-    name = Path((adapter or place).partition("@")[0]).name or place
+    name = last_part(adapter or place) or place
     expert = open_expert(place, below, adapter=adapter, **may)
     experts = from_checkpoints(below, {name: expert})
     norms = norms_of(experts, name)

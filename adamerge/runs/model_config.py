@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 from adamerge.data.settings import DataSource, EvaluationSource
 from adamerge.experts.zero_shot import ZeroShot
+from adamerge.storage.file_names import last_part
 from adamerge.types import ConfigError
 
 LARGEST_START = 1e6
@@ -102,7 +102,7 @@ class ModelConfig:
     @property
     def name(self) -> str:
         """Name of the task."""
-        return self.task or Path((self.adapter or self.model).partition("@")[0]).name
+        return self.task or last_part(self.adapter or self.model)
 
 
 @dataclass

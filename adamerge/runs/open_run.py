@@ -23,20 +23,21 @@ from adamerge.results.compare import compare
 from adamerge.results.export_as import export_as
 from adamerge.results.report import comparison_table
 from adamerge.runs.begun_run import check_unedited
-from adamerge.runs.build_model import answers_to, build_model, open_experts
+from adamerge.runs.build_model import answers_to, build_model
 from adamerge.runs.cards import cards_of
 from adamerge.runs.components import COMPONENT
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import check_as_written
 from adamerge.runs.finished import files_of_export
-from adamerge.runs.inputs import changed_rows, check_coefficients, check_inputs, hash_models
+from adamerge.runs.inputs import changed_rows, check_coefficients
 from adamerge.runs.load_rows import Data, export_notes, load_data
 from adamerge.runs.model_config import source_of
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.settle_rows import settle_rows
 from adamerge.runs.sources import told_where
+from adamerge.runs.unchanged_sources import open_unchanged
 from adamerge.storage.atomic_files import write_text
 from adamerge.storage.kept import Keeper
 from adamerge.storage.own_files import EVERY, own_json
@@ -255,8 +256,7 @@ def _reopen(config: MergeConfig, run: RunDirectory, keeper: Keeper, console: Con
     check_unedited(run)
     if note := check_coefficients(run):
         _print(console, note)
-    learned, experts = load_coefficients(run.coefficients), open_experts(config)
-    check_inputs(hash_models(config, experts), _record(run))
+    learned, experts = load_coefficients(run.coefficients), open_unchanged(config, _record(run))
     config = as_exported(config, learned)
     _check_table(learned, config, experts, run)
     model = build_model(config, experts, tuple(learned.grouping.rows), run, keeper=keeper)

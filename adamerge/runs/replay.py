@@ -14,11 +14,11 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.export import check_free
 from adamerge.results.export_as import export_as
-from adamerge.runs.build_model import answers_to, build_model, open_experts
+from adamerge.runs.build_model import answers_to, build_model
 from adamerge.runs.cards import from_json, write_cards
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import different_files
-from adamerge.runs.inputs import check_inputs, hash_models, hash_rows, inputs
+from adamerge.runs.inputs import check_inputs, hash_rows, inputs
 from adamerge.runs.learn_merge import learn_merge, open_inputs
 from adamerge.runs.learning_settings import learning_of
 from adamerge.runs.load_rows import load_data
@@ -27,6 +27,7 @@ from adamerge.runs.read_yaml import Document
 from adamerge.runs.run_directory import RunDirectory, keeper_for
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.sources import BY_OPTIONS, told_where
+from adamerge.runs.unchanged_sources import open_unchanged
 from adamerge.storage.atomic_files import temporary_folder
 from adamerge.storage.digest import digest_of_path
 from adamerge.storage.kept import Keeper
@@ -65,8 +66,7 @@ def replay(
 
 
 def _replay(recipe: Recipe, out: Path, console: Console) -> None:
-    experts = open_experts(recipe.config)
-    check_inputs(hash_models(recipe.config, experts), recipe.file)
+    experts = open_unchanged(recipe.config, recipe.file)
     with begun_folder(out.with_name(f"{out.name}.replay"), {"recipe": digest_of_path(recipe.file)}) as begun:
         remove_leftovers_in(begun.files)
         model = _rebuilt(recipe, experts, RunDirectory(begun.files), console)
@@ -157,7 +157,7 @@ def reproduce(file: Path, console: Console, places: Sequence[Document] = (), *, 
 
 def _learned_again(recipe: Recipe, console: Console) -> Table:
     config = recipe.config
-    check_inputs(hash_models(config, open_experts(config)), recipe.file)
+    open_unchanged(config, recipe.file)
     with temporary_folder() as folder:
         run, learning = RunDirectory(folder), learning_of(config, progress_bar=console.is_terminal)
         opened = open_inputs(config, run, console)

@@ -11,12 +11,13 @@ from adamerge.experts.match_names import match
 from adamerge.merging.coefficients import Table
 from adamerge.merging.rounding import rounding_of
 from adamerge.results.backbone import usual_dtype
-from adamerge.runs.build_model import open_experts
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.open_recipe import open_recipe
 from adamerge.runs.paths import anchor
+from adamerge.runs.unchanged_sources import open_unchanged
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
 
 HEAD = """\
@@ -36,13 +37,14 @@ def write_mergekit(run: Path, file: Path, console: Console, *, allow_code: bool 
         allow_code: Whether the run's configuration may name code.
 
     Raises:
-        ConfigError: The run is not finished, mergekit cannot express its merge, or the file exists.
+        ConfigError: The run is not finished, its models changed since, mergekit cannot express its merge, or the file
+            exists.
     """
     if file.exists():
         raise ConfigError(f"{file}: exists already; choose another file for the configuration of mergekit.")
     recipe = open_recipe(run, allow_code=allow_code)
     config = as_exported(recipe.config, recipe.learned)
-    experts = open_experts(config)
+    experts = open_unchanged(config, recipe.file)
     if problems := list(_obstacles(config, recipe.learned, experts)):
         raise ConfigError(
             f"{run}: mergekit cannot give the same weights: {'; '.join(problems)}. Export the checkpoint instead: "
@@ -89,19 +91,33 @@ def mergekit_settings(config: MergeConfig, learned: Table, experts: Experts) -> 
     columns = dict(zip(learned.experts, range(len(learned.experts)), strict=True))
     models = [
         {
-            "model": anchor(model.model),
+            "model": reference(anchor(model.model)),
             "parameters": {"weight": weights({name: table[row][columns[model.name]] for name, row in rows.items()})},
         }
         for model in config.models
     ]
     return {
         "merge_method": "task_arithmetic",
-        "base_model": anchor(config.base_model),
+        "base_model": reference(anchor(config.base_model)),
         "models": models,
         "parameters": {"normalize": False, "lambda": 1.0},
         "dtype": "float32",
         "out_dtype": str(usual_dtype(experts, rounding_of(experts, dtype).dtypes)).removeprefix("torch."),
     }
+
+
+def reference(place: str) -> object:
+    """Write a model as mergekit reads it: of a word, `+` begins an adapter and `@` a revision, also in a path.
+
+    Args:
+        place: A path, or a hub id (`id` or `id@revision`).
+
+    Example:
+        >>> reference("org/base@v1"), reference("/experts/a")
+        ('org/base@v1', '/experts/a')
+    """
+    plain = not at_home(place).exists() or {"+", "@"}.isdisjoint(place)
+    return place if plain else {"model": {"path": place}}
 
 
 def weights(by_tensor: Mapping[str, float]) -> list[dict[str, object]]:

@@ -18,6 +18,17 @@ def at_home(place: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(place))
 
 
+def last_part(place: str) -> str:
+    """Return the last part of a path or hub id; `@` begins the revision of an id, and nothing in a path.
+
+    Example:
+        >>> last_part("org/news@v1"), last_part("/home/@me/news"), last_part("./news@v1")
+        ('news', 'news', 'news@v1')
+    """
+    path = place.startswith(("/", ".", "~")) or at_home(place).exists()
+    return Path(place if path else place.partition("@")[0]).name
+
+
 def check_names(names: Iterable[str]) -> None:
     """Check that names can be names of files here, and can be written as text.
 

@@ -23,7 +23,8 @@ given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 assert given["--model"] == "hf", given
 out = pathlib.Path(given["--output_path"]) / "some__model"
 out.mkdir(parents=True)
-values = dict(part.split("=", 1) for part in given["--model_args"].split(","))
+words = given["--model_args"]
+values = json.loads(words) if words[0] == "{{" else dict(part.split("=", 1) for part in words.split(","))
 assert all(pathlib.Path(values[key]).is_dir() for key in ("pretrained", "peft") if key in values), values
 score = len(given["--output_path"]) / 1000
 own = {{"alias": "a", "acc,none": score, "acc_stderr,none": 0.01}}
@@ -42,7 +43,7 @@ for task in results if sys.argv[-1] == "--log_samples" else ():
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory):
     """A finished run of language models."""
-    folder = save_speaking_family(tmp_path_factory.mktemp("harness") / "family", "LlamaForCausalLM", "llama")
+    folder = save_speaking_family(tmp_path_factory.mktemp("harness") / "one, two", "LlamaForCausalLM", "llama")
     config = yaml.safe_load((folder / "merge.yaml").read_text())
     config |= {"method": "task_arithmetic", "data": {}, "watch": {}, "trainer": {"max_steps": 0, "accelerator": "cpu"}}
     for model in config["models"]:
@@ -100,8 +101,8 @@ def test_the_script_runs_the_same_commands(place):
         (file,) = Path("run/lm_eval", name).rglob("results_*.json")
         given = json.loads(file.read_text())["given"]
         assert (given["--tasks"], given["--limit"]) == ("arc_easy", "2")
-        named = arguments_of(parse_file(Path("run/config.yaml")), Path("run"))[name]
-        assert given["--model_args"] == named.replace("run/merged", "merged")
+        assert given["--model_args"] == arguments_of(parse_file(Path("run/config.yaml")), Path("run"), "run/")[name]
+        assert given["--model_args"].startswith("pretrained=merged" if name == "merge" else '{"pretrained": "/')
 
 
 LM_EVAL = {
@@ -161,13 +162,35 @@ def test_without_lm_eval_and_with_a_failure_it_is_said_and_nothing_changes(place
     assert "--lm_eval: expected names of tasks with commas between them, found 'arc_easy,'" in complaint
     code, _, complaint = main("evaluate", "run", "--lm_eval", "arc_easy")
     assert code == cli.BAD_INPUT
-    assert "it ended with the code 3 on pretrained=" in complaint
+    assert 'it ended with the code 3 on {"pretrained": "/' in complaint
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("adamerge.runs.harness.find_spec", lambda name: None)
     code, _, complaint = main("evaluate", "run", "--lm_eval", "arc_easy")
     assert code == cli.BAD_INPUT
     assert 'pip install "lm-eval[hf]"; or run lm_eval.sh' in complaint  # without [hf] it has no accelerate, and ends
     assert Path("run/metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "written"),
+    [
+        ("org/one@v1", "pretrained=org/one,revision=v1"),
+        ("org/one@1e5", '{"pretrained": "org/one", "revision": "1e5"}'),
+        ("HERE/one=1", "pretrained=HERE/one=1"),
+        ("HERE/one,two", '{"pretrained": "HERE/one,two"}'),
+        ("HERE/it's one", '{"pretrained": "HERE/it\'s one"}'),
+        ("HERE/one[1", '{"pretrained": "HERE/one[1"}'),
+    ],
+)
+def test_what_lm_eval_would_read_otherwise_is_json(tmp_path, model, written):
+    """Lm-eval divides at commas, unless quotes or brackets are open, and takes what it can for numbers."""
+    model, written = (text.replace("HERE", str(tmp_path)) for text in (model, written))
+    if model.startswith("/"):
+        Path(model).mkdir()
+        Path(model, "tokenizer.json").write_text("{}")
+    settings = {"base_model": "org/base", "models": [{"model": model, "task": "own"}]}
+    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(settings))
+    assert arguments_of(parse_file(tmp_path / "merge.yaml"), Path("run"))["own"] == written
 
 
 def test_adapters_are_over_their_base(tmp_path, monkeypatch):

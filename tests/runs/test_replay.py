@@ -7,6 +7,7 @@ import pytest
 
 from adamerge import cli
 from adamerge.runs.exported_files import hash_export
+from adamerge.types import ConfigError
 
 
 @pytest.fixture
@@ -71,6 +72,37 @@ def test_one_changed_byte_in_a_source_is_refused_by_its_name(own, main, name):
     assert str(own / folder) in complaint
     assert not (own / "again").exists()
     assert main("reproduce", "run/recipe.json")[0] == cli.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("base/config.json", lambda text: text.replace(b'"vocab_size": ', b'"vocab_size": 1'), "has other content"),
+        ("mood/config.json", lambda text: b"{", "has other content"),
+        ("topic/config.json", None, "is gone"),
+        ("topic/adapter_config.json", lambda text: b"{}", "is new"),
+        ("topic/model.safetensors", lambda text: b"9" + text[1:], "has other content"),
+    ],
+)
+def test_sources_that_cannot_be_opened_any_more_are_named_as_changed(own, main, name, spoil, words):
+    file = own / name
+    file.write_bytes(spoil(file.read_bytes() if file.exists() else b"")) if spoil else file.unlink()
+    again = ("fit", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "20")
+    for command in (("replay", "run", "again"), ("reproduce", "run"), ("export", "run", "again"), again):
+        code, _, complaint = main(*command)
+        assert code == cli.BAD_INPUT
+        assert "expected what this run was made from, but it changed since: " in complaint
+        assert f"{file.name} {words}" in complaint
+        assert str(file.parent) in complaint
+    assert not (own / "again").exists()
+
+
+def test_sources_that_are_the_same_are_not_called_changed(own, main, monkeypatch):
+    def broken(config):
+        raise ConfigError("too little memory")
+
+    monkeypatch.setattr("adamerge.runs.unchanged_sources.open_experts", broken)
+    assert "error: too little memory" in main("replay", "run", "again")[2]
 
 
 def test_other_coefficients_are_refused(own, main):

@@ -1,20 +1,23 @@
 """A learned merge is written for mergekit, and mergekit itself makes the same weights of it."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from safetensors.torch import load_file
 from support.families import configuration, save_speaking_family, write
 
 from adamerge import cli
-from adamerge.runs.to_mergekit import weights
+from adamerge.runs.mergekit_values import Named, named
+from adamerge.runs.to_mergekit import reference, weights
 
 
 @pytest.fixture
 def speaking(tmp_path, monkeypatch):
-    """A folder with a tiny language model, two experts, and a run that has learned a coefficient per tensor."""
-    save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama")
-    monkeypatch.chdir(tmp_path / "family")
-    return tmp_path / "family"
+    """A tiny language model and two experts in a folder whose name mergekit would read as with adapter and revision."""
+    folder = save_speaking_family(tmp_path / "c++ @home", "LlamaForCausalLM", "llama")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def replayed(file, out):
@@ -51,6 +54,20 @@ def test_mergekit_makes_the_same_weights(speaking, main):
         )
         > 5
     )
+
+
+@pytest.mark.parametrize("place", ["org/base", "org/base@v1", "a+b", "a@b", "c++@d@e", "plain"])
+def test_mergekit_and_init_read_the_model_that_was_written(place, tmp_path, monkeypatch):
+    from mergekit.common import ModelReference
+
+    monkeypatch.chdir(tmp_path)
+    path, revision = (place, None) if not place.startswith("org/") else (place[:8], place[9:] or None)
+    if "/" not in place:
+        Path(place).mkdir()
+    written = yaml.safe_load(yaml.safe_dump(reference(place)))
+    found = ModelReference.model_validate(written)
+    assert (found.model.path, found.model.revision, found.lora) == (path, revision, None)
+    assert named(written) == Named(place)
 
 
 def test_names_within_names_keep_their_own_weight():
