@@ -62,7 +62,7 @@ def media_in_columns(table: Table, columns: Mapping[str, str]) -> Iterator[Mediu
     """Yield what is in columns of media, row by row; a list holds several."""
     for row in range(len(table)):
         for column, kind in columns.items():
-            value = table.data.value(column, row)
+            value = table.value(column, row)
             for one in value if isinstance(value, list) else [value]:
                 if one is not None and one != "":
                     yield Medium(row, column, kind, one)
@@ -124,7 +124,7 @@ def _of_message(message: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 def _kind_of_files(table: Table, column: str) -> str | None:
     """Return the kind of the files that a column names in its first row that has a value."""
-    values = (table.data.value(column, row) for row in range(len(table)))
+    values = (table.data.glance(column, row) for row in range(len(table)))
     first = next((value for value in values if value), None)
     first = first[0] if isinstance(first, list) and first else first
     if not isinstance(first, str) or len(first) > 4096 or "\n" in first or first.rstrip().endswith("."):

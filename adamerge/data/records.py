@@ -6,9 +6,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import datasets
+import pyarrow as pa
+from datasets.features.features import require_decoding
 from typing_extensions import override
 
 _MEDIA = tuple(getattr(datasets, name) for name in ("Image", "Audio", "Video") if hasattr(datasets, name))
+
+_FIRST = 32
+"""Number of rows that are opened at once: of each column some values are looked at."""
 
 
 class Records(ABC):
@@ -34,6 +39,23 @@ class Records(ABC):
     @abstractmethod
     def value(self, column: str, row: int) -> object:
         """Return one value of a column."""
+
+    def glance(self, column: str, row: int) -> object:
+        """Return one value of a column that may not be needed: None if it cannot be read.
+
+        Text in another encoding than UTF-8 is returned, with marks in place of what is none.
+        """
+        try:
+            return self.value(column, row)
+        except UnicodeDecodeError as error:
+            return error.object.decode(errors="replace")
+        except Exception:  # pyarrow raises anything on values that Python does not have
+            return None
+
+    def type_of(self, column: str) -> str:
+        """Return the name of a column's type; empty if the source has no types."""
+        del column
+        return ""
 
     @abstractmethod
     def class_names(self, column: str) -> Sequence[str] | None:
@@ -131,9 +153,19 @@ class Arrow(Records):
 
     @override
     def value(self, column: str, row: int) -> object:
-        if column in self.media():
-            return self._stored[row][column][0].as_py()
-        return self._plain[row][column]
+        own = self.data.format["type"] == "custom" or require_decoding(self.data.features[column])
+        if own and column not in self.media():  # a transform may need all columns
+            return self._plain[row][column]
+        found = self._first[column][row] if row < _FIRST else self._stored[row][column][0]
+        return found.as_py()  # without the values beside it, which may be unreadable
+
+    @cached_property
+    def _first(self) -> pa.Table:
+        return self._stored[:_FIRST]
+
+    @override
+    def type_of(self, column: str) -> str:
+        return str(self.data.data.schema.field(column).type)
 
     @cached_property
     def _stored(self) -> datasets.Dataset:

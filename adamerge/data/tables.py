@@ -20,6 +20,7 @@ from adamerge.data.sample_scale import decode
 from adamerge.data.settings import DataSource
 from adamerge.data.split_folders import InDoubt
 from adamerge.data.table_files import Column
+from adamerge.data.unreadable import unreadable
 from adamerge.data.words import advice, columns_meant, joined, place_hint, separator_hint, shown_name
 from adamerge.storage.regular_files import problem_of
 from adamerge.types import ConfigError, Fact, placed, quoted
@@ -75,7 +76,8 @@ class Table:
 
     def whole(self, column: str) -> Iterator[tuple[str, object]]:
         """Yield place and value of a column in all rows of the source, also of those that are not drawn."""
-        return (self.column or self.data.placed)(column)
+        with self._reading(column):
+            yield from (self.column or self.data.placed)(column)
 
     def require(self, columns: Sequence[str]) -> None:
         """Check that the table has these columns.
@@ -95,21 +97,21 @@ class Table:
                 )
 
     def values(self, column: str) -> list[object]:
-        """Read a column unchanged.
-
-        Raises:
-            ConfigError: It is not text in UTF-8.
-        """
-        try:
+        """Read a column unchanged; raises ConfigError if it cannot be read."""
+        with self._reading(column):
             return list(self.data.values(column))
-        except UnicodeDecodeError as error:
-            raise self.error(
-                f"the column {column!r} is not text in UTF-8 ({error}). Save the file in UTF-8."
-            ) from error
+
+    def value(self, column: str, row: int) -> object:
+        """Read one value of a column unchanged; raises ConfigError if it cannot be read."""
+        with self._reading(column):
+            return self.data.value(column, row)
+
+    @contextmanager
+    def _reading(self, column: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # pyarrow and datasets raise anything on damaged files
-            raise self.error(
-                f"the column {column!r} cannot be read ({first_line(error)}). Copy the file again."
-            ) from error
+            raise self.error(unreadable(self.data, column, error)) from error
 
     def texts(self, column: str) -> list[str]:
         """Read a column of texts; lists of words, if all values are such, are joined by spaces.
@@ -196,7 +198,7 @@ class Table:
         Raises:
             ConfigError: The value is no image; names its row.
         """
-        value = decoded(self.data.value(column, row))
+        value = decoded(self.value(column, row))
         if value is None or value == "":
             raise self.error(f"{self.place(row)} has no image in {column!r}. Add the image or remove the row.")
         try:

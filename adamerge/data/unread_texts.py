@@ -71,7 +71,7 @@ def _advice(columns: Mapping[str, str], found: Sequence[str], kind: ModelKind) -
 
 def _mostly_texts(table: Table, column: str) -> bool:
     rows = range(min(len(table), _SEEN))
-    return 2 * sum(_holds_text(table.data.value(column, row)) for row in rows) > len(rows)
+    return 2 * sum(_holds_text(table.data.glance(column, row)) for row in rows) > len(rows)
 
 
 def _holds_text(value: object) -> bool:

@@ -56,7 +56,7 @@ def in_words(values: Sequence[object]) -> list[list[str]]:
 
 def columns_meant(data: Records) -> str:
     """Say which columns were probably meant: the first ones whose first value is a text or words, or a chat."""
-    first = [(name, data.value(name, row)) for name in data.columns for row in range(min(len(data), 1))]
+    first = [(name, data.glance(name, row)) for name in data.columns for row in range(min(len(data), 1))]
     texts = [f" If {n!r} holds the texts, write text: {in_yaml(n)}." for n, value in first if _is_text(value)]
     chats = [f" If {n!r} holds chats, write messages: {in_yaml(n)}." for n, value in first if is_chat(value)]
     return "".join([*texts[:1], *chats[:1]])

@@ -4,6 +4,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.table import InMemoryTable
 from PIL import Image
 
 from adamerge.data.settings import DataSource
@@ -151,3 +152,32 @@ def test_views_are_read_and_drawn(tmp_path):
     table = load_table(DataSource(str(tmp_path / "a.parquet"), rows=2), "mood", 0)
     assert len(table) == 2
     assert load(tmp_path / "a.parquet").values("text") == ["a", None, "c"]
+
+
+def spelled(content):
+    return pa.Array.from_buffers(pa.string(), 1, pa.array([content], pa.binary()).buffers())
+
+
+UNREADABLE = {
+    "after the year 9999": (pa.array([2**60], pa.timestamp("us")), r"timestamp\[us\]", None),
+    "long": (pa.array([2**62], pa.duration("s")), r"duration\[s\]", None),
+    "after all years": (pa.array([2**30], pa.date32()), r"date32\[day\]", None),
+    "of no zone": (pa.array([1], pa.timestamp("us", tz="Nowhere/Bad")), "tz=Nowhere/Bad", None),
+    "in Latin-1": (spelled(b"caf\xe9 noir"), "is not text in UTF-8", "caf\ufffd noir"),
+}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_column_that_cannot_be_read_is_refused_by_name_and_hinders_no_other(tmp_path, saved):
+    rows = pa.table({"text": ["good"], **{name: values for name, (values, _, _) in UNREADABLE.items()}})
+    if saved:
+        datasets.Dataset(InMemoryTable(rows)).save_to_disk(str(tmp_path / "rows"))
+    else:
+        pq.write_table(rows, tmp_path / "rows.parquet")
+    table = load(tmp_path / ("rows" if saved else "rows.parquet"))
+    assert table.value("text", 0) == "good"
+    for name, (_, words, seen) in UNREADABLE.items():
+        for read in (table.values, lambda column: table.value(column, 0), lambda column: [*table.whole(column)]):
+            with pytest.raises(ConfigError, match=f"rows.*the column '{name}'.*{words}.*([Ss]ave|copy)"):
+                read(name)
+        assert table.data.glance(name, 0) == seen
