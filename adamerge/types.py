@@ -35,6 +35,9 @@ class Fact(str):
     """A line for the user on how something is read, which is printed but no reason for a warning."""
 
 
+LARGEST = 1e6
+"""Size of the largest coefficient at the start, or bound of coefficients; losses of larger ones overflow."""
+
 SMALLEST_TEMPERATURE = 1e-30
 """Smallest number that logits in fp32 are divided by; of smaller ones the quotients are infinite."""
 

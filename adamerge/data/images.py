@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from adamerge.data.contents import contents
 from adamerge.data.input_columns import input_names
+from adamerge.data.made_sizes import check_made, within_memory
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.number_labels import labels_by_form, metric_of
 from adamerge.data.padding import Padding
@@ -44,6 +45,7 @@ class Images(Modality):
 
     @override
     def encode(self, table: Table, expert: Expert, processor: AnyProcessor, encoding: Encoding) -> Encoded:
+        check_made(table, processor)
         found = contents(table, self.columns(table, encoding))
         names = input_names(table, expert.module, [table.source.image, table.source.label])
         refuse_columns(table, expert, names, "images")
@@ -93,7 +95,8 @@ class ImageRows(Rows):
     def padded(self, indices: Sequence[int]) -> Padded:
         column = self._table.source.image
         images = [converted(self._table.image(column, row), CHANNELS[self._channels]) for row in indices]
-        found = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")
+        with within_memory(self._table, self._table.place(indices[0])):
+            found = cast(Callable[..., Mapping[str, Tensor]], self._processor)(images, return_tensors="pt")
         labels = None if self.labels is None else torch.tensor([self.labels[i] for i in indices])
         return Padded({name: tensor for name, tensor in found.items() if name in self._arguments}, None, labels)
 
@@ -163,6 +166,8 @@ def _processed(table: Table, rows: ImageRows, row: int, channels: int, advice: s
     """Process one image."""
     try:
         inputs = rows.batch([row]).inputs
+    except ConfigError:
+        raise
     except (ValueError, TypeError, IndexError) as error:
         raise table.error(
             f"row {row + 1}: the image processor cannot process an image of {channels} channels ({error}), {advice}"

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from adamerge.data.chats import chat_column
 from adamerge.data.contents import Contents, hash_of
+from adamerge.data.made_sizes import check_made, within_memory
 from adamerge.data.media import media_columns, media_in_chats, media_in_columns, reads
 from adamerge.data.modality import AnyProcessor, Encoded, Modality
 from adamerge.data.odd_turns import odd_turns
@@ -30,7 +31,7 @@ from adamerge.data.tokenize import TOKENIZER_FILES, token_limit
 from adamerge.data.unprinted import unprinted_notes
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token, takes
-from adamerge.types import Fact, quoted
+from adamerge.types import ConfigError, Fact, quoted
 
 _MODE = "RGB"
 """Mode of images as processors of images and text take them."""
@@ -84,6 +85,7 @@ class Pictured(Modality):
                 "input of the model. Put one beside it (chat_template.jinja), with the form that the model was "
                 "trained on, use rows of text alone, or leave out this task's calibration and evaluation."
             )
+        check_made(table, whole)
         chats = pictured_chats(table)
         found, about = _looked(table, chats)
         rows = PicturedRows(table, whole, chats, expert)
@@ -159,14 +161,17 @@ class PicturedRows(Rows):
     def _encoded(self, chats: Sequence[Chat], row: int, *, answer_next: bool = False) -> dict[str, Tensor]:
         messages = [[_with_pictures(self._table, row, message) for message in chat] for chat in chats]
         try:
-            found = self._processor.apply_chat_template(
-                messages,  # pyright: ignore[reportArgumentType]
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                padding=True,
-                add_generation_prompt=answer_next,
-            )
+            with within_memory(self._table, self._table.place(row)):
+                found = self._processor.apply_chat_template(
+                    messages,  # pyright: ignore[reportArgumentType]
+                    tokenize=True,
+                    return_dict=True,
+                    return_tensors="pt",
+                    padding=True,
+                    add_generation_prompt=answer_next,
+                )
+        except ConfigError:
+            raise
         except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
             raise self._table.error(rejection("processor", error, self._table.place(row))) from error
         module = self._expert.own_module

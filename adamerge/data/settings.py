@@ -49,7 +49,7 @@ class DataSource:
         name: Configuration of a hub dataset.
         rows: Number of rows, drawn with the seed; all by default.
         max_bytes: Largest size of the files together, decompressed; larger ones are refused.
-        max_pixels: Largest number of pixels of an image; larger ones are refused.
+        max_pixels: Largest number of pixels of an image, stored or made by the processor; larger ones are refused.
     """
 
     path: str

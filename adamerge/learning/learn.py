@@ -22,6 +22,7 @@ from adamerge.learning.keep_best import FROM_BASE, Enough, KeepBest
 from adamerge.learning.learned import Learned
 from adamerge.learning.merge_module import MergeModule
 from adamerge.learning.movement import Movement
+from adamerge.learning.ranks import SEEDS, numbers_alone
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.learning.stable_decay import DecayWhenFlat
 from adamerge.learning.step_costs import StepCosts
@@ -273,7 +274,7 @@ def _learned(best: KeepBest, movement: Movement, module: MergeModule, trainer: T
 
 
 def _fit(module: MergeModule, callbacks: list[Callback], options: Mapping[str, object], resume: Path | None) -> Trainer:
-    with without_advice(), rank_for(options):
+    with without_advice(), rank_for(options), numbers_alone(SEEDS):
         trainer = build_trainer(options, callbacks)
         try:
             trainer.fit(module, ckpt_path=resume)

@@ -14,6 +14,7 @@ from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
 from adamerge.learning.trainer import build_trainer, process_count, rank_for, without_advice
+from adamerge.learning.try_schedule import build_schedule, try_schedule
 from adamerge.merging.device import devices_of
 from adamerge.objectives import Regulariser
 from adamerge.optim import (
@@ -119,7 +120,9 @@ def judgements(learning: Learning, experts: int) -> Iterator[Judgement]:
     yield Judgement(["trainer.devices", "trainer.accelerator"], partial(_check_available, learning.trainer), here=True)
     yield Judgement(["watch.average", "optimizer"], partial(_check_average, learning))
     yield Judgement(["optimizer", "feasible", "models"], partial(_built, learning, experts))
-    yield Judgement(["lr_scheduler", "optimizer"], partial(_scheduled, learning, experts))
+    yield Judgement(["lr_scheduler", "optimizer"], partial(_scheduled, learning, experts, build_schedule))
+    tried = partial(try_schedule, steps=learning.steps)
+    yield Judgement(["lr_scheduler", "trainer.max_steps"], partial(_scheduled, learning, experts, tried))
 
 
 def _pairs(learning: Learning) -> Iterator[Judgement]:
@@ -248,26 +251,18 @@ def _built(learning: Learning, experts: int) -> Optimizer | None:
     return optimizer
 
 
-def _scheduled(learning: Learning, experts: int) -> None:
-    """Build the scheduler over the optimiser, to check its options.
+def _scheduled(learning: Learning, experts: int, check: Callable[[BuildScheduler, Optimizer], object]) -> None:
+    """Check the scheduler over the optimiser.
 
     Raises:
-        ConfigError: It rejects its options, or the optimiser.
+        ConfigError: Whatever the check raises.
     """
     try:
         optimizer = _built(learning, experts)
     except ConfigError:  # of the optimiser alone
         return
-    try:
-        if learning.build_scheduler and optimizer:
-            learning.build_scheduler(optimizer)
-    except ConfigError as error:
-        raise ConfigError(f"lr_scheduler: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"lr_scheduler: expected a scheduler that accepts {type(optimizer).__name__}; torch says: "
-            f"{str(error).rstrip('.')}. Change an option of the scheduler, or choose another one."
-        ) from error
+    if learning.build_scheduler and optimizer:
+        check(learning.build_scheduler, optimizer)
 
 
 KEYS: Mapping[Circumstance, str] = {

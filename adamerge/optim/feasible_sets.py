@@ -5,7 +5,6 @@ questions: its nearest point (`project`), its best point under a linear loss (`v
 could still fall within it (`gap`).
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from adamerge.types import Coefficients, ConfigError, check_types
+from adamerge.types import LARGEST, Coefficients, ConfigError, check_types
 
 
 def project_box(coefficients: Coefficients, lower: float = 0.0, upper: float = 1.0) -> Coefficients:
@@ -198,11 +197,11 @@ class Box(FeasibleSet):
     """Every coefficient between two bounds.
 
     Args:
-        lower: the least value of a coefficient, finite.
-        upper: the greatest value of a coefficient, finite, above `lower`.
+        lower: the least value of a coefficient, at most 1e6 in size.
+        upper: the greatest value of a coefficient, at most 1e6, above `lower`.
 
     Raises:
-        ConfigError: if a bound is not finite, or they enclose nothing.
+        ConfigError: if a bound is not finite or too large, or they enclose nothing.
 
     Example:
         >>> Box(upper=0.5).vertex(torch.tensor([[-1.0, 1.0]]))
@@ -215,10 +214,10 @@ class Box(FeasibleSet):
     def __post_init__(self) -> None:
         """Refuse bounds that enclose nothing."""
         check_types(self)
-        if not (math.isfinite(self.lower) and math.isfinite(self.upper)):
+        if not (abs(self.lower) <= LARGEST and abs(self.upper) <= LARGEST):
             raise ConfigError(
-                f"expected finite bounds of a box, found lower={self.lower} and upper={self.upper}. "
-                "For no bounds, choose the unbounded set."
+                f"expected finite bounds of a box, found lower={self.lower} and upper={self.upper} (at most "
+                f"{LARGEST:g} in size). For no bounds, choose the unbounded set."
             )
         if self.lower >= self.upper:
             raise ConfigError(f"expected lower < upper of a box, found lower={self.lower} and upper={self.upper}.")
@@ -245,11 +244,11 @@ class Simplex(FeasibleSet):
     task arithmetic with 0.3 on 8 experts has the sum 2.4.
 
     Args:
-        radius: the sum r of a row, finite, above 0.
+        radius: the sum r of a row, above 0, at most 1e6.
         includes_base: whether the base is a vertex: Σc ≤ r in place of Σc = r.
 
     Raises:
-        ConfigError: if the radius is not a finite number above 0.
+        ConfigError: if the radius is not a finite number above 0, or too large.
 
     Example:
         >>> Simplex(radius=2.0).vertex(torch.tensor([[3.0, 1.0], [-1.0, 1.0]]))
@@ -266,8 +265,11 @@ class Simplex(FeasibleSet):
     def __post_init__(self) -> None:
         """Refuse a radius that is not a finite number above 0."""
         check_types(self)
-        if not (math.isfinite(self.radius) and self.radius > 0):
-            raise ConfigError(f"expected the radius of a simplex to be a finite number above 0, found {self.radius}.")
+        if not 0 < self.radius <= LARGEST:
+            raise ConfigError(
+                f"expected the radius of a simplex to be a finite number above 0, found {self.radius} (at most "
+                f"{LARGEST:g})."
+            )
 
     @override
     def project(self, coefficients: Coefficients) -> Coefficients:

@@ -26,13 +26,13 @@ from adamerge.optim import BuildOptimizer, Descent
 from adamerge.optim.feasible_sets import FeasibleSet
 from adamerge.results.adapter_settings import ExportKind, adapter_of
 from adamerge.runs.earlier_run import EarlierRun
-from adamerge.runs.model_config import LARGEST_START, Keep, ModelConfig
+from adamerge.runs.model_config import Keep, ModelConfig
 from adamerge.runs.other_words import OTHER_WORDS
 from adamerge.runs.presets import PRESETS
 from adamerge.runs.trainer_config import TrainerConfig
 from adamerge.storage.sizes import bytes_in
 from adamerge.transforms import TASK_ARITHMETIC, Transform
-from adamerge.types import ConfigError
+from adamerge.types import LARGEST, ConfigError
 
 if TYPE_CHECKING:
     Method: TypeAlias = str
@@ -152,8 +152,8 @@ class MergeConfig:
                 f"centre: expected auto, or a merge (a transform, or one that is computed from rows), found "
                 f"{type(self.centre).__name__}: Auto alone can choose. Derive a transform of your own from Transform."
             )
-        if isinstance(self.init, float | int) and not abs(self.init) <= LARGEST_START:
-            raise ConfigError(f"init: expected a finite number, found {self.init} (at most {LARGEST_START:g}).")
+        if isinstance(self.init, float | int) and not abs(self.init) <= LARGEST:
+            raise ConfigError(f"init: expected a finite number, found {self.init} (at most {LARGEST:g}).")
         if isinstance(self.seed_everything, int) and self.seed_everything < 0:
             raise ConfigError(f"seed_everything: expected at least 0, found {self.seed_everything}.")
         if self.shard_bytes and adapter_of(self.export):

@@ -8,10 +8,7 @@ from typing import ClassVar
 from adamerge.data.settings import DataSource, EvaluationSource
 from adamerge.experts.zero_shot import ZeroShot
 from adamerge.storage.file_names import last_part
-from adamerge.types import ConfigError
-
-LARGEST_START = 1e6
-"""Size of the largest start coefficient; losses of larger ones overflow."""
+from adamerge.types import LARGEST, ConfigError
 
 
 @dataclass
@@ -40,8 +37,8 @@ def _check_finite(key: str, written: object) -> None:
     if not values:
         raise ConfigError(f"{key}: expected at least one number, found an empty list; leave the key out to use init.")
     for value in values:
-        if isinstance(value, float | int) and not abs(value) <= LARGEST_START:
-            raise ConfigError(f"{key}: expected finite numbers, found {value} (at most {LARGEST_START:g}).")
+        if isinstance(value, float | int) and not abs(value) <= LARGEST:
+            raise ConfigError(f"{key}: expected finite numbers, found {value} (at most {LARGEST:g}).")
 
 
 @dataclass

@@ -232,6 +232,11 @@ def test_rows_that_cannot_be_encoded_are_refused_by_row(pool, tmp_path, name):
         rows_of(pool, tmp_path, json.loads(written), max_pixels=2000)
 
 
+def test_a_processor_of_images_larger_than_the_limit_is_refused(pool, tmp_path):
+    with pytest.raises(ConfigError, match=r"preprocessor_config.json: .*size.*: expected .* at most 255 pixels"):
+        rows_of(pool, tmp_path, [spellings(pool.folder)["path"]], max_pixels=255)
+
+
 def test_rows_without_images_of_which_the_processor_makes_other_tokens_are_said(pool, tmp_path):
     """The processor adds [CLS] and [SEP], as the template does not begin with the tokenizer's first token."""
     file = tmp_path / "rows.jsonl"

@@ -29,7 +29,7 @@ LAUNCHES = {
     "torchrun": {**TORCHRUN, "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1", "TORCHELASTIC_RUN_ID": "none"},
     "kubeflow": {**TORCHRUN, "WORLD_SIZE": "4", "RANK": "2", "KUBERNETES_PORT": "tcp://127.0.0.1:443"},
     "lsf": {"LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_LOCAL_RANK": "0"},
-    "left over": {"RANK": "1", "LOCAL_RANK": "nothing", "NODE_RANK": "x"},
+    "left over": {"RANK": "1", "LOCAL_RANK": "nothing", "NODE_RANK": "x", "PL_SEED_WORKERS": "x"},
     "lightning": {"PL_TRAINER_DEVICES": "2", "PL_TRAINER_FAST_DEV_RUN": "1", "PL_TRAINER_LIMIT_TRAIN_BATCHES": "0"},
 }  # fmt: skip
 

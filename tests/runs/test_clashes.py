@@ -41,6 +41,17 @@ PAIRS = [  # lines before, the two lines, the key of each, and the reason
         "lr_scheduler",
         "expected a scheduler that accepts Adagrad; torch says: ",
     ),
+    *(
+        ("", "trainer.max_steps: 6", f"lr_scheduler: {{class_path: {cls}}}", "trainer.max_steps", "lr_scheduler", words)
+        for cls, words in (
+            ("OneCycleLR, init_args: {max_lr: 1, total_steps: 5}", "OneCycleLR refuses step 6"),
+            ("OneCycleLR, init_args: {max_lr: 1, epochs: 1, steps_per_epoch: 5}", "OneCycleLR refuses step 6"),
+            (
+                "ExponentialLR, init_args: {gamma: 1.0e+12}",
+                "at most 1e+06 in all steps, but that of ExponentialLR is",
+            ),
+        )
+    ),
 ]
 
 
