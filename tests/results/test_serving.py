@@ -69,18 +69,20 @@ def test_the_page_names_files_that_exports_have():
     assert {"config.json", "tokenizer.json", "chat_template.jinja", "modules.json", "1_Pooling/config.json"} <= named
 
 
-def test_the_recipe_of_quantising_runs(tmp_path, monkeypatch):
-    """Where torchao is installed: the page's own lines, on a small model whose answers stay nearly the same."""
-    pytest.importorskip("torchao")
+@pytest.mark.parametrize("named", ["Float8WeightOnlyConfig", "Int8WeightOnlyConfig"])
+def test_the_recipe_of_quantising_runs(tmp_path, monkeypatch, named):
+    """The page's own lines, on a small model whose answers stay nearly the same."""
+    pytest.importorskip("torchao", exc_type=ImportError)
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```text\n(import torch\n.*?)```", page, flags=re.DOTALL)
+    assert named in recipe
     save_speaking_family(tmp_path / "family", "LlamaForCausalLM", "llama", ("mood",))
     (tmp_path / "RUN").mkdir()
     shutil.copytree(tmp_path / "family" / "base", tmp_path / "RUN" / "merged")
     monkeypatch.chdir(tmp_path)
-    exec(recipe, {})
+    exec(recipe.replace("Float8WeightOnlyConfig", named), {})
     ids = torch.arange(12).reshape(2, 6)
-    merged, small = (transformers.AutoModelForCausalLM.from_pretrained(f"RUN/{name}") for name in ("merged", "int8"))
+    both = (transformers.AutoModelForCausalLM.from_pretrained(f"RUN/{name}") for name in ("merged", "quantised"))
     with torch.no_grad():
-        expected, found = merged(ids).logits, small(ids).logits.float()
+        expected, found = (model(ids).logits.float() for model in both)
     assert 0 < (found - expected).norm() / expected.norm() < 0.05
