@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ["MPLBACKEND"] = "agg"  # pictures are files; matplotlib is not imported under a name that it lacks
+    if arguments is None:  # and no notebook calls, which shows pictures of its own
+        os.environ["MPLBACKEND"] = "agg"  # matplotlib is not imported under a name that it lacks
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     print_anything()
     try:

@@ -192,7 +192,10 @@ def test_check_lists_every_problem(family, main):
     assert len(main("fit", "--config", "many.yaml")[2].splitlines()) == cli.SCREEN
 
 
-def test_commands_draw_into_files_whatever_the_environment_says(main, monkeypatch):
+def test_commands_draw_into_files_whatever_the_environment_says(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "nope")
-    assert main("methods")[0] == 0
+    assert cli.main(["methods"]) == 0
+    assert os.environ["MPLBACKEND"] == "nope"  # a notebook's
+    monkeypatch.setattr(sys, "argv", ["adamerge", "methods"])
+    assert cli.main() == 0
     assert os.environ["MPLBACKEND"] == "agg"
