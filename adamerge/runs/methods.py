@@ -32,7 +32,9 @@ class About(NamedTuple):
 
 ABOUT = {
     "adamerging": About("minimises the entropy of predictions", "Yang et al., 2024", "to compare with", accuracy=87.26),
-    "adamerging++": About("the same on task vectors trimmed by TIES", "Yang et al., 2024", accuracy=87.58),
+    "adamerging++": About(
+        "the same on task vectors trimmed by TIES", "Yang et al., 2024", "to compare with", accuracy=87.58
+    ),
     "expert_merging": About(
         "matches each expert's predictions, from the base", "Zhang et al., 2025", "no centre wanted", accuracy=88.2
     ),
@@ -51,33 +53,70 @@ ABOUT = {
     "frank_wolfe": About(
         "selects experts, with a certificate", "Chen et al., 2025", "a pool, some irrelevant", accuracy=87.47
     ),
-    "average": About("mean of the experts", "Wortsman et al., 2022", accuracy=85.7),
-    "task_arithmetic": About("base + 0.3 · Σ task vectors", "Ilharco et al., 2023", accuracy=86.24),
+    "average": About("mean of the experts", "Wortsman et al., 2022", "to compare with", accuracy=85.7),
+    "task_arithmetic": About("base + 0.3 · Σ task vectors", "Ilharco et al., 2023", "to compare with", accuracy=86.24),
     "regmean": About(
         "solves each linear layer by least squares", "Jin et al., 2023", "rows, no time to learn", accuracy=88.19
     ),
     "regmean++": About("the same, on what the merged blocks before pass on", "arXiv 2508.03121, 2025"),
     "esm": About("keeps the directions in which experts move outputs", "kiddo127/ESM, 2026"),
     "feat_cal": About("refits task arithmetic to the experts' features", "arXiv 2605.13030, 2026"),
-    "ties": About("trims, elects signs, averages those that agree", "Yadav et al., 2023", accuracy=86.76),
-    "dare": About("drops entries at random and rescales", "Yu et al., 2024", accuracy=86.05),
-    "magnitude": About("keeps each expert's largest changes", "Yadav et al., 2023", accuracy=87.0),
-    "lines": About("scales task vectors with depth", "Wang et al., 2025", accuracy=84.75),
-    "consensus": About("keeps entries that several experts use", "Wang et al., 2024", accuracy=86.35),
-    "pcb": About("balances competition between parameters", "Du et al., 2024", accuracy=85.88),
+    "ties": About(
+        "trims, elects signs, averages those that agree",
+        "Yadav et al., 2023",
+        "wudi is better, as cheap",
+        accuracy=86.76,
+    ),
+    "dare": About(
+        "drops entries at random and rescales", "Yu et al., 2024", "wudi is better, as cheap", accuracy=86.05
+    ),
+    "magnitude": About(
+        "keeps each expert's largest changes", "Yadav et al., 2023", "wudi is better, as cheap", accuracy=87.0
+    ),
+    "lines": About("scales task vectors with depth", "Wang et al., 2025", "wudi is better, as cheap", accuracy=84.75),
+    "consensus": About(
+        "keeps entries that several experts use", "Wang et al., 2024", "wudi is better, as cheap", accuracy=86.35
+    ),
+    "pcb": About(
+        "balances competition between parameters", "Du et al., 2024", "wudi is better, as cheap", accuracy=85.88
+    ),
     "wudi": About("removes interference between task vectors", "Cheng et al., 2025", "no rows at all", accuracy=89.33),
-    "swudi": About("wudi by gradient flow, in the leading directions", "arXiv 2606.07289, 2026"),
-    "aswudi": About("wudi in as many directions as their spectrum says", "arXiv 2606.07289, 2026"),
-    "act_mat": About("regmean, with task vectors in place of rows", "arXiv 2604.01329, 2026"),
-    "dc_merge": About("gives each task's directions equal energy", "arXiv 2603.06242, 2026"),
+    "swudi": About(
+        "wudi by gradient flow, in the leading directions", "arXiv 2606.07289, 2026", "wudi is as good", accuracy=89.17
+    ),
+    "aswudi": About(
+        "wudi in as many directions as their spectrum says", "arXiv 2606.07289, 2026", "wudi is as good", accuracy=89.25
+    ),
+    "act_mat": About(
+        "regmean, with task vectors in place of rows",
+        "arXiv 2604.01329, 2026",
+        "wudi is better",
+        accuracy=57.98,
+    ),
+    "dc_merge": About(
+        "gives each task's directions equal energy",
+        "arXiv 2603.06242, 2026",
+        "wudi is better, as cheap",
+        accuracy=86.14,
+    ),
     "isotropic": About(
         "one update with equal singular values", "Marczak et al., 2025", "no rows, little time", accuracy=88.25
     ),
     "task_singular_vectors": About(
-        "decorrelates singular vectors of the experts", "Gargiulo et al., 2025", accuracy=88.19
+        "decorrelates singular vectors of the experts",
+        "Gargiulo et al., 2025",
+        "wudi is better, as cheap",
+        accuracy=88.19,
     ),
-    "doge": About("fits updates outside of the shared subspace", "Wei et al., 2025", accuracy=88.15),
-    "fisher": About("averages weighted by Fisher information", "Matena and Raffel, 2022", accuracy=84.52),
+    "doge": About(
+        "fits updates outside of the shared subspace",
+        "Wei et al., 2025",
+        "wudi is better, as cheap",
+        accuracy=88.15,
+    ),
+    "fisher": About(
+        "averages weighted by Fisher information", "Matena and Raffel, 2022", "regmean is better", accuracy=84.52
+    ),
 }
 """The presets in words; tests hold it to `PRESETS`."""
 
