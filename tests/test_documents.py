@@ -11,6 +11,7 @@ import pytest
 import yaml
 from field import REPORTS
 from support.documented import ROOT, TOOLS, assert_takes, commands, judge
+from support.hub import hub
 
 from adamerge.data.settings import Batching, EvaluationSource
 from adamerge.objectives import Objective
@@ -61,6 +62,7 @@ def workspace(demo_folder, tmp_path, monkeypatch):
     theirs = {"merge_method": "task_arithmetic", "base_model": settings["base_model"], "models": theirs}
     (tmp_path / "mergekit.yaml").write_text(yaml.safe_dump(theirs | {"dtype": "float32"}))
     (tmp_path / "my_package.py").write_text("from torch.optim import SGD\n\n\nclass Lookahead(SGD):\n    pass\n")
+    monkeypatch.setattr("adamerge.runs.push.HfApi", hub({}))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -2,10 +2,10 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
+from support.hub import hub
 
 from adamerge import cli
 
@@ -86,20 +86,7 @@ def test_hints_for_options_of_other_programs(family, main, option, hint):
 
 def test_an_export_in_small_files_is_uploaded(in_finished, main, monkeypatch):
     uploaded = {}
-
-    class Hub:
-        def repo_info(self, name):
-            return SimpleNamespace(private=True)
-
-        def create_repo(self, name, **options):
-            uploaded["repository"] = (name, options)
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
-            uploaded["files"] = sorted(
-                path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*.*")
-            )
-
-    monkeypatch.setattr("adamerge.runs.push.HfApi", Hub)
+    monkeypatch.setattr("adamerge.runs.push.HfApi", hub(uploaded))
     words = ["export", "run", "small", "--max_shard_size", "20KB", "--push_to_hub", "org/merge", "--private"]
     code, said, complaint = main(*words)
     assert (code, complaint) == (0, "")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.torch import load_file
+from support.documented import ROOT, commands
 from support.families import configuration, save_speaking_family, write
 
 from adamerge import cli
@@ -20,40 +21,31 @@ def speaking(tmp_path, monkeypatch):
     return folder
 
 
-def replayed(file, out):
-    """What mergekit makes of a configuration."""
-    from mergekit.config import MergeConfiguration
-    from mergekit.merge import run_merge
-    from mergekit.options import MergeOptions
-
-    settings = MergeConfiguration.model_validate(yaml.safe_load(file.read_text()))
-    run_merge(settings, str(out), MergeOptions(write_model_card=False, quiet=True))
-    return {name: tensor for part in out.glob("*.safetensors") for name, tensor in load_file(part).items()}
-
-
 @pytest.mark.filterwarnings("ignore")  # of mergekit and what it imports
 def test_mergekit_makes_the_same_weights(speaking, main):
+    """The commands are those of docs/mergekit.md."""
+    from mergekit.scripts.run_yaml import main as mergekit_yaml
+
+    text = (ROOT / "docs/mergekit.md").read_text(encoding="utf-8")
+    (_, *write_it), (_, *run_it) = commands(text[text.index("adamerge mergekit runs/mine") :].partition("```")[0])
     learned = {"optimizer": {"class_path": "Adam", "init_args": {"lr": 0.1}}, "watch": {"monitor": "last"}}
-    config = write(configuration(**learned))
-    assert main("fit", config, "--run_dir", "run")[0] == 0
-    code, said, complaint = main("mergekit", "run", "kit.yaml")
+    assert main("fit", write(configuration(**learned)), "--run_dir", "runs/mine")[0] == 0
+    code, said, complaint = main(*write_it)
     assert (code, complaint) == (0, "")
-    assert "mergekit-yaml kit.yaml" in said
-    ours = load_file(speaking / "run/merged/model.safetensors")
-    theirs = replayed(speaking / "kit.yaml", speaking / "kit")
+    assert "mergekit-yaml mergekit.yaml" in said
+    mergekit_yaml.main([*run_it, "--quiet"], standalone_mode=False)
+    ours = load_file(speaking / "runs/mine/merged/model.safetensors")
+    theirs = {name: tensor for part in Path("merged").glob("*.safetensors") for name, tensor in load_file(part).items()}
     base = load_file(speaking / "base/model.safetensors")
     assert ours.keys() == theirs.keys()
     assert max((theirs[name] - ours[name]).abs().max().item() for name in ours) < 1e-5
     assert all((ours[name] - base[name]).abs().max() > 1e-3 for name in ours)
-    assert (
-        len(
-            {
-                float(w["value"])
-                for w in yaml.safe_load((speaking / "kit.yaml").read_text())["models"][0]["parameters"]["weight"]
-            }
-        )
-        > 5
-    )
+    written = yaml.safe_load(Path("mergekit.yaml").read_text())
+    assert len({weight["value"] for weight in written["models"][0]["parameters"]["weight"]}) > 5
+    Path("mood/config.json").write_text(Path("mood/config.json").read_text() + " ")
+    code, _, complaint = main("mergekit", "runs/mine", "other.yaml")
+    assert code == cli.BAD_INPUT
+    assert "config.json has other content" in complaint
 
 
 @pytest.mark.parametrize("place", ["org/base", "org/base@v1", "a+b", "a@b", "c++@d@e", "plain"])
