@@ -18,6 +18,7 @@ from adamerge.data.questions import NORMALISE
 from adamerge.data.settings import Encoding, EvaluationSource
 from adamerge.data.tables import Table
 from adamerge.data.text import Text
+from adamerge.data.text_inputs import refuse_chats
 from adamerge.data.unprinted import argument_columns
 from adamerge.data.unread_images import check_images
 from adamerge.data.unread_texts import unread_texts
@@ -48,6 +49,8 @@ def encode(table: Table, expert: Expert, processor: AnyProcessor, encoding: Enco
     """
     modality = Pictured() if is_pictured(table, expert, processor) else _modality(expert.kind, table)
     columns = modality.columns(table, encoding)
+    if isinstance(modality, Text):
+        refuse_chats(table, expert.kind)
     table.require(list(columns.values()))
     names = expert.kind.class_names if encoding.classes is None else dict(enumerate(encoding.classes))
     doubt = table.doubt and table.doubt.problem(names, expert.kind.num_classes or len(names))

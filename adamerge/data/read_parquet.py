@@ -12,6 +12,7 @@ from datasets.table import InMemoryTable
 
 from adamerge.data.arrow_files import readable
 from adamerge.data.records import Arrow
+from adamerge.storage.regular_files import reason_of
 
 _WAY_ON = "Write both files with the same columns, or name the files one by one."
 
@@ -93,6 +94,14 @@ def _schema(file: Path) -> pa.Schema:
                 f"{file.name}: the column {field.name!r} has the type {field.type}, which datasets does not read. "
                 "Write the file without this column, or the column as text."
             ) from error
+    try:
+        _ = _features(schema)
+    except Exception as error:  # of another content datasets raises anything
+        raise ValueError(
+            f"{file.name}: what its metadata (huggingface) says of the columns cannot be read "
+            f"({reason_of(error)[:200]}). Write the file again, or without metadata: "
+            "table.replace_schema_metadata() of pyarrow."
+        ) from error
     return pa.schema([field.with_type(_plain(field.type)) for field in schema], schema.metadata)
 
 

@@ -6,7 +6,9 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from adamerge.data.input_columns import InputColumn, check_words, read_input
 from adamerge.data.tables import Table
+from adamerge.data.words import is_chat
 from adamerge.experts.experts import Expert
+from adamerge.experts.model_kind import ModelKind
 
 
 def read_columns(
@@ -75,4 +77,23 @@ def refuse_columns(table: Table, expert: Expert, names: Sequence[str], what: str
             f"the columns {', '.join(names)} are inputs of {expert.kind.architecture}, but of {what} they cannot be "
             "read, and the model would fill in values of its own. Rename or remove the columns if they are not meant "
             "for the model; otherwise use rows of texts alone, or rows of tensors."
+        )
+
+
+def refuse_chats(table: Table, kind: ModelKind) -> None:
+    """Refuse chats as rows of a model that reads texts, such as a reward model.
+
+    Raises:
+        ConfigError: There is no column of texts, but a column of chats.
+    """
+    columns = [name for name in table.columns if len(table)]
+    if table.source.text in columns:
+        return
+    chats = [name for name in columns if is_chat(table.data.glance(name, 0))]
+    if chats and (table.source.messages in chats or len(chats) == len(columns)):
+        raise table.error(
+            f"expected a column of texts ({table.source.text!r}), which {kind.architecture} reads, found chats in "
+            f"{chats[0]!r}; the key messages is for language models. Render each chat with the chat template that the "
+            "expert was trained with (tokenizer.apply_chat_template(chat, tokenize=False)), without special tokens "
+            "that the tokenizer adds itself, and name the column of the results (key text)."
         )

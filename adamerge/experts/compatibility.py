@@ -28,8 +28,11 @@ _DOES_NOT_MATTER = re.compile(
 
 _ABSENT = object()
 
-_OF_PEFT = {"base_layer", "modules_to_save", "original_module"}
-"""Parts of names that PEFT adds to those of a model that it wraps."""
+_OF_PEFT = re.compile(
+    r"(.*\.)?(base_layer|modules_to_save|original_module|trainable_tokens_delta|"
+    r"(lora|hada|lokr|b?oft|ia3|vera|randlora|hira|hra|delora|shira|road)_\w+)(\..*)?"
+)
+"""Names that PEFT gives to tensors of a model that it wraps; its early versions have factors alone, no base_layer."""
 
 _OTHER_CLASS = (
     " Name the class that saved the file in config.json (architectures), copy the file again if it is incomplete, or "
@@ -196,7 +199,7 @@ def name_problems(source: str, where: str, module: nn.Module, found: Match) -> l
         One message per problem; empty if there is none.
     """
     what = type(module).__name__
-    unmerged = [name for name in found.unexpected if _OF_PEFT & set(name.split("."))]
+    unmerged = [name for name in found.unexpected if _OF_PEFT.fullmatch(name)]
     if unmerged:
         return [
             f"{source}: expected the tensors of a {what}, but {where} has {several(unmerged)}: it was saved while PEFT "

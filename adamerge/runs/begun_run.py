@@ -65,6 +65,9 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
             f"{run_dir}: there is no run to resume (no {former.name} in it). Check run_dir, or start without "
             "--ckpt_path."
         )
+    for folder in (run.checkpoints, run.logs):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder}: expected a folder, but a file lies there. Move the file away.")
     now = flat_settings(resolved)
     then, now = _named(_as_begun(former, now, allow_code)), _named(now)
     fixed = {"trainer.max_steps"} if _decays_until_max_steps(now) else set[str]()
@@ -104,13 +107,21 @@ def _as_begun(former: Path, now: dict[str, object], allow_code: bool) -> dict[st
     """Read the settings that a run began with: those on record, even if the file was changed since."""
     what, way = "the configuration that the run began with", "Restore it, or start a new run in another run_dir."
     with own_file(former, what, way):
-        saved = read_yaml_file(former).content.get("saved")
+        saved = _content(former, way).get("saved")
         if not isinstance(saved, dict):  # version 0.1.0
             return flat(settings(read_config(former, lambda note: None, allow_code=allow_code)))
         begun = flat(saved)
         if begun == now:
             return begun
         return flat(settings(merge_config(saved, lambda note: None, allow_code=allow_code, use="keep")))
+
+
+def _content(former: Path, way: str) -> Mapping[str, object]:
+    """Read keys and values of a run's configuration; an error says what to do about it, too."""
+    try:
+        return read_yaml_file(former).content
+    except ConfigError as error:
+        raise ConfigError(f"{error} {way}") from error
 
 
 def check_unedited(run: RunDirectory) -> None:

@@ -30,7 +30,8 @@ def used_alone(folder: Path, what: str, tell: Callable[[str], None] = lambda lin
         tell: Called with a line of text if the file system has no locks.
 
     Raises:
-        ConfigError: Another process uses the folder; says which, where, and since when. Or it is a file.
+        ConfigError: Another process uses the folder; says which, where, and since when. Or it is a file,
+            or what should be its lock is a folder or a link.
 
     Example:
         >>> import tempfile
@@ -95,6 +96,11 @@ def _open(file: Path) -> int | None:
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP):
+            found = "link" if file.is_symlink() else "folder"
+            raise ConfigError(
+                f"{file}: expected the file that locks this folder, found a {found}. Remove it."
+            ) from error
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
     return os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC) if file.exists() else None

@@ -54,6 +54,16 @@ def test_models_that_cannot_be_used_are_rejected_by_name(tokenizer, name):
         encode(table(TEXTS, **source), build(architecture, family, 0, **options), tokenizer, labeled=labeled)
 
 
+@pytest.mark.parametrize("source", [{}, {"messages": "messages"}, {"messages": "messages", "text": "review"}])
+def test_chats_for_a_reward_model_are_to_be_rendered_first(tokenizer, source):
+    chat = [{"role": "user", "content": "good film"}]
+    rows = table({"messages": [chat, chat]} | ({"id": ["a", "b"]} if source else {}), **source)
+    module = build("LlamaForSequenceClassification", "llama", 0, num_labels=1)
+    with pytest.raises(ConfigError, match=r"found chats in 'messages'.*Render each chat.*key text") as error:
+        encode(rows, module, tokenizer)
+    assert "write messages" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("architecture", "family", "source"),
     [

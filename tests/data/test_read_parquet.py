@@ -167,6 +167,13 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.parametrize("said", ["{{{", "3", '{"info": {"features": {"text": {"_type": "Nonsense"}}}}'])
+def test_metadata_that_cannot_be_read_is_refused_with_a_way_on(tmp_path, said):
+    pq.write_table(pa.table({"text": ["good"]}).replace_schema_metadata({"huggingface": said}), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"a\.parquet: what its metadata \(huggingface\).*replace_schema_metadata"):
+        load(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_column_that_cannot_be_read_is_refused_by_name_and_hinders_no_other(tmp_path, saved):
     rows = pa.table({"text": ["good"], **{name: values for name, (values, _, _) in UNREADABLE.items()}})

@@ -189,3 +189,21 @@ def test_a_file_in_place_of_the_folder_of_results_is_named(tmp_path):
     (tmp_path / "targets").touch()
     with pytest.raises(ConfigError, match=r"targets: expected a folder.*Move the file away"):
         Keeper()(tmp_path / "targets/a.txt", KEY, lambda path: path.write_text("x"), Path.read_text)
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "logs"])
+def test_a_file_in_place_of_a_folder_is_named_before_the_run_goes_on(run, folder):
+    place = run.path / folder
+    aside = place.rename(place.with_suffix(".aside")) if place.exists() else None
+    place.touch()
+    with pytest.raises(ConfigError, match=f"{folder}: expected a folder.*Move the file away"):
+        check_run_dir(run, run.config.read_text(), resume=True)
+    place.unlink()
+    if aside:
+        aside.rename(place)
+
+
+def test_a_configuration_of_zeros_has_a_way_on(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(bytes(64))
+    with pytest.raises(ConfigError, match=r"config\.yaml: .*Restore it, or start a new run in another run_dir\."):
+        check_run_dir(RunDirectory(tmp_path), "method: ties", resume=True)

@@ -57,13 +57,19 @@ def test_folders_that_stay_empty_are_removed(tmp_path):
     assert os.listdir(tmp_path) == ["empty"]
 
 
-def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
+@pytest.mark.parametrize("found", ["link", "link to nothing", "folder"])
+def test_what_lies_in_place_of_the_lock_is_named_and_no_link_is_followed(tmp_path, found):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / LOCK).symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="symbolic links"), used_alone(tmp_path / "run", "x"):
+    if found == "folder":
+        (tmp_path / "run" / LOCK).mkdir()
+    else:
+        (tmp_path / "run" / LOCK).symlink_to(tmp_path / ("precious" if found == "link" else "nowhere"))
+    said = rf"run/\.lock: expected the file that locks this folder, found a {found.split()[0]}\. Remove it"
+    with pytest.raises(ConfigError, match=said), used_alone(tmp_path / "run", "x"):
         pass
     assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_file_is_no_folder(tmp_path):
