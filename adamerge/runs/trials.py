@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -10,7 +11,8 @@ import torch
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from adamerge.learning.loggers import Logger, with_place
+from adamerge.learning.loggers import FILES_ALONE, Logger, places_within, with_place
+from adamerge.learning.trainer import first_rank
 from adamerge.runs.construct import INVALID, words_of
 from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
@@ -28,21 +30,23 @@ PACKAGES: Final = {
 def on_trial(cls: type) -> Callable[..., object]:
     """Return a function that builds an optimiser or a scheduler on temporary coefficients, to check its options.
 
-    It takes steps, because some options are refused only there. A logger is built where it writes nothing.
+    It takes steps, because some options are refused only there. A logger logs in a temporary folder.
     """
     if issubclass(cls, Logger):
         return partial(_logger, cls)
     return partial(_finite, partial(_tried, _move if issubclass(cls, Optimizer) else _decay, cls))
 
 
-def _logger(cls: Callable[..., Logger], **options: object) -> Logger:
-    """Build a logger; nothing is written before it logs.
+def _logger(cls: Callable[..., Logger], **options: object) -> None:
+    """Build a logger; one that writes files alone logs a number in a temporary folder.
 
     Raises:
-        ConfigError: What it needs is not installed.
+        ConfigError: What it needs is not installed, or it writes outside its folder.
+        ValueError: Whatever was raised where it logged.
     """
+    _ = places_within(options)
     try:
-        return with_place(cls, os.devnull, **options)
+        with_place(cls, os.devnull, **options)  # nothing is written before it logs
     except ImportError as error:
         package = PACKAGES.get(cls.__name__)
         way = f"Install it: pip install {package}" if package else f"{cls.__name__} says: {reason_of(error)}"
@@ -50,6 +54,24 @@ def _logger(cls: Callable[..., Logger], **options: object) -> Logger:
             f"expected a logger whose package is installed, found {cls.__name__}. {way}; or name CSVLogger, which "
             "needs none."
         ) from error
+    if cls in FILES_ALONE and INVALID not in options.values():
+        _log_once(cls, options)
+
+
+def _log_once(cls: Callable[..., Logger], options: Mapping[str, object]) -> None:
+    """Log a number in a temporary folder.
+
+    Raises:
+        ValueError: Whatever was raised.
+    """
+    with tempfile.TemporaryDirectory() as folder, first_rank():
+        try:
+            logger = cls(**{**options, "save_dir": folder})
+            logger.log_metrics({"loss": 0.0}, step=0)
+            logger.save()
+            logger.finalize("success")
+        except Exception as error:  # loggers raise anything
+            raise ValueError(reason_of(error)) from error
 
 
 _TRIED_STEPS = 20

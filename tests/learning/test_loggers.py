@@ -81,6 +81,22 @@ def test_a_saved_configuration_names_the_same_place_from_every_folder(place, sav
         ("CSVLoger", "Did you mean CSVLogger?"),
         ({"class_path": "CSVLogger", "init_args": {"folder": "a"}}, "there is no such key"),
         ("os.system", "outside torch, Lightning and adamerge"),
+        *(
+            ({"class_path": "CSVLogger", "init_args": options}, complaint)
+            for options, complaint in (
+                (
+                    {"flush_logs_every_n_steps": 0},
+                    "init_args.flush_logs_every_n_steps: expected a value that CSVLogger",
+                ),
+                ({"name": "a" * 256}, "init_args.name: expected a value that CSVLogger accepts"),
+                ({"name": "a", "version": "../../x"}, "init_args.version: expected a folder inside save_dir, found"),
+                ({"name": "/a"}, "init_args.name: expected a folder inside save_dir, found"),
+                ({"save_dir": "lo\0gs"}, "gs': cannot be a folder (embedded null byte)"),
+                ({"save_dir": "merge.yaml"}, "merge.yaml is no folder, so nothing can be written there"),
+                ({"save_dir": "/proc/x"}, "trainer.logger: /proc/x"),
+                ({"save_dir": "a" * 256}, "longer than 255 bytes). Choose another save_dir"),
+            )
+        ),
     ],
 )
 def test_mistakes_are_said(family, main, logger, complaint):
