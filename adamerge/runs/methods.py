@@ -58,9 +58,11 @@ ABOUT = {
     "regmean": About(
         "solves each linear layer by least squares", "Jin et al., 2023", "rows, no time to learn", accuracy=88.19
     ),
-    "regmean++": About("the same, on what the merged blocks before pass on", "arXiv 2508.03121, 2025"),
-    "esm": About("keeps the directions in which experts move outputs", "kiddo127/ESM, 2026"),
-    "feat_cal": About("refits task arithmetic to the experts' features", "arXiv 2605.13030, 2026"),
+    "regmean++": About(
+        "the same, on what the merged blocks before pass on", "arXiv 2508.03121, 2025", "to compare with"
+    ),
+    "esm": About("keeps the directions in which experts move outputs", "kiddo127/ESM, 2026", "to compare with"),
+    "feat_cal": About("refits task arithmetic to the experts' features", "arXiv 2605.13030, 2026", "to compare with"),
     "ties": About(
         "trims, elects signs, averages those that agree",
         "Yadav et al., 2023",
