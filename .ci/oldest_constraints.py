@@ -1,4 +1,4 @@
-"""Print the oldest releases that pyproject.toml allows, one `name==version` a line: a constraints file for pip.
+"""Print the oldest releases that pyproject.toml allows, one `name==version` per line: a constraints file for pip.
 
 Dependencies and the extras `demo` and `adapters` are what users install; the tools of the extra `test` are those of CI.
 `torch` is left out if the environment variable TORCH names the release to test with.
