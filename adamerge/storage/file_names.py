@@ -25,7 +25,7 @@ def last_part(place: str) -> str:
         >>> last_part("org/news@v1"), last_part("/home/@me/news"), last_part("./news@v1")
         ('news', 'news', 'news@v1')
     """
-    path = place.startswith(("/", ".", "~")) or at_home(place).exists()
+    path = place.startswith(("/", ".", "~")) or os.path.exists(at_home(place))
     return Path(place if path else place.partition("@")[0]).name
 
 

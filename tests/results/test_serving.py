@@ -71,7 +71,7 @@ def test_the_page_names_files_that_exports_have():
 
 @pytest.mark.parametrize("named", ["Float8WeightOnlyConfig", "Int8WeightOnlyConfig"])
 def test_the_recipe_of_quantising_runs(tmp_path, monkeypatch, named):
-    """The page's own lines, on a small model whose answers stay nearly the same."""
+    """Where torchao is installed: the page's own lines, on a small model whose answers stay nearly the same."""
     pytest.importorskip("torchao", exc_type=ImportError)
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```text\n(import torch\n.*?)```", page, flags=re.DOTALL)
