@@ -1,5 +1,6 @@
 """Which folders hold an adapter, of which program, and in which file."""
 
+import os
 from pathlib import Path
 
 from adamerge.experts.weight_files import open_files
@@ -78,7 +79,7 @@ def format_problem(source: str, folder: Path) -> str | None:
 
 def _below(source: str, name: str) -> str:
     """Name a folder inside what the user gave: a folder, or a hub id whose revision stays at its end."""
-    if at_home(source).exists():
+    if os.path.exists(at_home(source)):
         return str(Path(source) / name)
     repository, at, revision = source.partition("@")
     return f"{repository}/{name}{at}{revision}"

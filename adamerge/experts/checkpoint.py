@@ -221,7 +221,7 @@ def _pickle_on_the_hub(source: str) -> str | None:
     """Name a pickled file on the hub that was not downloaded because of `allow_pickle`; None if unknown."""
     name, _, revision = source.partition("@")
     try:
-        names = [] if at_home(source).is_dir() else list_repo_files(name, revision=revision or None)
+        names = [] if os.path.isdir(at_home(source)) else list_repo_files(name, revision=revision or None)
     except Exception:  # the hub does not answer: the caller raises its own error
         return None
     return next((f"{source}: {file}" for file in names if Path(file).match("pytorch_model*.bin")), None)

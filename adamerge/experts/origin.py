@@ -1,5 +1,6 @@
 """Where a checkpoint is from: its id on the hub, and the licence that its model card states."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def hub_id_of(source: str, folder: Path) -> str | None:
         'google-bert/bert-base-uncased'
     """
     cached = next((part for part in folder.parts if part.startswith("models--")), None)
-    local = at_home(source).exists() or source.startswith(("/", ".", "~"))
+    local = os.path.exists(at_home(source)) or source.startswith(("/", ".", "~"))
     name = cached.removeprefix("models--").replace("--", "/") if cached else None if local else source.partition("@")[0]
     return name if name and _is_id(name) else None
 
@@ -125,7 +126,7 @@ def _is_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not Path(name).exists()
+    return not os.path.exists(name)
 
 
 def _metadata(card: Path) -> Mapping[str, object]:
