@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adamerge.runs.model_config import ModelConfig
 from adamerge.runs.similar_words import nearest
+from adamerge.runs.unknown_keys import replaced
 from adamerge.storage.file_names import at_home
 from adamerge.types import ConfigError
 
@@ -45,10 +46,9 @@ def with_known_keywords(cls: type[Made]) -> type[Made]:
     @wraps(construct)
     def checked(self: Made, *given: object, **named: object) -> None:
         if wrong := [name for name in named if name not in known]:
-            replaced = ModelConfig.REPLACED
-            ways = (f" {replaced[name]}" if name in replaced else nearest(name, known) for name in wrong)
-            lines = (f"{cls.__name__}: {name}: there is no such keyword." for name in wrong)
-            raise ConfigError(*map("".join, zip(lines, ways, strict=True)))
+            ways = {name: replaced(ModelConfig, name) or nearest(name, known) for name in wrong}
+            lines = (f"{cls.__name__}: {name}: there is no such keyword.{way}" for name, way in ways.items())
+            raise ConfigError(*lines)
         construct(self, *given, **named)
 
     cls.__init__ = checked

@@ -83,7 +83,7 @@ def _made(processor: ImageProcessingMixin) -> Iterator[Made]:
         if isinstance(value, Mapping):
             sides = {str(side): size for side, size in cast(Mapping[str, object], value).items()}
             yield from _of_sides(key, {s: v for s, v in sides.items() if isinstance(v, int | float)}, counted)
-        elif key.endswith("size") and key in _SWITCHES and isinstance(value, int | float):
+        elif key in _SWITCHES and isinstance(value, int | float):
             yield Made(key, f"{value}×{value}", float(value) ** 2)
         elif key == "min_pixels" and isinstance(value, int | float):
             yield Made(key, f"{value} pixels", float(value))

@@ -31,7 +31,7 @@ from adamerge.data.tokenize import TOKENIZER_FILES, token_limit
 from adamerge.data.unprinted import unprinted_notes
 from adamerge.experts.experts import Expert
 from adamerge.experts.model_kind import ModelKind, classes_by_token, takes
-from adamerge.types import ConfigError, Fact, quoted
+from adamerge.types import Fact, quoted
 
 _MODE = "RGB"
 """Mode of images as processors of images and text take them."""
@@ -160,8 +160,9 @@ class PicturedRows(Rows):
 
     def _encoded(self, chats: Sequence[Chat], row: int, *, answer_next: bool = False) -> dict[str, Tensor]:
         messages = [[_with_pictures(self._table, row, message) for message in chat] for chat in chats]
-        try:
-            with within_memory(self._table, self._table.place(row)):
+        place = self._table.place(row)
+        with within_memory(self._table, place):
+            try:
                 found = self._processor.apply_chat_template(
                     messages,  # pyright: ignore[reportArgumentType]
                     tokenize=True,
@@ -170,10 +171,8 @@ class PicturedRows(Rows):
                     padding=True,
                     add_generation_prompt=answer_next,
                 )
-        except ConfigError:
-            raise
-        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
-            raise self._table.error(rejection("processor", error, self._table.place(row))) from error
+            except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+                raise self._table.error(rejection("processor", error, place)) from error
         module = self._expert.own_module
         items = cast(Mapping[str, object], found).items()
         return {name: t for name, t in items if isinstance(t, Tensor) and takes(module, name)}

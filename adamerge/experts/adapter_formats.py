@@ -1,10 +1,9 @@
 """Which folders hold an adapter, of which program, and in which file."""
 
-import os
 from pathlib import Path
 
 from adamerge.experts.weight_files import open_files
-from adamerge.storage.file_names import at_home
+from adamerge.storage.file_names import is_there
 from adamerge.storage.open_safetensors import open_safetensors
 from adamerge.storage.pickled_names import pickled_names
 from adamerge.storage.regular_files import problem_of, settings_of
@@ -79,7 +78,7 @@ def format_problem(source: str, folder: Path) -> str | None:
 
 def _below(source: str, name: str) -> str:
     """Name a folder inside what the user gave: a folder, or a hub id whose revision stays at its end."""
-    if os.path.exists(at_home(source)):
+    if is_there(source):
         return str(Path(source) / name)
     repository, at, revision = source.partition("@")
     return f"{repository}/{name}{at}{revision}"

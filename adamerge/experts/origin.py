@@ -1,6 +1,5 @@
 """Where a checkpoint is from: its id on the hub, and the licence that its model card states."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from adamerge.experts.checkpoint import Checkpoint
-from adamerge.storage.file_names import at_home
+from adamerge.storage.file_names import is_there
 
 LICENCE = ("license", "license_name", "license_link")
 """Keys of a model card that state a licence."""
@@ -83,7 +82,7 @@ def hub_id_of(source: str, folder: Path) -> str | None:
         'google-bert/bert-base-uncased'
     """
     cached = next((part for part in folder.parts if part.startswith("models--")), None)
-    local = os.path.exists(at_home(source)) or source.startswith(("/", ".", "~"))
+    local = is_there(source) or source.startswith(("/", ".", "~"))
     name = cached.removeprefix("models--").replace("--", "/") if cached else None if local else source.partition("@")[0]
     return name if name and _is_id(name) else None
 
@@ -126,7 +125,7 @@ def _is_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not os.path.exists(name)
+    return not is_there(name)
 
 
 def _metadata(card: Path) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from adamerge.experts.checkpoint import Checkpoint
 from adamerge.experts.experts import Expert
 from adamerge.experts.tied import tied_names
 from adamerge.results.adapter_targets import misread, saved_apart, saved_modules, targets
-from adamerge.storage.file_names import at_home
+from adamerge.storage.file_names import at_home, is_there
 
 PREFIX = "base_model.model."
 """Begins every name in an adapter's file."""
@@ -192,7 +192,7 @@ def _class_of(module: nn.Module, heads: Sequence[str]) -> Mapping[str, object]:
 
 def _named(base: Checkpoint) -> tuple[str, str | None]:
     """Name the base as PEFT will look for it: a folder, or a hub id and its revision."""
-    if at_home(base.source).exists():
+    if is_there(base.source):
         return str(at_home(base.source).absolute()), None
     name, _, revision = base.source.partition("@")
     return name, revision or None

@@ -8,7 +8,7 @@ from pathlib import Path
 from adamerge.learning.loggers import options_of_loggers, places_within
 from adamerge.runs.config import MergeConfig
 from adamerge.storage.file_names import at_home
-from adamerge.storage.regular_files import is_folder
+from adamerge.storage.regular_files import is_folder, nearest
 from adamerge.types import ConfigError, quoted
 
 _LONGEST_NAME = 255
@@ -47,7 +47,7 @@ def _writable(folder: Path, key: str, way: str) -> Path:
     """
     try:
         place = folder.resolve()
-        near = _nearest(place)
+        near = nearest(place)
         long = [part for part in place.relative_to(near).parts if len(os.fsencode(part)) > _LONGEST_NAME]
         if long:
             raise ValueError(f"a name is longer than {_LONGEST_NAME} bytes")
@@ -60,13 +60,8 @@ def _writable(folder: Path, key: str, way: str) -> Path:
     return place
 
 
-def _nearest(place: Path) -> Path:
-    """Return what there is of a path: itself, or the lowest of the folders above it."""
-    return next(path for path in (place, *place.parents) if os.path.lexists(path))
-
-
 def _check_space(folder: Path, place: Path) -> None:
-    near = _nearest(place)
+    near = nearest(place)
     if not shutil.disk_usage(near).free:
         raise ConfigError(
             f"trainer.logger: {folder}: expected free space at {near}, found none. Choose another save_dir."

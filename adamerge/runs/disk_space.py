@@ -10,6 +10,7 @@ from adamerge.results.export import SHARD_BYTES
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.partial_paths import partials_of
+from adamerge.storage.regular_files import nearest
 from adamerge.types import ConfigError
 
 
@@ -33,7 +34,7 @@ def check_space(config: MergeConfig, experts: Experts, run: RunDirectory) -> Non
         size += resident_bytes(shapes, len(config.task_vectors.experts(tuple(experts.tasks))))
     if any(transform.fisher for transform in config.transforms.values()):  # stored until they are computed
         size += resident_bytes(shapes, len(experts.tasks))
-    place = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
+    place = nearest(run.path.absolute())
     free, needed = shutil.disk_usage(place).free, max(0, 1.2 * size - _bytes_there(run))
     if free < needed:
         raise ConfigError(

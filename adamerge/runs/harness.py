@@ -21,6 +21,7 @@ from adamerge.runs.paths import anchor
 from adamerge.runs.report_runs import write_report
 from adamerge.runs.run_directory import RunDirectory, use_run
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.file_names import is_there
 from adamerge.storage.own_files import EVERY, own_json
 from adamerge.storage.regular_files import is_folder
 from adamerge.types import ConfigError, quoted
@@ -91,7 +92,7 @@ def _pretrained(place: str, adapter: str = "", tokenizer: str = "") -> dict[str,
         >>> _pretrained("org/base@v1", "mine")
         {'pretrained': 'org/base', 'revision': 'v1', 'peft': 'mine'}
     """
-    name, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
+    name, _, revision = place.partition("@") if not is_there(place) else (place, "", "")
     parts = {"pretrained": name, "revision": revision, "peft": adapter, "tokenizer": tokenizer}
     return {key: value for key, value in parts.items() if value}
 

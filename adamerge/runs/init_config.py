@@ -10,7 +10,7 @@ from rich.console import Console
 from adamerge.runs.from_mergekit import Beginning, read_mergekit
 from adamerge.runs.mergekit_values import Named
 from adamerge.storage.atomic_files import write_text
-from adamerge.storage.file_names import at_home, last_part
+from adamerge.storage.file_names import at_home, is_there, last_part
 from adamerge.types import ConfigError
 
 HEAD = """\
@@ -65,7 +65,7 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
     for line in (f"{file}", f"next: adamerge check {file}"):
         _print(console, line)
     places = dict.fromkeys(place for one in (Named(base), *experts) for place in (one.model, one.adapter) if place)
-    if ids := [place for place in places if not at_home(place).exists()]:
+    if ids := [place for place in places if not is_there(place)]:
         _print(console, f"note: there is no such folder, so these are ids on the hub: {', '.join(ids)}")
     for line in found.dropped:
         _print(console, f"note: not carried over from {mergekit}: {line}")

@@ -30,6 +30,9 @@ class About(NamedTuple):
         return "; ".join(filter(None, [self.wins, f"{self.accuracy:.1f} %" if self.accuracy else ""]))
 
 
+_BELOW_WUDI = "wudi is better, as cheap"
+"""What is said of methods that need no rows and end below wudi."""
+
 ABOUT = {
     "adamerging": About("minimises the entropy of predictions", "Yang et al., 2024", "to compare with", accuracy=87.26),
     "adamerging++": About(
@@ -66,22 +69,14 @@ ABOUT = {
     "ties": About(
         "trims, elects signs, averages those that agree",
         "Yadav et al., 2023",
-        "wudi is better, as cheap",
+        _BELOW_WUDI,
         accuracy=86.76,
     ),
-    "dare": About(
-        "drops entries at random and rescales", "Yu et al., 2024", "wudi is better, as cheap", accuracy=86.05
-    ),
-    "magnitude": About(
-        "keeps each expert's largest changes", "Yadav et al., 2023", "wudi is better, as cheap", accuracy=87.0
-    ),
-    "lines": About("scales task vectors with depth", "Wang et al., 2025", "wudi is better, as cheap", accuracy=84.75),
-    "consensus": About(
-        "keeps entries that several experts use", "Wang et al., 2024", "wudi is better, as cheap", accuracy=86.35
-    ),
-    "pcb": About(
-        "balances competition between parameters", "Du et al., 2024", "wudi is better, as cheap", accuracy=85.88
-    ),
+    "dare": About("drops entries at random and rescales", "Yu et al., 2024", _BELOW_WUDI, accuracy=86.05),
+    "magnitude": About("keeps each expert's largest changes", "Yadav et al., 2023", _BELOW_WUDI, accuracy=87.0),
+    "lines": About("scales task vectors with depth", "Wang et al., 2025", _BELOW_WUDI, accuracy=84.75),
+    "consensus": About("keeps entries that several experts use", "Wang et al., 2024", _BELOW_WUDI, accuracy=86.35),
+    "pcb": About("balances competition between parameters", "Du et al., 2024", _BELOW_WUDI, accuracy=85.88),
     "wudi": About("removes interference between task vectors", "Cheng et al., 2025", "no rows at all", accuracy=89.33),
     "swudi": About(
         "wudi by gradient flow, in the leading directions", "arXiv 2606.07289, 2026", "wudi is as good", accuracy=89.17
@@ -98,7 +93,7 @@ ABOUT = {
     "dc_merge": About(
         "gives each task's directions equal energy",
         "arXiv 2603.06242, 2026",
-        "wudi is better, as cheap",
+        _BELOW_WUDI,
         accuracy=86.14,
     ),
     "isotropic": About(
@@ -107,13 +102,13 @@ ABOUT = {
     "task_singular_vectors": About(
         "decorrelates singular vectors of the experts",
         "Gargiulo et al., 2025",
-        "wudi is better, as cheap",
+        _BELOW_WUDI,
         accuracy=88.19,
     ),
     "doge": About(
         "fits updates outside of the shared subspace",
         "Wei et al., 2025",
-        "wudi is better, as cheap",
+        _BELOW_WUDI,
         accuracy=88.15,
     ),
     "fisher": About(

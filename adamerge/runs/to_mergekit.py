@@ -17,7 +17,7 @@ from adamerge.runs.open_recipe import open_recipe
 from adamerge.runs.paths import anchor
 from adamerge.runs.unchanged_sources import open_unchanged
 from adamerge.storage.atomic_files import write_text
-from adamerge.storage.file_names import at_home
+from adamerge.storage.file_names import is_there
 from adamerge.types import ConfigError
 
 HEAD = """\
@@ -116,7 +116,7 @@ def reference(place: str) -> object:
         >>> reference("org/base@v1"), reference("/experts/a")
         ('org/base@v1', '/experts/a')
     """
-    plain = not at_home(place).exists() or {"+", "@"}.isdisjoint(place)
+    plain = not is_there(place) or {"+", "@"}.isdisjoint(place)
     return place if plain else {"model": {"path": place}}
 
 

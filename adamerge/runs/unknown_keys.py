@@ -34,9 +34,9 @@ def refuse_key(
         findings: Collects the mistake.
         of: Name of the class in the message; by default said of what is under `init_args`.
     """
-    near = _replaced(cls, name) or _own(cls, name, known, missing)
+    near = replaced(cls, name) or _own(cls, name, known, missing)
     if findings.whole and not near and not belongs_elsewhere(cls, name):
-        near = _replaced(findings.whole, name)
+        near = replaced(findings.whole, name)
     near = near or elsewhere(cls, name) or _in_the_whole(findings.whole, name)
     chosen = of or (cls.__name__ if key[-2:-1] == ("init_args",) else "")
     findings.refuse(key, f"{chosen and f'{chosen}: '}there is no such key.{near}")
@@ -75,7 +75,8 @@ def _own(cls: type, name: str, known: Collection[str], missing: Collection[str])
     return "" if distant else nearest(name, [*known])
 
 
-def _replaced(cls: type, name: str) -> str:
+def replaced(cls: type, name: str) -> str:
+    """Say what replaces a key that a class has no longer; empty if nothing does."""
     words: Mapping[str, str] = getattr(cls, "REPLACED", {})
     return f" {words[name]}" if name in words else ""
 

@@ -18,6 +18,16 @@ def at_home(place: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(place))
 
 
+def is_there(place: str | os.PathLike[str]) -> bool:
+    """Return whether something lies at a path as users write it; at a text that is too long for one there is nothing.
+
+    Example:
+        >>> is_there("/"), is_there("x" * 5000)
+        (True, False)
+    """
+    return os.path.exists(at_home(place))  # `Path.exists` would raise an OSError
+
+
 def last_part(place: str) -> str:
     """Return the last part of a path or hub id; `@` begins the revision of an id, and nothing in a path.
 
@@ -25,7 +35,7 @@ def last_part(place: str) -> str:
         >>> last_part("org/news@v1"), last_part("/home/@me/news"), last_part("./news@v1")
         ('news', 'news', 'news@v1')
     """
-    path = place.startswith(("/", ".", "~")) or os.path.exists(at_home(place))
+    path = place.startswith(("/", ".", "~")) or is_there(place)
     return Path(place if path else place.partition("@")[0]).name
 
 

@@ -1,6 +1,7 @@
 """Ask the system for tensors of files before they are read, so that a disk works while a processor does."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -28,15 +29,19 @@ def read_ahead(weights: Iterable[Weights], names: Iterable[str], most: int) -> i
     """
     if not hasattr(os, "posix_fadvise"):
         return 0
-    wanted = list(names)
-    sizes = {one.place(name): _bytes(one, name) for one in weights for name in wanted}
-    sizes = {(file, start): size for (file, start), size in sizes.items() if file}
-    if sum(sizes.values()) > most:
+    wanted, parts = list(names), defaultdict[str, dict[int, int]](dict)
+    for one in weights:
+        for name in wanted:
+            file, start = one.place(name)
+            if file:
+                parts[file][start] = _bytes(one, name)
+    total = sum(sum(own.values()) for own in parts.values())
+    if total > most:
         return 0
-    for file in dict.fromkeys(file for file, _ in sizes):
+    for file, own in parts.items():
         with suppress(OSError):
-            _ask(file, sorted((start, size) for (own, start), size in sizes.items() if own == file))
-    return sum(sizes.values())
+            _ask(file, sorted(own.items()))
+    return total
 
 
 def _bytes(weights: Weights, name: str) -> int:

@@ -67,6 +67,16 @@ def check_regular(path: Path, largest: int | None = None) -> None:
         raise ConfigError(f"{path}: {problem}")
 
 
+def nearest(place: Path) -> Path:
+    """Return what there is of an absolute path: itself, or the lowest of the folders above it.
+
+    Example:
+        >>> nearest(Path("/no-such-folder/below"))
+        PosixPath('/')
+    """
+    return next(path for path in (place, *place.parents) if os.path.lexists(path))
+
+
 def read_whole(path: Path, largest: int) -> bytes:
     """Read a file of at most `largest` bytes.
 
