@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from adamerge.experts.progress_bars import without_bars
+from adamerge.experts.progress_bars import bars_on_terminals, without_bars
 from adamerge.runs.learn_merge import print_lines
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import whole_folder, write_text
@@ -212,7 +211,7 @@ def _train_all(pictures: Pictures, labels: Tensor, folder: Path, console: Consol
     few, many = labels[: TRAINING.few], labels[: TRAINING.many]
     console.print("training a small vision transformer on digits, then four experts from it")
     steps = TRAINING.base_steps + len(TASKS) * TRAINING.expert_steps
-    with Progress(console=console, transient=True) as progress:
+    with bars_on_terminals(console) as progress:
         bar = progress.add_task("training", total=steps)
         advance = partial(progress.advance, bar)
         started = time.perf_counter()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.data.rows import Rows, move
+from adamerge.experts.progress_bars import bars_on_terminals
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
@@ -58,7 +59,7 @@ def fisher_information(
     """
     console = console or Console(quiet=True)
     stored: dict[str, MappedFiles] = {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bars_on_terminals(console) as progress:
         for task in model.tasks:
             make = partial(_write, model, task, rows[task], settings, progress) if rows else None
             key, file = _key(model, task, rows, settings), folder / f"{task}.safetensors"

@@ -4,7 +4,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from adamerge.experts.progress_bars import bars_on_terminals
 
 
 @contextmanager
@@ -27,6 +29,6 @@ def counting(console: Console, batches: int) -> Generator[Callable[[int], object
         TextColumn("batches, left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with bars_on_terminals(console, *columns) as bar:
         task = bar.add_task("", total=batches)
         yield lambda count: bar.advance(task, count)

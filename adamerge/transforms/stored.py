@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
+from adamerge.experts.progress_bars import bars_on_terminals
 from adamerge.merging.factor_cores import cores_of
 from adamerge.merging.factored_task_vectors import Factored
 from adamerge.merging.mapped_task_vectors import Mapped
@@ -159,7 +159,7 @@ def _outputs(
     plain: TaskVectors, transform: Transform, information: TaskVectors | None, console: Console
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every parameter's name and transformed task vectors, (K', *shape), one at a time and with a bar."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bars_on_terminals(console) as progress:
 
         def stacks() -> Iterator[tuple[str, Tensor]]:
             names = progress.track(plain.shapes, description="looking at task vectors")

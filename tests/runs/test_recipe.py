@@ -47,7 +47,8 @@ def test_a_damaged_note_is_refused(tmp_path):
         ({"data": {"a": {"calibration": "3"}, "b": {"calibration": "5"}}}, "rows of b"),
     ],
 )
-def test_a_change_is_named(tmp_path, change, named):
+def test_a_change_is_named(tmp_path, monkeypatch, change, named):
+    monkeypatch.chdir(tmp_path)  # where no zoo was unpacked
     remember(NOTE, tmp_path / "inputs.json")
     with pytest.raises(ConfigError, match=named):
         remember(NOTE | change, tmp_path / "inputs.json")
