@@ -3,8 +3,9 @@
     merged = Σᵢ wᵢ · termᵢ        terms: centre, experts, and what is subtracted from these if it is not the centre
     ⟨values − centre, τₖ⟩ = ⟨values − centre, expertₖ⟩ − ⟨values − centre, base⟩
 
-Every number of the files is converted to fp64 once, in a window that fits into a core's own cache; in fp64 the last
-difference keeps eleven digits or more, where experts differ from their base by 1e-5 of its size.
+Term after term is converted to fp64 and added, in windows so small that a core's own cache holds one of the term and
+one of the sum; in fp64 the last difference keeps eleven digits or more, where experts differ from their base by 1e-5 of
+its size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from adamerge.merging.matrices import as_matrix
 
-_ROOM = 2**20
-"""Numbers of all terms together in a window: 8 MiB in fp64."""
+_WINDOW = 2**18
+"""Numbers of a window, at most: 2 MiB in fp64."""
+
+_ROOM = 2**21
+"""Numbers of all terms together in a window, as products need them, at most: 16 MiB in fp64."""
 
 
 class Exact(NamedTuple):
@@ -50,10 +54,10 @@ class Term:
         """Whether no row has the weight zero."""
         return bool(self.weight.all())
 
-    def add(self, rows: slice, values: Tensor, product: Tensor, total: Tensor) -> None:
+    def add(self, rows: slice, columns: slice, product: Tensor, total: Tensor) -> None:
         """Add weight · values of some rows to a total, but where the weight is zero; each step is rounded once."""
         factor = self.weight[rows] if len(self.weight) > 1 else self.weight
-        torch.mul(values, factor, out=product)
+        product.copy_(self.values[rows, columns]).mul_(factor)
         if self.everywhere:
             total.add_(product)
         else:
@@ -80,49 +84,57 @@ def merge_exactly(centre: Term, experts: Sequence[Term], base: Term | None, *, s
     taking = [k for k, term in enumerate(experts) if term.weight.any()]
     terms = [centre, *([base] if base else []), *(experts[k] for k in taking)]
     first = len(terms) - len(taking)
-    room = torch.empty(max(_ROOM, len(terms) + 2), dtype=torch.float64)
+    products = partial(_products, taking, len(experts), first if subtracts else None)
+    most = min(_WINDOW, max(1, _ROOM // (len(terms) + 2)))
+    room = torch.empty((len(terms) + 2) * most, dtype=torch.float64)
     height, width = centre.values.shape
-    for rows, columns in windows(height, width, len(room) // (len(terms) + 2)):
+    for rows, columns in windows(height, width, most):
         shape = centre.values[rows, columns].shape
-        *stack, product, merged = room[: (len(terms) + 2) * shape.numel()].view(-1, *shape)
-        for place, term in zip(stack, terms, strict=True):
-            place.copy_(term.values[rows, columns])
-        merged.fill_(-0.0)  # leaves every number as it is, −0 too
-        for place, term in zip(stack, terms, strict=True):
-            term.add(rows, place, product, merged)
         every = room[: (len(terms) + 2) * shape.numel()].view(-1, *shape)
-        products = partial(_products, every, taking, len(experts), first if subtracts else None)
-        yield Exact(rows, columns, merged, products)
+        product, merged = every[-2:]
+        merged.fill_(-0.0)  # leaves every number as it is, −0 too
+        for term in terms:
+            term.add(rows, columns, product, merged)
+        own = [term.values[rows, columns] for term in terms]
+        yield Exact(rows, columns, merged, partial(products, own, every))
 
 
 def _products(
-    room: Tensor, taking: Sequence[int], count: int, first: int | None, written: Tensor, by_row: bool
+    taking: Sequence[int],
+    count: int,
+    first: int | None,
+    own: Sequence[Tensor],
+    room: Tensor,
+    written: Tensor,
+    by_row: bool,
 ) -> Tensor:
     """Compute ⟨written − centre, τₖ⟩ and ⟨merged − centre, τₖ⟩ in fp64.
 
     Args:
-        room: Centre, base if there is one, experts that take part, room for one more, and merged, (n + 2, r, m); the
-            last two are written over.
         taking: The experts' columns among all experts.
         count: K.
         first: Place of the first expert, just behind what is subtracted from all of them; None subtracts nothing.
+        own: Centre, base if there is one, and experts that take part, n in all, (r, m) each, as they are stored.
+        room: (n + 2, r, m), the last of which is merged; all are written over.
         written: (r, m).
         by_row: Whether to compute it of each row.
     """
     terms, moved = room[:-2], room[-2:]
+    for place, values in zip(terms, own, strict=True):
+        place.copy_(values)
     moved[0].copy_(written)
     moved -= terms[0]
     if by_row:
         found = torch.einsum("vrm,nrm->vrn", moved, terms)
     else:
         found = (moved.flatten(1) @ terms.flatten(1).T).unsqueeze(1)
-    own = found[..., len(terms) - len(taking) :]
-    own = own if first is None else own - found[..., first - 1 : first]
+    result = found[..., len(terms) - len(taking) :]
+    result = result if first is None else result - found[..., first - 1 : first]
     if len(taking) == count:
-        return own
-    result = found.new_zeros(*found.shape[:2], count)
-    result[..., list(taking)] = own
-    return result
+        return result
+    whole = found.new_zeros(*found.shape[:2], count)
+    whole[..., list(taking)] = result
+    return whole
 
 
 def windows(rows: int, columns: int, room: int) -> Iterator[tuple[slice, slice]]:

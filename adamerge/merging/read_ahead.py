@@ -27,9 +27,9 @@ class ReadAhead:
         self._vectors, self._thread = vectors, ThreadPoolExecutor(1, "read-ahead")
 
     def ask(self, names: Sequence[str]) -> None:
-        """Ask for some parameters; waits for nothing."""
-        if names:
-            self._thread.submit(self._vectors.read_ahead, names, free_memory() // _SHARE)
+        """Ask for those parameters among some that have task vectors; waits for nothing."""
+        if known := [name for name in names if name in self._vectors.shapes]:
+            self._thread.submit(self._vectors.read_ahead, known, free_memory() // _SHARE)
 
 
 class NextBlock:

@@ -1,7 +1,7 @@
 """What the models of all tasks have in common, merged in fp64, and the dtype of each of its tensors."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -13,46 +13,55 @@ from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.read_ahead import ReadAhead
 from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
 from adamerge.results.surviving import SurvivingShare
+from adamerge.storage.buffers import Buffers
 from adamerge.types import Coefficients
 
 
 def exact_parameters(
+    model: MergedModel, coefficients: Coefficients, surviving: SurvivingShare | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Merge the backbone's parameters and buffers, one at a time, as `exact_parameter` does."""
+    order, ahead = list(model.experts.backbone), ReadAhead(model.vectors)
+    for number, name in enumerate(order, 1):
+        ahead.ask(order[number : number + 1])
+        yield name, exact_parameter(model, coefficients, name, surviving)
+
+
+def exact_parameter(
     model: MergedModel,
     coefficients: Coefficients,
+    name: str,
     surviving: SurvivingShare | None = None,
-    names: Sequence[str] | None = None,
-) -> Iterator[tuple[str, Tensor]]:
-    """Merge the backbone's parameters and buffers, one at a time: combined in fp64 and rounded once.
-
-    In memory is one parameter as it is written, and a window of it in fp64.
+    buffers: Buffers | None = None,
+) -> Tensor:
+    """Merge one of the backbone's parameters or buffers: combined in fp64, window by window, and rounded once.
 
     Args:
         model: Experts, task vectors and how merged parameters are rounded.
         coefficients: (G, K).
-        surviving: Gets the exact and the rounded values of every parameter.
-        names: Their order; by default that of the experts.
+        name: The parameter.
+        surviving: Gets the exact and the rounded values.
+        buffers: Hold what is merged; by default it is in memory of its own.
 
     Raises:
         ConfigError: A number is too large for the dtype on disk.
     """
-    order, ahead = list(model.experts.backbone if names is None else names), ReadAhead(model.vectors)
-    for number, name in enumerate(order, 1):
-        ahead.ask([following for following in order[number : number + 1] if following in model.vectors.shapes])
-        if name in model.vectors.shapes:
-            yield name, _merged(model, coefficients, surviving, name)
-            give_back()  # the C library would keep as much as was written
-        else:
-            kept = model.experts.base[name]
-            written = model.rounding(name, kept)
-            check_fits(name, kept, written)
-            yield name, written
+    if name in model.vectors.shapes:
+        written = _merged(model, coefficients, surviving, name, buffers or Buffers())
+        give_back()  # the C library would keep as much as was used
+        return written
+    kept = model.experts.base[name]
+    written = model.rounding(name, kept)
+    check_fits(name, kept, written)
+    return written
 
 
-def _merged(model: MergedModel, coefficients: Coefficients, surviving: SurvivingShare | None, name: str) -> Tensor:
+def _merged(
+    model: MergedModel, coefficients: Coefficients, surviving: SurvivingShare | None, name: str, buffers: Buffers
+) -> Tensor:
     """Merge and round one parameter, window by window."""
     groups, rounded_to = model.grouping.rows[name], model.rounding.in_turn(name)
-    shape = model.vectors.shapes[name]
-    written = torch.empty(shape, dtype=model.rounding.dtypes.get(name, torch.float64))
+    written = buffers.empty(model.vectors.shapes[name], model.rounding.dtypes.get(name, torch.float64))
     apart, measured = len(groups) > 1, 0
     every = surviving.every(name) if surviving and surviving.counts(name) else 0
     for number, part in enumerate(model.vectors.exactly(name, coefficients, groups)):

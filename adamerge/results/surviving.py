@@ -16,7 +16,7 @@ ENOUGH = 0.9
 _QUARTER = 0.25
 """Part of the groups that is worth a warning, however little they hold."""
 
-MEASURED = 2**21
+MEASURED = 2**19
 """Numbers on which the share of a large parameter with one coefficient per expert is measured, at least."""
 
 _LISTED = 10
@@ -123,7 +123,7 @@ class Surviving:
 class SurvivingShare:
     """Measure the surviving share while parameters are written, one at a time.
 
-    A parameter that has one coefficient per expert and more than four million numbers is measured on two million of
+    A parameter that has one coefficient per expert and more than a million numbers is measured on half a million of
     them at least, spread over it; `scale` lets these count for all.
 
     Args:

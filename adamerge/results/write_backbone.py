@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from typing import cast
 
 import torch
@@ -14,13 +13,15 @@ from torch import Tensor
 
 from adamerge.experts.conversion import Written, written
 from adamerge.merging.merged_model import MergedModel
-from adamerge.results.backbone import exact_parameters
+from adamerge.merging.read_ahead import ReadAhead
+from adamerge.results.backbone import exact_parameter
 from adamerge.results.checkpoint_files import METADATA, Files, file_name, size_of, write_index
 from adamerge.results.surviving import SurvivingShare
 from adamerge.storage.atomic_files import file_in_place
+from adamerge.storage.buffers import Buffers
 from adamerge.storage.digest import Checksum, bytes_of, checksum_of, digest_of, digest_of_json, identity_of
+from adamerge.storage.in_two_threads import in_two_threads
 from adamerge.storage.kept import Key
-from adamerge.storage.one_behind import one_behind
 from adamerge.storage.resumable import Begun
 from adamerge.storage.weights import Header, headers_of
 from adamerge.storage.write_safetensors import SafetensorsWriter, write_safetensors
@@ -114,7 +115,7 @@ def key_of(model: MergedModel, coefficients: Coefficients, layout: Layout) -> Ke
 def write_backbone(
     model: MergedModel, coefficients: Coefficients, layout: Layout, begun: Begun, surviving: SurvivingShare
 ) -> Backbone:
-    """Write the merged checkpoint's weights; in memory are one tensor that is merged and one that is written.
+    """Write the merged checkpoint's weights; two tensors at a time are merged and then written, and in memory.
 
     Args:
         model: Experts and task vectors.
@@ -125,16 +126,20 @@ def write_backbone(
     """
     begun.remove_all_but(layout.files)
     done, joined = _Done(model, begun, surviving), layout.rest if layout.joined else {}
+    buffers, ahead = Buffers(), ReadAhead(model.vectors)
+
+    def write(unit: Written, following: Sequence[Written], writer: SafetensorsWriter) -> None:
+        ahead.ask([name for one in following for name in one.names])
+        merged = {name: exact_parameter(model, coefficients, name, surviving, buffers) for name in unit.names}
+        _write_unit(unit, merged, writer, done)
+        buffers.give_back(merged.values())
+
     for file, units in layout.units.items():
         headers = {**layout.files[file], **headers_of(joined)}
         with SafetensorsWriter(begun.files / file, headers, METADATA, file_in_place) as writer:
             left = [unit for unit in units if not done.keep(unit, headers, writer)]
-            names = [name for unit in left for name in unit.names]
-            parameters = exact_parameters(model, coefficients, surviving, names)
-            with one_behind() as behind:
-                for unit in left:
-                    merged = dict(islice(parameters, len(unit.names)))
-                    behind(partial(_write_unit, unit, merged, writer, done))
+            work = [partial(write, unit, left[place : place + 1], writer) for place, unit in enumerate(left, 2)]
+            in_two_threads(work)
             for name, tensor in joined.items():
                 writer.write(name, tensor)
     files = dict(layout.files)

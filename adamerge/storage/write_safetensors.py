@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from io import BufferedWriter
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 
 from torch import Tensor
@@ -51,7 +52,7 @@ class SafetensorsWriter:
         metadata: Mapping[str, str],
         opened: Callable[[Path], AbstractContextManager[BufferedWriter]] = whole_file,
     ) -> None:
-        self._path, self._headers, self._opened = path, headers, opened
+        self._path, self._headers, self._opened, self._lock = path, headers, opened, Lock()
         words = {dtype: word for word, dtype in DTYPES.items()}
         self._offsets: dict[str, int] = {}
         entries: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -66,15 +67,16 @@ class SafetensorsWriter:
         self._end = len(self._header) + end
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor of the header; the order is free.
+        """Write one tensor of the header; the order is free, and several threads may write.
 
         Raises:
             ValueError: Shape or dtype differs from the header.
         """
         if Header(tensor.shape, tensor.dtype) != self._headers[name]:
             raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} is not {self._headers[name]}")
-        self._file.seek(len(self._header) + self._offsets.pop(name))
-        self._file.write(bytes_of(tensor))
+        with self._lock:
+            self._file.seek(len(self._header) + self._offsets.pop(name))
+            self._file.write(bytes_of(tensor))
 
     def flush(self) -> None:
         """Pass what was written to the system: it stays if this process is killed."""

@@ -58,6 +58,6 @@ def test_asking_waits_for_nothing(monkeypatch):
         assert free.wait(10)
 
     monkeypatch.setattr(model.vectors, "read_ahead", slow)
-    ReadAhead(model.vectors).ask(["a"])  # returns, though `slow` does not
+    ReadAhead(model.vectors).ask(list(model.vectors.shapes)[:1])  # returns, though `slow` does not
     assert began.wait(10)
     free.set()
