@@ -58,7 +58,7 @@ class Mapped(TaskVectors):
         self._sources = (*self._weights, centre, *([] if base is None else [base]))
         self.subtracts_centre = base is centre
         # One for all parameters: a new one for each would leave holes in the heap between the merged ones.
-        self._scratch = torch.empty(max(SCRATCH, len(experts)), dtype=dtype, device=device)
+        self._scratch = torch.empty(max(SCRATCH, len(experts) + 1), dtype=dtype, device=device)
 
     @override
     def centre_of(self, bundle: Bundle) -> Tensor:
@@ -141,13 +141,12 @@ def differences(
         Rows, columns, and the differences there, (K, r, m), valid until the next ones.
     """
     rows, columns = sources[0].shape
-    for r, m in windows(rows, columns, len(scratch) // len(sources)):
+    read = [*sources, *([] if base is None else [base])]
+    for r, m in windows(rows, columns, max(1, len(scratch) // len(read))):
         shape = sources[0][r, m].shape
-        stack = scratch[: len(sources) * shape.numel()].view(len(sources), *shape)
-        offset = None if base is None else base[r, m].to(scratch)
-        for source, vector in zip(sources, stack, strict=True):
-            if offset is None:
-                vector.copy_(source[r, m])
-            else:
-                torch.sub(source[r, m].to(scratch.device), offset, out=vector)
-        yield r, m, stack
+        stack = scratch[: len(read) * shape.numel()].view(len(read), *shape)
+        for source, place in zip(read, stack, strict=True):
+            place.copy_(source[r, m].to(scratch.device))
+        if base is not None:
+            stack[:-1] -= stack[-1]
+        yield r, m, stack[: len(sources)]
