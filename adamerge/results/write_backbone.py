@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from threading import Lock
 from typing import cast
 
 import torch
@@ -171,7 +172,7 @@ class _Done:
     def __init__(self, model: MergedModel, begun: Begun, surviving: SurvivingShare) -> None:
         self._model, self._begun, self._surviving = model, begun, surviving
         self._former = dict(begun.finished)
-        self._kept, self._damaged = 0, 0
+        self._kept, self._damaged, self._noting = 0, 0, Lock()
         self.checksums: dict[str, Checksum] = {}
 
     def keep(self, unit: Written, headers: Mapping[str, Header], writer: SafetensorsWriter) -> bool:
@@ -192,16 +193,17 @@ class _Done:
         return True
 
     def note(self, checksums: Mapping[str, Checksum], tensors: Mapping[str, int]) -> None:
-        """Note that a unit is in the file.
+        """Note that a unit is in the file; several threads may.
 
         Args:
             checksums: Of its parameters, by name in the module.
             tensors: CRC-32 of its tensors, by name in the file.
         """
-        self.checksums.update(checksums)
         shares = {name: sums for name in checksums if (sums := self._surviving.of(name)) is not None}
         parameters = {name: checksum.crc for name, checksum in checksums.items()}
-        self._begun.note(next(iter(checksums)), {"parameters": parameters, "tensors": tensors, "shares": shares})
+        with self._noting:
+            self.checksums.update(checksums)
+            self._begun.note(next(iter(checksums)), {"parameters": parameters, "tensors": tensors, "shares": shares})
 
     def lines(self, size: int) -> Iterator[str]:
         """Say what was kept, and what was not.
