@@ -240,7 +240,7 @@ def _needs(
     yield Need("mapped", scratch, whole, activations, around, holes, passes)
     if all(_blocks(expert, memory) for expert in experts.models.values()):
         most = max(_largest(expert, memory, dtype, passes) for expert in experts.models.values())
-        streamed, slack = None if saved is None else saved.streamed, SLACK if around.heap else 0
+        streamed, slack = None if saved is None else saved.streamed, SLACK // 2 if around.heap else 0  # on average
         yield Need("streamed", scratch, largest if passes == "none" else most, streamed, around, slack, passes)
 
 

@@ -53,7 +53,7 @@ def read_from_disk(root: Path = Path("/")) -> int:
     return _numbers(root / "proc/self/io").get("read_bytes:", 0)
 
 
-SLACK = 2**26
+SLACK = 2**28
 """Bytes by which the process may grow before freed memory is given back: what is used again at once costs no faults."""
 
 
