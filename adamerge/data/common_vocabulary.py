@@ -15,7 +15,6 @@ from adamerge.experts.vocabulary_rows import ABSENT
 from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
 
-
 _SPLITS = ("normalizer", "pre_tokenizer", "model.", "options", "split_special_tokens")
 """Starts of the settings that decide which tokens a text has."""
 
