@@ -213,21 +213,21 @@ def cell(value: str) -> str:
 
 
 def prose(value: str) -> str:
-    """Write a text, in which there may be names, as Markdown that shows it as it is.
+    r"""Write a text, in which there may be names, as Markdown that shows it as it is.
 
     Example:
         >>> print(prose("<b> 2*3*4 a_b"))
-        &lt;b> 2\\*3\\*4 a_b
+        &lt;b> 2\*3\*4 a_b
     """
     return value.replace("<", "&lt;").replace("*", "\\*")
 
 
 def literal(value: str) -> str:
-    """Write a text as code in Python.
+    r"""Write a text as code in Python.
 
     Example:
         >>> print(literal('say "a"'))
-        "say \\"a\\""
+        "say \"a\""
     """
     return json.dumps(value, ensure_ascii=False)
 

@@ -176,7 +176,7 @@ def _fit(
     report(run, comparison, learned, model, exported, facts, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
     made |= {"guard": dict(learned.guard)} if learned.guard else {}
-    counts = rows_of(opened.data.calibration, rows, held_out)
+    counts = rows_of(opened.data, held_out)
     card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
     write_cards(card, exported.folder)
     write_script(config, run, opened.experts)
