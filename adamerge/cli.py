@@ -95,15 +95,17 @@ def unknown_command(word: str) -> str | None:
         >>> unknown_command("--config"), unknown_command("fit")
         ('there is no option --config; expected a command; adamerge --help lists them.', None)
     """
-    if word.startswith("-"):
-        return f"there is no option {word}; expected a command; adamerge --help lists them."
     if word in COMMANDS:
         return None
     from adamerge.runs.similar_words import nearest
 
-    known = [*COMMANDS]
+    known, options = [*COMMANDS], ["--help", "--version"]
+    if word.startswith("-"):
+        return f"there is no option {word}; expected a command; adamerge --help lists them.{nearest(word, options)}"
     words = f"there is no command {word}; expected one of {', '.join(map(repr, known))}; adamerge --help explains them."
-    return words + nearest(word, known)
+    if word.endswith((".yaml", ".yml")):
+        return f"{words} Did you mean adamerge fit {word}?"
+    return words + nearest(word, [*known, *options])
 
 
 def parse_file(path: Path, *, allow_code: bool = False) -> "MergeConfig":
