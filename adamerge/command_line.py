@@ -70,12 +70,8 @@ def read_arguments(
     for word in sorted([word for word in words if word not in mine], key=lambda word: word.option != "config"):
         unread += _problems(partial(_add_layer, layers, word)) if word.value else ()
     problems = [*_problems(findings.raise_mistakes), *unread]
-    if problems and whole and not unread:
+    if whole and not unread and (problems or not layers):
         problems += _problems(partial(_judge, layers, allow_code=given.get("allow_code") is True))
-    if whole and not layers and not problems:
-        problems = [
-            "missing: base_model, models. Name a configuration: adamerge fit merge.yaml; adamerge init writes one."
-        ]
     if problems:
         raise ConfigError(*problems)
     return made, layers
@@ -101,6 +97,10 @@ def _judge(layers: Sequence[Document], *, allow_code: bool) -> None:
     """Refuse the mistakes of a configuration; what it would be noted for is said where it is used."""
     from adamerge.runs.read_config import merge_layers
 
+    if not layers:
+        raise ConfigError(
+            "missing: base_model, models. Name a configuration: adamerge fit merge.yaml; adamerge init writes one."
+        )
     merge_layers(layers, lambda note: None, allow_code=allow_code)
 
 

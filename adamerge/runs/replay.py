@@ -15,7 +15,7 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.export import check_free
 from adamerge.results.export_as import export_as
 from adamerge.runs.build_model import answers_to, build_model
-from adamerge.runs.cards import from_json, write_cards
+from adamerge.runs.cards import facts_in, write_cards
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import different_files
 from adamerge.runs.inputs import check_inputs, hash_rows, inputs
@@ -66,6 +66,7 @@ def replay(
 
 
 def _replay(recipe: Recipe, out: Path, console: Console) -> None:
+    facts = facts_in(recipe.content, recipe.file)
     experts = open_unchanged(recipe.config, recipe.file)
     with begun_folder(out.with_name(f"{out.name}.replay"), {"recipe": digest_of_path(recipe.file)}) as begun:
         remove_leftovers_in(begun.files)
@@ -73,8 +74,7 @@ def _replay(recipe: Recipe, out: Path, console: Console) -> None:
         if any(begun.files.iterdir()):
             begun.note("rebuilt", {})
         kind, shards = adapter_of(recipe.config.export), recipe.config.shard_bytes
-        card = recipe.content.get("card")
-        cards = None if card is None else lambda folder, _: write_cards(from_json(card), folder)
+        cards = None if facts is None else lambda folder, _: write_cards(facts, folder)
         done = export_as(kind, model, recipe.learned.coefficients, out, shard_bytes=shards, cards=cards)
     for line in done.notes:
         _print(console, line)

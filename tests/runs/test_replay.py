@@ -123,6 +123,29 @@ def test_a_damaged_recipe_is_refused(own, main, content):
     assert "run/recipe.json: expected the recipe.json of a finished run" in complaint
 
 
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("card", lambda card: [1]),
+        ("card", lambda card: {**card, "of_no_version": 1}),
+        ("card", lambda card: {key: own for key, own in card.items() if key != "method"}),
+        ("card", lambda card: {**card, "scores": {"learned": {"mood": "good"}}}),
+        ("card", lambda card: {**card, "sources": [{"name": "base"}]}),
+        ("files", lambda files: [*files]),
+        ("files", lambda files: dict.fromkeys(files, 1)),
+    ],
+)
+def test_a_recipe_that_was_edited_into_another_form_is_refused_before_anything_is_written(own, main, key, change):
+    file = own / "run/recipe.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, key: change(content[key])}))
+    code, _, complaint = main("replay", "run/recipe.json", "again")
+    assert code == cli.BAD_INPUT
+    assert "run/recipe.json: expected" in complaint
+    assert key in complaint
+    assert not (own / "again").exists()
+
+
 def test_the_recipe_of_a_newer_version_is_refused(own, main):
     recipe = json.loads((own / "run/recipe.json").read_text())
     recipe["packages"]["adamerge"] = "0.10.0"
