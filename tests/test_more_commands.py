@@ -61,6 +61,23 @@ def test_a_damaged_file_of_a_run_is_named(in_finished, main):
     assert "run/metrics.json: expected JSON, but the file is damaged" in complaint
 
 
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["report", "run", "--out", "new/folder/page.html"], ["new/folder/page.html", "new/folder/page.md"]),
+        (["report", "run", "--out", "new/page.md"], ["new/page.html", "new/page.md"]),
+        (["report", "run", "--out", "."], ["report.html", "report.md"]),
+        (["init", "base", "mood", "--out", "new/folder/first.yaml"], ["new/folder/first.yaml"]),
+    ],
+)
+def test_files_are_written_where_the_user_names_them(in_finished, main, words, files):
+    before = {path for path in Path().rglob("*") if path.is_file()}
+    code, said, complaint = main(*words)
+    assert (code, complaint) == (0, "")
+    assert {str(path) for path in Path().rglob("*") if path.is_file()} - {*map(str, before)} == {*files}
+    assert said.splitlines()[: len(files)] == files
+
+
 @pytest.mark.parametrize("words", [["--version"], ["fit", "--version"]])
 def test_the_version_wherever_it_is_asked_for(capsys, words):
     assert cli.main(words) == 0

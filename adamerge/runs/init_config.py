@@ -9,7 +9,7 @@ from rich.console import Console
 
 from adamerge.runs.from_mergekit import Beginning, read_mergekit
 from adamerge.runs.mergekit_values import Named
-from adamerge.storage.atomic_files import write_text
+from adamerge.storage.atomic_files import write_named
 from adamerge.storage.file_names import at_home, is_there, last_part
 from adamerge.types import ConfigError
 
@@ -61,7 +61,7 @@ def init(models: Sequence[str], mergekit: str | None, file: Path, console: Conso
             f"init: expected {missing}, found none. Write: adamerge init BASE EXPERT EXPERT …"
             + (" (this mergekit configuration names no base_model)" if mergekit and base is None else "")
         )
-    write_text(file, "".join(_lines(base, experts, found, file)))
+    write_named(file, "".join(_lines(base, experts, found, file)))
     for line in (f"{file}", f"next: adamerge check {file}"):
         _print(console, line)
     places = dict.fromkeys(place for one in (Named(base), *experts) for place in (one.model, one.adapter) if place)

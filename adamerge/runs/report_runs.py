@@ -14,7 +14,7 @@ from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_by_side import compared
 from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.run_directory import RunDirectory, use_run
-from adamerge.storage.atomic_files import write_text
+from adamerge.storage.atomic_files import write_named
 from adamerge.storage.own_files import EVERY, own_json
 from adamerge.types import ConfigError
 
@@ -59,8 +59,8 @@ def write_report(runs: Sequence[Path], page: Path) -> None:
         ConfigError: A run is not finished.
     """
     found = report_on(_read_all(runs))
-    write_text(page, found.html)
-    write_text(page.with_suffix(".md"), found.markdown)
+    write_named(page, found.html)
+    write_named(page.with_suffix(".md"), found.markdown)
 
 
 def short_names(runs: Sequence[Path]) -> list[str]:
@@ -83,7 +83,8 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
 
     Args:
         runs: Run directories.
-        out: The HTML file; by default in the run directory, and for several runs comparison.html here.
+        out: The HTML file, or a folder for it; by default in the run directory, and for several runs comparison.html
+            here.
         console: Prints the paths.
 
     Raises:
@@ -91,8 +92,7 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
             process uses the run directory that it is written to.
     """
     own = len(runs) == 1 and out is None
-    page = RunDirectory(runs[0]).report if own else out or Path("comparison.html")
-    page = page if page.suffix == ".html" else page.with_name(f"{page.name}.html")
+    page = RunDirectory(runs[0]).report if own else _page(out or Path("comparison.html"), several=len(runs) > 1)
     there = [file for file in (page, page.with_suffix(".md")) if file.exists() and not own]
     if there:
         raise ConfigError(f"{there[0]}: exists already; choose another file with --out.")
@@ -100,6 +100,14 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
         write_report(runs, page)
     for file in (page, page.with_suffix(".md")):
         _print(console, str(file))
+
+
+def _page(out: Path, *, several: bool) -> Path:
+    """Return the HTML file that is meant: beside the Markdown that was named, or in the folder that was."""
+    if out.is_dir():
+        return out / ("comparison.html" if several else "report.html")
+    out = out.with_suffix("") if out.suffix == ".md" else out
+    return out if out.suffix == ".html" else out.with_name(f"{out.name}.html")
 
 
 def compare_command(runs: Sequence[Path], console: Console) -> None:

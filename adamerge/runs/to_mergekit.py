@@ -16,7 +16,7 @@ from adamerge.runs.export_choice import as_exported
 from adamerge.runs.open_recipe import open_recipe
 from adamerge.runs.paths import anchor
 from adamerge.runs.unchanged_sources import open_unchanged
-from adamerge.storage.atomic_files import write_text
+from adamerge.storage.atomic_files import write_named
 from adamerge.storage.file_names import is_there
 from adamerge.types import ConfigError
 
@@ -51,7 +51,7 @@ def write_mergekit(run: Path, file: Path, console: Console, *, allow_code: bool 
             f"adamerge export {run} FOLDER"
         )
     content = mergekit_settings(config, recipe.learned, experts)
-    write_text(file, HEAD.format(file=file.name) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_named(file, HEAD.format(file=file.name) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     for line in (f"{file}", f"run it with: mergekit-yaml {file} FOLDER"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
