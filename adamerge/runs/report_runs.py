@@ -1,7 +1,7 @@
 """Read finished runs, and write the report on them: one page, and the same as Markdown."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from adamerge.results.side_by_side import compared
 from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.run_directory import RunDirectory, use_run
 from adamerge.storage.atomic_files import write_named
-from adamerge.storage.own_files import EVERY, own_json
+from adamerge.storage.own_files import EVERY, DamagedFileError, own_json
+from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
 
 
@@ -96,10 +97,39 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
     there = [file for file in (page, page.with_suffix(".md")) if file.exists() and not own]
     if there:
         raise ConfigError(f"{there[0]}: exists already; choose another file with --out.")
-    with use_run(RunDirectory(runs[0]), "adamerge report", console) if own else nullcontext():
+    with use_run(RunDirectory(runs[0]), "adamerge report", console) if own else nullcontext(), _as_written(runs):
         write_report(runs, page)
     for file in (page, page.with_suffix(".md")):
         _print(console, str(file))
+
+
+@contextmanager
+def _as_written(runs: Sequence[Path]) -> Generator[None]:
+    """Say which run has files of another form, if what is made of them fails.
+
+    Raises:
+        DamagedFileError: Names the run, its files, and what failed.
+    """
+    try:
+        yield
+    except (ConfigError, OSError, MemoryError):
+        raise
+    except Exception as error:  # values of other types fail anywhere
+        run = RunDirectory(next((run for run in runs if not _is_seen(run)), runs[0]))
+        files = ", ".join(file.name for file in (run.metrics, run.recipe, run.race) if file.is_file())
+        raise DamagedFileError(
+            f"{run.path}: expected {files} as a run writes them, but in one of them a value is of another form "
+            f"({reason_of(error)}). Restore it, or start a new run in another run_dir."
+        ) from error
+
+
+def _is_seen(run: Path) -> bool:
+    """Return whether a report on one run can be made of its files."""
+    try:
+        report_on([read_run(run)])
+    except Exception:
+        return False
+    return True
 
 
 def _page(out: Path, *, several: bool) -> Path:
@@ -120,7 +150,8 @@ def compare_command(runs: Sequence[Path], console: Console) -> None:
     Raises:
         ConfigError: A run is not finished.
     """
-    section = compared(_read_all(runs))
+    with _as_written(runs):
+        section = compared(_read_all(runs))
     for line in section.text:
         _print(console, line)
     for grid in section.grids:
