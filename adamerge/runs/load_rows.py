@@ -20,9 +20,12 @@ from adamerge.merging.forward_pass import try_layers
 from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
+from adamerge.runs.presets import PRESETS
 from adamerge.types import ConfigError
 
 _Found = TypeVar("_Found")
+
+_OTHER_METHOD = "use a method without rows, such as doge, ties or average."
 
 _PREDICTS: Mapping[Form, str] = {
     "labels": "each label by itself",
@@ -224,12 +227,14 @@ def _pool_note(config: MergeConfig) -> list[str]:
     if any(transform.fisher for transform in config.transforms.values()):
         raise ConfigError(
             f"{', '.join(without)}: expected calibration rows (key calibration) of every task for Fisher information, "
-            "found none. Add them, or use a method without rows, such as doge, ties or average."
+            f"found none. Add them, or {_OTHER_METHOD}"
         )
     if len(without) == len(config.models):
+        plain = PRESETS[config.method]["trainer.max_steps"] == 0 and config.trainer.max_steps
+        way = f"remove trainer.max_steps, because {config.method} learns nothing by itself." if plain else _OTHER_METHOD
         raise ConfigError(
             f"{without[0]}: expected calibration rows (key calibration) of at least one task, found none. "
-            "Add them, or use a method without rows, such as doge, ties or average."
+            f"Add them, or {way}"
         )
     return [f"without calibration rows (get coefficients but add no loss): {', '.join(without)}"]
 
