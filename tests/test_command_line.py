@@ -84,6 +84,17 @@ def test_mistakes_on_the_command_line(family, main, arguments, words):
     assert words in complaint
 
 
+def test_numbers_of_lines_and_names_are_no_emoji(family, main):
+    """`:100:` and `:1234:` are two of rich's, and `:key:` is another."""
+    lines = ["base_model: base", "models: [{model: mood, task: ':key:'}]", *["#"] * 97, "gruping: task"]
+    Path("long.yaml").write_text("\n".join(lines))
+    assert "long.yaml:100: gruping: there is no such key" in main("fit", "long.yaml")[2]
+    Path("long.yaml").write_text("\n".join([*lines[:-1], "method: average"]))
+    code, said, _ = main("check", "long.yaml")
+    assert code == 0
+    assert ":key:" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "begins"),
     [

@@ -85,7 +85,7 @@ def fit(
         RunFinishedError: The run to resume is finished.
         IncompatibleExpertsError: Base and experts are not compatible; nothing is written.
     """
-    console = console or Console()
+    console = console or Console(emoji=False)
     run = RunDirectory(at_home(config.run_dir))
     check_devices(asdict(config.trainer))
     processes = Processes(asdict(config.trainer))

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from support.families import configuration, listing, write
 
 from adamerge import cli
 from adamerge.runs.exported_files import hash_export
@@ -183,6 +184,22 @@ def test_learning_again_gives_the_same_coefficients(own, main):
     assert code == cli.BAD_INPUT
     assert "expected the coefficients of the run, found others" in complaint
     assert file.exists()
+
+
+def test_what_is_done_again_logs_nothing(family, main):
+    """The logger's package may not be installed here, and its place has the curves of the run itself."""
+    config = configuration()
+    config["trainer"]["logger"] = {"class_path": "CSVLogger", "init_args": {"save_dir": "curves"}}
+    assert main("fit", write(config), "--run_dir", "run")[0] == 0
+    logged = listing(family / "curves")
+    for file in (family / "run/recipe.json", family / "run/config.yaml"):
+        named = file.read_text().replace("CSVLogger", "WandbLogger")
+        assert "WandbLogger" in named
+        file.write_text(named)
+    for command in (["reproduce", "run"], ["replay", "run", "again"], ["export", "run", "other"], ["evaluate", "run"]):
+        code, _, complaint = main(*command)
+        assert (code, complaint) == (0, "")
+    assert listing(family / "curves") == logged
 
 
 def test_a_centre_from_rows_is_computed_again(family, main, monkeypatch):
