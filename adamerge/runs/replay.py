@@ -1,6 +1,7 @@
 """Redo a merge from its recipe: the export from coefficients and sources alone, or the learning as well."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -156,7 +157,10 @@ def reproduce(file: Path, console: Console, places: Sequence[Document] = (), *, 
 
 
 def _learned_again(recipe: Recipe, console: Console) -> Table:
-    config = recipe.config
+    config, asked = recipe.config, recipe.config.trainer
+    if asked.devices * asked.num_nodes > 1:
+        config = replace(config, trainer=replace(asked, devices=1, num_nodes=1, strategy="auto"))
+        _print(console, f"note: the run learned on {asked.devices * asked.num_nodes} devices; here on one")
     open_unchanged(config, recipe.file)
     with temporary_folder() as folder:
         run, learning = RunDirectory(folder), learning_of(config, progress_bar=console.is_terminal)

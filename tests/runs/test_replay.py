@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from support.families import configuration, listing, write
 
 from adamerge import cli
@@ -184,6 +185,20 @@ def test_learning_again_gives_the_same_coefficients(own, main):
     assert code == cli.BAD_INPUT
     assert "expected the coefficients of the run, found others" in complaint
     assert file.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+@pytest.mark.parametrize("command", [["replay", "run", "again"], ["export", "run", "other"], ["reproduce", "run"]])
+def test_devices_of_the_run_may_be_missing_here(own, main, command):
+    for file in (own / "run/recipe.json", own / "run/config.yaml"):
+        text = file.read_text().replace("accelerator: cpu", "accelerator: gpu")
+        file.write_text(text.replace("devices: 1", "devices: 8"))
+    code, said, complaint = main(*command)
+    assert (code, complaint) == (0, "note: trainer.accelerator: gpu: this machine has none, so the CPU is used.\n")
+    if command[0] == "reproduce":
+        assert "note: the run learned on 8 devices; here on one" in said
+    if command[0] != "export":
+        assert "identical: " in said
 
 
 def test_what_is_done_again_logs_nothing(family, main):
