@@ -15,7 +15,7 @@ from adamerge.experts.vocabulary_rows import ABSENT
 from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
 
-_SPLITS = ("normalizer", "pre_tokenizer", "model.", "options", "split_special_tokens")
+_SPLITS = ("normalizer", "pre_tokenizer", "model.", "options.do_lower_case")
 """Starts of the settings that decide which tokens a text has."""
 
 _SPECIAL = "special tokens."
