@@ -1,5 +1,6 @@
 """Read finished runs, and write the report on them: one page, and the same as Markdown."""
 
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -42,7 +43,7 @@ def read_run(folder: Path, name: str | None = None) -> SeenRun:
     settings = flat_settings(str(recipe.get("config", "")))
     table = load_coefficients(run.coefficients)
     race = _read(run.race) if run.race.is_file() else {}
-    return SeenRun(name or folder.absolute().name, folder, settings, _read(run.metrics), recipe, table, race=race)
+    return SeenRun(name or Path(os.path.abspath(folder)).name, folder, settings, _read(run.metrics), recipe, table, race=race)
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -68,10 +69,10 @@ def short_names(runs: Sequence[Path]) -> list[str]:
     """Name runs by the fewest last parts of their paths that tell them apart.
 
     Example:
-        >>> short_names([Path("/a/x/run"), Path("/a/y/run")]), short_names([Path("/a/x")])
+        >>> short_names([Path("/a/x/run"), Path("/a/y/run")]), short_names([Path("/a/x/merged/..")])
         (['x/run', 'y/run'], ['x'])
     """
-    paths = [run.absolute().parts for run in runs]
+    paths = [Path(os.path.abspath(run)).parts for run in runs]
     for count in range(1, max(map(len, paths))):
         names = ["/".join(path[-count:]) for path in paths]
         if len(set(names)) == len(names):
