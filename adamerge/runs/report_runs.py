@@ -43,7 +43,9 @@ def read_run(folder: Path, name: str | None = None) -> SeenRun:
     settings = flat_settings(str(recipe.get("config", "")))
     table = load_coefficients(run.coefficients)
     race = _read(run.race) if run.race.is_file() else {}
-    return SeenRun(name or Path(os.path.abspath(folder)).name, folder, settings, _read(run.metrics), recipe, table, race=race)
+    return SeenRun(
+        name or Path(os.path.abspath(folder)).name, folder, settings, _read(run.metrics), recipe, table, race=race
+    )
 
 
 def _read(file: Path) -> Mapping[str, Any]:
