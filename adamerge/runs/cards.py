@@ -49,10 +49,10 @@ def card_facts(
         surviving: Share of what was merged in that rounding left.
         rows: Number of rows per task by use, as `rows_of` counts them.
     """
-    checkpoints = {"base": experts.checkpoint, **{name: one.checkpoint for name, one in experts.tasks.items()}}
+    checkpoints = [("base", experts.checkpoint), *((name, one.checkpoint) for name, one in experts.tasks.items())]
     measured = comparison is not None and comparison.measured
     return CardFacts(
-        [_source(name, checkpoint) for name, checkpoint in checkpoints.items()],
+        [_source(name, checkpoint) for name, checkpoint in checkpoints],
         config.method,
         list(_how(config, learned, rows)),
         comparison.unit if comparison and measured else None,

@@ -77,7 +77,8 @@ def _models_of(config: MergeConfig, run: Path) -> dict[str, dict[str, str]]:
             (place, anchor(model.adapter)) if model.adapter else (base, place) if _is_adapter(place) else (place, "")
         )
         bare = Path(place).is_dir() and below == (place, "") and not has_tokenizer(Path(place))
-        found[model.name] = _pretrained(*below, tokenizer=base if bare else "")
+        own = f"expert {model.name}" if model.name in ("base", "merge") else model.name
+        found[own] = _pretrained(*below, tokenizer=base if bare else "")
     merged = run / "merged"
     found["merge"] = _pretrained(base, str(merged)) if _is_adapter(str(merged)) else _pretrained(str(merged))
     apart = [model.name for model in config.models if (merged / model.name / "config.json").is_file()]
