@@ -95,15 +95,17 @@ def unknown_command(word: str) -> str | None:
         >>> unknown_command("--config"), unknown_command("fit")
         ('there is no option --config; expected a command; adamerge --help lists them.', None)
     """
-    if word.startswith("-"):
-        return f"there is no option {word}; expected a command; adamerge --help lists them."
     if word in COMMANDS:
         return None
     from adamerge.runs.similar_words import nearest
 
-    known = [*COMMANDS]
+    known, options = [*COMMANDS], ["--help", "--version"]
+    if word.startswith("-"):
+        return f"there is no option {word}; expected a command; adamerge --help lists them.{nearest(word, options)}"
     words = f"there is no command {word}; expected one of {', '.join(map(repr, known))}; adamerge --help explains them."
-    return words + nearest(word, known)
+    if word.endswith((".yaml", ".yml")):
+        return f"{words} Did you mean adamerge fit {word}?"
+    return words + nearest(word, [*known, *options])
 
 
 def parse_file(path: Path, *, allow_code: bool = False) -> "MergeConfig":
@@ -141,7 +143,7 @@ def _print_error(message: str, lines_at_most: int | None = SCREEN) -> None:
     if lines_at_most and len(lines) > lines_at_most:
         left_out = len(lines) - lines_at_most + 1
         lines = [*lines[: lines_at_most - 1], f"… and {left_out} more; `adamerge check` lists all."]
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     console.print("[bold red]error:[/]", end=" ")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
@@ -163,13 +165,13 @@ def _run(arguments: list[str]) -> int:
     from rich.console import Console
 
     if not rest and not fields(OPTIONS[command]):  # nothing to read: `methods` answers without torch
-        return _call(OPTIONS[command](), [], Console())
+        return _call(OPTIONS[command](), [], Console(emoji=False))
     from adamerge.command_line import read_arguments
 
     options, layers = read_arguments(
         OPTIONS[command], rest, merges=takes_keys(command), whole=command in merge_commands.MERGES
     )
-    return _call(options, layers, Console())
+    return _call(options, layers, Console(emoji=False))
 
 
 def takes_keys(command: str) -> bool:

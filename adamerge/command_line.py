@@ -48,7 +48,7 @@ def read_arguments(
     flags = [name for name, option in known.items() if bool in alternatives(option.hint)]
     several = [name for name in alone if get_origin(known[name].hint) is list]
     words = [
-        _configuration(word) if merges else word for word in _words(arguments, lambda option: meant(option) in flags)
+        _configuration(word) if whole else word for word in _words(arguments, lambda option: meant(option) in flags)
     ]
     words = [_with_value(word, known, merges) for word in _named(words, alone, several)]
     mine = [word for word in words if not merges or not word.option or meant(word.option)]
@@ -59,7 +59,7 @@ def read_arguments(
         elif not word.value:
             findings.refuse((), _empty(word.option, alone))
         elif not word.option:
-            findings.refuse((), f"there is no option {word.value}.")
+            findings.refuse((), f"there is no option {word.value}.{_instead(word.value, whole=whole)}")
         elif word.option in several:
             given[word.option] = [*cast(list[str], given.get(word.option, [])), word.value]
         elif word in mine:
@@ -70,11 +70,18 @@ def read_arguments(
     for word in sorted([word for word in words if word not in mine], key=lambda word: word.option != "config"):
         unread += _problems(partial(_add_layer, layers, word)) if word.value else ()
     problems = [*_problems(findings.raise_mistakes), *unread]
-    if problems and whole and not unread:
+    if whole and not unread and (problems or not layers):
         problems += _problems(partial(_judge, layers, allow_code=given.get("allow_code") is True))
     if problems:
         raise ConfigError(*problems)
     return made, layers
+
+
+def _instead(word: str, *, whole: bool) -> str:
+    """Say how a word is written that is neither an option nor one that the command takes."""
+    if word.startswith("-"):
+        return " Options begin with two dashes; --help lists them."
+    return " Write a file of another name as --config FILE, if it is the configuration." if whole else ""
 
 
 def _problems(check: Callable[[], object]) -> tuple[str, ...]:
@@ -90,6 +97,10 @@ def _judge(layers: Sequence[Document], *, allow_code: bool) -> None:
     """Refuse the mistakes of a configuration; what it would be noted for is said where it is used."""
     from adamerge.runs.read_config import merge_layers
 
+    if not layers:
+        raise ConfigError(
+            "missing: base_model, models. Name a configuration: adamerge fit merge.yaml; adamerge init writes one."
+        )
     merge_layers(layers, lambda note: None, allow_code=allow_code)
 
 

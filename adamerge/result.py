@@ -151,7 +151,7 @@ class Result:
 
     def _write_cards(self, folder: Path, surviving: Surviving) -> None:
         """Write README.md into the folders of an export; `compare` measures, an export does not."""
-        rows = rows_of(self._opened.data.calibration, {}, self._held_out)
+        rows = rows_of(replace(self._opened.data, evaluation={}), self._held_out)
         facts = card_facts(self._config, self.model.experts, self._learned, None, surviving, rows)
         write_cards(facts, folder)
 

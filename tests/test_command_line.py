@@ -14,7 +14,15 @@ from adamerge import cli
     [
         (["fti"], f"there is no command fti; expected one of {', '.join(map(repr, cli.COMMANDS))}; adamerge --help"),
         (["fti"], "explains them. Did you mean fit?"),
-        (["fit"], "missing: base_model, models"),
+        (["merge.yaml"], "explains them. Did you mean adamerge fit merge.yaml?"),
+        (["version"], "Did you mean --version?"),
+        (["--versoin"], "Did you mean --version?"),
+        (["fit"], "missing: base_model, models. Name a configuration: adamerge fit merge.yaml"),
+        (["fit", "-c", "merge.yaml"], "there is no option -c. Options begin with two dashes"),
+        (["fit", "merge"], "there is no option merge. Write a file of another name as --config FILE"),
+        (["fit", "merge.yaml", "--dry-run"], "--dry-run: there is no such key. adamerge check merge.yaml lists"),
+        (["fit", "merge.yaml", "--out", "x"], "--out: there is no such key. Write run_dir."),
+        (["replay", "merge.yaml", "out"], "merge.yaml: expected the recipe.json of a finished run, but"),
         (["fit", "--config"], "--config: expected a value after it, found none."),
         (["fit", "merge.yaml", "--trainer.max_steps"], "--trainer.max_steps: expected a value after it, found none."),
         (["fit", "merge.yaml", "--resume"], "--resume: there is no such key. Write --ckpt_path last after fit."),
@@ -30,7 +38,6 @@ from adamerge import cli
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["fit", "--config", "."], ".: expected a file, found a folder"),
         (["fit", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
-        (["fit", "merge"], "there is no option merge."),
         (
             ["fit", "--config", "merge.yaml", "--gruping", "task"],
             "--gruping: there is no such key. Did you mean grouping?",
@@ -75,6 +82,17 @@ def test_mistakes_on_the_command_line(family, main, arguments, words):
     code, _, complaint = main(*arguments)
     assert code == cli.BAD_INPUT
     assert words in complaint
+
+
+def test_numbers_of_lines_and_names_are_no_emoji(family, main):
+    """`:100:` and `:1234:` are two of rich's, and `:key:` is another."""
+    lines = ["base_model: base", "models: [{model: mood, task: ':key:'}]", *["#"] * 97, "gruping: task"]
+    Path("long.yaml").write_text("\n".join(lines))
+    assert "long.yaml:100: gruping: there is no such key" in main("fit", "long.yaml")[2]
+    Path("long.yaml").write_text("\n".join([*lines[:-1], "method: average"]))
+    code, said, _ = main("check", "long.yaml")
+    assert code == 0
+    assert ":key:" in said
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Commands on finished runs, as people type them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,39 @@ def test_a_damaged_file_of_a_run_is_named(in_finished, main):
     code, _, complaint = main("report", "run")
     assert code == cli.BAD_INPUT
     assert "run/metrics.json: expected JSON, but the file is damaged" in complaint
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [("report", ["run", "learned", "agreement", "history", "warnings"]), ("compare", ["run", "learned", "agreement"])],
+)
+def test_measurements_of_another_form_are_refused_by_the_run(in_finished, main, monkeypatch, command, keys):
+    monkeypatch.setattr("adamerge.results.sections.pictures", lambda run: [])
+    shutil.copytree("run", "spoilt")
+    content = json.loads(Path("run/metrics.json").read_text())
+    for key in keys:
+        Path("spoilt/metrics.json").write_text(json.dumps({**content, key: 7}))
+        code, _, complaint = main(command, "run", "spoilt")
+        assert code == cli.BAD_INPUT
+        assert "spoilt: expected metrics.json, recipe.json as a run writes them, but in one" in complaint
+    assert not Path("comparison.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["report", "run", "--out", "new/folder/page.html"], ["new/folder/page.html", "new/folder/page.md"]),
+        (["report", "run", "--out", "new/page.md"], ["new/page.html", "new/page.md"]),
+        (["report", "run", "--out", "."], ["report.html", "report.md"]),
+        (["init", "base", "mood", "--out", "new/folder/first.yaml"], ["new/folder/first.yaml"]),
+    ],
+)
+def test_files_are_written_where_the_user_names_them(in_finished, main, words, files):
+    before = {path for path in Path().rglob("*") if path.is_file()}
+    code, said, complaint = main(*words)
+    assert (code, complaint) == (0, "")
+    assert {str(path) for path in Path().rglob("*") if path.is_file()} - {*map(str, before)} == {*files}
+    assert said.splitlines()[: len(files)] == files
 
 
 @pytest.mark.parametrize("words", [["--version"], ["fit", "--version"]])

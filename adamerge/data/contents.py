@@ -31,6 +31,11 @@ class Contents:
             digest.update(role.encode() + len(hashes).to_bytes(8, "little") + b"".join(hashes))
         return digest.hexdigest()
 
+    @property
+    def count(self) -> int:
+        """Number of rows that were read, also of those that are dropped because nothing of them counts."""
+        return max(map(len, self.columns.values()), default=0)
+
     def overlap(self, other: "Contents") -> int:
         """Count the rows that `other` contains too; labels, and columns that only one of the two has, are ignored.
 

@@ -2,11 +2,11 @@
 
 import json
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AddedToken, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
 from adamerge.data.modality import AnyProcessor, Processor
@@ -34,7 +34,7 @@ def differences(own: Processor, base: Processor) -> list[str]:
     found = vocabulary_differences(own, base)
     for key in dict.fromkeys([*mine, *theirs]):
         if mine.get(key) != theirs.get(key):
-            found.append(f"{key} {_short(mine.get(key))} (base: {_short(theirs.get(key))})")
+            found.append(f"{key} {short(mine.get(key))} (base: {short(theirs.get(key))})")
     rest = len(found) - _MOST
     return found if rest <= 0 else [*found[:_MOST], f"and {rest} more"]
 
@@ -85,11 +85,18 @@ def _options(given: Mapping[str, object]) -> Mapping[str, object]:
     return {key: value for key, value in plain.items() if not key.endswith(("_file", "_token", *_UNUSED, "_length"))}
 
 
-def _ways(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[bool]]:
-    """Return how each added token is found in a text: alone, with spaces, before or after the normaliser."""
+def token_ways(added: Iterable[AddedToken]) -> dict[str, list[bool]]:
+    """Return how each added token is found in a text: alone, with spaces, before or after the normaliser.
+
+    Args:
+        added: Added tokens of a tokenizer.
+    """
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    added = tokenizer.added_tokens_decoder.values()
     return {token.content: [bool(getattr(token, flag)) for flag in flags] for token in added}
+
+
+def _ways(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[bool]]:
+    return token_ways(tokenizer.added_tokens_decoder.values())
 
 
 def vocabulary_differences(own: Processor, base: Processor) -> list[str]:
@@ -171,5 +178,6 @@ def _flat(value: object, key: str) -> Iterator[tuple[str, object]]:
         yield from _flat(part, f"{key}.{inner}" if key else str(inner))
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Write a setting in a few words."""
     return "none" if value is None else reprlib.repr(value)

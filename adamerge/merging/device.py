@@ -44,12 +44,22 @@ def device_of(accelerator: str) -> torch.device:
     """
     check_accelerator(accelerator)
     found = torch.cuda.is_available()
-    if accelerator in _GPU and not found:
+    if is_missing(accelerator):
         raise ConfigError(
             f"trainer.accelerator: expected a CUDA device for {accelerator}, found none (torch {torch.__version__}). "
             "Set accelerator: cpu, or install a build of PyTorch for this machine's GPU."
         )
     return torch.device("cuda", torch.cuda.current_device()) if found and accelerator != "cpu" else torch.device("cpu")
+
+
+def is_missing(accelerator: str) -> bool:
+    """Return whether a word of `trainer.accelerator` names a device that this machine does not have.
+
+    Example:
+        >>> is_missing("auto"), is_missing("cpu")
+        (False, False)
+    """
+    return accelerator in _GPU and not torch.cuda.is_available()
 
 
 def devices_of(accelerator: str) -> tuple[int, str]:

@@ -33,6 +33,8 @@ STYLE: Any = {
     "figure.constrained_layout.w_pad": 0.12,  # a browser's letters may be wider than those that were measured here
 }
 _MOST_LABELS = 80
+_LONGEST = 24
+"""Letters of the longest name of a column."""
 _LIGHT = 0.46
 """Share of the colour scale up to which white is seen better than black."""
 _NUMBERS = 240
@@ -92,9 +94,20 @@ def counted(parts: Aggregate) -> list[str]:
     ]
 
 
-def size_of(rows: int, columns: int) -> tuple[float, float]:
-    """Return width and height of a heat map in inches, so that each of few rows has place for its name and numbers."""
-    return max(WIDTH, 3.2 + 0.36 * columns), 1.4 + min(0.2 * rows, 0.2 * _MOST_LABELS)
+def size_of(rows: int, columns: Sequence[str]) -> tuple[float, float]:
+    """Return width and height of a heat map in inches, so that each of few rows has place for its name and numbers.
+
+    Args:
+        rows: Number of its rows.
+        columns: Names of its columns, which stand aslant below it.
+    """
+    longest = max((len(short(name, _LONGEST)) for name in columns), default=0)
+    return max(WIDTH, 3.2 + 0.36 * len(columns)), 1.0 + 0.045 * longest + _height(rows)
+
+
+def _height(rows: int) -> float:
+    """Return the height of the rows alone."""
+    return 0.2 * min(rows, _MOST_LABELS)
 
 
 def draw(figure: Figure, axes: Axes, shown: HeatMap, columns: Sequence[str], centre: str) -> None:
@@ -111,12 +124,13 @@ def draw(figure: Figure, axes: Axes, shown: HeatMap, columns: Sequence[str], cen
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     high = high if high > low else low + 1  # all are zero
     image = axes.imshow(values.numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    names = [short(name, 24) for name in columns]
+    names = [short(name, _LONGEST) for name in columns]
     axes.set_xticks(range(len(columns)), names, rotation=45, ha="right", rotation_mode="anchor")
     _name_rows(axes, shown.rows)
     if values.numel() <= _NUMBERS:
         _write_numbers(axes, values, low + _LIGHT * (high - low))
-    bar = figure.colorbar(image, ax=axes, location="top", shrink=0.8, aspect=40, pad=0.02, ticks=MaxNLocator(5))
+    pad = max(0.02, 0.1 / _height(len(shown.rows)))
+    bar = figure.colorbar(image, ax=axes, location="top", shrink=0.8, aspect=40, pad=pad, ticks=MaxNLocator(5))
     bar.set_label(f"coefficient; 0 = the centre {'' if len(centre) < 16 else chr(10)}({short(centre, 36)}) alone")
     bar.ax.axvline(0, color="red", linewidth=2)
     bar.ax.axvline(0, color="white", linewidth=0.8)

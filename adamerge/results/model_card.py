@@ -1,5 +1,6 @@
 """Model card: README.md of an exported folder, with the hub's metadata, written from a merge's facts."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -208,7 +209,27 @@ def cell(value: str) -> str:
         >>> cell("a|b")
         'a&#124;b'
     """
-    return value.replace("|", "&#124;").replace("\n", " ").replace("<", "&lt;")
+    return prose(value).replace("|", "&#124;").replace("\n", " ")
+
+
+def prose(value: str) -> str:
+    r"""Write a text, in which there may be names, as Markdown that shows it as it is.
+
+    Example:
+        >>> print(prose("<b> 2*3*4 a_b"))
+        &lt;b> 2\*3\*4 a_b
+    """
+    return value.replace("<", "&lt;").replace("*", "\\*")
+
+
+def literal(value: str) -> str:
+    r"""Write a text as code in Python.
+
+    Example:
+        >>> print(literal('say "a"'))
+        "say \"a\""
+    """
+    return json.dumps(value, ensure_ascii=False)
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -236,5 +257,5 @@ def templates(*, escaped: bool) -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    found.filters |= {"cell": cell, "number": number, "score": score}
+    found.filters |= {"cell": cell, "prose": prose, "literal": literal, "number": number, "score": score}
     return found

@@ -157,7 +157,7 @@ def all_groups(run: SeenRun) -> Picture | None:
 
 
 def _heat_map(shown: HeatMap, columns: Sequence[str], centre: str) -> Picture:
-    figure = Figure(figsize=size_of(len(shown.rows), len(columns)), layout="constrained")
+    figure = Figure(figsize=size_of(len(shown.rows), columns), layout="constrained")
     draw(figure, figure.add_subplot(), shown, columns, centre)
     title, low, high = shown.title, float(shown.values.min()), float(shown.values.max())
     size = f"{len(shown.rows)} rows ({shown.what}), {len(columns)} columns"

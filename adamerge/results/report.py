@@ -35,7 +35,7 @@ def heat_map(
         centre: Name of the centre, to which the weighted task vectors are added; None is the base.
     """
     shown = [*heat_maps(coefficients, groups)]
-    sizes = [size_of(len(one.rows), len(experts)) for one in shown]
+    sizes = [size_of(len(one.rows), experts) for one in shown]
     heights = [height for _, height in sizes]
     with rc_context(STYLE):
         figure = Figure(figsize=(sizes[0][0], sum(heights) + 0.4), layout="constrained", dpi=_DPI)

@@ -195,7 +195,10 @@ def _rows(run: SeenRun) -> Iterator[Grid]:
     if found:
         names = list(next(iter(found.values())))
         rows = [[Cell(task), *(number(own[name], 0) for name in names)] for task, own in found.items()]
-        note = "Rows that were dropped, cut or are in both calibration and evaluation are in the messages below."
+        note = (
+            "Rows that are used; those dropped, because nothing of them counts; calibration rows that are evaluation "
+            "rows too. Why, and how many were cut, is in the messages below."
+        )
         yield Grid("Rows", ["task", *names], rows, note)
 
 

@@ -6,6 +6,10 @@ from adamerge.results.kept_base import sentence
 from adamerge.results.measures import score_text
 from adamerge.results.seen_run import SeenRun
 
+_NO_LABELS = "No labeled rows were given, so accuracy is unknown."
+_NO_MEAN = "Scores on labeled rows are in the table; they have no mean, because metrics differ or a score is missing."
+_NOTHING = "Nothing was measured: there are neither labeled rows nor held-out rows."
+
 _RIVALS = ("average", "task_arithmetic", "task_arithmetic_tuned")
 
 
@@ -19,9 +23,10 @@ def _of_experts(run: SeenRun) -> str:
         return _of_scores(run)
     if run.metric == "mixed" and (whole := run.relative.get("learned", {}).get(MEAN)) is not None:
         return f"The merge has {whole:.1f} % of what the experts reach on their own tasks, each by its own metric."
+    unknown = _NO_MEAN if "learned" in run.scores else _NO_LABELS
     if "learned" in run.agreement:
-        return _of_agreement(run)
-    return "Nothing was measured: there are neither labeled rows nor held-out rows."
+        return f"{_of_agreement(run)} {unknown}"
+    return unknown if "learned" in run.scores else _NOTHING
 
 
 def _of_scores(run: SeenRun) -> str:
@@ -75,7 +80,7 @@ def _of_agreement(run: SeenRun) -> str:
     beside = f"; {name}, the best merge without learning, agrees on {100 * others[best]:.1f} %" if best else ""
     return (
         f"On {100 * learned[MEAN]:.1f} % of the {run.held_out} (mean over tasks) the merge predicts what each task's "
-        f"expert predicts{beside}. No labeled rows were given, so accuracy is unknown."
+        f"expert predicts{beside}."
     )
 
 

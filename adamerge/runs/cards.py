@@ -16,13 +16,14 @@ from adamerge.results.candidates import IN_WORDS
 from adamerge.results.compare import Comparison, finite
 from adamerge.results.export import Cards
 from adamerge.results.kept_base import from_base
-from adamerge.results.loading import loading_of
+from adamerge.results.loading import Loading, loading_of
 from adamerge.results.model_card import CARD, CardFacts, Source, card, licence_of
 from adamerge.results.surviving import Surviving
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import read_recipe
 from adamerge.runs.run_facts import HELD_OUT
 from adamerge.storage.atomic_files import write_text
+from adamerge.storage.own_files import own_file
 
 OTHERWISE = (
     "Scores are of the first export of this merge; this one has another number format, rounding or kind of file, so "
@@ -48,10 +49,10 @@ def card_facts(
         surviving: Share of what was merged in that rounding left.
         rows: Number of rows per task by use, as `rows_of` counts them.
     """
-    checkpoints = {"base": experts.checkpoint, **{name: one.checkpoint for name, one in experts.tasks.items()}}
+    checkpoints = [("base", experts.checkpoint), *((name, one.checkpoint) for name, one in experts.tasks.items())]
     measured = comparison is not None and comparison.measured
     return CardFacts(
-        [_source(name, checkpoint) for name, checkpoint in checkpoints.items()],
+        [_source(name, checkpoint) for name, checkpoint in checkpoints],
         config.method,
         list(_how(config, learned, rows)),
         comparison.unit if comparison and measured else None,
@@ -146,15 +147,34 @@ def cards_of(recipe: Path, rounding: RoundingMode, *, changed: bool = False) -> 
         rounding: How the numbers of this export are rounded; what that removes is said, if it is much.
         changed: Whether it may be written otherwise than the export whose scores the run has.
     """
-    found = cast(Mapping[str, Any], read_recipe(recipe)).get("card") if recipe.is_file() else None
-    if found is None:
+    facts = facts_in(cast(Mapping[str, Any], read_recipe(recipe)), recipe) if recipe.is_file() else None
+    if facts is None:
         return None
 
     def write(folder: Path, surviving: Surviving) -> None:
         notes = filter(None, [surviving.warning(rounding), OTHERWISE if changed else None])
-        write_cards(replace(from_json(found), notes=list(notes)), folder)
+        write_cards(replace(facts, notes=list(notes)), folder)
 
     return write
+
+
+def facts_in(content: Mapping[str, Any], recipe: Path) -> CardFacts | None:
+    """Read what the cards of a run say, before anything is written that they belong to.
+
+    Args:
+        content: Content of recipe.json; a run of an earlier version has no facts.
+        recipe: The file.
+
+    Raises:
+        DamagedFileError: No card can be written of it.
+    """
+    found = content.get("card")
+    if found is None:
+        return None
+    with own_file(recipe, "what the model card says, under the key card", "Restore the file."):
+        facts = from_json(found)
+        card(facts, {"": Loading("AutoModel", None)}, None, "merged")
+    return facts
 
 
 def licence_warning(facts: CardFacts) -> str | None:

@@ -9,6 +9,7 @@ from typing import cast
 
 from adamerge.data.common_vocabulary import (
     Vocabulary,
+    lost_settings,
     moved_to,
     of_all,
     problems_between,
@@ -226,20 +227,23 @@ def _notes(choice: str, common: _Common, base: Checkpoint, experts: Mapping[str,
         new = [token for token in added if token in one.indices]
         if new:
             yield Fact(f"{name}: brings the rows of {len(new)} added tokens: {several(new)}.")
-        yield from _changed(name or base.source, one.indices, tokens)
+        yield from _changed(name or base.source, one, common.vocabulary)
     if common.templates and not read_beside(base).templates:
         giver = next(name for name, one in experts.items() if read_beside(one).templates)
         yield f"{base.source}: has no chat template; the merge gets that of {giver}."
 
 
-def _changed(name: str, own: Mapping[str, int], tokens: Mapping[str, int]) -> Iterator[str]:
-    """Say which of a model's tokens are dropped, and which get another index."""
-    gone = sorted(own.keys() - tokens.keys())
-    other = sorted(token for token in own.keys() & tokens.keys() if own[token] != tokens[token])
+def _changed(name: str, own: Vocabulary, common: Vocabulary) -> Iterator[str]:
+    """Say which of a model's tokens are dropped, which get another index, and which settings of its tokenizer count."""
+    mine, tokens = own.indices, common.indices
+    gone = sorted(mine.keys() - tokens.keys())
+    other = sorted(token for token in mine.keys() & tokens.keys() if mine[token] != tokens[token])
     if gone:
         yield f"{name}: {len(gone)} tokens are not in the merge, and their rows are dropped: {several(gone)}."
     if other:
         yield f"{name}: {len(other)} tokens get another index than in its own tokenizer: {several(other)}."
+    if lost := lost_settings(own, common):
+        yield f"{name}: its texts are read by the tokenizer of the merge, which has other settings: {several(lost)}."
 
 
 def is_complete(one: Checkpoint) -> bool:

@@ -85,7 +85,7 @@ def fit(
         RunFinishedError: The run to resume is finished.
         IncompatibleExpertsError: Base and experts are not compatible; nothing is written.
     """
-    console = console or Console()
+    console = console or Console(emoji=False)
     run = RunDirectory(at_home(config.run_dir))
     check_devices(asdict(config.trainer))
     processes = Processes(asdict(config.trainer))
@@ -176,7 +176,7 @@ def _fit(
     report(run, comparison, learned, model, exported, facts, console)
     made = recipe(config, resolved, made_from, run, exported.surviving.as_json())
     made |= {"guard": dict(learned.guard)} if learned.guard else {}
-    counts = rows_of(opened.data.calibration, rows, held_out)
+    counts = rows_of(opened.data, held_out)
     card = card_facts(config, opened.experts, learned, comparison, exported.surviving, counts)
     write_cards(card, exported.folder)
     write_script(config, run, opened.experts)

@@ -76,6 +76,7 @@ def read_mergekit(file: Path, given: str | None = None) -> Beginning:
     if share:
         preset, whole = "task_arithmetic", share + sum(map(number, models.values()))
         models = {name: number(weight) / whole for name, weight in models.items()}
+    models, left = _scaled(method, models, shared)
     return Beginning(
         own,
         {name: weight if preset else None for name, weight in models.items()},
@@ -84,7 +85,7 @@ def read_mergekit(file: Path, given: str | None = None) -> Beginning:
         _tokenizer(content),
         (
             *_of_method(method, models),
-            *_of_shared(method, shared),
+            *_of_shared(method, left),
             *notes,
             *dropped,
             *(_of_lists(models) if preset else ()),
@@ -169,11 +170,32 @@ def _base_weight(
     return 0.0, [f"{base}: weight: {weight}: linear averages the base in, and here the average is of the experts alone"]
 
 
+def _scaled(
+    method: str, models: Mapping[Named, object], shared: Mapping[str, object]
+) -> tuple[Mapping[Named, object], Mapping[str, object]]:
+    """Multiply weights that are numbers by lambda, and divide them by their sum where mergekit's task arithmetic does.
+
+    Returns:
+        The weights, and the shared parameters that still have a meaning.
+    """
+    weights, factor, normalize = list(models.values()), shared.get("lambda", 1.0), shared.get("normalize", False)
+    plain = all(_is_number(one) for one in (*weights, factor)) and isinstance(normalize, bool)
+    whole = sum(map(number, weights)) if normalize else 1.0
+    if method != "task_arithmetic" or not plain or not whole or (factor, whole) == (1.0, 1.0):
+        return models, shared
+    scaled = {name: number(weight) * number(factor) / whole for name, weight in models.items()}
+    return scaled, {key: value for key, value in shared.items() if key not in ("lambda", "normalize")}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _of_lists(models: Mapping[Named, object]) -> Iterator[str]:
     """Say which weights give parameters after the last layer another number than in mergekit."""
     for name, weight in models.items():
         levels = [weight] if not filters(weight) else [one.get("value") for one in filters(weight)]
-        if any(isinstance(level, list) and level[0] != level[-1] for level in levels):
+        if any(isinstance(level, list) and level[:1] != level[-1:] for level in levels):
             yield (
                 f"{name.word}: weight: what is after the last layer, final norm and lm_head, gets the last number of a "
                 "list; in mergekit the first"

@@ -77,7 +77,8 @@ def _models_of(config: MergeConfig, run: Path) -> dict[str, dict[str, str]]:
             (place, anchor(model.adapter)) if model.adapter else (base, place) if _is_adapter(place) else (place, "")
         )
         bare = Path(place).is_dir() and below == (place, "") and not has_tokenizer(Path(place))
-        found[model.name] = _pretrained(*below, tokenizer=base if bare else "")
+        own = f"expert {model.name}" if model.name in ("base", "merge") else model.name
+        found[own] = _pretrained(*below, tokenizer=base if bare else "")
     merged = run / "merged"
     found["merge"] = _pretrained(base, str(merged)) if _is_adapter(str(merged)) else _pretrained(str(merged))
     apart = [model.name for model in config.models if (merged / model.name / "config.json").is_file()]
@@ -86,15 +87,26 @@ def _models_of(config: MergeConfig, run: Path) -> dict[str, dict[str, str]]:
 
 
 def _pretrained(place: str, adapter: str = "", tokenizer: str = "") -> dict[str, str]:
-    """Name a model by lm-eval's keys; `id@revision` has a key of its own there, of the model alone.
+    """Name a model by lm-eval's keys; `id@revision` has a key of its own there, of the model and of its tokenizer.
+
+    A tokenizer of another place is given for a folder alone, which has no revision.
 
     Example:
         >>> _pretrained("org/base@v1", "mine")
         {'pretrained': 'org/base', 'revision': 'v1', 'peft': 'mine'}
+        >>> _pretrained("/experts/news", tokenizer="org/base@v1")
+        {'pretrained': '/experts/news', 'revision': 'v1', 'tokenizer': 'org/base'}
     """
-    name, _, revision = place.partition("@") if not is_there(place) else (place, "", "")
-    parts = {"pretrained": name, "revision": revision, "peft": adapter, "tokenizer": tokenizer}
+    name, revision = _id_and_revision(place)
+    words, of_words = _id_and_revision(tokenizer)
+    parts = {"pretrained": name, "revision": revision or of_words, "peft": adapter, "tokenizer": words}
     return {key: value for key, value in parts.items() if value}
+
+
+def _id_and_revision(place: str) -> tuple[str, str]:
+    """Divide a hub id from its revision; a path has none."""
+    name, _, revision = (place, "", "") if is_there(place) else place.partition("@")
+    return name, revision
 
 
 def _written(values: Mapping[str, str | bool]) -> str:

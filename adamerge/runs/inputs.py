@@ -38,6 +38,8 @@ _INPUTS: dict[str, Form] = {
     "packages": {EVERY: str},
 }
 _RECIPE: Form = {"config": str, "coefficients": {"sha256": str}, EVERY: object}
+_LATER: Form = {"files": {EVERY: str}, "card": {EVERY: object}}
+"""What recipes of version 0.1.0 do not have."""
 
 
 class Recipe(TypedDict):
@@ -208,6 +210,8 @@ def read_recipe(file: Path, what: str = "the recipe of a finished run", way: str
         DamagedFileError: It is damaged.
     """
     content = own_json(file, what, way, _RECIPE)
+    with own_file(file, what, way):
+        check_form(content, {key: form for key, form in _LATER.items() if key in content} | {EVERY: object})
     _check_version(content, file)
     return cast(Recipe, content)
 

@@ -1,7 +1,8 @@
 """Read and encode the rows of every task; finds every problem with them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from adamerge.batch import Form
 from adamerge.data.encode import encode, encode_tensors
@@ -9,6 +10,7 @@ from adamerge.data.in_memory import RowsLike, as_table, holds_tensors
 from adamerge.data.modality import AnyProcessor, Encoded
 from adamerge.data.processor_differences import digest_of_processor
 from adamerge.data.processors import Own, Processors
+from adamerge.data.questions import count_questions
 from adamerge.data.rows import Rows
 from adamerge.data.settings import Encoding
 from adamerge.data.text_rows import Prompts
@@ -18,7 +20,12 @@ from adamerge.merging.forward_pass import try_layers
 from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
+from adamerge.runs.presets import PRESETS
 from adamerge.types import ConfigError
+
+_Found = TypeVar("_Found")
+
+_OTHER_METHOD = "use a method without rows, such as doge, ties or average."
 
 _PREDICTS: Mapping[Form, str] = {
     "labels": "each label by itself",
@@ -39,6 +46,8 @@ class Data:
         fingerprints: SHA-256 of the rows' content, per task and purpose (calibration, evaluation).
         processors: SHA-256 of the tokenizer or image processor that encoded the rows, per task.
         notes: Messages for the user.
+        dropped: Number of rows that were read and are not used, per task and purpose.
+        shared: Number of calibration rows that are evaluation rows too, per task.
     """
 
     calibration: Mapping[str, Rows]
@@ -46,6 +55,8 @@ class Data:
     fingerprints: Mapping[str, Mapping[str, str]]
     processors: Mapping[str, str]
     notes: tuple[str, ...]
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    shared: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def load_data(
@@ -94,9 +105,11 @@ def load_data(
     return Data(
         {task: encoded.rows for task, encoded in calibration.items()},
         {task: encoded.rows for task, encoded in evaluation.items()},
-        {model.name: _fingerprints(model.name, calibration, evaluation) for model in config.pools},
+        {model.name: _of_both(model.name, calibration, evaluation, _fingerprint) for model in config.pools},
         used,
         tuple(dict.fromkeys([*pool.notes, *notes, *export_notes(experts)])),
+        {model.name: _of_both(model.name, calibration, evaluation, _dropped) for model in config.pools},
+        {task: _shared(task, calibration, evaluation) for task in calibration},
     )
 
 
@@ -214,25 +227,42 @@ def _pool_note(config: MergeConfig) -> list[str]:
     if any(transform.fisher for transform in config.transforms.values()):
         raise ConfigError(
             f"{', '.join(without)}: expected calibration rows (key calibration) of every task for Fisher information, "
-            "found none. Add them, or use a method without rows, such as doge, ties or average."
+            f"found none. Add them, or {_OTHER_METHOD}"
         )
     if len(without) == len(config.models):
+        plain = PRESETS[config.method]["trainer.max_steps"] == 0 and config.trainer.max_steps
+        way = f"remove trainer.max_steps, because {config.method} learns nothing by itself." if plain else _OTHER_METHOD
         raise ConfigError(
             f"{without[0]}: expected calibration rows (key calibration) of at least one task, found none. "
-            "Add them, or use a method without rows, such as doge, ties or average."
+            f"Add them, or {way}"
         )
     return [f"without calibration rows (get coefficients but add no loss): {', '.join(without)}"]
 
 
-def _fingerprints(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> dict[str, str]:
+def _of_both(
+    task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded], what: Callable[[Encoded], _Found]
+) -> dict[str, _Found]:
+    """Ask something of a task's rows of both purposes, as far as it has them."""
     both = {"calibration": calibration, "evaluation": evaluation}
-    return {purpose: tasks[task].contents.fingerprint for purpose, tasks in both.items() if task in tasks}
+    return {purpose: what(tasks[task]) for purpose, tasks in both.items() if task in tasks}
+
+
+def _fingerprint(found: Encoded) -> str:
+    return found.contents.fingerprint
+
+
+def _dropped(found: Encoded) -> int:
+    """Count the rows that were read and are not used; both texts of a pair may be rows of their own."""
+    return max(0, found.contents.count - count_questions(found.rows))
+
+
+def _shared(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> int:
+    both = task in calibration and task in evaluation
+    return calibration[task].contents.overlap(evaluation[task].contents) if both else 0
 
 
 def _overlap_note(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> list[str]:
-    if task not in calibration:
-        return []
-    both = calibration[task].contents.overlap(evaluation[task].contents)
+    both = _shared(task, calibration, evaluation)
     if not both:
         return []
     return [

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adamerge.merging.coefficients import Table, load_coefficients
+from adamerge.merging.device import is_missing
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.inputs import read_recipe
 from adamerge.runs.layers import nested, together
-from adamerge.runs.read_config import merge_layers, read_config
+from adamerge.runs.read_config import merge_layers, read_config, tell_stderr
 from adamerge.runs.read_yaml import Document, read_yaml
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.sources import check_places
@@ -69,7 +70,9 @@ def open_recipe(file: Path, places: Sequence[Document] = (), *, allow_code: bool
     then, now = (merge_layers(own, lambda note: None, allow_code=allow_code, use="keep") for own in ([written], layers))
     models = [replace(model, task=former.name) for model, former in zip(now.models, then.models, strict=True)]
     settings = together([nested(layer) for layer in layers]).content
-    return Recipe(file, content, replace(now, models=models), load_coefficients(coefficients), settings)
+    return Recipe(
+        file, content, _on_what_is_here(replace(now, models=models)), load_coefficients(coefficients), settings
+    )
 
 
 def config_of(run: Path, *, allow_code: bool = False) -> MergeConfig:
@@ -85,4 +88,12 @@ def config_of(run: Path, *, allow_code: bool = False) -> MergeConfig:
     place = RunDirectory(run)
     if place.recipe.is_file():
         read_recipe(place.recipe)
-    return read_config(place.config, allow_code=allow_code)
+    return _on_what_is_here(read_config(place.config, allow_code=allow_code))
+
+
+def _on_what_is_here(config: MergeConfig) -> MergeConfig:
+    """Take a device that this machine has, where it lacks that of the run: numbers are the same but for rounding."""
+    if not is_missing(config.trainer.accelerator):
+        return config
+    tell_stderr(f"trainer.accelerator: {config.trainer.accelerator}: this machine has none, so the CPU is used.")
+    return replace(config, trainer=replace(config.trainer, accelerator="cpu"))

@@ -92,6 +92,8 @@ def merge_layers(
     """
     findings = _findings(layers, allow_code)
     method, given = _given(layers, findings, allow_code)
+    if use == "keep":
+        given = without(given, ("trainer", "logger"))  # nothing is logged, and its package may not be installed here
     config = make(MergeConfig, _over_preset(method, given), (), findings)
     if use != "keep":
         _judge(config, method, given, findings, here=use == "learn")

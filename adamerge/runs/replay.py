@@ -1,6 +1,7 @@
 """Redo a merge from its recipe: the export from coefficients and sources alone, or the learning as well."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.export import check_free
 from adamerge.results.export_as import export_as
 from adamerge.runs.build_model import answers_to, build_model
-from adamerge.runs.cards import from_json, write_cards
+from adamerge.runs.cards import facts_in, write_cards
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import different_files
 from adamerge.runs.inputs import check_inputs, hash_rows, inputs
@@ -66,6 +67,7 @@ def replay(
 
 
 def _replay(recipe: Recipe, out: Path, console: Console) -> None:
+    facts = facts_in(recipe.content, recipe.file)
     experts = open_unchanged(recipe.config, recipe.file)
     with begun_folder(out.with_name(f"{out.name}.replay"), {"recipe": digest_of_path(recipe.file)}) as begun:
         remove_leftovers_in(begun.files)
@@ -73,8 +75,7 @@ def _replay(recipe: Recipe, out: Path, console: Console) -> None:
         if any(begun.files.iterdir()):
             begun.note("rebuilt", {})
         kind, shards = adapter_of(recipe.config.export), recipe.config.shard_bytes
-        card = recipe.content.get("card")
-        cards = None if card is None else lambda folder, _: write_cards(from_json(card), folder)
+        cards = None if facts is None else lambda folder, _: write_cards(facts, folder)
         done = export_as(kind, model, recipe.learned.coefficients, out, shard_bytes=shards, cards=cards)
     for line in done.notes:
         _print(console, line)
@@ -156,7 +157,10 @@ def reproduce(file: Path, console: Console, places: Sequence[Document] = (), *, 
 
 
 def _learned_again(recipe: Recipe, console: Console) -> Table:
-    config = recipe.config
+    config, asked = recipe.config, recipe.config.trainer
+    if asked.devices * asked.num_nodes > 1:
+        config = replace(config, trainer=replace(asked, devices=1, num_nodes=1, strategy="auto"))
+        _print(console, f"note: the run learned on {asked.devices * asked.num_nodes} devices; here on one")
     open_unchanged(config, recipe.file)
     with temporary_folder() as folder:
         run, learning = RunDirectory(folder), learning_of(config, progress_bar=console.is_terminal)

@@ -1,7 +1,8 @@
 """Read finished runs, and write the report on them: one page, and the same as Markdown."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from adamerge.results.seen_run import SeenRun
 from adamerge.results.side_by_side import compared
 from adamerge.runs.flat_settings import flat_settings
 from adamerge.runs.run_directory import RunDirectory, use_run
-from adamerge.storage.atomic_files import write_text
-from adamerge.storage.own_files import EVERY, own_json
+from adamerge.storage.atomic_files import write_named
+from adamerge.storage.own_files import EVERY, DamagedFileError, own_json
+from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
 
 
@@ -41,7 +43,9 @@ def read_run(folder: Path, name: str | None = None) -> SeenRun:
     settings = flat_settings(str(recipe.get("config", "")))
     table = load_coefficients(run.coefficients)
     race = _read(run.race) if run.race.is_file() else {}
-    return SeenRun(name or folder.absolute().name, folder, settings, _read(run.metrics), recipe, table, race=race)
+    return SeenRun(
+        name or Path(os.path.abspath(folder)).name, folder, settings, _read(run.metrics), recipe, table, race=race
+    )
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -59,18 +63,18 @@ def write_report(runs: Sequence[Path], page: Path) -> None:
         ConfigError: A run is not finished.
     """
     found = report_on(_read_all(runs))
-    write_text(page, found.html)
-    write_text(page.with_suffix(".md"), found.markdown)
+    write_named(page, found.html)
+    write_named(page.with_suffix(".md"), found.markdown)
 
 
 def short_names(runs: Sequence[Path]) -> list[str]:
     """Name runs by the fewest last parts of their paths that tell them apart.
 
     Example:
-        >>> short_names([Path("/a/x/run"), Path("/a/y/run")]), short_names([Path("/a/x")])
+        >>> short_names([Path("/a/x/run"), Path("/a/y/run")]), short_names([Path("/a/x/merged/..")])
         (['x/run', 'y/run'], ['x'])
     """
-    paths = [run.absolute().parts for run in runs]
+    paths = [Path(os.path.abspath(run)).parts for run in runs]
     for count in range(1, max(map(len, paths))):
         names = ["/".join(path[-count:]) for path in paths]
         if len(set(names)) == len(names):
@@ -83,7 +87,8 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
 
     Args:
         runs: Run directories.
-        out: The HTML file; by default in the run directory, and for several runs comparison.html here.
+        out: The HTML file, or a folder for it; by default in the run directory, and for several runs comparison.html
+            here.
         console: Prints the paths.
 
     Raises:
@@ -91,15 +96,51 @@ def report_command(runs: Sequence[Path], out: Path | None, console: Console) -> 
             process uses the run directory that it is written to.
     """
     own = len(runs) == 1 and out is None
-    page = RunDirectory(runs[0]).report if own else out or Path("comparison.html")
-    page = page if page.suffix == ".html" else page.with_name(f"{page.name}.html")
+    page = RunDirectory(runs[0]).report if own else _page(out or Path("comparison.html"), several=len(runs) > 1)
     there = [file for file in (page, page.with_suffix(".md")) if file.exists() and not own]
     if there:
         raise ConfigError(f"{there[0]}: exists already; choose another file with --out.")
-    with use_run(RunDirectory(runs[0]), "adamerge report", console) if own else nullcontext():
+    with use_run(RunDirectory(runs[0]), "adamerge report", console) if own else nullcontext(), _as_written(runs):
         write_report(runs, page)
     for file in (page, page.with_suffix(".md")):
         _print(console, str(file))
+
+
+@contextmanager
+def _as_written(runs: Sequence[Path]) -> Generator[None]:
+    """Say which run has files of another form, if what is made of them fails.
+
+    Raises:
+        DamagedFileError: Names the run, its files, and what failed.
+    """
+    try:
+        yield
+    except (ConfigError, OSError, MemoryError):
+        raise
+    except Exception as error:  # values of other types fail anywhere
+        run = RunDirectory(next((run for run in runs if not _is_seen(run)), runs[0]))
+        files = ", ".join(file.name for file in (run.metrics, run.recipe, run.race) if file.is_file())
+        raise DamagedFileError(
+            f"{run.path}: expected {files} as a run writes them, but in one of them a value is of another form "
+            f"({reason_of(error)}). Restore it, or start a new run in another run_dir."
+        ) from error
+
+
+def _is_seen(run: Path) -> bool:
+    """Return whether a report on one run can be made of its files."""
+    try:
+        report_on([read_run(run)])
+    except Exception:
+        return False
+    return True
+
+
+def _page(out: Path, *, several: bool) -> Path:
+    """Return the HTML file that is meant: beside the Markdown that was named, or in the folder that was."""
+    if out.is_dir():
+        return out / ("comparison.html" if several else "report.html")
+    out = out.with_suffix("") if out.suffix == ".md" else out
+    return out if out.suffix == ".html" else out.with_name(f"{out.name}.html")
 
 
 def compare_command(runs: Sequence[Path], console: Console) -> None:
@@ -112,7 +153,8 @@ def compare_command(runs: Sequence[Path], console: Console) -> None:
     Raises:
         ConfigError: A run is not finished.
     """
-    section = compared(_read_all(runs))
+    with _as_written(runs):
+        section = compared(_read_all(runs))
     for line in section.text:
         _print(console, line)
     for grid in section.grids:

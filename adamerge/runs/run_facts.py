@@ -2,7 +2,6 @@
 
 import resource
 import time
-from collections.abc import Mapping
 
 import torch
 
@@ -13,6 +12,7 @@ from adamerge.experts.experts import Experts
 from adamerge.learning.course import Staged
 from adamerge.merging.memory import read_from_disk
 from adamerge.results.measures import MEASURES
+from adamerge.runs.load_rows import Data
 from adamerge.runs.opened import Opened
 
 HELD_OUT = "held out of them"
@@ -54,7 +54,7 @@ def run_facts(opened: Opened, staged: Staged, held_out: HeldOut, clock: Clock) -
         "input_bytes": input_bytes(opened.experts),
         "stages": [stage.begins for stage in staged.stages if stage.begins],
         "groups_of_stages": [stage.groups for stage in staged.stages],
-        "rows": rows_of(data.calibration, data.evaluation, held_out),
+        "rows": rows_of(data, held_out),
         "predictions": {task: count_questions(own) for task, own in data.evaluation.items() if _one_per_row(own)},
         "held_out_predictions": one_of_each_row(held_out),
         "language_models": [task for task, one in opened.experts.tasks.items() if one.kind.language_model],
@@ -76,17 +76,25 @@ def one_of_each_row(held_out: HeldOut) -> dict[str, int]:
     return {task: count for task, count in counts.items() if count == len(held_out.rows[task])}
 
 
-def rows_of(
-    calibration: Mapping[str, Rows], evaluation: Mapping[str, Rows], held_out: HeldOut
-) -> dict[str, dict[str, int]]:
-    """Count the rows of every task by what they are used for."""
+def rows_of(data: Data, held_out: HeldOut) -> dict[str, dict[str, int]]:
+    """Count the rows of every task by what they are used for, and those that are not used or used twice.
+
+    Args:
+        data: The rows.
+        held_out: The rows that were held out.
+    """
+    return {task: _rows_of(task, data, held_out) for task in dict.fromkeys([*data.calibration, *data.evaluation])}
+
+
+def _rows_of(task: str, data: Data, held_out: HeldOut) -> dict[str, int]:
+    dropped = data.dropped.get(task, {})
     return {
-        task: {
-            "calibration": len(calibration.get(task, ())),
-            HELD_OUT: len(held_out.rows.get(task, ())),
-            "evaluation": count_questions(evaluation[task]) if task in evaluation else 0,
-        }
-        for task in dict.fromkeys([*calibration, *evaluation])
+        "calibration": len(data.calibration.get(task, ())),
+        HELD_OUT: len(held_out.rows.get(task, ())),
+        "dropped from calibration": dropped.get("calibration", 0),
+        "evaluation": count_questions(data.evaluation[task]) if task in data.evaluation else 0,
+        "dropped from evaluation": dropped.get("evaluation", 0),
+        "in both": data.shared.get(task, 0),
     }
 
 

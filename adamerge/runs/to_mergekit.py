@@ -16,7 +16,7 @@ from adamerge.runs.export_choice import as_exported
 from adamerge.runs.open_recipe import open_recipe
 from adamerge.runs.paths import anchor
 from adamerge.runs.unchanged_sources import open_unchanged
-from adamerge.storage.atomic_files import write_text
+from adamerge.storage.atomic_files import write_named
 from adamerge.storage.file_names import is_there
 from adamerge.types import ConfigError
 
@@ -51,7 +51,7 @@ def write_mergekit(run: Path, file: Path, console: Console, *, allow_code: bool 
             f"adamerge export {run} FOLDER"
         )
     content = mergekit_settings(config, recipe.learned, experts)
-    write_text(file, HEAD.format(file=file.name) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_named(file, HEAD.format(file=file.name) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     for line in (f"{file}", f"run it with: mergekit-yaml {file} FOLDER"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -72,6 +72,8 @@ def _obstacles(config: MergeConfig, learned: Table, experts: Experts) -> Iterato
     adapters = [task for task, expert in experts.tasks.items() if expert.checkpoint and expert.checkpoint.adapter]
     if adapters:
         yield f"{', '.join(adapters)} are adapters"
+    if config.tokenizer == "union":
+        yield "mergekit's union of tokenizers puts added tokens in another order (tokenizer: base, or a model's)"
     if config.rounding != "nearest":
         yield f"numbers are rounded {config.rounding}"
 
@@ -100,10 +102,20 @@ def mergekit_settings(config: MergeConfig, learned: Table, experts: Experts) -> 
         "merge_method": "task_arithmetic",
         "base_model": reference(anchor(config.base_model)),
         "models": models,
+        **_tokenizer(config),
         "parameters": {"normalize": False, "lambda": 1.0},
         "dtype": "float32",
         "out_dtype": str(usual_dtype(experts, rounding_of(experts, dtype).dtypes)).removeprefix("torch."),
     }
+
+
+def _tokenizer(config: MergeConfig) -> dict[str, object]:
+    """Name the tokenizer by which mergekit gives all models the same rows; nothing where they have them."""
+    if config.tokenizer is None:
+        return {}
+    of_task = {model.name: model.model for model in config.models}
+    source = config.tokenizer
+    return {"tokenizer": {"source": source if source == "base" else reference(anchor(of_task.get(source, source)))}}
 
 
 def reference(place: str) -> object:

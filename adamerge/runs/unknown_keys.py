@@ -78,7 +78,8 @@ def _own(cls: type, name: str, known: Collection[str], missing: Collection[str])
 def replaced(cls: type, name: str) -> str:
     """Say what replaces a key that a class has no longer; empty if nothing does."""
     words: Mapping[str, str] = getattr(cls, "REPLACED", {})
-    return f" {words[name]}" if name in words else ""
+    plain = name.replace("-", "_")
+    return f" {words[plain]}" if plain in words else ""
 
 
 def _in_the_whole(cls: type | None, name: str) -> str:

@@ -127,8 +127,9 @@ def _open(config: MergeConfig) -> tuple[Table, list[str]]:
     then = _factors_in(RunDirectory(run), found.centre, plain=found.plain)
     of = (then.centre.name if then else found.centre or config.centre_name).partition(":")[0]
     if of.lower() != config.centre_name.lower():  # earlier runs wrote Auto where the race had options
+        taken = ", because its guard exported a merge of plain task vectors" * found.plain
         raise ConfigError(
-            f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {of}; "
+            f"init: {run}: expected coefficients over the centre {config.centre_name}, found them over {of}{taken}; "
             "they are factors of other task vectors. Set the same centre, or another init."
         )
     now = _factors(config, of)

@@ -133,3 +133,10 @@ def write_text(path: Path, text: str) -> None:
     """Write a complete text file, or none."""
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+def write_named(path: Path, text: str) -> None:
+    """Write a complete text file where the user wants it, or none; folders that are missing there are made."""
+    with named_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)

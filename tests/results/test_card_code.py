@@ -1,5 +1,7 @@
 """The code in a model card, run as it is written, gives the model of its folder, with all of its modules."""
 
+import ast
+import html
 import re
 import shutil
 from fnmatch import fnmatch
@@ -125,6 +127,27 @@ def test_what_the_code_uses_is_imported(package, task):
     imported, used = re.split(r"\n\n", code, maxsplit=1)
     names = set(re.findall(r"(?<![\w.])([A-Za-z]\w*)[.(]", used))
     assert names == set(re.findall(r"(\w+)$", imported, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("task", ['say "hi"', "it's 2*3*4", "<b>{{ x }}", "zwölf $x$"])
+@pytest.mark.parametrize("package", ["transformers", "sentence_transformers"])
+def test_names_are_named_in_code_and_in_words(task, package):
+    own = Loading("Model", None, package=package)
+    facts = CardFacts([Source("base", "b"), Source(task, "n")], "auto", [f"rows of {task}: 3"])
+    for place in (None, task):
+        text = card(facts, {"": own, task: own}, place, "merged")
+        (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        values = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+        assert task in values
+        assert ModelCard(text).data.model_name == ("merged" if place is None else f"merged-{task}")
+        words = unquote(re.sub(r"```.*?```", "", ModelCard(text).text, flags=re.DOTALL))
+        assert task in words
+        assert "<b>" not in re.sub(r"```.*?```", "", ModelCard(text).text, flags=re.DOTALL)
+
+
+def unquote(text):
+    """What a page shows of Markdown."""
+    return html.unescape(text.replace("\\*", "*"))
 
 
 def test_modules_beside_an_adapter_are_not_dropped(tmp_path):

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.utils import validate_repo_id
 from support.families import TASKS
 
+from adamerge import Expert, Merge
 from adamerge.experts.origin import hub_id_of, licence_in
 from adamerge.results.loading import Loading
 from adamerge.results.model_card import CardFacts, Source, card, licence_of, metadata
@@ -131,12 +132,18 @@ def test_what_local_folders_say_they_were_made_from(in_finished):
 
 
 def test_an_export_from_python_has_cards(family):
-    from adamerge import Merge
-
     Merge("base", ["mood", "topic"], method="task_arithmetic").learn().export("merged")
     for folder in ("merged", "merged/mood", "merged/topic"):
         assert metadata_load(f"{folder}/README.md")["tags"] == ["merge", "adamerge", "task_arithmetic"]
         assert "Not measured when this was exported." in (family / folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_task_that_is_called_base_does_not_replace_the_base(family):
+    done = Merge("base", [Expert("mood", task="base"), Expert("topic")], method="task_arithmetic").learn().export("out")
+    text = (done.folder / "README.md").read_text(encoding="utf-8")
+    assert "2 fine-tuned experts (base, topic)" in text
+    rows = [line for line in text.splitlines() if line.startswith("| base |")]
+    assert rows == ["| base | base (local folder) | not stated |", "| base | mood (local folder) | not stated |"]
 
 
 @pytest.mark.parametrize(

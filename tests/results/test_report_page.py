@@ -148,13 +148,28 @@ def test_names_have_room_for_wider_letters_of_a_browser():
     rows = ["a.long.name.of.a.module.weight (64)", "b"]
     shown = HeatMap("Coefficients", "module", torch.rand(2, 3), rows)
     with rc_context({**STYLE, "ytick.labelleft": True}):
-        figure = Figure(figsize=size_of(2, 3), layout="constrained")
+        figure = Figure(figsize=size_of(2, ["a"] * 3), layout="constrained")
         axes = figure.add_subplot()
         draw(figure, axes, shown, ["a", "b", "c"], "base")
         figure.draw_without_rendering()
         place = axes.get_yticklabels()[0].get_window_extent()
     assert place.x0 > 0.04 * place.width
     assert all("geometricPrecision" in picture.svg for picture in pictures(made()))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 60])
+@pytest.mark.parametrize("name", ["a", "distilbert-of-many-languages-{}"])
+def test_rows_have_room_for_their_numbers_below_the_colour_bar(rows, name):
+    """However long the names are that stand aslant below."""
+    columns = [name.format(k) for k in range(20)]
+    with rc_context(STYLE):
+        figure = Figure(figsize=size_of(rows, columns), layout="constrained")
+        axes = figure.add_subplot()
+        draw(figure, axes, HeatMap("", "", torch.rand(rows, 20), ["x"] * rows), columns, "base")
+        figure.draw_without_rendering()
+        cells, bar = (part.get_window_extent() for part in figure.axes)
+    assert cells.height / figure.dpi / rows > 0.14
+    assert bar.y0 - cells.y1 > 0.04 * figure.dpi
 
 
 def test_the_heat_map_names_zero_and_the_centre():

@@ -33,6 +33,16 @@ def test_the_verdict(options, words):
     assert words in verdict(run)
 
 
+@pytest.mark.parametrize("agreement", [True, False])
+def test_scores_without_a_mean_are_not_called_missing(agreement):
+    """Of two metrics, one of which is 0 for the expert, for example."""
+    own = made(history=False, agreement=agreement)
+    scores = {key: {**own.metrics[key], "mean": None} for key in ("learned", "expert", "average")}
+    found = verdict(replace(own, metrics={**own.metrics, **scores, "metric": "mixed", "percent_of_expert": {}}))
+    assert found.endswith("they have no mean, because metrics differ or a score is missing.")
+    assert ("On 90.0 % of" in found) == agreement
+
+
 @pytest.mark.parametrize(
     ("counts", "speak", "words"),
     [

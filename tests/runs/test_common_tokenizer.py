@@ -185,6 +185,46 @@ def test_other_vocabularies_are_refused_in_words(pool):
         open_experts(parse_file(Path(configured(tokenizer="base"))))
 
 
+def change(file, **parts):
+    """Write other parts of a saved tokenizer."""
+    content = json.loads(Path(file).read_text())
+    Path(file).write_text(json.dumps({**content, **parts}))
+
+
+@pytest.mark.parametrize("choice", ["union", "base"])
+def test_a_tokenizer_that_divides_texts_otherwise_is_refused(pool, choice):
+    """One tokenizer would feed this expert other tokens than it was trained on, without a word."""
+    change("mood/tokenizer.json", normalizer={"type": "Lowercase"})
+    with pytest.raises(IncompatibleExpertsError, match=r"mood: .* normalizer.type 'Lowercase' instead of none"):
+        open_experts(parse_file(Path(configured(tokenizer=choice))))
+
+
+def test_settings_of_a_tokenizer_that_do_not_count_are_named(pool, main):
+    """The end that two of the experts have is the merge's where all experts have it."""
+    for task in ADDED:
+        change(f"{task}/tokenizer_config.json", eos_token="bad", truncation_side="left" if task == "mood" else "right")
+    for folder, kept in (("mood", True), ("topic", False)):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([transformers.AddedToken("<x>", lstrip=kept)])
+        tokenizer.save_pretrained(folder)
+        add_row(folder)
+    said = main("check", configured(tokenizer="union"), "--run_dir", "run")[1]
+    other = "its texts are read by the tokenizer of the merge, which has other settings"
+    assert f"mood: {other}: truncation_side 'right' instead of 'left'." in said
+    assert f"topic: {other}: another way to find <x> in a text." in said
+    assert f"plain: {other}" not in said
+    assert "base: its texts are read by" in said
+    experts = open_experts(parse_file(Path("changed.yaml")))
+    assert transformers.AutoTokenizer.from_pretrained(experts.tasks["topic"].folder).eos_token == "bad"
+
+
+def add_row(folder):
+    """Give a saved model a row for one token more."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(model.config.vocab_size + 1, mean_resizing=False)
+    model.save_pretrained(folder)
+
+
 def test_without_the_key_the_refusal_names_it(pool):
     with pytest.raises(IncompatibleExpertsError, match="set tokenizer: union"):
         open_experts(parse_file(Path(configured())))

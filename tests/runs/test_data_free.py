@@ -261,6 +261,10 @@ def test_options_out_of_range_are_refused_before_anything_is_written(family, mai
             {"method": "doge", "trainer": {"max_steps": 5}},
             "optimizer: expected an optimiser, for example Adam, found null",
         ),
+        (
+            {"method": "ties", "trainer": {"max_steps": 5}, "optimizer": "Adam"},
+            "remove trainer.max_steps, because ties learns nothing by itself.",
+        ),
         ({"method": "dogee"}, "Did you mean doge?"),
         ({"method": "doge", "init": "averag"}, "Did you mean average?"),
     ],

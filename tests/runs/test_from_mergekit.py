@@ -27,6 +27,8 @@ CASES = {
     "adapter of another": "{models: [{model: ./x+./of_x, parameters: {weight: 0.5}}]}",
     "adapter by keys": "{models: [{model: {model: {path: ./x}, lora: {path: ./of_x}}, parameters: {weight: 0.5}}]}",
     "adapter of the base": "{models: [{model: ./base+./of_base, parameters: {weight: 0.5}}]}",
+    "scaled": "{models: [{model: ./x, parameters: {weight: 0.5}}, {model: ./y, parameters: {weight: 1}}],"
+    " parameters: {lambda: 0.4, normalize: true}}",
     "linear": (
         "{merge_method: linear, models: [{model: ./x, parameters: {weight: [{filter: mlp, value: 1}, {value: 2}]}},"
         " {model: ./y, parameters: {weight: 1}}]}"
@@ -118,6 +120,14 @@ def test_what_joins_two_models_has_no_base_of_them(tmp_path, monkeypatch, main, 
     assert (code, written["base_model"], [one["model"] for one in written["models"]]) == (0, "base", ["x", "y"])
     assert f"merge_method: {method}: there is no preset of this name" in said
     assert "parameters: t: 0.5" in said
+
+
+@pytest.mark.parametrize("weight", ["[]", "{}", "[[1]]", "[{filter: a}]", "{value: []}", "none", "''"])
+def test_weights_of_other_forms_are_left_to_check(tmp_path, weight):
+    file = tmp_path / "kit.yaml"
+    file.write_text(f"{{merge_method: linear, models: [{{model: x, parameters: {{weight: {weight}}}}}]}}", "utf-8")
+    found = read_mergekit(file, "b")
+    assert [name.word for name in found.models] == ["x"]
 
 
 def test_keys_of_models_and_slices_that_do_not_carry_over_are_said(tmp_path):

@@ -213,3 +213,15 @@ def test_an_expert_without_a_tokenizer_is_given_the_bases(place):
     found = arguments_of(parse_file(Path("merge.yaml")), Path("run").absolute())
     assert found["mood"] == f"pretrained={Path('mood').absolute()},tokenizer={Path('base').absolute()}"
     assert "tokenizer=" not in found["topic"] + found["base"] + found["merge"]
+
+
+def test_tasks_that_are_called_base_or_merge_replace_neither(tmp_path):
+    models = [{"model": "org/one", "task": "base"}, {"model": "org/two", "task": "merge"}]
+    (tmp_path / "merge.yaml").write_text(yaml.safe_dump({"base_model": "org/base", "models": models}))
+    found = arguments_of(parse_file(tmp_path / "merge.yaml"), Path("run"))
+    assert found == {
+        "base": "pretrained=org/base",
+        "expert base": "pretrained=org/one",
+        "expert merge": "pretrained=org/two",
+        "merge": "pretrained=run/merged",
+    }

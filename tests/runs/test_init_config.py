@@ -32,6 +32,21 @@ def test_what_is_no_folder_is_told_and_what_is_named_twice_refused(family, main)
     assert (code, complaint) == (cli.BAD_INPUT, "error: init: expected different models, found one twice: mood.\n")
 
 
+def test_experts_of_one_name_get_names_that_tell_them_apart(family, main):
+    """Training often leaves the last folder with a name such as final, or checkpoint-500."""
+    for task in ("mood", "topic"):
+        (family / "trained" / task).mkdir(parents=True)
+        (family / task).rename(family / "trained" / task / "final")
+    code, _, complaint = main("init", "base", "trained/mood/final", "trained/topic/final/", "--out", "new.yaml")
+    assert (code, complaint) == (0, "")
+    models = yaml.safe_load((family / "new.yaml").read_text(encoding="utf-8"))["models"]
+    assert [model["task"] for model in models] == ["mood-final", "topic-final"]
+    assert main("check", "new.yaml")[0] == 0
+    code, _, complaint = main("init", "base", "trained/mood/final", "trained/mood/final/", "--out", "other.yaml")
+    assert code == cli.BAD_INPUT
+    assert "found one twice: trained/mood/final, trained/mood/final/" in complaint
+
+
 @pytest.mark.parametrize("words", [[], ["base"]])
 def test_what_is_missing_is_named(family, main, words):
     code, _, complaint = main("init", *words, "--out", "new.yaml")

@@ -119,7 +119,8 @@ def test_a_run_shows_how_far_it_is_from_the_base_everywhere(with_keep, main):
     far = metrics["divergence"]["learned"]
     assert set(far) == {"mood", "topic", KEEP, "mean"}
     assert far["mean"] == pytest.approx((far["mood"] + far["topic"]) / 2)
-    assert metrics["run"]["rows"][KEEP] == {"calibration": 20, "held out of them": 5, "evaluation": 0}
+    counts = {"calibration": 20, "held out of them": 5, "evaluation": 0}
+    assert metrics["run"]["rows"][KEEP].items() >= counts.items()
     assert [FROM_BASE in seen for seen in metrics["history"]] == [True, True]
     sentence = f"From the base the exported merge diverges by {far[KEEP]:.4g} nats on the base's held-out rows (keep)"
     flat = " ".join(said.split())

@@ -35,3 +35,12 @@ def test_accuracies_are_those_of_the_measurements(method):
         rf"^\| `?{re.escape(method)}`? \|(?: unlabeled \| | none \| | )(\d+\.\d+) \|", measured, re.MULTILINE
     )
     assert ABOUT[method].accuracy in map(float, rows)
+
+
+def test_the_readme_says_what_the_command_says():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| you have | method |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| [^|]+ \| (`[^|]+) \| [^|]+ \| ([\d., ]+) \|$", table, re.MULTILINE)
+    assert len(rows) == table.count("\n") - 1
+    for names, shown in rows:
+        assert [f"{ABOUT[name].accuracy:.1f}" for name in re.findall(r"`(.+?)`", names)] == shown.split(", ")

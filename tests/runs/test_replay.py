@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from support.families import configuration, listing, write
 
 from adamerge import cli
 from adamerge.runs.exported_files import hash_export
@@ -123,6 +125,29 @@ def test_a_damaged_recipe_is_refused(own, main, content):
     assert "run/recipe.json: expected the recipe.json of a finished run" in complaint
 
 
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("card", lambda card: [1]),
+        ("card", lambda card: {**card, "of_no_version": 1}),
+        ("card", lambda card: {key: own for key, own in card.items() if key != "method"}),
+        ("card", lambda card: {**card, "scores": {"learned": {"mood": "good"}}}),
+        ("card", lambda card: {**card, "sources": [{"name": "base"}]}),
+        ("files", lambda files: [*files]),
+        ("files", lambda files: dict.fromkeys(files, 1)),
+    ],
+)
+def test_a_recipe_that_was_edited_into_another_form_is_refused_before_anything_is_written(own, main, key, change):
+    file = own / "run/recipe.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, key: change(content[key])}))
+    code, _, complaint = main("replay", "run/recipe.json", "again")
+    assert code == cli.BAD_INPUT
+    assert "run/recipe.json: expected" in complaint
+    assert key in complaint
+    assert not (own / "again").exists()
+
+
 def test_the_recipe_of_a_newer_version_is_refused(own, main):
     recipe = json.loads((own / "run/recipe.json").read_text())
     recipe["packages"]["adamerge"] = "0.10.0"
@@ -160,6 +185,36 @@ def test_learning_again_gives_the_same_coefficients(own, main):
     assert code == cli.BAD_INPUT
     assert "expected the coefficients of the run, found others" in complaint
     assert file.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+@pytest.mark.parametrize("command", [["replay", "run", "again"], ["export", "run", "other"], ["reproduce", "run"]])
+def test_devices_of_the_run_may_be_missing_here(own, main, command):
+    for file in (own / "run/recipe.json", own / "run/config.yaml"):
+        text = file.read_text().replace("accelerator: cpu", "accelerator: gpu")
+        file.write_text(text.replace("devices: 1", "devices: 8"))
+    code, said, complaint = main(*command)
+    assert (code, complaint) == (0, "note: trainer.accelerator: gpu: this machine has none, so the CPU is used.\n")
+    if command[0] == "reproduce":
+        assert "note: the run learned on 8 devices; here on one" in said
+    if command[0] != "export":
+        assert "identical: " in said
+
+
+def test_what_is_done_again_logs_nothing(family, main):
+    """The logger's package may not be installed here, and its place has the curves of the run itself."""
+    config = configuration()
+    config["trainer"]["logger"] = {"class_path": "CSVLogger", "init_args": {"save_dir": "curves"}}
+    assert main("fit", write(config), "--run_dir", "run")[0] == 0
+    logged = listing(family / "curves")
+    for file in (family / "run/recipe.json", family / "run/config.yaml"):
+        named = file.read_text().replace("CSVLogger", "WandbLogger")
+        assert "WandbLogger" in named
+        file.write_text(named)
+    for command in (["reproduce", "run"], ["replay", "run", "again"], ["export", "run", "other"], ["evaluate", "run"]):
+        code, _, complaint = main(*command)
+        assert (code, complaint) == (0, "")
+    assert listing(family / "curves") == logged
 
 
 def test_a_centre_from_rows_is_computed_again(family, main, monkeypatch):

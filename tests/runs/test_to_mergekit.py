@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 import yaml
 from safetensors.torch import load_file
 from support.documented import ROOT, commands
-from support.families import configuration, save_speaking_family, write
+from support.families import configuration, save_speaking_family, save_tokenizer, write
 
 from adamerge import cli
 from adamerge.runs.mergekit_values import Named, named
@@ -48,6 +50,35 @@ def test_mergekit_makes_the_same_weights(speaking, main):
     assert "config.json has other content" in complaint
 
 
+def add_token(folder):
+    """Give an expert a token of its own, with its row."""
+    save_tokenizer(folder, end="[SEP]")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<own>"])
+    tokenizer.save_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(41, mean_resizing=False)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("choice", ["base", "mood"])
+def test_mergekit_gets_the_tokenizer_that_gives_all_models_the_same_rows(speaking, main, choice):
+    from mergekit.scripts.run_yaml import main as mergekit_yaml
+
+    add_token(speaking / "mood")
+    more = {"method": "task_arithmetic", "trainer": {"max_steps": 0, "accelerator": "cpu"}, "tokenizer": choice}
+    config = configuration(**more)
+    config["models"] = [{"model": model["model"]} for model in config["models"]]
+    assert main("fit", write(config), "--run_dir", "run")[0] == 0
+    assert main("mergekit", "run", "kit.yaml")[0] == 0
+    mergekit_yaml.main(["kit.yaml", "theirs", "--quiet"], standalone_mode=False)
+    ours, theirs = (transformers.AutoModelForCausalLM.from_pretrained(place) for place in ("run/merged", "theirs"))
+    assert ours.config.vocab_size == (40 if choice == "base" else 41)
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(theirs.state_dict()[name], tensor, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("place", ["org/base", "org/base@v1", "a+b", "a@b", "c++@d@e", "plain"])
 def test_mergekit_and_init_read_the_model_that_was_written(place, tmp_path, monkeypatch):
     from mergekit.common import ModelReference
@@ -77,6 +108,7 @@ def test_names_within_names_keep_their_own_weight():
         ({"centre": "Isotropic"}, "the centre is Isotropic"),
         ({"task_vectors": "Magnitude"}, "transformed by Magnitude"),
         ({"rounding": "stochastic"}, "rounded stochastic"),
+        ({"tokenizer": "union"}, "puts added tokens in another order"),
     ],
 )
 def test_what_mergekit_has_no_words_for_is_refused(speaking, main, changes, words):

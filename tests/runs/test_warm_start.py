@@ -223,3 +223,13 @@ def test_what_cannot_be_started_from(in_finished, main, changes, words):
     assert words in said + complaint
     assert words in main("fit", file, "--run_dir", "next")[2]
     assert not (in_finished / "next").exists()
+
+
+def test_coefficients_of_the_guards_merge_say_whose_they_are(in_finished, main):
+    """Of a run over a centre, too, they are of plain task vectors over the base."""
+    file = Path("run/coefficients.safetensors")
+    own = load_coefficients(file)
+    save_coefficients(file, own.coefficients, own.grouping, own.experts, centre=None, plain=True)
+    code, said, _ = main("check", write(configuration(init="run", centre="Isotropic")))
+    assert code == cli.BAD_INPUT
+    assert "found them over base, because its guard exported a merge of plain task vectors; they are" in said
