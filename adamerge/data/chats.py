@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from adamerge.data.asked_chats import asked_chats
+from adamerge.data.bounded import check_chats
 from adamerge.data.contents import contents
 from adamerge.data.input_columns import input_names
 from adamerge.data.language_rows import Example, awaits_answers, check_measured, example_rows
@@ -100,7 +101,8 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
         The messages of each row.
 
     Raises:
-        ConfigError: The tokenizer has no chat template, or a row has no messages or an invalid one; names the row.
+        ConfigError: The tokenizer has no chat template, or one without bounds, or a row has no messages or an invalid
+            one; names the row.
     """
     column = cast(str, table.source.messages)
     if not tokenizer.chat_template:
@@ -125,6 +127,7 @@ def read_chats(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[Me
                     '{"role": "user", "content": "..."}. Correct or remove the row.'
                 )
         chats.append([_without_empty(cast(Message, message)) for message in messages])
+    check_chats(table, tokenizer, chats)
     return chats
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
 
 from adamerge.data.encode import modalities_of
 from adamerge.data.load_both import load_both
@@ -141,6 +142,8 @@ def saved_processor(folder: Path | None, checkpoint: Checkpoint | None, modality
     trust = checkpoint.trust_remote_code if checkpoint else False
     try:
         processor = modality.loader.from_pretrained(folder, trust_remote_code=trust)
+        if not isinstance(processor, _KINDS):
+            raise TypeError(f"it names {type(processor).__name__}, which is none")
     except Exception as error:  # tokenizers raises plain exceptions on damaged files
         found = sorted(file.name for pattern in modality.files for file in folder.glob(pattern))
         if not found:
@@ -160,6 +163,9 @@ def saved_processor(folder: Path | None, checkpoint: Checkpoint | None, modality
     check_names(source, processor)
     return processor
 
+
+_KINDS = (PreTrainedTokenizerBase, ImageProcessingMixin)
+"""What a file may name as class of a tokenizer or image processor; transformers loads any class of its own by name."""
 
 _BESIDE = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json", "processor_config.json")
 """Files that a processor may read besides those that it is found by."""

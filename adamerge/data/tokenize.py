@@ -64,18 +64,20 @@ def check_limit(source: str, processor: Processor) -> None:
     """Check the maximum length of a tokenizer; 0 and negative numbers stand for none.
 
     Raises:
-        ConfigError: It is no number.
+        ConfigError: It is no whole number.
     """
     if isinstance(processor, ImageProcessingMixin):
         return
     limit: object = processor.model_max_length
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or math.isnan(limit):
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or (limit != math.inf and limit % 1):
         raise ConfigError(
-            f"{source}: expected a number of tokens as model_max_length in tokenizer_config.json, found "
+            f"{source}: expected a whole number of tokens as model_max_length in tokenizer_config.json, found "
             f"{quoted(limit)}. Correct or remove it."
         )
     if limit < 1:
         processor.model_max_length = _UNLIMITED
+    elif limit < _UNLIMITED:
+        processor.model_max_length = int(limit)
 
 
 def check_names(source: str, processor: Processor) -> None:

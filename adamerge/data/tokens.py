@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 from torch import nn
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from adamerge.data.bounded import check_texts
 from adamerge.data.tables import Table
 from adamerge.data.tokenize import input_embedding
 from adamerge.experts.experts import Expert
@@ -57,6 +58,9 @@ def tokens_of(
 
     Returns:
         Token ids, and one note per kind of finding, with the number of texts and the first row.
+
+    Raises:
+        ConfigError: See `check_texts`.
     """
 
     def encoded(chosen: Iterable[int], **more: object) -> BatchEncoding:
@@ -65,6 +69,8 @@ def tokens_of(
         extra = {"return_special_tokens_mask": True, "add_special_tokens": add_special_tokens, "verbose": False}
         return tokenizer(**given, **extra, **more)  # pyright: ignore[reportArgumentType]
 
+    for tried in (texts, pair or ()):
+        check_texts(table, tokenizer, tried)
     whole = encoded(range(len(texts)))
     ids, masks = (cast(list[list[int]], whole[key]) for key in ("input_ids", "special_tokens_mask"))
     segments = cast(list[list[int]] | None, whole.get("token_type_ids"))

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from adamerge.data.bounded import rendered
 from adamerge.data.tokens import special_tokens
 
 _STAND_INS = ("qzxjkv", "wybdfg")
@@ -83,7 +84,7 @@ def _message(role: str, content: str) -> dict[str, object]:
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, chat: _Chat) -> str | None:
     try:
-        return cast(str, tokenizer.apply_chat_template(cast(list[dict[str, str]], list(chat)), tokenize=False))
+        return rendered(tokenizer, chat)
     except Exception:  # templates are programs of others
         return None
 

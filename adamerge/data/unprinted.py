@@ -2,17 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias, cast
 
 from jinja2 import Environment, TemplateError, meta
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase
 
+from adamerge.data.bounded import Renderer, rendered
 from adamerge.data.rendered import Message, texts_of
 from adamerge.data.tables import Table
 from adamerge.types import quoted
-
-Renderer: TypeAlias = PreTrainedTokenizerBase | ProcessorMixin
-"""What has a chat template."""
 
 _PROBE = "probe"
 _ARGUMENTS = ("tools", "documents", "chat_template_kwargs")
@@ -134,6 +131,6 @@ def _parts_of(content: object) -> list[str]:
 
 def _rendered(tokenizer: Renderer, chat: Sequence[Message]) -> str | None:
     try:
-        return cast(str, tokenizer.apply_chat_template(cast(list[dict[str, str]], list(chat)), tokenize=False))
+        return rendered(tokenizer, chat)
     except Exception:  # templates are programs of others
         return None

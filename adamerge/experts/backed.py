@@ -45,6 +45,8 @@ def _check_total(checkpoint: Checkpoint, large: str) -> None:
     try:
         with torch.device("meta"):
             module = built(checkpoint.config, checkpoint.architecture, trust_remote_code=checkpoint.trust_remote_code)
+    except IncompatibleExpertsError:
+        raise
     except Exception:  # it cannot be built; whoever builds it reports why
         return
     described = sum(parameter.numel() for parameter in module.parameters())

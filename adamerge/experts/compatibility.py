@@ -17,6 +17,7 @@ from adamerge.experts.other_folders import sharded_way
 from adamerge.experts.quantisation import quantised
 from adamerge.experts.tied import tied_names
 from adamerge.storage.weights import Weights
+from adamerge.types import quoted
 
 _DOES_NOT_MATTER = re.compile(
     r"label|dtype|name|version|drop|token_id|task|problem_type|architectures|model_type|auto_map|initializer|loss|"
@@ -38,6 +39,9 @@ _OTHER_CLASS = (
     " Name the class that saved the file in config.json (architectures), copy the file again if it is incomplete, or "
     "remove tensors from it that are left over."
 )
+
+_LONG = 80
+"""Characters from which on a text is cut and quoted."""
 
 _ONE_BY_ONE = 3
 """Number of names that get a line each."""
@@ -95,8 +99,9 @@ def config_differences(base: Checkpoint, expert: Checkpoint, without: Collection
     ]
 
 
-def _word(leaves: Mapping[str, object], key: str) -> object:
-    return leaves.get(key, "not set")
+def _word(leaves: Mapping[str, object], key: str) -> str:
+    value = leaves.get(key, "not set")
+    return value if isinstance(value, str) and len(value) < _LONG else quoted(value)
 
 
 def settings_of_both(base: Checkpoint, expert: Checkpoint) -> tuple[dict[str, object], dict[str, object]]:

@@ -13,8 +13,8 @@ from adamerge.storage.quiet_loggers import without_records
 from adamerge.storage.regular_files import read_json, reason_of
 from adamerge.types import ConfigError, quoted
 
-LAYERS = re.compile(r"(^|_)(layers?|depths?|blocks?)$")
-"""Keys of config.json that count layers."""
+LAYERS = re.compile(r"(^|_)(layers?|depths?|blocks?|block_sizes|attention_types|inner_group_num|dense_replace)$")
+"""Keys of config.json that count layers, or what transformers lists for each."""
 
 _MOST_LAYERS = 10_000
 """Number of layers above which no configuration is built: transformers lists something for each."""

@@ -1,14 +1,16 @@
 """Division of all parameters into shared, head and base's own, with every problem by name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from adamerge.experts.compatibility import quantised_problems
+from adamerge.experts.compatibility import config_differences, quantised_problems
+from adamerge.experts.config_file import file_of
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import parts_of_backbone, path_of_backbone
 from adamerge.experts.match_names import match
 from adamerge.experts.name_patterns import Split, several
 from adamerge.experts.own_class import dispensable, of_base
+from adamerge.experts.skeleton import skeleton
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
 
@@ -43,6 +45,7 @@ def divide(experts: Experts, split: Split, source: str) -> Experts:
     for name in everywhere:
         problems += _shape_problems(name, experts, source)
     problems += quantised_problems(source, experts.base, [name for name in everywhere if name in experts.base])
+    problems += _without_place(experts, shared)
     for expert in experts.tasks.values():
         alone = [n for n in _parameters(expert) if n not in everywhere and n not in heads[expert.name]]
         if alone:
@@ -103,6 +106,24 @@ def _own_class(experts: Experts) -> tuple[list[str], set[str]]:
     unexpected = match(base, module).unexpected if experts.left_out else ()
     start, needed = path_of_backbone(module), parts_of_backbone(module).keys() - dispensable(module)
     return [n for n in experts.left_out if n in unexpected], {name.removeprefix(start) for name in needed}
+
+
+def _without_place(experts: Experts, shared: Sequence[str]) -> Iterator[str]:
+    """Yield a line per class whose module by the base's config.json, as a merge is loaded, lacks shared parameters."""
+    base = experts.checkpoint
+    if base is None or not match(base, of_base(base)).unexpected:
+        return
+    own = {type(expert.own_module).__name__: expert for expert in experts.tasks.values() if not expert.prefix}
+    for architecture, expert in own.items():
+        described = skeleton(base.config, architecture, trust_remote_code=base.trust_remote_code).state_dict()
+        lost = [name for name in shared if name not in described]
+        if lost and expert.checkpoint:
+            differences = "; ".join(config_differences(base, expert.checkpoint))
+            yield (
+                f"{file_of(base.config)}: describes a {architecture} without {several(lost)}, which the files beside "
+                f"it and the experts have{f' ({differences})' if differences else ''}. Correct it, or copy or download "
+                "it again."
+            )
 
 
 def _parameters(expert: Expert) -> list[str]:

@@ -10,10 +10,13 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
-from adamerge.experts.config_file import file_of
+from adamerge.experts.config_file import file_of, numbers
 from adamerge.experts.spoilt_keys import spoilt_keys
 from adamerge.storage.regular_files import reason_of
-from adamerge.types import ConfigError
+from adamerge.types import ConfigError, IncompatibleExpertsError
+
+MOST_PARAMETERS = 2**16
+"""Number of parameters above which a module is not built: each is a tensor by name, and they are made one by one."""
 
 
 def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: bool = False) -> nn.Module:
@@ -26,11 +29,12 @@ def skeleton(config: PretrainedConfig, architecture: str, *, trust_remote_code: 
 
     Raises:
         ConfigError: transformers has no class of this name, or cannot build it.
+        IncompatibleExpertsError: The module has more parameters than `MOST_PARAMETERS`.
     """
     file = file_of(config)
     try:
         return built(config, architecture, trust_remote_code=trust_remote_code)
-    except ConfigError:
+    except (ConfigError, IncompatibleExpertsError):
         raise
     except Exception as error:  # transformers raises anything
         keys = spoilt_keys(file, error, lambda one: built(one, architecture)) if not trust_remote_code else []
@@ -51,7 +55,7 @@ def built(config: PretrainedConfig, architecture: str, *, trust_remote_code: boo
     """
     config, file = copy.deepcopy(config), file_of(config)
     auto_map = getattr(config, "auto_map", None)
-    with parameters_on_meta():
+    with parameters_on_meta(), _at_most(MOST_PARAMETERS, config, file):
         for auto, reference in (auto_map if isinstance(auto_map, dict) and trust_remote_code else {}).items():
             if str(reference).endswith("." + architecture):
                 return _allocated(getattr(transformers, auto).from_config(config, trust_remote_code=True))
@@ -100,5 +104,32 @@ def parameters_on_meta() -> Iterator[None]:
     try:
         with guard_torch_init_functions():
             yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+@contextmanager
+def _at_most(most: int, config: PretrainedConfig, file: str) -> Iterator[None]:
+    """Stop building modules inside the block when there are too many: a count in config.json may be anything.
+
+    Raises:
+        IncompatibleExpertsError: More parameters than that were registered.
+    """
+    register, left = nn.Module.register_parameter, most
+
+    def register_counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            key, number = max(numbers(config.to_dict()), key=lambda one: one[1])
+            raise IncompatibleExpertsError(
+                f"{file}: expected a model of at most {most} parameters (tensors by name), found more. Correct the "
+                f"counts of its layers; the largest number in the file is {key}: {number}."
+            )
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_counted  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
     finally:
         nn.Module.register_parameter = register

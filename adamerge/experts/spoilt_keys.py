@@ -13,6 +13,9 @@ from adamerge.storage.regular_files import read_json, reason_of
 _NAMED = 3
 """Keys of which one is wrong, at most; of more nothing is known."""
 
+_TRIED = 2_000_000
+"""Characters that are read in all trials together, at most."""
+
 
 def spoilt_keys(file: str, error: Exception, attempt: Callable[[PretrainedConfig], object] | None = None) -> list[str]:
     """List the keys without each of which transformers raises nothing; if there is none, something else.
@@ -23,7 +26,7 @@ def spoilt_keys(file: str, error: Exception, attempt: Callable[[PretrainedConfig
         attempt: What was done with the configuration; without it, it was read.
     """
     content = read_json(Path(file)) if Path(file).is_file() else None
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or len(content) * Path(file).stat().st_size > _TRIED:
         return []
     try:
         cls = CONFIG_MAPPING[str(content.get("model_type"))]

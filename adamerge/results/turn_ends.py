@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from adamerge.data.bounded import rendered
 from adamerge.data.processor_files import DEFAULT
 from adamerge.data.turn_end import AnswerEnd, turn_end
 from adamerge.types import Fact
@@ -96,7 +97,7 @@ def _not_rendered(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return why a chat template does not render one question and one answer; empty if it does."""
     chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     try:
-        tokenizer.apply_chat_template(chat, tokenize=False)
+        rendered(tokenizer, chat)
     except Exception as error:  # templates raise what they like, and jinja2 its own
         return f"{type(error).__name__}: {error!s:.200}"
     return ""

@@ -20,7 +20,11 @@ from adamerge.merging.forward_pass import try_layers
 from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
+<<<<<<< HEAD
 from adamerge.runs.presets import PRESETS
+=======
+from adamerge.runs.try_backward import try_backward
+>>>>>>> h17
 from adamerge.types import ConfigError
 
 _Found = TypeVar("_Found")
@@ -123,7 +127,7 @@ def check_objective(config: MergeConfig, experts: Experts, data: Data) -> None:
 
     Raises:
         ConfigError: An objective or Fisher information is meaningless for a task, a layer is out of range, or the
-            models return no hidden states.
+            models return no hidden states; or a model has no backward pass.
     """
     objective = config.objective
     unsuited = {f"objective {type(part).__name__}": part.unsuited for part in objective.parts if part.unsuited}
@@ -138,6 +142,8 @@ def check_objective(config: MergeConfig, experts: Experts, data: Data) -> None:
         for task, rows in data.calibration.items():
             tried = rows.answered([[0]] * len(rows)) if isinstance(rows, Prompts) else rows
             try_layers(experts.models[task].module, tried.batch([0]).inputs, objective.layers)
+    if config.trainer.max_steps:
+        try_backward(experts, data.calibration)
 
 
 def _check_form(expert: Expert, rows: Rows, unsuited: Mapping[str, frozenset[Form]]) -> None:

@@ -39,6 +39,33 @@ def test_a_configuration_that_cannot_be_built_names_its_file(family, changes, wo
     assert words in str(refused.value)
 
 
+def test_more_parameters_than_any_model_has_are_refused_while_they_are_made(family, monkeypatch):
+    """A count may have any name, such as Funnel's block_sizes, or Albert's inner_group_num."""
+    monkeypatch.setattr("adamerge.experts.skeleton.MOST_PARAMETERS", 5)
+    with pytest.raises(IncompatibleExpertsError, match=r"mood/config\.json: expected a model of at most 5 param"):
+        own_module(open_checkpoint("mood"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("block_sizes", [1, 10_001]), ("attention_types", [[["global"], 10_001]])]
+)  # fmt: skip
+def test_counts_that_transformers_lists_while_it_reads_are_refused_before(family, key, value):
+    edit_json(family / "mood/config.json", **{key: value})
+    with pytest.raises(ConfigError, match=rf"mood/config\.json: {key}: expected at most 10000, found 10001"):
+        open_checkpoint("mood")
+
+
+def test_a_base_of_fewer_layers_than_its_files_have_is_refused(family):
+    """As an expert is; its merge would be loaded by this configuration."""
+    edit_json(family / "base/config.json", num_hidden_layers=0)
+    with pytest.raises(
+        IncompatibleExpertsError, match=r"base/config\.json: describes a Bert.* without bert\.enc"
+    ) as found:
+        open_experts(merge_config(configuration()))
+    assert "num_hidden_layers is 1 in the expert's config.json and 0 in the base's" in str(found.value)
+    assert len(str(found.value).splitlines()) == 1
+
+
 def test_a_base_of_adapters_is_refused_before_it_is_built(tmp_path, monkeypatch):
     base = build("LlamaForCausalLM", "llama", 0)
     base.save_pretrained(tmp_path / "base")

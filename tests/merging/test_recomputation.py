@@ -1,5 +1,7 @@
 """Modules that run again in the backward pass are switched off or refused, and never give a wrong gradient."""
 
+from functools import partial
+
 import pytest
 import torch
 from support.families import build
@@ -185,3 +187,12 @@ def test_a_class_that_asserts_training_mode_is_refused_in_words():
         ConfigError, match=r"backward pass failed \(make sure to use `model.train\(\)`\).*data-free method"
     ):
         backward(Asserts.apply(x).sum())
+
+
+def test_a_backward_pass_that_fails_is_found_before_anything_is_computed(monkeypatch):
+    """`check` finds it so too, and `fit` has written nothing."""
+    way = partial(WAYS["own"], how=None)
+    experts = [Expert(Net(seed, way), task=f"t{seed}", calibration=INPUTS) for seed in (1, 2)]
+    monkeypatch.setattr("adamerge.merge.settled", None)
+    with pytest.raises(ConfigError, match=r"^t1: .*backward pass.*data-free method"):
+        Merge(Net(0, way), experts, **QUICK).learn()
