@@ -20,11 +20,8 @@ from adamerge.merging.forward_pass import try_layers
 from adamerge.results.whose_files import from_disk, plan_of
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.model_config import ModelConfig
-<<<<<<< HEAD
 from adamerge.runs.presets import PRESETS
-=======
 from adamerge.runs.try_backward import try_backward
->>>>>>> h17
 from adamerge.types import ConfigError
 
 _Found = TypeVar("_Found")
