@@ -14,8 +14,8 @@ from adamerge.data.turn_end import AnswerEnd, turn_end
 from adamerge.types import ConfigError
 
 ROW = {"text": "good film", "messages": [{"role": "user", "content": "good film"}]}
-LONG = {"type": "Replace", "pattern": {"Regex": "."}, "content": "ab" * 25}
-"""Three of these make two million characters of nine."""
+LONG = {"type": "Replace", "pattern": {"Regex": "."}, "content": "ab" * 40}
+"""Three of these make 4.6 million characters of nine, whose positions fit into no hole that other tests left."""
 
 
 @pytest.fixture

@@ -37,7 +37,9 @@ def test_what_a_call_changes_is_its_own():
     assert not changed
 
 
-def test_an_interruption_ends_the_child():
+def test_an_interruption_ends_the_child(monkeypatch):
+    children, fork = [], os.fork
+    monkeypatch.setattr(os, "fork", lambda: children.append(fork()) or children[-1])
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -46,4 +48,4 @@ def test_an_interruption_ends_the_child():
     finally:
         signal.signal(signal.SIGINT, former)
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(children[0], os.WNOHANG)
