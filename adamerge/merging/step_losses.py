@@ -16,7 +16,7 @@ from adamerge.experts.model_kind import trial
 from adamerge.merging.calls import Block, begin
 from adamerge.merging.forward_pass import Layers, outputs_of
 from adamerge.merging.frame import Call
-from adamerge.merging.memory import give_back
+from adamerge.merging.memory import SLACK, give_back
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
 from adamerge.merging.rounds import Pass
@@ -99,7 +99,7 @@ class StepLosses:
 
 def _backward_of(call: Call, head: Block, parameters: Parameters, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
     """Run the head for some positions, and the backward pass of their loss; returns the loss."""
-    give_back()
+    give_back(SLACK // 4)  # logits are most of what a step holds
     logits, tape = begin(call, head, parameters, graph=True)
     assert isinstance(logits, Tensor)
     loss = loss_of(logits)
