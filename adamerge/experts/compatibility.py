@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
+import torch
 from torch import nn
 
 from adamerge.experts.checkpoint import Checkpoint
@@ -247,6 +248,6 @@ def quantised_problems(source: str, tensors: Weights, names: Sequence[str]) -> l
 
 def _no_numbers(dtype: torch.dtype) -> str:
     """Say what tensors are that have no real numbers to subtract, and what to do."""
-    if dtype.is_complex or dtype == torch.bool:
+    if dtype.is_complex or dtype in (torch.bool, torch.int64):
         return f"of {dtype}; expected real floating-point numbers: save the model in float32, bfloat16 or float16."
     return f"quantised ({dtype}); use the checkpoint from before quantisation."

@@ -12,8 +12,8 @@ from adamerge.storage.signals import unhurried
 def in_two_threads(parts: Iterable[Callable[[], None]]) -> None:
     """Call all parts, begun in their order, two at a time; each thread has half of the threads that torch may use.
 
-    After an error, which is raised, nothing new is begun, and what runs is waited for; signals wait for that too, as what
-    runs writes to files.
+    After an error, which is raised, nothing new is begun, and what runs is waited for; signals wait for that too, as it
+    writes to files.
 
     Example:
         >>> done = []
