@@ -82,5 +82,7 @@ def test_the_library_leaks_still(files, tmp_path):
 
 def test_a_dtype_that_is_not_read_is_named_with_the_way_on(tmp_path):
     save_file({"turns": torch.ones(2, dtype=torch.complex64)}, tmp_path / "model.safetensors")
-    with pytest.raises(IncompatibleExpertsError, match=r"model\.safetensors: tensor turns has dtype C64; .*or remove it"):
+    with pytest.raises(
+        IncompatibleExpertsError, match=r"model\.safetensors: tensor turns has dtype C64; .*or remove it"
+    ):
         MappedFiles([tmp_path / "model.safetensors"])
