@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
+import torch
 from torch import nn
 
 from adamerge.experts.checkpoint import Checkpoint
@@ -235,12 +236,18 @@ def apart_problems(source: str, module: nn.Module, found: Match) -> list[str]:
 
 
 def quantised_problems(source: str, tensors: Weights, names: Sequence[str]) -> list[str]:
-    """List the tensors for which no task vector can be computed because they are quantised."""
-    found: dict[object, list[str]] = {}
+    """List the tensors for which no task vector can be computed because they are quantised, or no real numbers."""
+    found: dict[torch.dtype, list[str]] = {}
     for name in quantised(tensors.headers, names):
         found.setdefault(tensors.headers[name].dtype, []).append(name)
     return [
-        f"{source}: {several(own)} {'is' if len(own) == 1 else 'are'} quantised ({dtype}); use the checkpoint from "
-        "before quantisation."
+        f"{source}: {several(own)} {'is' if len(own) == 1 else 'are'} {_no_numbers(dtype)}"
         for dtype, own in found.items()
     ]
+
+
+def _no_numbers(dtype: torch.dtype) -> str:
+    """Say what tensors are that have no real numbers to subtract, and what to do."""
+    if dtype.is_complex or dtype in (torch.bool, torch.int64):
+        return f"of {dtype}; expected real floating-point numbers: save the model in float32, bfloat16 or float16."
+    return f"quantised ({dtype}); use the checkpoint from before quantisation."

@@ -6,11 +6,14 @@ from threading import Event, Lock
 
 import torch
 
+from adamerge.storage.signals import unhurried
+
 
 def in_two_threads(parts: Iterable[Callable[[], None]]) -> None:
     """Call all parts, begun in their order, two at a time; each thread has half of the threads that torch may use.
 
-    After an error, which is raised, nothing new is begun, and what runs is waited for.
+    After an error, which is raised, nothing new is begun, and what runs is waited for; signals wait for that too, as it
+    writes to files.
 
     Example:
         >>> done = []
@@ -35,9 +38,12 @@ def in_two_threads(parts: Iterable[Callable[[], None]]) -> None:
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(max(1, threads // 2),))
     try:
-        for running in [pool.submit(work), pool.submit(work)]:
-            running.result()
+        with unhurried():  # the pool does not know a thread in whose start it is interrupted
+            running = [pool.submit(work), pool.submit(work)]
+        for one in running:
+            one.result()
     finally:
         stop.set()
-        pool.shutdown()
-        torch.set_num_threads(threads)  # of libraries in which the last call counts for all threads
+        with unhurried():
+            pool.shutdown()
+            torch.set_num_threads(threads)  # of libraries in which the last call counts for all threads

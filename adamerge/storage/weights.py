@@ -288,5 +288,8 @@ def _readable(file: Path) -> Generator[None]:
 
 def _dtype(word: str, name: str, file: Path) -> torch.dtype:
     if word not in DTYPES:
-        raise IncompatibleExpertsError(f"{file}: tensor {name} has dtype {word}; known are {', '.join(DTYPES)}.")
+        raise IncompatibleExpertsError(
+            f"{file}: tensor {name} has dtype {word}; known are {', '.join(DTYPES)}. Save it in one of them, or "
+            "remove it if the model does not use it."
+        )
     return DTYPES[word]

@@ -1,12 +1,15 @@
 """Work in two threads, and the memory that it uses again."""
 
+import signal
 import threading
+import time
 
 import pytest
 import torch
 
 from adamerge.storage.buffers import Buffers
 from adamerge.storage.in_two_threads import in_two_threads
+from adamerge.storage.signals import as_ctrl_c
 
 
 def test_two_parts_run_at_a_time_and_no_third():
@@ -40,6 +43,20 @@ def test_after_an_error_nothing_new_is_begun_and_what_runs_is_waited_for():
         in_two_threads([fails, runs, *(lambda number=number: begun.append(number) for number in range(10_000))])
     assert ended == [True]
     assert len(begun) < 10_000
+
+
+def test_a_second_signal_waits_for_what_runs():
+    ended = []
+
+    def runs():
+        for _ in range(2):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+            time.sleep(0.1)  # the first is heard before the second
+        ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt), as_ctrl_c():
+        in_two_threads([runs])
+    assert ended == [True]
 
 
 def test_both_share_the_threads_that_torch_may_use():

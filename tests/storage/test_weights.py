@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from adamerge.storage.weights import Joined, MappedFiles, Renamed
+from adamerge.types import IncompatibleExpertsError
 
 TENSORS, PASSES = 100, 50
 
@@ -77,3 +78,11 @@ def test_the_library_leaks_still(files, tmp_path):
     file = str(tmp_path / "base.safetensors")
     done = subprocess.run([sys.executable, "-c", LEAK, file], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 1_000_000
+
+
+def test_a_dtype_that_is_not_read_is_named_with_the_way_on(tmp_path):
+    save_file({"turns": torch.ones(2, dtype=torch.complex64)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        IncompatibleExpertsError, match=r"model\.safetensors: tensor turns has dtype C64; .*or remove it"
+    ):
+        MappedFiles([tmp_path / "model.safetensors"])
