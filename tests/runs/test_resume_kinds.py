@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc):
     """All kinds and some events of each where everything was asked for, else an event of two kinds."""
     if "event" in metafunc.fixturenames:
         draw, full = random.Random(17), metafunc.config.getoption("--full")
-        table = [(kind, event) for kind in KINDS for event in sorted(draw.sample(range(1, 24), 8))]
+        table = [(kind, event) for kind in KINDS for event in sorted(draw.sample(range(1, 48), 8))]
         metafunc.parametrize(("kind", "event"), table if full else [("default", 7), ("answers", 3)])
 
 
