@@ -118,13 +118,13 @@ def parse_file(path: Path, *, allow_code: bool = False) -> "MergeConfig":
 def _message_of(error: Exception) -> str:
     """Return the message of an error that users can fix; raise any other error again."""
     from adamerge.storage.file_names import unnamed
-    from adamerge.types import ConfigError, IncompatibleExpertsError
+    from adamerge.types import ConfigError, IncompatibleExpertsError, shortened
 
     if isinstance(error, ConfigError | IncompatibleExpertsError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:  # a full disk, a missing permission
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}. {_what_remains(error)}"
+        return shortened(f"{place}{error.strerror}. {_what_remains(error)}")
     if isinstance(error, UnicodeError) and (problem := unnamed(error)):
         return problem
     raise error

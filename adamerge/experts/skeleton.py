@@ -1,7 +1,7 @@
 """The module of a checkpoint without its weights, built by transformers from the configuration."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -92,20 +92,16 @@ def parameters_on_meta() -> Iterator[None]:
 
     `torch.device("meta")` would also move buffers, and those that no checkpoint stores (rotary frequencies) be lost.
     """
-    register = nn.Module.register_parameter
+    with _registered_as(_on_meta), guard_torch_init_functions():
+        yield
 
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # a parameter that is on meta already may be tied: keep it
-            parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-            parameter._is_hf_initialized = True  # pyright: ignore # no numbers are drawn that are not kept
-        register(module, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        with guard_torch_init_functions():
-            yield
-    finally:
-        nn.Module.register_parameter = register
+def _on_meta(parameter: nn.Parameter | None) -> nn.Parameter | None:
+    if parameter is None or parameter.is_meta:  # one that is on meta already may be tied: keep it
+        return parameter
+    moved = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+    moved._is_hf_initialized = True  # pyright: ignore # no numbers are drawn that are not kept
+    return moved
 
 
 @contextmanager
@@ -115,9 +111,9 @@ def _at_most(most: int, config: PretrainedConfig, file: str) -> Iterator[None]:
     Raises:
         IncompatibleExpertsError: More parameters than that were registered.
     """
-    register, left = nn.Module.register_parameter, most
+    left = most
 
-    def register_counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def counted(parameter: nn.Parameter | None) -> nn.Parameter | None:
         nonlocal left
         left -= 1
         if left < 0:
@@ -126,9 +122,21 @@ def _at_most(most: int, config: PretrainedConfig, file: str) -> Iterator[None]:
                 f"{file}: expected a model of at most {most} parameters (tensors by name), found more. Correct the "
                 f"counts of its layers; the largest number in the file is {key}: {number}."
             )
-        register(module, name, parameter)
+        return parameter
 
-    nn.Module.register_parameter = register_counted  # pyright: ignore[reportAttributeAccessIssue]
+    with _registered_as(counted):
+        yield
+
+
+@contextmanager
+def _registered_as(change: Callable[[nn.Parameter | None], nn.Parameter | None]) -> Iterator[None]:
+    """Let modules inside the block register what a function makes of each parameter."""
+    register = nn.Module.register_parameter
+
+    def register_changed(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, change(parameter))
+
+    nn.Module.register_parameter = register_changed  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

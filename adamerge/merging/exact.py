@@ -54,10 +54,10 @@ class Term:
         """Whether no row has the weight zero."""
         return bool(self.weight.all())
 
-    def add(self, rows: slice, columns: slice, product: Tensor, total: Tensor) -> None:
+    def add(self, rows: slice, values: Tensor, product: Tensor, total: Tensor) -> None:
         """Add weight · values of some rows to a total, but where the weight is zero; each step is rounded once."""
         factor = self.weight[rows] if len(self.weight) > 1 else self.weight
-        product.copy_(self.values[rows, columns]).mul_(factor)
+        product.copy_(values).mul_(factor)
         if self.everywhere:
             total.add_(product)
         else:
@@ -89,13 +89,12 @@ def merge_exactly(centre: Term, experts: Sequence[Term], base: Term | None, *, s
     room = torch.empty((len(terms) + 2) * most, dtype=torch.float64)
     height, width = centre.values.shape
     for rows, columns in windows(height, width, most):
-        shape = centre.values[rows, columns].shape
-        every = room[: (len(terms) + 2) * shape.numel()].view(-1, *shape)
+        own = [term.values[rows, columns] for term in terms]
+        every = room[: (len(terms) + 2) * own[0].numel()].view(-1, *own[0].shape)
         product, merged = every[-2:]
         merged.fill_(-0.0)  # leaves every number as it is, −0 too
-        for term in terms:
-            term.add(rows, columns, product, merged)
-        own = [term.values[rows, columns] for term in terms]
+        for term, values in zip(terms, own, strict=True):
+            term.add(rows, values, product, merged)
         yield Exact(rows, columns, merged, partial(products, own, every))
 
 

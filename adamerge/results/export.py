@@ -19,6 +19,7 @@ from adamerge.results.whose_files import plan_of
 from adamerge.results.write_backbone import key_of, layout_of, write_backbone
 from adamerge.results.write_beside import write_beside, write_config, write_module_weights
 from adamerge.results.write_checkpoint import checkpoints, rest_of_base, write_task
+from adamerge.storage.regular_files import nearest
 from adamerge.storage.resumable import resumable_folder
 from adamerge.types import Coefficients, ConfigError
 
@@ -140,6 +141,6 @@ def check_free(folder: Path) -> None:
     """
     if os.path.lexists(folder):
         raise ConfigError(f"{folder}: exists already; choose another folder for the merged checkpoint.")
-    above = next(place for place in folder.absolute().parents if os.path.lexists(place))
+    above = nearest(folder.absolute())
     if not above.is_dir():
         raise ConfigError(f"{folder}: lies below {above}, which is no folder; choose another folder.")

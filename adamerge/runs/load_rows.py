@@ -84,7 +84,7 @@ def load_data(
     problems: list[str] = []
     calibration: dict[str, Encoded] = {}
     evaluation: dict[str, Encoded] = {}
-    pool, used = Processors(experts, processors), dict[str, str]()
+    pool, used, both = Processors(experts, processors), dict[str, str](), dict[str, int]()
     for model in config.pools:
         try:
             expert = experts.models[model.name]
@@ -98,7 +98,9 @@ def load_data(
             if model.evaluation is not None:
                 encoding = _encoding(model, config, labeled=True)
                 evaluation[model.name] = _encoded(model.evaluation, expert, processor, encoding, config.seed_everything)
-                notes += [*evaluation[model.name].notes, *_overlap_note(model.name, calibration, evaluation)]
+                notes += evaluation[model.name].notes
+                both[model.name] = _shared(model.name, calibration, evaluation)
+                notes += _overlap_note(model.name, both[model.name])
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -110,7 +112,7 @@ def load_data(
         used,
         tuple(dict.fromkeys([*pool.notes, *notes, *export_notes(experts)])),
         {model.name: _of_both(model.name, calibration, evaluation, _dropped) for model in config.pools},
-        {task: _shared(task, calibration, evaluation) for task in calibration},
+        both,
     )
 
 
@@ -260,12 +262,10 @@ def _dropped(found: Encoded) -> int:
 
 
 def _shared(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> int:
-    both = task in calibration and task in evaluation
-    return calibration[task].contents.overlap(evaluation[task].contents) if both else 0
+    return calibration[task].contents.overlap(evaluation[task].contents) if task in calibration else 0
 
 
-def _overlap_note(task: str, calibration: Mapping[str, Encoded], evaluation: Mapping[str, Encoded]) -> list[str]:
-    both = _shared(task, calibration, evaluation)
+def _overlap_note(task: str, both: int) -> list[str]:
     if not both:
         return []
     return [
