@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(save_text_family(Path(folder)))
+        os.chdir(save_text_family(Path(folder), ("mood", "topic", "speed"), layers=2))
         well = [compare(method, options.steps) for method in options.methods]
         if "adamerging" in options.methods:
             half = options.steps // 2
