@@ -12,6 +12,7 @@ from adamerge.calibration.row_scores import RowScores, alike, divergences, predi
 from adamerge.calibration.targets import Targets
 from adamerge.data.rows import Rows, Subset, count
 from adamerge.experts.experts import KEEP
+from adamerge.merging.device import each_in_bf16
 from adamerge.merging.execution import Answer, execution_of, expert_of
 from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
@@ -45,6 +46,7 @@ class HeldOut:
         size: Rows per batch.
         temperature: Of the divergence, in which the targets of a large vocabulary are stored.
         keep: How much the base's rows, if there are any, count in means: this times as much as all tasks together.
+        bf16: Whether merges answer in bf16, by autocast.
     """
 
     rows: Mapping[str, Rows]
@@ -53,6 +55,7 @@ class HeldOut:
     size: int
     temperature: float = 1.0
     keep: float = 1.0
+    bf16: bool = False
 
     @property
     def weights(self) -> dict[str, float]:
@@ -119,7 +122,7 @@ class HeldOut:
         """Return the same without all but the first rows of every task."""
         kept = {task: Subset(own, range(min(rows, len(own)))) for task, own in self.rows.items()}
         predicted = {task: [self.targets[task].predictions(b) for b in kept[task].batches(self.size)] for task in kept}
-        return HeldOut(kept, predicted, self.targets, self.size, self.temperature, self.keep)
+        return HeldOut(kept, predicted, self.targets, self.size, self.temperature, self.keep, self.bf16)
 
     def _scores(self, tallies: Mapping[str, "_Tally"], device: torch.device) -> dict[str, RowScores]:
         own = {task: score(tally.seen, len(self.rows[task])).sums for task, tally in tallies.items()}
@@ -138,7 +141,7 @@ class HeldOut:
         expected = {task: iter(share_of(self.predicted[task], turn)) for turn, task in tasks}
         batches = {task: self._batches(task, turn, execution.in_step) for turn, task in tasks}
         with execution.at(coefficients) as merged:
-            for answer in merged.outputs(batches, layers):
+            for answer in each_in_bf16(merged.outputs(batches, layers), model.vectors.device, bf16=self.bf16):
                 own = next(expected[answer.task], None)
                 if own is not None:  # else a batch that another process answers for
                     yield answer, own
@@ -186,6 +189,8 @@ def hold_out(
     targets: Mapping[str, Targets] | None = None,
     temperature: float = 1.0,
     keep: float = 1.0,
+    *,
+    bf16: bool = False,
 ) -> HeldOut:
     """Predict each task's held-out rows once with its expert, or read the predictions from its targets.
 
@@ -197,22 +202,24 @@ def hold_out(
             The divergence needs them.
         temperature: Of the divergence; that with which the targets of a large vocabulary were stored.
         keep: How much the base's rows count.
+        bf16: Whether passes, also those of merges later, compute in bf16 by autocast.
 
     Returns:
         Rows and predictions of the tasks that have held-out rows.
     """
     rows, targets = {task: own for task, own in rows.items() if len(own)}, targets or {}
     predicted = {
-        task: _from_targets(own, size, targets[task]) if task in targets else _from_expert(model, task, own, size)
+        task: _from_targets(own, size, targets[task]) if task in targets else _from_expert(model, task, own, size, bf16)
         for task, own in rows.items()
     }
-    return HeldOut(rows, predicted, targets, size, temperature, keep)
+    return HeldOut(rows, predicted, targets, size, temperature, keep, bf16)
 
 
 def _from_targets(rows: Rows, size: int, targets: Targets) -> list[Tensor]:
     return [targets.predictions(batch) for batch in rows.batches(size)]
 
 
-def _from_expert(model: MergedModel, task: str, rows: Rows, size: int) -> list[Tensor]:
-    answers = expert_of(model, task).outputs(rows.batches(size))
+def _from_expert(model: MergedModel, task: str, rows: Rows, size: int, bf16: bool) -> list[Tensor]:
+    outputs = expert_of(model, task).outputs(rows.batches(size))
+    answers = each_in_bf16(outputs, model.vectors.device, bf16=bf16)
     return [predictions(own.outputs.logits, own.batch.positions, own.outputs.form) for own in answers]

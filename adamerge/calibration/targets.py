@@ -1,7 +1,6 @@
 """Targets: every expert's outputs on its own calibration rows, computed once and stored under a cache key."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 from typing import get_args
@@ -13,9 +12,10 @@ from torch import Tensor
 from adamerge.batch import NEVER, Batch, Form, Outputs, present_at
 from adamerge.calibration.cache_keys import digest_of_expert, key_of
 from adamerge.calibration.row_scores import predictions
+from adamerge.calibration.target_settings import TargetSettings
 from adamerge.data.rows import Rows
+from adamerge.merging.device import each_in_bf16
 from adamerge.merging.execution import expert_of
-from adamerge.merging.forward_pass import Layers
 from adamerge.merging.merged_model import MergedModel
 from adamerge.objectives.divergences import spread_of
 from adamerge.storage.kept import SILENT, Keeper, key_file
@@ -29,29 +29,6 @@ FORMS: tuple[Form, ...] = get_args(Form)
 
 FEWEST, MOST = 64, 2 * MANY_CLASSES
 """Smallest and largest number of most likely classes that are stored."""
-
-
-@dataclass(frozen=True)
-class TargetSettings:
-    """Which outputs of an expert are stored.
-
-    For a large vocabulary, the most likely tokens are stored, plus the log of the total probability of all others. The
-    divergence computed from these is smaller than the exact one by (probability of the others) × (divergence within the
-    others). If the others have probability 0.001, the error is below 0.001 nat wherever the divergence within the
-    others is below 1 nat.
-
-    Attributes:
-        layers: Hidden states to store, in half precision.
-        whole: Store all classes, whatever the size of the vocabulary.
-        tail: Otherwise: the largest probability that the tokens that are not stored may have together, averaged over
-            the positions of a batch.
-        temperature: Temperature of the log-probabilities of a large vocabulary.
-    """
-
-    layers: Layers = ()
-    whole: bool = False
-    tail: float = 1e-3
-    temperature: float = 1.0
 
 
 class Targets:
@@ -149,7 +126,7 @@ def _kept_or_made(
         return _made(model, task, rows, settings, size)
     remove_former(folder, task)
     expert = digest_of_expert(model.experts.models[task])
-    key = key_of(expert, {task: rows}, [asdict(settings), str(model.vectors.dtype)], size)
+    key = key_of(expert, {task: rows}, [settings.key, str(model.vectors.dtype)], size)
     return keeper(
         folder / f"{task}.safetensors",
         key,
@@ -191,7 +168,8 @@ def _read(path: Path, rows: int) -> dict[str, Tensor]:
 def _made(model: MergedModel, task: str, rows: Rows, settings: TargetSettings, size: int) -> dict[str, Tensor]:
     parts: dict[str, dict[int, Tensor]] = {}
     form: Form = "classes"
-    for _, batch, outputs in expert_of(model, task).outputs(rows.batches(size), settings.layers):
+    answers = expert_of(model, task).outputs(rows.batches(size), settings.layers)
+    for _, batch, outputs in each_in_bf16(answers, model.vectors.device, bf16=settings.bf16):
         masks, form = _counted(batch, outputs), outputs.form
         for key, values in _outputs(outputs, settings, masks.get("logits")).items():
             mask = masks.get("logits" if key == "top" else key)

@@ -11,7 +11,8 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 
 from adamerge.calibration.agreement import HeldOut, hold_out, objective_of
-from adamerge.calibration.targets import Targets, TargetSettings, compute_targets
+from adamerge.calibration.target_settings import target_settings
+from adamerge.calibration.targets import Targets, compute_targets
 from adamerge.data.rows import Rows, Subset
 from adamerge.data.schedule import Schedule, split_held_out
 from adamerge.data.settings import Batching
@@ -29,7 +30,7 @@ from adamerge.learning.step_costs import StepCosts
 from adamerge.learning.trainer import build_trainer, check_joined, clock_of, process_count, rank_for, without_advice
 from adamerge.merging.device import trainer_on
 from adamerge.merging.merged_model import MergedModel, uniform
-from adamerge.objectives import LogitAlignment, Objective
+from adamerge.objectives import Objective
 from adamerge.storage.kept import SILENT, Keeper
 from adamerge.types import Coefficients, ConfigError
 
@@ -115,9 +116,10 @@ def learn(
     """
     check_learning(learning, len(model.vectors.experts))
     if learning.steps:
-        size, temperature = learning.batching.micro_batch, target_settings(objective).temperature
-        targets = targets if isinstance(targets, Goals) else goals_of(model, objective, calibration, size, targets)
-        held_out = held_out or hold_out(model, calibration.watch, size, targets.watch, temperature)
+        size, bf16, temperature = learning.batching.micro_batch, learning.bf16, target_settings(objective).temperature
+        if not isinstance(targets, Goals):
+            targets = goals_of(model, objective, calibration, size, targets, bf16=bf16)
+        held_out = held_out or hold_out(model, calibration.watch, size, targets.watch, temperature, bf16=bf16)
     return descend(
         model,
         objective,
@@ -215,28 +217,18 @@ def goals_of(
     size: int,
     folder: Path | None,
     keeper: Keeper = SILENT,
+    *,
+    bf16: bool = False,
 ) -> Goals:
     """Compute the experts' outputs on their rows, or read them from the folder.
 
     On the rows to learn from only if the objective compares with them; on held-out rows for the divergence too. Each
-    pass has `size` rows at most.
+    pass has `size` rows at most, and computes in bf16 where `bf16` says so.
     """
-    settings = target_settings(objective)
+    settings = target_settings(objective, bf16=bf16)
     compared = {task: own for task, own in calibration.learn.items() if objective_of(task, objective).uses_targets}
     parts = ((compared, folder and folder / "learn"), (calibration.watch, folder and folder / "watch"))
     return Goals(*(compute_targets(model, rows, settings, size, place, keeper) for rows, place in parts))
-
-
-def target_settings(objective: Objective) -> TargetSettings:
-    """Choose which outputs of the experts to store: all logits of a large vocabulary if the most likely are too few."""
-    aligned = [part for part in objective.parts if isinstance(part, LogitAlignment)]
-    temperatures = {part.of_words for part in aligned} or {1.0}
-    return TargetSettings(
-        objective.layers,
-        whole=len(temperatures) > 1 or any(part.form == "mse" for part in aligned),
-        tail=min((part.tail for part in aligned), default=1e-3),
-        temperature=min(temperatures),
-    )
 
 
 def _keep_best(

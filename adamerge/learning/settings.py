@@ -15,7 +15,7 @@ from adamerge.learning.keep_best import Watching
 from adamerge.learning.merge_module import BuildScheduler
 from adamerge.learning.trainer import build_trainer, process_count, rank_for, without_advice
 from adamerge.learning.try_schedule import build_schedule, try_schedule
-from adamerge.merging.device import devices_of
+from adamerge.merging.device import BF16, devices_of
 from adamerge.objectives import Regulariser
 from adamerge.optim import (
     BuildOptimizer,
@@ -63,6 +63,11 @@ class Learning:
     def steps(self) -> int:
         """Maximum number of optimiser steps."""
         return int(str(self.trainer.get("max_steps", 100)))
+
+    @property
+    def bf16(self) -> bool:
+        """Whether passes compute in bf16, by autocast."""
+        return self.trainer.get("precision") == BF16
 
     @property
     def build_scheduler(self) -> BuildScheduler | None:
@@ -127,7 +132,7 @@ def judgements(learning: Learning, experts: int) -> Iterator[Judgement]:
 
 def _pairs(learning: Learning) -> Iterator[Judgement]:
     """Yield the checks of the optimiser with the feasible set, and with what learning comes with."""
-    kind = _kind(learning)
+    kind = kind_of(learning.optimizer)
     if kind is not None:
         yield Judgement(["optimizer", "feasible"], partial(check_pair, kind, learning.feasible))
         for circumstance in _circumstances(learning):
@@ -135,11 +140,11 @@ def _pairs(learning: Learning) -> Iterator[Judgement]:
             yield Judgement(keys, partial(check_circumstance, kind, circumstance))
 
 
-def _kind(learning: Learning) -> OptimizerKind | None:
+def kind_of(optimizer: Descent | BuildOptimizer | None) -> OptimizerKind | None:
     """Return the kind of an optimiser that some choices exclude; None for others."""
-    if isinstance(learning.optimizer, Descent):
-        return learning.optimizer.kind
-    cls = getattr(learning.optimizer, "func", learning.optimizer)
+    if isinstance(optimizer, Descent):
+        return optimizer.kind
+    cls = getattr(optimizer, "func", optimizer)
     return OptimizerKind.TORCH_LBFGS if isinstance(cls, type) and issubclass(cls, LBFGS) else None
 
 
@@ -244,7 +249,7 @@ def _built(learning: Learning, experts: int) -> Optimizer | None:
         optimizer = build_optimizer(learning.optimizer, probe, learning.feasible)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer: {error}") from error
-    if isinstance(optimizer, LBFGS) and _kind(learning) is None:  # from a function of Python
+    if isinstance(optimizer, LBFGS) and kind_of(learning.optimizer) is None:  # from a function of Python
         check_pair(OptimizerKind.TORCH_LBFGS, learning.feasible)
         for circumstance in _circumstances(learning):
             check_circumstance(OptimizerKind.TORCH_LBFGS, circumstance)

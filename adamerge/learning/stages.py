@@ -10,9 +10,10 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from adamerge.calibration.agreement import HeldOut, hold_out
+from adamerge.calibration.target_settings import target_settings
 from adamerge.learning.course import Course, Plan, Staged
 from adamerge.learning.kept_stages import Kept, read_stage, write_stage
-from adamerge.learning.learn import Calibration, Goals, descend, goals_of, target_settings
+from adamerge.learning.learn import Calibration, Goals, descend, goals_of
 from adamerge.learning.learned import Learned
 from adamerge.learning.settings import Learning
 from adamerge.merging.chunks import Chunks, Importance, importance, importance_by_gradient
@@ -90,11 +91,11 @@ def learn_in_stages(
     Returns:
         The model with the final grouping, and its coefficients.
     """
-    size, temperature = learning.batching.micro_batch, target_settings(objective).temperature
+    size, bf16, temperature = learning.batching.micro_batch, learning.bf16, target_settings(objective).temperature
     goals = targets if isinstance(targets, Goals) else Goals({}, {})
     if learning.steps and not isinstance(targets, Goals):
-        goals = goals_of(model, objective, calibration, size, targets)
-    held_out = held_out or hold_out(model, calibration.watch, size, goals.watch, temperature)
+        goals = goals_of(model, objective, calibration, size, targets, bf16=bf16)
+    held_out = held_out or hold_out(model, calibration.watch, size, goals.watch, temperature, bf16=bf16)
     run = partial(
         descend, objective=objective, calibration=calibration, held_out=held_out, goals=goals, resume=resume, tell=tell
     )

@@ -1,15 +1,23 @@
 """Where computation happens: the device of the task vectors, which models, batches and coefficients follow."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import torch
 
 from adamerge.merging.memory import free_memory
 from adamerge.types import ConfigError
 
+BF16, FP32 = "bf16-mixed", "32-true"
+"""Lightning's words for the precision of passes: matrices in bf16 by autocast, or everything in fp32."""
+
 _GPU = ("gpu", "cuda")
+_BF16_OF_CPU = ("avx512_bf16", "amx_bf16")
+"""Instructions that multiply bf16; without them a CPU takes longer for bf16 than for fp32."""
+
+_T = TypeVar("_T")
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -112,6 +120,36 @@ def trainer_on(device: torch.device, accelerator: object = "auto") -> dict[str, 
             f"{accelerator}. Compute the task vectors there (task_vectors(…, device=…)), or set accelerator: auto."
         )
     return {"accelerator": device.type, "devices": [device.index] if device.type == "cuda" else 1}
+
+
+def fastest_precision(device: torch.device) -> str:
+    """Return the precision in which a device takes the least time for a model's passes.
+
+    bf16-mixed where it multiplies bf16 itself (GPUs since NVIDIA's Ampere, CPUs with AVX512-BF16 or AMX), else 32-true.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        known = cast(Mapping[str, object], getattr(torch.cpu, "get_capabilities", dict)())  # absent in former versions
+        native = any(known.get(name) for name in _BF16_OF_CPU)
+    return BF16 if native else FP32
+
+
+def each_in_bf16(items: Iterator[_T], device: torch.device, *, bf16: bool) -> Iterator[_T]:
+    """Yield what passes return, each made under autocast to bf16; whoever takes it computes in its own precision.
+
+    Args:
+        items: Runs a pass, or several, whenever the next one is asked for.
+        device: Device of the passes.
+        bf16: Whether they compute in bf16; otherwise nothing changes.
+    """
+    while True:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 @contextmanager

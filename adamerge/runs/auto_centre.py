@@ -15,10 +15,11 @@ from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.cache_keys import kept_of_rows, key_of
 from adamerge.calibration.calibrated_merge import CalibratedMerge
 from adamerge.calibration.race import Auto, Round, race, scales_in_time
+from adamerge.calibration.target_settings import target_settings
 from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
-from adamerge.learning.learn import divide, target_settings
+from adamerge.learning.learn import divide
 from adamerge.merging.exact import joined
 from adamerge.merging.mapped_task_vectors import Mapped
 from adamerge.merging.merged_model import MergedModel, uniform
@@ -26,6 +27,7 @@ from adamerge.results.adapter_settings import adapter_of
 from adamerge.results.finished_merges import Candidate, merit
 from adamerge.results.kept_base import included
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.precision import in_bf16
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.storage.atomic_files import remove_whole, write_text
 from adamerge.storage.kept import Keeper, Key
@@ -95,9 +97,11 @@ class AutoCentre:
             remove_whole(self.run.contestants)
 
     def _held_out(self) -> HeldOut:
-        settings, size = target_settings(self.config.objective), self.config.data.micro_batch
+        bf16, size = in_bf16(self.config), self.config.data.micro_batch
+        settings = target_settings(self.config.objective, bf16=bf16)
         targets = compute_targets(self.plain, self.rows, settings, size, self.run.targets / "watch", self.keeper)
-        return hold_out(self.plain, self.rows, size, targets, settings.temperature, self.config.keep_weight)
+        keep = self.config.keep_weight
+        return hold_out(self.plain, self.rows, size, targets, settings.temperature, keep, bf16=bf16)
 
     def _contestants(self) -> dict[str, Candidate]:
         """Build every merge at every scale, by name, the cheap ones first."""

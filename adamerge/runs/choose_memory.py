@@ -23,6 +23,7 @@ from adamerge.merging.memory import anonymous_memory, give_back
 from adamerge.merging.saved_bytes import Saved, saved_bytes
 from adamerge.runs.all_transforms import transforms_bytes
 from adamerge.runs.config import MergeConfig
+from adamerge.runs.precision import in_bf16
 from adamerge.types import ConfigError
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[object, Saved | None]] = WeakKeyDictionary()
@@ -140,7 +141,7 @@ def _at_first(experts: Experts, device: torch.device) -> _Found:
 
 def gathered_in(config: MergeConfig) -> torch.dtype | None:
     """Choose the dtype in which processes gather parameters; None is that of the task vectors."""
-    return torch.bfloat16 if config.trainer.precision == "bf16-mixed" else None
+    return torch.bfloat16 if in_bf16(config) else None
 
 
 def whole_experts(config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows]) -> list[str]:

@@ -14,6 +14,7 @@ from adamerge.runs.components import lacking_factors
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.earlier_run import EarlierRun
 from adamerge.runs.model_config import ModelConfig, source_of
+from adamerge.runs.precision import precision_of
 from adamerge.runs.start import check_weights
 from adamerge.storage.file_names import check_names
 from adamerge.types import ConfigError
@@ -58,6 +59,7 @@ def learning_from(config: MergeConfig, *, progress_bar: bool) -> Learning:
         progress_bar: Whether to show a progress bar, unless the configuration decides.
     """
     options = {key: value for key, value in asdict(config.trainer).items() if value is not None}
+    options |= {"precision": precision_of(config)}
     options.setdefault("enable_progress_bar", progress_bar)
     return Learning(
         optimizer=config.optimizer,

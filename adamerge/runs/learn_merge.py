@@ -8,11 +8,12 @@ from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
+from adamerge.calibration.target_settings import target_settings
 from adamerge.data.augment import augmented
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
 from adamerge.learning.course import Staged
-from adamerge.learning.learn import divide, goals_of, target_settings
+from adamerge.learning.learn import divide, goals_of
 from adamerge.learning.loggers import with_loggers
 from adamerge.learning.processes import Processes
 from adamerge.learning.settings import Learning
@@ -34,6 +35,7 @@ from adamerge.runs.export_choice import guard_merge, take
 from adamerge.runs.load_rows import check_objective, load_data
 from adamerge.runs.notes import notes_of
 from adamerge.runs.opened import Opened
+from adamerge.runs.precision import precision_of
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.settle_rows import settled
 from adamerge.runs.start import start_in_words, start_of
@@ -65,7 +67,7 @@ def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console)
 def device_line(config: MergeConfig, device: torch.device | None = None) -> str:
     """Say where a configuration computes, by default on the device that it names, and in which precision."""
     own = device or device_of(config.trainer.accelerator)
-    return f"device: {describe_device(own)}; precision: {config.trainer.precision}"
+    return f"device: {describe_device(own)}; precision: {precision_of(config)}"
 
 
 def learn_merge(
@@ -117,9 +119,9 @@ def learn_merge(
         learn = augmented(calibration.learn, config.data.augmentation, config.seed_everything)
         calibration = replace(calibration, learn=learn)
         needed = calibration if learning.steps else replace(calibration, learn={})
-        goals = goals_of(model, config.objective, needed, size, run.targets, keeper)
-        temperature = target_settings(config.objective).temperature
-        held_out = hold_out(model, calibration.watch, size, goals.watch, temperature, config.keep_weight)
+        bf16, temperature = learning.bf16, target_settings(config.objective).temperature
+        goals = goals_of(model, config.objective, needed, size, run.targets, keeper, bf16=bf16)
+        held_out = hold_out(model, calibration.watch, size, goals.watch, temperature, config.keep_weight, bf16=bf16)
         learning = replace(learning, trainer=with_loggers(learning.trainer, run.logs))
         if processes is not None and processes.first:
             processes.join()

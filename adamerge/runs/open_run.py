@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 
 from adamerge.calibration.agreement import HeldOut, hold_out
+from adamerge.calibration.target_settings import target_settings
 from adamerge.experts.experts import Experts
 from adamerge.learning.keep_best import criterion
-from adamerge.learning.learn import Calibration, divide, goals_of, target_settings
+from adamerge.learning.learn import Calibration, divide, goals_of
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import RoundingMode
@@ -33,6 +34,7 @@ from adamerge.runs.finished import files_of_export
 from adamerge.runs.inputs import changed_rows, check_coefficients
 from adamerge.runs.load_rows import Data, export_notes, load_data
 from adamerge.runs.model_config import source_of
+from adamerge.runs.precision import in_bf16
 from adamerge.runs.read_yaml import read_yaml_file
 from adamerge.runs.run_directory import RunDirectory, keeper_for, use_run
 from adamerge.runs.settle_rows import settle_rows
@@ -199,9 +201,10 @@ def _held_out(config: MergeConfig, model: MergedModel, run: RunDirectory, keeper
     rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, run.answers, keeper)
     watch = divide(rows, config.data, config.seed_everything).watch
     kept = run.targets if run.targets.exists() else None
-    size, temperature = config.data.micro_batch, target_settings(config.objective).temperature
-    goals = goals_of(model, config.objective, Calibration({}, watch), size, kept, keeper)
-    return hold_out(model, watch, size, goals.watch, temperature, config.keep_weight)
+    size, bf16 = config.data.micro_batch, in_bf16(config)
+    goals = goals_of(model, config.objective, Calibration({}, watch), size, kept, keeper, bf16=bf16)
+    temperature = target_settings(config.objective).temperature
+    return hold_out(model, watch, size, goals.watch, temperature, config.keep_weight, bf16=bf16)
 
 
 def _row_notes(config: MergeConfig, data: Data, record: Path) -> Iterator[str]:

@@ -18,6 +18,7 @@ COMMON: Final[dict[str, object]] = {
     "optimizer": None,
     "lr_scheduler": None,
     "trainer.max_steps": 0,
+    "trainer.precision": "32-true",
 }
 """Every key that presets set, with its value if a preset does not change it."""
 
@@ -59,6 +60,7 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
         "watch.average": 0.9,
         "lr_scheduler": "StableDecay",
         "trainer.max_steps": 200,
+        "trainer.precision": "auto",
     },
     "frank_wolfe": ADAMERGING
     | {

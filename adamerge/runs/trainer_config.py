@@ -26,7 +26,8 @@ class TrainerConfig:
         num_nodes: Number of machines.
         strategy: ddp, or auto: the same; every process holds the whole model. fsdp2: each holds a part of the merged
             model, by PyTorch's fully_shard.
-        precision: 32-true, bf16-mixed (less memory), or 64-true.
+        precision: Of the models' passes: 32-true, bf16-mixed (matrices in bf16, by autocast), 64-true, or auto:
+            bf16-mixed where the device multiplies bf16 itself, else 32-true.
         gradient_clip_val: Clip the coefficients' gradient to this size; null does not clip.
         gradient_clip_algorithm: norm (clip the norm of the gradient) or value (clip each element).
         deterministic: Raise an error for operations that are not reproducible.
@@ -41,7 +42,7 @@ class TrainerConfig:
     devices: int = 1
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "32-true"
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
     deterministic: bool | None = None

@@ -5,6 +5,7 @@ import torch
 from support.families import build, save_family
 
 from adamerge.calibration.agreement import hold_out, predictions
+from adamerge.calibration.target_settings import target_settings
 from adamerge.calibration.targets import TargetSettings, compute_targets
 from adamerge.data.rows import TensorRows
 from adamerge.data.settings import Batching
@@ -12,7 +13,7 @@ from adamerge.experts.checkpoint import open_checkpoint
 from adamerge.experts.from_checkpoints import from_checkpoints
 from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
-from adamerge.learning.learn import divide, learn, target_settings
+from adamerge.learning.learn import divide, learn
 from adamerge.learning.settings import Learning
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.forward_pass import choose_layers

@@ -4,11 +4,11 @@ import pytest
 import torch
 from support.families import build
 
+from adamerge.calibration.target_settings import target_settings
 from adamerge.calibration.targets import compute_targets
 from adamerge.data.rows import TensorRows
 from adamerge.experts.from_modules import from_modules
 from adamerge.experts.inspect_weights import inspect_weights
-from adamerge.learning.learn import target_settings
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import tensor_wise
 from adamerge.merging.merged_model import MergedModel, task_vectors
