@@ -10,7 +10,7 @@ from adamerge.experts.from_modules import emptied
 LARGEST = 2**30
 """Number of parameters above which no copy is made."""
 
-_LARGE = 2**24
+_LARGE = 2**22
 """Number of elements above which a matrix is filled with the same numbers at every diagonal."""
 
 _BLOCKS = 2

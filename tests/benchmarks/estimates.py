@@ -22,10 +22,13 @@ from peft import LoraConfig, get_peft_model
 from support.families import WORDS
 from transformers import Qwen2ForCausalLM
 
+from adamerge.merging.device import BF16
+
 WITH_ROWS = 2
 RUNS = ("mapped 4", "mapped 8", "resident 4", "resident 8", "streamed 4", "streamed 8")
 RUNS += ("mapped 8 adapters", "streamed 8 adapters", "mapped 4 Wudi", "streamed 4 Wudi", "mapped 4 Isotropic")
-"""Execution, experts, and what else there is: adapters in the place of experts, or a transform as the centre."""
+RUNS += ("resident 4 bf16", "mapped 4 bf16", "streamed 4 bf16")
+"""Execution, experts, and what else: adapters in the place of experts, passes in bf16, or a transform as the centre."""
 
 
 def complete(folder: Path, options: argparse.Namespace) -> None:
@@ -64,8 +67,12 @@ def configure(folder: Path, run: str, options: argparse.Namespace) -> None:
             "positions": "all",
         },
         "watch": {"every": options.steps},
-        "trainer": {"max_steps": options.steps, "accelerator": "cpu"},
-        **({"centre": more[0]} if more and more != ["adapters"] else {}),
+        "trainer": {
+            "max_steps": options.steps,
+            "accelerator": "cpu",
+            **({"precision": BF16} if more == ["bf16"] else {}),
+        },
+        **({"centre": more[0]} if more and more[0] not in ("adapters", "bf16") else {}),
     }
     (folder / "merge.yaml").write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
 
