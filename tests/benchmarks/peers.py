@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--pools", type=Path, default=Path("pools"), help="Folder of the checkpoints.")
     parser.add_argument("--shared", type=Path, default=Path("../shared/zoo"))
     parser.add_argument("--only", nargs="+", choices=["text-8", "vision-4", "language-5"], default=["text-8"])
+    parser.add_argument("--by", nargs="+", choices=["mergekit", "PEFT"], default=["mergekit", "PEFT"])
     parser.add_argument("--test_rows", type=int, help="Test rows per task, where all take too long.")
     options = parser.parse_args()
     for name in options.only:
@@ -131,13 +132,15 @@ def main() -> None:
         base, language = Path(str(pool["base_model"])), name == "language-5"
         print(f"\n{name}\n\n| | mean | {' | '.join(paths)} | seconds |\n|---|---|{'---|' * len(paths)}---|", flush=True)
         with tempfile.TemporaryDirectory() as place:
-            dense = {task: options.pools / "llm/fp32" / task for task in paths} if language else paths
-            whole = backbones({"base": base, **dense}, language, Path(place))
             out = Path(place) / "merged"
-            for method in MERGEKIT:
-                _row(f"mergekit: {method}", partial(by_mergekit, method, whole, out), pool, out)
-            for method in PEFT if language else ():
-                _row(f"PEFT: {method}", partial(by_peft, method, base, paths, out), pool, out)
+            if "mergekit" in options.by:
+                dense = {task: options.pools / "llm/fp32" / task for task in paths} if language else paths
+                whole = backbones({"base": base, **dense}, language, Path(place))
+                for method in MERGEKIT:
+                    _row(f"mergekit: {method}", partial(by_mergekit, method, whole, out), pool, out)
+            if "PEFT" in options.by and language:
+                for method in PEFT:
+                    _row(f"PEFT: {method}", partial(by_peft, method, base, paths, out), pool, out)
 
 
 def _row(name: str, merge: Callable[[], None], pool: Mapping[str, object], out: Path) -> None:
