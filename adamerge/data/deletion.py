@@ -17,7 +17,7 @@ def deletions(
     Args:
         rows: Index and token ids of each row.
         special: Ids of tokens that stay.
-        how: Number of copies, and the largest share.
+        how: Number of copies of so many rows, and the largest share.
         seed: Random seed.
 
     Returns:
@@ -29,7 +29,9 @@ def deletions(
     """
     drawn = random.Random(seed)
     return [
-        (row, _kept(ids, special, drawn.random() * how.deletion, drawn)) for _ in range(how.copies) for row, ids in rows
+        (row, _kept(ids, special, drawn.random() * how.deletion, drawn))
+        for _ in range(how.copies_of(len(rows)))
+        for row, ids in rows
     ]
 
 

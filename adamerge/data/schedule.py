@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from adamerge.data.settings import Batching
 from adamerge.types import Fact
 
 
@@ -52,58 +53,57 @@ class Schedule:
         return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def split_held_out(count: int, share: float, seed: int, least: int = 0) -> tuple[list[int], list[int]]:
+def split_held_out(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
     """Divide row indices at random into rows to learn from and held-out rows.
 
     Args:
         count: Number of rows.
-        share: Share of the rows that is held out; at least one row remains to learn from.
+        held_out: How many of them are held out.
         seed: Random seed.
-        least: Hold out at least so many of twice as many rows or more; no rows if the share is 0.
 
     Returns:
         Sorted indices of the rows to learn from and of the held-out rows.
 
     Example:
-        >>> learn, held_out = split_held_out(8, 0.25, seed=0)
+        >>> learn, held_out = split_held_out(8, 2, seed=0)
         >>> len(learn), len(held_out), sorted(learn + held_out) == list(range(8))
         (6, 2, True)
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    held_out = min(round(count * share), count - 1)
-    if share and count >= 2 * least:
-        held_out = max(held_out, least)
     return sorted(order[held_out:]), sorted(order[:held_out])
 
 
-def held_out_notes(counts: Mapping[str, int], share: float, least: int) -> list[Fact]:
+def held_out_notes(counts: Mapping[str, int], how: Batching) -> list[Fact]:
     """Say where the share of held-out rows is not what counts, and where held-out rows are few.
 
     Args:
         counts: Number of rows by task.
-        share: As for `split_held_out`.
-        least: As for `split_held_out`.
+        how: The share, and its limits.
 
     Example:
-        >>> for line in held_out_notes({"mail": 65, "news": 20, "chat": 600}, 0.25, 32):
+        >>> how = Batching(held_out=0.25, most_held_out=100)
+        >>> for line in held_out_notes({"mail": 65, "news": 20, "chat": 600}, how):
         ...     print(line)
         note: held out: 32 of 65 rows of mail (data.least_held_out; the share data.held_out would be 16)
+        note: held out: 100 of 600 rows of chat (data.most_held_out; the share data.held_out would be 150)
         note: held out: 5 of 20 rows of news; with fewer than 64 rows the share data.held_out counts, and so few rows \
 tell iterates apart only roughly
     """
-    if not share:
+    if not how.held_out:
         return []
-    held = {task: min(round(count * share), count - 1) for task, count in counts.items() if count}
-    raised = {task: few for task, few in held.items() if few < least and counts[task] >= 2 * least}
-    few = {task: few for task, few in held.items() if counts[task] < 2 * least}
-    lines = [
-        f"{least} of {counts[task]} rows of {task} (data.least_held_out; the share data.held_out would be {own})"
-        for task, own in raised.items()
-    ]
+    own, share = ({task: of(n) for task, n in counts.items() if n} for of in (how.held_out_of, how.share_of))
+    lines: list[str] = []
+    for key, by_limit in (("least_held_out", int.__gt__), ("most_held_out", int.__lt__)):
+        lines += [
+            f"{held} of {counts[task]} rows of {task} (data.{key}; the share data.held_out would be {share[task]})"
+            for task, held in own.items()
+            if by_limit(held, share[task])
+        ]
+    least = how.least_held_out
+    few = [f"{held} of {counts[task]} rows of {task}" for task, held in own.items() if counts[task] < 2 * least]
     if few:
-        each = ", ".join(f"{own} of {counts[task]} rows of {task}" for task, own in few.items())
         lines.append(
-            f"{each}; with fewer than {2 * least} rows the share data.held_out counts, and so few rows tell iterates "
-            "apart only roughly"
+            f"{', '.join(few)}; with fewer than {2 * least} rows the share data.held_out counts, and so few rows tell "
+            "iterates apart only roughly"
         )
     return [Fact(f"note: held out: {line}") for line in lines]

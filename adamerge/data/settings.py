@@ -149,6 +149,7 @@ class Augmentation:
 
     Attributes:
         copies: Copies of each text.
+        most: Texts and copies of a task together, about; where there are many texts each has fewer copies, but one.
         deletion: Largest share of a copy's tokens that are deleted; every copy draws its own share below it.
 
     Reference:
@@ -158,10 +159,21 @@ class Augmentation:
 
     copies: int = 3
     deletion: float = 0.5
+    most: int = 1024
+
+    def copies_of(self, rows: int) -> int:
+        """Return how many copies each text of a task with so many texts has.
+
+        Example:
+            >>> [Augmentation().copies_of(rows) for rows in (32, 256, 320, 640)]
+            [3, 3, 2, 1]
+        """
+        return min(self.copies, max(1, self.most // max(1, rows) - 1))
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         _check_number("data.augmentation.copies", self.copies, MOST_COPIES)
+        _check_number("data.augmentation.most", self.most, 2**30)
         if not 0 < self.deletion < 1:
             raise ConfigError(
                 f"data.augmentation.deletion: expected a share above 0 and below 1, found {self.deletion}."
@@ -176,6 +188,7 @@ class Batching:
         rows: Calibration rows per task, drawn with the seed; null uses all.
         held_out: Share of them that is held out to choose the best iterate; 0 holds out none.
         least_held_out: Hold out at least so many rows of a task that has twice as many or more, whatever the share.
+        most_held_out: Hold out at most so many rows of a task, whatever the share; null sets no limit.
         batch_size: Rows per task per step; null uses all rows at every step.
         micro_batch: Rows per forward pass; affects memory, and results up to rounding alone, except hidden states of
             encoders, whose rows weigh by their length within a pass.
@@ -191,6 +204,7 @@ class Batching:
     rows: int | None = 256
     held_out: float = 0.25
     least_held_out: int = 32
+    most_held_out: int | None = None
     batch_size: int | None = 16
     micro_batch: int = 64
     max_length: int | None = None
@@ -206,8 +220,32 @@ class Batching:
                 raise ConfigError(f"data.{key}: expected at least 1, found {value}.")
         if self.least_held_out < 0:
             raise ConfigError(f"data.least_held_out: expected 0 or more, found {self.least_held_out}.")
+        if self.most_held_out is not None and self.most_held_out < max(1, self.least_held_out):
+            raise ConfigError(
+                f"data.most_held_out: expected at least 1 and data.least_held_out ({self.least_held_out}), or null, found "
+                f"{self.most_held_out}."
+            )
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"data.held_out: expected a share of at least 0 and less than 1, found {self.held_out}.")
+
+    def share_of(self, count: int) -> int:
+        """Return the share of a task's rows that is held out, as a number of rows; one row at least is learned from."""
+        return min(round(count * self.held_out), count - 1) if count else 0
+
+    def held_out_of(self, count: int) -> int:
+        """Return how many rows of a task are held out, within the limits.
+
+        Args:
+            count: Number of its rows.
+
+        Example:
+            >>> [Batching(most_held_out=64).held_out_of(count) for count in (0, 1, 20, 65, 256, 600)]
+            [0, 0, 5, 32, 64, 64]
+        """
+        held = self.share_of(count)
+        if self.held_out and count >= 2 * self.least_held_out:
+            held = max(held, self.least_held_out)
+        return held if self.most_held_out is None else min(held, self.most_held_out)
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,7 @@ def divide(rows: Mapping[str, Rows], batching: Batching, seed: int) -> Calibrati
     Returns:
         The divided rows.
     """
-    share, least = batching.held_out, batching.least_held_out
-    parts = {task: split_held_out(len(own), share, seed, least) for task, own in rows.items()}
+    parts = {task: split_held_out(len(own), batching.held_out_of(len(own)), seed) for task, own in rows.items()}
     return Calibration(
         {task: Subset(rows[task], learn) for task, (learn, _) in parts.items()},
         {task: Subset(rows[task], watch) for task, (_, watch) in parts.items() if watch},

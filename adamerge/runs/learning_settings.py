@@ -8,7 +8,7 @@ import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.data.rows import Rows
-from adamerge.data.schedule import held_out_notes, split_held_out
+from adamerge.data.schedule import held_out_notes
 from adamerge.experts.name_patterns import several
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.merging.chunks import Chunks
@@ -112,16 +112,16 @@ def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
     """Say how many rows are held out and taken per step, where that is not as configured, or where they are few."""
     counts = {task: len(own) for task, own in rows.items()}
     watched = config.trainer.max_steps and config.watch.monitor != "last"
-    notes = held_out_notes(counts, config.data.held_out, config.data.least_held_out) if watched else []
+    notes = held_out_notes(counts, config.data) if watched else []
     return [*notes, *_batch_notes(config, counts), *_growth_notes(config, rows)]
 
 
 def _batch_notes(config: MergeConfig, counts: Mapping[str, int]) -> list[Fact]:
     """Say of which tasks a step takes all rows, because they are fewer than a batch."""
-    size, share, seed = config.data.batch_size, config.data.held_out, config.seed_everything
+    size = config.data.batch_size
     if size is None or not config.trainer.max_steps:
         return []
-    own = {task: len(split_held_out(n, share, seed, config.data.least_held_out)[0]) for task, n in counts.items()}
+    own = {task: count - config.data.held_out_of(count) for task, count in counts.items()}
     few = [f"{count} of {task}" for task, count in own.items() if count < size]
     rows = several(few, 6)
     return [Fact(f"note: data.batch_size: {size}: a step takes all rows to learn from, {rows}")] if few else []
@@ -131,8 +131,7 @@ def _growth_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
     """Say that the budget of chunks cannot grow without held-out rows."""
     if config.chunks is None or not config.trainer.max_steps:
         return []
-    share, seed, least = config.data.held_out, config.seed_everything, config.data.least_held_out
-    watched = any(split_held_out(len(own), share, seed, least)[1] for own in rows.values())
+    watched = any(config.data.held_out_of(len(own)) for own in rows.values())
     settled = config.chunks.settled(watched=watched)
     if settled == config.chunks:
         return []
@@ -149,14 +148,18 @@ def augmentation_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fa
     how = config.data.augmentation
     if how is None or not config.trainer.max_steps:
         return []
-    copied = [task for task, own in rows.items() if own.augmented(how, 0, [0])]
+    learned = {task: len(own) - config.data.held_out_of(len(own)) for task, own in rows.items()}
+    copied = {task: how.copies_of(learned[task]) for task, own in rows.items() if own.augmented(how, 0, [0])}
     asked = any(key.startswith("data.augmentation") for key in config.written)
     left = [task for task in rows if asked and task not in copied]
+    deleted = f"up to {100 * how.deletion:g} % of their tokens deleted at random; their experts predict them anew"
     lines = {
-        f"{how.copies} copies of each text to learn from, up to {100 * how.deletion:g} % of their tokens deleted at "
-        "random; their experts predict them anew": copied,
-        "rows are no texts with one prediction each, and are used unchanged": left,
+        f"{copies} {'copies' if copies > 1 else 'copy'} of each text to learn from, {deleted}": [
+            task for task, own in copied.items() if own == copies
+        ]
+        for copies in sorted(set(copied.values()))
     }
+    lines |= {"rows are no texts with one prediction each, and are used unchanged": left}
     return [Fact(f"note: data.augmentation: {', '.join(tasks)}: {line}") for line, tasks in lines.items() if tasks]
 
 

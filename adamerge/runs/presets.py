@@ -11,6 +11,8 @@ COMMON: Final[dict[str, object]] = {
     "init": "published",
     "feasible": "Box",
     "objective": "Entropy",
+    "data.rows": 256,
+    "data.most_held_out": None,
     "data.augmentation": None,
     "watch.patience": 10,
     "watch.average": 0.0,
@@ -53,6 +55,8 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
     | {
         "centre": "auto",
         "beside": ["base", "Isotropic", "Wudi"],
+        "data.rows": 768,
+        "data.most_held_out": 64,
         "data.augmentation": {},
         "objective": {"class_path": "LogitAlignment", "init_args": {"temperature": "auto"}},
         "chunks": {"budget": 8},

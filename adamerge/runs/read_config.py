@@ -249,7 +249,7 @@ SAVED = DECIDED - ADDED.keys()
 
 FORMER: Mapping[str, Mapping[str, object]] = {
     "watch": {"guard": False, "average": 0.0},
-    "data": {"least_held_out": 0, "augmentation": None},
+    "data": {"least_held_out": 0, "most_held_out": None, "augmentation": None},
 }
 """Values with which a configuration means what it meant when it was saved, before these keys were there."""
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adamerge.data.schedule import held_out_notes, split_held_out
+from adamerge.data.settings import Batching
 from adamerge.learning.keep_best import Watching, rank
 
 LOOKS = st.fixed_dictionaries(
@@ -37,22 +38,26 @@ def test_the_best_by_divergence_is_within_a_hundredth_of_the_lowest(history):
     assert history[best(history, "divergence")]["divergence"] <= lowest * 1.01 + 1e-300
 
 
-@given(st.integers(1, 300), st.floats(0, 0.9), st.integers(0, 40))
-def test_a_task_with_enough_rows_holds_out_the_least_number(count, share, least):
-    learn, held = split_held_out(count, share, 0, least)
+@given(st.integers(1, 300), st.floats(0, 0.9), st.integers(0, 40), st.none() | st.integers(40, 90))
+def test_a_task_with_enough_rows_holds_out_a_number_between_the_limits(count, share, least, most):
+    how, plain = Batching(held_out=share, least_held_out=least, most_held_out=most), Batching(held_out=share)
+    learn, held = split_held_out(count, how.held_out_of(count), 0)
     assert sorted(learn + held) == list(range(count))
     assert learn
-    former = split_held_out(count, share, 0)[1]
+    former = split_held_out(count, plain.share_of(count), 0)[1]
+    limited = former if most is None else former[:most]
     if share and count >= 2 * least:
-        assert len(held) == max(least, len(former))
-        assert set(former) <= set(held)
+        assert len(held) == max(least, len(limited))
     else:
-        assert held == former
+        assert len(held) == len(limited)
+    assert set(former) <= set(held) or set(held) <= set(former)
 
 
-@pytest.mark.parametrize(("rows", "said"), [(65, "32 of 65 rows"), (63, "16 of 63 rows"), (128, ""), (600, "")])
+@pytest.mark.parametrize(
+    ("rows", "said"), [(65, "32 of 65 rows"), (63, "16 of 63 rows"), (128, ""), (400, ""), (600, "100 of 600 rows")]
+)
 def test_it_is_said_where_the_share_does_not_count_or_rows_are_few(rows, said):
-    found = "".join(held_out_notes({"mail": rows}, 0.25, 32))
+    found = "".join(held_out_notes({"mail": rows}, Batching(most_held_out=100)))
     assert said in found
     assert bool(said) == bool(found)
-    assert not held_out_notes({"mail": rows}, 0.0, 32)
+    assert not held_out_notes({"mail": rows}, Batching(held_out=0.0))
