@@ -27,12 +27,8 @@ def deletions(
         >>> deletions([(7, [0, 5, 6, 8, 9, 1])], {0, 1}, Augmentation(copies=2, deletion=0.9), seed=3)
         [(7, [0, 1, 2, 3, 4, 5]), (7, [0, 2, 3, 4, 5])]
     """
-    drawn = random.Random(seed)
-    return [
-        (row, _kept(ids, special, drawn.random() * how.deletion, drawn))
-        for _ in range(how.copies_of(len(rows)))
-        for row, ids in rows
-    ]
+    drawn, copies = random.Random(seed), range(how.copies_of(len(rows)))
+    return [(row, _kept(ids, special, drawn.random() * how.deletion, drawn)) for _ in copies for row, ids in rows]
 
 
 def _kept(ids: Sequence[int], special: Collection[int], share: float, drawn: random.Random) -> list[int]:

@@ -222,8 +222,8 @@ class Batching:
             raise ConfigError(f"data.least_held_out: expected 0 or more, found {self.least_held_out}.")
         if self.most_held_out is not None and self.most_held_out < max(1, self.least_held_out):
             raise ConfigError(
-                f"data.most_held_out: expected at least 1 and data.least_held_out ({self.least_held_out}), or null, found "
-                f"{self.most_held_out}."
+                f"data.most_held_out: expected data.least_held_out ({self.least_held_out}) or more, at least 1, or null, "
+                f"found {self.most_held_out}."
             )
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"data.held_out: expected a share of at least 0 and less than 1, found {self.held_out}.")
