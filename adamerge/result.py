@@ -164,7 +164,7 @@ class Result:
 
     def agreement(self) -> dict[str, float]:
         """Measure the share of held-out rows, 0 to 1, on which merged model and expert predict the same, by task."""
-        return self._held_out.agreement(self.model, self.coefficients)
+        return self._held_out.judging.agreement(self.model, self.coefficients)
 
     def scores(self) -> Scores:
         """Measure accuracy in %, or perplexity, on the evaluation rows, by task, and "mean".

@@ -47,6 +47,7 @@ class HeldOut:
         temperature: Of the divergence, in which the targets of a large vocabulary are stored.
         keep: How much the base's rows, if there are any, count in means: this times as much as all tasks together.
         bf16: Whether merges answer in bf16, by autocast.
+        fresh: The same with rows that chose nothing, of the tasks that have such; None if no task has.
     """
 
     rows: Mapping[str, Rows]
@@ -56,6 +57,22 @@ class HeldOut:
     temperature: float = 1.0
     keep: float = 1.0
     bf16: bool = False
+    fresh: "HeldOut | None" = None
+
+    @property
+    def judging(self) -> "HeldOut":
+        """What finished merges are judged by: rows that chose nothing, where there are such."""
+        return self.fresh or self
+
+    @property
+    def flattered(self) -> list[str]:
+        """Tasks whose rows judge what they chose."""
+        return [task for task, own in self.judging.rows.items() if own is self.rows.get(task)]
+
+    def count(self, task: str) -> int:
+        """Return how many of a task's rows are held out."""
+        own = len(self.rows.get(task, ()))
+        return own if task in self.flattered else own + len(self.judging.rows.get(task, ()))
 
     @property
     def weights(self) -> dict[str, float]:

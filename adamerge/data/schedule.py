@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adamerge.data.settings import Batching
+from adamerge.data.settings import JUDGING, Batching
 from adamerge.types import Fact
 
 
@@ -81,11 +81,12 @@ def held_out_notes(counts: Mapping[str, int], how: Batching) -> list[Fact]:
         how: The share, and its limits.
 
     Example:
-        >>> how = Batching(held_out=0.25, most_held_out=100)
+        >>> how = Batching(held_out=0.25, most_held_out=130)
         >>> for line in held_out_notes({"mail": 65, "news": 20, "chat": 600}, how):
         ...     print(line)
         note: held out: 32 of 65 rows of mail (data.least_held_out; the share data.held_out would be 16)
-        note: held out: 100 of 600 rows of chat (data.most_held_out; the share data.held_out would be 150)
+        note: held out: 130 of 600 rows of chat (data.most_held_out; the share data.held_out would be 150)
+        note: held out: 64 of the held-out rows of chat choose nothing: merges are judged by them
         note: held out: 5 of 20 rows of news; with fewer than 64 rows the share data.held_out counts, and so few rows \
 tell iterates apart only roughly
     """
@@ -99,6 +100,11 @@ tell iterates apart only roughly
             for task, held in own.items()
             if by_limit(held, share[task])
         ]
+    judging = [task for task, count in counts.items() if how.judging_of(count)]
+    if judging:
+        lines.append(
+            f"{JUDGING} of the held-out rows of {', '.join(judging)} choose nothing: merges are judged by them"
+        )
     least = how.least_held_out
     few = [f"{held} of {counts[task]} rows of {task}" for task, held in own.items() if counts[task] < 2 * least]
     if few:

@@ -22,6 +22,9 @@ Normalisation: TypeAlias = Literal["strip", "case", "punctuation"]
 MOST_NEW_TOKENS = 2**17
 """Largest number of tokens of an answer: room for so many is made for every row."""
 
+JUDGING = 64
+"""Rows that are enough to judge merges by, and to choose by as many others."""
+
 MOST_COPIES = 1000
 """Largest number of changed copies of a text: all are made before learning starts."""
 
@@ -222,7 +225,7 @@ class Batching:
             raise ConfigError(f"data.least_held_out: expected 0 or more, found {self.least_held_out}.")
         if self.most_held_out is not None and self.most_held_out < max(1, self.least_held_out):
             raise ConfigError(
-                f"data.most_held_out: expected data.least_held_out ({self.least_held_out}) or more, at least 1, or null, "
+                f"data.most_held_out: expected data.least_held_out ({self.least_held_out}) or more, or null, "
                 f"found {self.most_held_out}."
             )
         if not 0 <= self.held_out < 1:
@@ -246,6 +249,18 @@ class Batching:
         if self.held_out and count >= 2 * self.least_held_out:
             held = max(held, self.least_held_out)
         return held if self.most_held_out is None else min(held, self.most_held_out)
+
+    def judging_of(self, count: int) -> int:
+        """Return how many of a task's held-out rows choose nothing, so that finished merges can be judged by them.
+
+        Args:
+            count: Number of the task's rows.
+
+        Example:
+            >>> [Batching().judging_of(count) for count in (256, 500, 512, 900)]
+            [0, 0, 64, 64]
+        """
+        return JUDGING if self.held_out_of(count) >= 2 * JUDGING else 0
 
 
 @dataclass(frozen=True)

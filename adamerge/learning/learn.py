@@ -1,9 +1,10 @@
 """Learning of coefficients with Lightning's Trainer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -41,11 +42,13 @@ class Calibration:
 
     Attributes:
         learn: Rows that steps use, by task.
-        watch: Held-out rows, by task.
+        watch: Held-out rows that choose, by task.
+        judge: Held-out rows that choose nothing, of the tasks that have enough.
     """
 
     learn: Mapping[str, Rows]
     watch: Mapping[str, Rows]
+    judge: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
 
 
 class Goals(NamedTuple):
@@ -53,11 +56,13 @@ class Goals(NamedTuple):
 
     Attributes:
         learn: Outputs on the rows to learn from; empty if the objective does not compare with them.
-        watch: Outputs on the held-out rows.
+        watch: Outputs on the held-out rows that choose.
+        judge: Outputs on those that choose nothing.
     """
 
     learn: Mapping[str, Targets]
     watch: Mapping[str, Targets]
+    judge: Mapping[str, Targets] = MappingProxyType({})
 
 
 def divide(rows: Mapping[str, Rows], batching: Batching, seed: int) -> Calibration:
@@ -65,17 +70,20 @@ def divide(rows: Mapping[str, Rows], batching: Batching, seed: int) -> Calibrati
 
     Args:
         rows: Calibration rows by task.
-        batching: Contains the share, and the least number of a task that has twice as many rows.
+        batching: Contains the share and its limits.
         seed: Random seed of the division.
 
     Returns:
         The divided rows.
     """
-    parts = {task: split_held_out(len(own), batching.held_out_of(len(own)), seed) for task, own in rows.items()}
-    return Calibration(
-        {task: Subset(rows[task], learn) for task, (learn, _) in parts.items()},
-        {task: Subset(rows[task], watch) for task, (_, watch) in parts.items() if watch},
-    )
+    learn, watch, judge = dict[str, Rows](), dict[str, Rows](), dict[str, Rows]()
+    for task, own in rows.items():
+        learned, held = split_held_out(len(own), batching.held_out_of(len(own)), seed)
+        chosen, judging = split_held_out(len(held), batching.judging_of(len(own)), seed)
+        learn[task] = Subset(own, learned)
+        for part, indices in ((watch, chosen), (judge, judging)):
+            part.update({task: Subset(own, [held[i] for i in indices])} if indices else {})
+    return Calibration(learn, watch, judge)
 
 
 def learn(
@@ -226,7 +234,8 @@ def goals_of(
     """
     settings = target_settings(objective, bf16=bf16)
     compared = {task: own for task, own in calibration.learn.items() if objective_of(task, objective).uses_targets}
-    parts = ((compared, folder and folder / "learn"), (calibration.watch, folder and folder / "watch"))
+    named = {"learn": compared, "watch": calibration.watch, "judge": calibration.judge}
+    parts = [(rows, folder and folder / name) for name, rows in named.items()]
     return Goals(*(compute_targets(model, rows, settings, size, place, keeper) for rows, place in parts))
 
 

@@ -34,6 +34,7 @@ class Comparison:
         judged: Agreement and divergence of each held-out row, by candidate (and the centre's, if it is a merge) and
             task.
         by: What the scale was chosen by.
+        flattered: Tasks whose held-out rows chose step or scale too.
         notes: What the user should know of the scores.
     """
 
@@ -43,6 +44,7 @@ class Comparison:
     tuned_scale: float | None
     judged: Mapping[str, Mapping[str, RowScores]] = field(default_factory=dict[str, Mapping[str, RowScores]])
     by: Criterion = "divergence"
+    flattered: Sequence[str] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,7 +78,7 @@ class Comparison:
         beside = {
             "agreement": self.agreement,
             "divergence": {key: by_task(own, "divergence") for key, own in self.judged.items()},
-            "verdict": verdict(self.judged, self.by) if self.judged else None,
+            "verdict": verdict(self.judged, self.by, self.flattered) if self.judged else None,
             "metric": self.metric,
             "metrics": {task: one.key for task, one in self.measures.items()},
             "higher_is_better": {task: one.higher for task, one in self.measures.items()},
@@ -130,9 +132,12 @@ def compare(
     candidates["learned"] = Candidate(*written_model(model, written)) if written else Candidate(model, learned)
     judged: dict[str, Mapping[str, RowScores]] = {}
     if held_out:
-        known = {key: own for key, own in guarded.scores.items() if key != "learned"} if guarded else {}
-        judged = {key: known.get(key) or held_out.judge(*candidate) for key, candidate in candidates.items()}
-        judged |= known
+        rivals = {key: one for key, one in guarded.candidates.items() if key != "learned"} if guarded else {}
+        known = guarded.scores if guarded and not held_out.fresh else {}  # of the rows that chose
+        judged = {
+            key: known[key] if key in rivals and key in known else held_out.judging.judge(*candidate)
+            for key, candidate in {**candidates, **rivals}.items()
+        }
     scores: dict[str, Scores] = {key: dict.fromkeys([*(rows or model.tasks), MEAN]) for key in CANDIDATES}
     measures, notes = dict[str, Measure](), tuple[str, ...]()
     if rows:
@@ -147,4 +152,4 @@ def compare(
         for note in notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     agreement = {key: by_task(own, "agreement") for key, own in judged.items()}
-    return Comparison(scores, agreement, measures, finished.scale, judged, by, notes)
+    return Comparison(scores, agreement, measures, finished.scale, judged, by, held_out.flattered, notes)

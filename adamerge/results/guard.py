@@ -22,7 +22,7 @@ class Guarded:
 
     Attributes:
         taken: Name of the best: learned, centre, average, task_arithmetic or task_arithmetic_tuned.
-        best: The best.
+        candidates: What was compared, by name.
         plain: Whether its coefficients are of untransformed task vectors added to the base, and not of what was learned
             on.
         scores: Scores on held-out rows by candidate and task.
@@ -31,11 +31,16 @@ class Guarded:
     """
 
     taken: str
-    best: Candidate
+    candidates: Mapping[str, Candidate]
     plain: bool
     scores: Mapping[str, Mapping[str, RowScores]]
     by: Criterion
     scale: float | None
+
+    @property
+    def best(self) -> Candidate:
+        """The best of them."""
+        return self.candidates[self.taken]
 
     def lines(self) -> list[str]:
         """Say what was compared, what is exported, and which tasks another candidate would serve better."""
@@ -111,7 +116,7 @@ def guard(
     scores = {key: held_out.judge(*one) for key, one in candidates.items()}
     taken = max(scores, key=lambda key: (merit(scores[key], by), key == "learned"))
     plain = not own_axes and taken not in ("learned", "centre")
-    return Guarded(taken, candidates[taken], plain, scores, by, finished.scale)
+    return Guarded(taken, candidates, plain, scores, by, finished.scale)
 
 
 def _on_axes(one: Candidate, model: MergedModel) -> Candidate:

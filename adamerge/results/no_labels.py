@@ -1,6 +1,6 @@
 """A verdict without labels: every candidate on held-out rows, how far they differ, and how sure that is."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from adamerge.calibration.row_scores import RowScores
+from adamerge.experts.name_patterns import several
 from adamerge.results.candidates import IN_WORDS
 from adamerge.results.finished_merges import Criterion, merit, of_experts
 from adamerge.results.kept_base import from_base, included, sentence, shown
@@ -72,13 +73,13 @@ def _of_task(own: RowScores, by: Criterion, random: np.random.Generator, draws: 
     return (times @ summed) / np.maximum(times @ own.predicted.numpy(), 1)
 
 
-def verdict(judged: Judged, by: Criterion, *, chose: bool = True) -> str:
+def verdict(judged: Judged, by: Criterion, flattered: Collection[str]) -> str:
     """Say in one sentence which merge is best on held-out rows, and how sure that is.
 
     Args:
         judged: Scores of every held-out row, by candidate and task; at least two candidates.
         by: What the merges are compared by.
-        chose: Whether the same rows chose the step or the scale.
+        flattered: Tasks whose rows chose the step or the scale, too.
     """
     merits = {key: merit(own, by) for key, own in judged.items()}
     rounded = {key: float(f"{value:.3g}") for key, value in merits.items()}  # of equal merges, as what is exported
@@ -90,12 +91,19 @@ def verdict(judged: Judged, by: Criterion, *, chose: bool = True) -> str:
     sure = (
         f"better in {100 * found.share:.0f} % of resamples" if found.low > 0 else "so these rows cannot tell them apart"
     )
-    flattered = "; the same rows chose step and scale, which flatters both" if chose else ""
     rows, of_base = f"held-out rows{included(judged[best])}", sentence(from_base(judged))
     return (
         f"Without labels: best by {by} on {rows} is {_name(best)} ({value}); the next, {_name(second)}, is {worse}, "
-        f"{sure}{flattered}.{of_base and f' {of_base}'}"
+        f"{sure}; {_how_chosen(judged[best], flattered)}.{of_base and f' {of_base}'}"
     )
+
+
+def _how_chosen(scores: Mapping[str, RowScores], flattered: Collection[str]) -> str:
+    """Say which rows are of those that chose."""
+    if not flattered:
+        return "these rows chose nothing"
+    same = "the same rows" if len(flattered) == len(scores) else f"those of {several(sorted(flattered))}"
+    return f"{same} chose step and scale, which flatters both"
 
 
 def held_out_table(judged: Judged, by: Criterion) -> Table:

@@ -238,4 +238,4 @@ def report(
         console.print(comparison_table(comparison))
     elif comparison.judged:
         console.print(held_out_table(comparison.judged, comparison.by))
-        print_lines(console, [verdict(comparison.judged, comparison.by)])
+        print_lines(console, [verdict(comparison.judged, comparison.by, comparison.flattered)])

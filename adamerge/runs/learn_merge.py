@@ -6,9 +6,8 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
-from adamerge.calibration.agreement import HeldOut, hold_out
+from adamerge.calibration.agreement import HeldOut
 from adamerge.calibration.closed_form import ClosedForm, kept_closed_form
-from adamerge.calibration.target_settings import target_settings
 from adamerge.data.augment import augmented
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.experts.summary import describe
@@ -32,6 +31,7 @@ from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
 from adamerge.runs.divided import divided
 from adamerge.runs.export_choice import guard_merge, take
+from adamerge.runs.held_out import held_out_of
 from adamerge.runs.load_rows import check_objective, load_data
 from adamerge.runs.notes import notes_of
 from adamerge.runs.opened import Opened
@@ -119,9 +119,8 @@ def learn_merge(
         learn = augmented(calibration.learn, config.data.augmentation, config.seed_everything)
         calibration = replace(calibration, learn=learn)
         needed = calibration if learning.steps else replace(calibration, learn={})
-        bf16, temperature = learning.bf16, target_settings(config.objective).temperature
-        goals = goals_of(model, config.objective, needed, size, run.targets, keeper, bf16=bf16)
-        held_out = hold_out(model, calibration.watch, size, goals.watch, temperature, config.keep_weight, bf16=bf16)
+        goals = goals_of(model, config.objective, needed, size, run.targets, keeper, bf16=learning.bf16)
+        held_out = held_out_of(config, model, calibration, goals)
         learning = replace(learning, trainer=with_loggers(learning.trainer, run.logs))
         if processes is not None and processes.first:
             processes.join()

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from adamerge.calibration.agreement import HeldOut, hold_out
-from adamerge.calibration.target_settings import target_settings
+from adamerge.calibration.agreement import HeldOut
 from adamerge.experts.experts import Experts
 from adamerge.learning.keep_best import criterion
-from adamerge.learning.learn import Calibration, divide, goals_of
+from adamerge.learning.learn import divide, goals_of
 from adamerge.merging.coefficients import Table, load_coefficients
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.rounding import RoundingMode
@@ -31,6 +30,7 @@ from adamerge.runs.config import MergeConfig
 from adamerge.runs.export_choice import as_exported
 from adamerge.runs.exported_files import check_as_written
 from adamerge.runs.finished import files_of_export
+from adamerge.runs.held_out import held_out_of
 from adamerge.runs.inputs import changed_rows, check_coefficients
 from adamerge.runs.load_rows import Data, export_notes, load_data
 from adamerge.runs.model_config import source_of
@@ -199,12 +199,10 @@ def _rows(config: MergeConfig, model: MergedModel) -> Data:
 def _held_out(config: MergeConfig, model: MergedModel, run: RunDirectory, keeper: Keeper, data: Data) -> HeldOut:
     """Divide the rows as the run did, and find the experts' predictions on those that were held out."""
     rows = answers_to(config, model.experts, tuple(model.vectors.shapes), data.calibration, run.answers, keeper)
-    watch = divide(rows, config.data, config.seed_everything).watch
+    parts = replace(divide(rows, config.data, config.seed_everything), learn={})
     kept = run.targets if run.targets.exists() else None
     size, bf16 = config.data.micro_batch, in_bf16(config)
-    goals = goals_of(model, config.objective, Calibration({}, watch), size, kept, keeper, bf16=bf16)
-    temperature = target_settings(config.objective).temperature
-    return hold_out(model, watch, size, goals.watch, temperature, config.keep_weight, bf16=bf16)
+    return held_out_of(config, model, parts, goals_of(model, config.objective, parts, size, kept, keeper, bf16=bf16))
 
 
 def _row_notes(config: MergeConfig, data: Data, record: Path) -> Iterator[str]:

@@ -56,7 +56,7 @@ PRESETS: Final[dict[str, dict[str, object]]] = {
         "centre": "auto",
         "beside": ["base", "Isotropic", "Wudi"],
         "data.rows": 768,
-        "data.most_held_out": 64,
+        "data.most_held_out": 128,
         "data.augmentation": {},
         "objective": {"class_path": "LogitAlignment", "init_args": {"temperature": "auto"}},
         "chunks": {"budget": 8},

@@ -56,7 +56,7 @@ def run_facts(opened: Opened, staged: Staged, held_out: HeldOut, clock: Clock) -
         "groups_of_stages": [stage.groups for stage in staged.stages],
         "rows": rows_of(data, held_out),
         "predictions": {task: count_questions(own) for task, own in data.evaluation.items() if _one_per_row(own)},
-        "held_out_predictions": one_of_each_row(held_out),
+        "held_out_predictions": one_of_each_row(held_out.judging),
         "language_models": [task for task, one in opened.experts.tasks.items() if one.kind.language_model],
         "kept": list(opened.experts.kept),
         "heads": {task: list(expert.head) for task, expert in opened.experts.tasks.items()},
@@ -90,7 +90,7 @@ def _rows_of(task: str, data: Data, held_out: HeldOut) -> dict[str, int]:
     dropped = data.dropped.get(task, {})
     return {
         "calibration": len(data.calibration.get(task, ())),
-        HELD_OUT: len(held_out.rows.get(task, ())),
+        HELD_OUT: held_out.count(task),
         "dropped from calibration": dropped.get("calibration", 0),
         "evaluation": count_questions(data.evaluation[task]) if task in data.evaluation else 0,
         "dropped from evaluation": dropped.get("evaluation", 0),

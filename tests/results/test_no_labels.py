@@ -51,12 +51,24 @@ def test_agreement_is_of_all_predictions_of_a_row():
 def test_the_sentence_names_the_best_and_says_whether_rows_can_tell():
     hard = 5 + noise(3)
     judged = {"average": {"a": scores(hard + 0.1)}, "learned": {"a": scores(hard)}}
-    assert "best by divergence on held-out rows is the exported merge" in verdict(judged, "divergence")
-    assert "0.1 nats worse (95 % interval 0.1 nats to 0.1 nats), better in 100 % of resamples" in verdict(
-        judged, "divergence"
-    )
+    found = verdict(judged, "divergence", [])
+    assert "best by divergence on held-out rows is the exported merge" in found
+    assert "0.1 nats worse (95 % interval 0.1 nats to 0.1 nats), better in 100 % of resamples" in found
     alike = {"average": {"a": scores(hard + 0.1 * noise(4))}, "learned": {"a": scores(hard + 0.1 * noise(5))}}
-    assert "cannot tell them apart" in verdict(alike, "divergence")
+    assert "cannot tell them apart" in verdict(alike, "divergence", [])
+
+
+@pytest.mark.parametrize(
+    ("flattered", "words"),
+    [
+        ([], "; these rows chose nothing."),
+        (["b"], "; those of b chose step and scale, which flatters both."),
+        (["a", "b"], "; the same rows chose step and scale, which flatters both."),
+    ],
+)
+def test_the_sentence_says_which_rows_chose(flattered, words):
+    judged = {key: {task: scores(5 + noise(seed)) for task in "ab"} for seed, key in enumerate(("average", "learned"))}
+    assert verdict(judged, "divergence", flattered).endswith(words)
 
 
 def test_the_table_has_a_line_for_each_merge():
