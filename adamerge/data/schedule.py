@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from adamerge.data.settings import JUDGING, Batching
+from adamerge.data.settings import Batching
+from adamerge.experts.experts import KEEP
 from adamerge.types import Fact
+
+JUDGING = 64
+"""Rows that are enough to judge merges by, and to choose by as many others."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,50 @@ def split_held_out(count: int, held_out: int, seed: int) -> tuple[list[int], lis
     return sorted(order[held_out:]), sorted(order[:held_out])
 
 
+class HeldRows(NamedTuple):
+    """How many rows of a task are held out.
+
+    Attributes:
+        choosing: Rows that choose step and scale.
+        judging: Rows that choose nothing, so that finished merges can be judged by them.
+    """
+
+    choosing: int
+    judging: int
+
+    @property
+    def all(self) -> int:
+        """Both together."""
+        return sum(self)
+
+
+def held_out_rows(counts: Mapping[str, int], how: Batching) -> dict[str, HeldRows]:
+    """Choose how many rows of every task are held out.
+
+    A task with too few rows to tell iterates apart holds out none where others can: it needs them to learn from, and so
+    few rows would end learning for all. The base, which is only a teacher, always holds out its share.
+
+    Args:
+        counts: Number of rows by task.
+        how: The share, and its limits.
+
+    Example:
+        >>> how = Batching(held_out=0.25, least_held_out=32)
+        >>> [tuple(own) for own in held_out_rows({"mail": 65, "news": 20, "chat": 600}, how).values()]
+        [(32, 0), (0, 0), (86, 64)]
+        >>> [tuple(own) for own in held_out_rows({"mail": 40, "news": 20}, how).values()]
+        [(10, 0), (5, 0)]
+    """
+    some = any(count >= how.enough for task, count in counts.items() if task != KEEP)
+    held = {
+        task: 0 if some and count < how.enough and task != KEEP else how.held_out_of(count)
+        for task, count in counts.items()
+    }
+    return {
+        task: HeldRows(own - JUDGING, JUDGING) if own >= 2 * JUDGING else HeldRows(own, 0) for task, own in held.items()
+    }
+
+
 def held_out_notes(counts: Mapping[str, int], how: Batching) -> list[Fact]:
     """Say where the share of held-out rows is not what counts, and where held-out rows are few.
 
@@ -87,29 +136,39 @@ def held_out_notes(counts: Mapping[str, int], how: Batching) -> list[Fact]:
         note: held out: 32 of 65 rows of mail (data.least_held_out; the share data.held_out would be 16)
         note: held out: 130 of 600 rows of chat (data.most_held_out; the share data.held_out would be 150)
         note: held out: 64 of the held-out rows of chat choose nothing: merges are judged by them
+        note: held out: none of 20 rows of news; with fewer than 64 rows all are learned from, and other tasks choose
+        >>> for line in held_out_notes({"news": 20}, how):
+        ...     print(line)
         note: held out: 5 of 20 rows of news; with fewer than 64 rows the share data.held_out counts, and so few rows \
 tell iterates apart only roughly
     """
     if not how.held_out:
         return []
-    own, share = ({task: of(n) for task, n in counts.items() if n} for of in (how.held_out_of, how.share_of))
+    parts = {task: own for task, own in held_out_rows(counts, how).items() if counts[task]}
     lines: list[str] = []
     for key, by_limit in (("least_held_out", int.__gt__), ("most_held_out", int.__lt__)):
         lines += [
-            f"{held} of {counts[task]} rows of {task} (data.{key}; the share data.held_out would be {share[task]})"
-            for task, held in own.items()
-            if by_limit(held, share[task])
+            f"{own.all} of {counts[task]} rows of {task} (data.{key}; the share data.held_out would be {share})"
+            for task, own in parts.items()
+            if own.all and by_limit(own.all, share := how.share_of(counts[task]))
         ]
-    judging = [task for task, count in counts.items() if how.judging_of(count)]
-    if judging:
+    if judging := [task for task, own in parts.items() if own.judging]:
         lines.append(
             f"{JUDGING} of the held-out rows of {', '.join(judging)} choose nothing: merges are judged by them"
         )
-    least = how.least_held_out
-    few = [f"{held} of {counts[task]} rows of {task}" for task, held in own.items() if counts[task] < 2 * least]
+    none, few = (
+        ", ".join(
+            f"{own.all or 'none'} of {counts[task]} rows of {task}"
+            for task, own in parts.items()
+            if counts[task] < how.enough and bool(own.all) == some
+        )
+        for some in (False, True)
+    )
+    if none:
+        lines.append(f"{none}; with fewer than {how.enough} rows all are learned from, and other tasks choose")
     if few:
         lines.append(
-            f"{', '.join(few)}; with fewer than {2 * least} rows the share data.held_out counts, and so few rows tell "
-            "iterates apart only roughly"
+            f"{few}; with fewer than {how.enough} rows the share data.held_out counts, and so few rows tell iterates "
+            "apart only roughly"
         )
     return [Fact(f"note: held out: {line}") for line in lines]

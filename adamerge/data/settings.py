@@ -22,9 +22,6 @@ Normalisation: TypeAlias = Literal["strip", "case", "punctuation"]
 MOST_NEW_TOKENS = 2**17
 """Largest number of tokens of an answer: room for so many is made for every row."""
 
-JUDGING = 64
-"""Rows that are enough to judge merges by, and to choose by as many others."""
-
 MOST_COPIES = 1000
 """Largest number of changed copies of a text: all are made before learning starts."""
 
@@ -190,7 +187,8 @@ class Batching:
     Attributes:
         rows: Calibration rows per task, drawn with the seed; null uses all.
         held_out: Share of them that is held out to choose the best iterate; 0 holds out none.
-        least_held_out: Hold out at least so many rows of a task that has twice as many or more, whatever the share.
+        least_held_out: Hold out at least so many rows of a task that has twice as many or more, whatever the share; a
+            task with fewer is learned from with all its rows, and others choose, if there are others.
         most_held_out: Hold out at most so many rows of a task, whatever the share; null sets no limit.
         batch_size: Rows per task per step; null uses all rows at every step.
         micro_batch: Rows per forward pass; affects memory, and results up to rounding alone, except hidden states of
@@ -235,8 +233,13 @@ class Batching:
         """Return the share of a task's rows that is held out, as a number of rows; one row at least is learned from."""
         return min(round(count * self.held_out), count - 1) if count else 0
 
+    @property
+    def enough(self) -> int:
+        """Number of rows from which on a task holds out the least number that tells iterates apart."""
+        return 2 * self.least_held_out
+
     def held_out_of(self, count: int) -> int:
-        """Return how many rows of a task are held out, within the limits.
+        """Return how many rows of a task are held out, within the limits, if any are.
 
         Args:
             count: Number of its rows.
@@ -246,21 +249,9 @@ class Batching:
             [0, 0, 5, 32, 64, 64]
         """
         held = self.share_of(count)
-        if self.held_out and count >= 2 * self.least_held_out:
+        if self.held_out and count >= self.enough:
             held = max(held, self.least_held_out)
         return held if self.most_held_out is None else min(held, self.most_held_out)
-
-    def judging_of(self, count: int) -> int:
-        """Return how many of a task's held-out rows choose nothing, so that finished merges can be judged by them.
-
-        Args:
-            count: Number of the task's rows.
-
-        Example:
-            >>> [Batching().judging_of(count) for count in (256, 500, 512, 900)]
-            [0, 0, 64, 64]
-        """
-        return JUDGING if self.held_out_of(count) >= 2 * JUDGING else 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from adamerge.calibration.agreement import HeldOut, hold_out, objective_of
 from adamerge.calibration.target_settings import target_settings
 from adamerge.calibration.targets import Targets, compute_targets
 from adamerge.data.rows import Rows, Subset
-from adamerge.data.schedule import Schedule, split_held_out
+from adamerge.data.schedule import Schedule, held_out_rows, split_held_out
 from adamerge.data.settings import Batching
 from adamerge.experts.experts import KEEP
 from adamerge.learning.checkpoints import LAST, every, newest
@@ -77,9 +77,10 @@ def divide(rows: Mapping[str, Rows], batching: Batching, seed: int) -> Calibrati
         The divided rows.
     """
     learn, watch, judge = dict[str, Rows](), dict[str, Rows](), dict[str, Rows]()
+    counts = held_out_rows({task: len(own) for task, own in rows.items()}, batching)
     for task, own in rows.items():
-        learned, held = split_held_out(len(own), batching.held_out_of(len(own)), seed)
-        chosen, judging = split_held_out(len(held), batching.judging_of(len(own)), seed)
+        learned, held = split_held_out(len(own), counts[task].all, seed)
+        chosen, judging = split_held_out(len(held), counts[task].judging, seed)
         learn[task] = Subset(own, learned)
         for part, indices in ((watch, chosen), (judge, judging)):
             part.update({task: Subset(own, [held[i] for i in indices])} if indices else {})

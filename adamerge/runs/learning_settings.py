@@ -8,7 +8,7 @@ import torch
 
 from adamerge.calibration.closed_form import ClosedForm
 from adamerge.data.rows import Rows
-from adamerge.data.schedule import held_out_notes
+from adamerge.data.schedule import held_out_notes, held_out_rows
 from adamerge.experts.name_patterns import several
 from adamerge.learning.settings import Learning, check_learning
 from adamerge.merging.chunks import Chunks
@@ -121,7 +121,8 @@ def _batch_notes(config: MergeConfig, counts: Mapping[str, int]) -> list[Fact]:
     size = config.data.batch_size
     if size is None or not config.trainer.max_steps:
         return []
-    own = {task: count - config.data.held_out_of(count) for task, count in counts.items()}
+    held = held_out_rows(counts, config.data)
+    own = {task: count - held[task].all for task, count in counts.items()}
     few = [f"{count} of {task}" for task, count in own.items() if count < size]
     rows = several(few, 6)
     return [Fact(f"note: data.batch_size: {size}: a step takes all rows to learn from, {rows}")] if few else []
@@ -131,7 +132,8 @@ def _growth_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
     """Say that the budget of chunks cannot grow without held-out rows."""
     if config.chunks is None or not config.trainer.max_steps:
         return []
-    watched = any(config.data.held_out_of(len(own)) for own in rows.values())
+    counts = {task: len(own) for task, own in rows.items()}
+    watched = any(own.choosing for own in held_out_rows(counts, config.data).values())
     settled = config.chunks.settled(watched=watched)
     if settled == config.chunks:
         return []
@@ -148,7 +150,8 @@ def augmentation_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fa
     how = config.data.augmentation
     if how is None or not config.trainer.max_steps:
         return []
-    learned = {task: len(own) - config.data.held_out_of(len(own)) for task, own in rows.items()}
+    held = held_out_rows({task: len(own) for task, own in rows.items()}, config.data)
+    learned = {task: len(own) - held[task].all for task, own in rows.items()}
     copied = {task: how.copies_of(learned[task]) for task, own in rows.items() if own.augmented(how, 0, [0])}
     asked = any(key.startswith("data.augmentation") for key in config.written)
     left = [task for task in rows if asked and task not in copied]

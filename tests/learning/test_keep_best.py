@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adamerge.data.schedule import held_out_notes, split_held_out
+from adamerge.data.schedule import held_out_notes, held_out_rows, split_held_out
 from adamerge.data.settings import Batching
+from adamerge.experts.experts import KEEP
 from adamerge.learning.keep_best import Watching, rank
 
 LOOKS = st.fixed_dictionaries(
@@ -54,10 +55,26 @@ def test_a_task_with_enough_rows_holds_out_a_number_between_the_limits(count, sh
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"), [(65, "32 of 65 rows"), (63, "16 of 63 rows"), (128, ""), (400, ""), (600, "100 of 600 rows")]
-)
+    ("rows", "said"),
+    [
+        ([65], "32 of 65 rows"), ([63], "16 of 63 rows"), ([128], ""), ([400], ""), ([600], "100 of 600 rows"),
+        ([63, 400], "none of 63 rows"), ([63, 20], "16 of 63 rows of 0, 5 of 20 rows"),
+    ],
+)  # fmt: skip
 def test_it_is_said_where_the_share_does_not_count_or_rows_are_few(rows, said):
-    found = "".join(held_out_notes({"mail": rows}, Batching(most_held_out=100)))
+    counts = {str(task): count for task, count in enumerate(rows)}
+    found = "".join(held_out_notes(counts, Batching(most_held_out=100)))
     assert said in found
     assert bool(said) == bool(found)
-    assert not held_out_notes({"mail": rows}, Batching(held_out=0.0))
+    assert not held_out_notes(counts, Batching(held_out=0.0))
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c", KEEP]), st.integers(1, 700)), st.integers(0, 40))
+def test_a_task_with_few_rows_holds_out_none_where_others_can(counts, least):
+    how = Batching(least_held_out=least)
+    found = {task: own.all for task, own in held_out_rows(counts, how).items()}
+    some = any(count >= 2 * least for task, count in counts.items() if task != KEEP)
+    for task, count in counts.items():
+        few = some and count < 2 * least and task != KEEP
+        assert found[task] == (0 if few else how.held_out_of(count))
+        assert found[task] < count

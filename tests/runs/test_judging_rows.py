@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support.families import configuration, save_rows, write
 
 from adamerge.data.rows import TensorRows
-from adamerge.data.settings import JUDGING, Batching
+from adamerge.data.schedule import JUDGING
+from adamerge.data.settings import Batching
 from adamerge.learning.learn import divide
 from adamerge.runs.run_facts import HELD_OUT
 
@@ -32,6 +33,7 @@ def _of(parts):
 @pytest.mark.parametrize("guard", [False, True])
 def test_a_verdict_is_of_rows_that_chose_nothing_where_there_are_enough(family, main, guard):
     save_rows(family / "mood.jsonl", 300, 1)
+    save_rows(family / "topic.jsonl", 100, 2)
     models = [{"model": task, "calibration": f"{task}.jsonl"} for task in ("mood", "topic")]
     settings = {"models": models, "data": {"batch_size": 4, "rows": None, "held_out": 0.5}, "centre": "Isotropic"}
     settings |= {"objective": "LogitAlignment", "watch": {"every": 3, "guard": guard}, "feasible": "Unbounded"}
@@ -41,8 +43,8 @@ def test_a_verdict_is_of_rows_that_chose_nothing_where_there_are_enough(family, 
     assert "; those of topic chose step and scale, which flatters both." in out
     metrics = json.loads((family / "run/metrics.json").read_text())
     assert metrics["verdict"] in out.replace("\n", " ")
-    assert metrics["run"]["held_out_predictions"] == {"mood": 64, "topic": 16}
-    assert {task: own[HELD_OUT] for task, own in metrics["run"]["rows"].items()} == {"mood": 150, "topic": 16}
+    assert metrics["run"]["held_out_predictions"] == {"mood": 64, "topic": 50}
+    assert {task: own[HELD_OUT] for task, own in metrics["run"]["rows"].items()} == {"mood": 150, "topic": 50}
     chosen_on = next(look["divergence"] for look in metrics["history"] if look["step"] == metrics["best_step"])
     assert metrics["divergence"]["learned"]["mean"] != pytest.approx(chosen_on, rel=1e-6)
     assert ("centre" in metrics["divergence"]) == guard
