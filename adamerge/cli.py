@@ -11,7 +11,7 @@ from adamerge import merge_commands, more_commands
 from adamerge.completion import Shell
 from adamerge.printable import print_anything
 from adamerge.storage.file_names import at_home
-from adamerge.storage.signals import as_ctrl_c
+from adamerge.storage.signals import as_ctrl_c, end_at_once, unhurried
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
@@ -75,13 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if arguments is None:  # and no notebook calls, which shows pictures of its own
         os.environ["MPLBACKEND"] = "agg"  # matplotlib is not imported under a name that it lacks
+        end_at_once()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     print_anything()
     try:
         with as_ctrl_c():
-            return _run(words)
+            return _run(words) if arguments is not None else _run_alone(words)
     except KeyboardInterrupt as stop:
-        _print_error(f"interrupted. {_what_remains(stop)}")
+        with unhurried():
+            _print_error(f"interrupted. {_what_remains(stop)}")
         return INTERRUPTED
     except (ValueError, OSError) as error:
         _print_error(_message_of(error), lines_at_most=None if words[0] == "check" else SCREEN)
@@ -146,6 +148,14 @@ def _print_error(message: str, lines_at_most: int | None = SCREEN) -> None:
     console = Console(stderr=True, emoji=False)
     console.print("[bold red]error:[/]", end=" ")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _run_alone(arguments: list[str]) -> int:
+    """Run the only command of this process."""
+    from adamerge.storage.atomic_files import without_kept_folders
+
+    with without_kept_folders():
+        return _run(arguments)
 
 
 def _run(arguments: list[str]) -> int:

@@ -197,5 +197,6 @@ def test_commands_draw_into_files_whatever_the_environment_says(monkeypatch):
     assert cli.main(["methods"]) == 0
     assert os.environ["MPLBACKEND"] == "nope"  # a notebook's
     monkeypatch.setattr(sys, "argv", ["adamerge", "methods"])
+    monkeypatch.setattr(cli, "end_at_once", lambda: None)  # this process goes on
     assert cli.main() == 0
     assert os.environ["MPLBACKEND"] == "agg"
