@@ -140,12 +140,21 @@ def quantised_configuration(folder, config):
 
 @of_headers("mood: expected the tensors of a BertForSequenceClassification", "PEFT wrapped", "merge_and_unload")
 def wrapped_by_peft(folder, config):
+    wrap_by_peft(folder / "mood")
+
+
+@of_headers("base: expected the tensors of a BertModel", "PEFT wrapped", "merge_and_unload")
+def base_wrapped_by_peft(folder, config):
+    wrap_by_peft(folder / "base")
+
+
+def wrap_by_peft(model):
     def wrap(tensors):
         for name in [name for name in tensors if "attention.self" in name]:
             path, _, leaf = name.rpartition(".")
             tensors[f"{path}.base_layer.{leaf}"] = tensors.pop(name)
 
-    edit_tensors(folder / "mood/model.safetensors", wrap)
+    edit_tensors(model / "model.safetensors", wrap)
 
 
 @of_headers("mood: the file has no tensor for", "and 13 more of BertForSequenceClassification", "bert.cncoder.layer.0.")
