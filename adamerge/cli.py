@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # slow imports are in the commands that need them
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+LIBRARIES = 450e6
+"""Bytes of a process that has imported torch and transformers, and merges nothing yet (measured)."""
+
 SCREEN = 20
 """Largest number of lines of an error message."""
 
@@ -176,12 +179,27 @@ def _run(arguments: list[str]) -> int:
 
     if not rest and not fields(OPTIONS[command]):  # nothing to read: `methods` answers without torch
         return _call(OPTIONS[command](), [], Console(emoji=False))
+    _warn_of_little_memory()
     from adamerge.command_line import read_arguments
 
     options, layers = read_arguments(
         OPTIONS[command], rest, merges=takes_keys(command), whole=command in merge_commands.MERGES
     )
     return _call(options, layers, Console(emoji=False))
+
+
+def _warn_of_little_memory() -> None:
+    """Say that the system may end this process while it imports torch, before anything else can be said."""
+    from adamerge.storage.memory import free_memory
+
+    if (free := free_memory()) < LIBRARIES:
+        print(
+            f"warning: {free / 1e6:.0f} MB of memory are free on this machine and in its control groups, but Python's "
+            f"libraries alone take {LIBRARIES / 1e6:.0f} MB, so the system may end this process without a word. Free "
+            "memory, or raise the container's limit.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def takes_keys(command: str) -> bool:

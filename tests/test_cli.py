@@ -200,3 +200,10 @@ def test_commands_draw_into_files_whatever_the_environment_says(monkeypatch):
     monkeypatch.setattr(cli, "end_at_once", lambda: None)  # this process goes on
     assert cli.main() == 0
     assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_too_little_memory_for_the_libraries_is_said_before_they_are_imported(main, monkeypatch):
+    monkeypatch.setattr("adamerge.storage.memory.free_memory", lambda: 3e8)
+    assert "warning: 300 MB of memory are free" in main("check", "--config", "nothing.yaml")[2]
+    monkeypatch.setattr("adamerge.storage.memory.free_memory", lambda: 3e9)
+    assert "memory" not in main("check", "--config", "nothing.yaml")[2]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from adamerge.merging.memory import free_memory
+from adamerge.storage.memory import free_memory
 from adamerge.types import ConfigError
 
 _GPU = ("gpu", "cuda")
