@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from adamerge import merge_commands, more_commands
 from adamerge.completion import Shell
+from adamerge.import_problems import import_problem
 from adamerge.printable import print_anything
 from adamerge.storage.file_names import at_home
 from adamerge.storage.signals import as_ctrl_c, end_at_once, unhurried
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with unhurried():
             _print_error(f"interrupted. {_what_remains(stop)}")
         return INTERRUPTED
-    except (ValueError, OSError) as error:
+    except Exception as error:
         _print_error(_message_of(error), lines_at_most=None if words[0] == "check" else SCREEN)
     return BAD_INPUT
 
@@ -131,6 +132,8 @@ def _message_of(error: Exception) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return shortened(f"{place}{error.strerror}. {_what_remains(error)}")
     if isinstance(error, UnicodeError) and (problem := unnamed(error)):
+        return problem
+    if problem := import_problem(error):
         return problem
     raise error
 

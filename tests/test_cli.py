@@ -15,6 +15,7 @@ from support.families import TASKS, configuration, listing, save_rows, write
 from support.mistakes import edit_tensors, pickle_weights, table
 
 from adamerge import cli
+from adamerge.import_problems import import_problem
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.runs.run_directory import RunDirectory
 
@@ -207,3 +208,13 @@ def test_too_little_memory_for_the_libraries_is_said_before_they_are_imported(ma
     assert "warning: 300 MB of memory are free" in main("check", "--config", "nothing.yaml")[2]
     monkeypatch.setattr("adamerge.storage.memory.free_memory", lambda: 3e9)
     assert "memory" not in main("check", "--config", "nothing.yaml")[2]
+
+
+def test_a_library_that_the_environment_breaks_is_named_with_its_variables(tmp_path, monkeypatch):
+    (tmp_path / "brittle.py").write_text("import os\nSIZE = int(os.environ['BRITTLE_SIZE'])\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("BRITTLE_SIZE", "much")
+    ours = compile("import brittle", str(Path(cli.__file__).with_name("any.py")), "exec")
+    with pytest.raises(ValueError, match="much") as broken:
+        exec(ours, {})
+    assert "BRITTLE_SIZE='much'. Correct it, or remove it: unset BRITTLE_SIZE" in str(import_problem(broken.value))
