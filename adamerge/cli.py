@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from adamerge import merge_commands, more_commands
 from adamerge.completion import Shell
+from adamerge.import_problems import import_problem
 from adamerge.printable import print_anything
 from adamerge.storage.file_names import at_home
-from adamerge.storage.signals import as_ctrl_c
+from adamerge.storage.signals import as_ctrl_c, end_at_once, unhurried
 
 if TYPE_CHECKING:  # slow imports are in the commands that need them
     from rich.console import Console
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # slow imports are in the commands that need them
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+LIBRARIES = 450e6
+"""Bytes of a process that has imported torch and transformers, and merges nothing yet (measured)."""
+
 SCREEN = 20
 """Largest number of lines of an error message."""
 
@@ -75,15 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if arguments is None:  # and no notebook calls, which shows pictures of its own
         os.environ["MPLBACKEND"] = "agg"  # matplotlib is not imported under a name that it lacks
+        end_at_once()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     print_anything()
     try:
         with as_ctrl_c():
-            return _run(words)
+            return _run(words) if arguments is not None else _run_alone(words)
     except KeyboardInterrupt as stop:
-        _print_error(f"interrupted. {_what_remains(stop)}")
+        with unhurried():
+            _print_error(f"interrupted. {_what_remains(stop)}")
         return INTERRUPTED
-    except (ValueError, OSError) as error:
+    except Exception as error:
         _print_error(_message_of(error), lines_at_most=None if words[0] == "check" else SCREEN)
     return BAD_INPUT
 
@@ -127,6 +133,8 @@ def _message_of(error: Exception) -> str:
         return shortened(f"{place}{error.strerror}. {_what_remains(error)}")
     if isinstance(error, UnicodeError) and (problem := unnamed(error)):
         return problem
+    if problem := import_problem(error):
+        return problem
     raise error
 
 
@@ -148,6 +156,14 @@ def _print_error(message: str, lines_at_most: int | None = SCREEN) -> None:
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
+def _run_alone(arguments: list[str]) -> int:
+    """Run the only command of this process."""
+    from adamerge.storage.atomic_files import without_kept_folders
+
+    with without_kept_folders():
+        return _run(arguments)
+
+
 def _run(arguments: list[str]) -> int:
     command, *rest = arguments
     if "--version" in arguments:
@@ -166,12 +182,27 @@ def _run(arguments: list[str]) -> int:
 
     if not rest and not fields(OPTIONS[command]):  # nothing to read: `methods` answers without torch
         return _call(OPTIONS[command](), [], Console(emoji=False))
+    _warn_of_little_memory()
     from adamerge.command_line import read_arguments
 
     options, layers = read_arguments(
         OPTIONS[command], rest, merges=takes_keys(command), whole=command in merge_commands.MERGES
     )
     return _call(options, layers, Console(emoji=False))
+
+
+def _warn_of_little_memory() -> None:
+    """Say that the system may end this process while it imports torch, before anything else can be said."""
+    from adamerge.storage.memory import free_memory
+
+    if (free := free_memory()) < LIBRARIES:
+        print(
+            f"warning: {free / 1e6:.0f} MB of memory are free on this machine and in its control groups, but Python's "
+            f"libraries alone take {LIBRARIES / 1e6:.0f} MB, so the system may end this process without a word. Free "
+            "memory, or raise the container's limit.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def takes_keys(command: str) -> bool:

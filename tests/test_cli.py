@@ -15,6 +15,7 @@ from support.families import TASKS, configuration, listing, save_rows, write
 from support.mistakes import edit_tensors, pickle_weights, table
 
 from adamerge import cli
+from adamerge.import_problems import import_problem
 from adamerge.merging.coefficients import load_coefficients
 from adamerge.runs.run_directory import RunDirectory
 
@@ -197,5 +198,23 @@ def test_commands_draw_into_files_whatever_the_environment_says(monkeypatch):
     assert cli.main(["methods"]) == 0
     assert os.environ["MPLBACKEND"] == "nope"  # a notebook's
     monkeypatch.setattr(sys, "argv", ["adamerge", "methods"])
+    monkeypatch.setattr(cli, "end_at_once", lambda: None)  # this process goes on
     assert cli.main() == 0
     assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_too_little_memory_for_the_libraries_is_said_before_they_are_imported(main, monkeypatch):
+    monkeypatch.setattr("adamerge.storage.memory.free_memory", lambda: 3e8)
+    assert "warning: 300 MB of memory are free" in main("check", "--config", "nothing.yaml")[2]
+    monkeypatch.setattr("adamerge.storage.memory.free_memory", lambda: 3e9)
+    assert "memory" not in main("check", "--config", "nothing.yaml")[2]
+
+
+def test_a_library_that_the_environment_breaks_is_named_with_its_variables(tmp_path, monkeypatch):
+    (tmp_path / "brittle.py").write_text("import os\nSIZE = int(os.environ['BRITTLE_SIZE'])\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("BRITTLE_SIZE", "much")
+    ours = compile("import brittle", str(Path(cli.__file__).with_name("any.py")), "exec")
+    with pytest.raises(ValueError, match="much") as broken:
+        exec(ours, {})
+    assert "BRITTLE_SIZE='much'. Correct it, or remove it: unset BRITTLE_SIZE" in str(import_problem(broken.value))

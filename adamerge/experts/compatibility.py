@@ -205,12 +205,8 @@ def name_problems(source: str, where: str, module: nn.Module, found: Match) -> l
         One message per problem; empty if there is none.
     """
     what = type(module).__name__
-    unmerged = [name for name in found.unexpected if _OF_PEFT.fullmatch(name)]
-    if unmerged:
-        return [
-            f"{source}: expected the tensors of a {what}, but {where} has {several(unmerged)}: it was saved while PEFT "
-            "wrapped the model. Merge the adapter first: model.merge_and_unload().save_pretrained(…)."
-        ]
+    if unmerged := unmerged_problems(source, where, what, found.unexpected):
+        return unmerged
     listed = [
         *(f"{source}: {where} has no tensor for {name} of {what}." for name in _few(found.missing)),
         *(f"{source}: {what} has no place for the tensor {name} in {where}." for name in _few(found.unexpected)),
@@ -218,6 +214,22 @@ def name_problems(source: str, where: str, module: nn.Module, found: Match) -> l
     if listed and where == "the file":
         listed[-1] += _OTHER_CLASS
     return listed
+
+
+def unmerged_problems(source: str, where: str, what: str, unexpected: Sequence[str]) -> list[str]:
+    """Say that tensors are of a model with an adapter that was not merged; empty if none are.
+
+    Args:
+        source: Name of the checkpoint or task in messages.
+        where: What contains the tensors: "the file", "the state dict".
+        what: Class of the model.
+        unexpected: Tensors without a place in the model.
+    """
+    unmerged = [name for name in unexpected if _OF_PEFT.fullmatch(name)]
+    return unmerged and [
+        f"{source}: expected the tensors of a {what}, but {where} has {several(unmerged)}: it was saved while PEFT "
+        "wrapped the model. Merge the adapter first: model.merge_and_unload().save_pretrained(…)."
+    ]
 
 
 def _few(names: Sequence[str]) -> Sequence[str]:

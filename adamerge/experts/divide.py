@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from adamerge.experts.compatibility import config_differences, quantised_problems
+from adamerge.experts.compatibility import config_differences, quantised_problems, unmerged_problems
 from adamerge.experts.config_file import file_of
 from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.heads import parts_of_backbone, path_of_backbone
@@ -83,6 +83,8 @@ def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], so
     start = path_of_backbone(expert.own_module)
     holes = [n for n in lacking if strange or parts[n] in known or n.removeprefix(start) in own]
     beside = strange or list(experts.left_out)
+    if holes and (unmerged := _unmerged(experts, beside, source)):
+        return unmerged
     hint = f" It has {', '.join(beside[:3])}, which has no place in the model: check the names." if beside else ""
     shown = holes if len(holes) <= _ONE_BY_ONE else [several(holes)]
     return [
@@ -90,6 +92,13 @@ def _holes(expert: Expert, experts: Experts, words: Mapping[str, str | None], so
         "parameters.head."
         for name in shown
     ]
+
+
+def _unmerged(experts: Experts, beside: Sequence[str], source: str) -> list[str]:
+    """Say that the base was saved while PEFT wrapped it, if tensors that have no place say so."""
+    base = experts.checkpoint
+    where, what = ("the file", type(of_base(base)).__name__) if base else ("the state dict", "model without adapter")
+    return unmerged_problems(source, where, what, beside)
 
 
 def _own_class(experts: Experts) -> tuple[list[str], set[str]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adamerge.experts.common_component import FAR, NEAR, Products, alike, depth_of, ratios
 from adamerge.experts.experts import Experts
+from adamerge.storage.memory import SLACK, give_back
 from adamerge.storage.weights import Weights
 from adamerge.types import IncompatibleExpertsError
 
@@ -81,7 +82,10 @@ def inspect_weights(experts: Experts) -> Inspection:
         IncompatibleExpertsError: NaN or infinite numbers, or an expert equal to the base; one line per case.
     """
     base, own, products = _Sums(), {task: _Sums() for task in experts.tasks}, Products(tuple(experts.tasks))
-    changed = {name for name in _in_order_of_files(experts, own) if _inspect_one(name, experts, base, own, products)}
+    changed = set[str]()
+    for name in _in_order_of_files(experts, own):
+        changed |= {name} if _inspect_one(name, experts, base, own, products) else set()
+        give_back(SLACK // 4)  # of a piece, the C library keeps what lies below the small things that live on
     problems = base.problems(_base_source(experts))
     problems += [line for task, sums in own.items() for line in sums.problems(_source(experts, task))]
     problems += [

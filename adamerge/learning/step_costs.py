@@ -5,7 +5,7 @@ import time
 from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from adamerge.merging.memory import read_from_disk
+from adamerge.storage.memory import read_from_disk
 
 
 class StepCosts(Callback):

@@ -11,9 +11,9 @@ from adamerge.experts.experts import Expert, Experts
 from adamerge.experts.tied import tied_names
 from adamerge.merging.blocks import find_blocks, frames
 from adamerge.merging.mapped_task_vectors import SCRATCH
-from adamerge.merging.memory import SLACK
 from adamerge.merging.resident_task_vectors import leaves_room, resident_bytes
 from adamerge.merging.saved_bytes import Saved
+from adamerge.storage.memory import SLACK
 from adamerge.storage.sizes import bytes_in
 from adamerge.types import ConfigError
 

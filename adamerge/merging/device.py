@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 import torch
 
-from adamerge.merging.memory import free_memory
+from adamerge.storage.memory import free_memory
 from adamerge.types import ConfigError
 
 BF16, FP32 = "bf16-mixed", "32-true"

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from adamerge.merging.memory import free_memory
 from adamerge.merging.task_vectors import TaskVectors
+from adamerge.storage.memory import free_memory
 
 Merge: TypeAlias = Callable[[Sequence[str]], dict[str, Tensor]]
 """Makes the merged parameters of some names."""

@@ -17,8 +17,8 @@ from adamerge.experts.tied import tied_names
 from adamerge.merging.blocks import find_blocks, frames
 from adamerge.merging.calls import Block
 from adamerge.merging.frame import Call, Frame, ReadOutsideError, refusal
-from adamerge.merging.memory import give_back
 from adamerge.merging.turns import Turns
+from adamerge.storage.memory import give_back
 from adamerge.types import ConfigError, Parameters
 
 

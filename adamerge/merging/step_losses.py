@@ -16,11 +16,11 @@ from adamerge.experts.model_kind import trial
 from adamerge.merging.calls import Block, begin
 from adamerge.merging.forward_pass import Layers, outputs_of
 from adamerge.merging.frame import Call
-from adamerge.merging.memory import SLACK, give_back
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.recomputation import backward
 from adamerge.merging.rounds import Pass
 from adamerge.merging.work import Work
+from adamerge.storage.memory import SLACK, give_back
 from adamerge.types import Parameters
 
 CHUNK = 2**23

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from adamerge.experts.experts import Experts
 from adamerge.merging.matrices import as_matrix
-from adamerge.merging.memory import give_back
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.read_ahead import ReadAhead
 from adamerge.merging.rounding import check_fits, dtype_on_disk, round_to_nearest
 from adamerge.results.surviving import SurvivingShare
 from adamerge.storage.buffers import Buffers
+from adamerge.storage.memory import give_back
 from adamerge.types import Coefficients
 
 

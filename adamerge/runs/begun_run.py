@@ -62,8 +62,8 @@ def check_run_dir(run: RunDirectory, resolved: str, resume: bool, *, allow_code:
         return
     if not os.path.lexists(former):
         raise ConfigError(
-            f"{run_dir}: there is no run to resume (no {former.name} in it). Check run_dir, or start without "
-            "--ckpt_path."
+            f"{run_dir}: there is no run to resume (no {former.name} in it). Check run_dir (a run that was moved is "
+            f"resumed by its own {former.name}), or start without --ckpt_path."
         )
     for folder in (run.checkpoints, run.logs):
         if folder.exists() and not folder.is_dir():
@@ -142,17 +142,29 @@ def check_unedited(run: RunDirectory) -> None:
 
 
 def where_it_lies(config: MergeConfig, files: Iterable[str], tell: Callable[[str], object]) -> MergeConfig:
-    """Resume a run where it lies now, if it is resumed by its own configuration and was moved or copied.
+    """Resume a run where its own configuration lies now, if the directory was moved or copied.
 
     Args:
         config: Configuration.
         files: Files that it was read from.
         tell: Called with a line of text if the run directory is another one than its configuration says.
     """
-    places = [RunDirectory(at_home(file).absolute().parent) for file in files]
+    places = [RunDirectory(_real(at_home(file)).absolute().parent) for file in files]
     own = [place for place in places if place.config.exists() and place.inputs.exists()]
     former = RunDirectory(at_home(config.run_dir))
-    if not own or former.config.exists():
+    if not own or (former.config.exists() and not _is_copy(own[-1], former)):
         return config
-    tell(f"note: the run directory was moved from {former.path}; the run is resumed in {own[-1].path}.")
+    how = "copied" if former.config.exists() else "moved"
+    tell(f"note: the run directory was {how} from {former.path}; the run is resumed in {own[-1].path}.")
     return replace(config, run_dir=str(own[-1].path))
+
+
+def _real(file: Path) -> Path:
+    """Follow a file that is a link, but no folder that is one."""
+    return file.resolve() if file.is_symlink() else file
+
+
+def _is_copy(run: RunDirectory, former: RunDirectory) -> bool:
+    """Return whether a run's own configuration names another directory, which is there too."""
+    named = read_yaml_file(run.config).content.get("run_dir")
+    return named == str(former.path) and not run.config.samefile(former.config)

@@ -18,7 +18,7 @@ from adamerge.results.turn_notes import turn_notes
 from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
-from adamerge.runs.choose_memory import execution_ahead
+from adamerge.runs.choose_memory import check_memory, execution_ahead
 from adamerge.runs.clashes import problems_of
 from adamerge.runs.components import COMPONENT, components, ranks
 from adamerge.runs.config import MergeConfig
@@ -70,7 +70,7 @@ def check(config: MergeConfig, console: Console, *, deep: bool = False, mistakes
         problems += problems_of(lambda: check_task_vectors(config, experts, names))
         starts = problems_of(lambda: check_start(config, names))
         problems += [problem for problem in starts if problem not in problems]
-        data, found = _rows(config, experts, names if read.whole and not problems else None)
+        data, found = _rows(config, experts, names, asked=read.whole and not problems)
         more, other = _memory(config, experts, names, data.calibration)
         lines += more
         problems = list(dict.fromkeys([*problems, *other, *found]))
@@ -105,24 +105,21 @@ def check_rest(
     return config is not None
 
 
-def _rows(config: MergeConfig, experts: Experts, names: Sequence[str] | None) -> tuple[Data, list[str]]:
+def _rows(config: MergeConfig, experts: Experts, names: Sequence[str], *, asked: bool) -> tuple[Data, list[str]]:
     """Read and encode all rows; return them with the notes that `fit` prints too, and the problems.
 
     Args:
         config: Configuration.
         experts: Base and experts.
-        names: Parameters to merge, to ask the experts themselves, as `fit` does; None asks randomly initialised copies.
+        names: Parameters to merge.
+        asked: Ask the experts themselves, as `fit` does, instead of randomly initialised copies.
     """
+    data = Data({}, {}, {}, {}, ())
     try:
         data = load_data(config, experts)
+        _ = check_memory(config, experts, names, data.calibration, _device(config))
         check_objective(config, experts, data)
-    except ConfigError as error:
-        return Data({}, {}, {}, {}, ()), list(error.problems)
-    try:
-        if names is None:
-            data = settle_rows(data, experts, config.data)
-        else:
-            data = settled(config, experts, names, data)
+        data = settled(config, experts, names, data) if asked else settle_rows(data, experts, config.data)
     except ConfigError as error:
         return data, list(error.problems)
     return data, []

@@ -19,11 +19,11 @@ from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Around, Choice, Memory, Passes, choose
 from adamerge.merging.device import device_of, free_bytes
 from adamerge.merging.divided_need import divided_need
-from adamerge.merging.memory import anonymous_memory, give_back
 from adamerge.merging.saved_bytes import Saved, saved_bytes
 from adamerge.runs.all_transforms import transforms_bytes
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.precision import in_bf16
+from adamerge.storage.memory import anonymous_memory, give_back
 from adamerge.types import ConfigError
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[object, Saved | None]] = WeakKeyDictionary()
@@ -103,6 +103,30 @@ def execution_ahead(
     answered = {task: as_answered(own, config) for task, own in rows.items()}
     parts = divide(answered, config.data, config.seed_everything)
     return execution_for(config, experts, names, parts.learn, device)
+
+
+def check_memory(
+    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], device: torch.device
+) -> Choice:
+    """Refuse a run that takes more memory than is free, before models are tried, which takes some of it.
+
+    Args:
+        config: As for `execution_for`.
+        experts: As for `execution_for`.
+        names: As for `execution_for`.
+        rows: All calibration rows per task.
+        device: As for `execution_for`.
+
+    Returns:
+        The execution.
+
+    Raises:
+        ConfigError: As for `execution_for`; or a run takes more memory than is free, and the user has set no limit.
+    """
+    choice = execution_ahead(config, experts, names, rows, device)
+    if choice.problem:
+        raise ConfigError(choice.problem)
+    return choice
 
 
 def as_answered(rows: Rows, config: MergeConfig) -> Rows:

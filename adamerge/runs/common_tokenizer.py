@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 from adamerge.data.common_vocabulary import (
@@ -25,14 +24,11 @@ from adamerge.experts.name_patterns import several
 from adamerge.experts.vocabulary_rows import vocabulary_size, with_rows
 from adamerge.results.beside import left_behind, read_beside
 from adamerge.results.write_beside import copy_module_weights, write_beside
-from adamerge.storage.atomic_files import write_text
+from adamerge.storage.atomic_files import kept_folder, write_text
 from adamerge.types import ConfigError, Fact, IncompatibleExpertsError
 
 _OF_TOKENS = ("_token_id", "_token_ids", "_token_index", "suppress_tokens", "bad_words_ids")
 """Endings of settings that are indices of tokens."""
-
-_KEPT: list[TemporaryDirectory[str]] = []
-"""Folders that are read until the process ends."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,10 @@ def with_common_tokenizer(
     problems = [line for one in own.values() for line in problems_between(one, own[""])]
     if problems:
         raise IncompatibleExpertsError(*problems)
-    kept = TemporaryDirectory(prefix="adamerge_tokenizer_", ignore_cleanup_errors=True)
-    _KEPT.append(kept)
-    common = _chosen(choice, base, own, Path(kept.name) / "union")
+    kept = kept_folder()
+    common = _chosen(choice, base, own, kept / "union")
     templates = next(filter(None, (dict(read_beside(one).templates) for one in experts.values())), {})
-    settings = _Common(common, own, templates, Path(kept.name))
+    settings = _Common(common, own, templates, kept)
     rows = [rows_of(one, common, own[""]) for one in own.values()]
     found = dict(zip(with_words, with_rows(list(with_words.values()), rows), strict=True))
     numbers = enumerate(found.items())

@@ -10,10 +10,10 @@ from adamerge.data.questions import Choices, Questions, count_questions
 from adamerge.data.rows import Rows
 from adamerge.experts.experts import Experts
 from adamerge.learning.course import Staged
-from adamerge.merging.memory import read_from_disk
 from adamerge.results.measures import MEASURES
 from adamerge.runs.load_rows import Data
 from adamerge.runs.opened import Opened
+from adamerge.storage.memory import read_from_disk
 
 HELD_OUT = "held out of them"
 """Key of the calibration rows that are not learned from."""

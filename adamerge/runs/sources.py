@@ -57,7 +57,7 @@ def _is_place(key: str, value: str) -> bool:
 
 @contextmanager
 def told_where(settings: Mapping[str, object], file: Path, way: str) -> Generator[None]:
-    """Say, of each place that is not found inside the block, where it is written and how another is given.
+    """Say, where a place is not found inside the block, where all that are gone are written and how others are given.
 
     Args:
         settings: Keys and values of the file's configuration.
@@ -70,8 +70,8 @@ def told_where(settings: Mapping[str, object], file: Path, way: str) -> Generato
     try:
         yield
     except (ConfigError, IncompatibleExpertsError) as error:
-        gone = [key for key, place in places_of(settings).items() if place in str(error) and _is_gone(place)]
-        if not gone:
+        gone = {key: place for key, place in places_of(settings).items() if _is_gone(place)}
+        if not any(place in str(error) for place in gone.values()):
             raise
         options = " ".join(f"--{key} PLACE" for key in gone)
         advice = way.format(options=options)

@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
@@ -14,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from adamerge.learning.loggers import FILES_ALONE, Logger, places_within, with_place
 from adamerge.learning.trainer import first_rank
 from adamerge.runs.construct import INVALID, words_of
+from adamerge.storage.atomic_files import temporary_folder
 from adamerge.storage.regular_files import reason_of
 from adamerge.types import ConfigError
 
@@ -64,9 +64,9 @@ def _log_once(cls: Callable[..., Logger], options: Mapping[str, object]) -> None
     Raises:
         ValueError: Whatever was raised.
     """
-    with tempfile.TemporaryDirectory() as folder, first_rank():
+    with temporary_folder() as folder, first_rank():
         try:
-            logger = cls(**{**options, "save_dir": folder})
+            logger = cls(**{**options, "save_dir": str(folder)})
             logger.log_metrics({"loss": 0.0}, step=0)
             logger.save()
             logger.finalize("success")

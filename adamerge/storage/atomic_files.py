@@ -92,6 +92,31 @@ def temporary_folder() -> Generator[Path]:
                 remove(folder)
 
 
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+"""Folders that are read until the process ends."""
+
+
+def kept_folder() -> Path:
+    """Make a folder where the system has temporary files; it is removed when the process ends."""
+    with unhurried():
+        _KEPT.append(tempfile.TemporaryDirectory(prefix="adamerge-", ignore_cleanup_errors=True))
+    return Path(_KEPT[-1].name)
+
+
+@contextmanager
+def without_kept_folders() -> Generator[None]:
+    """Remove all folders of `kept_folder` at the end of the block, and let signals wait for that.
+
+    A process that ends tidies up too, but not where another signal meets it there.
+    """
+    try:
+        yield
+    finally:
+        with unhurried():
+            while _KEPT:
+                _KEPT.pop().cleanup()
+
+
 def appear(folder: Path, path: Path) -> None:
     """Rename a complete folder to its path, with everything in it on disk.
 

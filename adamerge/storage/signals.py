@@ -41,6 +41,15 @@ def as_ctrl_c() -> Generator[None]:
         raise stop from error
 
 
+def end_at_once() -> None:
+    """Let Ctrl-C end this process without Python's report, as other signals do, where no `as_ctrl_c` is.
+
+    For a process that runs one command: before it and after it, nothing is left to tidy up.
+    """
+    if may_listen() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def unhurried() -> Generator[None]:
     """Let a signal that ends the process wait until the block has ended: for tidying up, which takes a moment."""

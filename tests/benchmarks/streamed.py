@@ -36,10 +36,10 @@ from adamerge.merging.blocks import find_blocks
 from adamerge.merging.choose_execution import Around, Memory, choose
 from adamerge.merging.execution import Work, execution_of
 from adamerge.merging.grouping import tensor_wise
-from adamerge.merging.memory import anonymous_memory, give_back
 from adamerge.merging.merged_model import MergedModel, task_vectors
 from adamerge.merging.saved_bytes import saved_bytes
 from adamerge.objectives import Entropy, entropy
+from adamerge.storage.memory import anonymous_memory, give_back
 
 TASKS = 2
 

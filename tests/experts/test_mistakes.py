@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from support.families import TASKS, build, configuration, listing, third_expert
-from support.mistakes import assert_answers, edit_json, edit_tensors, pickle_weights, table
+from support.mistakes import assert_answers, edit_json, edit_tensors, pickle_weights, table, wrap_by_peft
 
 from adamerge.experts.inspect_weights import inspect_weights
 from adamerge.runs.build_model import open_experts
@@ -140,12 +140,12 @@ def quantised_configuration(folder, config):
 
 @of_headers("mood: expected the tensors of a BertForSequenceClassification", "PEFT wrapped", "merge_and_unload")
 def wrapped_by_peft(folder, config):
-    def wrap(tensors):
-        for name in [name for name in tensors if "attention.self" in name]:
-            path, _, leaf = name.rpartition(".")
-            tensors[f"{path}.base_layer.{leaf}"] = tensors.pop(name)
+    wrap_by_peft(folder / "mood")
 
-    edit_tensors(folder / "mood/model.safetensors", wrap)
+
+@of_headers("base: expected the tensors of a BertModel", "PEFT wrapped", "merge_and_unload")
+def base_wrapped_by_peft(folder, config):
+    wrap_by_peft(folder / "base")
 
 
 @of_headers("mood: the file has no tensor for", "and 13 more of BertForSequenceClassification", "bert.cncoder.layer.0.")

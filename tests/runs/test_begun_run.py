@@ -10,10 +10,10 @@ import pytest
 from support.families import configuration, listing
 
 from adamerge import cli
-from adamerge.runs.begun_run import check_run_dir
+from adamerge.runs.begun_run import check_run_dir, where_it_lies
 from adamerge.runs.build_model import open_experts
 from adamerge.runs.disk_space import check_space
-from adamerge.runs.read_config import merge_config
+from adamerge.runs.read_config import merge_config, read_config
 from adamerge.runs.run_directory import RunDirectory
 from adamerge.runs.save_config import resolved
 from adamerge.types import ConfigError
@@ -45,6 +45,31 @@ def test_a_run_dir_with_nothing_in_it_is_taken(family, left):
     for name in left:
         (RUN.path / name).touch()
     check_run_dir(RUN, "", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "given", "place", "words"),
+    [
+        (lambda run: None, "run/config.yaml", "run", []),
+        (lambda run: run.rename("b"), "b/config.yaml", "b", ["moved"]),
+        (lambda run: shutil.copytree(run, "b"), "b/config.yaml", "b", ["copied"]),
+        (lambda run: shutil.copytree(run, "b"), "run/config.yaml", "run", []),
+        (lambda run: Path("b").symlink_to("run"), "b/config.yaml", "run", []),
+        (lambda run: run.rename("b") and run.symlink_to("b"), "run/config.yaml", "run", []),
+        (lambda run: run.rename("b") and Path("a.yaml").symlink_to("b/config.yaml"), "a.yaml", "b", ["moved"]),
+        (lambda run: run.rename("b"), "merge.yaml", "run", []),
+    ],
+    ids=["left alone", "moved", "copied", "the original", "a link to it", "a link for it", "its file a link", "others"],
+)
+def test_a_run_goes_on_where_its_configuration_lies(begun, change, given, place, words):
+    (RUN.path / RUN.inputs.name).write_text("{}")
+    config = read_config(RUN.config, lambda note: None)
+    said = []
+    change(RUN.path)
+    found = where_it_lies(config, [given], said.append)
+    assert Path(found.run_dir) == Path(place).absolute()
+    assert len(said) == len(words)
+    assert all(f"was {word} from" in line for word, line in zip(words, said, strict=True))
 
 
 def test_nothing_to_resume(family):

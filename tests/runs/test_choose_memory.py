@@ -17,7 +17,6 @@ from adamerge.data.rows import Subset
 from adamerge.experts.from_modules import from_modules
 from adamerge.merging.choose_execution import Memory, choose
 from adamerge.merging.mapped_task_vectors import Mapped
-from adamerge.merging.memory import anonymous_memory
 from adamerge.merging.merged_model import MergedModel
 from adamerge.merging.saved_bytes import Saved
 from adamerge.runs.check import check
@@ -25,6 +24,7 @@ from adamerge.runs.choose_memory import execution_for
 from adamerge.runs.fit import fit
 from adamerge.runs.learn_merge import open_inputs
 from adamerge.runs.read_config import merge_config
+from adamerge.storage.memory import anonymous_memory
 
 FEW = {"trainer": {"max_steps": 2, "accelerator": "cpu"}, "data": {"batch_size": 4, "micro_batch": 2}}
 
@@ -137,7 +137,9 @@ def test_check_prints_what_each_of_several_processes_takes():
 
 def test_more_than_is_free_is_refused_by_check_and_fit(tmp_path, monkeypatch):
     """A control group of 700 MB killed what `check` had found no problem in."""
+    tried = []
     monkeypatch.setattr("adamerge.runs.choose_memory.free_bytes", lambda device: 10**5)
+    monkeypatch.setattr("adamerge.runs.load_rows.try_backward", lambda *given: tried.append(given))
     run = str(tmp_path / "run")
     (problem,), _ = printed(check, run_dir=run)
     assert re.match(
@@ -146,7 +148,9 @@ def test_more_than_is_free_is_refused_by_check_and_fit(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"memory: expected at least .* or set memory\.limit"):
         printed(fit, run_dir=run)
     assert not (tmp_path / "run").exists()
+    assert not tried  # which takes memory itself, and was killed before it was compared
     assert not printed(check, run_dir=run, memory={"limit": "20GB"})[0]  # the user knows better
+    assert tried
 
 
 def test_a_limit_below_what_is_needed_is_one_problem():

@@ -137,8 +137,9 @@ def test_a_run_whose_sources_moved_goes_on_with_their_places(begun, main, finish
     (family / "else/mood").rename(family / "else/feelings")
     again, before = ("fit", "--config", "run/config.yaml", "--ckpt_path", "last"), Path("run/config.yaml").read_text()
     complaint = main(*again)[2]
-    assert "config.yaml: models.0.model, models.1.model: expected the place of what the run was made from" in complaint
-    assert "by --models.0.model PLACE --models.1.model PLACE." in complaint
+    gone = ("models.0.model", "models.0.calibration", "models.1.model")
+    assert f"config.yaml: {', '.join(gone)}: expected the place of what the run was made from" in complaint
+    assert f"by {' '.join(f'--{key} PLACE' for key in gone)}." in complaint
     places = ("--models.0.model", "else/feelings", "--models.1.model", "else/topic")
     rows = ("--models.0.calibration", "else/mood.jsonl")
     assert "models.0.task (was mood, is feelings)" in main(*again, *places, *rows)[2]

@@ -7,11 +7,17 @@ import tempfile
 
 import pytest
 
-from adamerge.storage.atomic_files import temporary_folder, whole_file, whole_folder
+from adamerge.storage.atomic_files import (
+    kept_folder,
+    temporary_folder,
+    whole_file,
+    whole_folder,
+    without_kept_folders,
+)
 from adamerge.storage.exclusive import used_alone
 from adamerge.storage.kept import SILENT
 from adamerge.storage.resumable import resumable_folder
-from adamerge.storage.signals import ENDING, as_ctrl_c, told_when_written, unhurried
+from adamerge.storage.signals import ENDING, as_ctrl_c, end_at_once, told_when_written, unhurried
 
 NUMBERS = (signal.SIGINT, *ENDING)
 
@@ -70,6 +76,14 @@ def test_other_errors_and_ignored_signals_are_left_alone():
         signal.signal(signal.SIGHUP, former)
 
 
+def test_outside_of_commands_ctrl_c_ends_a_process_without_a_report():
+    end_at_once()
+    with pytest.raises(KeyboardInterrupt), as_ctrl_c():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def write_file(path):
     with whole_file(path) as file:
         file.write(b"words")
@@ -101,7 +115,14 @@ def use_for_a_while(path):
             (folder / "file.partial").write_text("words")
 
 
-WRITERS = (write_file, write_folder, write_resumable, use_alone, keep, use_for_a_while)
+def use_until_the_end(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(path.parent))
+        with without_kept_folders():
+            (kept_folder() / "file.partial").write_text("words")
+
+
+WRITERS = (write_file, write_folder, write_resumable, use_alone, keep, use_for_a_while, use_until_the_end)
 CALLS = ("os.open", "os.mkdir", "os.rename", "os.replace", "os.unlink", "os.rmdir", "os.close", "os.fsync",
          "shutil.rmtree")  # fmt: skip
 

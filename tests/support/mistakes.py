@@ -60,3 +60,14 @@ def pickle_weights(folder):
     """Weights as a pickle instead of safetensors."""
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
+
+
+def wrap_by_peft(model):
+    """Names of tensors as of a model that PEFT wraps."""
+
+    def wrap(tensors):
+        for name in [name for name in tensors if "attention.self" in name]:
+            path, _, leaf = name.rpartition(".")
+            tensors[f"{path}.base_layer.{leaf}"] = tensors.pop(name)
+
+    edit_tensors(model / "model.safetensors", wrap)

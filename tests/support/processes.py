@@ -1,5 +1,6 @@
 """The command in processes of its own, which can be struck by signals; importing takes place once."""
 
+import atexit
 import multiprocessing
 import os
 import pkgutil
@@ -122,7 +123,10 @@ def _write_to(output, folder):
 
 def _script(script, folder, output):
     _write_to(output, folder)
-    exec(compile(script, "script", "exec"), {})
+    try:
+        exec(compile(script, "script", "exec"), {})
+    finally:
+        atexit._run_exitfuncs()  # as an interpreter does that ends, but for a process of multiprocessing
 
 
 def arm(strike):

@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from adamerge.merging.memory import anonymous_memory, free_memory, give_back, read_from_disk
+from adamerge.storage.memory import anonymous_memory, free_memory, give_back, read_from_disk
 
 
 def write(root, files):
