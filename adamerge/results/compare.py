@@ -132,11 +132,11 @@ def compare(
     candidates["learned"] = Candidate(*written_model(model, written)) if written else Candidate(model, learned)
     judged: dict[str, Mapping[str, RowScores]] = {}
     if held_out:
-        rivals = {key: one for key, one in guarded.candidates.items() if key != "learned"} if guarded else {}
+        compared = {**candidates, **(guarded.candidates if guarded else {}), "learned": candidates["learned"]}
         known = guarded.scores if guarded and not held_out.fresh else {}  # of the rows that chose
         judged = {
-            key: known[key] if key in rivals and key in known else held_out.judging.judge(*candidate)
-            for key, candidate in {**candidates, **rivals}.items()
+            key: known[key] if key in known and key != "learned" else held_out.judging.judge(*candidate)
+            for key, candidate in compared.items()
         }
     scores: dict[str, Scores] = {key: dict.fromkeys([*(rows or model.tasks), MEAN]) for key in CANDIDATES}
     measures, notes = dict[str, Measure](), tuple[str, ...]()

@@ -18,7 +18,7 @@ from adamerge.results.turn_notes import turn_notes
 from adamerge.runs.begun_run import check_run_dir
 from adamerge.runs.build_model import GROUPINGS, check_start, check_task_vectors, open_experts
 from adamerge.runs.check_place import check_place
-from adamerge.runs.choose_memory import check_memory, execution_ahead
+from adamerge.runs.choose_memory import execution_ahead, fitting
 from adamerge.runs.clashes import problems_of
 from adamerge.runs.components import COMPONENT, components, ranks
 from adamerge.runs.config import MergeConfig
@@ -117,7 +117,7 @@ def _rows(config: MergeConfig, experts: Experts, names: Sequence[str], *, asked:
     data = Data({}, {}, {}, {}, ())
     try:
         data = load_data(config, experts)
-        _ = check_memory(config, experts, names, data.calibration, _device(config))
+        fitting(execution_ahead(config, experts, names, data.calibration, _device(config)))  # trials take memory too
         check_objective(config, experts, data)
         data = settled(config, experts, names, data) if asked else settle_rows(data, experts, config.data)
     except ConfigError as error:

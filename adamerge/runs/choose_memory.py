@@ -105,25 +105,12 @@ def execution_ahead(
     return execution_for(config, experts, names, parts.learn, device)
 
 
-def check_memory(
-    config: MergeConfig, experts: Experts, names: Sequence[str], rows: Mapping[str, Rows], device: torch.device
-) -> Choice:
-    """Refuse a run that takes more memory than is free, before models are tried, which takes some of it.
-
-    Args:
-        config: As for `execution_for`.
-        experts: As for `execution_for`.
-        names: As for `execution_for`.
-        rows: All calibration rows per task.
-        device: As for `execution_for`.
-
-    Returns:
-        The execution.
+def fitting(choice: Choice) -> Choice:
+    """Return an execution, if it fits into what is free.
 
     Raises:
-        ConfigError: As for `execution_for`; or a run takes more memory than is free, and the user has set no limit.
+        ConfigError: It takes more memory than is free, and the user has set no limit.
     """
-    choice = execution_ahead(config, experts, names, rows, device)
     if choice.problem:
         raise ConfigError(choice.problem)
     return choice

@@ -27,7 +27,7 @@ from adamerge.runs.build_model import (
     open_experts,
     without_keep,
 )
-from adamerge.runs.choose_memory import check_memory
+from adamerge.runs.choose_memory import execution_ahead, fitting
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.disk_space import check_space
 from adamerge.runs.divided import divided
@@ -56,7 +56,7 @@ def open_inputs(config: MergeConfig, run: RunDirectory | None, console: Console)
     check_start(config, inspection.changed)
     data = load_data(config, experts)
     device = device_of(config.trainer.accelerator)
-    _ = check_memory(config, experts, inspection.changed, data.calibration, device)
+    fitting(execution_ahead(config, experts, inspection.changed, data.calibration, device))  # trials take memory too
     check_objective(config, experts, data)
     data = settled(config, experts, inspection.changed, data)
     notes = notes_of(config, experts, inspection.changed, data)

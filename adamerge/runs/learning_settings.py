@@ -113,7 +113,7 @@ def row_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
     counts = {task: len(own) for task, own in rows.items()}
     watched = config.trainer.max_steps and config.watch.monitor != "last"
     notes = held_out_notes(counts, config.data) if watched else []
-    return [*notes, *_batch_notes(config, counts), *_growth_notes(config, rows)]
+    return [*notes, *_batch_notes(config, counts), *_growth_notes(config, counts)]
 
 
 def _batch_notes(config: MergeConfig, counts: Mapping[str, int]) -> list[Fact]:
@@ -121,18 +121,21 @@ def _batch_notes(config: MergeConfig, counts: Mapping[str, int]) -> list[Fact]:
     size = config.data.batch_size
     if size is None or not config.trainer.max_steps:
         return []
-    held = held_out_rows(counts, config.data)
-    own = {task: count - held[task].all for task, count in counts.items()}
-    few = [f"{count} of {task}" for task, count in own.items() if count < size]
+    few = [f"{count} of {task}" for task, count in _learned_from(config, counts).items() if count < size]
     rows = several(few, 6)
     return [Fact(f"note: data.batch_size: {size}: a step takes all rows to learn from, {rows}")] if few else []
 
 
-def _growth_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fact]:
+def _learned_from(config: MergeConfig, counts: Mapping[str, int]) -> dict[str, int]:
+    """Count the rows of each task that are not held out."""
+    held = held_out_rows(counts, config.data)
+    return {task: count - held[task].all for task, count in counts.items()}
+
+
+def _growth_notes(config: MergeConfig, counts: Mapping[str, int]) -> list[Fact]:
     """Say that the budget of chunks cannot grow without held-out rows."""
     if config.chunks is None or not config.trainer.max_steps:
         return []
-    counts = {task: len(own) for task, own in rows.items()}
     watched = any(own.choosing for own in held_out_rows(counts, config.data).values())
     settled = config.chunks.settled(watched=watched)
     if settled == config.chunks:
@@ -150,8 +153,7 @@ def augmentation_notes(config: MergeConfig, rows: Mapping[str, Rows]) -> list[Fa
     how = config.data.augmentation
     if how is None or not config.trainer.max_steps:
         return []
-    held = held_out_rows({task: len(own) for task, own in rows.items()}, config.data)
-    learned = {task: len(own) - held[task].all for task, own in rows.items()}
+    learned = _learned_from(config, {task: len(own) for task, own in rows.items()})
     copied = {task: how.copies_of(learned[task]) for task, own in rows.items() if own.augmented(how, 0, [0])}
     asked = any(key.startswith("data.augmentation") for key in config.written)
     left = [task for task in rows if asked and task not in copied]

@@ -27,7 +27,7 @@ from adamerge.merging.execution import expert_of
 from adamerge.merging.generating import Generating
 from adamerge.merging.merged_model import MergedModel
 from adamerge.runs.centre import over_one_group, plain_vectors
-from adamerge.runs.choose_memory import check_memory
+from adamerge.runs.choose_memory import execution_ahead, fitting
 from adamerge.runs.config import MergeConfig
 from adamerge.runs.load_rows import Data
 from adamerge.types import ConfigError
@@ -87,7 +87,8 @@ def settled(config: MergeConfig, experts: Experts, names: Sequence[str], data: D
     Raises:
         ConfigError: As `settle_rows`, or a run takes more memory than is free, and the user has set no limit.
     """
-    choice = check_memory(config, experts, names, data.calibration, device_of(config.trainer.accelerator))
+    device = device_of(config.trainer.accelerator)
+    choice = fitting(execution_ahead(config, experts, names, data.calibration, device))
     if not data.calibration and not data.evaluation:
         return data
     model = over_one_group(experts, plain_vectors(config, experts, names), choice.blocks)
